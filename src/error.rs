@@ -14,7 +14,7 @@ use crate::report::Control;
 #[non_exhaustive]
 pub enum Error {
     /// The author of the spec or the policy must act: this field is wrong. Nothing was touched.
-    #[error("{field}: {message}")]
+    #[error("{}", named(field, message))]
     Spec {
         /// The field, as it is spelled in the serialised form (`pid_mode`, `denied_host_uids`).
         field: &'static str,
@@ -74,6 +74,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+/// The message of a `Spec` error, with the field in front where it does not begin with it.
+fn named(field: &str, message: &str) -> String {
+    if message.starts_with(field) { message.to_string() } else { format!("{field}: {message}") }
 }
 
 /// The result of this crate's fallible functions.

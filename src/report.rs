@@ -147,7 +147,7 @@ impl Report {
     /// Records that `control`, which is asked for, holds only in part.
     pub(crate) fn weaken(&mut self, control: Control, why: impl Into<String>) {
         self.asked |= control;
-        self.enforced -= control;
+        self.enforced.remove(control);
         self.weakened |= control.difference(self.missing);
         self.reasons.push(Reason { control, why: why.into() });
     }
@@ -155,8 +155,8 @@ impl Report {
     /// Records that `control`, which is asked for, does not hold.
     pub(crate) fn miss(&mut self, control: Control, why: impl Into<String>) {
         self.asked |= control;
-        self.enforced -= control;
-        self.weakened -= control;
+        self.enforced.remove(control);
+        self.weakened.remove(control);
         self.missing |= control;
         self.reasons.push(Reason { control, why: why.into() });
     }

@@ -1,0 +1,214 @@
+//! The flags of `run` and `explain`, and the policy and spec that they come to.
+
+use std::path::PathBuf;
+
+use cofferdam::{Control, Network, Policy, SandboxSpec, Stdio};
+
+use crate::Failure;
+use crate::values;
+
+/// Where a command finds its tools unless `--env PATH=` says otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Name of the sandbox, and of its cgroup [default: a random one]
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    /// Directory that becomes / [default: a fresh one, gone at the end]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// How the root is populated from the host [default: bind]
+    #[arg(long, value_name = "bind|link|copy|none")]
+    populate: Option<String>,
+    /// What it is populated with (repeatable) [default: the exec driver's list]
+    #[arg(long, value_name = "SRC[:DST]")]
+    chroot_env: Vec<String>,
+    /// Let the task write to a linked root: those are the host's own files
+    #[arg(long)]
+    writable: bool,
+    /// PID namespace
+    #[arg(long, value_name = "private|host")]
+    pid: Option<String>,
+    /// IPC namespace
+    #[arg(long, value_name = "private|host")]
+    ipc: Option<String>,
+    /// Network [default: host]
+    #[arg(long, value_name = "host|none|PATH")]
+    net: Option<String>,
+    /// Host name, in a UTS namespace of its own
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Enter the root by chroot, for hosts whose / is a ramdisk
+    #[arg(long)]
+    no_pivot_root: bool,
+    /// Let the command itself be PID 1 of a private PID namespace
+    #[arg(long)]
+    no_init: bool,
+    /// User, and optionally group [default: nobody]
+    #[arg(long, value_name = "NAME|UID[:GID]")]
+    user: Option<String>,
+    /// Capabilities that the operator allows [default: 13]
+    #[arg(long, value_name = "LIST|all")]
+    allow_caps: Option<String>,
+    /// Capabilities to add
+    #[arg(long, value_name = "LIST")]
+    cap_add: Vec<String>,
+    /// Capabilities to drop
+    #[arg(long, value_name = "LIST")]
+    cap_drop: Vec<String>,
+    /// Let setuid programs gain privileges
+    #[arg(long)]
+    allow_new_privs: bool,
+    /// User ids that are refused
+    #[arg(long, value_name = "RANGES")]
+    deny_uids: Option<String>,
+    /// Group ids that are refused
+    #[arg(long, value_name = "RANGES")]
+    deny_gids: Option<String>,
+    /// File or directory of the host (repeatable); more options: host-to-task, bidirectional
+    #[arg(long, value_name = "SRC:DST[:ro]")]
+    volume: Vec<String>,
+    /// Variable of the environment (repeatable)
+    #[arg(long, value_name = "K=V")]
+    env: Vec<String>,
+    /// Working directory, absolute
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
+    /// Share of the processors; 1024 is what a group has by default
+    #[arg(long, value_name = "N")]
+    cpu_shares: Option<u64>,
+    /// Processors, as 0-3,8
+    #[arg(long, value_name = "LIST")]
+    cores: Option<String>,
+    /// Memory: bytes, or with k, m, g
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    memory: Option<u64>,
+    /// Hard memory limit of a task that may use more than --memory
+    #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
+    memory_max: Option<String>,
+    /// Number of processes
+    #[arg(long, value_name = "N")]
+    pids_max: Option<u64>,
+    /// What must hold, or nothing is run
+    #[arg(long, value_name = "all|none|CONTROL,...")]
+    require: Option<String>,
+    /// Write the report, as JSON; - is standard output, once the command has ended
+    #[arg(long, value_name = "FILE|-")]
+    pub report: Option<PathBuf>,
+    /// Read the spec from a file, as JSON; flags override it
+    #[arg(long, value_name = "FILE")]
+    spec: Option<PathBuf>,
+    /// Read the operator's policy from a file, as JSON; flags override it
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Command and arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    command: Vec<String>,
+}
+
+impl Args {
+    /// The operator's half of the flags.
+    pub(crate) fn policy(&self) -> Result<Policy, Failure> {
+        let mut policy: Policy = read_json(self.policy.as_ref())?.unwrap_or_default();
+        policy.no_pivot_root |= self.no_pivot_root;
+        set(&mut policy.denied_host_uids, &self.deny_uids);
+        set(&mut policy.denied_host_gids, &self.deny_gids);
+        if let Some(list) = &self.allow_caps {
+            policy.allow_caps = Some(values::list(list));
+        }
+        Ok(policy)
+    }
+
+    /// The task's half.
+    pub(crate) fn spec(&self) -> Result<SandboxSpec, Failure> {
+        let base = SandboxSpec {
+            stdin: Stdio::Inherit,
+            stdout: Stdio::Inherit,
+            stderr: Stdio::Inherit,
+            ..SandboxSpec::default()
+        };
+        let mut spec = read_json(self.spec.as_ref())?.unwrap_or(base);
+        if let Some((command, args)) = self.command.split_first() {
+            spec.command = command.clone();
+            spec.args = args.to_vec();
+        }
+        set(&mut spec.id, &self.id);
+        set(&mut spec.pid_mode, &self.pid);
+        set(&mut spec.ipc_mode, &self.ipc);
+        set(&mut spec.user, &self.user);
+        spec.hostname = self.hostname.clone().or(spec.hostname);
+        spec.work_dir = self.workdir.clone().or(spec.work_dir);
+        spec.init &= !self.no_init;
+        spec.no_new_privs &= !self.allow_new_privs;
+        spec.cap_add.extend(self.cap_add.iter().flat_map(|l| values::list(l)));
+        spec.cap_drop.extend(self.cap_drop.iter().flat_map(|l| values::list(l)));
+        match self.net.as_deref() {
+            None => {}
+            Some("host") => spec.network = Network::Host,
+            Some("none") => spec.network = Network::None,
+            Some(path) => spec.network = Network::Path(path.into()),
+        }
+        self.root(&mut spec)?;
+        self.environment(&mut spec)?;
+        self.limits(&mut spec)?;
+        if let Some(list) = &self.require {
+            spec.require = Some(Control::parse(list).map_err(|e| Failure::new(format!("require: {e}")))?);
+        }
+        Ok(spec)
+    }
+
+    fn root(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
+        spec.root.path = self.root.clone().or(spec.root.path.take());
+        spec.root.writable |= self.writable;
+        if let Some(method) = &self.populate {
+            spec.root.populate = method.parse().map_err(|e| Failure::new(format!("populate: {e}")))?;
+        }
+        if !self.chroot_env.is_empty() {
+            spec.root.chroot_env = self.chroot_env.iter().map(|e| values::pair(e)).collect();
+        }
+        for volume in &self.volume {
+            spec.volumes.push(values::volume(volume).map_err(|e| Failure::new(format!("volume: {e}")))?);
+        }
+        Ok(())
+    }
+
+    fn environment(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
+        for variable in &self.env {
+            let (key, value) = variable
+                .split_once('=')
+                .ok_or_else(|| Failure::new(format!("env: {variable:?} is not K=V")))?;
+            spec.env.insert(key.into(), value.into());
+        }
+        spec.env.entry("PATH".into()).or_insert_with(|| PATH.into());
+        if let Ok(term) = std::env::var("TERM") {
+            spec.env.entry("TERM".into()).or_insert(term);
+        }
+        Ok(())
+    }
+
+    fn limits(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
+        let limits = &mut spec.limits;
+        limits.cpu_shares = self.cpu_shares.or(limits.cpu_shares);
+        limits.memory = self.memory.or(limits.memory);
+        limits.pids_max = self.pids_max.or(limits.pids_max);
+        set(&mut limits.cores, &self.cores);
+        if let Some(max) = &self.memory_max {
+            let max = values::memory_max(max).map_err(|e| Failure::new(format!("memory_max: {e}")))?;
+            limits.memory_max = Some(max);
+        }
+        Ok(())
+    }
+}
+
+fn set(field: &mut String, flag: &Option<String>) {
+    if let Some(value) = flag {
+        field.clone_from(value);
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: Option<&PathBuf>) -> Result<Option<T>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(format!("{path:?}: {e}")))?;
+    serde_json::from_str(&text).map(Some).map_err(|e| Failure::new(format!("{path:?}: {e}")))
+}

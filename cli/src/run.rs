@@ -1,0 +1,87 @@
+//! `run` and `explain`.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use cofferdam::{ExitStatus, Report, Sandbox, Signal, Task};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal as Number};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::args::Args;
+use crate::{Failure, REFUSED};
+
+fn sandbox(args: &Args) -> Result<Sandbox, Failure> {
+    Ok(Sandbox::new(&args.policy()?, args.spec()?))
+}
+
+/// Runs the command and ends as it did.
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let sandbox = sandbox(args)?;
+    let signals = forwarded()?;
+    let task = sandbox.spawn()?;
+    let status = wait(&task, &signals)?;
+    if let Some(path) = &args.report {
+        write_report(path, task.report())?;
+    }
+    if status.oom_killed {
+        let _ = writeln!(std::io::stderr(), "cofferdam: the command ran out of memory");
+    }
+    Ok(u8::try_from(status.shell_code()).map_or(ExitCode::from(REFUSED), ExitCode::from))
+}
+
+/// Prints what `run` would do.
+pub(crate) fn explain(args: &Args) -> Result<ExitCode, Failure> {
+    let plan = sandbox(args)?.plan()?;
+    let mut out = std::io::stdout().lock();
+    let _ = write!(out, "{plan}# report\n{}", comment(&plan.report));
+    if let Some(path) = &args.report {
+        write_report(path, &plan.report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn comment(report: &Report) -> String {
+    report.to_string().lines().map(|line| format!("#   {line}\n")).collect()
+}
+
+fn write_report(path: &Path, report: &Report) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(report).map_err(|e| Failure::new(format!("report: {e}")))?;
+    let written = match path == Path::new("-") {
+        true => writeln!(std::io::stdout(), "{json}"),
+        false => std::fs::write(path, json),
+    };
+    written.map_err(|e| Failure::new(format!("report: {path:?}: {e}")))
+}
+
+/// The signals that the command gets instead of us. The task has a session of its own, so a terminal's
+/// keys reach only this process.
+fn forwarded() -> Result<SignalFd, Failure> {
+    let mut set = SigSet::empty();
+    for signal in
+        [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Number::SIGTERM, Number::SIGUSR1, Number::SIGUSR2]
+    {
+        set.add(signal);
+    }
+    set.thread_block().map_err(|e| Failure::new(format!("rt_sigprocmask: {e}")))?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|e| Failure::new(format!("signalfd4: {e}")))
+}
+
+fn wait(task: &Task, signals: &SignalFd) -> Result<ExitStatus, Failure> {
+    loop {
+        if let Some(status) = task.try_wait()? {
+            return Ok(status);
+        }
+        let mut fds =
+            [PollFd::new(task.pidfd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::NONE);
+        while let Ok(Some(info)) = signals.read_signal() {
+            if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::new) {
+                task.signal(signal)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The command line as a user meets it.
+
+use std::process::{Command, Output, Stdio};
+
+fn cofferdam(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cofferdam")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn run(args: &[&str]) -> Output {
+    cofferdam(&[&["run"], args].concat())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().to_string()
+}
+
+/// Sandboxes need root or user namespaces; a machine with neither says so.
+fn sandboxes() -> bool {
+    let doctor = cofferdam(&["doctor"]);
+    if doctor.status.code() == Some(2) {
+        let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
+        assert!(!must.contains("userns") && !must.contains("root"), "{}", text(&doctor.stdout));
+        eprintln!("skipped: {}", text(&doctor.stdout).lines().next().unwrap_or_default());
+        return false;
+    }
+    true
+}
+
+#[test]
+fn the_exit_status_is_the_commands_own() {
+    if !sandboxes() {
+        return;
+    }
+    for (args, code) in [
+        (&["true"][..], 0),
+        (&["--", "sh", "-c", "exit 3"], 3),
+        (&["sh", "-c", "kill -TERM $$"], 143),
+        (&["sh", "-c", "kill -KILL $$"], 137),
+        (&["no-such-command"], 127),
+        (&["/etc/passwd"], 126),
+    ] {
+        assert_eq!(run(args).status.code(), Some(code), "{args:?}");
+    }
+}
+
+#[test]
+fn refusals_are_one_line_and_125() {
+    for (args, needle) in [
+        (&["--deny-uids", "1-2-3", "id"][..], "invalid range deniedHostUIDs \"1-2-3\""),
+        (&["--deny-gids", "5-", "id"], "invalid range deniedHostGIDs \"5-\""),
+        (&["--deny-uids", " 1", "id"], "invalid range deniedHostUIDs \" 1\""),
+        (&["--deny-uids", "10-1", "id"], "lower bound cannot be greater than upper bound"),
+        (&["--deny-uids", "65534", "id"], "running as uid 65534 is disallowed"),
+        (&["--cap-add", "nope", "id"], "cap_add configured with capabilities not supported by system: nope"),
+        (&["--cap-add", "net_admin", "id"], "not allow the following capabilities: net_admin"),
+        (&["--workdir", "foo", "id"], "work_dir must be absolute but got relative path \"foo\""),
+        (&["--pid", "Host", "id"], "pid_mode must be \"private\" or \"host\", got \"Host\""),
+        (&["--net", "/etc/passwd", "id"], "is no namespace"),
+        (&["--populate", "hope", "id"], "populate"),
+        (&["--volume", "/a", "id"], "is not SRC:DST"),
+        (&["--require", "hope", "id"], "require"),
+        (&["--require", "uts_ns", "id"], "the spec does not ask for it"),
+        (&[], "there is no command"),
+        (&["--spec", "/no/such/file"], "/no/such/file"),
+    ] {
+        let output = run(args);
+        let line = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {line}");
+        assert!(line.contains(needle), "{args:?}: {line}");
+        assert_eq!(line.lines().count(), 1, "{args:?}: {line}");
+        assert!(line.starts_with("cofferdam: "), "{line}");
+    }
+    assert_eq!(run(&["--no-such-flag"]).status.code(), Some(125));
+}
+
+#[test]
+fn the_report_is_json_that_names_what_holds() {
+    if !sandboxes() {
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = run(&["--report", file.path().to_str().unwrap(), "id", "-u"]);
+    assert_eq!(text(&output.stdout), "65534");
+    let report: cofferdam::Report = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
+    assert!(report.enforced.contains(cofferdam::Control::PID_NS | cofferdam::Control::CAPS), "{report}");
+    assert_eq!(report.asked, report.enforced | report.weakened | report.missing);
+    let output = run(&["--report", "-", "true"]);
+    serde_json::from_slice::<cofferdam::Report>(&output.stdout).unwrap();
+}
+
+#[test]
+fn a_spec_file_is_read_and_flags_override_it() {
+    if !sandboxes() {
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let spec = r#"{"command":"sh","args":["-c","echo $A"],"env":{"A":"file"},"stdout":"inherit"}"#;
+    std::fs::write(file.path(), spec).unwrap();
+    let path = file.path().to_str().unwrap();
+    assert_eq!(text(&run(&["--spec", path]).stdout), "file");
+    assert_eq!(text(&run(&["--spec", path, "--env", "A=flag"]).stdout), "flag");
+    std::fs::write(file.path(), r#"{"comand":"sh"}"#).unwrap();
+    let output = run(&["--spec", path]);
+    assert!(text(&output.stderr).contains("comand"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_signal_to_the_front_reaches_the_command() {
+    if !sandboxes() {
+        return;
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cofferdam"))
+        .args(["run", "sh", "-c", "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.02; done"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "got");
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+}
+
+#[test]
+fn doctor_says_what_this_host_can_do() {
+    let output = cofferdam(&["doctor"]);
+    let first = text(&output.stdout).lines().next().unwrap_or_default().to_string();
+    let health = first.split_whitespace().nth(1).unwrap_or_default().trim_end_matches(':').to_string();
+    let expect = ["healthy", "unhealthy", "undetected"].iter().position(|h| *h == health);
+    assert_eq!(output.status.code(), expect.and_then(|n| i32::try_from(n).ok()), "{first}");
+    let json = cofferdam(&["doctor", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value["health"]["status"], health.as_str());
+    assert!(value["host"]["kernel"].is_array());
+}

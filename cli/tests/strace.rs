@@ -1,0 +1,139 @@
+//! What `explain` prints is what `run` does: every line of the plan is a system call that strace sees,
+//! in the plan's order.
+
+use std::process::{Command, Stdio};
+
+const BIN: &str = env!("CARGO_BIN_EXE_cofferdam");
+
+fn strace() -> bool {
+    let there = Command::new("strace").arg("-V").output().is_ok();
+    let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
+    assert!(there || !must.contains("strace"), "this machine must have strace");
+    if !there {
+        eprintln!("skipped: needs strace");
+    }
+    there
+}
+
+/// The calls of one process in a trace, `name(arguments)`.
+fn calls(trace: &str) -> Vec<String> {
+    trace
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+            line.contains('(').then(|| line.to_string())
+        })
+        .collect()
+}
+
+/// The strings in double quotes of a call.
+fn quoted(call: &str) -> Vec<&str> {
+    call.split('"').skip(1).step_by(2).collect()
+}
+
+fn name(call: &str) -> &str {
+    call.trim().split('(').next().unwrap_or_default()
+}
+
+/// Objects that strace shows by their own text; elsewhere it shows descriptors.
+const SHOWN: [&str; 11] = [
+    "fsopen",
+    "fsconfig",
+    "symlinkat",
+    "mkdir",
+    "openat",
+    "sethostname",
+    "chdir",
+    "pivot_root",
+    "memfd_create",
+    "umount2",
+    "rmdir",
+];
+
+fn shows(call: &str, line: &str) -> bool {
+    if name(call) != name(line) {
+        return false;
+    }
+    let objects = quoted(line);
+    match name(line) {
+        // The first is the file system, which strace shows as a descriptor.
+        "fsconfig" => objects.iter().skip(1).all(|o| quoted(call).contains(o)),
+        "open_tree" if line.contains("open_tree(\"") => quoted(call).contains(&objects[0]),
+        "openat2" => quoted(call).contains(&objects[0]),
+        "mkdirat" | "mknodat" => objects.last().is_none_or(|o| quoted(call).iter().any(|q| o.ends_with(q))),
+        "symlinkat" => quoted(call).contains(&objects[0]),
+        "capset" | "setgroups" | "setresuid" | "setresgid" | "prlimit64" => true,
+        n if SHOWN.contains(&n) => objects.iter().all(|o| quoted(call).contains(o)),
+        _ => true,
+    }
+}
+
+fn compare(flags: &[&str]) {
+    let explain = Command::new(BIN).arg("explain").args(flags).output().unwrap();
+    assert!(explain.status.success(), "{}", String::from_utf8_lossy(&explain.stderr));
+    let plan = String::from_utf8(explain.stdout).unwrap();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let run = Command::new("strace")
+        .args(["-f", "-s", "4096", "-o"])
+        .arg(log.path())
+        .args([BIN, "run"])
+        .args(flags)
+        .stdout(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let trace = calls(&std::fs::read_to_string(log.path()).unwrap());
+    let mut at = 0;
+    let mut lines = 0;
+    for line in plan.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        let line = line.split(" # ").next().unwrap_or_default();
+        match trace[at..].iter().position(|call| shows(call, line)) {
+            Some(found) => at += found + 1,
+            None => {
+                panic!("{line:?} of the plan is not in the trace after {:?}", trace.get(at.saturating_sub(1)))
+            }
+        }
+        lines += 1;
+    }
+    assert!(lines > 60, "{plan}");
+}
+
+#[test]
+fn every_line_of_the_plan_is_in_the_trace() {
+    if !strace() {
+        return;
+    }
+    compare(&["--id", "explained", "--", "true"]);
+    compare(&["--id", "explained", "--net", "none", "--hostname", "dam", "--workdir", "/w", "--", "true"]);
+    compare(&["--id", "explained", "--no-pivot-root", "--no-init", "--user", "root", "--", "true"]);
+    compare(&[
+        "--id",
+        "explained",
+        "--populate",
+        "link",
+        "--chroot-env",
+        "/bin/true",
+        "--chroot-env",
+        "/lib64",
+        "--chroot-env",
+        "/lib/x86_64-linux-gnu/libc.so.6",
+        "--chroot-env",
+        "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+        "--",
+        "true",
+    ]);
+    compare(&[
+        "--id",
+        "explained",
+        "--volume",
+        "/tmp:/t:ro",
+        "--memory",
+        "64m",
+        "--pids-max",
+        "20",
+        "--cpu-shares",
+        "512",
+        "--",
+        "true",
+    ]);
+}

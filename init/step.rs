@@ -1,0 +1,433 @@
+//! One function an operation. The index given to `at` is the line that the plan prints for the call
+//! (`src/plan/render.rs` prints them in the same order).
+
+use crate::State;
+use crate::sys::{self, Errno, Z};
+use crate::wire::{Dup, KIND_DIR, List, NO_SLOT, Op, Record, Str};
+
+/// The kernel refused a call of an operation.
+pub struct Refused {
+    /// Index of the call among those of the operation.
+    pub call: u8,
+    /// Its answer.
+    pub errno: Errno,
+}
+
+type Done = Result<(), Refused>;
+
+/// Names the call that a result comes from.
+trait At<T> {
+    fn at(self, call: usize) -> Result<T, Refused>;
+}
+
+impl<T> At<T> for Result<T, Errno> {
+    fn at(self, call: usize) -> Result<T, Refused> {
+        self.map_err(|errno| Refused { call: call as u8, errno })
+    }
+}
+
+/// Obeys one operation.
+pub fn run(state: &mut State, op: &Op<'static>) -> Done {
+    match *op {
+        Op::Gate {} => gate(state),
+        Op::Session {} => session(),
+        Op::Fds { map } => fds(state, map),
+        Op::Join { fd, kind, .. } => {
+            let fd = take_fd(state, fd);
+            let joined = sys::setns(fd, kind).at(0);
+            sys::close(fd);
+            joined
+        }
+        Op::Unshare { flags } => sys::unshare(flags).at(0),
+        Op::Enter { fd, .. } => {
+            let fd = take_fd(state, fd);
+            let entered = sys::write(fd, b"0").at(0);
+            sys::close(fd);
+            entered
+        }
+        Op::OomScore { value } => oom_score(value),
+        Op::Loopback {} => {
+            let socket = sys::inet_socket().at(0)?;
+            let up = sys::loopback_up(socket).at(1);
+            sys::close(socket);
+            up
+        }
+        Op::Hostname { name } => sys::sethostname(name.bytes()).at(0),
+        Op::Propagation { flags } => sys::propagation(flags).at(0),
+        Op::Tree { slot, source } => {
+            let tree = sys::open_tree(sys::CWD, source).at(0)?;
+            match state.slots.get_mut(slot as usize) {
+                Some(place) => *place = tree,
+                None => return Err(Refused { call: 0, errno: sys::EINVAL }),
+            }
+            Ok(())
+        }
+        Op::RootTmpfs { attrs, options } => {
+            let (tree, calls) = new_mount(c"tmpfs", attrs, options)?;
+            state.root = tree;
+            sys::move_mount_over_root(tree).at(calls)
+        }
+        Op::RootBind { source, attrs } => {
+            let tree = sys::open_tree(sys::CWD, source).at(0)?;
+            state.root = tree;
+            sys::mount_setattr(tree, attrs, MS_PRIVATE, true).at(1)?;
+            sys::move_mount_over_root(tree).at(2)
+        }
+        Op::Dir { path, mode } => {
+            let (parent, name) = parent(state.root, path).at(0)?;
+            let made = exists_is_fine(sys::mkdirat(parent, name, mode));
+            drop_parent(state, parent);
+            made.at(0)
+        }
+        Op::Bind { source, target, attrs, propagation, kind, slot } => {
+            bind(state, source, target, attrs, propagation, kind, slot)
+        }
+        Op::Mount { fs, target, attrs, options } => {
+            let (tree, calls) = new_mount(fs, attrs, options)?;
+            let at = mount_point(state, target, KIND_DIR, sys::NO_LINKS).at(calls)?;
+            attach(tree, at).at(calls + 1)
+        }
+        Op::Symlink { text, path } => {
+            let (parent, name) = parent(state.root, path).at(0)?;
+            let made = exists_is_fine(sys::symlinkat(text, parent, name));
+            drop_parent(state, parent);
+            made.at(0)
+        }
+        Op::Node { path, major, minor } => {
+            let (parent, name) = parent(state.root, path).at(0)?;
+            let made = sys::mknodat(parent, name, major, minor);
+            drop_parent(state, parent);
+            made.at(0)
+        }
+        Op::MaskFile { path } => {
+            let Some(at) = present(state.root, path).at(0)? else { return Ok(()) };
+            let tree = sys::open_tree(state.root, c"dev/null").at(1)?;
+            attach(tree, at).at(2)
+        }
+        Op::MaskDir { path } => {
+            let Some(at) = present(state.root, path).at(0)? else { return Ok(()) };
+            let (tree, calls) = new_mount(c"tmpfs", MASK_ATTRS, List::from_encoded(0, &[]))
+                .map_err(|r| Refused { call: r.call + 1, ..r })?;
+            attach(tree, at).at(calls + 1)
+        }
+        Op::Restrict { path, attrs } => {
+            let Some(at) = present(state.root, path).at(0)? else { return Ok(()) };
+            let tree = sys::open_tree(at, c"").at(1)?;
+            sys::mount_setattr(tree, attrs, 0, true).at(2)?;
+            attach(tree, at).at(3)
+        }
+        Op::Seal { path, attrs } => {
+            let at = sys::openat2(state.root, path, sys::O_PATH, sys::IN_ROOT).at(0)?;
+            let sealed = sys::mount_setattr(at, attrs, 0, false).at(1);
+            sys::close(at);
+            sealed
+        }
+        Op::PivotRoot {} => {
+            sys::fchdir(state.root).at(0)?;
+            sys::pivot_root().at(1)?;
+            sys::detach(c".").at(2)?;
+            sys::chdir(c"/").at(3)?;
+            sys::close(state.root);
+            Ok(())
+        }
+        Op::MoveRoot {} => {
+            sys::fchdir(state.root).at(0)?;
+            // The host's own proc and sysfs must not lie in wait below; absent is as good as gone.
+            let _ = sys::detach(c"/proc");
+            let _ = sys::detach(c"/sys");
+            sys::chroot(c".").at(3)?;
+            sys::chdir(c"/").at(4)?;
+            sys::close(state.root);
+            Ok(())
+        }
+        Op::Rlimit { resource, soft, hard } => sys::rlimit(resource, soft, hard).at(0),
+        Op::Fork {} => Err(Refused { call: 0, errno: sys::EINVAL }),
+        Op::Bounding { keep, last } => bounding(keep, last),
+        Op::Ids { uid, gid, set_groups, groups } => ids(uid, gid, set_groups, groups),
+        Op::Caps { permitted, inheritable, ambient } => caps(permitted, inheritable, ambient),
+        Op::NoNewPrivs {} => sys::prctl(38, 1, 0).at(0).map(drop),
+        Op::Cwd { path } => {
+            sys::chdir(path).at(0)?;
+            sys::cwd_reachable().at(1)
+        }
+        Op::Umask { mask } => {
+            sys::umask(mask);
+            Ok(())
+        }
+        Op::Exec { candidates, args, env } => exec(state, candidates, args, env),
+    }
+}
+
+const MS_PRIVATE: u64 = 1 << 18;
+/// MOUNT_ATTR_RDONLY | NOSUID | NODEV | NOEXEC.
+const MASK_ATTRS: u64 = 0xf;
+
+fn take_fd(state: &mut State, index: u32) -> i32 {
+    match state.fds.get_mut(index as usize) {
+        Some(fd) => core::mem::replace(fd, -1),
+        None => -1,
+    }
+}
+
+fn gate(state: &State) -> Done {
+    let mut byte = [0u8; 1];
+    match sys::recv(state.status, &mut byte).at(0)? {
+        // The parent is gone: nobody wants this sandbox.
+        0 => sys::exit(1),
+        _ => Ok(()),
+    }
+}
+
+fn session() -> Done {
+    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(0)?;
+    sys::setsid().at(1)?;
+    sys::default_signals();
+    sys::umask(0);
+    Ok(())
+}
+
+/// Moves everything of ours above the highest target, puts the targets in place, closes the rest.
+fn fds(state: &mut State, map: List<'static, Dup>) -> Done {
+    let base = map.iter().map(|d| d.to as i32 + 1).max().unwrap_or(0).max(3);
+    for fd in state.fds.iter_mut().filter(|fd| **fd >= 0) {
+        *fd = sys::dup_above(*fd, base).at(0)?;
+    }
+    state.status = sys::dup_above(state.status, base).at(0)?;
+    for dup in map.iter() {
+        let from = state.fds.get(dup.from as usize).copied().unwrap_or(-1);
+        sys::dup3(from, dup.to as i32).at(1)?;
+    }
+    for dup in map.iter() {
+        take_fd(state, dup.from);
+    }
+    close_others(state, map)
+}
+
+/// Closes every descriptor that is neither a target nor ours: the gaps between those, in order.
+fn close_others(state: &State, map: List<'static, Dup>) -> Done {
+    let ours = || state.fds.iter().copied().filter(|fd| *fd >= 0).chain([state.status]);
+    let mut first = 0;
+    loop {
+        let kept = ours().chain(map.iter().map(|d| d.to as i32)).filter(|fd| *fd >= first).min();
+        let Some(kept) = kept else { break };
+        if kept > first {
+            sys::close_range(first, kept as u32 - 1).at(2)?;
+        }
+        first = kept + 1;
+    }
+    sys::close_range(first, u32::MAX).at(2)
+}
+
+fn oom_score(value: Str<'static>) -> Done {
+    let fd = sys::openat(sys::CWD, c"/proc/self/oom_score_adj", 1, 0).at(0)?;
+    let written = sys::write(fd, value.bytes()).at(1);
+    sys::close(fd);
+    written
+}
+
+/// fsopen, one fsconfig an option, create, fsmount; with the number of calls that this was.
+fn new_mount(
+    fs: impl Into<Z>,
+    attrs: u64,
+    options: List<'static, Str<'static>>,
+) -> Result<(i32, usize), Refused> {
+    let context = sys::fsopen(fs).at(0)?;
+    let mut calls = 1;
+    let mut items = options.iter();
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        sys::fsconfig_set(context, key, value).at(calls)?;
+        calls += 1;
+    }
+    sys::fsconfig_create(context).at(calls)?;
+    let tree = sys::fsmount(context, attrs).at(calls + 1)?;
+    sys::close(context);
+    Ok((tree, calls + 2))
+}
+
+fn attach(tree: i32, at: i32) -> Result<(), Errno> {
+    let attached = sys::move_mount(tree, at);
+    sys::close(tree);
+    sys::close(at);
+    attached
+}
+
+fn exists_is_fine(made: Result<(), Errno>) -> Result<(), Errno> {
+    match made {
+        Err(sys::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// A path of the sandbox that may be absent.
+fn present(root: i32, path: Str<'static>) -> Result<Option<i32>, Errno> {
+    match sys::openat2(root, path, sys::O_PATH, sys::IN_ROOT) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(sys::ENOENT | sys::ENOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A copy of the front of a path, for the calls that want it by itself.
+struct Prefix([u8; 4096]);
+
+impl Prefix {
+    fn of(bytes: &[u8]) -> Result<Prefix, Errno> {
+        let mut buffer = [0u8; 4096];
+        match buffer.get_mut(..bytes.len()) {
+            // One byte is left for the NUL.
+            Some(front) if bytes.len() < 4095 => front.copy_from_slice(bytes),
+            _ => return Err(36 /* ENAMETOOLONG */),
+        }
+        Ok(Prefix(buffer))
+    }
+    fn z(&self) -> Z {
+        core::ffi::CStr::from_bytes_until_nul(&self.0).unwrap_or(c"/").into()
+    }
+}
+
+/// The directory that holds the last component of `path`, made with its parents when it is absent,
+/// and that component. Resolution never leaves the root.
+fn parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
+    let bytes = path.bytes();
+    let Some(slash) = bytes.iter().rposition(|b| *b == b'/') else { return Ok((root, path.into())) };
+    let name = Z::from(path).skip(slash + 1);
+    let front = Prefix::of(&bytes[..slash.max(1)])?;
+    match sys::openat2(root, front.z(), sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT) {
+        Ok(fd) => Ok((fd, name)),
+        Err(sys::ENOENT) => Ok((make_dirs(root, &bytes[..slash])?, name)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// mkdir -p in the root, each component by the descriptor of the one before it.
+fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
+    let mut dir = sys::openat2(root, c"/", sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT)?;
+    let mut end = 0;
+    while end < path.len() {
+        let start = end + path[end..].iter().take_while(|b| **b == b'/').count();
+        end = start + path[start..].iter().take_while(|b| **b != b'/').count();
+        if start == end {
+            break;
+        }
+        let front = Prefix::of(&path[..end])?;
+        let next = match sys::openat2(root, front.z(), sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT) {
+            Err(sys::ENOENT) => {
+                let name = Prefix::of(&path[start..end])?;
+                exists_is_fine(sys::mkdirat(dir, name.z(), 0o755))?;
+                sys::openat2(dir, name.z(), sys::O_PATH | sys::O_DIRECTORY, sys::NO_LINKS)
+            }
+            other => other,
+        };
+        sys::close(dir);
+        dir = next?;
+    }
+    Ok(dir)
+}
+
+fn drop_parent(state: &State, parent: i32) {
+    if parent != state.root {
+        sys::close(parent);
+    }
+}
+
+/// Opens what to mount on, making an empty directory or file when it is absent.
+fn mount_point(state: &State, path: Str<'static>, kind: u8, resolve: u64) -> Result<i32, Errno> {
+    match sys::openat2(state.root, path, sys::O_PATH, resolve) {
+        Err(sys::ENOENT) => {}
+        other => return other,
+    }
+    let (parent, name) = parent(state.root, path)?;
+    let made = match kind {
+        KIND_DIR => sys::mkdirat(parent, name, 0o755),
+        _ => sys::openat(parent, name, sys::O_NEW, 0o644).map(sys::close),
+    };
+    drop_parent(state, parent);
+    exists_is_fine(made)?;
+    sys::openat2(state.root, path, sys::O_PATH, resolve)
+}
+
+fn bind(
+    state: &mut State,
+    source: Str<'static>,
+    target: Str<'static>,
+    attrs: u64,
+    propagation: u64,
+    kind: u8,
+    slot: u32,
+) -> Done {
+    let (tree, calls) = match slot {
+        NO_SLOT => (sys::open_tree(sys::CWD, source).at(0)?, 1),
+        slot => (state.slots.get(slot as usize).copied().unwrap_or(-1), 0),
+    };
+    sys::mount_setattr(tree, attrs, propagation, true).at(calls)?;
+    let at = mount_point(state, target, kind, sys::IN_ROOT).at(calls + 1)?;
+    attach(tree, at).at(calls + 2)
+}
+
+fn bounding(keep: u64, last: u32) -> Done {
+    for cap in 0..=last.min(63) {
+        if keep & (1 << cap) == 0 {
+            sys::prctl(24 /* PR_CAPBSET_DROP */, cap as usize, 0).at(0)?;
+        }
+    }
+    Ok(())
+}
+
+fn ids(uid: u32, gid: u32, set_groups: u8, groups: List<'static, u32>) -> Done {
+    sys::prctl(8 /* PR_SET_KEEPCAPS */, 1, 0).at(0)?;
+    let mut calls = 1;
+    if set_groups != 0 {
+        let list = sys::words(groups.len() / 2 + 1).at(1)?;
+        for (i, group) in groups.iter().enumerate() {
+            if let Some(word) = list.get_mut(i / 2) {
+                *word |= (group as usize) << (32 * (i % 2));
+            }
+        }
+        sys::setgroups(list, groups.len()).at(1)?;
+        calls = 2;
+    }
+    sys::setresgid(gid).at(calls)?;
+    sys::setresuid(uid).at(calls + 1)
+}
+
+fn caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {
+    sys::capset(permitted, inheritable).at(0)?;
+    sys::prctl(47 /* PR_CAP_AMBIENT */, 4 /* CLEAR_ALL */, 0).at(1)?;
+    for cap in (0..64).filter(|cap| ambient & (1 << cap) != 0) {
+        sys::prctl(47, 2 /* RAISE */, cap).at(2)?;
+    }
+    Ok(())
+}
+
+/// Finds the command with the user's own rights, tells the parent, and becomes it.
+fn exec(
+    state: &State,
+    candidates: List<'static, Str<'static>>,
+    args: List<'static, Str<'static>>,
+    env: List<'static, Str<'static>>,
+) -> Done {
+    let mut found = None;
+    let mut errno = sys::ENOENT;
+    for (index, path) in candidates.iter().enumerate() {
+        match sys::is_regular(path) {
+            Ok(true) => {
+                found = Some((index, path));
+                break;
+            }
+            Err(sys::EACCES) => errno = sys::EACCES,
+            _ => {}
+        }
+    }
+    let Some((index, path)) = found else { return Err(Refused { call: 0, errno }) };
+    let argv = sys::words(args.len() + 2).at(0)?;
+    let envp = sys::words(env.len() + 1).at(0)?;
+    for (word, text) in argv.iter_mut().zip([path].into_iter().chain(args.iter())) {
+        *word = text.bytes().as_ptr() as usize;
+    }
+    for (word, text) in envp.iter_mut().zip(env.iter()) {
+        *word = text.bytes().as_ptr() as usize;
+    }
+    sys::unblock_signals().at(0)?;
+    state.tell(Record::Ready);
+    Err(Refused { call: index as u8 + 1, errno: sys::execve(path, argv, envp) })
+}

@@ -1,0 +1,408 @@
+//! System calls, by the names of their manual pages. Each returns the kernel's errno on refusal.
+//!
+//! Unsafe stands here and in `x86_64.rs` and `mem.rs`. Every block relies on one of two things: the
+//! arguments are numbers, or they are references and slices that outlive the call.
+
+use crate::arch::{nr, syscall};
+use crate::wire::Str;
+
+/// errno, positive.
+pub type Errno = i32;
+
+/// ENOENT.
+pub const ENOENT: Errno = 2;
+/// EINTR.
+pub const EINTR: Errno = 4;
+/// EACCES.
+pub const EACCES: Errno = 13;
+/// EEXIST.
+pub const EEXIST: Errno = 17;
+/// ENOTDIR.
+pub const ENOTDIR: Errno = 20;
+/// EINVAL.
+pub const EINVAL: Errno = 22;
+/// AT_FDCWD.
+pub const CWD: i32 = -100;
+
+fn check(ret: isize) -> Result<usize, Errno> {
+    if ret < 0 { Err(-ret as Errno) } else { Ok(ret as usize) }
+}
+
+fn call(number: usize, args: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: private to this file; every caller passes numbers, or addresses of live references.
+    check(unsafe { syscall(number, args) })
+}
+
+fn addr<T: ?Sized>(value: &T) -> usize {
+    core::ptr::from_ref(value).cast::<u8>() as usize
+}
+
+fn addr_mut<T: ?Sized>(value: &mut T) -> usize {
+    core::ptr::from_mut(value).cast::<u8>() as usize
+}
+
+/// A NUL-terminated string: decoded from the plan, or a literal.
+#[derive(Clone, Copy)]
+pub struct Z(usize);
+
+impl Z {
+    /// The string without its first `n` bytes, which must be fewer than it has.
+    pub fn skip(self, n: usize) -> Z {
+        Z(self.0 + n)
+    }
+}
+
+impl From<Str<'static>> for Z {
+    /// Decoded strings are followed by their NUL: the decoder refuses others.
+    fn from(text: Str<'static>) -> Z {
+        Z(text.bytes().as_ptr() as usize)
+    }
+}
+
+impl From<&core::ffi::CStr> for Z {
+    fn from(text: &core::ffi::CStr) -> Z {
+        Z(text.as_ptr() as usize)
+    }
+}
+
+/// exit_group(2).
+pub fn exit(code: i32) -> ! {
+    loop {
+        let _ = call(nr::EXIT_GROUP, [code as usize, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// Maps the whole of `fd` for reading; the mapping stays for the life of the process.
+pub fn map(fd: i32) -> Option<&'static [u8]> {
+    let mut stat = [0u64; 18];
+    call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0]).ok()?;
+    // st_size is the seventh word of struct stat on x86_64.
+    let len = stat[6] as usize;
+    let base = call(nr::MMAP, [0, len, 1 /* PROT_READ */, 2 /* MAP_PRIVATE */, fd as usize, 0]).ok()?;
+    // SAFETY: the kernel mapped len readable bytes at base; the memfd is sealed against change and
+    // shrinking, and nobody unmaps it.
+    Some(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
+}
+
+/// Anonymous memory of at least `words` machine words, zeroed, never given back.
+pub fn words(words: usize) -> Result<&'static mut [usize], Errno> {
+    let len = words.saturating_mul(8).max(8);
+    let base = call(nr::MMAP, [0, len, 3, 0x22 /* PRIVATE|ANONYMOUS */, usize::MAX, 0])?;
+    // SAFETY: a fresh anonymous mapping of len bytes, page-aligned, that nobody else knows.
+    Ok(unsafe { core::slice::from_raw_parts_mut(base as *mut usize, words) })
+}
+
+/// close(2).
+pub fn close(fd: i32) {
+    let _ = call(nr::CLOSE, [fd as usize, 0, 0, 0, 0, 0]);
+}
+
+/// close_range(2), both ends included; an empty range is nothing.
+pub fn close_range(first: i32, last: u32) -> Result<(), Errno> {
+    if first as u32 > last {
+        return Ok(());
+    }
+    call(nr::CLOSE_RANGE, [first as usize, last as usize, 0, 0, 0, 0]).map(drop)
+}
+
+/// write(2).
+pub fn write(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
+    call(nr::WRITE, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]).map(drop)
+}
+
+/// read(2).
+pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
+    call(nr::READ, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
+}
+
+/// send(2) with MSG_NOSIGNAL.
+pub fn send(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
+    call(nr::SENDTO, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0x4000, 0, 0]).map(drop)
+}
+
+/// recv(2); 0 is the end of the stream.
+pub fn recv(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match call(nr::RECVFROM, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) {
+            Err(EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Sends `bytes` with one descriptor (SCM_RIGHTS, unix(7)).
+pub fn send_fd(socket: i32, bytes: &[u8], fd: i32) -> Result<(), Errno> {
+    let iov = [bytes.as_ptr() as usize, bytes.len()];
+    // struct cmsghdr { len = 20, SOL_SOCKET = 1, SCM_RIGHTS = 1 }, one int, padding.
+    let control: [u32; 6] = [20, 0, 1, 1, fd as u32, 0];
+    let message: [usize; 7] = [0, 0, addr(&iov), 1, addr(&control), 24, 0];
+    call(nr::SENDMSG, [socket as usize, addr(&message), 0x4000, 0, 0, 0]).map(drop)
+}
+
+/// fcntl(F_DUPFD_CLOEXEC).
+pub fn dup_above(fd: i32, least: i32) -> Result<i32, Errno> {
+    call(nr::FCNTL, [fd as usize, 1030, least as usize, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// dup3(2) without O_CLOEXEC.
+pub fn dup3(from: i32, to: i32) -> Result<(), Errno> {
+    call(nr::DUP3, [from as usize, to as usize, 0, 0, 0, 0]).map(drop)
+}
+
+/// setsid(2).
+pub fn setsid() -> Result<(), Errno> {
+    call(nr::SETSID, [0; 6]).map(drop)
+}
+
+/// umask(2).
+pub fn umask(mask: u32) {
+    let _ = call(nr::UMASK, [mask as usize, 0, 0, 0, 0, 0]);
+}
+
+/// rt_sigaction(2): the default disposition for every signal.
+pub fn default_signals() {
+    let action = [0usize; 4];
+    for signal in 1..=64 {
+        let _ = call(nr::RT_SIGACTION, [signal, addr(&action), 0, 8, 0, 0]);
+    }
+}
+
+/// rt_sigprocmask(2): no signal blocked.
+pub fn unblock_signals() -> Result<(), Errno> {
+    let none = 0u64;
+    call(nr::RT_SIGPROCMASK, [2 /* SIG_SETMASK */, addr(&none), 0, 8, 0, 0]).map(drop)
+}
+
+/// signalfd4(2) for SIGCHLD, close-on-exec.
+pub fn child_signals() -> Result<i32, Errno> {
+    let mask = 1u64 << (17 - 1);
+    call(nr::SIGNALFD4, [usize::MAX, addr(&mask), 8, 0o2000000, 0, 0]).map(|fd| fd as i32)
+}
+
+/// struct pollfd.
+#[repr(C)]
+pub struct PollFd {
+    /// Negative: passed over.
+    pub fd: i32,
+    /// What to wait for.
+    pub events: i16,
+    /// What came.
+    pub revents: i16,
+}
+
+/// ppoll(2) without a time-out.
+pub fn poll(fds: &mut [PollFd; 2]) -> Result<(), Errno> {
+    call(nr::PPOLL, [addr_mut(fds), 2, 0, 0, 0, 0]).map(drop)
+}
+
+/// wait4(2) for any child: `(pid, status)`; pid 0 when none has ended and `block` is false.
+pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
+    let mut status = 0i32;
+    let options = 0x4000_0000 /* __WALL */ | usize::from(!block);
+    let pid = call(nr::WAIT4, [usize::MAX, addr_mut(&mut status), options, 0, 0, 0])?;
+    Ok((pid as i32, status))
+}
+
+/// prctl(2).
+pub fn prctl(option: usize, a: usize, b: usize) -> Result<usize, Errno> {
+    call(nr::PRCTL, [option, a, b, 0, 0, 0])
+}
+
+/// setns(2).
+pub fn setns(fd: i32, kind: u32) -> Result<(), Errno> {
+    call(nr::SETNS, [fd as usize, kind as usize, 0, 0, 0, 0]).map(drop)
+}
+
+/// unshare(2).
+pub fn unshare(flags: u32) -> Result<(), Errno> {
+    call(nr::UNSHARE, [flags as usize, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// sethostname(2).
+pub fn sethostname(name: &[u8]) -> Result<(), Errno> {
+    call(nr::SETHOSTNAME, [name.as_ptr() as usize, name.len(), 0, 0, 0, 0]).map(drop)
+}
+
+/// socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC).
+pub fn inet_socket() -> Result<i32, Errno> {
+    call(nr::SOCKET, [2, 2 | 0o2000000, 0, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// ioctl(SIOCSIFFLAGS) on `lo`: up and running (netdevice(7)).
+pub fn loopback_up(socket: i32) -> Result<(), Errno> {
+    let mut request = [0u8; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16] = 0x41; // IFF_UP | IFF_RUNNING
+    call(nr::IOCTL, [socket as usize, 0x8914, addr(&request), 0, 0, 0]).map(drop)
+}
+
+/// prlimit64(2) on ourselves.
+pub fn rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limits = [soft, hard];
+    call(nr::PRLIMIT64, [0, resource as usize, addr(&limits), 0, 0, 0]).map(drop)
+}
+
+/// setgroups(2).
+pub fn setgroups(groups: &[usize], count: usize) -> Result<(), Errno> {
+    call(nr::SETGROUPS, [count, groups.as_ptr() as usize, 0, 0, 0, 0]).map(drop)
+}
+
+/// setresgid(2), all three.
+pub fn setresgid(gid: u32) -> Result<(), Errno> {
+    call(nr::SETRESGID, [gid as usize, gid as usize, gid as usize, 0, 0, 0]).map(drop)
+}
+
+/// setresuid(2), all three.
+pub fn setresuid(uid: u32) -> Result<(), Errno> {
+    call(nr::SETRESUID, [uid as usize, uid as usize, uid as usize, 0, 0, 0]).map(drop)
+}
+
+/// capset(2), effective as permitted.
+pub fn capset(permitted: u64, inheritable: u64) -> Result<(), Errno> {
+    let header = [0x2008_0522u32, 0];
+    let (p, i) = (permitted, inheritable);
+    let data = [p as u32, p as u32, i as u32, (p >> 32) as u32, (p >> 32) as u32, (i >> 32) as u32];
+    call(nr::CAPSET, [addr(&header), addr(&data), 0, 0, 0, 0]).map(drop)
+}
+
+/// openat(2), close-on-exec.
+pub fn openat(dir: i32, path: impl Into<Z>, flags: usize, mode: u32) -> Result<i32, Errno> {
+    call(nr::OPENAT, [dir as usize, path.into().0, flags | O_CLOEXEC, mode as usize, 0, 0]).map(|fd| fd as i32)
+}
+
+/// O_CLOEXEC.
+const O_CLOEXEC: usize = 0o2000000;
+/// O_PATH.
+pub const O_PATH: usize = 0o10000000;
+/// O_DIRECTORY.
+pub const O_DIRECTORY: usize = 0o200000;
+/// O_CREAT | O_EXCL | O_NOFOLLOW, for writing.
+pub const O_NEW: usize = 0o1 | 0o100 | 0o200 | 0o400000;
+/// RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS.
+pub const IN_ROOT: u64 = 0x10 | 0x02;
+/// RESOLVE_NO_SYMLINKS besides.
+pub const NO_LINKS: u64 = IN_ROOT | 0x04;
+
+/// openat2(2), close-on-exec.
+pub fn openat2(dir: i32, path: impl Into<Z>, flags: usize, resolve: u64) -> Result<i32, Errno> {
+    let how = [(flags | O_CLOEXEC) as u64, 0, resolve];
+    call(nr::OPENAT2, [dir as usize, path.into().0, addr(&how), 24, 0, 0]).map(|fd| fd as i32)
+}
+
+/// mkdirat(2).
+pub fn mkdirat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
+    call(nr::MKDIRAT, [dir as usize, name.into().0, mode as usize, 0, 0, 0]).map(drop)
+}
+
+/// mknodat(2) of a character device, mode 0666.
+pub fn mknodat(dir: i32, name: impl Into<Z>, major: u32, minor: u32) -> Result<(), Errno> {
+    let device = ((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)) as usize;
+    call(nr::MKNODAT, [dir as usize, name.into().0, 0o020666, device, 0, 0]).map(drop)
+}
+
+/// symlinkat(2).
+pub fn symlinkat(text: impl Into<Z>, dir: i32, name: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::SYMLINKAT, [text.into().0, dir as usize, name.into().0, 0, 0, 0]).map(drop)
+}
+
+/// Whether `path` is a regular file, by statx(2).
+pub fn is_regular(path: impl Into<Z>) -> Result<bool, Errno> {
+    let mut buffer = [0u16; 128];
+    call(nr::STATX, [CWD as usize, path.into().0, 0, 1 /* STATX_TYPE */, addr_mut(&mut buffer), 0])?;
+    Ok(buffer[14] & 0o170000 == 0o100000)
+}
+
+/// chdir(2).
+pub fn chdir(path: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::CHDIR, [path.into().0, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// fchdir(2).
+pub fn fchdir(fd: i32) -> Result<(), Errno> {
+    call(nr::FCHDIR, [fd as usize, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// Whether getcwd(2) gives a path below the root: the kernel says "(unreachable)" when it is not.
+pub fn cwd_reachable() -> Result<(), Errno> {
+    let mut buffer = [0u8; 4096];
+    call(nr::GETCWD, [addr_mut(&mut buffer), 4096, 0, 0, 0, 0])?;
+    if buffer[0] == b'/' { Ok(()) } else { Err(ENOENT) }
+}
+
+/// chroot(2).
+pub fn chroot(path: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::CHROOT, [path.into().0, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// pivot_root(".", ".").
+pub fn pivot_root() -> Result<(), Errno> {
+    let dot = Z::from(c".").0;
+    call(nr::PIVOT_ROOT, [dot, dot, 0, 0, 0, 0]).map(drop)
+}
+
+/// umount2(2) with MNT_DETACH.
+pub fn detach(path: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::UMOUNT2, [path.into().0, 2, 0, 0, 0, 0]).map(drop)
+}
+
+/// mount(2) that only sets the propagation of `/` and everything below.
+pub fn propagation(flags: u64) -> Result<(), Errno> {
+    call(nr::MOUNT, [0, Z::from(c"/").0, 0, (flags | 0x4000) as usize, 0, 0]).map(drop)
+}
+
+/// AT_EMPTY_PATH.
+const AT_EMPTY_PATH: usize = 0x1000;
+/// AT_RECURSIVE.
+const AT_RECURSIVE: usize = 0x8000;
+
+/// open_tree(2) with OPEN_TREE_CLONE and AT_RECURSIVE; an empty path is `dir` itself.
+pub fn open_tree(dir: i32, path: impl Into<Z>) -> Result<i32, Errno> {
+    let flags = 1 | O_CLOEXEC | AT_RECURSIVE | AT_EMPTY_PATH;
+    call(nr::OPEN_TREE, [dir as usize, path.into().0, flags, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// mount_setattr(2) on the mount that `fd` refers to. `propagation` 0 leaves it.
+pub fn mount_setattr(fd: i32, attrs: u64, propagation: u64, recursive: bool) -> Result<(), Errno> {
+    let attr = [attrs, 0, propagation, 0];
+    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    call(nr::MOUNT_SETATTR, [fd as usize, Z::from(c"").0, flags, addr(&attr), 32, 0]).map(drop)
+}
+
+/// move_mount(2) of a detached tree onto what `target` refers to.
+pub fn move_mount(tree: i32, target: i32) -> Result<(), Errno> {
+    let empty = Z::from(c"").0;
+    call(nr::MOVE_MOUNT, [tree as usize, empty, target as usize, empty, 0x4 | 0x40, 0]).map(drop)
+}
+
+/// move_mount(2) of a detached tree over `/`.
+pub fn move_mount_over_root(tree: i32) -> Result<(), Errno> {
+    call(nr::MOVE_MOUNT, [tree as usize, Z::from(c"").0, CWD as usize, Z::from(c"/").0, 0x4, 0]).map(drop)
+}
+
+/// fsopen(2), close-on-exec.
+pub fn fsopen(fs: impl Into<Z>) -> Result<i32, Errno> {
+    call(nr::FSOPEN, [fs.into().0, 1, 0, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// fsconfig(FSCONFIG_SET_STRING).
+pub fn fsconfig_set(fs: i32, key: impl Into<Z>, value: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::FSCONFIG, [fs as usize, 1, key.into().0, value.into().0, 0, 0]).map(drop)
+}
+
+/// fsconfig(FSCONFIG_CMD_CREATE).
+pub fn fsconfig_create(fs: i32) -> Result<(), Errno> {
+    call(nr::FSCONFIG, [fs as usize, 6, 0, 0, 0, 0]).map(drop)
+}
+
+/// fsmount(2), close-on-exec.
+pub fn fsmount(fs: i32, attrs: u64) -> Result<i32, Errno> {
+    call(nr::FSMOUNT, [fs as usize, 1, attrs as usize, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// execve(2); returns only when it is refused.
+pub fn execve(path: impl Into<Z>, argv: &[usize], envp: &[usize]) -> Errno {
+    match call(nr::EXECVE, [path.into().0, argv.as_ptr() as usize, envp.as_ptr() as usize, 0, 0, 0]) {
+        Err(errno) => errno,
+        Ok(_) => 0,
+    }
+}

@@ -1,0 +1,41 @@
+# The usual verbs. `just` lists them; each is one command that can be typed by hand.
+
+_list:
+    @just --list --unsorted
+
+# All tests that this machine can run; as root and as another user they see different things.
+test *ARGS:
+    cargo test --workspace {{ ARGS }}
+
+# Formatting, clippy, dependencies.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+    cargo deny check licenses bans sources
+
+# The documentation, as strictly as CI builds it.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --lib --no-deps --all-features
+
+# Benchmarks, with criterion's arguments.
+bench *ARGS:
+    cargo bench --bench spawn -- {{ ARGS }}
+
+# One fuzz target for a while. Stable Rust will do.
+fuzz TARGET SECONDS="60":
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }}
+
+# One test binary under a Debian kernel: `just vm v1`, `just vm v2 lib`, `just vm v2 inside memory`.
+vm LAYOUT="v2" SUITE="inside" *ARGS:
+    #!/bin/bash
+    set -euo pipefail
+    select=(--test {{ SUITE }})
+    [[ {{ SUITE }} != lib ]] || select=(--lib)
+    binary=$(RUSTFLAGS="-C target-feature=+crt-static" cargo test --package cofferdam "${select[@]}" --no-run \
+        --target x86_64-unknown-linux-gnu --target-dir target/vm --message-format=json |
+        python3 .ci/test-binaries | awk -F'\t' '$1 == "test" { print $4 }')
+    tools/vm-run -v -l {{ LAYOUT }} -s 256 -m 2048 -- "$binary" --show-output {{ ARGS }}
+
+# What CI runs.
+ci:
+    bash .ci/run

@@ -1,0 +1,308 @@
+//! A set of capabilities, and their names.
+
+use std::fmt;
+use std::str::FromStr;
+
+use caps::Capability;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A set of capabilities; bit *n* is capability number *n* of `linux/capability.h`.
+///
+/// Names are those of `capabilities(7)` in lower case and without `cap_`. They are read in any case, with or
+/// without the prefix, and with blanks around them. A capability that is newer than the table of names this
+/// crate was built with is named by its number: `41`, or `CAP_41` in upper case. A number is taken only where
+/// there is no name, so each capability has exactly one.
+///
+/// ```
+/// use cofferdam::caps::CapSet;
+///
+/// let set = CapSet::from_names(["Sys_Time", "CAP_CHOWN"]).unwrap();
+/// assert_eq!(set.to_string(), "chown,sys_time");
+/// assert_eq!(set.names_upper(), ["CAP_CHOWN", "CAP_SYS_TIME"]);
+/// assert_eq!(format!("{set:x}"), "2000001");
+/// assert_eq!(CapSet::from_bits(1 << 41).to_string(), "41");
+/// ```
+///
+/// It is serialised as the list of its names.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct CapSet(u64);
+
+impl CapSet {
+    /// No capability.
+    pub const EMPTY: CapSet = CapSet(0);
+
+    /// What a task has unless it or the operator says otherwise: `audit_write`, `chown`, `dac_override`,
+    /// `fowner`, `fsetid`, `kill`, `mknod`, `net_bind_service`, `setfcap`, `setgid`, `setpcap`, `setuid`,
+    /// `sys_chroot`. That is what container engines give by default, without `net_raw`.
+    pub const DEFAULT: CapSet = CapSet(0xa804_05fb);
+
+    /// Capabilities 0 to 37, `chown` to `audit_read`: all that there were before Linux 5.8.
+    pub const LEGACY_ROOT: CapSet = CapSet::up_to(37);
+
+    /// The set with this mask, as `/proc/PID/status` prints it.
+    pub const fn from_bits(bits: u64) -> CapSet {
+        CapSet(bits)
+    }
+
+    /// The mask.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// All capabilities with numbers from 0 to `last`, the last included. Above 63 there are none.
+    pub const fn up_to(last: u8) -> CapSet {
+        let unused = 63_u32.saturating_sub(last as u32);
+        match u64::MAX.checked_shr(unused) {
+            Some(bits) => CapSet(bits),
+            None => CapSet::EMPTY,
+        }
+    }
+
+    /// The set of the one capability with this number; none if it is above 63.
+    pub const fn from_number(number: u8) -> Option<CapSet> {
+        match 1_u64.checked_shl(number as u32) {
+            Some(bits) => Some(CapSet(bits)),
+            None => None,
+        }
+    }
+
+    /// The set of the one capability with this name; none if there is no such name.
+    ///
+    /// `all` is no name: what it stands for depends on the kernel, and [`parse`](super::parse) is told.
+    pub fn from_name(name: &str) -> Option<CapSet> {
+        CapSet::from_normalised(&normalise(name))
+    }
+
+    /// The set of the capabilities with these names.
+    ///
+    /// # Errors
+    /// The first name that is none, as it was given.
+    pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<CapSet, String> {
+        names.into_iter().try_fold(CapSet::EMPTY, |set, name| {
+            let one = CapSet::from_name(name.as_ref()).ok_or_else(|| name.as_ref().to_owned())?;
+            Ok(set.union(one))
+        })
+    }
+
+    /// Like [`CapSet::from_name`], for what [`normalise`] returned: a second prefix is not taken off.
+    pub(super) fn from_normalised(name: &str) -> Option<CapSet> {
+        let upper = format!("CAP_{}", name.to_ascii_uppercase());
+        match Capability::from_str(&upper) {
+            Ok(capability) => CapSet::from_number(capability.index()),
+            Err(_) => {
+                let number: u8 = name.parse().ok()?;
+                let unnamed = CapSet::from_number(number).filter(|_| !is_named(number));
+                unnamed.filter(|_| number.to_string() == name)
+            }
+        }
+    }
+
+    /// What is in either set.
+    pub const fn union(self, other: CapSet) -> CapSet {
+        CapSet(self.0 | other.0)
+    }
+
+    /// What is in both sets.
+    pub const fn intersection(self, other: CapSet) -> CapSet {
+        CapSet(self.0 & other.0)
+    }
+
+    /// What is in this set and not in the other.
+    pub const fn difference(self, other: CapSet) -> CapSet {
+        CapSet(self.0 & !other.0)
+    }
+
+    /// Whether all of `other` is in this set.
+    pub const fn contains(self, other: CapSet) -> bool {
+        other.difference(self).is_empty()
+    }
+
+    /// Whether there is no capability in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The numbers of the capabilities, ascending.
+    pub fn numbers(self) -> impl Iterator<Item = u8> {
+        (0..64).filter(move |&n| CapSet::from_number(n).is_some_and(|one| self.contains(one)))
+    }
+
+    /// The names in lower case and without prefix, sorted: `chown`, `sys_time`.
+    pub fn names(self) -> Vec<String> {
+        let named = caps::all();
+        let name = |n: u8| match named.iter().find(|c| c.index() == n) {
+            Some(capability) => normalise(&capability.to_string()),
+            None => n.to_string(),
+        };
+        let mut names: Vec<String> = self.numbers().map(name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The names as `capabilities(7)` writes them, sorted: `CAP_CHOWN`, `CAP_SYS_TIME`.
+    pub fn names_upper(self) -> Vec<String> {
+        self.names().iter().map(|name| format!("CAP_{}", name.to_ascii_uppercase())).collect()
+    }
+}
+
+/// The form in which names are compared and printed. Only ASCII letters change case: there are others that
+/// have an ASCII letter as their lower case, and no capability is spelled with them.
+pub(super) fn normalise(name: &str) -> String {
+    let name = name.trim().to_ascii_lowercase();
+    name.strip_prefix("cap_").unwrap_or(&name).to_owned()
+}
+
+fn is_named(number: u8) -> bool {
+    caps::all().iter().any(|capability| capability.index() == number)
+}
+
+impl fmt::Display for CapSet {
+    /// The names with commas between them; nothing for the empty set.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names().join(","))
+    }
+}
+
+impl fmt::Debug for CapSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CapSet({self})")
+    }
+}
+
+impl fmt::LowerHex for CapSet {
+    /// The mask, in the digits of `/proc/PID/status`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::LowerHex::fmt(&self.0, f)
+    }
+}
+
+impl Serialize for CapSet {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.names())
+    }
+}
+
+impl<'de> Deserialize<'de> for CapSet {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        CapSet::from_names(Vec::<String>::deserialize(d)?)
+            .map_err(|name| serde::de::Error::custom(format!("{name:?} is no capability")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_constants() {
+        let default = "audit_write,chown,dac_override,fowner,fsetid,kill,mknod,net_bind_service,setfcap,setgid,\
+                       setpcap,setuid,sys_chroot";
+        assert_eq!(CapSet::DEFAULT.to_string(), default);
+        assert_eq!(CapSet::DEFAULT.numbers().count(), 13);
+        assert_eq!(format!("{:x}", CapSet::LEGACY_ROOT), "3fffffffff");
+        assert_eq!(CapSet::LEGACY_ROOT.numbers().count(), 38);
+    }
+
+    #[test]
+    fn limits_of_numbers() {
+        let table = [(0, 1), (1, 0b11), (62, u64::MAX >> 1), (63, u64::MAX), (64, u64::MAX), (255, u64::MAX)];
+        for (last, bits) in table {
+            assert_eq!(CapSet::up_to(last).bits(), bits, "{last}");
+        }
+        assert_eq!(CapSet::from_number(63).map(CapSet::bits), Some(1 << 63));
+        assert_eq!(CapSet::from_number(64), None);
+    }
+
+    #[test]
+    fn names_are_normalised() {
+        let table = [
+            ("chown", "chown"),
+            ("Cap_Chown", "chown"),
+            ("CAP_CHOWN", "chown"),
+            ("  chown\t", "chown"),
+            ("all", "all"),
+            ("ALL", "all"),
+            ("CAP_ALL", "all"),
+            ("cap_cap_chown", "cap_chown"),
+            ("CAP_41", "41"),
+            ("cap_", ""),
+            (" ", ""),
+        ];
+        for (name, expect) in table {
+            assert_eq!(normalise(name), expect, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_none() {
+        // Numbers of named capabilities, other spellings of a number, and the Kelvin sign for a k.
+        for name in [
+            "",
+            "all",
+            "cap_cap_chown",
+            "not_valid",
+            "0",
+            "40",
+            "+41",
+            "041",
+            "64",
+            "256",
+            "-1",
+            "\u{212a}ill",
+        ] {
+            assert_eq!(CapSet::from_name(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn every_capability_has_one_name() {
+        for number in 0..64 {
+            let one = CapSet::from_number(number).unwrap();
+            let (lower, upper) = (one.names(), one.names_upper());
+            assert_eq!((lower.len(), upper.len()), (1, 1));
+            assert_eq!(CapSet::from_name(&lower[0]), Some(one), "{lower:?}");
+            assert_eq!(CapSet::from_name(&upper[0]), Some(one), "{upper:?}");
+            assert_eq!(upper[0], format!("CAP_{}", lower[0].to_uppercase()));
+        }
+        assert_eq!(CapSet::from_bits(1 << 40 | 1 << 41).names(), ["41", "checkpoint_restore"]);
+    }
+
+    #[test]
+    fn lists_are_sorted_in_both_forms() {
+        let set = CapSet::from_names(["SYS_TIME", "chown"]).unwrap();
+        assert_eq!(set.names_upper(), ["CAP_CHOWN", "CAP_SYS_TIME"]);
+        assert_eq!(set.names(), ["chown", "sys_time"]);
+    }
+
+    /// The originals of these cases use letters as names. A set of bits holds real ones only, so each letter
+    /// stands for a capability here.
+    #[test]
+    fn set_algebra() {
+        let name = |letter: &str| match letter.to_ascii_lowercase().as_str() {
+            "a" => "CAP_AUDIT_READ",
+            "b" => "bpf",
+            "c" => "Chown",
+            "d" => "dac_override",
+            "e" => "fowner",
+            "f" => "fsetid",
+            "x" => "sys_time",
+            "y" => "wake_alarm",
+            other => panic!("{other}"),
+        };
+        let set = |letters: &[&str]| CapSet::from_names(letters.iter().map(|l| name(l))).unwrap();
+        let a = set(&["A", "b", "C", "d", "e", "f"]);
+        assert_eq!(set(&["B", "x", "Y", "a"]).difference(a), set(&["x", "y"]));
+        assert_eq!(a.intersection(set(&["x", "B", "E", "y", "f"])), set(&["b", "e", "f"]));
+        assert_eq!(set(&["a"]).union(set(&["b"])), set(&["a", "b"]));
+        assert!(a.contains(CapSet::EMPTY) && a.contains(set(&["a", "f"])) && !a.contains(set(&["a", "x"])));
+    }
+
+    #[test]
+    fn serialised_as_names() {
+        let set = CapSet::from_bits(1 << 45 | 0b11);
+        let json = serde_json::to_string(&set).unwrap();
+        assert_eq!(json, r#"["45","chown","dac_override"]"#);
+        assert_eq!(serde_json::from_str::<CapSet>(&json).unwrap(), set);
+        assert!(serde_json::from_str::<CapSet>(r#"["all"]"#).is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! A task's cgroups as data: what will be made and written, and what that amounts to.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::probe::Version;
+use crate::report::{Control, Reason, Report};
+
+/// Directories and writes, in order, for one task. [`lower`](super::lower) makes it, and
+/// [`Group::create`](super::Group::create) obeys it.
+///
+/// An empty layout, without directories, is what a host without usable cgroups gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Layout {
+    /// The directories to make, parents before their children.
+    pub dirs: Vec<Dir>,
+    /// The files to write once all directories are there.
+    pub writes: Vec<Write>,
+    /// The v2 cgroup to start init into, with `CLONE_INTO_CGROUP` (Linux 5.7).
+    pub into: Option<PathBuf>,
+    /// The v1 `tasks` files that init, while it has a single thread, writes `0` to.
+    pub enter: Vec<PathBuf>,
+    /// The cgroup in which all processes are found and killed: the v2 one, else the v1 freezer's.
+    pub unit: Option<PathBuf>,
+    /// The cgroup whose memory controller has the task's counters.
+    pub memory: Option<(Version, PathBuf)>,
+    /// What will hold.
+    pub enforced: Control,
+    /// What will hold in part, and in which.
+    pub weakened: Vec<Reason>,
+    /// What will not hold, and why.
+    pub missing: Vec<Reason>,
+    /// Remarks on what holds.
+    pub notes: Vec<Reason>,
+    /// Whether the cgroups outlive the [`Group`](super::Group) that holds them.
+    pub keep: bool,
+}
+
+/// One directory of a layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dir {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub kind: Kind,
+}
+
+/// Whose a directory is, and so who removes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The operator's: made if it is not there, removed by the group that made it, when empty.
+    Parent,
+    /// The crate's own parent: made if it is not there, removed when empty by whoever is last.
+    OwnParent,
+    /// The task's: must be new, is removed with the task.
+    Leaf,
+}
+
+/// One write to a control file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Write {
+    /// The file.
+    pub path: PathBuf,
+    /// What is written.
+    pub value: Value,
+    /// What it means if the kernel refuses it.
+    pub need: Need,
+}
+
+/// What is written to a control file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Value {
+    /// This text.
+    Text(String),
+    /// What the parent directory's file of the same name says, if this file is blank: new
+    /// cpusets of v1 are, and nothing may enter them so. It is known only when it is written.
+    Inherit,
+}
+
+/// What a refused write means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// The group cannot be made.
+    Must,
+    /// Nothing: it was extra.
+    Try,
+    /// The control is weakened; [`Group::shortfalls`](super::Group::shortfalls) has the reason.
+    Else(Reason),
+}
+
+impl Layout {
+    /// Whether there is nothing to make.
+    pub fn is_empty(&self) -> bool {
+        self.dirs.is_empty()
+    }
+
+    /// Every path that is the task's own.
+    pub fn leaves(&self) -> impl Iterator<Item = &Path> {
+        self.dirs.iter().filter(|d| d.kind == Kind::Leaf).map(|d| d.path.as_path())
+    }
+
+    /// Adds what will hold, and what not, to a report.
+    pub(crate) fn tell(&self, report: &mut Report) {
+        report.enforce(self.enforced);
+        for r in &self.weakened {
+            report.weaken(r.control, r.why.clone());
+        }
+        for r in &self.missing {
+            report.miss(r.control, r.why.clone());
+        }
+        for r in &self.notes {
+            report.note(r.control, r.why.clone());
+        }
+    }
+
+    /// The system calls of [`Group::create`](super::Group::create) and
+    /// [`Group::enter_fds`](super::Group::enter_fds) on this layout, in order and as strace spells the paths.
+    ///
+    /// The descriptor of a write is shown as the path that it was opened by. Where a value is inherited, the
+    /// last two lines of its group are made only if the file was blank.
+    pub fn calls(&self) -> Vec<String> {
+        let dirs = self.dirs.iter().map(|d| call::mkdir(&d.path));
+        let held = self.unit.iter().chain(self.memory_apart()).map(|path| call::open_dir(path));
+        let writes = self.writes.iter().flat_map(Write::calls);
+        let enter = self.enter.iter().map(|path| call::open_write(path));
+        dirs.chain(held).chain(writes).chain(enter).collect()
+    }
+
+    /// The memory cgroup, if it is not the unit itself.
+    pub(super) fn memory_apart(&self) -> Option<&PathBuf> {
+        self.memory.as_ref().map(|(_, path)| path).filter(|path| Some(*path) != self.unit.as_ref())
+    }
+}
+
+impl Write {
+    /// The file that an inherited value comes from.
+    pub(super) fn source(&self) -> Option<PathBuf> {
+        Some(self.path.parent()?.parent()?.join(self.path.file_name()?))
+    }
+
+    fn calls(&self) -> Vec<String> {
+        match (&self.value, self.source()) {
+            (Value::Text(text), _) => vec![call::open_write(&self.path), call::write(&self.path, text)],
+            (Value::Inherit, Some(source)) => vec![
+                call::open_read(&self.path),
+                call::open_read(&source),
+                call::open_write(&self.path),
+                format!("write({:?}, <what {:?} has>)", self.path, source),
+            ],
+            (Value::Inherit, None) => Vec::new(),
+        }
+    }
+}
+
+/// The spelling of system calls, for the plan and for errors alike.
+pub(super) mod call {
+    use std::path::Path;
+
+    pub fn mkdir(path: &Path) -> String {
+        format!("mkdir({path:?}, 0755)")
+    }
+
+    pub fn rmdir(path: &Path) -> String {
+        format!("rmdir({path:?})")
+    }
+
+    pub fn open_dir(path: &Path) -> String {
+        format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC|O_DIRECTORY)")
+    }
+
+    pub fn open_read(path: &Path) -> String {
+        format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC)")
+    }
+
+    pub fn open_write(path: &Path) -> String {
+        format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)")
+    }
+
+    pub fn write(path: &Path, text: &str) -> String {
+        format!("write({path:?}, {text:?})")
+    }
+}

@@ -1,0 +1,140 @@
+//! Sets of processors in the kernel's list format.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// A set of processor numbers, kept as intervals: `0-4294967295` costs as much as `0`.
+///
+/// [`Display`](fmt::Display) writes the kernel's list format (`0-3,8`). The empty set is written as one space,
+/// because the kernel ignores a write of nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuSet {
+    /// Sorted, disjoint, not adjacent; both bounds belong to the set.
+    ranges: Vec<(u32, u32)>,
+}
+
+impl CpuSet {
+    /// Reads `0-3,8`, and nothing else: no blanks, no reversed or empty pieces, no strides (`0-8:1/2`).
+    ///
+    /// # Errors
+    /// What is wrong with which piece.
+    pub fn parse(list: &str) -> Result<CpuSet, String> {
+        list.split(',')
+            .map(|piece| match range(piece) {
+                Some((low, high)) if low <= high => Ok((low, high)),
+                Some(_) => Err(format!("{piece:?} runs backwards")),
+                None => Err(format!("{piece:?} is no processor number or range")),
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map(CpuSet::from_ranges)
+    }
+
+    /// Reads what a kernel file or a person wrote: blanks are trimmed, reversed bounds are swapped, and pieces
+    /// that are no number or range are skipped.
+    pub fn parse_lenient(list: &str) -> CpuSet {
+        let pieces = list.split(',').filter_map(|piece| range(piece.trim()));
+        CpuSet::from_ranges(pieces.map(|(a, b)| (a.min(b), a.max(b))).collect())
+    }
+
+    fn from_ranges(mut ranges: Vec<(u32, u32)>) -> CpuSet {
+        ranges.sort_unstable();
+        let mut merged: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
+        for (low, high) in ranges {
+            match merged.last_mut() {
+                Some((_, end)) if low <= end.saturating_add(1) => *end = high.max(*end),
+                _ => merged.push((low, high)),
+            }
+        }
+        CpuSet { ranges: merged }
+    }
+
+    /// Whether there is no processor in the set.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The processors that are in both sets.
+    pub fn intersection(&self, other: &CpuSet) -> CpuSet {
+        let both = self.ranges.iter().flat_map(|(low, high)| {
+            other.ranges.iter().map(move |(from, to)| (*low.max(from), *high.min(to)))
+        });
+        CpuSet::from_ranges(both.filter(|(low, high)| low <= high).collect())
+    }
+}
+
+/// `7` or `3-5`, digits only: `u32::from_str` alone would also take `+7`.
+fn range(piece: &str) -> Option<(u32, u32)> {
+    let number = |s: &str| if s.bytes().all(|b| b.is_ascii_digit()) { s.parse().ok() } else { None };
+    match piece.split_once('-') {
+        Some((low, high)) => Some((number(low.trim())?, number(high.trim())?)),
+        None => number(piece).map(|n| (n, n)),
+    }
+    .filter(|_| !piece.contains(char::is_whitespace))
+}
+
+impl fmt::Display for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str(" ");
+        }
+        for (i, (low, high)) in self.ranges.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            if low == high { write!(f, "{comma}{low}")? } else { write!(f, "{comma}{low}-{high}")? }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for CpuSet {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lenient() {
+        for (text, expected) in [
+            ("0", "0"),
+            ("3-6", "3-6"),
+            ("1,3-5,9,11-14", "1,3-5,9,11-14"),
+            (" 4-2 , 9-9 , 11-7\n", "2-4,7-11"),
+            ("banana", " "),
+            ("", " "),
+            ("0-1,banana,1-2,3", "0-3"),
+            ("-1,+2,4-,5-6-7, 8", "8"),
+            ("4294967295,4294967296", "4294967295"),
+        ] {
+            assert_eq!(CpuSet::parse_lenient(text).to_string(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn strict() {
+        for text in ["0", "1-3", "1,3-5,9,11-14", "0-4294967295"] {
+            assert_eq!(CpuSet::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(CpuSet::parse("3,1-2,2").unwrap().to_string(), "1-3");
+        for text in ["", " ", "banana", "3-1", "1,", "1, 2", "1\n", "+1", "-1", "0-8:1/2", "4294967296"] {
+            assert!(CpuSet::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn intersections() {
+        for (a, b, expected) in [
+            ("0-3", "0-1", "0-1"),
+            ("2-3", "0-1", " "),
+            ("0,2,4-9", "1-4,6-7,9", "2,4,6-7,9"),
+            ("0-4294967295", "7", "7"),
+        ] {
+            let (a, b) = (CpuSet::parse(a).unwrap(), CpuSet::parse(b).unwrap());
+            assert_eq!(a.intersection(&b).to_string(), expected);
+            assert_eq!(a.intersection(&b), b.intersection(&a));
+        }
+    }
+}

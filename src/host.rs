@@ -1,0 +1,213 @@
+//! Facts about this host, asked once and passed as a value.
+//!
+//! A driver probes at its start and hands the value to every sandbox; tests make one up. What `doctor`
+//! prints comes from here. What depends on a spec (its user, its paths) is a [`Survey`].
+//!
+//! It decides nothing: whether a missing fact matters is for `compile` to say.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::caps::{self, CapSet};
+use crate::cgroup::Detection;
+use crate::error::{Error, Result};
+use crate::ids::{self, Identity};
+use crate::ns::{self, Network};
+use crate::rootfs::{self, Kind};
+use crate::spec::{Policy, SandboxSpec};
+use crate::sys;
+
+/// What this kernel offers and what the caller may do with it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Host {
+    /// The kernel's version, the first two numbers.
+    pub kernel: (u32, u32),
+    /// The caller's effective user id.
+    pub uid: u32,
+    /// The caller's effective group id.
+    pub gid: u32,
+    /// The caller's supplementary groups.
+    pub groups: Vec<u32>,
+    /// All capabilities of this kernel.
+    pub supported: CapSet,
+    /// The capabilities that the caller can pass on to a task: permitted, and in its bounding set.
+    pub held: CapSet,
+    /// The cgroup hierarchies and their controllers.
+    pub cgroups: Detection,
+    /// Why a user namespace cannot be made without privileges; `None` when nothing is known against it.
+    pub user_ns_forbidden: Option<String>,
+    /// The Landlock ABI (`landlock(7)`); 0 where there is none. For `doctor`: no control uses it yet.
+    pub landlock_abi: u32,
+    /// The caller's `oom_score_adj`.
+    pub oom_score_adj: i32,
+    /// Whether the caller has `no_new_privs` set, which every task then inherits.
+    pub no_new_privs: bool,
+    /// Sensitive files of this kernel that a sandbox covers.
+    pub masked: Vec<(PathBuf, Kind)>,
+    /// Those that it makes read-only.
+    pub read_only: Vec<(PathBuf, Kind)>,
+}
+
+/// What making namespaces and changing ids needs, in the caller's own user namespace.
+const PRIVILEGES: [&str; 4] = ["sys_admin", "setuid", "setgid", "setpcap"];
+
+impl Host {
+    /// Asks the kernel. Reads `/proc`, `/sys` and the cgroup file systems; changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] when `/proc` cannot be read.
+    pub fn probe() -> Result<Host> {
+        let read =
+            |path: &str| std::fs::read_to_string(path).map_err(Error::prepare(format!("read({path:?})")));
+        let release = read("/proc/sys/kernel/osrelease")?;
+        let adj = read("/proc/self/oom_score_adj")?;
+        let groups = nix::unistd::getgroups().map_err(Error::prepare("getgroups()"))?;
+        Ok(Host {
+            kernel: parse_release(&release),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
+            supported: caps::supported()?,
+            held: caps::own()?.grantable(),
+            cgroups: Detection::probe(),
+            user_ns_forbidden: ns::probe::user_ns(),
+            landlock_abi: sys::probe::landlock_abi().unwrap_or(0),
+            oom_score_adj: adj.trim().parse().unwrap_or(0),
+            no_new_privs: sys::probe::no_new_privs(),
+            masked: rootfs::probe::present(&rootfs::probe::MASKED),
+            read_only: rootfs::probe::present(&rootfs::probe::READ_ONLY),
+        })
+    }
+
+    /// Whether the caller may make every namespace by itself and become any user. Otherwise a user
+    /// namespace is needed.
+    pub fn privileged(&self) -> bool {
+        self.lacking().is_empty()
+    }
+
+    /// Where cgroup file systems are mounted.
+    pub(crate) fn cgroup_mounts(&self) -> Vec<PathBuf> {
+        let v1 = self.cgroups.v1.values().map(|h| h.mount.clone());
+        v1.chain(self.cgroups.v2.iter().map(|v2| v2.mount.clone())).collect()
+    }
+
+    /// The capabilities that stand between the caller and being [privileged](Host::privileged).
+    pub fn lacking(&self) -> CapSet {
+        let needed = CapSet::from_names(PRIVILEGES).unwrap_or(self.supported);
+        needed.difference(self.held)
+    }
+}
+
+/// Whether a driver can offer this host, as a fingerprint wants it said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", content = "reason", rename_all = "lowercase")]
+pub enum Health {
+    /// Everything can be enforced.
+    Healthy,
+    /// Sandboxes run, but something that a driver promises cannot be enforced.
+    Unhealthy(String),
+    /// No sandbox can be made here.
+    Undetected(String),
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Health::Healthy => f.write_str("healthy"),
+            Health::Unhealthy(why) => write!(f, "unhealthy: {why}"),
+            Health::Undetected(why) => write!(f, "undetected: {why}"),
+        }
+    }
+}
+
+/// The oldest kernel that has all that is built on: `mount_setattr(2)` came last.
+pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+impl Host {
+    /// The verdict over all that was found.
+    pub fn health(&self) -> Health {
+        let (major, minor) = self.kernel;
+        if self.kernel < OLDEST_KERNEL {
+            return Health::Undetected(format!("mount_setattr(2) needs Linux 5.12, this is {major}.{minor}"));
+        }
+        let lacking = self.lacking();
+        if let (false, Some(why)) = (lacking.is_empty(), &self.user_ns_forbidden) {
+            return Health::Undetected(format!("the caller lacks {lacking}, and {why}"));
+        }
+        let mut reasons = Vec::new();
+        if !lacking.is_empty() {
+            reasons.push(format!("the caller lacks {lacking}: tasks run in a user namespace, as the caller"));
+        }
+        reasons.extend(self.cgroups.gate().err().map(|why| format!("no resource limits: {why}")));
+        if reasons.is_empty() { Health::Healthy } else { Health::Unhealthy(reasons.join("; ")) }
+    }
+}
+
+/// The first two numbers of `uname -r`; zeroes where it has none.
+fn parse_release(text: &str) -> (u32, u32) {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// What the host says about the users and the paths of one spec.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey {
+    /// Whom the task runs as.
+    pub identity: Identity,
+    /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
+    pub kinds: BTreeMap<PathBuf, Option<Kind>>,
+    /// Whether the network to be joined is a namespace.
+    pub network: Result<bool, std::io::ErrorKind>,
+}
+
+impl Survey {
+    /// Looks up the user and looks at the paths. Changes nothing.
+    pub(crate) fn take(policy: &Policy, spec: &SandboxSpec) -> Result<Survey> {
+        let identity = ids::lookup(&spec.user)?;
+        let env = chroot_env(policy, spec);
+        let paths = env
+            .keys()
+            .chain(spec.volumes.iter().map(|v| &v.source))
+            .chain(spec.devices.iter().map(|d| &d.source))
+            .chain(spec.root.path.iter());
+        let kinds = paths.map(|p| (p.clone(), rootfs::probe::kind(p))).collect();
+        let network = match &spec.network {
+            Network::Path(path) => ns::probe::is_namespace(path).map_err(|e| e.kind()),
+            _ => Ok(true),
+        };
+        Ok(Survey { identity, kinds, network })
+    }
+
+    /// What `path` is.
+    pub(crate) fn kind(&self, path: &Path) -> Option<Kind> {
+        self.kinds.get(path).copied().flatten()
+    }
+}
+
+/// What the root is populated with: the task's list, the operator's, or the default.
+pub(crate) fn chroot_env(policy: &Policy, spec: &SandboxSpec) -> rootfs::ChrootEnv {
+    [&spec.root.chroot_env, &policy.chroot_env]
+        .into_iter()
+        .find(|env| !env.is_empty())
+        .cloned()
+        .unwrap_or_else(rootfs::populate::default_chroot_env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read() {
+        for (text, expect) in
+            [("6.18.44-fc-v595\n", (6, 18)), ("5.10.0-28-amd64", (5, 10)), ("4.4", (4, 4)), ("x", (0, 0))]
+        {
+            assert_eq!(parse_release(text), expect, "{text}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! From what the author writes as `user` to numbers.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use super::Identity;
+use crate::error::Error;
+
+/// The overflow ids of the kernel, which `nobody` has wherever it exists (`user_namespaces(7)`).
+const NOBODY: u32 = 65534;
+
+/// Finds out whom `user` means, in the host's database.
+///
+/// | `user` | uid | gid | supplementary groups |
+/// |---|---|---|---|
+/// | empty | `nobody`'s, or 65534 if the host has none | `nobody`'s, or 65534 | `nobody`'s |
+/// | `NAME` | that user's | that user's | that user's (`getgrouplist(3)`) |
+/// | `UID` | this one | its user's | its user's |
+/// | `NAME:GROUP` | that user's | that group's | none but that group |
+/// | `UID:GID` | this one, known to the host or not | this one, likewise | none but that group |
+///
+/// Each side of the colon may be a name or an id: what is made of decimal digits only is an id and never
+/// looked up as a name. A `UID` that the host does not know has no group, and none is made up for it.
+///
+/// The answer depends on `nsswitch.conf(5)`, and a network service behind it may take its time.
+///
+/// # Errors
+/// [`Error::Spec`] on the field `user`: `failed to identify user "x": ` and whether there is no such user
+/// or group, whether the text cannot be a name or an id (4294967295 is `(uid_t) -1`, "leave as it is"), or
+/// how the database failed.
+///
+/// ```
+/// let who = cofferdam::ids::lookup("12345:100")?;
+/// assert_eq!((who.uid, who.gid, who.groups), (12345, 100, vec![100]));
+/// assert!(cofferdam::ids::lookup("no such user").is_err());
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
+pub fn lookup(user: &str) -> Result<Identity, Error> {
+    lookup_in(&HostAccounts, user)
+}
+
+fn lookup_in(accounts: &impl Accounts, user: &str) -> Result<Identity, Error> {
+    identify(accounts, user)
+        .map_err(|why| Error::spec("user", format!("failed to identify user {user:?}: {why}")))
+}
+
+fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, String> {
+    if user.is_empty() {
+        return nobody(accounts);
+    }
+    let (user, group) = user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
+    let (uid, account) = match Key::parse(user)? {
+        Key::Id(uid) => (uid, answer(accounts.user_by_uid(uid))?),
+        Key::Name(name) => {
+            let account = answer(accounts.user_by_name(name))?.ok_or("no such user")?;
+            (valid(account.uid)?, Some(account))
+        }
+    };
+    let gid = group.map(|group| group_id(accounts, group)).transpose()?;
+    match (gid, account) {
+        (None, Some(account)) => with_all_groups(accounts, uid, account),
+        (None, None) => Err("no user has this id, so its group is not known: give it too, as UID:GID".into()),
+        (Some(gid), account) => {
+            let (name, home) = account.map(|a| (a.name, a.home)).unzip();
+            Ok(Identity { uid, gid, groups: vec![gid], name, home })
+        }
+    }
+}
+
+fn nobody(accounts: &impl Accounts) -> Result<Identity, String> {
+    match answer(accounts.user_by_name("nobody"))? {
+        Some(account) => with_all_groups(accounts, valid(account.uid)?, account),
+        None => Ok(Identity { uid: NOBODY, gid: NOBODY, groups: vec![NOBODY], name: None, home: None }),
+    }
+}
+
+fn with_all_groups(accounts: &impl Accounts, uid: u32, account: Account) -> Result<Identity, String> {
+    let gid = valid(account.gid)?;
+    let mut groups = accounts.groups(&account.name, gid).map_err(database_failed)?;
+    groups.push(gid);
+    groups.sort_unstable();
+    groups.dedup();
+    if let Some(&last) = groups.last() {
+        valid(last)?;
+    }
+    Ok(Identity { uid, gid, groups, name: Some(account.name), home: Some(account.home) })
+}
+
+fn group_id(accounts: &impl Accounts, group: &str) -> Result<u32, String> {
+    match Key::parse(group)? {
+        Key::Id(gid) => Ok(gid),
+        Key::Name(name) => {
+            valid(answer(accounts.group_by_name(name))?.ok_or_else(|| format!("no such group {name:?}"))?)
+        }
+    }
+}
+
+/// One side of the colon.
+enum Key<'a> {
+    Id(u32),
+    Name(&'a str),
+}
+
+impl<'a> Key<'a> {
+    /// Names may hold blanks (directory services have them), but none that would be lost in print. A
+    /// leading `+` or `-` is syntax of `nsswitch.conf(5)`'s compat mode, or a number that was mistyped.
+    fn parse(text: &'a str) -> Result<Key<'a>, String> {
+        if text.is_empty() {
+            return Err("one side of the colon is empty".into());
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            let id = text.parse().map_err(|_| format!("{text} is above the highest id"))?;
+            return valid(id).map(Key::Id);
+        }
+        let bad = text.starts_with(['+', '-'])
+            || text.trim() != text
+            || text.contains(|c: char| c == ':' || c.is_control());
+        if bad { Err(format!("{text:?} is neither a name nor an id")) } else { Ok(Key::Name(text)) }
+    }
+}
+
+/// Refuses the id that `setresuid(2)` and its like take for "leave as it is".
+fn valid(id: u32) -> Result<u32, String> {
+    if id == u32::MAX { Err(format!("{id} is -1, which is no id")) } else { Ok(id) }
+}
+
+/// Tells absence from failure: some implementations give an error for both (`getpwnam(3)`, NOTES).
+fn answer<T>(answer: Result<Option<T>, Errno>) -> Result<Option<T>, String> {
+    match answer {
+        Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        answer => answer.map_err(database_failed),
+    }
+}
+
+fn database_failed(errno: Errno) -> String {
+    format!("the user database failed: {errno}")
+}
+
+/// An entry of the user database.
+#[derive(Clone)]
+struct Account {
+    name: String,
+    uid: u32,
+    gid: u32,
+    home: PathBuf,
+}
+
+/// The questions that [`lookup`] asks; the tests have a database of their own.
+trait Accounts {
+    fn user_by_name(&self, name: &str) -> Result<Option<Account>, Errno>;
+    fn user_by_uid(&self, uid: u32) -> Result<Option<Account>, Errno>;
+    fn group_by_name(&self, name: &str) -> Result<Option<u32>, Errno>;
+    /// All groups that list `user` as a member; `primary` may be among them.
+    fn groups(&self, user: &str, primary: u32) -> Result<Vec<u32>, Errno>;
+}
+
+/// The host's, through the C library.
+struct HostAccounts;
+
+impl Accounts for HostAccounts {
+    fn user_by_name(&self, name: &str) -> Result<Option<Account>, Errno> {
+        Ok(User::from_name(name)?.map(Account::from))
+    }
+
+    fn user_by_uid(&self, uid: u32) -> Result<Option<Account>, Errno> {
+        Ok(User::from_uid(Uid::from_raw(uid))?.map(Account::from))
+    }
+
+    fn group_by_name(&self, name: &str) -> Result<Option<u32>, Errno> {
+        Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
+    }
+
+    fn groups(&self, user: &str, primary: u32) -> Result<Vec<u32>, Errno> {
+        let user = CString::new(user).map_err(|_| Errno::EINVAL)?;
+        let groups = getgrouplist(&user, Gid::from_raw(primary))?;
+        Ok(groups.into_iter().map(Gid::as_raw).collect())
+    }
+}
+
+impl From<User> for Account {
+    fn from(user: User) -> Account {
+        Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// A database in `passwd(5)` and `group(5)` form, and what it answers when asked for `broken`.
+    struct Fake {
+        passwd: &'static str,
+        group: &'static str,
+        broken: Errno,
+    }
+
+    const FAKE: Fake = Fake {
+        passwd: "root:x:0:0::/root:\nnobody:x:65534:65533::/nonexistent:\nann:x:1000:100::/home/ann:\n\
+                 42:x:43:43::/:\nminus:x:4294967295:1::/:\nminusgroup:x:9:4294967295::/:",
+        group: "root:x:0:\nusers:x:100:\nsudo:x:27:ann\naudio:x:5:ann,root\n7:x:8:\nminus:x:4294967295:",
+        broken: Errno::EIO,
+    };
+
+    impl Fake {
+        fn account(&self, matches: impl Fn(&Account) -> bool) -> Option<Account> {
+            let accounts = self.passwd.lines().map(|line| {
+                let f: Vec<&str> = line.split(':').collect();
+                let (uid, gid) = (f[2].parse().unwrap(), f[3].parse().unwrap());
+                Account { name: f[0].into(), uid, gid, home: f[5].into() }
+            });
+            accounts.into_iter().find(matches)
+        }
+
+        fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
+            self.group.lines().map(|line| {
+                let f: Vec<&str> = line.split(':').collect();
+                (f[0], f[2].parse().unwrap(), f[3])
+            })
+        }
+    }
+
+    impl Accounts for Fake {
+        fn user_by_name(&self, name: &str) -> Result<Option<Account>, Errno> {
+            if name == "broken" { Err(self.broken) } else { Ok(self.account(|a| a.name == name)) }
+        }
+
+        fn user_by_uid(&self, uid: u32) -> Result<Option<Account>, Errno> {
+            Ok(self.account(|a| a.uid == uid))
+        }
+
+        fn group_by_name(&self, name: &str) -> Result<Option<u32>, Errno> {
+            if name == "broken" {
+                Err(self.broken)
+            } else {
+                Ok(self.groups().find(|g| g.0 == name).map(|g| g.1))
+            }
+        }
+
+        fn groups(&self, user: &str, primary: u32) -> Result<Vec<u32>, Errno> {
+            let listed = self.groups().filter(|g| g.2.split(',').any(|member| member == user)).map(|g| g.1);
+            Ok(std::iter::once(primary).chain(listed).collect())
+        }
+    }
+
+    /// `uid:gid:groups:name:home`, or what follows the name of the user in the error.
+    fn show(accounts: &Fake, user: &str) -> String {
+        match lookup_in(accounts, user) {
+            Ok(who) => {
+                let home = who.home.as_deref().and_then(|h| h.to_str()).unwrap_or("-");
+                let groups: Vec<String> = who.groups.iter().map(u32::to_string).collect();
+                let name = who.name.as_deref().unwrap_or("-");
+                format!("{}:{}:{}:{name}:{home}", who.uid, who.gid, groups.join(","))
+            }
+            Err(Error::Spec { field: "user", message }) => {
+                let prefix = format!("failed to identify user {user:?}: ");
+                message.strip_prefix(&prefix).expect(&message).to_owned()
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    #[test]
+    fn users_that_are_found() {
+        let table = [
+            ("", "65534:65533:65533:nobody:/nonexistent"),
+            ("root", "0:0:0,5:root:/root"),
+            ("ann", "1000:100:5,27,100:ann:/home/ann"),
+            ("1000", "1000:100:5,27,100:ann:/home/ann"),
+            ("001000", "1000:100:5,27,100:ann:/home/ann"),
+            ("ann:sudo", "1000:27:27:ann:/home/ann"),
+            ("ann:0", "1000:0:0:ann:/home/ann"),
+            ("1000:sudo", "1000:27:27:ann:/home/ann"),
+            ("1000:99", "1000:99:99:ann:/home/ann"),
+            ("2000:2001", "2000:2001:2001:-:-"),
+            ("4294967294:4294967294", "4294967294:4294967294:4294967294:-:-"),
+            // The names 42 and 7 exist, with other ids. Digits are an id.
+            ("42:7", "42:7:7:-:-"),
+        ];
+        for (user, expect) in table {
+            assert_eq!(show(&FAKE, user), expect, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn users_that_are_refused() {
+        let unknown = "no user has this id, so its group is not known: give it too, as UID:GID";
+        let minus = "4294967295 is -1, which is no id";
+        let table = [
+            ("no-such-user-xyz", "no such user"),
+            ("no-such-user-xyz:0", "no such user"),
+            ("ann:nope", "no such group \"nope\""),
+            // Nomad takes names only and refuses every number; we refuse what has no group.
+            ("2000", unknown),
+            ("42", unknown),
+            ("4294967295", minus),
+            ("4294967295:1", minus),
+            ("1:4294967295", minus),
+            ("minus", minus),
+            ("minusgroup", minus),
+            ("ann:minus", minus),
+            ("4294967296", "4294967296 is above the highest id"),
+            ("ann:", "one side of the colon is empty"),
+            (":1", "one side of the colon is empty"),
+            (":", "one side of the colon is empty"),
+            ("+1", "\"+1\" is neither a name nor an id"),
+            ("-1", "\"-1\" is neither a name nor an id"),
+            (" 1", "\" 1\" is neither a name nor an id"),
+            ("1 ", "\"1 \" is neither a name nor an id"),
+            ("ann:+1", "\"+1\" is neither a name nor an id"),
+            ("ann:1:2", "\"1:2\" is neither a name nor an id"),
+            ("ann\0", "\"ann\\0\" is neither a name nor an id"),
+            ("ann\n", "\"ann\\n\" is neither a name nor an id"),
+            ("0x10", "no such user"),
+            ("broken", "the user database failed: EIO: I/O error"),
+            ("ann:broken", "the user database failed: EIO: I/O error"),
+        ];
+        for (user, expect) in table {
+            assert_eq!(show(&FAKE, user), expect, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_nobody() {
+        let bare = Fake { passwd: "root:x:0:0::/root:", ..FAKE };
+        assert_eq!(show(&bare, ""), "65534:65534:65534:-:-");
+        assert_eq!(show(&bare, "nobody"), "no such user");
+    }
+
+    #[test]
+    fn absence_that_looks_like_an_error() {
+        for errno in [Errno::ENOENT, Errno::ESRCH] {
+            assert_eq!(show(&Fake { broken: errno, ..FAKE }, "broken"), "no such user");
+        }
+    }
+
+    fn numbers_of_id(option: &str, user: &str) -> Option<Vec<u32>> {
+        let output = Command::new("id").args([option, user]).output().ok().filter(|o| o.status.success())?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let mut numbers: Vec<u32> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        numbers.sort_unstable();
+        Some(numbers)
+    }
+
+    /// Every account of this machine, held against `id(1)`.
+    #[test]
+    fn agrees_with_id() {
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let mut compared = 0_usize;
+        for name in passwd.lines().filter_map(|line| line.split(':').next()) {
+            let Some(groups) = numbers_of_id("-G", name) else { continue };
+            let who = lookup(name).unwrap();
+            assert_eq!(who.groups, groups, "{name}");
+            assert_eq!(Some(vec![who.uid]), numbers_of_id("-u", name), "{name}");
+            assert_eq!(Some(vec![who.gid]), numbers_of_id("-g", name), "{name}");
+            assert_eq!(lookup(&format!("{name}:{}", who.gid)).unwrap().groups, [who.gid]);
+            compared = compared.saturating_add(1);
+        }
+        if compared == 0 {
+            eprintln!("skipped: neither /etc/passwd nor id(1) here");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Prints an operation as the system calls that init makes of it, in the manner of strace.
+//!
+//! The order is init's (`init/step.rs`): a refusal comes back as the index of a line of these.
+
+use super::wire::{KIND_DIR, List, NO_SLOT, Op, Str};
+
+/// The system calls of `op`, one a line.
+pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
+    let one = |line: String| vec![line];
+    match *op {
+        Op::Gate {} => one("recvfrom(status)".into()),
+        Op::Session {} => vec![
+            "prctl(PR_SET_DUMPABLE, 0)".into(),
+            "setsid()".into(),
+            "rt_sigaction(SIGHUP..SIGRTMAX, SIG_DFL)".into(),
+            "umask(000)".into(),
+        ],
+        Op::Fds { map } => {
+            let targets: Vec<String> = map.iter().map(|d| d.to.to_string()).collect();
+            vec![
+                "fcntl(F_DUPFD_CLOEXEC)".into(),
+                format!("dup3(to {})", targets.join(", ")),
+                "close_range(all others)".into(),
+            ]
+        }
+        Op::Join { kind, path, .. } => one(format!("setns({path:?}, {})", namespaces(kind))),
+        Op::Unshare { flags } => one(format!("unshare({})", namespaces(flags))),
+        Op::Enter { path, .. } => one(format!("write({path:?}, \"0\")")),
+        Op::OomScore { value } => vec![
+            "openat(\"/proc/self/oom_score_adj\", O_WRONLY)".into(),
+            format!("write(\"/proc/self/oom_score_adj\", {value:?})"),
+        ],
+        Op::Loopback {} => {
+            vec!["socket(AF_INET, SOCK_DGRAM)".into(), "ioctl(\"lo\", SIOCSIFFLAGS, IFF_UP)".into()]
+        }
+        Op::Hostname { name } => one(format!("sethostname({name:?})")),
+        Op::Propagation { flags } => one(format!("mount(NULL, \"/\", MS_REC|{})", propagation_name(flags))),
+        Op::Tree { source, .. } => one(open_tree(source)),
+        Op::RootTmpfs { attrs, options } => {
+            let mut lines = new_mount("\"tmpfs\"", attrs, options);
+            lines.push("move_mount(tmpfs, \"/\")".into());
+            lines
+        }
+        Op::RootBind { source, attrs } => vec![
+            open_tree(source),
+            mount_setattr(source, attrs, "MS_PRIVATE", true),
+            format!("move_mount({source:?}, \"/\")"),
+        ],
+        Op::Dir { path, mode } => one(format!("mkdirat(root, {path:?}, {mode:04o})")),
+        Op::Bind { source, target, attrs, propagation, slot, .. } => {
+            let mut lines = vec![
+                mount_setattr(source, attrs, propagation_name(propagation), true),
+                format!("openat2(root, {target:?}, RESOLVE_IN_ROOT)"),
+                format!("move_mount({source:?}, root {target:?})"),
+            ];
+            if slot == NO_SLOT {
+                lines.insert(0, open_tree(source));
+            }
+            lines
+        }
+        Op::Mount { fs, target, attrs, options } => {
+            let mut lines = new_mount(&format!("{fs:?}"), attrs, options);
+            lines.push(format!("openat2(root, {target:?}, RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)"));
+            lines.push(format!("move_mount({fs:?}, root {target:?})"));
+            lines
+        }
+        Op::Symlink { text, path } => one(format!("symlinkat({text:?}, root, {path:?})")),
+        Op::Node { path, major, minor } => {
+            one(format!("mknodat(root, {path:?}, S_IFCHR|0666, makedev({major}, {minor}))"))
+        }
+        Op::MaskFile { path } => vec![
+            format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
+            "open_tree(root \"dev/null\", OPEN_TREE_CLONE)".into(),
+            format!("move_mount(\"dev/null\", root {path:?})"),
+        ],
+        Op::MaskDir { path } => {
+            let mut lines = vec![format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)")];
+            lines.extend(new_mount("\"tmpfs\"", 0xf, List::from_encoded(0, &[])));
+            lines.push(format!("move_mount(tmpfs, root {path:?})"));
+            lines
+        }
+        Op::Restrict { path, attrs } => vec![
+            format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
+            format!("open_tree(root {path:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"),
+            mount_setattr(path, attrs, "", true),
+            format!("move_mount({path:?}, root {path:?})"),
+        ],
+        Op::Seal { path, attrs } => {
+            vec![format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"), mount_setattr(path, attrs, "", false)]
+        }
+        Op::PivotRoot {} => vec![
+            "fchdir(root)".into(),
+            "pivot_root(\".\", \".\")".into(),
+            "umount2(\".\", MNT_DETACH)".into(),
+            "chdir(\"/\")".into(),
+        ],
+        Op::MoveRoot {} => vec![
+            "fchdir(root)".into(),
+            "umount2(\"/proc\", MNT_DETACH)".into(),
+            "umount2(\"/sys\", MNT_DETACH)".into(),
+            "chroot(\".\")".into(),
+            "chdir(\"/\")".into(),
+        ],
+        Op::Rlimit { resource, soft, hard } => {
+            one(format!("prlimit64(0, {resource}, {{{}, {}}})", limit(soft), limit(hard)))
+        }
+        Op::Fork {} => one("clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)".into()),
+        Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
+        Op::Ids { uid, gid, set_groups, groups } => {
+            let mut lines = vec!["prctl(PR_SET_KEEPCAPS, 1)".into()];
+            if set_groups != 0 {
+                let list: Vec<String> = groups.iter().map(|g| g.to_string()).collect();
+                lines.push(format!("setgroups({}, [{}])", groups.len(), list.join(", ")));
+            }
+            lines.push(format!("setresgid({gid}, {gid}, {gid})"));
+            lines.push(format!("setresuid({uid}, {uid}, {uid})"));
+            lines
+        }
+        Op::Caps { permitted, inheritable, ambient } => {
+            let mut lines = vec![
+                format!(
+                    "capset(effective={permitted:#x}, permitted={permitted:#x}, inheritable={inheritable:#x})"
+                ),
+                "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)".into(),
+            ];
+            if ambient != 0 {
+                lines.push(format!("prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, each of {ambient:#x})"));
+            }
+            lines
+        }
+        Op::NoNewPrivs {} => one("prctl(PR_SET_NO_NEW_PRIVS, 1)".into()),
+        Op::Cwd { path } => vec![format!("chdir({path:?})"), "getcwd()".into()],
+        Op::Umask { mask } => one(format!("umask({mask:03o})")),
+        Op::Exec { candidates, args, .. } => {
+            let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
+            vec![
+                format!("statx(first regular file of {})", names.join(" ")),
+                format!("execve(it, {} more arguments)", args.len()),
+            ]
+        }
+    }
+}
+
+/// The line of call `index`, or the whole operation when there is no such line.
+pub(crate) fn call(op: &Op<'_>, index: u8) -> String {
+    let lines = calls(op);
+    lines.get(usize::from(index)).or(lines.last()).cloned().unwrap_or_default()
+}
+
+/// What a user would name the operation: `bind /usr at /usr, read-only`.
+pub(crate) fn title(op: &Op<'_>) -> String {
+    match *op {
+        Op::Gate {} => "wait for the id maps".into(),
+        Op::Session {} => "a session of its own".into(),
+        Op::Fds { .. } => "only the declared descriptors".into(),
+        Op::Join { path, .. } => format!("join {path:?}"),
+        Op::Unshare { flags } => format!("new {}", namespaces(flags)),
+        Op::Enter { path, .. } => format!("enter the cgroup of {path:?}"),
+        Op::OomScore { .. } => "oom_score_adj".into(),
+        Op::Loopback {} => "bring up the loopback interface".into(),
+        Op::Hostname { .. } => "host name".into(),
+        Op::Propagation { .. } => "no mount of ours reaches the host".into(),
+        Op::Tree { source, .. } => format!("take {source:?} with its peer group"),
+        Op::RootTmpfs { .. } => "the root is a new tmpfs".into(),
+        Op::RootBind { source, .. } => format!("the root is {source:?}"),
+        Op::Dir { path, .. } => format!("directory {path:?}"),
+        Op::Bind { source, target, attrs, kind, .. } => format!(
+            "bind {}{source:?} at {target:?}{}",
+            if kind == KIND_DIR { "" } else { "the file " },
+            if attrs & 1 == 0 { "" } else { ", read-only" },
+        ),
+        Op::Mount { fs, target, .. } => format!("mount {fs:?} at {target:?}"),
+        Op::Symlink { path, .. } => format!("symbolic link {path:?}"),
+        Op::Node { path, .. } => format!("device {path:?}"),
+        Op::MaskFile { path } | Op::MaskDir { path } => format!("mask {path:?}"),
+        Op::Restrict { path, .. } | Op::Seal { path, .. } => format!("{path:?} read-only"),
+        Op::PivotRoot {} | Op::MoveRoot {} => "enter the root".into(),
+        Op::Rlimit { .. } => "resource limit".into(),
+        Op::Fork {} => "stay as PID 1, go on in a child".into(),
+        Op::Bounding { .. } => "capability bounding set".into(),
+        Op::Ids { .. } => "become the user".into(),
+        Op::Caps { .. } => "capabilities".into(),
+        Op::NoNewPrivs {} => "no new privileges".into(),
+        Op::Cwd { .. } => "working directory".into(),
+        Op::Umask { .. } => "umask".into(),
+        Op::Exec { .. } => "execute the command".into(),
+    }
+}
+
+fn open_tree(source: Str<'_>) -> String {
+    format!("open_tree({source:?}, OPEN_TREE_CLONE|AT_RECURSIVE)")
+}
+
+fn mount_setattr(what: Str<'_>, attrs: u64, propagation: &str, recursive: bool) -> String {
+    let recursive = if recursive { "AT_RECURSIVE, " } else { "" };
+    let comma = if propagation.is_empty() { "" } else { ", " };
+    format!("mount_setattr({what:?}, {recursive}{}{comma}{propagation})", attr_names(attrs))
+}
+
+fn new_mount(fs: &str, attrs: u64, options: List<'_, Str<'_>>) -> Vec<String> {
+    let mut lines = vec![format!("fsopen({fs})")];
+    let mut items = options.iter();
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        lines.push(format!("fsconfig({fs}, FSCONFIG_SET_STRING, {key:?}, {value:?})"));
+    }
+    lines.push(format!("fsconfig({fs}, FSCONFIG_CMD_CREATE)"));
+    lines.push(format!("fsmount({fs}, {})", attr_names(attrs)));
+    lines
+}
+
+fn limit(value: u64) -> String {
+    if value == u64::MAX { "RLIM64_INFINITY".into() } else { value.to_string() }
+}
+
+fn propagation_name(flags: u64) -> &'static str {
+    match flags {
+        super::MS_PRIVATE => "MS_PRIVATE",
+        super::MS_SLAVE => "MS_SLAVE",
+        super::MS_SHARED => "MS_SHARED",
+        _ => "",
+    }
+}
+
+fn join_names(bits: u64, names: &[(u64, &str)]) -> String {
+    let set: Vec<&str> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, n)| *n).collect();
+    if set.is_empty() { "0".into() } else { set.join("|") }
+}
+
+fn attr_names(attrs: u64) -> String {
+    join_names(
+        attrs,
+        &[
+            (super::ATTR_RDONLY, "MOUNT_ATTR_RDONLY"),
+            (super::ATTR_NOSUID, "MOUNT_ATTR_NOSUID"),
+            (super::ATTR_NODEV, "MOUNT_ATTR_NODEV"),
+            (super::ATTR_NOEXEC, "MOUNT_ATTR_NOEXEC"),
+            (super::ATTR_STRICTATIME, "MOUNT_ATTR_STRICTATIME"),
+        ],
+    )
+}
+
+/// `CLONE_NEW*` bits by name.
+pub(crate) fn namespaces(flags: u32) -> String {
+    join_names(
+        u64::from(flags),
+        &[
+            (0x0002_0000, "CLONE_NEWNS"),
+            (0x2000_0000, "CLONE_NEWPID"),
+            (0x0800_0000, "CLONE_NEWIPC"),
+            (0x4000_0000, "CLONE_NEWNET"),
+            (0x0400_0000, "CLONE_NEWUTS"),
+            (0x0200_0000, "CLONE_NEWCGROUP"),
+            (0x1000_0000, "CLONE_NEWUSER"),
+        ],
+    )
+}

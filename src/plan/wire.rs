@@ -1,0 +1,528 @@
+//! The wire format between the parent and init: one file, compiled into both.
+//!
+//! A program is a run of operations, each a one-byte code and its fields in order, little-endian;
+//! strings and lists carry their length and every string ends with a NUL that is not part of it, so
+//! that init hands pointers into the plan straight to the kernel and allocates nothing.
+//! The decoder trusts nothing: whatever the bytes, it answers with an operation or [`Malformed`].
+//!
+//! It does not decide anything and knows no policy: what stands here has been decided.
+
+/// What the decoder answers to bytes that no encoder wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Where encoded bytes go: a vector in the parent; init only decodes.
+pub trait Sink {
+    /// Appends `bytes`.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+/// A value that stands in the wire format.
+pub trait Field<'a>: Sized {
+    /// Appends the value to `sink`.
+    fn encode<S: Sink>(&self, sink: &mut S);
+    /// Takes the value off the front of `input`.
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed>;
+}
+
+fn take<'a>(input: &mut &'a [u8], n: usize) -> Result<&'a [u8], Malformed> {
+    let (head, tail) = input.split_at_checked(n).ok_or(Malformed)?;
+    *input = tail;
+    Ok(head)
+}
+
+macro_rules! int_field {
+    ($($t:ty),*) => {$(
+        impl Field<'_> for $t {
+            fn encode<S: Sink>(&self, sink: &mut S) {
+                sink.put(&self.to_le_bytes());
+            }
+            fn decode(input: &mut &[u8]) -> Result<Self, Malformed> {
+                let bytes = take(input, size_of::<$t>())?;
+                bytes.try_into().map(<$t>::from_le_bytes).map_err(|_| Malformed)
+            }
+        }
+    )*};
+}
+int_field!(u8, u32, u64, i32);
+
+/// A string without a NUL in it. A decoded one is followed by a NUL in memory.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Str<'a>(&'a [u8]);
+
+impl<'a> Str<'a> {
+    /// The bytes, without the NUL.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Wraps `bytes`; `None` when they hold a NUL.
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        if bytes.contains(&0) { None } else { Some(Str(bytes)) }
+    }
+}
+
+impl core::fmt::Debug for Str<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+impl<'a> Field<'a> for Str<'a> {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        (self.0.len() as u32).encode(sink);
+        sink.put(self.0);
+        sink.put(&[0]);
+    }
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let len = u32::decode(input)? as usize;
+        let bytes = take(input, len)?;
+        if take(input, 1)? != [0] {
+            return Err(Malformed);
+        }
+        Str::new(bytes).ok_or(Malformed)
+    }
+}
+
+/// A list of values of one type, encoded; the items are decoded as one walks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct List<'a, T> {
+    count: u32,
+    bytes: &'a [u8],
+    items: core::marker::PhantomData<T>,
+}
+
+impl<'a, T: Field<'a>> List<'a, T> {
+    /// A list over bytes that already hold `count` encoded items. Wrong bytes are found on decoding.
+    pub fn from_encoded(count: u32, bytes: &'a [u8]) -> Self {
+        List { count, bytes, items: core::marker::PhantomData }
+    }
+
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The items, in order.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
+        let mut rest = self.bytes;
+        (0..self.count).map_while(move |_| T::decode(&mut rest).ok())
+    }
+}
+
+impl<'a, T: Field<'a> + core::fmt::Debug> core::fmt::Debug for List<'a, T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<'a, T: Field<'a>> Field<'a> for List<'a, T> {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        self.count.encode(sink);
+        (self.bytes.len() as u32).encode(sink);
+        sink.put(self.bytes);
+    }
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let count = u32::decode(input)?;
+        let len = u32::decode(input)? as usize;
+        let bytes = take(input, len)?;
+        let mut rest = bytes;
+        for _ in 0..count {
+            T::decode(&mut rest)?;
+        }
+        if !rest.is_empty() {
+            return Err(Malformed);
+        }
+        Ok(List::from_encoded(count, bytes))
+    }
+}
+
+/// Source index of a descriptor in the plan's table, and the number that it gets in the task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dup {
+    /// Index into the table of descriptors that the parent hands over.
+    pub from: u32,
+    /// Number in the task.
+    pub to: u32,
+}
+
+impl Field<'_> for Dup {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        self.from.encode(sink);
+        self.to.encode(sink);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Ok(Dup { from: u32::decode(input)?, to: u32::decode(input)? })
+    }
+}
+
+macro_rules! ops {
+    ($(
+        $(#[$doc:meta])*
+        $code:literal $name:ident { $( $(#[$fdoc:meta])* $field:ident : $t:ty ),* $(,)? }
+    )*) => {
+        /// One operation of init. What a user would name is one operation; the system calls that it is
+        /// made of are fixed, and [`calls`](super::render::calls) prints them in order.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Op<'a> {
+            $( $(#[$doc])* $name { $( $(#[$fdoc])* $field: $t ),* } ),*
+        }
+
+        impl<'a> Field<'a> for Op<'a> {
+            fn encode<S: Sink>(&self, sink: &mut S) {
+                match self {
+                    $( Op::$name { $($field),* } => {
+                        sink.put(&[$code]);
+                        $( $field.encode(sink); )*
+                    } )*
+                }
+            }
+            fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+                match u8::decode(input)? {
+                    $( $code => Ok(Op::$name { $( $field: Field::decode(input)? ),* }), )*
+                    _ => Err(Malformed),
+                }
+            }
+        }
+    };
+}
+
+ops! {
+    /// Wait until the parent has written the id maps of the new user namespace.
+    1 Gate {}
+    /// A session of its own, default signal dispositions, umask 0 until the end.
+    2 Session {}
+    /// Arrange the descriptors of the task and close all others.
+    3 Fds {
+        /// Which descriptor becomes which.
+        map: List<'a, Dup>,
+    }
+    /// Join a namespace.
+    4 Join {
+        /// Index into the table of descriptors.
+        fd: u32,
+        /// The `CLONE_NEW*` bit that says which kind it must be.
+        kind: u32,
+        /// The path that the parent opened, for the printed plan.
+        path: Str<'a>,
+    }
+    /// Leave namespaces for new ones.
+    5 Unshare {
+        /// `CLONE_NEW*` bits.
+        flags: u32,
+    }
+    /// Enter a version 1 cgroup.
+    6 Enter {
+        /// Index into the table of descriptors: the group's `tasks` file, open for writing.
+        fd: u32,
+        /// Its path, for the printed plan.
+        path: Str<'a>,
+    }
+    /// Write `/proc/self/oom_score_adj`.
+    7 OomScore {
+        /// -1000 to 1000, in decimal.
+        value: Str<'a>,
+    }
+    /// Bring the loopback interface up.
+    8 Loopback {}
+    /// Set the host name.
+    9 Hostname {
+        /// At most 64 bytes.
+        name: Str<'a>,
+    }
+    /// Set the propagation of every mount.
+    10 Propagation {
+        /// `MS_SLAVE` or `MS_PRIVATE`.
+        flags: u64,
+    }
+    /// Clone a mount tree now, to be attached by a later `Bind` of the same slot: for a volume whose
+    /// mounts must stay in the peer group of the host's.
+    11 Tree {
+        /// Less than [`SLOTS`].
+        slot: u32,
+        /// Path on the host.
+        source: Str<'a>,
+    }
+    /// The root is a new tmpfs.
+    12 RootTmpfs {
+        /// `MOUNT_ATTR_*` bits.
+        attrs: u64,
+        /// Options, key and value in turn.
+        options: List<'a, Str<'a>>,
+    }
+    /// The root is a directory of the host.
+    13 RootBind {
+        /// Path on the host.
+        source: Str<'a>,
+        /// `MOUNT_ATTR_*` bits, set recursively.
+        attrs: u64,
+    }
+    /// Make a directory in the root, with its parents, unless it is there.
+    14 Dir {
+        /// Path in the sandbox.
+        path: Str<'a>,
+        /// Permission bits of the last component when it is made.
+        mode: u32,
+    }
+    /// Bind a file or a directory of the host, with all that is mounted below it.
+    15 Bind {
+        /// Path on the host.
+        source: Str<'a>,
+        /// Path in the sandbox; made when it is absent.
+        target: Str<'a>,
+        /// `MOUNT_ATTR_*` bits, set recursively.
+        attrs: u64,
+        /// `MS_PRIVATE`, `MS_SLAVE` or `MS_SHARED`.
+        propagation: u64,
+        /// One of [`KIND_DIR`], [`KIND_FILE`].
+        kind: u8,
+        /// Slot of an earlier `Tree`, or [`NO_SLOT`].
+        slot: u32,
+    }
+    /// Mount a file system of the kernel's own.
+    16 Mount {
+        /// Its type.
+        fs: Str<'a>,
+        /// Path in the sandbox; no component may be a symbolic link. Made when it is absent.
+        target: Str<'a>,
+        /// `MOUNT_ATTR_*` bits.
+        attrs: u64,
+        /// Options, key and value in turn.
+        options: List<'a, Str<'a>>,
+    }
+    /// Make a symbolic link, unless the name is taken.
+    17 Symlink {
+        /// What it holds.
+        text: Str<'a>,
+        /// Path in the sandbox.
+        path: Str<'a>,
+    }
+    /// Make a character device node, mode 0666.
+    18 Node {
+        /// Path in the sandbox.
+        path: Str<'a>,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    }
+    /// Cover a file with the sandbox's own `/dev/null`, when it is there.
+    19 MaskFile {
+        /// Path in the sandbox.
+        path: Str<'a>,
+    }
+    /// Cover a directory with an empty read-only tmpfs, when it is there.
+    20 MaskDir {
+        /// Path in the sandbox.
+        path: Str<'a>,
+    }
+    /// Bind a path on itself with more mount attributes, when it is there.
+    21 Restrict {
+        /// Path in the sandbox.
+        path: Str<'a>,
+        /// `MOUNT_ATTR_*` bits, set recursively.
+        attrs: u64,
+    }
+    /// Add attributes to the mount at a path, and to no other.
+    22 Seal {
+        /// Path in the sandbox.
+        path: Str<'a>,
+        /// `MOUNT_ATTR_*` bits.
+        attrs: u64,
+    }
+    /// Make the root `/` and detach the host's.
+    23 PivotRoot {}
+    /// Make the root `/` by moving it over the host's, which stays below it.
+    24 MoveRoot {}
+    /// Set a resource limit.
+    25 Rlimit {
+        /// `RLIMIT_*`.
+        resource: u32,
+        /// Soft limit; `u64::MAX` is none.
+        soft: u64,
+        /// Hard limit; `u64::MAX` is none.
+        hard: u64,
+    }
+    /// Stay as PID 1, to reap and to record the exit; what follows is done by a child.
+    26 Fork {}
+    /// Drop capabilities from the bounding set.
+    27 Bounding {
+        /// Bits to keep.
+        keep: u64,
+        /// The highest capability that the kernel knows.
+        last: u32,
+    }
+    /// Become the user.
+    28 Ids {
+        /// User id, real, effective and saved.
+        uid: u32,
+        /// Group id, real, effective and saved.
+        gid: u32,
+        /// 1 when the supplementary groups are to be set, 0 where the kernel forbids it.
+        set_groups: u8,
+        /// Supplementary groups.
+        groups: List<'a, u32>,
+    }
+    /// Set the capabilities of the thread.
+    29 Caps {
+        /// Permitted and effective bits.
+        permitted: u64,
+        /// Inheritable bits.
+        inheritable: u64,
+        /// Ambient bits.
+        ambient: u64,
+    }
+    /// No more privileges by execve.
+    30 NoNewPrivs {}
+    /// Change to a directory, and verify that it lies in the root.
+    31 Cwd {
+        /// Path in the sandbox.
+        path: Str<'a>,
+    }
+    /// Set the umask.
+    32 Umask {
+        /// Permission bits.
+        mask: u32,
+    }
+    /// Execute the first of some paths that is a regular file.
+    33 Exec {
+        /// Absolute paths in the sandbox, in order of preference.
+        candidates: List<'a, Str<'a>>,
+        /// Arguments after the name, which is the path that was found.
+        args: List<'a, Str<'a>>,
+        /// `KEY=value`.
+        env: List<'a, Str<'a>>,
+    }
+}
+
+/// [`Op::Bind`] of a directory.
+pub const KIND_DIR: u8 = 0;
+/// [`Op::Bind`] of a file.
+pub const KIND_FILE: u8 = 1;
+/// [`Op::Bind`] without an earlier [`Op::Tree`].
+pub const NO_SLOT: u32 = u32::MAX;
+/// How many trees may be held at a time.
+pub const SLOTS: u32 = 64;
+/// How many descriptors the parent may hand over.
+pub const FDS: u32 = 256;
+
+/// A step: an operation, and whether init goes on when the kernel refuses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<'a> {
+    /// 1 when a refusal is told to the parent and passed over, else 0.
+    pub optional: u8,
+    /// What to do.
+    pub op: Op<'a>,
+}
+
+impl<'a> Field<'a> for Step<'a> {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        self.optional.encode(sink);
+        self.op.encode(sink);
+    }
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let optional = u8::decode(input)?;
+        if optional > 1 {
+            return Err(Malformed);
+        }
+        Ok(Step { optional, op: Op::decode(input)? })
+    }
+}
+
+/// What init gets: the descriptors by number, and the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program<'a> {
+    /// The socket to the parent.
+    pub status: u32,
+    /// Numbers of the descriptors handed over; the steps name them by index.
+    pub fds: List<'a, u32>,
+    /// What to do, in order.
+    pub steps: List<'a, Step<'a>>,
+}
+
+impl<'a> Field<'a> for Program<'a> {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        self.status.encode(sink);
+        self.fds.encode(sink);
+        self.steps.encode(sink);
+    }
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let program =
+            Program { status: u32::decode(input)?, fds: List::decode(input)?, steps: List::decode(input)? };
+        if input.is_empty() && program.fds.len() <= FDS as usize { Ok(program) } else { Err(Malformed) }
+    }
+}
+
+/// The step at which the plan itself, not one of its steps, is at fault.
+pub const NO_STEP: u32 = 0x00ff_ffff;
+
+/// What init tells the parent: nine bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// The kernel refused call `call` of step `step`; init has ended.
+    Failed {
+        /// Index of the step in the program.
+        step: u32,
+        /// Index of the call among those of the operation.
+        call: u8,
+        /// The kernel's answer.
+        errno: i32,
+    },
+    /// The same, but the step is optional and init went on.
+    Degraded {
+        /// Index of the step in the program.
+        step: u32,
+        /// Index of the call among those of the operation.
+        call: u8,
+        /// The kernel's answer.
+        errno: i32,
+    },
+    /// All steps are done; execve is next. The end of the stream after it means that it succeeded.
+    Ready,
+    /// The child of a staying init executed the command; its pidfd comes with the record.
+    Running,
+    /// The child of a staying init ended.
+    Exited {
+        /// The status as `wait4(2)` gives it.
+        status: i32,
+    },
+}
+
+/// Length of an encoded [`Record`].
+pub const RECORD: usize = 9;
+
+impl Record {
+    /// The nine bytes: kind, step and call, errno.
+    pub fn encode(self) -> [u8; RECORD] {
+        let (kind, step, call, number) = match self {
+            Record::Failed { step, call, errno } => (1, step, call, errno),
+            Record::Degraded { step, call, errno } => (2, step, call, errno),
+            Record::Ready => (3, 0, 0, 0),
+            Record::Running => (4, 0, 0, 0),
+            Record::Exited { status } => (5, 0, 0, status),
+        };
+        let [s0, s1, s2, _] = step.to_le_bytes();
+        let [n0, n1, n2, n3] = number.to_le_bytes();
+        [kind, s0, s1, s2, call, n0, n1, n2, n3]
+    }
+
+    /// The opposite of [`encode`](Record::encode).
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let [kind, s0, s1, s2, call, n0, n1, n2, n3] = *bytes else { return Err(Malformed) };
+        let step = u32::from_le_bytes([s0, s1, s2, 0]);
+        let errno = i32::from_le_bytes([n0, n1, n2, n3]);
+        match kind {
+            1 => Ok(Record::Failed { step, call, errno }),
+            2 => Ok(Record::Degraded { step, call, errno }),
+            3 => Ok(Record::Ready),
+            4 => Ok(Record::Running),
+            5 => Ok(Record::Exited { status: errno }),
+            _ => Err(Malformed),
+        }
+    }
+}

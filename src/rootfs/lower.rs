@@ -1,0 +1,266 @@
+//! The root into steps, in the order in which they must happen: trees that keep their peer group, no
+//! propagation to the host, the root, what populates it, `/dev`, `/proc`, `/sys`, volumes, devices,
+//! masks, the seal on `/dev`, and the switch.
+
+use std::path::{Path, PathBuf};
+
+use super::populate::Method;
+use super::{Device, Kind, Propagation, Root, Volume};
+use crate::plan::wire::{KIND_DIR, KIND_FILE, NO_SLOT, Op};
+use crate::plan::{
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, MS_PRIVATE, MS_SHARED,
+    MS_SLAVE, Step, path, text,
+};
+use crate::report::{Control, Report};
+
+/// Everything that the root depends on, decided.
+pub(crate) struct Request<'a> {
+    /// The root as the spec has it.
+    pub root: &'a Root,
+    /// The directory of the host that becomes the root; `None` for a tmpfs.
+    pub dir: Option<&'a Path>,
+    /// Source, path in the sandbox and kind of what populates it, parents before children.
+    pub entries: &'a [(PathBuf, PathBuf, Kind)],
+    /// Volumes with the kind of their source.
+    pub volumes: &'a [(Volume, Kind)],
+    /// Devices of the caller's.
+    pub devices: &'a [Device],
+    /// The task's working directory, made when it is absent.
+    pub work_dir: Option<&'a Path>,
+    /// Sensitive paths of this host's kernel that get covered, and those that become read-only.
+    pub masked: &'a [(PathBuf, Kind)],
+    /// See `masked`.
+    pub read_only: &'a [(PathBuf, Kind)],
+    /// `pivot_root`, not `chroot`.
+    pub pivot: bool,
+    /// The caller may mount and make device nodes by itself, without a user namespace.
+    pub privileged: bool,
+    /// The PID namespace is the sandbox's own.
+    pub own_pid: bool,
+    /// The IPC namespace is the sandbox's own.
+    pub own_ipc: bool,
+    /// The network namespace is new.
+    pub new_net: bool,
+    /// Mounts that come from the host honour no setuid bit.
+    pub nosuid: bool,
+}
+
+impl Request<'_> {
+    fn attrs(&self, more: u64) -> u64 {
+        ATTR_NODEV | more | if self.nosuid { ATTR_NOSUID } else { 0 }
+    }
+
+    /// Whether `/sys` is the host's own tree: a new sysfs needs the network namespace to be ours.
+    fn binds_sys(&self) -> bool {
+        !self.privileged && !self.new_net
+    }
+
+    /// Whether a cgroup file system can be seen inside, given where the host has them.
+    pub(crate) fn shows_cgroups(&self, cgroup_mounts: &[PathBuf]) -> bool {
+        let sources = || {
+            let volumes = self.volumes.iter().map(|(v, _)| v.source.as_path());
+            volumes.chain(self.entries.iter().map(|(s, ..)| s.as_path()).filter(|_| self.binds()))
+        };
+        let sys = self.binds_sys().then_some(Path::new("/sys"));
+        let shows = |s: &Path| cgroup_mounts.iter().any(|m| m.starts_with(s) || s.starts_with(m));
+        sources().chain(sys).any(shows)
+    }
+
+    fn binds(&self) -> bool {
+        self.root.populate == Method::Bind
+    }
+}
+
+const SIZE_DEFAULT: u64 = 64 << 20;
+const NO: u64 = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+/// Name, major and minor number of the devices that every task has.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: [(&str, &str); 6] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+    ("/proc/kcore", "/dev/core"),
+    ("pts/ptmx", "/dev/ptmx"),
+];
+
+/// Lowers the root, asking for its controls in `report`.
+pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
+    let mut steps = Vec::new();
+    peers(req, &mut steps);
+    steps.push(Step::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
+    root(req, &mut steps);
+    populated(req, report, &mut steps);
+    steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: text(b"/tmp"), mode: 0o1777 }));
+    dev(req, report, &mut steps);
+    kernel(req, &mut steps);
+    volumes(req, &mut steps);
+    devices(req, report, &mut steps);
+    masks(req, report, &mut steps);
+    if let Some(dir) = req.work_dir {
+        steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: path(dir), mode: 0o755 }));
+    }
+    steps.push(Step::new(Control::DEVICES, Op::Seal { path: text(b"/dev"), attrs: ATTR_RDONLY }));
+    let switch = if req.pivot { Op::PivotRoot {} } else { Op::MoveRoot {} };
+    steps.push(Step::new(Control::ROOT_SWITCH, switch));
+    report.enforce(Control::ROOT_SWITCH);
+    steps
+}
+
+fn slot(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(NO_SLOT)
+}
+
+/// Volumes that travel both ways are taken before the namespace becomes a slave of the host's.
+fn peers(req: &Request<'_>, steps: &mut Vec<Step>) {
+    for (i, (volume, _)) in req.volumes.iter().enumerate() {
+        if volume.propagation == Propagation::Bidirectional {
+            let op = Op::Tree { slot: slot(i), source: path(&volume.source) };
+            steps.push(Step::new(Control::MOUNT_NS, op));
+        }
+    }
+}
+
+fn root(req: &Request<'_>, steps: &mut Vec<Step>) {
+    let attrs = req.attrs(0);
+    let step = match req.dir {
+        Some(dir) => Step::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs }),
+        None => {
+            let size = if req.root.tmpfs_size == 0 { SIZE_DEFAULT } else { req.root.tmpfs_size };
+            let options = Encoded::strings(["mode", "0755", "size", &size.to_string()]);
+            Step::new(Control::ROOT_SWITCH, Op::RootTmpfs { attrs, options: options.list() })
+        }
+    };
+    steps.push(step);
+}
+
+fn populated(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+    let attrs = req.attrs(ATTR_RDONLY);
+    let linked = req.root.populate == Method::Link;
+    for (source, target, kind) in req.entries {
+        if req.binds() {
+            steps.push(bind(Control::HOST_FILES, source, target, attrs, MS_SLAVE, *kind, NO_SLOT));
+        } else if linked && !req.root.writable {
+            steps.push(Step::new(
+                Control::HOST_FILES,
+                Op::Restrict { path: path(target), attrs: ATTR_RDONLY },
+            ));
+        }
+    }
+    report.enforce(Control::HOST_FILES);
+    if linked && req.root.writable {
+        report.miss(
+            Control::HOST_FILES,
+            "the root is linked and writable: the task can change the host's own files",
+        );
+    }
+}
+
+fn bind(
+    control: Control,
+    source: &Path,
+    target: &Path,
+    attrs: u64,
+    propagation: u64,
+    kind: Kind,
+    slot: u32,
+) -> Step {
+    let kind = if kind == Kind::Dir { KIND_DIR } else { KIND_FILE };
+    let (source, target) = (path(source), path(target));
+    Step::new(control, Op::Bind { source, target, attrs, propagation, kind, slot })
+}
+
+fn mount(control: Control, fs: &str, target: &str, attrs: u64, options: &[&str]) -> Step {
+    let options = Encoded::strings(options);
+    let (fs, target) = (text(fs.as_bytes()), text(target.as_bytes()));
+    Step::new(control, Op::Mount { fs, target, attrs, options: options.list() })
+}
+
+fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+    let control = Control::DEVICES;
+    report.enforce(control);
+    steps.push(mount(control, "tmpfs", "/dev", ATTR_NOSUID | ATTR_STRICTATIME, &["mode", "0755"]));
+    for (name, major, minor) in DEVICES {
+        let node = format!("/dev/{name}");
+        steps.push(if req.privileged {
+            Step::new(control, Op::Node { path: text(node.as_bytes()), major, minor })
+        } else {
+            let node = Path::new(&node);
+            bind(control, node, node, ATTR_NOSUID | ATTR_NOEXEC, MS_PRIVATE, Kind::Device, NO_SLOT)
+        });
+    }
+    for (to, at) in LINKS {
+        steps.push(Step::new(control, Op::Symlink { text: text(to.as_bytes()), path: text(at.as_bytes()) }));
+    }
+    let pts: &[&str] = &["ptmxmode", "0666", "mode", "0620", "gid", "5"];
+    // Group 5 is not mapped in a user namespace of one id.
+    let pts = if req.privileged { pts } else { pts.get(..4).unwrap_or_default() };
+    steps.push(mount(control, "devpts", "/dev/pts", ATTR_NOSUID | ATTR_NOEXEC, pts));
+    steps.push(mount(control, "tmpfs", "/dev/shm", NO, &["mode", "1777", "size", "67108864"]));
+    if req.privileged || req.own_ipc {
+        steps.push(mount(Control::IPC_NS, "mqueue", "/dev/mqueue", NO, &[]));
+    } else {
+        report.note(
+            Control::IPC_NS,
+            "no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges",
+        );
+    }
+}
+
+fn kernel(req: &Request<'_>, steps: &mut Vec<Step>) {
+    let tree = |at: &str, attrs| {
+        bind(Control::MASKED_PATHS, Path::new(at), Path::new(at), attrs, MS_SLAVE, Kind::Dir, NO_SLOT)
+    };
+    steps.push(if req.privileged || req.own_pid {
+        mount(Control::PID_NS, "proc", "/proc", NO, &[])
+    } else {
+        tree("/proc", NO)
+    });
+    steps.push(if req.binds_sys() {
+        tree("/sys", NO | ATTR_RDONLY)
+    } else {
+        mount(Control::MASKED_PATHS, "sysfs", "/sys", NO | ATTR_RDONLY, &[])
+    });
+}
+
+fn volumes(req: &Request<'_>, steps: &mut Vec<Step>) {
+    for (i, (volume, kind)) in req.volumes.iter().enumerate() {
+        let attrs = req.attrs(if volume.read_only { ATTR_RDONLY } else { 0 });
+        let (propagation, slot) = match volume.propagation {
+            Propagation::Private => (MS_PRIVATE, NO_SLOT),
+            Propagation::HostToTask => (MS_SLAVE, NO_SLOT),
+            Propagation::Bidirectional => (MS_SHARED, slot(i)),
+        };
+        let (source, target) = (&volume.source, &volume.target);
+        steps.push(bind(Control::MOUNT_NS, source, target, attrs, propagation, *kind, slot));
+    }
+}
+
+fn devices(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+    for device in req.devices {
+        let (source, target) = (&device.source, &device.target);
+        let attrs = ATTR_NOSUID | ATTR_NOEXEC;
+        steps.push(bind(Control::DEVICES, source, target, attrs, MS_PRIVATE, Kind::Device, NO_SLOT));
+        if !(device.permissions.contains('r') && device.permissions.contains('w')) {
+            let why = format!(
+                "{target:?} can be opened for more than {:?}: there is no device cgroup",
+                device.permissions
+            );
+            report.weaken(Control::DEVICES, why);
+        }
+    }
+}
+
+fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+    let control = Control::MASKED_PATHS;
+    report.enforce(control);
+    for (at, _) in req.read_only {
+        steps.push(Step::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY }));
+    }
+    for (at, kind) in req.masked {
+        let path = path(at);
+        let op = if *kind == Kind::Dir { Op::MaskDir { path } } else { Op::MaskFile { path } };
+        steps.push(Step::new(control, op));
+    }
+}

@@ -1,0 +1,122 @@
+//! What the task sees as `/`: where it comes from, what is mounted in it, how it is entered, and how
+//! nothing of it stays behind.
+//!
+//! A root is a new tmpfs with read-only binds of host directories (the default: nothing is copied and
+//! the host cannot be written), or a directory of the host that was populated by linking or copying,
+//! or one that is used as it is. The kernel's own file systems and a small `/dev` are mounted in it.
+//! Every writable mount is `nodev` and `/dev` itself is sealed read-only, so that a device node that
+//! a task makes cannot be opened, without a device cgroup.
+//!
+//! Mount points are found by descriptor, resolved inside the root and never outside of it; below
+//! `/proc`, `/sys` and `/dev` no symbolic link is followed.
+//!
+//! What it does not do: decide which user or capabilities see it; overlays and reflinks (yet).
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+pub(crate) mod lower;
+pub(crate) mod populate;
+pub(crate) mod probe;
+pub(crate) mod teardown;
+
+pub use populate::{ChrootEnv, Method, Populated};
+
+/// The root of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Root {
+    /// A directory of the host that becomes `/`, absolute. Without one the root is fresh and goes away
+    /// with the sandbox: a tmpfs for `bind`, a temporary directory for `link` and `copy`.
+    pub path: Option<PathBuf>,
+    /// How it is populated. `bind` when nothing is said.
+    pub populate: Method,
+    /// What it is populated with. Empty means the operator's list, or where that is empty too the
+    /// `exec` driver's: /bin /etc /lib /lib32 /lib64 /run/resolvconf /run/systemd/resolve /sbin /usr.
+    pub chroot_env: ChrootEnv,
+    /// Lets the task write to what was linked. Those are the host's own files: the report then shows
+    /// `host_files` missing. Copies and given directories are writable anyway, binds never are.
+    pub writable: bool,
+    /// Size limit of a tmpfs root in bytes; 64 MiB when 0. Its pages count as the task's memory.
+    pub tmpfs_size: u64,
+}
+
+/// How mounts travel between a volume and its source (`mount_namespaces(7)`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Propagation {
+    /// Not at all (`rprivate`).
+    #[default]
+    Private,
+    /// New mounts of the host appear in the task (`rslave`).
+    HostToTask,
+    /// Both ways (`rshared`); the source must be a shared mount.
+    Bidirectional,
+}
+
+/// A file or directory of the host that the task gets at a path of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Volume {
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// Absolute path in the sandbox; made when it is absent.
+    pub target: PathBuf,
+    /// Read-only, with everything that is mounted below it (`mount_setattr(2)`, Linux 5.12).
+    pub read_only: bool,
+    /// How mounts travel.
+    pub propagation: Propagation,
+}
+
+/// A device node of the host that the task gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Absolute path of the node on the host.
+    pub source: PathBuf,
+    /// Absolute path in the sandbox.
+    pub target: PathBuf,
+    /// Any of `r`, `w`, `m`. Narrower than `rw` cannot be enforced without a device cgroup, and the
+    /// report says so.
+    #[serde(default = "read_write")]
+    pub permissions: String,
+}
+
+fn read_write() -> String {
+    "rwm".into()
+}
+
+/// What kind of thing a path of the host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A directory.
+    Dir,
+    /// A regular file, or anything else that is bound like one.
+    File,
+    /// A character or block device.
+    Device,
+}
+
+/// Refuses a path that is not absolute, climbs with `..`, or holds a NUL.
+pub(crate) fn check_path(field: &'static str, path: &Path) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    if !path.is_absolute() {
+        return Err(Error::spec(field, format!("{field} must be absolute but got relative path {path:?}")));
+    }
+    if path.components().any(|c| c == std::path::Component::ParentDir) {
+        return Err(Error::spec(field, format!("{path:?} must not contain \"..\"")));
+    }
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.contains(&0) {
+        return Err(Error::spec(field, format!("{path:?} must not contain a NUL byte")));
+    }
+    if bytes.len() >= 4096 {
+        return Err(Error::spec(field, "a path must be shorter than 4096 bytes".to_string()));
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Filling a root directory from the host: which directories, and by which method.
+//!
+//! A map says which file or directory of the host stands where in the root; [`populate`] makes it so by
+//! hard links ([`Method::Link`]) or copies ([`Method::Copy`]). It works by directory descriptor on both
+//! sides, so that no link that a task left in the root leads it out of there, and asks the kernel nothing
+//! that `getdents64` has told already. [`Method::Bind`] writes nothing, it is made of mounts, and
+//! [`Method::None`] takes the directory as it is; for both this module has nothing to do.
+//!
+//! What the tree in the root is like:
+//!
+//! - Directories are made with the mode and the owner of their source. A parent of a destination, which has
+//!   no source, takes those of the source's parent while the names agree from the end upwards (`/run` for
+//!   `/run/resolvconf`), else it is 0755 and the caller's. A directory that is there keeps its own.
+//! - A linked file is the host's inode: its mode with the setuid bit, times, attributes and content. Who
+//!   may write it in the root writes the host's file, so the root must be mounted read-only or the report
+//!   must say that `HOST_FILES` is missing. Where the kernel refuses a link (`EXDEV`, `EPERM`, `EMLINK`)
+//!   that one file is copied.
+//! - A copied file has the content, the permission bits **without setuid, setgid and sticky**, and the times
+//!   of its source, but neither its extended attributes (file capabilities, ACLs) nor its holes. It is made
+//!   under a temporary name and renamed when it is complete: whoever is killed at any point leaves no
+//!   truncated file under a final name. (This is about processes; nothing is synced to survive a power cut.)
+//! - The owner is kept when the caller may give files away, which takes root; entries that had to become the
+//!   caller's are counted.
+//! - Symbolic links are the same text, and are never followed: neither in the host's tree nor in the root.
+//!   Only the source itself that the map names may be a link; it stands for what it points to, be that a
+//!   directory or a file, however the host is divided into file systems. A link on the way to a
+//!   destination is resolved inside the root.
+//! - Fifos, sockets and devices are skipped and listed, as are sources that are not there.
+//! - What is in the root already stays: of two sources that give the same file, the one first in the order
+//!   of the map (by source path) wins; directories are merged.
+//! - File systems mounted below a source are entered (their files are copied, as no link crosses a mount),
+//!   but for the kernel's own, proc, sysfs, cgroup and the like, whose files are not files; those are listed.
+//! - The root itself, where it is met below a source, is left out, and so are the directories that the
+//!   caller names by device and inode.
+//!
+//! The first refusal ends it with the path. What was made so far stays for the caller to remove, by
+//! descriptor: a root that is half filled is not for use. The caller's umask neither matters nor changes.
+
+#![forbid(unsafe_code)]
+
+mod dest;
+mod file;
+mod pool;
+mod temp;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::{Error, Result};
+
+#[allow(unused_imports)]
+pub(crate) use temp::TempRoot;
+
+/// How the host's files come into the root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Bind mounts, read-only: nothing is walked and nothing written.
+    #[default]
+    Bind,
+    /// Hard links, and copies where the kernel refuses a link.
+    Link,
+    /// Copies.
+    Copy,
+    /// Nothing: the directory is the root as it is.
+    None,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Method::Bind => "bind",
+            Method::Link => "link",
+            Method::Copy => "copy",
+            Method::None => "none",
+        })
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Method> {
+        [Method::Bind, Method::Link, Method::Copy, Method::None]
+            .into_iter()
+            .find(|m| m.to_string() == s)
+            .ok_or_else(|| Error::spec("method", format!("{s:?} is none of bind, link, copy, none")))
+    }
+}
+
+/// Source on the host, which may be a file or a directory, to destination in the root, which `/` may begin.
+pub type ChrootEnv = BTreeMap<PathBuf, PathBuf>;
+
+/// What a dynamically linked program of the host needs to run: the default map of Nomad's `exec` driver.
+pub fn default_chroot_env() -> ChrootEnv {
+    ["/bin", "/etc", "/lib", "/lib32", "/lib64", "/run/resolvconf", "/run/systemd/resolve", "/sbin", "/usr"]
+        .into_iter()
+        .map(|path| (path.into(), path.into()))
+        .collect()
+}
+
+/// Checks a map without touching anything.
+///
+/// # Errors
+/// [`Error::Spec`] for a source that is not absolute, and for either side if it has a `..` or a NUL.
+pub fn validate(map: &ChrootEnv) -> Result<()> {
+    for (source, dest) in map {
+        let complain = |what: &str| Err(Error::spec("chroot_env", format!("{source:?} -> {dest:?}: {what}")));
+        if !source.is_absolute() {
+            return complain("the source is not absolute");
+        }
+        for path in [source, dest] {
+            if path.components().any(|c| c == Component::ParentDir) {
+                return complain("a path has a ..");
+            }
+            if path.as_os_str().as_bytes().contains(&0) {
+                return complain("a path has a NUL");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a population did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Populated {
+    /// Directories made.
+    pub dirs: u64,
+    /// Regular files that are hard links to the host's.
+    pub linked: u64,
+    /// Regular files that are copies.
+    pub copied: u64,
+    /// Symbolic links made.
+    pub symlinks: u64,
+    /// Entries that were in the root already and stayed.
+    pub kept: u64,
+    /// Directories, copies and symbolic links that are the caller's as it may not give them their owner.
+    pub disowned: u64,
+    /// The bytes in the copies.
+    pub bytes_copied: u64,
+    /// What was left out, by source path.
+    pub skipped: Vec<Skipped>,
+    /// The time that it took.
+    pub elapsed: Duration,
+}
+
+/// A source that did not come into the root.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Skipped {
+    /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
+    #[serde(serialize_with = "lossy")]
+    pub path: PathBuf,
+    /// Why.
+    pub why: String,
+}
+
+fn lossy<S: Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&path.to_string_lossy())
+}
+
+impl Populated {
+    fn skip(&mut self, path: PathBuf, why: impl Into<String>) {
+        self.skipped.push(Skipped { path, why: why.into() });
+    }
+
+    /// Adds what another walker did.
+    fn merge(&mut self, other: Populated) {
+        for (mine, its) in [
+            (&mut self.dirs, other.dirs),
+            (&mut self.linked, other.linked),
+            (&mut self.copied, other.copied),
+            (&mut self.symlinks, other.symlinks),
+            (&mut self.kept, other.kept),
+            (&mut self.disowned, other.disowned),
+            (&mut self.bytes_copied, other.bytes_copied),
+        ] {
+            add(mine, its);
+        }
+        self.skipped.extend(other.skipped);
+    }
+}
+
+fn add(count: &mut u64, n: u64) {
+    *count = count.saturating_add(n);
+}
+
+/// Fills the directory `root` as `map` says. `skip` names directories, by device and inode, that are left
+/// out wherever they are met below a source; `root` itself always is.
+///
+/// # Errors
+/// [`Error::Spec`] as of [`validate`], before anything is touched. Else [`Error::Prepare`] with the call that
+/// was refused and its paths, those in the root shown as `ROOT "/usr/bin/x"`; what was made so far is there.
+pub(crate) fn populate(
+    root: BorrowedFd<'_>,
+    map: &ChrootEnv,
+    method: Method,
+    skip: &[(u64, u64)],
+) -> Result<Populated> {
+    validate(map)?;
+    let began = Instant::now();
+    let mut done = Populated::default();
+    if matches!(method, Method::Link | Method::Copy) {
+        let by = walk::Settings::new(root, method, skip)?;
+        for (source, dest) in map {
+            walk::entry(&by, source, dest, &mut done)?;
+        }
+    }
+    done.skipped.sort();
+    done.elapsed = began.elapsed();
+    Ok(done)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

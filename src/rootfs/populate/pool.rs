@@ -1,0 +1,155 @@
+//! Directories waiting to be filled, and the threads that take them.
+//!
+//! The last that came is the first taken, which keeps the number of waiting directories near the depth of
+//! the tree times its width and not near its size. The caller's own thread is one of the workers; helpers
+//! live no longer than the call, and a small tree never sees one.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::{Error, Result};
+
+/// So many jobs the caller's thread does alone, before others are started.
+const ALONE: usize = 24;
+
+/// More threads than this only wait for each other in the file system.
+const MOST: usize = 4;
+
+/// Does `first`, and all jobs that come of it, and returns the states of the workers, which `state` made.
+/// The first error ends it all.
+pub(super) fn run<J, S>(
+    first: J,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(J, &mut S) -> Result<Vec<J>> + Sync,
+) -> Result<Vec<S>>
+where
+    J: Send,
+    S: Send,
+{
+    let pool =
+        Pool { queue: Mutex::new(Queue { jobs: vec![first], busy: 0, error: None }), ready: Condvar::new() };
+    let drain = |state: &mut S, limit: usize| {
+        for _ in 0..limit {
+            let Some((job, turn)) = pool.take() else { return };
+            turn.end(work(job, state));
+        }
+    };
+    let mut mine = state();
+    drain(&mut mine, ALONE);
+    let mut states = thread::scope(|scope| {
+        let help = || {
+            let mut state = state();
+            drain(&mut state, usize::MAX);
+            state
+        };
+        let helpers = if pool.lock().jobs.is_empty() { 0 } else { threads().saturating_sub(1) };
+        // A thread that the kernel refuses is one helper less.
+        let helpers: Vec<_> = (0..helpers)
+            .filter_map(|_| {
+                thread::Builder::new().name("cofferdam-walk".into()).spawn_scoped(scope, help).ok()
+            })
+            .collect();
+        drain(&mut mine, usize::MAX);
+        // One that panicked has said so in the queue, when its turn ended.
+        helpers.into_iter().filter_map(|h| h.join().ok()).collect::<Vec<S>>()
+    });
+    states.push(mine);
+    match pool.queue.into_inner().unwrap_or_else(PoisonError::into_inner).error {
+        Some(error) => Err(error),
+        None => Ok(states),
+    }
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, |n| n.get().min(MOST))
+}
+
+struct Pool<J> {
+    queue: Mutex<Queue<J>>,
+    ready: Condvar,
+}
+
+struct Queue<J> {
+    jobs: Vec<J>,
+    /// How many are at work and may bring new jobs.
+    busy: usize,
+    error: Option<Error>,
+}
+
+impl<J> Pool<J> {
+    fn lock(&self) -> MutexGuard<'_, Queue<J>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; `None` when there will be no more.
+    fn take(&self) -> Option<(J, Turn<'_, J>)> {
+        let mut queue = self.lock();
+        loop {
+            if queue.error.is_some() {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop() {
+                queue.busy = queue.busy.saturating_add(1);
+                return Some((job, Turn { pool: self, result: None }));
+            }
+            if queue.busy == 0 {
+                return None;
+            }
+            queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// A worker's hold on the pool while it does a job, so that nobody waits for one that panicked.
+struct Turn<'a, J> {
+    pool: &'a Pool<J>,
+    result: Option<Result<Vec<J>>>,
+}
+
+impl<J> Turn<'_, J> {
+    fn end(mut self, result: Result<Vec<J>>) {
+        self.result = Some(result);
+    }
+}
+
+impl<J> Drop for Turn<'_, J> {
+    fn drop(&mut self) {
+        let panicked = || Err(Error::prepare("populate")(std::io::Error::other("a walker panicked")));
+        let result = self.result.take().unwrap_or_else(panicked);
+        let mut queue = self.pool.lock();
+        queue.busy = queue.busy.saturating_sub(1);
+        match result {
+            Ok(jobs) => queue.jobs.extend(jobs),
+            // The first refusal is the one to tell; those after it may follow from it.
+            Err(error) => queue.error = queue.error.take().or(Some(error)),
+        }
+        if queue.busy == 0 || !queue.jobs.is_empty() || queue.error.is_some() {
+            self.pool.ready.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects)]
+    use super::*;
+
+    #[test]
+    fn every_job_is_done_once() {
+        let split = |n: u32, sum: &mut u64| {
+            *sum += 1;
+            Ok(if n == 0 { Vec::new() } else { vec![n - 1; 3] })
+        };
+        let sums = run(7, || 0, split).unwrap();
+        assert_eq!(sums.iter().sum::<u64>(), (3_u64.pow(8) - 1) / 2);
+    }
+
+    #[test]
+    fn the_first_error_ends_it() {
+        let fail = |n: u32, _: &mut ()| match n {
+            5000 => Err(Error::denied("enough")),
+            n => Ok(vec![n + 1, n + 1]),
+        };
+        assert!(matches!(run(0, || (), fail), Err(Error::Denied { .. })));
+    }
+}

@@ -1,0 +1,99 @@
+//! A root directory of one's own for as long as a sandbox needs it.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+
+use super::dest::DIR;
+use crate::rootfs::teardown::remove_tree;
+use crate::{Error, Result};
+
+/// An empty directory to be a root, at `BASE/cofferdam-NAME/root`.
+///
+/// The root is 0755, as every user of the sandbox must be able to enter `/`. The directory around it is 0700
+/// so that on the host nobody else reaches what is in there: setuid files of one sandbox, say, or a root
+/// that is half filled. Both go when this value does, whatever is in them by then.
+#[derive(Debug)]
+pub(crate) struct TempRoot {
+    base: OwnedFd,
+    around: PathBuf,
+    name: OsString,
+    root: OwnedFd,
+    gone: bool,
+}
+
+impl TempRoot {
+    /// Makes one in `base`, at [`path_in`](TempRoot::path_in). A name that is taken is refused.
+    pub(crate) fn create(base: &Path, name: &str) -> Result<TempRoot> {
+        let around = around(base, name);
+        let path = Self::path_in(base, name);
+        let step = |path: &Path| Error::prepare::<Errno>(format!("mkdir({path:?}, 0700)"));
+        let base = open(base, DIR, Mode::empty())
+            .map_err(Error::prepare(format!("openat({base:?}, O_DIRECTORY)")))?;
+        let name = around.file_name().map(OsString::from).unwrap_or_default();
+        mkdirat(&base, name.as_os_str(), Mode::S_IRWXU).map_err(step(&around))?;
+        match make_root(base.as_fd(), &name) {
+            Ok(root) => Ok(TempRoot { base, around, name, root, gone: false }),
+            Err(errno) => {
+                // The refusal is what to tell; there is at most an empty directory to lose.
+                let _ = remove_tree(base.as_fd(), &name);
+                Err(step(&path)(errno))
+            }
+        }
+    }
+
+    /// Where the root directory is that `create` makes.
+    pub(crate) fn path_in(base: &Path, name: &str) -> PathBuf {
+        around(base, name).join("root")
+    }
+
+    /// The root directory.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Removes it now.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with what could not be removed.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.gone = true;
+        let left = remove_tree(self.base.as_fd(), &self.name);
+        left.map_err(|left| left.into_error(self.around.parent().unwrap_or(&self.around)))
+    }
+
+    /// Lets go of it: nothing is removed when this value is gone.
+    pub(crate) fn into_path(mut self) -> PathBuf {
+        self.gone = true;
+        self.around.join("root")
+    }
+}
+
+/// The private directory around the root.
+fn around(base: &Path, name: &str) -> PathBuf {
+    base.join(format!("cofferdam-{name}"))
+}
+
+impl Drop for TempRoot {
+    fn drop(&mut self) {
+        if !self.gone {
+            // Who wants to know calls `close`.
+            let _ = remove_tree(self.base.as_fd(), &self.name);
+        }
+    }
+}
+
+/// Modes by descriptor, as the caller's umask may take any bit of them.
+fn make_root(base: BorrowedFd<'_>, name: &OsString) -> nix::Result<OwnedFd> {
+    let flags = DIR | OFlag::O_NOFOLLOW;
+    let around = openat(base, name.as_os_str(), flags, Mode::empty())?;
+    fchmod(&around, Mode::S_IRWXU)?;
+    mkdirat(&around, c"root", Mode::S_IRWXU)?;
+    let root = openat(&around, c"root", flags, Mode::empty())?;
+    fchmod(&root, Mode::from_bits_truncate(0o755))?;
+    Ok(root)
+}

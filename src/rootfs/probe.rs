@@ -1,0 +1,43 @@
+//! Asks the host about paths: which of the sensitive ones there are, and what a source is.
+
+use std::path::{Path, PathBuf};
+
+use super::Kind;
+
+/// Files and directories of the kernel that are covered in every sandbox, where the host has them.
+pub(crate) const MASKED: [&str; 14] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/kernel/debug",
+    "/sys/kernel/tracing",
+];
+
+/// Those that become read-only.
+pub(crate) const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a path is, links followed; `None` when there is nothing.
+pub(crate) fn kind(path: &Path) -> Option<Kind> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = std::fs::metadata(path).ok()?.file_type();
+    Some(match kind {
+        k if k.is_dir() => Kind::Dir,
+        k if k.is_char_device() || k.is_block_device() => Kind::Device,
+        _ => Kind::File,
+    })
+}
+
+/// Those of `paths` that the host has.
+pub(crate) fn present(paths: &[&str]) -> Vec<(PathBuf, Kind)> {
+    paths.iter().filter_map(|p| kind(Path::new(p)).map(|k| (PathBuf::from(p), k))).collect()
+}

@@ -1,0 +1,217 @@
+//! The front: a spec under a policy, to be planned or spawned.
+#![forbid(unsafe_code)]
+
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+
+use crate::cgroup::{Group, Limits};
+use crate::compile::{Compiled, compile};
+use crate::error::Result;
+use crate::host::{Host, Survey};
+use crate::ns::{IsolationMode, Network};
+use crate::plan::Plan;
+use crate::report::Control;
+use crate::rootfs::populate::TempRoot;
+use crate::rootfs::{Method, Root, Volume};
+use crate::spawn::{self, Birth};
+use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::task::{Belongings, Task};
+
+/// A sandbox that can be planned, or spawned any number of times.
+///
+/// ```no_run
+/// use cofferdam::{Control, Sandbox, Stdio};
+/// let task = Sandbox::command("id").user("daemon").stdout(Stdio::Inherit).spawn()?;
+/// assert!(task.report().enforced.contains(Control::PID_NS | Control::CAPS));
+/// println!("{}", task.wait()?);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    policy: Policy,
+    spec: SandboxSpec,
+    host: Option<Host>,
+}
+
+impl Sandbox {
+    /// A spec under a policy.
+    pub fn new(policy: &Policy, spec: SandboxSpec) -> Self {
+        Sandbox { policy: policy.clone(), spec, host: None }
+    }
+
+    /// A command under the default policy, to be refined by the methods below. Their order does not
+    /// matter; each sets the field of the same name.
+    pub fn command(command: impl Into<String>) -> Self {
+        let spec = SandboxSpec { command: command.into(), ..SandboxSpec::default() };
+        Sandbox { policy: Policy::default(), spec, host: None }
+    }
+
+    /// What is known about this host, from an earlier [`Host::probe`]. Without it every plan probes.
+    pub fn host(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
+        self
+    }
+
+    /// The operator's policy.
+    pub fn policy(mut self, policy: &Policy) -> Self {
+        self.policy = policy.clone();
+        self
+    }
+
+    /// Sets any field of the spec.
+    pub fn with(mut self, set: impl FnOnce(&mut SandboxSpec)) -> Self {
+        set(&mut self.spec);
+        self
+    }
+
+    /// Adds an argument.
+    pub fn arg(self, arg: impl Into<String>) -> Self {
+        self.with(|s| s.args.push(arg.into()))
+    }
+
+    /// Adds arguments.
+    pub fn args<S: Into<String>>(self, args: impl IntoIterator<Item = S>) -> Self {
+        self.with(|s| s.args.extend(args.into_iter().map(Into::into)))
+    }
+
+    /// Sets a variable of the environment, which is empty otherwise.
+    pub fn env(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.with(|s| drop(s.env.insert(key.into(), value.into())))
+    }
+
+    /// The user, and optionally the group: `NAME`, `UID`, `NAME:GROUP`, `UID:GID`.
+    pub fn user(self, user: impl Into<String>) -> Self {
+        self.with(|s| s.user = user.into())
+    }
+
+    /// The PID namespace.
+    pub fn pid_mode(self, mode: IsolationMode) -> Self {
+        self.with(|s| s.pid_mode = mode.to_string())
+    }
+
+    /// The IPC namespace.
+    pub fn ipc_mode(self, mode: IsolationMode) -> Self {
+        self.with(|s| s.ipc_mode = mode.to_string())
+    }
+
+    /// The network.
+    pub fn network(self, network: Network) -> Self {
+        self.with(|s| s.network = network)
+    }
+
+    /// The root.
+    pub fn root(self, root: Root) -> Self {
+        self.with(|s| s.root = root)
+    }
+
+    /// How a root is populated.
+    pub fn populate(self, method: Method) -> Self {
+        self.with(|s| s.root.populate = method)
+    }
+
+    /// Adds a file or directory of the host.
+    pub fn volume(self, volume: Volume) -> Self {
+        self.with(|s| s.volumes.push(volume))
+    }
+
+    /// The working directory.
+    pub fn work_dir(self, dir: impl Into<PathBuf>) -> Self {
+        self.with(|s| s.work_dir = Some(dir.into()))
+    }
+
+    /// Resource limits, by cgroup.
+    pub fn limits(self, limits: Limits) -> Self {
+        self.with(|s| s.limits = limits)
+    }
+
+    /// Standard input.
+    pub fn stdin(self, stdio: Stdio) -> Self {
+        self.with(|s| s.stdin = stdio)
+    }
+
+    /// Standard output.
+    pub fn stdout(self, stdio: Stdio) -> Self {
+        self.with(|s| s.stdout = stdio)
+    }
+
+    /// Standard error.
+    pub fn stderr(self, stdio: Stdio) -> Self {
+        self.with(|s| s.stderr = stdio)
+    }
+
+    /// What must hold without reservation.
+    pub fn require(self, controls: Control) -> Self {
+        self.with(|s| s.require = Some(controls))
+    }
+
+    /// What would be done and what would hold. Touches nothing. The name of a sandbox without one, and
+    /// so of its cgroup, differs from one plan to the next.
+    ///
+    /// # Errors
+    /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied) and
+    /// [`Error::Unsupported`](crate::Error::Unsupported), as `spawn` would give them.
+    pub fn plan(&self) -> Result<Plan> {
+        Ok(self.compile()?.plan)
+    }
+
+    fn compile(&self) -> Result<Compiled> {
+        let probed;
+        let host = match &self.host {
+            Some(host) => host,
+            None => {
+                probed = Host::probe()?;
+                &probed
+            }
+        };
+        let survey = Survey::take(&self.policy, &self.spec)?;
+        compile(&self.policy, &self.spec, host, &survey, &random_id())
+    }
+
+    /// Builds the enclosure and runs the command in it. Returns once the command has been executed, or
+    /// with the step that was refused; then nothing is left of it.
+    ///
+    /// Any thread of any program may call it, any number of them at once. The caller's own state is as
+    /// before: working directory, umask, signal mask and handlers, dumpable flag, descriptors. The cost
+    /// does not depend on how much memory the caller has.
+    ///
+    /// # Errors
+    /// See [`Error`](crate::Error), whose variants are sorted by who must act.
+    pub fn spawn(&self) -> Result<Task> {
+        let Compiled { mut plan, cgroup, root } = self.compile()?;
+        let mut belongings = Belongings::default();
+        if let Some(base) = &root.temp {
+            belongings.root = Some(TempRoot::create(base, &plan.id)?);
+        }
+        let populated = root.build(belongings.root.as_ref())?;
+        let group = belongings.group.insert(Group::create(&cgroup)?);
+        for reason in group.shortfalls() {
+            plan.report.miss(reason.control, reason.why.as_str());
+        }
+        let birth = Birth {
+            cgroup: belongings.group.as_ref().and_then(Group::into_fd),
+            stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],
+        };
+        let (child, streams, report) = spawn::spawn(&plan, &birth)?;
+        self.still_required(&report)?;
+        Task::new(plan.id, child, streams, belongings, report, populated)
+    }
+
+    /// An optional step that the kernel refused may have been required.
+    fn still_required(&self, report: &crate::report::Report) -> Result<()> {
+        crate::compile::required(&self.spec, report)
+    }
+}
+
+/// A name that no other sandbox of this host has: 64 bits from the process's random hash keys, the
+/// clock and a counter.
+fn random_id() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
+    hasher.write_u32(std::process::id());
+    if let Ok(now) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+        hasher.write_u128(now.as_nanos());
+    }
+    format!("{:016x}", hasher.finish())
+}

@@ -1,0 +1,163 @@
+//! The clone: the one place where two processes share the caller's memory, for as long as it takes to
+//! execute init.
+//!
+//! `CLONE_VM|CLONE_VFORK` makes the cost independent of how much memory the caller has. What is
+//! dangerous about it (uid changes, oom scores, locks) is not done here: the child clears the
+//! close-on-exec flags that it must, keeps its capabilities across the exec where it is in a new user
+//! namespace, and executes init, by raw system calls only. It allocates nothing and takes no lock.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use crate::sys::arch::{clone3_vfork, syscall};
+
+/// What is cloned and executed.
+pub(super) struct Request<'a> {
+    /// `CLONE_NEW*` bits.
+    pub namespaces: u32,
+    /// The version 2 cgroup to be born in (`CLONE_INTO_CGROUP`, Linux 5.7).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The program.
+    pub program: BorrowedFd<'a>,
+    /// Its arguments, name first.
+    pub argv: [CString; 3],
+    /// Descriptors that it inherits. All others of the caller's that are not close-on-exec reach it
+    /// too, and it closes them.
+    pub inherit: Vec<RawFd>,
+}
+
+/// Which call failed: the clone itself, or the execution of init in the child.
+pub(super) enum Refused {
+    Clone(io::Error),
+    Exec(io::Error),
+}
+
+/// What the child reads and writes, in the caller's memory.
+struct Shared {
+    inherit: *const RawFd,
+    inherit_len: usize,
+    program: RawFd,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+    new_user: bool,
+    errno: isize,
+}
+
+/// Clones and executes. The caller's signal mask is the same afterwards.
+pub(super) fn clone(request: &Request<'_>) -> Result<(i32, OwnedFd), Refused> {
+    let argv =
+        [request.argv[0].as_ptr(), request.argv[1].as_ptr(), request.argv[2].as_ptr(), std::ptr::null()];
+    let envp = [std::ptr::null()];
+    let mut shared = Shared {
+        inherit: request.inherit.as_ptr(),
+        inherit_len: request.inherit.len(),
+        program: request.program.as_raw_fd(),
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+        new_user: request.namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0,
+        errno: 0,
+    };
+    let mut pidfd: RawFd = -1;
+    let args = clone_args(request, &mut pidfd);
+    // Without signals no handler of the caller's can run in the child, on the shared stack.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| Refused::Clone(e.into()))?;
+    // SAFETY: args ask for CLONE_VM|CLONE_VFORK without a stack; `child` makes raw system calls only
+    // and touches `shared` only, which outlives it since this thread is suspended meanwhile.
+    let pid = unsafe { clone3_vfork(&args, child, (&raw mut shared).cast()) };
+    let restored = mask.thread_set_mask();
+    if pid < 0 {
+        return Err(Refused::Clone(os_error(pid)));
+    }
+    // SAFETY: the clone succeeded, so the kernel stored a descriptor of ours there.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    // SAFETY: the child is past its exec or its end, so nobody else writes to it any more; volatile
+    // because the compiler has not seen the child's write.
+    let errno = unsafe { std::ptr::read_volatile(&raw const shared.errno) };
+    if errno != 0 || restored.is_err() {
+        let _ = crate::sys::pidfd_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
+        let _ = crate::sys::wait_pidfd(std::os::fd::AsFd::as_fd(&pidfd), true, true);
+        return Err(Refused::Exec(os_error(errno)));
+    }
+    Ok((i32::try_from(pid).unwrap_or(0), pidfd))
+}
+
+fn os_error(ret: isize) -> io::Error {
+    io::Error::from_raw_os_error(i32::try_from(ret.unsigned_abs()).unwrap_or(libc::EINVAL))
+}
+
+fn clone_args(request: &Request<'_>, pidfd: &mut RawFd) -> libc::clone_args {
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // SAFETY: clone_args is plain data for which all zeroes is a value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    let base = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD).cast_unsigned();
+    args.flags = u64::from(base | request.namespaces) | CLONE_CLEAR_SIGHAND;
+    args.pidfd = std::ptr::from_mut(pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD.unsigned_abs().into();
+    if let Some(cgroup) = request.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd().unsigned_abs().into();
+    }
+    args
+}
+
+/// The child.
+///
+/// # Safety
+/// `argument` is a `Shared` whose pointers are good and which nobody else touches.
+unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
+    let shared = argument.cast::<Shared>();
+    // SAFETY: the contract of this function; every call below takes numbers, or pointers of `shared`.
+    unsafe {
+        let mut i = 0;
+        while i < (*shared).inherit_len {
+            let fd = *(*shared).inherit.wrapping_add(i);
+            syscall(libc::SYS_fcntl, [fd as usize, libc::F_SETFD as usize, 0, 0, 0]);
+            i = i.wrapping_add(1);
+        }
+        if (*shared).new_user {
+            keep_capabilities();
+        }
+        let empty = c"".as_ptr() as usize;
+        let (argv, envp) = ((*shared).argv as usize, (*shared).envp as usize);
+        let at = libc::AT_EMPTY_PATH as usize;
+        (*shared).errno = syscall(libc::SYS_execveat, [(*shared).program as usize, empty, argv, envp, at]);
+        loop {
+            syscall(libc::SYS_exit_group, [125, 0, 0, 0, 0]);
+        }
+    }
+}
+
+/// Makes all capabilities ambient. A process that executes a program in a user namespace whose maps
+/// are not written yet is not uid 0 there and would lose them.
+///
+/// # Safety
+/// None beyond raw system calls in a `CLONE_VM` child: its credentials are its own.
+unsafe fn keep_capabilities() {
+    #[repr(C)]
+    struct Half {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const NONE: Half = Half { effective: 0, permitted: 0, inheritable: 0 };
+    let header = [0x2008_0522u32, 0];
+    let mut sets = [NONE; 2];
+    // SAFETY: header and sets are the structs of capget(2) and capset(2), and outlive the calls; the
+    // pointers are made anew for each call, so what the kernel writes is seen.
+    unsafe {
+        let h = header.as_ptr() as usize;
+        syscall(libc::SYS_capget, [h, sets.as_mut_ptr() as usize, 0, 0, 0]);
+        let sets = sets.map(|half| Half { inheritable: half.permitted, ..half });
+        syscall(libc::SYS_capset, [h, sets.as_ptr() as usize, 0, 0, 0]);
+        let (ambient, raise) = (libc::PR_CAP_AMBIENT as usize, libc::PR_CAP_AMBIENT_RAISE as usize);
+        let mut cap = 0;
+        while cap < 64 {
+            syscall(libc::SYS_prctl, [ambient, raise, cap, 0, 0]);
+            cap = cap.wrapping_add(1);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What is asked for, as plain data: the operator's [`Policy`] and the task's [`SandboxSpec`].
+//!
+//! Both are serde data with public fields. Names of modes, users, capabilities and ranges are strings
+//! here and are read when a sandbox is planned, so that a wrong one is an [`Error::Spec`] that names
+//! its field, whichever way it came in. A field of a domain (limits, volumes, network) has the type
+//! that the domain gives it.
+//!
+//! [`Error::Spec`]: crate::Error::Spec
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Limits;
+use crate::ns::Network;
+use crate::report::Control;
+use crate::rootfs::{ChrootEnv, Device, Root, Volume};
+
+/// The operator's half: defaults for every task, and what no task may pass.
+///
+/// ```
+/// let policy = cofferdam::Policy { denied_host_uids: "0,10-15,22".into(), ..Default::default() };
+/// assert_eq!(policy.default_pid_mode, "private");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// PID namespace of a task that asks for none: `private` (the default) or `host`.
+    pub default_pid_mode: String,
+    /// IPC namespace of a task that asks for none: `private` (the default) or `host`.
+    pub default_ipc_mode: String,
+    /// Whether a task may share the host's PID namespace. True by default, as the `exec` driver has it.
+    pub allow_host_pid: bool,
+    /// Whether a task may share the host's IPC namespace. True by default, as the `exec` driver has it.
+    pub allow_host_ipc: bool,
+    /// Enter the root by `chroot(2)`: for hosts whose `/` is a ramdisk, where `pivot_root(2)` is EINVAL.
+    pub no_pivot_root: bool,
+    /// The capabilities that a task may have, by name, `all` included; the 13 of
+    /// [`CapSet::DEFAULT`](crate::caps::CapSet::DEFAULT) when absent. An empty list allows none.
+    pub allow_caps: Option<Vec<String>>,
+    /// Gives user 0 the 38 capabilities 0 to 37 whatever the lists say, as the `exec` driver does for
+    /// the user `root`. Off by default: root obeys the lists like anyone else.
+    pub root_keeps_caps: bool,
+    /// User ids that no task may run as: ids and ranges, `"0,10-15,22"`.
+    pub denied_host_uids: String,
+    /// Group ids that no task may be a member of, supplementary ones included.
+    pub denied_host_gids: String,
+    /// What a root is populated with when its spec does not say: host path to path in the root. Empty
+    /// means the `exec` driver's list.
+    pub chroot_env: ChrootEnv,
+    /// The cgroup below which every sandbox gets its own, relative to the root of the hierarchy.
+    /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1.
+    pub cgroup_parent: String,
+    /// Where temporary roots are made; the system's temporary directory when empty. Links need it on
+    /// the file system of what is linked.
+    pub temp_dir: PathBuf,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            default_pid_mode: "private".into(),
+            default_ipc_mode: "private".into(),
+            allow_host_pid: true,
+            allow_host_ipc: true,
+            no_pivot_root: false,
+            allow_caps: None,
+            root_keeps_caps: false,
+            denied_host_uids: String::new(),
+            denied_host_gids: String::new(),
+            chroot_env: ChrootEnv::new(),
+            cgroup_parent: String::new(),
+            temp_dir: PathBuf::new(),
+        }
+    }
+}
+
+/// Where one of the task's standard streams goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdio {
+    /// The caller's stream of the same number.
+    Inherit,
+    /// `/dev/null`.
+    #[default]
+    Null,
+    /// A pipe to the caller, in the [`Task`](crate::Task).
+    Piped,
+    /// A descriptor of the caller, by its number. It must stay open until `spawn` returns.
+    Fd(i32),
+}
+
+/// A descriptor that the task gets beside its standard streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fd {
+    /// Its number in the caller. It must stay open until `spawn` returns.
+    pub from: i32,
+    /// Its number in the task, 3 to 1023.
+    pub to: u32,
+}
+
+/// A limit of `setrlimit(2)`. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rlimit {
+    /// The soft limit, at most the hard one.
+    pub soft: Option<u64>,
+    /// The hard limit; to raise it above the caller's needs `CAP_SYS_RESOURCE`.
+    pub hard: Option<u64>,
+}
+
+/// The task's half: what to run, as whom, in which root, with which limits.
+///
+/// ```
+/// use cofferdam::SandboxSpec;
+/// let spec = SandboxSpec { command: "id".into(), user: "daemon".into(), ..Default::default() };
+/// let json = serde_json::to_string(&spec).unwrap();
+/// assert_eq!(serde_json::from_str::<SandboxSpec>(&json).unwrap(), spec);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxSpec {
+    /// The sandbox's name, for its cgroup and its temporary root: letters, digits, `.`, `_` and `-`,
+    /// at most 128. A random one when empty.
+    pub id: String,
+    /// What to execute. It is looked up *inside the root*, with the user's own rights: below `/local`,
+    /// then as it stands below `/`, and a name without a slash in /usr/local/bin, /usr/bin and /bin.
+    /// `PATH` is not consulted.
+    pub command: String,
+    /// Its arguments, after the name, which is the absolute path that was found.
+    pub args: Vec<String>,
+    /// Its whole environment, but for `USER`, `LOGNAME` and `HOME`, which are the user's own and win.
+    pub env: BTreeMap<String, String>,
+    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up on the host; `nobody` when empty.
+    pub user: String,
+    /// Absolute path inside the root; made, 0755, when it is absent; `/` when there is none.
+    pub work_dir: Option<PathBuf>,
+    /// `private`, `host`, or empty for the operator's default.
+    pub pid_mode: String,
+    /// `private`, `host`, or empty for the operator's default.
+    pub ipc_mode: String,
+    /// The network.
+    pub network: Network,
+    /// A host name of the task's own, at most 64 bytes, in a UTS namespace of its own.
+    pub hostname: Option<String>,
+    /// A cgroup namespace. By default one is made when a cgroup file system can be seen inside.
+    pub cgroup_namespace: Option<bool>,
+    /// Whether a small init stays as PID 1 of a private PID namespace: it reaps orphans, and the task
+    /// is an ordinary process that signals reach. Without it the task itself is PID 1. True by default.
+    pub init: bool,
+    /// Capabilities added to the default set; each must be within the operator's allow-list.
+    pub cap_add: Vec<String>,
+    /// Capabilities dropped from the default set before `cap_add` is added; `all` drops every one.
+    pub cap_drop: Vec<String>,
+    /// `PR_SET_NO_NEW_PRIVS`. True by default; turned off, setuid programs of the root work, within
+    /// the bounding set.
+    pub no_new_privs: bool,
+    /// The root.
+    pub root: Root,
+    /// Files and directories of the host.
+    pub volumes: Vec<Volume>,
+    /// Device nodes of the host.
+    pub devices: Vec<Device>,
+    /// Resource limits, by cgroup.
+    pub limits: Limits,
+    /// Resource limits, by `setrlimit(2)`: `nofile`, `core`, `memlock` ...
+    pub rlimits: BTreeMap<String, Rlimit>,
+    /// `oom_score_adj`, -1000 to 1000. 0 by default, whatever the caller's is.
+    pub oom_score_adj: i32,
+    /// The task's umask, 0022 by default.
+    pub umask: u32,
+    /// The task's standard input.
+    pub stdin: Stdio,
+    /// The task's standard output.
+    pub stdout: Stdio,
+    /// The task's standard error.
+    pub stderr: Stdio,
+    /// Further descriptors. All that is not named here or above is closed.
+    pub fds: Vec<Fd>,
+    /// What must hold, without reservation. When absent: every isolation control that is asked for
+    /// must hold, if only in part; resource controls may be missing, all together.
+    pub require: Option<Control>,
+}
+
+impl Default for SandboxSpec {
+    fn default() -> Self {
+        SandboxSpec {
+            id: String::new(),
+            command: String::new(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            user: String::new(),
+            work_dir: None,
+            pid_mode: String::new(),
+            ipc_mode: String::new(),
+            network: Network::Host,
+            hostname: None,
+            cgroup_namespace: None,
+            init: true,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            no_new_privs: true,
+            root: Root::default(),
+            volumes: Vec::new(),
+            devices: Vec::new(),
+            limits: Limits::default(),
+            rlimits: BTreeMap::new(),
+            oom_score_adj: 0,
+            umask: 0o022,
+            stdin: Stdio::Null,
+            stdout: Stdio::Null,
+            stderr: Stdio::Null,
+            fds: Vec::new(),
+            require: None,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Directory entries with the types that the kernel tells along with the names, a rename that replaces
+//! nothing, and mount ids.
+//!
+//! nix reads directories through the C library, which allocates and asks `fstat` once per directory; a
+//! walker that meets tens of thousands of them wants one buffer and no question asked twice. What the
+//! wrappers rely on is only that the kernel writes no more than the length that it is given.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+/// What an entry of a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Dir,
+    File,
+    Symlink,
+    Fifo,
+    Socket,
+    Char,
+    Block,
+    /// The file system does not tell with the name: ask `fstatat`.
+    Unknown,
+}
+
+impl Kind {
+    /// Of the type bits of a `st_mode`.
+    pub(crate) fn of_mode(mode: libc::mode_t) -> Kind {
+        match mode & libc::S_IFMT {
+            libc::S_IFDIR => Kind::Dir,
+            libc::S_IFREG => Kind::File,
+            libc::S_IFLNK => Kind::Symlink,
+            libc::S_IFIFO => Kind::Fifo,
+            libc::S_IFSOCK => Kind::Socket,
+            libc::S_IFCHR => Kind::Char,
+            libc::S_IFBLK => Kind::Block,
+            _ => Kind::Unknown,
+        }
+    }
+
+    fn of_dirent(kind: u8) -> Kind {
+        match kind {
+            libc::DT_DIR => Kind::Dir,
+            libc::DT_REG => Kind::File,
+            libc::DT_LNK => Kind::Symlink,
+            libc::DT_FIFO => Kind::Fifo,
+            libc::DT_SOCK => Kind::Socket,
+            libc::DT_CHR => Kind::Char,
+            libc::DT_BLK => Kind::Block,
+            _ => Kind::Unknown,
+        }
+    }
+
+    /// As a person would call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Dir => "a directory",
+            Kind::File => "a regular file",
+            Kind::Symlink => "a symbolic link",
+            Kind::Fifo => "a fifo",
+            Kind::Socket => "a socket",
+            Kind::Char => "a character device",
+            Kind::Block => "a block device",
+            Kind::Unknown => "of no known type",
+        }
+    }
+}
+
+/// One entry of a directory, never `.` or `..`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) name: &'a CStr,
+    pub(crate) kind: Kind,
+}
+
+/// The buffer that directories are read into, one for many of them.
+pub(crate) struct Dirents(Box<[u8]>);
+
+impl Dirents {
+    /// A buffer of the size that the C library uses.
+    pub(crate) fn new() -> Self {
+        Dirents(vec![0; 32 * 1024].into_boxed_slice())
+    }
+
+    /// The next entries of `dir`; `None` at its end.
+    pub(crate) fn read(&mut self, dir: BorrowedFd<'_>) -> nix::Result<Option<Batch<'_>>> {
+        let n = getdents64(dir, &mut self.0)?;
+        Ok(self.0.get(..n).filter(|b| !b.is_empty()).map(|rest| Batch { rest }))
+    }
+}
+
+/// The entries of one `getdents64`.
+pub(crate) struct Batch<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Batch<'a> {
+    type Item = Entry<'a>;
+
+    /// `struct linux_dirent64`: inode 8, offset 8, record length 2, type 1, name up to its NUL.
+    fn next(&mut self) -> Option<Entry<'a>> {
+        loop {
+            let len = u16::from_ne_bytes(self.rest.get(16..18)?.try_into().ok()?);
+            let (record, rest) = self.rest.split_at_checked(usize::from(len))?;
+            self.rest = rest;
+            let kind = Kind::of_dirent(*record.get(18)?);
+            let name = CStr::from_bytes_until_nul(record.get(19..)?).ok()?;
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                return Some(Entry { name, kind });
+            }
+        }
+    }
+}
+
+fn getdents64(dir: BorrowedFd<'_>, buf: &mut [u8]) -> nix::Result<usize> {
+    // SAFETY: the kernel writes at most `buf.len()` bytes at `buf`, which is borrowed exclusively for
+    // the length of the call, and every byte pattern is a valid `u8`.
+    let n = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buf.as_mut_ptr(), buf.len()) };
+    Errno::result(n).map(|n| usize::try_from(n).unwrap_or(0))
+}
+
+/// Gives `from` in `dir` the name `to`, unless that is taken: `EEXIST`. `EINVAL` where the file system
+/// cannot promise it. nix has this for glibc only.
+pub(crate) fn rename_noreplace(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> nix::Result<()> {
+    let fd = dir.as_raw_fd();
+    let flag = libc::RENAME_NOREPLACE;
+    // SAFETY: both names are NUL-terminated and outlive the call; the kernel only reads them.
+    let r = unsafe { libc::syscall(libc::SYS_renameat2, fd, from.as_ptr(), fd, to.as_ptr(), flag) };
+    Errno::result(r).map(drop)
+}
+
+/// The id of the mount that `fd` was opened through; `None` where the kernel is older than 5.8.
+pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> nix::Result<Option<u64>> {
+    let mut st = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is a NUL-terminated constant and `st` has room for the one `struct statx` that
+    // the kernel writes.
+    let r = unsafe {
+        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, st.as_mut_ptr())
+    };
+    Errno::result(r)?;
+    // SAFETY: the kernel filled it in, and all its fields are integers, which the zeroes of before
+    // were valid values of too.
+    let st = unsafe { st.assume_init() };
+    Ok((st.stx_mask & libc::STATX_MNT_ID != 0).then_some(st.stx_mnt_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn names_and_kinds_are_those_of_the_standard_library() {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..2000 {
+            std::fs::write(dir.path().join(format!("file-with-a-name-that-fills-the-buffer-{i}")), "")
+                .unwrap();
+        }
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("l")).unwrap();
+        let fd = File::open(dir.path()).unwrap();
+        let mut buf = Dirents::new();
+        let mut seen = BTreeMap::new();
+        while let Some(batch) = buf.read(fd.as_fd()).unwrap() {
+            seen.extend(batch.map(|e| (e.name.to_str().unwrap().to_owned(), e.kind)));
+        }
+        assert_eq!(seen.len(), 2002);
+        assert_eq!(seen["d"], Kind::Dir);
+        assert_eq!(seen["l"], Kind::Symlink);
+        assert_eq!(seen["file-with-a-name-that-fills-the-buffer-1999"], Kind::File);
+    }
+
+    #[test]
+    fn a_cut_record_ends_the_batch() {
+        for len in 0..40_usize {
+            for reclen in [0_u16, 3, 19, 24, 40, 4096] {
+                let mut bytes = vec![b'x'; len];
+                for (i, b) in reclen.to_ne_bytes().into_iter().enumerate() {
+                    if let Some(slot) = bytes.get_mut(16 + i) {
+                        *slot = b;
+                    }
+                }
+                assert_eq!(Batch { rest: &bytes }.count(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn mounts_have_ids_of_their_own() {
+        let id = |p: &str| mount_id(File::open(p).unwrap().as_fd()).unwrap();
+        assert_eq!(id("/proc/self"), id("/proc"));
+        assert_ne!(id("/"), id("/proc"));
+    }
+}

@@ -1,0 +1,159 @@
+//! System calls that nix lacks, and the one place outside `spawn` and `init` where unsafe stands.
+//!
+//! Each wrapper takes and gives owned or borrowed descriptors and plain values, so that the code above
+//! it is safe. Every block relies on its arguments being numbers, or pointers to values that outlive
+//! the call; nothing here keeps a pointer. No policy: a wrapper does what its manual page says.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!(
+    "cofferdam runs on x86_64 only: another processor needs a file beside src/sys/x86_64.rs and one beside init/x86_64.rs"
+);
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64.rs"]
+pub(crate) mod arch;
+pub(crate) mod fs;
+pub(crate) mod probe;
+
+/// `Ok` of a system call's result through libc, or the thread's errno.
+fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+fn own(ret: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(check(ret)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel just returned this descriptor to us, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A memfd (`memfd_create(2)`, Linux 3.17) that holds `bytes`, sealed against every change.
+/// `exec` asks for one that may be executed whatever `vm.memfd_noexec` says, if it may (Linux 6.3).
+pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8], exec: bool) -> io::Result<OwnedFd> {
+    const MFD_NOEXEC_SEAL: libc::c_uint = 0x8;
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let base = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let wanted = base | if exec { MFD_EXEC } else { MFD_NOEXEC_SEAL };
+    // SAFETY: name is a NUL-terminated string; the flags are numbers.
+    let create =
+        |flags: libc::c_uint| own(unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) });
+    let fd = match create(wanted) {
+        // Before 6.3 the kernel knows neither flag.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => create(base)?,
+        other => other?,
+    };
+    write_all(&fd, bytes)?;
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: fcntl on a descriptor of ours with a number.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into())?;
+    Ok(fd)
+}
+
+/// Writes all of `bytes` to `fd`.
+pub(crate) fn write_all(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let n = nix::unistd::write(fd, rest)?;
+        rest = rest.get(n..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Duplicates a descriptor that the caller named by its number; the copy is closed on exec.
+pub(crate) fn dup_number(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC on any number gives a new descriptor or EBADF and changes nothing else.
+    own(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())
+}
+
+/// How a child ended, as `waitid(2)` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By `exit`, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// `waitid(P_PIDFD)` (Linux 5.4) for the end of a child. `None` when it still runs and `block` is
+/// false; `reap` false leaves it to be waited for again.
+pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::Result<Option<Ended>> {
+    let mut options = libc::WEXITED | libc::__WALL;
+    if !block {
+        options |= libc::WNOHANG;
+    }
+    if !reap {
+        options |= libc::WNOWAIT;
+    }
+    loop {
+        // SAFETY: siginfo_t is plain data for which all zeroes is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(io::Error::other)?;
+        // SAFETY: info outlives the call.
+        match check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, options) }.into()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(_) => {
+                // SAFETY: waitid filled the fields of a SIGCHLD, or left them zero.
+                let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+                return Ok(match (pid, info.si_code) {
+                    (0, _) => None,
+                    (_, libc::CLD_EXITED) => Some(Ended::Code(status)),
+                    _ => Some(Ended::Signal(status)),
+                });
+            }
+        }
+    }
+}
+
+/// `pidfd_send_signal(2)` (Linux 5.1).
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let null = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: numbers and a null pointer, which means a plain signal.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) }).map(drop)
+}
+
+/// Sends one record, without raising SIGPIPE in a caller that does not ignore it.
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
+    nix::sys::socket::send(socket.as_raw_fd(), bytes, flags)?;
+    Ok(())
+}
+
+/// Receives one record of at most `buffer.len()` bytes, with the descriptor that may come with it.
+pub(crate) fn recv_with_fd(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    block: bool,
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut control = [0u64; 8];
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data for which all zeroes is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+    let received = loop {
+        // SAFETY: message points to an iovec and a control buffer that outlive the call.
+        match check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) } as libc::c_long) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    // SAFETY: the kernel filled message; CMSG_FIRSTHDR gives null or a whole header in `control`.
+    let fd = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if !header.is_null()
+            && (*header).cmsg_level == libc::SOL_SOCKET
+            && (*header).cmsg_type == libc::SCM_RIGHTS
+        {
+            // init sends one descriptor a message; MSG_CMSG_CLOEXEC made it ours and close-on-exec.
+            Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()))
+        } else {
+            None
+        }
+    };
+    Ok((usize::try_from(received).unwrap_or(0), fd))
+}

@@ -1,0 +1,368 @@
+//! A running task: wait for it, signal it, kill it, and take away what it leaves.
+//!
+//! A task is held by pidfds (`pidfd_open(2)`), never by a number that the kernel may give to another
+//! process. Its status comes from init over a socket that the task has never had, or from `waitid(2)`
+//! where it runs without init.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::cgroup::Group;
+use crate::error::{Error, Result};
+use crate::plan::wire::{RECORD, Record};
+use crate::report::Report;
+use crate::rootfs::Populated;
+use crate::rootfs::populate::TempRoot;
+use crate::sys::{self, Ended};
+
+mod status;
+
+pub use status::{ExitStatus, Signal};
+
+/// The caller's ends of the pipes that stand for the task's standard streams.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    pub stdin: Option<ChildStdin>,
+    pub stdout: Option<ChildStdout>,
+    pub stderr: Option<ChildStderr>,
+}
+
+impl Streams {
+    /// Keeps the caller's end of the pipe for stream `number` and gives the task's.
+    pub(crate) fn keep(&mut self, number: u32, read: OwnedFd, write: OwnedFd) -> OwnedFd {
+        match number {
+            0 => {
+                self.stdin = Some(write.into());
+                return read;
+            }
+            1 => self.stdout = Some(read.into()),
+            _ => self.stderr = Some(read.into()),
+        }
+        write
+    }
+}
+
+/// The process that was cloned, and the one that executes the command where they are two. Dropped, it
+/// is killed and reaped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: i32,
+    init: OwnedFd,
+    task: Option<OwnedFd>,
+    status: OwnedFd,
+    left: bool,
+}
+
+impl Child {
+    pub(crate) fn new((pid, init): (i32, OwnedFd), status: OwnedFd) -> Self {
+        Child { pid, init, task: None, status, left: false }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn status(&self) -> BorrowedFd<'_> {
+        self.status.as_fd()
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
+    }
+
+    /// The pidfd of the process that executes the command, which init has sent.
+    pub(crate) fn runs_as(&mut self, task: Option<OwnedFd>) {
+        self.task = task;
+    }
+
+    /// The process that executes the command.
+    fn main(&self) -> BorrowedFd<'_> {
+        self.task.as_ref().unwrap_or(&self.init).as_fd()
+    }
+
+    /// How the task ended, once it has; reaps. `None` while it runs.
+    fn reap(&mut self) -> io::Result<Option<ExitStatus>> {
+        let ended = match sys::wait_pidfd(self.pidfd(), false, true) {
+            Ok(None) => return Ok(None),
+            Ok(Some(ended)) => Some(ended),
+            // Somebody else reaped it, or the caller ignores SIGCHLD: only init's word is left.
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => None,
+            Err(e) => return Err(e),
+        };
+        self.left = true;
+        Ok(Some(self.record().or(ended.map(ExitStatus::from)).unwrap_or_else(ExitStatus::lost)))
+    }
+
+    /// What init said about the end, if it stayed and was not killed itself.
+    fn record(&self) -> Option<ExitStatus> {
+        let mut buffer = [0u8; RECORD];
+        loop {
+            let (n, _) = sys::recv_with_fd(self.status(), &mut buffer, false).ok()?;
+            match Record::decode(buffer.get(..n)?) {
+                Ok(Record::Exited { status }) => return Some(ExitStatus::from_wait(status)),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.left {
+            let _ = sys::pidfd_signal(self.pidfd(), libc::SIGKILL);
+            let _ = sys::wait_pidfd(self.pidfd(), true, true);
+        }
+    }
+}
+
+/// What a task owns on the host beside its processes.
+#[derive(Debug, Default)]
+pub(crate) struct Belongings {
+    pub group: Option<Group>,
+    pub root: Option<TempRoot>,
+}
+
+impl Belongings {
+    /// Kills what is left in the cgroup, and removes it and the temporary root. The second error is
+    /// lost when there are two; everything is tried.
+    fn clear(&mut self) -> Result<()> {
+        let group = self.group.take().map_or(Ok(()), |mut group| {
+            // What cannot be killed shows when the group cannot be removed.
+            let _ = group.kill();
+            group.remove()
+        });
+        let root = self.root.take().map_or(Ok(()), TempRoot::close);
+        group.and(root)
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    child: Child,
+    belongings: Belongings,
+    status: Option<ExitStatus>,
+}
+
+/// A task that runs, or has run, in its sandbox.
+///
+/// All methods take `&self`: one thread may wait while another one signals. Dropping the value kills
+/// every process of the task and removes its cgroup and its temporary root, unless it was
+/// [detached](Task::detach).
+#[derive(Debug)]
+pub struct Task {
+    id: String,
+    /// Duplicates of the child's, so that waiting and signalling need no lock.
+    init: OwnedFd,
+    main: OwnedFd,
+    inner: Mutex<Inner>,
+    report: Report,
+    populated: Option<Populated>,
+    /// The write end of the task's standard input, when it was asked for as a pipe.
+    pub stdin: Option<ChildStdin>,
+    /// The read end of its standard output, when it was asked for as a pipe.
+    pub stdout: Option<ChildStdout>,
+    /// The read end of its standard error, when it was asked for as a pipe.
+    pub stderr: Option<ChildStderr>,
+}
+
+impl Task {
+    pub(crate) fn new(
+        id: String,
+        child: Child,
+        streams: Streams,
+        belongings: Belongings,
+        report: Report,
+        populated: Option<Populated>,
+    ) -> Result<Self> {
+        let dup = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
+        };
+        let (init, main) = (dup(child.pidfd())?, dup(child.main())?);
+        let Streams { stdin, stdout, stderr } = streams;
+        let inner = Mutex::new(Inner { child, belongings, status: None });
+        Ok(Task { id, init, main, inner, report, populated, stdin, stdout, stderr })
+    }
+
+    /// The sandbox's name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What holds around the task, and why the rest does not.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// What was linked or copied into the root, where that was asked for.
+    pub fn populated(&self) -> Option<&Populated> {
+        self.populated.as_ref()
+    }
+
+    /// A descriptor that polls readable when the task has ended (`pidfd_open(2)`, Linux 5.3): for an
+    /// event loop, which then calls [`try_wait`](Task::try_wait).
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
+    }
+
+    /// The process id of the task as the caller's PID namespace numbers it, while it runs. For
+    /// display: a signal goes through [`signal`](Task::signal).
+    pub fn pid(&self) -> Option<i32> {
+        use std::os::fd::AsRawFd;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.main.as_raw_fd())).ok()?;
+        let line = info.lines().find_map(|l| l.strip_prefix("Pid:"))?;
+        line.trim().parse().ok().filter(|pid| *pid > 0)
+    }
+
+    /// Waits until the task has ended, then removes its cgroup and its temporary root; processes that
+    /// it left in them are killed. Says the same again when called again. Standard streams are not
+    /// read: a task that fills a pipe waits for its reader.
+    ///
+    /// # Errors
+    /// [`Error::Task`] when the kernel refuses to wait, or something of the sandbox could not be removed.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.wait_until(None)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// As [`wait`](Task::wait), for at most `timeout`; `None` when the task still runs.
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        self.wait_until(Instant::now().checked_add(timeout))
+    }
+
+    /// As [`wait`](Task::wait), without waiting; `None` when the task still runs.
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.status.is_some() {
+            return Ok(inner.status);
+        }
+        let ended = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+        if let Some(mut status) = ended {
+            status.oom_killed = inner.belongings.group.as_ref().is_some_and(|g| g.oom_kills() > 0);
+            inner.status = Some(status);
+            inner.belongings.clear()?;
+        }
+        Ok(inner.status)
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(Some(status));
+            }
+            let timeout = match deadline {
+                None => PollTimeout::NONE,
+                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                    None => return Ok(None),
+                    // Rounded up, so that the last poll does not spin.
+                    Some(left) => PollTimeout::try_from(left.saturating_add(Duration::from_micros(999)))
+                        .unwrap_or(PollTimeout::MAX),
+                },
+            };
+            let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(Error::task("poll(pidfd)")(e)),
+            }
+        }
+    }
+
+    /// Sends a signal to the task's main process (`pidfd_send_signal(2)`). To one that has ended it
+    /// does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the kernel's refusal, `EPERM` for one.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match sys::pidfd_signal(self.main.as_fd(), signal.number()) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                Err(Error::task(format!("pidfd_send_signal({signal})"))(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills every process of the task: by its cgroup where it has one (`cgroup.kill`, Linux 5.14, else
+    /// freezing it first), and by ending its PID namespace. [`wait`](Task::wait) then returns soon.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the kernel's refusal.
+    pub fn kill(&self) -> Result<()> {
+        match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
+            }
+            _ => {}
+        }
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        match &inner.belongings.group {
+            Some(group) if group.paths().is_unit() => group.kill().map_err(Error::task("kill the cgroup")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the task live on without this value, and without the caller: nothing is killed or removed
+    /// when either goes away. Whoever detaches a task removes its cgroup later.
+    ///
+    /// # Errors
+    /// [`Error::Task`] when init cannot be told. The task is then still owned.
+    pub fn detach(self) -> Result<()> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.child.task.is_some() {
+            match sys::send(inner.child.status(), b"d") {
+                // It has ended meanwhile.
+                Err(e) if !matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
+                    return Err(Error::task("sendto(status)")(e));
+                }
+                _ => {}
+            }
+        }
+        inner.child.left = true;
+        if let Some(group) = inner.belongings.group.take() {
+            group.into_paths();
+        }
+        if let Some(root) = inner.belongings.root.take() {
+            root.into_path();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if inner.child.left {
+            return;
+        }
+        let _ = sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
+        if let Some(group) = &inner.belongings.group {
+            let _ = group.kill();
+        }
+        let _ = sys::wait_pidfd(self.init.as_fd(), true, true);
+        inner.child.left = true;
+        let _ = inner.belongings.clear();
+    }
+}
+
+impl From<Ended> for ExitStatus {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Code(code) => ExitStatus::exited(code),
+            Ended::Signal(signal) => ExitStatus::signalled(signal),
+        }
+    }
+}

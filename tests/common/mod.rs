@@ -1,0 +1,157 @@
+//! What the integration tests share: abilities of this machine, and the probe that runs inside.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
+use std::process::Command;
+
+use cofferdam::{Error, ExitStatus, Fd, Sandbox, Volume};
+
+/// Whether this machine can do what a test needs. Where it cannot, the test says so and passes, unless
+/// `COFFERDAM_MUST_HAVE` names the ability: then it fails.
+pub fn can(ability: &str) -> bool {
+    let lacks = match ability {
+        "root" => {
+            cofferdam::Host::probe().unwrap().lacking().is_empty().then_some(()).ok_or("no CAP_SYS_ADMIN")
+        }
+        "userns" => user_namespaces(),
+        "strace" => on_path("strace"),
+        "python3" => Path::new("/usr/bin/python3").exists().then_some(()).ok_or("no /usr/bin/python3"),
+        "cgroups" => {
+            cofferdam::Host::probe().unwrap().cgroups.gate().map_err(|_| "no cgroup controllers").map(drop)
+        }
+        "cgroup_v2" => v2_limits(),
+        other => panic!("no such ability: {other}"),
+    };
+    let Err(why) = lacks else { return true };
+    let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
+    assert!(!must.split(',').any(|m| m == ability), "this machine must have {ability}: {why}");
+    eprintln!("skipped: needs {ability}: {why}");
+    false
+}
+
+fn on_path(tool: &str) -> Result<(), &'static str> {
+    Command::new(tool).arg("-V").output().map(drop).map_err(|_| "not installed")
+}
+
+fn user_namespaces() -> Result<(), &'static str> {
+    let host = cofferdam::Host::probe().unwrap();
+    if host.lacking().is_empty() || host.user_ns_forbidden.is_none() {
+        Ok(())
+    } else {
+        Err("forbidden by a sysctl")
+    }
+}
+
+fn v2_limits() -> Result<(), &'static str> {
+    match cofferdam::Host::probe().unwrap().cgroups.mode {
+        cofferdam::cgroup::Mode::V2 => Ok(()),
+        _ => Err("the controllers are not on version 2"),
+    }
+}
+
+/// Whether sandboxes can be made at all, by root or in a user namespace.
+pub fn sandboxes() -> bool {
+    can("userns")
+}
+
+/// What the probe said, and how it ended.
+pub struct Seen {
+    pub facts: BTreeMap<String, String>,
+    pub status: ExitStatus,
+    pub report: cofferdam::Report,
+}
+
+impl Seen {
+    pub fn get(&self, key: &str) -> &str {
+        self.facts.get(key).map_or_else(|| panic!("no {key} in {:?}", self.facts), String::as_str)
+    }
+}
+
+/// A sandbox whose command is this test binary, which will run `probe_entry` inside it.
+pub fn probe(what: &str) -> Sandbox {
+    let exe = std::env::current_exe().unwrap();
+    let volume = Volume { source: exe, target: "/probe".into(), read_only: true, ..Volume::default() };
+    Sandbox::command("/probe")
+        .args(["--exact", "probe_entry", "--test-threads=1"])
+        .env("COFFERDAM_PROBE", what)
+        .volume(volume)
+}
+
+/// Runs a probe and reads what it writes to descriptor 3, `key=value` and NUL in turn.
+pub fn run_probe(sandbox: Sandbox) -> Result<Seen, Error> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let fd = Fd { from: write.as_raw_fd(), to: 3 };
+    let task = sandbox.with(|s| s.fds.push(fd)).spawn()?;
+    drop(write);
+    let mut text = String::new();
+    File::from(read).read_to_string(&mut text).unwrap();
+    let status = task.wait()?;
+    let facts = text
+        .split('\0')
+        .filter_map(|item| item.split_once('='))
+        .map(|(k, v)| (k.to_string(), v.to_string()))
+        .collect();
+    Ok(Seen { facts, status, report: task.report().clone() })
+}
+
+/// Inside: what to say through descriptor 3.
+pub struct Say(File);
+
+impl Say {
+    pub fn fact(&mut self, key: &str, value: impl std::fmt::Display) {
+        write!(self.0, "{key}={value}\0").unwrap();
+    }
+    /// The result of an attempt: `ok`, or the name of the errno.
+    pub fn attempt<T>(&mut self, key: &str, result: nix::Result<T>) {
+        match result {
+            Ok(_) => self.fact(key, "ok"),
+            Err(e) => self.fact(key, format!("{e:?}")),
+        }
+    }
+}
+
+/// Inside: which probe was asked for, when there is one.
+pub fn asked() -> Option<(String, Say)> {
+    let what = std::env::var("COFFERDAM_PROBE").ok()?;
+    // SAFETY: `probe` declared descriptor 3, and this is the only place that takes it.
+    Some((what, Say(unsafe { File::from_raw_fd(3) })))
+}
+
+/// Inside: what can be seen of the process itself.
+pub fn say_facts(say: &mut Say) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    for line in status.lines() {
+        if let Some((key, value)) = line.split_once(':') {
+            say.fact(key, value.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    say.fact("mountinfo", std::fs::read_to_string("/proc/self/mountinfo").unwrap());
+    say.fact("cwd", std::env::current_dir().unwrap().display());
+    say.fact("oom_score_adj", std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim());
+    say.fact("cgroup", std::fs::read_to_string("/proc/self/cgroup").unwrap().trim());
+    say.fact("limits", std::fs::read_to_string("/proc/self/limits").unwrap());
+    for (key, value) in std::env::vars() {
+        say.fact(&format!("env.{key}"), value);
+    }
+    let mut root: Vec<String> =
+        std::fs::read_dir("/").unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    root.sort();
+    say.fact("root", root.join(" "));
+    for ns in ["pid", "ipc", "net", "uts", "cgroup", "mnt", "user"] {
+        say.fact(&format!("ns.{ns}"), std::fs::read_link(format!("/proc/self/ns/{ns}")).unwrap().display());
+    }
+    let mut fds: Vec<i32> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|e| e.unwrap().file_name().to_str().unwrap().parse().ok())
+        .filter(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|l| !l.ends_with("fd")))
+        .collect();
+    fds.sort();
+    say.fact("fds", format!("{fds:?}"));
+    say.fact("sid", nix::unistd::getsid(None).unwrap());
+    say.fact("pid", nix::unistd::getpid());
+    say.fact("args", std::env::args().next().unwrap());
+}

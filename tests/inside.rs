@@ -1,0 +1,589 @@
+//! Ring 2: the sandbox runs this test binary, which says what it sees.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cofferdam::{
+    Control, Error, ExitStatus, IsolationMode, Limits, Network, Policy, Rlimit, Root, Sandbox, Signal, Stdio,
+    Volume,
+};
+use common::{asked, can, probe, run_probe, sandboxes, say_facts};
+
+/// What runs inside; outside it has nothing to do.
+#[test]
+fn probe_entry() {
+    let Some((what, mut say)) = asked() else { return };
+    match what.as_str() {
+        "facts" => say_facts(&mut say),
+        "write" => {
+            let dir = std::env::var("DIR").unwrap();
+            say.attempt("write", std::fs::write(format!("{dir}/new"), "x").map_err(errno));
+        }
+        "hog" => {
+            let mut kept: Vec<Vec<u8>> = Vec::new();
+            loop {
+                kept.push(vec![1u8; 1 << 20]);
+            }
+        }
+        other => panic!("no probe {other}"),
+    }
+}
+
+fn errno(e: std::io::Error) -> nix::errno::Errno {
+    nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(0))
+}
+
+fn shell(script: &str) -> Sandbox {
+    Sandbox::command("/bin/sh").args(["-c", script]).env("PATH", "/usr/bin:/bin")
+}
+
+fn status(sandbox: Sandbox) -> ExitStatus {
+    sandbox.spawn().unwrap().wait().unwrap()
+}
+
+fn output(sandbox: Sandbox) -> String {
+    let mut task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
+    let mut text = String::new();
+    task.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    task.wait().unwrap();
+    text.trim().to_string()
+}
+
+#[test]
+fn nobody_has_exactly_the_thirteen_capabilities() {
+    if !sandboxes() {
+        return;
+    }
+    let seen = run_probe(probe("facts")).unwrap();
+    assert!(seen.status.success(), "{}", seen.status);
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(seen.get(set), "00000000a80405fb", "{set}");
+    }
+    assert_eq!(seen.get("Uid"), "65534 65534 65534 65534");
+    assert_eq!(seen.get("Gid"), "65534 65534 65534 65534");
+    assert_eq!(seen.get("NoNewPrivs"), "1");
+    assert_eq!(seen.get("SigBlk"), "0000000000000000");
+    assert_eq!(seen.get("Umask"), "0022");
+    assert_eq!(seen.get("oom_score_adj"), "0");
+    assert_eq!(seen.get("cwd"), "/");
+    assert!(seen.report.enforced.contains(Control::CAPS | Control::NO_NEW_PRIVS | Control::ROOT_SWITCH));
+}
+
+#[test]
+fn groups_are_the_users_own() {
+    if !can("root") {
+        return;
+    }
+    assert_eq!(run_probe(probe("facts")).unwrap().get("Groups"), "65534");
+    let seen = run_probe(probe("facts").user("12345:678")).unwrap();
+    assert_eq!((seen.get("Uid"), seen.get("Gid")), ("12345 12345 12345 12345", "678 678 678 678"));
+    assert_eq!(seen.get("Groups"), "678");
+}
+
+#[test]
+fn drop_all_and_add_one_leaves_that_one() {
+    if !sandboxes() {
+        return;
+    }
+    let sandbox = probe("facts").with(|s| {
+        s.cap_drop = vec!["all".into()];
+        s.cap_add = vec!["net_bind_service".into()];
+    });
+    let seen = run_probe(sandbox).unwrap();
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(seen.get(set), "0000000000000400", "{set}");
+    }
+}
+
+#[test]
+fn root_obeys_the_lists_unless_the_operator_says_otherwise() {
+    if !can("root") {
+        return;
+    }
+    let seen = run_probe(probe("facts").user("root")).unwrap();
+    for (set, mask) in [
+        ("CapInh", "0"),
+        ("CapPrm", "a80405fb"),
+        ("CapEff", "a80405fb"),
+        ("CapBnd", "a80405fb"),
+        ("CapAmb", "0"),
+    ] {
+        assert_eq!(seen.get(set).trim_start_matches('0'), mask.trim_start_matches('0'), "{set}");
+    }
+    let policy = Policy { root_keeps_caps: true, ..Policy::default() };
+    let seen = run_probe(probe("facts").user("root").policy(&policy)).unwrap();
+    let held = cofferdam::Host::probe().unwrap().held.bits() & 0x3f_ffff_ffff;
+    assert_eq!(u64::from_str_radix(seen.get("CapEff"), 16).unwrap(), held);
+    assert_eq!(seen.get("CapAmb"), "0000000000000000");
+}
+
+#[test]
+fn pid_and_ipc_namespaces_follow_the_mode() {
+    if !sandboxes() {
+        return;
+    }
+    let own = |ns: &str| std::fs::read_link(format!("/proc/self/ns/{ns}")).unwrap().display().to_string();
+    for pid in [IsolationMode::Private, IsolationMode::Host] {
+        for ipc in [IsolationMode::Private, IsolationMode::Host] {
+            let seen = run_probe(probe("facts").pid_mode(pid).ipc_mode(ipc)).unwrap();
+            assert_eq!(seen.get("ns.pid") == own("pid"), pid == IsolationMode::Host, "{pid} {ipc}");
+            assert_eq!(seen.get("ns.ipc") == own("ipc"), ipc == IsolationMode::Host, "{pid} {ipc}");
+            assert_ne!(seen.get("ns.mnt"), own("mnt"));
+            assert_eq!(seen.get("ns.net"), own("net"));
+        }
+    }
+}
+
+#[test]
+fn the_task_is_not_pid_1_unless_asked() {
+    if !sandboxes() {
+        return;
+    }
+    assert_eq!(run_probe(probe("facts")).unwrap().get("pid"), "2");
+    assert_eq!(run_probe(probe("facts").with(|s| s.init = false)).unwrap().get("pid"), "1");
+}
+
+#[test]
+fn a_network_of_its_own_has_only_lo_and_a_joined_one_is_joined() {
+    if !sandboxes() {
+        return;
+    }
+    let devices = output(shell("cat /proc/net/dev").network(Network::None));
+    let names: Vec<&str> = devices.lines().skip(2).map(|l| l.split(':').next().unwrap().trim()).collect();
+    assert_eq!(names, ["lo"]);
+    if !can("root") {
+        return;
+    }
+    let mut holder = std::process::Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
+    let path = format!("/proc/{}/ns/net", holder.id());
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+    while std::fs::read_link(&path).unwrap() == host {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let expect = std::fs::read_link(&path).unwrap().display().to_string();
+    let seen = run_probe(probe("facts").network(Network::Path(path.into())));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(seen.unwrap().get("ns.net"), expect);
+}
+
+#[test]
+fn a_host_name_of_its_own() {
+    if !sandboxes() {
+        return;
+    }
+    assert_eq!(
+        output(shell("hostname || cat /proc/sys/kernel/hostname").with(|s| s.hostname = Some("dam".into()))),
+        "dam"
+    );
+}
+
+#[test]
+fn only_the_declared_descriptors_are_there() {
+    if !sandboxes() {
+        return;
+    }
+    // One that is not close-on-exec, as a careless caller leaves it.
+    let leaky = nix::unistd::dup(std::io::stderr()).unwrap();
+    let seen = run_probe(probe("facts")).unwrap();
+    drop(leaky);
+    assert_eq!(seen.get("fds"), "[0, 1, 2, 3]");
+    assert_eq!(seen.get("sid"), if seen.get("pid") == "2" { "1" } else { seen.get("pid") });
+}
+
+#[test]
+fn the_environment_is_the_specs_and_says_who_the_user_is() {
+    if !sandboxes() {
+        return;
+    }
+    // SAFETY: no other thread of this test binary reads or writes this variable.
+    unsafe { std::env::set_var("COFFERDAM_LEAK", "secret") };
+    let seen = run_probe(probe("facts").env("HOME", "/elsewhere").env("A", "b=c")).unwrap();
+    assert_eq!(seen.get("env.A"), "b=c");
+    assert_eq!(seen.get("env.USER"), "nobody");
+    assert_eq!(seen.get("env.LOGNAME"), "nobody");
+    assert_ne!(seen.get("env.HOME"), "/elsewhere", "the user's own wins");
+    assert!(!seen.facts.contains_key("env.COFFERDAM_LEAK"));
+    assert_eq!(seen.get("args"), "/probe");
+}
+
+#[test]
+fn the_working_directory_is_made_and_entered() {
+    if !sandboxes() {
+        return;
+    }
+    assert_eq!(output(shell("pwd").work_dir("/etc")), "/etc");
+    assert_eq!(output(shell("pwd; stat -c %a .").work_dir("/deep/er")), "/deep/er\n755");
+    match shell("pwd").work_dir("/etc/no/such/dir").spawn() {
+        Err(Error::Setup { step, source }) => {
+            assert_eq!(step, "mkdirat(root, \"/etc/no/such/dir\", 0755)");
+            assert_eq!(source.raw_os_error(), Some(libc::EROFS));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_root_holds_what_it_should_and_no_mount_of_the_host() {
+    if !sandboxes() {
+        return;
+    }
+    let seen = run_probe(probe("facts")).unwrap();
+    for dir in ["dev", "etc", "probe", "proc", "sys", "tmp", "usr"] {
+        assert!(seen.get("root").split(' ').any(|d| d == dir), "{dir} in {}", seen.get("root"));
+    }
+    for line in seen.get("mountinfo").lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let (at, options) = (fields[4], fields[5]);
+        if at.starts_with("/dev/") && !at.starts_with("/dev/pts") || at == "/dev" {
+            continue;
+        }
+        let device_is_safe =
+            options.split(',').any(|o| o == "nodev") || at == "/dev/pts" || line.contains("/null ");
+        assert!(device_is_safe, "{line}");
+        assert!(options.split(',').any(|o| o == "nosuid"), "{line}");
+        assert!(!line.contains(" shared:"), "{line}");
+    }
+    let dev = seen.get("mountinfo").lines().find(|l| l.split(' ').nth(4) == Some("/dev")).unwrap();
+    assert!(dev.split(' ').nth(5).unwrap().starts_with("ro,"), "{dev}");
+}
+
+#[test]
+fn no_pivot_root_works_and_is_weakened_by_sys_chroot() {
+    if !sandboxes() {
+        return;
+    }
+    let policy = Policy { no_pivot_root: true, ..Policy::default() };
+    let seen = run_probe(probe("facts").policy(&policy)).unwrap();
+    assert!(seen.report.weakened.contains(Control::ROOT_SWITCH));
+    assert!(seen.report.why(Control::ROOT_SWITCH).contains("CAP_SYS_CHROOT"));
+    assert!(!seen.get("root").split(' ').any(|d| d == "root" || d == "home"), "{}", seen.get("root"));
+    let without = probe("facts").policy(&policy).with(|s| s.cap_drop = vec!["sys_chroot".into()]);
+    assert!(run_probe(without).unwrap().report.enforced.contains(Control::ROOT_SWITCH));
+    let strict = probe("facts").policy(&policy).require(Control::ROOT_SWITCH);
+    assert!(matches!(run_probe(strict), Err(Error::Unsupported { control: Control::ROOT_SWITCH, .. })));
+}
+
+#[test]
+fn volumes_are_writable_or_really_read_only() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let volume = |read_only| Volume {
+        source: dir.path().into(),
+        target: "/vol".into(),
+        read_only,
+        ..Volume::default()
+    };
+    let attempt =
+        |v: Volume| run_probe(probe("write").env("DIR", "/vol").volume(v)).unwrap().get("write").to_string();
+    assert_eq!(attempt(volume(true)), "EROFS");
+    assert!(!dir.path().join("new").exists());
+    assert_eq!(attempt(volume(false)), "ok");
+    assert!(dir.path().join("new").exists());
+}
+
+#[test]
+fn read_only_covers_what_is_mounted_below() {
+    if !can("root") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let below = dir.path().join("below");
+    std::fs::create_dir(&below).unwrap();
+    // A namespace of this thread's own, so that the host sees no mount of ours.
+    std::thread::spawn({
+        let (dir, below) = (dir.path().to_path_buf(), below.clone());
+        move || {
+            use nix::mount::{MsFlags, mount};
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+                .unwrap();
+            mount(Some("t"), &below, Some("tmpfs"), MsFlags::empty(), Some("mode=777")).unwrap();
+            let volume = Volume { source: dir, target: "/vol".into(), read_only: true, ..Volume::default() };
+            let seen = run_probe(probe("write").env("DIR", "/vol/below").volume(volume)).unwrap();
+            assert_eq!(seen.get("write"), "EROFS");
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn exit_codes_and_signals_come_through() {
+    if !sandboxes() {
+        return;
+    }
+    for init in [true, false] {
+        let run = |script: &str| status(shell(script).with(|s| s.init = init));
+        assert_eq!(run("exit 3").code, Some(3));
+        assert_eq!(run("true").shell_code(), 0);
+    }
+    assert_eq!(status(shell("kill -TERM $$")).signal, Some(15));
+    assert_eq!(status(shell("kill -ABRT $$")).signal, Some(6));
+    assert_eq!(status(shell("kill -KILL $$")).shell_code(), 137);
+    assert_eq!(status(shell("(sleep 60 &); exec sleep 0.1")).code, Some(0));
+}
+
+#[test]
+fn a_task_is_signalled_waited_for_and_killed() {
+    if !sandboxes() {
+        return;
+    }
+    let task = shell("sleep 60").spawn().unwrap();
+    assert_eq!(task.try_wait().unwrap(), None);
+    assert_eq!(task.wait_timeout(Duration::from_millis(30)).unwrap(), None);
+    assert!(task.pid().unwrap() > 1);
+    task.signal(Signal::TERM).unwrap();
+    assert_eq!(task.wait().unwrap().signal, Some(15));
+    assert_eq!(task.wait().unwrap().signal, Some(15), "the status stays");
+    task.signal(Signal::TERM).unwrap();
+    task.kill().unwrap();
+
+    let task = shell("trap '' TERM; sleep 60 & wait").spawn().unwrap();
+    task.kill().unwrap();
+    assert_eq!(task.wait().unwrap().signal, Some(9));
+}
+
+#[test]
+fn one_thread_waits_while_another_signals() {
+    if !sandboxes() {
+        return;
+    }
+    let task = shell("sleep 60").spawn().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| task.wait().unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        task.signal(Signal::KILL).unwrap();
+        assert_eq!(waiting.join().unwrap().signal, Some(9));
+    });
+}
+
+#[test]
+fn dropping_a_task_kills_it_and_detaching_does_not() {
+    if !sandboxes() {
+        return;
+    }
+    let alive = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    let task = shell("sleep 60").spawn().unwrap();
+    let pid = task.pid().unwrap();
+    drop(task);
+    assert!(!alive(pid));
+
+    let task = shell("sleep 60").spawn().unwrap();
+    let pid = task.pid().unwrap();
+    let group = cofferdam_group(pid);
+    task.detach().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(alive(pid), "a detached task lives on");
+    // Its init was detached too: ending the task ends it, and this process reaps it.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!alive(pid));
+    remove_group(&group);
+}
+
+/// The version 2 cgroup of a process, as a directory, when it is one of this crate's.
+fn cofferdam_group(pid: i32) -> Option<std::path::PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let relative = text.lines().find_map(|l| l.strip_prefix("0::/"))?.to_string();
+    let host = cofferdam::Host::probe().ok()?;
+    let mount = host.cgroups.v2.map(|v2| v2.mount.join(&relative)).filter(|p| p.is_dir())?;
+    relative.contains("cofferdam").then_some(mount)
+}
+
+fn remove_group(group: &Option<std::path::PathBuf>) {
+    let Some(group) = group else { return };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = group.parent().map(std::fs::remove_dir);
+}
+
+#[test]
+fn standard_streams_are_pipes_when_asked() {
+    if !sandboxes() {
+        return;
+    }
+    let sandbox = shell("cat; echo err >&2").stdin(Stdio::Piped).stdout(Stdio::Piped).stderr(Stdio::Piped);
+    let mut task = sandbox.spawn().unwrap();
+    task.stdin.take().unwrap().write_all(b"through").unwrap();
+    let (mut out, mut err) = (String::new(), String::new());
+    task.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    task.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!((out.as_str(), err.as_str()), ("through", "err\n"));
+    assert!(task.wait().unwrap().success());
+}
+
+#[test]
+fn resource_limits_of_the_process_are_set() {
+    if !sandboxes() {
+        return;
+    }
+    let limit = Rlimit { soft: Some(37), hard: Some(38) };
+    let sandbox = shell("ulimit -Sn; ulimit -Hn").with(|s| s.rlimits = [("nofile".into(), limit)].into());
+    assert_eq!(output(sandbox), "37\n38");
+}
+
+#[test]
+fn what_cannot_be_executed_is_told_from_what_is_not_there() {
+    if !sandboxes() {
+        return;
+    }
+    for (command, code, kind) in [
+        ("no-such-command", 127, std::io::ErrorKind::NotFound),
+        ("/no/such/command", 127, std::io::ErrorKind::NotFound),
+        ("/etc/passwd", 126, std::io::ErrorKind::PermissionDenied),
+        ("/etc", 127, std::io::ErrorKind::NotFound),
+    ] {
+        match Sandbox::command(command).spawn() {
+            Err(error @ Error::Exec { .. }) => {
+                assert_eq!(error.exit_code(), code, "{command}");
+                let Error::Exec { source, .. } = error else { unreachable!() };
+                assert_eq!(source.kind(), kind, "{command}");
+            }
+            other => panic!("{command}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_missing_interpreter_is_named_as_such() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    for (path, mode) in [(dir.path(), 0o755), (script.as_path(), 0o755)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let volume = Volume { source: dir.path().into(), target: "/s".into(), ..Volume::default() };
+    let error = Sandbox::command("/s/script").volume(volume).spawn().unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("interpreter"), "{cause}");
+}
+
+#[test]
+fn linked_and_copied_roots_run_the_hosts_own_programs() {
+    if !sandboxes() || !can("python3") {
+        return;
+    }
+    // Few files: this is about what runs, not about how fast it is built.
+    let libs = [
+        "ld-linux-x86-64.so.2",
+        "libc.so.6",
+        "libm.so.6",
+        "libz.so.1",
+        "libexpat.so.1",
+        "libselinux.so.1",
+        "libpcre2-8.so.0",
+    ];
+    let libs =
+        libs.map(|l| format!("/lib/x86_64-linux-gnu/{l}")).into_iter().filter(|l| Path::new(l).exists());
+    let chroot_env: cofferdam::ChrootEnv =
+        ["/bin/sh", "/usr/bin/id", "/usr/bin/python3", "/usr/lib/python3.11", "/lib64"]
+            .into_iter()
+            .map(String::from)
+            .chain(libs)
+            .map(|p| (p.clone().into(), p.into()))
+            .collect();
+    for populate in [cofferdam::Method::Link, cofferdam::Method::Copy] {
+        let root = Root { populate, chroot_env: chroot_env.clone(), ..Root::default() };
+        let said = output(shell("echo shell; python3 -c 'print(6*7)'; id -u").root(root));
+        assert_eq!(said, "shell\n42\n65534", "{populate}");
+    }
+}
+
+#[test]
+fn a_hog_is_killed_at_its_memory_limit_and_the_status_says_why() {
+    if !can("cgroups") {
+        return;
+    }
+    let limits = Limits { memory: Some(32 << 20), ..Limits::default() };
+    let sandbox = probe("hog").limits(limits);
+    let report = sandbox.plan().unwrap().report;
+    assert!(report.enforced.contains(Control::MEMORY), "{report}");
+    let seen = run_probe(sandbox).unwrap();
+    assert_eq!(seen.status.signal, Some(9), "{}", seen.status);
+    assert!(seen.status.oom_killed);
+    // The same signal without a memory limit is no such thing.
+    assert!(!status(shell("kill -KILL $$")).oom_killed);
+}
+
+#[test]
+fn the_limit_of_processes_does_not_count_init() {
+    if !can("cgroups") {
+        return;
+    }
+    let limited = |script: &str, pids| {
+        let limits = Limits { pids_max: Some(pids), ..Limits::default() };
+        output(shell(&format!("({script}) 2>&1")).limits(limits))
+    };
+    assert_eq!(limited("echo one", 2), "one");
+    let refused = output(
+        Sandbox::command("/bin/sh")
+            .args(["-c", "exec echo alone"])
+            .limits(Limits { pids_max: Some(1), ..Limits::default() }),
+    );
+    assert_eq!(refused, "alone");
+}
+
+#[test]
+fn bad_input_is_a_spec_error_that_names_its_field() {
+    let spec = |set: &dyn Fn(&mut cofferdam::SandboxSpec, &mut Policy)| {
+        let mut policy = Policy::default();
+        let mut spec = cofferdam::SandboxSpec { command: "true".into(), ..Default::default() };
+        set(&mut spec, &mut policy);
+        match Sandbox::new(&policy, spec).spawn() {
+            Err(Error::Spec { field, .. }) => field.to_string(),
+            Err(Error::Denied { .. }) => "denied".into(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(spec(&|_, p| p.denied_host_uids = "1-2-3".into()), "denied_host_uids");
+    assert_eq!(spec(&|_, p| p.denied_host_uids = "5-".into()), "denied_host_uids");
+    assert_eq!(spec(&|_, p| p.denied_host_gids = " 1".into()), "denied_host_gids");
+    assert_eq!(spec(&|_, p| p.denied_host_gids = "10-1".into()), "denied_host_gids");
+    assert_eq!(spec(&|s, _| s.cap_add = vec!["not_a_cap".into()]), "cap_add");
+    assert_eq!(spec(&|_, p| p.allow_caps = Some(vec!["nope".into()])), "allow_caps");
+    assert_eq!(spec(&|s, _| s.work_dir = Some("foo".into())), "work_dir");
+    assert_eq!(spec(&|s, _| s.pid_mode = "Host".into()), "pid_mode");
+    assert_eq!(spec(&|s, _| s.ipc_mode = "other".into()), "ipc_mode");
+    assert_eq!(spec(&|_, p| p.default_ipc_mode = String::new()), "default_ipc_mode");
+    assert_eq!(spec(&|s, _| s.command = String::new()), "command");
+    assert_eq!(spec(&|s, _| s.args = vec!["a\0b".into()]), "args");
+    assert_eq!(spec(&|s, _| drop(s.env.insert("A=B".into(), "c".into()))), "env");
+    assert_eq!(spec(&|s, _| s.user = "no-such-user-xyz".into()), "user");
+    assert_eq!(spec(&|s, _| s.id = "../x".into()), "id");
+    assert_eq!(spec(&|s, _| s.network = Network::Path("/etc/passwd".into())), "network");
+    assert_eq!(spec(&|s, _| s.root.path = Some("/no/such/root".into())), "root");
+    assert_eq!(spec(&|s, _| s.root.populate = cofferdam::Method::None), "root");
+    assert_eq!(spec(&|s, _| s.limits.pids_max = Some(0)), "pids_max");
+    assert_eq!(spec(&|s, _| s.rlimits = [("files".into(), Rlimit::default())].into()), "rlimits");
+    assert_eq!(
+        spec(&|s, _| s.volumes.push(Volume {
+            source: "/no".into(),
+            target: "/v".into(),
+            ..Volume::default()
+        })),
+        "volumes"
+    );
+    assert_eq!(spec(&|s, p| (s.pid_mode, p.allow_host_pid) = ("host".into(), false)), "denied");
+    assert_eq!(spec(&|s, p| (s.ipc_mode, p.allow_host_ipc) = ("host".into(), false)), "denied");
+    assert_eq!(spec(&|s, _| s.cap_add = vec!["net_admin".into()]), "denied");
+    assert_eq!(spec(&|s, p| (s.user, p.denied_host_gids) = ("5:27".into(), "27".into())), "denied");
+    assert_eq!(spec(&|_, p| p.denied_host_uids = "65534".into()), "denied");
+}
