@@ -3,6 +3,7 @@
 //! The floor is the least that any implementation does for the same namespaces: a clone on shared
 //! memory, a bind root, `/proc`, `pivot_root` and the exec, by raw calls without any check. Compare
 //! ratios, not microseconds: `cargo bench --bench spawn`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::ffi::CString;
 use std::hint::black_box;

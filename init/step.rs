@@ -429,5 +429,18 @@ fn exec(
     }
     sys::unblock_signals().at(0)?;
     state.tell(Record::Ready);
-    Err(Refused { call: index as u8 + 1, errno: sys::execve(path, argv, envp) })
+    let mut errno = sys::execve(path, argv, envp);
+    // Another process may hold the file open for writing for the moment between its own fork and exec,
+    // as every threaded program's children do with descriptors that are none of their business.
+    for _ in 0..TEXT_BUSY_TRIES {
+        if errno != sys::ETXTBSY {
+            break;
+        }
+        sys::pause(1);
+        errno = sys::execve(path, argv, envp);
+    }
+    Err(Refused { call: index as u8 + 1, errno })
 }
+
+/// Milliseconds that a file may stay busy.
+const TEXT_BUSY_TRIES: u32 = 100;

@@ -21,6 +21,8 @@ pub const EEXIST: Errno = 17;
 pub const ENOTDIR: Errno = 20;
 /// EINVAL.
 pub const EINVAL: Errno = 22;
+/// ETXTBSY.
+pub const ETXTBSY: Errno = 26;
 /// AT_FDCWD.
 pub const CWD: i32 = -100;
 
@@ -193,6 +195,12 @@ pub struct PollFd {
 /// ppoll(2) without a time-out.
 pub fn poll(fds: &mut [PollFd; 2]) -> Result<(), Errno> {
     call(nr::PPOLL, [addr_mut(fds), 2, 0, 0, 0, 0]).map(drop)
+}
+
+/// Sleeps for some milliseconds, by ppoll(2) on nothing.
+pub fn pause(milliseconds: usize) {
+    let time = [0usize, milliseconds * 1_000_000];
+    let _ = call(nr::PPOLL, [0, 0, addr(&time), 0, 0, 0]);
 }
 
 /// wait4(2) for any child: `(pid, status)`; pid 0 when none has ended and `block` is false.

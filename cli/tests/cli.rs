@@ -1,9 +1,16 @@
 //! The command line as a user meets it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+/// The program. The run-time variable comes first: CI runs this test from a copy of the tree.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("CARGO_BIN_EXE_cofferdam").unwrap_or_else(|| env!("CARGO_BIN_EXE_cofferdam").into())
+}
+
 fn cofferdam(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cofferdam")).args(args).stdin(Stdio::null()).output().unwrap()
+    Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 fn run(args: &[&str]) -> Output {
@@ -20,7 +27,11 @@ fn sandboxes() -> bool {
     if doctor.status.code() == Some(2) {
         let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
         assert!(!must.contains("userns") && !must.contains("root"), "{}", text(&doctor.stdout));
-        eprintln!("skipped: {}", text(&doctor.stdout).lines().next().unwrap_or_default());
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: {}",
+            text(&doctor.stdout).lines().next().unwrap_or_default()
+        );
         return false;
     }
     true
@@ -109,7 +120,7 @@ fn a_signal_to_the_front_reaches_the_command() {
     if !sandboxes() {
         return;
     }
-    let mut child = Command::new(env!("CARGO_BIN_EXE_cofferdam"))
+    let mut child = Command::new(binary())
         .args(["run", "sh", "-c", "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.02; done"])
         .stdout(Stdio::piped())
         .spawn()

@@ -1,16 +1,21 @@
 //! What `explain` prints is what `run` does: every line of the plan is a system call that strace sees,
 //! in the plan's order.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
-const BIN: &str = env!("CARGO_BIN_EXE_cofferdam");
+/// The program. The run-time variable comes first: CI runs this test from a copy of the tree.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("CARGO_BIN_EXE_cofferdam").unwrap_or_else(|| env!("CARGO_BIN_EXE_cofferdam").into())
+}
 
 fn strace() -> bool {
     let there = Command::new("strace").arg("-V").output().is_ok();
     let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
     assert!(there || !must.contains("strace"), "this machine must have strace");
     if !there {
-        eprintln!("skipped: needs strace");
+        let _ = writeln!(std::io::stderr(), "skipped: needs strace");
     }
     there
 }
@@ -69,14 +74,15 @@ fn shows(call: &str, line: &str) -> bool {
 }
 
 fn compare(flags: &[&str]) {
-    let explain = Command::new(BIN).arg("explain").args(flags).output().unwrap();
+    let explain = Command::new(binary()).arg("explain").args(flags).output().unwrap();
     assert!(explain.status.success(), "{}", String::from_utf8_lossy(&explain.stderr));
     let plan = String::from_utf8(explain.stdout).unwrap();
     let log = tempfile::NamedTempFile::new().unwrap();
     let run = Command::new("strace")
         .args(["-f", "-s", "4096", "-o"])
         .arg(log.path())
-        .args([BIN, "run"])
+        .arg(binary())
+        .arg("run")
         .args(flags)
         .stdout(Stdio::null())
         .output()

@@ -167,7 +167,7 @@ macro_rules! ops {
         $code:literal $name:ident { $( $(#[$fdoc:meta])* $field:ident : $t:ty ),* $(,)? }
     )*) => {
         /// One operation of init. What a user would name is one operation; the system calls that it is
-        /// made of are fixed, and [`calls`](super::render::calls) prints them in order.
+        /// made of are fixed, and a plan prints them in order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Op<'a> {
             $( $(#[$doc])* $name { $( $(#[$fdoc])* $field: $t ),* } ),*

@@ -1,5 +1,6 @@
 //! What the integration tests share: abilities of this machine, and the probe that runs inside.
-#![allow(dead_code)]
+#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::process::Command;
 
-use cofferdam::{Error, ExitStatus, Fd, Sandbox, Volume};
+use cofferdam::{Error, ExitStatus, Fd, Sandbox, Stdio, Volume};
 
 /// Whether this machine can do what a test needs. Where it cannot, the test says so and passes, unless
 /// `COFFERDAM_MUST_HAVE` names the ability: then it fails.
@@ -29,7 +30,8 @@ pub fn can(ability: &str) -> bool {
     let Err(why) = lacks else { return true };
     let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
     assert!(!must.split(',').any(|m| m == ability), "this machine must have {ability}: {why}");
-    eprintln!("skipped: needs {ability}: {why}");
+    // Past libtest's capture, so that it is seen when the test passes.
+    let _ = writeln!(std::io::stderr(), "skipped: needs {ability}: {why}");
     false
 }
 
@@ -123,7 +125,8 @@ pub fn asked() -> Option<(String, Say)> {
 
 /// Inside: what can be seen of the process itself.
 pub fn say_facts(say: &mut Say) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    // Of this thread: the C library blocks all signals of the main one while it makes another.
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     for line in status.lines() {
         if let Some((key, value)) = line.split_once(':') {
             say.fact(key, value.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -154,4 +157,23 @@ pub fn say_facts(say: &mut Say) {
     say.fact("sid", nix::unistd::getsid(None).unwrap());
     say.fact("pid", nix::unistd::getpid());
     say.fact("args", std::env::args().next().unwrap());
+}
+
+/// A shell with a script.
+pub fn shell(script: &str) -> Sandbox {
+    Sandbox::command("/bin/sh").args(["-c", script]).env("PATH", "/usr/bin:/bin")
+}
+
+/// How it ends.
+pub fn status(sandbox: Sandbox) -> ExitStatus {
+    sandbox.spawn().unwrap().wait().unwrap()
+}
+
+/// What it prints.
+pub fn output(sandbox: Sandbox) -> String {
+    let mut task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
+    let mut text = String::new();
+    task.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    task.wait().unwrap();
+    text.trim().to_string()
 }

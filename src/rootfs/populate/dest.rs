@@ -1,13 +1,13 @@
 //! Directories in the root, found and made by descriptor, never outside of it.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat, stat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, mkdirat, stat};
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 
 use crate::{Error, Result};
@@ -77,6 +77,22 @@ pub(super) fn make<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::R
         Err(Errno::EEXIST) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// Opens a directory that [`make`] made.
+pub(super) fn open_made<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::Result<OwnedFd> {
+    let flags = DIR | OFlag::O_NOFOLLOW;
+    match openat(dir, name, flags, Mode::empty()) {
+        // Not root, and a umask that takes the owner's own bits.
+        Err(Errno::EACCES) => {}
+        answer => return answer,
+    }
+    let path = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(dir, name, path, Mode::empty())?;
+    // No name is looked up but that of our own descriptor, which `fchmod` would refuse.
+    let itself = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    fchmodat(AT_FDCWD, itself.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+    openat(dir, name, flags, Mode::empty())
 }
 
 /// A destination as a relative path of plain names; empty for the root itself.
@@ -154,8 +170,7 @@ pub(super) fn parent(
             Ok(fd) => fd,
             Err(Errno::ENOENT) => {
                 mkdirat(&fd, name, Mode::S_IRWXU).map_err(|e| refused("mkdirat", &at, e))?;
-                let fd = openat(&fd, name, DIR | OFlag::O_NOFOLLOW, Mode::empty())
-                    .map_err(|e| refused("openat", &at, e))?;
+                let fd = open_made(fd.as_fd(), name).map_err(|e| refused("openat", &at, e))?;
                 let owned = dress(&fd, counterpart(&at, dest, source), giver)
                     .map_err(|e| refused("fchmod", &at, e))?;
                 made = made.saturating_add(1);

@@ -97,3 +97,47 @@ fn make_root(base: BorrowedFd<'_>, name: &OsString) -> nix::Result<OwnedFd> {
     fchmod(&root, Mode::from_bits_truncate(0o755))?;
     Ok(root)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::sync::Mutex;
+
+    use tempfile::tempdir;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_temporary_root_comes_private_and_goes_whole() {
+        let base = tempdir().unwrap();
+        let roots: Mutex<Vec<(&str, TempRoot)>> = Mutex::default();
+        std::thread::scope(|s| {
+            for name in ["a", "b", "c", "d"] {
+                let (roots, base) = (&roots, base.path());
+                s.spawn(move || roots.lock().unwrap().push((name, TempRoot::create(base, name).unwrap())));
+            }
+        });
+        let roots = roots.into_inner().unwrap();
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 4);
+        assert!(TempRoot::create(base.path(), "a").unwrap_err().to_string().starts_with("mkdir("));
+        for (i, (name, root)) in roots.into_iter().enumerate() {
+            let path = TempRoot::path_in(base.path(), name);
+            assert_eq!(mode(&path), 0o755);
+            assert_eq!(mode(path.parent().unwrap()), 0o700);
+            assert_eq!(nix::sys::stat::fstat(root.fd()).unwrap().st_ino, fs::metadata(&path).unwrap().ino());
+            fs::create_dir_all(path.join("usr/lib")).unwrap();
+            fs::write(path.join("usr/lib/x"), "").unwrap();
+            if i % 2 == 0 {
+                root.close().unwrap();
+            }
+        }
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+        let error = TempRoot::create(&base.path().join("nowhere"), "x").unwrap_err();
+        assert_eq!(error.to_string(), format!("openat({:?}, O_DIRECTORY)", base.path().join("nowhere")));
+    }
+}

@@ -114,15 +114,17 @@ fn tree(
         done.skip(source.into(), KERNELS);
         return Ok(());
     }
-    let made = match to.file_name() {
-        None => false,
+    let (made, dst) = match to.file_name() {
+        None => (false, dest::open_dir(by.root, to)),
         Some(name) => {
             let dir = parent(by, source, to, done)?;
-            dest::make(dir.as_fd(), name)
-                .map_err(|e| Error::prepare(format!("mkdirat({})", dest::shown(to)))(e))?
+            let made = dest::make(dir.as_fd(), name)
+                .map_err(|e| Error::prepare(format!("mkdirat({})", dest::shown(to)))(e))?;
+            let dst = if made { dest::open_made(dir.as_fd(), name) } else { dest::open_dir(by.root, to) };
+            (made, dst)
         }
     };
-    let dst = match dest::open_dir(by.root, to) {
+    let dst = match dst {
         Ok(fd) => fd,
         Err(Errno::ENOTDIR | Errno::ENOENT | Errno::ELOOP) if !made => {
             add(&mut done.kept, 1);
@@ -246,7 +248,11 @@ impl<'w> Walk<'w> {
                 return Ok(None);
             }
         };
-        match openat(&parent.dst, name, DIR | OFlag::O_NOFOLLOW, Mode::empty()) {
+        let dst = match job.made {
+            true => dest::open_made(parent.dst.as_fd(), name),
+            false => openat(&parent.dst, name, DIR | OFlag::O_NOFOLLOW, Mode::empty()),
+        };
+        match dst {
             Ok(dst) => Ok(Some((self.hold(src, dst, st.st_dev, job.made), st))),
             Err(Errno::ENOTDIR | Errno::ELOOP) if !job.made => {
                 add(&mut done.kept, 1);

@@ -1,0 +1,165 @@
+//! The caller is never touched, and nothing is left: many spawns, of every outcome, from four threads.
+//!
+//! One test, in a binary of its own, because it counts what belongs to the whole process.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use cofferdam::{Error, Host, Limits, Method, Network, Policy, Root, Sandbox, Stdio, Volume};
+use common::can;
+
+/// What of this process and of this machine a spawn could leave behind or change.
+#[derive(Debug, PartialEq, Eq)]
+struct Traces {
+    fds: BTreeSet<String>,
+    mounts: usize,
+    cgroups: Vec<String>,
+    children: String,
+    temporary: Vec<String>,
+    dumpable: i32,
+    cwd: std::path::PathBuf,
+    umask: String,
+    blocked: String,
+    ignored: String,
+    caught: String,
+    oom_score_adj: String,
+    capabilities: String,
+    no_new_privs: String,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn named_ours(dir: &Path, depth: u32, found: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        if entry.file_name().to_string_lossy().contains("leak-test") {
+            found.push(entry.path().display().to_string());
+        } else if depth > 0 {
+            named_ours(&entry.path(), depth - 1, found);
+        }
+    }
+}
+
+fn traces() -> Traces {
+    let status = read("/proc/thread-self/status");
+    let line = |key: &str| status.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_string();
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let fds = fds.filter_map(|e| Some((e.file_name(), std::fs::read_link(e.path()).ok()?)));
+    let fds = fds.filter(|(_, to)| !to.ends_with("fd")).map(|(n, to)| format!("{n:?} {to:?}")).collect();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let children = tasks.map(|t| read(&format!("{}/children", t.path().display()))).collect();
+    let (mut cgroups, mut temporary) = (Vec::new(), Vec::new());
+    let host = Host::probe().unwrap();
+    for mount in host.cgroups.v1.values().map(|h| &h.mount).chain(host.cgroups.v2.iter().map(|v| &v.mount)) {
+        named_ours(mount, 2, &mut cgroups);
+    }
+    named_ours(&std::env::temp_dir(), 0, &mut temporary);
+    Traces {
+        fds,
+        mounts: read("/proc/self/mountinfo").lines().count(),
+        cgroups,
+        children,
+        temporary,
+        // SAFETY: PR_GET_DUMPABLE takes and gives numbers.
+        dumpable: unsafe { libc::prctl(libc::PR_GET_DUMPABLE) },
+        cwd: std::env::current_dir().unwrap(),
+        umask: line("Umask:"),
+        blocked: line("SigBlk:"),
+        ignored: line("SigIgn:"),
+        caught: line("SigCgt:"),
+        oom_score_adj: read("/proc/self/oom_score_adj"),
+        capabilities: line("CapEff:") + &line("CapInh:") + &line("CapAmb:"),
+        no_new_privs: line("NoNewPrivs:"),
+    }
+}
+
+/// One spawn of outcome `n`; each checks that it got the one it was after.
+fn one(n: usize, thread: usize) {
+    let id = format!("leak-test-{thread}-{n}");
+    let base = |command: &str| Sandbox::command(command).with(|s| s.id = id.clone());
+    let succeeds = |s: Sandbox| assert!(s.spawn().unwrap().wait().unwrap().success(), "{n}");
+    match n % 14 {
+        0 => succeeds(base("true")),
+        1 => succeeds(base("true").with(|s| s.init = false)),
+        2 => drop(base("sleep").arg("100").spawn().unwrap()),
+        3 => assert!(matches!(base("no-such-command").spawn(), Err(Error::Exec { .. }))),
+        4 => assert!(matches!(base("/etc/passwd").spawn(), Err(Error::Exec { .. }))),
+        5 => assert!(matches!(base("true").work_dir("/usr/no/such").spawn(), Err(Error::Setup { .. }))),
+        6 => assert!(matches!(base("true").user("no-such-user").spawn(), Err(Error::Spec { .. }))),
+        7 => assert!(matches!(
+            base("true").with(|s| s.cap_add = vec!["net_admin".into()]).spawn(),
+            Err(Error::Denied { .. })
+        )),
+        8 => {
+            let mut task = base("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
+            drop(task.stdin.take());
+            assert!(task.wait().unwrap().success());
+        }
+        9 => succeeds(base("true").network(Network::None)),
+        10 => succeeds(base("true").policy(&Policy { no_pivot_root: true, ..Policy::default() })),
+        11 => {
+            let limits = Limits {
+                memory: Some(64 << 20),
+                pids_max: Some(32),
+                cpu_shares: Some(100),
+                ..Limits::default()
+            };
+            succeeds(base("true").limits(limits));
+        }
+        12 => {
+            // Fails after the cgroup and the temporary root were made, at a mount point below a file.
+            let root = Root {
+                populate: Method::Copy,
+                chroot_env: [("/etc/passwd".into(), "/etc/passwd".into())].into(),
+                ..Root::default()
+            };
+            let volume =
+                Volume { source: "/etc".into(), target: "/etc/passwd/below".into(), ..Volume::default() };
+            let failed = base("true")
+                .root(root)
+                .volume(volume)
+                .limits(Limits { memory: Some(64 << 20), ..Limits::default() });
+            assert!(matches!(failed.spawn(), Err(Error::Setup { .. })), "{n}");
+        }
+        _ => {
+            let unlikely = cofferdam::Rlimit { soft: Some(u64::MAX - 1), hard: Some(u64::MAX - 1) };
+            let failed = base("true").with(|s| s.rlimits = [("nofile".into(), unlikely)].into());
+            assert!(matches!(failed.spawn(), Err(Error::Setup { .. })), "{n}");
+        }
+    }
+}
+
+#[test]
+fn two_hundred_spawns_leave_no_trace() {
+    if !can("userns") {
+        return;
+    }
+    // While other threads allocate, as in any program that embeds us.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut kept = Vec::new();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    kept.push(vec![0u8; 4096 + kept.len() % 8192]);
+                    if kept.len() > 512 {
+                        kept.clear();
+                    }
+                    std::thread::yield_now();
+                }
+            });
+        }
+        let before = traces();
+        let spawning: Vec<_> = (0..4).map(|t| scope.spawn(move || (0..50).for_each(|n| one(n, t)))).collect();
+        let failed = spawning.into_iter().map(|s| s.join()).any(|r| r.is_err());
+        let after = traces();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(!failed, "a spawn had another outcome than it should");
+        assert_eq!(before, after);
+    });
+}
