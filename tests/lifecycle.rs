@@ -111,7 +111,7 @@ fn a_file_that_is_still_being_written_is_waited_for() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("program");
+    let program = dir.path().join("true");
     std::fs::copy("/bin/true", &program).unwrap();
     for path in [dir.path(), program.as_path()] {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -122,7 +122,7 @@ fn a_file_that_is_still_being_written_is_waited_for() {
         std::thread::sleep(Duration::from_millis(30));
         drop(writer);
     });
-    assert!(status(Sandbox::command("/s/program").volume(volume)).success());
+    assert!(status(Sandbox::command("/s/true").volume(volume)).success());
     closer.join().unwrap();
 }
 
