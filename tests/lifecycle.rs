@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cofferdam::{Error, Sandbox, Signal, Stdio, Volume};
+use cofferdam::{Error, Method, Root, Sandbox, Signal, Stdio, Volume};
 use common::{sandboxes, shell, status};
 
 #[test]
@@ -181,4 +181,50 @@ fn remove_group(group: &Option<std::path::PathBuf>) {
         std::thread::sleep(Duration::from_millis(5));
     }
     let _ = group.parent().map(std::fs::remove_dir);
+}
+
+/// A root that is used as it is, and a volume; what is looked for, and where it is found.
+#[test]
+fn a_command_is_looked_up_inside_the_root() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let place = |path: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "no program, but executable").unwrap();
+        open(&path, 0o755);
+    };
+    open(dir.path(), 0o755);
+    for file in ["root/usr/local/bin/tmp0.txt", "root/foo/tmp1.txt", "root/local/tmp2.txt", "vol/tmp4.txt"] {
+        place(file);
+    }
+    let found = |command: &str| {
+        let root = Root { path: Some(dir.path().join("root")), populate: Method::None, ..Root::default() };
+        let volume = Volume { source: dir.path().join("vol"), target: "/srv".into(), ..Volume::default() };
+        match Sandbox::command(command).root(root).volume(volume).spawn() {
+            // Found, and refused by the kernel as no program: the error names where it was found.
+            Err(Error::Exec { program, source }) if source.raw_os_error() == Some(libc::ENOEXEC) => {
+                Some(program)
+            }
+            Err(Error::Exec { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+            other => panic!("{command}: {other:?}"),
+        }
+    };
+    for (command, expect) in [
+        ("tmp0.txt", Some("/usr/local/bin/tmp0.txt")),
+        ("/foo/tmp1.txt", Some("/foo/tmp1.txt")),
+        ("local/tmp2.txt", Some("/local/tmp2.txt")),
+        ("tmp2.txt", Some("/local/tmp2.txt")),
+        ("/srv/tmp4.txt", Some("/srv/tmp4.txt")),
+        ("/bin/sh", None),
+        ("tmp4.txt", None),
+        ("../../../bin/sh", None),
+    ] {
+        assert_eq!(found(command).as_deref(), expect, "{command}");
+    }
 }

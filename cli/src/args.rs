@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cofferdam::{Control, Network, Policy, SandboxSpec, Stdio};
+use cofferdam::{Control, Network, Policy, SandboxSpec};
 
 use crate::Failure;
 use crate::values;
@@ -122,13 +122,7 @@ impl Args {
 
     /// The task's half.
     pub(crate) fn spec(&self) -> Result<SandboxSpec, Failure> {
-        let base = SandboxSpec {
-            stdin: Stdio::Inherit,
-            stdout: Stdio::Inherit,
-            stderr: Stdio::Inherit,
-            ..SandboxSpec::default()
-        };
-        let mut spec = read_json(self.spec.as_ref())?.unwrap_or(base);
+        let mut spec = self.base()?;
         if let Some((command, args)) = self.command.split_first() {
             spec.command = command.clone();
             spec.args = args.to_vec();
@@ -156,6 +150,16 @@ impl Args {
             spec.require = Some(Control::parse(list).map_err(|e| Failure::new(format!("require: {e}")))?);
         }
         Ok(spec)
+    }
+
+    /// The spec of `--spec`, or an empty one. Streams that it says nothing of are this program's own.
+    fn base(&self) -> Result<SandboxSpec, Failure> {
+        let mut json: serde_json::Map<String, serde_json::Value> =
+            read_json(self.spec.as_ref())?.unwrap_or_default();
+        for stream in ["stdin", "stdout", "stderr"] {
+            json.entry(stream).or_insert_with(|| "inherit".into());
+        }
+        serde_json::from_value(json.into()).map_err(|e| Failure::new(format!("spec: {e}")))
     }
 
     fn root(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {

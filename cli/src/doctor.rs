@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::ExitCode;
 
-use cofferdam::cgroup::{Detection, V1_REQUIRED, V2_REQUIRED};
+use cofferdam::cgroup::{Detection, V1_REQUIRED, V2_REQUIRED, Version};
 use cofferdam::{Health, Host};
 use serde::Serialize;
 
@@ -70,7 +70,8 @@ fn cgroups(found: &Detection) -> String {
     let mut text = format!("{:<13} {:?}: {gate}\n", "cgroups", found.mode);
     let available = found.available();
     let names = found.v1.keys().map(String::as_str);
-    let names = names.chain(V2_REQUIRED).chain(V1_REQUIRED).chain(available.iter().copied());
+    let required: &[&str] = if found.limits_on == Version::V1 { &V1_REQUIRED } else { &V2_REQUIRED };
+    let names = names.chain(required.iter().copied()).chain(available.iter().copied());
     for name in names.collect::<BTreeSet<_>>() {
         let place = match (found.v1.get(name), available.contains(name)) {
             (Some(v1), true) => format!("v1 {}", v1.mount.display()),

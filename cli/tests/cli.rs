@@ -105,7 +105,7 @@ fn a_spec_file_is_read_and_flags_override_it() {
         return;
     }
     let file = tempfile::NamedTempFile::new().unwrap();
-    let spec = r#"{"command":"sh","args":["-c","echo $A"],"env":{"A":"file"},"stdout":"inherit"}"#;
+    let spec = r#"{"command":"sh","args":["-c","echo $A"],"env":{"A":"file"}}"#;
     std::fs::write(file.path(), spec).unwrap();
     let path = file.path().to_str().unwrap();
     assert_eq!(text(&run(&["--spec", path]).stdout), "file");
@@ -113,6 +113,16 @@ fn a_spec_file_is_read_and_flags_override_it() {
     std::fs::write(file.path(), r#"{"comand":"sh"}"#).unwrap();
     let output = run(&["--spec", path]);
     assert!(text(&output.stderr).contains("comand"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_oom_score_is_not_the_callers() {
+    if !sandboxes() {
+        return;
+    }
+    let script = r#"echo 500 >/proc/self/oom_score_adj; exec "$0" run cat /proc/self/oom_score_adj"#;
+    let output = Command::new("/bin/sh").args(["-c", script]).arg(binary()).output().unwrap();
+    assert_eq!(text(&output.stdout), "0", "{}", text(&output.stderr));
 }
 
 #[test]
