@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use procfs::process::MountInfo;
+
 /// One visible mount of a cgroup hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mounted {
@@ -27,7 +29,7 @@ pub(super) struct Located {
 /// Reads `/proc/self/mountinfo` and `/proc/self/cgroup` (`proc(5)`, `cgroups(7)`). Of several mounts of one
 /// hierarchy the first that shows all of it is taken, else the first.
 pub(super) fn locate(mountinfo: &str, self_cgroup: &str) -> Located {
-    let entries: Vec<Entry<'_>> = mountinfo.lines().filter_map(Entry::parse).collect();
+    let entries: Vec<Entry> = mountinfo.lines().filter_map(Entry::parse).collect();
     let visible = |kind: &'static str| {
         let all = &entries;
         all.iter().filter(move |e| e.fs_type == kind && !e.is_hidden(all))
@@ -40,10 +42,10 @@ pub(super) fn locate(mountinfo: &str, self_cgroup: &str) -> Located {
     }
     let controllers = v1_controllers(self_cgroup);
     for entry in visible("cgroup") {
-        for name in entry.super_options.split(',').filter(|option| controllers.contains(option)) {
-            let known = found.v1.get(name);
+        for name in entry.super_options.iter().filter(|option| controllers.contains(option.as_str())) {
+            let known = found.v1.get(name.as_str());
             if known.is_none_or(|known| known.root != "/" && entry.root == "/") {
-                found.v1.insert(name.to_owned(), entry.mounted());
+                found.v1.insert(name.clone(), entry.mounted());
             }
         }
     }
@@ -79,34 +81,37 @@ fn relative(root: &str, path: &str) -> Option<String> {
 
 /// The fields of one line of mountinfo that matter here.
 #[derive(Debug)]
-struct Entry<'a> {
-    id: u64,
-    parent: u64,
+struct Entry {
+    id: i32,
+    parent: i32,
     root: String,
     path: PathBuf,
-    options: &'a str,
-    fs_type: &'a str,
-    super_options: &'a str,
+    read_only: bool,
+    fs_type: String,
+    super_options: BTreeSet<String>,
 }
 
-impl<'a> Entry<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let (mount, fs) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ');
-        let (id, parent) = (mount.next()?.parse().ok()?, mount.next()?.parse().ok()?);
-        let (root, path, options) = (mount.nth(1)?, mount.next()?, mount.next()?);
-        let mut fs = fs.split(' ');
-        let (fs_type, super_options) = (fs.next()?, fs.nth(1)?);
-        let (root, path) = (unescape(root), PathBuf::from(unescape(path)));
-        Some(Entry { id, parent, root, path, options, fs_type, super_options })
+impl Entry {
+    fn parse(line: &str) -> Option<Self> {
+        let info = MountInfo::from_line(line).ok()?;
+        let read_only = info.mount_options.contains_key("ro") || info.super_options.contains_key("ro");
+        Some(Entry {
+            id: info.mnt_id,
+            parent: info.pid,
+            root: unescape(&info.root),
+            path: PathBuf::from(unescape(info.mount_point.to_str()?)),
+            read_only,
+            fs_type: info.fs_type,
+            super_options: info.super_options.into_keys().collect(),
+        })
     }
 
     /// Whether another mount lies over this one or over a directory on the way to it.
     ///
     /// Whatever is mounted on the same parent at a shorter path hides this mount, and whatever is stacked
     /// upon this mount's root has it as its parent. The same must hold for the parents.
-    fn is_hidden(&self, all: &[Entry<'_>]) -> bool {
-        let over = |mount: &Entry<'_>, other: &Entry<'_>| {
+    fn is_hidden(&self, all: &[Entry]) -> bool {
+        let over = |mount: &Entry, other: &Entry| {
             // What is stacked on the process's own root is never entered: lookups start below it.
             let beside =
                 other.id != mount.id && other.parent == mount.parent && other.path.parent().is_some();
@@ -128,12 +133,7 @@ impl<'a> Entry<'a> {
     }
 
     fn mounted(&self) -> Mounted {
-        let read_only = |options: &str| options.split(',').any(|o| o == "ro");
-        Mounted {
-            path: self.path.clone(),
-            root: self.root.clone(),
-            read_only: read_only(self.options) || read_only(self.super_options),
-        }
+        Mounted { path: self.path.clone(), root: self.root.clone(), read_only: self.read_only }
     }
 }
 
