@@ -267,6 +267,11 @@ fn root_work(policy: &Policy, spec: &SandboxSpec, survey: &Survey, id: &str) -> 
         .map(|(s, d)| (s.clone(), Path::new("/").join(d), survey.kind(s).unwrap_or(Kind::File)))
         .collect();
     entries.sort_by(|a, b| a.1.cmp(&b.1));
+    let over_root = entries.iter().find(|(_, target, _)| target == Path::new("/"));
+    if let (Method::Bind, Some((source, ..))) = (root.populate, over_root) {
+        let why = format!("{source:?} cannot be bound over the new root: give it as the path of the root");
+        return Err(Error::spec("chroot_env", why));
+    }
     let writes = matches!(root.populate, Method::Link | Method::Copy);
     let base =
         if policy.temp_dir.as_os_str().is_empty() { std::env::temp_dir() } else { policy.temp_dir.clone() };

@@ -69,6 +69,17 @@ impl Request<'_> {
     fn binds(&self) -> bool {
         self.root.populate == Method::Bind
     }
+
+    /// Whether the host's own files stand in the root and must not be written.
+    fn restricts(&self) -> bool {
+        self.root.populate == Method::Link && !self.root.writable
+    }
+
+    /// Whether they stand in `/` itself. It cannot be bound on itself like a directory of it, and must
+    /// stay writable until every mount point is made.
+    fn seals_root(&self) -> bool {
+        self.restricts() && self.entries.iter().any(|(_, target, _)| target == Path::new("/"))
+    }
 }
 
 const SIZE_DEFAULT: u64 = 64 << 20;
@@ -102,6 +113,9 @@ pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
         steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: path(dir), mode: 0o755 }));
     }
     steps.push(Step::new(Control::DEVICES, Op::Seal { path: text(b"/dev"), attrs: ATTR_RDONLY }));
+    if req.seals_root() {
+        steps.push(Step::new(Control::HOST_FILES, Op::Seal { path: text(b"/"), attrs: ATTR_RDONLY }));
+    }
     let switch = if req.pivot { Op::PivotRoot {} } else { Op::MoveRoot {} };
     steps.push(Step::new(Control::ROOT_SWITCH, switch));
     report.enforce(Control::ROOT_SWITCH);
@@ -137,11 +151,10 @@ fn root(req: &Request<'_>, steps: &mut Vec<Step>) {
 
 fn populated(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     let attrs = req.attrs(ATTR_RDONLY);
-    let linked = req.root.populate == Method::Link;
     for (source, target, kind) in req.entries {
         if req.binds() {
             steps.push(bind(Control::HOST_FILES, source, target, attrs, MS_SLAVE, *kind, NO_SLOT));
-        } else if linked && !req.root.writable {
+        } else if req.restricts() && target != Path::new("/") {
             steps.push(Step::new(
                 Control::HOST_FILES,
                 Op::Restrict { path: path(target), attrs: ATTR_RDONLY },
@@ -149,7 +162,7 @@ fn populated(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
         }
     }
     report.enforce(Control::HOST_FILES);
-    if linked && req.root.writable {
+    if req.root.populate == Method::Link && req.root.writable {
         report.miss(
             Control::HOST_FILES,
             "the root is linked and writable: the task can change the host's own files",
