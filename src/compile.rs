@@ -122,12 +122,12 @@ pub(crate) fn compile(
     enter(&cgroup, &mut handed, &mut init);
     init.extend(lowered.after);
     init.extend(rootfs::lower::lower(&request, &mut report));
-    weaken(policy, sets, namespaces.user, namespaces.pid, &mut report);
     rlimits(spec, &mut report, &mut init)?;
     if reaper {
         init.push(Step::new(Control::PID_NS, Op::Fork {}));
     }
     credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
+    weaken(policy, sets, namespaces.user, namespaces.pid, &mut report);
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: plan::path(work_dir) }));
     init.push(Step::new(Control::IDS, Op::Umask { mask: spec.umask }));
@@ -447,13 +447,21 @@ fn weaken(policy: &Policy, sets: Sets, user_ns: bool, pid: IsolationMode, report
         );
     }
     if user_ns {
+        // The mounts belong to the task's own user namespace; beyond it the capability is good for nothing.
+        if has("sys_admin") {
+            report.weaken(
+                Control::HOST_FILES | Control::MASKED_PATHS,
+                "the task has CAP_SYS_ADMIN in its user namespace: it can remount what is read-only and unmount what masks",
+            );
+        }
         return;
     }
-    for (name, controls, why) in BREACHES {
-        let controls = controls & report.enforced;
-        let shared = name == "sys_ptrace" && pid == IsolationMode::Host;
-        if has(name) && (!controls.is_empty() || shared) {
+    for (name, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name)) {
+        let controls = controls & report.asked;
+        if !controls.is_empty() {
             report.weaken(controls, why);
+        } else if name == "sys_ptrace" && pid == IsolationMode::Host {
+            report.note(Control::PID_NS, why);
         }
     }
 }
