@@ -318,8 +318,10 @@ fn oom_score(spec: &SandboxSpec, host: &Host, report: &mut Report, init: &mut Ve
     if value != host.oom_score_adj {
         let text = value.to_string();
         let op = Op::OomScore { value: plan::text(text.as_bytes()) };
+        let step = Step::new(Control::OOM_SCORE, op);
         // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
-        init.push(Step::new(Control::OOM_SCORE, op).optional());
+        let must = spec.require.is_some_and(|required| required.contains(Control::OOM_SCORE));
+        init.push(if must { step } else { step.optional() });
     }
     Ok(())
 }
@@ -488,10 +490,12 @@ fn exec(spec: &SandboxSpec, identity: &Identity, candidates: &[String]) -> Step 
 
 /// Refuses unless what must hold will hold.
 pub(crate) fn required(spec: &SandboxSpec, report: &Report) -> Result<()> {
+    // Neither confines the task; and the kernel may forbid to lower the score below the caller's.
+    let degrades = Control::RESOURCES | Control::OOM_SCORE;
     let unmet = match spec.require {
         // What the author asked to go without is not missing.
-        None if spec.root.writable => report.missing.difference(Control::RESOURCES | Control::HOST_FILES),
-        None => report.missing.difference(Control::RESOURCES),
+        None if spec.root.writable => report.missing.difference(degrades | Control::HOST_FILES),
+        None => report.missing.difference(degrades),
         Some(all) if all.is_all() => report.asked.difference(report.enforced),
         Some(some) => some.difference(report.enforced),
     };

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 
 use crate::cgroup::{Group, Limits};
-use crate::compile::{Compiled, compile};
+use crate::compile::{Compiled, compile, required};
 use crate::error::Result;
 use crate::host::{Host, Survey};
 use crate::ns::{IsolationMode, Network};
@@ -187,18 +187,14 @@ impl Sandbox {
         for reason in group.shortfalls() {
             plan.report.miss(reason.control, reason.why.as_str());
         }
+        // A limit that the kernel would not take may be required; no step of init's that may fail is.
+        required(&self.spec, &plan.report)?;
         let birth = Birth {
             cgroup: belongings.group.as_ref().and_then(Group::into_fd),
             stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],
         };
         let (child, streams, report) = spawn::spawn(&plan, &birth)?;
-        self.still_required(&report)?;
         Task::new(plan.id, child, streams, belongings, report, populated)
-    }
-
-    /// An optional step that the kernel refused may have been required.
-    fn still_required(&self, report: &crate::report::Report) -> Result<()> {
-        crate::compile::required(&self.spec, report)
     }
 }
 

@@ -181,7 +181,8 @@ pub struct SandboxSpec {
     /// Further descriptors. All that is not named here or above is closed.
     pub fds: Vec<Fd>,
     /// What must hold, without reservation. When absent: every isolation control that is asked for
-    /// must hold, if only in part; resource controls may be missing, all together.
+    /// must hold, if only in part; resource controls may be missing, all together, and the kernel may
+    /// forbid to lower `oom_score`.
     pub require: Option<Control>,
 }
 
