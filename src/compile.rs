@@ -100,6 +100,7 @@ pub(crate) fn compile(
         read_only: &host.read_only,
         pivot: !policy.no_pivot_root,
         privileged: !namespaces.user,
+        nodes: !namespaces.user && CapSet::from_name("mknod").is_some_and(|cap| host.held.contains(cap)),
         own_pid: namespaces.pid == IsolationMode::Private,
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
@@ -162,6 +163,11 @@ fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey)
         return Err(Error::Unsupported { control: Control::MOUNT_NS, reason });
     }
     let network = spec.network.clone();
+    if let (true, Network::Path(path)) = (user, &network) {
+        let lacking = host.lacking();
+        let reason = format!("{path:?} cannot be joined from a user namespace, and the caller lacks {lacking}");
+        return Err(Error::Unsupported { control: Control::NET_NS, reason });
+    }
     Ok(Namespaces { pid, ipc, network, uts: spec.hostname.clone(), cgroup: false, user })
 }
 

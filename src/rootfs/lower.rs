@@ -33,8 +33,10 @@ pub(crate) struct Request<'a> {
     pub read_only: &'a [(PathBuf, Kind)],
     /// `pivot_root`, not `chroot`.
     pub pivot: bool,
-    /// The caller may mount and make device nodes by itself, without a user namespace.
+    /// The caller may mount by itself, without a user namespace.
     pub privileged: bool,
+    /// The caller may make device nodes. Those of the host are bound otherwise.
+    pub nodes: bool,
     /// The PID namespace is the sandbox's own.
     pub own_pid: bool,
     /// The IPC namespace is the sandbox's own.
@@ -196,7 +198,7 @@ fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     steps.push(mount(control, "tmpfs", "/dev", ATTR_NOSUID | ATTR_STRICTATIME, &["mode", "0755"]));
     for (name, major, minor) in DEVICES {
         let node = format!("/dev/{name}");
-        steps.push(if req.privileged {
+        steps.push(if req.nodes {
             Step::new(control, Op::Node { path: text(node.as_bytes()), major, minor })
         } else {
             let node = Path::new(&node);
