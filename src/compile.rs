@@ -165,7 +165,8 @@ fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey)
     let network = spec.network.clone();
     if let (true, Network::Path(path)) = (user, &network) {
         let lacking = host.lacking();
-        let reason = format!("{path:?} cannot be joined from a user namespace, and the caller lacks {lacking}");
+        let reason =
+            format!("{path:?} cannot be joined from a user namespace, and the caller lacks {lacking}");
         return Err(Error::Unsupported { control: Control::NET_NS, reason });
     }
     Ok(Namespaces { pid, ipc, network, uts: spec.hostname.clone(), cgroup: false, user })
@@ -527,8 +528,10 @@ fn parent_lines(cgroup: &Layout, root: &RootWork, clone: u32, maps: Option<&IdMa
         lines.extend(env.keys().map(|s| format!("openat({s:?}) # then {call} for each file of it")));
     }
     lines.extend(cgroup.calls());
-    lines.extend(["memfd_create(\"cofferdam-plan\")".into(), "memfd_create(\"cofferdam-init\")".into()]);
-    lines.push(crate::spawn::clone_line(clone, cgroup.into.is_some()));
+    use crate::spawn::line;
+    lines.extend([line::SOCKET, line::PLAN, line::INIT].map(String::from));
+    lines.push(line::clone(clone, cgroup.into.is_some()));
+    lines.push(line::EXEC.into());
     if let Some(maps) = maps {
         lines.push("write(\"/proc/PID/setgroups\", \"deny\")".into());
         lines.push(format!("write(\"/proc/PID/uid_map\", {:?})", maps.uid));

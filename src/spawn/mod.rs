@@ -39,11 +39,11 @@ pub(crate) fn spawn(plan: &Plan, birth: &Birth<'_>) -> Result<(Child, Streams, R
     let (handed, streams) = open_handed(plan, birth)?;
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-        .map_err(Error::prepare("socketpair(AF_UNIX, SOCK_SEQPACKET)"))?;
+        .map_err(Error::prepare(line::SOCKET))?;
     let numbers: Vec<u32> = handed.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
     let program = plan.encode(theirs.as_raw_fd().unsigned_abs(), &numbers);
-    let program = sys::sealed_memfd(c"cofferdam-plan", &program, false)
-        .map_err(Error::prepare("memfd_create(\"cofferdam-plan\")"))?;
+    let program =
+        sys::sealed_memfd(c"cofferdam-plan", &program, false).map_err(Error::prepare(line::PLAN))?;
     let init = init_program()?;
     let child = execute(plan, birth, &init, &program, &theirs, &handed)?;
     drop((theirs, handed, program, init));
@@ -77,30 +77,34 @@ fn execute(
     };
     clone::clone(&request).map_err(|refused| match refused {
         clone::Refused::Clone(source) => {
-            Error::Prepare { step: clone_line(plan.namespaces, birth.cgroup.is_some()), source }
+            Error::Prepare { step: line::clone(plan.namespaces, birth.cgroup.is_some()), source }
         }
-        clone::Refused::Exec(source) => {
-            Error::Prepare { step: "execveat(memfd \"cofferdam-init\")".into(), source }
-        }
+        clone::Refused::Exec(source) => Error::Prepare { step: line::EXEC.into(), source },
     })
 }
 
-/// The line of the clone, as the plan prints it.
-pub(crate) fn clone_line(namespaces: u32, into_cgroup: bool) -> String {
-    let cgroup = if into_cgroup { "|CLONE_INTO_CGROUP" } else { "" };
-    let namespaces = crate::plan::namespaces(namespaces);
-    format!("clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|{namespaces}{cgroup})")
+/// The system calls of every spawn, in order, as the plan and the errors print them.
+pub(crate) mod line {
+    pub(crate) const SOCKET: &str = "socketpair(AF_UNIX, SOCK_SEQPACKET)";
+    pub(crate) const PLAN: &str = "memfd_create(\"cofferdam-plan\")";
+    pub(crate) const INIT: &str = "memfd_create(\"cofferdam-init\", MFD_EXEC)";
+    pub(crate) const EXEC: &str = "execveat(memfd \"cofferdam-init\")";
+
+    pub(crate) fn clone(namespaces: u32, into_cgroup: bool) -> String {
+        let cgroup = if into_cgroup { "|CLONE_INTO_CGROUP" } else { "" };
+        let namespaces = crate::plan::namespaces(namespaces);
+        format!("clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|{namespaces}{cgroup})")
+    }
 }
 
 /// Init as a descriptor that can be executed: a sealed memfd, or where those may not be executed
 /// (`vm.memfd_noexec` = 2, Linux 6.3) an unlinked file that nobody can write any more.
 fn init_program() -> Result<OwnedFd> {
-    let step = "memfd_create(\"cofferdam-init\", MFD_EXEC)";
     match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
             "openat(temporary directory, O_TMPFILE), since memfds may not be executed here",
         )),
-        other => other.map_err(Error::prepare(step)),
+        other => other.map_err(Error::prepare(line::INIT)),
     }
 }
 
