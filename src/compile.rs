@@ -123,10 +123,10 @@ pub(crate) fn compile(
     enter(&cgroup, &mut handed, &mut init);
     init.extend(lowered.after);
     init.extend(rootfs::lower::lower(&request, &mut report));
-    rlimits(spec, &mut report, &mut init)?;
     if reaper {
         init.push(Step::new(Control::PID_NS, Op::Fork {}));
     }
+    rlimits(spec, &mut report, &mut init)?;
     credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
     weaken(policy, sets, namespaces.user, namespaces.pid, &mut report);
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
