@@ -35,6 +35,9 @@ pub struct State {
     pub slots: [i32; SLOTS as usize],
     /// The root of the sandbox, from the step that mounts it.
     pub root: i32,
+    /// What was mounted at `/dev`, `/proc` and `/sys`, from then on: whoever can write the root may move
+    /// those directories meanwhile, but not what is mounted there.
+    pub anchors: [i32; 3],
     /// The program.
     pub program: Program<'static>,
 }
@@ -70,7 +73,7 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
     for (slot, fd) in fds.iter_mut().zip(program.fds.iter()) {
         *slot = fd as i32;
     }
-    let mut state = State { status, fds, slots: [-1; SLOTS as usize], root: -1, program };
+    let mut state = State { status, fds, slots: [-1; SLOTS as usize], root: -1, anchors: [-1; 3], program };
     obey(&mut state, 0)
 }
 

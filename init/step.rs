@@ -76,7 +76,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::Dir { path, mode } => {
             let (parent, name) = parent(state.root, path).at(0)?;
             let made = exists_is_fine(sys::mkdirat(parent, name, mode));
-            drop_parent(state, parent);
+            drop_parent(state.root, parent);
             made.at(0)
         }
         Op::Bind { source, target, attrs, propagation, kind, slot } => {
@@ -85,39 +85,42 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::Mount { fs, target, attrs, options } => {
             let (tree, calls) = new_mount(fs, attrs, options)?;
             let at = mount_point(state, target, KIND_DIR, sys::NO_LINKS).at(calls)?;
-            attach(tree, at).at(calls + 1)
+            anchor(state, tree, at, target).at(calls + 1)
         }
         Op::Symlink { text, path } => {
-            let (parent, name) = parent(state.root, path).at(0)?;
+            let (base, path) = place(state, path);
+            let (parent, name) = parent(base, path).at(0)?;
             let made = exists_is_fine(sys::symlinkat(text, parent, name));
-            drop_parent(state, parent);
+            drop_parent(base, parent);
             made.at(0)
         }
         Op::Node { path, major, minor } => {
-            let (parent, name) = parent(state.root, path).at(0)?;
+            let (base, path) = place(state, path);
+            let (parent, name) = parent(base, path).at(0)?;
             let made = sys::mknodat(parent, name, major, minor);
-            drop_parent(state, parent);
+            drop_parent(base, parent);
             made.at(0)
         }
         Op::MaskFile { path } => {
-            let Some(at) = present(state.root, path).at(0)? else { return Ok(()) };
-            let tree = sys::open_tree(state.root, c"dev/null").at(1)?;
+            let Some(at) = present(state, path).at(0)? else { return Ok(()) };
+            let tree = sys::open_tree(state.anchors[0], c"null").at(1)?;
             attach(tree, at).at(2)
         }
         Op::MaskDir { path } => {
-            let Some(at) = present(state.root, path).at(0)? else { return Ok(()) };
+            let Some(at) = present(state, path).at(0)? else { return Ok(()) };
             let (tree, calls) = new_mount(c"tmpfs", MASK_ATTRS, List::from_encoded(0, &[]))
                 .map_err(|r| Refused { call: r.call + 1, ..r })?;
             attach(tree, at).at(calls + 1)
         }
         Op::Restrict { path, attrs } => {
-            let Some(at) = present(state.root, path).at(0)? else { return Ok(()) };
+            let Some(at) = present(state, path).at(0)? else { return Ok(()) };
             let tree = sys::open_tree(at, c"").at(1)?;
             sys::mount_setattr(tree, attrs, 0, true).at(2)?;
             attach(tree, at).at(3)
         }
         Op::Seal { path, attrs } => {
-            let at = sys::openat2(state.root, path, sys::O_PATH, sys::IN_ROOT).at(0)?;
+            let (base, path) = place(state, path);
+            let at = sys::openat2(base, path, sys::O_PATH, sys::IN_ROOT).at(0)?;
             let sealed = sys::mount_setattr(at, attrs, 0, false).at(1);
             sys::close(at);
             sealed
@@ -127,7 +130,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             sys::pivot_root().at(1)?;
             sys::detach(c".").at(2)?;
             sys::chdir(c"/").at(3)?;
-            sys::close(state.root);
+            let_go(state);
             Ok(())
         }
         Op::MoveRoot {} => {
@@ -137,7 +140,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             let _ = sys::detach(c"/sys");
             sys::chroot(c".").at(3)?;
             sys::chdir(c"/").at(4)?;
-            sys::close(state.root);
+            let_go(state);
             Ok(())
         }
         Op::Rlimit { resource, soft, hard } => sys::rlimit(resource, soft, hard).at(0),
@@ -251,6 +254,40 @@ fn attach(tree: i32, at: i32) -> Result<(), Errno> {
     attached
 }
 
+/// Where the kernel's own file systems go, in the order of `State::anchors`.
+const ANCHORS: [&[u8]; 3] = [b"/dev", b"/proc", b"/sys"];
+
+/// As `attach`, but the tree stays open when it is one of those.
+fn anchor(state: &mut State, tree: i32, at: i32, target: Str<'static>) -> Result<(), Errno> {
+    let index = ANCHORS.iter().position(|path| *path == target.bytes());
+    let Some(fd) = index.and_then(|i| state.anchors.get_mut(i)) else { return attach(tree, at) };
+    sys::close(core::mem::replace(fd, tree));
+    let attached = sys::move_mount(tree, at);
+    sys::close(at);
+    attached
+}
+
+/// The descriptor from which a path of the sandbox is resolved, and the path from there.
+fn place(state: &State, path: Str<'static>) -> (i32, Str<'static>) {
+    for (front, fd) in ANCHORS.iter().zip(state.anchors).filter(|(_, fd)| *fd >= 0) {
+        match path.bytes().strip_prefix(*front) {
+            // A literal with its NUL behind it, as decoded strings have theirs.
+            Some([]) => return (fd, Str::new(&b"/\0"[..1]).unwrap_or_default()),
+            Some(rest @ [b'/', ..]) => return (fd, Str::new(rest).unwrap_or_default()),
+            _ => {}
+        }
+    }
+    (state.root, path)
+}
+
+/// Closes what led to the root from outside.
+fn let_go(state: &State) {
+    sys::close(state.root);
+    for fd in state.anchors {
+        sys::close(fd);
+    }
+}
+
 fn exists_is_fine(made: Result<(), Errno>) -> Result<(), Errno> {
     match made {
         Err(sys::EEXIST) => Ok(()),
@@ -259,8 +296,9 @@ fn exists_is_fine(made: Result<(), Errno>) -> Result<(), Errno> {
 }
 
 /// A path of the sandbox that may be absent.
-fn present(root: i32, path: Str<'static>) -> Result<Option<i32>, Errno> {
-    match sys::openat2(root, path, sys::O_PATH, sys::IN_ROOT) {
+fn present(state: &State, path: Str<'static>) -> Result<Option<i32>, Errno> {
+    let (base, path) = place(state, path);
+    match sys::openat2(base, path, sys::O_PATH, sys::IN_ROOT) {
         Ok(fd) => Ok(Some(fd)),
         Err(sys::ENOENT | sys::ENOTDIR) => Ok(None),
         Err(errno) => Err(errno),
@@ -324,26 +362,28 @@ fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
     Ok(dir)
 }
 
-fn drop_parent(state: &State, parent: i32) {
-    if parent != state.root {
+fn drop_parent(base: i32, parent: i32) {
+    if parent != base {
         sys::close(parent);
     }
 }
 
 /// Opens what to mount on, making an empty directory or file when it is absent.
 fn mount_point(state: &State, path: Str<'static>, kind: u8, resolve: u64) -> Result<i32, Errno> {
-    match sys::openat2(state.root, path, sys::O_PATH, resolve) {
+    // Only what is the enclosure's own goes where no link is followed.
+    let (base, path) = if resolve == sys::NO_LINKS { place(state, path) } else { (state.root, path) };
+    match sys::openat2(base, path, sys::O_PATH, resolve) {
         Err(sys::ENOENT) => {}
         other => return other,
     }
-    let (parent, name) = parent(state.root, path)?;
+    let (parent, name) = parent(base, path)?;
     let made = match kind {
         KIND_DIR => sys::mkdirat(parent, name, 0o755),
         _ => sys::openat(parent, name, sys::O_NEW, 0o644).map(sys::close),
     };
-    drop_parent(state, parent);
+    drop_parent(base, parent);
     exists_is_fine(made)?;
-    sys::openat2(state.root, path, sys::O_PATH, resolve)
+    sys::openat2(base, path, sys::O_PATH, resolve)
 }
 
 fn bind(
@@ -361,7 +401,9 @@ fn bind(
     };
     sys::mount_setattr(tree, attrs, propagation, true).at(calls)?;
     let at = mount_point(state, target, kind, sys::IN_ROOT).at(calls + 1)?;
-    attach(tree, at).at(calls + 2)
+    // The host's own tree where a new one cannot be mounted; anything else there is a volume.
+    let attached = if source == target { anchor(state, tree, at, target) } else { attach(tree, at) };
+    attached.at(calls + 2)
 }
 
 fn bounding(keep: u64, last: u32) -> Done {
