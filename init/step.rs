@@ -125,6 +125,14 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             sys::close(at);
             sealed
         }
+        Op::Null { streams } => {
+            let null = sys::openat2(state.anchors[0], c"null", sys::O_RDWR, sys::IN_ROOT).at(0)?;
+            for stream in (0..3).filter(|n| streams & (1 << n) != 0) {
+                sys::dup3(null, stream).at(1)?;
+            }
+            sys::close(null);
+            Ok(())
+        }
         Op::PivotRoot {} => {
             sys::fchdir(state.root).at(0)?;
             sys::pivot_root().at(1)?;

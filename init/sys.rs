@@ -280,6 +280,8 @@ pub fn openat(dir: i32, path: impl Into<Z>, flags: usize, mode: u32) -> Result<i
 
 /// O_CLOEXEC.
 const O_CLOEXEC: usize = 0o2000000;
+/// O_RDWR.
+pub const O_RDWR: usize = 0o2;
 /// O_PATH.
 pub const O_PATH: usize = 0o10000000;
 /// O_DIRECTORY.

@@ -98,6 +98,7 @@ pub(crate) fn compile(
         work_dir: spec.work_dir.as_deref(),
         masked: &host.masked,
         read_only: &host.read_only,
+        null: null_streams(spec),
         pivot: !policy.no_pivot_root,
         privileged: !namespaces.user,
         nodes: !namespaces.user && CapSet::from_name("mknod").is_some_and(|cap| host.held.contains(cap)),
@@ -356,6 +357,12 @@ fn descriptors(spec: &SandboxSpec, handed: &mut Vec<Handed>) -> Result<Step> {
     }
     let map = Encoded::of(map.into_iter().map(|(to, from)| Dup { from, to }));
     Ok(Step::new(Control::MOUNT_NS, Op::Fds { map: map.list() }))
+}
+
+/// Which of 0, 1 and 2 are `/dev/null`, a bit each.
+fn null_streams(spec: &SandboxSpec) -> u8 {
+    let streams = [(spec.stdin, 1), (spec.stdout, 2), (spec.stderr, 4)];
+    streams.into_iter().filter(|(stdio, _)| *stdio == Stdio::Null).map(|(_, bit)| bit).sum()
 }
 
 /// Version 1 cgroups are entered by init itself, which is single-threaded: its own `tasks` write waits

@@ -88,6 +88,11 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Seal { path, attrs } => {
             vec![format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"), mount_setattr(path, attrs, "", false)]
         }
+        Op::Null { streams } => {
+            let streams: Vec<String> =
+                (0..3).filter(|n| streams & (1 << n) != 0).map(|n: u8| n.to_string()).collect();
+            vec!["openat2(root, \"dev/null\", O_RDWR)".into(), format!("dup3(to {})", streams.join(", "))]
+        }
         Op::PivotRoot {} => vec![
             "fchdir(root)".into(),
             "pivot_root(\".\", \".\")".into(),
@@ -174,6 +179,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Node { path, .. } => format!("device {path:?}"),
         Op::MaskFile { path } | Op::MaskDir { path } => format!("mask {path:?}"),
         Op::Restrict { path, .. } | Op::Seal { path, .. } => format!("{path:?} read-only"),
+        Op::Null { .. } => "/dev/null for standard streams".into(),
         Op::PivotRoot {} | Op::MoveRoot {} => "enter the root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Fork {} => "stay as PID 1, go on in a child".into(),

@@ -398,6 +398,11 @@ ops! {
         /// `KEY=value`.
         env: List<'a, Str<'a>>,
     }
+    /// Open the sandbox's own `/dev/null` for standard streams. The host's would be a way to its mode.
+    34 Null {
+        /// A bit for each of 0, 1 and 2.
+        streams: u8,
+    }
 }
 
 /// [`Op::Bind`] of a directory.

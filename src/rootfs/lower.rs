@@ -31,6 +31,8 @@ pub(crate) struct Request<'a> {
     pub masked: &'a [(PathBuf, Kind)],
     /// See `masked`.
     pub read_only: &'a [(PathBuf, Kind)],
+    /// The standard streams that are `/dev/null`, a bit each.
+    pub null: u8,
     /// `pivot_root`, not `chroot`.
     pub pivot: bool,
     /// The caller may mount by itself, without a user namespace.
@@ -86,6 +88,8 @@ impl Request<'_> {
 
 const SIZE_DEFAULT: u64 = 64 << 20;
 const NO: u64 = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+/// Of a device node of the host's: what it drives can be written all the same, its mode and owner cannot.
+const DEVICE: u64 = ATTR_NOSUID | ATTR_NOEXEC | ATTR_RDONLY;
 /// Name, major and minor number of the devices that every task has.
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -117,6 +121,9 @@ pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
     steps.push(Step::new(Control::DEVICES, Op::Seal { path: text(b"/dev"), attrs: ATTR_RDONLY }));
     if req.seals_root() {
         steps.push(Step::new(Control::HOST_FILES, Op::Seal { path: text(b"/"), attrs: ATTR_RDONLY }));
+    }
+    if req.null != 0 {
+        steps.push(Step::new(Control::DEVICES, Op::Null { streams: req.null }));
     }
     let switch = if req.pivot { Op::PivotRoot {} } else { Op::MoveRoot {} };
     steps.push(Step::new(Control::ROOT_SWITCH, switch));
@@ -202,7 +209,7 @@ fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
             Step::new(control, Op::Node { path: text(node.as_bytes()), major, minor })
         } else {
             let node = Path::new(&node);
-            bind(control, node, node, ATTR_NOSUID | ATTR_NOEXEC, MS_PRIVATE, Kind::Device, NO_SLOT)
+            bind(control, node, node, DEVICE, MS_PRIVATE, Kind::Device, NO_SLOT)
         });
     }
     for (to, at) in LINKS {
@@ -255,8 +262,7 @@ fn volumes(req: &Request<'_>, steps: &mut Vec<Step>) {
 fn devices(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     for device in req.devices {
         let (source, target) = (&device.source, &device.target);
-        let attrs = ATTR_NOSUID | ATTR_NOEXEC;
-        steps.push(bind(Control::DEVICES, source, target, attrs, MS_PRIVATE, Kind::Device, NO_SLOT));
+        steps.push(bind(Control::DEVICES, source, target, DEVICE, MS_PRIVATE, Kind::Device, NO_SLOT));
         if !(device.permissions.contains('r') && device.permissions.contains('w')) {
             let why = format!(
                 "{target:?} can be opened for more than {:?}: there is no device cgroup",

@@ -1,0 +1,444 @@
+//! Attacks on the host's files through the root, its mount points, and what a task leaves in it.
+#![allow(clippy::arithmetic_side_effects)]
+
+mod attack_tools;
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use attack_tools::*;
+use cofferdam::{Control, Error, Method, Policy, Root, Sandbox, Stdio};
+use common::{asked, can, probe, run_probe, sandboxes};
+
+/// What runs inside.
+#[test]
+fn probe_entry() {
+    let Some((what, mut say)) = asked() else { return };
+    let mut attack = Attack::default();
+    match what.as_str() {
+        "spoil" => {
+            let top = std::env::var("TOP").unwrap();
+            spoil_all(Path::new(&top));
+            // The same from a user namespace, where all capabilities are to be had.
+            forked(|| {
+                let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+                if call!(libc::SYS_unshare, flags).is_ok() {
+                    let _ = mount("", "/", "", (libc::MS_REMOUNT | libc::MS_BIND) as u64, "");
+                    let _ = mount("", &top, "", (libc::MS_REMOUNT | libc::MS_BIND) as u64, "");
+                    let _ = call!(libc::SYS_umount2, z(&top).as_ptr(), libc::MNT_DETACH);
+                    let _ = mount("/", "/tmp", "", libc::MS_BIND as u64, "");
+                    spoil_all(&Path::new("/tmp").join(top.trim_start_matches('/')));
+                    spoil_all(Path::new(&top));
+                }
+                0
+            });
+            attack.never("nothing", false);
+        }
+        "look" => look(&mut attack),
+        "litter" => litter(),
+        "wait" => std::thread::sleep(Duration::from_millis(500)),
+        "late" => late(&mut attack),
+        other => panic!("no probe {other}"),
+    }
+    attack.tell(&mut say);
+}
+
+/// Inside: does to everything below `top` whatever can be done to a file.
+fn spoil_all(top: &Path) {
+    let mut todo = vec![top.to_path_buf()];
+    let mut paths = Vec::new();
+    while let Some(path) = todo.pop() {
+        if fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir()) {
+            let below = fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path());
+            let others = ["/usr", "/lib", "/lib64", "/proc", "/sys"].map(Path::new);
+            todo.extend(below.filter(|p| !others.contains(&p.as_path())));
+        }
+        paths.push(path);
+    }
+    // Children first: what is removed or renamed is out of reach afterwards.
+    for path in paths.iter().rev() {
+        spoil(path);
+    }
+}
+
+fn spoil(path: &Path) {
+    use std::io::Write;
+    let p = z(path);
+    let at = libc::AT_FDCWD;
+    if path.is_dir() {
+        let _ = fs::write(path.join("planted"), "x");
+        let _ = fs::create_dir(path.join("planted-dir"));
+        let _ = symlink("/", path.join("planted-link"));
+        let _ = call!(libc::SYS_mknodat, at, z(path.join("planted-node")).as_ptr(), 0o020666, 0x103);
+        let _ = call!(libc::SYS_open, p.as_ptr(), libc::O_TMPFILE | libc::O_RDWR, 0o666);
+    }
+    let open = |options: &mut fs::OpenOptions| options.open(path).and_then(|mut f| f.write_all(b"spoiled"));
+    let _ = open(fs::OpenOptions::new().append(true));
+    if let Ok(file) = fs::File::open(path) {
+        use std::os::fd::AsRawFd;
+        // Read-only, and opened again for more.
+        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let _ = fs::OpenOptions::new().write(true).open(&again).and_then(|mut f| f.write_all(b"s"));
+        let _ = file.set_permissions(fs::Permissions::from_mode(0o4757));
+        let flags: libc::c_long = 0x40; // FS_NODUMP_FL by FS_IOC_SETFLAGS
+        let _ = call!(libc::SYS_ioctl, file.as_raw_fd(), 0x4008_6602u64, &flags);
+        let _ = call!(libc::SYS_fallocate, file.as_raw_fd(), 0, 0, 100);
+    }
+    let hard = format!("/tmp/hard-{}", std::process::id());
+    if fs::hard_link(path, &hard).is_ok() {
+        let _ = fs::write(&hard, "spoiled");
+        let _ = fs::remove_file(&hard);
+    }
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o757));
+    let _ = std::os::unix::fs::lchown(path, Some(12), Some(12));
+    let value = b"x";
+    for name in [c"user.spoiled", c"trusted.spoiled", c"security.capability"] {
+        let _ = call!(libc::SYS_lsetxattr, p.as_ptr(), name.as_ptr(), value.as_ptr(), 1, 0);
+    }
+    let times = [libc::timespec { tv_sec: 1, tv_nsec: 1 }; 2];
+    let _ = call!(libc::SYS_utimensat, at, p.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW);
+    let _ = call!(libc::SYS_truncate, p.as_ptr(), 1);
+    let _ = fs::rename("/tmp/no-such", path);
+    let _ = fs::write("/tmp/over", "spoiled").and_then(|()| fs::rename("/tmp/over", path));
+    let _ = open(fs::OpenOptions::new().write(true).truncate(true));
+    let _ = fs::rename(path, path.with_extension("moved"));
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_dir(path);
+}
+
+/// Inside: the enclosure must be whole, whatever was done to the root while it was built. Mounts are told by
+/// their ids: the paths may change while they are read.
+fn look(attack: &mut Attack) {
+    struct Seen<'a> {
+        id: &'a str,
+        parent: &'a str,
+        root: &'a str,
+        read_only: bool,
+        fs: &'a str,
+    }
+    let info = fs::read_to_string("/proc/self/mountinfo")
+        .or_else(|_| fs::read_to_string("/proc.x/self/mountinfo"))
+        .or_else(|_| fs::read_to_string("/proc/self/mountinfo"))
+        .unwrap_or_default();
+    let mounts = info.lines().map(|line| {
+        let f: Vec<&str> = line.split(' ').collect();
+        let fs = line.split(" - ").nth(1).unwrap().split(' ').next().unwrap();
+        Seen { id: f[0], parent: f[1], root: f[3], read_only: f[5].starts_with("ro"), fs }
+    });
+    let mounts: Vec<Seen<'_>> = mounts.collect();
+    let masks: usize = std::env::var("MASKS").unwrap().parse().unwrap();
+    for proc in mounts.iter().filter(|m| (m.root, m.fs) == ("/", "proc")) {
+        let on = || mounts.iter().filter(|m| m.parent == proc.id);
+        attack.never("/proc/sys can be written", !on().any(|m| m.root == "/sys" && m.read_only));
+        let covered = on().filter(|m| m.root == "/null").count();
+        attack.never(format!("{covered} files of /proc are covered, not {masks}"), covered < masks);
+        attack.never(
+            "a file of the host is on /proc",
+            on().any(|m| !["proc", "tmpfs", "devtmpfs"].contains(&m.fs)),
+        );
+    }
+    attack.never("there is no /proc", !info.is_empty() && mounts.iter().all(|m| m.fs != "proc"));
+    let file = std::env::var("CANARY").unwrap_or_default();
+    attack.never("the host's directory is there", !file.is_empty() && Path::new(&file).exists());
+}
+
+/// How many files of `/proc` are to be covered with `/dev/null` here.
+fn masks() -> String {
+    let names = ["interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats"];
+    names.iter().filter(|name| Path::new("/proc").join(name).is_file()).count().to_string()
+}
+
+/// Inside: leaves behind what is hard to remove.
+fn litter() {
+    std::env::set_current_dir("/tmp").unwrap();
+    for i in 0..3000 {
+        let name = if i % 2 == 0 { "d" } else { "..." };
+        fs::create_dir(name).unwrap();
+        std::env::set_current_dir(name).unwrap();
+    }
+    std::env::set_current_dir("/tmp").unwrap();
+    use std::os::unix::ffi::OsStrExt;
+    for name in [&b"-rf"[..], b"a\nb", b"\xff\xfe", b"*", b" ", b"..a", &[b'n'; 255]] {
+        fs::write(std::ffi::OsStr::from_bytes(name), "x").unwrap();
+    }
+    symlink("/", "root").unwrap();
+    symlink("self", "self").unwrap();
+    fs::create_dir("closed").unwrap();
+    fs::create_dir("closed/inner").unwrap();
+    fs::write("closed/inner/file", "x").unwrap();
+    for name in ["closed/inner", "closed"] {
+        fs::set_permissions(name, fs::Permissions::from_mode(0)).unwrap();
+    }
+    let _ = call!(libc::SYS_mknodat, libc::AT_FDCWD, c"fifo".as_ptr(), 0o010666, 0);
+    let _ = std::os::unix::net::UnixListener::bind("socket");
+    if let Ok(file) = fs::File::create("immutable") {
+        use std::os::fd::AsRawFd;
+        let flags: libc::c_long = 0x10;
+        let _ = call!(libc::SYS_ioctl, file.as_raw_fd(), 0x4008_6602u64, &flags);
+    }
+}
+
+/// Inside: waits for a mount of the host to appear below `/x`, and uses it.
+fn late(attack: &mut Attack) {
+    std::thread::sleep(Duration::from_millis(700));
+    attack.attempt_io("write to a later mount", fs::write("/x/late/new", "x"));
+    let node = z("/x/late/node");
+    let _ = call!(libc::SYS_mknodat, libc::AT_FDCWD, node.as_ptr(), 0o020666, 0x103);
+    attack.attempt_io("open a device on a later mount", fs::File::open("/x/late/node"));
+    attack.never("a later mount of the host is there", Path::new("/x/late/mark").exists());
+}
+
+/// Everything that can be done to a file is done to what each method brings into the root, also from a user
+/// namespace of the task's own: the host's files stay as they are.
+#[test]
+fn no_method_lets_the_hosts_files_be_changed() {
+    if !sandboxes() {
+        return;
+    }
+    for method in [Method::Bind, Method::Link, Method::Copy] {
+        for user in USERS {
+            let canary = Canary::new();
+            let mut chroot_env = libraries();
+            chroot_env.insert(canary.path().into(), "/canary".into());
+            chroot_env.insert(canary.path().join("sub/file"), "/one/file".into());
+            for top in ["/canary", "/one"] {
+                let root = Root { populate: method, chroot_env: chroot_env.clone(), ..Root::default() };
+                let seen = run_probe(probe("spoil").env("TOP", top).user(user).root(root)).unwrap();
+                assert!(seen.report.enforced.contains(Control::HOST_FILES), "{method} {user}");
+                canary.alive();
+            }
+        }
+    }
+}
+
+/// A given directory is the task's own; what its links lead to is not.
+#[test]
+fn a_given_root_is_all_that_changes() {
+    if !sandboxes() {
+        return;
+    }
+    for user in USERS {
+        let canary = Canary::new();
+        let dir = open_dir();
+        symlink(canary.path(), dir.path().join("out")).unwrap();
+        symlink(canary.path().join("file"), dir.path().join("file")).unwrap();
+        let root = Root { path: Some(dir.path().into()), populate: Method::None, ..Root::default() };
+        let sandbox = with_libraries(probe("spoil").env("TOP", "/").user(user).root(root));
+        run_probe(sandbox.with(|s| s.cap_drop = vec!["kill".into()])).unwrap();
+        canary.alive();
+    }
+}
+
+/// A source that stands for the whole root has no mount of its own that could protect it.
+#[test]
+fn a_linked_source_cannot_be_the_root_itself() {
+    if !sandboxes() {
+        return;
+    }
+    for (method, to) in [(Method::Link, "/"), (Method::Link, ""), (Method::Link, "/./"), (Method::Bind, "/")]
+    {
+        let canary = Canary::new();
+        let mut chroot_env = libraries();
+        chroot_env.insert(canary.path().into(), to.into());
+        let root = Root { populate: method, chroot_env, ..Root::default() };
+        let done = run_probe(probe("spoil").env("TOP", "/").user("root").root(root));
+        canary.alive();
+        assert!(
+            matches!(done, Err(Error::Spec { field: "chroot_env", .. } | Error::Unsupported { .. })),
+            "{method} {to:?}"
+        );
+    }
+}
+
+/// What the host mounts later below a bound directory carries none of the sandbox's flags: it must not appear.
+#[test]
+fn later_mounts_of_the_host_do_not_come_in() {
+    if !can("root") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_path_buf();
+    // A mount namespace of this thread's own, so that the host sees nothing of it.
+    let attack = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount("", "/", "", (libc::MS_REC | libc::MS_PRIVATE) as u64, "").unwrap();
+        let source = path.to_str().unwrap();
+        mount("t", source, "tmpfs", 0, "mode=755").unwrap();
+        mount("", source, "", libc::MS_SHARED as u64, "").unwrap();
+        let late = path.join("late");
+        fs::create_dir(&late).unwrap();
+        let mut chroot_env = libraries();
+        chroot_env.insert(path.clone(), "/x".into());
+        let root = Root { chroot_env, ..Root::default() };
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| run_probe(probe("late").user("root").root(root)).unwrap());
+            std::thread::sleep(Duration::from_millis(300));
+            // A scoped thread shares this thread's namespace: it was cloned after the unshare.
+            mount("late", late.to_str().unwrap(), "tmpfs", 0, "mode=777").unwrap();
+            fs::write(late.join("mark"), "x").unwrap();
+            let seen = running.join().unwrap();
+            beaten(&seen, 3);
+            assert_eq!(fs::read_dir(&late).unwrap().count(), 1);
+        });
+    };
+    std::thread::spawn(attack).join().unwrap();
+}
+
+/// A root that was prepared by an enemy: links to the host where the kernel's file systems, volumes, the
+/// working directory and `/tmp` go.
+#[test]
+fn links_in_a_given_root_lead_nowhere() {
+    if !sandboxes() {
+        return;
+    }
+    for name in ["proc", "sys", "dev", "tmp", "a", "work", "usr", "local", "probe"] {
+        for user in USERS {
+            let canary = Canary::new();
+            let dir = open_dir();
+            symlink(canary.path(), dir.path().join(name)).unwrap();
+            let root = Root { path: Some(dir.path().into()), populate: Method::None, ..Root::default() };
+            let volume = open_dir();
+            let sandbox = with_libraries(probe("look").user(user).root(root))
+                .volume(writable(volume.path(), "/a/b/vol/new/dir"))
+                .work_dir("/work/b/new")
+                .env("MASKS", masks())
+                .env("CANARY", canary.path().join("file").to_str().unwrap());
+            match run_probe(sandbox) {
+                Ok(seen) => beaten(&seen, 1),
+                Err(Error::Setup { .. } | Error::Exec { .. }) => {}
+                Err(other) => panic!("{name}: {other:?}"),
+            }
+            canary.alive();
+        }
+    }
+}
+
+/// The source of a mask is the sandbox's own device, not what a volume at `/dev` calls `null`.
+#[test]
+fn a_volume_at_dev_does_not_choose_what_masks_are_made_of() {
+    if !sandboxes() {
+        return;
+    }
+    for user in USERS {
+        let canary = Canary::new();
+        let dev = open_dir();
+        symlink(canary.path().join("file"), dev.path().join("null")).unwrap();
+        let sandbox = probe("spoil").user(user).env("TOP", "/proc/keys").volume(writable(dev.path(), "/dev"));
+        match run_probe(sandbox) {
+            Ok(_) | Err(Error::Setup { .. }) => canary.alive(),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Somebody who can write the root swaps directories for links to the host, and the kernel's file systems for
+/// other directories, while sandboxes are built in it.
+#[test]
+fn swapping_mount_points_wins_no_race() {
+    if !sandboxes() {
+        return;
+    }
+    let canary = Canary::new();
+    let dir = open_dir();
+    let volume = open_dir();
+    for name in
+        ["a", "a/b", "a/b/vol", "proc", "proc.x", "proc.x/sys", "sys", "sys.x", "dev", "dev.x", "work"]
+    {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    symlink(canary.path().join("file"), dir.path().join("dev.x/null")).unwrap();
+    for name in ["a.x", "work.x", "tmp.x"] {
+        symlink(canary.path(), dir.path().join(name)).unwrap();
+    }
+    fs::create_dir(dir.path().join("tmp")).unwrap();
+    let stop = AtomicBool::new(false);
+    let at = |name: &str| z(dir.path().join(name));
+    let swap = |names: &[&str]| {
+        let pairs: Vec<_> = names.iter().map(|name| (at(name), at(&format!("{name}.x")))).collect();
+        while !stop.load(Ordering::Relaxed) {
+            for (one, other) in &pairs {
+                let (cwd, exchange) = (libc::AT_FDCWD, 2);
+                let _ = call!(libc::SYS_renameat2, cwd, one.as_ptr(), cwd, other.as_ptr(), exchange);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| swap(&["a", "work", "tmp"]));
+        scope.spawn(|| swap(&["proc", "dev", "sys"]));
+        let end = Instant::now() + Duration::from_secs(4);
+        let mut ran = 0;
+        while Instant::now() < end {
+            let root = Root { path: Some(dir.path().into()), populate: Method::None, ..Root::default() };
+            let sandbox = with_libraries(probe("look").user("root").root(root))
+                .volume(writable(volume.path(), "/a/b/vol/new"))
+                .work_dir("/work/new")
+                .env("MASKS", masks())
+                .env("CANARY", canary.path().join("file").to_str().unwrap());
+            if let Ok(seen) = run_probe(sandbox)
+                && seen.facts.contains_key("won")
+            {
+                if !seen.get("won").is_empty() {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                beaten(&seen, 1);
+                ran += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        eprintln!("{ran} sandboxes ran in the race");
+    });
+    canary.alive();
+    assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 0);
+}
+
+/// The directory around a temporary root is closed to others while the task runs, and all of it goes at the
+/// end, whatever the task has left there.
+#[test]
+fn a_temporary_root_is_private_and_goes_with_its_litter() {
+    if !sandboxes() {
+        return;
+    }
+    for user in USERS {
+        let base = open_dir();
+        let policy = Policy { temp_dir: base.path().into(), ..Policy::default() };
+        let root = || Root { populate: Method::Copy, chroot_env: libraries(), ..Root::default() };
+        let task = probe("wait").policy(&policy).user(user).root(root()).stdout(Stdio::Null);
+        let task = task.with(|s| s.fds.clear()).spawn().unwrap();
+        let around: Vec<PathBuf> = fs::read_dir(base.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(around.len(), 1);
+        assert_eq!(fs::metadata(&around[0]).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(fs::metadata(&around[0]).unwrap().uid(), nix::unistd::geteuid().as_raw());
+        drop(task);
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+        let seen = run_probe(probe("litter").policy(&policy).user(user).root(root())).unwrap();
+        assert!(seen.status.success(), "{user}: {}", seen.status);
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+}
+
+/// A command is found inside the root only: a link there that names a program of the host finds nothing, and
+/// no link leads the search out.
+#[test]
+fn a_command_is_not_followed_out_of_the_root() {
+    if !sandboxes() {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy("/bin/true", outside.path().join("program")).unwrap();
+    let inside = open_dir();
+    symlink(outside.path().join("program"), inside.path().join("link-out")).unwrap();
+    symlink(format!("../../../../..{}/program", outside.path().display()), inside.path().join("up")).unwrap();
+    symlink("/proc/1/root/bin/sh", inside.path().join("magic")).unwrap();
+    for command in
+        ["/local/link-out", "link-out", "/local/up", "/local/magic", "/local/../../../../etc/../tmp/x"]
+    {
+        let sandbox = Sandbox::command(command).volume(writable(inside.path(), "/local"));
+        assert!(matches!(sandbox.spawn(), Err(Error::Exec { .. })), "{command}");
+    }
+}
