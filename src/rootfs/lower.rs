@@ -162,7 +162,8 @@ fn populated(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     let attrs = req.attrs(ATTR_RDONLY);
     for (source, target, kind) in req.entries {
         if req.binds() {
-            steps.push(bind(Control::HOST_FILES, source, target, attrs, MS_SLAVE, *kind, NO_SLOT));
+            // Private: a later mount of the host's would come without these attributes.
+            steps.push(bind(Control::HOST_FILES, source, target, attrs, MS_PRIVATE, *kind, NO_SLOT));
         } else if req.restricts() && target != Path::new("/") {
             steps.push(Step::new(
                 Control::HOST_FILES,
