@@ -64,7 +64,8 @@ fn shows(call: &str, line: &str) -> bool {
         // The first is the file system, which strace shows as a descriptor.
         "fsconfig" => objects.iter().skip(1).all(|o| quoted(call).contains(o)),
         "open_tree" if line.contains("open_tree(\"") => quoted(call).contains(&objects[0]),
-        "openat2" => quoted(call).contains(&objects[0]),
+        // What lies below /dev, /proc and /sys is opened by the descriptor of what was mounted there.
+        "openat2" => quoted(call).iter().any(|q| *q == objects[0] || objects[0].ends_with(&format!("/{q}"))),
         "mkdirat" | "mknodat" => objects.last().is_none_or(|o| quoted(call).iter().any(|q| o.ends_with(q))),
         "symlinkat" => quoted(call).contains(&objects[0]),
         "capset" | "setgroups" | "setresuid" | "setresgid" | "prlimit64" => true,
