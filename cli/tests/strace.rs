@@ -55,6 +55,14 @@ const SHOWN: [&str; 11] = [
     "rmdir",
 ];
 
+/// Whether `given` to a call can be `path`, from the root or from one of the three trees in it.
+fn below(path: &str, given: &str) -> bool {
+    let front = ["/dev", "/proc", "/sys"].into_iter().find_map(|tree| path.strip_prefix(tree));
+    given == path
+        || given == path.trim_start_matches("dev/")
+        || front.is_some_and(|rest| given == if rest.is_empty() { "/" } else { rest })
+}
+
 fn shows(call: &str, line: &str) -> bool {
     if name(call) != name(line) {
         return false;
@@ -64,8 +72,8 @@ fn shows(call: &str, line: &str) -> bool {
         // The first is the file system, which strace shows as a descriptor.
         "fsconfig" => objects.iter().skip(1).all(|o| quoted(call).contains(o)),
         "open_tree" if line.contains("open_tree(\"") => quoted(call).contains(&objects[0]),
-        // What lies below /dev, /proc and /sys is opened by the descriptor of what was mounted there.
-        "openat2" => quoted(call).iter().any(|q| *q == objects[0] || objects[0].ends_with(&format!("/{q}"))),
+        // What lies below /dev, /proc and /sys is opened from the descriptor of what was mounted there.
+        "openat2" => quoted(call).iter().any(|q| below(objects[0], q)),
         "mkdirat" | "mknodat" => objects.last().is_none_or(|o| quoted(call).iter().any(|q| o.ends_with(q))),
         "symlinkat" => quoted(call).contains(&objects[0]),
         "capset" | "setgroups" | "setresuid" | "setresgid" | "prlimit64" => true,
