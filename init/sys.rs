@@ -9,6 +9,8 @@ use crate::wire::Str;
 /// errno, positive.
 pub type Errno = i32;
 
+/// EPERM.
+pub const EPERM: Errno = 1;
 /// ENOENT.
 pub const ENOENT: Errno = 2;
 /// EINTR.
@@ -23,6 +25,8 @@ pub const ENOTDIR: Errno = 20;
 pub const EINVAL: Errno = 22;
 /// ETXTBSY.
 pub const ETXTBSY: Errno = 26;
+/// ENOSYS.
+pub const ENOSYS: Errno = 38;
 /// AT_FDCWD.
 pub const CWD: i32 = -100;
 
@@ -154,6 +158,11 @@ pub fn dup3(from: i32, to: i32) -> Result<(), Errno> {
 /// setsid(2).
 pub fn setsid() -> Result<(), Errno> {
     call(nr::SETSID, [0; 6]).map(drop)
+}
+
+/// keyctl(KEYCTL_JOIN_SESSION_KEYRING): a new anonymous one.
+pub fn new_session_keyring() -> Result<(), Errno> {
+    call(nr::KEYCTL, [1, 0, 0, 0, 0, 0]).map(drop)
 }
 
 /// umask(2).

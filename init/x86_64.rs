@@ -48,6 +48,7 @@ pub mod nr {
     pub const UMOUNT2: usize = 166;
     pub const SETHOSTNAME: usize = 170;
     pub const EXIT_GROUP: usize = 231;
+    pub const KEYCTL: usize = 250;
     pub const OPENAT: usize = 257;
     pub const MKDIRAT: usize = 258;
     pub const MKNODAT: usize = 259;

@@ -12,6 +12,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Session {} => vec![
             "prctl(PR_SET_DUMPABLE, 0)".into(),
             "setsid()".into(),
+            "keyctl(KEYCTL_JOIN_SESSION_KEYRING)".into(),
             "rt_sigaction(SIGHUP..SIGRTMAX, SIG_DFL)".into(),
             "umask(000)".into(),
         ],
