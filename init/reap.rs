@@ -44,6 +44,8 @@ extern "C" fn child(baton: *mut u8) -> ! {
 
 /// Clones the child that does the steps after `index`, and stays.
 pub fn fork_and_stay(state: &mut State, index: usize) -> ! {
+    // Before the task runs: as the same user it may lower the limit of our descriptors.
+    let signals = sys::child_signals().unwrap_or(-1);
     let mut baton = Baton { state, next: index + 1 };
     let mut pidfd = -1;
     // SAFETY: STACK is used by this one child only, and CLONE_VM|CLONE_VFORK suspends us meanwhile.
@@ -59,16 +61,20 @@ pub fn fork_and_stay(state: &mut State, index: usize) -> ! {
         sys::exit(FAILED);
     }
     let _ = sys::send_fd(state.status, &Record::Running.encode(), pidfd);
-    shed(state.status);
-    stay(state.status, pid as i32)
+    shed(state.status, signals);
+    stay(state.status, signals, pid as i32)
 }
 
 /// Gives up everything that reaping does not need.
-fn shed(status: i32) {
-    if status > 0 {
-        let _ = sys::close_range(0, status as u32 - 1);
+fn shed(status: i32, signals: i32) {
+    let mut first = 0;
+    for kept in [status.min(signals), status.max(signals)] {
+        if kept > first {
+            let _ = sys::close_range(first, kept as u32 - 1);
+        }
+        first = kept + 1;
     }
-    let _ = sys::close_range(status + 1, u32::MAX);
+    let _ = sys::close_range(first, u32::MAX);
     let _ = sys::prctl(47 /* PR_CAP_AMBIENT */, 4 /* CLEAR_ALL */, 0);
     let _ = sys::capset(0, 0);
     let _ = sys::prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0);
@@ -76,9 +82,8 @@ fn shed(status: i32) {
 
 /// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then
 /// kills the whole namespace.
-fn stay(status: i32, task: i32) -> ! {
+fn stay(status: i32, signals: i32, task: i32) -> ! {
     const POLLIN: i16 = 1;
-    let signals = sys::child_signals().unwrap_or(-1);
     let mut fds = [
         PollFd { fd: signals, events: POLLIN, revents: 0 },
         PollFd { fd: status, events: POLLIN, revents: 0 },

@@ -442,7 +442,9 @@ fn ids(uid: u32, gid: u32, set_groups: u8, groups: List<'static, u32>) -> Done {
         calls = 2;
     }
     sys::setresgid(gid).at(calls)?;
-    sys::setresuid(uid).at(calls + 1)
+    sys::setresuid(uid).at(calls + 1)?;
+    // The memory is still that of PID 1, and becoming another user set it to the value of fs.suid_dumpable.
+    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(calls + 2).map(drop)
 }
 
 fn caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {

@@ -120,6 +120,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             }
             lines.push(format!("setresgid({gid}, {gid}, {gid})"));
             lines.push(format!("setresuid({uid}, {uid}, {uid})"));
+            lines.push("prctl(PR_SET_DUMPABLE, 0)".into());
             lines
         }
         Op::Caps { permitted, inheritable, ambient } => {
