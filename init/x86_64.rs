@@ -59,6 +59,7 @@ pub mod nr {
     pub const DUP3: usize = 292;
     pub const PRLIMIT64: usize = 302;
     pub const SETNS: usize = 308;
+    pub const SECCOMP: usize = 317;
     pub const STATX: usize = 332;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;

@@ -128,6 +128,7 @@ pub(crate) fn compile(
         init.push(Step::new(Control::PID_NS, Op::Fork {}));
     }
     rlimits(spec, &mut report, &mut init)?;
+    user_namespaces(spec, sets, &mut report, &mut init);
     credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
     weaken(policy, sets, namespaces.user, namespaces.pid, &mut report);
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
@@ -386,6 +387,22 @@ fn rlimits(spec: &SandboxSpec, report: &mut Report, init: &mut Vec<Step>) -> Res
         report.enforce(Control::RLIMITS);
     }
     Ok(())
+}
+
+/// Before the credentials: a filter needs CAP_SYS_ADMIN, or no_new_privs, which is the author's to choose.
+fn user_namespaces(spec: &SandboxSpec, sets: Sets, report: &mut Report, init: &mut Vec<Step>) {
+    let admin = CapSet::from_name("sys_admin").is_some_and(|cap| sets.bounding.contains(cap));
+    if !spec.user_namespaces && !admin {
+        report.enforce(Control::NO_USER_NS);
+        init.push(Step::new(Control::NO_USER_NS, Op::NoUserNamespaces {}).optional());
+        return;
+    }
+    let limits = report.enforced & Control::RESOURCES;
+    let why = "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
+    match limits.is_empty() {
+        true => report.note(Control::RESOURCES, why),
+        false => report.weaken(limits, why),
+    }
 }
 
 fn credentials(

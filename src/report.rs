@@ -53,6 +53,8 @@ bitflags::bitflags! {
         const CPUSET = 1 << 19;
         /// The number of the task's processes.
         const PIDS = 1 << 20;
+        /// The task can make no user namespace, in which it would have every capability (`user_namespaces(7)`).
+        const NO_USER_NS = 1 << 21;
     }
 }
 

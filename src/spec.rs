@@ -158,6 +158,9 @@ pub struct SandboxSpec {
     /// `PR_SET_NO_NEW_PRIVS`. True by default; turned off, setuid programs of the root work, within
     /// the bounding set.
     pub no_new_privs: bool,
+    /// Whether the task may make user namespaces (`user_namespaces(7)`). Off by default: in one it has
+    /// every capability, and can mount cgroups, whose files it may then write from outside of it.
+    pub user_namespaces: bool,
     /// The root.
     pub root: Root,
     /// Files and directories of the host.
@@ -204,6 +207,7 @@ impl Default for SandboxSpec {
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
             no_new_privs: true,
+            user_namespaces: false,
             root: Root::default(),
             volumes: Vec::new(),
             devices: Vec::new(),

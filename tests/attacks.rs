@@ -440,9 +440,12 @@ fn a_user_namespace_does_not_open_the_mounts() {
         return;
     }
     for user in USERS {
-        say_won(probe("user-namespace").user(user), 30);
-        let root = Root { populate: Method::Link, chroot_env: libraries(), ..Root::default() };
-        say_won(probe("user-namespace").user(user).root(root), 30);
+        for allowed in [false, true] {
+            let root = Root { populate: Method::Link, chroot_env: libraries(), ..Root::default() };
+            let sandbox = probe("user-namespace").user(user).with(|s| s.user_namespaces = allowed);
+            say_won(sandbox.clone(), 30);
+            say_won(sandbox.root(root), 30);
+        }
     }
 }
 

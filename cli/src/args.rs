@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Let setuid programs gain privileges
     #[arg(long)]
     allow_new_privs: bool,
+    /// Let the command make user namespaces
+    #[arg(long)]
+    allow_user_ns: bool,
     /// User ids that are refused
     #[arg(long, value_name = "RANGES")]
     deny_uids: Option<String>,
@@ -135,6 +138,7 @@ impl Args {
         spec.work_dir = self.workdir.clone().or(spec.work_dir);
         spec.init &= !self.no_init;
         spec.no_new_privs &= !self.allow_new_privs;
+        spec.user_namespaces |= self.allow_user_ns;
         spec.cap_add.extend(self.cap_add.iter().flat_map(|l| values::list(l)));
         spec.cap_drop.extend(self.cap_drop.iter().flat_map(|l| values::list(l)));
         match self.net.as_deref() {

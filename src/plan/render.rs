@@ -135,6 +135,10 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             }
             lines
         }
+        Op::NoUserNamespaces {} => one(
+            "seccomp(SECCOMP_SET_MODE_FILTER, {unshare and clone with CLONE_NEWUSER: EPERM, clone3: ENOSYS})"
+                .into(),
+        ),
         Op::NoNewPrivs {} => one("prctl(PR_SET_NO_NEW_PRIVS, 1)".into()),
         Op::Cwd { path } => vec![format!("chdir({path:?})"), "getcwd()".into()],
         Op::Umask { mask } => one(format!("umask({mask:03o})")),
@@ -188,6 +192,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "become the user".into(),
         Op::Caps { .. } => "capabilities".into(),
+        Op::NoUserNamespaces {} => "no user namespaces".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),
         Op::Umask { .. } => "umask".into(),

@@ -403,6 +403,8 @@ ops! {
         /// A bit for each of 0, 1 and 2.
         streams: u8,
     }
+    /// No user namespaces from here on (`seccomp(2)`).
+    35 NoUserNamespaces {}
 }
 
 /// [`Op::Bind`] of a directory.
