@@ -177,6 +177,7 @@ impl Sandbox {
     /// # Errors
     /// See [`Error`](crate::Error), whose variants are sorted by who must act.
     pub fn spawn(&self) -> Result<Task> {
+        spawn::check_declared(&self.spec)?;
         let Compiled { mut plan, cgroup, root } = self.compile()?;
         let mut belongings = Belongings::default();
         if let Some(base) = &root.temp {

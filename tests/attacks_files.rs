@@ -207,12 +207,29 @@ fn no_method_lets_the_hosts_files_be_changed() {
             chroot_env.insert(canary.path().join("sub/file"), "/one/file".into());
             for top in ["/canary", "/one"] {
                 let root = Root { populate: method, chroot_env: chroot_env.clone(), ..Root::default() };
-                let seen = run_probe(probe("spoil").env("TOP", top).user(user).root(root)).unwrap();
+                let spoil = probe("spoil").env("TOP", top).user(user).with(|s| s.user_namespaces = true);
+                let seen = run_probe(spoil.root(root)).unwrap();
                 assert!(seen.report.enforced.contains(Control::HOST_FILES), "{method} {user}");
                 canary.alive();
             }
         }
     }
+}
+
+/// The same attack on a linked root that was asked to be writable succeeds, and the report has said so: it is
+/// the enclosure that keeps the others from it.
+#[test]
+fn a_writable_linked_root_gives_the_hosts_files_away_and_says_so() {
+    if !can("root") {
+        return;
+    }
+    let canary = Canary::new();
+    let mut chroot_env = libraries();
+    chroot_env.insert(canary.path().into(), "/canary".into());
+    let root = Root { populate: Method::Link, chroot_env, writable: true, ..Root::default() };
+    let seen = run_probe(probe("spoil").env("TOP", "/canary").user("root").root(root)).unwrap();
+    assert!(seen.report.missing.contains(Control::HOST_FILES));
+    assert_ne!(fs::read_to_string(canary.path().join("file")).unwrap(), "alive");
 }
 
 /// A given directory is the task's own; what its links lead to is not.

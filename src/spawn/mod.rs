@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::plan::wire::{NO_STEP, RECORD, Record};
 use crate::plan::{Handed, Plan};
 use crate::report::Report;
-use crate::spec::Stdio;
+use crate::spec::{SandboxSpec, Stdio};
 use crate::sys;
 use crate::task::{Child, Streams};
 
@@ -55,6 +55,20 @@ pub(crate) fn spawn(plan: &Plan, birth: &Birth<'_>) -> Result<(Child, Streams, R
     let mut report = plan.report.clone();
     listen(plan, &mut child, &mut report)?;
     Ok((child, streams, report))
+}
+
+/// Refuses a number that is no descriptor now. What is opened for the sandbox from here on, a directory of the
+/// host among it, would get that number, and be handed to the task as what the caller meant.
+pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
+    let streams =
+        [spec.stdin, spec.stdout, spec.stderr].into_iter().zip(0..).filter_map(|(how, n)| match how {
+            Stdio::Inherit => Some(n),
+            Stdio::Fd(fd) => Some(fd),
+            Stdio::Null | Stdio::Piped => None,
+        });
+    streams.chain(spec.fds.iter().map(|fd| fd.from)).filter(|fd| *fd >= 0).try_for_each(|fd| {
+        sys::dup_number(fd).map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)")))
+    })
 }
 
 fn execute(

@@ -1,0 +1,333 @@
+//! Attacks that need a caller of their own: one that is killed, short of descriptors, or careless. The caller is
+//! this test binary once more, run as a program.
+#![allow(clippy::arithmetic_side_effects)]
+
+mod attack_tools;
+mod common;
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio as Std};
+use std::time::{Duration, Instant};
+
+use cofferdam::{Error, Sandbox, Stdio};
+use common::{can, sandboxes};
+
+/// What runs inside; outside it has nothing to do.
+#[test]
+fn probe_entry() {
+    let Some((what, mut say)) = common::asked() else { return };
+    assert_eq!(what, "terminal");
+    let mut attack = attack_tools::Attack::default();
+    let byte = b'x';
+    // Pushing input needs the terminal to be ours; so it is tried to make it that first.
+    let _ = call!(libc::SYS_setsid);
+    attack.attempt("TIOCSCTTY", call!(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 1));
+    attack.attempt("TIOCSTI", call!(libc::SYS_ioctl, 0, libc::TIOCSTI, &raw const byte));
+    attack.attempt("TIOCLINUX", call!(libc::SYS_ioctl, 0, libc::TIOCLINUX, &raw const byte));
+    attack.attempt("/dev/tty", call!(libc::SYS_open, c"/dev/tty".as_ptr(), libc::O_RDWR));
+    let group = 1;
+    attack.attempt("TIOCSPGRP", call!(libc::SYS_ioctl, 0, libc::TIOCSPGRP, &raw const group));
+    attack.tell(&mut say);
+}
+
+fn sleeper(id: &str) -> Sandbox {
+    let id = id.to_string();
+    Sandbox::command("/bin/sleep").arg("1000").with(|s| s.id = id)
+}
+
+/// The callers, by name; outside of one it has nothing to do.
+#[test]
+fn caller_entry() {
+    let Ok(what) = std::env::var("COFFERDAM_CALLER") else { return };
+    let id = std::env::var("ID").unwrap_or_default();
+    match what.as_str() {
+        // To be killed at any moment.
+        "spawning" => {
+            for i in 0.. {
+                drop(sleeper(&format!("{id}-{i}")).spawn());
+            }
+        }
+        "running" => {
+            let task = sleeper(&id).spawn().unwrap();
+            println!("pid {}", task.pid().unwrap());
+            task.wait().unwrap();
+        }
+        "descriptors" => few_descriptors(),
+        "closed" => {
+            for fd in 0..3 {
+                call!(libc::SYS_close, fd).unwrap();
+            }
+            let ok = (0..3).all(|_| {
+                let run = Sandbox::command("/bin/sh").args(["-c", "echo x; echo y >&2; read z; exit 7"]);
+                run.spawn().and_then(|task| task.wait()).is_ok_and(|status| status.code == Some(7))
+            });
+            let piped = Sandbox::command("/bin/echo").arg("through").stdout(Stdio::Piped).spawn();
+            let text = piped.map(|mut task| std::io::read_to_string(task.stdout.take().unwrap()).unwrap());
+            let through = text.is_ok_and(|t| t == "through\n");
+            // What is opened for the sandbox has these numbers now, and is not what the caller means by them.
+            let leaks = [0, 1, 2].map(|fd| {
+                let run = Sandbox::command("/bin/sh").args(["-c", &format!("cd -P /proc/self/fd/{fd}/")]);
+                let how = |n| if n == fd { Stdio::Inherit } else { Stdio::Null };
+                run.stdin(how(0)).stdout(how(1)).stderr(how(2)).spawn()
+            });
+            let refused = leaks.iter().all(|run| matches!(run, Err(Error::Prepare { .. })));
+            let leaked = leaks.into_iter().flatten().any(|task| task.wait().unwrap().success());
+            std::process::exit(
+                i32::from(!ok) | i32::from(!through) << 1 | i32::from(!refused) << 2 | i32::from(leaked) << 3,
+            );
+        }
+        "no-sigchld" => {
+            // SAFETY: SIG_IGN is a valid disposition.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            let task = Sandbox::command("/bin/sh").args(["-c", "sleep 0.1 & wait; exit 7"]).spawn().unwrap();
+            assert_eq!(task.wait().unwrap().code, Some(7));
+            let task = Sandbox::command("/bin/sh").args(["-c", "exit 7"]).with(|s| s.init = false);
+            let status = task.spawn().unwrap().wait().unwrap();
+            assert!(status.lost || status.code == Some(7), "{status}");
+            drop(sleeper(&id).spawn().unwrap());
+        }
+        "forking" => forking(),
+        "terminal" => {
+            let path = std::env::var("PTY").unwrap();
+            nix::unistd::setsid().unwrap();
+            // Opened by the leader of a session without one, it becomes its terminal.
+            let tty = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let _ = call!(libc::SYS_ioctl, tty.as_raw_fd(), libc::TIOCSCTTY, 0);
+            assert!(fs::File::open("/dev/tty").is_ok(), "the caller has a terminal");
+            for user in attack_tools::USERS {
+                let sandbox = common::probe("terminal").user(user).stdin(Stdio::Fd(tty.as_raw_fd()));
+                attack_tools::beaten(&common::run_probe(sandbox).unwrap(), 5);
+            }
+        }
+        other => panic!("no caller {other}"),
+    }
+}
+
+/// At each limit either the task runs, or the refusal comes as an error, and nothing is left open.
+fn few_descriptors() {
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    let mut ran = 0;
+    for limit in 3..40u64 {
+        let limits = libc::rlimit { rlim_cur: limit, rlim_max: 1024 };
+        // SAFETY: limits outlives the call.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
+        let done = Sandbox::command("/bin/true").spawn().and_then(|task| task.wait());
+        let limits = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };
+        // SAFETY: limits outlives the call.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
+        match done {
+            Ok(status) => {
+                assert!(status.success(), "{limit}: {status}");
+                ran += 1;
+            }
+            Err(Error::Prepare { .. } | Error::Setup { .. } | Error::Unsupported { .. }) => {}
+            Err(Error::Spec { field: "user", .. }) => {}
+            Err(other) => panic!("{limit}: {other:?}"),
+        }
+        assert_eq!(open(), before, "{limit}");
+    }
+    assert!(ran > 0);
+}
+
+/// Spawns while another thread forks children that live for a while and hold copies of every descriptor.
+fn forking() {
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // SAFETY: the child sleeps and ends, by system calls only.
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    let nap = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+                    let _ = call!(libc::SYS_nanosleep, &raw const nap, 0);
+                    // SAFETY: a number.
+                    unsafe { libc::_exit(0) };
+                }
+                // SAFETY: a null pointer is allowed.
+                unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+            }
+        });
+        for i in 0..60 {
+            let run = Sandbox::command("/bin/sh").args(["-c", "exit 7"]).with(|s| s.init = i % 2 == 0);
+            assert_eq!(run.spawn().unwrap().wait().unwrap().code, Some(7));
+            assert!(Sandbox::command("/no/such").with(|s| s.init = i % 2 == 0).spawn().is_err());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+fn caller(what: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "caller_entry", "--nocapture", "--test-threads=1"]);
+    command.env("COFFERDAM_CALLER", what).stdin(Std::null());
+    command
+}
+
+fn succeeds(mut command: Command) {
+    let done = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{}\n{out}{err}", done.status);
+}
+
+/// The cgroups whose name begins with `id`: a caller that is killed cannot remove them.
+fn groups(id: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
+    while let Some((dir, depth)) = todo.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+                continue;
+            }
+            let name = name.to_string_lossy().to_string();
+            if name.starts_with(id) {
+                found.push(path);
+            } else if depth < 2 || name.contains("cofferdam") {
+                todo.push((path, depth + 1));
+            }
+        }
+    }
+    found
+}
+
+fn processes_in(group: &std::path::Path) -> usize {
+    fs::read_to_string(group.join("cgroup.procs")).map_or(0, |text| text.lines().count())
+}
+
+/// Waits until `done`, for at most ten seconds.
+#[track_caller]
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A caller that is killed at any point of a spawn leaves no process behind: PID 1 notices, at the gate, when it
+/// settles, or later. Its empty cgroup stays.
+#[test]
+fn a_killed_caller_leaves_no_process() {
+    if !sandboxes() {
+        return;
+    }
+    let id = format!("killed-{}", std::process::id());
+    for round in 0..25u64 {
+        let mut child =
+            caller("spawning").env("ID", &id).stdout(Std::null()).stderr(Std::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(20_000 + round * 1_717));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let found = groups(&id);
+    eventually("a process outlives its caller", || found.iter().all(|dir| processes_in(dir) == 0));
+    for dir in found {
+        let _ = fs::remove_dir(&dir);
+        let _ = dir.parent().map(fs::remove_dir);
+    }
+}
+
+/// A task ends with its caller. While both run, PID 1 holds next to nothing.
+#[test]
+fn a_task_ends_with_its_caller_and_its_init_is_small() {
+    if !sandboxes() {
+        return;
+    }
+    use std::io::BufRead;
+    let id = format!("ends-{}", std::process::id());
+    let mut child = caller("running").env("ID", &id).stdout(Std::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let pid: i32 = lines
+        .filter_map(|line| line.split_once("pid ").and_then(|(_, pid)| pid.trim().parse().ok()))
+        .next()
+        .unwrap();
+    let field = |pid: i32, key: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().to_string();
+        line.split_whitespace().next().and_then(|n| n.parse::<i32>().ok()).unwrap_or(-1)
+    };
+    let init = field(pid, "PPid:");
+    assert_ne!(init, child.id().cast_signed(), "the task's parent is its init");
+    // Settling goes on for a moment after the task has begun.
+    if can("root") {
+        let fds = || fs::read_dir(format!("/proc/{init}/fd")).map_or(0, Iterator::count);
+        eventually("init holds more than its socket and its signals", || fds() == 2);
+        assert!(field(init, "VmRSS:") < 200, "{} KiB", field(init, "VmRSS:"));
+        let caps = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+        for set in ["CapInh:\t0", "CapPrm:\t0", "CapEff:\t0", "CapAmb:\t0", "NoNewPrivs:\t1"] {
+            assert!(caps.contains(set), "{set} in {caps}");
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("the task outlives its caller", || field(pid, "PPid:") == -1 || field(pid, "VmRSS:") == -1);
+    for dir in groups(&id) {
+        eventually("the cgroup does not empty", || processes_in(&dir) == 0);
+        let _ = fs::remove_dir(&dir);
+        let _ = dir.parent().map(fs::remove_dir);
+    }
+}
+
+/// Whatever the limit of descriptors is, spawn runs or says why not, and keeps none.
+#[test]
+fn a_caller_short_of_descriptors_gets_an_error() {
+    if sandboxes() {
+        succeeds(caller("descriptors"));
+    }
+}
+
+/// Without descriptors 0 to 2 the task still gets the streams that it was to have.
+#[test]
+fn a_caller_with_closed_streams_can_spawn() {
+    if sandboxes() {
+        succeeds(caller("closed"));
+    }
+}
+
+/// A caller that ignores SIGCHLD still learns the status from init, and without init that it is lost.
+#[test]
+fn a_caller_that_ignores_its_children_can_wait() {
+    if sandboxes() {
+        let id = format!("sigchld-{}", std::process::id());
+        let mut command = caller("no-sigchld");
+        command.env("ID", id);
+        succeeds(command);
+    }
+}
+
+/// Forked copies of the caller, with all of its descriptors, neither hang a spawn nor spoil its answer.
+#[test]
+fn a_caller_that_forks_meanwhile_can_spawn() {
+    if sandboxes() {
+        succeeds(caller("forking"));
+    }
+}
+
+/// A terminal that is handed in cannot be made to type for the task.
+#[test]
+fn a_terminal_takes_no_input_from_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    // SAFETY: the numbers of posix_openpt(3); the buffer outlives the call.
+    let (master, name) = unsafe {
+        let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        let mut name = [0u8; 64];
+        let ok = master >= 0
+            && libc::grantpt(master) == 0
+            && libc::unlockpt(master) == 0
+            && libc::ptsname_r(master, name.as_mut_ptr().cast(), name.len()) == 0;
+        (master, ok.then(|| std::ffi::CStr::from_bytes_until_nul(&name).unwrap().to_owned()))
+    };
+    let Some(name) = name else {
+        eprintln!("skipped: needs a pty: posix_openpt(3) is refused");
+        return;
+    };
+    let mut command = caller("terminal");
+    command.env("PTY", name.to_str().unwrap());
+    succeeds(command);
+    let _ = call!(libc::SYS_close, master);
+}
