@@ -13,13 +13,13 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat};
 use nix::unistd::{UnlinkatFlags, Whence, geteuid, lseek, unlinkat};
 
 use crate::Error;
@@ -116,7 +116,13 @@ impl Removal<'_> {
         let Some(here) = self.here() else {
             return self.refused(Some(&name), Errno::EBADF);
         };
-        match open_same_mount(here, &name, ResolveFlag::RESOLVE_BENEATH) {
+        let opened = match open_same_mount(here, &name, ResolveFlag::RESOLVE_BENEATH) {
+            Err(Errno::EACCES) if self.me != 0 && make_readable(here, &name, self.me).is_ok() => {
+                open_same_mount(here, &name, ResolveFlag::RESOLVE_BENEATH)
+            }
+            opened => opened,
+        };
+        match opened {
             Ok(dir) => {
                 let dir = Handle::Open(dir);
                 self.branch.push(Level { name, dir, todo: Vec::new(), stays: false, rounds: ROUNDS });
@@ -283,6 +289,20 @@ fn make_writable(dir: BorrowedFd<'_>, me: u32) {
         // Refused, the unlinks below will say so with their paths.
         let _ = fchmod(dir, Mode::from_bits_truncate(st.st_mode) | Mode::S_IRWXU);
     }
+}
+
+/// The same for a directory that cannot even be opened, by its path-only descriptor.
+fn make_readable(dir: BorrowedFd<'_>, name: &CStr, me: u32) -> nix::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(dir, name, flags, Mode::empty())?;
+    same_mount(dir, fd.as_fd())?;
+    let st = fstat(&fd)?;
+    if st.st_uid != me {
+        return Err(Errno::EACCES);
+    }
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mode = Mode::from_bits_truncate(st.st_mode) | Mode::S_IRWXU;
+    fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)
 }
 
 #[cfg(test)]
