@@ -142,7 +142,6 @@ mkdir /cg/freezer/cofferdam/x
 /cg/cpuset/cofferdam/cpuset.mems = inherit
 /cg/cpuset/cofferdam/cpuset.cpus = inherit
 /cg/cpuset/cofferdam/x/cpuset.mems = inherit
-/cg/cpuset/cofferdam/x/cpuset.cpus = inherit
 /cg/cpuset/cofferdam/x/cpuset.cpus = 1-2
 /cg/cpu,cpuacct/cofferdam/x/cpu.shares = 512
 /cg/memory/cofferdam/x/memory.limit_in_bytes = 134217728

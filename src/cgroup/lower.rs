@@ -185,7 +185,7 @@ impl<'a> Lowering<'a> {
         let hierarchy = self.detection.v1.get(controller).filter(|h| h.writable);
         match hierarchy {
             Some(hierarchy) => {
-                let leaf = self.place_v1(hierarchy);
+                let leaf = self.place_v1(controller, hierarchy);
                 limit(self, &leaf);
             }
             // The gate has seen to all others.
@@ -193,8 +193,8 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The leaf in one v1 hierarchy, which several controllers may share.
-    fn place_v1(&mut self, hierarchy: &Hierarchy) -> PathBuf {
+    /// The leaf in one v1 hierarchy, which several controllers may share; `controller` is the first to use it.
+    fn place_v1(&mut self, controller: &str, hierarchy: &Hierarchy) -> PathBuf {
         let parent = if self.parent.is_default() { OWN_PARENT_V1 } else { self.parent.as_ref() };
         let parents = levels(&hierarchy.mount, parent);
         let leaf = parents.last().unwrap_or(&hierarchy.mount).join(self.name.as_ref());
@@ -207,7 +207,9 @@ impl<'a> Lowering<'a> {
         if self.detection.v1.get("cpuset").is_some_and(|h| h.mount == hierarchy.mount) {
             for dir in parents.iter().chain([&leaf]) {
                 self.push(dir, "cpuset.mems", Value::Inherit, Need::Must);
-                self.push(dir, "cpuset.cpus", Value::Inherit, Need::Must);
+                if controller != "cpuset" || *dir != leaf {
+                    self.push(dir, "cpuset.cpus", Value::Inherit, Need::Must);
+                }
             }
         }
         leaf
@@ -287,7 +289,7 @@ impl<'a> Lowering<'a> {
         };
         match self.detection.v1.get("freezer").filter(|h| h.writable) {
             Some(freezer) => {
-                self.layout.unit = Some(self.place_v1(freezer));
+                self.layout.unit = Some(self.place_v1("freezer", freezer));
                 self.layout.enforced |= Control::KILL;
             }
             None => {

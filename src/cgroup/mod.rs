@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod judge;
 mod kill;
 mod layout;
 mod lower;

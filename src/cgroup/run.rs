@@ -144,7 +144,9 @@ impl Group {
         let text = pid.to_string();
         for leaf in &self.paths.leaves {
             let file = leaf.join("cgroup.procs");
-            fs::write(&file, &text).map_err(Error::task(call::write(&file, &text)))?;
+            let opened = OpenOptions::new().write(true).open(&file);
+            let mut procs = opened.map_err(Error::task(call::open_write(&file)))?;
+            procs.write_all(text.as_bytes()).map_err(Error::task(call::write(&file, &text)))?;
         }
         Ok(())
     }
