@@ -27,6 +27,8 @@ use crate::rootfs::{self, ChrootEnv, Kind, Method, Populated, Volume, check_path
 use crate::spec::{Policy, SandboxSpec, Stdio};
 
 mod checks;
+#[cfg(test)]
+mod tests;
 
 /// A plan with what the parent needs beside it.
 #[derive(Debug)]

@@ -1,0 +1,269 @@
+//! Ring 1: a spec and a faked host give a plan, compared as text. Nothing is touched, any machine will do.
+//!
+//! [`check`] takes the lines that a plan must have, in order, and those that it must not have; [`refused`]
+//! takes an error. Every plan that any table makes is also held to what is true of all plans (`order.rs`).
+
+use super::*;
+use crate::cgroup::{CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version};
+
+mod cgroups;
+mod credentials;
+mod identity;
+mod namespaces;
+mod order;
+mod process;
+mod roots;
+mod volumes;
+
+/// Everything that `compile` looks at.
+#[derive(Clone)]
+struct Case {
+    policy: Policy,
+    spec: SandboxSpec,
+    host: Host,
+    survey: Survey,
+}
+
+/// A command on a host where everything works, and what `set` makes of it.
+fn case(set: impl FnOnce(&mut Case)) -> Case {
+    let spec = SandboxSpec { command: "tool".into(), ..SandboxSpec::default() };
+    let mut case = Case { policy: Policy::default(), spec, host: host(), survey: survey() };
+    set(&mut case);
+    case
+}
+
+/// Root, on version 2 cgroups.
+fn host() -> Host {
+    Host {
+        kernel: (6, 1),
+        uid: 0,
+        gid: 0,
+        groups: vec![0],
+        supported: CapSet::up_to(40),
+        held: CapSet::up_to(40),
+        cgroups: v2("cpu cpuset io memory pids"),
+        user_ns_forbidden: None,
+        landlock_abi: 2,
+        oom_score_adj: 0,
+        no_new_privs: false,
+        masked: vec![("/proc/kcore".into(), Kind::File), ("/sys/firmware".into(), Kind::Dir)],
+        read_only: vec![("/proc/sys".into(), Kind::Dir)],
+    }
+}
+
+/// User 1000 of a host that delegated nothing to him but allows user namespaces.
+fn rootless() -> Host {
+    let why = "cgroup /user.slice is not delegated: its cgroup.procs cannot be written";
+    let mut cgroups = v2("");
+    cgroups.reason = Some(why.into());
+    if let Some(v2) = &mut cgroups.v2 {
+        (v2.top, v2.why) = (None, Some(why.into()));
+    }
+    Host { uid: 1000, gid: 1000, groups: vec![1000], held: CapSet::EMPTY, cgroups, ..host() }
+}
+
+/// The unified tree with these controllers; one that is lacking turns limits off.
+fn v2(controllers: &str) -> Detection {
+    let words: std::collections::BTreeSet<String> =
+        controllers.split_whitespace().map(str::to_owned).collect();
+    let missing: Vec<String> =
+        cgroup::V2_REQUIRED.into_iter().filter(|name| !words.contains(*name)).map(str::to_owned).collect();
+    let tree = Unified {
+        mount: "/sys/fs/cgroup".into(),
+        own: Some("/".into()),
+        top: Some("/".into()),
+        controllers: words,
+        enabled: ["memory".to_owned()].into(),
+        why: None,
+    };
+    Detection {
+        mode: CgroupMode::V2,
+        limits_on: Version::V2,
+        v2: Some(tree),
+        v1: BTreeMap::new(),
+        reason: (!missing.is_empty()).then(|| format!("cgroup v2 lacks {}", missing.join(", "))),
+        missing,
+        online: CpuSet::parse("0-3").unwrap(),
+        swap: Swap { active: false, accounted: Some(true) },
+    }
+}
+
+fn v1() -> Detection {
+    let names = ["cpu", "cpuset", "freezer", "memory", "pids"];
+    let at = |name: &str| Hierarchy { mount: format!("/sys/fs/cgroup/{name}").into(), writable: true };
+    let v1 = names.into_iter().map(|name| (name.to_owned(), at(name))).collect();
+    Detection {
+        mode: CgroupMode::V1,
+        limits_on: Version::V1,
+        v2: None,
+        v1,
+        ..v2("cpu cpuset io memory pids")
+    }
+}
+
+/// The controllers on version 1, and an empty tree beside them.
+fn hybrid() -> Detection {
+    let mut tree = v2("").v2.unwrap();
+    tree.mount = "/sys/fs/cgroup/unified".into();
+    tree.enabled.clear();
+    Detection { mode: CgroupMode::Hybrid, v2: Some(tree), ..v1() }
+}
+
+fn off() -> Detection {
+    Detection {
+        mode: CgroupMode::Off,
+        v2: None,
+        reason: Some("no cgroup hierarchy is mounted".into()),
+        ..v2("")
+    }
+}
+
+/// What the faked host has, of all that a table may name; nobody runs the task.
+fn survey() -> Survey {
+    let kinds = [
+        ("/", Kind::Dir),
+        ("/bin", Kind::Dir),
+        ("/dev/fuse", Kind::Device),
+        ("/etc", Kind::Dir),
+        ("/etc/hosts", Kind::File),
+        ("/srv/a", Kind::Dir),
+        ("/srv/b", Kind::Dir),
+        ("/srv/file", Kind::File),
+        ("/sys", Kind::Dir),
+        ("/sys/fs/cgroup", Kind::Dir),
+        ("/sys/fs/cgroup/memory", Kind::Dir),
+        ("/sys/fs/cgroups", Kind::Dir),
+        ("/usr", Kind::Dir),
+    ];
+    Survey {
+        identity: who(65534, &[65534]),
+        kinds: kinds.into_iter().map(|(path, kind)| (path.into(), Some(kind))).collect(),
+        network: Ok(true),
+    }
+}
+
+/// A user whose first group is the primary one.
+fn who(uid: u32, groups: &[u32]) -> Identity {
+    Identity { uid, gid: groups[0], groups: groups.to_vec(), name: None, home: None }
+}
+
+fn capabilities(names: &[&str]) -> CapSet {
+    CapSet::from_names(names).unwrap()
+}
+
+fn strings(items: &[&str]) -> Vec<String> {
+    items.iter().map(|item| (*item).to_owned()).collect()
+}
+
+/// The plan and its report as text, or the error as `variant: message`.
+fn compiled(case: &Case) -> Result<Compiled, String> {
+    match compile(&case.policy, &case.spec, &case.host, &case.survey, "box") {
+        Ok(compiled) => {
+            order::holds(case, &compiled);
+            Ok(compiled)
+        }
+        Err(error) => {
+            let variant = match &error {
+                Error::Spec { field, .. } => format!("spec {field}"),
+                Error::Denied { .. } => "denied".to_owned(),
+                Error::Unsupported { .. } => "unsupported".to_owned(),
+                other => panic!("compile touches nothing, so it cannot fail at {other:?}"),
+            };
+            Err(format!("{variant}: {error}"))
+        }
+    }
+}
+
+fn text(plan: &Plan) -> String {
+    format!("{plan}# report\n{}", plan.report)
+}
+
+/// Holds the plan to `expected`: each of its lines must be there, in this order, where `...` at the end
+/// stands for anything; what follows `! ` must not be in any line.
+#[track_caller]
+fn check(case: &Case, expected: &str) -> Plan {
+    let plan = compiled(case).unwrap().plan;
+    let text = text(&plan);
+    let mut rest = text.lines().map(str::trim);
+    for line in expected.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if let Some(absent) = line.strip_prefix("! ") {
+            assert!(!text.contains(absent), "unexpected {absent:?} in\n{text}");
+        } else {
+            let matches = |found: &str| match line.strip_suffix("...") {
+                Some(front) => found.starts_with(front),
+                None => found == line,
+            };
+            assert!(rest.any(matches), "no {line:?}, or not in its place, in\n{text}");
+        }
+    }
+    plan
+}
+
+/// Holds the error to `expected`, `variant: message`.
+#[track_caller]
+fn refused(case: &Case, expected: &str) {
+    match compiled(case) {
+        Ok(compiled) => panic!("expected {expected:?}, got\n{}", compiled.plan),
+        Err(error) => assert_eq!(error, expected),
+    }
+}
+
+/// Two whole plans and a third with nearly everything that can be asked for.
+#[test]
+fn whole_plans() {
+    let user = case(|c| {
+        c.host = rootless();
+        c.survey.identity =
+            Identity { name: Some("ann".into()), home: Some("/home/ann".into()), ..who(7, &[7]) };
+    });
+    for (case, expected) in [
+        (case(|_| ()), include_str!("golden/root.txt")),
+        (user, include_str!("golden/rootless.txt")),
+        (everything(), include_str!("golden/everything.txt")),
+    ] {
+        let found = text(&compiled(&case).unwrap().plan);
+        assert!(found == expected, "another plan than in golden/:\n{found}");
+    }
+}
+
+/// A linked root under version 1, joined, limited and full of volumes.
+fn everything() -> Case {
+    use crate::rootfs::{Device, Propagation};
+    let volume = |source: &str, target: &str, read_only, propagation| Volume {
+        source: source.into(),
+        target: target.into(),
+        read_only,
+        propagation,
+    };
+    case(|c| {
+        c.host.cgroups = v1();
+        c.host.oom_score_adj = -900;
+        c.policy.allow_caps = Some(strings(&["all"]));
+        c.policy.cgroup_parent = "/ops".into();
+        c.policy.temp_dir = "/var/tmp".into();
+        c.survey.identity = who(1000, &[100, 27]);
+        let spec = &mut c.spec;
+        spec.id = "job-1.web".into();
+        spec.args = strings(&["-v", ""]);
+        spec.env = [("A".to_owned(), "1".to_owned())].into();
+        spec.work_dir = Some("/work".into());
+        spec.network = Network::Path("/run/netns/web".into());
+        spec.hostname = Some("web-1".into());
+        spec.cgroup_namespace = Some(true);
+        spec.cap_add = strings(&["net_admin"]);
+        spec.root.populate = Method::Link;
+        spec.volumes = vec![
+            volume("/srv/a", "/a", false, Propagation::Bidirectional),
+            volume("/srv/b", "/b", true, Propagation::HostToTask),
+            volume("/srv/file", "/etc/file", false, Propagation::Private),
+        ];
+        let permissions = "r".to_owned();
+        spec.devices = vec![Device { source: "/dev/fuse".into(), target: "/dev/fuse".into(), permissions }];
+        spec.limits.memory = Some(64 << 20);
+        spec.limits.pids_max = Some(10);
+        let rlimit = crate::spec::Rlimit { soft: Some(64), hard: None };
+        spec.rlimits = [("nofile".to_owned(), rlimit)].into();
+        spec.umask = 0o077;
+        spec.fds = vec![crate::spec::Fd { from: 40, to: 9 }];
+    })
+}

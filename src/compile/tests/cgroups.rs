@@ -1,0 +1,237 @@
+//! Limits on every kind of host, the gate, and what must hold.
+
+use super::*;
+use crate::cgroup::{Limits, MemoryMax};
+
+const MB: u64 = 1 << 20;
+
+fn limits() -> Limits {
+    Limits {
+        cpu_shares: Some(512),
+        cores: "0-1".into(),
+        memory: Some(64 * MB),
+        pids_max: Some(9),
+        ..Limits::default()
+    }
+}
+
+fn limited(cgroups: Detection) -> Case {
+    case(|c| (c.host.cgroups, c.spec.limits) = (cgroups, limits()))
+}
+
+#[test]
+fn on_version_2_the_task_is_born_in_its_cgroup() {
+    let plan = check(
+        &limited(host().cgroups),
+        "mkdir(\"/sys/fs/cgroup/cofferdam.slice\", 0755)
+         mkdir(\"/sys/fs/cgroup/cofferdam.slice/box.scope\", 0755)
+         write(\"/sys/fs/cgroup/cgroup.subtree_control\", \"+cpuset\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/cgroup.subtree_control\", \"+memory\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/cpuset.cpus\", \"0-1\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/cpu.weight\", \"59\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/memory.swap.max\", \"0\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/memory.max\", \"67108864\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/pids.max\", \"10\")
+         memfd_create(\"cofferdam-plan\")
+         clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC|CLONE_INTO_CGROUP)
+         missing   none
+         ! # enter the cgroup",
+    );
+    assert!(plan.report.enforced.contains(Control::RESOURCES | Control::KILL), "{}", plan.report);
+}
+
+#[test]
+fn on_version_1_init_enters_by_itself() {
+    let plan = check(
+        &limited(v1()),
+        "mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
+         write(\"/sys/fs/cgroup/memory/cofferdam/box/memory.limit_in_bytes\", \"67108864\")
+         clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC)
+         # only the declared descriptors
+         # enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/box/tasks\"
+         write(\"/sys/fs/cgroup/cpuset/cofferdam/box/tasks\", \"0\")
+         # enter the cgroup of \"/sys/fs/cgroup/cpu/cofferdam/box/tasks\"
+         # enter the cgroup of \"/sys/fs/cgroup/memory/cofferdam/box/tasks\"
+         # enter the cgroup of \"/sys/fs/cgroup/pids/cofferdam/box/tasks\"
+         # enter the cgroup of \"/sys/fs/cgroup/freezer/cofferdam/box/tasks\"
+         # no mount of ours reaches the host
+         missing   none
+         ! CLONE_INTO_CGROUP",
+    );
+    let tasks = |h: &&Handed| matches!(h, Handed::Tasks(_));
+    assert_eq!(plan.handed.iter().filter(tasks).count(), 5);
+    // A cgroup namespace comes after all of them.
+    let mut hidden = limited(v1());
+    hidden.spec.cgroup_namespace = Some(true);
+    check(&hidden, "# enter the cgroup of \"/sys/fs/cgroup/freezer...\nwrite(...\nunshare(CLONE_NEWCGROUP)");
+    // Without limits it is one directory, to kill in.
+    let unlimited = case(|c| c.host.cgroups = v1());
+    check(&unlimited, "# enter the cgroup of \"/sys/fs/cgroup/freezer...\n! /memory/\n! /cpu/\n! /pids/");
+}
+
+#[test]
+fn on_a_hybrid_host_both() {
+    check(
+        &limited(hybrid()),
+        "mkdir(\"/sys/fs/cgroup/unified/cofferdam.slice/box.scope\", 0755)
+         mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
+         clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC|CLONE_INTO_CGROUP)
+         # enter the cgroup of \"/sys/fs/cgroup/memory/cofferdam/box/tasks\"
+         missing   none
+         ! freezer",
+    );
+}
+
+/// One required controller is lacking: no limit is set at all, and the report names it.
+#[test]
+fn limits_are_all_or_nothing() {
+    for (controllers, lacking) in [
+        ("cpuset io memory pids", "cpu"),
+        ("cpu io memory pids", "cpuset"),
+        ("cpu cpuset memory pids", "io"),
+        ("cpu cpuset io pids", "memory"),
+        ("cpu cpuset io memory", "pids"),
+        ("memory pids", "cpu, cpuset, io"),
+    ] {
+        let plan = check(
+            &limited(v2(controllers)),
+            &format!(
+                "mkdir(\"/sys/fs/cgroup/cofferdam.slice/box.scope\", 0755)
+                 missing   memory,swap,cpu,cpuset,pids
+                 memory,swap,cpu,cpuset,pids: cgroup v2 lacks {lacking}
+                 ! write(\"/sys/fs/cgroup
+                 ! weakened  kill"
+            ),
+        );
+        // The cgroup is still there to kill in.
+        assert!(plan.report.enforced.contains(Control::KILL));
+        let strict = |require| {
+            let mut case = limited(v2(controllers));
+            case.spec.require = Some(require);
+            case
+        };
+        let why = format!("cgroup v2 lacks {lacking}");
+        refused(&strict(Control::PIDS), &format!("unsupported: this host cannot enforce pids: {why}"));
+        refused(
+            &strict(Control::all()),
+            &format!("unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: {why}"),
+        );
+        check(&strict(Control::empty()), "missing   memory,swap,cpu,cpuset,pids");
+        check(&strict(Control::CAPS | Control::KILL), "missing   memory,swap,cpu,cpuset,pids");
+        // Nobody misses what nobody asked for.
+        let mut unlimited = strict(Control::all());
+        unlimited.spec.limits = Limits::default();
+        check(&unlimited, "missing   none");
+    }
+}
+
+#[test]
+fn without_cgroups() {
+    check(
+        &limited(off()),
+        "missing   memory,swap,cpu,cpuset,pids
+         memory,swap,cpu,cpuset,pids: no cgroup hierarchy is mounted
+         ! mkdir(
+         ! CLONE_INTO_CGROUP
+         ! # enter the cgroup",
+    );
+    // The PID namespace is killed as a whole.
+    let mut private = case(|c| c.host.cgroups = off());
+    check(&private, "weakened  none\nmissing   none");
+    private.spec.pid_mode = "host".into();
+    check(
+        &private,
+        "weakened  kill
+         kill: only the main process is killed, it has no PID namespace and no cgroup: there is no cgroup v2 tree, \
+         and no freezer of cgroup v1 that may be used",
+    );
+    private.spec.require = Some(Control::KILL);
+    let error = compiled(&private).unwrap_err();
+    assert!(
+        error.starts_with("unsupported: this host cannot enforce kill: only the main process"),
+        "{error}"
+    );
+    // With a cgroup the PID namespace is not needed.
+    let shared = case(|c| c.spec.pid_mode = "host".into());
+    assert!(check(&shared, "weakened  none").report.enforced.contains(Control::KILL));
+}
+
+#[test]
+fn a_user_to_whom_nothing_is_delegated() {
+    let mut case = limited(rootless().cgroups);
+    case.host = rootless();
+    let why = "cgroup /user.slice is not delegated: its cgroup.procs cannot be written";
+    let expected =
+        format!("missing   memory,swap,cpu,cpuset,pids\nmemory,swap,cpu,cpuset,pids: {why}\n! mkdir(");
+    check(&case, &expected);
+}
+
+#[test]
+fn where_the_cgroups_are() {
+    let below =
+        |parent: &str, id: &str| case(|c| (c.policy.cgroup_parent, c.spec.id) = (parent.into(), id.into()));
+    check(&below("/ops/jobs", "a"), "mkdir(\"/sys/fs/cgroup/ops/jobs/a.scope\", 0755)\n! cofferdam.slice");
+    for parent in ["../x", "a//b", "a/../b", ".."] {
+        let error = compiled(&below(parent, "a")).unwrap_err();
+        assert!(error.starts_with("spec cgroup_parent: "), "{error}");
+    }
+    let error = compiled(&below("", "tasks")).unwrap_err();
+    assert!(error.starts_with("spec id: "), "{error}");
+}
+
+#[test]
+fn limits_that_cannot_be() {
+    for (limits, field) in [
+        (Limits { memory: Some(1), ..Limits::default() }, "memory"),
+        (
+            Limits { memory: Some(8 * MB), memory_max: Some(MemoryMax::Bytes(4 * MB)), ..Limits::default() },
+            "memory_max",
+        ),
+        (Limits { cores: "x".into(), ..Limits::default() }, "cores"),
+        (Limits { pids_max: Some(0), ..Limits::default() }, "pids_max"),
+    ] {
+        // Also where no limit could be set.
+        for cgroups in [host().cgroups, off()] {
+            let mut case = limited(cgroups);
+            case.spec.limits = limits.clone();
+            let error = compiled(&case).unwrap_err();
+            assert!(error.starts_with(&format!("spec {field}: ")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn limits_that_hold_in_part() {
+    let mut case = limited(host().cgroups);
+    case.spec.limits.cores = "2-7".into();
+    check(&case, "weakened  cpuset\ncpuset: of processors 2-7 this host has only 2-3");
+    case.spec.require = Some(Control::CPUSET);
+    refused(&case, "unsupported: this host cannot enforce cpuset: of processors 2-7 this host has only 2-3");
+    case.spec.require = Some(Control::MEMORY);
+    check(&case, "weakened  cpuset");
+    case.spec.require = None;
+    case.spec.limits.cores = "8".into();
+    check(&case, "missing   cpuset\ncpuset: none of processors 8 is among those of this host, 0-3");
+}
+
+#[test]
+fn what_is_required_must_be_asked_for() {
+    let requires = |require| case(|c| c.spec.require = Some(require));
+    let unasked = "the spec does not ask for it";
+    for control in [Control::UTS_NS, Control::MEMORY, Control::RLIMITS, Control::CGROUP_NS] {
+        let expected = format!("unsupported: this host cannot enforce {control}: {unasked}");
+        refused(&requires(control), &expected);
+    }
+    // Where a remark says more than that, it is given.
+    refused(
+        &requires(Control::NET_NS),
+        "unsupported: this host cannot enforce net_ns: the network is the host's: its abstract unix sockets can be \
+         reached from inside",
+    );
+    let shared = case(|c| (c.spec.require, c.spec.pid_mode) = (Some(Control::PID_NS), "host".into()));
+    refused(&shared, &format!("unsupported: this host cannot enforce pid_ns: {unasked}"));
+    // Everything is everything that is asked for.
+    check(&requires(Control::all()), "weakened  none\nmissing   none");
+    check(&requires(Control::empty()), "");
+    check(&requires(Control::PID_NS | Control::CAPS | Control::ROOT_SWITCH | Control::KILL), "");
+}

@@ -1,0 +1,191 @@
+//! Capabilities: which are granted, which are withheld, and what they undo.
+
+use super::*;
+
+/// A task of this user that adds and drops, where the operator allows everything.
+fn task(uid: u32, add: &[&str], drop: &[&str]) -> Case {
+    case(|c| {
+        c.policy.allow_caps = Some(strings(&["all"]));
+        c.spec.cap_add = strings(add);
+        c.spec.cap_drop = strings(drop);
+        c.survey.identity = who(uid, &[uid]);
+    })
+}
+
+#[test]
+fn the_five_sets() {
+    let sets = |permitted: &str, inheritable: &str, ambient: &str| {
+        let raise = match ambient {
+            "0x0" => "! PR_CAP_AMBIENT_RAISE".to_owned(),
+            bits => format!("prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, each of {bits})"),
+        };
+        format!(
+            "prctl(PR_CAPBSET_DROP, all but {permitted})
+             capset(effective={permitted}, permitted={permitted}, inheritable={inheritable})
+             prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+             {raise}
+             weakened  none"
+        )
+    };
+    let thirteen = "0xa80405fb";
+    for (uid, add, drop, expected) in [
+        (1000, &[][..], &[][..], sets(thirteen, thirteen, thirteen)),
+        (1000, &["net_bind_service"], &["all"], sets("0x400", "0x400", "0x400")),
+        (1000, &[], &["all"], sets("0x0", "0x0", "0x0")),
+        (1000, &["CAP_NET_RAW"], &[], sets("0xa80425fb", "0xa80425fb", "0xa80425fb")),
+        // Root gains them by being root.
+        (0, &[], &[], sets(thirteen, "0x0", "0x0")),
+        (0, &[], &["all"], sets("0x0", "0x0", "0x0")),
+    ] {
+        check(&task(uid, add, drop), &expected);
+    }
+}
+
+#[test]
+fn the_operator_allows_and_the_kernel_knows() {
+    let allowed = |allow: Option<&[&str]>, add: &[&str], drop: &[&str]| {
+        case(|c| {
+            c.policy.allow_caps = allow.map(strings);
+            c.spec.cap_add = strings(add);
+            c.spec.cap_drop = strings(drop);
+        })
+    };
+    check(&allowed(Some(&["chown"]), &[], &[]), "prctl(PR_CAPBSET_DROP, all but 0x1)");
+    check(&allowed(Some(&[]), &[], &[]), "prctl(PR_CAPBSET_DROP, all but 0x0)");
+    let denied = "denied: policy does not allow the following capabilities";
+    refused(&allowed(None, &["net_admin", "sys_time"], &[]), &format!("{denied}: net_admin, sys_time"));
+    refused(&allowed(Some(&["chown"]), &["kill"], &[]), &format!("{denied}: kill"));
+    let unknown = "configured with capabilities not supported by system";
+    for (case, field) in [
+        (allowed(Some(&["nope"]), &[], &[]), "allow_caps"),
+        (allowed(None, &["nope"], &[]), "cap_add"),
+        (allowed(None, &[], &["nope"]), "cap_drop"),
+    ] {
+        refused(&case, &format!("spec {field}: {field} {unknown}: nope"));
+    }
+    // 38 of them: what came later is neither granted nor dropped.
+    let mut old = allowed(Some(&["all"]), &[], &[]);
+    old.host.supported = CapSet::up_to(37);
+    let plan = check(&old, "");
+    let last = plan.init.iter().find_map(|step| match step.op().unwrap() {
+        Op::Bounding { last, .. } => Some(last),
+        _ => None,
+    });
+    assert_eq!(last, Some(37));
+    old.spec.cap_add = strings(&["bpf"]);
+    refused(&old, &format!("spec cap_add: cap_add {unknown}: bpf"));
+}
+
+#[test]
+fn what_the_caller_does_not_hold_is_withheld_and_said() {
+    let without = |names: &[&str], host: Host| {
+        case(|c| c.host = Host { held: host.held.difference(capabilities(names)), ..host })
+    };
+    let lacking = without(&["kill", "mknod"], host());
+    check(
+        &lacking,
+        "prctl(PR_CAPBSET_DROP, all but 0xa00405db)
+         capset(effective=0xa00405db, permitted=0xa00405db, inheritable=0xa00405db)
+         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, each of 0xa00405db)
+         caps: the caller cannot grant what it does not hold: kill,mknod",
+    );
+    // Nothing is said of what is not asked for.
+    check(&without(&["net_raw"], host()), "! does not hold");
+    // In a user namespace of its own a task has what it likes.
+    check(&without(&["kill"], rootless()), "prctl(PR_CAPBSET_DROP, all but 0xa80405fb)\n! does not hold");
+}
+
+#[test]
+fn root_keeps_capabilities_only_by_the_operators_policy() {
+    let keeps = |uid: u32| {
+        let mut case = task(uid, &[], &["all"]);
+        case.policy.root_keeps_caps = true;
+        case
+    };
+    let said = "user 0 keeps capabilities 0 to 37 by the operator's policy, whatever the lists say";
+    check(
+        &keeps(0),
+        &format!(
+            "prctl(PR_CAPBSET_DROP, all but 0x3fffffffff)
+             capset(effective=0x3fffffffff, permitted=0x3fffffffff, inheritable=0x0)
+             caps: {said}
+             ! PR_CAP_AMBIENT_RAISE"
+        ),
+    );
+    check(&keeps(1), &format!("prctl(PR_CAPBSET_DROP, all but 0x0)\n! {said}"));
+    // With them come those that undo everything.
+    let plan = check(&keeps(0), "enforced  none");
+    assert!(plan.report.weakened.contains(Control::all() & plan.report.asked));
+    let mut held = keeps(0);
+    held.host.held = CapSet::up_to(40).difference(capabilities(&["sys_module"]));
+    check(&held, "prctl(PR_CAPBSET_DROP, all but 0x3ffffeffff)\n! can load code");
+}
+
+#[test]
+fn capabilities_that_breach_the_enclosure() {
+    let admin = "the task has CAP_SYS_ADMIN: it can remount what is read-only and mount the host's devices";
+    let read = "the task has CAP_DAC_READ_SEARCH: open_by_handle_at(2) reaches files outside its root";
+    let module = "the task has CAP_SYS_MODULE: it can load code into the kernel";
+    let rawio = "the task has CAP_SYS_RAWIO: it can use the machine's ports";
+    let ptrace = "the task has CAP_SYS_PTRACE: it can take over any process that it sees";
+    let all = "mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,oom_score,kill";
+    for (names, weakened, whys) in [
+        (&["sys_admin"][..], "root_switch,host_files,masked_paths,devices", &[admin][..]),
+        (&["dac_read_search"], "root_switch", &[read]),
+        (&["sys_rawio"], "devices", &[rawio]),
+        (&["sys_ptrace"], "pid_ns", &[ptrace]),
+        (&["sys_module"], all, &[module]),
+        // Each reason is given, also for what another one weakens.
+        (&["sys_rawio", "sys_admin"], "root_switch,host_files,masked_paths,devices", &[admin, rawio]),
+        (&["net_admin", "sys_time", "sys_boot"], "none", &[]),
+    ] {
+        let plan = check(&task(1000, names, &[]), &format!("weakened  {weakened}"));
+        let said: Vec<&str> = plan.report.reasons.iter().map(|r| r.why.as_str()).collect();
+        assert_eq!(said.iter().filter(|why| why.starts_with("the task has")).count(), whys.len(), "{said:?}");
+        assert!(whys.iter().all(|why| said.contains(why)), "{said:?}");
+        // They run: what holds in part is not missing.
+        let strict = |require| {
+            let mut case = task(1000, names, &[]);
+            case.spec.require = Some(require);
+            compiled(&case).map(drop)
+        };
+        let [why, ..] = *whys else { continue };
+        let error = strict(Control::all()).unwrap_err();
+        assert!(
+            error.starts_with("unsupported: this host cannot enforce ") && error.contains(why),
+            "{error}"
+        );
+        assert_eq!(strict(Control::empty()), Ok(()));
+    }
+}
+
+#[test]
+fn a_shared_pid_namespace_and_ptrace() {
+    let mut shared = task(1000, &["sys_ptrace"], &[]);
+    shared.spec.pid_mode = "host".into();
+    check(
+        &shared,
+        "weakened  none
+         pid_ns: the task has CAP_SYS_PTRACE: it can take over any process that it sees",
+    );
+}
+
+/// There the mounts are the task's, and most else is not.
+#[test]
+fn breaches_in_a_user_namespace() {
+    let inside = |names: &[&str]| {
+        let mut case = task(1000, names, &[]);
+        case.host = rootless();
+        case
+    };
+    check(
+        &inside(&["sys_admin"]),
+        "weakened  host_files,masked_paths
+         host_files,masked_paths: the task has CAP_SYS_ADMIN in its user namespace: it can remount what is read-only \
+         and unmount what masks",
+    );
+    check(
+        &inside(&["sys_module", "sys_rawio", "dac_read_search", "sys_ptrace"]),
+        "weakened  none\n! the task has",
+    );
+}

@@ -1,0 +1,87 @@
+//! Whom the task runs as, and whom it may not.
+
+use super::*;
+
+/// A task as `asked`, under these denied ranges.
+fn denied(asked: Identity, uids: &str, gids: &str) -> Case {
+    case(|c| {
+        (c.policy.denied_host_uids, c.policy.denied_host_gids) = (uids.into(), gids.into());
+        c.survey.identity = asked;
+    })
+}
+
+#[test]
+fn ids_and_groups() {
+    check(
+        &denied(who(1000, &[100, 27]), "", ""),
+        "# become the user
+         prctl(PR_SET_KEEPCAPS, 1)
+         setgroups(2, [100, 27])
+         setresgid(100, 100, 100)
+         setresuid(1000, 1000, 1000)
+         # capabilities
+         weakened  none",
+    );
+    let none = Identity { groups: Vec::new(), ..who(1000, &[100]) };
+    check(&denied(none, "", ""), "setgroups(0, [])");
+}
+
+#[test]
+fn denied_ranges() {
+    let uid = |n: u32| format!("denied: running as uid {n} is disallowed");
+    let gid = |n: u32| format!("denied: running as gid {n} is disallowed");
+    refused(&denied(who(0, &[0]), "0", ""), &uid(0));
+    refused(&denied(who(1005, &[100]), "0,1000-1010", ""), &uid(1005));
+    refused(&denied(who(1000, &[27]), "", "27"), &gid(27));
+    refused(&denied(who(1000, &[100, 27]), "", "20-30"), &gid(27));
+    // The user comes first.
+    refused(&denied(who(7, &[7]), "7", "7"), &uid(7));
+    check(
+        &denied(who(1000, &[100, 27]), "0-999,1001-4294967295", "0-26,28-99,101-4294967295"),
+        "weakened  none",
+    );
+    for (uids, gids, field) in
+        [("1-2-3", "", "uids"), ("5-4", "", "uids"), ("", "x", "gids"), ("", " 1", "gids")]
+    {
+        let error = compiled(&denied(who(1, &[1]), uids, gids)).unwrap_err();
+        assert!(error.starts_with(&format!("spec denied_host_{field}: ")), "{error}");
+    }
+}
+
+/// In a user namespace the task is one user inside and the caller outside. Both are held to the ranges.
+#[test]
+fn denied_ranges_in_a_user_namespace() {
+    let inside = |asked: Identity, host: Host, uids: &str, gids: &str| {
+        let mut case = denied(asked, uids, gids);
+        case.host = host;
+        case
+    };
+    let caller = || Host { uid: 1000, gid: 100, groups: vec![27, 100], ..rootless() };
+    let task = || who(0, &[0]);
+    refused(&inside(task(), caller(), "0", ""), "denied: running as uid 0 is disallowed");
+    refused(&inside(task(), caller(), "1000", ""), "denied: running as uid 1000 is disallowed");
+    refused(&inside(task(), caller(), "", "100"), "denied: running as gid 100 is disallowed");
+    // The caller's groups stay with the task.
+    refused(&inside(task(), caller(), "", "27"), "denied: running as gid 27 is disallowed");
+    check(&inside(task(), caller(), "1-999,1001-5000", "1-26,28-99,101-200"), "");
+    // Without a user namespace it is nothing of the caller's.
+    check(&inside(who(7, &[7]), Host { uid: 0, gid: 0, groups: vec![0, 27], ..host() }, "0", "0,27"), "");
+}
+
+#[test]
+fn the_environment_says_who_the_user_is() {
+    let named = Identity { name: Some("ann".into()), home: Some("/home/ann".into()), ..who(1000, &[100]) };
+    let env = |identity: Identity, env: &[(&str, &str)]| {
+        let mut case = denied(identity, "", "");
+        case.spec.env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let plan = check(&case, "");
+        let Some(Op::Exec { env, .. }) = plan.init.last().and_then(Step::op) else { panic!("no exec") };
+        env.iter().map(|item| String::from_utf8(item.bytes().to_vec()).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(env(named.clone(), &[]), ["HOME=/home/ann", "LOGNAME=ann", "USER=ann"]);
+    assert_eq!(env(who(5, &[5]), &[]), ["HOME=/"]);
+    // The user's own win; nothing of the caller's is there.
+    let given = [("A", "=1="), ("HOME", "/x"), ("USER", "root"), ("Z", "")];
+    assert_eq!(env(named, &given), ["A==1=", "HOME=/home/ann", "LOGNAME=ann", "USER=ann", "Z="]);
+    assert_eq!(env(who(5, &[5]), &given), ["A==1=", "HOME=/", "USER=root", "Z="]);
+}

@@ -1,0 +1,319 @@
+//! Which namespaces a task gets, joins or shares, as root and in a user namespace.
+
+use super::*;
+
+const CLONE: &str = "clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|";
+
+fn clone_line(plan: &Plan) -> String {
+    let line = plan.parent.iter().find(|line| line.starts_with("clone3")).unwrap();
+    line.strip_prefix(CLONE).unwrap().trim_end_matches(')').trim_end_matches("|CLONE_INTO_CGROUP").to_owned()
+}
+
+#[test]
+fn pid_and_ipc_modes() {
+    for (pid, ipc, namespaces, expected) in [
+        ("", "", "CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC", "enforced  mount_ns,pid_ns,ipc_ns,root_switch..."),
+        ("private", "host", "CLONE_NEWNS|CLONE_NEWPID", "enforced  mount_ns,pid_ns,root_switch..."),
+        ("host", "private", "CLONE_NEWNS|CLONE_NEWIPC", "enforced  mount_ns,ipc_ns,root_switch..."),
+        ("host", "host", "CLONE_NEWNS", "enforced  mount_ns,root_switch..."),
+    ] {
+        let case = case(|c| (c.spec.pid_mode, c.spec.ipc_mode) = (pid.into(), ipc.into()));
+        let plan = check(&case, expected);
+        assert_eq!(clone_line(&plan), namespaces, "{pid} {ipc}");
+        // Init stays only where it is PID 1.
+        assert_eq!(plan.reaper, pid != "host", "{pid} {ipc}");
+    }
+}
+
+#[test]
+fn modes_have_a_default_and_a_ceiling() {
+    let default = |pid: &str, ipc: &str, allow: bool| {
+        case(|c| {
+            (c.policy.default_pid_mode, c.policy.default_ipc_mode) = (pid.into(), ipc.into());
+            (c.policy.allow_host_pid, c.policy.allow_host_ipc) = (allow, allow);
+        })
+    };
+    assert_eq!(clone_line(&check(&default("host", "host", true), "")), "CLONE_NEWNS");
+    let above = |field: &str| format!("denied: {field} \"host\" is above the ceiling of this host's policy");
+    refused(&default("host", "private", false), &above("pid_mode"));
+    refused(&default("private", "host", false), &above("ipc_mode"));
+    for (pid, ipc, field) in [("host", "private", "pid_mode"), ("", "host", "ipc_mode")] {
+        let mut case = default("private", "private", false);
+        (case.spec.pid_mode, case.spec.ipc_mode) = (pid.into(), ipc.into());
+        refused(&case, &above(field));
+    }
+    // A task may stay below the operator's default.
+    let mut below = default("host", "host", false);
+    (below.spec.pid_mode, below.spec.ipc_mode) = ("private".into(), "private".into());
+    assert_eq!(clone_line(&check(&below, "")), "CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC");
+    let wrong = |field: &str, value: &str| {
+        format!("spec {field}: {field} must be \"private\" or \"host\", got {value:?}")
+    };
+    refused(&default("Host", "private", true), &wrong("default_pid_mode", "Host"));
+    refused(&default("private", "", true), &wrong("default_ipc_mode", ""));
+    refused(&case(|c| c.spec.pid_mode = "none".into()), &wrong("pid_mode", "none"));
+    refused(&case(|c| c.spec.ipc_mode = "PRIVATE".into()), &wrong("ipc_mode", "PRIVATE"));
+}
+
+#[test]
+fn networks() {
+    let plan = check(
+        &case(|_| ()),
+        "! setns(
+         ! SIOCSIFFLAGS
+         enforced  mount_ns,pid_ns,ipc_ns,root_switch...
+         net_ns: the network is the host's: its abstract unix sockets can be reached from inside",
+    );
+    assert_eq!(plan.handed.len(), 3);
+    let plan = check(
+        &case(|c| c.spec.network = Network::None),
+        "# bring up the loopback interface
+         socket(AF_INET, SOCK_DGRAM)
+         ioctl(\"lo\", SIOCSIFFLAGS, IFF_UP)
+         enforced  mount_ns,pid_ns,ipc_ns,net_ns,root_switch...
+         ! abstract unix sockets",
+    );
+    assert!(clone_line(&plan).contains("CLONE_NEWNET"));
+    let joined = case(|c| c.spec.network = Network::Path("/run/netns/web".into()));
+    let plan = check(
+        &joined,
+        "# join \"/run/netns/web\"
+         setns(\"/run/netns/web\", CLONE_NEWNET)
+         mount(NULL, \"/\", MS_REC|MS_SLAVE)
+         enforced  mount_ns,pid_ns,ipc_ns,net_ns,root_switch...
+         ! SIOCSIFFLAGS",
+    );
+    assert!(!clone_line(&plan).contains("CLONE_NEWNET"));
+    assert_eq!(plan.handed[3], Handed::Namespace("/run/netns/web".into()));
+}
+
+#[test]
+fn a_network_that_cannot_be_joined() {
+    let joined = |path: &str, found| {
+        case(|c| {
+            c.spec.network = Network::Path(path.into());
+            c.survey.network = found;
+        })
+    };
+    refused(&joined("/etc/passwd", Ok(false)), "spec network: network: \"/etc/passwd\" is no namespace");
+    refused(
+        &joined("/run/netns/x", Err(std::io::ErrorKind::NotFound)),
+        "spec network: network: \"/run/netns/x\": entity not found",
+    );
+    refused(
+        &joined("run/netns/x", Ok(true)),
+        "spec network: network must be absolute but got relative path \"run/netns/x\"",
+    );
+    let mut rootless_case = joined("/run/netns/x", Ok(true));
+    rootless_case.host = rootless();
+    refused(
+        &rootless_case,
+        "unsupported: this host cannot enforce net_ns: \"/run/netns/x\" cannot be joined from a user namespace, \
+         and the caller lacks setgid,setpcap,setuid,sys_admin",
+    );
+}
+
+#[test]
+fn host_names() {
+    let named = |name: &str| case(|c| c.spec.hostname = Some(name.into()));
+    let plan = check(
+        &named("web-1"),
+        "sethostname(\"web-1\")
+         mount(NULL, \"/\", MS_REC|MS_SLAVE)
+         enforced  mount_ns,pid_ns,ipc_ns,uts_ns,root_switch...",
+    );
+    assert!(clone_line(&plan).ends_with("|CLONE_NEWUTS"));
+    check(&case(|_| ()), "! CLONE_NEWUTS\n! sethostname\n! uts_ns");
+    let long = "x".repeat(65);
+    refused(&named(""), "spec hostname: hostname: \"\" is not 1 to 64 bytes long");
+    refused(&named(&long), &format!("spec hostname: hostname: {long:?} is not 1 to 64 bytes long"));
+    refused(&named("a\0b"), "spec hostname: hostname: \"a\\0b\" contains a NUL byte");
+    check(&named(&long[1..]), "sethostname...");
+}
+
+/// A cgroup namespace hides where the task is. It is made where there is something to see.
+#[test]
+fn a_cgroup_namespace_where_cgroups_can_be_seen() {
+    let volume = |source: &str| {
+        case(|c| {
+            c.spec.volumes = vec![Volume { source: source.into(), target: "/x".into(), ..Volume::default() }]
+        })
+    };
+    let env = |source: &str, populate| {
+        case(|c| {
+            c.spec.root.chroot_env = [(PathBuf::from(source), PathBuf::from("/x"))].into();
+            c.spec.root.populate = populate;
+        })
+    };
+    let bare_sys = case(|c| c.host = rootless());
+    let own_sys = case(|c| (c.host, c.spec.network) = (rootless(), Network::None));
+    let forced = |value, source| {
+        let mut case = volume(source);
+        case.spec.cgroup_namespace = Some(value);
+        case
+    };
+    let on_v1 = |source: &str| {
+        let mut case = volume(source);
+        case.host.cgroups = v1();
+        case
+    };
+    for (case, made) in [
+        (case(|_| ()), false),
+        (volume("/sys/fs/cgroup"), true),
+        (volume("/sys/fs/cgroup/memory"), true),
+        (volume("/sys"), true),
+        (volume("/"), true),
+        (volume("/sys/fs/cgroups"), false),
+        (volume("/srv/a"), false),
+        (env("/sys", Method::Bind), true),
+        // Links and copies leave out the kernel's file systems.
+        (env("/sys", Method::Link), false),
+        (env("/sys", Method::Copy), false),
+        // A new sysfs needs a network namespace of one's own; else the host's is bound with all below.
+        (bare_sys, true),
+        (own_sys, false),
+        (forced(true, "/srv/a"), true),
+        (forced(false, "/sys/fs/cgroup"), false),
+        (on_v1("/sys/fs/cgroup/memory"), true),
+        (on_v1("/srv/a"), false),
+    ] {
+        let plan = compiled(&case).unwrap().plan;
+        let text = text(&plan);
+        assert_eq!(text.contains("unshare(CLONE_NEWCGROUP)"), made, "{text}");
+        assert_eq!(plan.report.enforced.contains(Control::CGROUP_NS), made, "{text}");
+        // Not by the clone: that is before the task is in its cgroup.
+        assert!(!clone_line(&plan).contains("CGROUP"));
+    }
+}
+
+#[test]
+fn in_a_user_namespace_the_parent_writes_the_maps() {
+    let case = case(|c| {
+        c.host = Host { gid: 100, groups: vec![100, 27], ..rootless() };
+        c.survey.identity = who(0, &[0]);
+    });
+    let plan = check(
+        &case,
+        "clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC|CLONE_NEWUSER)
+         execveat(memfd \"cofferdam-init\")
+         write(\"/proc/PID/setgroups\", \"deny\")
+         write(\"/proc/PID/uid_map\", \"0 1000 1\\n\")
+         write(\"/proc/PID/gid_map\", \"0 100 1\\n\")
+         # wait for the id maps
+         recvfrom(status)
+         # bind the file \"/dev/null\" at \"/dev/null\"
+         fsconfig(\"devpts\", FSCONFIG_SET_STRING, \"mode\", \"0620\")
+         setresgid(0, 0, 0)
+         setresuid(0, 0, 0)
+         weakened  ids
+         ids: uid 0 and gid 0 inside are 1000 and 100 outside
+         ids: the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace
+         ! setgroups(0
+         ! setgroups(1
+         ! mknodat
+         ! \"gid\", \"5\"",
+    );
+    let maps = IdMaps { uid: "0 1000 1\n".into(), gid: "0 100 1\n".into() };
+    assert_eq!(plan.maps, Some(maps));
+}
+
+#[test]
+fn in_a_user_namespace_only_one_group_is_mapped() {
+    let groups = |groups: &[u32], own: Vec<u32>| {
+        case(|c| {
+            c.host = Host { groups: own, ..rootless() };
+            c.survey.identity = who(1000, groups);
+        })
+    };
+    check(&groups(&[100], vec![1000]), "weakened  none");
+    // Some hosts list the primary group, others do not.
+    check(&groups(&[100], vec![]), "weakened  none");
+    check(
+        &groups(&[100, 27], vec![1000]),
+        "weakened  ids
+         ids: the user's supplementary groups are left out: only one group can be mapped without privileges
+         ! the caller's supplementary groups",
+    );
+    check(
+        &groups(&[100, 27], vec![27, 1000]),
+        "weakened  ids
+         ids: the caller's supplementary groups stay...
+         ids: the user's supplementary groups are left out...",
+    );
+}
+
+/// What a user namespace has no right to mount anew is the host's, bound.
+#[test]
+fn in_a_user_namespace_shared_namespaces_are_bound() {
+    let modes = |pid: &str, ipc: &str, network| {
+        case(|c| {
+            c.host = rootless();
+            (c.spec.pid_mode, c.spec.ipc_mode) = (pid.into(), ipc.into());
+            c.spec.network = network;
+        })
+    };
+    check(
+        &modes("private", "private", Network::None),
+        "fsopen(\"mqueue\")
+         fsopen(\"proc\")
+         fsopen(\"sysfs\")
+         ! open_tree(\"/proc\"
+         ! open_tree(\"/sys\"",
+    );
+    check(
+        &modes("host", "host", Network::Host),
+        "open_tree(\"/proc\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         mount_setattr(\"/proc\", AT_RECURSIVE, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_SLAVE)
+         open_tree(\"/sys\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         mount_setattr(\"/sys\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_SLAVE)
+         ipc_ns: no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges
+         ! mqueue\")
+         ! fsopen(\"proc\")
+         ! fsopen(\"sysfs\")",
+    );
+    // Root can.
+    let case = case(|c| (c.spec.pid_mode, c.spec.ipc_mode) = ("host".into(), "host".into()));
+    check(&case, "fsopen(\"mqueue\")\nfsopen(\"proc\")\nfsopen(\"sysfs\")");
+}
+
+#[test]
+fn one_capability_less_makes_a_user_namespace() {
+    for name in ["sys_admin", "setuid", "setgid", "setpcap"] {
+        let plan = check(&case(|c| c.host.held = CapSet::up_to(40).difference(capabilities(&[name]))), "");
+        assert!(clone_line(&plan).ends_with("|CLONE_NEWUSER"), "{name}");
+    }
+    let plan =
+        check(&case(|c| c.host.held = capabilities(&["sys_admin", "setuid", "setgid", "setpcap"])), "");
+    assert!(!clone_line(&plan).contains("CLONE_NEWUSER"));
+}
+
+#[test]
+fn user_namespaces_that_are_forbidden() {
+    let forbidden = |host| {
+        case(|c| c.host = Host { user_ns_forbidden: Some("user.max_user_namespaces is 0".into()), ..host })
+    };
+    refused(
+        &forbidden(rootless()),
+        "unsupported: this host cannot enforce mount_ns: the caller lacks setgid,setpcap,setuid,sys_admin and may \
+         make no user namespace: user.max_user_namespaces is 0",
+    );
+    // Root needs none.
+    check(&forbidden(host()), "! CLONE_NEWUSER");
+}
+
+#[test]
+fn the_oldest_kernel() {
+    let on = |kernel| case(|c| c.host.kernel = kernel);
+    let needs = "unsupported: this host cannot enforce mount_ns,host_files: mount_setattr(2) needs Linux 5.12, this is";
+    for (kernel, name) in [((5, 10), "5.10"), ((4, 19), "4.19"), ((5, 11), "5.11"), ((0, 0), "0.0")] {
+        refused(&on(kernel), &format!("{needs} {name}"));
+    }
+    for kernel in [(5, 12), (6, 1), (7, 0)] {
+        check(&on(kernel), "");
+    }
+    // Nothing that the spec leaves open makes it run there.
+    refused(
+        &case(|c| (c.host.kernel, c.spec.require) = ((5, 10), Some(Control::empty()))),
+        &format!("{needs} 5.10"),
+    );
+}

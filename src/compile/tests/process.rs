@@ -1,0 +1,204 @@
+//! The process itself: its command, descriptors, limits, scores, and who stays as PID 1.
+
+use super::*;
+use crate::spec::{Fd, Rlimit};
+
+#[test]
+fn where_a_command_is_looked_for() {
+    for (command, expected) in [
+        ("tool", &["/local/tool", "/tool", "/usr/local/bin/tool", "/usr/bin/tool", "/bin/tool"][..]),
+        ("/usr/bin/tool", &["/local/usr/bin/tool", "/usr/bin/tool"]),
+        ("bin/tool", &["/local/bin/tool", "/bin/tool"]),
+        ("//tool", &["/local/tool", "/tool"]),
+        ("./tool", &["/local/./tool", "/./tool"]),
+    ] {
+        let plan = check(&case(|c| c.spec.command = command.into()), "");
+        assert_eq!(plan.candidates, expected, "{command}");
+        assert_eq!(plan.command, command);
+        let Some(Op::Exec { candidates, .. }) = plan.init.last().and_then(Step::op) else {
+            panic!("no exec")
+        };
+        let sent: Vec<&[u8]> = candidates.iter().map(|c| c.bytes()).collect();
+        assert_eq!(sent, expected.iter().map(|c| c.as_bytes()).collect::<Vec<_>>());
+    }
+    let args = case(|c| c.spec.args = strings(&["-v", "", "a b"]));
+    check(&args, "execve(it, 3 more arguments)");
+}
+
+#[test]
+fn strings_that_cannot_be_passed() {
+    type Set = fn(&mut SandboxSpec);
+    let table: [(Set, &str); 9] = [
+        (|s| s.command.clear(), "spec command: command: there is no command"),
+        (|s| s.command = "a\0b".into(), "spec command: command: \"a\\0b\" contains a NUL byte"),
+        (|s| s.command = "x".repeat(4001), "spec command: command: longer than 4000 bytes"),
+        (|s| s.args = vec!["a\0".into()], "spec args: args: \"a\\0\" contains a NUL byte"),
+        (|s| drop(s.env.insert("A".into(), "\0".into())), "spec env: env: \"\\0\" contains a NUL byte"),
+        (|s| drop(s.env.insert("A\0".into(), String::new())), "spec env: env: \"A\\0\" contains a NUL byte"),
+        (|s| drop(s.env.insert(String::new(), "x".into())), "spec env: env: \"\" is no name of a variable"),
+        (|s| drop(s.env.insert("A=B".into(), "x".into())), "spec env: env: \"A=B\" is no name of a variable"),
+        (|s| s.umask = 0o1000, "spec umask: umask: 1000 is above 777"),
+    ];
+    for (set, expected) in table {
+        refused(&case(|c| set(&mut c.spec)), expected);
+    }
+}
+
+#[test]
+fn names_of_sandboxes() {
+    let named = |id: &str| case(|c| c.spec.id = id.into());
+    assert_eq!(check(&case(|_| ()), "").id, "box");
+    let plan =
+        check(&named("job-1_web.2"), "mkdir(\"/sys/fs/cgroup/cofferdam.slice/job-1_web.2.scope\", 0755)");
+    assert_eq!(plan.id, "job-1_web.2");
+    check(&named(&"x".repeat(128)), "");
+    for id in ["../x", "a/b", ".", ".hidden", "a b", "a\n", "ü", &"x".repeat(129)] {
+        let why = "is not 1 to 128 letters, digits, '.', '_' and '-'";
+        refused(&named(id), &format!("spec id: id: {id:?} {why}"));
+    }
+}
+
+#[test]
+fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
+    let staying = |init, pid: &str| case(|c| (c.spec.init, c.spec.pid_mode) = (init, pid.into()));
+    let plan = check(
+        &staying(true, "private"),
+        "chdir(\"/\")
+         # stay as PID 1, go on in a child
+         clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)
+         # capability bounding set",
+    );
+    assert!(plan.reaper);
+    for case in [staying(false, "private"), staying(true, "host"), staying(false, "host")] {
+        assert!(!check(&case, "! PID 1").reaper);
+    }
+    // It is a process of the sandbox, but none of the task's.
+    let limited = |init| {
+        let mut case = staying(init, "private");
+        case.spec.limits.pids_max = Some(5);
+        case
+    };
+    let file = "/sys/fs/cgroup/cofferdam.slice/box.scope/pids.max";
+    check(&limited(true), &format!("write({file:?}, \"6\")"));
+    check(&limited(false), &format!("write({file:?}, \"5\")"));
+}
+
+#[test]
+fn resource_limits() {
+    let limited = |limits: &[(&str, Option<u64>, Option<u64>)]| {
+        case(|c| {
+            c.spec.rlimits = limits
+                .iter()
+                .map(|(n, soft, hard)| ((*n).into(), Rlimit { soft: *soft, hard: *hard }))
+                .collect();
+        })
+    };
+    check(
+        &limited(&[("nofile", Some(64), Some(128)), ("core", Some(0), None), ("memlock", None, None)]),
+        "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)
+         prlimit64(0, 4, {0, RLIM64_INFINITY})
+         prlimit64(0, 8, {RLIM64_INFINITY, RLIM64_INFINITY})
+         prlimit64(0, 7, {64, 128})
+         # capability bounding set
+         enforced  mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,rlimits,...",
+    );
+    check(&case(|_| ()), "! prlimit64\n! rlimits");
+    let known = "as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, rtprio, rttime, \
+                 sigpending, stack";
+    for wrong in ["NOFILE", "files", "RLIMIT_CORE", ""] {
+        let expected = format!("spec rlimits: rlimits: {wrong:?} is none of {known}");
+        refused(&limited(&[(wrong, None, None)]), &expected);
+    }
+    for name in known.split(", ") {
+        check(&limited(&[(name, Some(1), Some(1))]), "prlimit64...");
+    }
+    for (soft, hard) in [(Some(2), Some(1)), (None, Some(1))] {
+        refused(
+            &limited(&[("cpu", soft, hard)]),
+            "spec rlimits: rlimits: cpu: the soft limit is above the hard one",
+        );
+    }
+}
+
+#[test]
+fn the_oom_score_is_the_specs_whatever_the_callers_is() {
+    let score = |own, wanted| case(|c| (c.host.oom_score_adj, c.spec.oom_score_adj) = (own, wanted));
+    for (own, wanted) in [(0, 0), (-900, -900), (1000, 1000)] {
+        let plan = check(&score(own, wanted), "! oom_score_adj");
+        assert!(plan.report.enforced.contains(Control::OOM_SCORE));
+    }
+    // It may be refused, and only the attempt tells.
+    check(
+        &score(-900, 0),
+        "# oom_score_adj (may be refused)
+         openat(\"/proc/self/oom_score_adj\", O_WRONLY)
+         write(\"/proc/self/oom_score_adj\", \"0\")
+         # a session of its own",
+    );
+    check(&score(0, -1000), "write(\"/proc/self/oom_score_adj\", \"-1000\")");
+    for (require, optional) in [
+        (None, true),
+        (Some(Control::empty()), true),
+        (Some(Control::CAPS), true),
+        (Some(Control::OOM_SCORE), false),
+        (Some(Control::all()), false),
+    ] {
+        let mut case = score(-900, 0);
+        case.spec.require = require;
+        let plan = check(&case, "write(\"/proc/self/oom_score_adj\", \"0\")");
+        assert_eq!(plan.init.iter().any(|step| step.optional), optional, "{require:?}");
+    }
+    for wrong in [1001, -1001] {
+        let why = format!("spec oom_score_adj: oom_score_adj: {wrong} is not within -1000 to 1000");
+        refused(&score(0, wrong), &why);
+    }
+}
+
+#[test]
+fn umasks() {
+    check(&case(|_| ()), "umask(000)\nchdir(\"/\")\ngetcwd()\numask(022)\n# execute the command");
+    check(&case(|c| c.spec.umask = 0o077), "umask(077)");
+    check(&case(|c| c.spec.umask = 0o777), "umask(777)");
+}
+
+#[test]
+fn descriptors() {
+    let given = |fds: &[(i32, u32)]| {
+        case(|c| c.spec.fds = fds.iter().map(|(from, to)| Fd { from: *from, to: *to }).collect())
+    };
+    let plan = check(&given(&[(40, 9), (41, 3), (40, 1023)]), "dup3(to 0, 1, 2, 3, 9, 1023)");
+    let caller = |plan: &Plan| plan.handed.iter().filter(|h| matches!(h, Handed::Caller(_))).count();
+    assert_eq!(plan.handed[3..], [Handed::Caller(40), Handed::Caller(41), Handed::Caller(40)]);
+    for wrong in [0, 2, 1024, u32::MAX] {
+        refused(&given(&[(40, wrong)]), &format!("spec fds: fds: {wrong} is not within 3 to 1023"));
+    }
+    refused(&given(&[(40, 9), (41, 9)]), "spec fds: fds: two descriptors for number 9");
+    let many = |n: u32| given(&(0..n).map(|i| (3, 3 + i)).collect::<Vec<_>>());
+    assert_eq!(caller(&check(&many(197), "")), 197);
+    refused(&many(198), "spec fds: fds: more than 197 descriptors");
+    // All that a plan can ever hand over, and init can take.
+    let mut most = many(197);
+    most.host.cgroups = v1();
+    most.spec.network = Network::Path("/run/netns/x".into());
+    most.spec.limits = everything_limited();
+    assert!(check(&most, "").handed.len() <= plan::wire::FDS as usize);
+}
+
+fn everything_limited() -> cgroup::Limits {
+    let (cpu_shares, memory, pids_max) = (Some(512), Some(64 << 20), Some(10));
+    cgroup::Limits { cpu_shares, cores: "0-1".into(), memory, pids_max, ..cgroup::Limits::default() }
+}
+
+#[test]
+fn standard_streams() {
+    type Set = fn(&mut SandboxSpec, Stdio);
+    let table: [(Set, &str); 3] =
+        [(|s, v| s.stdin = v, "stdin"), (|s, v| s.stdout = v, "stdout"), (|s, v| s.stderr = v, "stderr")];
+    for (set, field) in table {
+        for stdio in [Stdio::Null, Stdio::Inherit, Stdio::Piped, Stdio::Fd(0), Stdio::Fd(9)] {
+            check(&case(|c| set(&mut c.spec, stdio)), "dup3(to 0, 1, 2)");
+        }
+        let wrong = case(|c| set(&mut c.spec, Stdio::Fd(-1)));
+        refused(&wrong, &format!("spec {field}: {field}: -1 is no descriptor"));
+    }
+}

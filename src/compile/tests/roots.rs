@@ -1,0 +1,292 @@
+//! What becomes `/`, what stands in it, and how it is entered.
+
+use super::*;
+
+/// A root by method, path, writable, with `/usr` and a file.
+fn root(populate: Method, path: Option<&str>, writable: bool) -> Case {
+    case(|c| {
+        c.spec.root.populate = populate;
+        c.spec.root.path = path.map(PathBuf::from);
+        c.spec.root.writable = writable;
+        c.spec.root.chroot_env =
+            [("/usr", "/usr"), ("/etc/hosts", "etc/hosts")].map(|(a, b)| (a.into(), b.into())).into();
+        c.policy.temp_dir = "/var/tmp".into();
+    })
+}
+
+#[test]
+fn bound_on_a_new_tmpfs() {
+    let plan = check(
+        &root(Method::Bind, None, false),
+        "# the root is a new tmpfs
+         fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"67108864\")
+         # bind the file \"/etc/hosts\" at \"/etc/hosts\", read-only
+         # bind \"/usr\" at \"/usr\", read-only
+         mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_SLAVE)
+         missing   none
+         ! then linkat
+         ! copy_file_range
+         ! /var/tmp",
+    );
+    assert!(plan.report.enforced.contains(Control::HOST_FILES));
+    // It says so whatever else it says: binds are never writable.
+    check(&root(Method::Bind, None, true), "# bind \"/usr\" at \"/usr\", read-only\nmissing   none");
+    let sized = case(|c| c.spec.root.tmpfs_size = 4096);
+    check(&sized, "fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")");
+}
+
+#[test]
+fn bound_on_a_directory() {
+    check(
+        &root(Method::Bind, Some("/srv/a"), false),
+        "# the root is \"/srv/a\"
+         open_tree(\"/srv/a\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         mount_setattr(\"/srv/a\", AT_RECURSIVE, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
+         move_mount(\"/srv/a\", \"/\")
+         # bind \"/usr\" at \"/usr\", read-only
+         ! new tmpfs",
+    );
+}
+
+#[test]
+fn linked() {
+    let fresh = "mkdirat(\"/var/tmp\", \"cofferdam-box\", 0700)
+         mkdirat(\"/var/tmp/cofferdam-box\", \"root\", 0700)
+         openat(\"/etc/hosts\") # then linkat for each file of it
+         openat(\"/usr\") # then linkat for each file of it
+         # the root is \"/var/tmp/cofferdam-box/root\"
+         # \"/etc/hosts\" read-only
+         open_tree(root \"/etc/hosts\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         mount_setattr(\"/etc/hosts\", AT_RECURSIVE, MOUNT_ATTR_RDONLY)
+         # \"/usr\" read-only
+         # directory \"/tmp\"
+         missing   none
+         ! bind \"/usr\"";
+    let compiled = compiled(&root(Method::Link, None, false)).unwrap();
+    assert_eq!(compiled.root.temp, Some("/var/tmp".into()));
+    assert_eq!(compiled.root.dir, Some("/var/tmp/cofferdam-box/root".into()));
+    assert!(matches!(&compiled.root.populate, Some((Method::Link, env)) if env.len() == 2));
+    let plan = check(&root(Method::Link, None, false), fresh);
+    assert!(plan.report.enforced.contains(Control::HOST_FILES));
+    check(
+        &root(Method::Link, Some("/srv/a"), false),
+        "openat(\"/usr\") # then linkat for each file of it
+         # the root is \"/srv/a\"
+         # \"/usr\" read-only
+         ! mkdirat(\"/var/tmp\"",
+    );
+}
+
+/// The one sandbox that can write the host's files, and the author must have said so.
+#[test]
+fn linked_and_writable() {
+    let writable = root(Method::Link, None, true);
+    check(
+        &writable,
+        "openat(\"/usr\") # then linkat for each file of it
+         missing   host_files
+         host_files: the root is linked and writable: the task can change the host's own files
+         ! \"/usr\" read-only",
+    );
+    let mut strict = writable;
+    strict.spec.require = Some(Control::all());
+    refused(
+        &strict,
+        "unsupported: this host cannot enforce host_files: the root is linked and writable: the task can change the \
+         host's own files",
+    );
+}
+
+/// What is linked into `/` itself cannot be bound on itself: the whole root becomes read-only at the end.
+#[test]
+fn linked_into_the_root_itself() {
+    let over = |populate, writable, target: &str| {
+        let mut case = root(populate, None, writable);
+        case.spec.root.chroot_env = [("/srv/a".into(), target.into())].into();
+        case.spec.work_dir = Some("/w".into());
+        case
+    };
+    for target in ["/", "", "/."] {
+        check(
+            &over(Method::Link, false, target),
+            "# directory \"/w\"
+             # \"/dev\" read-only
+             # \"/\" read-only
+             openat2(root, \"/\", RESOLVE_IN_ROOT)
+             mount_setattr(\"/\", MOUNT_ATTR_RDONLY)
+             # enter the root
+             missing   none
+             ! open_tree(root \"/\",\n! open_tree(root \"/.",
+        );
+        refused(
+            &over(Method::Bind, false, target),
+            "spec chroot_env: chroot_env: \"/srv/a\" cannot be bound over the new root: give it as the path of the root",
+        );
+    }
+    check(&over(Method::Link, true, "/"), "missing   host_files\n! \"/\" read-only");
+    check(&over(Method::Copy, false, "/"), "missing   none\n! \"/\" read-only");
+}
+
+#[test]
+fn copied() {
+    for path in [None, Some("/srv/a")] {
+        let plan = check(
+            &root(Method::Copy, path, false),
+            "openat(\"/etc/hosts\") # then copy_file_range for each file of it
+             openat(\"/usr\") # then copy_file_range for each file of it
+             missing   none
+             ! bind \"/usr\"
+             ! \"/usr\" read-only",
+        );
+        assert!(plan.report.enforced.contains(Control::HOST_FILES));
+        assert_eq!(plan.parent.iter().any(|line| line.starts_with("mkdirat(\"/var/tmp\"")), path.is_none());
+    }
+}
+
+#[test]
+fn as_it_is() {
+    check(
+        &root(Method::None, Some("/srv/a"), false),
+        "# the root is \"/srv/a\"
+         # directory \"/tmp\"
+         ! \"/usr\"
+         ! then linkat",
+    );
+    refused(
+        &root(Method::None, None, false),
+        "spec root: root: populate \"none\" needs the path of a directory to be used as it is",
+    );
+}
+
+#[test]
+fn a_root_that_is_no_directory() {
+    for (path, message) in [
+        ("srv/a", "root must be absolute but got relative path \"srv/a\""),
+        ("/srv/../etc", "root: \"/srv/../etc\" must not contain \"..\""),
+        ("/srv/file", "root: \"/srv/file\" is not a directory"),
+        ("/srv/nothing", "root: there is no directory \"/srv/nothing\""),
+        ("/srv/a\0b", "root: \"/srv/a\\0b\" must not contain a NUL byte"),
+    ] {
+        refused(&root(Method::Bind, Some(path), false), &format!("spec root: {message}"));
+    }
+}
+
+#[test]
+fn whose_list_populates_the_root() {
+    let env = |source: &str| crate::rootfs::ChrootEnv::from([(source.into(), "/x".into())]);
+    let both = case(|c| (c.policy.chroot_env, c.spec.root.chroot_env) = (env("/srv/a"), env("/srv/b")));
+    check(&both, "# bind \"/srv/b\" at \"/x\", read-only\n! /srv/a\n! /usr\"");
+    let operators = case(|c| c.policy.chroot_env = env("/srv/a"));
+    check(&operators, "# bind \"/srv/a\" at \"/x\", read-only\n! /usr\"");
+    // Of the default list this host has three.
+    check(
+        &case(|_| ()),
+        "# bind \"/bin\"...\n# bind \"/etc\"...\n# bind \"/usr\"...\n! /lib32\n! resolvconf",
+    );
+    // What holds others is bound before them, whatever the order of the sources.
+    let nested = case(|c| {
+        c.spec.root.chroot_env =
+            [("/bin", "/a/b"), ("/usr", "/a"), ("/etc", "/a/b/c")].map(|(s, t)| (s.into(), t.into())).into();
+    });
+    check(
+        &nested,
+        "# bind \"/usr\" at \"/a\"...\n# bind \"/bin\" at \"/a/b\"...\n# bind \"/etc\" at \"/a/b/c\"...",
+    );
+    let wrong = case(|c| c.spec.root.chroot_env = [("usr".into(), "/x".into())].into());
+    refused(&wrong, "spec chroot_env: chroot_env: \"usr\" -> \"/x\": the source is not absolute");
+    let climbs = case(|c| c.policy.chroot_env = [("/usr".into(), "/x/../..".into())].into());
+    refused(&climbs, "spec chroot_env: chroot_env: \"/usr\" -> \"/x/../..\": a path has a ..");
+}
+
+#[test]
+fn entered_by_pivot_root_or_by_chroot() {
+    let entered = |no_pivot_root, drop: &[&str]| {
+        case(|c| {
+            c.policy.no_pivot_root = no_pivot_root;
+            c.spec.cap_drop = strings(drop);
+        })
+    };
+    check(
+        &entered(false, &[]),
+        "fchdir(root)
+         pivot_root(\".\", \".\")
+         umount2(\".\", MNT_DETACH)
+         chdir(\"/\")
+         weakened  none
+         ! chroot(
+         ! no_pivot_root",
+    );
+    let by_chroot = "fchdir(root)
+         umount2(\"/proc\", MNT_DETACH)
+         umount2(\"/sys\", MNT_DETACH)
+         chroot(\".\")
+         chdir(\"/\")
+         ! pivot_root(";
+    // CAP_SYS_CHROOT is one of the thirteen.
+    check(
+        &entered(true, &[]),
+        &format!(
+            "{by_chroot}
+             weakened  root_switch
+             root_switch: no_pivot_root leaves the host's mounts below the root, and CAP_SYS_CHROOT lets the task out of a chroot"
+        ),
+    );
+    check(
+        &entered(true, &["sys_chroot"]),
+        &format!(
+            "{by_chroot}
+             weakened  none
+             root_switch: no_pivot_root leaves the host's mounts in the namespace, below the root"
+        ),
+    );
+}
+
+#[test]
+fn what_the_kernel_shows_is_masked_where_the_host_has_it() {
+    check(
+        &case(|_| ()),
+        "# mount \"proc\" at \"/proc\"
+         # mount \"sysfs\" at \"/sys\"
+         # \"/proc/sys\" read-only
+         # mask \"/proc/kcore\"
+         open_tree(root \"dev/null\", OPEN_TREE_CLONE)
+         move_mount(\"dev/null\", root \"/proc/kcore\")
+         # mask \"/sys/firmware\"
+         fsmount(\"tmpfs\", MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
+         move_mount(tmpfs, root \"/sys/firmware\")
+         # \"/dev\" read-only",
+    );
+    let bare = case(|c| (c.host.masked, c.host.read_only) = (Vec::new(), Vec::new()));
+    let plan = check(&bare, "! # mask\n! \"/proc/sys\"");
+    assert!(plan.report.enforced.contains(Control::MASKED_PATHS));
+}
+
+#[test]
+fn setuid_programs_work_only_where_new_privileges_may_be_had() {
+    check(
+        &case(|c| c.spec.no_new_privs = false),
+        "fsmount(\"tmpfs\", MOUNT_ATTR_NODEV)
+         mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NODEV, MS_SLAVE)
+         ! PR_SET_NO_NEW_PRIVS
+         ! no_new_privs",
+    );
+}
+
+#[test]
+fn working_directories() {
+    let dir = |dir: &str| case(|c| c.spec.work_dir = Some(dir.into()));
+    check(
+        &dir("/work/it"),
+        "# directory \"/work/it\"
+         mkdirat(root, \"/work/it\", 0755)
+         pivot_root(\".\", \".\")
+         chdir(\"/work/it\")
+         getcwd()",
+    );
+    check(&case(|_| ()), "setresuid(65534, 65534, 65534)\nchdir(\"/\")\ngetcwd()");
+    refused(&dir("work"), "spec work_dir: work_dir must be absolute but got relative path \"work\"");
+    refused(&dir("/a/../.."), "spec work_dir: work_dir: \"/a/../..\" must not contain \"..\"");
+    refused(&dir(""), "spec work_dir: work_dir: it is empty: leave it out for /");
+    let long = format!("/{}", "x".repeat(4095));
+    refused(&dir(&long), "spec work_dir: work_dir: a path must be shorter than 4096 bytes");
+}
