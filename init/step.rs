@@ -502,8 +502,9 @@ fn exec(
                 found = Some((index, path));
                 break;
             }
-            Err(sys::EACCES) => errno = sys::EACCES,
-            _ => {}
+            Ok(false) | Err(sys::ENOENT | sys::ENOTDIR) => {}
+            // Nobody knows what is there.
+            Err(refused) => errno = refused,
         }
     }
     let Some((index, path)) = found else { return Err(Refused { call: 0, errno }) };
