@@ -135,6 +135,30 @@ impl Detection {
         })
     }
 
+    /// What the texts of `/proc/self/mountinfo` and `/proc/self/cgroup` say by themselves: where the
+    /// hierarchies are. Nothing is asked of the kernel, so nothing is known to be writable, and the gate is shut.
+    ///
+    /// ```
+    /// # use cofferdam::cgroup::{Detection, Mode};
+    /// let mounts = "26 22 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+    /// let found = Detection::parse(mounts, "0::/init.scope\n");
+    /// assert_eq!((found.mode, found.v2.unwrap().own.as_deref()), (Mode::V2, Some("/init.scope")));
+    /// ```
+    pub fn parse(mountinfo: &str, self_cgroup: &str) -> Detection {
+        judge(&Facts {
+            root: false,
+            proc: !mountinfo.is_empty(),
+            located: locate(mountinfo, self_cgroup),
+            proc_cgroups: "",
+            swaps: "",
+            online: "",
+            usable: "",
+            top: None,
+            v1_writable: BTreeSet::new(),
+            accounted: None,
+        })
+    }
+
     /// Whether limits can be set, and if not why.
     ///
     /// # Errors
