@@ -126,6 +126,13 @@ impl Step {
     }
 }
 
+/// A step as init reads it, to be printed. The wire does not say which control it serves.
+impl From<wire::Step<'_>> for Step {
+    fn from(step: wire::Step<'_>) -> Self {
+        Step { optional: step.optional != 0, ..Step::new(Control::empty(), step.op) }
+    }
+}
+
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.op())
