@@ -1,0 +1,158 @@
+//! Any mount table and any list of cgroups: what is found in them is named in them, once, and nothing that lies
+//! under another mount or outside of the tree is taken for the caller's.
+//!
+//! Half of the inputs are built of lines, since few texts at random are one.
+
+#![no_main]
+
+use std::path::{Path, PathBuf};
+
+use cofferdam::cgroup::{Detection, Mode};
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+enum Input<'a> {
+    Texts(&'a str, &'a str),
+    Lines { mounts: Vec<Mount<'a>>, cgroups: Vec<Cgroup<'a>>, noise: &'a str },
+}
+
+#[derive(Arbitrary, Debug)]
+struct Mount<'a> {
+    id: u8,
+    parent: u8,
+    root: Place<'a>,
+    path: Place<'a>,
+    fs: u8,
+    controllers: u8,
+    read_only: bool,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Cgroup<'a> {
+    controllers: u8,
+    path: Place<'a>,
+}
+
+/// A path, short so that mounts meet on it.
+#[derive(Arbitrary, Debug)]
+enum Place<'a> {
+    Root,
+    Steps(Vec<u8>),
+    Any(&'a str),
+}
+
+impl Place<'_> {
+    fn text(&self) -> String {
+        match self {
+            Place::Root => "/".into(),
+            Place::Steps(steps) => {
+                steps.iter().take(4).map(|s| format!("/{}", NAMES[usize::from(*s) % 6])).collect()
+            }
+            Place::Any(text) => text.replace('\n', ""),
+        }
+    }
+}
+
+const NAMES: [&str; 6] = ["a", "b", "sys", "with\\040blank", "..", "é"];
+const FS: [&str; 4] = ["cgroup2", "cgroup", "tmpfs", "ext4"];
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "freezer", "name=systemd"];
+
+fn list(bits: u8) -> String {
+    let set: Vec<&str> = (0..5).filter(|i| bits & (1 << i) != 0).map(|i| CONTROLLERS[i]).collect();
+    set.join(",")
+}
+
+fn texts(input: &Input<'_>) -> (String, String) {
+    let (mounts, cgroups, noise) = match input {
+        Input::Texts(mounts, cgroups) => return ((*mounts).into(), (*cgroups).into()),
+        Input::Lines { mounts, cgroups, noise } => (mounts, cgroups, noise),
+    };
+    let mount = |m: &Mount<'_>| {
+        let (root, path) = (m.root.text(), m.path.text());
+        let options = if m.read_only { "ro,nosuid" } else { "rw" };
+        let (fs, id, parent) = (FS[usize::from(m.fs) % 4], m.id % 16, m.parent % 16);
+        format!("{id} {parent} 0:1 {root} {path} {options} shared:1 - {fs} x rw,{}\n", list(m.controllers))
+    };
+    let cgroup = |c: &Cgroup<'_>| format!("1:{}:{}\n", list(c.controllers), c.path.text());
+    let own = cgroups.first().map(|c| format!("0::{}\n", c.path.text())).unwrap_or_default();
+    let mut text: String = mounts.iter().map(mount).collect();
+    text.push_str(noise);
+    (text, cgroups.iter().map(cgroup).collect::<String>() + &own)
+}
+
+/// The paths of all lines of a file system type, read without any cleverness.
+fn mounted(text: &str, fs: &str) -> Vec<PathBuf> {
+    let path = |line: &str| {
+        let (front, back) = line.split_once(" - ")?;
+        (back.split(' ').next()? == fs).then(|| front.split(' ').nth(4).map(plain))?
+    };
+    text.lines().filter_map(path).collect()
+}
+
+/// Undoes `\040` and the like, byte by byte.
+fn plain(field: &str) -> PathBuf {
+    let bytes = field.as_bytes();
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes
+            .get(at + 1..at + 4)
+            .filter(|d| bytes[at] == b'\\' && d.iter().all(|d| (b'0'..=b'7').contains(d)));
+        let value = digits.map(|d| d.iter().fold(0u32, |n, d| n * 8 + u32::from(d - b'0')));
+        match value.filter(|v| *v < 128) {
+            Some(value) => (out.push(value as u8), at += 4).1,
+            None => (out.push(bytes[at]), at += 1).1,
+        }
+    }
+    String::from_utf8(out).unwrap().into()
+}
+
+fuzz_target!(|input: Input<'_>| {
+    let (mountinfo, cgroup) = texts(&input);
+    let found = Detection::parse(&mountinfo, &cgroup);
+    // Nothing was asked of a kernel, so nothing may be written.
+    assert!(found.gate().is_err() && found.available().is_empty());
+    assert_eq!(found.v2.is_some(), matches!(found.mode, Mode::V2 | Mode::Hybrid));
+    assert_eq!(found.v1.is_empty(), matches!(found.mode, Mode::V2 | Mode::Off));
+    if let Some(v2) = &found.v2 {
+        assert!(mounted(&mountinfo, "cgroup2").contains(&v2.mount), "{:?}", v2.mount);
+        assert_eq!(v2.top, None);
+        if let Some(own) = &v2.own {
+            assert!(own.starts_with('/'), "{own:?}");
+            assert!(Path::new(own).components().all(|c| c != std::path::Component::ParentDir), "{own:?}");
+            // It is what `0::` says, without what is above the mount.
+            let said = cgroup.lines().filter_map(|line| line.strip_prefix("0::"));
+            let tail = |said: &str| own == "/" || said.trim_end_matches(" (deleted)").ends_with(own.as_str());
+            assert!(said.clone().any(tail), "{own:?}");
+        }
+    }
+    for (name, hierarchy) in &found.v1 {
+        assert!(!name.is_empty() && !name.contains([',', '=', ':', '\n']), "{name:?}");
+        assert!(mounted(&mountinfo, "cgroup").contains(&hierarchy.mount), "{:?}", hierarchy.mount);
+        assert!(cgroup.contains(name.as_str()) && mountinfo.contains(name.as_str()));
+        assert!(!hierarchy.writable);
+    }
+    assert_covered(&mountinfo, &cgroup);
+    // Blank lines are nothing. (No text at all is a file that cannot be read.)
+    let spaced = Detection::parse(&format!("\n{mountinfo}\n\n"), &cgroup);
+    assert!(mountinfo.is_empty() || spaced == found, "{spaced:?}");
+});
+
+/// With one more mount upon each there is nothing left to be seen; the process's own root cannot be covered.
+fn assert_covered(mountinfo: &str, cgroup: &str) {
+    const ID: &str = "18446744073709551615";
+    let cover = |line: &str| {
+        let mut fields = line.split_once(" - ")?.0.split(' ');
+        let (parent, path) = (fields.nth(1)?, fields.nth(2)?);
+        Some(format!("{ID} {parent} 0:9 / {path} rw - tmpfs over rw\n"))
+    };
+    let covers: String = mountinfo.lines().filter_map(cover).collect();
+    if mountinfo.contains(ID) {
+        return;
+    }
+    let found = Detection::parse(&format!("{mountinfo}\n{covers}"), cgroup);
+    for mount in found.v2.iter().map(|v2| &v2.mount).chain(found.v1.values().map(|h| &h.mount)) {
+        assert_eq!(mount.parent(), None, "{mount:?} is covered");
+    }
+}
