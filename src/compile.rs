@@ -396,7 +396,10 @@ fn user_namespaces(spec: &SandboxSpec, sets: Sets, report: &mut Report, init: &m
     let admin = CapSet::from_name("sys_admin").is_some_and(|cap| sets.bounding.contains(cap));
     if !spec.user_namespaces && !admin {
         report.enforce(Control::NO_USER_NS);
-        init.push(Step::new(Control::NO_USER_NS, Op::NoUserNamespaces {}).optional());
+        let step = Step::new(Control::NO_USER_NS, Op::NoUserNamespaces {});
+        // A kernel without seccomp filters may refuse it, which only who asked for best effort goes with.
+        let must = spec.require.is_none_or(|required| required.contains(Control::NO_USER_NS));
+        init.push(if must { step } else { step.optional() });
         return;
     }
     let limits = report.enforced & Control::RESOURCES;

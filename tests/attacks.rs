@@ -1,5 +1,5 @@
 //! Attacks on the enclosure from inside: on init, the kernel's files, devices, mounts and namespaces.
-#![allow(clippy::arithmetic_side_effects)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
 mod common;
@@ -150,17 +150,17 @@ fn node(attack: &mut Attack, path: &Path) {
 
 /// Mounts, without CAP_SYS_ADMIN.
 fn mounts(attack: &mut Attack) {
-    let remount = (libc::MS_REMOUNT | libc::MS_BIND) as u64;
+    let remount = libc::MS_REMOUNT | libc::MS_BIND;
     attack.attempt("tmpfs", mount("t", "/tmp", "tmpfs", 0, ""));
     attack.attempt("proc", mount("p", "/tmp", "proc", 0, ""));
     attack.attempt("sysfs", mount("s", "/tmp", "sysfs", 0, ""));
-    attack.attempt("bind", mount("/proc", "/tmp", "", libc::MS_BIND as u64, ""));
-    attack.attempt("shared", mount("", "/", "", libc::MS_SHARED as u64, ""));
+    attack.attempt("bind", mount("/proc", "/tmp", "", libc::MS_BIND, ""));
+    attack.attempt("shared", mount("", "/", "", libc::MS_SHARED, ""));
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
     for at in info.lines().filter_map(|l| l.split(' ').nth(4)) {
         attack.attempt(format!("remount {at}"), mount("", at, "", remount, ""));
         attack.attempt(format!("umount {at}"), call!(libc::SYS_umount2, z(at).as_ptr(), libc::MNT_DETACH));
-        attack.attempt(format!("move {at}"), mount(at, "/tmp", "", libc::MS_MOVE as u64, ""));
+        attack.attempt(format!("move {at}"), mount(at, "/tmp", "", libc::MS_MOVE, ""));
         let cleared = [0u64, 1 | 2 | 4 | 8, 0, 0];
         let path = z(at);
         attack.attempt(
@@ -201,10 +201,10 @@ fn user_namespace(attack: &mut Attack) {
             inside(format!("umount {at}"), &umount, attack);
         }
         if read_only {
-            let flags = (libc::MS_REMOUNT | libc::MS_BIND) as u64;
+            let flags = libc::MS_REMOUNT | libc::MS_BIND;
             inside(format!("remount {at}"), &|| mount("", at, "", flags, ""), attack);
             let bind = || {
-                mount(at, "/tmp", "", (libc::MS_BIND | libc::MS_REC) as u64, "")?;
+                mount(at, "/tmp", "", libc::MS_BIND | libc::MS_REC, "")?;
                 mount("", "/tmp", "", flags, "")
             };
             inside(format!("bind and remount {at}"), &bind, attack);
@@ -212,7 +212,7 @@ fn user_namespace(attack: &mut Attack) {
     }
     for at in ["/", "/proc", "/dev", "/sys"] {
         // Not recursive, so that what covers it stays behind.
-        inside(format!("bare bind of {at}"), &|| mount(at, "/tmp", "", libc::MS_BIND as u64, ""), attack);
+        inside(format!("bare bind of {at}"), &|| mount(at, "/tmp", "", libc::MS_BIND, ""), attack);
     }
     inside("a proc without masks".into(), &|| mount("p", "/tmp", "proc", 0, ""), attack);
     let sysfs = || {

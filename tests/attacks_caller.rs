@@ -1,6 +1,6 @@
 //! Attacks that need a caller of their own: one that is killed, short of descriptors, or careless. The caller is
 //! this test binary once more, run as a program.
-#![allow(clippy::arithmetic_side_effects)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
 mod common;

@@ -1,5 +1,5 @@
 //! Attacks on the host's files through the root, its mount points, and what a task leaves in it.
-#![allow(clippy::arithmetic_side_effects)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
 mod common;
@@ -27,10 +27,10 @@ fn probe_entry() {
             forked(|| {
                 let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
                 if call!(libc::SYS_unshare, flags).is_ok() {
-                    let _ = mount("", "/", "", (libc::MS_REMOUNT | libc::MS_BIND) as u64, "");
-                    let _ = mount("", &top, "", (libc::MS_REMOUNT | libc::MS_BIND) as u64, "");
+                    let _ = mount("", "/", "", libc::MS_REMOUNT | libc::MS_BIND, "");
+                    let _ = mount("", &top, "", libc::MS_REMOUNT | libc::MS_BIND, "");
                     let _ = call!(libc::SYS_umount2, z(&top).as_ptr(), libc::MNT_DETACH);
-                    let _ = mount("/", "/tmp", "", libc::MS_BIND as u64, "");
+                    let _ = mount("/", "/tmp", "", libc::MS_BIND, "");
                     spoil_all(&Path::new("/tmp").join(top.trim_start_matches('/')));
                     spoil_all(Path::new(&top));
                 }
@@ -283,10 +283,10 @@ fn later_mounts_of_the_host_do_not_come_in() {
     // A mount namespace of this thread's own, so that the host sees nothing of it.
     let attack = move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-        mount("", "/", "", (libc::MS_REC | libc::MS_PRIVATE) as u64, "").unwrap();
+        mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "").unwrap();
         let source = path.to_str().unwrap();
         mount("t", source, "tmpfs", 0, "mode=755").unwrap();
-        mount("", source, "", libc::MS_SHARED as u64, "").unwrap();
+        mount("", source, "", libc::MS_SHARED, "").unwrap();
         let late = path.join("late");
         fs::create_dir(&late).unwrap();
         let mut chroot_env = libraries();

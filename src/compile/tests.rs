@@ -208,7 +208,8 @@ fn refused(case: &Case, expected: &str) {
     }
 }
 
-/// Two whole plans and a third with nearly everything that can be asked for.
+/// Two whole plans and a third with nearly everything that can be asked for. `COFFERDAM_BLESS=1` writes
+/// them anew, to be read in the diff.
 #[test]
 fn whole_plans() {
     let user = case(|c| {
@@ -216,12 +217,17 @@ fn whole_plans() {
         c.survey.identity =
             Identity { name: Some("ann".into()), home: Some("/home/ann".into()), ..who(7, &[7]) };
     });
-    for (case, expected) in [
-        (case(|_| ()), include_str!("golden/root.txt")),
-        (user, include_str!("golden/rootless.txt")),
-        (everything(), include_str!("golden/everything.txt")),
+    for (case, name, expected) in [
+        (case(|_| ()), "root", include_str!("golden/root.txt")),
+        (user, "rootless", include_str!("golden/rootless.txt")),
+        (everything(), "everything", include_str!("golden/everything.txt")),
     ] {
         let found = text(&compiled(&case).unwrap().plan);
+        if std::env::var_os("COFFERDAM_BLESS").is_some() {
+            let path = format!("{}/src/compile/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+            std::fs::write(path, &found).unwrap();
+            continue;
+        }
         assert!(found == expected, "another plan than in golden/:\n{found}");
     }
 }

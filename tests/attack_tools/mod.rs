@@ -1,6 +1,7 @@
 //! What the tests that attack share: attempts that are counted, raw calls, and fingerprints of what the
 //! attacks are after.
-#![allow(dead_code)]
+#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::fmt::Display;
 use std::fs;
@@ -17,9 +18,46 @@ use crate::common::{Say, Seen};
 #[macro_export]
 macro_rules! call {
     ($number:expr $(, $argument:expr)* $(,)?) => {
-        // SAFETY: the arguments are numbers, or pointers to values that outlive the call.
-        nix::errno::Errno::result(unsafe { libc::syscall($number $(, $argument)*) })
+        $crate::attack_tools::system_call($number, &[$($crate::attack_tools::Word::from($argument).0),*])
     };
+}
+
+/// An argument of a system call: a number, or a pointer to what outlives the call.
+pub struct Word(pub libc::c_long);
+
+macro_rules! word {
+    ($($t:ty),*) => {$(
+        impl From<$t> for Word {
+            fn from(number: $t) -> Word {
+                Word(number as libc::c_long)
+            }
+        }
+    )*};
+}
+word!(i32, u32, i64, u64, usize, bool);
+
+impl<T> From<*const T> for Word {
+    fn from(pointer: *const T) -> Word {
+        Word(pointer as libc::c_long)
+    }
+}
+
+impl<T> From<*mut T> for Word {
+    fn from(pointer: *mut T) -> Word {
+        Word(pointer as libc::c_long)
+    }
+}
+
+impl<T> From<&T> for Word {
+    fn from(value: &T) -> Word {
+        Word(std::ptr::from_ref(value) as libc::c_long)
+    }
+}
+
+pub fn system_call(number: libc::c_long, arguments: &[libc::c_long]) -> nix::Result<libc::c_long> {
+    let a = |i: usize| arguments.get(i).copied().unwrap_or(0);
+    // SAFETY: the arguments are numbers, or pointers to values that outlive the call: `call!` takes references.
+    Errno::result(unsafe { libc::syscall(number, a(0), a(1), a(2), a(3), a(4), a(5)) })
 }
 
 /// Whom the tasks run as: the caller's root, if it is that, and nobody. Both have the 13 default capabilities.

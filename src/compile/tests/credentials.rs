@@ -128,7 +128,7 @@ fn capabilities_that_breach_the_enclosure() {
     let module = "the task has CAP_SYS_MODULE: it can load code into the kernel";
     let rawio = "the task has CAP_SYS_RAWIO: it can use the machine's ports";
     let ptrace = "the task has CAP_SYS_PTRACE: it can take over any process that it sees";
-    let all = "mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,oom_score,kill";
+    let all = "mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,oom_score,kill,no_user_ns";
     for (names, weakened, whys) in [
         (&["sys_admin"][..], "root_switch,host_files,masked_paths,devices", &[admin][..]),
         (&["dac_read_search"], "root_switch", &[read]),

@@ -22,7 +22,7 @@ fn bound_on_a_new_tmpfs() {
          fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"67108864\")
          # bind the file \"/etc/hosts\" at \"/etc/hosts\", read-only
          # bind \"/usr\" at \"/usr\", read-only
-         mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_SLAVE)
+         mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
          missing   none
          ! then linkat
          ! copy_file_range
@@ -266,7 +266,7 @@ fn setuid_programs_work_only_where_new_privileges_may_be_had() {
     check(
         &case(|c| c.spec.no_new_privs = false),
         "fsmount(\"tmpfs\", MOUNT_ATTR_NODEV)
-         mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NODEV, MS_SLAVE)
+         mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NODEV, MS_PRIVATE)
          ! PR_SET_NO_NEW_PRIVS
          ! no_new_privs",
     );

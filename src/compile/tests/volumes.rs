@@ -115,8 +115,8 @@ fn devices() {
         check(
             &device("/dev/fuse", "/dev/fuse", permissions),
             "# device \"/dev/null\"
-             # bind the file \"/dev/fuse\" at \"/dev/fuse\"
-             mount_setattr(\"/dev/fuse\", AT_RECURSIVE, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
+             # bind the file \"/dev/fuse\" at \"/dev/fuse\", read-only
+             mount_setattr(\"/dev/fuse\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
              # \"/dev\" read-only
              weakened  none",
         );
@@ -125,7 +125,7 @@ fn devices() {
         check(
             &device("/dev/fuse", "/dev/other", permissions),
             &format!(
-                "# bind the file \"/dev/fuse\" at \"/dev/other\"
+                "# bind the file \"/dev/fuse\" at \"/dev/other\", read-only
                  weakened  devices
                  devices: \"/dev/other\" can be opened for more than {permissions:?}: there is no device cgroup"
             ),
@@ -167,7 +167,7 @@ fn the_six_devices_of_every_task() {
     let mut bound = String::new();
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         made.push_str(&format!("mknodat(root, \"/dev/{name}\"...\n"));
-        bound.push_str(&format!("# bind the file \"/dev/{name}\" at \"/dev/{name}\"\n"));
+        bound.push_str(&format!("# bind the file \"/dev/{name}\" at \"/dev/{name}\", read-only\n"));
     }
     let after = "symlinkat(\"/proc/self/fd\", root, \"/dev/fd\")\n# \"/dev\" read-only";
     check(&case(|_| ()), &format!("{made}{after}\n! bind the file \"/dev"));
