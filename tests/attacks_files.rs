@@ -171,7 +171,7 @@ fn litter() {
     fs::create_dir("closed/inner").unwrap();
     fs::write("closed/inner/file", "x").unwrap();
     for name in ["closed/inner", "closed"] {
-        fs::set_permissions(name, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(name, fs::Permissions::from_mode(0o0)).unwrap();
     }
     let _ = call!(libc::SYS_mknodat, libc::AT_FDCWD, c"fifo".as_ptr(), 0o010666, 0);
     let _ = std::os::unix::net::UnixListener::bind("socket");
