@@ -484,6 +484,9 @@ fn weaken(policy: &Policy, sets: Sets, user_ns: bool, pid: IsolationMode, report
             "no_pivot_root leaves the host's mounts in the namespace, below the root",
         );
     }
+    if pid == IsolationMode::Host && has("kill") && !user_ns {
+        report.note(Control::PID_NS, "the task has CAP_KILL: it can end any process of the host");
+    }
     if user_ns {
         // The mounts belong to the task's own user namespace; beyond it the capability is good for nothing.
         if has("sys_admin") {

@@ -574,11 +574,20 @@ fn a_setuid_program_stays_within_the_bounding_set() {
     assert_eq!((seen.get("CapEff"), seen.get("CapBnd")), ("0000000000000001", "0000000000000001"));
 }
 
-/// The network is the host's by default: the report says what that leaves open.
+/// What is shared with the host, by default or as asked: the report says what that leaves open.
 #[test]
-fn the_report_names_abstract_sockets() {
+fn the_report_names_what_sharing_leaves_open() {
     if !sandboxes() {
         return;
+    }
+    if privileged() {
+        let shared = probe("ids").pid_mode(cofferdam::IsolationMode::Host).plan().unwrap().report;
+        assert!(shared.why(Control::PID_NS).contains("CAP_KILL"));
+        let volume = cofferdam::Volume {
+            propagation: cofferdam::Propagation::HostToTask,
+            ..writable("/tmp", "/volume")
+        };
+        assert!(probe("ids").volume(volume).plan().unwrap().report.weakened.contains(Control::DEVICES));
     }
     let plan = |network| probe("ids").network(network).plan().unwrap().report;
     assert!(plan(Network::Host).why(Control::NET_NS).contains("abstract unix sockets"));

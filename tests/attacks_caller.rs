@@ -12,7 +12,7 @@ use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
 use cofferdam::{Error, Sandbox, Stdio};
-use common::{can, sandboxes};
+use common::sandboxes;
 
 /// What runs inside; outside it has nothing to do.
 #[test]
@@ -252,7 +252,7 @@ fn a_task_ends_with_its_caller_and_its_init_is_small() {
     let init = field(pid, "PPid:");
     assert_ne!(init, child.id().cast_signed(), "the task's parent is its init");
     // Settling goes on for a moment after the task has begun.
-    if can("root") {
+    if attack_tools::privileged() {
         let fds = || fs::read_dir(format!("/proc/{init}/fd")).map_or(0, Iterator::count);
         eventually("init holds more than its socket and its signals", || fds() == 2);
         assert!(field(init, "VmRSS:") < 200, "{} KiB", field(init, "VmRSS:"));

@@ -112,7 +112,7 @@ pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
     steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: text(b"/tmp"), mode: 0o1777 }));
     dev(req, report, &mut steps);
     kernel(req, &mut steps);
-    volumes(req, &mut steps);
+    volumes(req, report, &mut steps);
     devices(req, report, &mut steps);
     masks(req, report, &mut steps);
     if let Some(dir) = req.work_dir {
@@ -247,8 +247,15 @@ fn kernel(req: &Request<'_>, steps: &mut Vec<Step>) {
     });
 }
 
-fn volumes(req: &Request<'_>, steps: &mut Vec<Step>) {
+fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     for (i, (volume, kind)) in req.volumes.iter().enumerate() {
+        if volume.propagation != Propagation::Private {
+            let why = format!(
+                "later mounts of the host below {:?} come with its flags, and not nodev, nosuid or read-only",
+                volume.target
+            );
+            report.weaken(Control::DEVICES, why);
+        }
         let attrs = req.attrs(if volume.read_only { ATTR_RDONLY } else { 0 });
         let (propagation, slot) = match volume.propagation {
             Propagation::Private => (MS_PRIVATE, NO_SLOT),
