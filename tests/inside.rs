@@ -305,6 +305,34 @@ fn resource_limits_of_the_process_are_set() {
     assert_eq!(output(sandbox), "37\n38");
 }
 
+/// Whatever the host's files stand below in a linked root, `/` itself among them, they cannot be changed.
+#[test]
+fn what_is_linked_is_the_hosts_and_stays_as_it_is() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir_in(std::env::temp_dir()).unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o777);
+    for target in ["/", "/in", "/in/here"] {
+        let data = dir.path().join("data");
+        std::fs::write(&data, "before").unwrap();
+        mode(&data, 0o666);
+        let chroot_env = [(dir.path().into(), target.into())].into();
+        let root = Root { populate: cofferdam::Method::Link, chroot_env, ..Root::default() };
+        let mut sandbox =
+            shell(&format!("(echo after > {target}/data) 2>/dev/null || echo refused")).root(root);
+        for path in ["/bin", "/lib", "/lib64", "/usr"].into_iter().filter(|p| Path::new(p).exists()) {
+            let volume = Volume { source: path.into(), target: path.into(), ..Volume::default() };
+            sandbox = sandbox.volume(Volume { read_only: true, ..volume });
+        }
+        assert_eq!(output(sandbox), "refused", "{target}");
+        assert_eq!(std::fs::read_to_string(&data).unwrap(), "before", "{target}");
+    }
+}
+
 #[test]
 fn linked_and_copied_roots_run_the_hosts_own_programs() {
     if !sandboxes() || !can("python3") {
