@@ -218,16 +218,11 @@ fn limits_that_hold_in_part() {
 fn what_is_required_must_be_asked_for() {
     let requires = |require| case(|c| c.spec.require = Some(require));
     let unasked = "the spec does not ask for it";
-    for control in [Control::UTS_NS, Control::MEMORY, Control::RLIMITS, Control::CGROUP_NS] {
+    for control in [Control::UTS_NS, Control::MEMORY, Control::RLIMITS, Control::CGROUP_NS, Control::NET_NS] {
         let expected = format!("unsupported: this host cannot enforce {control}: {unasked}");
         refused(&requires(control), &expected);
     }
-    // Where a remark says more than that, it is given.
-    refused(
-        &requires(Control::NET_NS),
-        "unsupported: this host cannot enforce net_ns: the network is the host's: its abstract unix sockets can be \
-         reached from inside",
-    );
+    // A remark on what is shared is no reason.
     let shared = case(|c| (c.spec.require, c.spec.pid_mode) = (Some(Control::PID_NS), "host".into()));
     refused(&shared, &format!("unsupported: this host cannot enforce pid_ns: {unasked}"));
     // Everything is everything that is asked for.
