@@ -5,6 +5,8 @@ mod attack_tools;
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +68,6 @@ fn spoil_all(top: &Path) {
 }
 
 fn spoil(path: &Path) {
-    use std::io::Write;
     let p = z(path);
     let at = libc::AT_FDCWD;
     if path.is_dir() {
@@ -79,7 +80,6 @@ fn spoil(path: &Path) {
     let open = |options: &mut fs::OpenOptions| options.open(path).and_then(|mut f| f.write_all(b"spoiled"));
     let _ = open(fs::OpenOptions::new().append(true));
     if let Ok(file) = fs::File::open(path) {
-        use std::os::fd::AsRawFd;
         // Read-only, and opened again for more.
         let again = format!("/proc/self/fd/{}", file.as_raw_fd());
         let _ = fs::OpenOptions::new().write(true).open(&again).and_then(|mut f| f.write_all(b"s"));
@@ -176,7 +176,6 @@ fn litter() {
     let _ = call!(libc::SYS_mknodat, libc::AT_FDCWD, c"fifo".as_ptr(), 0o010666, 0);
     let _ = std::os::unix::net::UnixListener::bind("socket");
     if let Ok(file) = fs::File::create("immutable") {
-        use std::os::fd::AsRawFd;
         let flags: libc::c_long = 0x10;
         let _ = call!(libc::SYS_ioctl, file.as_raw_fd(), 0x4008_6602u64, &flags);
     }
@@ -184,7 +183,7 @@ fn litter() {
 
 /// Inside: waits for a mount of the host to appear below `/x`, and uses it.
 fn late(attack: &mut Attack) {
-    std::thread::sleep(Duration::from_millis(700));
+    std::io::stdin().read_exact(&mut [0]).unwrap();
     attack.attempt_io("write to a later mount", fs::write("/x/late/new", "x"));
     let node = z("/x/late/node");
     let _ = call!(libc::SYS_mknodat, libc::AT_FDCWD, node.as_ptr(), 0o020666, 0x103);
@@ -293,11 +292,17 @@ fn later_mounts_of_the_host_do_not_come_in() {
         chroot_env.insert(path.clone(), "/x".into());
         let root = Root { chroot_env, ..Root::default() };
         std::thread::scope(|scope| {
-            let running = scope.spawn(|| run_probe(probe("late").user("root").root(root)).unwrap());
-            std::thread::sleep(Duration::from_millis(300));
+            let (begun, out) = std::io::pipe().unwrap();
+            let (input, go) = std::io::pipe().unwrap();
+            let sandbox = probe("late").user("root").root(root).stdin(Stdio::Fd(input.as_raw_fd()));
+            let sandbox = sandbox.stdout(Stdio::Fd(out.as_raw_fd()));
+            let running = scope.spawn(|| run_probe(sandbox).unwrap());
+            // It says that it runs, by what the test harness prints; then it waits.
+            (&begun).read_exact(&mut [0]).unwrap();
             // A scoped thread shares this thread's namespace: it was cloned after the unshare.
             mount("late", late.to_str().unwrap(), "tmpfs", 0, "mode=777").unwrap();
             fs::write(late.join("mark"), "x").unwrap();
+            (&go).write_all(b"x").unwrap();
             let seen = running.join().unwrap();
             beaten(&seen, 3);
             assert_eq!(fs::read_dir(&late).unwrap().count(), 1);
