@@ -312,6 +312,7 @@ fn what_init_does_to_itself() {
     // With init, and as PID 1 itself.
     let alone: Set = |s| s.with(|s| s.init = false);
     for set in [as_it_is, alone] {
+        refused(Setup, "seccomp(SECCOMP_SET_MODE_FILTER", all(libc::SYS_seccomp), set);
         refused(Setup, "prctl(PR_CAPBSET_DROP", only(libc::SYS_prctl, 0, libc::PR_CAPBSET_DROP), set);
         refused(Setup, "setresgid(", all(libc::SYS_setresgid), set);
         refused(Setup, "setresuid(", all(libc::SYS_setresuid), set);
@@ -404,6 +405,8 @@ fn what_is_done_without() {
         ("MFD_EXEC", only(libc::SYS_memfd_create, 1, 0x13).with(EINVAL)),
         ("MFD_NOEXEC_SEAL", only(libc::SYS_memfd_create, 1, 0x0b).with(EINVAL)),
         ("executable memfds", only(libc::SYS_memfd_create, 1, 0x13).with(EACCES)),
+        ("keyrings", all(libc::SYS_keyctl)),
+        ("the right to keyrings", all(libc::SYS_keyctl).with(EPERM)),
         ("signalfd", all(libc::SYS_signalfd4)),
         ("landlock", all(libc::SYS_landlock_create_ruleset)),
     ] {
@@ -460,6 +463,37 @@ fn an_optional_step_degrades_into_the_report() {
         let sandbox = lowered(&traces).require(require);
         let error = refuse.during(|| sandbox.spawn().map(drop)).unwrap_err();
         assert_eq!((kind(&error), error.to_string().as_str()), (Kind::Setup, line));
+        traces.are_gone("required");
+    }
+}
+
+/// A kernel without seccomp filters will do for an author who asks for best effort, or for other things.
+#[test]
+fn a_filter_is_required_unless_the_spec_says_otherwise() {
+    let _alone = alone();
+    if !sandboxes() {
+        return;
+    }
+    for errno in [ENOSYS, EINVAL] {
+        for require in [Control::empty(), Control::CAPS] {
+            let traces = Traces::before();
+            let sandbox = traces.sandbox().require(require);
+            let (report, status) = all(libc::SYS_seccomp).with(errno).during(|| {
+                let task = sandbox.spawn().unwrap();
+                (task.report().clone(), task.wait().unwrap())
+            });
+            assert!(status.success(), "{status}");
+            assert_eq!(report.missing, Control::NO_USER_NS, "{report}");
+            assert_eq!(report.asked, report.enforced | report.weakened | report.missing);
+            let why = report.why(Control::NO_USER_NS);
+            assert!(why.starts_with("seccomp(SECCOMP_SET_MODE_FILTER"), "{why}");
+            assert!(why.ends_with(&io::Error::from_raw_os_error(errno).to_string()), "{why}");
+            traces.are_gone("best effort");
+        }
+        let traces = Traces::before();
+        let sandbox = traces.sandbox().require(Control::NO_USER_NS);
+        let error = all(libc::SYS_seccomp).with(errno).during(|| sandbox.spawn().map(drop)).unwrap_err();
+        assert_eq!(kind(&error), Kind::Setup, "{error}");
         traces.are_gone("required");
     }
 }

@@ -37,7 +37,7 @@ impl Made {
         let [x, y, z] = self.numbers;
         let (m, n) = (x as u32, y as u32);
         let strings: List<'_, Str<'_>> = strings.list();
-        let op = match self.code % 34 {
+        let op = match self.code % 36 {
             0 => Op::Gate {},
             1 => Op::Session {},
             2 => Op::Fds { map: dups.list() },
@@ -70,6 +70,8 @@ impl Made {
             29 => Op::NoNewPrivs {},
             30 => Op::Cwd { path: a },
             31 => Op::Umask { mask: m },
+            32 => Op::Null { streams: z as u8 },
+            33 => Op::NoUserNamespaces {},
             _ => Op::Exec { candidates: strings, args: strings, env: strings },
         };
         Step { optional: u8::from(self.optional), op }.encode(into);
