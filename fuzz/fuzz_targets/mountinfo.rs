@@ -81,13 +81,16 @@ fn texts(input: &Input<'_>) -> (String, String) {
     (text, cgroups.iter().map(cgroup).collect::<String>() + &own)
 }
 
+/// Parent, path and type of file system of a line; optional fields are between the sixth and a dash.
+fn fields(line: &str) -> Option<(&str, &str, &str)> {
+    let fields: Vec<&str> = line.split(' ').collect();
+    let dash = fields.iter().skip(6).position(|field| *field == "-")? + 6;
+    Some((fields[1], fields[4], fields.get(dash + 1)?))
+}
+
 /// The paths of all lines of a file system type, read without any cleverness.
 fn mounted(text: &str, fs: &str) -> Vec<PathBuf> {
-    let path = |line: &str| {
-        let (front, back) = line.split_once(" - ")?;
-        (back.split(' ').next()? == fs).then(|| front.split(' ').nth(4).map(plain))?
-    };
-    text.lines().filter_map(path).collect()
+    text.lines().filter_map(fields).filter(|f| f.2 == fs).map(|f| plain(f.1)).collect()
 }
 
 /// Undoes `\040` and the like, byte by byte.
@@ -141,10 +144,9 @@ fuzz_target!(|input: Input<'_>| {
 
 /// With one more mount upon each there is nothing left to be seen; the process's own root cannot be covered.
 fn assert_covered(mountinfo: &str, cgroup: &str) {
-    const ID: &str = "18446744073709551615";
-    let cover = |line: &str| {
-        let mut fields = line.split_once(" - ")?.0.split(' ');
-        let (parent, path) = (fields.nth(1)?, fields.nth(2)?);
+    const ID: &str = "2147483647";
+    let cover = |line| {
+        let (parent, path, _) = fields(line)?;
         Some(format!("{ID} {parent} 0:9 / {path} rw - tmpfs over rw\n"))
     };
     let covers: String = mountinfo.lines().filter_map(cover).collect();
