@@ -86,7 +86,7 @@ pub(crate) fn compile(
     spec.limits.validate()?;
     let reaper = spec.init && namespaces.pid == IsolationMode::Private;
     let cgroup = cgroup(policy, spec, host, &id, reaper, namespaces.pid, &mut report)?;
-    let (root, entries) = root_work(policy, spec, survey, &id)?;
+    let (root, entries) = root_work(policy, spec, survey, &id, &mut report)?;
     let volumes = volumes(spec, survey)?;
     checks::devices(spec, survey)?;
 
@@ -254,7 +254,13 @@ fn cgroup(
 /// Source, path in the sandbox, and kind, sorted so that what holds others comes first.
 type Entries = Vec<(PathBuf, PathBuf, Kind)>;
 
-fn root_work(policy: &Policy, spec: &SandboxSpec, survey: &Survey, id: &str) -> Result<(RootWork, Entries)> {
+fn root_work(
+    policy: &Policy,
+    spec: &SandboxSpec,
+    survey: &Survey,
+    id: &str,
+    report: &mut Report,
+) -> Result<(RootWork, Entries)> {
     let root = &spec.root;
     if let Some(path) = &root.path {
         check_path("root", path)?;
@@ -272,7 +278,13 @@ fn root_work(policy: &Policy, spec: &SandboxSpec, survey: &Survey, id: &str) -> 
     }
     let env = if root.populate == Method::None { ChrootEnv::new() } else { chroot_env(policy, spec) };
     populate::validate(&env)?;
-    let env: ChrootEnv = env.into_iter().filter(|(source, _)| survey.kind(source).is_some()).collect();
+    let (env, absent): (ChrootEnv, ChrootEnv) =
+        env.into_iter().partition(|(source, _)| survey.kind(source).is_some());
+    // The default list is a list of what a host may have; one that somebody wrote means what it says.
+    let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
+    for source in absent.keys().filter(|_| written) {
+        report.note(Control::HOST_FILES, format!("left out of the root: the host has no {source:?}"));
+    }
     let mut entries: Entries = env
         .iter()
         .map(|(s, d)| (s.clone(), Path::new("/").join(d), survey.kind(s).unwrap_or(Kind::File)))

@@ -124,7 +124,8 @@ pub struct Rlimit {
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxSpec {
     /// The sandbox's name, for its cgroup and its temporary root: letters, digits, `.`, `_` and `-`,
-    /// at most 128. A random one when empty.
+    /// at most 128. A random one when empty. It must be unique among running sandboxes: processes in a
+    /// cgroup of that name are taken for what an earlier one left behind, and killed.
     pub id: String,
     /// What to execute. It is looked up *inside the root*, with the user's own rights: below `/local`,
     /// then as it stands below `/`, and a name without a slash in /usr/local/bin, /usr/bin and /bin.
@@ -149,7 +150,9 @@ pub struct SandboxSpec {
     /// A cgroup namespace. By default one is made when a cgroup file system can be seen inside.
     pub cgroup_namespace: Option<bool>,
     /// Whether a small init stays as PID 1 of a private PID namespace: it reaps orphans, and the task
-    /// is an ordinary process that signals reach. Without it the task itself is PID 1. True by default.
+    /// is an ordinary process that signals reach; and when the caller dies without having
+    /// [detached](crate::Task::detach) the task, it ends it. Without init, or in the host's PID namespace,
+    /// the task itself is the process that was cloned, and outlives the caller. True by default.
     pub init: bool,
     /// Capabilities added to the default set; each must be within the operator's allow-list.
     pub cap_add: Vec<String>,

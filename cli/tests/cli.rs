@@ -126,6 +126,18 @@ fn the_oom_score_is_not_the_callers() {
 }
 
 #[test]
+fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
+    if !sandboxes() {
+        return;
+    }
+    let output =
+        Command::new("/bin/sh").args(["-c", r#"ulimit -f 1; exec "$0" run true"#]).arg(binary()).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(125), "{:?}", output.status);
+    assert!(text(&output.stderr).contains("memfd_create"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_signal_to_the_front_reaches_the_command() {
     if !sandboxes() {
         return;

@@ -43,11 +43,30 @@ pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8], exec: bool) -> i
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => create(base)?,
         other => other?,
     };
-    write_all(&fd, bytes)?;
+    without_sigxfsz(|| write_all(&fd, bytes))?;
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
     // SAFETY: fcntl on a descriptor of ours with a number.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into())?;
     Ok(fd)
+}
+
+/// Runs `work` so that a file size limit of the caller's makes it fail with `EFBIG` and does not end the
+/// caller by SIGXFSZ, which the kernel sends to this thread besides (`setrlimit(2)`).
+fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+    let mut only = SigSet::empty();
+    only.add(Signal::SIGXFSZ);
+    let mask = only.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let done = work();
+    if !mask.contains(Signal::SIGXFSZ) {
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let set: &libc::sigset_t = only.as_ref();
+        // SAFETY: the set and the time outlive the call, and no information is asked for. It takes a
+        // pending signal off this thread, which blocks it, and does not wait.
+        unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &raw const now) };
+    }
+    mask.thread_set_mask()?;
+    done
 }
 
 /// Writes all of `bytes` to `fd`.

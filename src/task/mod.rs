@@ -116,10 +116,18 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.left {
-            let _ = sys::pidfd_signal(self.pidfd(), libc::SIGKILL);
-            let _ = sys::wait_pidfd(self.pidfd(), true, true);
+            end(self.pidfd());
         }
     }
+}
+
+/// Kills and reaps. Where the kernel refuses the kill it is not waited for, which could take for ever.
+fn end(pidfd: BorrowedFd<'_>) {
+    let killed = match sys::pidfd_signal(pidfd, libc::SIGKILL) {
+        Err(e) => e.raw_os_error() == Some(libc::ESRCH),
+        Ok(()) => true,
+    };
+    let _ = sys::wait_pidfd(pidfd, killed, true);
 }
 
 /// What a task owns on the host beside its processes.
@@ -348,11 +356,10 @@ impl Drop for Task {
         if inner.child.left {
             return;
         }
-        let _ = sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
         if let Some(group) = &inner.belongings.group {
             let _ = group.kill();
         }
-        let _ = sys::wait_pidfd(self.init.as_fd(), true, true);
+        end(self.init.as_fd());
         inner.child.left = true;
         let _ = inner.belongings.clear();
     }

@@ -290,3 +290,13 @@ fn working_directories() {
     let long = format!("/{}", "x".repeat(4095));
     refused(&dir(&long), "spec work_dir: work_dir: a path must be shorter than 4096 bytes");
 }
+
+#[test]
+fn sources_that_the_host_lacks_are_named_where_somebody_wrote_them() {
+    let list = |c: &mut Case| {
+        c.spec.root.chroot_env = [("/usr".into(), "/usr".into()), ("/nope".into(), "/x".into())].into();
+        c.survey.kinds.insert("/nope".into(), None);
+    };
+    check(&case(list), "host_files: left out of the root: the host has no \"/nope\"\n! at \"/x\"");
+    check(&case(|_| ()), "! left out");
+}
