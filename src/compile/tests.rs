@@ -3,8 +3,13 @@
 //! [`check`] takes the lines that a plan must have, in order, and those that it must not have; [`refused`]
 //! takes an error. Every plan that any table makes is also held to what is true of all plans (`order.rs`).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use super::*;
 use crate::cgroup::{CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version};
+use crate::rootfs::{Kind, Volume};
+use crate::spec::Stdio;
 
 mod cgroups;
 mod credentials;

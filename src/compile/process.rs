@@ -1,0 +1,167 @@
+//! The task as a process: its descriptors, scores and limits, its credentials, and the command.
+
+use std::collections::BTreeMap;
+
+use super::checks;
+use crate::caps::{CapSet, Sets};
+use crate::cgroup::Layout;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::ids::{self, Identity};
+use crate::plan::wire::{Dup, Op};
+use crate::plan::{self, Encoded, Handed, Step};
+use crate::report::{Control, Report};
+use crate::spec::{SandboxSpec, Stdio};
+
+pub(super) fn oom_score(
+    spec: &SandboxSpec,
+    host: &Host,
+    report: &mut Report,
+    init: &mut Vec<Step>,
+) -> Result<()> {
+    let value = spec.oom_score_adj;
+    if !(-1000..=1000).contains(&value) {
+        return Err(Error::spec("oom_score_adj", format!("{value} is not within -1000 to 1000")));
+    }
+    report.enforce(Control::OOM_SCORE);
+    if value != host.oom_score_adj {
+        let text = value.to_string();
+        let op = Op::OomScore { value: plan::text(text.as_bytes()) };
+        let step = Step::new(Control::OOM_SCORE, op);
+        // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
+        let must = spec.require.is_some_and(|required| required.contains(Control::OOM_SCORE));
+        init.push(if must { step } else { step.optional() });
+    }
+    Ok(())
+}
+
+/// The task's descriptors: the standard streams, then the declared ones.
+pub(super) fn descriptors(spec: &SandboxSpec, handed: &mut Vec<Handed>) -> Result<Step> {
+    let mut map: BTreeMap<u32, u32> = (0..3).map(|n| (n, n)).collect();
+    for fd in &spec.fds {
+        if !(3..1024).contains(&fd.to) {
+            return Err(Error::spec("fds", format!("{} is not within 3 to 1023", fd.to)));
+        }
+        if handed.len() >= 200 {
+            return Err(Error::spec("fds", "more than 197 descriptors"));
+        }
+        let index = u32::try_from(handed.len()).unwrap_or(u32::MAX);
+        if map.insert(fd.to, index).is_some() {
+            return Err(Error::spec("fds", format!("two descriptors for number {}", fd.to)));
+        }
+        handed.push(Handed::Caller(fd.from));
+    }
+    for (field, stdio) in [("stdin", spec.stdin), ("stdout", spec.stdout), ("stderr", spec.stderr)] {
+        if let Stdio::Fd(fd @ ..0) = stdio {
+            return Err(Error::spec(field, format!("{fd} is no descriptor")));
+        }
+    }
+    let map = Encoded::of(map.into_iter().map(|(to, from)| Dup { from, to }));
+    Ok(Step::new(Control::MOUNT_NS, Op::Fds { map: map.list() }))
+}
+
+/// Which of 0, 1 and 2 are `/dev/null`, a bit each.
+pub(super) fn null_streams(spec: &SandboxSpec) -> u8 {
+    let streams = [(spec.stdin, 1), (spec.stdout, 2), (spec.stderr, 4)];
+    streams.into_iter().filter(|(stdio, _)| *stdio == Stdio::Null).map(|(_, bit)| bit).sum()
+}
+
+/// Version 1 cgroups are entered by init itself, which is single-threaded: its own `tasks` write waits
+/// for no grace period.
+pub(super) fn enter(cgroup: &Layout, handed: &mut Vec<Handed>, init: &mut Vec<Step>) {
+    for tasks in &cgroup.enter {
+        let fd = u32::try_from(handed.len()).unwrap_or(u32::MAX);
+        handed.push(Handed::Tasks(tasks.clone()));
+        init.push(Step::new(Control::RESOURCES, Op::Enter { fd, path: plan::path(tasks) }));
+    }
+}
+
+pub(super) fn rlimits(spec: &SandboxSpec, report: &mut Report, init: &mut Vec<Step>) -> Result<()> {
+    for (name, limit) in &spec.rlimits {
+        let resource = checks::rlimit(name)?;
+        let (soft, hard) = (limit.soft.unwrap_or(u64::MAX), limit.hard.unwrap_or(u64::MAX));
+        if soft > hard {
+            return Err(Error::spec("rlimits", format!("{name}: the soft limit is above the hard one")));
+        }
+        init.push(Step::new(Control::RLIMITS, Op::Rlimit { resource, soft, hard }));
+        report.enforce(Control::RLIMITS);
+    }
+    Ok(())
+}
+
+/// Before the credentials: a filter needs CAP_SYS_ADMIN, or no_new_privs, which is the author's to choose.
+pub(super) fn user_namespaces(spec: &SandboxSpec, sets: Sets, report: &mut Report, init: &mut Vec<Step>) {
+    let admin = CapSet::from_name("sys_admin").is_some_and(|cap| sets.bounding.contains(cap));
+    if !spec.user_namespaces && !admin {
+        report.enforce(Control::NO_USER_NS);
+        let step = Step::new(Control::NO_USER_NS, Op::NoUserNamespaces {});
+        // A kernel without seccomp filters may refuse it, which only who asked for best effort goes with.
+        let must = spec.require.is_none_or(|required| required.contains(Control::NO_USER_NS));
+        init.push(if must { step } else { step.optional() });
+        return;
+    }
+    let limits = report.enforced & Control::RESOURCES;
+    let why = "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
+    match limits.is_empty() {
+        true => report.note(Control::RESOURCES, why),
+        false => report.weaken(limits, why),
+    }
+}
+
+pub(super) fn credentials(
+    spec: &SandboxSpec,
+    host: &Host,
+    identity: &Identity,
+    sets: Sets,
+    user_ns: bool,
+    report: &mut Report,
+    init: &mut Vec<Step>,
+) {
+    let last = host.supported.numbers().last().unwrap_or(63);
+    init.push(Step::new(Control::CAPS, Op::Bounding { keep: sets.bounding.bits(), last: u32::from(last) }));
+    let groups = Encoded::of(identity.groups.iter().copied());
+    let (uid, gid) = (identity.uid, identity.gid);
+    let ids = Op::Ids { uid, gid, set_groups: u8::from(!user_ns), groups: groups.list() };
+    init.push(Step::new(Control::IDS, ids));
+    report.enforce(Control::IDS);
+    if user_ns {
+        let others = host.groups.iter().filter(|g| **g != host.gid).count();
+        report.note(
+            Control::IDS,
+            format!("uid {uid} and gid {gid} inside are {} and {} outside", host.uid, host.gid),
+        );
+        if others > 0 {
+            report.weaken(Control::IDS, "the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace");
+        }
+        if identity.groups.iter().any(|g| *g != gid) {
+            report.weaken(Control::IDS, "the user's supplementary groups are left out: only one group can be mapped without privileges");
+        }
+    }
+    let (permitted, inheritable, ambient) =
+        (sets.permitted.bits(), sets.inheritable.bits(), sets.ambient.bits());
+    init.push(Step::new(Control::CAPS, Op::Caps { permitted, inheritable, ambient }));
+    if spec.no_new_privs {
+        init.push(Step::new(Control::NO_NEW_PRIVS, Op::NoNewPrivs {}));
+        report.enforce(Control::NO_NEW_PRIVS);
+    }
+}
+
+/// Where a command is looked for in the root: below `local/`, as it stands, and for a bare name in the
+/// system's directories.
+pub(super) fn candidates(command: &str) -> Vec<String> {
+    let relative = command.trim_start_matches('/');
+    let mut paths = vec![format!("/local/{relative}"), format!("/{relative}")];
+    if !command.contains('/') {
+        paths.extend(["/usr/local/bin", "/usr/bin", "/bin"].map(|dir| format!("{dir}/{command}")));
+    }
+    paths
+}
+
+pub(super) fn exec(spec: &SandboxSpec, identity: &Identity, candidates: &[String]) -> Step {
+    let mut env = spec.env.clone();
+    env.extend(ids::environment(identity));
+    let env = Encoded::strings(env.iter().map(|(key, value)| format!("{key}={value}")));
+    let (candidates, args) = (Encoded::strings(candidates), Encoded::strings(&spec.args));
+    let op = Op::Exec { candidates: candidates.list(), args: args.list(), env: env.list() };
+    Step::new(Control::empty(), op)
+}
