@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::open;
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 
-use super::dest::DIR;
+use super::dest::{DIR, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::{Error, Result};
 
@@ -89,11 +89,10 @@ impl Drop for TempRoot {
 
 /// Modes by descriptor, as the caller's umask may take any bit of them.
 fn make_root(base: BorrowedFd<'_>, name: &OsString) -> nix::Result<OwnedFd> {
-    let flags = DIR | OFlag::O_NOFOLLOW;
-    let around = openat(base, name.as_os_str(), flags, Mode::empty())?;
+    let around = open_made(base, name.as_os_str())?;
     fchmod(&around, Mode::S_IRWXU)?;
     mkdirat(&around, c"root", Mode::S_IRWXU)?;
-    let root = openat(&around, c"root", flags, Mode::empty())?;
+    let root = open_made(around.as_fd(), c"root")?;
     fchmod(&root, Mode::from_bits_truncate(0o755))?;
     Ok(root)
 }
