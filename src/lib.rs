@@ -34,7 +34,7 @@
 //! Without `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP` a user namespace is made, and the task
 //! runs as the caller; the report says what that costs. A program that reaps children it does not know (`waitpid(-1)`)
 //! or ignores `SIGCHLD` takes nothing from a task with [`init`](SandboxSpec::init); without it the status may
-//! come back as [`lost`](ExitStatus::lost).
+//! come back as [`lost`](ExitStatus#structfield.lost).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("cofferdam builds on Linux only: it is made of Linux namespaces, cgroups and capabilities");
