@@ -48,7 +48,8 @@ pub(crate) fn compile(
     checks::strings(spec)?;
     let id = checks::id(if spec.id.is_empty() { id } else { &spec.id })?;
     let namespaces = namespaces(policy, spec, host, survey)?;
-    let identity = identity(policy, host, &survey.identity, namespaces.user)?;
+    let identity = &survey.identity;
+    denied(policy, host, identity, namespaces.user)?;
     let mut report = Report::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut report)?;
     spec.limits.validate()?;
@@ -71,7 +72,7 @@ pub(crate) fn compile(
         null: process::null_streams(spec),
         pivot: !policy.no_pivot_root,
         privileged: !namespaces.user,
-        nodes: !namespaces.user && CapSet::from_name("mknod").is_some_and(|cap| host.held.contains(cap)),
+        nodes: !namespaces.user && host.held.has("mknod"),
         own_pid: namespaces.pid == IsolationMode::Private,
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
@@ -146,7 +147,7 @@ fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey)
 
 /// Checks the ranges against what the task asks for, and against what it is on the host where a user
 /// namespace maps one to the other.
-fn identity<'a>(policy: &Policy, host: &Host, asked: &'a Identity, user_ns: bool) -> Result<&'a Identity> {
+fn denied(policy: &Policy, host: &Host, asked: &Identity, user_ns: bool) -> Result<()> {
     let uids = ids::denied_uids(&policy.denied_host_uids)?;
     let gids = ids::denied_gids(&policy.denied_host_gids)?;
     ids::check(asked, &uids, &gids)?;
@@ -155,7 +156,7 @@ fn identity<'a>(policy: &Policy, host: &Host, asked: &'a Identity, user_ns: bool
         (outside.uid, outside.gid, outside.groups) = (host.uid, host.gid, host.groups.clone());
         ids::check(&outside, &uids, &gids)?;
     }
-    Ok(asked)
+    Ok(())
 }
 
 fn capabilities(

@@ -90,6 +90,13 @@ impl Host {
         self.lacking().is_empty()
     }
 
+    /// Why this kernel lacks what is built on; `None` when it does not.
+    pub(crate) fn too_old(&self) -> Option<String> {
+        let (major, minor) = self.kernel;
+        (self.kernel < OLDEST_KERNEL)
+            .then(|| format!("mount_setattr(2) needs Linux 5.12, this is {major}.{minor}"))
+    }
+
     /// Where cgroup file systems are mounted.
     pub(crate) fn cgroup_mounts(&self) -> Vec<PathBuf> {
         let v1 = self.cgroups.v1.values().map(|h| h.mount.clone());
@@ -126,14 +133,13 @@ impl fmt::Display for Health {
 }
 
 /// The oldest kernel that has all that is built on: `mount_setattr(2)` came last.
-pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 12);
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
 impl Host {
     /// The verdict over all that was found.
     pub fn health(&self) -> Health {
-        let (major, minor) = self.kernel;
-        if self.kernel < OLDEST_KERNEL {
-            return Health::Undetected(format!("mount_setattr(2) needs Linux 5.12, this is {major}.{minor}"));
+        if let Some(why) = self.too_old() {
+            return Health::Undetected(why);
         }
         let lacking = self.lacking();
         if let (false, Some(why)) = (lacking.is_empty(), &self.user_ns_forbidden) {

@@ -117,6 +117,11 @@ impl CapSet {
         other.difference(self).is_empty()
     }
 
+    /// Whether the capability of this name is in the set; a name that nobody knows is in none.
+    pub(crate) fn has(self, name: &str) -> bool {
+        CapSet::from_name(name).is_some_and(|cap| self.contains(cap))
+    }
+
     /// Whether there is no capability in the set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

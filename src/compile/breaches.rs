@@ -1,6 +1,6 @@
 //! What was granted that undoes what is enforced.
 
-use crate::caps::{CapSet, Sets};
+use crate::caps::Sets;
 use crate::ns::IsolationMode;
 use crate::report::{Control, Report};
 use crate::spec::Policy;
@@ -29,7 +29,7 @@ const BREACHES: [(&str, Control, &str); 5] = [
 
 /// Says where the capabilities that were granted undo what is enforced.
 pub(super) fn weaken(policy: &Policy, sets: Sets, user_ns: bool, pid: IsolationMode, report: &mut Report) {
-    let has = |name: &str| CapSet::from_name(name).is_some_and(|cap| sets.bounding.contains(cap));
+    let has = |name: &str| sets.bounding.has(name);
     if policy.no_pivot_root && has("sys_chroot") {
         report.weaken(
             Control::ROOT_SWITCH,

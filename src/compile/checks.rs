@@ -3,19 +3,15 @@
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Result};
-use crate::host::{Host, OLDEST_KERNEL, Survey};
+use crate::host::{Host, Survey};
 use crate::ns::Network;
 use crate::report::Control;
 use crate::rootfs::{Kind, check_path};
 use crate::spec::SandboxSpec;
 
 pub(super) fn kernel(host: &Host) -> Result<()> {
-    if host.kernel >= OLDEST_KERNEL {
-        return Ok(());
-    }
-    let (major, minor) = host.kernel;
-    let reason = format!("mount_setattr(2) needs Linux 5.12, this is {major}.{minor}");
-    Err(Error::Unsupported { control: Control::MOUNT_NS | Control::HOST_FILES, reason })
+    let control = Control::MOUNT_NS | Control::HOST_FILES;
+    host.too_old().map_or(Ok(()), |reason| Err(Error::Unsupported { control, reason }))
 }
 
 /// A name for a cgroup and a directory: one component, and nothing that a shell or a log would mangle.

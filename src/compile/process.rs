@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checks;
-use crate::caps::{CapSet, Sets};
+use crate::caps::Sets;
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -91,7 +91,7 @@ pub(super) fn rlimits(spec: &SandboxSpec, report: &mut Report, init: &mut Vec<St
 
 /// Before the credentials: a filter needs CAP_SYS_ADMIN, or no_new_privs, which is the author's to choose.
 pub(super) fn user_namespaces(spec: &SandboxSpec, sets: Sets, report: &mut Report, init: &mut Vec<Step>) {
-    let admin = CapSet::from_name("sys_admin").is_some_and(|cap| sets.bounding.contains(cap));
+    let admin = sets.bounding.has("sys_admin");
     if !spec.user_namespaces && !admin {
         report.enforce(Control::NO_USER_NS);
         let step = Step::new(Control::NO_USER_NS, Op::NoUserNamespaces {});

@@ -66,9 +66,15 @@ pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
             Stdio::Fd(fd) => Some(fd),
             Stdio::Null | Stdio::Piped => None,
         });
-    streams.chain(spec.fds.iter().map(|fd| fd.from)).filter(|fd| *fd >= 0).try_for_each(|fd| {
-        sys::dup_number(fd).map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)")))
-    })
+    streams
+        .chain(spec.fds.iter().map(|fd| fd.from))
+        .filter(|fd| *fd >= 0)
+        .try_for_each(|fd| callers(fd).map(drop))
+}
+
+/// A duplicate of a descriptor of the caller's.
+fn callers(fd: RawFd) -> Result<OwnedFd> {
+    sys::dup_number(fd).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)")))
 }
 
 fn execute(
@@ -138,8 +144,7 @@ fn open_handed(plan: &Plan, birth: &Birth<'_>) -> Result<(Vec<OwnedFd>, Streams)
     for item in &plan.handed {
         fds.push(match item {
             Handed::Stdio(number) => stdio(*number, birth, &mut streams)?,
-            Handed::Caller(number) => sys::dup_number(*number)
-                .map_err(Error::prepare(format!("fcntl({number}, F_DUPFD_CLOEXEC)")))?,
+            Handed::Caller(number) => callers(*number)?,
             Handed::Namespace(path) => open(path, OFlag::O_RDONLY)?,
             Handed::Tasks(path) => open(path, OFlag::O_WRONLY)?,
         });
@@ -155,11 +160,9 @@ fn open(path: &std::path::Path, flags: OFlag) -> Result<OwnedFd> {
 
 fn stdio(number: u32, birth: &Birth<'_>, streams: &mut Streams) -> Result<OwnedFd> {
     let how = usize::try_from(number).ok().and_then(|n| birth.stdio.get(n)).copied().unwrap_or_default();
-    let caller =
-        |fd: RawFd| sys::dup_number(fd).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)")));
     match how {
-        Stdio::Inherit => caller(number.cast_signed()),
-        Stdio::Fd(fd) => caller(fd),
+        Stdio::Inherit => callers(number.cast_signed()),
+        Stdio::Fd(fd) => callers(fd),
         Stdio::Null => nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(Error::prepare("openat(\"/dev/null\", O_RDWR)")),
         Stdio::Piped => {

@@ -43,7 +43,7 @@ pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8], exec: bool) -> i
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => create(base)?,
         other => other?,
     };
-    without_sigxfsz(|| write_all(&fd, bytes))?;
+    write_all(&fd, bytes)?;
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
     // SAFETY: fcntl on a descriptor of ours with a number.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into())?;
@@ -69,14 +69,16 @@ fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     done
 }
 
-/// Writes all of `bytes` to `fd`.
+/// Writes all of `bytes` to a file.
 pub(crate) fn write_all(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let n = nix::unistd::write(fd, rest)?;
-        rest = rest.get(n..).unwrap_or_default();
-    }
-    Ok(())
+    without_sigxfsz(|| {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let n = nix::unistd::write(fd, rest)?;
+            rest = rest.get(n..).unwrap_or_default();
+        }
+        Ok(())
+    })
 }
 
 /// Duplicates a descriptor that the caller named by its number; the copy is closed on exec.
