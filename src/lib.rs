@@ -48,7 +48,7 @@ pub mod ids;
 mod ns;
 pub mod plan;
 mod report;
-mod rootfs;
+pub mod rootfs;
 mod sandbox;
 mod spawn;
 mod spec;

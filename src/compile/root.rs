@@ -12,7 +12,7 @@ use crate::host::{Survey, chroot_env};
 use crate::plan;
 use crate::report::{Control, Report};
 use crate::rootfs::populate::{self, TempRoot, populate};
-use crate::rootfs::{ChrootEnv, Kind, Method, Populated, Volume, check_path};
+use crate::rootfs::{ChrootEnv, Kind, Method, Options, Populated, Volume, check_path};
 use crate::spec::{Policy, SandboxSpec};
 
 /// The parent's work on the root.
@@ -40,7 +40,7 @@ impl RootWork {
                 given.as_fd()
             }
         };
-        populate(root, env, *method, &[]).map(Some)
+        populate(root, env, &Options { method: *method, ..Options::default() }).map(Some)
     }
 }
 

@@ -24,7 +24,10 @@ pub(crate) mod populate;
 pub(crate) mod probe;
 pub(crate) mod teardown;
 
-pub use populate::{ChrootEnv, Method, Populated};
+pub use populate::{
+    ChrootEnv, Method, Options, Populated, Progress, Skipped, Source, default_chroot_env, populate, validate,
+};
+pub use teardown::{Leftovers, remove_tree};
 
 /// The root of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +44,20 @@ pub struct Root {
     /// Lets the task write to what was linked. Those are the host's own files: the report then shows
     /// `host_files` missing. Copies and given directories are writable anyway, binds never are.
     pub writable: bool,
-    /// Size limit of a tmpfs root in bytes; 64 MiB when 0. Its pages count as the task's memory.
+    /// Size limit of a tmpfs root in bytes, and of the tmpfs that an `overlay` is written to; 64 MiB when 0.
+    /// Its pages count as the task's memory.
     pub tmpfs_size: u64,
+    /// A directory of the host that an `overlay` is written to, absolute, on a file system that can be the upper
+    /// layer of one (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). What it holds by then is
+    /// seen again by the next sandbox that names it. A tmpfs of its own when absent.
+    pub upper: Option<PathBuf>,
+    /// Copies keep the setuid and setgid bits and the file capabilities of their source. They count for nothing
+    /// while `no_new_privs` holds.
+    pub setuid: bool,
+    /// The most entries that populating may make, directories included. The operator's limit holds beside it.
+    pub max_entries: Option<u64>,
+    /// The most bytes that the populated files may have together, linked ones included.
+    pub max_bytes: Option<u64>,
 }
 
 /// How mounts travel between a volume and its source (`mount_namespaces(7)`).
@@ -96,10 +111,12 @@ fn read_write() -> String {
 pub enum Kind {
     /// A directory.
     Dir,
-    /// A regular file, or anything else that is bound like one.
+    /// A regular file.
     File,
     /// A character or block device.
     Device,
+    /// A fifo or a socket.
+    Other,
 }
 
 /// Refuses a path that is not absolute, climbs with `..`, or holds a NUL.

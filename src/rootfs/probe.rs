@@ -33,7 +33,8 @@ pub(crate) fn kind(path: &Path) -> Option<Kind> {
     Some(match kind {
         k if k.is_dir() => Kind::Dir,
         k if k.is_char_device() || k.is_block_device() => Kind::Device,
-        _ => Kind::File,
+        k if k.is_file() => Kind::File,
+        _ => Kind::Other,
     })
 }
 

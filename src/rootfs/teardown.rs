@@ -37,7 +37,7 @@ const ROUNDS: u8 = 8;
 /// # Errors
 /// Everything that was left, with its path from `name` on and why: `EBUSY` for a mount. A directory that is
 /// left only because something below it was is not listed.
-pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Leftovers> {
+pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Leftovers> {
     let mut removal = Removal { parent, branch: Vec::new(), left: Vec::new(), me: geteuid().as_raw() };
     let bytes = name.as_bytes();
     match CString::new(bytes) {
@@ -49,7 +49,7 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Le
 
 /// What a removal left behind, and why. Never empty.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Leftovers(Vec<(PathBuf, Errno)>);
+pub struct Leftovers(Vec<(PathBuf, Errno)>);
 
 impl Leftovers {
     /// As the crate's error; the paths are shown below `parent`.

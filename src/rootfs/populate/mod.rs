@@ -64,26 +64,54 @@ use crate::{Error, Result};
 pub(crate) use temp::TempRoot;
 
 /// How the host's files come into the root.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
+    /// The cheapest of the others that the request allows; the report says which, and why.
+    Auto,
     /// Bind mounts, read-only: nothing is walked and nothing written.
     #[default]
     Bind,
-    /// Hard links, and copies where the kernel refuses a link.
-    Link,
+    /// An overlay file system over each directory (Linux 3.18; 5.11 in a user namespace): writable, what is
+    /// written goes to a tmpfs or to [`Root::upper`](crate::Root::upper), and the host is untouched.
+    Overlay,
+    /// Copies that share their blocks with the host's files until they are written (`FICLONE`, Linux 4.5,
+    /// where the file system has it: btrfs, XFS, bcachefs), and plain copies elsewhere.
+    Reflink,
     /// Copies.
     Copy,
+    /// Hard links, and copies where the kernel refuses a link.
+    Link,
     /// Nothing: the directory is the root as it is.
     None,
+}
+
+impl Method {
+    const ALL: [Method; 7] = [
+        Method::Auto,
+        Method::Bind,
+        Method::Overlay,
+        Method::Reflink,
+        Method::Copy,
+        Method::Link,
+        Method::None,
+    ];
+
+    /// Whether it walks the host's directories and writes files. The others are made of mounts, or of nothing.
+    pub fn walks(self) -> bool {
+        matches!(self, Method::Reflink | Method::Copy | Method::Link)
+    }
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Method::Auto => "auto",
             Method::Bind => "bind",
-            Method::Link => "link",
+            Method::Overlay => "overlay",
+            Method::Reflink => "reflink",
             Method::Copy => "copy",
+            Method::Link => "link",
             Method::None => "none",
         })
     }
@@ -93,10 +121,10 @@ impl FromStr for Method {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Method> {
-        [Method::Bind, Method::Link, Method::Copy, Method::None]
-            .into_iter()
-            .find(|m| m.to_string() == s)
-            .ok_or_else(|| Error::spec("populate", format!("{s:?} is none of bind, link, copy, none")))
+        Method::ALL.into_iter().find(|m| m.to_string() == s).ok_or_else(|| {
+            let names = Method::ALL.map(|m| m.to_string()).join(", ");
+            Error::spec("populate", format!("{s:?} is none of {names}"))
+        })
     }
 }
 
@@ -133,13 +161,48 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
     Ok(())
 }
 
+/// How a population goes about it, beside its map.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// [`Link`](Method::Link), [`Reflink`](Method::Reflink) or [`Copy`](Method::Copy). With any other
+    /// there is nothing to do.
+    pub method: Method,
+    /// Copies keep the setuid and setgid bits and the file capabilities of their source. Links and mounts show
+    /// them anyway.
+    pub setuid: bool,
+    /// Directories, by device and inode, that are left empty wherever they are met below a source. The root
+    /// itself always is.
+    pub skip: &'a [(u64, u64)],
+    /// The most entries that may be made, directories included.
+    pub max_entries: Option<u64>,
+    /// The most bytes that the files of the root may have together, however they came there.
+    pub max_bytes: Option<u64>,
+    /// Called now and then while the walk runs, from any of its threads.
+    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// Take a [fingerprint](Populated::fingerprint) of the sources.
+    pub fingerprint: bool,
+}
+
+/// How far a population is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries made so far.
+    pub entries: u64,
+    /// Bytes in their files.
+    pub bytes: u64,
+}
+
 /// What a population did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Populated {
+    /// What became of each source of the map that the host has.
+    pub sources: Vec<Source>,
     /// Directories made.
     pub dirs: u64,
     /// Regular files that are hard links to the host's.
     pub linked: u64,
+    /// Regular files that share their blocks with the host's.
+    pub cloned: u64,
     /// Regular files that are copies.
     pub copied: u64,
     /// Symbolic links made.
@@ -148,12 +211,36 @@ pub struct Populated {
     pub kept: u64,
     /// Directories, copies and symbolic links that are the caller's as it may not give them their owner.
     pub disowned: u64,
-    /// The bytes in the copies.
+    /// Directories and copies without an extended attribute of their source, which the file system of the root
+    /// or the kernel refused.
+    pub attributes_lost: u64,
+    /// The bytes in the linked files. Asking for them costs a fifth of the time that linking takes, so it is
+    /// done only where there is a byte limit or somebody to tell the progress.
+    pub bytes_linked: Option<u64>,
+    /// The bytes in the files that share their blocks with the host's.
+    pub bytes_shared: u64,
+    /// The bytes in the copies, holes not counted.
     pub bytes_copied: u64,
     /// What was left out, by source path.
     pub skipped: Vec<Skipped>,
+    /// What the sources were like, when it was asked for.
+    pub fingerprint: Option<u64>,
     /// The time that it took.
     pub elapsed: Duration,
+}
+
+/// What became of one source of the map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Source {
+    /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
+    #[serde(serialize_with = "lossy")]
+    pub path: PathBuf,
+    /// Its path in the root.
+    #[serde(serialize_with = "lossy")]
+    pub target: PathBuf,
+    /// How it came there. Where the method of the request was refused for all of its files, the one that was
+    /// used instead.
+    pub method: Method,
 }
 
 /// A source that did not come into the root.
@@ -180,6 +267,7 @@ impl Populated {
         for (mine, its) in [
             (&mut self.dirs, other.dirs),
             (&mut self.linked, other.linked),
+            (&mut self.cloned, other.cloned),
             (&mut self.copied, other.copied),
             (&mut self.symlinks, other.symlinks),
             (&mut self.kept, other.kept),
@@ -196,23 +284,17 @@ fn add(count: &mut u64, n: u64) {
     *count = count.saturating_add(n);
 }
 
-/// Fills the directory `root` as `map` says. `skip` names directories, by device and inode, that are left
-/// out wherever they are met below a source; `root` itself always is.
+/// Fills the directory `root` as `map` says.
 ///
 /// # Errors
 /// [`Error::Spec`] as of [`validate`], before anything is touched. Else [`Error::Prepare`] with the call that
 /// was refused and its paths, those in the root shown as `ROOT "/usr/bin/x"`; what was made so far is there.
-pub(crate) fn populate(
-    root: BorrowedFd<'_>,
-    map: &ChrootEnv,
-    method: Method,
-    skip: &[(u64, u64)],
-) -> Result<Populated> {
+pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) -> Result<Populated> {
     validate(map)?;
     let began = Instant::now();
     let mut done = Populated::default();
-    if matches!(method, Method::Link | Method::Copy) {
-        let by = walk::Settings::new(root, method, skip)?;
+    if options.method.walks() {
+        let by = walk::Settings::new(root, options.method, options.skip)?;
         for (source, dest) in map {
             walk::entry(&by, source, dest, &mut done)?;
         }

@@ -97,7 +97,7 @@ fn remove(dir: &Path, name: &str) {
 }
 
 fn fill(root: &Path, map: &ChrootEnv, method: Method) -> Result<Populated> {
-    populate(File::open(root).unwrap().as_fd(), map, method, &[])
+    populate(File::open(root).unwrap().as_fd(), map, &Options { method, ..Options::default() })
 }
 
 fn whys(done: &Populated) -> Vec<(&str, &str)> {
@@ -300,7 +300,12 @@ fn the_root_is_left_out_of_its_own_source() {
     {
         let source = if i == 2 { site.dir.path().to_owned() } else { source };
         let map = ChrootEnv::from([(source, format!("to/{i}").into())]);
-        let done = populate(root.as_fd(), &map, Method::Link, &[(avoid.dev(), avoid.ino())]).unwrap();
+        let done = populate(
+            root.as_fd(),
+            &map,
+            &Options { method: Method::Link, skip: &[(avoid.dev(), avoid.ino())], ..Options::default() },
+        )
+        .unwrap();
         let out: Vec<_> =
             whys(&done).into_iter().filter(|(_, why)| *why == "is the root, or was to be left out").collect();
         assert_eq!(out.iter().map(|o| o.0).collect::<Vec<_>>(), ["avoid", "root"]);
@@ -310,10 +315,16 @@ fn the_root_is_left_out_of_its_own_source() {
     }
     // A source that is in the root does not grow into itself.
     let map = ChrootEnv::from([(site.src("b/root/old"), "old/again".into())]);
-    let done = populate(root.as_fd(), &map, Method::Copy, &[]).unwrap();
+    let done = populate(root.as_fd(), &map, &Options { method: Method::Copy, ..Options::default() }).unwrap();
     assert_eq!(whys(&done), [("again", "is the root, or was to be left out")]);
     let map = ChrootEnv::from([(site.src("b/root"), "/".into())]);
-    assert_eq!(populate(root.as_fd(), &map, Method::Copy, &[]).unwrap().skipped.len(), 1);
+    assert_eq!(
+        populate(root.as_fd(), &map, &Options { method: Method::Copy, ..Options::default() })
+            .unwrap()
+            .skipped
+            .len(),
+        1
+    );
 }
 
 #[test]
