@@ -16,6 +16,7 @@ compile_error!("cofferdam's init knows x86_64 only: another processor needs a fi
 #[path = "x86_64.rs"]
 mod arch;
 mod mem;
+mod overlay;
 mod reap;
 mod step;
 mod sys;
@@ -35,6 +36,8 @@ pub struct State {
     pub slots: [i32; SLOTS as usize],
     /// The root of the sandbox, from the step that mounts it.
     pub root: i32,
+    /// The tmpfs that overlays are written to, from the step that mounts it.
+    pub upper: i32,
     /// What was mounted at `/dev`, `/proc` and `/sys`, from then on: whoever can write the root may move
     /// those directories meanwhile, but not what is mounted there.
     pub anchors: [i32; 3],
@@ -73,7 +76,7 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
     for (slot, fd) in fds.iter_mut().zip(program.fds.iter()) {
         *slot = fd as i32;
     }
-    let mut state = State { status, fds, slots: [-1; SLOTS as usize], root: -1, anchors: [-1; 3], program };
+    let mut state = State { status, fds, slots: [-1; SLOTS as usize], root: -1, upper: -1, anchors: [-1; 3], program };
     obey(&mut state, 0)
 }
 

@@ -1,9 +1,9 @@
 //! One function an operation. The index given to `at` is the line that the plan prints for the call
 //! (`src/plan/render.rs` prints them in the same order).
 
-use crate::State;
 use crate::sys::{self, Errno, Z};
-use crate::wire::{Dup, KIND_DIR, List, NO_SLOT, Op, Record, Str};
+use crate::wire::{Blob, Dup, KIND_DIR, KIND_FILE, List, NO_SLOT, Op, Record, Str};
+use crate::{State, overlay};
 
 /// The kernel refused a call of an operation.
 pub struct Refused {
@@ -13,10 +13,12 @@ pub struct Refused {
     pub errno: Errno,
 }
 
-type Done = Result<(), Refused>;
+/// What a step comes to.
+pub type Done = Result<(), Refused>;
 
 /// Names the call that a result comes from.
-trait At<T> {
+pub trait At<T> {
+    /// The call is the one of this index among those of the operation.
     fn at(self, call: usize) -> Result<T, Refused>;
 }
 
@@ -112,8 +114,12 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
                 .map_err(|r| Refused { call: r.call + 1, ..r })?;
             attach(tree, at).at(calls + 1)
         }
-        Op::Restrict { path, attrs } => {
-            let Some(at) = present(state, path).at(0)? else { return Ok(()) };
+        Op::Restrict { path, attrs, must } => {
+            let at = match present(state, path).at(0)? {
+                Some(at) => at,
+                None if must != 0 => return Err(sys::ENOENT).at(0),
+                None => return Ok(()),
+            };
             let tree = sys::open_tree(at, c"").at(1)?;
             sys::mount_setattr(tree, attrs, 0, true).at(2)?;
             attach(tree, at).at(3)
@@ -132,6 +138,26 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             }
             sys::close(null);
             Ok(())
+        }
+        Op::Empty { path } => {
+            let (parent, name) = parent(state.root, path).at(0)?;
+            let made = sys::openat(parent, name, sys::O_NEW, 0o644).map(sys::close);
+            drop_parent(state.root, parent);
+            exists_is_fine(made).at(0)
+        }
+        Op::Upper { options } => overlay::upper(state, options),
+        Op::Overlay { .. } => overlay::mount(state, op),
+        Op::File { path, content } => file(state, path, content),
+        Op::Write { path, mode, uid, gid, content } => {
+            let (base, path) = place(state, path);
+            let (parent, name) = parent(base, path).at(0)?;
+            let made = sys::openat(parent, name, sys::O_NEW, mode);
+            drop_parent(base, parent);
+            let fd = made.at(0)?;
+            sys::write_all(fd, content.0).at(1)?;
+            let given = sys::fchown(fd, uid, gid).at(2);
+            sys::close(fd);
+            given
         }
         Op::PivotRoot {} => {
             sys::fchdir(state.root).at(0)?;
@@ -272,8 +298,9 @@ fn oom_score(value: Str<'static>) -> Done {
     written
 }
 
-/// fsopen, one fsconfig an option, create, fsmount; with the number of calls that this was.
-fn new_mount(
+/// fsopen, one fsconfig an option, which is a flag where it has no value, create, fsmount; with the number of
+/// calls that this was.
+pub fn new_mount(
     fs: impl Into<Z>,
     attrs: u64,
     options: List<'static, Str<'static>>,
@@ -282,7 +309,11 @@ fn new_mount(
     let mut calls = 1;
     let mut items = options.iter();
     while let (Some(key), Some(value)) = (items.next(), items.next()) {
-        sys::fsconfig_set(context, key, value).at(calls)?;
+        match value.bytes() {
+            [] => sys::fsconfig_flag(context, key),
+            _ => sys::fsconfig_set(context, key, value),
+        }
+        .at(calls)?;
         calls += 1;
     }
     sys::fsconfig_create(context).at(calls)?;
@@ -291,7 +322,7 @@ fn new_mount(
     Ok((tree, calls + 2))
 }
 
-fn attach(tree: i32, at: i32) -> Result<(), Errno> {
+pub fn attach(tree: i32, at: i32) -> Result<(), Errno> {
     let attached = sys::move_mount(tree, at);
     sys::close(tree);
     sys::close(at);
@@ -327,12 +358,13 @@ fn place(state: &State, path: Str<'static>) -> (i32, Str<'static>) {
 /// Closes what led to the root from outside.
 fn let_go(state: &State) {
     sys::close(state.root);
+    sys::close(state.upper);
     for fd in state.anchors {
         sys::close(fd);
     }
 }
 
-fn exists_is_fine(made: Result<(), Errno>) -> Result<(), Errno> {
+pub fn exists_is_fine(made: Result<(), Errno>) -> Result<(), Errno> {
     match made {
         Err(sys::EEXIST) => Ok(()),
         other => other,
@@ -413,7 +445,7 @@ fn drop_parent(base: i32, parent: i32) {
 }
 
 /// Opens what to mount on, making an empty directory or file when it is absent.
-fn mount_point(state: &State, path: Str<'static>, kind: u8, resolve: u64) -> Result<i32, Errno> {
+pub fn mount_point(state: &State, path: Str<'static>, kind: u8, resolve: u64) -> Result<i32, Errno> {
     // Only what is the enclosure's own goes where no link is followed.
     let (base, path) = if resolve == sys::NO_LINKS { place(state, path) } else { (state.root, path) };
     match sys::openat2(base, path, sys::O_PATH, resolve) {
@@ -448,6 +480,24 @@ fn bind(
     // The host's own tree where a new one cannot be mounted; anything else there is a volume.
     let attached = if source == target { anchor(state, tree, at, target) } else { attach(tree, at) };
     attached.at(calls + 2)
+}
+
+/// A file in the sandbox's own `/dev`, bound over `path`. It loses its name there only then: what has none
+/// cannot be mounted.
+fn file(state: &State, path: Str<'static>, content: Blob<'static>) -> Done {
+    let dev = state.anchors[0];
+    let fd = sys::openat(dev, c".file", sys::O_NEW, 0o644).at(0)?;
+    sys::write_all(fd, content.0).at(1)?;
+    sys::close(fd);
+    let tree = sys::open_tree(dev, c".file").at(2)?;
+    sys::mount_setattr(tree, MASK_ATTRS, 0, false).at(3)?;
+    let at = match mount_point(state, path, KIND_FILE, sys::IN_ROOT) {
+        // A link that leads nowhere in this root, as resolv.conf often is: the link itself is covered.
+        Err(sys::ENOENT) => sys::openat2(state.root, path, sys::O_PATH | sys::O_NOFOLLOW, sys::IN_ROOT),
+        other => other,
+    };
+    attach(tree, at.at(4)?).at(5)?;
+    sys::unlinkat(dev, c".file").at(6)
 }
 
 fn bounding(keep: u64, last: u32) -> Done {

@@ -116,6 +116,16 @@ pub fn write(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
     call(nr::WRITE, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]).map(drop)
 }
 
+/// write(2) until all of `bytes` is written.
+pub fn write_all(fd: i32, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let args = [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
+        let n = call(nr::WRITE, args)?;
+        bytes = bytes.get(n..).unwrap_or_default();
+    }
+    Ok(())
+}
+
 /// read(2).
 pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
     call(nr::READ, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
@@ -305,6 +315,8 @@ pub const O_RDWR: usize = 0o2;
 pub const O_PATH: usize = 0o10000000;
 /// O_DIRECTORY.
 pub const O_DIRECTORY: usize = 0o200000;
+/// O_NOFOLLOW.
+pub const O_NOFOLLOW: usize = 0o400000;
 /// O_CREAT | O_EXCL | O_NOFOLLOW, for writing.
 pub const O_NEW: usize = 0o1 | 0o100 | 0o200 | 0o400000;
 /// RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS.
@@ -318,9 +330,31 @@ pub fn openat2(dir: i32, path: impl Into<Z>, flags: usize, resolve: u64) -> Resu
     call(nr::OPENAT2, [dir as usize, path.into().0, addr(&how), 24, 0, 0]).map(|fd| fd as i32)
 }
 
+/// unlinkat(2).
+pub fn unlinkat(dir: i32, name: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::UNLINKAT, [dir as usize, name.into().0, 0, 0, 0, 0]).map(drop)
+}
+
 /// mkdirat(2).
 pub fn mkdirat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
     call(nr::MKDIRAT, [dir as usize, name.into().0, mode as usize, 0, 0, 0]).map(drop)
+}
+
+/// fchownat(2) of a name in `dir`, no link followed.
+pub fn fchownat(dir: i32, name: impl Into<Z>, uid: u32, gid: u32) -> Result<(), Errno> {
+    let args = [dir as usize, name.into().0, uid as usize, gid as usize, 0x100 /* AT_SYMLINK_NOFOLLOW */, 0];
+    call(nr::FCHOWNAT, args).map(drop)
+}
+
+/// fchownat(2) of what `fd` refers to.
+pub fn fchown(fd: i32, uid: u32, gid: u32) -> Result<(), Errno> {
+    let args = [fd as usize, Z::from(c"").0, uid as usize, gid as usize, AT_EMPTY_PATH, 0];
+    call(nr::FCHOWNAT, args).map(drop)
+}
+
+/// fchmodat(2).
+pub fn fchmodat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
+    call(nr::FCHMODAT, [dir as usize, name.into().0, mode as usize, 0, 0, 0]).map(drop)
 }
 
 /// mknodat(2) of a character device, mode 0666.
@@ -416,6 +450,11 @@ pub fn fsopen(fs: impl Into<Z>) -> Result<i32, Errno> {
 /// fsconfig(FSCONFIG_SET_STRING).
 pub fn fsconfig_set(fs: i32, key: impl Into<Z>, value: impl Into<Z>) -> Result<(), Errno> {
     call(nr::FSCONFIG, [fs as usize, 1, key.into().0, value.into().0, 0, 0]).map(drop)
+}
+
+/// fsconfig(FSCONFIG_SET_FLAG).
+pub fn fsconfig_flag(fs: i32, key: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::FSCONFIG, [fs as usize, 0, key.into().0, 0, 0, 0]).map(drop)
 }
 
 /// fsconfig(FSCONFIG_CMD_CREATE).

@@ -52,7 +52,10 @@ pub mod nr {
     pub const OPENAT: usize = 257;
     pub const MKDIRAT: usize = 258;
     pub const MKNODAT: usize = 259;
+    pub const FCHOWNAT: usize = 260;
+    pub const UNLINKAT: usize = 263;
     pub const SYMLINKAT: usize = 266;
+    pub const FCHMODAT: usize = 268;
     pub const PPOLL: usize = 271;
     pub const UNSHARE: usize = 272;
     pub const SIGNALFD4: usize = 289;

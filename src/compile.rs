@@ -22,6 +22,7 @@ use crate::spec::{Policy, SandboxSpec};
 
 mod breaches;
 mod checks;
+mod method;
 mod process;
 mod root;
 #[cfg(test)]
@@ -55,15 +56,23 @@ pub(crate) fn compile(
     spec.limits.validate()?;
     let reaper = spec.init && namespaces.pid == IsolationMode::Private;
     let cgroup = cgroup(policy, spec, host, &id, reaper, namespaces.pid, &mut report)?;
-    let (root, entries) = root::work(policy, spec, survey, &id, &mut report)?;
+    let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
     let volumes = root::volumes(spec, survey)?;
     checks::devices(spec, survey)?;
+    spec.task_dirs.validate(|path| survey.kind(path))?;
+    let files = root::files(spec, survey)?;
+    let swappable = root::swappable(host, namespaces.user);
 
     let mut handed = vec![Handed::Stdio(0), Handed::Stdio(1), Handed::Stdio(2)];
     let request = Request {
         root: &spec.root,
         dir: root.dir.as_deref(),
+        method: root.method,
         entries: &entries,
+        task_dirs: &spec.task_dirs,
+        user: (identity.uid, identity.gid),
+        swappable: swappable.as_deref(),
+        files: &files,
         volumes: &volumes,
         devices: &spec.devices,
         work_dir: spec.work_dir.as_deref(),
@@ -256,10 +265,12 @@ fn parent_lines(cgroup: &Layout, root: &root::RootWork, clone: u32, maps: Option
         lines.push(format!("mkdirat({base:?}, {name:?}, 0700)"));
         lines.push(format!("mkdirat({around:?}, \"root\", 0700)"));
     }
-    if let Some((method, env)) = &root.populate {
-        let call = if *method == Method::Link { "linkat" } else { "copy_file_range" };
-        lines.extend(env.keys().map(|s| format!("openat({s:?}) # then {call} for each file of it")));
-    }
+    let call = match root.method {
+        Method::Link => "linkat",
+        Method::Reflink => "ioctl(FICLONE)",
+        _ => "copy_file_range",
+    };
+    lines.extend(root.env.keys().map(|s| format!("openat({s:?}) # then {call} for each file of it")));
     lines.extend(cgroup.calls());
     use crate::spawn::line;
     lines.extend([line::SOCKET, line::PLAN, line::INIT].map(String::from));

@@ -1,25 +1,28 @@
 //! Facts about this host, asked once and passed as a value.
 //!
 //! A driver probes at its start and hands the value to every sandbox; tests make one up. What `doctor`
-//! prints comes from here. What depends on a spec (its user, its paths) is a [`Survey`].
+//! prints comes from here. What depends on a spec (its user, its paths) is a [`Survey`], in `host/survey.rs`.
 //!
 //! It decides nothing: whether a missing fact matters is for `compile` to say.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::caps::{self, CapSet};
 use crate::cgroup::Detection;
 use crate::error::{Error, Result};
-use crate::ids::{self, Identity};
-use crate::ns::{self, Network};
+use crate::ns;
 use crate::rootfs::{self, Kind};
-use crate::spec::{Policy, SandboxSpec};
 use crate::sys;
+
+mod survey;
+
+#[cfg(test)]
+pub(crate) use survey::Skip;
+pub(crate) use survey::{Survey, chroot_env};
 
 /// What this kernel offers and what the caller may do with it.
 #[derive(Clone, Debug, Serialize)]
@@ -47,6 +50,8 @@ pub struct Host {
     pub oom_score_adj: i32,
     /// Whether the caller has `no_new_privs` set, which every task then inherits.
     pub no_new_privs: bool,
+    /// Whether the kernel has the overlay file system, or a module of it that the caller may load.
+    pub overlay: bool,
     /// Sensitive files of this kernel that a sandbox covers.
     pub masked: Vec<(PathBuf, Kind)>,
     /// Those that it makes read-only.
@@ -79,6 +84,7 @@ impl Host {
             landlock_abi: sys::probe::landlock_abi().unwrap_or(0),
             oom_score_adj: adj.trim().parse().unwrap_or(0),
             no_new_privs: sys::probe::no_new_privs(),
+            overlay: rootfs::probe::overlay(&read("/proc/filesystems")?),
             masked: rootfs::probe::present(&rootfs::probe::MASKED),
             read_only: rootfs::probe::present(&rootfs::probe::READ_ONLY),
         })
@@ -158,50 +164,6 @@ impl Host {
 fn parse_release(text: &str) -> (u32, u32) {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// What the host says about the users and the paths of one spec.
-#[derive(Clone, Debug)]
-pub(crate) struct Survey {
-    /// Whom the task runs as.
-    pub identity: Identity,
-    /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
-    pub kinds: BTreeMap<PathBuf, Option<Kind>>,
-    /// Whether the network to be joined is a namespace.
-    pub network: Result<bool, std::io::ErrorKind>,
-}
-
-impl Survey {
-    /// Looks up the user and looks at the paths. Changes nothing.
-    pub(crate) fn take(policy: &Policy, spec: &SandboxSpec) -> Result<Survey> {
-        let identity = ids::lookup(&spec.user)?;
-        let env = chroot_env(policy, spec);
-        let paths = env
-            .keys()
-            .chain(spec.volumes.iter().map(|v| &v.source))
-            .chain(spec.devices.iter().map(|d| &d.source))
-            .chain(spec.root.path.iter());
-        let kinds = paths.map(|p| (p.clone(), rootfs::probe::kind(p))).collect();
-        let network = match &spec.network {
-            Network::Path(path) => ns::probe::is_namespace(path).map_err(|e| e.kind()),
-            _ => Ok(true),
-        };
-        Ok(Survey { identity, kinds, network })
-    }
-
-    /// What `path` is.
-    pub(crate) fn kind(&self, path: &Path) -> Option<Kind> {
-        self.kinds.get(path).copied().flatten()
-    }
-}
-
-/// What the root is populated with: the task's list, the operator's, or the default.
-pub(crate) fn chroot_env(policy: &Policy, spec: &SandboxSpec) -> rootfs::ChrootEnv {
-    [&spec.root.chroot_env, &policy.chroot_env]
-        .into_iter()
-        .find(|env| !env.is_empty())
-        .cloned()
-        .unwrap_or_else(rootfs::populate::default_chroot_env)
 }
 
 #[cfg(test)]

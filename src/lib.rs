@@ -61,7 +61,10 @@ pub use host::{Health, Host};
 pub use ns::{IsolationMode, Network};
 pub use plan::Plan;
 pub use report::{Control, Reason, Report};
-pub use rootfs::{ChrootEnv, Device, Kind, Method, Populated, Propagation, Root, Volume};
+pub use rootfs::{
+    ChrootEnv, Device, Dns, HostsEntry, Kind, Method, Populated, Progress, Propagation, Root, Secrets,
+    TaskDirs, Volume,
+};
 pub use sandbox::Sandbox;
 pub use spec::{Fd, Policy, Rlimit, SandboxSpec, Stdio};
 pub use task::{ExitStatus, Signal, Task};

@@ -1,8 +1,10 @@
 //! The front: a spec under a policy, to be planned or spawned.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::cgroup::{Group, Limits};
 use crate::compile::{Compiled, compile, required};
@@ -12,7 +14,7 @@ use crate::ns::{IsolationMode, Network};
 use crate::plan::Plan;
 use crate::report::Control;
 use crate::rootfs::populate::TempRoot;
-use crate::rootfs::{Method, Root, Volume};
+use crate::rootfs::{Method, Progress, Root, Volume};
 use crate::spawn::{self, Birth};
 use crate::spec::{Policy, SandboxSpec, Stdio};
 use crate::task::{Belongings, Task};
@@ -31,24 +33,48 @@ pub struct Sandbox {
     policy: Policy,
     spec: SandboxSpec,
     host: Option<Host>,
+    progress: Progressed,
+}
+
+/// Whom to tell how far the population of a root is.
+#[derive(Clone, Default)]
+struct Progressed(Option<Arc<dyn Fn(Progress) + Send + Sync>>);
+
+impl Progressed {
+    fn as_fn(&self) -> Option<&(dyn Fn(Progress) + Sync)> {
+        self.0.as_ref().map(|tell| &**tell as &(dyn Fn(Progress) + Sync))
+    }
+}
+
+impl fmt::Debug for Progressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Some(..)" } else { "None" })
+    }
 }
 
 impl Sandbox {
     /// A spec under a policy.
     pub fn new(policy: &Policy, spec: SandboxSpec) -> Self {
-        Sandbox { policy: policy.clone(), spec, host: None }
+        Sandbox { policy: policy.clone(), spec, host: None, progress: Progressed::default() }
     }
 
     /// A command under the default policy, to be refined by the methods below. Their order does not
     /// matter; each sets the field of the same name.
     pub fn command(command: impl Into<String>) -> Self {
         let spec = SandboxSpec { command: command.into(), ..SandboxSpec::default() };
-        Sandbox { policy: Policy::default(), spec, host: None }
+        Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default() }
     }
 
     /// What is known about this host, from an earlier [`Host::probe`]. Without it every plan probes.
     pub fn host(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
+        self
+    }
+
+    /// Whom to tell how far it is while a root is populated by links, reflinks or copies: called now and then,
+    /// from any thread of the walk, until `spawn` has populated it. It should return soon.
+    pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Progressed(Some(Arc::new(tell)));
         self
     }
 
@@ -183,7 +209,7 @@ impl Sandbox {
         if let Some(base) = &root.temp {
             belongings.root = Some(TempRoot::create(base, &plan.id)?);
         }
-        let populated = root.build(belongings.root.as_ref())?;
+        let populated = root.build(belongings.root.as_ref(), self.progress.as_fn())?;
         let group = belongings.group.insert(Group::create(&cgroup)?);
         for reason in group.shortfalls() {
             plan.report.miss(reason.control, reason.why.as_str());

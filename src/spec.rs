@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Limits;
 use crate::ns::Network;
 use crate::report::Control;
-use crate::rootfs::{ChrootEnv, Device, Root, Volume};
+use crate::rootfs::{ChrootEnv, Device, Dns, HostsEntry, Root, TaskDirs, Volume};
 
 /// The operator's half: defaults for every task, and what no task may pass.
 ///
@@ -50,6 +50,14 @@ pub struct Policy {
     /// What a root is populated with when its spec does not say: host path to path in the root. Empty
     /// means the `exec` driver's list.
     pub chroot_env: ChrootEnv,
+    /// Directories of the host that are left empty wherever they are met below a source of a `chroot_env`: where
+    /// the driver keeps its own state and its tasks' roots, say. They are known by device and inode, however they
+    /// are spelled.
+    pub chroot_skip: Vec<PathBuf>,
+    /// The most entries that populating one root may make; no limit when absent.
+    pub max_entries: Option<u64>,
+    /// The most bytes that the populated files of one root may have together; no limit when absent.
+    pub max_bytes: Option<u64>,
     /// The cgroup below which every sandbox gets its own, relative to the root of the hierarchy.
     /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1.
     pub cgroup_parent: String,
@@ -71,6 +79,9 @@ impl Default for Policy {
             denied_host_uids: String::new(),
             denied_host_gids: String::new(),
             chroot_env: ChrootEnv::new(),
+            chroot_skip: Vec::new(),
+            max_entries: None,
+            max_bytes: None,
             cgroup_parent: String::new(),
             temp_dir: PathBuf::new(),
         }
@@ -166,6 +177,13 @@ pub struct SandboxSpec {
     pub user_namespaces: bool,
     /// The root.
     pub root: Root,
+    /// `/alloc`, `/local`, `/secrets` and `/tmp`.
+    pub task_dirs: TaskDirs,
+    /// An `/etc/resolv.conf` of the sandbox's own, mounted read-only. Without it the file is what the root has.
+    pub dns: Option<Dns>,
+    /// An `/etc/hosts` of the sandbox's own, mounted read-only, with these lines beside the loopback names and
+    /// `hostname`. Without it the file is what the root has.
+    pub hosts: Option<Vec<HostsEntry>>,
     /// Files and directories of the host.
     pub volumes: Vec<Volume>,
     /// Device nodes of the host.
@@ -212,6 +230,9 @@ impl Default for SandboxSpec {
             no_new_privs: true,
             user_namespaces: false,
             root: Root::default(),
+            task_dirs: TaskDirs::default(),
+            dns: None,
+            hosts: None,
             volumes: Vec::new(),
             devices: Vec::new(),
             limits: Limits::default(),

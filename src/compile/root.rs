@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use super::method;
 use crate::error::{Error, Result};
-use crate::host::{Survey, chroot_env};
+use crate::host::{Host, Survey, chroot_env};
 use crate::plan;
 use crate::report::{Control, Report};
+use crate::rootfs::lower::Entry;
+use crate::rootfs::names;
 use crate::rootfs::populate::{self, TempRoot, populate};
-use crate::rootfs::{ChrootEnv, Kind, Method, Options, Populated, Volume, check_path};
+use crate::rootfs::{
+    ChrootEnv, Kind, Method, Options, Populated, Progress, Skipped, Source, Volume, check_path,
+};
 use crate::spec::{Policy, SandboxSpec};
 
 /// The parent's work on the root.
@@ -22,14 +27,49 @@ pub(crate) struct RootWork {
     pub temp: Option<PathBuf>,
     /// The directory that becomes the root; `None` for a tmpfs.
     pub dir: Option<PathBuf>,
-    /// What is linked or copied into it, and how.
-    pub populate: Option<(Method, ChrootEnv)>,
+    /// How it is populated: never `auto`.
+    pub method: Method,
+    /// What is linked or copied into it, when that is the method.
+    pub env: ChrootEnv,
+    /// What is mounted in it, when that is the method.
+    pub mounted: Vec<Source>,
+    /// What the compiler left out.
+    pub skipped: Vec<Skipped>,
+    /// Directories to be left empty, by device and inode.
+    pub skip: Vec<(u64, u64)>,
+    /// See [`Options`].
+    pub setuid: bool,
+    /// See [`Options`].
+    pub max_entries: Option<u64>,
+    /// See [`Options`].
+    pub max_bytes: Option<u64>,
 }
 
 impl RootWork {
-    /// Fills the directory that becomes the root, when it is to be filled.
-    pub(crate) fn build(&self, temp: Option<&TempRoot>) -> Result<Option<Populated>> {
-        let (Some((method, env)), Some(dir)) = (&self.populate, &self.dir) else { return Ok(None) };
+    /// Fills the directory that becomes the root, when it is to be filled, and says what stands in the root.
+    pub(crate) fn build(
+        &self,
+        temp: Option<&TempRoot>,
+        progress: Option<&(dyn Fn(Progress) + Sync)>,
+    ) -> Result<Option<Populated>> {
+        if self.method == Method::None {
+            return Ok(None);
+        }
+        let mut done = match &self.dir {
+            Some(dir) if self.method.walks() => self.fill(dir, temp, progress)?,
+            _ => Populated { sources: self.mounted.clone(), ..Populated::default() },
+        };
+        done.skipped.extend(self.skipped.iter().cloned());
+        done.skipped.sort();
+        Ok(Some(done))
+    }
+
+    fn fill(
+        &self,
+        dir: &Path,
+        temp: Option<&TempRoot>,
+        progress: Option<&(dyn Fn(Progress) + Sync)>,
+    ) -> Result<Populated> {
         let given;
         let root = match temp {
             Some(temp) => temp.fd(),
@@ -40,28 +80,23 @@ impl RootWork {
                 given.as_fd()
             }
         };
-        populate(root, env, &Options { method: *method, ..Options::default() }).map(Some)
+        let RootWork { method, ref skip, setuid, max_entries, max_bytes, .. } = *self;
+        let options = Options { method, setuid, skip, max_entries, max_bytes, progress, fingerprint: false };
+        populate(root, &self.env, &options)
     }
 }
-
-/// Source, path in the sandbox, and kind, sorted so that what holds others comes first.
-pub(super) type Entries = Vec<(PathBuf, PathBuf, Kind)>;
 
 pub(super) fn work(
     policy: &Policy,
     spec: &SandboxSpec,
+    host: &Host,
     survey: &Survey,
     id: &str,
     report: &mut Report,
-) -> Result<(RootWork, Entries)> {
+) -> Result<(RootWork, Vec<Entry>)> {
     let root = &spec.root;
-    if let Some(path) = &root.path {
-        check_path("root", path)?;
-        match survey.kind(path) {
-            Some(Kind::Dir) => {}
-            Some(_) => return Err(Error::spec("root", format!("{path:?} is not a directory"))),
-            None => return Err(Error::spec("root", format!("there is no directory {path:?}"))),
-        }
+    for (field, path) in [("root", &root.path), ("upper", &root.upper)] {
+        path.as_ref().map_or(Ok(()), |path| directory(field, path, survey))?;
     }
     if root.populate == Method::None && root.path.is_none() {
         return Err(Error::spec(
@@ -69,32 +104,103 @@ pub(super) fn work(
             "populate \"none\" needs the path of a directory to be used as it is",
         ));
     }
+    if root.populate == Method::Bind && root.writable {
+        return Err(Error::spec("root", "populate \"bind\" cannot be writable: ask for overlay, or auto"));
+    }
     let env = if root.populate == Method::None { ChrootEnv::new() } else { chroot_env(policy, spec) };
     populate::validate(&env)?;
-    let (env, absent): (ChrootEnv, ChrootEnv) =
-        env.into_iter().partition(|(source, _)| survey.kind(source).is_some());
+    let (entries, skipped) = entries(&env, survey);
     // The default list is a list of what a host may have; one that somebody wrote means what it says.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
-    for source in absent.keys().filter(|_| written) {
-        report.note(Control::HOST_FILES, format!("left out of the root: the host has no {source:?}"));
+    for Skipped { path, why } in skipped.iter().filter(|_| written) {
+        report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
     }
-    let mut entries: Entries = env
-        .iter()
-        .map(|(s, d)| (s.clone(), Path::new("/").join(d), survey.kind(s).unwrap_or(Kind::File)))
-        .collect();
-    entries.sort_by(|a, b| a.1.cmp(&b.1));
-    let over_root = entries.iter().find(|(_, target, _)| target == Path::new("/"));
-    if let (Method::Bind, Some((source, ..))) = (root.populate, over_root) {
-        let why = format!("{source:?} cannot be bound over the new root: give it as the path of the root");
-        return Err(Error::spec("chroot_env", why));
-    }
-    let writes = matches!(root.populate, Method::Link | Method::Copy);
+    let method = method::choose(spec, host, survey, &env, &entries, report)?;
     let base =
         if policy.temp_dir.as_os_str().is_empty() { std::env::temp_dir() } else { policy.temp_dir.clone() };
-    let temp = (writes && root.path.is_none()).then_some(base);
+    let temp = (method.walks() && root.path.is_none()).then_some(base);
     let dir = root.path.clone().or_else(|| temp.as_deref().map(|base| TempRoot::path_in(base, id)));
-    let populate = writes.then_some((root.populate, env));
-    Ok((RootWork { temp, dir, populate }, entries))
+    let kept = entries.iter().map(|e| e.source.clone());
+    let env = env.into_iter().filter(|(source, _)| method.walks() && kept.clone().any(|k| k == *source));
+    let both = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+    let work = RootWork {
+        temp,
+        dir,
+        method,
+        env: env.collect(),
+        mounted: if method.walks() {
+            Vec::new()
+        } else {
+            entries.iter().map(|e| mounted(e, method)).collect()
+        },
+        skipped,
+        skip: survey.skip.iter().map(|skip| skip.id).collect(),
+        setuid: root.setuid,
+        max_entries: both(root.max_entries, policy.max_entries),
+        max_bytes: both(root.max_bytes, policy.max_bytes),
+    };
+    Ok((work, entries))
+}
+
+fn directory(field: &'static str, path: &Path, survey: &Survey) -> Result<()> {
+    check_path(field, path)?;
+    match survey.kind(path) {
+        Some(Kind::Dir) => Ok(()),
+        Some(_) => Err(Error::spec(field, format!("{path:?} is not a directory"))),
+        None => Err(Error::spec(field, format!("there is no directory {path:?}"))),
+    }
+}
+
+fn mounted(entry: &Entry, method: Method) -> Source {
+    let method = if entry.kind == Kind::Dir { method } else { Method::Bind };
+    Source { path: entry.source.clone(), target: entry.target.clone(), method }
+}
+
+/// What stands in the root, what holds others first, and what is left out of it.
+fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<Entry>, Vec<Skipped>) {
+    let (mut entries, mut skipped) = (Vec::new(), Vec::new());
+    for (source, dest) in env {
+        let real = survey.real(source);
+        let why = match survey.kind(source) {
+            None => "is not there",
+            Some(Kind::Device) => "is a device",
+            Some(Kind::Other) => "is a fifo or a socket",
+            Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "was to be left out",
+            Some(kind) => {
+                entries.push(Entry {
+                    source: source.clone(),
+                    // Cleaned of trailing slashes and dots.
+                    target: Path::new("/").join(dest).components().collect(),
+                    kind,
+                    owner: survey.owners.get(source).copied().unwrap_or_default(),
+                    submounts: submounts(real, survey),
+                    skip: survey.skip.iter().filter_map(|s| below(&s.path, real)).collect(),
+                });
+                continue;
+            }
+        };
+        skipped.push(Skipped { path: source.clone(), why: why.into() });
+    }
+    entries.sort_by(|a, b| a.target.cmp(&b.target));
+    (entries, skipped)
+}
+
+/// The path of `path` from `top` on, if it lies below.
+fn below(path: &Path, top: &Path) -> Option<PathBuf> {
+    path.strip_prefix(top).ok().filter(|rest| !rest.as_os_str().is_empty()).map(PathBuf::from)
+}
+
+/// The topmost mount points below `source`: what is mounted below those comes with them.
+fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, Kind)> {
+    let mut found: Vec<(PathBuf, Kind)> = Vec::new();
+    // In the order of paths, what holds another comes before it.
+    for (point, kind) in &survey.mounts {
+        let Some(point) = below(point, source) else { continue };
+        if !found.iter().any(|(outer, _)| point.starts_with(outer)) {
+            found.push((point, *kind));
+        }
+    }
+    found
 }
 
 pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume, Kind)>> {
@@ -116,4 +222,25 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
             Ok((volume.clone(), kind))
         })
         .collect()
+}
+
+/// Files of the sandbox's own: path and content.
+pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static str, String)>> {
+    let mut files = Vec::new();
+    if let Some(dns) = &spec.dns {
+        files.push(("/etc/resolv.conf", dns.render(&survey.resolv_conf)?));
+    }
+    if let Some(entries) = &spec.hosts {
+        files.push(("/etc/hosts", names::hosts(entries, spec.hostname.as_deref())?));
+    }
+    Ok(files)
+}
+
+/// Why the pages of a tmpfs may be written to swap, where they may.
+pub(super) fn swappable(host: &Host, user_ns: bool) -> Option<String> {
+    let (major, minor) = host.kernel;
+    if host.kernel < (6, 4) {
+        return Some(format!("noswap of tmpfs needs Linux 6.4, this is {major}.{minor}"));
+    }
+    user_ns.then(|| "noswap of tmpfs is refused in a user namespace".to_string())
 }

@@ -16,6 +16,7 @@ mod credentials;
 mod identity;
 mod namespaces;
 mod order;
+mod populate;
 mod process;
 mod roots;
 mod volumes;
@@ -51,6 +52,7 @@ fn host() -> Host {
         landlock_abi: 2,
         oom_score_adj: 0,
         no_new_privs: false,
+        overlay: true,
         masked: vec![("/proc/kcore".into(), Kind::File), ("/sys/firmware".into(), Kind::Dir)],
         read_only: vec![("/proc/sys".into(), Kind::Dir)],
     }
@@ -144,6 +146,11 @@ fn survey() -> Survey {
         identity: who(65534, &[65534]),
         kinds: kinds.into_iter().map(|(path, kind)| (path.into(), Some(kind))).collect(),
         network: Ok(true),
+        owners: BTreeMap::new(),
+        real: BTreeMap::new(),
+        skip: Vec::new(),
+        mounts: BTreeMap::new(),
+        resolv_conf: "nameserver 10.0.0.1\n".into(),
     }
 }
 
@@ -239,7 +246,7 @@ fn whole_plans() {
 
 /// A linked root under version 1, joined, limited and full of volumes.
 fn everything() -> Case {
-    use crate::rootfs::{Device, Propagation};
+    use crate::rootfs::{Device, Dns, HostsEntry, Propagation, Secrets, TaskDirs};
     let volume = |source: &str, target: &str, read_only, propagation| Volume {
         source: source.into(),
         target: target.into(),
@@ -263,6 +270,15 @@ fn everything() -> Case {
         spec.cgroup_namespace = Some(true);
         spec.cap_add = strings(&["net_admin"]);
         spec.root.populate = Method::Link;
+        spec.task_dirs = TaskDirs {
+            alloc: Some("/srv/a".into()),
+            local: Some("/srv/b".into()),
+            secrets: Some(Secrets { size: 4096, files: [("token".to_owned(), "s3cr3t".to_owned())].into() }),
+            tmp: Some(1 << 20),
+        };
+        spec.dns = Some(Dns { searches: strings(&["example"]), ..Dns::default() });
+        let entry = HostsEntry { address: "10.0.0.7".into(), names: strings(&["db"]) };
+        spec.hosts = Some(vec![entry]);
         spec.volumes = vec![
             volume("/srv/a", "/a", false, Propagation::Bidirectional),
             volume("/srv/b", "/b", true, Propagation::HostToTask),

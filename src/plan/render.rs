@@ -80,7 +80,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines.push(format!("move_mount(tmpfs, root {path:?})"));
             lines
         }
-        Op::Restrict { path, attrs } => vec![
+        Op::Restrict { path, attrs, .. } => vec![
             format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
             format!("open_tree(root {path:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"),
             mount_setattr(path, attrs, "", true),
@@ -94,6 +94,28 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
                 (0..3).filter(|n| streams & (1 << n) != 0).map(|n: u8| n.to_string()).collect();
             vec!["openat2(root, \"dev/null\", O_RDWR)".into(), format!("dup3(to {})", streams.join(", "))]
         }
+        Op::Upper { options } => {
+            let mut lines = new_mount("\"tmpfs\"", 0x6, options);
+            lines.push("move_mount(tmpfs, \"/\")".into());
+            lines
+        }
+        Op::Overlay { .. } => overlay(op),
+        Op::Empty { path } => one(format!("openat(root, {path:?}, O_CREAT|O_EXCL|O_NOFOLLOW, 0644)")),
+        Op::File { path, content } => vec![
+            "openat(root \"dev\", \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)".into(),
+            format!("write(it, {content:?})"),
+            "open_tree(root \"dev/.file\", OPEN_TREE_CLONE)".into(),
+            "mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)"
+                .into(),
+            format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
+            format!("move_mount(it, root {path:?})"),
+            "unlinkat(root \"dev\", \".file\")".into(),
+        ],
+        Op::Write { path, mode, uid, gid, content } => vec![
+            format!("openat(root, {path:?}, O_CREAT|O_EXCL|O_NOFOLLOW, {mode:04o})"),
+            format!("write(it, {content:?})"),
+            format!("fchownat(it, {uid}, {gid})"),
+        ],
         Op::PivotRoot {} => vec![
             "fchdir(root)".into(),
             "pivot_root(\".\", \".\")".into(),
@@ -186,6 +208,14 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::MaskFile { path } | Op::MaskDir { path } => format!("mask {path:?}"),
         Op::Restrict { path, .. } | Op::Seal { path, .. } => format!("{path:?} read-only"),
         Op::Null { .. } => "/dev/null for standard streams".into(),
+        Op::Upper { .. } => "what overlays are written to is a new tmpfs".into(),
+        Op::Overlay { source, target, upper, .. } => {
+            let upper = if upper.bytes().is_empty() { "the tmpfs".into() } else { format!("{upper:?}") };
+            format!("overlay {source:?} at {target:?}, written to {upper}")
+        }
+        Op::File { path, content } => format!("file {path:?} of {content:?}, read-only"),
+        Op::Empty { path } => format!("empty file {path:?}"),
+        Op::Write { path, content, .. } => format!("new file {path:?} of {content:?}"),
         Op::PivotRoot {} | Op::MoveRoot {} => "enter the root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Fork {} => "stay as PID 1, go on in a child".into(),
@@ -198,6 +228,40 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Umask { .. } => "umask".into(),
         Op::Exec { .. } => "execute the command".into(),
     }
+}
+
+fn overlay(op: &Op<'_>) -> Vec<String> {
+    let Op::Overlay { source, target, upper, name, mode, uid, gid, userxattr, attrs } = *op else {
+        return Vec::new();
+    };
+    let set = |key: &str| format!("fsconfig(\"overlay\", FSCONFIG_SET_STRING, {key:?}, below /proc/self/fd)");
+    let mut lines = Vec::new();
+    if !upper.bytes().is_empty() {
+        lines.push(format!("openat({upper:?}, O_PATH|O_DIRECTORY)"));
+    }
+    lines.extend([
+        format!("mkdirat(upper, {name:?}, 0700)"),
+        format!("openat(upper, {name:?}, O_PATH|O_DIRECTORY|O_NOFOLLOW)"),
+        format!("mkdirat({name:?}, \"upper\", 0700)"),
+        format!("fchownat({name:?}, \"upper\", {uid}, {gid})"),
+        format!("fchmodat({name:?}, \"upper\", {mode:04o})"),
+        format!("mkdirat({name:?}, \"work\", 0700)"),
+        format!("openat({source:?}, O_PATH|O_DIRECTORY)"),
+        "fsopen(\"overlay\")".into(),
+        set("lowerdir"),
+        set("upperdir"),
+        set("workdir"),
+    ]);
+    if userxattr != 0 {
+        lines.push("fsconfig(\"overlay\", FSCONFIG_SET_FLAG, \"userxattr\")".into());
+    }
+    lines.extend([
+        "fsconfig(\"overlay\", FSCONFIG_CMD_CREATE)".into(),
+        format!("fsmount(\"overlay\", {})", attr_names(attrs)),
+        format!("openat2(root, {target:?}, RESOLVE_IN_ROOT)"),
+        format!("move_mount(\"overlay\", root {target:?})"),
+    ]);
+    lines
 }
 
 fn open_tree(source: Str<'_>) -> String {
@@ -214,7 +278,10 @@ fn new_mount(fs: &str, attrs: u64, options: List<'_, Str<'_>>) -> Vec<String> {
     let mut lines = vec![format!("fsopen({fs})")];
     let mut items = options.iter();
     while let (Some(key), Some(value)) = (items.next(), items.next()) {
-        lines.push(format!("fsconfig({fs}, FSCONFIG_SET_STRING, {key:?}, {value:?})"));
+        lines.push(match value.bytes() {
+            [] => format!("fsconfig({fs}, FSCONFIG_SET_FLAG, {key:?})"),
+            _ => format!("fsconfig({fs}, FSCONFIG_SET_STRING, {key:?}, {value:?})"),
+        });
     }
     lines.push(format!("fsconfig({fs}, FSCONFIG_CMD_CREATE)"));
     lines.push(format!("fsmount({fs}, {})", attr_names(attrs)));

@@ -84,6 +84,27 @@ impl<'a> Field<'a> for Str<'a> {
     }
 }
 
+/// Bytes of a file. Printed by their number only: they may be a secret.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Blob<'a>(pub &'a [u8]);
+
+impl core::fmt::Debug for Blob<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl<'a> Field<'a> for Blob<'a> {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        (self.0.len() as u32).encode(sink);
+        sink.put(self.0);
+    }
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let len = u32::decode(input)? as usize;
+        take(input, len).map(Blob)
+    }
+}
+
 /// A list of values of one type, encoded; the items are decoded as one walks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct List<'a, T> {
@@ -321,12 +342,14 @@ ops! {
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// Bind a path on itself with more mount attributes, when it is there.
+    /// Bind a path on itself with more mount attributes.
     21 Restrict {
         /// Path in the sandbox.
         path: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
+        /// 1 when it must be there; else there is nothing to do where it is absent.
+        must: u8,
     }
     /// Add attributes to the mount at a path, and to no other.
     22 Seal {
@@ -405,6 +428,57 @@ ops! {
     }
     /// No user namespaces from here on (`seccomp(2)`).
     35 NoUserNamespaces {}
+    /// A tmpfs for what overlays are written to, out of the sandbox's sight.
+    36 Upper {
+        /// Options, key and value in turn.
+        options: List<'a, Str<'a>>,
+    }
+    /// An overlay file system over a directory of the host.
+    37 Overlay {
+        /// Path on the host.
+        source: Str<'a>,
+        /// Path in the sandbox; made when it is absent.
+        target: Str<'a>,
+        /// The directory of the host that holds what is written; empty for the tmpfs of [`Op::Upper`].
+        upper: Str<'a>,
+        /// Name of this overlay's own directory in there.
+        name: Str<'a>,
+        /// What the top of the written layer is like when it is made: permission bits, owner, group.
+        mode: u32,
+        /// See `mode`.
+        uid: u32,
+        /// See `mode`.
+        gid: u32,
+        /// 1 when the overlay keeps its notes in `user.*` attributes, as it must in a user namespace.
+        userxattr: u8,
+        /// `MOUNT_ATTR_*` bits.
+        attrs: u64,
+    }
+    /// A file of the sandbox's own, read-only, over whatever is at a path.
+    38 File {
+        /// Path in the sandbox; made when it is absent.
+        path: Str<'a>,
+        /// What is in it.
+        content: Blob<'a>,
+    }
+    /// Make an empty file in the root, with its parents, unless there is something.
+    40 Empty {
+        /// Path in the sandbox.
+        path: Str<'a>,
+    }
+    /// A new file in a directory of the sandbox's own.
+    39 Write {
+        /// Path in the sandbox.
+        path: Str<'a>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// What is in it.
+        content: Blob<'a>,
+    }
 }
 
 /// [`Op::Bind`] of a directory.

@@ -19,11 +19,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+mod dirs;
 pub(crate) mod lower;
+pub(crate) mod names;
 pub(crate) mod populate;
 pub(crate) mod probe;
 pub(crate) mod teardown;
 
+pub use dirs::{Secrets, TaskDirs};
+pub use names::{Dns, HostsEntry};
 pub use populate::{
     ChrootEnv, Method, Options, Populated, Progress, Skipped, Source, default_chroot_env, populate, validate,
 };
@@ -117,6 +121,20 @@ pub enum Kind {
     Device,
     /// A fifo or a socket.
     Other,
+}
+
+/// Where the host has what a root that is populated with `env` shows at `target`, if that lies in the destination
+/// of an entry and is not one itself: the source of the innermost such entry, and the path.
+pub(crate) fn shown<'a>(env: &'a ChrootEnv, target: &Path) -> Option<(&'a Path, PathBuf)> {
+    let below = target.strip_prefix("/").unwrap_or(target);
+    env.iter()
+        .filter_map(|(source, dest)| {
+            let dest = dest.strip_prefix("/").unwrap_or(dest);
+            let rest = below.strip_prefix(dest).ok().filter(|rest| !rest.as_os_str().is_empty())?;
+            Some((dest.components().count(), source.as_path(), source.join(rest)))
+        })
+        .max_by_key(|(depth, ..)| *depth)
+        .map(|(_, source, path)| (source, path))
 }
 
 /// Refuses a path that is not absolute, climbs with `..`, or holds a NUL.

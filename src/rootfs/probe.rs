@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Kind;
+use super::lower::Owner;
 
 /// Files and directories of the kernel that are covered in every sandbox, where the host has them.
 pub(crate) const MASKED: [&str; 14] = [
@@ -25,6 +26,20 @@ pub(crate) const MASKED: [&str; 14] = [
 /// Those that become read-only.
 pub(crate) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Whether there are overlays: `filesystems` is the text of `/proc/filesystems`, which lists what is built in
+/// or loaded; what is a module can be loaded.
+pub(crate) fn overlay(filesystems: &str) -> bool {
+    let listed = filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
+    listed || crate::sys::probe::file_system(c"overlay").is_ok()
+}
+
+/// Mode, owner and group of a path, links followed.
+pub(crate) fn owner(path: &Path) -> Option<Owner> {
+    use std::os::unix::fs::MetadataExt;
+    let st = std::fs::metadata(path).ok()?;
+    Some(Owner { mode: st.mode() & 0o7777, uid: st.uid(), gid: st.gid() })
+}
 
 /// What a path is, links followed; `None` when there is nothing.
 pub(crate) fn kind(path: &Path) -> Option<Kind> {

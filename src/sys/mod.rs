@@ -15,6 +15,7 @@ compile_error!(
 #[path = "x86_64.rs"]
 pub(crate) mod arch;
 pub(crate) mod fs;
+pub(crate) mod mountinfo;
 pub(crate) mod probe;
 
 /// `Ok` of a system call's result through libc, or the thread's errno.

@@ -12,6 +12,14 @@ pub(crate) fn landlock_abi() -> io::Result<u32> {
     u32::try_from(abi).map_err(io::Error::other)
 }
 
+/// Whether the kernel has the file system `name`, by `fsopen(2)` (Linux 5.2), which loads its module as a mount
+/// would. `PermissionDenied` without `CAP_SYS_ADMIN`.
+pub(crate) fn file_system(name: &std::ffi::CStr) -> io::Result<()> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    // SAFETY: a NUL-terminated name and a number; the descriptor that it gives is closed when it is dropped.
+    super::own(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) }).map(drop)
+}
+
 /// Whether this thread has `no_new_privs` set.
 pub(crate) fn no_new_privs() -> bool {
     // SAFETY: PR_GET_NO_NEW_PRIVS takes numbers only.

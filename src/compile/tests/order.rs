@@ -92,6 +92,7 @@ fn once_and_in_order(plan: &Plan) {
         "NoNewPrivs",
         "Null",
         "NoUserNamespaces",
+        "Upper",
     ] {
         assert!(count(&[at_most_once]) <= 1, "{at_most_once} in {names:?}");
     }
@@ -122,12 +123,22 @@ fn nothing_before_its_time(plan: &Plan) {
         };
         target == b"/proc"
     });
-    for (i, name) in names.iter().enumerate() {
+    let dev = plan.init.iter().position(|step| match step.op().unwrap() {
+        Op::Mount { target, .. } => target.bytes() == b"/dev",
+        _ => false,
+    });
+    let upper = names.iter().position(|name| name == "Upper");
+    for (i, (name, step)) in names.iter().zip(&plan.init).enumerate() {
         let (from, to) = match name.as_str() {
             // Before the mounts of the host are slaves, or they would be slaves too.
             "Tree" => (fds, propagation),
             "Enter" | "Unshare" => (fds, propagation),
-            "Dir" | "Bind" | "Mount" => (root, switch),
+            "Dir" | "Empty" | "Bind" | "Mount" => (root, switch),
+            // The root covers it.
+            "Upper" => (propagation, root),
+            "Overlay" => (upper.unwrap_or(root), switch),
+            // Made in /dev, or in a file system of the sandbox's own.
+            "File" | "Write" => (dev.unwrap(), seal),
             // Nothing can be made in /dev once it is sealed.
             "Symlink" | "Node" => (root, seal),
             // What is covered must be there, and /dev/null to cover it with.
@@ -137,7 +148,14 @@ fn nothing_before_its_time(plan: &Plan) {
             _ => continue,
         };
         assert!(from < i && i < to, "{name} at {i}, not between {from} and {to}: {names:?}");
-        if name.starts_with("Mask") {
+        // What the root is populated with is masked at once, and what the kernel shows once it is mounted.
+        let kernels = match step.op().unwrap() {
+            Op::MaskFile { path } | Op::MaskDir { path } => {
+                path.bytes().starts_with(b"/proc/") || path.bytes().starts_with(b"/sys/")
+            }
+            _ => false,
+        };
+        if kernels {
             assert!(proc.is_some_and(|proc| proc < i), "{name} before /proc: {names:?}");
         }
     }

@@ -29,8 +29,8 @@ fn bound_on_a_new_tmpfs() {
          ! /var/tmp",
     );
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
-    // It says so whatever else it says: binds are never writable.
-    check(&root(Method::Bind, None, true), "# bind \"/usr\" at \"/usr\", read-only\nmissing   none");
+    let why = "populate \"bind\" cannot be writable: ask for overlay, or auto";
+    refused(&root(Method::Bind, None, true), &format!("spec root: root: {why}"));
     let sized = case(|c| c.spec.root.tmpfs_size = 4096);
     check(&sized, "fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")");
 }
@@ -65,7 +65,7 @@ fn linked() {
     let compiled = compiled(&root(Method::Link, None, false)).unwrap();
     assert_eq!(compiled.root.temp, Some("/var/tmp".into()));
     assert_eq!(compiled.root.dir, Some("/var/tmp/cofferdam-box/root".into()));
-    assert!(matches!(&compiled.root.populate, Some((Method::Link, env)) if env.len() == 2));
+    assert_eq!((compiled.root.method, compiled.root.env.len()), (Method::Link, 2));
     let plan = check(&root(Method::Link, None, false), fresh);
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
     check(
@@ -120,7 +120,7 @@ fn linked_into_the_root_itself() {
         );
         refused(
             &over(Method::Bind, false, target),
-            "spec chroot_env: chroot_env: \"/srv/a\" cannot be bound over the new root: give it as the path of the root",
+            "spec chroot_env: chroot_env: \"/srv/a\" cannot be mounted over the new root: give it as the path of the root",
         );
     }
     check(&over(Method::Link, true, "/"), "missing   host_files\n! \"/\" read-only");
@@ -187,6 +187,9 @@ fn whose_list_populates_the_root() {
     let nested = case(|c| {
         c.spec.root.chroot_env =
             [("/bin", "/a/b"), ("/usr", "/a"), ("/etc", "/a/b/c")].map(|(s, t)| (s.into(), t.into())).into();
+        for path in ["/usr/b", "/bin/c"] {
+            c.survey.kinds.insert(path.into(), Some(Kind::Dir));
+        }
     });
     check(
         &nested,
@@ -297,6 +300,6 @@ fn sources_that_the_host_lacks_are_named_where_somebody_wrote_them() {
         c.spec.root.chroot_env = [("/usr".into(), "/usr".into()), ("/nope".into(), "/x".into())].into();
         c.survey.kinds.insert("/nope".into(), None);
     };
-    check(&case(list), "host_files: left out of the root: the host has no \"/nope\"\n! at \"/x\"");
+    check(&case(list), "host_files: left out of the root: \"/nope\" is not there\n! at \"/x\"");
     check(&case(|_| ()), "! left out");
 }

@@ -50,10 +50,23 @@ fn propagation_and_read_only() {
 
 #[test]
 fn files_directories_and_setuid_bits() {
-    check(
-        &volume("/srv/file", "/etc/file", false, Propagation::Private),
-        "# bind the file \"/srv/file\" at \"/etc/file\"",
+    let file = |populate| {
+        let mut case = volume("/srv/file", "/etc/file", false, Propagation::Private);
+        case.spec.root.populate = populate;
+        case
+    };
+    let bound = "# bind the file \"/srv/file\" at \"/etc/file\"";
+    check(&file(Method::Overlay), &format!("# overlay \"/etc\" at \"/etc\", written to the tmpfs\n{bound}"));
+    // In a linked root the mount point is made before what was linked is sealed.
+    check(&file(Method::Link), &format!("# empty file \"/etc/file\"\n# \"/etc\" read-only\n{bound}"));
+    refused(
+        &file(Method::Bind),
+        "spec populate: populate: nothing can be mounted at \"/etc/file\": \"/etc\" is bound read-only and has no \
+         such path; populate by overlay, or auto",
     );
+    let mut there = file(Method::Bind);
+    there.survey.kinds.insert("/etc/file".into(), Some(Kind::File));
+    check(&there, bound);
     let mut honoured = volume("/srv/a", "/data", false, Propagation::Private);
     honoured.spec.no_new_privs = false;
     check(&honoured, "mount_setattr(\"/srv/a\", AT_RECURSIVE, MOUNT_ATTR_NODEV, MS_PRIVATE)");

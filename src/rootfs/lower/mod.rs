@@ -1,17 +1,43 @@
 //! The root into steps, in the order in which they must happen: trees that keep their peer group, no
-//! propagation to the host, the root, what populates it, `/dev`, `/proc`, `/sys`, volumes, devices,
-//! masks, the seal on `/dev`, and the switch.
+//! propagation to the host, the root, what populates it, `/dev`, `/proc`, `/sys`, the task's directories,
+//! volumes, devices, files of the sandbox's own, masks, the seal on `/dev`, and the switch.
 
 use std::path::{Path, PathBuf};
 
 use super::populate::Method;
-use super::{Device, Kind, Propagation, Root, Volume};
-use crate::plan::wire::{KIND_DIR, KIND_FILE, NO_SLOT, Op};
+use super::{Device, Kind, Propagation, Root, TaskDirs, Volume};
+use crate::plan::wire::{Blob, KIND_DIR, KIND_FILE, NO_SLOT, Op};
 use crate::plan::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, MS_PRIVATE, MS_SHARED,
     MS_SLAVE, Step, path, text,
 };
 use crate::report::{Control, Report};
+
+mod dirs;
+mod populated;
+
+/// What populates the root: a file or a directory of the host, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub source: PathBuf,
+    /// Absolute, in the sandbox.
+    pub target: PathBuf,
+    pub kind: Kind,
+    /// What the source is like; for the top of an overlay's written layer.
+    pub owner: Owner,
+    /// Mount points of the host below the source, the topmost ones, each relative to it.
+    pub submounts: Vec<(PathBuf, Kind)>,
+    /// Directories below the source, relative to it, that are left empty.
+    pub skip: Vec<PathBuf>,
+}
+
+/// Mode, user and group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
 
 /// Everything that the root depends on, decided.
 pub(crate) struct Request<'a> {
@@ -19,8 +45,18 @@ pub(crate) struct Request<'a> {
     pub root: &'a Root,
     /// The directory of the host that becomes the root; `None` for a tmpfs.
     pub dir: Option<&'a Path>,
-    /// Source, path in the sandbox and kind of what populates it, parents before children.
-    pub entries: &'a [(PathBuf, PathBuf, Kind)],
+    /// How it is populated, decided: never `auto`.
+    pub method: Method,
+    /// What populates it, parents before children.
+    pub entries: &'a [Entry],
+    /// The task's directories.
+    pub task_dirs: &'a TaskDirs,
+    /// Whom the task runs as: user and group.
+    pub user: (u32, u32),
+    /// Why `/secrets` may be written to swap; `None` when it may not.
+    pub swappable: Option<&'a str>,
+    /// Files of the sandbox's own: path and content.
+    pub files: &'a [(&'static str, String)],
     /// Volumes with the kind of their source.
     pub volumes: &'a [(Volume, Kind)],
     /// Devices of the caller's.
@@ -63,26 +99,32 @@ impl Request<'_> {
     pub(crate) fn shows_cgroups(&self, cgroup_mounts: &[PathBuf]) -> bool {
         let sources = || {
             let volumes = self.volumes.iter().map(|(v, _)| v.source.as_path());
-            volumes.chain(self.entries.iter().map(|(s, ..)| s.as_path()).filter(|_| self.binds()))
+            let bound = self.entries.iter().filter(|_| self.mounts()).map(|e| e.source.as_path());
+            volumes.chain(bound).chain(self.task_dirs.binds().map(|(source, _)| source))
         };
         let sys = self.binds_sys().then_some(Path::new("/sys"));
         let shows = |s: &Path| cgroup_mounts.iter().any(|m| m.starts_with(s) || s.starts_with(m));
         sources().chain(sys).any(shows)
     }
 
-    fn binds(&self) -> bool {
-        self.root.populate == Method::Bind
+    fn tmpfs_size(&self) -> u64 {
+        if self.root.tmpfs_size == 0 { SIZE_DEFAULT } else { self.root.tmpfs_size }
+    }
+
+    /// Whether what populates the root is mounted in it.
+    fn mounts(&self) -> bool {
+        matches!(self.method, Method::Bind | Method::Overlay)
     }
 
     /// Whether the host's own files stand in the root and must not be written.
     fn restricts(&self) -> bool {
-        self.root.populate == Method::Link && !self.root.writable
+        self.method == Method::Link && !self.root.writable
     }
 
     /// Whether they stand in `/` itself. It cannot be bound on itself like a directory of it, and must
     /// stay writable until every mount point is made.
     fn seals_root(&self) -> bool {
-        self.restricts() && self.entries.iter().any(|(_, target, _)| target == Path::new("/"))
+        self.restricts() && self.entries.iter().any(|e| e.target == Path::new("/"))
     }
 }
 
@@ -107,13 +149,19 @@ pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
     let mut steps = Vec::new();
     peers(req, &mut steps);
     steps.push(Step::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
+    populated::upper(req, &mut steps);
     root(req, &mut steps);
-    populated(req, report, &mut steps);
+    populated::lower(req, report, &mut steps);
     steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: text(b"/tmp"), mode: 0o1777 }));
     dev(req, report, &mut steps);
     kernel(req, &mut steps);
+    dirs::lower(req, report, &mut steps);
     volumes(req, report, &mut steps);
     devices(req, report, &mut steps);
+    for (at, content) in req.files {
+        let op = Op::File { path: text(at.as_bytes()), content: Blob(content.as_bytes()) };
+        steps.push(Step::new(Control::MOUNT_NS, op));
+    }
     masks(req, report, &mut steps);
     if let Some(dir) = req.work_dir {
         steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: path(dir), mode: 0o755 }));
@@ -150,34 +198,12 @@ fn root(req: &Request<'_>, steps: &mut Vec<Step>) {
     let step = match req.dir {
         Some(dir) => Step::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs }),
         None => {
-            let size = if req.root.tmpfs_size == 0 { SIZE_DEFAULT } else { req.root.tmpfs_size };
-            let options = Encoded::strings(["mode", "0755", "size", &size.to_string()]);
+            let size = req.tmpfs_size().to_string();
+            let options = Encoded::strings(["mode", "0755", "size", &size]);
             Step::new(Control::ROOT_SWITCH, Op::RootTmpfs { attrs, options: options.list() })
         }
     };
     steps.push(step);
-}
-
-fn populated(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
-    let attrs = req.attrs(ATTR_RDONLY);
-    for (source, target, kind) in req.entries {
-        if req.binds() {
-            // Private: a later mount of the host's would come without these attributes.
-            steps.push(bind(Control::HOST_FILES, source, target, attrs, MS_PRIVATE, *kind, NO_SLOT));
-        } else if req.restricts() && target != Path::new("/") {
-            steps.push(Step::new(
-                Control::HOST_FILES,
-                Op::Restrict { path: path(target), attrs: ATTR_RDONLY },
-            ));
-        }
-    }
-    report.enforce(Control::HOST_FILES);
-    if req.root.populate == Method::Link && req.root.writable {
-        report.miss(
-            Control::HOST_FILES,
-            "the root is linked and writable: the task can change the host's own files",
-        );
-    }
 }
 
 fn bind(
@@ -285,7 +311,7 @@ fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     let control = Control::MASKED_PATHS;
     report.enforce(control);
     for (at, _) in req.read_only {
-        steps.push(Step::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY }));
+        steps.push(Step::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: 0 }));
     }
     for (at, kind) in req.masked {
         let path = path(at);

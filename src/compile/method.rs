@@ -1,0 +1,89 @@
+//! Which method populates the root, and what stands in its way.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::host::{Host, Survey};
+use crate::report::{Control, Report};
+use crate::rootfs::lower::Entry;
+use crate::rootfs::{self, ChrootEnv, Kind, Method};
+use crate::spec::SandboxSpec;
+
+/// The method that is asked for, or that `auto` comes to.
+pub(super) fn choose(
+    spec: &SandboxSpec,
+    host: &Host,
+    survey: &Survey,
+    env: &ChrootEnv,
+    entries: &[Entry],
+    report: &mut Report,
+) -> Result<Method> {
+    let over_root = entries.iter().find(|e| e.target == Path::new("/"));
+    let buried = buried(spec, survey, env);
+    let method = match spec.root.populate {
+        Method::Auto => auto(spec, host, over_root, buried.as_ref(), report),
+        method => method,
+    };
+    if let (Method::Bind | Method::Overlay, Some(Entry { source, .. })) = (method, over_root) {
+        let why = format!("{source:?} cannot be mounted over the new root: give it as the path of the root");
+        return Err(Error::spec("chroot_env", why));
+    }
+    if let (Method::Bind, Some((target, source))) = (method, buried) {
+        let why = format!(
+            "nothing can be mounted at {target:?}: {source:?} is bound read-only and has no such path; populate by overlay, or auto"
+        );
+        return Err(Error::spec("populate", why));
+    }
+    if method == Method::Overlay && !host.overlay {
+        let reason = "the kernel has no overlay file system".to_string();
+        return Err(Error::Unsupported { control: Control::HOST_FILES, reason });
+    }
+    if spec.root.upper.is_some() && method != Method::Overlay {
+        let why = format!("upper is for an overlay, and the root is populated by {method}");
+        return Err(Error::spec("root", why));
+    }
+    if method == Method::Overlay {
+        for Entry { target, .. } in entries.iter().filter(|e| e.kind != Kind::Dir) {
+            report.note(Control::HOST_FILES, format!("{target:?} is read-only: a file has no overlay"));
+        }
+    }
+    Ok(method)
+}
+
+/// The cheapest that the request allows. Never links: the host's own inodes are the author's to hand out.
+fn auto(
+    spec: &SandboxSpec,
+    host: &Host,
+    over_root: Option<&Entry>,
+    buried: Option<&(PathBuf, PathBuf)>,
+    report: &mut Report,
+) -> Method {
+    let writes = if let Some(upper) = &spec.root.upper {
+        Some(format!("{upper:?} is to hold what is written"))
+    } else if spec.root.writable {
+        Some("it is to be writable".to_string())
+    } else if let Some(Entry { source, .. }) = over_root {
+        Some(format!("{source:?} cannot be mounted over the root"))
+    } else {
+        buried.map(|(target, _)| format!("{target:?} is to be made in it"))
+    };
+    let (method, why) = match writes {
+        None => (Method::Bind, "nothing is to be written in it".to_string()),
+        Some(why) if over_root.is_some() => (Method::Reflink, why),
+        Some(why) if host.overlay => (Method::Overlay, why),
+        Some(why) => (Method::Reflink, format!("{why}, and the kernel has no overlay file system")),
+    };
+    report.note(Control::HOST_FILES, format!("auto: the root is populated by {method}, as {why}"));
+    method
+}
+
+/// A mount point or a directory that is to be made where an entry shows nothing of that name, and the
+/// source of that entry.
+fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv) -> Option<(PathBuf, PathBuf)> {
+    let targets = env.values().chain(spec.volumes.iter().map(|v| &v.target)).chain(&spec.work_dir);
+    targets.into_iter().find_map(|target| {
+        let (source, path) = rootfs::shown(env, target)?;
+        let within = survey.kind(source) == Some(Kind::Dir) && survey.kind(&path).is_none();
+        within.then(|| (Path::new("/").join(target), source.to_path_buf()))
+    })
+}

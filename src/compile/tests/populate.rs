@@ -1,0 +1,304 @@
+//! How the root is populated: overlays, what `auto` comes to, what is left out, and the files and directories that
+//! the sandbox has of its own.
+
+use super::*;
+use crate::rootfs::lower::Owner;
+use crate::rootfs::{Dns, HostsEntry, Secrets, TaskDirs};
+
+fn overlay(set: impl FnOnce(&mut Case)) -> Case {
+    case(|c| {
+        c.spec.root.populate = Method::Overlay;
+        c.spec.root.chroot_env =
+            [("/usr", "/usr"), ("/srv/a", "/opt/a%b")].map(|(a, b)| (a.into(), b.into())).into();
+        c.survey.owners.insert("/srv/a".into(), Owner { mode: 0o2750, uid: 7, gid: 8 });
+        c.survey.owners.insert("/usr".into(), Owner { mode: 0o755, uid: 0, gid: 0 });
+        set(c);
+    })
+}
+
+#[test]
+fn overlays_are_written_to_a_tmpfs() {
+    let plan = check(
+        &overlay(|c| c.spec.root.tmpfs_size = 4096),
+        "# what overlays are written to is a new tmpfs
+         fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")
+         move_mount(tmpfs, \"/\")
+         # the root is a new tmpfs
+         # overlay \"/srv/a\" at \"/opt/a%b\", written to the tmpfs
+         mkdirat(upper, \"opt%2Fa%25b\", 0700)
+         openat(upper, \"opt%2Fa%25b\", O_PATH|O_DIRECTORY|O_NOFOLLOW)
+         mkdirat(\"opt%2Fa%25b\", \"upper\", 0700)
+         fchownat(\"opt%2Fa%25b\", \"upper\", 7, 8)
+         fchmodat(\"opt%2Fa%25b\", \"upper\", 2750)
+         mkdirat(\"opt%2Fa%25b\", \"work\", 0700)
+         openat(\"/srv/a\", O_PATH|O_DIRECTORY)
+         fsopen(\"overlay\")
+         fsconfig(\"overlay\", FSCONFIG_SET_STRING, \"lowerdir\", below /proc/self/fd)
+         fsconfig(\"overlay\", FSCONFIG_SET_STRING, \"upperdir\", below /proc/self/fd)
+         fsconfig(\"overlay\", FSCONFIG_SET_STRING, \"workdir\", below /proc/self/fd)
+         fsconfig(\"overlay\", FSCONFIG_CMD_CREATE)
+         fsmount(\"overlay\", MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV)
+         openat2(root, \"/opt/a%b\", RESOLVE_IN_ROOT)
+         move_mount(\"overlay\", root \"/opt/a%b\")
+         # overlay \"/usr\" at \"/usr\", written to the tmpfs
+         missing   none
+         ! userxattr",
+    );
+    assert!(plan.report.enforced.contains(Control::HOST_FILES));
+}
+
+#[test]
+fn overlays_are_written_to_a_directory_of_the_host() {
+    let upper = |c: &mut Case| c.spec.root.upper = Some("/srv/b".into());
+    check(
+        &overlay(upper),
+        "# overlay \"/usr\" at \"/usr\", written to \"/srv/b\"
+         openat(\"/srv/b\", O_PATH|O_DIRECTORY)
+         mkdirat(upper, \"usr\", 0700)
+         ! what overlays are written to",
+    );
+    for (path, why) in [
+        ("/nope", "upper: there is no directory \"/nope\""),
+        ("/srv/file", "upper: \"/srv/file\" is not a directory"),
+        ("srv", "upper must be absolute but got relative path \"srv\""),
+    ] {
+        refused(&overlay(|c| c.spec.root.upper = Some(path.into())), &format!("spec upper: {why}"));
+    }
+    let other = case(|c| {
+        upper(c);
+        c.spec.root.populate = Method::Copy;
+    });
+    refused(&other, "spec root: root: upper is for an overlay, and the root is populated by copy");
+}
+
+/// Neither a file nor what the host has mounted below a source can be had from an overlay.
+#[test]
+fn what_no_overlay_shows_is_bound() {
+    let case = overlay(|c| {
+        c.spec.root.chroot_env.insert("/etc/hosts".into(), "/etc/hosts".into());
+        for (at, kind) in [
+            ("/usr/local", Kind::Dir),
+            ("/usr/local/x", Kind::Dir),
+            ("/usr/f", Kind::File),
+            ("/usrx", Kind::Dir),
+        ] {
+            c.survey.mounts.insert(at.into(), kind);
+        }
+    });
+    check(
+        &case,
+        "# bind the file \"/etc/hosts\" at \"/etc/hosts\", read-only
+         # overlay \"/usr\" at \"/usr\", written to the tmpfs
+         # bind the file \"/usr/f\" at \"/usr/f\", read-only
+         # bind \"/usr/local\" at \"/usr/local\", read-only
+         host_files: \"/etc/hosts\" is read-only: a file has no overlay
+         ! /usr/local/x\n! usrx",
+    );
+}
+
+#[test]
+fn overlays_of_who_has_no_privileges() {
+    let case = overlay(|c| c.host = rootless());
+    check(
+        &case,
+        "fchownat(\"opt%2Fa%25b\", \"upper\", 65534, 65534)
+         fsconfig(\"overlay\", FSCONFIG_SET_FLAG, \"userxattr\")
+         fsconfig(\"overlay\", FSCONFIG_CMD_CREATE)",
+    );
+    let lacking = overlay(|c| c.host.overlay = false);
+    refused(
+        &lacking,
+        "unsupported: this host cannot enforce host_files: the kernel has no overlay file system",
+    );
+}
+
+#[test]
+fn auto_is_the_cheapest_that_the_request_allows() {
+    let auto = |set: &dyn Fn(&mut Case)| {
+        case(|c| {
+            c.spec.root.populate = Method::Auto;
+            set(c);
+        })
+    };
+    let nested = |c: &mut Case| {
+        c.spec.root.chroot_env =
+            [("/usr", "/usr"), ("/srv/a", "/usr/a")].map(|(a, b)| (a.into(), b.into())).into();
+    };
+    type Set<'a> = &'a dyn Fn(&mut Case);
+    let table: [(Set<'_>, Method, &str); 7] = [
+        (&|_| (), Method::Bind, "bind, as nothing is to be written in it"),
+        (&|c| c.spec.root.writable = true, Method::Overlay, "overlay, as it is to be writable"),
+        (
+            &|c| c.spec.root.upper = Some("/srv/b".into()),
+            Method::Overlay,
+            "overlay, as \"/srv/b\" is to hold what is written",
+        ),
+        (&|c| nested(c), Method::Overlay, "overlay, as \"/usr/a\" is to be made in it"),
+        (
+            &|c| c.spec.work_dir = Some("/etc/w".into()),
+            Method::Overlay,
+            "overlay, as \"/etc/w\" is to be made in it",
+        ),
+        (
+            &|c| (c.spec.root.writable, c.host.overlay) = (true, false),
+            Method::Reflink,
+            "reflink, as it is to be writable, and the kernel has no overlay file system",
+        ),
+        (
+            &|c| c.spec.root.chroot_env = [("/srv/a".into(), "/".into())].into(),
+            Method::Reflink,
+            "reflink, as \"/srv/a\" cannot be mounted over the root",
+        ),
+    ];
+    for (set, method, why) in table {
+        let case = auto(set);
+        assert_eq!(compiled(&case).unwrap().root.method, method, "{why}");
+        check(&case, &format!("host_files: auto: the root is populated by {why}"));
+    }
+    // With a place for it in the source, a bind will do.
+    let mut there = auto(&|c| nested(c));
+    there.survey.kinds.insert("/usr/a".into(), Some(Kind::Dir));
+    assert_eq!(compiled(&there).unwrap().root.method, Method::Bind);
+}
+
+#[test]
+fn what_is_left_out_is_empty_or_listed() {
+    let mut case = overlay(|c| {
+        c.spec.root.chroot_env.insert("/dev/fuse".into(), "/x".into());
+        let skip = |path: &str| crate::host::Skip { path: path.into(), id: (1, 2) };
+        c.survey.skip = vec![skip("/usr/alloc"), skip("/real/a/b"), skip("/elsewhere")];
+        c.survey.real.insert("/srv/a".into(), "/real/a".into());
+    });
+    let masked = "# mask \"/opt/a%b/b\"\n# mask \"/usr/alloc\"\n! elsewhere";
+    let listed = "host_files: left out of the root: \"/dev/fuse\" is a device";
+    check(&case, &format!("{masked}\n{listed}"));
+    case.spec.root.populate = Method::Bind;
+    check(&case, masked);
+    // A walk knows them by device and inode.
+    case.spec.root.populate = Method::Copy;
+    assert_eq!(compiled(&case).unwrap().root.skip, [(1, 2); 3]);
+    check(&case, "! # mask \"/usr/alloc\"");
+    case.survey.real.insert("/srv/a".into(), "/real/a/b".into());
+    let work = compiled(&case).unwrap().root;
+    assert_eq!(work.env.keys().collect::<Vec<_>>(), [&PathBuf::from("/usr")]);
+    assert_eq!(work.skipped.len(), 2);
+}
+
+#[test]
+fn limits_are_the_operators_and_the_tasks() {
+    for (policy, spec, expect) in
+        [(None, None, None), (Some(5), None, Some(5)), (None, Some(4), Some(4)), (Some(5), Some(9), Some(5))]
+    {
+        let case = case(|c| {
+            c.spec.root.populate = Method::Copy;
+            (c.policy.max_entries, c.policy.max_bytes) = (policy, policy);
+            (c.spec.root.max_entries, c.spec.root.max_bytes) = (spec, spec);
+        });
+        let work = compiled(&case).unwrap().root;
+        assert_eq!((work.max_entries, work.max_bytes), (expect, expect));
+    }
+}
+
+#[test]
+fn the_task_has_directories_of_its_own() {
+    let files = [("token".to_owned(), "s3cr3t".to_owned())].into();
+    let mut case = case(|c| {
+        c.spec.task_dirs = TaskDirs {
+            alloc: Some("/srv/a".into()),
+            local: Some("/srv/b".into()),
+            secrets: Some(Secrets { size: 0, files }),
+            tmp: Some(4096),
+        };
+    });
+    let old = "/secrets may be written to swap: noswap of tmpfs needs Linux 6.4, this is 6.1";
+    check(
+        &case,
+        &format!(
+            "# bind \"/srv/a\" at \"/alloc\"
+             mount_setattr(\"/srv/a\", AT_RECURSIVE, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
+             # bind \"/srv/b\" at \"/local\"
+             # \"/alloc/logs\" read-only
+             # mount \"tmpfs\" at \"/secrets\"
+             fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"mode\", \"0700\")
+             fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"uid\", \"65534\")
+             fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"gid\", \"65534\")
+             fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"1048576\")
+             fsmount(\"tmpfs\", MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
+             # new file \"/secrets/token\" of 6 bytes
+             openat(root, \"/secrets/token\", O_CREAT|O_EXCL|O_NOFOLLOW, 0400)
+             write(it, 6 bytes)
+             fchownat(it, 65534, 65534)
+             # mount \"tmpfs\" at \"/tmp\"
+             fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"mode\", \"1777\")
+             mount_ns: {old}
+             ! s3cr3t
+             ! noswap\")"
+        ),
+    );
+    case.host.kernel = (6, 4);
+    check(&case, "fsconfig(\"tmpfs\", FSCONFIG_SET_FLAG, \"noswap\")\n! to swap");
+    case.host = Host { kernel: (6, 4), ..rootless() };
+    check(&case, "mount_ns: /secrets may be written to swap: noswap of tmpfs is refused in a user namespace");
+    assert!(!format!("{:?}", case.spec).contains("s3cr3t"));
+}
+
+#[test]
+fn task_directories_that_cannot_be() {
+    let dirs = |dirs: TaskDirs| case(|c| c.spec.task_dirs = dirs);
+    let secret = |name: &str, text: &str| {
+        let files = [(name.to_owned(), text.to_owned())].into();
+        dirs(TaskDirs { secrets: Some(Secrets { size: 4, files }), ..TaskDirs::default() })
+    };
+    for (case, why) in [
+        (
+            dirs(TaskDirs { alloc: Some("/srv/file".into()), ..TaskDirs::default() }),
+            "\"/alloc\" needs a directory of the host, and \"/srv/file\" is none",
+        ),
+        (
+            dirs(TaskDirs { local: Some("/nope".into()), ..TaskDirs::default() }),
+            "\"/local\" needs a directory of the host, and \"/nope\" is none",
+        ),
+        (
+            dirs(TaskDirs { tmp: Some(0), ..TaskDirs::default() }),
+            "/tmp has no bytes: leave tmp out for a directory of the root",
+        ),
+        (secret("a/b", ""), "\"a/b\" is no name of a file in /secrets"),
+        (secret("..", ""), "\"..\" is no name of a file in /secrets"),
+        (secret("", ""), "\"\" is no name of a file in /secrets"),
+        (secret("a", "12345"), "the secret \"a\" is larger than the 4 bytes of /secrets"),
+    ] {
+        refused(&case, &format!("spec task_dirs: task_dirs: {why}"));
+    }
+}
+
+#[test]
+fn names_are_resolved_by_files_of_the_sandboxs_own() {
+    let case = case(|c| {
+        c.spec.dns = Some(Dns { searches: strings(&["example"]), ..Dns::default() });
+        c.spec.hosts = Some(vec![HostsEntry { address: "10.0.0.7".into(), names: strings(&["db"]) }]);
+    });
+    let plan = check(
+        &case,
+        "# file \"/etc/resolv.conf\" of 35 bytes, read-only
+         openat(root \"dev\", \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)
+         write(it, 35 bytes)
+         open_tree(root \"dev/.file\", OPEN_TREE_CLONE)
+         mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
+         openat2(root, \"/etc/resolv.conf\", RESOLVE_IN_ROOT)
+         move_mount(it, root \"/etc/resolv.conf\")
+         unlinkat(root \"dev\", \".file\")
+         # file \"/etc/hosts\" of...
+         # \"/dev\" read-only",
+    );
+    let text = plan.init.iter().find_map(|step| match step.op().unwrap() {
+        Op::File { content, .. } => Some(String::from_utf8(content.0.to_vec()).unwrap()),
+        _ => None,
+    });
+    assert_eq!(text.unwrap(), "nameserver 10.0.0.1\nsearch example\n");
+    let mut wrong = case.clone();
+    wrong.spec.dns = Some(Dns { servers: strings(&["x"]), ..Dns::default() });
+    refused(&wrong, "spec dns: dns: \"x\" is no address of a name server");
+    let mut wrong = case;
+    wrong.spec.hosts = Some(vec![HostsEntry { address: "x".into(), names: Vec::new() }]);
+    refused(&wrong, "spec hosts: hosts: \"x\" is no address");
+}

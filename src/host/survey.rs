@@ -1,0 +1,134 @@
+//! What the host says about the users and the paths of one spec. It looks and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::ids::{self, Identity};
+use crate::ns::{self, Network};
+use crate::rootfs::lower::Owner;
+use crate::rootfs::names::Dns;
+use crate::rootfs::{self, ChrootEnv, Kind, Method};
+use crate::spec::{Policy, SandboxSpec};
+
+/// The answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey {
+    /// Whom the task runs as.
+    pub identity: Identity,
+    /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
+    pub kinds: BTreeMap<PathBuf, Option<Kind>>,
+    /// Whether the network to be joined is a namespace.
+    pub network: Result<bool, std::io::ErrorKind>,
+    /// What the sources of the root are like.
+    pub owners: BTreeMap<PathBuf, Owner>,
+    /// The sources of the root without links, where that matters.
+    pub real: BTreeMap<PathBuf, PathBuf>,
+    /// The directories that are left out of every root, those that there are.
+    pub skip: Vec<Skip>,
+    /// Where something is mounted on the host, where that matters, with what it is.
+    pub mounts: BTreeMap<PathBuf, Kind>,
+    /// The host's `resolv.conf`, where it matters.
+    pub resolv_conf: String,
+}
+
+/// A directory that is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Skip {
+    /// Without links.
+    pub path: PathBuf,
+    /// Device and inode.
+    pub id: (u64, u64),
+}
+
+impl Survey {
+    /// Looks up the user and looks at the paths.
+    pub(crate) fn take(policy: &Policy, spec: &SandboxSpec) -> Result<Survey> {
+        let identity = ids::lookup(&spec.user)?;
+        let env = chroot_env(policy, spec);
+        let network = match &spec.network {
+            Network::Path(path) => ns::probe::is_namespace(path).map_err(|e| e.kind()),
+            _ => Ok(true),
+        };
+        let skip: Vec<Skip> = policy.chroot_skip.iter().filter_map(|path| skip(path)).collect();
+        let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
+        let look = overlays || !skip.is_empty();
+        Ok(Survey {
+            identity,
+            kinds: paths(spec, &env)
+                .into_iter()
+                .map(|p| (rootfs::probe::kind(&p), p))
+                .map(|(k, p)| (p, k))
+                .collect(),
+            network,
+            owners: env.keys().filter_map(|p| Some((p.clone(), rootfs::probe::owner(p)?))).collect(),
+            real: env
+                .keys()
+                .filter(|_| look)
+                .filter_map(|p| Some((p.clone(), p.canonicalize().ok()?)))
+                .collect(),
+            skip,
+            mounts: if overlays { mounts() } else { BTreeMap::new() },
+            resolv_conf: if spec.dns.is_some() { resolv_conf(&spec.network) } else { String::new() },
+        })
+    }
+
+    /// What `path` is.
+    pub(crate) fn kind(&self, path: &Path) -> Option<Kind> {
+        self.kinds.get(path).copied().flatten()
+    }
+
+    /// The source of a root without links.
+    pub(crate) fn real<'a>(&'a self, source: &'a Path) -> &'a Path {
+        self.real.get(source).map_or(source, PathBuf::as_path)
+    }
+}
+
+/// Every path of the host that `compile` asks about.
+fn paths(spec: &SandboxSpec, env: &ChrootEnv) -> BTreeSet<PathBuf> {
+    let given = env
+        .keys()
+        .chain(spec.volumes.iter().map(|v| &v.source))
+        .chain(spec.devices.iter().map(|d| &d.source))
+        .chain(spec.root.path.iter())
+        .chain(spec.root.upper.iter())
+        .chain(spec.task_dirs.alloc.iter())
+        .chain(spec.task_dirs.local.iter());
+    let targets = env.values().chain(spec.volumes.iter().map(|v| &v.target)).chain(&spec.work_dir);
+    let shown = targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path));
+    given.cloned().chain(shown).collect()
+}
+
+fn skip(path: &Path) -> Option<Skip> {
+    let path = path.canonicalize().ok()?;
+    let st = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_dir)?;
+    Some(Skip { path, id: (st.dev(), st.ino()) })
+}
+
+fn mounts() -> BTreeMap<PathBuf, Kind> {
+    let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
+    let points = crate::sys::mountinfo::points(&text);
+    points.filter_map(|p| rootfs::probe::kind(&p).map(|kind| (p, kind))).collect()
+}
+
+/// The host's file; that of its resolver's own upstream servers where the file names a stub on the loopback
+/// interface only, which another network namespace cannot reach.
+fn resolv_conf(network: &Network) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let text = read("/etc/resolv.conf");
+    if *network == Network::Host || !Dns::parse(&text).is_local() {
+        return text;
+    }
+    let upstream = read("/run/systemd/resolve/resolv.conf");
+    if upstream.is_empty() { text } else { upstream }
+}
+
+/// What the root is populated with: the task's list, the operator's, or the default.
+pub(crate) fn chroot_env(policy: &Policy, spec: &SandboxSpec) -> ChrootEnv {
+    [&spec.root.chroot_env, &policy.chroot_env]
+        .into_iter()
+        .find(|env| !env.is_empty())
+        .cloned()
+        .unwrap_or_else(rootfs::populate::default_chroot_env)
+}

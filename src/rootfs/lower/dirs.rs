@@ -1,0 +1,43 @@
+//! `/alloc`, `/local`, `/secrets` and `/tmp`.
+
+use super::{NO, Request, bind, mount};
+use crate::plan::wire::{Blob, NO_SLOT, Op};
+use crate::plan::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, MS_PRIVATE, Step, path, text};
+use crate::report::{Control, Report};
+use crate::rootfs::{Kind, Secrets};
+
+pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+    let control = Control::MOUNT_NS;
+    for (source, target) in req.task_dirs.binds() {
+        steps.push(bind(control, source, target, req.attrs(0), MS_PRIVATE, Kind::Dir, NO_SLOT));
+    }
+    if req.task_dirs.alloc.is_some() {
+        let path = text(b"/alloc/logs");
+        steps.push(Step::new(control, Op::Restrict { path, attrs: ATTR_RDONLY, must: 0 }));
+    }
+    if let Some(secrets) = &req.task_dirs.secrets {
+        self::secrets(req, secrets, report, steps);
+    }
+    if let Some(size) = req.task_dirs.tmp {
+        let size = size.to_string();
+        let attrs = ATTR_NOSUID | ATTR_NODEV;
+        steps.push(mount(control, "tmpfs", "/tmp", attrs, &["mode", "1777", "size", &size]));
+    }
+}
+
+fn secrets(req: &Request<'_>, secrets: &Secrets, report: &mut Report, steps: &mut Vec<Step>) {
+    let control = Control::MOUNT_NS;
+    let (uid, gid) = req.user;
+    let (size, user, group) = (secrets.bytes().to_string(), uid.to_string(), gid.to_string());
+    let mut options = vec!["mode", "0700", "uid", &user, "gid", &group, "size", &size];
+    match req.swappable {
+        None => options.extend(["noswap", ""]),
+        Some(why) => report.note(control, format!("/secrets may be written to swap: {why}")),
+    }
+    steps.push(mount(control, "tmpfs", "/secrets", NO, &options));
+    for (name, content) in &secrets.files {
+        let at = std::path::Path::new("/secrets").join(name);
+        let content = Blob(content.as_bytes());
+        steps.push(Step::new(control, Op::Write { path: path(&at), mode: 0o400, uid, gid, content }));
+    }
+}

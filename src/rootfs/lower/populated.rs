@@ -1,0 +1,120 @@
+//! What populates the root: read-only binds, overlays, or a seal on what was linked into it.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::{Entry, Request, bind};
+use crate::plan::wire::{NO_SLOT, Op};
+use crate::plan::{ATTR_RDONLY, Encoded, MS_PRIVATE, Step, path, text};
+use crate::report::{Control, Report};
+use crate::rootfs::{Kind, Method};
+
+pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+    match req.method {
+        Method::Overlay => overlays(req, steps),
+        Method::Bind => req.entries.iter().for_each(|entry| bound(req, entry, steps)),
+        Method::Link if req.restricts() => restricted(req, steps),
+        _ => {}
+    }
+    report.enforce(Control::HOST_FILES);
+    if req.method == Method::Link && req.root.writable {
+        report.miss(
+            Control::HOST_FILES,
+            "the root is linked and writable: the task can change the host's own files",
+        );
+    }
+}
+
+/// Where overlays are written to that have no place on the host. It stands over `/` until the root covers it.
+pub(super) fn upper(req: &Request<'_>, steps: &mut Vec<Step>) {
+    let overlays = req.method == Method::Overlay && req.entries.iter().any(|e| e.kind == Kind::Dir);
+    if overlays && req.root.upper.is_none() {
+        let size = req.tmpfs_size().to_string();
+        let options = Encoded::strings(["mode", "0700", "size", &size]);
+        steps.push(Step::new(Control::HOST_FILES, Op::Upper { options: options.list() }));
+    }
+}
+
+/// Private: a later mount of the host's would come without these attributes.
+fn read_only(req: &Request<'_>, source: &Path, target: &Path, kind: Kind) -> Step {
+    bind(Control::HOST_FILES, source, target, req.attrs(ATTR_RDONLY), MS_PRIVATE, kind, NO_SLOT)
+}
+
+fn bound(req: &Request<'_>, entry: &Entry, steps: &mut Vec<Step>) {
+    steps.push(read_only(req, &entry.source, &entry.target, entry.kind));
+    emptied(entry, steps);
+}
+
+/// Covers what is to be left out.
+fn emptied(entry: &Entry, steps: &mut Vec<Step>) {
+    for skip in &entry.skip {
+        let at = entry.target.join(skip);
+        steps.push(Step::new(Control::HOST_FILES, Op::MaskDir { path: path(&at) }));
+    }
+}
+
+/// An overlay for each directory; a file cannot have one. What is mounted below a source an overlay does not
+/// show, so that is bound on top.
+fn overlays(req: &Request<'_>, steps: &mut Vec<Step>) {
+    let upper = req.root.upper.as_deref().unwrap_or(Path::new(""));
+    for entry in req.entries {
+        if entry.kind != Kind::Dir {
+            bound(req, entry, steps);
+            continue;
+        }
+        let name = layer(&entry.target);
+        let op = Op::Overlay {
+            source: path(&entry.source),
+            target: path(&entry.target),
+            upper: path(upper),
+            name: text(&name),
+            mode: entry.owner.mode & 0o7777,
+            // A user namespace maps no owner of the host's: then they are the task's own.
+            uid: if req.privileged { entry.owner.uid } else { req.user.0 },
+            gid: if req.privileged { entry.owner.gid } else { req.user.1 },
+            userxattr: u8::from(!req.privileged),
+            attrs: req.attrs(0),
+        };
+        steps.push(Step::new(Control::HOST_FILES, op));
+        for (below, kind) in &entry.submounts {
+            steps.push(read_only(req, &entry.source.join(below), &entry.target.join(below), *kind));
+        }
+        emptied(entry, steps);
+    }
+}
+
+/// The name of the directory that holds the layers of the overlay at `target`: its path, with `%` for slashes.
+fn layer(target: &Path) -> Vec<u8> {
+    let mut name = Vec::new();
+    for byte in target.as_os_str().as_bytes().iter().skip(1) {
+        match byte {
+            b'/' => name.extend(b"%2F"),
+            b'%' => name.extend(b"%25"),
+            byte => name.push(*byte),
+        }
+    }
+    name
+}
+
+/// What was linked becomes read-only. Mount points in it are made before; the directories are the root's own.
+fn restricted(req: &Request<'_>, steps: &mut Vec<Step>) {
+    let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
+    let points = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
+    for (at, kind) in points.chain(req.work_dir.map(|dir| (dir, Kind::Dir))).filter(|(at, _)| within(at)) {
+        let path = path(at);
+        let op = match kind {
+            Kind::Dir => Op::Dir { path, mode: 0o755 },
+            _ => Op::Empty { path },
+        };
+        steps.push(Step::new(Control::MOUNT_NS, op));
+    }
+    let outer: Vec<&PathBuf> = req.entries.iter().map(|e| &e.target).collect();
+    for target in req.entries.iter().map(|e| e.target.as_path()) {
+        // What lies in another entry is sealed with that one.
+        let inner = outer.iter().any(|o| target != o.as_path() && target.starts_with(o));
+        if target != Path::new("/") && !inner {
+            let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: 1 };
+            steps.push(Step::new(Control::HOST_FILES, op));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! How names are resolved in the sandbox: a `resolv.conf` and a `hosts` of its own.
+//!
+//! The host's `/etc/resolv.conf` is often a link to a file that no root shows, or names a resolver that another
+//! network cannot reach; so where a spec says anything about names, the file is made anew and mounted read-only.
+//! It is text in, text out: what the host has is read by the survey.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What `/etc/resolv.conf` of the sandbox says (`resolv.conf(5)`). A part that is empty is taken from the host's
+/// file; all three empty, the host's file is copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dns {
+    /// Addresses of name servers, version 4 or 6, the latter with a zone perhaps (`fe80::1%eth0`).
+    pub servers: Vec<String>,
+    /// Domains that a short name is looked for in.
+    pub searches: Vec<String>,
+    /// Options, `ndots:2` for one.
+    pub options: Vec<String>,
+}
+
+/// One line of `/etc/hosts` (`hosts(5)`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostsEntry {
+    /// An address, version 4 or 6.
+    pub address: String,
+    /// The names that stand for it, at least one.
+    pub names: Vec<String>,
+}
+
+impl Dns {
+    /// The text of the file. `host` is the text of the host's own.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for a server that is no address, and for a part with blanks or control characters in it.
+    pub(crate) fn render(&self, host: &str) -> Result<String> {
+        let address = |s: &String| s.split('%').next().unwrap_or_default().parse::<IpAddr>().is_ok();
+        if let Some(wrong) = self.servers.iter().find(|s| !address(s) || !word(s)) {
+            return Err(Error::spec("dns", format!("{wrong:?} is no address of a name server")));
+        }
+        if let Some(wrong) = self.searches.iter().chain(&self.options).find(|s| !word(s)) {
+            return Err(Error::spec("dns", format!("{wrong:?} is not one word")));
+        }
+        let Dns { servers, searches, options } = self;
+        if servers.is_empty() && searches.is_empty() && options.is_empty() {
+            return Ok(host.to_string());
+        }
+        let host = Dns::parse(host);
+        let either =
+            |ours: &[String], hosts: Vec<String>| if ours.is_empty() { hosts } else { ours.to_vec() };
+        let mut text = String::new();
+        for server in either(servers, host.servers) {
+            let _ = writeln!(text, "nameserver {server}");
+        }
+        for (key, words) in
+            [("search", either(searches, host.searches)), ("options", either(options, host.options))]
+        {
+            if !words.is_empty() {
+                let _ = writeln!(text, "{key} {}", words.join(" "));
+            }
+        }
+        Ok(text)
+    }
+
+    /// What a `resolv.conf` says. Of several `search` and `domain` lines the last counts, as for the C library.
+    pub(crate) fn parse(text: &str) -> Dns {
+        let mut dns = Dns::default();
+        for line in text.lines() {
+            let line = line.split(['#', ';']).next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            let key = words.next();
+            let words: Vec<String> = words.map(str::to_string).collect();
+            match key {
+                Some("nameserver") => dns.servers.extend(words.into_iter().take(1)),
+                Some("search" | "domain") => dns.searches = words,
+                Some("options") => dns.options.extend(words),
+                _ => {}
+            }
+        }
+        dns
+    }
+
+    /// Whether all servers are on the loopback interface, which another network namespace does not have.
+    pub(crate) fn is_local(&self) -> bool {
+        let local = |s: &String| s.parse::<IpAddr>().is_ok_and(|a| a.is_loopback());
+        !self.servers.is_empty() && self.servers.iter().all(local)
+    }
+}
+
+/// The text of a `hosts` file: the loopback names, the sandbox's own where it has one, and `entries`.
+///
+/// # Errors
+/// [`Error::Spec`] for an address or a name that is none.
+pub(crate) fn hosts(entries: &[HostsEntry], hostname: Option<&str>) -> Result<String> {
+    let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+    if let Some(name) = hostname.filter(|name| word(name)) {
+        let _ = writeln!(text, "127.0.1.1 {name}");
+    }
+    for HostsEntry { address, names } in entries {
+        if address.parse::<IpAddr>().is_err() {
+            return Err(Error::spec("hosts", format!("{address:?} is no address")));
+        }
+        if let Some(wrong) = names.iter().find(|name| !word(name)) {
+            return Err(Error::spec("hosts", format!("{wrong:?} is no name of a host")));
+        }
+        if names.is_empty() {
+            return Err(Error::spec("hosts", format!("there is no name for {address:?}")));
+        }
+        let _ = writeln!(text, "{address} {}", names.join(" "));
+    }
+    Ok(text)
+}
+
+/// Whether it stands in a line of its own without changing what the line says.
+fn word(text: &str) -> bool {
+    !text.is_empty() && text.len() < 256 && text.chars().all(|c| c.is_ascii_graphic() && c != '#' && c != ';')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "# made by hand\nnameserver 10.0.0.1 ; first\nnameserver 10.0.0.2\ndomain old\nsearch a.example b.example\n\
+                        options ndots:3\noptions rotate\nsortlist 1.2.3.4\n";
+
+    fn dns(servers: &[&str], searches: &[&str], options: &[&str]) -> Dns {
+        let own = |list: &[&str]| list.iter().map(|s| s.to_string()).collect();
+        Dns { servers: own(servers), searches: own(searches), options: own(options) }
+    }
+
+    #[test]
+    fn parts_that_are_not_given_are_the_hosts() {
+        for (given, expect) in [
+            (dns(&[], &[], &[]), HOST),
+            (
+                dns(&["1.1.1.1", "fe80::1%eth0"], &[], &[]),
+                "nameserver 1.1.1.1\nnameserver fe80::1%eth0\nsearch a.example b.example\noptions ndots:3 rotate\n",
+            ),
+            (
+                dns(&[], &["c.example"], &[]),
+                "nameserver 10.0.0.1\nnameserver 10.0.0.2\nsearch c.example\noptions ndots:3 rotate\n",
+            ),
+            (
+                dns(&[], &[], &["edns0"]),
+                "nameserver 10.0.0.1\nnameserver 10.0.0.2\nsearch a.example b.example\noptions edns0\n",
+            ),
+        ] {
+            assert_eq!(given.render(HOST).unwrap(), expect, "{given:?}");
+        }
+        assert_eq!(dns(&["1.1.1.1"], &[], &[]).render("").unwrap(), "nameserver 1.1.1.1\n");
+    }
+
+    #[test]
+    fn a_part_is_one_word_and_a_server_an_address() {
+        for wrong in ["", "x", "1.1.1.1\nsearch evil", "1.1.1", "1.1.1.1%a b", "1.1.1.1#"] {
+            assert!(dns(&[wrong], &[], &[]).render("").is_err(), "{wrong:?}");
+        }
+        for wrong in ["", "a b", "a\nnameserver 6.6.6.6", "a;b", "\u{a0}"] {
+            assert!(dns(&[], &[wrong], &[]).render("").is_err(), "{wrong:?}");
+            assert!(dns(&[], &[], &[wrong]).render("").is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_stub_on_the_loopback_is_told_apart() {
+        for (text, local) in [
+            ("nameserver 127.0.0.53", true),
+            ("nameserver ::1\nnameserver 127.0.0.1", true),
+            ("nameserver 127.0.0.53\nnameserver 10.0.0.1", false),
+            ("", false),
+        ] {
+            assert_eq!(Dns::parse(text).is_local(), local, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_have_the_loopback_their_own_name_and_what_is_given() {
+        let entry = |address: &str, names: &[&str]| HostsEntry {
+            address: address.into(),
+            names: names.iter().map(|s| s.to_string()).collect(),
+        };
+        let text = hosts(&[entry("10.0.0.7", &["db", "db.example"])], Some("box")).unwrap();
+        assert_eq!(
+            text,
+            "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 box\n10.0.0.7 db db.example\n"
+        );
+        for wrong in [entry("10.0.0", &["a"]), entry("10.0.0.7", &[]), entry("10.0.0.7", &["a b"])] {
+            assert!(hosts(&[wrong], None).is_err());
+        }
+    }
+}
