@@ -162,8 +162,8 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::PivotRoot {} => {
             sys::fchdir(state.root).at(0)?;
             sys::pivot_root().at(1)?;
-            sys::detach(c".").at(2)?;
-            sys::chdir(c"/").at(3)?;
+            bare(state)?;
+            sys::chdir(c"/").at(4)?;
             let_go(state);
             Ok(())
         }
@@ -354,6 +354,22 @@ fn place(state: &State, path: Str<'static>) -> (i32, Str<'static>) {
     }
     (state.root, path)
 }
+
+/// Detaches all that lies over the root once it is `/`: the host's, and what was mounted over that, be it by us or
+/// in the caller's namespace. The kernel takes one a call, the topmost, and `/..` would lead to any that is left.
+fn bare(state: &State) -> Result<(), Refused> {
+    let root = sys::mount_id(state.root, c"").at(3)?;
+    for _ in 0..MOST_OVER_ROOT {
+        sys::detach(c".").at(2)?;
+        if sys::mount_id(sys::CWD, c"/..").at(3)? == root {
+            return Ok(());
+        }
+    }
+    Err(Refused { call: 3, errno: sys::EBUSY })
+}
+
+/// So many mounts may lie over the caller's own root.
+const MOST_OVER_ROOT: u32 = 64;
 
 /// Closes what led to the root from outside.
 fn let_go(state: &State) {

@@ -17,6 +17,8 @@ pub const ENOENT: Errno = 2;
 pub const EINTR: Errno = 4;
 /// EACCES.
 pub const EACCES: Errno = 13;
+/// EBUSY.
+pub const EBUSY: Errno = 16;
 /// EEXIST.
 pub const EEXIST: Errno = 17;
 /// ENOTDIR.
@@ -373,6 +375,16 @@ pub fn is_regular(path: impl Into<Z>) -> Result<bool, Errno> {
     let mut buffer = [0u16; 128];
     call(nr::STATX, [CWD as usize, path.into().0, 0, 1 /* STATX_TYPE */, addr_mut(&mut buffer), 0])?;
     Ok(buffer[14] & 0o170000 == 0o100000)
+}
+
+/// The id of the mount that a path is on (statx(2), Linux 5.8); an empty one is `dir` itself.
+pub fn mount_id(dir: i32, path: impl Into<Z>) -> Result<u64, Errno> {
+    const MNT_ID: usize = 0x1000;
+    let mut buffer = [0u64; 32];
+    let args = [dir as usize, path.into().0, AT_EMPTY_PATH, MNT_ID, addr_mut(&mut buffer), 0];
+    call(nr::STATX, args)?;
+    // stx_mask is the first half of the first word, stx_mnt_id the word at 0x90.
+    if buffer[0] as usize & MNT_ID == 0 { Err(ENOSYS) } else { Ok(buffer[18]) }
 }
 
 /// chdir(2).

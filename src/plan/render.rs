@@ -120,6 +120,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "fchdir(root)".into(),
             "pivot_root(\".\", \".\")".into(),
             "umount2(\".\", MNT_DETACH)".into(),
+            "statx(\"/..\", STATX_MNT_ID) # as long as that is not the root, again".into(),
             "chdir(\"/\")".into(),
         ],
         Op::MoveRoot {} => vec![
