@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use procfs::process::MountInfo;
+use crate::sys::mountinfo::Mount;
 
 /// One visible mount of a cgroup hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,23 +29,23 @@ pub(super) struct Located {
 /// Reads `/proc/self/mountinfo` and `/proc/self/cgroup` (`proc(5)`, `cgroups(7)`). Of several mounts of one
 /// hierarchy the first that shows all of it is taken, else the first.
 pub(super) fn locate(mountinfo: &str, self_cgroup: &str) -> Located {
-    let entries: Vec<Entry> = mountinfo.lines().filter_map(Entry::parse).collect();
+    let mounts: Vec<Mount> = mountinfo.lines().filter_map(|line| Mount::parse(line.as_bytes())).collect();
     let visible = |kind: &'static str| {
-        let all = &entries;
-        all.iter().filter(move |e| e.fs_type == kind && !e.is_hidden(all))
+        let all = &mounts;
+        all.iter().filter(move |m| m.fs_type == kind && !is_hidden(m, all)).map(|m| (m, mounted(m)))
     };
     let mut found = Located::default();
-    for entry in visible("cgroup2") {
-        if found.v2.as_ref().is_none_or(|known| known.root != "/" && entry.root == "/") {
-            found.v2 = Some(entry.mounted());
+    for (_, here) in visible("cgroup2") {
+        if found.v2.as_ref().is_none_or(|known| known.root != "/" && here.root == "/") {
+            found.v2 = Some(here);
         }
     }
     let controllers = v1_controllers(self_cgroup);
-    for entry in visible("cgroup") {
-        for name in entry.super_options.iter().filter(|option| controllers.contains(option.as_str())) {
+    for (mount, here) in visible("cgroup") {
+        for name in mount.super_options.iter().filter(|option| controllers.contains(option.as_str())) {
             let known = found.v1.get(name.as_str());
-            if known.is_none_or(|known| known.root != "/" && entry.root == "/") {
-                found.v1.insert(name.clone(), entry.mounted());
+            if known.is_none_or(|known| known.root != "/" && here.root == "/") {
+                found.v1.insert(name.clone(), here.clone());
             }
         }
     }
@@ -79,84 +79,34 @@ fn relative(root: &str, path: &str) -> Option<String> {
     }
 }
 
-/// The fields of one line of mountinfo that matter here.
-#[derive(Debug)]
-struct Entry {
-    id: i32,
-    parent: i32,
-    root: String,
-    path: PathBuf,
-    read_only: bool,
-    fs_type: String,
-    super_options: BTreeSet<String>,
+/// Whether another mount lies over this one or over a directory on the way to it.
+///
+/// Whatever is mounted on the same parent at a shorter path hides this mount, and whatever is stacked
+/// upon this mount's root has it as its parent. The same must hold for the parents.
+fn is_hidden(this: &Mount, all: &[Mount]) -> bool {
+    let over = |mount: &Mount, other: &Mount| {
+        // What is stacked on the process's own root is never entered: lookups start below it.
+        let beside = other.id != mount.id && other.parent == mount.parent && other.point.parent().is_some();
+        let on_top = other.parent == mount.id && other.id != mount.id && other.point == mount.point;
+        on_top || (beside && mount.point.starts_with(&other.point))
+    };
+    let mut at = Some(this);
+    // A tree is never deeper than it has members; the bound guards against a cycle in a forged text.
+    for _ in all {
+        let Some(mount) = at else { return false };
+        let up = all.iter().find(|e| e.id == mount.parent && e.id != mount.id);
+        let is_root = up.is_none() && !std::ptr::eq(mount, this);
+        if !is_root && all.iter().any(|e| over(mount, e)) {
+            return true;
+        }
+        at = up;
+    }
+    false
 }
 
-impl Entry {
-    fn parse(line: &str) -> Option<Self> {
-        let info = MountInfo::from_line(line).ok()?;
-        let read_only = info.mount_options.contains_key("ro") || info.super_options.contains_key("ro");
-        Some(Entry {
-            id: info.mnt_id,
-            parent: info.pid,
-            root: unescape(&info.root),
-            path: PathBuf::from(unescape(info.mount_point.to_str()?)),
-            read_only,
-            fs_type: info.fs_type,
-            super_options: info.super_options.into_keys().collect(),
-        })
-    }
-
-    /// Whether another mount lies over this one or over a directory on the way to it.
-    ///
-    /// Whatever is mounted on the same parent at a shorter path hides this mount, and whatever is stacked
-    /// upon this mount's root has it as its parent. The same must hold for the parents.
-    fn is_hidden(&self, all: &[Entry]) -> bool {
-        let over = |mount: &Entry, other: &Entry| {
-            // What is stacked on the process's own root is never entered: lookups start below it.
-            let beside =
-                other.id != mount.id && other.parent == mount.parent && other.path.parent().is_some();
-            let on_top = other.parent == mount.id && other.id != mount.id && other.path == mount.path;
-            on_top || (beside && mount.path.starts_with(&other.path))
-        };
-        let mut at = Some(self);
-        // A tree is never deeper than it has members; the bound guards against a cycle in a forged text.
-        for _ in all {
-            let Some(mount) = at else { return false };
-            let up = all.iter().find(|e| e.id == mount.parent && e.id != mount.id);
-            let is_root = up.is_none() && !std::ptr::eq(mount, self);
-            if !is_root && all.iter().any(|e| over(mount, e)) {
-                return true;
-            }
-            at = up;
-        }
-        false
-    }
-
-    fn mounted(&self) -> Mounted {
-        Mounted { path: self.path.clone(), root: self.root.clone(), read_only: self.read_only }
-    }
-}
-
-/// Undoes the octal escapes of mountinfo (`\040` is a blank).
-fn unescape(field: &str) -> String {
-    let mut out = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        let escaped = after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok());
-        match escaped.filter(u8::is_ascii) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push('\\');
-                rest = after;
-            }
-        }
-    }
-    out.push_str(rest);
-    out
+fn mounted(mount: &Mount) -> Mounted {
+    let root = mount.root.to_string_lossy().into_owned();
+    Mounted { path: mount.point.clone(), root, read_only: mount.read_only }
 }
 
 #[cfg(test)]
@@ -252,15 +202,6 @@ mod tests {
         ] {
             let found = locate(text, "0::/\n").v2.map(|m| m.path);
             assert_eq!(found, expected.map(PathBuf::from), "{text}");
-        }
-    }
-
-    #[test]
-    fn escapes() {
-        for (field, expected) in
-            [("a\\040b", "a b"), ("\\134\\011", "\\\t"), ("\\9", "\\9"), ("\\", "\\"), ("é\\04é", "é\\04é")]
-        {
-            assert_eq!(unescape(field), expected);
         }
     }
 }

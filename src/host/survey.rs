@@ -11,6 +11,7 @@ use crate::rootfs::lower::Owner;
 use crate::rootfs::names::Dns;
 use crate::rootfs::{self, ChrootEnv, Kind, Method};
 use crate::spec::{Policy, SandboxSpec};
+use crate::sys::mountinfo::Mount;
 
 /// The answers.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ fn skip(path: &Path) -> Option<Skip> {
 
 fn mounts() -> BTreeMap<PathBuf, Kind> {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
-    let points = crate::sys::mountinfo::points(&text);
+    let points = text.split(|b| *b == b'\n').filter_map(Mount::parse).map(|mount| mount.point);
     points.filter_map(|p| rootfs::probe::kind(&p).map(|kind| (p, kind))).collect()
 }
 

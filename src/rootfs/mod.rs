@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 mod dirs;
 pub(crate) mod lower;
 pub(crate) mod names;
+mod pool;
 pub(crate) mod populate;
 pub(crate) mod probe;
 pub(crate) mod teardown;

@@ -138,16 +138,28 @@ pub(crate) struct Belongings {
 }
 
 impl Belongings {
-    /// Kills what is left in the cgroup, and removes it and the temporary root. The second error is
-    /// lost when there are two; everything is tried.
+    /// Kills what is left in the cgroup, and removes it and the temporary root. Everything is tried, and what could
+    /// not be removed is kept to be tried again.
     fn clear(&mut self) -> Result<()> {
-        let group = self.group.take().map_or(Ok(()), |mut group| {
+        let group = self.group.as_mut().map_or(Ok(()), |group| {
             // What cannot be killed shows when the group cannot be removed.
             let _ = group.kill();
             group.remove()
         });
-        let root = self.root.take().map_or(Ok(()), TempRoot::close);
-        group.and(root)
+        self.group.take_if(|_| group.is_ok());
+        let root = self.root.as_mut().map_or(Ok(()), TempRoot::close);
+        self.root.take_if(|_| root.is_ok());
+        both(group, root)
+    }
+}
+
+/// The first error, which tells of the second one too.
+fn both(one: Result<()>, other: Result<()>) -> Result<()> {
+    match (one, other) {
+        (Err(Error::Task { step, source }), Err(Error::Task { step: then, source: why })) => {
+            Err(Error::Task { step: format!("{then} = {why}, {step}"), source })
+        }
+        (one, other) => one.and(other),
     }
 }
 
@@ -233,7 +245,10 @@ impl Task {
     /// read: a task that fills a pipe waits for its reader.
     ///
     /// # Errors
-    /// [`Error::Task`] when the kernel refuses to wait, or something of the sandbox could not be removed.
+    /// [`Error::Task`] when the kernel refuses to wait, or something of the sandbox could not be removed: every path is
+    /// named then, for one the mount point of what somebody else has mounted in the temporary root, of which
+    /// nothing is removed before that is gone. [`status`](Task::status) has the status by then, and another
+    /// wait tries the removal again.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.wait_until(None)? {
@@ -256,16 +271,23 @@ impl Task {
     /// As [`wait`](Task::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.status.is_some() {
-            return Ok(inner.status);
+        if inner.status.is_none() {
+            let ended = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+            inner.status = ended.map(|mut status| {
+                status.oom_killed = inner.belongings.group.as_ref().is_some_and(|g| g.oom_kills() > 0);
+                status
+            });
         }
-        let ended = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
-        if let Some(mut status) = ended {
-            status.oom_killed = inner.belongings.group.as_ref().is_some_and(|g| g.oom_kills() > 0);
-            inner.status = Some(status);
+        if inner.status.is_some() {
             inner.belongings.clear()?;
         }
         Ok(inner.status)
+    }
+
+    /// How the task ended, once a wait has seen it, also when that wait failed because something of the sandbox could
+    /// not be removed.
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).status
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
@@ -371,5 +393,24 @@ impl From<Ended> for ExitStatus {
             Ended::Code(code) => ExitStatus::exited(code),
             Ended::Signal(signal) => ExitStatus::signalled(signal),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn of_two_failures_both_are_told() {
+        let fail = |step: &str, errno| Err(Error::task::<nix::errno::Errno>(step)(errno));
+        let (group, root) = (nix::errno::Errno::EBUSY, nix::errno::Errno::EPERM);
+        let error = both(fail("rmdir(\"/g\")", group), fail("unlinkat(\"/r\")", root)).unwrap_err();
+        assert!(error.to_string().starts_with("unlinkat(\"/r\") = Operation not permitted"), "{error}");
+        assert!(error.to_string().ends_with(", rmdir(\"/g\")"), "{error}");
+        assert_eq!(error.source().unwrap().to_string(), io::Error::from(group).to_string());
+        assert_eq!(both(Ok(()), fail("r", root)).unwrap_err().to_string(), "r");
+        assert_eq!(both(fail("g", group), Ok(())).unwrap_err().to_string(), "g");
     }
 }

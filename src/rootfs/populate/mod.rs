@@ -45,7 +45,6 @@
 
 mod dest;
 mod file;
-mod pool;
 mod temp;
 mod walk;
 

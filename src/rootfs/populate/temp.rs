@@ -56,14 +56,17 @@ impl TempRoot {
         self.root.as_fd()
     }
 
-    /// Removes it now.
+    /// Removes it now. Once that is done, or again after a failure, it may be called again.
     ///
     /// # Errors
-    /// [`Error::Task`] with what could not be removed.
-    pub(crate) fn close(mut self) -> Result<()> {
-        self.gone = true;
-        let left = remove_tree(self.base.as_fd(), &self.name);
-        left.map_err(|left| left.into_error(self.around.parent().unwrap_or(&self.around)))
+    /// [`Error::Task`] with all that could not be removed.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        if !self.gone {
+            remove_tree(self.base.as_fd(), &self.name)
+                .map_err(|left| left.into_error(self.around.parent().unwrap_or(&self.around)))?;
+            self.gone = true;
+        }
+        Ok(())
     }
 
     /// Lets go of it: nothing is removed when this value is gone.
@@ -124,7 +127,7 @@ mod tests {
         let roots = roots.into_inner().unwrap();
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 4);
         assert!(TempRoot::create(base.path(), "a").unwrap_err().to_string().starts_with("mkdir("));
-        for (i, (name, root)) in roots.into_iter().enumerate() {
+        for (i, (name, mut root)) in roots.into_iter().enumerate() {
             let path = TempRoot::path_in(base.path(), name);
             assert_eq!(mode(&path), 0o755);
             assert_eq!(mode(path.parent().unwrap()), 0o700);
@@ -133,6 +136,12 @@ mod tests {
             fs::write(path.join("usr/lib/x"), "").unwrap();
             if i % 2 == 0 {
                 root.close().unwrap();
+                // Its name is free by now, and the next one's.
+                let next = TempRoot::create(base.path(), name).unwrap();
+                root.close().unwrap();
+                drop(root);
+                assert_eq!(mode(&path), 0o755);
+                drop(next);
             }
         }
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);

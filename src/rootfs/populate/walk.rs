@@ -18,7 +18,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::dest::{self, DIR, Giver, Owned};
 use super::file::{self, Copier, Origin, Placed, Refused, Side, Target};
-use super::{Method, Populated, add, pool};
+use super::{Method, Populated, add};
+use crate::rootfs::pool;
 use crate::sys::fs::{Dirents, Entry, Kind};
 use crate::{Error, Result};
 

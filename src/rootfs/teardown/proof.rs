@@ -1,0 +1,232 @@
+//! The proof that nothing is mounted on any part of a tree, from the mount table of the calling thread.
+//!
+//! The tree is known by the descriptor of its parent. The kernel tells the path of that (the link in `/proc`) and
+//! the mount that it was opened through (`statx`, Linux 5.8); the line of that mount says which part of which
+//! file system lies at that path. So a mount counts that stands on the parent's own mount, at the tree or
+//! below it; and one that stands on the same part of the same file system by way of another mount, which a
+//! removal would find out as late as at that very directory.
+//!
+//! What cannot be read, or understood, or does not fit together is no proof.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+
+use super::{Left, Leftovers};
+use crate::sys::fs::mount_id;
+use crate::sys::mountinfo::Mount;
+
+/// Of the thread, which may have a mount namespace or a root of its own.
+const TABLE: &str = "/proc/thread-self/mountinfo";
+
+/// Fails with all that is mounted at `name` in `parent` or below, or with what is missing to tell.
+pub(super) fn nothing_is_mounted(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Leftovers> {
+    let link = PathBuf::from(format!("/proc/thread-self/fd/{}", parent.as_raw_fd()));
+    let facts = Facts {
+        path: std::fs::read_link(&link),
+        mount: mount_id(parent),
+        // Last, so that as little as possible comes after it.
+        table: std::fs::read(TABLE),
+        link,
+    };
+    match facts.judge(name, |path| leads_to(path, parent).unwrap_or(false)) {
+        Ok(mounts) if mounts.is_empty() => Ok(()),
+        Ok(mounts) => Err(Leftovers(mounts.into_iter().map(|at| Left::stays(at, Errno::EBUSY)).collect())),
+        Err(left) => Err(Leftovers(vec![left])),
+    }
+}
+
+/// Whether looking up `path` arrives at the directory `dir`, on the same mount.
+fn leads_to(path: &Path, dir: BorrowedFd<'_>) -> nix::Result<bool> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let there = open(path, flags, Mode::empty())?;
+    let (a, b) = (fstat(&there)?, fstat(dir)?);
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) && mount_id(there.as_fd())? == mount_id(dir)?)
+}
+
+/// What the kernel says.
+struct Facts {
+    /// Where the path of the parent is read.
+    link: PathBuf,
+    path: io::Result<PathBuf>,
+    mount: nix::Result<Option<u64>>,
+    table: io::Result<Vec<u8>>,
+}
+
+impl Facts {
+    /// What is mounted at `name` or below, as paths from `name` on where they are, else as absolute ones.
+    /// `leads_back` is whether a path leads to the parent again.
+    fn judge(&self, name: &OsStr, leads_back: impl FnOnce(&Path) -> bool) -> Result<Vec<PathBuf>, Left> {
+        let unread = |call, path: &Path, errno| Left { path: path.into(), errno, call };
+        let parent = self.path.as_ref().map_err(|e| unread("readlink", &self.link, errno(e)))?;
+        let text = self.table.as_ref().map_err(|e| unread("read", Path::new(TABLE), errno(e)))?;
+        let id = self.mount.and_then(|id| id.ok_or(Errno::ENOSYS));
+        let id = id.map_err(|errno| unread("statx", &self.link, errno))?;
+        let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        let mounts: Option<Vec<Mount>> = lines.map(Mount::parse).collect();
+        let mounts = mounts.ok_or_else(|| unread("read", Path::new(TABLE), Errno::EBADMSG))?;
+        let table = Table::new(&mounts, id);
+        // Its mount is not in the table if it is of another namespace, or of none. Or if the root was changed to a
+        // directory that is no mount point: then the path is right nevertheless, if it leads back.
+        if table.own(parent).is_none() && !leads_back(parent) {
+            return Err(unread("read", Path::new(TABLE), Errno::EXDEV));
+        }
+        Ok(table.mounted(parent, name))
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// All mounts, and the one that the tree is on.
+struct Table<'a> {
+    mounts: BTreeMap<u64, &'a Mount>,
+    id: u64,
+}
+
+impl<'a> Table<'a> {
+    fn new(mounts: &'a [Mount], id: u64) -> Self {
+        let known = mounts.iter().filter_map(|mount| Some((u64::try_from(mount.id).ok()?, mount)));
+        Table { mounts: known.collect(), id }
+    }
+
+    /// The mount that the tree is on, if `parent` is a path on it.
+    fn own(&self, parent: &Path) -> Option<&'a Mount> {
+        self.mounts.get(&self.id).copied().filter(|own| parent.starts_with(&own.point))
+    }
+
+    /// See [`Facts::judge`]. What is mounted on one of them is left out.
+    fn mounted(&self, parent: &Path, name: &OsStr) -> Vec<PathBuf> {
+        let tree = parent.join(name);
+        // The file system and the directory of it that the tree is.
+        let place = self.own(parent).and_then(|own| Some((&own.device, place(own, &tree)?)));
+        let is_in = |mount: &Mount| {
+            let on = u64::try_from(mount.parent).ok()?;
+            if on == self.id {
+                return Some(mount.point.starts_with(&tree));
+            }
+            let (on, (device, tree)) = (self.mounts.get(&on)?, place.as_ref()?);
+            Some(on.device == **device && self::place(on, &mount.point)?.starts_with(tree))
+        };
+        let found = self.mounts.values().filter(|mount| is_in(mount) == Some(true));
+        let mut found: Vec<PathBuf> = found.map(|mount| shown(&mount.point, parent, &tree)).collect();
+        // By components, so that what is below a path comes right after it.
+        found.sort();
+        found.dedup_by(|next, kept| next.starts_with(kept));
+        found
+    }
+}
+
+/// Where `path`, which is on `mount`, is in its file system.
+fn place(mount: &Mount, path: &Path) -> Option<PathBuf> {
+    path.strip_prefix(&mount.point).ok().map(|below| mount.root.join(below))
+}
+
+fn shown(point: &Path, parent: &Path, tree: &Path) -> PathBuf {
+    let below = point.starts_with(tree).then(|| point.strip_prefix(parent).ok()).flatten();
+    below.unwrap_or(point).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+        20 1 8:1 / / rw - ext4 /dev/sda rw\n\
+        21 20 0:5 / /proc rw - proc proc rw\n\
+        30 20 0:9 /part /srv/my\\040roots rw shared:1 - tmpfs t rw\n\
+        31 20 0:9 / /other rw - tmpfs t rw\n";
+
+    fn facts(more: &str) -> Facts {
+        Facts {
+            link: "/proc/thread-self/fd/7".into(),
+            path: Ok("/srv/my roots/base".into()),
+            mount: Ok(Some(30)),
+            table: Ok(format!("{MOUNTS}{more}").into()),
+        }
+    }
+
+    fn mounted(more: &str) -> Vec<String> {
+        let found = facts(more).judge(OsStr::new("tree"), |_| panic!("its mount is in the table")).unwrap();
+        found.iter().map(|path| path.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_mounted_in_the_tree() {
+        let roots = "/srv/my\\040roots";
+        let none: [&str; 0] = [];
+        assert_eq!(mounted(""), none);
+        for (on, point, expected) in [
+            (30, format!("{roots}/base/tree"), &["tree"][..]),
+            (30, format!("{roots}/base/tree/a\\012b/\\134x"), &["tree/a\nb/\\x"]),
+            (30, format!("{roots}/base/tree-2"), &[]),
+            (30, format!("{roots}/base"), &[]),
+            (30, format!("{roots}/tree"), &[]),
+            (30, roots.into(), &[]),
+            // By another way to the same place, and to places that are only called alike.
+            (31, "/other/part/base/tree/x".into(), &["/other/part/base/tree/x"]),
+            (31, "/other/part/base/tree".into(), &["/other/part/base/tree"]),
+            (31, "/other/base/tree/x".into(), &[]),
+            (20, format!("{roots}/base/tree/x"), &[]),
+            (99, format!("{roots}/base/tree/x"), &[]),
+        ] {
+            assert_eq!(
+                mounted(&format!("50 {on} 0:33 / {point} rw - xfs x rw\n")),
+                expected,
+                "{point} on {on}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_mounts_upon_mounts_the_lowest() {
+        let at = "/srv/my\\040roots/base/tree";
+        let lines = [(50, 30, "b"), (51, 50, "b/deep"), (52, 30, "a"), (53, 52, "a"), (54, 30, "a-b")];
+        let text = lines.map(|(id, on, name)| format!("{id} {on} 0:9 /x {at}/{name} rw - tmpfs t rw\n"));
+        assert_eq!(mounted(&text.concat()), ["tree/a", "tree/a-b", "tree/b"]);
+        // A mount of a part of the tree in another part of it.
+        let text = format!(
+            "50 30 0:9 /part/base/tree/y {at}/b rw - tmpfs t rw\n51 50 0:7 / {at}/b/c rw - tmpfs t rw\n"
+        );
+        assert_eq!(mounted(&text), ["tree/b"]);
+    }
+
+    /// Also for a caller that has no `/proc`.
+    #[test]
+    fn what_is_not_known_is_no_proof() {
+        let missing = || io::Error::from_raw_os_error(Errno::ENOENT as i32);
+        let link = "/proc/thread-self/fd/7";
+        let cases: [(Facts, &str, &str, Errno); 7] = [
+            (Facts { table: Err(missing()), ..facts("") }, "read", TABLE, Errno::ENOENT),
+            (Facts { path: Err(missing()), ..facts("") }, "readlink", link, Errno::ENOENT),
+            (Facts { mount: Ok(None), ..facts("") }, "statx", link, Errno::ENOSYS),
+            (Facts { mount: Err(Errno::EPERM), ..facts("") }, "statx", link, Errno::EPERM),
+            (Facts { mount: Ok(Some(77)), ..facts("") }, "read", TABLE, Errno::EXDEV),
+            (Facts { path: Ok("/srv/elsewhere".into()), ..facts("") }, "read", TABLE, Errno::EXDEV),
+            (facts("50 30 0:33 / /srv\n"), "read", TABLE, Errno::EBADMSG),
+        ];
+        for (facts, call, path, errno) in cases {
+            let left = facts.judge(OsStr::new("tree"), |_| false);
+            assert_eq!(left, Err(Left { path: path.into(), errno, call }));
+        }
+        assert!(Facts { table: Ok(Vec::new()), ..facts("") }.judge(OsStr::new("tree"), |_| false).is_err());
+    }
+
+    #[test]
+    fn a_path_that_leads_back_is_as_good() {
+        let unlisted = |more: &str| {
+            let facts = Facts { mount: Ok(Some(77)), ..facts(more) };
+            facts.judge(OsStr::new("tree"), |path| path == Path::new("/srv/my roots/base")).unwrap()
+        };
+        assert_eq!(unlisted(""), [""; 0].map(PathBuf::from));
+        let text = "50 77 0:33 / /srv/my\\040roots/base/tree/x rw - xfs x rw\n";
+        assert_eq!(unlisted(text), ["tree/x"].map(PathBuf::from));
+    }
+}
