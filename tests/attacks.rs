@@ -391,7 +391,7 @@ fn device_nodes_that_a_task_makes_are_dead() {
         return;
     }
     let volume = open_dir();
-    for method in [Method::Bind, Method::Link, Method::Copy] {
+    for method in [Method::Bind, Method::Overlay, Method::Copy, Method::Link] {
         for user in USERS {
             let mut chroot_env = libraries();
             chroot_env.insert("/usr/share/base-files".into(), "/usr/share/base-files".into());

@@ -198,7 +198,7 @@ fn no_method_lets_the_hosts_files_be_changed() {
     if !sandboxes() {
         return;
     }
-    for method in [Method::Bind, Method::Link, Method::Copy] {
+    for method in [Method::Bind, Method::Overlay, Method::Reflink, Method::Copy, Method::Link] {
         for user in USERS {
             let canary = Canary::new();
             let mut chroot_env = libraries();

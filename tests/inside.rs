@@ -199,8 +199,19 @@ fn the_working_directory_is_made_and_entered() {
     assert_eq!(output(shell("pwd").work_dir("/etc")), "/etc");
     assert_eq!(output(shell("pwd; stat -c %a .").work_dir("/deep/er")), "/deep/er\n755");
     match shell("pwd").work_dir("/etc/no/such/dir").spawn() {
+        Err(Error::Spec { field: "populate", message }) => {
+            assert!(
+                message.starts_with("nothing can be mounted at \"/etc/no/such/dir\": \"/etc\" is bound"),
+                "{message}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    // What only the kernel knows: a volume that cannot be written.
+    let volume = Volume { source: "/etc".into(), target: "/v".into(), read_only: true, ..Volume::default() };
+    match shell("pwd").volume(volume).work_dir("/v/no/dir").spawn() {
         Err(Error::Setup { step, source }) => {
-            assert_eq!(step, "mkdirat(root, \"/etc/no/such/dir\", 0755)");
+            assert_eq!(step, "mkdirat(root, \"/v/no/dir\", 0755)");
             assert_eq!(source.raw_os_error(), Some(libc::EROFS));
         }
         other => panic!("{other:?}"),

@@ -19,14 +19,53 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// How the root is populated from the host [default: bind]
-    #[arg(long, value_name = "bind|link|copy|none")]
+    #[arg(long, value_name = "auto|bind|overlay|reflink|copy|link|none")]
     populate: Option<String>,
     /// What it is populated with (repeatable) [default: the exec driver's list]
     #[arg(long, value_name = "SRC[:DST]")]
     chroot_env: Vec<String>,
-    /// Let the task write to a linked root: those are the host's own files
+    /// Let the task write to the root: with auto what it writes is its own, with link it is the host's files
     #[arg(long)]
     writable: bool,
+    /// Directory that an overlay is written to [default: a tmpfs, gone at the end]
+    #[arg(long, value_name = "DIR")]
+    upper: Option<PathBuf>,
+    /// Size of a tmpfs root, and of the tmpfs that an overlay is written to [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    tmpfs_size: Option<u64>,
+    /// Copies keep setuid bits and file capabilities
+    #[arg(long)]
+    keep_setuid: bool,
+    /// Most entries that populating the root may make
+    #[arg(long, value_name = "N")]
+    max_entries: Option<u64>,
+    /// Most bytes that the populated files may have together
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    max_bytes: Option<u64>,
+    /// Directory of the host for /alloc
+    #[arg(long, value_name = "DIR")]
+    alloc: Option<PathBuf>,
+    /// Directory of the host for /local
+    #[arg(long, value_name = "DIR")]
+    local: Option<PathBuf>,
+    /// A tmpfs of this size at /secrets
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    secrets: Option<u64>,
+    /// A tmpfs of this size at /tmp
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    tmp: Option<u64>,
+    /// Name server in /etc/resolv.conf (repeatable) [default: the root's file as it is]
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<String>,
+    /// Domain that short names are looked for in (repeatable)
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String>,
+    /// Option of the resolver (repeatable)
+    #[arg(long, value_name = "OPTION")]
+    dns_option: Vec<String>,
+    /// Line of an /etc/hosts of the sandbox's own (repeatable)
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    add_host: Vec<String>,
     /// PID namespace
     #[arg(long, value_name = "private|host")]
     pid: Option<String>,
@@ -148,6 +187,8 @@ impl Args {
             Some(path) => spec.network = Network::Path(path.into()),
         }
         self.root(&mut spec)?;
+        self.task_dirs(&mut spec);
+        self.names(&mut spec)?;
         self.environment(&mut spec)?;
         self.limits(&mut spec)?;
         if let Some(list) = &self.require {
@@ -169,6 +210,11 @@ impl Args {
     fn root(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
         spec.root.path = self.root.clone().or(spec.root.path.take());
         spec.root.writable |= self.writable;
+        spec.root.setuid |= self.keep_setuid;
+        spec.root.upper = self.upper.clone().or(spec.root.upper.take());
+        spec.root.tmpfs_size = self.tmpfs_size.unwrap_or(spec.root.tmpfs_size);
+        spec.root.max_entries = self.max_entries.or(spec.root.max_entries);
+        spec.root.max_bytes = self.max_bytes.or(spec.root.max_bytes);
         if let Some(method) = &self.populate {
             spec.root.populate = method.parse().map_err(|e| Failure::new(format!("populate: {e}")))?;
         }
@@ -177,6 +223,30 @@ impl Args {
         }
         for volume in &self.volume {
             spec.volumes.push(values::volume(volume).map_err(|e| Failure::new(format!("volume: {e}")))?);
+        }
+        Ok(())
+    }
+
+    fn task_dirs(&self, spec: &mut SandboxSpec) {
+        let dirs = &mut spec.task_dirs;
+        dirs.alloc = self.alloc.clone().or(dirs.alloc.take());
+        dirs.local = self.local.clone().or(dirs.local.take());
+        dirs.tmp = self.tmp.or(dirs.tmp);
+        if let Some(size) = self.secrets {
+            dirs.secrets.get_or_insert_default().size = size;
+        }
+    }
+
+    fn names(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
+        if !(self.dns.is_empty() && self.dns_search.is_empty() && self.dns_option.is_empty()) {
+            let dns = spec.dns.get_or_insert_default();
+            dns.servers.extend(self.dns.iter().cloned());
+            dns.searches.extend(self.dns_search.iter().cloned());
+            dns.options.extend(self.dns_option.iter().cloned());
+        }
+        for host in &self.add_host {
+            let entry = values::host(host).map_err(|e| Failure::new(format!("add-host: {e}")))?;
+            spec.hosts.get_or_insert_default().push(entry);
         }
         Ok(())
     }

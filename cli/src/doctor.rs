@@ -58,6 +58,7 @@ fn describe(host: &Host, health: &Health) -> String {
         ("caps held", host.held.to_string()),
         ("caps lacking", if missing.is_empty() { "none".into() } else { missing.to_string() }),
         ("landlock", landlock),
+        ("overlay", if host.overlay { "yes" } else { "no: the kernel has no overlay file system" }.into()),
     ];
     let mut text: String = rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
     text.push_str(&cgroups(&host.cgroups));

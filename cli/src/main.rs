@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 mod args;
 mod doctor;
+mod progress;
 mod run;
 mod values;
 

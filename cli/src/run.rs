@@ -11,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::args::Args;
+use crate::progress::Bar;
 use crate::{Failure, REFUSED};
 
 fn sandbox(args: &Args) -> Result<Sandbox, Failure> {
@@ -19,9 +20,15 @@ fn sandbox(args: &Args) -> Result<Sandbox, Failure> {
 
 /// Runs the command and ends as it did.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let sandbox = sandbox(args)?;
     let signals = forwarded()?;
-    let task = sandbox.spawn()?;
+    let bar = Bar::on_terminal();
+    let sandbox = match &bar {
+        Some(bar) => sandbox(args)?.progress(bar.teller()),
+        None => sandbox(args)?,
+    };
+    let spawned = sandbox.spawn();
+    drop(bar);
+    let task = spawned?;
     let status = wait(&task, &signals)?;
     if let Some(path) = &args.report {
         write_report(path, task.report())?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cofferdam::{MemoryMax, Propagation, Volume};
+use cofferdam::{HostsEntry, MemoryMax, Propagation, Volume};
 
 /// Bytes: a number, or one with k, m, g or t for powers of 1024.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
@@ -57,6 +57,12 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
     Ok(volume)
 }
 
+/// `NAME:ADDRESS`; the address may have colons of its own.
+pub(crate) fn host(text: &str) -> Result<HostsEntry, String> {
+    let (name, address) = text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:ADDRESS"))?;
+    Ok(HostsEntry { address: address.into(), names: vec![name.into()] })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +78,13 @@ mod tests {
             assert!(size(text).is_err(), "{text}");
         }
         assert_eq!(memory_max("-1"), Ok(MemoryMax::Unlimited));
+    }
+
+    #[test]
+    fn hosts() {
+        let entry = host("db:fe80::1").unwrap();
+        assert_eq!((entry.names, entry.address.as_str()), (vec!["db".to_string()], "fe80::1"));
+        assert!(host("db").is_err());
     }
 
     #[test]

@@ -76,6 +76,8 @@ fn shows(call: &str, line: &str) -> bool {
         "open_tree" if line.contains("open_tree(\"") => quoted(call).contains(&objects[0]),
         // What lies below /dev, /proc and /sys is opened from the descriptor of what was mounted there.
         "openat2" => quoted(call).iter().any(|q| below(objects[0], q)),
+        // Of what is made in the root the last name is shown.
+        "openat" if line.starts_with("openat(root, ") => quoted(call).iter().any(|q| objects[0].ends_with(q)),
         "mkdirat" | "mknodat" => objects.last().is_none_or(|o| quoted(call).iter().any(|q| o.ends_with(q))),
         "symlinkat" => quoted(call).contains(&objects[0]),
         "capset" | "setgroups" | "setresuid" | "setresgid" | "prlimit64" => true,
@@ -146,6 +148,22 @@ fn every_line_of_the_plan_is_in_the_trace() {
         "/lib/x86_64-linux-gnu/libc.so.6",
         "--chroot-env",
         "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+        "--",
+        "true",
+    ]);
+    compare(&[
+        "--id",
+        "explained",
+        "--populate",
+        "overlay",
+        "--secrets",
+        "64k",
+        "--tmp",
+        "1m",
+        "--dns",
+        "192.0.2.1",
+        "--add-host",
+        "db:192.0.2.7",
         "--",
         "true",
     ]);

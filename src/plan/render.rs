@@ -102,14 +102,14 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Overlay { .. } => overlay(op),
         Op::Empty { path } => one(format!("openat(root, {path:?}, O_CREAT|O_EXCL|O_NOFOLLOW, 0644)")),
         Op::File { path, content } => vec![
-            "openat(root \"dev\", \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)".into(),
+            "openat(/dev, \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)".into(),
             format!("write(it, {content:?})"),
-            "open_tree(root \"dev/.file\", OPEN_TREE_CLONE)".into(),
+            "open_tree(/dev \".file\", OPEN_TREE_CLONE)".into(),
             "mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)"
                 .into(),
             format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
             format!("move_mount(it, root {path:?})"),
-            "unlinkat(root \"dev\", \".file\")".into(),
+            "unlinkat(/dev, \".file\")".into(),
         ],
         Op::Write { path, mode, uid, gid, content } => vec![
             format!("openat(root, {path:?}, O_CREAT|O_EXCL|O_NOFOLLOW, {mode:04o})"),

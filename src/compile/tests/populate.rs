@@ -280,13 +280,13 @@ fn names_are_resolved_by_files_of_the_sandboxs_own() {
     let plan = check(
         &case,
         "# file \"/etc/resolv.conf\" of 35 bytes, read-only
-         openat(root \"dev\", \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)
+         openat(/dev, \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)
          write(it, 35 bytes)
-         open_tree(root \"dev/.file\", OPEN_TREE_CLONE)
+         open_tree(/dev \".file\", OPEN_TREE_CLONE)
          mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
          openat2(root, \"/etc/resolv.conf\", RESOLVE_IN_ROOT)
          move_mount(it, root \"/etc/resolv.conf\")
-         unlinkat(root \"dev\", \".file\")
+         unlinkat(/dev, \".file\")
          # file \"/etc/hosts\" of...
          # \"/dev\" read-only",
     );
