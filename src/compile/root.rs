@@ -109,6 +109,9 @@ pub(super) fn work(
     }
     let env = if root.populate == Method::None { ChrootEnv::new() } else { chroot_env(policy, spec) };
     populate::validate(&env)?;
+    if let Some((source, why)) = env.keys().find_map(|s| survey.unseen.get_key_value(s)) {
+        return Err(Error::spec("chroot_env", format!("{source:?}: {why}")));
+    }
     let (entries, skipped) = entries(&env, survey);
     // The default list is a list of what a host may have; one that somebody wrote means what it says.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();

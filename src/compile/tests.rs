@@ -145,6 +145,7 @@ fn survey() -> Survey {
     Survey {
         identity: who(65534, &[65534]),
         kinds: kinds.into_iter().map(|(path, kind)| (path.into(), Some(kind))).collect(),
+        unseen: BTreeMap::new(),
         network: Ok(true),
         owners: BTreeMap::new(),
         real: BTreeMap::new(),

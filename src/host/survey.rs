@@ -20,6 +20,8 @@ pub(crate) struct Survey {
     pub identity: Identity,
     /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
     pub kinds: BTreeMap<PathBuf, Option<Kind>>,
+    /// Why it is not known what a source of the root is.
+    pub unseen: BTreeMap<PathBuf, String>,
     /// Whether the network to be joined is a namespace.
     pub network: Result<bool, std::io::ErrorKind>,
     /// What the sources of the root are like.
@@ -57,10 +59,10 @@ impl Survey {
         let look = overlays || !skip.is_empty();
         Ok(Survey {
             identity,
-            kinds: paths(spec, &env)
-                .into_iter()
-                .map(|p| (rootfs::probe::kind(&p), p))
-                .map(|(k, p)| (p, k))
+            kinds: paths(spec, &env).into_iter().map(kind).collect(),
+            unseen: env
+                .keys()
+                .filter_map(|p| Some((p.clone(), rootfs::probe::look(p).err()?.to_string())))
                 .collect(),
             network,
             owners: env.keys().filter_map(|p| Some((p.clone(), rootfs::probe::owner(p)?))).collect(),
@@ -99,6 +101,11 @@ fn paths(spec: &SandboxSpec, env: &ChrootEnv) -> BTreeSet<PathBuf> {
     let targets = env.values().chain(spec.volumes.iter().map(|v| &v.target)).chain(&spec.work_dir);
     let shown = targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path));
     given.cloned().chain(shown).collect()
+}
+
+fn kind(path: PathBuf) -> (PathBuf, Option<Kind>) {
+    let kind = rootfs::probe::kind(&path);
+    (path, kind)
 }
 
 fn skip(path: &Path) -> Option<Skip> {

@@ -2,15 +2,32 @@
 //! nothing of it stays behind.
 //!
 //! A root is a new tmpfs with read-only binds of host directories (the default: nothing is copied and
-//! the host cannot be written), or a directory of the host that was populated by linking or copying,
-//! or one that is used as it is. The kernel's own file systems and a small `/dev` are mounted in it.
-//! Every writable mount is `nodev` and `/dev` itself is sealed read-only, so that a device node that
-//! a task makes cannot be opened, without a device cgroup.
+//! the host cannot be written) or with overlays over them, or a directory of the host that was populated by
+//! linking, copying or reflinks, or one that is used as it is. The kernel's own file systems and a small `/dev`
+//! are mounted in it. Every writable mount is `nodev` and `/dev` itself is sealed read-only, so that a device
+//! node that a task makes cannot be opened, without a device cgroup.
+//!
+//! Whatever the method ([`Method`]), the task sees the same tree: that of the sources of the map, each at its
+//! destination, where the more specific of two destinations wins. Where they differ:
+//!
+//! | | bind | overlay | reflink, copy | link |
+//! |---|---|---|---|---|
+//! | may be written | no | yes | yes | no; with `writable`, which gives the host's files away |
+//! | costs | a mount an entry | two mounts an entry | a walk, and the bytes | a walk |
+//! | setuid bits, file capabilities | shown | shown | with `setuid` only | shown |
+//! | other extended attributes | all | all | `user.*` and access lists | all |
+//! | file systems mounted below a source | shown | shown, read-only | copied | copied |
+//! | a file as a source | read-only | read-only | yes | no |
+//! | fifos, sockets, devices below a source | shown, the latter dead | shown, the latter dead | left out, listed | left out, listed |
+//! | a destination that another entry does not have | refused | made | made | made |
+//!
+//! Shown setuid bits and file capabilities count for nothing: every mount is `nosuid` unless the spec turns
+//! `no_new_privs` off.
 //!
 //! Mount points are found by descriptor, resolved inside the root and never outside of it; below
 //! `/proc`, `/sys` and `/dev` no symbolic link is followed.
 //!
-//! What it does not do: decide which user or capabilities see it; overlays and reflinks (yet).
+//! What it does not do: decide which user or capabilities see it.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -39,22 +56,24 @@ pub use teardown::{Leftovers, remove_tree};
 #[serde(default, deny_unknown_fields)]
 pub struct Root {
     /// A directory of the host that becomes `/`, absolute. Without one the root is fresh and goes away
-    /// with the sandbox: a tmpfs for `bind`, a temporary directory for `link` and `copy`.
+    /// with the sandbox: a tmpfs for `bind` and `overlay`, a temporary directory for the others.
     pub path: Option<PathBuf>,
     /// How it is populated. `bind` when nothing is said.
     pub populate: Method,
     /// What it is populated with. Empty means the operator's list, or where that is empty too the
     /// `exec` driver's: /bin /etc /lib /lib32 /lib64 /run/resolvconf /run/systemd/resolve /sbin /usr.
     pub chroot_env: ChrootEnv,
-    /// Lets the task write to what was linked. Those are the host's own files: the report then shows
-    /// `host_files` missing. Copies and given directories are writable anyway, binds never are.
+    /// Lets the task write to the root. `auto` then makes it something that may be written. What was linked is
+    /// the host's own files: the report then shows `host_files` missing. Overlays, copies and given directories
+    /// are writable anyway; for `bind` it is an error.
     pub writable: bool,
     /// Size limit of a tmpfs root in bytes, and of the tmpfs that an `overlay` is written to; 64 MiB when 0.
     /// Its pages count as the task's memory.
     pub tmpfs_size: u64,
     /// A directory of the host that an `overlay` is written to, absolute, on a file system that can be the upper
     /// layer of one (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). What it holds by then is
-    /// seen again by the next sandbox that names it. A tmpfs of its own when absent.
+    /// seen again by the next sandbox that names it; two at a time must not. It stays when the sandbox is
+    /// gone. A tmpfs of its own when absent.
     pub upper: Option<PathBuf>,
     /// Copies keep the setuid and setgid bits and the file capabilities of their source. They count for nothing
     /// while `no_new_privs` holds.

@@ -1,5 +1,6 @@
 //! Asks the host about paths: which of the sensitive ones there are, and what a source is.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Kind;
@@ -41,16 +42,25 @@ pub(crate) fn owner(path: &Path) -> Option<Owner> {
     Some(Owner { mode: st.mode() & 0o7777, uid: st.uid(), gid: st.gid() })
 }
 
-/// What a path is, links followed; `None` when there is nothing.
+/// What a path is, links followed; `None` when there is nothing, or nothing that may be seen.
 pub(crate) fn kind(path: &Path) -> Option<Kind> {
+    look(path).unwrap_or_default()
+}
+
+/// What a path is, links followed; `None` when there is nothing.
+pub(crate) fn look(path: &Path) -> io::Result<Option<Kind>> {
     use std::os::unix::fs::FileTypeExt;
-    let kind = std::fs::metadata(path).ok()?.file_type();
-    Some(match kind {
+    let kind = match std::fs::metadata(path) {
+        Ok(st) => st.file_type(),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(Some(match kind {
         k if k.is_dir() => Kind::Dir,
         k if k.is_char_device() || k.is_block_device() => Kind::Device,
         k if k.is_file() => Kind::File,
         _ => Kind::Other,
-    })
+    }))
 }
 
 /// Those of `paths` that the host has.

@@ -220,7 +220,7 @@ impl Task {
         &self.report
     }
 
-    /// What was linked or copied into the root, where that was asked for.
+    /// What stands in the root, and how it came there; `None` for a directory that was taken as it is.
     pub fn populated(&self) -> Option<&Populated> {
         self.populated.as_ref()
     }

@@ -185,6 +185,15 @@ fn what_is_left_out_is_empty_or_listed() {
 }
 
 #[test]
+fn a_source_that_cannot_be_looked_at_is_an_error() {
+    let case = overlay(|c| {
+        c.survey.unseen.insert("/usr".into(), "Permission denied (os error 13)".into());
+        c.survey.kinds.remove(Path::new("/usr"));
+    });
+    refused(&case, "spec chroot_env: chroot_env: \"/usr\": Permission denied (os error 13)");
+}
+
+#[test]
 fn limits_are_the_operators_and_the_tasks() {
     for (policy, spec, expect) in
         [(None, None, None), (Some(5), None, Some(5)), (None, Some(4), Some(4)), (Some(5), Some(9), Some(5))]
