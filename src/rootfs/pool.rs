@@ -1,4 +1,4 @@
-//! Directories waiting to be filled, and the threads that take them.
+//! Directories waiting to be filled or emptied, and the threads that take them.
 //!
 //! The last that came is the first taken, which keeps the number of waiting directories near the depth of
 //! the tree times its width and not near its size. The caller's own thread is one of the workers; helpers
@@ -26,20 +26,41 @@ where
     J: Send,
     S: Send,
 {
+    let mut left = ALONE;
+    let alone = || {
+        left = left.saturating_sub(1);
+        left > 0
+    };
+    run_alone(alone, first, state, work)
+}
+
+/// The same; the caller's thread is alone for as long as `alone` says after each job that it should be.
+pub(super) fn run_alone<J, S>(
+    mut alone: impl FnMut() -> bool,
+    first: J,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(J, &mut S) -> Result<Vec<J>> + Sync,
+) -> Result<Vec<S>>
+where
+    J: Send,
+    S: Send,
+{
     let pool =
         Pool { queue: Mutex::new(Queue { jobs: vec![first], busy: 0, error: None }), ready: Condvar::new() };
-    let drain = |state: &mut S, limit: usize| {
-        for _ in 0..limit {
-            let Some((job, turn)) = pool.take() else { return };
+    let drain = |state: &mut S, more: &mut dyn FnMut() -> bool| {
+        while let Some((job, turn)) = pool.take() {
             turn.end(work(job, state));
+            if !more() {
+                return;
+            }
         }
     };
     let mut mine = state();
-    drain(&mut mine, ALONE);
+    drain(&mut mine, &mut alone);
     let mut states = thread::scope(|scope| {
         let help = || {
             let mut state = state();
-            drain(&mut state, usize::MAX);
+            drain(&mut state, &mut || true);
             state
         };
         let helpers = if pool.lock().jobs.is_empty() { 0 } else { threads().saturating_sub(1) };
@@ -49,7 +70,7 @@ where
                 thread::Builder::new().name("cofferdam-walk".into()).spawn_scoped(scope, help).ok()
             })
             .collect();
-        drain(&mut mine, usize::MAX);
+        drain(&mut mine, &mut || true);
         // One that panicked has said so in the queue, when its turn ended.
         helpers.into_iter().filter_map(|h| h.join().ok()).collect::<Vec<S>>()
     });

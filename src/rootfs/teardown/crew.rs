@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -22,12 +23,21 @@ const DEEP: usize = 24;
 /// So many directories wait with open descriptors for what is below them. More, and the next is done in one piece.
 const OPEN: usize = 96;
 
+/// So many directories the caller's thread does alone, and goes on for as long: other threads have to be worth their
+/// start, which takes a tenth of that. Directories alone do not tell, as one may hold thousands of files.
+const ALONE: (usize, Duration) = (4, Duration::from_micros(300));
+
 /// Removes `name` in `parent` and all that is below it, as the user `me`; whether nothing of it is left.
 pub(super) fn remove(parent: BorrowedFd<'_>, name: &CStr, me: u32) -> bool {
     let open = AtomicUsize::new(0);
     let crew = Crew { parent, me, open: &open, stays: AtomicBool::new(false) };
     let first = Job { up: None, name: name.to_owned(), depth: 0 };
-    let done = pool::run(first, Dirents::new, |job, dirents| Ok(crew.work(job, dirents)));
+    let (mut jobs, begun) = (0_usize, Instant::now());
+    let alone = || {
+        jobs = jobs.saturating_add(1);
+        jobs < ALONE.0 || begun.elapsed() < ALONE.1
+    };
+    let done = pool::run_alone(alone, first, Dirents::new, |job, dirents| Ok(crew.work(job, dirents)));
     done.is_ok() && !crew.stays.into_inner()
 }
 
