@@ -1,61 +1,286 @@
-//! Populating a root from a tree of 2 000 files by links and by copies, beside a floor in the same run.
+//! Filling a root and removing it again, each beside the least that it could cost, in the same run.
 //!
-//! The floor for links is getdents64 and linkat by directory descriptor on one thread; `cp -al` and
-//! `cp -a` stand beside. Only the population is timed, not the removal. Compare ratios, not milliseconds:
-//! `cargo bench --bench populate`. The tree lies in `COFFERDAM_BENCH_DIR`, /dev/shm when unset.
+//! `cargo bench --bench populate` prints a table for each method, file system and tree, in which the contestants
+//! took turns: compare ratios, not milliseconds. A word after `--` chooses the tables whose title has it.
+//! criterion's groups come first and are for the history only. With `--test` everything runs once, on small
+//! trees. The rest is asked for by the environment:
+//!
+//! - `COFFERDAM_BENCH_ROUNDS`: how many turns, 15 when unset.
+//! - `COFFERDAM_BENCH_B=1`: the host's own directories of the default list too, by link, below `/var/tmp`.
+//! - `COFFERDAM_BENCH_PLOT=FILE`: a drawing of how time grows with the number of entries.
+//!
+//! It wants root, for file systems of its own; what cannot be had says so. Nothing stays behind.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cofferdam::{ChrootEnv, Host, Method, Policy, Root, Sandbox};
-use criterion::{Criterion, criterion_group, criterion_main};
-use nix::dir::{Dir, Type};
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use cofferdam::rootfs::{Options, default_chroot_env, populate, remove_tree};
+use cofferdam::{ChrootEnv, Method};
+use criterion::Criterion;
 
-const DIRS: usize = 200;
-const FILES: usize = 10;
+#[path = "populate/floor.rs"]
+mod floor;
+#[path = "populate/growth.rs"]
+mod growth;
+#[path = "populate/memory.rs"]
+mod memory;
+#[path = "populate/others.rs"]
+mod others;
+#[path = "populate/place.rs"]
+mod place;
+#[path = "populate/roots.rs"]
+mod roots;
+#[path = "populate/table.rs"]
+mod table;
+#[path = "populate/tree.rs"]
+mod tree;
 
-fn tree(at: &Path) -> PathBuf {
-    let top = at.join("tree");
-    for d in 0..DIRS {
-        let dir = top.join(format!("{}/{d}", d % 20));
-        std::fs::create_dir_all(&dir).unwrap();
-        for f in 0..FILES {
-            std::fs::write(dir.join(format!("file-{f}")), vec![b'x'; 100 + 997 * f]).unwrap();
+use floor::Content;
+use others::Way;
+use place::Place;
+use table::{Bar, Contest, Row};
+use tree::Shape;
+
+/// How it was called.
+struct Call {
+    /// Everything once, on small trees.
+    test: bool,
+    rounds: usize,
+    /// Part of the title of the tables that are wanted.
+    filter: String,
+    host: bool,
+}
+
+impl Call {
+    fn parse() -> Call {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let test = !args.iter().any(|a| a == "--bench") || args.iter().any(|a| a == "--test");
+        let rounds = std::env::var("COFFERDAM_BENCH_ROUNDS").ok().and_then(|n| n.parse().ok());
+        Call {
+            test,
+            rounds: if test { 1 } else { rounds.unwrap_or(15) },
+            filter: args.into_iter().find(|a| !a.starts_with('-')).unwrap_or_default(),
+            host: std::env::var_os("COFFERDAM_BENCH_B").is_some_and(|v| v == "1"),
         }
     }
-    top
+
+    fn wants(&self, title: &str) -> bool {
+        title.contains(&self.filter)
+    }
+
+    fn shape(&self) -> Shape {
+        if self.test { Shape::SMALL } else { Shape::DEBIAN }
+    }
 }
 
-fn open(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> OwnedFd {
-    openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).unwrap()
+/// Ours, of one directory into `to`/tree.
+fn ours(method: Method, from: &Path, to: &Path) {
+    fill(method, &[(from.to_owned(), "/tree".into())].into(), to);
 }
 
-fn floor(from: OwnedFd, to: OwnedFd) {
-    let mut dir = Dir::from_fd(from.try_clone().unwrap()).unwrap();
-    for entry in dir.iter() {
-        let entry = entry.unwrap();
-        let name = entry.file_name();
-        match entry.file_type() {
-            Some(Type::Directory) if !matches!(name.to_bytes(), b"." | b"..") => {
-                mkdirat(&to, name, Mode::S_IRWXU).unwrap();
-                floor(open(from.as_fd(), name), open(to.as_fd(), name));
+fn fill(method: Method, map: &ChrootEnv, to: &Path) {
+    let root = File::open(to).unwrap();
+    let done = populate(root.as_fd(), map, &Options { method, ..Options::default() }).unwrap();
+    assert_eq!(done.kept, 0);
+}
+
+fn ours_remove(parent: &Path, name: &str) {
+    remove_tree(File::open(parent).unwrap().as_fd(), OsStr::new(name)).unwrap();
+}
+
+/// What a round leaves in `to`.
+fn clear(to: &Path) {
+    floor::remove(floor::threads(), to);
+}
+
+fn complete(shape: Shape) -> impl Fn(&str, &Path) {
+    move |name, to| {
+        assert_eq!(tree::count(&to.join("tree")), shape.entries(), "{name} did not make the whole tree");
+    }
+}
+
+fn linking(call: &Call, title: &str, base: &Path) {
+    let (source, threads) = (base.join("source"), floor::threads());
+    let from = &*source;
+    let link_dest = format!("--link-dest={}", from.display());
+    let rows = vec![
+        Row::new("ours", |to| ours(Method::Link, from, to)).bar(Bar::OfFloor(1.15)),
+        Row::new(format!("floor, {threads} threads"), |to| floor::link(threads, from, &to.join("tree"))),
+        Row::new("floor, 1 thread", |to| floor::link(1, from, &to.join("tree"))),
+        Row::new("cp -al", |to| others::run("cp", &["-al"], &[from, &to.join("tree")])),
+        Row::unless(others::missing("rsync"), "rsync -a --link-dest", |to| {
+            others::run("rsync", &["-a", &link_dest], &[&from.join(""), &to.join("tree")]);
+        }),
+        Row::new("naive original, linking", |to| {
+            others::naive(to, &[(from.to_owned(), "/tree".into())], Way::Link);
+        })
+        .bar(Bar::OfFirst(4.0)),
+    ];
+    filling(call, title, base, rows);
+}
+
+fn copying(call: &Call, title: &str, base: &Path) {
+    let (source, threads) = (base.join("source"), floor::threads());
+    let from = &*source;
+    let rows = vec![
+        Row::new("ours", |to| ours(Method::Copy, from, to)).bar(Bar::OfFloor(1.15)),
+        Row::new(format!("floor, {threads} threads"), |to| {
+            floor::copy(threads, Content::Copied, from, &to.join("tree"));
+        }),
+        Row::new("floor, 1 thread", |to| floor::copy(1, Content::Copied, from, &to.join("tree"))),
+        Row::new("cp -a", |to| others::run("cp", &["-a"], &[from, &to.join("tree")])),
+        Row::new("naive original, copying", |to| {
+            others::naive(to, &[(from.to_owned(), "/tree".into())], Way::Copy);
+        }),
+    ];
+    filling(call, title, base, rows);
+}
+
+fn cloning(call: &Call, title: &str, base: &Path) {
+    let (source, threads) = (base.join("source"), floor::threads());
+    let from = &*source;
+    let rows = vec![
+        Row::new("ours", |to| ours(Method::Reflink, from, to)),
+        Row::new(format!("floor, {threads} threads"), |to| {
+            floor::copy(threads, Content::Cloned, from, &to.join("tree"));
+        }),
+        Row::new("cp -a --reflink=always", |to| {
+            others::run("cp", &["-a", "--reflink=always"], &[from, &to.join("tree")]);
+        }),
+        Row::new("cp -a --reflink=never", |to| {
+            others::run("cp", &["-a", "--reflink=never"], &[from, &to.join("tree")]);
+        }),
+    ];
+    filling(call, title, base, rows);
+}
+
+fn filling(call: &Call, title: &str, base: &Path, rows: Vec<Row<'_>>) {
+    let check = complete(call.shape());
+    let before = |_: &Path| settle(base);
+    let title = title.to_string();
+    let mut contest = Contest { title, rows, base, before: &before, check: &check, after: &clear };
+    contest.run(call.rounds);
+    contest.print();
+}
+
+fn removing(call: &Call, title: &str, base: &Path) {
+    let (source, threads) = (base.join("source"), floor::threads());
+    let before = |to: &Path| {
+        floor::copy(threads, Content::Copied, &source, &to.join("tree"));
+        settle(base);
+    };
+    let rows = vec![
+        Row::new("ours", |to| ours_remove(to, "tree")).bar(Bar::OfFloor(1.1)),
+        Row::new(format!("floor, {threads} threads"), |to| floor::remove(threads, &to.join("tree"))),
+        Row::new("floor, 1 thread", |to| floor::remove(1, &to.join("tree"))),
+        Row::new("rm -rf", |to| others::run("rm", &["-rf"], &[&to.join("tree")])),
+    ];
+    let check = |name: &str, to: &Path| {
+        assert_eq!(std::fs::read_dir(to).unwrap().count(), 0, "{name} left something");
+    };
+    let title = title.to_string();
+    let mut contest = Contest { title, rows, base, before: &before, check: &check, after: &clear };
+    contest.run(call.rounds);
+    contest.print();
+}
+
+/// What the rounds before have left to be written is written now, not in somebody's turn.
+fn settle(base: &Path) {
+    nix::unistd::syncfs(File::open(base).unwrap()).unwrap();
+}
+
+/// The default list of this host. It needs a destination on the same file system.
+fn host_lists(call: &Call) {
+    let dir = tempfile::TempDir::with_prefix_in("cofferdam-bench-", "/var/tmp").unwrap();
+    let map: ChrootEnv = default_chroot_env().into_iter().filter(|(s, _)| s.exists()).collect();
+    let pairs: Vec<(PathBuf, PathBuf)> = map.clone().into_iter().collect();
+    let each = |to: &Path, place: &dyn Fn(&Path, &Path)| {
+        for (source, dest) in &pairs {
+            let dest = to.join(dest.strip_prefix("/").unwrap());
+            std::fs::create_dir_all(dest.parent().unwrap()).unwrap();
+            place(source, &dest);
+        }
+    };
+    let threads = floor::threads();
+    let rows = vec![
+        Row::new("ours", |to| fill(Method::Link, &map, to)).bar(Bar::OfFloor(1.15)),
+        Row::new(format!("floor, {threads} threads"), |to| each(to, &|s, d| floor::link(threads, s, d))),
+        Row::new("floor, 1 thread", |to| each(to, &|s, d| floor::link(1, s, d))),
+        Row::new("cp -al", |to| each(to, &|s, d| others::run("cp", &["-alHT"], &[s, d]))),
+        Row::new("naive original, linking", |to| others::naive(to, &pairs, Way::Link)).bar(Bar::OfFirst(4.0)),
+    ];
+    let check = |name: &str, to: &Path| println!("{name}: {} entries", tree::count(to));
+    let before = |_: &Path| settle(dir.path());
+    let mut contest = Contest {
+        title: "link, the host's default list, /var/tmp".into(),
+        rows,
+        base: dir.path(),
+        before: &before,
+        check: &check,
+        after: &clear,
+    };
+    contest.run(if call.test { 1 } else { 3 });
+    contest.print();
+}
+
+/// One file system and what runs on it.
+fn on(call: &Call, place: Result<&Path, &str>, name: &str, tables: &[(&str, Table)]) {
+    let shape = call.shape();
+    let size = format!("{} files, {} directories, {} links", shape.files, shape.dirs, shape.links);
+    let title = |what: &str| format!("{what}, {size}, {:.0} MB, {name}", shape.bytes as f64 / 1e6);
+    let wanted: Vec<_> =
+        tables.iter().map(|(what, f)| (title(what), f)).filter(|(t, _)| call.wants(t)).collect();
+    match place {
+        Ok(base) if !wanted.is_empty() => {
+            tree::build(&base.join("source"), shape);
+            for (title, table) in wanted {
+                table(call, &title, base);
             }
-            Some(Type::File) => nix::unistd::linkat(&from, name, &to, name, AtFlags::empty()).unwrap(),
-            _ => {}
+            clear(&base.join("source"));
+        }
+        Ok(_) => {}
+        Err(why) => wanted.iter().for_each(|(title, _)| println!("\n{title}\n  skipped: {why}")),
+    }
+}
+
+type Table = fn(&Call, &str, &Path);
+
+fn tables(call: &Call, place: &Place) {
+    let all: [(&str, Table); 3] = [("link", linking), ("copy", copying), ("teardown", removing)];
+    on(call, Ok(&place.tmpfs), "tmpfs", &all);
+    let size = if call.test { 64 << 20 } else { 2 << 30 };
+    let mkfs = ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+    let ext4 = place.image("ext4", &mkfs, size);
+    on(call, ext4.as_deref().map_err(|e| &**e), "ext4 in a loop mount", &all);
+    let clones: [(&str, Table); 1] = [("reflink", cloning)];
+    let btrfs = place.image("btrfs", &["mkfs.btrfs", "-q"], size.max(256 << 20));
+    match btrfs {
+        Ok(at) => on(call, Ok(&at), "btrfs in a loop mount", &clones),
+        Err(why) => {
+            let xfs = place.image("xfs", &["mkfs.xfs", "-q"], size.max(512 << 20));
+            let xfs = xfs.map_err(|e| format!("{why}; {e}"));
+            on(call, xfs.as_deref().map_err(|e| &**e), "xfs in a loop mount", &clones);
+        }
+    }
+    if call.wants("link, the host's default list, /var/tmp") {
+        if call.host {
+            host_lists(call);
+        } else {
+            println!("\nlink, the host's default list\n  skipped: COFFERDAM_BENCH_B=1 asks for it");
         }
     }
 }
 
 /// Times `work` on a fresh directory, and removes that directory untimed.
-fn timed(base: &Path, rounds: u64, mut work: impl FnMut(&Path)) -> Duration {
+fn timed(base: &Path, rounds: u64, before: impl Fn(&Path), work: impl Fn(&Path)) -> Duration {
     let mut spent = Duration::ZERO;
     for _ in 0..rounds {
         let to = tempfile::tempdir_in(base).unwrap();
+        before(to.path());
         let began = Instant::now();
         work(to.path());
         spent += began.elapsed();
@@ -63,68 +288,45 @@ fn timed(base: &Path, rounds: u64, mut work: impl FnMut(&Path)) -> Duration {
     spent
 }
 
-fn populate(c: &mut Criterion) {
-    let base =
-        std::env::var_os("COFFERDAM_BENCH_DIR").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
-    let dir = tempfile::tempdir_in(base).unwrap();
-    let source = tree(dir.path());
-    let host = Host::probe().unwrap();
-    let mut group = c.benchmark_group("populate");
-
-    let cwd = |path: &Path| OwnedFd::from(std::fs::File::open(path).unwrap());
-    group.bench_function("floor: getdents64 and linkat, one thread", |b| {
-        b.iter_custom(|n| timed(dir.path(), n, |to| floor(cwd(&source), cwd(to))))
-    });
-    for flags in ["-al", "-a"] {
-        group.bench_function(format!("cp {flags}"), |b| {
-            b.iter_custom(|n| {
-                timed(dir.path(), n, |to| {
-                    assert!(
-                        Command::new("cp")
-                            .arg(flags)
-                            .arg(&source)
-                            .arg(to.join("x"))
-                            .status()
-                            .unwrap()
-                            .success()
-                    );
-                })
-            })
-        });
+/// Ours and the floor on tmpfs.
+fn history(call: &Call, place: &Place) {
+    let source = place.tmpfs.join("source");
+    tree::build(&source, call.shape());
+    let (base, threads) = (&*place.tmpfs, floor::threads());
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    let nothing: fn(&Path) = |_| {};
+    let filled = |to: &Path| floor::link(threads, &source, &to.join("tree"));
+    type Work<'a> = (&'a str, &'a str, &'a dyn Fn(&Path), &'a dyn Fn(&Path));
+    let works: [Work<'_>; 6] = [
+        ("link", "ours", &nothing, &|to| ours(Method::Link, &source, to)),
+        ("link", "floor", &nothing, &|to| floor::link(threads, &source, &to.join("tree"))),
+        ("copy", "ours", &nothing, &|to| ours(Method::Copy, &source, to)),
+        ("copy", "floor", &nothing, &|to| floor::copy(threads, Content::Copied, &source, &to.join("tree"))),
+        ("teardown", "ours", &filled, &|to| ours_remove(to, "tree")),
+        ("teardown", "floor", &filled, &|to| floor::remove(threads, &to.join("tree"))),
+    ];
+    for (group, name, before, work) in works {
+        criterion
+            .benchmark_group(group)
+            .bench_function(name, |b| b.iter_custom(|n| timed(base, n, before, work)));
     }
-
-    // The sandbox is a whole one; what its population took is what the task says.
-    let policy = Policy { temp_dir: dir.path().into(), ..Policy::default() };
-    let mut chroot_env: ChrootEnv = [(source.clone(), "/tree".into())].into();
-    for program in [
-        "/bin/true",
-        "/lib64",
-        "/lib/x86_64-linux-gnu/libc.so.6",
-        "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
-    ] {
-        chroot_env.insert(program.into(), program.into());
-    }
-    for method in [Method::Link, Method::Copy] {
-        let root = Root { populate: method, chroot_env: chroot_env.clone(), ..Root::default() };
-        let sandbox = Sandbox::command("true").policy(&policy).host(&host).root(root);
-        group.bench_function(format!("cofferdam, {method}"), |b| {
-            b.iter_custom(|n| {
-                (0..n)
-                    .map(|_| {
-                        let task = sandbox.spawn().unwrap();
-                        assert!(task.wait().unwrap().success());
-                        task.populated().unwrap().elapsed
-                    })
-                    .sum()
-            })
-        });
-    }
-    group.finish();
+    criterion.final_summary();
+    clear(&source);
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(20);
-    targets = populate
+fn main() {
+    if memory::child() {
+        return;
+    }
+    let call = Call::parse();
+    let place = Place::enter();
+    history(&call, &place);
+    tables(&call, &place);
+    roots::table(&call, &place);
+    memory::table(&call, &place);
+    growth::table(&call, &place);
 }
-criterion_main!(benches);
