@@ -63,7 +63,7 @@ pub use plan::Plan;
 pub use report::{Control, Reason, Report};
 pub use rootfs::{
     ChrootEnv, Device, Dns, HostsEntry, Kind, Method, Populated, Progress, Propagation, Root, Secrets,
-    TaskDirs, Volume,
+    TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;
 pub use spec::{Fd, Policy, Rlimit, SandboxSpec, Stdio};

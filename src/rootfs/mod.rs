@@ -43,6 +43,7 @@ mod pool;
 pub(crate) mod populate;
 pub(crate) mod probe;
 pub(crate) mod teardown;
+pub mod template;
 
 pub use dirs::{Secrets, TaskDirs};
 pub use names::{Dns, HostsEntry};
@@ -50,6 +51,7 @@ pub use populate::{
     ChrootEnv, Method, Options, Populated, Progress, Skipped, Source, default_chroot_env, populate, validate,
 };
 pub use teardown::{Leftovers, remove_tree};
+pub use template::Template;
 
 /// The root of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

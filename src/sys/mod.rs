@@ -15,6 +15,7 @@ compile_error!(
 #[path = "x86_64.rs"]
 pub(crate) mod arch;
 pub(crate) mod fs;
+pub(crate) mod lock;
 pub(crate) mod mountinfo;
 pub(crate) mod probe;
 
