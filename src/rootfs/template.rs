@@ -44,16 +44,14 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::fstat;
 
-use super::populate::{populate, validate};
+use super::populate::{fingerprint, populate, validate};
 use super::{ChrootEnv, Method, Options, Populated, Progress, Root};
 use crate::sys::lock::{Lock, flock};
 use crate::{Error, Result};
 
-mod shim;
 mod store;
 mod tops;
 
-use shim::fingerprint;
 use store::Store;
 
 /// A populated directory that lies on the disk and may be used by any number of sandboxes. See the
@@ -171,11 +169,7 @@ impl Template {
         store.clean(recipe.key)?;
         let root = store.begin(recipe.key)?;
         let filled = populate(root.as_fd(), &recipe.map, &recipe.options(progress)).and_then(|done| {
-            let generation = match done.fingerprint {
-                Some(generation) => generation,
-                // SHIM: goes when `populate` takes it.
-                None => fingerprint(&recipe.map, &recipe.skip)?,
-            };
+            let generation = done.fingerprint.unwrap_or_default();
             tops::settle(root.as_fd(), &store.partial(recipe.key))?;
             Ok((store.publish(recipe.key, generation, root)?, generation, done))
         });

@@ -1,5 +1,5 @@
-//! Directory entries with the types that the kernel tells along with the names, a rename that replaces
-//! nothing, and mount ids.
+//! Directory entries with the types that the kernel tells along with the names, extended attributes, clones,
+//! the times of links, and mount ids.
 //!
 //! nix reads directories through the C library, which allocates and asks `fstat` once per directory; a
 //! walker that meets tens of thousands of them wants one buffer and no question asked twice. What the
@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
 
 /// What an entry of a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,13 +122,45 @@ fn getdents64(dir: BorrowedFd<'_>, buf: &mut [u8]) -> nix::Result<usize> {
     Errno::result(n).map(|n| usize::try_from(n).unwrap_or(0))
 }
 
-/// Gives `from` in `dir` the name `to`, unless that is taken: `EEXIST`. `EINVAL` where the file system
-/// cannot promise it. nix has this for glibc only.
-pub(crate) fn rename_noreplace(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> nix::Result<()> {
-    let fd = dir.as_raw_fd();
-    let flag = libc::RENAME_NOREPLACE;
-    // SAFETY: both names are NUL-terminated and outlive the call; the kernel only reads them.
-    let r = unsafe { libc::syscall(libc::SYS_renameat2, fd, from.as_ptr(), fd, to.as_ptr(), flag) };
+/// Writes the names of the extended attributes of `fd` to `buf`, each with a NUL behind it, and returns their
+/// length; `ERANGE` if they are longer.
+pub(crate) fn flistxattr(fd: BorrowedFd<'_>, buf: &mut [u8]) -> nix::Result<usize> {
+    // SAFETY: the kernel writes at most `buf.len()` bytes at `buf`, which is borrowed exclusively for
+    // the length of the call, and every byte pattern is a valid `u8`.
+    let n = unsafe { libc::flistxattr(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
+    Errno::result(n).map(|n| usize::try_from(n).unwrap_or(0))
+}
+
+/// Writes the value of one extended attribute to `buf` and returns its length; `ERANGE` if it is longer.
+pub(crate) fn fgetxattr(fd: BorrowedFd<'_>, name: &CStr, buf: &mut [u8]) -> nix::Result<usize> {
+    let (to, room) = (buf.as_mut_ptr().cast(), buf.len());
+    // SAFETY: as in `flistxattr`; the name is NUL-terminated and outlives the call.
+    let n = unsafe { libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), to, room) };
+    Errno::result(n).map(|n| usize::try_from(n).unwrap_or(0))
+}
+
+/// Sets one extended attribute, whether or not it is there.
+pub(crate) fn fsetxattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    let from = value.as_ptr().cast();
+    // SAFETY: the kernel reads the NUL-terminated name and `value.len()` bytes of the value; both outlive
+    // the call.
+    let r = unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), from, value.len(), 0) };
+    Errno::result(r).map(drop)
+}
+
+/// Makes `to` share the blocks of `from` (`FICLONE`, Linux 4.5).
+pub(crate) fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the argument is a descriptor's number; no memory is passed.
+    let r = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
+    Errno::result(r).map(drop)
+}
+
+/// Sets access and modification time of what `fd`, which may be path-only, refers to, be it a symbolic link
+/// (`AT_EMPTY_PATH`, Linux 5.8; `EINVAL` before).
+pub(crate) fn set_times(fd: BorrowedFd<'_>, access: TimeSpec, modification: TimeSpec) -> nix::Result<()> {
+    let times = [*access.as_ref(), *modification.as_ref()];
+    // SAFETY: the path is a NUL-terminated constant and the two times outlive the call, which reads them.
+    let r = unsafe { libc::utimensat(fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) };
     Errno::result(r).map(drop)
 }
 

@@ -18,6 +18,8 @@ pub(crate) mod fs;
 pub(crate) mod lock;
 pub(crate) mod mountinfo;
 pub(crate) mod probe;
+#[cfg(test)]
+pub(crate) mod refuse;
 
 /// `Ok` of a system call's result through libc, or the thread's errno.
 fn check(ret: libc::c_long) -> io::Result<libc::c_long> {

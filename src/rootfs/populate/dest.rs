@@ -1,78 +1,21 @@
 //! Directories in the root, found and made by descriptor, never outside of it.
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, mkdirat, stat};
-use nix::unistd::{Gid, Uid, fchown, geteuid};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 
-use crate::{Error, Result};
+use super::dress::UNFINISHED_DIR;
 
 /// How a directory is opened that is about to be read or filled.
 pub(super) const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// What the caller can give away.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Giver {
-    root: bool,
-}
-
-/// Whether an entry has the owner of its source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owned {
-    AsSource,
-    ByCaller,
-}
-
-impl Giver {
-    pub(super) fn new() -> Self {
-        Giver { root: geteuid().is_root() }
-    }
-
-    /// Gives the owner of `source` to what `fd`, which was just made, refers to. Owner before mode, always:
-    /// giving away clears mode bits.
-    pub(super) fn give<F: AsFd>(self, fd: &F, source: &FileStat) -> nix::Result<Owned> {
-        self.give_by(&fstat(fd)?, source, || {
-            fchown(fd, Some(Uid::from_raw(source.st_uid)), Some(Gid::from_raw(source.st_gid)))
-        })
-    }
-
-    /// The same for what `now` says and `chown` reaches.
-    pub(super) fn give_by(
-        self,
-        now: &FileStat,
-        source: &FileStat,
-        chown: impl FnOnce() -> nix::Result<()>,
-    ) -> nix::Result<Owned> {
-        if (now.st_uid, now.st_gid) == (source.st_uid, source.st_gid) {
-            return Ok(Owned::AsSource);
-        }
-        if !self.root {
-            return Ok(Owned::ByCaller);
-        }
-        match chown() {
-            Ok(()) => Ok(Owned::AsSource),
-            // No CAP_CHOWN, or a user namespace that does not map the owner.
-            Err(Errno::EPERM | Errno::EINVAL) => Ok(Owned::ByCaller),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// Owner and mode of `source`, all twelve bits, for a directory that was just made.
-    pub(super) fn finish_dir<F: AsFd>(self, fd: &F, source: &FileStat) -> nix::Result<Owned> {
-        let owned = self.give(fd, source)?;
-        fchmod(fd, Mode::from_bits_truncate(source.st_mode))?;
-        Ok(owned)
-    }
-}
-
-/// Makes the directory `name`, closed to all but its owner until it is filled. `false` if the name is taken.
+/// Makes the directory `name`, marked as unfinished. `false` if the name is taken.
 pub(super) fn make<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::Result<bool> {
-    match mkdirat(dir, name, Mode::S_IRWXU) {
+    match mkdirat(dir, name, UNFINISHED_DIR) {
         Ok(()) => Ok(true),
         Err(Errno::EEXIST) => Ok(false),
         Err(errno) => Err(errno),
@@ -91,7 +34,7 @@ pub(super) fn open_made<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> n
     let fd = openat(dir, name, path, Mode::empty())?;
     // No name is looked up but that of our own descriptor, which `fchmod` would refuse.
     let itself = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    fchmodat(AT_FDCWD, itself.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+    fchmodat(AT_FDCWD, itself.as_str(), UNFINISHED_DIR, FchmodatFlags::FollowSymlink)?;
     openat(dir, name, flags, Mode::empty())
 }
 
@@ -151,54 +94,9 @@ fn open_piece(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Opens the directory that `dest` is to be made in, making what is missing on the way.
-/// Returns it with the number of directories made and of those whose owner was not kept.
-pub(super) fn parent(
-    root: BorrowedFd<'_>,
-    dest: &Path,
-    source: &Path,
-    giver: Giver,
-) -> Result<(OwnedFd, u64, u64)> {
-    let refused =
-        |call: &str, at: &Path, errno: Errno| Error::prepare(format!("{call}({})", shown(at)))(errno);
-    let (mut made, mut disowned) = (0_u64, 0_u64);
-    let mut at = PathBuf::new();
-    let mut fd = open_dir(root, &at).map_err(|e| refused("openat", &at, e))?;
-    for name in dest.parent().into_iter().flatten() {
-        at.push(name);
-        fd = match open_dir(root, &at) {
-            Ok(fd) => fd,
-            Err(Errno::ENOENT) => {
-                mkdirat(&fd, name, Mode::S_IRWXU).map_err(|e| refused("mkdirat", &at, e))?;
-                let fd = open_made(fd.as_fd(), name).map_err(|e| refused("openat", &at, e))?;
-                let owned = dress(&fd, counterpart(&at, dest, source), giver)
-                    .map_err(|e| refused("fchmod", &at, e))?;
-                made = made.saturating_add(1);
-                disowned = disowned.saturating_add(u64::from(owned == Owned::ByCaller));
-                fd
-            }
-            Err(errno) => return Err(refused("openat2", &at, errno)),
-        };
-    }
-    Ok((fd, made, disowned))
-}
-
-/// Owner and mode of a parent that was just made. More is made in it later, so who is not root keeps
-/// being able to write it.
-fn dress(fd: &OwnedFd, model: Option<&Path>, giver: Giver) -> nix::Result<Owned> {
-    let Some(model) = model.and_then(|path| stat(path).ok()) else {
-        fchmod(fd, Mode::from_bits_truncate(0o755))?;
-        return Ok(Owned::AsSource);
-    };
-    let owned = giver.give(fd, &model)?;
-    let own = if giver.root { Mode::empty() } else { Mode::S_IRWXU };
-    fchmod(fd, Mode::from_bits_truncate(model.st_mode) | own)?;
-    Ok(owned)
-}
-
 /// The parent of `source` that `at`, a parent of `dest`, corresponds to: as many levels up, as long as all
 /// the names between agree.
-fn counterpart<'a>(at: &Path, dest: &Path, source: &'a Path) -> Option<&'a Path> {
+pub(super) fn counterpart<'a>(at: &Path, dest: &Path, source: &'a Path) -> Option<&'a Path> {
     let (mut d, mut s) = (dest.parent()?, source.parent()?);
     while d.file_name().is_some() && d.file_name() == s.file_name() {
         if d == at {
@@ -207,15 +105,6 @@ fn counterpart<'a>(at: &Path, dest: &Path, source: &'a Path) -> Option<&'a Path>
         (d, s) = (d.parent()?, s.parent()?);
     }
     None
-}
-
-/// Whether `name` is in `dir`, be it a dangling link.
-pub(super) fn exists(dir: BorrowedFd<'_>, name: &CStr) -> nix::Result<bool> {
-    match nix::sys::stat::fstatat(dir, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(true),
-        Err(Errno::ENOENT) => Ok(false),
-        Err(errno) => Err(errno),
-    }
 }
 
 #[cfg(test)]

@@ -43,8 +43,18 @@
 
 #![forbid(unsafe_code)]
 
+mod attributes;
+mod copy;
 mod dest;
+mod dress;
+mod entry;
 mod file;
+mod fingerprint;
+mod gate;
+mod host;
+mod late;
+mod meter;
+mod refused;
 mod temp;
 mod walk;
 
@@ -60,6 +70,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{Error, Result};
 
+#[cfg_attr(not(test), allow(unused_imports))]
+pub(crate) use fingerprint::fingerprint;
 pub(crate) use temp::TempRoot;
 
 /// How the host's files come into the root.
@@ -141,7 +153,8 @@ pub fn default_chroot_env() -> ChrootEnv {
 /// Checks a map without touching anything.
 ///
 /// # Errors
-/// [`Error::Spec`] for a source that is not absolute, and for either side if it has a `..` or a NUL.
+/// [`Error::Spec`] for a source that is not absolute, for either side if it has a `..` or a NUL, and for two
+/// sources with the same destination.
 pub fn validate(map: &ChrootEnv) -> Result<()> {
     for (source, dest) in map {
         let complain = |what: &str| Err(Error::spec("chroot_env", format!("{source:?} -> {dest:?}: {what}")));
@@ -155,6 +168,13 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
             if path.as_os_str().as_bytes().contains(&0) {
                 return complain("a path has a NUL");
             }
+        }
+    }
+    let mut taken = BTreeMap::new();
+    for (source, dest) in map {
+        if let Some(other) = taken.insert(dest::relative(dest), source) {
+            let both = format!("{other:?} and {source:?} both go to {:?}", Path::new("/").join(dest));
+            return Err(Error::spec("chroot_env", both));
         }
     }
     Ok(())
@@ -257,8 +277,22 @@ fn lossy<S: Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
 }
 
 impl Populated {
+    /// Nothing yet, with a place for what was asked for.
+    fn begin(by: &walk::Settings<'_>) -> Self {
+        Populated {
+            bytes_linked: by.meter.asks_bytes().then_some(0),
+            fingerprint: by.fingerprint.then_some(0),
+            ..Populated::default()
+        }
+    }
+
     fn skip(&mut self, path: PathBuf, why: impl Into<String>) {
         self.skipped.push(Skipped { path, why: why.into() });
+    }
+
+    /// Takes an entry into the fingerprint.
+    fn mix(&mut self, hash: u64) {
+        self.fingerprint = self.fingerprint.map(|sum| sum.wrapping_add(hash));
     }
 
     /// Adds what another walker did.
@@ -271,11 +305,18 @@ impl Populated {
             (&mut self.symlinks, other.symlinks),
             (&mut self.kept, other.kept),
             (&mut self.disowned, other.disowned),
+            (&mut self.attributes_lost, other.attributes_lost),
+            (&mut self.bytes_shared, other.bytes_shared),
             (&mut self.bytes_copied, other.bytes_copied),
         ] {
             add(mine, its);
         }
+        if let (Some(mine), Some(its)) = (&mut self.bytes_linked, other.bytes_linked) {
+            add(mine, its);
+        }
+        self.mix(other.fingerprint.unwrap_or(0));
         self.skipped.extend(other.skipped);
+        self.sources.extend(other.sources);
     }
 }
 
@@ -290,14 +331,13 @@ fn add(count: &mut u64, n: u64) {
 /// was refused and its paths, those in the root shown as `ROOT "/usr/bin/x"`; what was made so far is there.
 pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) -> Result<Populated> {
     validate(map)?;
-    let began = Instant::now();
-    let mut done = Populated::default();
-    if options.method.walks() {
-        let by = walk::Settings::new(root, options.method, options.skip)?;
-        for (source, dest) in map {
-            walk::entry(&by, source, dest, &mut done)?;
-        }
+    if !options.method.walks() {
+        return Ok(Populated::default());
     }
+    let _turn = gate::enter();
+    let began = Instant::now();
+    let mut done = entry::all(root, map, options)?;
+    done.sources.sort();
     done.skipped.sort();
     done.elapsed = began.elapsed();
     Ok(done)

@@ -3,7 +3,7 @@
 //! A directory waits as a [`Job`] that holds its parent's descriptors; when too many are open at once (a tree
 //! both deep and wide), it holds none and is found again from the top of its entry. Nothing recurses.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,116 +11,67 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use nix::sys::statfs::{self, FsType, fstatfs};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::dest::{self, DIR, Giver, Owned};
-use super::file::{self, Copier, Origin, Placed, Refused, Side, Target};
-use super::{Method, Populated, add};
+use super::attributes::Attributes;
+use super::copy::Copier;
+use super::dest::{self, DIR};
+use super::dress::{Dressed, Dresser, Ids, Owned, ids};
+use super::file::{self, Origin, Placed, Target};
+use super::fingerprint::Trail;
+use super::host::{self, AVOIDED, CHANGED, Opened, Part};
+use super::late::Late;
+use super::meter::Meter;
+use super::refused::{Refused, Side, refused};
+use super::{Method, Options, Populated, add};
 use crate::rootfs::pool;
 use crate::sys::fs::{Dirents, Entry, Kind};
 use crate::{Error, Result};
 
 /// So many pairs of directories may be held open by those that wait.
-const OPEN: usize = 64;
+pub(super) const OPEN: usize = 64;
+
+const TAKEN: &str = "the root has something there that is no directory";
 
 /// What holds for the whole population.
 pub(super) struct Settings<'a> {
-    root: BorrowedFd<'a>,
-    method: Method,
-    giver: Giver,
+    pub(super) root: BorrowedFd<'a>,
+    pub(super) method: Method,
+    pub(super) dresser: Dresser,
+    pub(super) meter: Meter<'a>,
+    pub(super) fingerprint: bool,
     /// Directories that are left out, by device and inode.
-    avoid: Vec<(u64, u64)>,
+    pub(super) avoid: Vec<(u64, u64)>,
 }
 
 impl<'a> Settings<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, method: Method, skip: &[(u64, u64)]) -> Result<Self> {
+    pub(super) fn new(root: BorrowedFd<'a>, options: &Options<'a>) -> Result<Self> {
         let st = fstat(root).map_err(Error::prepare(format!("fstat({})", dest::shown(Path::new("")))))?;
-        let avoid = skip.iter().copied().chain([(st.st_dev, st.st_ino)]).collect();
-        Ok(Settings { root, method, giver: Giver::new(), avoid })
+        let avoid = options.skip.iter().copied().chain([(st.st_dev, st.st_ino)]).collect();
+        let Options { method, setuid, fingerprint, .. } = *options;
+        let (dresser, meter) = (Dresser::new(setuid), Meter::new(options));
+        Ok(Settings { root, method, dresser, meter, fingerprint, avoid })
     }
 }
 
-/// Brings one source of the map into the root.
-pub(super) fn entry(by: &Settings<'_>, source: &Path, to: &Path, done: &mut Populated) -> Result<()> {
-    let to = dest::relative(to);
-    let refused = |call: &str, errno: Errno| Error::prepare(format!("{call}({source:?})"))(errno);
-    // O_PATH opens nothing that could answer: neither a fifo nor a device.
-    let found = match open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(errno @ (Errno::ENOENT | Errno::ENOTDIR)) => {
-            done.skip(source.into(), errno.desc());
-            return Ok(());
-        }
-        Err(errno) => return Err(refused("open", errno)),
-    };
-    let st = fstat(&found).map_err(|e| refused("fstat", e))?;
-    match Kind::of_mode(st.st_mode) {
-        Kind::Dir => tree(by, source, &found, &st, &to, done),
-        Kind::File => single(by, source, &to, done),
-        kind => {
-            done.skip(source.into(), kind.name());
-            Ok(())
-        }
-    }
-}
-
-/// A source that is a file.
-fn single(by: &Settings<'_>, source: &Path, to: &Path, done: &mut Populated) -> Result<()> {
-    let Some(name) = to.file_name().and_then(|n| CString::new(n.as_bytes()).ok()) else {
-        return Err(Error::prepare(format!("linkat({source:?}, {})", dest::shown(to)))(Errno::EISDIR));
-    };
-    let dir = parent(by, source, to, done)?;
-    let from = Origin { dir: AT_FDCWD, name: source, follow: true };
-    let target = Target { dir: dir.as_fd(), name: &name, fresh: false };
-    let placed = match by.method {
-        Method::Link => file::link(from, target),
-        _ => Ok(None),
-    };
-    let placed = match placed {
-        Ok(None) => Copier::new().copy(from, target, by.giver),
-        Ok(Some(placed)) => Ok(placed),
-        Err(refused) => Err(refused),
-    };
-    let placed = placed.map_err(|r| tell(r, source, to))?;
-    count(done, placed, Kind::File, || source.into());
-    Ok(())
-}
-
-fn parent(by: &Settings<'_>, source: &Path, to: &Path, done: &mut Populated) -> Result<OwnedFd> {
-    let (dir, made, disowned) = dest::parent(by.root, to, source, by.giver)?;
-    add(&mut done.dirs, made);
-    add(&mut done.disowned, disowned);
-    Ok(dir)
-}
-
-/// A source that is a directory.
-fn tree(
+/// A source that is a directory. `false` if it is left out after all.
+pub(super) fn tree(
     by: &Settings<'_>,
-    source: &Path,
-    found: &OwnedFd,
-    st: &FileStat,
-    to: &Path,
+    part: &Part<'_>,
+    found: (OwnedFd, FileStat),
+    late: &mut Late,
     done: &mut Populated,
-) -> Result<()> {
-    if by.avoid.contains(&(st.st_dev, st.st_ino)) {
-        done.skip(source.into(), AVOIDED);
-        return Ok(());
-    }
-    let read = |e: Errno| Error::prepare(format!("openat({source:?})"))(e);
-    let src = openat(found, c".", DIR, Mode::empty()).map_err(read)?;
-    if kernels_own(src.as_fd()) {
-        done.skip(source.into(), KERNELS);
-        return Ok(());
-    }
+) -> Result<bool> {
+    let (source, to) = (part.source, part.to.as_path());
+    let (src, st) = found;
+    let fail = |r: Refused| r.about(source, to);
     let (made, dst) = match to.file_name() {
         None => (false, dest::open_dir(by.root, to)),
         Some(name) => {
-            let dir = parent(by, source, to, done)?;
-            let made = dest::make(dir.as_fd(), name)
-                .map_err(|e| Error::prepare(format!("mkdirat({})", dest::shown(to)))(e))?;
+            let dir = late.parent(by, source, to, done)?;
+            let made = dest::make(dir.as_fd(), name).map_err(refused("mkdirat", Side::Dest)).map_err(fail)?;
             let dst = if made { dest::open_made(dir.as_fd(), name) } else { dest::open_dir(by.root, to) };
             (made, dst)
         }
@@ -130,36 +81,36 @@ fn tree(
         Err(Errno::ENOTDIR | Errno::ENOENT | Errno::ELOOP) if !made => {
             add(&mut done.kept, 1);
             done.skip(source.into(), TAKEN);
-            return Ok(());
+            return Ok(false);
         }
-        Err(errno) => return Err(Error::prepare(format!("openat2({})", dest::shown(to)))(errno)),
+        Err(errno) => return Err(fail(refused("openat2", Side::Dest)(errno))),
     };
-    let at = fstat(&dst).map_err(|e| Error::prepare(format!("fstat({})", dest::shown(to)))(e))?;
+    if made {
+        by.meter.entry().map_err(refused("mkdirat", Side::Dest)).map_err(fail)?;
+    }
+    let at = fstat(&dst).map_err(refused("fstat", Side::Dest)).map_err(fail)?;
     let mut avoid = by.avoid.clone();
     avoid.push((at.st_dev, at.st_ino));
     if avoid.contains(&(st.st_dev, st.st_ino)) {
         done.skip(source.into(), AVOIDED);
-        return Ok(());
+        return Ok(false);
     }
-    let walk = Walk { by, avoid, source, dest: to, src: &src, dst: &dst, open: AtomicUsize::new(0) };
-    let first = Job { parent: None, at: PathBuf::new(), made };
-    for worker in pool::run(first, Worker::new, |job, worker| walk.work(job, worker))? {
+    let trail = Trail::of(source);
+    let walk = Walk { by, part, avoid, trail, src: &src, dst: &dst, open: AtomicUsize::new(0) };
+    let first = Job { parent: None, at: PathBuf::new(), made, born: None };
+    for worker in pool::run(first, || Worker::new(by), |job, worker| walk.work(job, worker))? {
         done.merge(worker.done);
+        late.extend(worker.late);
     }
-    Ok(())
+    Ok(true)
 }
-
-const AVOIDED: &str = "is the root, or was to be left out";
-const KERNELS: &str = "is on a file system of the kernel's own";
-const TAKEN: &str = "the root has something there that is no directory";
-const CHANGED: &str = "went away while it was read";
 
 /// One entry of the map, which all workers share.
 struct Walk<'a> {
     by: &'a Settings<'a>,
+    part: &'a Part<'a>,
     avoid: Vec<(u64, u64)>,
-    source: &'a Path,
-    dest: &'a Path,
+    trail: Trail,
     src: &'a OwnedFd,
     dst: &'a OwnedFd,
     /// How many pairs are open.
@@ -172,8 +123,10 @@ struct Job<'w> {
     parent: Option<Arc<Pair<'w>>>,
     /// From the top on, with its own name last; empty at the top.
     at: PathBuf,
-    /// It was made by us, so mode and owner are ours to set.
+    /// It was made by this walk.
     made: bool,
+    /// The owner that it was made with, where that is known.
+    born: Option<Ids>,
 }
 
 /// A directory of the host and its counterpart, both open.
@@ -181,9 +134,28 @@ struct Pair<'w> {
     src: OwnedFd,
     dst: OwnedFd,
     dev: u64,
-    /// The counterpart was made by this walk.
-    fresh: bool,
+    state: State,
     open: &'w AtomicUsize,
+}
+
+/// What the counterpart was when the walk came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Made by this walk. What is made in it has that owner at first.
+    New(Ids),
+    /// Made by one that was killed.
+    Resumed,
+    /// Somebody else's.
+    Found,
+}
+
+impl State {
+    fn born(self) -> Option<Ids> {
+        match self {
+            State::New(ids) => Some(ids),
+            State::Resumed | State::Found => None,
+        }
+    }
 }
 
 impl Drop for Pair<'_> {
@@ -197,39 +169,28 @@ struct Worker {
     dirents: Dirents,
     copier: Copier,
     done: Populated,
+    late: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Worker {
-    fn new() -> Self {
-        Worker { dirents: Dirents::new(), copier: Copier::new(), done: Populated::default() }
+    fn new(by: &Settings<'_>) -> Self {
+        let done = Populated::begin(by);
+        Worker { dirents: Dirents::new(), copier: Copier::new(), done, late: Vec::new() }
     }
-}
-
-/// An opened directory of the host, or why it is left out.
-enum Source {
-    Open(OwnedFd, FileStat),
-    Out(&'static str),
 }
 
 impl<'w> Walk<'w> {
     fn work(&'w self, job: Job<'w>, worker: &mut Worker) -> Result<Vec<Job<'w>>> {
         let fail = |r: Refused| self.tell(r, &job.at, None);
-        let Some((pair, st)) = self.pair(&job, &mut worker.done).map_err(fail)? else {
+        let Some((pair, st)) = self.pair(&job, worker).map_err(fail)? else {
             return Ok(Vec::new());
         };
         self.fill(&Arc::new(pair), &st, &job.at, worker)
     }
 
-    /// Opens both sides of a job; `None` if it is left out, which is noted.
-    fn pair(&'w self, job: &Job<'w>, done: &mut Populated) -> Result<Option<(Pair<'w>, FileStat)>, Refused> {
-        let Some(name) = job.at.file_name() else {
-            let src =
-                openat(self.src, c".", DIR, Mode::empty()).map_err(file::refused("openat", Side::Source))?;
-            let dst =
-                openat(self.dst, c".", DIR, Mode::empty()).map_err(file::refused("openat", Side::Dest))?;
-            let st = fstat(&src).map_err(file::refused("fstat", Side::Source))?;
-            return Ok(Some((self.hold(src, dst, st.st_dev, job.made), st)));
-        };
+    /// Opens both sides of a job; `None` if nothing is to be put into it.
+    fn pair(&'w self, job: &Job<'w>, worker: &mut Worker) -> Result<Option<(Pair<'w>, FileStat)>, Refused> {
+        let Some(name) = job.at.file_name() else { return self.top(job).map(Some) };
         let again;
         let parent = match &job.parent {
             Some(pair) => pair,
@@ -238,10 +199,11 @@ impl<'w> Walk<'w> {
                 &again
             }
         };
-        let (src, st) = match self.source(parent, name)? {
-            Source::Open(src, st) => (src, st),
-            Source::Out(why) => {
-                done.skip(self.source.join(&job.at), why);
+        let (src, st, closed) = match host::enter(parent.src.as_fd(), parent.dev, name, &self.avoid)? {
+            Opened::Dir(src, st) => (src, st, None),
+            Opened::Closed(src, st, why) => (src, st, Some(why)),
+            Opened::Gone => {
+                worker.done.skip(self.part.source.join(&job.at), CHANGED);
                 if job.made {
                     // It was made before we could know. An empty directory more does no harm.
                     let _ = unlinkat(&parent.dst, name, UnlinkatFlags::RemoveDir);
@@ -253,49 +215,71 @@ impl<'w> Walk<'w> {
             true => dest::open_made(parent.dst.as_fd(), name),
             false => openat(&parent.dst, name, DIR | OFlag::O_NOFOLLOW, Mode::empty()),
         };
-        match dst {
-            Ok(dst) => Ok(Some((self.hold(src, dst, st.st_dev, job.made), st))),
+        let dst = match dst {
+            Ok(dst) => dst,
             Err(Errno::ENOTDIR | Errno::ELOOP) if !job.made => {
-                add(&mut done.kept, 1);
-                done.skip(self.source.join(&job.at), TAKEN);
-                Ok(None)
+                self.note(&st, &job.at, &mut worker.done);
+                add(&mut worker.done.kept, 1);
+                worker.done.skip(self.part.source.join(&job.at), TAKEN);
+                return Ok(None);
             }
-            Err(errno) => Err(Refused { call: "openat", on: Side::Dest, errno }),
+            Err(errno) => return Err(refused("openat", Side::Dest)(errno)),
+        };
+        let pair = self.hold(src, dst, &st, job)?;
+        if let Some(why) = closed {
+            self.note(&st, &job.at, &mut worker.done);
+            worker.done.skip(self.part.source.join(&job.at), why);
+            self.finish(&pair, &st, &job.at, worker)?;
+            return Ok(None);
         }
+        Ok(Some((pair, st)))
+    }
+
+    fn top(&'w self, job: &Job<'w>) -> Result<(Pair<'w>, FileStat), Refused> {
+        let src = openat(self.src, c".", DIR, Mode::empty()).map_err(refused("openat", Side::Source))?;
+        let dst = openat(self.dst, c".", DIR, Mode::empty()).map_err(refused("openat", Side::Dest))?;
+        let st = fstat(&src).map_err(refused("fstat", Side::Source))?;
+        Ok((self.hold(src, dst, &st, job)?, st))
     }
 
     /// The pair that `at` is in, from the top.
     fn find(&'w self, at: &Path) -> Result<Arc<Pair<'w>>, Refused> {
         let up = at.parent().unwrap_or(Path::new(""));
-        let src = dest::open_plain(self.src.as_fd(), up).map_err(file::refused("openat2", Side::Source))?;
-        let dst = dest::open_plain(self.dst.as_fd(), up).map_err(file::refused("openat2", Side::Dest))?;
-        let dev = fstat(&src).map_err(file::refused("fstat", Side::Source))?.st_dev;
-        Ok(Arc::new(self.hold(src, dst, dev, false)))
-    }
-
-    fn source(&self, parent: &Pair<'_>, name: &OsStr) -> Result<Source, Refused> {
-        let src = match openat(&parent.src, name, DIR | OFlag::O_NOFOLLOW, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(Source::Out(CHANGED)),
-            Err(errno) => return Err(Refused { call: "openat", on: Side::Source, errno }),
-        };
-        let st = fstat(&src).map_err(file::refused("fstat", Side::Source))?;
-        if self.avoid.contains(&(st.st_dev, st.st_ino)) {
-            return Ok(Source::Out(AVOIDED));
-        }
-        if st.st_dev != parent.dev && kernels_own(src.as_fd()) {
-            return Ok(Source::Out(KERNELS));
-        }
-        Ok(Source::Open(src, st))
-    }
-
-    fn hold(&'w self, src: OwnedFd, dst: OwnedFd, dev: u64, fresh: bool) -> Pair<'w> {
+        let src = dest::open_plain(self.src.as_fd(), up).map_err(refused("openat2", Side::Source))?;
+        let dst = dest::open_plain(self.dst.as_fd(), up).map_err(refused("openat2", Side::Dest))?;
+        let dev = fstat(&src).map_err(refused("fstat", Side::Source))?.st_dev;
         self.open.fetch_add(1, Ordering::Relaxed);
-        Pair { src, dst, dev, fresh, open: &self.open }
+        Ok(Arc::new(Pair { src, dst, dev, state: State::Found, open: &self.open }))
     }
 
-    /// Places all entries of a directory, and gives it its mode when nothing more is made in it, as the
-    /// mode may forbid that. Its subdirectories are made here too, and filled as jobs of their own.
+    fn hold(&'w self, src: OwnedFd, dst: OwnedFd, st: &FileStat, job: &Job<'_>) -> Result<Pair<'w>, Refused> {
+        let state = match job.born {
+            Some(born) => State::New(born),
+            None => {
+                let at = fstat(&dst).map_err(refused("fstat", Side::Dest))?;
+                match job.made {
+                    true => State::New(ids(&at)),
+                    false if !job.at.as_os_str().is_empty() || self.part.to.file_name().is_some() => {
+                        if self.by.dresser.unfinished(&at, st) { State::Resumed } else { State::Found }
+                    }
+                    // The root itself is the caller's.
+                    false => State::Found,
+                }
+            }
+        };
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Pair { src, dst, dev: st.st_dev, state, open: &self.open })
+    }
+
+    /// Takes a directory into the fingerprint.
+    fn note(&self, st: &FileStat, at: &Path, done: &mut Populated) {
+        if self.by.fingerprint {
+            done.mix(self.trail.below(at).ends_with(st));
+        }
+    }
+
+    /// Places all entries of a directory, and finishes it when nothing more is made in it. Its subdirectories
+    /// are made here too, and filled as jobs of their own.
     fn fill(
         &'w self,
         pair: &Arc<Pair<'w>>,
@@ -303,128 +287,181 @@ impl<'w> Walk<'w> {
         at: &Path,
         worker: &mut Worker,
     ) -> Result<Vec<Job<'w>>> {
-        let Worker { dirents, copier, done } = worker;
-        let fail = |call, side| move |errno| self.tell(Refused { call, on: side, errno }, at, None);
+        self.note(st, at, &mut worker.done);
+        worker.copier.enter();
+        let Worker { dirents, copier, done, .. } = &mut *worker;
+        let fail = |r: Refused| self.tell(r, at, None);
+        let others = self.part.others.at(at);
+        let here = Here { pair, trail: self.by.fingerprint.then(|| self.trail.below(at)) };
+        let hold = self.open.load(Ordering::Relaxed) < OPEN;
         let mut jobs = Vec::new();
-        while let Some(batch) = dirents.read(pair.src.as_fd()).map_err(fail("getdents64", Side::Source))? {
+        while let Some(batch) =
+            dirents.read(pair.src.as_fd()).map_err(refused("getdents64", Side::Source)).map_err(fail)?
+        {
             for entry in batch {
-                match self.place(pair, entry, copier).map_err(|r| self.tell(r, at, Some(entry.name)))? {
-                    Step::Sub { made } => jobs.push((at.join(os(entry.name)), made)),
-                    Step::Placed(kind, placed) => {
-                        count(done, placed, kind, || self.source.join(at).join(os(entry.name)));
+                if others.is_some_and(|names| names.contains(os(entry.name))) {
+                    continue;
+                }
+                match self.place(&here, entry, copier, done) {
+                    Err(r) => return Err(self.tell(r, at, Some(entry.name))),
+                    Ok(Step::Sub { made }) => {
+                        let parent = hold.then(|| Arc::clone(pair));
+                        let born = pair.state.born().filter(|_| made);
+                        jobs.push(Job { parent, at: at.join(os(entry.name)), made, born });
                     }
-                    Step::Other(kind) => done.skip(self.source.join(at).join(os(entry.name)), kind.name()),
+                    Ok(Step::Placed(placed)) => {
+                        count(done, placed, || self.part.source.join(at).join(os(entry.name)));
+                    }
+                    Ok(Step::Other(kind)) => {
+                        done.skip(self.part.source.join(at).join(os(entry.name)), kind.name());
+                    }
                 }
             }
+            self.by.meter.tell();
         }
-        if pair.fresh {
-            add(&mut done.dirs, 1);
-            count_owned(done, self.by.giver.finish_dir(&pair.dst, st).map_err(fail("fchmod", Side::Dest))?);
-        } else {
-            add(&mut done.kept, 1);
-        }
-        let hold = self.open.load(Ordering::Relaxed) < OPEN;
-        let parent = || hold.then(|| Arc::clone(pair));
-        Ok(jobs.into_iter().map(|(at, made)| Job { parent: parent(), at, made }).collect())
+        self.finish(pair, st, at, worker).map_err(fail)?;
+        Ok(jobs)
     }
 
-    fn place(&self, pair: &Pair<'_>, entry: Entry<'_>, copier: &mut Copier) -> Result<Step, Refused> {
+    /// Finishes a directory that is ours, now or at the very end.
+    fn finish(&self, pair: &Pair<'_>, st: &FileStat, at: &Path, worker: &mut Worker) -> Result<(), Refused> {
+        let done = &mut worker.done;
+        match pair.state {
+            State::New(_) => add(&mut done.dirs, 1),
+            State::Resumed | State::Found => add(&mut done.kept, 1),
+        }
+        if pair.state == State::Found {
+            return Ok(());
+        }
+        if self.part.others.at(at).is_some() {
+            worker.late.push((self.part.to.join(at), self.part.source.join(at)));
+            return Ok(());
+        }
+        let (source, buffers) = (Some(pair.src.as_fd()), &mut worker.copier.buffers);
+        let dressed = self.by.dresser.dir(pair.dst.as_fd(), pair.state.born(), source, st, buffers)?;
+        count_dressed(done, dressed);
+        Ok(())
+    }
+
+    fn place(
+        &self,
+        here: &Here<'_, '_>,
+        entry: Entry<'_>,
+        copier: &mut Copier,
+        done: &mut Populated,
+    ) -> Result<Step, Refused> {
+        let Here { pair, trail } = here;
         let from = Origin { dir: pair.src.as_fd(), name: entry.name, follow: false };
-        let to = Target { dir: pair.dst.as_fd(), name: entry.name, fresh: pair.fresh };
-        let kind = match entry.kind {
-            Kind::Unknown => match fstatat(from.dir, from.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(st) => Kind::of_mode(st.st_mode),
-                Err(Errno::ENOENT) => return Ok(Step::Placed(Kind::Unknown, Placed::Gone)),
-                Err(errno) => return Err(Refused { call: "fstatat", on: Side::Source, errno }),
-            },
-            kind => kind,
+        let to = Target { dir: pair.dst.as_fd(), name: entry.name, born: pair.state.born() };
+        let (mut kind, mut size) = (entry.kind, None);
+        if self.must_ask(kind) {
+            let st = match from.stat() {
+                Ok(st) => st,
+                Err(Errno::ENOENT) => return Ok(Step::Placed(Placed::Gone)),
+                Err(errno) => return Err(refused("fstatat", Side::Source)(errno)),
+            };
+            kind = Kind::of_mode(st.st_mode);
+            size = u64::try_from(st.st_size).ok();
+            // A directory is taken in when it is opened, as something may be mounted there.
+            if let (Some(trail), false) = (trail, kind == Kind::Dir) {
+                done.mix(trail.name(entry.name).ends_with(&st));
+            }
+        }
+        let placed = match kind {
+            Kind::Dir => return self.make(to),
+            Kind::File => file::place(self.by, from, to, size, copier)?,
+            Kind::Symlink => file::place_symlink(self.by, from, to)?,
+            kind => return Ok(Step::Other(kind)),
         };
-        let link = self.by.method == Method::Link;
-        Ok(match kind {
-            Kind::Dir => {
-                Step::Sub { made: dest::make(to.dir, to.name).map_err(file::refused("mkdirat", Side::Dest))? }
-            }
-            Kind::File | Kind::Symlink => {
-                let placed = if link { file::link(from, to)? } else { None };
-                Step::Placed(
-                    kind,
-                    match placed {
-                        Some(placed) => placed,
-                        None if kind == Kind::File => copier.copy(from, to, self.by.giver)?,
-                        None => file::symlink(from, to, self.by.giver)?,
-                    },
-                )
-            }
-            kind => Step::Other(kind),
-        })
+        meter(&self.by.meter, placed)?;
+        Ok(Step::Placed(placed))
+    }
+
+    fn make(&self, to: Target<'_>) -> Result<Step, Refused> {
+        let made = dest::make(to.dir, to.name).map_err(refused("mkdirat", Side::Dest))?;
+        if made {
+            self.by.meter.entry().map_err(refused("mkdirat", Side::Dest))?;
+        }
+        Ok(Step::Sub { made })
+    }
+
+    /// Whether an entry's kind, its size or all about it is to be asked for.
+    fn must_ask(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Unknown => true,
+            Kind::Dir => false,
+            Kind::File if self.by.method == Method::Link && self.by.meter.asks_bytes() => true,
+            _ => self.by.fingerprint,
+        }
     }
 
     fn tell(&self, refused: Refused, at: &Path, name: Option<&CStr>) -> Error {
-        let (mut source, mut to) = (self.source.to_owned(), self.dest.to_owned());
+        let (mut source, mut to) = (self.part.source.to_owned(), self.part.to.clone());
         for name in [Some(at.as_os_str()), name.map(os)].into_iter().flatten().filter(|n| !n.is_empty()) {
             source.push(name);
             to.push(name);
         }
-        tell(refused, &source, &to)
+        refused.about(&source, &to)
     }
+}
+
+/// The directory that is being filled.
+struct Here<'a, 'w> {
+    pair: &'a Pair<'w>,
+    trail: Option<Trail>,
 }
 
 enum Step {
     Sub { made: bool },
-    Placed(Kind, Placed),
+    Placed(Placed),
     Other(Kind),
 }
 
-fn os(name: &CStr) -> &OsStr {
+pub(super) fn os(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
 }
 
-fn tell(refused: Refused, source: &Path, to: &Path) -> Error {
-    let Refused { call, on, errno } = refused;
-    Error::prepare(match on {
-        Side::Source => format!("{call}({source:?})"),
-        Side::Dest => format!("{call}({})", dest::shown(to)),
-        Side::Both => format!("{call}({source:?}, {})", dest::shown(to)),
-    })(errno)
+/// Counts what was made against the limits. The bytes of copies were counted as they came.
+pub(super) fn meter(meter: &Meter<'_>, placed: Placed) -> Result<(), Refused> {
+    match placed {
+        Placed::Linked(bytes) => meter
+            .entry()
+            .and_then(|()| meter.bytes(bytes.unwrap_or(0)))
+            .map_err(refused("linkat", Side::Both)),
+        Placed::Copied(..) | Placed::Cloned(..) => meter.entry().map_err(refused("openat", Side::Dest)),
+        Placed::Symlinked(_) => meter.entry().map_err(refused("symlinkat", Side::Dest)),
+        Placed::Kept | Placed::Gone => Ok(()),
+    }
 }
 
-fn count(done: &mut Populated, placed: Placed, kind: Kind, source: impl FnOnce() -> PathBuf) {
+pub(super) fn count(done: &mut Populated, placed: Placed, source: impl FnOnce() -> PathBuf) {
     match placed {
-        Placed::Linked if kind == Kind::Symlink => add(&mut done.symlinks, 1),
-        Placed::Linked => add(&mut done.linked, 1),
-        Placed::Copied(bytes, owned) => {
+        Placed::Linked(bytes) => {
+            add(&mut done.linked, 1);
+            if let (Some(sum), Some(bytes)) = (&mut done.bytes_linked, bytes) {
+                add(sum, bytes);
+            }
+        }
+        Placed::Cloned(bytes, dressed) => {
+            add(&mut done.cloned, 1);
+            add(&mut done.bytes_shared, bytes);
+            count_dressed(done, dressed);
+        }
+        Placed::Copied(bytes, dressed) => {
             add(&mut done.copied, 1);
             add(&mut done.bytes_copied, bytes);
-            count_owned(done, owned);
+            count_dressed(done, dressed);
         }
         Placed::Symlinked(owned) => {
             add(&mut done.symlinks, 1);
-            count_owned(done, owned);
+            count_dressed(done, Dressed { owned, attributes: Attributes::Kept });
         }
         Placed::Kept => add(&mut done.kept, 1),
         Placed::Gone => done.skip(source(), CHANGED),
     }
 }
 
-fn count_owned(done: &mut Populated, owned: Owned) {
-    add(&mut done.disowned, u64::from(owned == Owned::ByCaller));
-}
-
-/// Whether a directory is on a file system whose files are the kernel's answers: copied, some never end and
-/// some wait for ever.
-fn kernels_own(dir: BorrowedFd<'_>) -> bool {
-    const OWN: [FsType; 11] = [
-        statfs::PROC_SUPER_MAGIC,
-        statfs::SYSFS_MAGIC,
-        statfs::CGROUP_SUPER_MAGIC,
-        statfs::CGROUP2_SUPER_MAGIC,
-        statfs::DEBUGFS_MAGIC,
-        statfs::TRACEFS_MAGIC,
-        statfs::SECURITYFS_MAGIC,
-        statfs::SELINUX_MAGIC,
-        statfs::BPF_FS_MAGIC,
-        statfs::DEVPTS_SUPER_MAGIC,
-        statfs::NSFS_MAGIC,
-    ];
-    fstatfs(dir).is_ok_and(|fs| OWN.contains(&fs.filesystem_type()))
+pub(super) fn count_dressed(done: &mut Populated, dressed: Dressed) {
+    add(&mut done.disowned, u64::from(dressed.owned == Owned::ByCaller));
+    add(&mut done.attributes_lost, u64::from(dressed.attributes == Attributes::Lost));
 }

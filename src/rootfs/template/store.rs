@@ -7,7 +7,6 @@
 //!   of the same tick of the clock, and clocks go back. It stays, and may lead nowhere.
 //! - `removed-KEY-INODE`: one that is being removed, by who holds a lock on it, or was.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, symlinkat, syncfs, unlinkat};
 
 use crate::rootfs::check_path;
 use crate::rootfs::teardown::remove_tree;
-use crate::sys::fs::{Dirents, rename_noreplace};
+use crate::sys::fs::Dirents;
 use crate::sys::lock::{Lock, flock};
 use crate::{Error, Result};
 
@@ -207,25 +206,17 @@ impl Store {
         syncfs(&root).map_err(Error::prepare(step("syncfs")))?;
         flock(root.as_fd(), Lock::Shared).map_err(Error::prepare(step("flock")))?;
         loop {
-            match self.rename_new(&from, &to) {
+            // Of what is there only an empty directory would be replaced.
+            match renameat(&self.fd, &*from, &self.fd, &*to) {
                 Ok(()) => return self.renew(key, generation).map(|()| root),
                 Err(Errno::EEXIST | Errno::ENOTEMPTY) => {}
-                Err(errno) => return Err(Error::prepare(step("renameat2"))(errno)),
+                Err(errno) => return Err(Error::prepare(step("renameat"))(errno)),
             }
             if let Some(there) = self.take(key, generation)? {
                 self.clear(&from)?;
                 self.renew(key, generation)?;
                 return Ok(there);
             }
-        }
-    }
-
-    fn rename_new(&self, from: &str, to: &str) -> nix::Result<()> {
-        let c = |name: &str| CString::new(name).map_err(|_| Errno::EINVAL);
-        match rename_noreplace(self.fd.as_fd(), &c(from)?, &c(to)?) {
-            // The file system cannot promise it. Only an empty directory would be replaced.
-            Err(Errno::EINVAL | Errno::ENOSYS) => renameat(&self.fd, from, &self.fd, to),
-            answer => answer,
         }
     }
 

@@ -1,0 +1,127 @@
+use std::sync::Mutex;
+
+use super::*;
+
+#[test]
+fn methods_are_read_and_printed_alike() {
+    for (method, name) in
+        [(Method::Bind, "bind"), (Method::Link, "link"), (Method::Copy, "copy"), (Method::None, "none")]
+    {
+        assert_eq!(method.to_string(), name);
+        assert_eq!(name.parse::<Method>().unwrap(), method);
+        assert_eq!(serde_json::to_value(method).unwrap(), name);
+    }
+    assert!("Link".parse::<Method>().is_err());
+}
+
+#[test]
+fn bind_and_none_write_nothing() {
+    let site = Site::new();
+    site.write("a", "");
+    for method in [Method::Bind, Method::None] {
+        let done = site.populate(method, &[("a", "b")]).unwrap();
+        assert_eq!(Populated { elapsed: Duration::ZERO, ..done }, Populated::default());
+    }
+    assert_eq!(fs::read_dir(site.root("")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_summary_can_be_serialised_whatever_the_names() {
+    let mut done = Populated::default();
+    done.skip(PathBuf::from(std::ffi::OsStr::from_bytes(b"/a\xff")), "a fifo");
+    let json = serde_json::to_value(&done).unwrap();
+    assert_eq!(json["skipped"][0]["path"], "/a\u{fffd}");
+}
+
+#[test]
+fn progress_is_told_to_its_end() {
+    let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
+    for i in 0..60 {
+        site.write(&format!("t/{i}/file"), vec![b'x'; 1000]);
+    }
+    site.write("large", vec![b'x'; 50 << 20]);
+    for method in WALKS {
+        let told = Mutex::new(Vec::new());
+        let tell = |progress: Progress| told.lock().unwrap().push(progress);
+        let options = Options { method, progress: Some(&tell), ..Options::default() };
+        let done = site.with(&[("t", "to"), ("large", "large")], &options).unwrap();
+        let told = told.into_inner().unwrap();
+        let bytes = done.bytes_copied + done.bytes_shared + done.bytes_linked.unwrap();
+        let entries = done.dirs + done.linked + done.cloned + done.copied + done.symlinks;
+        assert_eq!(*told.last().unwrap(), Progress { entries, bytes }, "{method}");
+        assert_eq!((entries, bytes), (122, 60_000 + (50 << 20)));
+        // Once for each directory, and within the large file.
+        assert!(told.len() >= 61, "{}", told.len());
+        let within = told.iter().filter(|p| p.bytes > 60_000 && p.bytes < 50 << 20).count();
+        assert!(method == Method::Link || within >= 2, "{method}: {within}");
+        remove(&site.root(""), "to");
+        fs::remove_file(site.root("large")).unwrap();
+    }
+}
+
+#[test]
+fn a_fingerprint_is_of_the_sources_and_of_nothing_else() {
+    let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
+    one_of_everything(&site);
+    mkfifo(&site.src("t/fifo"), Mode::S_IRWXU).unwrap();
+    site.write("over/file", "");
+    site.write("avoid/file", "");
+    site.write("t/deeper/file", "");
+    let st = fs::metadata(site.src("t/many")).unwrap();
+    let skip = [(st.dev(), st.ino())];
+    let map = [("t", "to"), ("over", "to/dir"), ("nowhere", "n"), ("t/large", "l"), ("t/fifo", "f")];
+    let alone = || fingerprint(&site.map(&map), &skip).unwrap();
+    let first = alone();
+    for method in WALKS {
+        let options = Options { method, skip: &skip, fingerprint: true, ..Options::default() };
+        for _ in 0..2 {
+            assert_eq!(site.with(&map, &options).unwrap().fingerprint, Some(first), "{method}");
+        }
+        assert_eq!(alone(), first);
+        assert_eq!(site.populate(method, &[("t", "x")]).unwrap().fingerprint, None);
+        for made in ["to", "x"] {
+            remove(&site.root(""), made);
+        }
+        fs::remove_file(site.root("l")).unwrap();
+    }
+    // What another entry covers and what is left out does not matter.
+    site.write("t/dir/file", "changed");
+    site.write("t/many/new", "");
+    assert_eq!(alone(), {
+        let st = fs::metadata(site.src("t/many")).unwrap();
+        assert_eq!((st.dev(), st.ino()), skip[0]);
+        alone()
+    });
+    let mut seen = vec![alone()];
+    let mut differs = |what: &str| {
+        let now = alone();
+        assert!(!seen.contains(&now), "{what} changed nothing");
+        seen.push(now);
+    };
+    let time = |path: &str, n| {
+        let time = std::time::SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, n);
+        File::open(site.src(path)).unwrap().set_modified(time).unwrap();
+    };
+    time("t/large", 1);
+    differs("the time of a file");
+    time("t/large", 2);
+    differs("a nanosecond");
+    time("t/deeper", 1);
+    differs("the time of a directory");
+    fs::set_permissions(site.src("t/fifo"), fs::Permissions::from_mode(0o600)).unwrap();
+    differs("the mode of a fifo");
+    fs::rename(site.src("t/empty-file"), site.src("t/empty-renamed")).unwrap();
+    differs("a name");
+    fs::remove_file(site.src("t/deeper/file")).unwrap();
+    time("t/deeper", 1);
+    differs("a file that went away");
+    let before = fs::metadata(site.src("t/suid")).unwrap();
+    fs::copy(site.src("t/suid"), site.src("replaced")).unwrap();
+    File::open(site.src("replaced")).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    std::os::unix::fs::chown(site.src("replaced"), Some(before.uid()), Some(before.gid())).unwrap();
+    fs::set_permissions(site.src("replaced"), before.permissions()).unwrap();
+    fs::rename(site.src("replaced"), site.src("t/suid")).unwrap();
+    differs("another file of the same looks");
+    site.write("nowhere", "");
+    differs("a source that came");
+}
