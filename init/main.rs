@@ -15,6 +15,7 @@
 compile_error!("cofferdam's init knows x86_64 only: another processor needs a file beside init/x86_64.rs");
 #[path = "x86_64.rs"]
 mod arch;
+mod files;
 mod mem;
 mod overlay;
 mod reap;

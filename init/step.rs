@@ -2,8 +2,8 @@
 //! (`src/plan/render.rs` prints them in the same order).
 
 use crate::sys::{self, Errno, Z};
-use crate::wire::{Blob, Dup, KIND_DIR, KIND_FILE, List, NO_SLOT, Op, Record, Str};
-use crate::{State, overlay};
+use crate::wire::{Dup, KIND_DIR, List, NO_SLOT, Op, Record, Str};
+use crate::{State, files, overlay};
 
 /// The kernel refused a call of an operation.
 pub struct Refused {
@@ -147,17 +147,9 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         }
         Op::Upper { options } => overlay::upper(state, options),
         Op::Overlay { .. } => overlay::mount(state, op),
-        Op::File { path, content } => file(state, path, content),
+        Op::File { path, content } => files::cover(state, path, content),
         Op::Write { path, mode, uid, gid, content } => {
-            let (base, path) = place(state, path);
-            let (parent, name) = parent(base, path).at(0)?;
-            let made = sys::openat(parent, name, sys::O_NEW, mode);
-            drop_parent(base, parent);
-            let fd = made.at(0)?;
-            sys::write_all(fd, content.0).at(1)?;
-            let given = sys::fchown(fd, uid, gid).at(2);
-            sys::close(fd);
-            given
+            files::new(state, path, mode, (uid, gid), content)
         }
         Op::PivotRoot {} => {
             sys::fchdir(state.root).at(0)?;
@@ -228,7 +220,7 @@ const NO_USER_NAMESPACES: [sys::Filter; 17] = {
 
 const MS_PRIVATE: u64 = 1 << 18;
 /// MOUNT_ATTR_RDONLY | NOSUID | NODEV | NOEXEC.
-const MASK_ATTRS: u64 = 0xf;
+pub const MASK_ATTRS: u64 = 0xf;
 
 fn take_fd(state: &mut State, index: u32) -> i32 {
     match state.fds.get_mut(index as usize) {
@@ -343,7 +335,7 @@ fn anchor(state: &mut State, tree: i32, at: i32, target: Str<'static>) -> Result
 }
 
 /// The descriptor from which a path of the sandbox is resolved, and the path from there.
-fn place(state: &State, path: Str<'static>) -> (i32, Str<'static>) {
+pub fn place(state: &State, path: Str<'static>) -> (i32, Str<'static>) {
     for (front, fd) in ANCHORS.iter().zip(state.anchors).filter(|(_, fd)| *fd >= 0) {
         match path.bytes().strip_prefix(*front) {
             // A literal with its NUL behind it, as decoded strings have theirs.
@@ -417,7 +409,7 @@ impl Prefix {
 
 /// The directory that holds the last component of `path`, made with its parents when it is absent,
 /// and that component. Resolution never leaves the root.
-fn parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
+pub fn parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
     let bytes = path.bytes();
     let Some(slash) = bytes.iter().rposition(|b| *b == b'/') else { return Ok((root, path.into())) };
     let name = Z::from(path).skip(slash + 1);
@@ -454,7 +446,7 @@ fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
     Ok(dir)
 }
 
-fn drop_parent(base: i32, parent: i32) {
+pub fn drop_parent(base: i32, parent: i32) {
     if parent != base {
         sys::close(parent);
     }
@@ -496,24 +488,6 @@ fn bind(
     // The host's own tree where a new one cannot be mounted; anything else there is a volume.
     let attached = if source == target { anchor(state, tree, at, target) } else { attach(tree, at) };
     attached.at(calls + 2)
-}
-
-/// A file in the sandbox's own `/dev`, bound over `path`. It loses its name there only then: what has none
-/// cannot be mounted.
-fn file(state: &State, path: Str<'static>, content: Blob<'static>) -> Done {
-    let dev = state.anchors[0];
-    let fd = sys::openat(dev, c".file", sys::O_NEW, 0o644).at(0)?;
-    sys::write_all(fd, content.0).at(1)?;
-    sys::close(fd);
-    let tree = sys::open_tree(dev, c".file").at(2)?;
-    sys::mount_setattr(tree, MASK_ATTRS, 0, false).at(3)?;
-    let at = match mount_point(state, path, KIND_FILE, sys::IN_ROOT) {
-        // A link that leads nowhere in this root, as resolv.conf often is: the link itself is covered.
-        Err(sys::ENOENT) => sys::openat2(state.root, path, sys::O_PATH | sys::O_NOFOLLOW, sys::IN_ROOT),
-        other => other,
-    };
-    attach(tree, at.at(4)?).at(5)?;
-    sys::unlinkat(dev, c".file").at(6)
 }
 
 fn bounding(keep: u64, last: u32) -> Done {
