@@ -132,6 +132,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_directory_that_is_gone_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = File::open(dir.path()).unwrap();
+        dir.close().unwrap();
+        let failed = |name: Option<&CStr>, errno: Errno| panic!("{name:?}: {errno}");
+        assert!(unlink_files(fd.as_fd(), &mut Dirents::new(), 0, failed).is_empty());
+        unlink(fd.as_fd(), c"x").unwrap();
+        rmdir(fd.as_fd(), c"x").unwrap();
+    }
+
+    #[test]
     fn mounts_are_told_apart_without_openat2_too() {
         let open = |p: &str| File::open(p).unwrap();
         same_mount(open("/proc").as_fd(), open("/proc/self").as_fd()).unwrap();
