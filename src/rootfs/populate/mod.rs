@@ -172,7 +172,8 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
     }
     let mut taken = BTreeMap::new();
     for (source, dest) in map {
-        if let Some(other) = taken.insert(dest::relative(dest), source) {
+        let dest = dest::relative(dest);
+        if let Some(other) = taken.insert(dest.clone(), source) {
             let both = format!("{other:?} and {source:?} both go to {:?}", Path::new("/").join(dest));
             return Err(Error::spec("chroot_env", both));
         }

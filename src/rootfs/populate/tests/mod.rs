@@ -1,6 +1,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -44,6 +45,11 @@ pub(crate) fn in_own_mount_ns(f: impl FnOnce() + Send) {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         f();
     });
+}
+
+/// Whoever starts a program in another test has a copy of all descriptors for a moment.
+fn unmount(path: &Path) {
+    nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).unwrap();
 }
 
 fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -146,7 +152,11 @@ fn facts(path: &Path) -> Facts {
     let content = match () {
         () if st.is_dir() => Vec::new(),
         () if st.is_symlink() => fs::read_link(path).unwrap().into_os_string().into_encoded_bytes(),
-        () => fs::read(path).unwrap(),
+        () => {
+            let mut content = Vec::with_capacity(usize::try_from(st.len()).unwrap());
+            File::open(path).unwrap().read_to_end(&mut content).unwrap();
+            content
+        }
     };
     let attributes = if st.is_symlink() { BTreeMap::new() } else { attributes(path) };
     let time = st.mtime() * 1_000_000_000 + st.mtime_nsec();
@@ -155,7 +165,7 @@ fn facts(path: &Path) -> Facts {
 
 fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let fd = File::open(path).unwrap();
-    let (mut names, mut value) = ([0; 4096], [0; 4096]);
+    let (mut names, mut value) = ([0; 256], [0; 4096]);
     let n = flistxattr(fd.as_fd(), &mut names).unwrap_or(0);
     let names = names[..n].split_inclusive(|b| *b == 0);
     names
@@ -168,6 +178,10 @@ fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn all_facts(top: &Path) -> BTreeMap<PathBuf, Facts> {
+    all_by(top, facts)
+}
+
+fn all_by(top: &Path, facts: impl Fn(&Path) -> Facts) -> BTreeMap<PathBuf, Facts> {
     let (mut all, mut todo) = (BTreeMap::new(), vec![top.to_owned()]);
     while let Some(path) = todo.pop() {
         let facts = facts(&path);
