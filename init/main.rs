@@ -39,11 +39,13 @@ pub struct State {
     pub root: i32,
     /// The tmpfs that overlays are written to, from the step that mounts it.
     pub upper: i32,
-    /// What was mounted at `/dev`, `/proc` and `/sys`, from then on: whoever can write the root may move
-    /// those directories meanwhile, but not what is mounted there.
-    pub anchors: [i32; 3],
+    /// What was mounted at `/dev`, `/proc`, `/sys` and `/secrets`, from then on: whoever can write the root may
+    /// move those directories meanwhile, but not what is mounted there.
+    pub anchors: [i32; 4],
     /// The program.
     pub program: Program<'static>,
+    /// The bytes of it.
+    pub plan: &'static [u8],
 }
 
 impl State {
@@ -67,8 +69,9 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
         }
         (number(*stack.add(2) as *const u8), number(*stack.add(3) as *const u8))
     };
-    let mut input: &'static [u8] = sys::map(plan).unwrap_or(&[]);
+    let mapped: &'static [u8] = sys::map(plan).unwrap_or(&[]);
     sys::close(plan);
+    let mut input = mapped;
     let Ok(program) = Program::decode(&mut input) else {
         let _ = sys::send(status, &Record::Failed { step: NO_STEP, call: 0, errno: 0 }.encode());
         sys::exit(FAILED);
@@ -77,7 +80,8 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
     for (slot, fd) in fds.iter_mut().zip(program.fds.iter()) {
         *slot = fd as i32;
     }
-    let mut state = State { status, fds, slots: [-1; SLOTS as usize], root: -1, upper: -1, anchors: [-1; 3], program };
+    let slots = [-1; SLOTS as usize];
+    let mut state = State { status, fds, slots, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
     obey(&mut state, 0)
 }
 

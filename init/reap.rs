@@ -2,8 +2,8 @@
 //!
 //! Without it the task itself would be PID 1, whose signals of default disposition the kernel drops:
 //! `abort()` and `kill -TERM $$` would do nothing, and orphans would stay zombies.
-//! Before it settles it gives up its capabilities and every descriptor but the socket, so that a task
-//! which takes it over has won nothing.
+//! Before it settles it gives up its capabilities, every descriptor but the socket, and the plan, so that a task
+//! which takes it over has won nothing, and no secret stays in memory that may be written to swap.
 
 use crate::arch::clone_onto;
 use crate::sys::{self, PollFd};
@@ -60,9 +60,12 @@ pub fn fork_and_stay(state: &mut State, index: usize) -> ! {
     if FAILURE.load(core::sync::atomic::Ordering::Relaxed) {
         sys::exit(FAILED);
     }
-    let _ = sys::send_fd(state.status, &Record::Running.encode(), pidfd);
-    shed(state.status, signals);
-    stay(state.status, signals, pid as i32)
+    let status = state.status;
+    let _ = sys::send_fd(status, &Record::Running.encode(), pidfd);
+    // SAFETY: the child has memory of its own or is gone, and what follows uses two numbers only.
+    unsafe { sys::unmap(state.plan) };
+    shed(status, signals);
+    stay(status, signals, pid as i32)
 }
 
 /// Gives up everything that reaping does not need.

@@ -321,8 +321,8 @@ pub fn attach(tree: i32, at: i32) -> Result<(), Errno> {
     attached
 }
 
-/// Where the kernel's own file systems go, in the order of `State::anchors`.
-const ANCHORS: [&[u8]; 3] = [b"/dev", b"/proc", b"/sys"];
+/// Where the kernel's own file systems go and what nobody else may see, in the order of `State::anchors`.
+const ANCHORS: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/secrets"];
 
 /// As `attach`, but the tree stays open when it is one of those.
 fn anchor(state: &mut State, tree: i32, at: i32, target: Str<'static>) -> Result<(), Errno> {

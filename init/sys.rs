@@ -80,7 +80,7 @@ pub fn exit(code: i32) -> ! {
     }
 }
 
-/// Maps the whole of `fd` for reading; the mapping stays for the life of the process.
+/// Maps the whole of `fd` for reading, until `unmap`.
 pub fn map(fd: i32) -> Option<&'static [u8]> {
     let mut stat = [0u64; 18];
     call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0]).ok()?;
@@ -88,8 +88,16 @@ pub fn map(fd: i32) -> Option<&'static [u8]> {
     let len = stat[6] as usize;
     let base = call(nr::MMAP, [0, len, 1 /* PROT_READ */, 2 /* MAP_PRIVATE */, fd as usize, 0]).ok()?;
     // SAFETY: the kernel mapped len readable bytes at base; the memfd is sealed against change and
-    // shrinking, and nobody unmaps it.
+    // shrinking, and who unmaps it promises to read it no more.
     Some(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
+}
+
+/// Takes back a mapping of `map`.
+///
+/// # Safety
+/// Nothing of it may be read any more.
+pub unsafe fn unmap(bytes: &'static [u8]) {
+    let _ = call(nr::MUNMAP, [bytes.as_ptr() as usize, bytes.len(), 0, 0, 0, 0]);
 }
 
 /// Anonymous memory of at least `words` machine words, zeroed, never given back.
