@@ -114,16 +114,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
                 .map_err(|r| Refused { call: r.call + 1, ..r })?;
             attach(tree, at).at(calls + 1)
         }
-        Op::Restrict { path, attrs, must } => {
-            let at = match present(state, path).at(0)? {
-                Some(at) => at,
-                None if must != 0 => return Err(sys::ENOENT).at(0),
-                None => return Ok(()),
-            };
-            let tree = sys::open_tree(at, c"").at(1)?;
-            sys::mount_setattr(tree, attrs, 0, true).at(2)?;
-            attach(tree, at).at(3)
-        }
+        Op::Restrict { path, attrs, must } => restrict(state, path, attrs, must),
         Op::Seal { path, attrs } => {
             let (base, path) = place(state, path);
             let at = sys::openat2(base, path, sys::O_PATH, sys::IN_ROOT).at(0)?;
@@ -488,6 +479,38 @@ fn bind(
     // The host's own tree where a new one cannot be mounted; anything else there is a volume.
     let attached = if source == target { anchor(state, tree, at, target) } else { attach(tree, at) };
     attached.at(calls + 2)
+}
+
+/// Binds a path on itself. What is over the root does not stay there, so a link that leads to the root is as
+/// bad as one that leads nowhere; and what may be absent may also be a link, to `/proc` say, of which a copy
+/// would show what is covered in the other.
+fn restrict(state: &State, path: Str<'static>, attrs: u64, must: u8) -> Done {
+    let at = match must {
+        0 => match own(state, path).at(0)? {
+            Some(at) => at,
+            None => return Ok(()),
+        },
+        _ => sys::openat2(state.root, path, sys::O_PATH, sys::IN_ROOT).at(0)?,
+    };
+    if sys::same_place(at, state.root).at(0)? {
+        return Err(sys::ELOOP).at(0);
+    }
+    let tree = sys::open_tree(at, c"").at(1)?;
+    sys::mount_setattr(tree, attrs, 0, true).at(2)?;
+    attach(tree, at).at(3)
+}
+
+/// A path of the sandbox that may be absent or a link, which is none.
+fn own(state: &State, path: Str<'static>) -> Result<Option<i32>, Errno> {
+    let (base, path) = place(state, path);
+    let (parent, name) = parent(base, path)?;
+    let found = sys::openat2(parent, name, sys::O_PATH, sys::NO_LINKS);
+    drop_parent(base, parent);
+    match found {
+        Ok(fd) => Ok(Some(fd)),
+        Err(sys::ENOENT | sys::ELOOP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn bounding(keep: u64, last: u32) -> Done {

@@ -21,6 +21,8 @@ pub const EACCES: Errno = 13;
 pub const EBUSY: Errno = 16;
 /// EEXIST.
 pub const EEXIST: Errno = 17;
+/// ELOOP.
+pub const ELOOP: Errno = 40;
 /// ENOTDIR.
 pub const ENOTDIR: Errno = 20;
 /// EINVAL.
@@ -387,12 +389,22 @@ pub fn is_regular(path: impl Into<Z>) -> Result<bool, Errno> {
 
 /// The id of the mount that a path is on (statx(2), Linux 5.8); an empty one is `dir` itself.
 pub fn mount_id(dir: i32, path: impl Into<Z>) -> Result<u64, Errno> {
+    mount_and_inode(dir, path).map(|(mount, _)| mount)
+}
+
+/// Whether two descriptors refer to the same file or directory of the same mount.
+pub fn same_place(one: i32, other: i32) -> Result<bool, Errno> {
+    Ok(mount_and_inode(one, c"")? == mount_and_inode(other, c"")?)
+}
+
+fn mount_and_inode(dir: i32, path: impl Into<Z>) -> Result<(u64, u64), Errno> {
+    const INO: usize = 0x100;
     const MNT_ID: usize = 0x1000;
     let mut buffer = [0u64; 32];
-    let args = [dir as usize, path.into().0, AT_EMPTY_PATH, MNT_ID, addr_mut(&mut buffer), 0];
+    let args = [dir as usize, path.into().0, AT_EMPTY_PATH, INO | MNT_ID, addr_mut(&mut buffer), 0];
     call(nr::STATX, args)?;
-    // stx_mask is the first half of the first word, stx_mnt_id the word at 0x90.
-    if buffer[0] as usize & MNT_ID == 0 { Err(ENOSYS) } else { Ok(buffer[18]) }
+    // stx_mask is the first half of the first word, stx_ino the word at 0x20, stx_mnt_id that at 0x90.
+    if buffer[0] as usize & MNT_ID == 0 { Err(ENOSYS) } else { Ok((buffer[18], buffer[4])) }
 }
 
 /// chdir(2).

@@ -80,8 +80,11 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines.push(format!("move_mount(tmpfs, root {path:?})"));
             lines
         }
-        Op::Restrict { path, attrs, .. } => vec![
-            format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
+        Op::Restrict { path, attrs, must } => vec![
+            format!(
+                "openat2(root, {path:?}, RESOLVE_IN_ROOT{})",
+                if must == 0 { "|RESOLVE_NO_SYMLINKS" } else { "" }
+            ),
             format!("open_tree(root {path:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"),
             mount_setattr(path, attrs, "", true),
             format!("move_mount({path:?}, root {path:?})"),

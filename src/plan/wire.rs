@@ -353,7 +353,7 @@ ops! {
         path: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
-        /// 1 when it must be there; else there is nothing to do where it is absent.
+        /// 1 when it must be there; else there is nothing to do where it is absent or a symbolic link.
         must: u8,
     }
     /// Add attributes to the mount at a path, and to no other.

@@ -1,7 +1,7 @@
 //! What populates the root: read-only binds, overlays, or a seal on what was linked into it.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Entry, Request, bind};
 use crate::plan::wire::{NO_SLOT, Op};
@@ -108,13 +108,9 @@ fn restricted(req: &Request<'_>, steps: &mut Vec<Step>) {
         };
         steps.push(Step::new(Control::MOUNT_NS, op));
     }
-    let outer: Vec<&PathBuf> = req.entries.iter().map(|e| &e.target).collect();
-    for target in req.entries.iter().map(|e| e.target.as_path()) {
-        // What lies in another entry is sealed with that one.
-        let inner = outer.iter().any(|o| target != o.as_path() && target.starts_with(o));
-        if target != Path::new("/") && !inner {
-            let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: 1 };
-            steps.push(Step::new(Control::HOST_FILES, op));
-        }
+    // One that lies in another too: a link may have led it out of there.
+    for target in req.entries.iter().map(|e| e.target.as_path()).filter(|t| *t != Path::new("/")) {
+        let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: 1 };
+        steps.push(Step::new(Control::HOST_FILES, op));
     }
 }
