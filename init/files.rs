@@ -1,7 +1,8 @@
 //! Files of the sandbox's own, with what the plan says is in them.
 
 use crate::State;
-use crate::step::{At, Done, MASK_ATTRS, attach, drop_parent, mount_point, parent, place};
+use crate::place::{drop_parent, mount_point, parent, place};
+use crate::step::{At, Done, MASK_ATTRS, attach};
 use crate::sys;
 use crate::wire::{Blob, KIND_FILE, Str};
 

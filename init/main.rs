@@ -18,6 +18,7 @@ mod arch;
 mod files;
 mod mem;
 mod overlay;
+mod place;
 mod reap;
 mod step;
 mod sys;
@@ -81,7 +82,8 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
         *slot = fd as i32;
     }
     let slots = [-1; SLOTS as usize];
-    let mut state = State { status, fds, slots, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
+    let mut state =
+        State { status, fds, slots, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
     obey(&mut state, 0)
 }
 

@@ -6,7 +6,8 @@
 //! covers it at once and `pivot_root` takes both away; the overlays keep it.
 
 use crate::State;
-use crate::step::{At, Done, attach, exists_is_fine, mount_point, new_mount};
+use crate::place::{exists_is_fine, mount_point};
+use crate::step::{At, Done, attach, new_mount};
 use crate::sys::{self, Errno, Z};
 use crate::wire::{KIND_DIR, List, Op, Str};
 

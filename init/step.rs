@@ -1,6 +1,7 @@
 //! One function an operation. The index given to `at` is the line that the plan prints for the call
 //! (`src/plan/render.rs` prints them in the same order).
 
+use crate::place::{ANCHORS, drop_parent, exists_is_fine, mount_point, own, parent, place, present};
 use crate::sys::{self, Errno, Z};
 use crate::wire::{Dup, KIND_DIR, List, NO_SLOT, Op, Record, Str};
 use crate::{State, files, overlay};
@@ -203,9 +204,9 @@ const NO_USER_NAMESPACES: [sys::Filter; 17] = {
         F(EQUAL, 3, 2, 435),
         F(LOAD, 0, 0, 16), // the flags, in the first argument
         F(ANY_BIT, 2, 0, 0x1000_0000),
-        F(RETURN, 0, 0, 0x7fff_0000),           // allow
-        F(RETURN, 0, 0, 0x0005_0000 | 38),      // ENOSYS
-        F(RETURN, 0, 0, 0x0005_0000 | 1),       // EPERM
+        F(RETURN, 0, 0, 0x7fff_0000),      // allow
+        F(RETURN, 0, 0, 0x0005_0000 | 38), // ENOSYS
+        F(RETURN, 0, 0, 0x0005_0000 | 1),  // EPERM
     ]
 };
 
@@ -312,9 +313,6 @@ pub fn attach(tree: i32, at: i32) -> Result<(), Errno> {
     attached
 }
 
-/// Where the kernel's own file systems go and what nobody else may see, in the order of `State::anchors`.
-const ANCHORS: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/secrets"];
-
 /// As `attach`, but the tree stays open when it is one of those.
 fn anchor(state: &mut State, tree: i32, at: i32, target: Str<'static>) -> Result<(), Errno> {
     let index = ANCHORS.iter().position(|path| *path == target.bytes());
@@ -323,19 +321,6 @@ fn anchor(state: &mut State, tree: i32, at: i32, target: Str<'static>) -> Result
     let attached = sys::move_mount(tree, at);
     sys::close(at);
     attached
-}
-
-/// The descriptor from which a path of the sandbox is resolved, and the path from there.
-pub fn place(state: &State, path: Str<'static>) -> (i32, Str<'static>) {
-    for (front, fd) in ANCHORS.iter().zip(state.anchors).filter(|(_, fd)| *fd >= 0) {
-        match path.bytes().strip_prefix(*front) {
-            // A literal with its NUL behind it, as decoded strings have theirs.
-            Some([]) => return (fd, Str::new(&b"/\0"[..1]).unwrap_or_default()),
-            Some(rest @ [b'/', ..]) => return (fd, Str::new(rest).unwrap_or_default()),
-            _ => {}
-        }
-    }
-    (state.root, path)
 }
 
 /// Detaches all that lies over the root once it is `/`: the host's, and what was mounted over that, be it by us or
@@ -361,104 +346,6 @@ fn let_go(state: &State) {
     for fd in state.anchors {
         sys::close(fd);
     }
-}
-
-pub fn exists_is_fine(made: Result<(), Errno>) -> Result<(), Errno> {
-    match made {
-        Err(sys::EEXIST) => Ok(()),
-        other => other,
-    }
-}
-
-/// A path of the sandbox that may be absent.
-fn present(state: &State, path: Str<'static>) -> Result<Option<i32>, Errno> {
-    let (base, path) = place(state, path);
-    match sys::openat2(base, path, sys::O_PATH, sys::IN_ROOT) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(sys::ENOENT | sys::ENOTDIR) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// A copy of the front of a path, for the calls that want it by itself.
-struct Prefix([u8; 4096]);
-
-impl Prefix {
-    fn of(bytes: &[u8]) -> Result<Prefix, Errno> {
-        let mut buffer = [0u8; 4096];
-        match buffer.get_mut(..bytes.len()) {
-            // One byte is left for the NUL.
-            Some(front) if bytes.len() < 4095 => front.copy_from_slice(bytes),
-            _ => return Err(36 /* ENAMETOOLONG */),
-        }
-        Ok(Prefix(buffer))
-    }
-    fn z(&self) -> Z {
-        core::ffi::CStr::from_bytes_until_nul(&self.0).unwrap_or(c"/").into()
-    }
-}
-
-/// The directory that holds the last component of `path`, made with its parents when it is absent,
-/// and that component. Resolution never leaves the root.
-pub fn parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
-    let bytes = path.bytes();
-    let Some(slash) = bytes.iter().rposition(|b| *b == b'/') else { return Ok((root, path.into())) };
-    let name = Z::from(path).skip(slash + 1);
-    let front = Prefix::of(&bytes[..slash.max(1)])?;
-    match sys::openat2(root, front.z(), sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT) {
-        Ok(fd) => Ok((fd, name)),
-        Err(sys::ENOENT) => Ok((make_dirs(root, &bytes[..slash])?, name)),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// mkdir -p in the root, each component by the descriptor of the one before it.
-fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
-    let mut dir = sys::openat2(root, c"/", sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT)?;
-    let mut end = 0;
-    while end < path.len() {
-        let start = end + path[end..].iter().take_while(|b| **b == b'/').count();
-        end = start + path[start..].iter().take_while(|b| **b != b'/').count();
-        if start == end {
-            break;
-        }
-        let front = Prefix::of(&path[..end])?;
-        let next = match sys::openat2(root, front.z(), sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT) {
-            Err(sys::ENOENT) => {
-                let name = Prefix::of(&path[start..end])?;
-                exists_is_fine(sys::mkdirat(dir, name.z(), 0o755))?;
-                sys::openat2(dir, name.z(), sys::O_PATH | sys::O_DIRECTORY, sys::NO_LINKS)
-            }
-            other => other,
-        };
-        sys::close(dir);
-        dir = next?;
-    }
-    Ok(dir)
-}
-
-pub fn drop_parent(base: i32, parent: i32) {
-    if parent != base {
-        sys::close(parent);
-    }
-}
-
-/// Opens what to mount on, making an empty directory or file when it is absent.
-pub fn mount_point(state: &State, path: Str<'static>, kind: u8, resolve: u64) -> Result<i32, Errno> {
-    // Only what is the enclosure's own goes where no link is followed.
-    let (base, path) = if resolve == sys::NO_LINKS { place(state, path) } else { (state.root, path) };
-    match sys::openat2(base, path, sys::O_PATH, resolve) {
-        Err(sys::ENOENT) => {}
-        other => return other,
-    }
-    let (parent, name) = parent(base, path)?;
-    let made = match kind {
-        KIND_DIR => sys::mkdirat(parent, name, 0o755),
-        _ => sys::openat(parent, name, sys::O_NEW, 0o644).map(sys::close),
-    };
-    drop_parent(base, parent);
-    exists_is_fine(made)?;
-    sys::openat2(base, path, sys::O_PATH, resolve)
 }
 
 fn bind(
@@ -498,19 +385,6 @@ fn restrict(state: &State, path: Str<'static>, attrs: u64, must: u8) -> Done {
     let tree = sys::open_tree(at, c"").at(1)?;
     sys::mount_setattr(tree, attrs, 0, true).at(2)?;
     attach(tree, at).at(3)
-}
-
-/// A path of the sandbox that may be absent or a link, which is none.
-fn own(state: &State, path: Str<'static>) -> Result<Option<i32>, Errno> {
-    let (base, path) = place(state, path);
-    let (parent, name) = parent(base, path)?;
-    let found = sys::openat2(parent, name, sys::O_PATH, sys::NO_LINKS);
-    drop_parent(base, parent);
-    match found {
-        Ok(fd) => Ok(Some(fd)),
-        Err(sys::ENOENT | sys::ELOOP) => Ok(None),
-        Err(errno) => Err(errno),
-    }
 }
 
 fn bounding(keep: u64, last: u32) -> Done {

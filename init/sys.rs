@@ -316,7 +316,8 @@ pub fn capset(permitted: u64, inheritable: u64) -> Result<(), Errno> {
 
 /// openat(2), close-on-exec.
 pub fn openat(dir: i32, path: impl Into<Z>, flags: usize, mode: u32) -> Result<i32, Errno> {
-    call(nr::OPENAT, [dir as usize, path.into().0, flags | O_CLOEXEC, mode as usize, 0, 0]).map(|fd| fd as i32)
+    call(nr::OPENAT, [dir as usize, path.into().0, flags | O_CLOEXEC, mode as usize, 0, 0])
+        .map(|fd| fd as i32)
 }
 
 /// O_CLOEXEC.
@@ -354,7 +355,8 @@ pub fn mkdirat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
 
 /// fchownat(2) of a name in `dir`, no link followed.
 pub fn fchownat(dir: i32, name: impl Into<Z>, uid: u32, gid: u32) -> Result<(), Errno> {
-    let args = [dir as usize, name.into().0, uid as usize, gid as usize, 0x100 /* AT_SYMLINK_NOFOLLOW */, 0];
+    let args =
+        [dir as usize, name.into().0, uid as usize, gid as usize, 0x100 /* AT_SYMLINK_NOFOLLOW */, 0];
     call(nr::FCHOWNAT, args).map(drop)
 }
 
