@@ -227,7 +227,9 @@ impl<'w> Walk<'w> {
         };
         let pair = self.hold(src, dst, &st, job)?;
         if let Some(why) = closed {
-            self.note(&st, &job.at, &mut worker.done);
+            if self.by.fingerprint {
+                worker.done.mix(self.trail.below(&job.at).ends_closed(&st));
+            }
             worker.done.skip(self.part.source.join(&job.at), why);
             self.finish(&pair, &st, &job.at, worker)?;
             return Ok(None);
