@@ -61,7 +61,9 @@ impl Trail {
     /// The directory that the path ends with, which is left empty: what is in it does not matter, and its size
     /// and time tell about that alone.
     pub(super) fn ends_closed(self, st: &FileStat) -> u64 {
-        self.ends_with(&FileStat { st_size: 0, st_mtime: 0, st_mtime_nsec: 0, ..*st })
+        let mut st = *st;
+        (st.st_size, st.st_mtime, st.st_mtime_nsec) = (0, 0, 0);
+        self.ends_with(&st)
     }
 
     fn bytes(self, bytes: &[u8]) -> Trail {
