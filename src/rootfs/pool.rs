@@ -4,13 +4,13 @@
 //! the tree times its width and not near its size. The caller's own thread is one of the workers; helpers
 //! live no longer than the call, and a small tree never sees one.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use crate::{Error, Result};
 
 /// So many jobs the caller's thread does alone, before others are started.
-const ALONE: usize = 24;
+const ALONE: usize = 16;
 
 /// More threads than this only wait for each other in the file system.
 const MOST: usize = 4;
@@ -45,8 +45,10 @@ where
     J: Send,
     S: Send,
 {
-    let pool =
-        Pool { queue: Mutex::new(Queue { jobs: vec![first], busy: 0, error: None }), ready: Condvar::new() };
+    let pool = Pool {
+        queue: Mutex::new(Queue { jobs: vec![first], busy: 0, waiting: 0, error: None }),
+        ready: Condvar::new(),
+    };
     let drain = |state: &mut S, more: &mut dyn FnMut() -> bool| {
         while let Some((job, turn)) = pool.take() {
             turn.end(work(job, state));
@@ -81,8 +83,10 @@ where
     }
 }
 
+/// Asked once, as the answer is read from half a dozen files.
 fn threads() -> usize {
-    thread::available_parallelism().map_or(1, |n| n.get().min(MOST))
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, |n| n.get().min(MOST)))
 }
 
 struct Pool<J> {
@@ -94,6 +98,8 @@ struct Queue<J> {
     jobs: Vec<J>,
     /// How many are at work and may bring new jobs.
     busy: usize,
+    /// How many sleep until there is something to do.
+    waiting: usize,
     error: Option<Error>,
 }
 
@@ -116,7 +122,9 @@ impl<J> Pool<J> {
             if queue.busy == 0 {
                 return None;
             }
+            queue.waiting = queue.waiting.saturating_add(1);
             queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.waiting = queue.waiting.saturating_sub(1);
         }
     }
 }
@@ -144,7 +152,9 @@ impl<J> Drop for Turn<'_, J> {
             // The first refusal is the one to tell; those after it may follow from it.
             Err(error) => queue.error = queue.error.take().or(Some(error)),
         }
-        if queue.busy == 0 || !queue.jobs.is_empty() || queue.error.is_some() {
+        // One job is for this thread, which comes for it at once; and to wake nobody costs a system call too.
+        let news = queue.busy == 0 || queue.jobs.len() > 1 || queue.error.is_some();
+        if news && queue.waiting > 0 {
             self.pool.ready.notify_all();
         }
     }

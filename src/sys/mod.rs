@@ -56,7 +56,7 @@ pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8], exec: bool) -> i
 
 /// Runs `work` so that a file size limit of the caller's makes it fail with `EFBIG` and does not end the
 /// caller by SIGXFSZ, which the kernel sends to this thread besides (`setrlimit(2)`).
-fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     use nix::sys::signal::{SigSet, SigmaskHow, Signal};
     let mut only = SigSet::empty();
     only.add(Signal::SIGXFSZ);

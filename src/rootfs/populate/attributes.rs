@@ -8,11 +8,11 @@ use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{Mode, fchmod, fstat};
 
 use super::dress::MARKED;
 use super::refused::{Refused, Side, refused};
-use crate::sys::fs::{fgetxattr, flistxattr, fsetxattr};
+use crate::sys::fs::{Kind, fgetxattr, flistxattr, fsetxattr};
 
 /// The longest value, and the longest list of names, that the kernel handles (`XATTR_SIZE_MAX`).
 const LARGEST: usize = 64 * 1024;
@@ -104,12 +104,13 @@ fn one(
     }
 }
 
+/// Makes sure of that.
 fn mark(to: BorrowedFd<'_>) -> Result<(), Refused> {
-    let st = nix::sys::stat::fstat(to).map_err(refused("fstat", Side::Dest))?;
-    let dir = crate::sys::fs::Kind::of_mode(st.st_mode) == crate::sys::fs::Kind::Dir;
-    match dir {
-        true => fchmod(to, Mode::from_bits_truncate(MARKED)).map_err(refused("fchmod", Side::Dest)),
-        false => Ok(()),
+    let st = fstat(to).map_err(refused("fstat", Side::Dest))?;
+    match Kind::of_mode(st.st_mode) {
+        Kind::Dir => fchmod(to, Mode::from_bits_truncate(MARKED)).map_err(refused("fchmod", Side::Dest)),
+        // A file is known by its sticky bit.
+        _ => Ok(()),
     }
 }
 

@@ -84,7 +84,7 @@ impl Dresser {
         buffers: &mut Buffers,
     ) -> Result<Dressed, Refused> {
         let owned = self.own(fd, now, like)?;
-        // Whoever gets a directory given has its capabilities, of which it can have none.
+        // A directory has no capabilities.
         let attributes = match source {
             Some(source) => buffers.copy(source, fd, false)?,
             None => Attributes::Kept,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, UtimensatFlags, fstat, fstatat, utimensat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
 use super::Method;
@@ -154,10 +154,35 @@ pub(super) fn place_symlink(
         Err(Errno::EEXIST) => return again(by, from, to),
         Err(errno) => return Err(refused("symlinkat", Side::Dest)(errno)),
     }
-    match from.stat() {
-        Ok(like) => dress_symlink(by, to, &like).map(Placed::Symlinked),
-        Err(Errno::ENOENT) => Ok(Placed::Symlinked(Owned::ByCaller)),
-        Err(errno) => Err(refused("fstatat", Side::Source)(errno)),
+    let like = match from.stat() {
+        Ok(like) => like,
+        Err(Errno::ENOENT) => return Ok(Placed::Symlinked(Owned::ByCaller)),
+        Err(errno) => return Err(refused("fstatat", Side::Source)(errno)),
+    };
+    let owned = match to.born {
+        Some(born) => dress_new(by, to, born, &like),
+        None => dress_symlink(by, to, &like),
+    };
+    owned.map(Placed::Symlinked)
+}
+
+/// Owner and times of a link in a directory that nobody else can enter yet.
+fn dress_new(by: &Settings<'_>, to: Target<'_>, born: Ids, like: &FileStat) -> Result<Owned, Refused> {
+    let chown = || {
+        let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+        fchownat(to.dir, to.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+    };
+    let owned = by.dresser.own_by(born, like, chown).map_err(refused("fchownat", Side::Dest))?;
+    let (access, modification) = dress::times(like);
+    let nofollow = UtimensatFlags::NoFollowSymlink;
+    timed(utimensat(to.dir, to.name, &access, &modification, nofollow)).map(|()| owned)
+}
+
+fn timed(answer: nix::Result<()>) -> Result<(), Refused> {
+    match answer {
+        // A kernel older than 5.8, or a file system whose links have no times.
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
+        answer => answer.map_err(refused("utimensat", Side::Dest)),
     }
 }
 
@@ -189,9 +214,5 @@ fn dress_symlink(by: &Settings<'_>, to: Target<'_>, like: &FileStat) -> Result<O
     };
     let owned = by.dresser.own_by(dress::ids(&st), like, chown).map_err(refused("fchownat", Side::Dest))?;
     let (access, modification) = dress::times(like);
-    match set_times(fd.as_fd(), access, modification) {
-        // Older than 5.8, or a file system whose links have no times.
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(owned),
-        Err(errno) => Err(refused("utimensat", Side::Dest)(errno)),
-    }
+    timed(set_times(fd.as_fd(), access, modification)).map(|()| owned)
 }

@@ -53,18 +53,22 @@ mod tests {
     #[test]
     fn no_more_than_so_many_are_in_at_a_time_and_a_panic_lets_the_next_in() {
         let (gate, inside, most) = (Gate::new(2), AtomicUsize::new(0), AtomicUsize::new(0));
-        let visit = |i: usize| {
+        let visit = |i: u32| {
             let _turn = gate.enter();
-            most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            most.fetch_max(inside.fetch_add(1, Ordering::SeqCst).saturating_add(1), Ordering::SeqCst);
             std::thread::sleep(std::time::Duration::from_millis(2));
             inside.fetch_sub(1, Ordering::SeqCst);
             assert!(!i.is_multiple_of(5), "on purpose");
         };
         let panicked = std::thread::scope(|s| {
+            let visit = &visit;
             let all: Vec<_> = (0..20).map(|i| s.spawn(move || visit(i))).collect();
-            all.into_iter().filter(|_| true).map(|t| t.join()).filter(Result::is_err).count()
+            all.into_iter().map(|t| t.join()).filter(Result::is_err).count()
         });
-        assert_eq!((panicked, most.into_inner()), (4, 2));
-        assert_eq!(*gate.free.lock().unwrap(), 2);
+        assert_eq!(panicked, 4);
+        assert!(most.into_inner() <= 2);
+        // All turns were given back, and two can be had at a time.
+        let _both = (gate.enter(), gate.enter());
+        assert_eq!(*gate.free.lock().unwrap(), 0);
     }
 }

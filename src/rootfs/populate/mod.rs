@@ -1,42 +1,56 @@
 //! Filling a root directory from the host: which directories, and by which method.
 //!
 //! A map says which file or directory of the host stands where in the root; `populate` makes it so by
-//! hard links ([`Method::Link`]) or copies ([`Method::Copy`]). It works by directory descriptor on both
-//! sides, so that no link that a task left in the root leads it out of there, and asks the kernel nothing
-//! that `getdents64` has told already. [`Method::Bind`] writes nothing, it is made of mounts, and
-//! [`Method::None`] takes the directory as it is; for both this module has nothing to do.
+//! hard links ([`Method::Link`]), clones ([`Method::Reflink`]) or copies ([`Method::Copy`]). The three are one chain
+//! of attempts, which a method enters at its own: what cannot be linked is cloned, what cannot be cloned is
+//! copied, file by file. It works by directory descriptor on both sides, so that no link that a task left in the
+//! root leads it out of there, and asks the kernel nothing that `getdents64` has told already.
+//! [`Method::Bind`] writes nothing, it is made of mounts, and [`Method::None`] takes the directory as it is;
+//! for both this module has nothing to do.
 //!
 //! What the tree in the root is like:
 //!
-//! - Directories are made with the mode and the owner of their source. A parent of a destination, which has
-//!   no source, takes those of the source's parent while the names agree from the end upwards (`/run` for
-//!   `/run/resolvconf`), else it is 0755 and the caller's. A directory that is there keeps its own.
+//! - Directories are made with the mode (all twelve bits), the owner, the times and the attributes of their source.
+//!   A parent of a destination, which has no source, takes those of the source's parent while the names agree
+//!   from the end upwards (`/run` for `/run/resolvconf`), else it is 0755 and the caller's. A directory that
+//!   is there keeps its own.
 //! - A linked file is the host's inode: its mode with the setuid bit, times, attributes and content. Who
 //!   may write it in the root writes the host's file, so the root must be mounted read-only or the report
 //!   must say that `HOST_FILES` is missing. Where the kernel refuses a link (`EXDEV`, `EPERM`, `EMLINK`)
-//!   that one file is copied.
-//! - A copied file has the content, the permission bits **without setuid, setgid and sticky**, and the times
-//!   of its source, but neither its extended attributes (file capabilities, ACLs) nor its holes. It is made
-//!   under a temporary name and renamed when it is complete: whoever is killed at any point leaves no
-//!   truncated file under a final name. (This is about processes; nothing is synced to survive a power cut.)
+//!   that one file is cloned or copied.
+//! - A clone or a copy has the content, the holes, the owner, the permission bits and the times of its source, and
+//!   of its extended attributes those of users (`user.*`) and the access control lists. The setuid, setgid and
+//!   sticky bits and file capabilities are left out unless [`Options::setuid`] asks for them; a file that
+//!   could not be given to its owner never has them. No other attribute comes along.
+//!   An attribute that is refused is counted.
 //! - The owner is kept when the caller may give files away, which takes root; entries that had to become the
 //!   caller's are counted.
-//! - Symbolic links are the same text (linked too, where that is the method and the file system can), and
-//!   are never followed: neither in the host's tree nor in the root.
+//! - Symbolic links have the same text, owner and times (they are linked too, where that is the method and the
+//!   file system can), and are never followed: neither in the host's tree nor in the root.
 //!   Only the source itself that the map names may be a link; it stands for what it points to, be that a
 //!   directory or a file, however the host is divided into file systems. A link on the way to a
 //!   destination is resolved inside the root.
 //! - Fifos, sockets and devices are skipped and listed, as are sources that are not there.
-//! - What is in the root already stays: of two sources that give the same file, the one first in the order
-//!   of the map (by source path) wins; directories are merged.
+//! - Where destinations overlap, the more specific one wins, as with mounts: what stands there is its source and
+//!   nothing of what a shorter one would have put at that path; directories are not merged. It counts by the
+//!   names in the map, of sources that the host has; through a link in the root one may still come to stand in
+//!   another's directory, and there the first by destination wins. No two destinations may be the same.
+//! - What was in the root before stays, and directories that were there are added to.
 //! - File systems mounted below a source are entered (their files are copied, as no link crosses a mount),
-//!   but for the kernel's own, proc, sysfs, cgroup and the like, whose files are not files; those are listed.
-//! - The root itself, where it is met below a source, is left out, and so are the directories that the
-//!   caller names by device and inode.
+//!   but for the kernel's own, proc, sysfs, cgroup and the like, whose files are not files. Of those, of the
+//!   root itself where it is met below a source, and of the directories that the caller names by device and inode,
+//!   there is an empty directory with mode and owner, and they are listed.
+//!
+//! Who is killed at any point can go on: in the same root a second run comes to the tree that an undisturbed one
+//! makes. Each directory and each copied file has, from the call that makes it to the one that finishes it, a
+//! mode that says that it is not finished (`dress` says which, and why); there are no other names than the final
+//! ones. A copy that is found unfinished is made again, a directory is gone through and finished. So no reader
+//! but root can take half a file for a whole one, and a directory of the caller's that happens to be 01700
+//! is taken for unfinished. (This is about processes; nothing is synced to survive a power cut.)
 //!
 //! Nobody else may write in the root meanwhile: what is made there gets its mode and owner by descriptor, but
-//! a directory that another one is moved over before it is opened would be that other one. Nothing says
-//! how many bytes were linked, as asking costs a fifth of the time that linking takes.
+//! a directory that another one is moved over before it is opened would be that other one. No more than two
+//! walks run at a time in a process; others wait.
 //!
 //! The first refusal ends it with the path. What was made so far stays for the caller to remove, by
 //! descriptor: a root that is half filled is not for use. The caller's umask neither matters nor changes.
@@ -68,6 +82,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::sys::without_sigxfsz;
 use crate::{Error, Result};
 
 #[cfg_attr(not(test), allow(unused_imports))]
@@ -91,7 +106,7 @@ pub enum Method {
     Reflink,
     /// Copies.
     Copy,
-    /// Hard links, and copies where the kernel refuses a link.
+    /// Hard links, and clones or else copies where the kernel refuses a link.
     Link,
     /// Nothing: the directory is the root as it is.
     None,
@@ -197,7 +212,7 @@ pub struct Options<'a> {
     pub max_entries: Option<u64>,
     /// The most bytes that the files of the root may have together, however they came there.
     pub max_bytes: Option<u64>,
-    /// Called now and then while the walk runs, from any of its threads.
+    /// Called now and then while the walk runs, from any of its threads, and at the end. It must not populate.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Take a [fingerprint](Populated::fingerprint) of the sources.
     pub fingerprint: bool,
@@ -337,7 +352,9 @@ pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) ->
     }
     let _turn = gate::enter();
     let began = Instant::now();
-    let mut done = entry::all(root, map, options)?;
+    // A file size limit of the caller's is an error, and no signal that ends it. The walkers inherit that.
+    let masked = || Error::prepare("rt_sigprocmask(SIG_BLOCK, [XFSZ])");
+    let mut done = without_sigxfsz(|| Ok(entry::all(root, map, options))).map_err(masked())??;
     done.sources.sort();
     done.skipped.sort();
     done.elapsed = began.elapsed();

@@ -211,19 +211,11 @@ impl<'w> Walk<'w> {
                 return Ok(None);
             }
         };
-        let dst = match job.made {
-            true => dest::open_made(parent.dst.as_fd(), name),
-            false => openat(&parent.dst, name, DIR | OFlag::O_NOFOLLOW, Mode::empty()),
-        };
-        let dst = match dst {
-            Ok(dst) => dst,
-            Err(Errno::ENOTDIR | Errno::ELOOP) if !job.made => {
-                self.note(&st, &job.at, &mut worker.done);
-                add(&mut worker.done.kept, 1);
-                worker.done.skip(self.part.source.join(&job.at), TAKEN);
-                return Ok(None);
-            }
-            Err(errno) => return Err(refused("openat", Side::Dest)(errno)),
+        let Some(dst) = counterpart(parent, name, job.made)? else {
+            self.note(&st, &job.at, &mut worker.done);
+            add(&mut worker.done.kept, 1);
+            worker.done.skip(self.part.source.join(&job.at), TAKEN);
+            return Ok(None);
         };
         let pair = self.hold(src, dst, &st, job)?;
         if let Some(why) = closed {
@@ -259,13 +251,12 @@ impl<'w> Walk<'w> {
             Some(born) => State::New(born),
             None => {
                 let at = fstat(&dst).map_err(refused("fstat", Side::Dest))?;
-                match job.made {
-                    true => State::New(ids(&at)),
-                    false if !job.at.as_os_str().is_empty() || self.part.to.file_name().is_some() => {
-                        if self.by.dresser.unfinished(&at, st) { State::Resumed } else { State::Found }
-                    }
-                    // The root itself is the caller's.
-                    false => State::Found,
+                // The root itself is the caller's, whatever its mode.
+                let root = job.at.as_os_str().is_empty() && self.part.to.as_os_str().is_empty();
+                match (job.made, !root && self.by.dresser.unfinished(&at, st)) {
+                    (true, _) => State::New(ids(&at)),
+                    (false, true) => State::Resumed,
+                    (false, false) => State::Found,
                 }
             }
         };
@@ -404,6 +395,19 @@ impl<'w> Walk<'w> {
             to.push(name);
         }
         refused.about(&source, &to)
+    }
+}
+
+/// Opens the directory `name` of the root; `None` if something else has that name.
+fn counterpart(parent: &Pair<'_>, name: &OsStr, made: bool) -> Result<Option<OwnedFd>, Refused> {
+    let dst = match made {
+        true => dest::open_made(parent.dst.as_fd(), name),
+        false => openat(&parent.dst, name, DIR | OFlag::O_NOFOLLOW, Mode::empty()),
+    };
+    match dst {
+        Ok(dst) => Ok(Some(dst)),
+        Err(Errno::ENOTDIR | Errno::ELOOP) if !made => Ok(None),
+        Err(errno) => Err(refused("openat", Side::Dest)(errno)),
     }
 }
 

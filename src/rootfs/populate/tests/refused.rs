@@ -84,6 +84,31 @@ fn a_full_file_system_ends_it_without_half_a_file() {
     }
 }
 
+/// The limit is a process's, so this is the test again in one of its own.
+#[test]
+fn a_file_size_limit_is_an_error_and_no_signal() {
+    const TOLD: &str = "COFFERDAM_TEST_POPULATE_LIMITED";
+    if let Some(dir) = std::env::var_os(TOLD).map(PathBuf::from) {
+        let map = ChrootEnv::from([(dir.join("src"), "to".into())]);
+        let error = fill(&dir.join("root"), &map, Method::Copy).unwrap_err();
+        assert_eq!(cause(&error), "File too large (os error 27)");
+        assert!(!dir.join("root/to/large").exists());
+        return;
+    }
+    let site = Site::new();
+    site.write("large", vec![7; 1 << 20]);
+    let this = "rootfs::populate::tests::refused::a_file_size_limit_is_an_error_and_no_signal";
+    let status = Command::new("sh")
+        .args(["-c", "ulimit -f 64 && exec \"$0\" --exact \"$1\""])
+        .args([std::env::current_exe().unwrap().as_os_str(), this.as_ref()])
+        .env(TOLD, site.dir.path())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    assert!(site.root("to").exists(), "the child did nothing");
+}
+
 fn cause(error: &Error) -> String {
     std::error::Error::source(error).unwrap().to_string()
 }
