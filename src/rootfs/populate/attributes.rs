@@ -8,9 +8,9 @@ use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::sys::stat::{fchmod, fstat};
 
-use super::dress::MARKED;
+use super::dress::{MARKED, UNFINISHED_FILE};
 use super::refused::{Refused, Side, refused};
 use crate::sys::fs::{Kind, fgetxattr, flistxattr, fsetxattr};
 
@@ -98,20 +98,26 @@ fn one(
         // It replaces the lower nine bits of the mode, by which an unfinished directory is known.
         mark(to)?;
     }
-    match fsetxattr(to, name, value) {
-        Ok(()) => Ok(Attributes::Kept),
-        Err(errno) => lost("fsetxattr", Side::Dest, errno),
-    }
+    let answer = match fsetxattr(to, name, value) {
+        // A umask may take the bit that this needs.
+        Err(Errno::EACCES) => {
+            mark(to)?;
+            fsetxattr(to, name, value)
+        }
+        answer => answer,
+    };
+    answer.map_or_else(|errno| lost("fsetxattr", Side::Dest, errno), |()| Ok(Attributes::Kept))
 }
 
-/// Makes sure of that.
+/// Marks what is unfinished so that it stays known as that.
 fn mark(to: BorrowedFd<'_>) -> Result<(), Refused> {
     let st = fstat(to).map_err(refused("fstat", Side::Dest))?;
-    match Kind::of_mode(st.st_mode) {
-        Kind::Dir => fchmod(to, Mode::from_bits_truncate(MARKED)).map_err(refused("fchmod", Side::Dest)),
-        // A file is known by its sticky bit.
-        _ => Ok(()),
-    }
+    let mode = match Kind::of_mode(st.st_mode) {
+        Kind::Dir => MARKED,
+        // Known by its sticky bit alone.
+        _ => UNFINISHED_FILE,
+    };
+    fchmod(to, mode).map_err(refused("fchmod", Side::Dest))
 }
 
 /// A refusal that means that the attribute cannot be had or kept here, or the error that it is.

@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
+use nix::unistd::geteuid;
 
 use super::dress::UNFINISHED_DIR;
 
@@ -28,7 +29,13 @@ pub(super) fn open_made<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> n
     match openat(dir, name, flags, Mode::empty()) {
         // Not root, and a umask that takes the owner's own bits.
         Err(Errno::EACCES) => {}
-        answer => return answer,
+        Err(errno) => return Err(errno),
+        Ok(fd) => {
+            if !geteuid().is_root() && fstat(&fd)?.st_mode & 0o700 != 0o700 {
+                fchmod(&fd, UNFINISHED_DIR)?;
+            }
+            return Ok(fd);
+        }
     }
     let path = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = openat(dir, name, path, Mode::empty())?;

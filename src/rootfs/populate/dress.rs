@@ -25,7 +25,7 @@ pub(super) const UNFINISHED_FILE: Mode = Mode::S_ISVTX.union(Mode::S_IWUSR);
 
 /// Both bits are in the mode of a directory whose access control list is set already, and nothing else is
 /// missing but its mode. The set-user-id bit of a directory means nothing.
-pub(super) const MARKED: u32 = 0o5700;
+pub(super) const MARKED: Mode = UNFINISHED_DIR.union(Mode::S_ISUID);
 
 /// User and group.
 pub(super) type Ids = (u32, u32);

@@ -17,7 +17,7 @@ fn every_method_gives_the_same_tree() {
             // A link shows what its file has.
             facts.attributes.remove("trusted.secret");
         }
-        assert_eq!(made, without_secret(expect.clone()), "{method}");
+        assert_same(&made, &without_secret(expect.clone()), &to);
         assert_eq!((done.linked + done.cloned + done.copied, done.disowned), (68, 0), "{method}");
         assert_eq!(done.dirs + 68 + done.symlinks, expect.len() as u64);
         assert_eq!((done.attributes_lost, done.skipped.len()), (0, 0));
@@ -68,14 +68,14 @@ fn privileges_come_along_when_they_are_asked_for_and_links_show_them_anyway() {
         assert_eq!((done.attributes_lost, done.disowned), (0, 0), "{to}");
         let made = without_secret(all_facts(&site.root(&to)));
         if keeps {
-            assert_eq!(made, expect, "{to}");
+            assert_same(&made, &expect, &to);
             continue;
         }
         for (path, bits) in [("suid", 0o755), ("sgid", 0o755), ("sticky-file", 0o644)] {
             assert_eq!(made[Path::new(path)].mode & 0o7777, bits, "{to} {path}");
         }
         assert!(made.values().all(|facts| !facts.attributes.contains_key("security.capability")), "{to}");
-        assert_eq!(tree(&site.root(&to)), without_secret(tree(&site.src("t"))), "{to}");
+        assert_same(&tree(&site.root(&to)), &without_secret(tree(&site.src("t"))), &to);
     }
 }
 
@@ -161,7 +161,7 @@ fn clones_share_their_blocks() {
         assert_eq!((done.cloned, done.copied, done.bytes_copied), (69, 0, 0));
         assert!(done.bytes_shared > 4 << 20);
         assert_eq!(done.sources[0].method, Method::Reflink);
-        assert_eq!(without_secret(tree(&site.root("to"))), without_secret(tree(&site.src("t"))));
+        assert_same(&without_secret(tree(&site.root("to"))), &without_secret(tree(&site.src("t"))), "clones");
         // From elsewhere there is nothing to share, and each pair of file systems is asked once.
         let elsewhere = Site::in_dir(tempdir_in("/dev/shm").unwrap());
         elsewhere.write("t/file", "content");
@@ -179,6 +179,8 @@ fn the_umask_neither_matters_nor_changes() {
     one_of_everything(&site);
     on_thread(|| {
         unshare(CloneFlags::CLONE_FS).unwrap();
+        umask(Mode::from_bits_truncate(0o222));
+        site.populate(Method::Copy, &[("t", "/a/writes")]).unwrap();
         umask(Mode::from_bits_truncate(0o777));
         site.populate(Method::Link, &[("t", "/a/link")]).unwrap();
         site.populate(Method::Copy, &[("t", "/a/copy")]).unwrap();
@@ -188,8 +190,9 @@ fn the_umask_neither_matters_nor_changes() {
     });
     assert_eq!(mode(&site.root("a")), 0o755);
     let expect = without_secret(tree(&site.src("t")));
-    assert_eq!(without_secret(tree(&site.root("a/link"))), expect);
-    assert_eq!(without_secret(tree(&site.root("a/copy"))), expect);
+    assert_same(&without_secret(tree(&site.root("a/link"))), &expect, "link");
+    assert_same(&without_secret(tree(&site.root("a/writes"))), &expect, "copy, no bit to write");
+    assert_same(&without_secret(tree(&site.root("a/copy"))), &expect, "copy");
 }
 
 #[test]
@@ -201,8 +204,8 @@ fn real_directories_of_the_host_come_out_alike() {
     let map = |to: &str| ChrootEnv::from([("/etc".into(), to.into())]);
     let link = fill(&site.root(""), &map("link"), Method::Link).unwrap();
     let copy = fill(&site.root(""), &map("copy"), Method::Copy).unwrap();
-    assert_eq!(tree(&site.root("link")), tree(&site.root("copy")));
-    assert_eq!(tree(&site.root("link")), tree(Path::new("/etc")));
+    assert_same(&tree(&site.root("link")), &tree(&site.root("copy")), "link and copy");
+    assert_same(&tree(&site.root("link")), &tree(Path::new("/etc")), "/etc");
     assert_eq!(link.linked + link.copied, copy.copied);
 }
 
@@ -214,7 +217,11 @@ fn files_that_cannot_be_linked_are_copied() {
     let map = ChrootEnv::from([(site.src("t"), "to".into())]);
     let done = fill(elsewhere.path(), &map, Method::Link).unwrap();
     assert_eq!((done.linked, done.copied, done.sources[0].method), (0, 68, Method::Copy));
-    assert_eq!(without_secret(tree(&elsewhere.path().join("to"))), without_secret(tree(&site.src("t"))));
+    assert_same(
+        &without_secret(tree(&elsewhere.path().join("to"))),
+        &without_secret(tree(&site.src("t"))),
+        "copies",
+    );
     remove(elsewhere.path(), "to");
 }
 

@@ -177,6 +177,18 @@ fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
+/// That two trees are alike; the first difference if they are not.
+fn assert_same(made: &BTreeMap<PathBuf, Facts>, expect: &BTreeMap<PathBuf, Facts>, what: &str) {
+    for path in made.keys().chain(expect.keys()) {
+        let (a, b) = (made.get(path), expect.get(path));
+        let short = |facts: Option<&Facts>| {
+            let facts = facts.cloned();
+            facts.map(|f| Facts { content: f.content.into_iter().take(40).collect(), ..f })
+        };
+        assert!(a == b, "{what}: {path:?}\n is        {:?}\n should be {:?}", short(a), short(b));
+    }
+}
+
 fn all_facts(top: &Path) -> BTreeMap<PathBuf, Facts> {
     all_by(top, facts)
 }
