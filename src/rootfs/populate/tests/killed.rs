@@ -10,7 +10,7 @@ fn map(src: &Path) -> ChrootEnv {
 }
 
 fn sources(src: &Path) {
-    for i in 0..48_usize {
+    for i in 0..32_usize {
         let dir = src.join(format!("t/{}/{i}", i % 12));
         fs::create_dir_all(&dir).unwrap();
         for f in 0..16 {
