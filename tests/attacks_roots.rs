@@ -35,6 +35,11 @@ fn probe_entry() {
             say.fact("seen", places.split(':').filter(|p| Path::new(p).exists()).count());
             say.fact("spoiled", places.split(':').filter(|p| spoil(p).is_ok()).count());
         }
+        "count" => {
+            let count = |path: &str| fs::read_dir(path).map_or(99, Iterator::count);
+            let places = std::env::var("PLACES").unwrap();
+            say.fact("count", places.split(':').map(count).sum::<usize>());
+        }
         other => panic!("no probe {other}"),
     }
 }
@@ -155,20 +160,21 @@ fn what_is_linked_is_read_only_wherever_a_link_led_it() {
         let map = [(&other, "/loot/0"), (&outer, "/a"), (&inner, to)];
         map.map(|(source, to)| (source.clone(), PathBuf::from(to))).into_iter().collect()
     };
-    for (to, link, runs) in [
-        // Two entries: the inner one stands where the outer one's link would have.
-        ("/a/sub", None, Some("1")),
-        ("/a/up", None, Some("1")),
-        // A given root.
-        ("/b", Some("/loot"), Some("2")),
-        ("/b", Some("/"), None),
-        ("/b", Some("../.."), None),
+    for (to, link, seen) in [
+        ("/a/sub", None, "1"),
+        ("/a/up", None, "1"),
+        ("/a/sub", Some("/loot"), "2"),
+        ("/b", Some("/loot"), "2"),
+        ("/b", Some("/"), "refused"),
+        ("/a/up", Some("/"), "refused"),
+        ("/b", Some("../.."), "refused"),
     ] {
         fs::write(&file, "host").unwrap();
         let path = link.map(|link| {
             let root = dir(at("root"));
+            dir(root.join("a"));
             dir(root.join("loot"));
-            symlink(link, root.join("b")).unwrap();
+            symlink(link, root.join(&to[1..])).unwrap();
             root
         });
         let root =
@@ -176,12 +182,44 @@ fn what_is_linked_is_read_only_wherever_a_link_led_it() {
         let places = format!("/file:/loot/file:{to}/file");
         let sandbox = libraries(probe("spoil")).policy(&policy).user("root").root(root).env("PLACES", places);
         match run_probe(sandbox) {
-            Ok(seen) => {
-                assert_eq!((Some(seen.get("seen")), seen.get("spoiled")), (runs, "0"), "{to} {link:?}")
+            Ok(said) => assert_eq!((said.get("seen"), said.get("spoiled")), (seen, "0"), "{to} {link:?}"),
+            Err(error) => {
+                assert!(seen == "refused" && error.to_string().contains(to), "{to} {link:?}: {error}")
             }
-            Err(error) => assert!(runs.is_none() && error.to_string().contains(to), "{to} {link:?}: {error}"),
         }
         assert_eq!(fs::read_to_string(&file).unwrap(), "host", "{to} {link:?}");
         path.iter().for_each(|path| fs::remove_dir_all(path).unwrap());
     }
+}
+
+/// What is left out of every root is left out where a bind mount shows it, or what holds it, a second time.
+#[test]
+fn what_is_left_out_is_not_shown_by_another_mount() {
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let site = site();
+    let at = |path: &str| dir(site.path().join(path));
+    let (tree, state) = (at("tree"), at("state"));
+    fs::write(at("state/deep").join("secret"), "").unwrap();
+    let (alias, around) = (at("tree/alias"), at("tree/around"));
+    let policy = Policy { chroot_skip: vec![state.join("deep")], ..Policy::default() };
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            use nix::mount::{MsFlags, mount};
+            use nix::sched::{CloneFlags, unshare};
+            let none = None::<&str>;
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some(&state.join("deep")), &alias, none, MsFlags::MS_BIND, none).unwrap();
+            mount(Some(&state), &around, none, MsFlags::MS_BIND, none).unwrap();
+            for method in [Method::Bind, Method::Overlay, Method::Copy, Method::Link] {
+                let map = [(tree.clone(), "/tree".into())].into();
+                let root = Root { populate: method, chroot_env: map, ..Root::default() };
+                let sandbox = libraries(probe("count")).policy(&policy).root(root);
+                let seen = run_probe(sandbox.env("PLACES", "/tree/alias:/tree/around/deep")).unwrap();
+                assert_eq!(seen.get("count"), "0", "{method}");
+            }
+        });
+    });
 }

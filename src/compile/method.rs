@@ -19,7 +19,7 @@ pub(super) fn choose(
     report: &mut Report,
 ) -> Result<Method> {
     let over_root = entries.iter().find(|e| e.target == Path::new("/"));
-    let buried = buried(spec, survey, env);
+    let buried = buried(spec, survey, env, entries);
     let method = match spec.root.populate {
         Method::Auto => auto(spec, host, over_root, buried.as_ref(), report),
         method => method,
@@ -78,12 +78,30 @@ fn auto(
 }
 
 /// A mount point or a directory that is to be made where an entry shows nothing of that name, and the
-/// source of that entry.
-fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv) -> Option<(PathBuf, PathBuf)> {
-    let targets = env.values().chain(spec.volumes.iter().map(|v| &v.target)).chain(&spec.work_dir);
-    targets.into_iter().find_map(|target| {
+/// source of that entry. What stands in something that is mounted over the entries by then is none of theirs.
+fn buried(
+    spec: &SandboxSpec,
+    survey: &Survey,
+    env: &ChrootEnv,
+    entries: &[Entry],
+) -> Option<(PathBuf, PathBuf)> {
+    let volumes: Vec<&Path> = spec.volumes.iter().map(|v| v.target.as_path()).collect();
+    let own = spec.task_dirs.targets().chain(["/dev", "/proc", "/sys"]);
+    let mut over: Vec<&Path> = own.map(Path::new).collect();
+    over.extend(&volumes);
+    let own = over.len().saturating_sub(volumes.len());
+    let before = |n: usize| over.get(..own.saturating_add(n)).unwrap_or_default();
+    let devices = spec.devices.iter().map(|d| d.target.as_path());
+    let names = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
+    let last = devices.chain(names.map(|name| -> &Path { Path::new(name) })).chain(spec.work_dir.as_deref());
+    let targets = entries
+        .iter()
+        .map(|e| (e.target.as_path(), &[][..]))
+        .chain(volumes.iter().enumerate().map(|(n, target)| (*target, before(n))))
+        .chain(last.map(|target| (target, over.as_slice())));
+    targets.filter(|(target, over)| !over.iter().any(|o| target.starts_with(o))).find_map(|(target, _)| {
         let (source, path) = rootfs::shown(env, target)?;
         let within = survey.kind(source) == Some(Kind::Dir) && survey.kind(&path).is_none();
-        within.then(|| (Path::new("/").join(target), source.to_path_buf()))
+        within.then(|| (target.to_path_buf(), source.to_path_buf()))
     })
 }

@@ -13,8 +13,8 @@ use crate::host::{Host, Survey, chroot_env};
 use crate::plan;
 use crate::report::{Control, Report};
 use crate::rootfs::lower::Entry;
-use crate::rootfs::names;
 use crate::rootfs::populate::{self, TempRoot, populate};
+use crate::rootfs::{self, names};
 use crate::rootfs::{
     ChrootEnv, Kind, Method, Options, Populated, Progress, Skipped, Source, Volume, check_path,
 };
@@ -172,8 +172,7 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<Entry>, Vec<Skipped>) {
             Some(kind) => {
                 entries.push(Entry {
                     source: source.clone(),
-                    // Cleaned of trailing slashes and dots.
-                    target: Path::new("/").join(dest).components().collect(),
+                    target: rootfs::in_root(dest),
                     kind,
                     owner: survey.owners.get(source).copied().unwrap_or_default(),
                     submounts: submounts(real, survey),
@@ -231,10 +230,10 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
 pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static str, String)>> {
     let mut files = Vec::new();
     if let Some(dns) = &spec.dns {
-        files.push(("/etc/resolv.conf", dns.render(&survey.resolv_conf)?));
+        files.push((names::RESOLV_CONF, dns.render(&survey.resolv_conf)?));
     }
     if let Some(entries) = &spec.hosts {
-        files.push(("/etc/hosts", names::hosts(entries, spec.hostname.as_deref())?));
+        files.push((names::HOSTS, names::hosts(entries, spec.hostname.as_deref())?));
     }
     Ok(files)
 }

@@ -133,6 +133,7 @@ fn survey() -> Survey {
         ("/dev/fuse", Kind::Device),
         ("/etc", Kind::Dir),
         ("/etc/hosts", Kind::File),
+        ("/etc/resolv.conf", Kind::File),
         ("/srv/a", Kind::Dir),
         ("/srv/b", Kind::Dir),
         ("/srv/file", Kind::File),

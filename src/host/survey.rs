@@ -57,22 +57,21 @@ impl Survey {
         let skip: Vec<Skip> = policy.chroot_skip.iter().filter_map(|path| skip(path)).collect();
         let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
         let look = overlays || !skip.is_empty();
+        let mounts = if look { mounts() } else { Vec::new() };
+        let real: BTreeMap<PathBuf, PathBuf> =
+            env.keys().filter(|_| look).filter_map(|p| Some((p.clone(), p.canonicalize().ok()?))).collect();
         Ok(Survey {
             identity,
-            kinds: paths(spec, &env).into_iter().map(kind).collect(),
+            kinds: paths(spec, &env).into_iter().map(kind).chain(names(spec, &env)).collect(),
             unseen: env
                 .keys()
                 .filter_map(|p| Some((p.clone(), rootfs::probe::look(p).err()?.to_string())))
                 .collect(),
             network,
             owners: env.keys().filter_map(|p| Some((p.clone(), rootfs::probe::owner(p)?))).collect(),
-            real: env
-                .keys()
-                .filter(|_| look)
-                .filter_map(|p| Some((p.clone(), p.canonicalize().ok()?)))
-                .collect(),
-            skip,
-            mounts: if overlays { mounts() } else { BTreeMap::new() },
+            skip: elsewhere(skip, &mounts),
+            mounts: if overlays { points(&mounts, &real) } else { BTreeMap::new() },
+            real,
             resolv_conf: if spec.dns.is_some() { resolv_conf(&spec.network) } else { String::new() },
         })
     }
@@ -98,9 +97,24 @@ fn paths(spec: &SandboxSpec, env: &ChrootEnv) -> BTreeSet<PathBuf> {
         .chain(spec.root.upper.iter())
         .chain(spec.task_dirs.alloc.iter())
         .chain(spec.task_dirs.local.iter());
-    let targets = env.values().chain(spec.volumes.iter().map(|v| &v.target)).chain(&spec.work_dir);
+    let volumes = spec.volumes.iter().map(|v| &v.target);
+    let devices = spec.devices.iter().map(|d| &d.target);
+    let targets = env.values().chain(volumes).chain(devices).chain(&spec.work_dir);
     let shown = targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path));
     given.cloned().chain(shown).collect()
+}
+
+/// What is where the sandbox's own files go; a link that leads nowhere can be covered like any file.
+fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<Kind>)> {
+    let own = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
+    let shown = own.filter_map(|target| rootfs::shown(env, Path::new(target)).map(|(_, path)| path));
+    shown
+        .map(|path| {
+            let link = || path.symlink_metadata().ok().map(|_| Kind::Other);
+            let kind = rootfs::probe::kind(&path).or_else(link);
+            (path, kind)
+        })
+        .collect()
 }
 
 fn kind(path: PathBuf) -> (PathBuf, Option<Kind>) {
@@ -114,10 +128,35 @@ fn skip(path: &Path) -> Option<Skip> {
     Some(Skip { path, id: (st.dev(), st.ino()) })
 }
 
-fn mounts() -> BTreeMap<PathBuf, Kind> {
+fn mounts() -> Vec<Mount> {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
-    let points = text.split(|b| *b == b'\n').filter_map(Mount::parse).map(|mount| mount.point);
-    points.filter_map(|p| rootfs::probe::kind(&p).map(|kind| (p, kind))).collect()
+    text.split(|b| *b == b'\n').filter_map(Mount::parse).collect()
+}
+
+/// The mount points in the sources. No other is looked at: the server of one may be gone, and would be waited for.
+fn points(mounts: &[Mount], real: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathBuf, Kind> {
+    let points = mounts.iter().map(|mount| &mount.point);
+    points
+        .filter(|point| real.values().any(|top| point.starts_with(top)))
+        .filter_map(|point| Some((point.clone(), rootfs::probe::kind(point)?)))
+        .collect()
+}
+
+/// Besides, where else the same directories are seen: through other mounts of their file systems.
+fn elsewhere(skip: Vec<Skip>, mounts: &[Mount]) -> Vec<Skip> {
+    let others = skip.iter().flat_map(|one| {
+        let on = mounts.iter().filter(|m| one.path.starts_with(&m.point));
+        // The innermost one, and of those on one point the last.
+        let on = on.max_by_key(|m| m.point.components().count());
+        let within = on.and_then(|m| Some((m, m.root.join(one.path.strip_prefix(&m.point).ok()?))));
+        within.into_iter().flat_map(move |(on, within)| {
+            let same = mounts.iter().filter(move |m| m.device == on.device);
+            same.filter_map(move |m| self::skip(&m.point.join(within.strip_prefix(&m.root).ok()?)))
+                .filter(move |other| other.id == one.id && other.path != one.path)
+        })
+    });
+    let others: Vec<Skip> = others.collect();
+    skip.into_iter().chain(others).collect()
 }
 
 /// The host's file; that of its resolver's own upstream servers where the file names a stub on the loopback

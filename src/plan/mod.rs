@@ -82,9 +82,9 @@ pub(crate) fn text(bytes: &[u8]) -> Str<'_> {
     Str::new(front).unwrap_or_default()
 }
 
-/// A path as a string field.
+/// A path as a string field, without slashes and dots at its end: the last name is what is made.
 pub(crate) fn path(path: &Path) -> Str<'_> {
-    text(path.as_os_str().as_bytes())
+    text(path.components().as_path().as_os_str().as_bytes())
 }
 
 /// One step of init: something that a user would name, made of fixed system calls.

@@ -74,6 +74,18 @@ impl TaskDirs {
             .filter_map(|(source, target)| source.as_deref().map(|s| (s, Path::new(target))))
     }
 
+    /// Where something of these is mounted in the sandbox.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &'static str> {
+        [
+            (self.alloc.is_some(), "/alloc"),
+            (self.local.is_some(), "/local"),
+            (self.secrets.is_some(), "/secrets"),
+            (self.tmp.is_some(), "/tmp"),
+        ]
+        .into_iter()
+        .filter_map(|(there, target)| there.then_some(target))
+    }
+
     /// # Errors
     /// A path or a name that cannot be; `kind` says what a path of the host is.
     pub(crate) fn validate(&self, kind: impl Fn(&Path) -> Option<Kind>) -> Result<()> {

@@ -148,15 +148,20 @@ pub enum Kind {
 /// Where the host has what a root that is populated with `env` shows at `target`, if that lies in the destination
 /// of an entry and is not one itself: the source of the innermost such entry, and the path.
 pub(crate) fn shown<'a>(env: &'a ChrootEnv, target: &Path) -> Option<(&'a Path, PathBuf)> {
-    let below = target.strip_prefix("/").unwrap_or(target);
+    let target = in_root(target);
     env.iter()
         .filter_map(|(source, dest)| {
-            let dest = dest.strip_prefix("/").unwrap_or(dest);
-            let rest = below.strip_prefix(dest).ok().filter(|rest| !rest.as_os_str().is_empty())?;
+            let dest = in_root(dest);
+            let rest = target.strip_prefix(&dest).ok().filter(|rest| !rest.as_os_str().is_empty())?;
             Some((dest.components().count(), source.as_path(), source.join(rest)))
         })
         .max_by_key(|(depth, ..)| *depth)
         .map(|(_, source, path)| (source, path))
+}
+
+/// A path of the root, absolute, without dots and slashes that say nothing.
+pub(crate) fn in_root(path: &Path) -> PathBuf {
+    Path::new("/").join(path).components().collect()
 }
 
 /// Refuses a path that is not absolute, climbs with `..`, or holds a NUL.

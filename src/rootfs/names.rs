@@ -34,6 +34,16 @@ pub struct HostsEntry {
     pub names: Vec<String>,
 }
 
+/// Where the resolver's file is.
+pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where the names of hosts are.
+pub(crate) const HOSTS: &str = "/etc/hosts";
+
+/// Those of the two that a spec asks for.
+pub(crate) fn paths(dns: bool, hosts: bool) -> impl Iterator<Item = &'static str> {
+    dns.then_some(RESOLV_CONF).into_iter().chain(hosts.then_some(HOSTS))
+}
+
 impl Dns {
     /// The text of the file. `host` is the text of the host's own.
     ///

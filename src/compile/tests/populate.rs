@@ -161,6 +161,63 @@ fn auto_is_the_cheapest_that_the_request_allows() {
     assert_eq!(compiled(&there).unwrap().root.method, Method::Bind);
 }
 
+/// A place in something that is mounted over an entry is none of the entry's, and what is left out needs none.
+#[test]
+fn nothing_is_refused_that_something_else_gives_a_place() {
+    let volume =
+        |to: &str| crate::rootfs::Volume { source: "/srv/a".into(), target: to.into(), ..Default::default() };
+    type Set<'a> = &'a dyn Fn(&mut Case);
+    let table: [(Set<'_>, Option<&str>); 9] = [
+        (&|c| c.spec.work_dir = Some("/usr/a/b".into()), Some("/usr/a/b")),
+        (&|c| (c.spec.volumes, c.spec.work_dir) = (vec![volume("/usr/a")], Some("/usr/a/b".into())), None),
+        (&|c| c.spec.volumes = vec![volume("/usr/a"), volume("/usr/a/b/c")], None),
+        (&|c| c.spec.volumes = vec![volume("/usr/a/b"), volume("/usr/a")], Some("/usr/a/b")),
+        (&|c| drop(c.spec.root.chroot_env.insert("/gone".into(), "/usr/gone".into())), None),
+        (&|c| drop(c.spec.root.chroot_env.insert("/srv/b".into(), "./usr/./a/".into())), None),
+        (&|c| drop(c.spec.root.chroot_env.insert("/srv/b".into(), "./usr/b".into())), Some("/usr/b")),
+        (&|c| drop(c.spec.root.chroot_env.insert("/srv/b".into(), "/dev".into())), None),
+        (
+            &|c| (c.spec.dns, c.survey.kinds) = (Some(Dns::default()), absent(c, "/etc/resolv.conf")),
+            Some("/etc/resolv.conf"),
+        ),
+    ];
+    for (set, refusal) in table {
+        let case = case(|c| {
+            c.spec.root.chroot_env = ["/usr", "/etc"].map(|p| (p.into(), p.into())).into();
+            c.survey.kinds.insert("/usr/a".into(), Some(Kind::Dir));
+            c.spec.work_dir = Some("/dev/shm/mine".into());
+            set(c);
+        });
+        match refusal {
+            None => assert_eq!(compiled(&case).unwrap().root.method, Method::Bind),
+            Some(at) => {
+                let error = compiled(&case).unwrap_err();
+                assert!(error.contains(&format!("nothing can be mounted at {at:?}")), "{error}");
+                let mut auto = case;
+                auto.spec.root.populate = Method::Auto;
+                assert_eq!(compiled(&auto).unwrap().root.method, Method::Overlay, "{at}");
+            }
+        }
+    }
+}
+
+fn absent(case: &Case, path: &str) -> BTreeMap<PathBuf, Option<Kind>> {
+    let mut kinds = case.survey.kinds.clone();
+    kinds.insert(path.into(), None);
+    kinds
+}
+
+#[test]
+fn the_last_name_of_a_path_is_what_is_made() {
+    for (work_dir, line) in [
+        ("/", "! mkdirat(root, \"/\""),
+        ("//.", "! mkdirat(root, \"/\""),
+        ("/w/./", "mkdirat(root, \"/w\", 0755)"),
+    ] {
+        check(&case(|c| c.spec.work_dir = Some(work_dir.into())), line);
+    }
+}
+
 #[test]
 fn what_is_left_out_is_empty_or_listed() {
     let mut case = overlay(|c| {

@@ -163,7 +163,7 @@ pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
         steps.push(Step::new(Control::MOUNT_NS, op));
     }
     masks(req, report, &mut steps);
-    if let Some(dir) = req.work_dir {
+    if let Some(dir) = req.work_dir.filter(|dir| dir.parent().is_some()) {
         steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: path(dir), mode: 0o755 }));
     }
     steps.push(Step::new(Control::DEVICES, Op::Seal { path: text(b"/dev"), attrs: ATTR_RDONLY }));

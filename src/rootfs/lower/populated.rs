@@ -99,8 +99,11 @@ fn layer(target: &Path) -> Vec<u8> {
 /// What was linked becomes read-only. Mount points in it are made before; the directories are the root's own.
 fn restricted(req: &Request<'_>, steps: &mut Vec<Step>) {
     let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
-    let points = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
-    for (at, kind) in points.chain(req.work_dir.map(|dir| (dir, Kind::Dir))).filter(|(at, _)| within(at)) {
+    let volumes = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
+    let devices = req.devices.iter().map(|device| (device.target.as_path(), Kind::Device));
+    let files = req.files.iter().map(|(at, _)| (Path::new(at), Kind::File));
+    let points = volumes.chain(devices).chain(files).chain(req.work_dir.map(|dir| (dir, Kind::Dir)));
+    for (at, kind) in points.filter(|(at, _)| within(at)) {
         let path = path(at);
         let op = match kind {
             Kind::Dir => Op::Dir { path, mode: 0o755 },
