@@ -140,9 +140,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::Upper { options } => overlay::upper(state, options),
         Op::Overlay { .. } => overlay::mount(state, op),
         Op::File { path, content } => files::cover(state, path, content),
-        Op::Write { path, mode, uid, gid, content } => {
-            files::new(state, path, mode, (uid, gid), content)
-        }
+        Op::Write { path, mode, uid, gid, content } => files::new(state, path, mode, (uid, gid), content),
         Op::PivotRoot {} => {
             sys::fchdir(state.root).at(0)?;
             sys::pivot_root().at(1)?;
@@ -372,16 +370,16 @@ fn bind(
 /// bad as one that leads nowhere; and what may be absent may also be a link, to `/proc` say, of which a copy
 /// would show what is covered in the other.
 fn restrict(state: &State, path: Str<'static>, attrs: u64, must: u8) -> Done {
-    let at = match must {
-        0 => match own(state, path).at(0)? {
-            Some(at) => at,
-            None => return Ok(()),
-        },
-        _ => sys::openat2(state.root, path, sys::O_PATH, sys::IN_ROOT).at(0)?,
+    let at = if must == 0 {
+        let Some(at) = own(state, path).at(0)? else { return Ok(()) };
+        at
+    } else {
+        let at = sys::openat2(state.root, path, sys::O_PATH, sys::IN_ROOT).at(0)?;
+        if sys::same_place(at, state.root).at(0)? {
+            return Err(sys::ELOOP).at(0);
+        }
+        at
     };
-    if sys::same_place(at, state.root).at(0)? {
-        return Err(sys::ELOOP).at(0);
-    }
     let tree = sys::open_tree(at, c"").at(1)?;
     sys::mount_setattr(tree, attrs, 0, true).at(2)?;
     attach(tree, at).at(3)

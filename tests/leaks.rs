@@ -89,7 +89,7 @@ fn one(n: usize, thread: usize) {
         2 => drop(base("sleep").arg("100").spawn().unwrap()),
         3 => assert!(matches!(base("no-such-command").spawn(), Err(Error::Exec { .. }))),
         4 => assert!(matches!(base("/etc/passwd").spawn(), Err(Error::Exec { .. }))),
-        5 => assert!(matches!(base("true").work_dir("/usr/no/such").spawn(), Err(Error::Setup { .. }))),
+        5 => assert!(matches!(base("true").work_dir("/sys/no/such").spawn(), Err(Error::Setup { .. }))),
         6 => assert!(matches!(base("true").user("no-such-user").spawn(), Err(Error::Spec { .. }))),
         7 => assert!(matches!(
             base("true").with(|s| s.cap_add = vec!["net_admin".into()]).spawn(),

@@ -75,7 +75,11 @@ fn shows(call: &str, line: &str) -> bool {
         "fsconfig" => objects.iter().skip(1).all(|o| quoted(call).contains(o)),
         "open_tree" if line.contains("open_tree(\"") => quoted(call).contains(&objects[0]),
         // What lies below /dev, /proc and /sys is opened from the descriptor of what was mounted there.
-        "openat2" => quoted(call).iter().any(|q| below(objects[0], q)),
+        "openat2" => {
+            // What may be a link is looked up in its directory.
+            let last = objects[0].rsplit('/').next().filter(|_| line.contains("RESOLVE_NO_SYMLINKS"));
+            quoted(call).iter().any(|q| below(objects[0], q) || last == Some(*q))
+        }
         // Of what is made in the root the last name is shown.
         "openat" if line.starts_with("openat(root, ") => quoted(call).iter().any(|q| objects[0].ends_with(q)),
         "mkdirat" | "mknodat" => objects.last().is_none_or(|o| quoted(call).iter().any(|q| o.ends_with(q))),
