@@ -21,7 +21,7 @@ pub(super) fn choose(
     let over_root = entries.iter().find(|e| e.target == Path::new("/"));
     let buried = buried(spec, survey, env, entries);
     let method = match spec.root.populate {
-        Method::Auto => auto(spec, host, over_root, buried.as_ref(), report),
+        Method::Auto => auto(spec, host, entries, over_root, buried.as_ref(), report),
         method => method,
     };
     if let (Method::Bind | Method::Overlay, Some(Entry { source, .. })) = (method, over_root) {
@@ -34,8 +34,7 @@ pub(super) fn choose(
         );
         return Err(Error::spec("populate", why));
     }
-    if method == Method::Overlay && !host.overlay {
-        let reason = "the kernel has no overlay file system".to_string();
+    if let (Method::Overlay, Some(reason)) = (method, no_overlay(host, entries)) {
         return Err(Error::Unsupported { control: Control::HOST_FILES, reason });
     }
     if spec.root.upper.is_some() && method != Method::Overlay {
@@ -54,6 +53,7 @@ pub(super) fn choose(
 fn auto(
     spec: &SandboxSpec,
     host: &Host,
+    entries: &[Entry],
     over_root: Option<&Entry>,
     buried: Option<&(PathBuf, PathBuf)>,
     report: &mut Report,
@@ -70,11 +70,25 @@ fn auto(
     let (method, why) = match writes {
         None => (Method::Bind, "nothing is to be written in it".to_string()),
         Some(why) if over_root.is_some() => (Method::Reflink, why),
-        Some(why) if host.overlay => (Method::Overlay, why),
-        Some(why) => (Method::Reflink, format!("{why}, and the kernel has no overlay file system")),
+        Some(why) => match no_overlay(host, entries) {
+            None => (Method::Overlay, why),
+            Some(but) => (Method::Reflink, format!("{why}, and {but}")),
+        },
     };
     report.note(Control::HOST_FILES, format!("auto: the root is populated by {method}, as {why}"));
     method
+}
+
+/// Why there can be no overlays.
+fn no_overlay(host: &Host, entries: &[Entry]) -> Option<String> {
+    if !host.overlay {
+        return Some("the kernel has no overlay file system".to_string());
+    }
+    let mounted = entries.iter().find(|e| e.kind == Kind::Dir && !e.submounts.is_empty())?;
+    // What they cover is not for whoever did not mount them: its clone is refused (EINVAL).
+    let why =
+        || format!("in a user namespace {:?} has no overlay, as something is mounted in it", mounted.source);
+    (!host.privileged()).then(why)
 }
 
 /// A mount point or a directory that is to be made where an entry shows nothing of that name, and the

@@ -105,6 +105,15 @@ fn overlays_of_who_has_no_privileges() {
          fsconfig(\"overlay\", FSCONFIG_SET_FLAG, \"userxattr\")
          fsconfig(\"overlay\", FSCONFIG_CMD_CREATE)",
     );
+    let locked = overlay(|c| {
+        c.host = rootless();
+        c.survey.mounts.insert("/usr/local".into(), Kind::Dir);
+    });
+    let why = "in a user namespace \"/usr\" has no overlay, as something is mounted in it";
+    refused(&locked, &format!("unsupported: this host cannot enforce host_files: {why}"));
+    let mut auto = locked;
+    (auto.spec.root.populate, auto.spec.root.writable) = (Method::Auto, true);
+    assert_eq!(compiled(&auto).unwrap().root.method, Method::Reflink);
     let lacking = overlay(|c| c.host.overlay = false);
     refused(
         &lacking,
