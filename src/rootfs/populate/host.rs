@@ -165,8 +165,8 @@ mod tests {
         let map = ChrootEnv::from([
             ("/".into(), "/a".into()),
             ("/dev".into(), "/a/b/c".into()),
-            ("/usr".into(), "a/b/".into()),
-            ("/var".into(), "/a-b".into()),
+            ("/proc".into(), "a/b/".into()),
+            ("/tmp".into(), "/a-b".into()),
             ("/nowhere/at/all".into(), "/a/absent".into()),
         ]);
         let mut out = Vec::new();
