@@ -325,6 +325,8 @@ fn main() {
     let call = Call::parse();
     let place = Place::enter();
     history(&call, &place);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("\nload of this machine before: {}", load.trim());
     tables(&call, &place);
     roots::table(&call, &place);
     memory::table(&call, &place);
