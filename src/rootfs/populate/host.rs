@@ -165,7 +165,7 @@ mod tests {
         let map = ChrootEnv::from([
             ("/".into(), "/a".into()),
             ("/dev".into(), "/a/b/c".into()),
-            ("/proc".into(), "a/b/".into()),
+            ("/etc".into(), "a/b/".into()),
             ("/tmp".into(), "/a-b".into()),
             ("/nowhere/at/all".into(), "/a/absent".into()),
         ]);
