@@ -6,11 +6,15 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
-/// So many jobs the caller's thread does alone, before others are started.
+/// So many jobs the caller's thread does alone, before others are started,
 const ALONE: usize = 16;
+
+/// unless it took this long by then: a few times what starting a thread costs.
+const SOON: Duration = Duration::from_micros(300);
 
 /// More threads than this only wait for each other in the file system.
 const MOST: usize = 4;
@@ -26,10 +30,10 @@ where
     J: Send,
     S: Send,
 {
-    let mut left = ALONE;
+    let (mut left, began) = (ALONE, Instant::now());
     let alone = || {
         left = left.saturating_sub(1);
-        left > 0
+        left > 0 && began.elapsed() < SOON
     };
     run_alone(alone, first, state, work)
 }
