@@ -75,6 +75,9 @@ pub fn parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
     let bytes = path.bytes();
     let Some(slash) = bytes.iter().rposition(|b| *b == b'/') else { return Ok((root, path.into())) };
     let name = Z::from(path).skip(slash + 1);
+    if slash == 0 {
+        return Ok((root, name));
+    }
     let front = Prefix::of(&bytes[..slash.max(1)])?;
     match sys::openat2(root, front.z(), sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT) {
         Ok(fd) => Ok((fd, name)),

@@ -137,6 +137,14 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             drop_parent(state.root, parent);
             exists_is_fine(made).at(0)
         }
+        Op::Share { source, target } => {
+            let from =
+                sys::openat2(state.root, source, sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT).at(0)?;
+            let tree = sys::open_tree(from, c"").at(1)?;
+            sys::close(from);
+            let at = mount_point(state, target, KIND_DIR, sys::IN_ROOT).at(2)?;
+            attach(tree, at).at(3)
+        }
         Op::Upper { options } => overlay::upper(state, options),
         Op::Overlay { .. } => overlay::mount(state, op),
         Op::File { path, content } => files::cover(state, path, content),

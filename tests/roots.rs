@@ -176,6 +176,30 @@ fn overlays_are_written_and_the_host_is_not() {
     remove(&upper);
 }
 
+/// A directory of the host that has two paths has them in the sandbox too.
+#[test]
+fn what_is_written_by_one_path_is_read_by_the_other() {
+    if !sandboxes() || !overlay() {
+        return;
+    }
+    let site = site();
+    let tree = site.path().join("usr");
+    fs::create_dir_all(tree.join("bin")).unwrap();
+    fs::write(tree.join("bin/file"), "host").unwrap();
+    let link = site.path().join("bin");
+    symlink("usr/bin", &link).unwrap();
+    for path in [&tree, &tree.join("bin"), &tree.join("bin/file")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let root = root(Method::Overlay, &[(&link, "/x/bin"), (&tree, "/x/usr")]);
+    let said = output(
+        programs(shell("echo new > /x/bin/file; cat /x/usr/bin/file; rm /x/usr/bin/file; ls /x/bin"))
+            .root(root),
+    );
+    assert_eq!(said, "new");
+    assert_eq!(fs::read_to_string(tree.join("bin/file")).unwrap(), "host");
+}
+
 /// What a task of another owner wrote is removed by descriptor, as whoever made it.
 fn remove(path: &Path) {
     let parent = fs::File::open(path.parent().unwrap()).unwrap();

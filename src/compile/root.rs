@@ -172,6 +172,7 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<Entry>, Vec<Skipped>) {
             Some(kind) => {
                 entries.push(Entry {
                     source: source.clone(),
+                    real: real.to_path_buf(),
                     target: rootfs::in_root(dest),
                     kind,
                     owner: survey.owners.get(source).copied().unwrap_or_default(),

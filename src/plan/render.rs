@@ -103,6 +103,12 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines
         }
         Op::Overlay { .. } => overlay(op),
+        Op::Share { source, target } => vec![
+            format!("openat2(root, {source:?}, RESOLVE_IN_ROOT)"),
+            format!("open_tree(root {source:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"),
+            format!("openat2(root, {target:?}, RESOLVE_IN_ROOT)"),
+            format!("move_mount(root {source:?}, root {target:?})"),
+        ],
         Op::Empty { path } => one(format!("openat(root, {path:?}, O_CREAT|O_EXCL|O_NOFOLLOW, 0644)")),
         Op::File { path, content } => vec![
             "openat(/dev, \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)".into(),
@@ -217,6 +223,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
             let upper = if upper.bytes().is_empty() { "the tmpfs".into() } else { format!("{upper:?}") };
             format!("overlay {source:?} at {target:?}, written to {upper}")
         }
+        Op::Share { source, target } => format!("{source:?} of the sandbox at {target:?} too"),
         Op::File { path, content } => format!("file {path:?} of {content:?}, read-only"),
         Op::Empty { path } => format!("empty file {path:?}"),
         Op::Write { path, content, .. } => format!("new file {path:?} of {content:?}"),

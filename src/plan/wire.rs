@@ -459,6 +459,13 @@ ops! {
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
     }
+    /// Bind a directory of the sandbox at a second path in it, with what is mounted below and as it is mounted.
+    41 Share {
+        /// Path in the sandbox.
+        source: Str<'a>,
+        /// Path in the sandbox; made when it is absent.
+        target: Str<'a>,
+    }
     /// A file of the sandbox's own, read-only, over whatever is at a path.
     38 File {
         /// Path in the sandbox; made when it is absent.

@@ -133,7 +133,7 @@ fn nothing_before_its_time(plan: &Plan) {
             // Before the mounts of the host are slaves, or they would be slaves too.
             "Tree" => (fds, propagation),
             "Enter" | "Unshare" => (fds, propagation),
-            "Dir" | "Empty" | "Bind" | "Mount" => (root, switch),
+            "Dir" | "Empty" | "Bind" | "Mount" | "Share" => (root, switch),
             // The root covers it.
             "Upper" => (propagation, root),
             "Overlay" => (upper.unwrap_or(root), switch),

@@ -71,6 +71,41 @@ fn overlays_are_written_to_a_directory_of_the_host() {
     refused(&other, "spec root: root: upper is for an overlay, and the root is populated by copy");
 }
 
+/// What is one directory on the host is one in the sandbox.
+#[test]
+fn what_another_overlay_shows_is_shared() {
+    let linked = |set: &dyn Fn(&mut Case)| {
+        overlay(|c| {
+            c.spec.root.chroot_env =
+                [("/bin", "/bin"), ("/usr", "/usr")].map(|(a, b)| (a.into(), b.into())).into();
+            c.survey.real.insert("/bin".into(), "/usr/bin".into());
+            c.survey.kinds.insert("/usr/bin/x".into(), Some(Kind::Dir));
+            set(c);
+        })
+    };
+    check(
+        &linked(&|_| ()),
+        "# overlay \"/usr\" at \"/usr\", written to the tmpfs
+         # \"/usr/bin\" of the sandbox at \"/bin\" too
+         openat2(root, \"/usr/bin\", RESOLVE_IN_ROOT)
+         open_tree(root \"/usr/bin\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         openat2(root, \"/bin\", RESOLVE_IN_ROOT)
+         move_mount(root \"/usr/bin\", root \"/bin\")
+         ! # overlay \"/bin\"",
+    );
+    let own = "# overlay \"/bin\" at \"/bin\", written to the tmpfs\n! of the sandbox at";
+    let also = |source: &'static str, target: &'static str| {
+        move |c: &mut Case| {
+            c.spec.root.chroot_env.insert(source.into(), target.into());
+        }
+    };
+    check(&linked(&also("/srv/a", "/usr/bin/x")), own);
+    check(&linked(&also("/srv/a", "/bin/x")), own);
+    let mount = |at: &'static str| move |c: &mut Case| c.survey.mounts.extend([(at.into(), Kind::Dir)]);
+    check(&linked(&mount("/usr/bin/x")), own);
+    check(&linked(&mount("/usr/bin")), own);
+}
+
 /// Neither a file nor what the host has mounted below a source can be had from an overlay.
 #[test]
 fn what_no_overlay_shows_is_bound() {

@@ -20,6 +20,8 @@ mod populated;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub source: PathBuf,
+    /// The same without links.
+    pub real: PathBuf,
     /// Absolute, in the sandbox.
     pub target: PathBuf,
     pub kind: Kind,

@@ -1,7 +1,7 @@
 //! What populates the root: read-only binds, overlays, or a seal on what was linked into it.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Entry, Request, bind};
 use crate::plan::wire::{NO_SLOT, Op};
@@ -62,6 +62,9 @@ fn overlays(req: &Request<'_>, steps: &mut Vec<Step>) {
             bound(req, entry, steps);
             continue;
         }
+        if shared(req, entry).is_some() {
+            continue;
+        }
         let name = layer(&entry.target);
         let op = Op::Overlay {
             source: path(&entry.source),
@@ -81,6 +84,33 @@ fn overlays(req: &Request<'_>, steps: &mut Vec<Step>) {
         }
         emptied(entry, steps);
     }
+    for entry in req.entries {
+        if let Some(at) = shared(req, entry) {
+            let op = Op::Share { source: path(&at), target: path(&entry.target) };
+            steps.push(Step::new(Control::HOST_FILES, op));
+        }
+    }
+}
+
+/// Where another entry's overlay shows the source of this one, as `/usr` does that of a `/bin` which is a link into
+/// it: then they are one directory inside as they are outside, and one overlay less. Not where some third
+/// entry, or a mount of the host's, stands in one of the two only.
+fn shared(req: &Request<'_>, entry: &Entry) -> Option<PathBuf> {
+    let others = || req.entries.iter().filter(|other| *other != entry);
+    let apart = |at: &Path, but: Option<&Entry>| {
+        let within = |other: &Entry| other.target.starts_with(at) || at.starts_with(&other.target);
+        !others().any(|other| Some(other) != but && within(other))
+    };
+    if entry.kind != Kind::Dir || !apart(&entry.target, None) {
+        return None;
+    }
+    others().filter(|outer| outer.kind == Kind::Dir && outer.real != entry.real).find_map(|outer| {
+        let rest = entry.real.strip_prefix(&outer.real).ok()?;
+        let mounted = outer.submounts.iter().map(|(at, _)| at).chain(&outer.skip);
+        let at = outer.target.join(rest);
+        let plain = !mounted.into_iter().any(|m| rest.starts_with(m) || m.starts_with(rest));
+        (plain && apart(&at, Some(outer))).then_some(at)
+    })
 }
 
 /// The name of the directory that holds the layers of the overlay at `target`: its path, with `%` for slashes.
