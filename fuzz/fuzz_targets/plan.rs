@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use cofferdam::plan::wire::{Dup, Field, List, Op, Program, RECORD, Record, Step, Str};
+use cofferdam::plan::wire::{Blob, Dup, Field, List, Op, Program, RECORD, Record, Step, Str};
 use cofferdam::plan::{self, Encoded, Plan};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -37,7 +37,7 @@ impl Made {
         let [x, y, z] = self.numbers;
         let (m, n) = (x as u32, y as u32);
         let strings: List<'_, Str<'_>> = strings.list();
-        let op = match self.code % 36 {
+        let op = match self.code % 42 {
             0 => Op::Gate {},
             1 => Op::Session {},
             2 => Op::Fds { map: dups.list() },
@@ -58,7 +58,7 @@ impl Made {
             17 => Op::Node { path: a, major: m, minor: n },
             18 => Op::MaskFile { path: a },
             19 => Op::MaskDir { path: a },
-            20 => Op::Restrict { path: a, attrs: x },
+            20 => Op::Restrict { path: a, attrs: x, must: y as u8 },
             21 => Op::Seal { path: a, attrs: x },
             22 => Op::PivotRoot {},
             23 => Op::MoveRoot {},
@@ -72,6 +72,22 @@ impl Made {
             31 => Op::Umask { mask: m },
             32 => Op::Null { streams: z as u8 },
             33 => Op::NoUserNamespaces {},
+            34 => Op::Upper { options: strings },
+            35 => Op::Overlay {
+                source: a,
+                target: b,
+                upper: b,
+                name: a,
+                mode: m,
+                uid: n,
+                gid: n,
+                userxattr: z as u8,
+                attrs: x,
+            },
+            36 => Op::File { path: a, content: Blob(&self.texts[1]) },
+            37 => Op::Write { path: a, mode: m, uid: n, gid: n, content: Blob(&self.texts[1]) },
+            38 => Op::Empty { path: a },
+            39 => Op::Share { source: a, target: b },
             _ => Op::Exec { candidates: strings, args: strings, env: strings },
         };
         Step { optional: u8::from(self.optional), op }.encode(into);
