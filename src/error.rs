@@ -35,7 +35,8 @@ pub enum Error {
         /// Why not, by name: the missing controller, system call, capability or sysctl.
         reason: String,
     },
-    /// A step on the caller's side was refused. It was rolled back.
+    /// A step on the caller's side was refused. It was rolled back, but for what was populated in a directory of
+    /// the author's own (`root.path`, `upper`, and by [`populate`](crate::rootfs::populate)): that stays.
     #[error("{step}")]
     Prepare {
         /// The step as the plan prints it.

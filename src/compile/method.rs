@@ -28,7 +28,13 @@ pub(super) fn choose(
         let why = format!("{source:?} cannot be mounted over the new root: give it as the path of the root");
         return Err(Error::spec("chroot_env", why));
     }
-    if let (Method::Bind, Some((target, source))) = (method, buried) {
+    if let (Method::Bind | Method::Overlay, Some(Buried { target, hidden: true, .. })) = (method, &buried) {
+        let why = format!(
+            "nothing can be mounted at {target:?}: chroot_skip leaves nothing there; populate by copy, or auto"
+        );
+        return Err(Error::spec("populate", why));
+    }
+    if let (Method::Bind, Some(Buried { target, source, .. })) = (method, buried) {
         let why = format!(
             "nothing can be mounted at {target:?}: {source:?} is bound read-only and has no such path; populate by overlay, or auto"
         );
@@ -40,6 +46,10 @@ pub(super) fn choose(
     if spec.root.upper.is_some() && method != Method::Overlay {
         let why = format!("upper is for an overlay, and the root is populated by {method}");
         return Err(Error::spec("root", why));
+    }
+    if let (Method::Overlay, Some(e)) = (method, entries.iter().find(|e| e.layer().len() > 255)) {
+        let why = format!("{:?} is too long for an overlay, whose layer is named by it", e.target);
+        return Err(Error::spec("chroot_env", why));
     }
     if method == Method::Overlay {
         for Entry { target, .. } in entries.iter().filter(|e| e.kind != Kind::Dir) {
@@ -55,7 +65,7 @@ fn auto(
     host: &Host,
     entries: &[Entry],
     over_root: Option<&Entry>,
-    buried: Option<&(PathBuf, PathBuf)>,
+    buried: Option<&Buried>,
     report: &mut Report,
 ) -> Method {
     let writes = if let Some(upper) = &spec.root.upper {
@@ -65,13 +75,14 @@ fn auto(
     } else if let Some(Entry { source, .. }) = over_root {
         Some(format!("{source:?} cannot be mounted over the root"))
     } else {
-        buried.map(|(target, _)| format!("{target:?} is to be made in it"))
+        buried.map(|Buried { target, .. }| format!("{target:?} is to be made in it"))
     };
     let (method, why) = match writes {
         None => (Method::Bind, "nothing is to be written in it".to_string()),
         Some(why) if over_root.is_some() => (Method::Reflink, why),
         Some(why) => match no_overlay(host, entries) {
-            None => (Method::Overlay, why),
+            None if !buried.is_some_and(|b| b.hidden) => (Method::Overlay, why),
+            None => (Method::Reflink, format!("{why}, where chroot_skip leaves nothing")),
             Some(but) => (Method::Reflink, format!("{why}, and {but}")),
         },
     };
@@ -91,14 +102,17 @@ fn no_overlay(host: &Host, entries: &[Entry]) -> Option<String> {
     (!host.privileged()).then(why)
 }
 
+/// See [`buried`].
+struct Buried {
+    target: PathBuf,
+    source: PathBuf,
+    /// The host may have it, but the root does not show it.
+    hidden: bool,
+}
+
 /// A mount point or a directory that is to be made where an entry shows nothing of that name, and the
 /// source of that entry. What stands in something that is mounted over the entries by then is none of theirs.
-fn buried(
-    spec: &SandboxSpec,
-    survey: &Survey,
-    env: &ChrootEnv,
-    entries: &[Entry],
-) -> Option<(PathBuf, PathBuf)> {
+fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[Entry]) -> Option<Buried> {
     let volumes: Vec<&Path> = spec.volumes.iter().map(|v| v.target.as_path()).collect();
     let own = spec.task_dirs.targets().chain(["/dev", "/proc", "/sys"]);
     let mut over: Vec<&Path> = own.map(Path::new).collect();
@@ -115,7 +129,9 @@ fn buried(
         .chain(last.map(|target| (target, over.as_slice())));
     targets.filter(|(target, over)| !over.iter().any(|o| target.starts_with(o))).find_map(|(target, _)| {
         let (source, path) = rootfs::shown(env, target)?;
-        let within = survey.kind(source) == Some(Kind::Dir) && survey.kind(&path).is_none();
-        within.then(|| (target.to_path_buf(), source.to_path_buf()))
+        let real = survey.real(source).join(path.strip_prefix(source).ok()?);
+        let hidden = survey.skip.iter().any(|skip| real.starts_with(&skip.path));
+        let within = survey.kind(source) == Some(Kind::Dir) && (hidden || survey.kind(&path).is_none());
+        within.then(|| Buried { target: target.to_path_buf(), source: source.to_path_buf(), hidden })
     })
 }

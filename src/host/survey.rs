@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{self, Identity};
 use crate::ns::{self, Network};
 use crate::rootfs::lower::Owner;
@@ -54,10 +54,11 @@ impl Survey {
             Network::Path(path) => ns::probe::is_namespace(path).map_err(|e| e.kind()),
             _ => Ok(true),
         };
-        let skip: Vec<Skip> = policy.chroot_skip.iter().filter_map(|path| skip(path)).collect();
+        let skip: Vec<Skip> =
+            policy.chroot_skip.iter().filter_map(|path| skip(path).transpose()).collect::<Result<_>>()?;
         let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
         let look = overlays || !skip.is_empty();
-        let mounts = if look { mounts() } else { Vec::new() };
+        let mounts = if look { mounts()? } else { Vec::new() };
         let real: BTreeMap<PathBuf, PathBuf> =
             env.keys().filter(|_| look).filter_map(|p| Some((p.clone(), p.canonicalize().ok()?))).collect();
         Ok(Survey {
@@ -122,15 +123,20 @@ fn kind(path: PathBuf) -> (PathBuf, Option<Kind>) {
     (path, kind)
 }
 
-fn skip(path: &Path) -> Option<Skip> {
-    let path = path.canonicalize().ok()?;
-    let st = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_dir)?;
-    Some(Skip { path, id: (st.dev(), st.ino()) })
+/// `None` for one that is not there. One that cannot be looked at could be shown, so it is an error.
+fn skip(path: &Path) -> Result<Option<Skip>> {
+    let found = path.canonicalize().and_then(|path| Ok((std::fs::metadata(&path)?, path)));
+    match found {
+        Ok((st, path)) => Ok(st.is_dir().then(|| Skip { path, id: (st.dev(), st.ino()) })),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::spec("chroot_skip", format!("{path:?}: {e}"))),
+    }
 }
 
-fn mounts() -> Vec<Mount> {
-    let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
-    text.split(|b| *b == b'\n').filter_map(Mount::parse).collect()
+fn mounts() -> Result<Vec<Mount>> {
+    const FILE: &str = "/proc/thread-self/mountinfo";
+    let text = std::fs::read(FILE).map_err(Error::prepare(format!("read({FILE:?})")))?;
+    Ok(text.split(|b| *b == b'\n').filter_map(Mount::parse).collect())
 }
 
 /// The mount points in the sources. No other is looked at: the server of one may be gone, and would be waited for.
@@ -151,7 +157,7 @@ fn elsewhere(skip: Vec<Skip>, mounts: &[Mount]) -> Vec<Skip> {
         let within = on.and_then(|m| Some((m, m.root.join(one.path.strip_prefix(&m.point).ok()?))));
         within.into_iter().flat_map(move |(on, within)| {
             let same = mounts.iter().filter(move |m| m.device == on.device);
-            same.filter_map(move |m| self::skip(&m.point.join(within.strip_prefix(&m.root).ok()?)))
+            same.filter_map(move |m| self::skip(&m.point.join(within.strip_prefix(&m.root).ok()?)).ok()?)
                 .filter(move |other| other.id == one.id && other.path != one.path)
         })
     });

@@ -40,7 +40,8 @@ pub struct TaskDirs {
 }
 
 /// A tmpfs of the task's own, mode 0700, `noexec`, `nodev`, `nosuid`, never written to swap where the kernel has
-/// `noswap` (`tmpfs(5)`, Linux 6.4) and the caller needs no user namespace; else the report says so.
+/// `noswap` (`tmpfs(5)`, Linux 6.4) and the caller needs no user namespace; else the report says so. On its way there
+/// a secret is in the caller's memory, and for the time of the spawn in a sealed memfd.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {

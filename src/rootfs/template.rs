@@ -116,7 +116,7 @@ impl Recipe {
     }
 }
 
-/// What is the same for the same request, on every host, whatever the limits.
+/// What is the same for the same request on the same host, whatever the limits.
 fn key(map: &ChrootEnv, options: &Options<'_>) -> u64 {
     // The number changes when a template of before would not do any more.
     let mut bytes = b"cofferdam template 1\0".to_vec();
@@ -170,7 +170,13 @@ impl Template {
         let root = store.begin(recipe.key)?;
         let filled = populate(root.as_fd(), &recipe.map, &recipe.options(progress)).and_then(|done| {
             let generation = done.fingerprint.unwrap_or_default();
-            tops::settle(root.as_fd(), &store.partial(recipe.key))?;
+            let partial = store.partial(recipe.key);
+            tops::settle(root.as_fd(), &partial)?;
+            if tops::list(root.as_fd(), &partial)?.is_empty() {
+                // A root with an empty map would be populated with the host's default list.
+                let why = "the host has nothing of what the template is to hold";
+                return Err(Error::spec("chroot_env", why));
+            }
             Ok((store.publish(recipe.key, generation, root)?, generation, done))
         });
         match filled {

@@ -60,17 +60,25 @@ pub(crate) fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Re
     use nix::sys::signal::{SigSet, SigmaskHow, Signal};
     let mut only = SigSet::empty();
     only.add(Signal::SIGXFSZ);
-    let mask = only.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-    let done = work();
-    if !mask.contains(Signal::SIGXFSZ) {
-        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let set: &libc::sigset_t = only.as_ref();
-        // SAFETY: the set and the time outlive the call, and no information is asked for. It takes a
-        // pending signal off this thread, which blocks it, and does not wait.
-        unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &raw const now) };
+    // Set back even when `work` panics, in a function of the caller's.
+    struct Blocked(SigSet, SigSet);
+    impl Drop for Blocked {
+        fn drop(&mut self) {
+            let Blocked(only, mask) = self;
+            if !mask.contains(Signal::SIGXFSZ) {
+                let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                let set: &libc::sigset_t = (*only).as_ref();
+                // SAFETY: the set and the time outlive the call, and no information is asked for. It takes a
+                // pending signal off this thread, which blocks it, and does not wait.
+                unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &raw const now) };
+            }
+            // It takes a mask that this thread has had before.
+            let _ = mask.thread_set_mask();
+        }
     }
-    mask.thread_set_mask()?;
-    done
+    let mask = only.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let _blocked = Blocked(only, mask);
+    work()
 }
 
 /// Writes all of `bytes` to a file.

@@ -204,9 +204,11 @@ impl Task {
         let dup = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
-        let (init, main) = (dup(child.pidfd())?, dup(child.main())?);
+        // Together from here on, so that a refusal ends the child before it takes away what it uses.
+        let inner = Inner { child, belongings, status: None };
+        let (init, main) = (dup(inner.child.pidfd())?, dup(inner.child.main())?);
         let Streams { stdin, stdout, stderr } = streams;
-        let inner = Mutex::new(Inner { child, belongings, status: None });
+        let inner = Mutex::new(inner);
         Ok(Task { id, init, main, inner, report, populated, stdin, stdout, stderr })
     }
 
@@ -265,7 +267,8 @@ impl Task {
         self.wait_until(Instant::now().checked_add(timeout))
     }
 
-    /// As [`wait`](Task::wait), without waiting; `None` when the task still runs.
+    /// As [`wait`](Task::wait), without waiting for the task; `None` when it still runs. What the task leaves is
+    /// removed by whoever first learns of its end, which takes as long as its root is large.
     ///
     /// # Errors
     /// As [`wait`](Task::wait).
@@ -346,7 +349,8 @@ impl Task {
     }
 
     /// Lets the task live on without this value, and without the caller: nothing is killed or removed
-    /// when either goes away. Whoever detaches a task removes its cgroup later.
+    /// when either goes away. Whoever detaches a task removes its cgroup later, and its temporary root, which is
+    /// `cofferdam-ID` in the operator's `temp_dir`.
     ///
     /// # Errors
     /// [`Error::Task`] when init cannot be told. The task is then still owned.

@@ -93,6 +93,20 @@ fn what_another_overlay_shows_is_shared() {
          move_mount(root \"/usr/bin\", root \"/bin\")
          ! # overlay \"/bin\"",
     );
+    // `/lib` is shared itself, and what it would show is not there yet.
+    let chain = linked(&|c| {
+        let map = [("/usr", "/usr"), ("/lib", "/lib"), ("/lib/modules", "/boot/modules")];
+        c.spec.root.chroot_env = map.map(|(a, b)| (a.into(), b.into())).into();
+        for (source, real) in [("/lib", "/usr/lib"), ("/lib/modules", "/usr/lib/modules")] {
+            c.survey.kinds.insert(source.into(), Some(Kind::Dir));
+            c.survey.real.insert(source.into(), real.into());
+        }
+    });
+    check(
+        &chain,
+        "# \"/usr/lib/modules\" of the sandbox at \"/boot/modules\" too
+         # \"/usr/lib\" of the sandbox at \"/lib\" too",
+    );
     let own = "# overlay \"/bin\" at \"/bin\", written to the tmpfs\n! of the sandbox at";
     let also = |source: &'static str, target: &'static str| {
         move |c: &mut Case| {
@@ -292,6 +306,24 @@ fn a_source_that_cannot_be_looked_at_is_an_error() {
         c.survey.kinds.remove(Path::new("/usr"));
     });
     refused(&case, "spec chroot_env: chroot_env: \"/usr\": Permission denied (os error 13)");
+}
+
+/// What is left empty is covered, read-only, so that nothing can be made in it; a walk leaves a directory.
+#[test]
+fn nothing_is_mounted_where_something_is_left_out() {
+    let mut case = overlay(|c| {
+        c.survey.skip = vec![crate::host::Skip { path: "/usr/alloc".into(), id: (1, 2) }];
+        c.survey.kinds.insert("/usr/alloc/a".into(), Some(Kind::Dir));
+        c.spec.volumes =
+            vec![Volume { source: "/srv/b".into(), target: "/usr/alloc/a".into(), ..Volume::default() }];
+    });
+    let why = "spec populate: populate: nothing can be mounted at \"/usr/alloc/a\": chroot_skip leaves nothing there; \
+               populate by copy, or auto";
+    refused(&case, why);
+    case.spec.root.populate = Method::Bind;
+    refused(&case, why);
+    case.spec.root.populate = Method::Auto;
+    assert_eq!(compiled(&case).unwrap().root.method, Method::Reflink);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn overlays(req: &Request<'_>, steps: &mut Vec<Step>) {
         if shared(req, entry).is_some() {
             continue;
         }
-        let name = layer(&entry.target);
+        let name = entry.layer();
         let op = Op::Overlay {
             source: path(&entry.source),
             target: path(&entry.target),
@@ -104,7 +104,12 @@ fn shared(req: &Request<'_>, entry: &Entry) -> Option<PathBuf> {
     if entry.kind != Kind::Dir || !apart(&entry.target, None) {
         return None;
     }
-    others().filter(|outer| outer.kind == Kind::Dir && outer.real != entry.real).find_map(|outer| {
+    // One that is shared itself is not there in time. Each is below the other, so this comes to an end.
+    let own = |outer: &&Entry| {
+        let below = outer.real != entry.real && entry.real.starts_with(&outer.real);
+        outer.kind == Kind::Dir && below && shared(req, outer).is_none()
+    };
+    others().filter(own).find_map(|outer| {
         let rest = entry.real.strip_prefix(&outer.real).ok()?;
         let mounted = outer.submounts.iter().map(|(at, _)| at).chain(&outer.skip);
         let at = outer.target.join(rest);
@@ -113,17 +118,19 @@ fn shared(req: &Request<'_>, entry: &Entry) -> Option<PathBuf> {
     })
 }
 
-/// The name of the directory that holds the layers of the overlay at `target`: its path, with `%` for slashes.
-fn layer(target: &Path) -> Vec<u8> {
-    let mut name = Vec::new();
-    for byte in target.as_os_str().as_bytes().iter().skip(1) {
-        match byte {
-            b'/' => name.extend(b"%2F"),
-            b'%' => name.extend(b"%25"),
-            byte => name.push(*byte),
+impl Entry {
+    /// The name of the directory that holds the layers of its overlay: its target, with `%2F` for slashes.
+    pub(crate) fn layer(&self) -> Vec<u8> {
+        let mut name = Vec::new();
+        for byte in self.target.as_os_str().as_bytes().iter().skip(1) {
+            match byte {
+                b'/' => name.extend(b"%2F"),
+                b'%' => name.extend(b"%25"),
+                byte => name.push(*byte),
+            }
         }
+        name
     }
-    name
 }
 
 /// What was linked becomes read-only. Mount points in it are made before; the directories are the root's own.

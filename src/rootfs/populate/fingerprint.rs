@@ -158,7 +158,7 @@ impl<'w> Walk<'w> {
         let others = self.part.others.at(&job.at);
         let hold = self.open.load(Ordering::Relaxed) < super::walk::OPEN;
         let mut jobs = Vec::new();
-        while let Some(batch) = dirents.read(dir.fd.as_fd()).map_err(on_source("getdents64"))? {
+        while let Some(batch) = host::entries(dirents, dir.fd.as_fd())? {
             for entry in batch {
                 if others.is_some_and(|names| names.contains(os(entry.name))) {
                     continue;

@@ -13,7 +13,7 @@ use nix::sys::statfs::{self, FsType, fstatfs};
 use super::ChrootEnv;
 use super::dest::{self, DIR};
 use super::refused::{Refused, Side, refused};
-use crate::sys::fs::Kind;
+use crate::sys::fs::{Batch, Dirents, Kind};
 use crate::{Error, Result};
 
 pub(super) const AVOIDED: &str = "is the root, or was to be left out";
@@ -154,6 +154,17 @@ pub(super) fn parts<'m>(
         }
     }
     Ok(parts)
+}
+
+/// The next entries of a directory of the host. One that was removed while it was read has no more.
+pub(super) fn entries<'a>(
+    dirents: &'a mut Dirents,
+    dir: BorrowedFd<'_>,
+) -> Result<Option<Batch<'a>>, Refused> {
+    match dirents.read(dir) {
+        Err(Errno::ENOENT) => Ok(None),
+        answer => answer.map_err(refused("getdents64", Side::Source)),
+    }
 }
 
 #[cfg(test)]

@@ -288,9 +288,7 @@ impl<'w> Walk<'w> {
         let here = Here { pair, trail: self.by.fingerprint.then(|| self.trail.below(at)) };
         let hold = self.open.load(Ordering::Relaxed) < OPEN;
         let mut jobs = Vec::new();
-        while let Some(batch) =
-            dirents.read(pair.src.as_fd()).map_err(refused("getdents64", Side::Source)).map_err(fail)?
-        {
+        while let Some(batch) = host::entries(dirents, pair.src.as_fd()).map_err(fail)? {
             for entry in batch {
                 if others.is_some_and(|names| names.contains(os(entry.name))) {
                     continue;

@@ -80,9 +80,9 @@ impl Store {
             Err(errno) => return Err(Error::prepare(step("mkdir"))(errno)),
         };
         let st = fstat(&fd).map_err(Error::prepare(step("fstat")))?;
-        if st.st_uid != geteuid().as_raw() || st.st_mode & 0o022 != 0 {
+        if st.st_uid != geteuid().as_raw() || st.st_mode & 0o077 != 0 {
             let (uid, mode) = (st.st_uid, st.st_mode & 0o7777);
-            let why = format!("others may write in {path:?}: it is user {uid}'s, mode {mode:04o}");
+            let why = format!("others may come into {path:?}: it is user {uid}'s, mode {mode:04o}");
             return Err(Error::spec("template", why));
         }
         Ok(Store { path: path.into(), fd })

@@ -309,11 +309,11 @@ fn directories_that_will_not_do_are_refused() {
     refused(&site.dir(), Method::Bind, "not by bind");
     refused(&site.dir(), Method::Auto, "not by auto");
     assert!(!site.dir().exists());
-    for mode in [0o777, 0o1777, 0o770, 0o702] {
+    for mode in [0o777, 0o1777, 0o770, 0o702, 0o755, 0o750] {
         let dir = site.0.path().join(format!("open-{mode:o}"));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
-        refused(&dir, Method::Copy, "others may write");
+        refused(&dir, Method::Copy, "others may come");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     }
     let nowhere = site.0.path().join("no/where");
@@ -375,4 +375,14 @@ fn a_sandbox_runs_in_it() {
         }
     }
     assert!(!template.changed().unwrap());
+}
+
+/// A root without anything in its map would be the host's default list.
+#[test]
+fn a_template_of_nothing_is_refused() {
+    let site = Site::new();
+    let map = ChrootEnv::from([(site.src("no/such"), "/usr".into())]);
+    let error = Template::open(&site.dir(), &map, &copy()).unwrap_err();
+    assert!(matches!(error, Error::Spec { field: "chroot_env", .. }), "{error:?}");
+    assert!(site.names().is_empty(), "{:?}", site.names());
 }

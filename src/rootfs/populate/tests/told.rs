@@ -15,12 +15,12 @@ fn methods_are_read_and_printed_alike() {
 }
 
 #[test]
-fn bind_and_none_write_nothing() {
+fn what_does_not_walk_is_refused() {
     let site = Site::new();
     site.write("a", "");
-    for method in [Method::Bind, Method::None] {
-        let done = site.populate(method, &[("a", "b")]).unwrap();
-        assert_eq!(Populated { elapsed: Duration::ZERO, ..done }, Populated::default());
+    for method in [Method::Auto, Method::Bind, Method::Overlay, Method::None] {
+        let refused = site.populate(method, &[("a", "b")]);
+        assert!(matches!(refused, Err(Error::Spec { field: "populate", .. })), "{method}");
     }
     assert_eq!(fs::read_dir(site.root("")).unwrap().count(), 0);
 }
