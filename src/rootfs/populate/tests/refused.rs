@@ -59,12 +59,10 @@ fn a_full_file_system_ends_it_without_half_a_file() {
             }
             for method in WALKS.into_iter().filter(|m| !within || *m != Method::Link) {
                 let error = site.populate(method, &[("t", "to")]).unwrap_err();
-                let to = "ROOT \"/to/a/large\"";
-                let expect = match within {
-                    true => format!("copy_file_range({:?}, {to})", site.src("t/a/large")),
-                    false => format!("pwrite64({to})"),
-                };
-                assert_eq!(error.to_string(), expect);
+                // That of the large file, or of a small one by the other thread while the large one took the rest.
+                let call = if within { "copy_file_range(" } else { "pwrite64(" };
+                assert!(error.to_string().starts_with(call), "{error}");
+                assert!(error.to_string().contains("ROOT \"/to/"), "{error}");
                 assert_eq!(cause(&error), "No space left on device (os error 28)");
                 let files = tree(&site.root(""));
                 assert!(!files.contains_key(Path::new("to/a/large")));
