@@ -20,11 +20,11 @@ pub(crate) struct Survey {
     pub identity: Identity,
     /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
     pub kinds: BTreeMap<PathBuf, Option<Kind>>,
-    /// Why it is not known what a source of the root is.
+    /// Why it is not known what a path is.
     pub unseen: BTreeMap<PathBuf, String>,
     /// Whether the network to be joined is a namespace.
     pub network: Result<bool, std::io::ErrorKind>,
-    /// What the sources of the root are like.
+    /// What the paths are like.
     pub owners: BTreeMap<PathBuf, Owner>,
     /// The sources of the root without links, where that matters.
     pub real: BTreeMap<PathBuf, PathBuf>,
@@ -61,15 +61,22 @@ impl Survey {
         let mounts = if look { mounts()? } else { Vec::new() };
         let real: BTreeMap<PathBuf, PathBuf> =
             env.keys().filter(|_| look).filter_map(|p| Some((p.clone(), p.canonicalize().ok()?))).collect();
+        let (mut kinds, mut unseen, mut owners) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for path in paths(spec, &env) {
+            let found = rootfs::probe::look(&path).unwrap_or_else(|e| {
+                unseen.insert(path.clone(), e.to_string());
+                None
+            });
+            owners.extend(found.map(|(_, owner)| (path.clone(), owner)));
+            kinds.insert(path, found.map(|(kind, _)| kind));
+        }
+        kinds.extend(names(spec, &env));
         Ok(Survey {
             identity,
-            kinds: paths(spec, &env).into_iter().map(kind).chain(names(spec, &env)).collect(),
-            unseen: env
-                .keys()
-                .filter_map(|p| Some((p.clone(), rootfs::probe::look(p).err()?.to_string())))
-                .collect(),
+            kinds,
+            unseen,
             network,
-            owners: env.keys().filter_map(|p| Some((p.clone(), rootfs::probe::owner(p)?))).collect(),
+            owners,
             skip: elsewhere(skip, &mounts),
             mounts: if overlays { points(&mounts, &real) } else { BTreeMap::new() },
             real,
@@ -116,11 +123,6 @@ fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<Kind>)> {
             (path, kind)
         })
         .collect()
-}
-
-fn kind(path: PathBuf) -> (PathBuf, Option<Kind>) {
-    let kind = rootfs::probe::kind(&path);
-    (path, kind)
 }
 
 /// `None` for one that is not there. One that cannot be looked at could be shown, so it is an error.

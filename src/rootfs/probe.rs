@@ -35,32 +35,26 @@ pub(crate) fn overlay(filesystems: &str) -> bool {
     listed || crate::sys::probe::file_system(c"overlay").is_ok()
 }
 
-/// Mode, owner and group of a path, links followed.
-pub(crate) fn owner(path: &Path) -> Option<Owner> {
-    use std::os::unix::fs::MetadataExt;
-    let st = std::fs::metadata(path).ok()?;
-    Some(Owner { mode: st.mode() & 0o7777, uid: st.uid(), gid: st.gid() })
-}
-
 /// What a path is, links followed; `None` when there is nothing, or nothing that may be seen.
 pub(crate) fn kind(path: &Path) -> Option<Kind> {
-    look(path).unwrap_or_default()
+    look(path).ok().flatten().map(|(kind, _)| kind)
 }
 
-/// What a path is, links followed; `None` when there is nothing.
-pub(crate) fn look(path: &Path) -> io::Result<Option<Kind>> {
-    use std::os::unix::fs::FileTypeExt;
-    let kind = match std::fs::metadata(path) {
-        Ok(st) => st.file_type(),
+/// What a path is and whose, links followed; `None` when there is nothing.
+pub(crate) fn look(path: &Path) -> io::Result<Option<(Kind, Owner)>> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let st = match std::fs::metadata(path) {
+        Ok(st) => st,
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(None),
         Err(e) => return Err(e),
     };
-    Ok(Some(match kind {
+    let kind = match st.file_type() {
         k if k.is_dir() => Kind::Dir,
         k if k.is_char_device() || k.is_block_device() => Kind::Device,
         k if k.is_file() => Kind::File,
         _ => Kind::Other,
-    }))
+    };
+    Ok(Some((kind, Owner { mode: st.mode() & 0o7777, uid: st.uid(), gid: st.gid() })))
 }
 
 /// Those of `paths` that the host has.
