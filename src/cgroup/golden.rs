@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::report::Report;
+use crate::report::{Control, Report};
 
 const MB: u64 = 1 << 20;
 
@@ -180,7 +180,7 @@ into /cg/unified/ops/jobs/x.scope
 enter /cg/memory/ops/jobs/x/tasks",
     );
     assert!(layout.dirs.iter().all(|d| d.kind != Kind::OwnParent));
-    assert_eq!(layout.memory, Some((Version::V1, "/cg/memory/ops/jobs/x".into())));
+    assert_eq!(layout.v1, BTreeMap::from([("memory".into(), "/cg/memory/ops/jobs/x".into())]));
 }
 
 #[test]

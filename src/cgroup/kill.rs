@@ -61,8 +61,9 @@ pub(super) fn read_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>) -> io::Result
     Ok(text)
 }
 
-pub(super) fn write_at(dir: BorrowedFd<'_>, file: &str, text: &str) -> io::Result<()> {
-    let fd = openat(dir, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+/// Writes a file in or below `dir`, with one `write(2)` if the kernel takes all of it.
+pub(super) fn write_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>, text: &str) -> io::Result<()> {
+    let fd = openat(dir, file.as_ref(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     File::from(fd).write_all(text.as_bytes())
 }
 

@@ -1,10 +1,10 @@
 //! A task's cgroups as data: what will be made and written, and what that amounts to.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::probe::Version;
 use crate::report::{Control, Reason, Report};
 
 /// Directories and writes, in order, for one task. [`lower`](super::lower) makes it, and
@@ -23,8 +23,8 @@ pub struct Layout {
     pub enter: Vec<PathBuf>,
     /// The cgroup in which all processes are found and killed: the v2 one, else the v1 freezer's.
     pub unit: Option<PathBuf>,
-    /// The cgroup whose memory controller has the task's counters.
-    pub memory: Option<(Version, PathBuf)>,
+    /// Where the controllers of v1 that the task is in are; co-mounted ones have the same directory.
+    pub v1: BTreeMap<String, PathBuf>,
     /// What will hold.
     pub enforced: Control,
     /// What will hold in part, and in which.
@@ -130,9 +130,9 @@ impl Layout {
         dirs.chain(held).chain(writes).chain(enter).collect()
     }
 
-    /// The memory cgroup, if it is not the unit itself.
+    /// The memory cgroup of v1, if it is not the unit itself.
     pub(super) fn memory_apart(&self) -> Option<&PathBuf> {
-        self.memory.as_ref().map(|(_, path)| path).filter(|path| Some(*path) != self.unit.as_ref())
+        self.v1.get("memory").filter(|path| Some(*path) != self.unit.as_ref())
     }
 }
 

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::error::Error;
+use crate::report::Control;
 
 const MB: u64 = 1 << 20;
 const LONG: Duration = Duration::from_secs(10);

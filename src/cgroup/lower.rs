@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::layout::{Dir, Kind, Layout, Need, Value, Write};
+use super::limits::{Limits, PIDS_LIMIT};
 use super::name::{CgroupName, CgroupPath, levels};
 use super::probe::{Detection, Hierarchy, Swap, Unified, Version};
-use super::{Limits, PIDS_LIMIT, clamp_shares, shares_to_weight};
+use super::{clamp_shares, shares_to_weight};
 use crate::report::{Control, Reason};
 
 /// The crate's own parents.
@@ -126,7 +127,6 @@ impl<'a> Lowering<'a> {
 
     fn memory_v2(&mut self, leaf: &Path) {
         let memory = self.limits.memory_limits();
-        self.layout.memory = Some((Version::V2, leaf.to_owned()));
         if !self.limits.swap {
             self.swap_v2(leaf);
         }
@@ -198,6 +198,7 @@ impl<'a> Lowering<'a> {
         let parent = if self.parent.is_default() { OWN_PARENT_V1 } else { self.parent.as_ref() };
         let parents = levels(&hierarchy.mount, parent);
         let leaf = parents.last().unwrap_or(&hierarchy.mount).join(self.name.as_ref());
+        self.layout.v1.insert(controller.to_owned(), leaf.clone());
         if self.layout.leaves().any(|known| known == leaf) {
             return leaf;
         }
@@ -217,7 +218,6 @@ impl<'a> Lowering<'a> {
 
     fn memory_v1(&mut self, leaf: &Path) {
         let memory = self.limits.memory_limits();
-        self.layout.memory = Some((Version::V1, leaf.to_owned()));
         if let Some(hard) = memory.hard {
             self.write(leaf, "memory.limit_in_bytes", hard.to_string());
         }

@@ -1,5 +1,6 @@
 //! The live group: made from a layout, held by descriptors, killed and removed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,11 +11,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
-use super::kill::{
-    Backoff, field, is_gone, kill_all, open_dir, pids, populated, read_at, remove_dir, remove_tree,
-};
+use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write, call};
-use super::probe::Version;
+use super::place::Place;
 use crate::error::{Error, Result};
 use crate::report::Reason;
 
@@ -49,7 +48,7 @@ pub struct Paths {
     unit: Option<PathBuf>,
     into: bool,
     enter: Vec<PathBuf>,
-    memory: Option<(Version, PathBuf)>,
+    v1: BTreeMap<String, PathBuf>,
 }
 
 impl Paths {
@@ -75,7 +74,7 @@ impl Group {
             unit: layout.unit.clone(),
             into: layout.into.is_some(),
             enter: layout.enter.clone(),
-            memory: layout.memory.clone(),
+            v1: layout.v1.clone(),
         };
         // From here on a failure drops the group, which takes back what it has made.
         let mut group = Group { paths, unit: None, memory: None, shortfalls: Vec::new(), keep: false };
@@ -96,8 +95,7 @@ impl Group {
     pub fn reopen(paths: Paths) -> Result<Group> {
         let open = |path: &PathBuf| open_dir(path).map_err(Error::task(call::open_dir(path)));
         let unit = paths.unit.as_ref().map(open).transpose()?;
-        let apart =
-            paths.memory.as_ref().map(|(_, path)| path).filter(|path| Some(*path) != paths.unit.as_ref());
+        let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
         Ok(Group { unit, memory, shortfalls: Vec::new(), keep: false, paths })
     }
@@ -233,10 +231,25 @@ impl Group {
         self.unit.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
+    /// The task's v2 cgroup.
+    pub(super) fn tree(&self) -> Option<Place<'_>> {
+        let path = self.paths.unit.as_ref().filter(|_| self.paths.into)?;
+        Some(Place::new(path, self.unit.as_ref().map(AsFd::as_fd)))
+    }
+
+    /// The task's cgroup in the v1 hierarchy of `controller`, if it is in one.
+    pub(super) fn v1(&self, controller: &str) -> Option<Place<'_>> {
+        let path = self.paths.v1.get(controller)?;
+        let unit = self.unit.as_ref().filter(|_| self.paths.unit.as_ref() == Some(path));
+        let memory = self.memory.as_ref().filter(|_| self.paths.v1.get("memory") == Some(path));
+        Some(Place::new(path, unit.or(memory).map(AsFd::as_fd)))
+    }
+
     fn memory_file(&self, v1: &str, v2: &str) -> Option<String> {
-        let (version, _) = self.paths.memory.as_ref()?;
-        let dir = self.memory.as_ref().or(self.unit.as_ref())?;
-        read_at(dir.as_fd(), if *version == Version::V1 { v1 } else { v2 }).ok()
+        match self.v1("memory") {
+            Some(place) => place.read(v1).ok(),
+            None => self.tree()?.read(v2).ok(),
+        }
     }
 
     /// Makes all directories. Whoever removes a shared parent at the same time makes it begin again; once the
