@@ -45,7 +45,7 @@ bitflags::bitflags! {
         const KILL = 1 << 15;
         /// The memory limit of the task's cgroup.
         const MEMORY = 1 << 16;
-        /// The task cannot use swap.
+        /// The task cannot use swap, or no more of it than it was given.
         const SWAP = 1 << 17;
         /// The task's share of the processors.
         const CPU = 1 << 18;
@@ -55,13 +55,28 @@ bitflags::bitflags! {
         const PIDS = 1 << 20;
         /// The task can make no user namespace, in which it would have every capability (`user_namespaces(7)`).
         const NO_USER_NS = 1 << 21;
+        /// The most processor time that the task may use, contended or not.
+        const CPU_MAX = 1 << 22;
+        /// The task's weight or its limits at block devices.
+        const IO = 1 << 23;
+        /// The huge pages that the task may use.
+        const HUGETLB = 1 << 24;
+        /// When memory runs out, all of the task is killed and not one process of it.
+        const OOM_GROUP = 1 << 25;
     }
 }
 
 impl Control {
     /// The controls that limit resources and need a cgroup controller. They degrade together.
-    pub const RESOURCES: Control =
-        Control::MEMORY.union(Control::SWAP).union(Control::CPU).union(Control::CPUSET).union(Control::PIDS);
+    pub const RESOURCES: Control = Control::MEMORY
+        .union(Control::SWAP)
+        .union(Control::OOM_GROUP)
+        .union(Control::CPU)
+        .union(Control::CPU_MAX)
+        .union(Control::CPUSET)
+        .union(Control::PIDS)
+        .union(Control::IO)
+        .union(Control::HUGETLB);
 
     /// Reads a list as the command line and the serialised form spell it: `all`, `none`, or names
     /// separated by commas, `pid_ns,caps`. Upper and lower case are the same.

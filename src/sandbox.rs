@@ -214,6 +214,9 @@ impl Sandbox {
         for reason in group.shortfalls() {
             plan.report.miss(reason.control, reason.why.as_str());
         }
+        for reason in group.changed() {
+            plan.report.note(reason.control, reason.why.as_str());
+        }
         // A limit that the kernel would not take may be required; no step of init's that may fail is.
         required(&self.spec, &plan.report)?;
         let birth = Birth {

@@ -62,8 +62,8 @@ fn all() -> Limits {
         cores: "1-2".into(),
         memory: Some(64 * MB),
         memory_max: Some(MemoryMax::Bytes(128 * MB)),
-        swap: false,
         pids_max: Some(10),
+        ..Limits::default()
     }
 }
 
@@ -119,7 +119,7 @@ mkdir /cg/cofferdam.slice/x.scope
 /cg/cofferdam.slice/x.scope/pids.max = 11
 into /cg/cofferdam.slice/x.scope",
     );
-    assert_eq!(layout.enforced, Control::RESOURCES | Control::KILL);
+    assert_eq!(layout.enforced, all().asked() | Control::KILL);
 }
 
 #[test]
@@ -155,7 +155,7 @@ enter /cg/memory/cofferdam/x/tasks
 enter /cg/pids/cofferdam/x/tasks
 enter /cg/freezer/cofferdam/x/tasks",
     );
-    assert_eq!(layout.enforced, Control::RESOURCES | Control::KILL);
+    assert_eq!(layout.enforced, all().asked() | Control::KILL);
     assert_eq!(layout.unit.as_deref(), Some("/cg/freezer/cofferdam/x".as_ref()));
 }
 
@@ -218,7 +218,7 @@ fn all_controllers_in_one_mount_make_one_leaf() {
     let mut host = host(Mode::V1);
     host.v1 = hierarchies(&["cpu", "cpuset", "freezer", "memory", "pids"].map(|name| (name, "/one")));
     check(
-        &Limits { memory: Some(MB), swap: true, ..Limits::default() },
+        &Limits { memory: Some(MB), swap: SwapMax::Unlimited, ..Limits::default() },
         &host,
         "",
         "
@@ -249,7 +249,7 @@ missing memory,swap,cpu,cpuset,pids: cgroup v2 lacks cpuset, io",
     );
     let mut report = Report::default();
     layout.tell(&mut report);
-    assert_eq!((report.enforced, report.missing), (Control::KILL, Control::RESOURCES));
+    assert_eq!((report.enforced, report.missing), (Control::KILL, all().asked()));
     assert_eq!(report.why(Control::MEMORY), why);
 }
 
@@ -364,6 +364,65 @@ fn odd_ends() {
 }
 
 #[test]
+fn huge_pages_are_counted_where_their_controller_is() {
+    let limits = Limits { hugetlb: [("2MB".to_owned(), 2 * MB)].into(), ..Limits::default() };
+    let mut host = host(Mode::Hybrid);
+    let layout = check(
+        &limits,
+        &host,
+        "",
+        "
+mkdir /cg/unified/cofferdam.slice
+mkdir /cg/unified/cofferdam.slice/x.scope
+into /cg/unified/cofferdam.slice/x.scope
+missing hugetlb: cgroup v1 lacks hugetlb",
+    );
+    assert!(!layout.enforced.contains(Control::HUGETLB));
+    host.v2 = Some(tree("/cg/unified", "/", "hugetlb", ""));
+    check(
+        &limits,
+        &host,
+        "",
+        "
+mkdir /cg/unified/cofferdam.slice
+mkdir /cg/unified/cofferdam.slice/x.scope
+/cg/unified/cgroup.subtree_control = +hugetlb
+/cg/unified/cofferdam.slice/cgroup.subtree_control = +hugetlb
+/cg/unified/cofferdam.slice/x.scope/hugetlb.2MB.max = 2097152
+into /cg/unified/cofferdam.slice/x.scope",
+    );
+    let layout = lowered(&limits, &super::golden::host(Mode::V2), "");
+    assert_eq!(text(&layout).last().unwrap(), "missing hugetlb: cgroup v2 lacks hugetlb");
+}
+
+#[test]
+fn what_only_counts_takes_what_there_is() {
+    let limits = Limits { accounting: true, ..Limits::default() };
+    let layout = lowered(&limits, &host(Mode::V2), "");
+    let enabled =
+        |name: &str| layout.writes.iter().filter(|w| w.value == Value::Text(format!("+{name}"))).count();
+    assert_eq!(["cpu", "memory", "io", "pids", "cpuset"].map(enabled), [2, 1, 2, 2, 0]);
+    let layout = lowered(&limits, &host(Mode::V1), "");
+    let entered: Vec<&str> = layout.v1.keys().map(String::as_str).collect();
+    assert_eq!(entered, ["cpu", "cpuacct", "freezer", "memory", "pids"]);
+    assert_eq!(layout.enforced, Control::KILL);
+}
+
+#[test]
+fn one_process_or_all() {
+    let limits = Limits { memory: Some(MB), oom_group: true, ..Limits::default() };
+    let layout = lowered(&limits, &host(Mode::V1), "");
+    assert!(
+        text(&layout).contains(
+            &"missing oom_group: cgroup v1 kills one process (memory.oom.group is of v2)".to_owned()
+        )
+    );
+    let layout = lowered(&limits, &host(Mode::V2), "");
+    assert!(layout.enforced.contains(Control::OOM_GROUP));
+    assert!(layout.writes.iter().any(|w| w.path.ends_with("memory.oom.group")));
+}
+
+#[test]
 fn calls_read_like_strace() {
     let limits = Limits { cores: "0".into(), ..Limits::default() };
     let calls = lowered(&limits, &host(Mode::Hybrid), "").calls();
@@ -375,11 +434,11 @@ mkdir("/cg/cpuset/cofferdam/x", 0755)
 openat(AT_FDCWD, "/cg/unified/cofferdam.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC)
 openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_WRONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDWR|O_CLOEXEC)
 write("/cg/cpuset/cofferdam/cpuset.mems", <what "/cg/cpuset/cpuset.mems" has>)"#;
     assert_eq!(calls.get(..9).unwrap().join("\n"), expected.trim());
     let expected = r#"
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/cpuset.cpus", O_WRONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/cpuset.cpus", O_RDWR|O_CLOEXEC)
 write("/cg/cpuset/cofferdam/x/cpuset.cpus", "0")
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/tasks", O_WRONLY|O_CLOEXEC)"#;
     assert_eq!(calls.get(calls.len() - 3..).unwrap().join("\n"), expected.trim());

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::limits::Limits;
+use super::settings::Terms;
 use crate::report::{Control, Reason, Report};
 
 /// Directories and writes, in order, for one task. [`lower`](super::lower) makes it, and
@@ -23,6 +25,14 @@ pub struct Layout {
     pub enter: Vec<PathBuf>,
     /// The cgroup in which all processes are found and killed: the v2 one, else the v1 freezer's.
     pub unit: Option<PathBuf>,
+    /// The v2 cgroups that hand controllers down to the task's: from the highest that may be managed to the parent.
+    pub levels: Vec<PathBuf>,
+    /// What the limits meant in files; `None` where none could be set.
+    pub(crate) terms: Option<Terms>,
+    /// The limits that all this is for.
+    pub limits: Limits,
+    /// Why no limits can be set on this host.
+    pub gate: Option<String>,
     /// Where the controllers of v1 that the task is in are; co-mounted ones have the same directory.
     pub v1: BTreeMap<String, PathBuf>,
     /// What will hold.
@@ -144,11 +154,11 @@ impl Write {
 
     fn calls(&self) -> Vec<String> {
         match (&self.value, self.source()) {
-            (Value::Text(text), _) => vec![call::open_write(&self.path), call::write(&self.path, text)],
+            (Value::Text(text), _) => vec![call::open_set(&self.path), call::write(&self.path, text)],
             (Value::Inherit, Some(source)) => vec![
                 call::open_read(&self.path),
                 call::open_read(&source),
-                call::open_write(&self.path),
+                call::open_set(&self.path),
                 format!("write({:?}, <what {:?} has>)", self.path, source),
             ],
             (Value::Inherit, None) => Vec::new(),
@@ -159,6 +169,8 @@ impl Write {
 /// The spelling of system calls, for the plan and for errors alike.
 pub(super) mod call {
     use std::path::Path;
+
+    use super::super::readback::is_state;
 
     pub fn mkdir(path: &Path) -> String {
         format!("mkdir({path:?}, 0755)")
@@ -174,6 +186,13 @@ pub(super) mod call {
 
     pub fn open_read(path: &Path) -> String {
         format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC)")
+    }
+
+    /// Values are read again after they were written.
+    pub fn open_set(path: &Path) -> String {
+        let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+        let how = if is_state(name) { "O_RDWR" } else { "O_WRONLY" };
+        format!("openat(AT_FDCWD, {path:?}, {how}|O_CLOEXEC)")
     }
 
     pub fn open_write(path: &Path) -> String {

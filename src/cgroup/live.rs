@@ -63,7 +63,7 @@ fn every_limit_is_there_and_all_is_removed() {
         memory: Some(32 * MB),
         memory_max: Some(MemoryMax::Bytes(64 * MB)),
         pids_max: Some(7),
-        swap: false,
+        ..Limits::default()
     };
     let layout = layout(&host, &limits, "", "limits");
     assert_eq!(layout.missing, [], "{layout:#?}");
@@ -88,6 +88,119 @@ fn every_limit_is_there_and_all_is_removed() {
     child.wait().unwrap();
     assert!(group.wait_empty(LONG).unwrap());
     group.remove().unwrap();
+    assert_gone(&layout);
+}
+
+/// What the files of the group say now, of those that an update writes.
+fn values(group: &Group) -> Vec<String> {
+    let read = |place: Option<place::Place<'_>>, file: &str| place.and_then(|p| p.read(file).ok());
+    let (v1, tree) = (|controller: &str| group.v1(controller), || group.tree());
+    [
+        read(v1("memory"), "memory.limit_in_bytes").or_else(|| read(tree(), "memory.max")),
+        read(v1("cpu"), "cpu.cfs_quota_us").or_else(|| read(tree(), "cpu.max")),
+        read(v1("pids").or_else(tree), "pids.max"),
+    ]
+    .map(|text| text.unwrap_or_else(|| "no file".into()).trim().to_owned())
+    .into()
+}
+
+#[test]
+fn limits_change_while_the_task_runs_and_are_as_before_after_a_refusal() {
+    let Some(host) = detected() else { return };
+    let first = Limits {
+        memory: Some(32 * MB),
+        cpu_max: Some(CpuMax { burst: 10_000, ..CpuMax::new(50_000) }),
+        pids_max: Some(7),
+        ..Limits::default()
+    };
+    let layout = layout(&host, &first, "", "update");
+    let mut group = Group::create(&layout).unwrap();
+    let mut child = sleeper(&group);
+    let quota =
+        |text: &str| if host.limits_on == Version::V1 { text.into() } else { format!("{text} 100000") };
+    let before = [(32 * MB).to_string(), quota("50000"), "7".to_owned()];
+    assert_eq!(values(&group), before);
+    for memory in [64, 16] {
+        let other = Limits {
+            memory: Some(memory * MB),
+            cpu_max: Some(CpuMax { burst: 4000, ..CpuMax::new(memory * 1000) }),
+            pids_max: Some(memory),
+            ..Limits::default()
+        };
+        let updated = group.update(&other).unwrap();
+        assert_eq!(updated.shortfalls, [], "{updated:?}");
+        let quota = quota(&(memory * 1000).to_string());
+        assert_eq!(values(&group), [(memory * MB).to_string(), quota, memory.to_string()]);
+    }
+    group.update(&first).unwrap();
+    assert_eq!(values(&group), before);
+    // A device that is not there.
+    let io_max = vec![IoMax { device: "999999:9".into(), read_bps: Some(1), ..IoMax::default() }];
+    let wrong = Limits { io_max, memory: Some(64 * MB), ..first.clone() };
+    let updated = group.update(&wrong).unwrap();
+    assert_eq!(
+        updated.shortfalls.iter().map(|r| r.control).collect::<Vec<_>>(),
+        [Control::IO],
+        "{updated:?}"
+    );
+    // No such pages: the memory that was given first is taken back. Where no hierarchy has the controller, nothing is.
+    let hugetlb = [("3MB".to_owned(), 0)].into();
+    let refused = Limits { memory: Some(128 * MB), hugetlb, ..first.clone() };
+    match group.update(&refused) {
+        Err(Error::Task { step, source }) => {
+            assert!(step.contains("hugetlb.3MB"), "{step}");
+            assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+        }
+        Err(Error::Unsupported { control, .. }) => assert_eq!(control, Control::HUGETLB),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(values(&group)[..2], [(64 * MB).to_string(), quota("50000")]);
+    let lifted = group.update(&Limits::default()).unwrap();
+    assert_eq!(lifted.shortfalls, []);
+    let none = values(&group);
+    assert!(none[0] == "max" || none[0].parse::<u64>().is_ok_and(|n| n > 1 << 60), "{none:?}");
+    assert!(none[1] == "-1" || none[1] == "max 100000", "{none:?}");
+    assert_eq!(none[2], "max");
+    group.kill().unwrap();
+    child.wait().unwrap();
+    group.remove().unwrap();
+    assert_gone(&layout);
+}
+
+#[test]
+fn what_the_kernel_makes_of_a_value_is_told() {
+    let Some(host) = detected() else { return };
+    let layout = layout(&host, &Limits { memory: Some(16 * MB + 5), ..Limits::default() }, "", "changed");
+    let group = Group::create(&layout).unwrap();
+    assert_eq!(group.shortfalls(), []);
+    let told = group.changed();
+    assert!(told.iter().any(|r| r.control == Control::MEMORY && r.why.contains("16777216")), "{told:?}");
+}
+
+#[test]
+fn an_update_needs_the_hierarchy_or_enables_the_controller() {
+    let Some(host) = detected() else { return };
+    let layout = layout(&host, &Limits { memory: Some(16 * MB), ..Limits::default() }, "", "late");
+    let mut group = Group::create(&layout).unwrap();
+    let with_pids = Limits { pids_max: Some(5), memory: Some(16 * MB), ..Limits::default() };
+    match (host.limits_on, group.update(&with_pids)) {
+        (Version::V1, Err(Error::Unsupported { control, reason })) => {
+            assert_eq!(control, Control::PIDS);
+            assert!(reason.contains("pids") && reason.contains("accounting"), "{reason}");
+        }
+        (Version::V2, Ok(updated)) => {
+            assert_eq!(updated.shortfalls, []);
+            assert_eq!(values(&group)[2], "5");
+        }
+        (_, other) => panic!("{other:?}"),
+    }
+    drop(group);
+    let all = Limits { accounting: true, ..Limits::default() };
+    let layout = super::live::layout(&host, &all, "", "counted");
+    let mut group = Group::create(&layout).unwrap();
+    group.update(&Limits { accounting: true, ..with_pids }).unwrap();
+    assert_eq!((values(&group)[0].as_str(), values(&group)[2].as_str()), ("16777216", "5"));
+    drop(group);
     assert_gone(&layout);
 }
 

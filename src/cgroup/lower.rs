@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Limits;
 use super::layout::{Dir, Kind, Layout, Need, Value, Write};
-use super::limits::{Limits, PIDS_LIMIT};
 use super::name::{CgroupName, CgroupPath, levels};
-use super::probe::{Detection, Hierarchy, Swap, Unified, Version};
-use super::{clamp_shares, shares_to_weight};
+use super::probe::{Detection, Hierarchy, Unified, Version};
+use super::settings::{Held, Remark, Setting, Terms, remarks, settings};
 use crate::report::{Control, Reason};
 
 /// The crate's own parents.
 const OWN_PARENT_V2: &str = "cofferdam.slice";
 const OWN_PARENT_V1: &str = "cofferdam";
+
+/// The controllers of v2 that limits use, in the order in which they are enabled.
+const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "memory", "pids", "io", "hugetlb"];
 
 /// Lays out the cgroups of one task.
 ///
@@ -35,9 +38,11 @@ pub fn lower(
     let layout = Layout { keep, enforced: limits.asked(), ..Layout::default() };
     let mut lowering = Lowering { limits, detection, parent, name, extra_pids, layout };
     let tree = lowering.tree();
+    lowering.layout.limits = limits.clone();
+    lowering.layout.gate = detection.gate().err().map(str::to_owned);
     match (detection.gate(), detection.limits_on, &tree) {
         (Err(why), ..) => lowering.miss(limits.asked(), why),
-        (Ok(()), Version::V1, _) => lowering.v1(),
+        (Ok(()), Version::V1, tree) => lowering.v1(tree.as_ref().ok()),
         (Ok(()), Version::V2, Ok(tree)) => lowering.v2(tree),
         (Ok(()), Version::V2, Err(why)) => lowering.miss(limits.asked(), why.clone()),
     }
@@ -84,6 +89,7 @@ impl<'a> Lowering<'a> {
         };
         let leaf = parents.last().unwrap_or(&top_dir).join(format!("{}.scope", self.name));
         self.dirs(&parents, &leaf);
+        self.layout.levels = std::iter::once(&top_dir).chain(&parents).cloned().collect();
         self.layout.into = Some(leaf.clone());
         self.layout.unit = Some(leaf.clone());
         Ok(Tree { v2, top: top_dir, parents, leaf })
@@ -97,99 +103,114 @@ impl<'a> Lowering<'a> {
     }
 
     fn v2(&mut self, tree: &Tree<'_>) {
-        let asked = self.limits.asked();
         let cpus = self.cpus();
-        let controllers = [
-            ("cpuset", cpus.is_some()),
-            ("cpu", asked.contains(Control::CPU)),
-            ("memory", asked.contains(Control::MEMORY)),
-            ("pids", asked.contains(Control::PIDS)),
-        ];
+        let terms = self.terms(Version::V2);
+        let mut used = self.settings(&terms);
+        let lacks: Vec<Setting> =
+            used.extract_if(.., |s| !tree.v2.controllers.contains(s.controller)).collect();
+        // The gate has seen to those that every host should have.
+        for lack in lacks {
+            self.miss(lack.control, format!("cgroup v2 lacks {}", lack.controller));
+        }
+        let mut controllers: Vec<&str> = used.iter().map(|s| s.controller).collect();
+        if self.limits.accounting {
+            // What the kernel lacks is not missed: it only counts.
+            let has = |name: &&str| tree.v2.controllers.contains(*name);
+            controllers.extend(["cpu", "memory", "io", "pids"].into_iter().filter(has));
+        }
+        controllers.extend(cpus.is_some().then_some("cpuset"));
+        self.enable(tree, &controllers);
+        if let Some(cpus) = cpus {
+            self.write(&tree.leaf, "cpuset.cpus", cpus);
+        }
+        self.set(&tree.leaf, &used);
+        self.remark(&terms);
+    }
+
+    /// Hands controllers down from the highest manageable cgroup to the leaf, one write for each and level, so
+    /// that a refusal names both.
+    fn enable(&mut self, tree: &Tree<'_>, controllers: &[&str]) {
         for (level, dir) in std::iter::once(&tree.top).chain(&tree.parents).enumerate() {
-            for (name, _) in controllers.iter().filter(|(_, used)| *used) {
+            for name in CONTROLLERS.iter().filter(|name| controllers.contains(name)) {
                 if level > 0 || !tree.v2.enabled.contains(*name) {
                     self.write(dir, "cgroup.subtree_control", format!("+{name}"));
                 }
             }
         }
-        let leaf = &tree.leaf;
-        if let Some(cpus) = cpus {
-            self.write(leaf, "cpuset.cpus", cpus);
-        }
-        if let Some(shares) = self.limits.cpu_shares {
-            self.write(leaf, "cpu.weight", shares_to_weight(shares).to_string());
-        }
-        if asked.contains(Control::MEMORY) {
-            self.memory_v2(leaf);
-        }
-        self.pids(leaf);
     }
 
-    fn memory_v2(&mut self, leaf: &Path) {
-        let memory = self.limits.memory_limits();
-        if !self.limits.swap {
-            self.swap_v2(leaf);
-        }
-        if let Some(hard) = memory.hard {
-            self.write(leaf, "memory.max", hard.to_string());
-        }
-        if let Some(reserve) = memory.reserve {
-            self.write(leaf, "memory.low", reserve.to_string());
-            self.reservation("memory.low, which counts as far as that of the parents does", memory.hard);
+    /// How the limits are spelled in files.
+    fn terms(&mut self, version: Version) -> Terms {
+        let hugetlb = match version {
+            Version::V1 if self.detection.v1.contains_key("hugetlb") => Version::V1,
+            _ => Version::V2,
+        };
+        let terms = Terms { version, hugetlb, swap: self.detection.swap, extra_pids: self.extra_pids };
+        self.layout.terms = Some(terms);
+        terms
+    }
+
+    /// What is written for a task that is not there yet: only what limits something.
+    fn settings(&self, terms: &Terms) -> Vec<Setting> {
+        settings(self.limits, terms).into_iter().filter(|s| s.limits).collect()
+    }
+
+    fn set(&mut self, leaf: &Path, used: &[Setting]) {
+        for s in used {
+            self.push(leaf, &s.file, Value::Text(s.line()), s.need.clone());
         }
     }
 
-    fn swap_v2(&mut self, leaf: &Path) {
-        let Swap { active, accounted } = self.detection.swap;
-        let unaccounted = "the kernel does not account swap (no memory.swap.max)";
-        if accounted != Some(false) {
-            let why = Reason { control: Control::SWAP, why: unaccounted.to_owned() };
-            let need = match (accounted, active) {
-                (Some(true), _) => Need::Must,
-                (_, true) => Need::Else(why),
-                (_, false) => Need::Try,
-            };
-            self.push(leaf, "memory.swap.max", Value::Text("0".to_owned()), need);
-        } else if active {
-            self.miss(Control::SWAP, unaccounted);
-        } else {
-            self.note(Control::SWAP, format!("{unaccounted}, but the host has none"));
+    /// Says what of the limits no file can hold.
+    fn remark(&mut self, terms: &Terms) {
+        for Remark { held, reason } in remarks(self.limits, terms) {
+            match held {
+                Held::Whole => self.note(reason.control, reason.why),
+                Held::Partly => self.weaken(reason.control, reason.why),
+                Held::Not => self.miss(reason.control, reason.why),
+            }
         }
     }
 
-    /// What is reserved is not guaranteed: without a hard limit nothing of the memory control is.
-    fn reservation(&mut self, means: &str, hard: Option<u64>) {
-        let why = format!("memory is reserved by {means}");
-        if hard.is_some() { self.note(Control::MEMORY, why) } else { self.weaken(Control::MEMORY, why) }
-    }
-
-    fn v1(&mut self) {
-        let asked = self.limits.asked();
+    fn v1(&mut self, tree: Option<&Tree<'_>>) {
         if let Some(cpus) = self.cpus() {
-            self.leaf_v1("cpuset", |this, leaf| this.write(leaf, "cpuset.cpus", cpus));
+            self.leaf_v1("cpuset", Control::CPUSET, |this, leaf| this.write(leaf, "cpuset.cpus", cpus));
         }
-        if let Some(shares) = self.limits.cpu_shares {
-            let shares = clamp_shares(shares, None).to_string();
-            self.leaf_v1("cpu", |this, leaf| this.write(leaf, "cpu.shares", shares));
+        let terms = self.terms(Version::V1);
+        let used = self.settings(&terms);
+        for controller in ["cpu", "memory", "blkio", "pids", "hugetlb"] {
+            let own: Vec<Setting> = used.iter().filter(|s| s.controller == controller).cloned().collect();
+            let asked = own.iter().fold(Control::empty(), |set, s| set | s.control);
+            let on_v2 = tree.filter(|t| t.v2.controllers.contains(controller));
+            match on_v2.filter(|_| !self.detection.v1.contains_key(controller)) {
+                _ if own.is_empty() => {}
+                Some(tree) => {
+                    self.enable(tree, &[controller]);
+                    self.set(&tree.leaf, &own);
+                }
+                None => self.leaf_v1(controller, asked, |this, leaf| this.set(leaf, &own)),
+            }
         }
-        if asked.contains(Control::MEMORY) {
-            self.leaf_v1("memory", Self::memory_v1);
+        if self.limits.accounting {
+            for controller in ["memory", "cpu", "cpuacct", "pids", "blkio"] {
+                if self.detection.v1.get(controller).is_some_and(|h| h.writable) {
+                    self.leaf_v1(controller, Control::empty(), |_, _| {});
+                }
+            }
         }
-        if asked.contains(Control::PIDS) {
-            self.leaf_v1("pids", Self::pids);
-        }
+        self.remark(&terms);
     }
 
     /// Uses the v1 hierarchy of `controller`, or says that it is missing.
-    fn leaf_v1(&mut self, controller: &str, limit: impl FnOnce(&mut Self, &Path)) {
+    fn leaf_v1(&mut self, controller: &str, asked: Control, limit: impl FnOnce(&mut Self, &Path)) {
         let hierarchy = self.detection.v1.get(controller).filter(|h| h.writable);
         match hierarchy {
             Some(hierarchy) => {
                 let leaf = self.place_v1(controller, hierarchy);
                 limit(self, &leaf);
             }
-            // The gate has seen to all others.
-            None => self.miss(Control::PIDS, format!("cgroup v1 lacks {controller}")),
+            // The gate has seen to those that every host should have.
+            None => self.miss(asked, format!("cgroup v1 lacks {controller}")),
         }
     }
 
@@ -198,7 +219,8 @@ impl<'a> Lowering<'a> {
         let parent = if self.parent.is_default() { OWN_PARENT_V1 } else { self.parent.as_ref() };
         let parents = levels(&hierarchy.mount, parent);
         let leaf = parents.last().unwrap_or(&hierarchy.mount).join(self.name.as_ref());
-        self.layout.v1.insert(controller.to_owned(), leaf.clone());
+        let together = self.detection.v1.iter().filter(|(_, other)| other.mount == hierarchy.mount);
+        self.layout.v1.extend(together.map(|(name, _)| (name.clone(), leaf.clone())));
         if self.layout.leaves().any(|known| known == leaf) {
             return leaf;
         }
@@ -214,47 +236,6 @@ impl<'a> Lowering<'a> {
             }
         }
         leaf
-    }
-
-    fn memory_v1(&mut self, leaf: &Path) {
-        let memory = self.limits.memory_limits();
-        if let Some(hard) = memory.hard {
-            self.write(leaf, "memory.limit_in_bytes", hard.to_string());
-        }
-        if let Some(reserve) = memory.reserve {
-            let why =
-                "memory.soft_limit_in_bytes is refused by this kernel (PREEMPT_RT does that)".to_owned();
-            let need = Need::Else(Reason { control: Control::MEMORY, why });
-            self.push(leaf, "memory.soft_limit_in_bytes", Value::Text(reserve.to_string()), need);
-            self.reservation("memory.soft_limit_in_bytes, which the kernel tries to honour", memory.hard);
-        }
-        if !self.limits.swap {
-            self.swap_v1(leaf, memory.hard);
-        }
-    }
-
-    /// Memory and swap together must not be more than memory alone. That limit comes after the other, since
-    /// it may not be the lower one.
-    fn swap_v1(&mut self, leaf: &Path, hard: Option<u64>) {
-        let Swap { active, accounted } = self.detection.swap;
-        match hard {
-            Some(hard) if accounted == Some(true) => {
-                self.write(leaf, "memory.memsw.limit_in_bytes", hard.to_string());
-            }
-            _ if active => self.weaken(
-                Control::SWAP,
-                "there is no limit that could be set on swap; memory.swappiness=0 makes the kernel avoid it",
-            ),
-            _ => self.note(Control::SWAP, "no limit could be set on swap, but the host has none"),
-        }
-        self.push(leaf, "memory.swappiness", Value::Text("0".to_owned()), Need::Try);
-    }
-
-    fn pids(&mut self, leaf: &Path) {
-        if let Some(max) = self.limits.pids_max {
-            let max = max.saturating_add(self.extra_pids).min(PIDS_LIMIT);
-            self.write(leaf, "pids.max", max.to_string());
-        }
     }
 
     /// The processors to write, if any of those that were asked for are there.

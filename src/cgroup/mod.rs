@@ -31,8 +31,11 @@ mod mounts;
 mod name;
 mod place;
 mod probe;
+mod readback;
 mod run;
 mod set;
+mod settings;
+mod update;
 mod weight;
 
 #[cfg(test)]
@@ -43,10 +46,11 @@ mod golden;
 mod live;
 
 pub use layout::{Dir, Kind, Layout, Need, Value, Write};
-pub use limits::{Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT};
+pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapMax};
 pub use lower::lower;
 pub use name::{CgroupName, CgroupPath};
 pub use probe::{Detection, Hierarchy, Mode, Swap, Unified, V1_REQUIRED, V2_REQUIRED, Version};
 pub use run::{Group, Paths};
 pub use set::CpuSet;
+pub use update::Updated;
 pub use weight::{SHARES_MAX, SHARES_MIN, clamp_shares, shares_to_weight};

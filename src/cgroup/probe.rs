@@ -73,7 +73,7 @@ pub struct Hierarchy {
 }
 
 /// What is known of swap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swap {
     /// Whether any is in use by the host now (`/proc/swaps`).
     pub active: bool,

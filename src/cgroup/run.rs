@@ -1,8 +1,9 @@
 //! The live group: made from a layout, held by descriptors, killed and removed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write, call};
+use super::limits::Limits;
 use super::place::Place;
+use super::readback::{agrees, is_state};
+use super::settings::{Terms, control_of};
 use crate::error::{Error, Result};
 use crate::report::Reason;
 
@@ -30,11 +34,12 @@ const RACES: u32 = 1000;
 /// the same with a result, after [`kill`](Self::kill).
 #[derive(Debug)]
 pub struct Group {
-    paths: Paths,
+    pub(super) paths: Paths,
     unit: Option<OwnedFd>,
     /// When it is not the unit.
     memory: Option<OwnedFd>,
     shortfalls: Vec<Reason>,
+    changed: Vec<Reason>,
     keep: bool,
 }
 
@@ -49,6 +54,11 @@ pub struct Paths {
     into: bool,
     enter: Vec<PathBuf>,
     v1: BTreeMap<String, PathBuf>,
+    pub(super) levels: Vec<PathBuf>,
+    pub(super) terms: Option<Terms>,
+    pub(super) gate: Option<String>,
+    /// The limits that were last set.
+    pub(super) limits: Limits,
 }
 
 impl Paths {
@@ -75,9 +85,14 @@ impl Group {
             into: layout.into.is_some(),
             enter: layout.enter.clone(),
             v1: layout.v1.clone(),
+            levels: layout.levels.clone(),
+            terms: layout.terms,
+            gate: layout.gate.clone(),
+            limits: layout.limits.clone(),
         };
         // From here on a failure drops the group, which takes back what it has made.
-        let mut group = Group { paths, unit: None, memory: None, shortfalls: Vec::new(), keep: false };
+        let (shortfalls, changed) = (Vec::new(), Vec::new());
+        let mut group = Group { paths, unit: None, memory: None, shortfalls, changed, keep: false };
         group.make_dirs(&layout.dirs)?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
@@ -97,7 +112,8 @@ impl Group {
         let unit = paths.unit.as_ref().map(open).transpose()?;
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
-        Ok(Group { unit, memory, shortfalls: Vec::new(), keep: false, paths })
+        let (shortfalls, changed) = (Vec::new(), Vec::new());
+        Ok(Group { unit, memory, shortfalls, changed, keep: false, paths })
     }
 
     /// Lets go of the group: nothing is killed or removed when the handle is gone.
@@ -114,6 +130,12 @@ impl Group {
     /// Limits that the kernel would not take although the layout said they would hold.
     pub fn shortfalls(&self) -> &[Reason] {
         &self.shortfalls
+    }
+
+    /// Values that the kernel changed: each file was read again after it was written. Memory, for one, is rounded down
+    /// to whole pages.
+    pub fn changed(&self) -> &[Reason] {
+        &self.changed
     }
 
     /// The v2 cgroup for `CLONE_INTO_CGROUP`, if there is one.
@@ -298,13 +320,17 @@ impl Group {
 
     fn write(&mut self, write: &Write) -> Result<()> {
         match (apply(write), &write.need) {
+            (Ok(changed), _) => {
+                self.changed.extend(changed);
+                Ok(())
+            }
             (Err(_), Need::Try) => Ok(()),
             (Err(Error::Prepare { step, source }), Need::Else(reason)) => {
                 let why = format!("{}: {step}: {source}", reason.why);
                 self.shortfalls.push(Reason { control: reason.control, why });
                 Ok(())
             }
-            (done, _) => done,
+            (Err(e), _) => Err(e),
         }
     }
 }
@@ -342,16 +368,36 @@ fn reclaim(leaf: &Path) -> Result<()> {
         .map_err(Error::prepare(call::rmdir(leaf)))
 }
 
-fn apply(write: &Write) -> Result<()> {
+/// Obeys one write; what the kernel made of the value, if it is something else.
+fn apply(write: &Write) -> Result<Option<Reason>> {
     let path = &write.path;
     let text = match &write.value {
-        Value::Text(text) => text.clone(),
+        Value::Text(text) => text,
         Value::Inherit => match inherited(write)? {
-            Some(text) => text,
-            None => return Ok(()),
+            Some(text) => &text.clone(),
+            None => return Ok(None),
         },
     };
-    open_write(path)?.write_all(text.as_bytes()).map_err(Error::prepare(call::write(path, &text)))
+    set(path, text)
+}
+
+/// Writes a file and reads it again: what the kernel made of the value, if it is something else.
+pub(super) fn set(path: &Path, text: &str) -> Result<Option<Reason>> {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let compare = is_state(name);
+    let opened = OpenOptions::new().read(compare).write(true).open(path);
+    let mut file = opened.map_err(Error::prepare(call::open_set(path)))?;
+    file.write_all(text.as_bytes()).map_err(Error::prepare(call::write(path, text)))?;
+    let mut found = String::new();
+    if !compare
+        || file.rewind().is_err()
+        || file.read_to_string(&mut found).is_err()
+        || agrees(name, text, &found)
+    {
+        return Ok(None);
+    }
+    let why = format!("{name}: {:?} was written, the kernel made {:?} of it", text.trim(), found.trim());
+    Ok(Some(Reason { control: control_of(name), why }))
 }
 
 /// What the parent directory's file has; `None` if the file has something of its own already.

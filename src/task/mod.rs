@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::cgroup::Group;
+use crate::cgroup::{Group, Limits, Updated};
 use crate::error::{Error, Result};
 use crate::plan::wire::{RECORD, Record};
 use crate::report::Report;
@@ -345,6 +345,31 @@ impl Task {
         match &inner.belongings.group {
             Some(group) if group.paths().is_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
+        }
+    }
+
+    /// Sets other limits on the running task, as [`Group::update`](crate::cgroup::Group::update) describes: `limits`
+    /// says all, and what it leaves unset is no longer limited. The [report](Task::report) stays that of the start.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] and [`Error::Unsupported`] for limits that cannot be; [`Error::Task`] with the write that the
+    /// kernel refused, or when the task has ended. The limits are as before then.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use cofferdam::{Sandbox, cgroup::Limits};
+    /// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+    /// let task = Sandbox::command("/bin/sleep").args(["60"]).limits(limits.clone()).spawn()?;
+    /// let more = task.update(&Limits { memory: Some(128 << 20), ..limits })?;
+    /// assert!(more.shortfalls.is_empty(), "{more:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn update(&self, limits: &Limits) -> Result<Updated> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut inner.belongings.group {
+            Some(group) => group.update(limits),
+            None => Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),
         }
     }
 
