@@ -54,6 +54,7 @@ pub(crate) fn compile(
     let mut report = Report::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut report)?;
     spec.limits.validate()?;
+    let told = spec.limit_env.variables(&spec.limits)?;
     let reaper = spec.init && namespaces.pid == IsolationMode::Private;
     let cgroup = cgroup(policy, spec, host, &id, reaper, namespaces.pid, &mut report)?;
     let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
@@ -115,7 +116,7 @@ pub(crate) fn compile(
     init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: plan::path(work_dir) }));
     init.push(Step::new(Control::IDS, Op::Umask { mask: spec.umask }));
     let candidates = process::candidates(&spec.command);
-    init.push(process::exec(spec, identity, &candidates));
+    init.push(process::exec(spec, told, identity, &candidates));
 
     required(spec, &report)?;
     let plan = Plan {

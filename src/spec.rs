@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Limits;
+use crate::cgroup::{LimitEnv, Limits};
 use crate::ns::Network;
 use crate::report::Control;
 use crate::rootfs::{ChrootEnv, Device, Dns, HostsEntry, Root, TaskDirs, Volume};
@@ -190,6 +190,8 @@ pub struct SandboxSpec {
     pub devices: Vec<Device>,
     /// Resource limits, by cgroup.
     pub limits: Limits,
+    /// The variables in which the task finds its limits; none by default.
+    pub limit_env: LimitEnv,
     /// Resource limits, by `setrlimit(2)`: `nofile`, `core`, `memlock` ...
     pub rlimits: BTreeMap<String, Rlimit>,
     /// `oom_score_adj`, -1000 to 1000. 0 by default, whatever the caller's is.
@@ -236,6 +238,7 @@ impl Default for SandboxSpec {
             volumes: Vec::new(),
             devices: Vec::new(),
             limits: Limits::default(),
+            limit_env: LimitEnv::default(),
             rlimits: BTreeMap::new(),
             oom_score_adj: 0,
             umask: 0o022,

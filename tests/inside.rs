@@ -6,6 +6,7 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
+use cofferdam::cgroup::LimitEnv;
 use cofferdam::{Control, Error, IsolationMode, Limits, Network, Policy, Rlimit, Root, Sandbox, Volume};
 use common::{asked, can, output, probe, run_probe, sandboxes, say_facts, shell, status};
 
@@ -304,6 +305,19 @@ fn read_only_covers_what_is_mounted_below() {
     })
     .join()
     .unwrap();
+}
+
+#[test]
+fn a_task_is_told_its_limits_under_the_names_that_the_caller_chose() {
+    if !sandboxes() {
+        return;
+    }
+    let limits = Limits { cpu_shares: Some(500), memory: Some(64 << 20), ..Limits::default() };
+    let sandbox = shell("echo $NOMAD_CPU_LIMIT $NOMAD_MEMORY_LIMIT ${NOMAD_MEMORY_MAX_LIMIT-none}")
+        .limits(limits)
+        .env("NOMAD_MEMORY_LIMIT", "what the caller says otherwise")
+        .with(|s| s.limit_env = LimitEnv::with_prefix("NOMAD_"));
+    assert_eq!(output(sandbox), "500 64 none");
 }
 
 #[test]

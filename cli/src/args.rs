@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cofferdam::cgroup::LimitEnv;
 use cofferdam::{Control, Network, Policy, SandboxSpec};
 
 use crate::Failure;
@@ -129,9 +130,33 @@ pub(crate) struct Args {
     /// Hard memory limit of a task that may use more than --memory
     #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
     memory_max: Option<String>,
+    /// Swap beside --memory; -1 is no limit [default: none]
+    #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
+    swap: Option<String>,
+    /// Kill all of the task when its memory runs out, and not one process
+    #[arg(long)]
+    oom_group: bool,
+    /// Processor time in each period, in microseconds
+    #[arg(long, value_name = "QUOTA[/PERIOD[/BURST]]")]
+    cpu_max: Option<String>,
     /// Number of processes
     #[arg(long, value_name = "N")]
     pids_max: Option<u64>,
+    /// Share of block devices, 1 to 10000; 100 is what a group has by default
+    #[arg(long, value_name = "N")]
+    io_weight: Option<u16>,
+    /// Most of a block device (repeatable)
+    #[arg(long, value_name = "MAJ:MIN,rbps|wbps|riops|wiops=N,...")]
+    io_max: Vec<String>,
+    /// Huge pages (repeatable)
+    #[arg(long, value_name = "2MB=SIZE")]
+    hugetlb: Vec<String>,
+    /// Count what is not limited too
+    #[arg(long)]
+    accounting: bool,
+    /// Tell the command its limits in PREFIX_CPU_LIMIT, PREFIX_MEMORY_LIMIT ...; PREFIX ends as written
+    #[arg(long, value_name = "PREFIX")]
+    limit_env: Option<String>,
     /// What must hold, or nothing is run
     #[arg(long, value_name = "all|none|CONTROL,...")]
     require: Option<String>,
@@ -270,7 +295,27 @@ impl Args {
         limits.cpu_shares = self.cpu_shares.or(limits.cpu_shares);
         limits.memory = self.memory.or(limits.memory);
         limits.pids_max = self.pids_max.or(limits.pids_max);
+        limits.io_weight = self.io_weight.or(limits.io_weight);
+        limits.oom_group |= self.oom_group;
+        limits.accounting |= self.accounting;
         set(&mut limits.cores, &self.cores);
+        let wrong = |flag: &'static str| move |e: String| Failure::new(format!("{flag}: {e}"));
+        if let Some(max) = &self.cpu_max {
+            limits.cpu_max = Some(values::cpu_max(max).map_err(wrong("cpu_max"))?);
+        }
+        if let Some(max) = &self.swap {
+            limits.swap = values::swap_max(max).map_err(wrong("swap"))?;
+        }
+        for max in &self.io_max {
+            limits.io_max.push(values::io_max(max).map_err(wrong("io_max"))?);
+        }
+        for max in &self.hugetlb {
+            let (size, bytes) = values::hugetlb(max).map_err(wrong("hugetlb"))?;
+            limits.hugetlb.insert(size, bytes);
+        }
+        if let Some(prefix) = &self.limit_env {
+            spec.limit_env = LimitEnv::with_prefix(prefix);
+        }
         if let Some(max) = &self.memory_max {
             let max = values::memory_max(max).map_err(|e| Failure::new(format!("memory_max: {e}")))?;
             limits.memory_max = Some(max);

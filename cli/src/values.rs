@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cofferdam::cgroup::{CpuMax, IoMax, SwapMax};
 use cofferdam::{HostsEntry, MemoryMax, Propagation, Volume};
 
 /// Bytes: a number, or one with k, m, g or t for powers of 1024.
@@ -23,6 +24,49 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 /// A size, or -1 for no limit.
 pub(crate) fn memory_max(text: &str) -> Result<MemoryMax, String> {
     if text == "-1" { Ok(MemoryMax::Unlimited) } else { size(text).map(MemoryMax::Bytes) }
+}
+
+/// A size of swap, or -1 for no limit.
+pub(crate) fn swap_max(text: &str) -> Result<SwapMax, String> {
+    if text == "-1" { Ok(SwapMax::Unlimited) } else { size(text).map(SwapMax::Bytes) }
+}
+
+/// `QUOTA[/PERIOD[/BURST]]` in microseconds.
+pub(crate) fn cpu_max(text: &str) -> Result<CpuMax, String> {
+    let numbers: Vec<u64> = text
+        .split('/')
+        .map(|piece| piece.parse().map_err(|e| format!("{text:?}: {e}")))
+        .collect::<Result<_, String>>()?;
+    match numbers[..] {
+        [quota] => Ok(CpuMax::new(quota)),
+        [quota, period] => Ok(CpuMax { period, ..CpuMax::new(quota) }),
+        [quota, period, burst] => Ok(CpuMax { quota, period, burst }),
+        _ => Err(format!("{text:?} is not QUOTA/PERIOD/BURST")),
+    }
+}
+
+/// `MAJ:MIN,rbps=N,...`.
+pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
+    let mut pieces = text.split(',');
+    let mut max = IoMax { device: pieces.next().unwrap_or_default().into(), ..IoMax::default() };
+    for piece in pieces {
+        let (name, value) = piece.split_once('=').ok_or_else(|| format!("{piece:?} is not NAME=N"))?;
+        let field = match name {
+            "rbps" => &mut max.read_bps,
+            "wbps" => &mut max.write_bps,
+            "riops" => &mut max.read_iops,
+            "wiops" => &mut max.write_iops,
+            _ => return Err(format!("{name:?} is none of rbps, wbps, riops and wiops")),
+        };
+        *field = Some(size(value)?);
+    }
+    Ok(max)
+}
+
+/// `2MB=SIZE`.
+pub(crate) fn hugetlb(text: &str) -> Result<(String, u64), String> {
+    let (page, bytes) = text.split_once('=').ok_or_else(|| format!("{text:?} is not PAGE=SIZE"))?;
+    Ok((page.to_owned(), size(bytes)?))
 }
 
 /// Names separated by commas.
@@ -78,6 +122,22 @@ mod tests {
             assert!(size(text).is_err(), "{text}");
         }
         assert_eq!(memory_max("-1"), Ok(MemoryMax::Unlimited));
+    }
+
+    #[test]
+    fn limits() {
+        assert_eq!(cpu_max("5000"), Ok(CpuMax::new(5000)));
+        assert_eq!(cpu_max("5000/20000/1000"), Ok(CpuMax { quota: 5000, period: 20_000, burst: 1000 }));
+        assert_eq!((swap_max("-1"), swap_max("1k")), (Ok(SwapMax::Unlimited), Ok(SwapMax::Bytes(1024))));
+        assert_eq!(hugetlb("2MB=4m"), Ok(("2MB".into(), 4 << 20)));
+        let max = io_max("8:0,rbps=1m,wiops=9").unwrap();
+        assert_eq!((max.device.as_str(), max.read_bps, max.write_iops), ("8:0", Some(1 << 20), Some(9)));
+        for wrong in [cpu_max("").err(), cpu_max("1/2/3/4").err(), cpu_max("x").err(), hugetlb("2MB").err()] {
+            assert!(wrong.is_some());
+        }
+        for wrong in ["8:0,rbps", "8:0,speed=1", "8:0,rbps=x"] {
+            assert!(io_max(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod env;
 mod judge;
 mod kill;
 mod layout;
@@ -45,6 +46,7 @@ mod golden;
 #[cfg(test)]
 mod live;
 
+pub use env::LimitEnv;
 pub use layout::{Dir, Kind, Layout, Need, Value, Write};
 pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapMax};
 pub use lower::lower;

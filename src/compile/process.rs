@@ -157,8 +157,14 @@ pub(super) fn candidates(command: &str) -> Vec<String> {
     paths
 }
 
-pub(super) fn exec(spec: &SandboxSpec, identity: &Identity, candidates: &[String]) -> Step {
+pub(super) fn exec(
+    spec: &SandboxSpec,
+    limits: BTreeMap<String, String>,
+    identity: &Identity,
+    candidates: &[String],
+) -> Step {
     let mut env = spec.env.clone();
+    env.extend(limits);
     env.extend(ids::environment(identity));
     let env = Encoded::strings(env.iter().map(|(key, value)| format!("{key}={value}")));
     let (candidates, args) = (Encoded::strings(candidates), Encoded::strings(&spec.args));

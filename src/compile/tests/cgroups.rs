@@ -37,7 +37,7 @@ fn on_version_2_the_task_is_born_in_its_cgroup() {
          missing   none
          ! # enter the cgroup",
     );
-    assert!(plan.report.enforced.contains(Control::RESOURCES | Control::KILL), "{}", plan.report);
+    assert!(plan.report.enforced.contains(limits().asked() | Control::KILL), "{}", plan.report);
 }
 
 #[test]
