@@ -205,4 +205,71 @@ mod tests {
         assert!(fit("domain").is_ok() && fit("").is_ok());
         assert!(fit("domain invalid").unwrap_err().contains("threaded"));
     }
+
+    /// A cgroup of the test's own below the highest that it may manage; removed in the end.
+    struct Scratch {
+        top: PathBuf,
+        dir: PathBuf,
+    }
+
+    impl Scratch {
+        fn new(name: &str) -> Option<Scratch> {
+            let v2 = crate::cgroup::live::detected()?.v2;
+            let Some((mount, top)) = v2.and_then(|v2| Some((v2.mount, v2.top?))) else {
+                eprintln!("skipped: no cgroup v2 tree");
+                return None;
+            };
+            let top = levels(&mount, &top).pop().unwrap_or(mount);
+            let dir = top.join(format!("cofferdam-test-{name}-{}", std::process::id()));
+            fs::create_dir(&dir).unwrap();
+            Some(Scratch { top, dir })
+        }
+
+        fn below(&self) -> Vec<PathBuf> {
+            let entries = fs::read_dir(&self.dir).unwrap().map(|e| e.unwrap().path());
+            entries.filter(|path| path.is_dir()).collect()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = remove_tree(&self.dir, Duration::from_secs(5));
+        }
+    }
+
+    #[test]
+    fn what_this_kernel_answers() {
+        let Some(scratch) = Scratch::new("top") else { return };
+        let dir = &scratch.dir;
+        assert_eq!(attempt(dir), Ok(()));
+        assert_eq!(closed(dir), None);
+        fs::write(dir.join("cgroup.max.descendants"), "0").unwrap();
+        let why = attempt(dir).unwrap_err();
+        assert!(why.contains("mkdir: EAGAIN") && why.contains("cgroup.max.descendants"), "{why}");
+        fs::write(dir.join("cgroup.max.descendants"), "max").unwrap();
+        assert_eq!(attempt(dir), Ok(()));
+        // The search begins at the mount point, whatever is below.
+        let own = format!("/{}", dir.strip_prefix(&scratch.top).unwrap().display());
+        let found = Top::find(&scratch.top, Some(&own), false).unwrap();
+        assert_eq!((&found.dir, found.name.as_str(), found.refused), (&scratch.top, "/", None));
+        assert_eq!(scratch.below(), [] as [PathBuf; 0]);
+        let own = dir.join("own");
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("cgroup.type"), "threaded").unwrap();
+        assert!(attempt(&own).unwrap_err().contains("threaded"));
+        assert_eq!(scratch.below(), [own]);
+    }
+
+    #[test]
+    fn a_process_in_the_way() {
+        let Some(scratch) = Scratch::new("busy") else { return };
+        let sleep = std::process::Command::new("sleep").arg("60").stdin(std::process::Stdio::null()).spawn();
+        let mut child = sleep.unwrap();
+        let moved = fs::write(scratch.dir.join("cgroup.procs"), child.id().to_string());
+        let why = closed(&scratch.dir);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        moved.unwrap();
+        assert!(why.unwrap().contains("DelegateSubgroup="));
+    }
 }
