@@ -67,20 +67,25 @@ fn describe(host: &Host, health: &Health) -> String {
 /// The mode, what each set of required controllers says, and a line for each controller.
 fn cgroups(found: &Detection) -> String {
     let gate = |set| found.requiring(set).gate().map_err(str::to_owned).err();
-    let limits = gate(Required::Minimal).unwrap_or_else(|| "all that limits need".into());
+    let shut = gate(Required::Minimal);
+    let limits = shut.as_deref().unwrap_or("all that limits need");
     let mut text = format!("{:<13} {:?}: {limits}\n", "cgroups", found.mode);
-    let documented = gate(Required::Documented).map_or_else(|| "yes".into(), |why| format!("no: {why}"));
+    let documented = match gate(Required::Documented) {
+        None => "yes".into(),
+        Some(why) if Some(&why) == shut.as_ref() => "no: see above".into(),
+        Some(why) => format!("no: {why}"),
+    };
     text.push_str(&format!("  {:<11} {documented}\n", "documented"));
     text.push_str(&format!("  {:<11} {:<8} where\n", "controller", "enabled"));
     for row in &found.controllers {
         let enabled = if row.enabled { "yes" } else { "no" };
-        text.push_str(&format!("  {:<11} {enabled:<8} {}\n", row.name, place(row)));
+        text.push_str(&format!("  {:<11} {enabled:<8} {}\n", row.name, place(row, limits)));
     }
     text
 }
 
-/// Where a controller is, and why no task can be given it.
-fn place(row: &Controller) -> String {
+/// Where a controller is, and why no task can be given it, unless that was `said`.
+fn place(row: &Controller, said: &str) -> String {
     let place = match &row.place {
         Where::V1 { mount } => format!("v1 {}", mount.display()),
         Where::V2 { name } if *name == row.name => "v2".into(),
@@ -90,7 +95,9 @@ fn place(row: &Controller) -> String {
     };
     match &row.why {
         None => place,
+        Some(why) if row.place == Where::Nowhere && said.contains(why) => place,
         Some(why) if row.place == Where::Nowhere => format!("{place}: {why}"),
+        Some(why) if said.contains(why) => format!("{place}, not for tasks"),
         Some(why) => format!("{place}, not for tasks: {why}"),
     }
 }

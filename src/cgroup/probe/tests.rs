@@ -514,6 +514,10 @@ fn odd_layouts() {
     let mounts = "26 22 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
     let found = judge(&facts(Case { mounts, cgroup: "1:name=systemd:/\n", top: None, ..V2 }));
     assert_eq!((found.mode, found.gate()), (Mode::Off, Err("no cgroup hierarchy is mounted")));
+    // Itself over itself, read-only.
+    let mounts = format!("{V2_MOUNTS}40 26 0:23 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n");
+    let found = judge(&Facts { located: locate(&mounts, V2.cgroup), ..facts(V2) });
+    assert_eq!(found.gate(), Err("/sys/fs/cgroup is mounted read-only"));
     // A tmpfs over the tree.
     let mounts = format!("{V2_MOUNTS}40 26 0:50 / /sys/fs/cgroup rw - tmpfs b rw\n");
     let found = judge(&Facts { located: locate(&mounts, V2.cgroup), ..facts(V2) });

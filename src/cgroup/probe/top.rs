@@ -17,8 +17,8 @@ use crate::cgroup::name::levels;
 const NAMES: u32 = 8;
 
 /// What to do about a cgroup that has processes of its own.
-const INTERNAL: &str = "it has processes of its own, and what has processes cannot hand controllers down: \
-    run the caller, and whatever else is there, in a leaf below it (systemd: DelegateSubgroup=)";
+const INTERNAL: &str = "it has processes of its own; run the caller, and whatever else is in it, in a leaf below it, \
+    as systemd's DelegateSubgroup= does";
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
