@@ -219,7 +219,12 @@ impl Row<'_> {
                     format!("{} is mounted, but /proc/cgroups knows no such hierarchy", m.path.display())
                 }
                 (None, Some(_)) if only_v1 => "cgroup v2 has no such controller".to_owned(),
-                (None, Some(v2)) => format!("not in {}", v2.mount.join("cgroup.controllers").display()),
+                (None, Some(v2)) => {
+                    let file = v2.mount.join("cgroup.controllers");
+                    let above =
+                        if self.facts.part { ": what is above and not seen here must enable it" } else { "" };
+                    format!("not in {}{above}", file.display())
+                }
                 (None, None) => "in no hierarchy that is mounted".to_owned(),
             },
             Some(Listed { hierarchy, .. }) => format!("in v1 hierarchy {hierarchy}, which is not mounted"),

@@ -17,6 +17,8 @@ pub(super) struct Facts<'a> {
     pub proc_cgroups: &'a str,
     /// The text of `cgroup.controllers` at the v2 mount point.
     pub offered: &'a str,
+    /// Whether the mount point is not the root of the whole tree: a cgroup namespace's, or a part that is mounted.
+    pub part: bool,
     pub swaps: &'a str,
     pub online: &'a str,
     /// The processors that the hierarchy's root or the delegated cgroup may use; blank when unknown.

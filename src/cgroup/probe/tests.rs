@@ -67,6 +67,7 @@ fn facts(case: Case) -> Facts<'static> {
         located,
         proc_cgroups: case.proc_cgroups,
         offered: if case.offered.is_empty() { offered } else { case.offered },
+        part: case.cgroup == CONTAINER.cgroup,
         swaps: SWAPS_NONE,
         online: "0-3\n",
         usable: "",
@@ -231,8 +232,8 @@ fn the_table_of_who_may_not() {
     assert_eq!(rows(&found).first().unwrap(), &format!("cpuset yes v2 cpuset ! {why}"));
     // What nobody gave to the container is not there to be enabled.
     let found = judge(&facts(Case { top: Some(("/", "memory pids", "memory pids", None)), ..CONTAINER }));
-    let said = rows(&found);
-    assert_eq!(said.first().unwrap(), "cpuset yes nowhere ! not in /sys/fs/cgroup/cgroup.controllers");
+    let why = "not in /sys/fs/cgroup/cgroup.controllers: what is above and not seen here must enable it";
+    assert_eq!(rows(&found).first().unwrap(), &format!("cpuset yes nowhere ! {why}"));
 }
 
 #[test]
