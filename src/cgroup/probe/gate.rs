@@ -169,7 +169,7 @@ impl Detection {
 
     fn reason_v1(&self, missing: &[String]) -> Option<String> {
         if !missing.is_empty() {
-            return Some(format!("cgroup v1 lacks {}", self.named(missing)));
+            return Some(format!("cgroup v1 lacks {}", self.named(Version::V1, missing)));
         }
         let used = self.required.names(Version::V1).into_iter().filter(|name| V1_USED.contains(name));
         let mut used = used.filter_map(|name| Some((name, self.v1.get(name)?)));
@@ -185,15 +185,18 @@ impl Detection {
         match &self.v2 {
             // Without a top nothing is known of controllers: then that is the reason, and not what they lack.
             Some(v2) if v2.top.is_none() && v2.why.is_some() => v2.why.clone(),
-            _ => Some(format!("cgroup v2 lacks {}", self.named(missing))),
+            _ => Some(format!("cgroup v2 lacks {}", self.named(Version::V2, missing))),
         }
     }
 
     /// `cpuset, io (why); memory (disabled at boot)`: with those together that lack for one reason.
-    fn named(&self, missing: &[String]) -> String {
+    fn named(&self, on: Version, missing: &[String]) -> String {
         let mut groups: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
         for name in missing {
-            let why = self.row(name).and_then(|row| row.why.as_deref());
+            let why = self.row(name).and_then(|row| match (&row.why, &row.place) {
+                (None, Where::V2 { .. }) if on == Version::V1 => Some("on v2, unlike the others"),
+                (why, _) => why.as_deref(),
+            });
             match groups.iter_mut().find(|(known, _)| *known == why) {
                 Some((_, names)) => names.push(name),
                 None => groups.push((why, vec![name])),

@@ -383,9 +383,11 @@ fn a_mount_that_the_kernel_knows_nothing_of() {
     let why = "/sys/fs/cgroup/memory is mounted, but /proc/cgroups knows no such hierarchy";
     assert_eq!(found.gate(), Err(format!("cgroup v1 lacks memory ({why})").as_str()));
     assert_eq!(rows(&found).get(4).unwrap(), &format!("memory yes nowhere ! {why}"));
-    // Where v2 has it, it is there that it is.
-    let facts = Facts { proc_cgroups: &stale, offered: ALL_V2, ..facts(HYBRID) };
-    assert!(rows(&judge(&facts)).get(4).unwrap().starts_with("memory yes v2 memory"));
+    // Where v2 has it, it is there that it is: cgroup_no_v1=memory. Limits through both are not a thing.
+    let top = Some(("/", "hugetlb memory", "", None));
+    let found = judge(&Facts { proc_cgroups: &stale, ..facts(Case { top, ..HYBRID }) });
+    assert_eq!(rows(&found).get(4).unwrap(), "memory yes v2 memory");
+    assert_eq!(found.gate(), Err("cgroup v1 lacks memory (on v2, unlike the others)"));
 }
 
 #[test]
