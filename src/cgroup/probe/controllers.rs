@@ -218,7 +218,9 @@ impl Row<'_> {
                 (Some(m), _) => {
                     format!("{} is mounted, but /proc/cgroups knows no such hierarchy", m.path.display())
                 }
-                (None, Some(_)) if only_v1 => "cgroup v2 has no such controller".to_owned(),
+                (None, Some(_)) if only_v1 => {
+                    "no v1 hierarchy has it, and v2 has no such controller".to_owned()
+                }
                 (None, Some(v2)) => {
                     let file = v2.mount.join("cgroup.controllers");
                     let above =

@@ -113,9 +113,9 @@ fn the_table_of_a_hybrid_host() {
          memory yes v1 /sys/fs/cgroup/memory
          devices yes v1 /sys/fs/cgroup/devices
          freezer yes v1 /sys/fs/cgroup/freezer
-         net_cls yes nowhere ! cgroup v2 has no such controller
+         net_cls yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
          perf_event yes core implicit
-         net_prio yes nowhere ! cgroup v2 has no such controller
+         net_prio yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
          hugetlb yes v2 hugetlb
          pids yes v1 /sys/fs/cgroup/pids",
     );
@@ -154,9 +154,9 @@ fn the_table_of_a_v2_host() {
          memory yes v2 memory
          devices yes core eBPF
          freezer yes core cgroup.freeze
-         net_cls yes nowhere ! cgroup v2 has no such controller
+         net_cls yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
          perf_event yes core implicit
-         net_prio yes nowhere ! cgroup v2 has no such controller
+         net_prio yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
          hugetlb yes v2 hugetlb
          pids yes v2 pids";
     table(V2, all);
@@ -216,9 +216,9 @@ fn the_table_of_who_may_not() {
          memory yes v2 memory
          devices yes core eBPF ! an eBPF program needs root
          freezer yes core cgroup.freeze
-         net_cls yes nowhere ! cgroup v2 has no such controller
+         net_cls yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
          perf_event yes core implicit
-         net_prio yes nowhere ! cgroup v2 has no such controller
+         net_prio yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
          hugetlb yes v2 hugetlb ! not in cgroup.subtree_control of cgroup /
          pids yes v2 pids",
     );
