@@ -5,10 +5,11 @@
 //! that can be refused without asking the kernel is refused here.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::caps::{self, CapSet, Sets};
-use crate::cgroup::{self, CgroupName, CgroupPath, Layout};
+use crate::cgroup::{self, CgroupName, CgroupPath, Layout, Required};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::ids::{self, Identity};
@@ -216,8 +217,14 @@ fn cgroup(
 ) -> Result<Layout> {
     let parent = CgroupPath::new(&policy.cgroup_parent).map_err(|why| Error::spec("cgroup_parent", why))?;
     let name = CgroupName::new(id).map_err(|why| Error::spec("id", why))?;
+    let required = policy.required_controllers.parse::<Required>();
+    let required = required.map_err(|why| Error::spec("required_controllers", why))?;
+    let found = match host.cgroups.required == required {
+        true => Cow::Borrowed(&host.cgroups),
+        false => Cow::Owned(host.cgroups.requiring(required)),
+    };
     let extra = u64::from(reaper);
-    let mut layout = cgroup::lower(&spec.limits, &host.cgroups, &parent, &name, extra, false);
+    let mut layout = cgroup::lower(&spec.limits, &found, &parent, &name, extra, false);
     let (kill, missing) = layout.missing.drain(..).partition::<Vec<_>, _>(|r| r.control == Control::KILL);
     layout.missing = missing;
     layout.tell(report);

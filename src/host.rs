@@ -62,7 +62,8 @@ pub struct Host {
 const PRIVILEGES: [&str; 4] = ["sys_admin", "setuid", "setgid", "setpcap"];
 
 impl Host {
-    /// Asks the kernel. Reads `/proc`, `/sys` and the cgroup file systems; changes nothing.
+    /// Asks the kernel. Reads `/proc`, `/sys` and the cgroup file systems; changes nothing, but that it makes
+    /// and removes a cgroup where one was delegated to the caller ([`Detection::probe`]).
     ///
     /// # Errors
     /// [`Error::Prepare`] when `/proc` cannot be read.

@@ -170,8 +170,8 @@ impl Sandbox {
         self.with(|s| s.require = Some(controls))
     }
 
-    /// What would be done and what would hold. Touches nothing. The name of a sandbox without one, and
-    /// so of its cgroup, differs from one plan to the next.
+    /// What would be done and what would hold. Touches nothing, beyond what [`Host::probe`] does where no host was
+    /// given. The name of a sandbox without one, and so of its cgroup, differs from one plan to the next.
     ///
     /// # Errors
     /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied) and

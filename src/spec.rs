@@ -60,7 +60,17 @@ pub struct Policy {
     pub max_bytes: Option<u64>,
     /// The cgroup below which every sandbox gets its own, relative to the root of the hierarchy.
     /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1.
+    ///
+    /// Without root the caller must itself be somewhere below a cgroup that it may write, and this be below the
+    /// same one: to own this one is not enough. The kernel lets a process be started from one cgroup into another
+    /// only by who may write `cgroup.procs` of the lowest cgroup that is above both, and answers `EACCES`. So a
+    /// driver is put below the cgroup that is delegated to it, not beside it.
     pub cgroup_parent: String,
+    /// The controllers that this host must have before any limit is set; if one is lacking none is, and the report
+    /// names it. `minimal` (the default): what limits are made of, freezer, memory, cpu and cpuset on version 1,
+    /// cpuset, cpu, io, memory and pids on version 2. `documented`: all 12 of the table in the `exec`
+    /// driver's documentation; [`Required`](crate::cgroup::Required) says what that means for each.
+    pub required_controllers: String,
     /// Where temporary roots are made; the system's temporary directory when empty. Links need it on
     /// the file system of what is linked.
     pub temp_dir: PathBuf,
@@ -83,6 +93,7 @@ impl Default for Policy {
             max_entries: None,
             max_bytes: None,
             cgroup_parent: String::new(),
+            required_controllers: "minimal".into(),
             temp_dir: PathBuf::new(),
         }
     }

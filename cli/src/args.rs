@@ -157,6 +157,9 @@ pub(crate) struct Args {
     /// Tell the command its limits in PREFIX_CPU_LIMIT, PREFIX_MEMORY_LIMIT ...; PREFIX ends as written
     #[arg(long, value_name = "PREFIX")]
     limit_env: Option<String>,
+    /// Controllers that this host must have before any limit is set [default: minimal]
+    #[arg(long, value_name = "minimal|documented")]
+    required_controllers: Option<String>,
     /// What must hold, or nothing is run
     #[arg(long, value_name = "all|none|CONTROL,...")]
     require: Option<String>,
@@ -174,6 +177,16 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
+/// What `explain` has besides: a host that is less than this one.
+#[derive(clap::Args)]
+pub(crate) struct Explain {
+    /// Explain it for a host without this controller (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub without_controller: Vec<String>,
+    #[command(flatten)]
+    pub args: Args,
+}
+
 impl Args {
     /// The operator's half of the flags.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
@@ -181,6 +194,7 @@ impl Args {
         policy.no_pivot_root |= self.no_pivot_root;
         set(&mut policy.denied_host_uids, &self.deny_uids);
         set(&mut policy.denied_host_gids, &self.deny_gids);
+        set(&mut policy.required_controllers, &self.required_controllers);
         if let Some(list) = &self.allow_caps {
             policy.allow_caps = Some(values::list(list));
         }

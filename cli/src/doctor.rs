@@ -1,10 +1,9 @@
 //! `doctor`: what this host can do, and why not.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::ExitCode;
 
-use cofferdam::cgroup::{Detection, V1_REQUIRED, V2_REQUIRED, Version};
+use cofferdam::cgroup::{Controller, Detection, Required, Where};
 use cofferdam::{Health, Host};
 use serde::Serialize;
 
@@ -65,22 +64,40 @@ fn describe(host: &Host, health: &Health) -> String {
     text
 }
 
-/// The mode, and a line for each controller: where it is, or why it is not.
+/// The mode, what each set of required controllers says, and a line for each controller.
 fn cgroups(found: &Detection) -> String {
-    let gate = found.gate().map_or_else(|why| why.to_string(), |()| "all that limits need".into());
-    let mut text = format!("{:<13} {:?}: {gate}\n", "cgroups", found.mode);
-    let available = found.available();
-    let names = found.v1.keys().map(String::as_str);
-    let required: &[&str] = if found.limits_on == Version::V1 { &V1_REQUIRED } else { &V2_REQUIRED };
-    let names = names.chain(required.iter().copied()).chain(available.iter().copied());
-    for name in names.collect::<BTreeSet<_>>() {
-        let place = match (found.v1.get(name), available.contains(name)) {
-            (Some(v1), true) => format!("v1 {}", v1.mount.display()),
-            (Some(v1), false) => format!("no: {} cannot be written", v1.mount.display()),
-            (None, true) => "v2".to_string(),
-            (None, false) => "no".to_string(),
-        };
-        text.push_str(&format!("  {name:<11} {place}\n"));
+    let gate = |set| found.requiring(set).gate().map_err(str::to_owned).err();
+    let shut = gate(Required::Minimal);
+    let limits = shut.as_deref().unwrap_or("all that limits need");
+    let mut text = format!("{:<13} {:?}: {limits}\n", "cgroups", found.mode);
+    let documented = match gate(Required::Documented) {
+        None => "yes".into(),
+        Some(why) if Some(&why) == shut.as_ref() => "no: see above".into(),
+        Some(why) => format!("no: {why}"),
+    };
+    text.push_str(&format!("  {:<11} {documented}\n", "documented"));
+    text.push_str(&format!("  {:<11} {:<8} where\n", "controller", "enabled"));
+    for row in &found.controllers {
+        let enabled = if row.enabled { "yes" } else { "no" };
+        text.push_str(&format!("  {:<11} {enabled:<8} {}\n", row.name, place(row, limits)));
     }
     text
+}
+
+/// Where a controller is, and why no task can be given it, unless that was `said`.
+fn place(row: &Controller, said: &str) -> String {
+    let place = match &row.place {
+        Where::V1 { mount } => format!("v1 {}", mount.display()),
+        Where::V2 { name } if *name == row.name => "v2".into(),
+        Where::V2 { name } => format!("v2 {name}"),
+        Where::V2Core { by } => format!("v2 core: {by}"),
+        Where::Nowhere => "nowhere".into(),
+    };
+    match &row.why {
+        None => place,
+        Some(why) if row.place == Where::Nowhere && said.contains(why) => place,
+        Some(why) if row.place == Where::Nowhere => format!("{place}: {why}"),
+        Some(why) if said.contains(why) => format!("{place}, not for tasks"),
+        Some(why) => format!("{place}, not for tasks: {why}"),
+    }
 }

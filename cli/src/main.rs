@@ -31,7 +31,7 @@ enum Verb {
     /// Run a command in a sandbox and exit with its status
     Run(Box<args::Args>),
     /// Print the plan for the same flags, strace-like, and the report; touch nothing
-    Explain(Box<args::Args>),
+    Explain(Box<args::Explain>),
     /// Say what this host can do, and why not
     Doctor {
         /// As JSON
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
-        Verb::Explain(args) => run::explain(&args),
+        Verb::Explain(explain) => run::explain(&explain),
         Verb::Doctor { json } => doctor::doctor(json),
     };
     done.unwrap_or_else(|failure| {

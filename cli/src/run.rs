@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cofferdam::{ExitStatus, Report, Sandbox, Signal, Task};
+use cofferdam::cgroup::{CONTROLLERS, Detection};
+use cofferdam::{ExitStatus, Host, Report, Sandbox, Signal, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::args::Args;
+use crate::args::{Args, Explain};
 use crate::progress::Bar;
 use crate::{Failure, REFUSED};
 
@@ -39,15 +40,41 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(u8::try_from(status.shell_code()).map_or(ExitCode::from(REFUSED), ExitCode::from))
 }
 
-/// Prints what `run` would do.
-pub(crate) fn explain(args: &Args) -> Result<ExitCode, Failure> {
-    let plan = sandbox(args)?.plan()?;
+/// Prints what `run` would do, here or on a host that lacks some controllers.
+pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
+    let args = &explain.args;
+    let mut sandbox = sandbox(args)?;
+    let mut lesser = String::new();
+    if !explain.without_controller.is_empty() {
+        let mut host = Host::probe()?;
+        host.cgroups = without(&host.cgroups, &explain.without_controller)?;
+        sandbox = sandbox.host(&host);
+        // A word that is none is the plan's to refuse.
+        let required = args.policy()?.required_controllers.parse().unwrap_or_default();
+        lesser = match host.cgroups.requiring(required).gate() {
+            Ok(()) => format!("# without {}: limits can be set\n", explain.without_controller.join(", ")),
+            Err(why) => format!("# without {}: no limits: {why}\n", explain.without_controller.join(", ")),
+        };
+    }
+    let plan = sandbox.plan()?;
     let mut out = std::io::stdout().lock();
-    let _ = write!(out, "{plan}# report\n{}", comment(&plan.report));
+    let _ = write!(out, "{plan}{lesser}# report\n{}", comment(&plan.report));
     if let Some(path) = &args.report {
         write_report(path, &plan.report)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn without(found: &Detection, names: &[String]) -> Result<Detection, Failure> {
+    let mut found = found.clone();
+    for name in names {
+        if !CONTROLLERS.contains(&name.as_str()) && name != "io" {
+            let known = CONTROLLERS.join(", ");
+            return Err(Failure::new(format!("without-controller: {name:?} is none of {known}")));
+        }
+        found = found.without(name);
+    }
+    Ok(found)
 }
 
 fn comment(report: &Report) -> String {

@@ -71,6 +71,10 @@ fn refusals_are_one_line_and_125() {
         (&["--volume", "/a", "id"], "is not SRC:DST"),
         (&["--require", "hope", "id"], "require"),
         (&["--require", "uts_ns", "id"], "the spec does not ask for it"),
+        (
+            &["--required-controllers", "all", "id"],
+            "required_controllers must be \"minimal\" or \"documented\", got \"all\"",
+        ),
         (&[], "there is no command"),
         (&["--spec", "/no/such/file"], "/no/such/file"),
     ] {
@@ -166,4 +170,69 @@ fn doctor_says_what_this_host_can_do() {
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(value["health"]["status"], health.as_str());
     assert!(value["host"]["kernel"].is_array());
+}
+
+/// The twelve rows, in the order of `/proc/cgroups`, and the same ones as JSON.
+#[test]
+fn doctor_has_a_row_for_each_controller() {
+    let output = text(&cofferdam(&["doctor"]).stdout);
+    let mut lines = output.lines().skip_while(|line| !line.trim().starts_with("controller ")).skip(1);
+    let json = cofferdam(&["doctor", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let rows = value["host"]["cgroups"]["controllers"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, cofferdam::cgroup::CONTROLLERS);
+    let listed = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    for row in rows {
+        let name = row["name"].as_str().unwrap();
+        let fields: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+        let enabled = row["enabled"].as_bool().unwrap();
+        assert_eq!(fields[..2], [name, if enabled { "yes" } else { "no" }], "{output}");
+        if let Some(line) = listed.lines().find(|line| line.split_whitespace().next() == Some(name)) {
+            assert_eq!(line.split_whitespace().nth(3) == Some("1"), enabled, "{line}");
+        }
+        assert_eq!(row["delegated"], row["why"].is_null(), "{row}");
+        assert_eq!(row["place"] == "nowhere", fields[2].starts_with("nowhere"), "{row}");
+    }
+    assert_eq!(lines.next(), None, "{output}");
+}
+
+#[test]
+fn explain_shows_a_lesser_host() {
+    if !sandboxes() {
+        return;
+    }
+    let limits = ["--memory", "64m", "--pids-max", "9", "--cpu-shares", "512", "true"];
+    let explain = |flags: &[&str]| cofferdam(&[&["explain"], flags, &limits].concat());
+    let missing = |output: &str| {
+        let line = output.lines().find_map(|line| line.strip_prefix("#   missing")).map(str::trim);
+        line.unwrap_or_else(|| panic!("{output}")).to_string()
+    };
+    let healthy = cofferdam(&["doctor"]).status.code() == Some(0);
+    let here = missing(&text(&explain(&[]).stdout));
+    assert!(!healthy || here == "none", "{here}");
+    for name in ["cpu", "cpuset", "memory"] {
+        let output = text(&explain(&["--without-controller", name]).stdout);
+        assert_eq!(missing(&output), "memory,swap,cpu,pids", "{output}");
+        assert!(output.contains(&format!("# without {name}: no limits: ")), "{output}");
+        if healthy {
+            assert!(output.contains(&format!("lacks {name} (left out)")), "{output}");
+            assert!(!output.contains("memory.") && !output.contains("pids.max"), "{output}");
+        }
+    }
+    let output = text(&explain(&["--without-controller", "cpu", "--without-controller", "memory"]).stdout);
+    assert!(!healthy || output.contains("lacks cpu, memory (left out)"), "{output}");
+    // One that no limit is made of, unless the operator wants them all.
+    let output = text(&explain(&["--without-controller", "net_prio"]).stdout);
+    assert_eq!(missing(&output), here, "{output}");
+    let all = ["--without-controller", "net_prio", "--required-controllers", "documented"];
+    let output = text(&explain(&all).stdout);
+    assert_eq!(missing(&output), "memory,swap,cpu,pids", "{output}");
+    assert!(!healthy || output.contains("net_prio (left out)"), "{output}");
+    let refused = explain(&["--without-controller", "memory", "--require", "memory"]);
+    assert_eq!(refused.status.code(), Some(125));
+    assert!(text(&refused.stderr).contains("cannot enforce memory: "), "{}", text(&refused.stderr));
+    let wrong = explain(&["--without-controller", "mem"]);
+    assert_eq!(wrong.status.code(), Some(125));
+    assert!(text(&wrong.stderr).contains("without-controller: \"mem\" is none of cpuset, cpu, "));
 }

@@ -41,6 +41,8 @@ fn host(mode: Mode) -> Detection {
         limits_on: Version::V2,
         v2: None,
         v1: BTreeMap::new(),
+        controllers: Vec::new(),
+        required: Required::Minimal,
         missing: Vec::new(),
         reason: None,
         online: CpuSet::parse("0-3").unwrap(),

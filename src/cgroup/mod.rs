@@ -9,26 +9,24 @@
 //! limits will hold; it touches nothing. [`Group::create`] obeys a layout, and takes everything back when
 //! the kernel refuses a step.
 //!
-//! Limits are all or nothing: when one of the controllers that every host should have is missing
-//! ([`V1_REQUIRED`], [`V2_REQUIRED`]) no limit is set at all, because a task that is held by half of its
-//! limits looks confined and is not. The report names the controllers. Killing does not depend on that.
+//! Limits are all or nothing: when one of the controllers of the [`Required`] set is missing no limit is set at
+//! all, because a task that is held by half of its limits looks confined and is not. The report names the
+//! controllers. Killing does not depend on that.
 //!
 //! What it does not do: it talks to no systemd, it never moves the caller or any process that it did not
 //! start, it mounts nothing, and it does not write into a cgroup that it did not create, with one exception:
 //! on v2 the controllers that are asked for are enabled in `cgroup.subtree_control` from the highest cgroup
-//! that may be written down to the parent of the leaf.
+//! that may be written down to the parent of the leaf. Detection makes a cgroup there, and removes it.
 //!
 //! Reference: `cgroups(7)`, and the kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
 
 #![forbid(unsafe_code)]
 
 mod env;
-mod judge;
 mod kill;
 mod layout;
 mod limits;
 mod lower;
-mod mounts;
 mod name;
 mod place;
 mod probe;
@@ -40,8 +38,6 @@ mod update;
 mod weight;
 
 #[cfg(test)]
-mod fixtures;
-#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod live;
@@ -51,7 +47,10 @@ pub use layout::{Dir, Kind, Layout, Need, Value, Write};
 pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapMax};
 pub use lower::lower;
 pub use name::{CgroupName, CgroupPath};
-pub use probe::{Detection, Hierarchy, Mode, Swap, Unified, V1_REQUIRED, V2_REQUIRED, Version};
+pub use probe::{
+    CONTROLLERS, Controller, Detection, Hierarchy, Mode, Required, Swap, Unified, V1_REQUIRED, V2_REQUIRED,
+    Version, Where,
+};
 pub use run::{Group, Paths};
 pub use set::CpuSet;
 pub use update::Updated;

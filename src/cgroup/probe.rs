@@ -1,19 +1,35 @@
 //! What this host offers: which hierarchies, which controllers, and where the caller may write.
 //!
-//! Here the files are read; what they amount to is decided in `judge`, which touches nothing.
+//! Here the files are read. `mounts` finds the hierarchies, `top` the place where the caller may make cgroups,
+//! `judge` says what all of it amounts to, `controllers` puts it into a table, and `gate` decides whether that is
+//! enough. Only `top` ever makes anything: a cgroup, removed at once, below a cgroup that was delegated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
-use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
 
-use super::judge::{Facts, judge};
-use super::mounts::{Located, locate};
+use self::judge::{Facts, judge};
+use self::mounts::{Located, locate};
+use self::top::{Top, writable};
 use super::name::levels;
 use super::set::CpuSet;
+
+mod controllers;
+mod gate;
+mod judge;
+mod mounts;
+mod top;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod tests;
+
+pub use controllers::{CONTROLLERS, Controller, Where};
+pub use gate::Required;
 
 /// The controllers without which no limit is set on cgroup v1.
 pub const V1_REQUIRED: [&str; 4] = ["cpu", "cpuset", "freezer", "memory"];
@@ -54,6 +70,9 @@ pub struct Unified {
     pub own: Option<String>,
     /// The highest cgroup, on the way up from [`own`](Self::own), below which the caller may make cgroups
     /// and start processes into them: `/` for root, the delegated cgroup for others, `None` without delegation.
+    ///
+    /// That a cgroup elsewhere belongs to the caller is not enough without root: to start a process in it the
+    /// kernel asks for the right to write `cgroup.procs` of the common ancestor of both, and says `EACCES`.
     pub top: Option<String>,
     /// The controllers that cgroups below [`top`](Self::top) can have.
     pub controllers: BTreeSet<String>,
@@ -95,6 +114,10 @@ pub struct Detection {
     pub v2: Option<Unified>,
     /// The hierarchies of v1, by controller.
     pub v1: BTreeMap<String, Hierarchy>,
+    /// A row for each of [`CONTROLLERS`], in that order.
+    pub controllers: Vec<Controller>,
+    /// The set that `missing` and `reason` are about; see [`requiring`](Self::requiring).
+    pub required: Required,
     /// The required controllers that are not there, sorted. One is enough to turn limits off.
     pub missing: Vec<String>,
     /// Why no limits can be set; `None` when they can.
@@ -107,13 +130,18 @@ pub struct Detection {
 
 impl Detection {
     /// Reads this host. Whatever cannot be read is taken as not there.
+    ///
+    /// Where the caller may make cgroups in one that was delegated to it (it is not the root of the whole tree), a
+    /// cgroup is made there and removed at once, to know.
     pub fn probe() -> Detection {
         let mountinfo = read("/proc/self/mountinfo");
+        let root = nix::unistd::geteuid().is_root();
         let mut located = locate(&mountinfo, &read("/proc/self/cgroup"));
         located.v2.take_if(|m| !is_fs(&m.path, CGROUP2_SUPER_MAGIC));
         located.v1.retain(|_, m| is_fs(&m.path, CGROUP_SUPER_MAGIC));
         let v2 = located.v2.as_ref();
-        let top = v2.and_then(|m| Top::find(&m.path, located.own.as_deref()));
+        let top = v2.and_then(|m| Top::find(&m.path, located.own.as_deref(), root));
+        let offered = v2.map(|m| read(m.path.join("cgroup.controllers"))).unwrap_or_default();
         let usable = match located.v1.get("cpuset") {
             Some(m) => read(m.path.join("cpuset.effective_cpus")),
             None => top.as_ref().map(|t| read(t.dir.join("cpuset.cpus.effective"))).unwrap_or_default(),
@@ -122,9 +150,11 @@ impl Detection {
             located.v1.iter().filter(|(_, m)| writable(&m.path)).map(|(name, _)| name.clone()).collect();
         let accounted = swap_accounted(&located, top.as_ref());
         judge(&Facts {
-            root: nix::unistd::geteuid().is_root(),
+            root,
             proc: !mountinfo.is_empty(),
             proc_cgroups: &read("/proc/cgroups"),
+            offered: &offered,
+            part: v2.is_some_and(|m| m.path.join("cgroup.events").exists()),
             swaps: &read("/proc/swaps"),
             online: &read("/sys/devices/system/cpu/online"),
             usable: &usable,
@@ -150,6 +180,8 @@ impl Detection {
             proc: !mountinfo.is_empty(),
             located: locate(mountinfo, self_cgroup),
             proc_cgroups: "",
+            offered: "",
+            part: false,
             swaps: "",
             online: "",
             usable: "",
@@ -174,50 +206,6 @@ impl Detection {
     }
 }
 
-/// The highest cgroup of the v2 tree that the caller may manage.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Top {
-    /// As below the mount point.
-    pub name: String,
-    pub dir: PathBuf,
-    /// The text of `cgroup.controllers`.
-    pub controllers: String,
-    /// The text of `cgroup.subtree_control`.
-    pub enabled: String,
-    /// Why no further controller can be enabled there.
-    pub closed: Option<&'static str>,
-}
-
-impl Top {
-    /// Goes up from the caller's cgroup as long as both the directory and `cgroup.procs` may be written: that
-    /// is what the kernel checks at the common ancestor when a process is started into another cgroup.
-    fn find(mount: &Path, own: Option<&str>) -> Option<Top> {
-        let mut chain = vec![mount.to_owned()];
-        chain.extend(levels(mount, own.unwrap_or_default()));
-        let dir = chain.into_iter().rev().take_while(|dir| writable(dir)).last()?;
-        let below = dir.strip_prefix(mount).ok()?;
-        let name = format!("/{}", below.to_string_lossy());
-        let control = dir.join("cgroup.subtree_control");
-        // The real root has no cgroup.events, and is the one cgroup that may have processes and controllers.
-        let closed = if !dir.join("cgroup.events").exists() {
-            None
-        } else if !read(dir.join("cgroup.procs")).is_empty() {
-            Some("it has processes of its own")
-        } else if eaccess(&control, AccessFlags::W_OK).is_err() {
-            Some("its cgroup.subtree_control cannot be written")
-        } else {
-            None
-        };
-        Some(Top {
-            name,
-            controllers: read(dir.join("cgroup.controllers")),
-            enabled: read(control),
-            closed,
-            dir,
-        })
-    }
-}
-
 /// Whether swap is accounted: looked up where there is a cgroup with a memory controller.
 fn swap_accounted(located: &Located, top: Option<&Top>) -> Option<bool> {
     if let Some(memory) = located.v1.get("memory") {
@@ -234,12 +222,6 @@ fn swap_accounted(located: &Located, top: Option<&Top>) -> Option<bool> {
         .chain(children)
         .find(|dir| dir.join("memory.max").exists())
         .map(|dir| dir.join("memory.swap.max").exists())
-}
-
-/// Whether a cgroup can be made in `dir` and a process put there.
-fn writable(dir: &Path) -> bool {
-    let may = |path: &Path| eaccess(path, AccessFlags::W_OK).is_ok();
-    may(dir) && may(&dir.join("cgroup.procs"))
 }
 
 fn is_fs(path: &Path, magic: FsType) -> bool {

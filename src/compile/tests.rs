@@ -88,6 +88,8 @@ fn v2(controllers: &str) -> Detection {
         limits_on: Version::V2,
         v2: Some(tree),
         v1: BTreeMap::new(),
+        controllers: Vec::new(),
+        required: cgroup::Required::Minimal,
         reason: (!missing.is_empty()).then(|| format!("cgroup v2 lacks {}", missing.join(", "))),
         missing,
         online: CpuSet::parse("0-3").unwrap(),

@@ -125,6 +125,88 @@ fn limits_are_all_or_nothing() {
     }
 }
 
+/// As if the host lacked one of them: on every kind of host the gate names it and no limit is set.
+#[test]
+fn a_lesser_host_is_faked() {
+    for (host, version, names) in [
+        (v1 as fn() -> Detection, "v1", &["cpu", "cpuset", "freezer", "memory"][..]),
+        (hybrid, "v1", &["cpu", "cpuset", "freezer", "memory"]),
+        (|| host().cgroups, "v2", &["cpu", "cpuset", "io", "blkio", "memory", "pids"]),
+    ] {
+        for name in names {
+            let lacking = if *name == "blkio" { "io" } else { name };
+            let plan = check(
+                &limited(host().without(name)),
+                &format!(
+                    "missing   memory,swap,cpu,cpuset,pids
+                     memory,swap,cpu,cpuset,pids: cgroup {version} lacks {lacking}
+                     ! subtree_control
+                     ! memory.
+                     ! cpuset.
+                     ! pids.max"
+                ),
+            );
+            assert!(plan.report.enforced.contains(Control::KILL), "{}", plan.report);
+        }
+        // What no limit is made of is not missed, and what was not there cannot be taken away.
+        for name in ["net_prio", "devices", "nonsense"] {
+            check(&limited(host().without(name)), "missing   none");
+        }
+    }
+    check(
+        &limited(off().without("memory")),
+        "missing   memory...\nmemory,swap,cpu,cpuset,pids: no cgroup...",
+    );
+}
+
+/// The operator wants all twelve.
+#[test]
+fn the_documented_controllers() {
+    use crate::cgroup::{CONTROLLERS, Controller, Where};
+    // A host of which the kernel has them all enabled.
+    let with = |mut found: Detection| {
+        let enabled = |name: &str| Controller {
+            name: name.to_owned(),
+            place: Where::Nowhere,
+            available: true,
+            enabled: true,
+            active: false,
+            delegated: false,
+            why: None,
+        };
+        found.controllers = CONTROLLERS.map(enabled).into();
+        found
+    };
+    let documented = |found: Detection| {
+        let mut case = limited(found);
+        case.policy.required_controllers = "documented".into();
+        case
+    };
+    let whole = || with(host().cgroups);
+    check(&documented(whole()), "missing   none");
+    check(
+        &documented(whole().without("net_cls").without("hugetlb")),
+        "
+        missing   memory,swap,cpu,cpuset,pids
+        memory,swap,cpu,cpuset,pids: cgroup v2 lacks hugetlb, net_cls (left out)
+        ! write(\"/sys/fs/cgroup",
+    );
+    // On version 1 blkio must be there to be used; here it is not mounted.
+    check(&documented(with(v1())), "memory,swap,cpu,cpuset,pids: cgroup v1 lacks blkio");
+    check(&limited(whole().without("net_cls")), "missing   none");
+    let mut case = documented(whole().without("net_cls"));
+    case.spec.require = Some(Control::MEMORY);
+    refused(&case, "unsupported: this host cannot enforce memory: cgroup v2 lacks net_cls (left out)");
+    // Another set than the host was judged by, both ways.
+    let mut case = limited(whole().without("net_cls").requiring(cgroup::Required::Documented));
+    check(&case, "missing   none");
+    for word in ["", "all", "Documented"] {
+        case.policy.required_controllers = word.into();
+        let why = format!("required_controllers must be \"minimal\" or \"documented\", got {word:?}");
+        refused(&case, &format!("spec required_controllers: {why}"));
+    }
+}
+
 #[test]
 fn without_cgroups() {
     check(

@@ -81,14 +81,18 @@ fn relative(root: &str, path: &str) -> Option<String> {
 
 /// Whether another mount lies over this one or over a directory on the way to it.
 ///
-/// Whatever is mounted on the same parent at a shorter path hides this mount, and whatever is stacked
-/// upon this mount's root has it as its parent. The same must hold for the parents.
+/// Whatever is stacked upon this mount's root has it as its parent, and whatever is mounted on the same parent at
+/// the same or a shorter path hides this mount. The latter must hold for the parents too; but what is stacked
+/// upon a parent's root may be the very mount that was come from, and if it is another it hides that one.
 fn is_hidden(this: &Mount, all: &[Mount]) -> bool {
-    let over = |mount: &Mount, other: &Mount| {
+    let on_top = |other: &Mount| other.parent == this.id && other.id != this.id && other.point == this.point;
+    if all.iter().any(on_top) {
+        return true;
+    }
+    let beside = |mount: &Mount, other: &Mount| {
         // What is stacked on the process's own root is never entered: lookups start below it.
         let beside = other.id != mount.id && other.parent == mount.parent && other.point.parent().is_some();
-        let on_top = other.parent == mount.id && other.id != mount.id && other.point == mount.point;
-        on_top || (beside && mount.point.starts_with(&other.point))
+        beside && mount.point.starts_with(&other.point)
     };
     let mut at = Some(this);
     // A tree is never deeper than it has members; the bound guards against a cycle in a forged text.
@@ -96,7 +100,7 @@ fn is_hidden(this: &Mount, all: &[Mount]) -> bool {
         let Some(mount) = at else { return false };
         let up = all.iter().find(|e| e.id == mount.parent && e.id != mount.id);
         let is_root = up.is_none() && !std::ptr::eq(mount, this);
-        if !is_root && all.iter().any(|e| over(mount, e)) {
+        if !is_root && all.iter().any(|e| beside(mount, e)) {
             return true;
         }
         at = up;
@@ -177,6 +181,31 @@ mod tests {
             (
                 "31 23 0:28 / /sys/fs/cgroup/unified rw - cgroup2 a rw\n\
                  40 23 0:50 / /sys/fs rw - tmpfs b rw\n",
+                None,
+            ),
+            // A bind mount of it over itself, as systemd's ProtectControlGroups= makes one.
+            (
+                "23 1 0:2 / / rw - ext4 r rw\n\
+                 31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
+                 40 31 0:28 / /sys/fs/cgroup ro - cgroup2 a rw\n",
+                Some("/sys/fs/cgroup"),
+            ),
+            // Three on one path, and what is mounted in the last.
+            (
+                "23 1 0:2 / / rw - ext4 r rw\n\
+                 31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
+                 40 31 0:50 / /sys/fs/cgroup rw - tmpfs b rw\n\
+                 41 40 0:51 / /sys/fs/cgroup rw - tmpfs c rw\n\
+                 42 41 0:28 / /sys/fs/cgroup/unified rw - cgroup2 a rw\n",
+                Some("/sys/fs/cgroup/unified"),
+            ),
+            // The same, but what is mounted in the second.
+            (
+                "23 1 0:2 / / rw - ext4 r rw\n\
+                 31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
+                 40 31 0:50 / /sys/fs/cgroup rw - tmpfs b rw\n\
+                 41 40 0:51 / /sys/fs/cgroup rw - tmpfs c rw\n\
+                 42 40 0:28 / /sys/fs/cgroup/unified rw - cgroup2 a rw\n",
                 None,
             ),
             // Its parent is covered.

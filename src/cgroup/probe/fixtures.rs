@@ -64,14 +64,81 @@ pub(super) const CGROUPNS_MOUNTS: &str = "\
 
 pub(super) const ALL_V2: &str = "cpuset cpu io memory hugetlb pids rdma misc\n";
 
+/// Debian, everything on v2.
 pub(super) const PROC_CGROUPS: &str = "\
 #subsys_name\thierarchy\tnum_cgroups\tenabled
-cpuset\t0\t1\t1
-cpu\t0\t1\t1
-blkio\t0\t1\t1
-memory\t0\t1\t1
-pids\t0\t1\t1
+cpuset\t0\t94\t1
+cpu\t0\t94\t1
+cpuacct\t0\t94\t1
+blkio\t0\t94\t1
+memory\t0\t94\t1
+devices\t0\t94\t1
+freezer\t0\t94\t1
+net_cls\t0\t94\t1
+perf_event\t0\t94\t1
+net_prio\t0\t94\t1
+hugetlb\t0\t94\t1
+pids\t0\t94\t1
+rdma\t0\t94\t1
+misc\t0\t94\t1
 ";
+
+/// Linux 6.12 without `CONFIG_MEMCG_V1` and `CONFIG_CPUSETS_V1`, and without a network controller.
+pub(super) const PROC_CGROUPS_6_12: &str = "\
+#subsys_name\thierarchy\tnum_cgroups\tenabled
+cpu\t0\t94\t1
+cpuacct\t0\t94\t1
+blkio\t0\t94\t1
+devices\t0\t94\t1
+freezer\t0\t94\t1
+perf_event\t0\t94\t1
+hugetlb\t0\t94\t1
+pids\t0\t94\t1
+";
+
+/// Goes with [`HYBRID_SELF`].
+pub(super) const HYBRID_PROC_CGROUPS: &str = "\
+#subsys_name\thierarchy\tnum_cgroups\tenabled
+cpuset\t3\t1\t1
+cpu\t1\t1\t1
+cpuacct\t2\t1\t1
+blkio\t7\t1\t1
+memory\t4\t47\t1
+devices\t5\t1\t1
+freezer\t6\t1\t1
+net_cls\t0\t1\t1
+perf_event\t0\t1\t1
+net_prio\t0\t1\t1
+hugetlb\t0\t1\t1
+pids\t8\t1\t1
+";
+
+/// Goes with [`V1_SELF`]; an old kernel, without hugetlb, and with blkio and devices that nobody mounted.
+pub(super) const V1_PROC_CGROUPS: &str = "\
+#subsys_name\thierarchy\tnum_cgroups\tenabled
+cpuset\t3\t1\t1
+cpu\t2\t60\t1
+cpuacct\t2\t60\t1
+blkio\t0\t1\t1
+memory\t4\t100\t1
+devices\t0\t1\t1
+freezer\t5\t2\t1
+net_cls\t6\t1\t1
+perf_event\t8\t1\t1
+net_prio\t6\t1\t1
+pids\t7\t60\t1
+";
+
+/// `cgroup_no_v1=all` under an init that lays things out as of old: the named hierarchy, and all else on v2.
+pub(super) const NO_V1_MOUNTS: &str = "\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+25 22 0:22 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:8 - tmpfs tmpfs ro,mode=755
+26 25 0:23 / /sys/fs/cgroup/systemd rw,nosuid shared:9 - cgroup cgroup rw,xattr,name=systemd
+27 25 0:24 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw,nsdelegate
+";
+
+pub(super) const NO_V1_SELF: &str =
+    "1:name=systemd:/system.slice/ssh.service\n0::/system.slice/ssh.service\n";
 
 pub(super) const SWAPS_NONE: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 
