@@ -33,6 +33,7 @@ mod place;
 mod probe;
 mod run;
 mod set;
+pub mod stats;
 mod weight;
 
 #[cfg(test)]
@@ -49,4 +50,5 @@ pub use name::{CgroupName, CgroupPath};
 pub use probe::{Detection, Hierarchy, Mode, Swap, Unified, V1_REQUIRED, V2_REQUIRED, Version};
 pub use run::{Group, Paths};
 pub use set::CpuSet;
+pub use stats::Stats;
 pub use weight::{SHARES_MAX, SHARES_MIN, clamp_shares, shares_to_weight};
