@@ -34,6 +34,7 @@ mod readback;
 mod run;
 mod set;
 mod settings;
+pub mod stats;
 mod update;
 mod weight;
 
@@ -53,5 +54,6 @@ pub use probe::{
 };
 pub use run::{Group, Paths};
 pub use set::CpuSet;
+pub use stats::Stats;
 pub use update::Updated;
 pub use weight::{SHARES_MAX, SHARES_MIN, clamp_shares, shares_to_weight};

@@ -220,16 +220,6 @@ impl Group {
         text.and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
     }
 
-    /// Bytes of memory charged now.
-    pub fn memory_current(&self) -> Option<u64> {
-        self.memory_file("memory.usage_in_bytes", "memory.current")?.trim().parse().ok()
-    }
-
-    /// The most bytes of memory that were ever charged. v2 has it since Linux 5.19.
-    pub fn memory_peak(&self) -> Option<u64> {
-        self.memory_file("memory.max_usage_in_bytes", "memory.peak")?.trim().parse().ok()
-    }
-
     /// Removes the cgroups, and the parents if they are the crate's own or made by this group, and empty.
     ///
     /// Waits up to 5 seconds for processes to be gone, but kills none: see [`kill`](Self::kill). Calling
@@ -265,6 +255,12 @@ impl Group {
         let unit = self.unit.as_ref().filter(|_| self.paths.unit.as_ref() == Some(path));
         let memory = self.memory.as_ref().filter(|_| self.paths.v1.get("memory") == Some(path));
         Some(Place::new(path, unit.or(memory).map(AsFd::as_fd)))
+    }
+
+    /// The task's cgroups in all v1 hierarchies; one of several controllers that are mounted together comes once for
+    /// each.
+    pub(super) fn v1_places(&self) -> impl Iterator<Item = Place<'_>> {
+        self.paths.v1.keys().filter_map(|controller| self.v1(controller))
     }
 
     fn memory_file(&self, v1: &str, v2: &str) -> Option<String> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::cgroup::stats::{Process, Stats};
 use crate::cgroup::{Group, Limits, Updated};
 use crate::error::{Error, Result};
 use crate::plan::wire::{RECORD, Record};
@@ -168,6 +169,17 @@ struct Inner {
     child: Child,
     belongings: Belongings,
     status: Option<ExitStatus>,
+    /// What the task had used when its end was seen.
+    last: Option<Result<Stats>>,
+}
+
+impl Inner {
+    /// Reads the counters once more, before they go with the cgroup.
+    fn sample(&mut self) {
+        if self.last.is_none() {
+            self.last = self.belongings.group.as_ref().map(Group::stats);
+        }
+    }
 }
 
 /// A task that runs, or has run, in its sandbox.
@@ -205,7 +217,7 @@ impl Task {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
         // Together from here on, so that a refusal ends the child before it takes away what it uses.
-        let inner = Inner { child, belongings, status: None };
+        let inner = Inner { child, belongings, status: None, last: None };
         let (init, main) = (dup(inner.child.pidfd())?, dup(inner.child.main())?);
         let Streams { stdin, stdout, stderr } = streams;
         let inner = Mutex::new(inner);
@@ -282,6 +294,7 @@ impl Task {
             });
         }
         if inner.status.is_some() {
+            inner.sample();
             inner.belongings.clear()?;
         }
         Ok(inner.status)
@@ -291,6 +304,59 @@ impl Task {
     /// not be removed.
     pub fn status(&self) -> Option<ExitStatus> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).status
+    }
+
+    /// What the task has used so far: memory, processor time, processes, devices, and how long it had to wait for
+    /// them. Once a wait has seen its end, what it had used by then, for ever.
+    ///
+    /// What the kernel does not count is `None`. That is decided by the cgroup's controllers, and so by the
+    /// task's [`limits`](crate::SandboxSpec::limits): see [`cgroup::stats`](crate::cgroup::stats). Without usable
+    /// cgroups everything is `None`.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Limits, Sandbox};
+    /// use std::time::Duration;
+    ///
+    /// let limits = Limits { memory: Some(256 << 20), pids_max: Some(64), ..Limits::default() };
+    /// let task = Sandbox::command("make").limits(limits).spawn()?;
+    /// let mut last = task.stats()?;
+    /// while task.wait_timeout(Duration::from_secs(1))?.is_none() {
+    ///     let now = task.stats()?;
+    ///     let (percent, memory) = (now.cpu_percent(&last), now.memory.usage);
+    ///     println!("{:.0} % of a processor, {} bytes", percent.unwrap_or(0.0), memory.unwrap_or(0));
+    ///     last = now;
+    /// }
+    /// println!("{:?} in all, {:?} bytes at most", task.stats()?.cpu.total, task.stats()?.memory.peak);
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the file that could not be read, for want of descriptors for one. A file that is not there
+    /// is no error.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failed) = inner.last.take_if(|last| last.is_err()) {
+            return failed;
+        }
+        match (&inner.last, &inner.belongings.group) {
+            (Some(Ok(last)), _) => Ok(last.clone()),
+            (_, Some(group)) => group.stats(),
+            (_, None) => Err(Error::task("read the cgroup's counters")(nix::errno::Errno::ENODEV)),
+        }
+    }
+
+    /// The processes of the task that the caller can see, the crate's own init among them. None once a
+    /// wait has seen the end.
+    ///
+    /// # Errors
+    /// [`Error::Task`]: `Unsupported` when the task has no cgroup that holds all its processes, else with the file that
+    /// could not be read.
+    pub fn processes(&self) -> Result<Vec<Process>> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        match &inner.belongings.group {
+            Some(group) if inner.status.is_none() => group.processes(),
+            _ => Ok(Vec::new()),
+        }
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {

@@ -1,0 +1,159 @@
+//! Ring 2: what a task has used, while it runs and when it has ended.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use cofferdam::cgroup::stats::Stats;
+use cofferdam::cgroup::{Detection, Mode, Version};
+use cofferdam::{Error, Limits, Sandbox, Task};
+use common::{can, sandboxes, shell};
+
+const MB: u64 = 1 << 20;
+
+/// An emulated machine is slow, and a busy one stalls.
+const LONG: Duration = Duration::from_secs(120);
+
+fn limited(script: &str) -> Sandbox {
+    let limits =
+        Limits { cpu_shares: Some(1024), memory: Some(256 * MB), pids_max: Some(40), ..Limits::default() };
+    shell(script).limits(limits)
+}
+
+/// Samples until one is as it should be.
+fn until(task: &Task, what: impl Fn(&Stats) -> bool) -> Stats {
+    let start = Instant::now();
+    loop {
+        let stats = task.stats().unwrap();
+        if what(&stats) {
+            return stats;
+        }
+        assert!(start.elapsed() < LONG, "{stats:#?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether processor time is counted: by the tree, or by a cpuacct that comes with cpu.
+fn counts_time() -> bool {
+    let host = Detection::probe();
+    let mount = |name| host.v1.get(name).map(|h| &h.mount);
+    host.mode != Mode::V1 || mount("cpuacct").is_some() && mount("cpuacct") == mount("cpu")
+}
+
+const BURN: &str = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+
+#[test]
+fn a_running_task_tells_what_it_uses() {
+    if !can("root") || !can("cgroups") {
+        return;
+    }
+    let task = limited("sleep 1000 & while :; do :; done").spawn().unwrap();
+    let first = until(&task, |stats| stats.pids.current == Some(3));
+    assert_eq!(first.pids.limit, Some(41), "one more for init");
+    assert_eq!(first.memory.limit, Some(256 * MB));
+    assert!(first.memory.usage > Some(0) && first.memory.rss <= first.memory.usage, "{first:#?}");
+    if counts_time() {
+        let enough = first.cpu.total.unwrap() + Duration::from_millis(200);
+        let last = until(&task, |stats| stats.cpu.total >= Some(enough));
+        let percent = last.cpu_percent(&first).unwrap();
+        assert!(percent > 0.0 && percent < 150.0, "{percent}");
+    }
+    let start = Instant::now();
+    // Between its fork and its exec it has the name of the shell.
+    let processes = loop {
+        let processes = task.processes().unwrap();
+        if processes.iter().any(|p| p.name == "sleep") {
+            break processes;
+        }
+        assert!(start.elapsed() < LONG, "{processes:#?}");
+    };
+    assert_eq!(processes.len(), 3, "{processes:#?}");
+    let main = processes.iter().find(|p| Some(p.pid) == task.pid()).unwrap();
+    assert_eq!((main.name.as_str(), main.threads), ("sh", 1));
+    let sleeper = processes.iter().find(|p| p.name == "sleep").unwrap();
+    assert_eq!(sleeper.parent, main.pid);
+    let init = processes.iter().find(|p| p.pid != main.pid && p.pid != sleeper.pid).unwrap();
+    assert!(init.rss < MB, "{init:#?}");
+    task.kill().unwrap();
+    task.wait().unwrap();
+    assert_eq!(task.processes().unwrap(), []);
+}
+
+#[test]
+fn what_it_had_used_is_known_when_it_has_ended() {
+    if !can("root") || !can("cgroups") {
+        return;
+    }
+    let script = format!(
+        "x=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do x=$x$x; done; {BURN}"
+    );
+    let task = limited(&script).spawn().unwrap();
+    let start = task.stats().unwrap();
+    assert!(task.wait().unwrap().success());
+    let end = task.stats().unwrap();
+    assert_eq!(end.cpu.total.is_some(), counts_time());
+    if let Some(total) = end.cpu.total {
+        assert!(total > Duration::from_millis(10) && Some(total) >= start.cpu.total, "{end:#?}");
+        let (user, system) = (end.cpu.user.unwrap(), end.cpu.system.unwrap());
+        assert!((user + system).abs_diff(total) < Duration::from_millis(100), "{end:#?}");
+    }
+    if let Some(peak) = end.memory.peak {
+        assert!((MB..=256 * MB).contains(&peak), "{peak}");
+    }
+    assert!(end.memory.faults > Some(256) && end.memory.rss < Some(MB), "{end:#?}");
+    assert!(end.taken >= start.taken);
+    assert_eq!(task.stats().unwrap(), end, "it stays");
+    assert_eq!(task.wait().unwrap().code, Some(0));
+    assert_eq!(task.stats().unwrap(), end);
+}
+
+#[test]
+fn one_thread_samples_while_another_waits() {
+    if !can("root") || !can("cgroups") {
+        return;
+    }
+    let mut task = limited("read go; exit 3").stdin(cofferdam::Stdio::Piped).spawn().unwrap();
+    let stdin = task.stdin.take();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| task.wait().unwrap());
+        for _ in 0..50 {
+            assert!(task.stats().unwrap().memory.usage.is_some());
+        }
+        drop(stdin);
+        // Some of these are from before the end, and some from after it.
+        let start = Instant::now();
+        while !waiting.is_finished() && start.elapsed() < LONG {
+            assert!(task.stats().unwrap().memory.usage.is_some());
+        }
+        assert_eq!(waiting.join().unwrap().code, Some(3));
+    });
+}
+
+#[test]
+fn a_task_without_limits_or_cgroups_has_none_of_it() {
+    if !sandboxes() {
+        return;
+    }
+    let task = shell("exec sleep 1000").spawn().unwrap();
+    let stats = task.stats().unwrap();
+    let host = Detection::probe();
+    // On v2 a sibling's limits, which are other tests', may enable a controller for all.
+    let alone = host.limits_on == Version::V1 || host.gate().is_err();
+    if alone {
+        assert_eq!((stats.memory.usage, stats.pids.current, &stats.io), (None, None, &None));
+    }
+    let tree = host.v2.is_some_and(|v2| v2.top.is_some());
+    assert_eq!(stats.cpu.total.is_some(), tree, "{stats:#?}");
+    match task.processes() {
+        Ok(processes) => assert_eq!(processes.len(), 2, "{processes:#?}"),
+        Err(Error::Task { source, .. }) => {
+            assert!(!tree);
+            assert_eq!(source.kind(), std::io::ErrorKind::Unsupported);
+        }
+        Err(e) => panic!("{e}"),
+    }
+    task.kill().unwrap();
+    task.wait().unwrap();
+    assert!(!alone || task.stats().unwrap().memory.usage.is_none());
+}
