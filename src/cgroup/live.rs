@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(10);
 
 /// The host, if the tests can run on it. If not it says so, or fails where CI says that it must:
 /// `COFFERDAM_MUST_HAVE` is a list that may have `root`, `cgroup_v1` (limits are set through v1) and `cgroup_v2`.
-fn detected() -> Option<Detection> {
+pub(super) fn detected() -> Option<Detection> {
     let found = Detection::probe();
     let on = |version| found.gate().is_ok() && found.limits_on == version;
     let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
@@ -32,9 +32,13 @@ fn detected() -> Option<Detection> {
     Some(found)
 }
 
+/// A name that no other process's tests use.
+pub(super) fn name_of(name: &str) -> CgroupName {
+    CgroupName::new(&format!("test.{}.{name}", std::process::id())).unwrap()
+}
+
 fn layout(host: &Detection, limits: &Limits, parent: &str, name: &str) -> Layout {
-    let name = format!("test.{}.{name}", std::process::id());
-    lower(limits, host, &CgroupPath::new(parent).unwrap(), &CgroupName::new(&name).unwrap(), 0, false)
+    lower(limits, host, &CgroupPath::new(parent).unwrap(), &name_of(name), 0, &[], false)
 }
 
 /// A program in the group; the test itself must never be.

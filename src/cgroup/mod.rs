@@ -11,7 +11,8 @@
 //!
 //! Limits are all or nothing: when one of the controllers that every host should have is missing
 //! ([`V1_REQUIRED`], [`V2_REQUIRED`]) no limit is set at all, because a task that is held by half of its
-//! limits looks confined and is not. The report names the controllers. Killing does not depend on that.
+//! limits looks confined and is not. The report names the controllers. Killing does not depend on that, and neither
+//! do [`devices`].
 //!
 //! What it does not do: it talks to no systemd, it never moves the caller or any process that it did not
 //! start, it mounts nothing, and it does not write into a cgroup that it did not create, with one exception:
@@ -22,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod devices;
 mod judge;
 mod kill;
 mod layout;

@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
+use super::devices::bpf;
 use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write, call};
 use super::place::Place;
@@ -81,8 +82,12 @@ impl Group {
         group.make_dirs(&layout.dirs)?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
+        let mut last = None;
         for write in &layout.writes {
-            group.write(write)?;
+            group.write(write, &mut last)?;
+        }
+        if let (Some(unit), Some(path), false) = (&group.unit, &layout.unit, layout.devices.is_empty()) {
+            group.shortfalls.extend(bpf::attach(unit.as_fd(), path, &layout.devices).err());
         }
         group.keep = layout.keep;
         Ok(group)
@@ -111,7 +116,7 @@ impl Group {
         &self.paths
     }
 
-    /// Limits that the kernel would not take although the layout said they would hold.
+    /// What the kernel would not take although the layout said that it would hold: limits, and the device filter.
     pub fn shortfalls(&self) -> &[Reason] {
         &self.shortfalls
     }
@@ -296,8 +301,8 @@ impl Group {
         Ok(())
     }
 
-    fn write(&mut self, write: &Write) -> Result<()> {
-        match (apply(write), &write.need) {
+    fn write<'a>(&mut self, write: &'a Write, last: &mut Last<'a>) -> Result<()> {
+        match (apply(write, last), &write.need) {
             (Err(_), Need::Try) => Ok(()),
             (Err(Error::Prepare { step, source }), Need::Else(reason)) => {
                 let why = format!("{}: {step}: {source}", reason.why);
@@ -342,8 +347,11 @@ fn reclaim(leaf: &Path) -> Result<()> {
         .map_err(Error::prepare(call::rmdir(leaf)))
 }
 
-fn apply(write: &Write) -> Result<()> {
-    let path = &write.path;
+/// The file that was written last, still open: many rules go into one file, each by a write of its own.
+type Last<'a> = Option<(&'a Path, fs::File)>;
+
+fn apply<'a>(write: &'a Write, last: &mut Last<'a>) -> Result<()> {
+    let path = write.path.as_path();
     let text = match &write.value {
         Value::Text(text) => text.clone(),
         Value::Inherit => match inherited(write)? {
@@ -351,7 +359,13 @@ fn apply(write: &Write) -> Result<()> {
             None => return Ok(()),
         },
     };
-    open_write(path)?.write_all(text.as_bytes()).map_err(Error::prepare(call::write(path, &text)))
+    let mut file = match last.take() {
+        Some((open, file)) if open == path => file,
+        _ => open_write(path)?,
+    };
+    file.write_all(text.as_bytes()).map_err(Error::prepare(call::write(path, &text)))?;
+    *last = Some((path, file));
+    Ok(())
 }
 
 /// What the parent directory's file has; `None` if the file has something of its own already.
