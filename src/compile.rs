@@ -23,6 +23,7 @@ use crate::spec::{Policy, SandboxSpec};
 
 mod breaches;
 mod checks;
+pub(crate) mod devices;
 mod method;
 mod process;
 mod root;
@@ -57,10 +58,10 @@ pub(crate) fn compile(
     spec.limits.validate()?;
     let told = spec.limit_env.variables(&spec.limits)?;
     let reaper = spec.init && namespaces.pid == IsolationMode::Private;
-    let cgroup = cgroup(policy, spec, host, &id, reaper, namespaces.pid, &mut report)?;
+    checks::devices(spec, survey)?;
+    let cgroup = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut report)?;
     let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
     let volumes = root::volumes(spec, survey)?;
-    checks::devices(spec, survey)?;
     spec.task_dirs.validate(|path| survey.kind(path))?;
     let files = root::files(spec, survey)?;
     let swappable = root::swappable(host, namespaces.user);
@@ -210,8 +211,8 @@ fn cgroup(
     policy: &Policy,
     spec: &SandboxSpec,
     host: &Host,
+    survey: &Survey,
     id: &str,
-    reaper: bool,
     pid: IsolationMode,
     report: &mut Report,
 ) -> Result<Layout> {
@@ -223,11 +224,16 @@ fn cgroup(
         true => Cow::Borrowed(&host.cgroups),
         false => Cow::Owned(host.cgroups.requiring(required)),
     };
-    let extra = u64::from(reaper);
-    let mut layout = cgroup::lower(&spec.limits, &found, &parent, &name, extra, false);
+    let extra = u64::from(spec.init && pid == IsolationMode::Private);
+    let rules = devices::rules(spec, host, survey);
+    let list = rules.as_deref().unwrap_or_default();
+    let mut layout = cgroup::lower(&spec.limits, &found, &parent, &name, extra, list, false);
     let (kill, missing) = layout.missing.drain(..).partition::<Vec<_>, _>(|r| r.control == Control::KILL);
+    let (filter, missing) = missing.into_iter().partition::<Vec<_>, _>(|r| r.control == Control::DEVICES);
     layout.missing = missing;
     layout.tell(report);
+    let unfiltered = rules.as_ref().err().or_else(|| filter.first().map(|r| &r.why));
+    devices::tell(spec, survey, list, &layout, unfiltered.map(String::as_str), report)?;
     report.enforce(Control::KILL);
     if let (IsolationMode::Host, Some(reason)) = (pid, kill.first()) {
         let why =

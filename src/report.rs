@@ -29,7 +29,8 @@ bitflags::bitflags! {
         const HOST_FILES = 1 << 7;
         /// The kernel's sensitive files below `/proc` and `/sys` are masked or read-only.
         const MASKED_PATHS = 1 << 8;
-        /// Only the declared device nodes can be opened.
+        /// Only the declared device nodes can be opened: by `nodev` mounts and a sealed `/dev`, and where there is one
+        /// by a device cgroup. A remark says whether there is.
         const DEVICES = 1 << 9;
         /// User, primary group and supplementary groups are the requested ones.
         const IDS = 1 << 10;

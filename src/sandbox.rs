@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::{Group, Limits};
-use crate::compile::{Compiled, compile, required};
+use crate::compile::{Compiled, compile, devices, required};
 use crate::error::Result;
 use crate::host::{Host, Survey};
 use crate::ns::{IsolationMode, Network};
@@ -212,7 +212,11 @@ impl Sandbox {
         let populated = root.build(belongings.root.as_ref(), self.progress.as_fn())?;
         let group = belongings.group.insert(Group::create(&cgroup)?);
         for reason in group.shortfalls() {
-            plan.report.miss(reason.control, reason.why.as_str());
+            // Devices are held by mounts too.
+            match reason.control {
+                Control::DEVICES => devices::unfiltered(&self.spec, &reason.why, &mut plan.report)?,
+                control => plan.report.miss(control, reason.why.as_str()),
+            }
         }
         for reason in group.changed() {
             plan.report.note(reason.control, reason.why.as_str());

@@ -199,6 +199,17 @@ pub struct SandboxSpec {
     pub volumes: Vec<Volume>,
     /// Device nodes of the host.
     pub devices: Vec<Device>,
+    /// A device cgroup, which refuses every device but the [`devices`](Self::devices) above and null, zero,
+    /// full, random, urandom, tty, ptmx and pts; nodes of any may be made. See [`cgroup::devices`](crate::cgroup::devices).
+    ///
+    /// It is the devices controller of cgroup v1 where that is mounted and root may write it, and an eBPF program
+    /// elsewhere (v2, `CAP_SYS_ADMIN`). When absent there is one where the host can: devices are held
+    /// without it too, by `nodev` mounts and a sealed `/dev`, and the report says by which means. `Some(true)`
+    /// refuses to run without one; `Some(false)` makes none, for a cgroup's filter that is somebody else's.
+    ///
+    /// Standard streams and [`fds`](Self::fds) that are other devices can be used, but not opened anew: not
+    /// `/dev/stdout` where it is a serial console.
+    pub device_cgroup: Option<bool>,
     /// Resource limits, by cgroup.
     pub limits: Limits,
     /// The variables in which the task finds its limits; none by default.
@@ -248,6 +259,7 @@ impl Default for SandboxSpec {
             hosts: None,
             volumes: Vec::new(),
             devices: Vec::new(),
+            device_cgroup: None,
             limits: Limits::default(),
             limit_env: LimitEnv::default(),
             rlimits: BTreeMap::new(),

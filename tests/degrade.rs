@@ -7,7 +7,13 @@
 //!
 //! Descriptors and children belong to the whole process, so one test runs at a time.
 
-#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 mod common;
 
@@ -468,6 +474,47 @@ fn an_optional_step_degrades_into_the_report() {
         let error = refuse.during(|| sandbox.spawn().map(drop)).unwrap_err();
         assert_eq!((kind(&error), error.to_string().as_str()), (Kind::Setup, line));
         traces.are_gone("required");
+    }
+}
+
+/// A kernel without eBPF for cgroups, or a caller that may not use it: the mounts hold devices too.
+#[test]
+fn a_device_filter_is_required_if_the_spec_says_so() {
+    let _alone = alone();
+    if !can("root") {
+        return;
+    }
+    let mut host = Host::probe().unwrap();
+    if host.cgroups.v2.is_none() {
+        return eprintln!("skipped: there is no cgroup v2 tree");
+    }
+    // On version 2 whatever else there is.
+    host.cgroups.v1.remove("devices");
+    // The command of bpf(2) that is refused: BPF_PROG_LOAD, BPF_PROG_ATTACH.
+    for (refuse, call) in [(5, "bpf(BPF_PROG_LOAD, "), (8, "bpf(BPF_PROG_ATTACH, ")] {
+        for errno in [ENOSYS, EPERM, EINVAL] {
+            let refuse = only(libc::SYS_bpf, 0, refuse).with(errno);
+            let traces = Traces::before();
+            let sandbox = traces.sandbox().host(&host);
+            let (report, status) = refuse.during(|| {
+                let task = sandbox.spawn().unwrap();
+                (task.report().clone(), task.wait().unwrap())
+            });
+            assert!(status.success() && report.enforced.contains(Control::DEVICES), "{status} {report}");
+            let why = report.why(Control::DEVICES);
+            assert!(
+                why.starts_with("held by nodev mounts and a sealed /dev, by no device cgroup: bpf("),
+                "{why}"
+            );
+            assert!(why.ends_with(&io::Error::from_raw_os_error(errno).to_string()), "{why}");
+            traces.are_gone("optional");
+
+            let sandbox = traces.sandbox().host(&host).with(|s| s.device_cgroup = Some(true));
+            let error = refuse.during(|| sandbox.spawn().map(drop)).unwrap_err();
+            let Error::Unsupported { control: Control::DEVICES, reason } = &error else { panic!("{error}") };
+            assert!(reason.starts_with("there is no device cgroup: ") && reason.contains(call), "{reason}");
+            traces.are_gone("required");
+        }
     }
 }
 

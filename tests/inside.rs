@@ -7,6 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use cofferdam::cgroup::LimitEnv;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use cofferdam::rootfs::Device;
 use cofferdam::{Control, Error, IsolationMode, Limits, Network, Policy, Rlimit, Root, Sandbox, Volume};
 use common::{asked, can, output, probe, run_probe, sandboxes, say_facts, shell, status};
 
@@ -19,6 +24,15 @@ fn probe_entry() {
         "write" => {
             let dir = std::env::var("DIR").unwrap();
             say.attempt("write", std::fs::write(format!("{dir}/new"), "x").map_err(errno));
+        }
+        "open" => {
+            for name in ["r", "w", "rw"] {
+                for (way, how) in [("read", OFlag::O_RDONLY), ("write", OFlag::O_WRONLY)] {
+                    let path = format!("/dev/given.{name}");
+                    let opened = nix::fcntl::open(path.as_str(), how, Mode::empty());
+                    say.attempt(&format!("{way} {name}"), opened);
+                }
+            }
         }
         "hog" => {
             let mut kept: Vec<Vec<u8>> = Vec::new();
@@ -421,6 +435,35 @@ fn the_limit_of_processes_does_not_count_init() {
             .limits(Limits { pids_max: Some(1), ..Limits::default() }),
     );
     assert_eq!(refused, "alone");
+}
+
+/// Of a device that nothing drives: who may open it is told that there is none.
+#[test]
+fn devices_open_for_what_they_are_given() {
+    if !can("device_cgroup") {
+        return;
+    }
+    let nodev = |path: &Path| statvfs(path).unwrap().flags().contains(FsFlags::ST_NODEV);
+    let places = [std::env::temp_dir(), "/root".into(), "/".into()];
+    let dir = tempfile::tempdir_in(places.iter().find(|p| p.is_dir() && !nodev(p)).unwrap()).unwrap();
+    let mut sandbox = probe("open").user("root");
+    for (minor, permissions) in [(1, "r"), (2, "w"), (3, "rw")] {
+        let (source, target) = (dir.path().join(permissions), format!("/dev/given.{permissions}").into());
+        // Major 60 is kept free for experiments.
+        mknod(&source, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(60, minor)).unwrap();
+        let permissions = permissions.to_owned();
+        sandbox = sandbox.with(|s| s.devices.push(Device { source, target, permissions }));
+    }
+    for (cgroup, refused) in [(None, "EPERM"), (Some(true), "EPERM"), (Some(false), "ENXIO")] {
+        let seen = run_probe(sandbox.clone().with(|s| s.device_cgroup = cgroup)).unwrap();
+        for may in ["read r", "write w", "read rw", "write rw"] {
+            assert_eq!(seen.get(may), "ENXIO", "{may} {cgroup:?}");
+        }
+        for may_not in ["write r", "read w"] {
+            assert_eq!(seen.get(may_not), refused, "{may_not} {cgroup:?}");
+        }
+        assert_eq!(seen.report.enforced.contains(Control::DEVICES), cgroup != Some(false), "{}", seen.report);
+    }
 }
 
 #[test]

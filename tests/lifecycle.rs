@@ -76,7 +76,7 @@ fn dropping_a_task_kills_it_and_detaching_does_not() {
 
     let task = shell("sleep 60").spawn().unwrap();
     let pid = task.pid().unwrap();
-    let group = cofferdam_group(pid);
+    let groups = cofferdam_groups(pid);
     task.detach().unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert!(alive(pid), "a detached task lives on");
@@ -87,7 +87,7 @@ fn dropping_a_task_kills_it_and_detaching_does_not() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(!alive(pid));
-    remove_group(&group);
+    remove_groups(&groups);
 }
 
 #[test]
@@ -165,22 +165,28 @@ fn what_cannot_be_executed_is_told_from_what_is_not_there() {
     }
 }
 
-/// The version 2 cgroup of a process, as a directory, when it is one of this crate's.
-fn cofferdam_group(pid: i32) -> Option<std::path::PathBuf> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let relative = text.lines().find_map(|l| l.strip_prefix("0::/"))?.to_string();
-    let host = cofferdam::Host::probe().ok()?;
-    let mount = host.cgroups.v2.map(|v2| v2.mount.join(&relative)).filter(|p| p.is_dir())?;
-    relative.contains("cofferdam").then_some(mount)
+/// The cgroups of a process in all hierarchies, as directories, those of them that are this crate's.
+fn cofferdam_groups(pid: i32) -> Vec<std::path::PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let host = cofferdam::Host::probe().unwrap().cgroups;
+    let group = |line: &str| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+        let v1 = controllers.split(',').find_map(|name| Some(&host.v1.get(name)?.mount));
+        let mount = v1.or(host.v2.as_ref().filter(|_| controllers.is_empty()).map(|v2| &v2.mount))?;
+        path.contains("cofferdam").then(|| mount.join(path))
+    };
+    text.lines().filter_map(group).collect()
 }
 
-fn remove_group(group: &Option<std::path::PathBuf>) {
-    let Some(group) = group else { return };
+fn remove_groups(groups: &[std::path::PathBuf]) {
     let deadline = Instant::now() + Duration::from_secs(5);
-    while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
+    for group in groups {
+        while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = group.parent().map(std::fs::remove_dir);
+        assert!(!group.exists(), "{group:?} was left behind");
     }
-    let _ = group.parent().map(std::fs::remove_dir);
 }
 
 /// A root that is used as it is, and a volume; what is looked for, and where it is found.

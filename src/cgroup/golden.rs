@@ -71,7 +71,7 @@ fn all() -> Limits {
 
 fn lowered(limits: &Limits, host: &Detection, parent: &str) -> Layout {
     let (parent, name) = (CgroupPath::new(parent).unwrap(), CgroupName::new("x").unwrap());
-    lower(limits, host, &parent, &name, 1, false)
+    lower(limits, host, &parent, &name, 1, &[], false)
 }
 
 /// The layout without the noise: `mkdir path`, `path = value`, `enter path`, `missing control: why`.
@@ -444,4 +444,77 @@ openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/cpuset.cpus", O_RDWR|O_CLOEXEC)
 write("/cg/cpuset/cofferdam/x/cpuset.cpus", "0")
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/tasks", O_WRONLY|O_CLOEXEC)"#;
     assert_eq!(calls.get(calls.len() - 3..).unwrap().join("\n"), expected.trim());
+}
+
+#[test]
+fn devices_need_no_gate() {
+    let list = devices::rules([]);
+    let lowered = |host: &Detection| {
+        let (parent, name) = (CgroupPath::default(), CgroupName::new("x").unwrap());
+        lower(&Limits::default(), host, &parent, &name, 0, &list, false)
+    };
+    let with_v1 = |mode| {
+        let mut host = host(mode);
+        host.v1.extend(hierarchies(&[("devices", "/cg/devices")]));
+        host
+    };
+    let shut = |host| Detection { reason: Some("cgroup lacks io".into()), ..host };
+    for host in [host(Mode::V2), host(Mode::Hybrid), shut(host(Mode::V2)), shut(host(Mode::Hybrid))] {
+        let layout = lowered(&host);
+        assert_eq!((&layout.devices, layout.enforced), (&list, Control::DEVICES | Control::KILL));
+        assert!(layout.writes.is_empty() && layout.enter.is_empty());
+        let calls = layout.calls();
+        let [held, load, attach] = calls.get(calls.len() - 3..).unwrap() else { panic!("{calls:?}") };
+        assert!(held.starts_with("openat(") && load.starts_with("bpf(BPF_PROG_LOAD, "), "{calls:?}");
+        let leaf = layout.into.as_ref().unwrap();
+        assert_eq!(*attach, format!("bpf(BPF_PROG_ATTACH, {leaf:?}, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)"));
+    }
+    for host in [with_v1(Mode::V1), with_v1(Mode::Hybrid), shut(with_v1(Mode::V1))] {
+        let layout = lowered(&host);
+        assert_eq!(layout.enforced, Control::DEVICES | Control::KILL);
+        assert!(layout.devices.is_empty());
+        assert_eq!(layout.writes.len(), list.len() + 1);
+        assert!(layout.enter.contains(&"/cg/devices/cofferdam/x/tasks".into()));
+    }
+    let calls = lowered(&with_v1(Mode::V1)).calls().join("\n");
+    // One file is opened once.
+    let expected = r#"
+openat(AT_FDCWD, "/cg/devices/cofferdam/x/devices.deny", O_WRONLY|O_CLOEXEC)
+write("/cg/devices/cofferdam/x/devices.deny", "a")
+openat(AT_FDCWD, "/cg/devices/cofferdam/x/devices.allow", O_WRONLY|O_CLOEXEC)
+write("/cg/devices/cofferdam/x/devices.allow", "c *:* m")
+write("/cg/devices/cofferdam/x/devices.allow", "b *:* m")
+write("/cg/devices/cofferdam/x/devices.allow", "c 1:3 rwm")
+"#;
+    assert!(calls.contains(expected), "{calls}");
+    // One that cannot be written is as good as none, and the tree is not.
+    let mut closed = with_v1(Mode::Hybrid);
+    closed.v1.get_mut("devices").unwrap().writable = false;
+    assert_eq!(lowered(&closed).devices, list);
+    closed.v2 = None;
+    let why = "missing devices: there is no cgroup v2 tree, and no devices controller of cgroup v1 that may be used";
+    let layout = lowered(&closed);
+    assert_eq!((text(&layout).last().unwrap().as_str(), layout.enforced), (why, Control::KILL));
+}
+
+/// All rules in the one leaf where controllers are mounted together; the controller may be the first to use it.
+#[test]
+fn devices_mounted_with_others() {
+    let list: Vec<devices::Rule> = devices::rules([]).into_iter().take(1).collect();
+    let mut host = host(Mode::V1);
+    host.v1 =
+        hierarchies(&["cpu", "cpuset", "devices", "freezer", "memory", "pids"].map(|name| (name, "/one")));
+    let (parent, name) = (CgroupPath::default(), CgroupName::new("x").unwrap());
+    let layout = lower(&Limits::default(), &host, &parent, &name, 0, &list, false);
+    let expected = "
+mkdir /one/cofferdam
+mkdir /one/cofferdam/x
+/one/cofferdam/cpuset.mems = inherit
+/one/cofferdam/cpuset.cpus = inherit
+/one/cofferdam/x/cpuset.mems = inherit
+/one/cofferdam/x/cpuset.cpus = inherit
+/one/cofferdam/x/devices.deny = a
+/one/cofferdam/x/devices.allow = c *:* m
+enter /one/cofferdam/x/tasks";
+    assert_eq!(text(&layout).join("\n"), expected.trim());
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::devices::{Rule, bpf};
 use super::limits::Limits;
 use super::settings::Terms;
 use crate::report::{Control, Reason, Report};
@@ -35,6 +36,9 @@ pub struct Layout {
     pub gate: Option<String>,
     /// Where the controllers of v1 that the task is in are; co-mounted ones have the same directory.
     pub v1: BTreeMap<String, PathBuf>,
+    /// The devices that the eBPF program on [`into`](Self::into) allows; without any there is no program. Where the
+    /// devices controller of v1 does it, its rules are among the writes.
+    pub devices: Vec<Rule>,
     /// What will hold.
     pub enforced: Control,
     /// What will hold in part, and in which.
@@ -130,14 +134,19 @@ impl Layout {
     /// The system calls of [`Group::create`](super::Group::create) and
     /// [`Group::enter_fds`](super::Group::enter_fds) on this layout, in order and as strace spells the paths.
     ///
-    /// The descriptor of a write is shown as the path that it was opened by. Where a value is inherited, the
-    /// last two lines of its group are made only if the file was blank.
+    /// The descriptor of a write is shown as the path that it was opened by; several in a row to one file share it.
+    /// Where a value is inherited, the last two lines of its group are made only if the file was blank.
     pub fn calls(&self) -> Vec<String> {
         let dirs = self.dirs.iter().map(|d| call::mkdir(&d.path));
         let held = self.unit.iter().chain(self.memory_apart()).map(|path| call::open_dir(path));
-        let writes = self.writes.iter().flat_map(Write::calls);
+        let writes = self.writes.iter().scan(None, |last, write| {
+            let open = last.replace(&write.path) == Some(&write.path);
+            Some(write.calls(open))
+        });
+        let filter = self.unit.iter().filter(|_| !self.devices.is_empty());
+        let filter = filter.flat_map(|unit| bpf::calls(unit, &self.devices));
         let enter = self.enter.iter().map(|path| call::open_write(path));
-        dirs.chain(held).chain(writes).chain(enter).collect()
+        dirs.chain(held).chain(writes.flatten()).chain(filter).chain(enter).collect()
     }
 
     /// The memory cgroup of v1, if it is not the unit itself.
@@ -152,8 +161,10 @@ impl Write {
         Some(self.path.parent()?.parent()?.join(self.path.file_name()?))
     }
 
-    fn calls(&self) -> Vec<String> {
+    /// Its calls, where the file is `open` from the write before it or is not.
+    fn calls(&self, open: bool) -> Vec<String> {
         match (&self.value, self.source()) {
+            (Value::Text(text), _) if open => vec![call::write(&self.path, text)],
             (Value::Text(text), _) => vec![call::open_set(&self.path), call::write(&self.path, text)],
             (Value::Inherit, Some(source)) => vec![
                 call::open_read(&self.path),

@@ -32,9 +32,13 @@ pub(super) fn detected() -> Option<Detection> {
     Some(found)
 }
 
+/// A name that no other process's tests use.
+pub(super) fn name_of(name: &str) -> CgroupName {
+    CgroupName::new(&format!("test.{}.{name}", std::process::id())).unwrap()
+}
+
 pub(super) fn layout(host: &Detection, limits: &Limits, parent: &str, name: &str) -> Layout {
-    let name = format!("test.{}.{name}", std::process::id());
-    lower(limits, host, &CgroupPath::new(parent).unwrap(), &CgroupName::new(&name).unwrap(), 0, false)
+    lower(limits, host, &CgroupPath::new(parent).unwrap(), &name_of(name), 0, &[], false)
 }
 
 /// A program in the group; the test itself must never be.

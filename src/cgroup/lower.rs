@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Limits;
+use super::devices::{self, Rule};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write};
 use super::name::{CgroupName, CgroupPath, levels};
 use super::probe::{Detection, Hierarchy, Unified, Version};
@@ -23,7 +24,9 @@ const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "memory", "pids", "io", "hugetl
 /// something, and the freezer only where there is no tree to kill in.
 ///
 /// `extra_pids` processes of the sandbox itself are allowed for beyond [`Limits::pids_max`]. `keep` leaves
-/// the cgroups behind when the group's handle is dropped. What cannot hold is said in the layout: a
+/// the cgroups behind when the group's handle is dropped. `rules` are the devices that the task may use, all others
+/// being refused; when there are none nothing is refused. They are held by the devices controller of v1 where it is
+/// mounted and root may write it, and by a program on the leaf in the v2 tree elsewhere. What cannot hold is said in the layout: a
 /// host without any cgroups gets an empty layout, and not an error.
 ///
 /// Where the operator named a parent, it and the levels above it must not have processes of their own on v2.
@@ -33,6 +36,7 @@ pub fn lower(
     parent: &CgroupPath,
     name: &CgroupName,
     extra_pids: u64,
+    rules: &[Rule],
     keep: bool,
 ) -> Layout {
     let layout = Layout { keep, enforced: limits.asked(), ..Layout::default() };
@@ -46,6 +50,7 @@ pub fn lower(
         (Ok(()), Version::V2, Ok(tree)) => lowering.v2(tree),
         (Ok(()), Version::V2, Err(why)) => lowering.miss(limits.asked(), why.clone()),
     }
+    lowering.devices(rules, tree.as_ref().err());
     lowering.kill(tree.err());
     lowering.layout
 }
@@ -260,6 +265,25 @@ impl<'a> Lowering<'a> {
             self.weaken(Control::CPUSET, format!("of processors {asked} this host has only {cpus}"));
         }
         Some(cpus.to_string())
+    }
+
+    /// Devices need no controller of v2, and of v1 no other one.
+    fn devices(&mut self, rules: &[Rule], no_tree: Option<&String>) {
+        if rules.is_empty() {
+            return;
+        }
+        match (self.detection.v1.get("devices").filter(|h| h.writable), no_tree) {
+            (Some(hierarchy), _) => {
+                let leaf = self.place_v1("devices", hierarchy);
+                self.layout.writes.extend(devices::v1::writes(&leaf, rules));
+            }
+            (None, None) => self.layout.devices = rules.to_vec(),
+            (None, Some(no_tree)) => {
+                let why = format!("{no_tree}, and no devices controller of cgroup v1 that may be used");
+                return self.miss(Control::DEVICES, why);
+            }
+        }
+        self.layout.enforced |= Control::DEVICES;
     }
 
     /// Killing needs one cgroup that has all processes; without the tree that is the freezer's.

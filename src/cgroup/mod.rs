@@ -9,9 +9,10 @@
 //! limits will hold; it touches nothing. [`Group::create`] obeys a layout, and takes everything back when
 //! the kernel refuses a step.
 //!
-//! Limits are all or nothing: when one of the controllers of the [`Required`] set is missing no limit is set at
-//! all, because a task that is held by half of its limits looks confined and is not. The report names the
-//! controllers. Killing does not depend on that.
+//! Limits are all or nothing: when one of the controllers that every host should have is missing
+//! ([`V1_REQUIRED`], [`V2_REQUIRED`]) no limit is set at all, because a task that is held by half of its
+//! limits looks confined and is not. The report names the controllers. Killing does not depend on that, and neither
+//! do [`devices`].
 //!
 //! What it does not do: it talks to no systemd, it never moves the caller or any process that it did not
 //! start, it mounts nothing, and it does not write into a cgroup that it did not create, with one exception:
@@ -22,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod devices;
 mod env;
 mod kill;
 mod layout;
@@ -37,6 +39,7 @@ mod settings;
 pub mod stats;
 mod update;
 mod weight;
+mod write;
 
 #[cfg(test)]
 mod golden;

@@ -1,9 +1,8 @@
 //! The live group: made from a layout, held by descriptors, killed and removed.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,12 +11,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
+use super::devices::bpf;
 use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
-use super::layout::{Dir, Kind, Layout, Need, Value, Write, call};
+use super::layout::{Dir, Kind, Layout, Need, Write, call};
 use super::limits::Limits;
 use super::place::Place;
-use super::readback::{agrees, is_state};
-use super::settings::{Terms, control_of};
+use super::settings::Terms;
+use super::write::{Last, apply};
 use crate::error::{Error, Result};
 use crate::report::Reason;
 
@@ -96,8 +96,12 @@ impl Group {
         group.make_dirs(&layout.dirs)?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
+        let mut last = None;
         for write in &layout.writes {
-            group.write(write)?;
+            group.write(write, &mut last)?;
+        }
+        if let (Some(unit), Some(path), false) = (&group.unit, &layout.unit, layout.devices.is_empty()) {
+            group.shortfalls.extend(bpf::attach(unit.as_fd(), path, &layout.devices).err());
         }
         group.keep = layout.keep;
         Ok(group)
@@ -127,7 +131,7 @@ impl Group {
         &self.paths
     }
 
-    /// Limits that the kernel would not take although the layout said they would hold.
+    /// What the kernel would not take although the layout said that it would hold: limits, and the device filter.
     pub fn shortfalls(&self) -> &[Reason] {
         &self.shortfalls
     }
@@ -314,8 +318,8 @@ impl Group {
         Ok(())
     }
 
-    fn write(&mut self, write: &Write) -> Result<()> {
-        match (apply(write), &write.need) {
+    fn write<'a>(&mut self, write: &'a Write, last: &mut Last<'a>) -> Result<()> {
+        match (apply(write, last), &write.need) {
             (Ok(changed), _) => {
                 self.changed.extend(changed);
                 Ok(())
@@ -362,51 +366,4 @@ fn reclaim(leaf: &Path) -> Result<()> {
     kill_all(dir.as_fd(), PATIENCE)
         .and_then(|()| remove_tree(leaf, PATIENCE))
         .map_err(Error::prepare(call::rmdir(leaf)))
-}
-
-/// Obeys one write; what the kernel made of the value, if it is something else.
-fn apply(write: &Write) -> Result<Option<Reason>> {
-    let path = &write.path;
-    let text = match &write.value {
-        Value::Text(text) => text,
-        Value::Inherit => match inherited(write)? {
-            Some(text) => &text.clone(),
-            None => return Ok(None),
-        },
-    };
-    set(path, text)
-}
-
-/// Writes a file and reads it again: what the kernel made of the value, if it is something else.
-pub(super) fn set(path: &Path, text: &str) -> Result<Option<Reason>> {
-    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    let compare = is_state(name);
-    let opened = OpenOptions::new().read(compare).write(true).open(path);
-    let mut file = opened.map_err(Error::prepare(call::open_set(path)))?;
-    file.write_all(text.as_bytes()).map_err(Error::prepare(call::write(path, text)))?;
-    let mut found = String::new();
-    if !compare
-        || file.rewind().is_err()
-        || file.read_to_string(&mut found).is_err()
-        || agrees(name, text, &found)
-    {
-        return Ok(None);
-    }
-    let why = format!("{name}: {:?} was written, the kernel made {:?} of it", text.trim(), found.trim());
-    Ok(Some(Reason { control: control_of(name), why }))
-}
-
-/// What the parent directory's file has; `None` if the file has something of its own already.
-fn inherited(write: &Write) -> Result<Option<String>> {
-    let read = |path: &Path| fs::read_to_string(path).map_err(Error::prepare(call::open_read(path)));
-    if !read(&write.path)?.trim().is_empty() {
-        return Ok(None);
-    }
-    let source = write.source().unwrap_or_default();
-    let text = read(&source)?.trim().to_owned();
-    if text.is_empty() {
-        let blank = io::Error::new(io::ErrorKind::InvalidData, "the parent cgroup has none to give");
-        return Err(Error::prepare::<io::Error>(call::open_read(&source))(blank));
-    }
-    Ok(Some(text))
 }

@@ -3,8 +3,9 @@
 use super::layout::Need;
 use super::limits::Limits;
 use super::place::Place;
-use super::run::{Group, set};
+use super::run::Group;
 use super::settings::{Held, Setting, Terms, changes, remarks, settings};
+use super::write::set;
 use crate::error::{Error, Result};
 use crate::report::Reason;
 

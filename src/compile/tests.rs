@@ -13,6 +13,7 @@ use crate::spec::Stdio;
 
 mod cgroups;
 mod credentials;
+mod devices;
 mod identity;
 mod namespaces;
 mod order;
@@ -98,7 +99,7 @@ fn v2(controllers: &str) -> Detection {
 }
 
 fn v1() -> Detection {
-    let names = ["cpu", "cpuset", "freezer", "memory", "pids"];
+    let names = ["cpu", "cpuset", "devices", "freezer", "memory", "pids"];
     let at = |name: &str| Hierarchy { mount: format!("/sys/fs/cgroup/{name}").into(), writable: true };
     let v1 = names.into_iter().map(|name| (name.to_owned(), at(name))).collect();
     Detection {
@@ -145,9 +146,11 @@ fn survey() -> Survey {
         ("/sys/fs/cgroups", Kind::Dir),
         ("/usr", Kind::Dir),
     ];
+    let fuse = rootfs::probe::Node { block: false, major: 10, minor: 229 };
     Survey {
         identity: who(65534, &[65534]),
         kinds: kinds.into_iter().map(|(path, kind)| (path.into(), Some(kind))).collect(),
+        nodes: [("/dev/fuse".into(), fuse)].into(),
         unseen: BTreeMap::new(),
         network: Ok(true),
         owners: BTreeMap::new(),

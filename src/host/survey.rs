@@ -9,6 +9,7 @@ use crate::ids::{self, Identity};
 use crate::ns::{self, Network};
 use crate::rootfs::lower::Owner;
 use crate::rootfs::names::Dns;
+use crate::rootfs::probe::Node;
 use crate::rootfs::{self, ChrootEnv, Kind, Method};
 use crate::spec::{Policy, SandboxSpec};
 use crate::sys::mountinfo::Mount;
@@ -20,6 +21,8 @@ pub(crate) struct Survey {
     pub identity: Identity,
     /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
     pub kinds: BTreeMap<PathBuf, Option<Kind>>,
+    /// What those of them stand for that are devices.
+    pub nodes: BTreeMap<PathBuf, Node>,
     /// Why it is not known what a path is.
     pub unseen: BTreeMap<PathBuf, String>,
     /// Whether the network to be joined is a namespace.
@@ -62,18 +65,21 @@ impl Survey {
         let real: BTreeMap<PathBuf, PathBuf> =
             env.keys().filter(|_| look).filter_map(|p| Some((p.clone(), p.canonicalize().ok()?))).collect();
         let (mut kinds, mut unseen, mut owners) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut nodes = BTreeMap::new();
         for path in paths(spec, &env) {
             let found = rootfs::probe::look(&path).unwrap_or_else(|e| {
                 unseen.insert(path.clone(), e.to_string());
                 None
             });
-            owners.extend(found.map(|(_, owner)| (path.clone(), owner)));
-            kinds.insert(path, found.map(|(kind, _)| kind));
+            owners.extend(found.map(|found| (path.clone(), found.owner)));
+            nodes.extend(found.and_then(|found| Some((path.clone(), found.node?))));
+            kinds.insert(path, found.map(|found| found.kind));
         }
         kinds.extend(names(spec, &env));
         Ok(Survey {
             identity,
             kinds,
+            nodes,
             unseen,
             network,
             owners,

@@ -5,7 +5,7 @@
 //! the host cannot be written) or with overlays over them, or a directory of the host that was populated by
 //! linking, copying or reflinks, or one that is used as it is. The kernel's own file systems and a small `/dev`
 //! are mounted in it. Every writable mount is `nodev` and `/dev` itself is sealed read-only, so that a device
-//! node that a task makes cannot be opened, without a device cgroup.
+//! node that a task makes cannot be opened, with or without a device cgroup.
 //!
 //! Whatever the method ([`Method`]), the task sees the same tree: that of the sources of the map, each at its
 //! destination, where the more specific of two destinations wins. Where they differ:
@@ -121,8 +121,8 @@ pub struct Device {
     pub source: PathBuf,
     /// Absolute path in the sandbox.
     pub target: PathBuf,
-    /// Any of `r`, `w`, `m`. Narrower than `rw` cannot be enforced without a device cgroup, and the
-    /// report says so.
+    /// Any of `r`, `w`, `m`. Narrower than `rw` holds by the device cgroup only; where there is none the report
+    /// says so. The node is bound, so `m` changes nothing: making nodes is up to `CAP_MKNOD`.
     #[serde(default = "read_write")]
     pub permissions: String,
 }

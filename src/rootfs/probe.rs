@@ -35,13 +35,30 @@ pub(crate) fn overlay(filesystems: &str) -> bool {
     listed || crate::sys::probe::file_system(c"overlay").is_ok()
 }
 
+/// What a device node stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub block: bool,
+    pub major: u32,
+    pub minor: u32,
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    pub kind: Kind,
+    pub owner: Owner,
+    /// For a device.
+    pub node: Option<Node>,
+}
+
 /// What a path is, links followed; `None` when there is nothing, or nothing that may be seen.
 pub(crate) fn kind(path: &Path) -> Option<Kind> {
-    look(path).ok().flatten().map(|(kind, _)| kind)
+    look(path).ok().flatten().map(|found| found.kind)
 }
 
 /// What a path is and whose, links followed; `None` when there is nothing.
-pub(crate) fn look(path: &Path) -> io::Result<Option<(Kind, Owner)>> {
+pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let st = match std::fs::metadata(path) {
         Ok(st) => st,
@@ -54,7 +71,11 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<(Kind, Owner)>> {
         k if k.is_file() => Kind::File,
         _ => Kind::Other,
     };
-    Ok(Some((kind, Owner { mode: st.mode() & 0o7777, uid: st.uid(), gid: st.gid() })))
+    let owner = Owner { mode: st.mode() & 0o7777, uid: st.uid(), gid: st.gid() };
+    let (block, major, minor) =
+        (st.file_type().is_block_device(), libc::major(st.rdev()), libc::minor(st.rdev()));
+    let node = (kind == Kind::Device).then_some(Node { block, major, minor });
+    Ok(Some(Look { kind, owner, node }))
 }
 
 /// Those of `paths` that the host has.

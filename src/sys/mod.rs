@@ -14,6 +14,7 @@ compile_error!(
 #[cfg(target_arch = "x86_64")]
 #[path = "x86_64.rs"]
 pub(crate) mod arch;
+pub(crate) mod bpf;
 pub(crate) mod fs;
 pub(crate) mod lock;
 pub(crate) mod mountinfo;

@@ -25,6 +25,7 @@ pub fn can(ability: &str) -> bool {
             cofferdam::Host::probe().unwrap().cgroups.gate().map_err(|_| "no cgroup controllers").map(drop)
         }
         "cgroup_v2" => v2_limits(),
+        "device_cgroup" => device_cgroup(),
         other => panic!("no such ability: {other}"),
     };
     let Err(why) = lacks else { return true };
@@ -46,6 +47,12 @@ fn user_namespaces() -> Result<(), &'static str> {
     } else {
         Err("forbidden by a sysctl")
     }
+}
+
+/// Whether the kernel takes the rules is known when it has.
+fn device_cgroup() -> Result<(), &'static str> {
+    let task = Sandbox::command("/bin/true").with(|s| s.device_cgroup = Some(true)).spawn();
+    task.and_then(|task| task.wait()).map(drop).map_err(|_| "no device cgroup")
 }
 
 fn v2_limits() -> Result<(), &'static str> {

@@ -53,20 +53,24 @@ fn on_version_1_init_enters_by_itself() {
          # enter the cgroup of \"/sys/fs/cgroup/cpu/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/memory/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/pids/cofferdam/box/tasks\"
+         # enter the cgroup of \"/sys/fs/cgroup/devices/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/freezer/cofferdam/box/tasks\"
          # no mount of ours reaches the host
          missing   none
          ! CLONE_INTO_CGROUP",
     );
     let tasks = |h: &&Handed| matches!(h, Handed::Tasks(_));
-    assert_eq!(plan.handed.iter().filter(tasks).count(), 5);
+    assert_eq!(plan.handed.iter().filter(tasks).count(), 6);
     // A cgroup namespace comes after all of them.
     let mut hidden = limited(v1());
     hidden.spec.cgroup_namespace = Some(true);
     check(&hidden, "# enter the cgroup of \"/sys/fs/cgroup/freezer...\nwrite(...\nunshare(CLONE_NEWCGROUP)");
-    // Without limits it is one directory, to kill in.
-    let unlimited = case(|c| c.host.cgroups = v1());
-    check(&unlimited, "# enter the cgroup of \"/sys/fs/cgroup/freezer...\n! /memory/\n! /cpu/\n! /pids/");
+    // Without limits and devices it is one directory, to kill in.
+    let unlimited = case(|c| (c.host.cgroups, c.spec.device_cgroup) = (v1(), Some(false)));
+    check(
+        &unlimited,
+        "# enter the cgroup of \"/sys/fs/cgroup/freezer...\n! /memory/\n! /cpu/\n! /pids/\n! /devices/",
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Files, directories and devices of the host.
+//! Files and directories of the host.
 
 use super::*;
-use crate::rootfs::{Device, Propagation};
+use crate::rootfs::Propagation;
 
 fn volume(source: &str, target: &str, read_only: bool, propagation: Propagation) -> Case {
     let volume = Volume { source: source.into(), target: target.into(), read_only, propagation };
@@ -117,77 +117,4 @@ fn volumes_that_cannot_be() {
     };
     check(&many(64), "");
     refused(&many(65), "spec volumes: volumes: more than 64 volumes");
-}
-
-fn device(source: &str, target: &str, permissions: &str) -> Case {
-    let permissions = permissions.to_owned();
-    case(|c| c.spec.devices = vec![Device { source: source.into(), target: target.into(), permissions }])
-}
-
-#[test]
-fn devices() {
-    for permissions in ["rw", "rwm", "mwr"] {
-        check(
-            &device("/dev/fuse", "/dev/fuse", permissions),
-            "# device \"/dev/null\"
-             # bind the file \"/dev/fuse\" at \"/dev/fuse\", read-only
-             mount_setattr(\"/dev/fuse\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
-             # \"/dev\" read-only
-             weakened  none",
-        );
-    }
-    for permissions in ["r", "w", "m", "rm"] {
-        check(
-            &device("/dev/fuse", "/dev/other", permissions),
-            &format!(
-                "# bind the file \"/dev/fuse\" at \"/dev/other\", read-only
-                 weakened  devices
-                 devices: \"/dev/other\" can be opened for more than {permissions:?}: there is no device cgroup"
-            ),
-        );
-    }
-    let strict = |permissions| {
-        let mut case = device("/dev/fuse", "/dev/fuse", permissions);
-        case.spec.require = Some(Control::DEVICES);
-        case
-    };
-    check(&strict("rw"), "");
-    refused(
-        &strict("r"),
-        "unsupported: this host cannot enforce devices: \"/dev/fuse\" can be opened for more than \"r\": there is no \
-         device cgroup",
-    );
-}
-
-#[test]
-fn devices_that_cannot_be() {
-    for (source, target, permissions, message) in [
-        ("dev/fuse", "/dev/fuse", "rw", "devices must be absolute but got relative path \"dev/fuse\""),
-        ("/dev/fuse", "fuse", "rw", "devices must be absolute but got relative path \"fuse\""),
-        ("/dev/fuse", "/dev/../fuse", "rw", "devices: \"/dev/../fuse\" must not contain \"..\""),
-        ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is no device of the host"),
-        ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is no device of the host"),
-        ("/dev/none", "/dev/fuse", "rw", "devices: \"/dev/none\" is no device of the host"),
-        ("/dev/fuse", "/dev/fuse", "", "devices: \"\" is not made of r, w and m"),
-        ("/dev/fuse", "/dev/fuse", "rx", "devices: \"rx\" is not made of r, w and m"),
-    ] {
-        refused(&device(source, target, permissions), &format!("spec devices: {message}"));
-    }
-}
-
-/// Who has no right to make nodes gets the host's.
-#[test]
-fn the_six_devices_of_every_task() {
-    let mut made = String::new();
-    let mut bound = String::new();
-    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        made.push_str(&format!("mknodat(root, \"/dev/{name}\"...\n"));
-        bound.push_str(&format!("# bind the file \"/dev/{name}\" at \"/dev/{name}\", read-only\n"));
-    }
-    let after = "symlinkat(\"/proc/self/fd\", root, \"/dev/fd\")\n# \"/dev\" read-only";
-    check(&case(|_| ()), &format!("{made}{after}\n! bind the file \"/dev"));
-    let without = case(|c| c.host.held = CapSet::up_to(40).difference(capabilities(&["mknod"])));
-    for case in [case(|c| c.host = rootless()), without] {
-        check(&case, &format!("{bound}{after}\n! mknodat"));
-    }
 }

@@ -1,0 +1,295 @@
+//! The list as an eBPF program, which the kernel runs for every open and mknod of a device in the cgroup.
+//!
+//! The program is data and is made here, by hand: it has nine kinds of instruction, and only jumps forward. Its length
+//! is what loading it costs, 2 microseconds an instruction, so what rules have in common is asked once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use super::{Access, Kind, Rule};
+use crate::report::{Control, Reason};
+use crate::sys::bpf::{self, Insn};
+
+/// Registers: the context, which is free for other use once it is read, and what was read of it.
+const CONTEXT: u8 = 1;
+const SCRATCH: u8 = 1;
+const KIND: u8 = 2;
+const ACCESS: u8 = 3;
+const MAJOR: u8 = 4;
+const MINOR: u8 = 5;
+/// Major and minor number in one, as the kernel has them (`MKDEV`): 12 bits and 20.
+const NUMBER: u8 = 0;
+const MINOR_BITS: u32 = 20;
+/// The verdict, 1 to allow.
+const VERDICT: u8 = 0;
+
+/// `dst = *(u32 *)(src + off)`.
+const fn load(dst: u8, src: u8, off: i16) -> Insn {
+    Insn::new(0x61, dst, src, off, 0)
+}
+
+/// `dst = src`. This and all that follow are of 32 bits (jumps since Linux 5.1).
+const fn copy(dst: u8, src: u8) -> Insn {
+    Insn::new(0xbc, dst, src, 0, 0)
+}
+
+/// `dst = value`.
+const fn set(dst: u8, value: u32) -> Insn {
+    Insn::new(0xb4, dst, 0, 0, value)
+}
+
+/// `dst &= mask`.
+const fn and(dst: u8, mask: u32) -> Insn {
+    Insn::new(0x54, dst, 0, 0, mask)
+}
+
+/// `dst >>= bits`.
+const fn shift(dst: u8, bits: u32) -> Insn {
+    Insn::new(0x74, dst, 0, 0, bits)
+}
+
+/// `dst <<= bits`.
+const fn shift_left(dst: u8, bits: u32) -> Insn {
+    Insn::new(0x64, dst, 0, 0, bits)
+}
+
+/// `dst |= src`.
+const fn or(dst: u8, src: u8) -> Insn {
+    Insn::new(0x4c, dst, src, 0, 0)
+}
+
+/// `if dst != value`, go to the end of the [`group`].
+const fn unless(dst: u8, value: u32) -> Insn {
+    Insn::new(UNLESS, dst, 0, 0, value)
+}
+
+/// `if dst == value`, go to where the [`group`] allows.
+const fn when(dst: u8, value: u32) -> Insn {
+    Insn::new(WHEN, dst, 0, 0, value)
+}
+
+const UNLESS: u8 = 0x56;
+const WHEN: u8 = 0x16;
+
+/// `return VERDICT`.
+const EXIT: Insn = Insn::new(0x95, 0, 0, 0, 0);
+
+/// Takes `struct bpf_cgroup_dev_ctx { u32 access_type, major, minor }` apart: the type is in the lower half of the
+/// first, the access in the upper.
+const HEAD: [Insn; 9] = [
+    load(KIND, CONTEXT, 0),
+    copy(ACCESS, KIND),
+    shift(ACCESS, 16),
+    and(KIND, 0xffff),
+    load(MAJOR, CONTEXT, 4),
+    load(MINOR, CONTEXT, 8),
+    copy(NUMBER, MAJOR),
+    shift_left(NUMBER, MINOR_BITS),
+    or(NUMBER, MINOR),
+];
+
+/// Rules in one group, at most: a jump must reach over them.
+const GROUP: usize = 1000;
+
+/// The program that allows what the list does.
+pub(in crate::cgroup) fn program(rules: &[Rule]) -> Vec<Insn> {
+    let mut alike: BTreeMap<(Kind, Access), Vec<Test>> = BTreeMap::new();
+    for rule in rules {
+        alike.entry((rule.kind, rule.access)).or_default().extend(test(rule));
+    }
+    let groups = alike.iter().flat_map(|(key, tests)| tests.chunks(GROUP).map(move |tests| (key, tests)));
+    let groups = groups.flat_map(|((kind, access), tests)| group(*kind, *access, tests));
+    HEAD.into_iter().chain(groups).chain([set(VERDICT, 0), EXIT]).collect()
+}
+
+/// What a rule asks of the numbers: that a register has a value, or nothing.
+type Test = Option<(u8, u32)>;
+
+/// Nothing for a rule about numbers that no device can have.
+fn test(rule: &Rule) -> Option<Test> {
+    let fits = |number: Option<u32>, bits| number.is_none_or(|number| number >> bits == 0);
+    let possible = fits(rule.major, 12) && fits(rule.minor, MINOR_BITS);
+    possible.then_some(match (rule.major, rule.minor) {
+        (Some(major), Some(minor)) => Some((NUMBER, major << MINOR_BITS | minor)),
+        (Some(major), None) => Some((MAJOR, major)),
+        (None, Some(minor)) => Some((MINOR, minor)),
+        (None, None) => None,
+    })
+}
+
+/// Allows where one of the tests holds, or goes on behind itself.
+fn group(kind: Kind, access: Access, tests: &[Test]) -> Vec<Insn> {
+    let kind = match kind {
+        Kind::Block => 1,
+        Kind::Char => 2,
+    };
+    let mut group = vec![unless(KIND, kind)];
+    if !access.is_all() {
+        let beyond = access.complement().bits();
+        group.extend([copy(SCRATCH, ACCESS), and(SCRATCH, beyond), unless(SCRATCH, 0)]);
+    }
+    // Where one asks nothing the others do not matter.
+    let tests: Vec<(u8, u32)> = tests.iter().copied().collect::<Option<_>>().unwrap_or_default();
+    if let Some(((register, value), others)) = tests.split_last() {
+        group.extend(others.iter().map(|(register, value)| when(*register, *value)));
+        group.push(unless(*register, *value));
+    }
+    group.extend([set(VERDICT, 1), EXIT]);
+    // Counted from the instruction after the jump.
+    for (insn, behind) in group.iter_mut().rev().zip(0i16..) {
+        match insn.code {
+            UNLESS => insn.off = behind,
+            WHEN => insn.off = behind.saturating_sub(2),
+            _ => {}
+        }
+    }
+    group
+}
+
+/// Loads the program and attaches it to the v2 cgroup; the reason when the kernel refuses.
+///
+/// That takes `CAP_SYS_ADMIN`, or `CAP_BPF` and `CAP_NET_ADMIN` (Linux 5.8), in the initial user namespace, a kernel
+/// with `CONFIG_CGROUP_BPF`, and no program above that was attached to be the only one.
+pub(in crate::cgroup) fn attach(cgroup: BorrowedFd<'_>, path: &Path, rules: &[Rule]) -> Result<(), Reason> {
+    let program = program(rules);
+    let refused =
+        |call: String| move |e: io::Error| Reason { control: Control::DEVICES, why: format!("{call}: {e}") };
+    let fd = bpf::load_device(&program).map_err(refused(load_call(program.len())))?;
+    bpf::attach_device(cgroup, fd.as_fd()).map_err(refused(attach_call(path)))
+}
+
+/// What [`attach`] does, as strace spells it but for the descriptors.
+pub(in crate::cgroup) fn calls(path: &Path, rules: &[Rule]) -> [String; 2] {
+    [load_call(program(rules).len()), attach_call(path)]
+}
+
+fn load_call(length: usize) -> String {
+    format!("bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE, {length} instructions)")
+}
+
+fn attach_call(path: &Path) -> String {
+    format!("bpf(BPF_PROG_ATTACH, {path:?}, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Access, rules};
+    use super::*;
+
+    /// What the kernel would do with the few instructions there are. Panics where its verifier would refuse.
+    fn run(program: &[Insn], context: [u32; 3]) -> u32 {
+        let mut registers: [Option<u32>; 11] = [None; 11];
+        let mut at = 0;
+        for _ in 0..program.len() {
+            let Insn { code, registers: pair, off, imm } = program[at];
+            let (dst, src) = (usize::from(pair & 15), usize::from(pair >> 4));
+            at = at.checked_add(1).unwrap();
+            match code {
+                0x61 => {
+                    // Register 1 is the context for as long as nothing was written to it.
+                    assert!(src == 1 && registers[1].is_none() && off % 4 == 0);
+                    registers[dst] = Some(context[usize::try_from(off).unwrap() / 4]);
+                }
+                0xbc => registers[dst] = Some(registers[src].unwrap()),
+                0xb4 => registers[dst] = Some(imm),
+                0x54 => registers[dst] = Some(registers[dst].unwrap() & imm),
+                0x74 => registers[dst] = Some(registers[dst].unwrap() >> imm),
+                0x64 => registers[dst] = Some(registers[dst].unwrap() << imm),
+                0x4c => registers[dst] = Some(registers[dst].unwrap() | registers[src].unwrap()),
+                0x56 | 0x16 => {
+                    if (registers[dst].unwrap() == imm) == (code == 0x16) {
+                        at = at.checked_add(usize::try_from(off).unwrap()).unwrap();
+                    }
+                }
+                0x95 => return registers[0].unwrap(),
+                other => panic!("unknown instruction {other:#x}"),
+            }
+        }
+        panic!("the program runs off its end");
+    }
+
+    /// The list's verdict, as the kernel's document has it: one rule must have all that is asked.
+    fn decides(rules: &[Rule], kind: Kind, major: u32, minor: u32, access: u32) -> bool {
+        rules.iter().any(|rule| {
+            rule.kind == kind
+                && (rule.major.is_none() || rule.major == Some(major))
+                && (rule.minor.is_none() || rule.minor == Some(minor))
+                && rule.access.bits() & access == access
+        })
+    }
+
+    fn odd() -> Vec<Rule> {
+        let rule = |kind, major, minor, access| {
+            let access = Access::parse(access).unwrap();
+            Rule { kind, major, minor, access }
+        };
+        vec![
+            rule(Kind::Char, Some(10), Some(229), "rwm"),
+            rule(Kind::Char, Some(10), Some(200), "r"),
+            rule(Kind::Char, Some(7), None, "w"),
+            rule(Kind::Block, Some(7), Some(0), "r"),
+            rule(Kind::Block, Some(7), Some(0), "w"),
+            rule(Kind::Block, None, Some(9), "rw"),
+            rule(Kind::Block, Some(4095), Some(0xf_ffff), "m"),
+            rule(Kind::Block, Some(u32::MAX), None, "rm"),
+            rule(Kind::Block, Some(4096), Some(0), "rwm"),
+            rule(Kind::Char, Some(0), Some(0x10_0000), "rwm"),
+            rule(Kind::Char, Some(4096), None, "wm"),
+            rule(Kind::Block, Some(8), None, "rwm"),
+        ]
+    }
+
+    #[test]
+    fn the_program_decides_as_the_list_does() {
+        // The kernel has no others than of 12 and of 20 bits.
+        let majors = [0, 1, 5, 7, 8, 10, 136, 137, 4094, 4095];
+        let minors = [0, 1, 2, 3, 5, 7, 8, 9, 11, 200, 229, 0xf_fffe, 0xf_ffff];
+        let any = |kind| Rule { kind, major: None, minor: None, access: Access::all() };
+        let mut verdicts = [0u32; 2];
+        let all = [rules(odd()), vec![any(Kind::Char)]].concat();
+        let many = (0..2500).map(|n| Rule { major: Some(8), minor: Some(n), ..any(Kind::Block) });
+        for list in [
+            vec![],
+            rules([]),
+            odd(),
+            rules(odd()),
+            vec![any(Kind::Char)],
+            vec![any(Kind::Block)],
+            all,
+            many.collect(),
+        ] {
+            let program = program(&list);
+            for (kind, bits) in [(Kind::Block, 1), (Kind::Char, 2)] {
+                for (major, minor) in majors.iter().flat_map(|a| minors.iter().map(move |i| (*a, *i))) {
+                    for access in 0..8 {
+                        let verdict = run(&program, [access << 16 | bits, major, minor]);
+                        let expected = u32::from(decides(&list, kind, major, minor, access));
+                        assert_eq!(verdict, expected, "{kind:?} {major}:{minor} {access} of {list:?}");
+                        verdicts[usize::try_from(verdict).unwrap()] += 1;
+                    }
+                }
+            }
+        }
+        assert!(verdicts.iter().all(|n| *n > 1000), "{verdicts:?}");
+    }
+
+    #[test]
+    fn a_program_reads_as_bytes_of_the_kernels_structure() {
+        assert_eq!(size_of::<Insn>(), 8);
+        // ldxw r2, [r1]; mov w3, w2
+        assert_eq!((HEAD[0].code, HEAD[0].registers), (0x61, 0x12));
+        assert_eq!((HEAD[1].code, HEAD[1].registers), (0xbc, 0x23));
+        let lengths = [(vec![], 11), (rules([]), 34)];
+        for (list, length) in lengths {
+            assert_eq!(program(&list).len(), length);
+            let path = Path::new("/cg/x.scope");
+            let expected = [
+                format!("bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE, {length} instructions)"),
+                "bpf(BPF_PROG_ATTACH, \"/cg/x.scope\", BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)".to_owned(),
+            ];
+            assert_eq!(calls(path, &list), expected);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Filters on the kernel that the tests run on, against nodes that root made where nodes can be opened.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::*;
+use crate::cgroup::live::{detected, name_of};
+use crate::cgroup::{CgroupPath, Detection, Group, Layout, Limits, lower};
+
+/// The host, if a list can be held there.
+fn host() -> Option<Detection> {
+    let host = detected()?;
+    if nix::unistd::geteuid().is_root() {
+        return Some(host);
+    }
+    eprintln!("skipped: needs root, to make device nodes");
+    None
+}
+
+fn layout(host: &Detection, rules: &[Rule], name: &str) -> Layout {
+    lower(&Limits::default(), host, &CgroupPath::default(), &name_of(name), 0, rules, false)
+}
+
+fn rule(kind: Kind, major: u32, minor: u32, access: &str) -> Rule {
+    let access = Access::parse(access).unwrap();
+    Rule { kind, major: Some(major), minor: Some(minor), access }
+}
+
+/// A directory with device nodes. Those of null, zero and full are on every host, and whoever opens them needs
+/// nothing but the right to.
+fn nodes() -> tempfile::TempDir {
+    let nodev = |path: &Path| statvfs(path).unwrap().flags().contains(FsFlags::ST_NODEV);
+    let places = [std::env::temp_dir(), "/root".into(), "/".into()];
+    let place = places.iter().find(|path| path.is_dir() && !nodev(path)).unwrap();
+    let dir = tempfile::tempdir_in(place).unwrap();
+    let (char, block) = (SFlag::S_IFCHR, SFlag::S_IFBLK);
+    for (name, kind, major, minor) in [
+        ("null", char, 1, 3),
+        ("zero", char, 1, 5),
+        ("full", char, 1, 7),
+        ("kmsg", char, 1, 11),
+        ("loop", block, 7, 0),
+    ] {
+        mknod(&dir.path().join(name), kind, Mode::from_bits_truncate(0o666), makedev(major, minor)).unwrap();
+    }
+    dir
+}
+
+/// What a shell says to each of `tries`, `< name`, `> name` or `<> name`: `ok`, `EPERM`, or its own words.
+fn tries(group: Option<&Group>, dir: &Path, tries: &[&str]) -> Vec<String> {
+    let one = |t: &&str| format!("said=$( (: {t}) 2>&1) && echo ok || echo \"$said\"\n");
+    let script = format!("read go\n{}", tries.iter().map(one).collect::<String>());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).current_dir(dir).env("LC_ALL", "C");
+    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    group.inspect(|group| group.add(child.id()).unwrap());
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    let words =
+        |line: &str| if line.contains("Operation not permitted") { "EPERM".into() } else { line.to_owned() };
+    said.lines().map(words).collect()
+}
+
+/// The group, if this kernel takes the list; CI's must.
+fn filtered(layout: &Layout) -> Option<Group> {
+    let group = Group::create(layout).unwrap();
+    if group.shortfalls().is_empty() {
+        return Some(group);
+    }
+    let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
+    assert!(!must.contains("cgroup_v"), "{:?}", group.shortfalls());
+    eprintln!("skipped: no device filter: {:?}", group.shortfalls());
+    None
+}
+
+#[test]
+fn a_task_opens_what_its_list_has() {
+    let Some(host) = host() else { return };
+    let dir = nodes();
+    let all = [
+        "< null", "<> null", "< zero", "> zero", "<> zero", "< full", "> full", "< kmsg", "< loop", "> loop",
+    ];
+    let list = [
+        rule(Kind::Char, 1, 3, "rw"),
+        rule(Kind::Char, 1, 5, "r"),
+        rule(Kind::Char, 7, 0, "rwm"),
+        rule(Kind::Block, 1, 7, "rwm"),
+    ];
+    // Without a filter nothing is in the way; who may read the log or has a loop device is not asked.
+    assert_eq!(tries(None, dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
+    let empty = Group::create(&layout(&host, &[], "devices.none")).unwrap();
+    assert_eq!(tries(Some(&empty), dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
+    let Some(group) = filtered(&layout(&host, &list, "devices.list")) else { return };
+    let no = "EPERM";
+    assert_eq!(tries(Some(&group), dir.path(), &all), ["ok", "ok", "ok", no, no, no, no, no, no, no]);
+    // It is this group's alone.
+    assert_eq!(tries(Some(&empty), dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
+}
+
+#[test]
+fn every_task_has_its_six_devices_and_terminals() {
+    let Some(host) = host() else { return };
+    let dir = nodes();
+    let layout = layout(&host, &rules([rule(Kind::Char, 1, 11, "w")]), "devices.default");
+    let Some(group) = filtered(&layout) else { return };
+    let said = tries(
+        Some(&group),
+        dir.path(),
+        &["<> null", "<> zero", "<> full", "< kmsg", "> loop", "< /dev/ptmx"],
+    );
+    assert_eq!(said, ["ok", "ok", "ok", "EPERM", "EPERM", "ok"]);
+    // Making nodes is up to capabilities.
+    let made = tries(Some(&group), dir.path(), &["< null; mknod made b 7 1", "< null; mknod made.too c 1 1"]);
+    assert_eq!(made, ["ok"; 2]);
+    assert_eq!(tries(Some(&group), dir.path(), &["< made", "< made.too"]), ["EPERM"; 2]);
+}
+
+#[test]
+fn a_list_without_mknod_makes_no_nodes() {
+    let Some(host) = host() else { return };
+    let dir = nodes();
+    let Some(group) = filtered(&layout(&host, &[rule(Kind::Char, 1, 3, "rwm")], "devices.mknod")) else {
+        return;
+    };
+    let make = |numbers: &str| format!("< null; mknod made.{} {numbers}", numbers.replace(' ', "."));
+    let (null, full) = (make("c 1 3"), make("c 1 7"));
+    assert_eq!(tries(Some(&group), dir.path(), &[&null, &full]), ["ok", "EPERM"]);
+}
+
+/// The kernel's own list says the same on v1; on v2 a program is on the leaf, and goes with it.
+#[test]
+fn the_list_is_where_it_belongs() {
+    let Some(host) = host() else { return };
+    let list = rules([rule(Kind::Block, 7, 0, "r")]);
+    let layout = layout(&host, &list, "devices.where");
+    let Some(mut group) = filtered(&layout) else { return };
+    match layout.v1.get("devices") {
+        Some(leaf) => {
+            let text = fs::read_to_string(leaf.join("devices.list")).unwrap();
+            let expected: Vec<String> = list.iter().map(Rule::to_string).collect();
+            assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+            assert!(layout.devices.is_empty());
+        }
+        None => assert_eq!(layout.devices, list),
+    }
+    group.remove().unwrap();
+    assert!(layout.leaves().all(|leaf| !leaf.exists()));
+}
+
+#[test]
+fn what_the_kernel_refuses_is_a_shortfall_and_not_an_error() {
+    let Some(host) = host() else { return };
+    let mut layout = layout(&host, &rules([]), "devices.refused");
+    if let Some(deny) = layout.writes.iter_mut().find(|w| w.path.ends_with("devices.deny")) {
+        deny.path.set_file_name("devices.none");
+    }
+    let made = std::thread::spawn(move || {
+        crate::sys::refuse::refuse(libc::SYS_bpf, nix::errno::Errno::EPERM);
+        Group::create(&layout).unwrap().shortfalls().to_vec()
+    });
+    let shortfalls = made.join().unwrap();
+    let [shortfall] = shortfalls.as_slice() else { panic!("{shortfalls:?}") };
+    assert_eq!(shortfall.control, crate::report::Control::DEVICES);
+    let why = &shortfall.why;
+    assert!(why.contains("devices.none") || why.starts_with("bpf(BPF_PROG_LOAD, "), "{why}");
+}

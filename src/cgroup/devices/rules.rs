@@ -1,0 +1,204 @@
+//! The list.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+bitflags::bitflags! {
+    /// What can be done with a device node. The bits are those that the kernel gives to an eBPF program
+    /// (`BPF_DEVCG_ACC_*`).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub struct Access: u32 {
+        /// Make one, `mknod(2)`.
+        const MKNOD = 1;
+        /// Open it for reading.
+        const READ = 2;
+        /// Open it for writing.
+        const WRITE = 4;
+    }
+}
+
+impl Access {
+    /// Reads any of `r`, `w` and `m`, in any order; `None` when there is anything else, or nothing.
+    pub fn parse(text: &str) -> Option<Access> {
+        let letters = text.chars().map(|c| match c {
+            'r' => Some(Access::READ),
+            'w' => Some(Access::WRITE),
+            'm' => Some(Access::MKNOD),
+            _ => None,
+        });
+        let access: Access = letters.collect::<Option<_>>()?;
+        (!access.is_empty()).then_some(access)
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters = [(Access::READ, "r"), (Access::WRITE, "w"), (Access::MKNOD, "m")];
+        letters.into_iter().filter(|(bit, _)| self.contains(*bit)).try_for_each(|(_, c)| f.write_str(c))
+    }
+}
+
+/// Of what kind a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+}
+
+/// One thing that is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// The kind of device.
+    pub kind: Kind,
+    /// Its major number (the driver); any when absent.
+    pub major: Option<u32>,
+    /// Its minor number; any when absent.
+    pub minor: Option<u32>,
+    /// What may be done with it. A request is allowed by one rule or by none: what two of them allow in part is not.
+    pub access: Access,
+}
+
+impl Rule {
+    const fn char(major: u32, minor: Option<u32>) -> Rule {
+        Rule { kind: Kind::Char, major: Some(major), minor, access: Access::all() }
+    }
+
+    const fn mknod(kind: Kind) -> Rule {
+        Rule { kind, major: None, minor: None, access: Access::MKNOD }
+    }
+
+    /// Whether it is about this device.
+    fn covers(&self, kind: Kind, major: u32, minor: u32) -> bool {
+        let fits = |asked: Option<u32>, number| asked.is_none_or(|asked| asked == number);
+        self.kind == kind && fits(self.major, major) && fits(self.minor, minor)
+    }
+}
+
+/// As the v1 controller reads it: `c 1:3 rwm`, `b *:* m`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
+        let kind = if self.kind == Kind::Char { 'c' } else { 'b' };
+        write!(f, "{kind} {}:{} {}", number(self.major), number(self.minor), self.access)
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// What every task may do: make any node, and use those that its `/dev` has.
+const DEFAULT: [Rule; 10] = [
+    Rule::mknod(Kind::Char),
+    Rule::mknod(Kind::Block),
+    // null, zero, full, random, urandom, tty, ptmx, pts
+    Rule::char(1, Some(3)),
+    Rule::char(1, Some(5)),
+    Rule::char(1, Some(7)),
+    Rule::char(1, Some(8)),
+    Rule::char(1, Some(9)),
+    Rule::char(5, Some(0)),
+    Rule::char(5, Some(2)),
+    Rule::char(136, None),
+];
+
+/// The list of a task: what every task may do, and `declared`. Rules for the same numbers become one that
+/// allows what any of them does, as the v1 controller takes them.
+///
+/// ```
+/// # use cofferdam::cgroup::devices::{Access, Kind, Rule, rules};
+/// let fuse = Rule { kind: Kind::Char, major: Some(10), minor: Some(229), access: Access::all() };
+/// let list: Vec<String> = rules([fuse]).iter().map(Rule::to_string).collect();
+/// assert_eq!(list[..3], ["c *:* m", "b *:* m", "c 1:3 rwm"]);
+/// assert_eq!(list.last().unwrap(), "c 10:229 rwm");
+/// ```
+pub fn rules(declared: impl IntoIterator<Item = Rule>) -> Vec<Rule> {
+    let mut list = DEFAULT.to_vec();
+    for rule in declared {
+        let key = |r: &Rule| (r.kind, r.major, r.minor);
+        match list.iter_mut().find(|known| key(known) == key(&rule)) {
+            Some(known) => known.access |= rule.access,
+            None => list.push(rule),
+        }
+    }
+    list
+}
+
+/// All that `list` allows to be done with one device, in one request or several.
+pub fn allows(list: &[Rule], kind: Kind, major: u32, minor: u32) -> Access {
+    list.iter().filter(|rule| rule.covers(kind, major, minor)).map(|rule| rule.access).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(kind: Kind, major: u32, minor: u32, access: &str) -> Rule {
+        let access = Access::parse(access).unwrap();
+        Rule { kind, major: Some(major), minor: Some(minor), access }
+    }
+
+    #[test]
+    fn what_every_task_may_do() {
+        let list: Vec<String> = rules([]).iter().map(Rule::to_string).collect();
+        let expected = [
+            "c *:* m",
+            "b *:* m",
+            "c 1:3 rwm",
+            "c 1:5 rwm",
+            "c 1:7 rwm",
+            "c 1:8 rwm",
+            "c 1:9 rwm",
+            "c 5:0 rwm",
+            "c 5:2 rwm",
+            "c 136:* rwm",
+        ];
+        assert_eq!(list, expected);
+    }
+
+    #[test]
+    fn access_is_read_and_printed() {
+        for (text, printed) in
+            [("r", "r"), ("w", "w"), ("m", "m"), ("wr", "rw"), ("mwr", "rwm"), ("rr", "r"), ("rm", "rm")]
+        {
+            assert_eq!(Access::parse(text).unwrap().to_string(), printed, "{text}");
+        }
+        for text in ["", "x", "rwx", "R", "r w"] {
+            assert_eq!(Access::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rules_for_one_device_become_one() {
+        let list = rules([
+            rule(Kind::Char, 10, 229, "r"),
+            rule(Kind::Block, 7, 0, "rw"),
+            rule(Kind::Char, 10, 229, "w"),
+            rule(Kind::Char, 1, 3, "r"),
+            rule(Kind::Block, 1, 3, "r"),
+        ]);
+        let added: Vec<String> = list.iter().skip(DEFAULT.len()).map(Rule::to_string).collect();
+        assert_eq!(added, ["c 10:229 rw", "b 7:0 rw", "b 1:3 r"]);
+        assert_eq!(serde_json::to_string(list.last().unwrap()).unwrap(), "\"b 1:3 r\"");
+    }
+
+    #[test]
+    fn what_a_list_allows() {
+        let list = rules([rule(Kind::Char, 10, 229, "r")]);
+        for (kind, major, minor, allowed) in [
+            (Kind::Char, 10, 229, "rm"),
+            (Kind::Char, 1, 3, "rwm"),
+            (Kind::Char, 136, 77, "rwm"),
+            (Kind::Char, 1, 1, "m"),
+            (Kind::Block, 1, 3, "m"),
+        ] {
+            assert_eq!(allows(&list, kind, major, minor).to_string(), allowed, "{kind:?} {major}:{minor}");
+        }
+        assert!(allows(&[], Kind::Char, 1, 3).is_empty());
+    }
+}

@@ -1,0 +1,223 @@
+//! Devices of the host: their nodes, and the list of the device cgroup.
+
+use super::*;
+use crate::rootfs::Device;
+use crate::rootfs::probe::Node;
+
+fn device(source: &str, target: &str, permissions: &str) -> Case {
+    let permissions = permissions.to_owned();
+    case(|c| c.spec.devices = vec![Device { source: source.into(), target: target.into(), permissions }])
+}
+
+/// A host where nothing can refuse a device but its nodes.
+fn without(mut case: Case) -> Case {
+    case.host.cgroups = off();
+    case
+}
+
+#[test]
+fn nodes() {
+    for permissions in ["rw", "rwm", "mwr", "r", "w", "m", "rm"] {
+        check(
+            &device("/dev/fuse", "/dev/fuse", permissions),
+            "# device \"/dev/null\"
+             # bind the file \"/dev/fuse\" at \"/dev/fuse\", read-only
+             mount_setattr(\"/dev/fuse\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
+             # \"/dev\" read-only
+             weakened  none",
+        );
+    }
+}
+
+#[test]
+fn permissions_without_a_device_cgroup() {
+    let none = "devices: held by nodev mounts and a sealed /dev, by no device cgroup:";
+    for permissions in ["rw", "rwm", "mwr"] {
+        let expected =
+            format!("weakened  none\n{none} there is no cgroup v2 tree, and no devices controller of...");
+        check(&without(device("/dev/fuse", "/dev/fuse", permissions)), &expected);
+    }
+    for permissions in ["r", "w", "m", "rm"] {
+        let wider = format!(
+            "devices: \"/dev/other\" can be opened for more than {permissions:?}: there is no device cgroup"
+        );
+        let given = device("/dev/fuse", "/dev/other", permissions);
+        check(&without(given.clone()), &format!("weakened  devices\n{none}...\n{wider}"));
+        let mut turned_off = given.clone();
+        turned_off.spec.device_cgroup = Some(false);
+        check(&turned_off, &format!("weakened  devices\n{none} the spec turns it off\n{wider}\n! bpf("));
+        let mut user = given;
+        user.host = rootless();
+        check(&user, &format!("weakened  devices\n{none} the caller lacks sys_admin\n{wider}\n! bpf("));
+    }
+    let strict = |permissions| {
+        let mut case = without(device("/dev/fuse", "/dev/fuse", permissions));
+        case.spec.require = Some(Control::DEVICES);
+        case
+    };
+    check(&strict("rw"), "");
+    let error = compiled(&strict("r")).unwrap_err();
+    assert!(
+        error.starts_with("unsupported: this host cannot enforce devices: held by nodev mounts"),
+        "{error}"
+    );
+    assert!(error.ends_with("can be opened for more than \"r\": there is no device cgroup"), "{error}");
+}
+
+/// What is said of it is what is done, by whichever means the host has.
+#[test]
+fn the_list_of_the_device_cgroup() {
+    for (permissions, rule) in [("rwm", "c 10:229 rwm"), ("r", "c 10:229 r"), ("wm", "c 10:229 wm")] {
+        for cgroups in [v1(), hybrid()] {
+            let mut case = device("/dev/fuse", "/dev/fuse", permissions);
+            case.host.cgroups = cgroups;
+            case.spec.require = Some(Control::DEVICES);
+            let allow = "write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.allow\"";
+            let expected = format!(
+                "mkdir(\"/sys/fs/cgroup/devices/cofferdam/box\", 0755)
+                 write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.deny\", \"a\")
+                 {allow}, \"c *:* m\")
+                 {allow}, \"b *:* m\")
+                 {allow}, \"c 1:3 rwm\")
+                 {allow}, \"c 136:* rwm\")
+                 {allow}, \"{rule}\")
+                 openat(AT_FDCWD, \"/sys/fs/cgroup/devices/cofferdam/box/tasks\", O_WRONLY|O_CLOEXEC)
+                 # enter the cgroup of \"/sys/fs/cgroup/devices/cofferdam/box/tasks\"
+                 weakened  none
+                 devices: all but the declared ones are refused by the devices controller of cgroup v1 too...
+                 ! bpf("
+            );
+            check(&case, &expected);
+        }
+        let attach = "\"/sys/fs/cgroup/cofferdam.slice/box.scope\", BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)";
+        let compiled = compiled(&device("/dev/fuse", "/dev/fuse", permissions)).unwrap();
+        assert_eq!(compiled.cgroup.devices.last().unwrap().to_string(), rule);
+        check(
+            &device("/dev/fuse", "/dev/fuse", permissions),
+            &format!(
+                "bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE...
+                 bpf(BPF_PROG_ATTACH, {attach}
+                 devices: all but the declared ones are refused by an eBPF program on the cgroup too..."
+            ),
+        );
+    }
+}
+
+/// The reference's own tests of devices.
+#[test]
+fn vectors() {
+    for (source, node, rule) in [
+        ("/dev/null", Node { block: false, major: 1, minor: 3 }, "c 1:3 rwm"),
+        ("/dev/fuse", Node { block: false, major: 10, minor: 229 }, "c 10:229 rwm"),
+        ("/dev/loop0", Node { block: true, major: 7, minor: 0 }, "b 7:0 rwm"),
+    ] {
+        let mut case = device(source, "/task/dev", "rwm");
+        case.survey.kinds.insert(source.into(), Some(Kind::Device));
+        case.survey.nodes.insert(source.into(), node);
+        let rules: Vec<String> =
+            compiled(&case).unwrap().cgroup.devices.iter().map(ToString::to_string).collect();
+        assert_eq!(rules.iter().filter(|found| *found == rule).count(), 1, "{rules:?}");
+    }
+}
+
+/// Numbers are what the kernel holds to, not names.
+#[test]
+fn what_is_allowed_twice_is_not_narrow() {
+    let one = |permissions: &str| {
+        let permissions = permissions.to_owned();
+        Device { source: "/dev/fuse".into(), target: format!("/dev/{permissions}").into(), permissions }
+    };
+    let both = case(|c| c.spec.devices = vec![one("r"), one("w")]);
+    let more = "every task has that device, or it is declared twice";
+    check(
+        &both,
+        &format!(
+            "weakened  devices
+             devices: \"/dev/r\" can be opened for more than \"r\": {more}
+             devices: \"/dev/w\" can be opened for more than \"w\": {more}"
+        ),
+    );
+    let mut null = device("/dev/fuse", "/dev/nothing", "r");
+    null.survey.nodes.insert("/dev/fuse".into(), Node { block: false, major: 1, minor: 3 });
+    check(
+        &null,
+        &format!("weakened  devices\ndevices: \"/dev/nothing\" can be opened for more than \"r\": {more}"),
+    );
+}
+
+#[test]
+fn a_device_cgroup_that_must_be() {
+    let must = |set: &dyn Fn(&mut Case)| {
+        let mut case = case(|c| c.spec.device_cgroup = Some(true));
+        set(&mut case);
+        case
+    };
+    check(&must(&|_| ()), "bpf(BPF_PROG_LOAD...\nweakened  none");
+    check(
+        &must(&|c| c.host.cgroups = v1()),
+        "write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.deny\", \"a\")",
+    );
+    // The gate of the limits is none for devices.
+    check(&must(&|c| c.host.cgroups = v2("memory")), "bpf(BPF_PROG_LOAD...\nweakened  none");
+    let no = "unsupported: this host cannot enforce devices: there is no device cgroup: ";
+    refused(
+        &must(&|c| c.host.cgroups = off()),
+        &format!("{no}there is no cgroup v2 tree, and no devices controller of cgroup v1 that may be used"),
+    );
+    refused(&must(&|c| c.host = rootless()), &format!("{no}the caller lacks sys_admin"));
+    let lesser = capabilities(&["bpf", "net_admin"]);
+    check(&must(&|c| c.host.held = lesser), "bpf(BPF_PROG_LOAD...");
+    refused(&must(&|c| c.host.held = capabilities(&["bpf"])), &format!("{no}the caller lacks sys_admin"));
+}
+
+/// The kernel may refuse what a plan has.
+#[test]
+fn a_filter_that_was_refused() {
+    let mut case = device("/dev/fuse", "/dev/fuse", "r");
+    let mut report = check(&case, "weakened  none").report;
+    crate::compile::devices::unfiltered(&case.spec, "bpf(...): EPERM", &mut report).unwrap();
+    assert_eq!(report.weakened, Control::DEVICES);
+    let reasons: Vec<&str> =
+        report.reasons.iter().filter(|r| r.control == Control::DEVICES).map(|r| r.why.as_str()).collect();
+    let expected = [
+        "held by nodev mounts and a sealed /dev, by no device cgroup: bpf(...): EPERM",
+        "\"/dev/fuse\" can be opened for more than \"r\": there is no device cgroup",
+    ];
+    assert_eq!(reasons, expected);
+    case.spec.device_cgroup = Some(true);
+    let error = crate::compile::devices::unfiltered(&case.spec, "bpf(...): EPERM", &mut report).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { control: Control::DEVICES, .. }), "{error:?}");
+}
+
+#[test]
+fn devices_that_cannot_be() {
+    for (source, target, permissions, message) in [
+        ("dev/fuse", "/dev/fuse", "rw", "devices must be absolute but got relative path \"dev/fuse\""),
+        ("/dev/fuse", "fuse", "rw", "devices must be absolute but got relative path \"fuse\""),
+        ("/dev/fuse", "/dev/../fuse", "rw", "devices: \"/dev/../fuse\" must not contain \"..\""),
+        ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is no device of the host"),
+        ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is no device of the host"),
+        ("/dev/none", "/dev/fuse", "rw", "devices: \"/dev/none\" is no device of the host"),
+        ("/dev/fuse", "/dev/fuse", "", "devices: \"\" is not made of r, w and m"),
+        ("/dev/fuse", "/dev/fuse", "rx", "devices: \"rx\" is not made of r, w and m"),
+    ] {
+        refused(&device(source, target, permissions), &format!("spec devices: {message}"));
+    }
+}
+
+/// Who has no right to make nodes gets the host's.
+#[test]
+fn the_six_devices_of_every_task() {
+    let mut made = String::new();
+    let mut bound = String::new();
+    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+        made.push_str(&format!("mknodat(root, \"/dev/{name}\"...\n"));
+        bound.push_str(&format!("# bind the file \"/dev/{name}\" at \"/dev/{name}\", read-only\n"));
+    }
+    let after = "symlinkat(\"/proc/self/fd\", root, \"/dev/fd\")\n# \"/dev\" read-only";
+    check(&case(|_| ()), &format!("{made}{after}\n! bind the file \"/dev"));
+    let without = case(|c| c.host.held = CapSet::up_to(40).difference(capabilities(&["mknod"])));
+    for case in [case(|c| c.host = rootless()), without] {
+        check(&case, &format!("{bound}{after}\n! mknodat"));
+    }
+}
