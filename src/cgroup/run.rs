@@ -174,6 +174,9 @@ impl Group {
     /// Sends SIGKILL to every process in the group, those included that are being forked. With `cgroup.kill` it
     /// returns at once; without, when all are gone or after 5 seconds.
     ///
+    /// The group is of no use afterwards: kernels since 6.14, and stable ones since February 2025, kill what is born by
+    /// `CLONE_INTO_CGROUP` in a cgroup that was killed another number of times than the caller's own.
+    ///
     /// # Errors
     /// `Unsupported` if the group has no cgroup to find them in; `TimedOut`; the kernel's answer.
     pub fn kill(&self) -> io::Result<()> {
@@ -298,7 +301,7 @@ impl Group {
         let mkdir = || mkdir(&dir.path, Mode::from_bits_truncate(0o755)).map_err(io::Error::from);
         let made = match (mkdir(), dir.kind) {
             (Err(e), Kind::Leaf) if e.kind() == io::ErrorKind::AlreadyExists => {
-                reclaim(&dir.path)?;
+                self.reclaim(&dir.path)?;
                 mkdir()
             }
             (Err(e), Kind::Parent) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -312,6 +315,22 @@ impl Group {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes away what an earlier task of the same name has left behind. Its processes are killed in the unit first:
+    /// in another hierarchy of v1 nothing stops them from forking, or thaws them. A unit of our own is spared, since
+    /// some kernels let nothing be born where there was a kill, see [`kill`](Self::kill).
+    fn reclaim(&self, leaf: &Path) -> Result<()> {
+        let unit = self.paths.unit.as_deref();
+        let unit = unit.filter(|unit| *unit != leaf && !self.paths.leaves.iter().any(|made| made == unit));
+        for path in unit.into_iter().chain([leaf]) {
+            let dir = match open_dir(path) {
+                Err(e) if is_gone(&e) => continue,
+                dir => dir.map_err(Error::prepare(call::open_dir(path)))?,
+            };
+            kill_all(dir.as_fd(), PATIENCE).map_err(Error::prepare(call::rmdir(path)))?;
+        }
+        remove_tree(leaf, PATIENCE).map_err(Error::prepare(call::rmdir(leaf)))
     }
 
     fn write(&mut self, write: &Write) -> Result<()> {
@@ -351,17 +370,6 @@ fn hold(path: impl AsRef<Path>) -> Result<OwnedFd> {
 
 fn open_write(path: &Path) -> Result<fs::File> {
     OpenOptions::new().write(true).open(path).map_err(Error::prepare(call::open_write(path)))
-}
-
-/// Takes away what an earlier task of the same name has left behind.
-fn reclaim(leaf: &Path) -> Result<()> {
-    let dir = match open_dir(leaf) {
-        Err(e) if is_gone(&e) => return Ok(()),
-        dir => dir.map_err(Error::prepare(call::open_dir(leaf)))?,
-    };
-    kill_all(dir.as_fd(), PATIENCE)
-        .and_then(|()| remove_tree(leaf, PATIENCE))
-        .map_err(Error::prepare(call::rmdir(leaf)))
 }
 
 /// Obeys one write; what the kernel made of the value, if it is something else.
