@@ -42,6 +42,8 @@ mod weight;
 mod golden;
 #[cfg(test)]
 mod live;
+#[cfg(test)]
+mod stubborn;
 
 pub use env::LimitEnv;
 pub use layout::{Dir, Kind, Layout, Need, Value, Write};

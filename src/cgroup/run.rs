@@ -6,7 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
@@ -22,7 +22,13 @@ use crate::error::{Error, Result};
 use crate::report::Reason;
 
 /// How long killing and removing may take before they are given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same once they have been given up before.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What each leaf has of it at least, of several.
+const LEAST: Duration = Duration::from_millis(20);
 
 /// How often making a directory begins anew because somebody removed the parent in between.
 const RACES: u32 = 1000;
@@ -41,6 +47,7 @@ pub struct Group {
     shortfalls: Vec<Reason>,
     changed: Vec<Reason>,
     keep: bool,
+    patience: Duration,
 }
 
 /// What it takes to find a group again, in another process or after a restart: its serialised form is a record
@@ -92,7 +99,8 @@ impl Group {
         };
         // From here on a failure drops the group, which takes back what it has made.
         let (shortfalls, changed) = (Vec::new(), Vec::new());
-        let mut group = Group { paths, unit: None, memory: None, shortfalls, changed, keep: false };
+        let mut group =
+            Group { paths, unit: None, memory: None, shortfalls, changed, keep: false, patience: PATIENCE };
         group.make_dirs(&layout.dirs)?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
@@ -113,7 +121,7 @@ impl Group {
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
         let (shortfalls, changed) = (Vec::new(), Vec::new());
-        Ok(Group { unit, memory, shortfalls, changed, keep: false, paths })
+        Ok(Group { unit, memory, shortfalls, changed, keep: false, patience: PATIENCE, paths })
     }
 
     /// Lets go of the group: nothing is killed or removed when the handle is gone.
@@ -180,7 +188,7 @@ impl Group {
     /// # Errors
     /// `Unsupported` if the group has no cgroup to find them in; `TimedOut`; the kernel's answer.
     pub fn kill(&self) -> io::Result<()> {
-        kill_all(self.unit()?, PATIENCE)
+        kill_all(self.unit()?, self.patience)
     }
 
     /// The processes in the group, by the ids of the caller's PID namespace; 0 for what it cannot see.
@@ -225,15 +233,25 @@ impl Group {
 
     /// Removes the cgroups, and the parents if they are the crate's own or made by this group, and empty.
     ///
-    /// Waits up to 5 seconds for processes to be gone, but kills none: see [`kill`](Self::kill). Calling
-    /// it again after a failure goes on with what is left.
+    /// Waits up to 5 seconds for processes to be gone, but kills none: see [`kill`](Self::kill). Everything is
+    /// tried. Calling it again after a failure goes on with what is left, and that waits half a second only.
     ///
     /// # Errors
-    /// [`Error::Task`] with the directory that could not be removed; `EBUSY` if processes live on.
+    /// [`Error::Task`] with every directory that could not be removed; `EBUSY` if processes live on.
     pub fn remove(&mut self) -> Result<()> {
-        while let Some(leaf) = self.paths.leaves.last() {
-            remove_tree(leaf, PATIENCE).map_err(Error::task(call::rmdir(leaf)))?;
-            self.paths.leaves.pop();
+        let (mut steps, mut cause) = (Vec::new(), None);
+        let (start, leaves) = (Instant::now(), std::mem::take(&mut self.paths.leaves));
+        for leaf in leaves.into_iter().rev() {
+            let left = self.patience.saturating_sub(start.elapsed()).max(LEAST);
+            if let Err(e) = remove_tree(&leaf, left) {
+                steps.push(call::rmdir(&leaf));
+                cause.get_or_insert(e);
+                self.paths.leaves.insert(0, leaf);
+            }
+        }
+        if let Some(e) = cause {
+            self.patience = AGAIN;
+            return Err(Error::task::<io::Error>(steps.join(", "))(e));
         }
         while let Some(parent) = self.paths.parents.pop() {
             // Most often somebody else is in it, and will remove it.
