@@ -235,10 +235,23 @@ fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) {
 
 /// Init ended without a word: say how.
 fn init_died(child: &Child) -> Error {
-    let how = match sys::wait_pidfd(child.pidfd(), true, false) {
-        Ok(Some(sys::Ended::Signal(signal))) => format!("init was killed by signal {signal}"),
-        Ok(Some(sys::Ended::Code(code))) => format!("init exited with {code}"),
-        _ => "init is gone".to_string(),
+    let source = match sys::wait_pidfd(child.pidfd(), true, false) {
+        Ok(Some(sys::Ended::Signal(libc::SIGKILL))) => io::Error::other(Killed),
+        Ok(Some(sys::Ended::Signal(signal))) => {
+            io::Error::other(format!("init was killed by signal {signal}"))
+        }
+        Ok(Some(sys::Ended::Code(code))) => io::Error::other(format!("init exited with {code}")),
+        _ => io::Error::other("init is gone"),
     };
-    Error::Setup { step: "init".into(), source: io::Error::other(how) }
+    Error::Setup { step: "init".into(), source }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("init was killed by signal 9")]
+struct Killed;
+
+/// Whether a spawn failed because init was killed (SIGKILL) before it could say anything.
+pub(crate) fn was_killed(error: &Error) -> bool {
+    let Error::Setup { source, .. } = error else { return false };
+    source.get_ref().is_some_and(|e| e.is::<Killed>())
 }
