@@ -25,6 +25,7 @@ pub fn can(ability: &str) -> bool {
             cofferdam::Host::probe().unwrap().cgroups.gate().map_err(|_| "no cgroup controllers").map(drop)
         }
         "cgroup_v2" => v2_limits(),
+        "swap" => swap(),
         other => panic!("no such ability: {other}"),
     };
     let Err(why) = lacks else { return true };
@@ -53,6 +54,11 @@ fn v2_limits() -> Result<(), &'static str> {
         cofferdam::cgroup::Mode::V2 => Ok(()),
         _ => Err("the controllers are not on version 2"),
     }
+}
+
+fn swap() -> Result<(), &'static str> {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.lines().count() > 1 { Ok(()) } else { Err("the host has none") }
 }
 
 /// Whether sandboxes can be made at all, by root or in a user namespace.
