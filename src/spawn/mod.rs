@@ -50,7 +50,7 @@ pub(crate) fn spawn(plan: &Plan, birth: &Birth<'_>) -> Result<(Child, Streams, R
     let mut child = Child::new(child, ours);
     if let Some(maps) = &plan.maps {
         write_maps(child.pid(), maps)?;
-        sys::send(child.status(), b"g").map_err(Error::prepare("sendto(status)"))?;
+        sys::send(child.status(), b"g").map_err(|e| unheard(&child, "sendto(status)", e))?;
     }
     let mut report = plan.report.clone();
     listen(plan, &mut child, &mut report)?;
@@ -190,7 +190,7 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
     loop {
         let mut buffer = [0u8; RECORD];
         let (n, fd) = sys::recv_with_fd(child.status(), &mut buffer, true)
-            .map_err(Error::prepare("recvmsg(status)"))?;
+            .map_err(|e| unheard(child, "recvmsg(status)", e))?;
         if n == 0 {
             // The end of the stream: the command was executed, or init died before it got there.
             return if ready { Ok(()) } else { Err(init_died(child)) };
@@ -231,6 +231,14 @@ fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) {
     let control = usize::try_from(step).ok().and_then(|i| plan.init.get(i)).map(|s| s.control);
     let why = format!("{}: {}", plan.call(step, call), io::Error::from_raw_os_error(errno));
     report.miss(control.unwrap_or_default(), why);
+}
+
+/// The socket failed: because init is gone, or for a reason of its own.
+fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child),
+        _ => Error::prepare(call)(e),
+    }
 }
 
 /// Init ended without a word: say how.
