@@ -3,21 +3,22 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::{Group, Limits};
 use crate::compile::{Compiled, compile, devices, required};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::ns::{IsolationMode, Network};
 use crate::plan::Plan;
-use crate::report::Control;
+use crate::report::{Control, Report};
 use crate::rootfs::populate::TempRoot;
 use crate::rootfs::{Method, Progress, Root, Volume};
 use crate::spawn::{self, Birth};
 use crate::spec::{Policy, SandboxSpec, Stdio};
-use crate::task::{Belongings, Task};
+use crate::task::{Belongings, Child, Streams, Task};
 
 /// A sandbox that can be planned, or spawned any number of times.
 ///
@@ -227,8 +228,40 @@ impl Sandbox {
             cgroup: belongings.group.as_ref().and_then(Group::into_fd),
             stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],
         };
-        let (child, streams, report) = spawn::spawn(&plan, &birth)?;
+        let (child, streams, report) = self::spawn(&plan, &birth, belongings.group.as_ref())?;
         Task::new(plan.id, child, streams, belongings, report, populated)
+    }
+}
+
+/// How many kills of its own cgroup a caller may have survived.
+const KILLS: u32 = 16;
+
+/// Spawns, and again where the kernel kills what is born.
+///
+/// Linux 6.14, and stable kernels since February 2025, compare how often the cgroup of the *caller* was killed by
+/// `cgroup.kill` with how often that of the child was, which is meant for forks within one; so a caller whose cgroup
+/// has been killed before it entered it gets dead children only. Killing the child's cgroup as often helps.
+fn spawn(plan: &Plan, birth: &Birth<'_>, group: Option<&Group>) -> Result<(Child, Streams, Report)> {
+    let mut spawned = spawn::spawn(plan, birth);
+    let Some(group) = group else { return spawned };
+    for _ in 0..KILLS {
+        match &spawned {
+            Err(e) if spawn::was_killed(e) && group.into_fd().is_some() && group.oom_kills() == 0 => {}
+            _ => break,
+        }
+        if group.kill().is_err() {
+            break;
+        }
+        spawned = spawn::spawn(plan, birth);
+    }
+    match spawned {
+        Err(e) if spawn::was_killed(&e) && group.oom_kills() > 0 => Err(Error::Setup {
+            step: "init".into(),
+            source: io::Error::other(
+                "init was killed for want of memory: the limit is too small to start in",
+            ),
+        }),
+        spawned => spawned,
     }
 }
 

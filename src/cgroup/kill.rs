@@ -133,10 +133,13 @@ impl<'a> Frozen<'a> {
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        let thawed = write_at(self.dir, "cgroup.freeze", "0");
-        if thawed.is_err() {
-            // Neither file: it was not frozen either.
-            let _ = write_at(self.dir, "freezer.state", "THAWED");
+        if write_at(self.dir, "cgroup.freeze", "0").is_ok() {
+            return;
+        }
+        // What is frozen in v1 does not die, and what was frozen by itself below is not thawed from above. Without
+        // this file either nothing was frozen.
+        for below in subtree(self.dir).unwrap_or_default() {
+            let _ = write_at(self.dir, below.join("freezer.state"), "THAWED");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::report::Control;
 
 const MB: u64 = 1 << 20;
-const LONG: Duration = Duration::from_secs(10);
+pub(super) const LONG: Duration = Duration::from_secs(10);
 
 /// The host, if the tests can run on it. If not it says so, or fails where CI says that it must:
 /// `COFFERDAM_MUST_HAVE` is a list that may have `root`, `cgroup_v1` (limits are set through v1) and `cgroup_v2`.
@@ -42,7 +42,7 @@ pub(super) fn layout(host: &Detection, limits: &Limits, parent: &str, name: &str
 }
 
 /// A program in the group; the test itself must never be.
-fn sleeper(group: &Group) -> Child {
+pub(super) fn sleeper(group: &Group) -> Child {
     let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
     group.add(child.id()).unwrap();
     child
@@ -52,7 +52,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap().trim().to_owned()
 }
 
-fn assert_gone(layout: &Layout) {
+pub(super) fn assert_gone(layout: &Layout) {
     for leaf in layout.leaves() {
         assert!(!leaf.exists(), "{leaf:?} was left behind");
     }

@@ -45,6 +45,8 @@ mod write;
 mod golden;
 #[cfg(test)]
 mod live;
+#[cfg(test)]
+mod stubborn;
 
 pub use env::LimitEnv;
 pub use layout::{Dir, Kind, Layout, Need, Value, Write};

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
@@ -22,7 +22,13 @@ use crate::error::{Error, Result};
 use crate::report::Reason;
 
 /// How long killing and removing may take before they are given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same once they have been given up before.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What each leaf has of it at least, of several.
+const LEAST: Duration = Duration::from_millis(20);
 
 /// How often making a directory begins anew because somebody removed the parent in between.
 const RACES: u32 = 1000;
@@ -41,6 +47,7 @@ pub struct Group {
     shortfalls: Vec<Reason>,
     changed: Vec<Reason>,
     keep: bool,
+    patience: Duration,
 }
 
 /// What it takes to find a group again, in another process or after a restart: its serialised form is a record
@@ -92,7 +99,8 @@ impl Group {
         };
         // From here on a failure drops the group, which takes back what it has made.
         let (shortfalls, changed) = (Vec::new(), Vec::new());
-        let mut group = Group { paths, unit: None, memory: None, shortfalls, changed, keep: false };
+        let mut group =
+            Group { paths, unit: None, memory: None, shortfalls, changed, keep: false, patience: PATIENCE };
         group.make_dirs(&layout.dirs)?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
@@ -117,7 +125,7 @@ impl Group {
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
         let (shortfalls, changed) = (Vec::new(), Vec::new());
-        Ok(Group { unit, memory, shortfalls, changed, keep: false, paths })
+        Ok(Group { unit, memory, shortfalls, changed, keep: false, patience: PATIENCE, paths })
     }
 
     /// Lets go of the group: nothing is killed or removed when the handle is gone.
@@ -178,10 +186,13 @@ impl Group {
     /// Sends SIGKILL to every process in the group, those included that are being forked. With `cgroup.kill` it
     /// returns at once; without, when all are gone or after 5 seconds.
     ///
+    /// The group is of no use afterwards: kernels since 6.14, and stable ones since February 2025, kill what is born by
+    /// `CLONE_INTO_CGROUP` in a cgroup that was killed another number of times than the caller's own.
+    ///
     /// # Errors
     /// `Unsupported` if the group has no cgroup to find them in; `TimedOut`; the kernel's answer.
     pub fn kill(&self) -> io::Result<()> {
-        kill_all(self.unit()?, PATIENCE)
+        kill_all(self.unit()?, self.patience)
     }
 
     /// The processes in the group, by the ids of the caller's PID namespace; 0 for what it cannot see.
@@ -226,15 +237,25 @@ impl Group {
 
     /// Removes the cgroups, and the parents if they are the crate's own or made by this group, and empty.
     ///
-    /// Waits up to 5 seconds for processes to be gone, but kills none: see [`kill`](Self::kill). Calling
-    /// it again after a failure goes on with what is left.
+    /// Waits up to 5 seconds for processes to be gone, but kills none: see [`kill`](Self::kill). Everything is
+    /// tried. Calling it again after a failure goes on with what is left, and that waits half a second only.
     ///
     /// # Errors
-    /// [`Error::Task`] with the directory that could not be removed; `EBUSY` if processes live on.
+    /// [`Error::Task`] with every directory that could not be removed; `EBUSY` if processes live on.
     pub fn remove(&mut self) -> Result<()> {
-        while let Some(leaf) = self.paths.leaves.last() {
-            remove_tree(leaf, PATIENCE).map_err(Error::task(call::rmdir(leaf)))?;
-            self.paths.leaves.pop();
+        let (mut steps, mut cause) = (Vec::new(), None);
+        let (start, leaves) = (Instant::now(), std::mem::take(&mut self.paths.leaves));
+        for leaf in leaves.into_iter().rev() {
+            let left = self.patience.saturating_sub(start.elapsed()).max(LEAST);
+            if let Err(e) = remove_tree(&leaf, left) {
+                steps.push(call::rmdir(&leaf));
+                cause.get_or_insert(e);
+                self.paths.leaves.insert(0, leaf);
+            }
+        }
+        if let Some(e) = cause {
+            self.patience = AGAIN;
+            return Err(Error::task::<io::Error>(steps.join(", "))(e));
         }
         while let Some(parent) = self.paths.parents.pop() {
             // Most often somebody else is in it, and will remove it.
@@ -302,7 +323,7 @@ impl Group {
         let mkdir = || mkdir(&dir.path, Mode::from_bits_truncate(0o755)).map_err(io::Error::from);
         let made = match (mkdir(), dir.kind) {
             (Err(e), Kind::Leaf) if e.kind() == io::ErrorKind::AlreadyExists => {
-                reclaim(&dir.path)?;
+                self.reclaim(&dir.path)?;
                 mkdir()
             }
             (Err(e), Kind::Parent) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -316,6 +337,22 @@ impl Group {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes away what an earlier task of the same name has left behind. Its processes are killed in the unit first:
+    /// in another hierarchy of v1 nothing stops them from forking, or thaws them. A unit of our own is spared, since
+    /// some kernels let nothing be born where there was a kill, see [`kill`](Self::kill).
+    fn reclaim(&self, leaf: &Path) -> Result<()> {
+        let unit = self.paths.unit.as_deref();
+        let unit = unit.filter(|unit| *unit != leaf && !self.paths.leaves.iter().any(|made| made == unit));
+        for path in unit.into_iter().chain([leaf]) {
+            let dir = match open_dir(path) {
+                Err(e) if is_gone(&e) => continue,
+                dir => dir.map_err(Error::prepare(call::open_dir(path)))?,
+            };
+            kill_all(dir.as_fd(), PATIENCE).map_err(Error::prepare(call::rmdir(path)))?;
+        }
+        remove_tree(leaf, PATIENCE).map_err(Error::prepare(call::rmdir(leaf)))
     }
 
     fn write<'a>(&mut self, write: &'a Write, last: &mut Last<'a>) -> Result<()> {
@@ -355,15 +392,4 @@ fn hold(path: impl AsRef<Path>) -> Result<OwnedFd> {
 
 fn open_write(path: &Path) -> Result<fs::File> {
     OpenOptions::new().write(true).open(path).map_err(Error::prepare(call::open_write(path)))
-}
-
-/// Takes away what an earlier task of the same name has left behind.
-fn reclaim(leaf: &Path) -> Result<()> {
-    let dir = match open_dir(leaf) {
-        Err(e) if is_gone(&e) => return Ok(()),
-        dir => dir.map_err(Error::prepare(call::open_dir(leaf)))?,
-    };
-    kill_all(dir.as_fd(), PATIENCE)
-        .and_then(|()| remove_tree(leaf, PATIENCE))
-        .map_err(Error::prepare(call::rmdir(leaf)))
 }

@@ -50,7 +50,7 @@ pub(crate) fn spawn(plan: &Plan, birth: &Birth<'_>) -> Result<(Child, Streams, R
     let mut child = Child::new(child, ours);
     if let Some(maps) = &plan.maps {
         write_maps(child.pid(), maps)?;
-        sys::send(child.status(), b"g").map_err(Error::prepare("sendto(status)"))?;
+        sys::send(child.status(), b"g").map_err(|e| unheard(&child, "sendto(status)", e))?;
     }
     let mut report = plan.report.clone();
     listen(plan, &mut child, &mut report)?;
@@ -190,7 +190,7 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
     loop {
         let mut buffer = [0u8; RECORD];
         let (n, fd) = sys::recv_with_fd(child.status(), &mut buffer, true)
-            .map_err(Error::prepare("recvmsg(status)"))?;
+            .map_err(|e| unheard(child, "recvmsg(status)", e))?;
         if n == 0 {
             // The end of the stream: the command was executed, or init died before it got there.
             return if ready { Ok(()) } else { Err(init_died(child)) };
@@ -233,12 +233,33 @@ fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) {
     report.miss(control.unwrap_or_default(), why);
 }
 
+/// The socket failed: because init is gone, or for a reason of its own.
+fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child),
+        _ => Error::prepare(call)(e),
+    }
+}
+
 /// Init ended without a word: say how.
 fn init_died(child: &Child) -> Error {
-    let how = match sys::wait_pidfd(child.pidfd(), true, false) {
-        Ok(Some(sys::Ended::Signal(signal))) => format!("init was killed by signal {signal}"),
-        Ok(Some(sys::Ended::Code(code))) => format!("init exited with {code}"),
-        _ => "init is gone".to_string(),
+    let source = match sys::wait_pidfd(child.pidfd(), true, false) {
+        Ok(Some(sys::Ended::Signal(libc::SIGKILL))) => io::Error::other(Killed),
+        Ok(Some(sys::Ended::Signal(signal))) => {
+            io::Error::other(format!("init was killed by signal {signal}"))
+        }
+        Ok(Some(sys::Ended::Code(code))) => io::Error::other(format!("init exited with {code}")),
+        _ => io::Error::other("init is gone"),
     };
-    Error::Setup { step: "init".into(), source: io::Error::other(how) }
+    Error::Setup { step: "init".into(), source }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("init was killed by signal 9")]
+struct Killed;
+
+/// Whether a spawn failed because init was killed (SIGKILL) before it could say anything.
+pub(crate) fn was_killed(error: &Error) -> bool {
+    let Error::Setup { source, .. } = error else { return false };
+    source.get_ref().is_some_and(|e| e.is::<Killed>())
 }

@@ -26,6 +26,7 @@ pub fn can(ability: &str) -> bool {
         }
         "cgroup_v2" => v2_limits(),
         "device_cgroup" => device_cgroup(),
+        "swap" => swap(),
         other => panic!("no such ability: {other}"),
     };
     let Err(why) = lacks else { return true };
@@ -60,6 +61,11 @@ fn v2_limits() -> Result<(), &'static str> {
         cofferdam::cgroup::Mode::V2 => Ok(()),
         _ => Err("the controllers are not on version 2"),
     }
+}
+
+fn swap() -> Result<(), &'static str> {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.lines().count() > 1 { Ok(()) } else { Err("the host has none") }
 }
 
 /// Whether sandboxes can be made at all, by root or in a user namespace.

@@ -1,0 +1,38 @@
+//! Programs of a hundred bytes, made without a compiler: static, one page, no C library, so that they run under every
+//! kernel and in every root, and measure nothing but what starts them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// `exit(0)`: mov $60, %eax; xor %edi, %edi; syscall
+#[allow(dead_code)]
+pub const EXIT: &[u8] = &[0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
+
+/// `for (;;) pause()`: mov $34, %eax; syscall; jmp to the start
+#[allow(dead_code)]
+pub const PAUSE: &[u8] = &[0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+
+/// `for (;;) fork()`: mov $57, %eax; syscall; jmp to the start
+#[allow(dead_code)]
+pub const BOMB: &[u8] = &[0xb8, 57, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+
+/// Writes an executable of x86_64 whose one segment is the whole file, header included.
+pub fn write(path: &Path, code: &[u8]) {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let size = HEADERS + code.len() as u64;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let half = |file: &mut Vec<u8>, values: &[u16]| values.iter().for_each(|v| file.extend(v.to_le_bytes()));
+    let word = |file: &mut Vec<u8>, values: &[u32]| values.iter().for_each(|v| file.extend(v.to_le_bytes()));
+    let long = |file: &mut Vec<u8>, values: &[u64]| values.iter().for_each(|v| file.extend(v.to_le_bytes()));
+    half(&mut file, &[2 /* ET_EXEC */, 62 /* EM_X86_64 */]);
+    word(&mut file, &[1]);
+    long(&mut file, &[BASE + HEADERS, 64, 0]); // entry, program headers, no section headers
+    word(&mut file, &[0]);
+    half(&mut file, &[64, 56, 1, 0, 0, 0]);
+    word(&mut file, &[1 /* PT_LOAD */, 5 /* read and execute */]);
+    long(&mut file, &[0, BASE, BASE, size, size, 4096]);
+    file.extend_from_slice(code);
+    std::fs::write(path, file).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}

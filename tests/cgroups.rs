@@ -1,0 +1,593 @@
+//! Ring 2: what the cgroups of a task are for. Whatever a task does it dies at once and whole, its limits hold, and
+//! nothing of it stays, also when an earlier caller was killed in the middle.
+//!
+//! One test at a time: some take all processors, some count what belongs to the whole process.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+#[path = "../benches/birth/tiny.rs"]
+mod tiny;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cofferdam::cgroup::{CgroupName, CgroupPath, Group, Limits, MEMORY_MIN, MemoryMax, SwapMax, lower};
+use cofferdam::{Control, Error, Host, IsolationMode, Policy, Sandbox, Task, Volume};
+use common::{asked, can, probe, run_probe, say_facts, shell, status};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+const MB: u64 = 1 << 20;
+
+type Set = fn(Sandbox) -> Sandbox;
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this is an emulated machine, on which everything takes 20 times as long.
+fn emulated() -> bool {
+    std::env::var_os("COFFERDAM_EMULATED").is_some()
+}
+
+/// What runs inside; outside it has nothing to do.
+#[test]
+fn probe_entry() {
+    let Some((what, mut say)) = asked() else { return };
+    match what.as_str() {
+        "facts" => say_facts(&mut say),
+        "bomb" => bomb(),
+        "forks" => {
+            let threads = fs::read_dir("/proc/self/task").unwrap().count();
+            let (mut children, refused) = (Vec::new(), loop_forks());
+            children.extend(refused.0);
+            say.fact("processes", threads + children.len());
+            say.fact("errno", format!("{:?}", refused.1));
+            children.iter().for_each(|pid| nix::sys::signal::kill(*pid, Signal::SIGKILL).unwrap());
+        }
+        "eat" => {
+            let size: usize = std::env::var("BYTES").unwrap().parse().unwrap();
+            let eaten = vec![1u8; size];
+            say.fact("eaten", std::hint::black_box(&eaten).iter().map(|b| usize::from(*b)).sum::<usize>());
+        }
+        other => panic!("no probe {other}"),
+    }
+}
+
+/// Forks until that is refused: the children, which only wait, and the refusal.
+fn loop_forks() -> (Vec<Pid>, nix::errno::Errno) {
+    let mut children = Vec::new();
+    loop {
+        // SAFETY: the child makes system calls only.
+        match unsafe { nix::unistd::fork() } {
+            Ok(nix::unistd::ForkResult::Parent { child }) => children.push(child),
+            Ok(nix::unistd::ForkResult::Child) => loop {
+                nix::unistd::pause();
+            },
+            Err(errno) => return (children, errno),
+        }
+        assert!(children.len() < 1000, "nothing stops it");
+    }
+}
+
+/// Fills its limit with processes that ignore every signal that can be ignored, and never stands still: half of them
+/// fork and leave, so that whoever lists them first and kills them then comes too late.
+fn bomb() -> ! {
+    for signal in Signal::iterator() {
+        // SAFETY: SIG_IGN is a valid disposition.
+        let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
+    }
+    // In the host's PID namespace its orphans are its own, and nobody else's to reap.
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let mut first = true;
+    loop {
+        // SAFETY: the child makes system calls only.
+        match unsafe { nix::unistd::fork() } {
+            Ok(nix::unistd::ForkResult::Child) => {
+                first = false;
+                let _ = nix::unistd::setsid();
+            }
+            // SAFETY: ends this process.
+            Ok(_) if !first && Pid::this().as_raw() % 2 == 0 => unsafe { libc::_exit(0) },
+            _ => {}
+        }
+    }
+}
+
+// ---- what is looked at -----------------------------------------------------------------------------------------
+
+/// The v2 cgroup below which this user may make others, as a path below the mount point.
+fn top() -> String {
+    let top = Host::probe().unwrap().cgroups.v2.and_then(|v2| v2.top).unwrap_or_default();
+    top.trim_matches('/').to_owned()
+}
+
+/// Where cgroups are made, in all hierarchies.
+fn tops() -> Vec<PathBuf> {
+    let host = Host::probe().unwrap().cgroups;
+    let v1: BTreeSet<PathBuf> = host.v1.into_values().map(|h| h.mount).collect();
+    v1.into_iter().chain(host.v2.map(|v2| v2.mount.join(top()))).collect()
+}
+
+/// Every cgroup whose name begins with `id`, in all hierarchies.
+fn groups(id: &str) -> Vec<PathBuf> {
+    let parents = tops().into_iter().flat_map(|top| [top.join("cofferdam"), top.join("cofferdam.slice")]);
+    let entries = parents.filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
+    entries.filter(|e| e.file_name().to_string_lossy().starts_with(id)).map(|e| e.path()).collect()
+}
+
+/// The processes that live in a cgroup of that name, removed or not.
+fn processes(id: &str) -> Vec<String> {
+    let all = fs::read_dir("/proc").unwrap().flatten().map(|e| e.path());
+    let read = |path: &Path, file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
+    let ours = all.filter(|path| read(path, "cgroup").contains(id));
+    ours.map(|path| read(&path, "stat")).filter(|stat| !stat.is_empty() && !stat.contains(") Z ")).collect()
+}
+
+fn procs(group: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    let mut pids: Vec<i32> = text.lines().map(|l| l.parse().unwrap()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// Nothing of `id` is left, at once.
+fn assert_gone(id: &str) {
+    assert_eq!(groups(id), Vec::<PathBuf>::new(), "cgroups were left behind");
+    assert_eq!(processes(id), Vec::<String>::new(), "processes were left behind");
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn named(sandbox: Sandbox, id: &str) -> Sandbox {
+    sandbox.with(|s| s.id = id.to_owned())
+}
+
+/// A program of `tiny`, and what keeps it.
+fn program(code: &[u8]) -> (tempfile::TempDir, Sandbox) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("program");
+    tiny::write(&file, code);
+    let volume = Volume { source: file, target: "/program".into(), read_only: true, ..Volume::default() };
+    (dir, Sandbox::command("/program").volume(volume))
+}
+
+// ---- dying -----------------------------------------------------------------------------------------------------
+
+/// How long a bomb of 64 may take to be gone. It takes some 20 ms; emulated 25 to 400 were measured, and CI runs two
+/// such machines at a time beside each other.
+fn quick() -> Duration {
+    Duration::from_secs(if emulated() { 5 } else { 1 })
+}
+
+fn lit(id: &str, set: impl FnOnce(Sandbox) -> Sandbox) -> Task {
+    let limits = Limits { pids_max: Some(64), ..Limits::default() };
+    let bomb = named(probe("bomb").limits(limits), id).with(|s| s.fds.clear());
+    let task = set(bomb).spawn().unwrap();
+    assert!(task.report().enforced.contains(Control::PIDS | Control::KILL), "{}", task.report());
+    let current = groups(id).into_iter().map(|g| g.join("pids.current")).find(|f| f.exists()).unwrap();
+    let count = || fs::read_to_string(&current).unwrap().trim().parse::<u32>().unwrap();
+    eventually("the bomb does not fill its limit", || count() >= 64);
+    task
+}
+
+#[test]
+fn a_fork_bomb_that_ignores_every_signal_is_gone_at_once() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    let ways: [(&str, Set); 3] = [
+        ("init", |s| s),
+        ("alone", |s| s.with(|s| s.init = false)),
+        ("host", |s| s.pid_mode(IsolationMode::Host)),
+    ];
+    for (way, set) in ways {
+        let id = format!("bomb-{}-{way}", std::process::id());
+        let task = lit(&id, set);
+        let start = Instant::now();
+        task.kill().unwrap();
+        assert_eq!(task.wait().unwrap().signal, Some(9), "{way}");
+        let took = start.elapsed();
+        assert!(took < quick(), "{way}: kill and wait took {took:?}");
+        assert_gone(&id);
+
+        let task = lit(&id, set);
+        let start = Instant::now();
+        drop(task);
+        let took2 = start.elapsed();
+        assert!(took2 < quick(), "{way}: the drop took {took2:?}");
+        assert_gone(&id);
+    }
+}
+
+/// What a thousand lives could leave in this process.
+fn own_traces() -> (BTreeSet<String>, String) {
+    let fds = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let fds = fds.filter_map(|e| Some((e.file_name(), fs::read_link(e.path()).ok()?)));
+    let fds = fds.filter(|(_, to)| !to.ends_with("fd")).map(|(n, to)| format!("{n:?} {to:?}")).collect();
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let children = tasks.map(|t| fs::read_to_string(t.path().join("children")).unwrap_or_default()).collect();
+    (fds, children)
+}
+
+/// Four threads, each limit set, a process in each: 250 lives each, and 15 where that would take minutes.
+#[test]
+fn a_thousand_groups_come_and_go_and_leave_nothing() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    let rounds = if emulated() { 15 } else { 250 };
+    let limits = Limits {
+        cpu_shares: Some(512),
+        cores: "0".into(),
+        memory: Some(16 * MB),
+        memory_max: Some(MemoryMax::Bytes(32 * MB)),
+        pids_max: Some(8),
+        ..Limits::default()
+    };
+    let all =
+        Control::CPU | Control::CPUSET | Control::MEMORY | Control::SWAP | Control::PIDS | Control::KILL;
+    let (_dir, sandbox) = program(tiny::PAUSE);
+    let sandbox = sandbox.host(&Host::probe().unwrap()).limits(limits);
+    let id = format!("many-{}", std::process::id());
+    let before = own_traces();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (sandbox, id) = (&sandbox, &id);
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let id = format!("{id}-{thread}-{round}");
+                    let task = named(sandbox.clone(), &id).with(|s| s.init = round % 2 == 0).spawn().unwrap();
+                    assert!(task.report().enforced.contains(all), "{}", task.report());
+                    assert_eq!(processes(&id).len(), if round % 2 == 0 { 2 } else { 1 });
+                    if round % 3 == 0 {
+                        drop(task);
+                    } else {
+                        task.kill().unwrap();
+                        assert_eq!(task.wait().unwrap().signal, Some(9));
+                    }
+                }
+            });
+        }
+    });
+    assert_gone(&id);
+    assert_eq!(own_traces(), before);
+}
+
+// ---- limits ----------------------------------------------------------------------------------------------------
+
+/// What a program that does nothing and needs no library says to a limit of `memory`.
+fn nothing_within(memory: u64, init: bool) -> Result<(), String> {
+    let (_dir, sandbox) = program(tiny::EXIT);
+    let limits = Limits { memory: Some(memory), ..Limits::default() };
+    let run = sandbox.limits(limits).with(|s| s.init = init).spawn().and_then(|task| task.wait());
+    match run {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(status.to_string()),
+        Err(e) => Err(format!("{e}: {:?}", std::error::Error::source(&e).map(ToString::to_string))),
+    }
+}
+
+#[test]
+fn a_program_that_does_nothing_runs_in_four_mebibytes_and_in_the_least_that_is_accepted() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    for memory in [4 * MB, MEMORY_MIN] {
+        for round in 0..10 {
+            let run = nothing_within(memory, round % 2 == 0);
+            assert_eq!(run, Ok(()), "{memory} bytes, round {round}");
+        }
+    }
+    let refused = shell("true").limits(Limits { memory: Some(MEMORY_MIN - 1), ..Limits::default() }).spawn();
+    let Err(Error::Spec { field: "memory", message }) = refused else { panic!("{refused:?}") };
+    assert_eq!(message, "1048575 bytes is too little to start a process, 1048576 is the least");
+}
+
+#[test]
+fn fork_is_refused_at_the_limit_of_processes() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    for init in [true, false] {
+        let limits = Limits { pids_max: Some(6), ..Limits::default() };
+        let seen = run_probe(probe("forks").limits(limits).with(|s| s.init = init)).unwrap();
+        assert!(seen.report.enforced.contains(Control::PIDS), "{}", seen.report);
+        assert_eq!((seen.get("processes"), seen.get("errno")), ("6", "EAGAIN"), "init {init}");
+    }
+}
+
+#[test]
+fn reserved_processors_are_among_those_of_the_task() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    let last = Host::probe().unwrap().cgroups.online.to_string();
+    let last = last.rsplit(['-', ',']).next().unwrap();
+    let seen = run_probe(probe("facts").limits(Limits { cores: last.into(), ..Limits::default() })).unwrap();
+    assert!(seen.report.enforced.contains(Control::CPUSET), "{}", seen.report);
+    let allowed = seen.get("Cpus_allowed_list");
+    assert!(allowed.split([',', '-']).any(|cpu| cpu == last), "{last} is not in {allowed}");
+}
+
+/// What a program says that writes 64 MiB where 32 are allowed: how it ended, and whether it was for want of memory.
+fn eats(swap: SwapMax) -> (bool, bool, Option<String>) {
+    let limits = Limits { memory: Some(32 * MB), swap, ..Limits::default() };
+    let sandbox = probe("eat").env("BYTES", (64 * MB).to_string()).limits(limits);
+    let seen = run_probe(sandbox).unwrap();
+    assert!(seen.report.enforced.contains(Control::MEMORY), "{}", seen.report);
+    assert_eq!(seen.report.enforced.contains(Control::SWAP), swap == SwapMax::Off, "{}", seen.report);
+    (seen.status.success(), seen.status.oom_killed, seen.facts.get("eaten").cloned())
+}
+
+#[test]
+fn more_memory_than_allowed_is_death() {
+    let _alone = alone();
+    if can("cgroups") {
+        assert_eq!(eats(SwapMax::Off), (false, true, None));
+    }
+}
+
+#[test]
+fn more_memory_than_allowed_goes_to_swap_where_that_is_allowed_and_only_there() {
+    let _alone = alone();
+    if !can("cgroups") || !can("swap") {
+        return;
+    }
+    assert_eq!(eats(SwapMax::Unlimited), (true, false, Some((64 * MB).to_string())));
+    assert_eq!(eats(SwapMax::Off), (false, true, None));
+}
+
+// ---- the caller ------------------------------------------------------------------------------------------------
+
+/// The cgroups of every thread of this process.
+fn own_cgroups() -> BTreeSet<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter_map(|t| fs::read_to_string(t.path().join("cgroup")).ok()).collect()
+}
+
+#[test]
+fn the_caller_is_never_in_the_cgroups_of_a_task() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    let id = format!("caller-{}", std::process::id());
+    let limits = Limits {
+        cpu_shares: Some(100),
+        cores: "0".into(),
+        memory: Some(64 * MB),
+        pids_max: Some(9),
+        ..Limits::default()
+    };
+    let before = own_cgroups();
+    let (_dir, sandbox) = program(tiny::PAUSE);
+    let sandbox = named(sandbox, &id).limits(limits);
+    for (init, mode, count) in [
+        (true, IsolationMode::Private, 2),
+        (false, IsolationMode::Private, 1),
+        (true, IsolationMode::Host, 1),
+    ] {
+        let task = sandbox.clone().pid_mode(mode).with(|s| s.init = init).spawn().unwrap();
+        assert_eq!(own_cgroups(), before);
+        let leaves = groups(&id);
+        assert!(!leaves.is_empty());
+        for leaf in &leaves {
+            let pids = procs(leaf);
+            assert!(!pids.contains(&Pid::this().as_raw()), "{leaf:?}");
+            assert!(pids.contains(&task.pid().unwrap()), "{leaf:?} has {pids:?}");
+            assert_eq!(pids.len(), count, "{leaf:?} has {pids:?}");
+            assert_eq!(pids, procs(&leaves[0]));
+        }
+        drop(task);
+        assert_eq!(own_cgroups(), before);
+        assert_gone(&id);
+    }
+    let failing: [(&str, Set); 3] = [
+        ("exec", |s| s.with(|s| s.command = "/no/such".into())),
+        ("setup", |s| s.work_dir("/sys/no/such")),
+        ("spec", |s| s.user("no-such-user")),
+    ];
+    for (what, set) in failing {
+        set(sandbox.clone()).spawn().map(drop).unwrap_err();
+        assert_eq!(own_cgroups(), before, "{what}");
+        assert_gone(&id);
+    }
+}
+
+/// The caller of the test below; outside of it, it has nothing to do.
+#[test]
+fn caller_entry() {
+    let Ok(group) = std::env::var("COFFERDAM_CALLER") else { return };
+    if !group.is_empty() {
+        fs::write(Path::new(&group).join("cgroup.procs"), "0").unwrap();
+    }
+    for init in [true, false] {
+        assert!(status(shell("true").with(|s| s.init = init)).success(), "init {init}");
+    }
+}
+
+/// As of a service that was killed by its cgroup, and started anew in the same one.
+#[test]
+fn a_caller_whose_own_cgroup_was_killed_before_it_came_spawns_all_the_same() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    let tree = Host::probe().unwrap().cgroups.v2;
+    let group = tree.map(|v2| v2.mount.join(top()).join(format!("killed-{}", std::process::id())));
+    if let Some(group) = &group {
+        fs::create_dir(group).unwrap();
+        for _ in 0..3 {
+            fs::write(group.join("cgroup.kill"), "1").unwrap();
+        }
+    }
+    let mut caller = std::process::Command::new(std::env::current_exe().unwrap());
+    caller.args(["--exact", "caller_entry", "--test-threads=1"]);
+    // Without the tree it is any caller.
+    let done = caller.env("COFFERDAM_CALLER", group.as_deref().unwrap_or(Path::new(""))).output().unwrap();
+    if let Some(group) = &group {
+        eventually("the caller's cgroup stays", || fs::remove_dir(group).is_ok());
+    }
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
+
+/// When the operator's own limit is what is too small, since a spec cannot ask for so little.
+#[test]
+fn too_little_memory_to_start_in_is_said_so() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    let host = Host::probe().unwrap();
+    let parent = format!("{}/small-{}", top(), std::process::id());
+    let limits = Limits { memory: Some(MEMORY_MIN), ..Limits::default() };
+    let path = CgroupPath::new(&parent).unwrap();
+    let layout = lower(&limits, &host.cgroups, &path, &CgroupName::new("holds").unwrap(), 0, false);
+    let holder = Group::create(&layout).unwrap();
+    let limit = |leaf: &Path| ["memory.max", "memory.limit_in_bytes"].map(|f| leaf.with_file_name(f));
+    fs::write(layout.leaves().flat_map(limit).find(|f| f.exists()).unwrap(), "65536").unwrap();
+    let policy = Policy { cgroup_parent: parent, ..Policy::default() };
+    let refused = shell("true").limits(limits).policy(&policy).spawn();
+    drop(holder);
+    let error = refused.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(matches!(error, Error::Setup { .. }), "{error}: {cause}");
+    assert!(cause.contains("want of memory"), "{error}: {cause}");
+}
+
+// ---- what is left behind ---------------------------------------------------------------------------------------
+
+/// Reaps what a detached task has left to this process.
+fn reap(pids: &[i32]) {
+    for pid in pids {
+        let _ = nix::sys::wait::waitpid(Pid::from_raw(*pid), None);
+    }
+}
+
+fn freeze(group: &Path) {
+    for (file, how) in [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")] {
+        if group.join(file).exists() {
+            fs::write(group.join(file), how).unwrap();
+        }
+    }
+}
+
+/// Puts a process into a cgroup two levels below its own.
+fn nest(leaf: &Path, pid: i32) -> PathBuf {
+    let below = leaf.join("a/b");
+    for dir in [leaf.join("a"), below.clone(), leaf.join("c")] {
+        fs::create_dir(&dir).unwrap();
+        // In v1 nothing may enter a cpuset that has no processors or no memory.
+        for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| dir.join(file).exists()) {
+            fs::copy(leaf.join(file), dir.join(file)).unwrap();
+        }
+    }
+    fs::write(below.join("cgroup.procs"), pid.to_string()).unwrap();
+    below
+}
+
+/// A cgroup of a caller that is no more, with everything in it that it might have left, does not keep a task of the
+/// same name from starting, and nothing of it lives on beside that.
+#[test]
+fn what_a_lost_caller_left_is_taken_away() {
+    let _alone = alone();
+    if !can("cgroups") {
+        return;
+    }
+    let limits = Limits { memory: Some(64 * MB), pids_max: Some(70), cores: "0".into(), ..Limits::default() };
+    let (_dir, pausing) = program(tiny::PAUSE);
+    type Leave = fn(&Path, i32);
+    let ways: [(&str, Sandbox, Leave); 5] = [
+        ("running", pausing.clone(), |_, _| {}),
+        ("frozen", pausing.clone(), |leaf, _| freeze(leaf)),
+        ("nested", pausing.clone(), |leaf, pid| drop(nest(leaf, pid))),
+        ("frozen-below", pausing.clone(), |leaf, pid| freeze(&nest(leaf, pid))),
+        ("forking", probe("bomb").with(|s| s.fds.clear()), |_, _| {}),
+    ];
+    for (way, sandbox, leave) in ways {
+        let id = format!("left-{}-{}", std::process::id(), way);
+        let task = named(sandbox, &id).limits(limits.clone()).spawn().unwrap();
+        let pid = task.pid().unwrap();
+        let left = procs(&groups(&id)[0]);
+        task.detach().unwrap();
+        groups(&id).iter().for_each(|leaf| leave(leaf, pid));
+
+        let start = Instant::now();
+        let next = named(pausing.clone(), &id).limits(limits.clone()).spawn().unwrap();
+        let took = start.elapsed();
+        assert!(took < quick() * 2, "{way}: it took {took:?}");
+        let leaves = groups(&id);
+        for leaf in &leaves {
+            let pids = procs(leaf);
+            assert!(pids.len() == 2 && pids.contains(&next.pid().unwrap()), "{way}: {leaf:?} has {pids:?}");
+            assert!(!left.iter().any(|old| pids.contains(old)), "{way}: {leaf:?} has {pids:?}");
+        }
+        assert_eq!(processes(&id).len(), 2, "{way}");
+        reap(&left);
+        drop(next);
+        assert_gone(&id);
+    }
+}
+
+/// A cgroup that cannot be removed, here since something is mounted over it, is named, is waited for once, and is
+/// gone with the first wait after nothing is in the way any more.
+#[test]
+fn a_cgroup_that_cannot_be_removed_is_named_and_waited_for_once() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let _alone = alone();
+    if !can("root") || !can("cgroups") {
+        return;
+    }
+    let (_dir, pausing) = program(tiny::PAUSE);
+    let id = format!("covered-{}", std::process::id());
+    // In a namespace of this thread's own, so that the host sees no mount of ours.
+    let covered = std::thread::spawn({
+        let id = id.clone();
+        move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            let task = named(pausing, &id).spawn().unwrap();
+            let leaf = groups(&id).remove(0);
+            mount(Some("t"), &leaf, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            task.kill().unwrap();
+            let refused = || {
+                let start = Instant::now();
+                match task.wait() {
+                    Err(Error::Task { step, source }) => {
+                        assert_eq!(step, format!("rmdir({leaf:?})"));
+                        assert_eq!(source.raw_os_error(), Some(libc::EBUSY));
+                    }
+                    other => panic!("{other:?}"),
+                }
+                start.elapsed()
+            };
+            assert!(refused() >= Duration::from_secs(4), "it was given up too early");
+            assert_eq!(task.status().unwrap().signal, Some(9));
+            for _ in 0..3 {
+                let again = refused();
+                assert!(again < Duration::from_secs(2), "{again:?}");
+            }
+            umount2(&leaf, MntFlags::MNT_DETACH).unwrap();
+            assert_eq!(task.wait().unwrap().signal, Some(9));
+        }
+    });
+    covered.join().unwrap();
+    assert_gone(&id);
+}
