@@ -458,7 +458,7 @@ fn too_little_memory_to_start_in_is_said_so() {
     let parent = format!("{}/small-{}", top(), std::process::id());
     let limits = Limits { memory: Some(MEMORY_MIN), ..Limits::default() };
     let path = CgroupPath::new(&parent).unwrap();
-    let layout = lower(&limits, &host.cgroups, &path, &CgroupName::new("holds").unwrap(), 0, false);
+    let layout = lower(&limits, &host.cgroups, &path, &CgroupName::new("holds").unwrap(), 0, &[], false);
     let holder = Group::create(&layout).unwrap();
     let limit = |leaf: &Path| ["memory.max", "memory.limit_in_bytes"].map(|f| leaf.with_file_name(f));
     fs::write(layout.leaves().flat_map(limit).find(|f| f.exists()).unwrap(), "65536").unwrap();
