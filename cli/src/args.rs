@@ -112,6 +112,12 @@ pub(crate) struct Args {
     /// File or directory of the host (repeatable); more options: host-to-task, bidirectional
     #[arg(long, value_name = "SRC:DST[:ro]")]
     volume: Vec<String>,
+    /// Device node of the host (repeatable) [default access: rwm]
+    #[arg(long, value_name = "SRC[:DST[:rwm]]")]
+    device: Vec<String>,
+    /// Device cgroup: require one, or make none [default: where the host can]
+    #[arg(long, value_name = "yes|no")]
+    device_cgroup: Option<String>,
     /// Variable of the environment (repeatable)
     #[arg(long, value_name = "K=V")]
     env: Vec<String>,
@@ -226,6 +232,7 @@ impl Args {
             Some(path) => spec.network = Network::Path(path.into()),
         }
         self.root(&mut spec)?;
+        self.devices(&mut spec)?;
         self.task_dirs(&mut spec);
         self.names(&mut spec)?;
         self.environment(&mut spec)?;
@@ -262,6 +269,19 @@ impl Args {
         }
         for volume in &self.volume {
             spec.volumes.push(values::volume(volume).map_err(|e| Failure::new(format!("volume: {e}")))?);
+        }
+        Ok(())
+    }
+
+    fn devices(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
+        spec.devices.extend(self.device.iter().map(|device| values::device(device)));
+        match self.device_cgroup.as_deref() {
+            None => {}
+            Some("yes") => spec.device_cgroup = Some(true),
+            Some("no") => spec.device_cgroup = Some(false),
+            Some(other) => {
+                return Err(Failure::new(format!("device_cgroup: {other:?} is neither yes nor no")));
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cofferdam::cgroup::{CpuMax, IoMax, SwapMax};
+use cofferdam::rootfs::Device;
 use cofferdam::{HostsEntry, MemoryMax, Propagation, Volume};
 
 /// Bytes: a number, or one with k, m, g or t for powers of 1024.
@@ -80,6 +81,15 @@ pub(crate) fn pair(text: &str) -> (PathBuf, PathBuf) {
     (source.into(), target.into())
 }
 
+/// `SRC[:DST[:ACCESS]]`; the same path inside, and all access, when there is no more.
+pub(crate) fn device(text: &str) -> Device {
+    let mut parts = text.splitn(3, ':');
+    let source = parts.next().unwrap_or_default();
+    let target = parts.next().unwrap_or(source);
+    let permissions = parts.next().unwrap_or("rwm").to_owned();
+    Device { source: source.into(), target: target.into(), permissions }
+}
+
 /// `SRC:DST[:OPTION,...]` with `ro`, `rw`, `host-to-task` and `bidirectional`.
 pub(crate) fn volume(text: &str) -> Result<Volume, String> {
     let mut parts = text.splitn(3, ':');
@@ -138,6 +148,16 @@ mod tests {
         for wrong in ["8:0,rbps", "8:0,speed=1", "8:0,rbps=x"] {
             assert!(io_max(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn devices() {
+        let all = |text: &str| {
+            let d = device(text);
+            (d.source.display().to_string(), d.target.display().to_string(), d.permissions)
+        };
+        assert_eq!(all("/dev/fuse"), ("/dev/fuse".into(), "/dev/fuse".into(), "rwm".into()));
+        assert_eq!(all("/dev/fuse:/dev/f:r"), ("/dev/fuse".into(), "/dev/f".into(), "r".into()));
     }
 
     #[test]

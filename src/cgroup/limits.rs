@@ -11,10 +11,10 @@ use crate::report::Control;
 /// The smallest [`Limits::memory`] that is accepted, in bytes: 1 MiB.
 ///
 /// The kernel charges a process for its page tables, stacks and copied pages from its first instruction on, and
-/// the crate's own init lives in the same cgroup. To start a static program that does nothing took 512 KiB at most, with
-/// init or without, on Linux 6.1 and 6.18, v1 and v2: with 384 one start in twenty was killed, with 192 most, with 128
-/// all. Below this limit a task dies in its start, which is hard to tell from a broken program; and what
-/// does more than nothing needs more.
+/// the crate's own init lives in the same cgroup. Of sixty starts of a static program that does nothing, with init and
+/// without, on Linux 6.1 and 6.18, v1 and v2, all went well with 512 KiB, one failed with 384, and none went well
+/// with 128. Below this limit a task dies in its start, which is hard to tell from a broken program; and what does
+/// more than nothing needs more.
 pub const MEMORY_MIN: u64 = 1024 * 1024;
 
 /// The largest number of processes that the kernel can count (`PID_MAX_LIMIT`); `pids.max` takes no more.
