@@ -12,11 +12,11 @@ use crate::error::Error;
 use crate::report::Control;
 
 const MB: u64 = 1 << 20;
-const LONG: Duration = Duration::from_secs(10);
+pub(super) const LONG: Duration = Duration::from_secs(10);
 
 /// The host, if the tests can run on it. If not it says so, or fails where CI says that it must:
 /// `COFFERDAM_MUST_HAVE` is a list that may have `root`, `cgroup_v1` (limits are set through v1) and `cgroup_v2`.
-fn detected() -> Option<Detection> {
+pub(super) fn detected() -> Option<Detection> {
     let found = Detection::probe();
     let on = |version| found.gate().is_ok() && found.limits_on == version;
     let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
@@ -32,13 +32,13 @@ fn detected() -> Option<Detection> {
     Some(found)
 }
 
-fn layout(host: &Detection, limits: &Limits, parent: &str, name: &str) -> Layout {
+pub(super) fn layout(host: &Detection, limits: &Limits, parent: &str, name: &str) -> Layout {
     let name = format!("test.{}.{name}", std::process::id());
     lower(limits, host, &CgroupPath::new(parent).unwrap(), &CgroupName::new(&name).unwrap(), 0, false)
 }
 
 /// A program in the group; the test itself must never be.
-fn sleeper(group: &Group) -> Child {
+pub(super) fn sleeper(group: &Group) -> Child {
     let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
     group.add(child.id()).unwrap();
     child
@@ -48,7 +48,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap().trim().to_owned()
 }
 
-fn assert_gone(layout: &Layout) {
+pub(super) fn assert_gone(layout: &Layout) {
     for leaf in layout.leaves() {
         assert!(!leaf.exists(), "{leaf:?} was left behind");
     }
@@ -231,6 +231,7 @@ fn many_at_once_leave_nothing() {
 fn too_much_memory_is_counted() {
     let Some(host) = detected() else { return };
     let layout = layout(&host, &Limits { memory: Some(4 * MB), ..Limits::default() }, "", "oom");
+    let stalls = oom::stalls();
     let group = Group::create(&layout).unwrap();
     // It waits for a line, so that it is in the group before it starts to eat.
     let eat = "read go; x=0123456789abcdef; while :; do x=$x$x; done";
@@ -241,6 +242,15 @@ fn too_much_memory_is_counted() {
     assert!(!status.success());
     assert!(group.wait_empty(LONG).unwrap());
     assert_eq!(group.oom_kills(), 1, "{status}");
+    let oom = group.oom().unwrap();
+    // Where the host was short of memory as well, v1 does not know.
+    let told = host.limits_on == Version::V2 || stalls == oom::stalls();
+    assert!(oom.limit == OomLimit::Own || (!told && oom.limit == OomLimit::Unknown), "{oom}");
+    // The record has what was counted above before, so that the answer is the same later.
+    let record = serde_json::to_string(group.paths()).unwrap();
+    let again = Group::reopen(serde_json::from_str(&record).unwrap()).unwrap();
+    assert_eq!(again.oom(), Some(oom));
+    let _ = again.into_paths();
     if let Some(peak) = group.memory_peak() {
         assert!((MB..=4 * MB).contains(&peak), "{peak}");
     }
@@ -254,6 +264,8 @@ fn a_host_without_cgroups_gets_a_group_that_says_so() {
     assert_eq!(group.kill().unwrap_err().kind(), std::io::ErrorKind::Unsupported);
     assert!(group.into_fd().is_none());
     assert!(group.enter_fds().unwrap().is_empty());
-    assert_eq!((group.oom_kills(), group.memory_current()), (0, None));
+    assert_eq!((group.oom_kills(), group.oom(), group.memory_current()), (0, None, None));
+    let error = group.events(None, &EventOptions::default()).unwrap_err();
+    assert!(matches!(error, Error::Task { source, .. } if source.kind() == std::io::ErrorKind::Unsupported));
     group.remove().unwrap();
 }

@@ -22,6 +22,8 @@
 
 #![forbid(unsafe_code)]
 
+mod events;
+mod freeze;
 mod judge;
 mod kill;
 mod layout;
@@ -29,6 +31,7 @@ mod limits;
 mod lower;
 mod mounts;
 mod name;
+mod oom;
 mod place;
 mod probe;
 mod run;
@@ -42,10 +45,13 @@ mod golden;
 #[cfg(test)]
 mod live;
 
+pub use events::{Event, EventOptions, Events, PressureResource, PressureThreshold};
+pub(crate) use freeze::Freezer;
 pub use layout::{Dir, Kind, Layout, Need, Value, Write};
 pub use limits::{Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT};
 pub use lower::lower;
 pub use name::{CgroupName, CgroupPath};
+pub use oom::{Oom, OomLimit};
 pub use probe::{Detection, Hierarchy, Mode, Swap, Unified, V1_REQUIRED, V2_REQUIRED, Version};
 pub use run::{Group, Paths};
 pub use set::CpuSet;

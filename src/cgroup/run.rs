@@ -11,8 +11,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
-use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
+use super::kill::{Backoff, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write, call};
+use super::oom::{Baseline, Oom, Tally};
 use super::place::Place;
 use crate::error::{Error, Result};
 use crate::report::Reason;
@@ -34,6 +35,8 @@ pub struct Group {
     unit: Option<OwnedFd>,
     /// When it is not the unit.
     memory: Option<OwnedFd>,
+    /// Outlives the counters.
+    killed: Tally,
     shortfalls: Vec<Reason>,
     keep: bool,
 }
@@ -49,6 +52,9 @@ pub struct Paths {
     into: bool,
     enter: Vec<PathBuf>,
     v1: BTreeMap<String, PathBuf>,
+    /// So that it can be said later whose memory ran out.
+    #[serde(default)]
+    before: Baseline,
 }
 
 impl Paths {
@@ -75,17 +81,23 @@ impl Group {
             into: layout.into.is_some(),
             enter: layout.enter.clone(),
             v1: layout.v1.clone(),
+            before: Baseline::default(),
         };
         // From here on a failure drops the group, which takes back what it has made.
-        let mut group = Group { paths, unit: None, memory: None, shortfalls: Vec::new(), keep: false };
+        let mut group = Group::of(paths, None, None);
         group.make_dirs(&layout.dirs)?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
         for write in &layout.writes {
             group.write(write)?;
         }
+        group.paths.before = Baseline::take(&group);
         group.keep = layout.keep;
         Ok(group)
+    }
+
+    fn of(paths: Paths, unit: Option<OwnedFd>, memory: Option<OwnedFd>) -> Group {
+        Group { paths, unit, memory, killed: Tally::default(), shortfalls: Vec::new(), keep: false }
     }
 
     /// Finds a group again that [`into_paths`](Self::into_paths) let go of.
@@ -97,7 +109,7 @@ impl Group {
         let unit = paths.unit.as_ref().map(open).transpose()?;
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
-        Ok(Group { unit, memory, shortfalls: Vec::new(), keep: false, paths })
+        Ok(Group::of(paths, unit, memory))
     }
 
     /// Lets go of the group: nothing is killed or removed when the handle is gone.
@@ -189,15 +201,6 @@ impl Group {
         Ok(true)
     }
 
-    /// How many processes of the group were killed for want of memory, whoever's limit it was.
-    ///
-    /// v2 `memory.events` (nested cgroups counted), v1 `memory.oom_control` (Linux 4.13; not counted). 0 when
-    /// the memory controller is not in use.
-    pub fn oom_kills(&self) -> u64 {
-        let text = self.memory_file("memory.oom_control", "memory.events");
-        text.and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
-    }
-
     /// Bytes of memory charged now.
     pub fn memory_current(&self) -> Option<u64> {
         self.memory_file("memory.usage_in_bytes", "memory.current")?.trim().parse().ok()
@@ -227,8 +230,33 @@ impl Group {
         Ok(())
     }
 
+    /// Kills what is left, waits until it is gone, and reads for the last time how many were killed for want of
+    /// memory. For the way to [`remove`](Self::remove): what cannot be killed shows there.
+    pub(crate) fn settle(&self) -> Option<Oom> {
+        if self.unit.is_some() {
+            let _ = self.kill();
+            let _ = self.wait_empty(PATIENCE);
+        }
+        self.oom()
+    }
+
     fn unit(&self) -> io::Result<BorrowedFd<'_>> {
         self.unit.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// The cgroup that has all processes.
+    pub(super) fn held_unit(&self) -> Option<Place<'_>> {
+        let path = self.paths.unit.as_ref()?;
+        Some(Place::new(path, Some(self.unit.as_ref()?.as_fd())))
+    }
+
+    /// The counters of the parents from before the task.
+    pub(super) fn before(&self) -> &Baseline {
+        &self.paths.before
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.killed
     }
 
     /// The task's v2 cgroup.
@@ -280,7 +308,7 @@ impl Group {
         let mkdir = || mkdir(&dir.path, Mode::from_bits_truncate(0o755)).map_err(io::Error::from);
         let made = match (mkdir(), dir.kind) {
             (Err(e), Kind::Leaf) if e.kind() == io::ErrorKind::AlreadyExists => {
-                reclaim(&dir.path)?;
+                reclaim(self.paths.unit.iter().chain([&dir.path]))?;
                 mkdir()
             }
             (Err(e), Kind::Parent) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -315,8 +343,8 @@ impl Drop for Group {
             return;
         }
         // There is nobody to tell; what is busy after all this is left behind.
-        if self.unit.is_some() && !self.paths.leaves.is_empty() {
-            let _ = self.kill();
+        if !self.paths.leaves.is_empty() {
+            self.settle();
         }
         let _ = self.remove();
     }
@@ -331,15 +359,19 @@ fn open_write(path: &Path) -> Result<fs::File> {
     OpenOptions::new().write(true).open(path).map_err(Error::prepare(call::open_write(path)))
 }
 
-/// Takes away what an earlier task of the same name has left behind.
-fn reclaim(leaf: &Path) -> Result<()> {
-    let dir = match open_dir(leaf) {
-        Err(e) if is_gone(&e) => return Ok(()),
-        dir => dir.map_err(Error::prepare(call::open_dir(leaf)))?,
-    };
-    kill_all(dir.as_fd(), PATIENCE)
-        .and_then(|()| remove_tree(leaf, PATIENCE))
-        .map_err(Error::prepare(call::rmdir(leaf)))
+/// Takes away what an earlier task of the same name has left behind, in the last of these directories; first of all
+/// where it can be thawed: whoever is in a frozen cgroup of v1 dies in no other before.
+fn reclaim<'a>(places: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    let mut leaf = None;
+    for path in places {
+        leaf = Some(path);
+        let dir = match open_dir(path) {
+            Err(e) if is_gone(&e) => continue,
+            dir => dir.map_err(Error::prepare(call::open_dir(path)))?,
+        };
+        kill_all(dir.as_fd(), PATIENCE).map_err(Error::prepare(call::rmdir(path)))?;
+    }
+    leaf.map_or(Ok(()), |leaf| remove_tree(leaf, PATIENCE).map_err(Error::prepare(call::rmdir(leaf))))
 }
 
 fn apply(write: &Write) -> Result<()> {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::cgroup::Group;
+use crate::cgroup::{Group, Oom};
 use crate::error::{Error, Result};
 use crate::plan::wire::{RECORD, Record};
 use crate::report::Report;
@@ -21,6 +21,7 @@ use crate::rootfs::Populated;
 use crate::rootfs::populate::TempRoot;
 use crate::sys::{self, Ended};
 
+mod group;
 mod status;
 
 pub use status::{ExitStatus, Signal};
@@ -135,6 +136,8 @@ fn end(pidfd: BorrowedFd<'_>) {
 pub(crate) struct Belongings {
     pub group: Option<Group>,
     pub root: Option<TempRoot>,
+    /// What the group said last.
+    pub oom: Option<Oom>,
 }
 
 impl Belongings {
@@ -143,7 +146,7 @@ impl Belongings {
     fn clear(&mut self) -> Result<()> {
         let group = self.group.as_mut().map_or(Ok(()), |group| {
             // What cannot be killed shows when the group cannot be removed.
-            let _ = group.kill();
+            self.oom = group.settle().or(self.oom.take());
             group.remove()
         });
         self.group.take_if(|_| group.is_ok());
@@ -275,16 +278,15 @@ impl Task {
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.status.is_none() {
-            let ended = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
-            inner.status = ended.map(|mut status| {
-                status.oom_killed = inner.belongings.group.as_ref().is_some_and(|g| g.oom_kills() > 0);
-                status
-            });
+            inner.status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
         }
-        if inner.status.is_some() {
-            inner.belongings.clear()?;
+        let Inner { belongings, status, .. } = &mut *inner;
+        if let Some(status) = status {
+            let cleared = belongings.clear();
+            status.oom_killed = belongings.oom.is_some();
+            cleared?;
         }
-        Ok(inner.status)
+        Ok(*status)
     }
 
     /// How the task ended, once a wait has seen it, also when that wait failed because something of the sandbox could
