@@ -55,7 +55,7 @@ mod spec;
 mod sys;
 mod task;
 
-pub use cgroup::{Limits, MemoryMax, Stats};
+pub use cgroup::{Event, EventOptions, Events, Limits, MemoryMax, Oom, OomLimit, Stats};
 pub use error::{Error, Result};
 pub use host::{Health, Host};
 pub use ns::{IsolationMode, Network};

@@ -20,9 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
-/// How long a cgroup may take to report that it is frozen. Processes that do not stop in time are killed
-/// all the same.
-const FREEZE: Duration = Duration::from_millis(200);
+use super::freeze::Frozen;
 
 /// Pauses that grow from 50 microseconds to 20 milliseconds, until the patience is over.
 pub(super) struct Backoff {
@@ -110,40 +108,6 @@ pub(super) fn kill_each(dir: BorrowedFd<'_>, patience: Duration) -> io::Result<(
     }
 }
 
-/// Holds a cgroup frozen, if it can be; thaws it when dropped.
-struct Frozen<'a> {
-    dir: BorrowedFd<'a>,
-}
-
-impl<'a> Frozen<'a> {
-    fn new(dir: BorrowedFd<'a>) -> Self {
-        let frozen: fn(BorrowedFd<'_>) -> bool = if write_at(dir, "cgroup.freeze", "1").is_ok() {
-            |dir| read_at(dir, "cgroup.events").is_ok_and(|text| field(&text, "frozen") == Some(1))
-        } else if write_at(dir, "freezer.state", "FROZEN").is_ok() {
-            // A read also makes the kernel try again those who would not freeze at first.
-            |dir| read_at(dir, "freezer.state").is_ok_and(|text| text.trim() == "FROZEN")
-        } else {
-            return Frozen { dir };
-        };
-        let mut backoff = Backoff::new(FREEZE);
-        while !frozen(dir) && backoff.pause() {}
-        Frozen { dir }
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        if write_at(self.dir, "cgroup.freeze", "0").is_ok() {
-            return;
-        }
-        // What is frozen in v1 does not die, and what was frozen by itself below is not thawed from above. Without
-        // this file either nothing was frozen.
-        for below in subtree(self.dir).unwrap_or_default() {
-            let _ = write_at(self.dir, below.join("freezer.state"), "THAWED");
-        }
-    }
-}
-
 /// The processes in `dir` and below.
 pub(super) fn pids(dir: BorrowedFd<'_>) -> io::Result<Vec<Pid>> {
     let mut found = Vec::new();
@@ -168,7 +132,7 @@ pub(super) fn populated(dir: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// The cgroups of a subtree, relative to `dir`: itself as the empty path, and children after their parents.
-fn subtree(dir: BorrowedFd<'_>) -> io::Result<Vec<PathBuf>> {
+pub(super) fn subtree(dir: BorrowedFd<'_>) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::new()];
     let mut next = 0usize;
     while let Some(parent) = found.get(next).cloned() {

@@ -348,6 +348,7 @@ fn many_at_once_leave_nothing() {
 fn too_much_memory_is_counted() {
     let Some(host) = detected() else { return };
     let layout = layout(&host, &Limits { memory: Some(4 * MB), ..Limits::default() }, "", "oom");
+    let stalls = oom::stalls();
     let group = Group::create(&layout).unwrap();
     // It waits for a line, so that it is in the group before it starts to eat.
     let eat = "read go; x=0123456789abcdef; while :; do x=$x$x; done";
@@ -358,6 +359,15 @@ fn too_much_memory_is_counted() {
     assert!(!status.success());
     assert!(group.wait_empty(LONG).unwrap());
     assert_eq!(group.oom_kills(), 1, "{status}");
+    let oom = group.oom().unwrap();
+    // Where the host was short of memory as well, v1 does not know.
+    let told = host.limits_on == Version::V2 || stalls == oom::stalls();
+    assert!(oom.limit == OomLimit::Own || (!told && oom.limit == OomLimit::Unknown), "{oom}");
+    // The record has what was counted above before, so that the answer is the same later.
+    let record = serde_json::to_string(group.paths()).unwrap();
+    let again = Group::reopen(serde_json::from_str(&record).unwrap()).unwrap();
+    assert_eq!(again.oom(), Some(oom));
+    let _ = again.into_paths();
     if let Some(peak) = group.stats().unwrap().memory.peak {
         assert!((MB..=4 * MB).contains(&peak), "{peak}");
     }
@@ -371,6 +381,8 @@ fn a_host_without_cgroups_gets_a_group_that_says_so() {
     assert_eq!(group.kill().unwrap_err().kind(), std::io::ErrorKind::Unsupported);
     assert!(group.into_fd().is_none());
     assert!(group.enter_fds().unwrap().is_empty());
-    assert_eq!(group.oom_kills(), 0);
+    assert_eq!((group.oom_kills(), group.oom()), (0, None));
+    let error = group.events(None, &EventOptions::default()).unwrap_err();
+    assert!(matches!(error, Error::Task { source, .. } if source.kind() == std::io::ErrorKind::Unsupported));
     group.remove().unwrap();
 }

@@ -25,11 +25,14 @@
 
 pub mod devices;
 mod env;
+mod events;
+mod freeze;
 mod kill;
 mod layout;
 mod limits;
 mod lower;
 mod name;
+mod oom;
 mod place;
 mod probe;
 mod readback;
@@ -49,10 +52,13 @@ mod live;
 mod stubborn;
 
 pub use env::LimitEnv;
+pub use events::{Event, EventOptions, Events, PressureResource, PressureThreshold};
+pub(crate) use freeze::Freezer;
 pub use layout::{Dir, Kind, Layout, Need, Value, Write};
 pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapMax};
 pub use lower::lower;
 pub use name::{CgroupName, CgroupPath};
+pub use oom::{Oom, OomLimit};
 pub use probe::{
     CONTROLLERS, Controller, Detection, Hierarchy, Mode, Required, Swap, Unified, V1_REQUIRED, V2_REQUIRED,
     Version, Where,

@@ -12,9 +12,10 @@ use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
 use super::devices::bpf;
-use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
+use super::kill::{Backoff, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Write, call};
 use super::limits::Limits;
+use super::oom::{Baseline, Oom, Tally};
 use super::place::Place;
 use super::settings::Terms;
 use super::write::{Last, apply};
@@ -44,6 +45,8 @@ pub struct Group {
     unit: Option<OwnedFd>,
     /// When it is not the unit.
     memory: Option<OwnedFd>,
+    /// Outlives the counters.
+    killed: Tally,
     shortfalls: Vec<Reason>,
     changed: Vec<Reason>,
     keep: bool,
@@ -66,6 +69,9 @@ pub struct Paths {
     pub(super) gate: Option<String>,
     /// The limits that were last set.
     pub(super) limits: Limits,
+    /// So that it can be said later whose memory ran out.
+    #[serde(default)]
+    before: Baseline,
 }
 
 impl Paths {
@@ -96,11 +102,10 @@ impl Group {
             terms: layout.terms,
             gate: layout.gate.clone(),
             limits: layout.limits.clone(),
+            before: Baseline::default(),
         };
         // From here on a failure drops the group, which takes back what it has made.
-        let (shortfalls, changed) = (Vec::new(), Vec::new());
-        let mut group =
-            Group { paths, unit: None, memory: None, shortfalls, changed, keep: false, patience: PATIENCE };
+        let mut group = Group::of(paths, None, None);
         group.make_dirs(&layout.dirs)?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
@@ -111,8 +116,15 @@ impl Group {
         if let (Some(unit), Some(path), false) = (&group.unit, &layout.unit, layout.devices.is_empty()) {
             group.shortfalls.extend(bpf::attach(unit.as_fd(), path, &layout.devices).err());
         }
+        group.paths.before = Baseline::take(&group);
         group.keep = layout.keep;
         Ok(group)
+    }
+
+    fn of(paths: Paths, unit: Option<OwnedFd>, memory: Option<OwnedFd>) -> Group {
+        let (shortfalls, changed) = (Vec::new(), Vec::new());
+        let (killed, patience) = (Tally::default(), PATIENCE);
+        Group { paths, unit, memory, killed, shortfalls, changed, keep: false, patience }
     }
 
     /// Finds a group again that [`into_paths`](Self::into_paths) let go of.
@@ -124,8 +136,7 @@ impl Group {
         let unit = paths.unit.as_ref().map(open).transpose()?;
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
-        let (shortfalls, changed) = (Vec::new(), Vec::new());
-        Ok(Group { unit, memory, shortfalls, changed, keep: false, patience: PATIENCE, paths })
+        Ok(Group::of(paths, unit, memory))
     }
 
     /// Lets go of the group: nothing is killed or removed when the handle is gone.
@@ -226,15 +237,6 @@ impl Group {
         Ok(true)
     }
 
-    /// How many processes of the group were killed for want of memory, whoever's limit it was.
-    ///
-    /// v2 `memory.events` (nested cgroups counted), v1 `memory.oom_control` (Linux 4.13; not counted). 0 when
-    /// the memory controller is not in use.
-    pub fn oom_kills(&self) -> u64 {
-        let text = self.memory_file("memory.oom_control", "memory.events");
-        text.and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
-    }
-
     /// Removes the cgroups, and the parents if they are the crate's own or made by this group, and empty.
     ///
     /// Waits up to 5 seconds for processes to be gone, but kills none: see [`kill`](Self::kill). Everything is
@@ -264,8 +266,32 @@ impl Group {
         Ok(())
     }
 
+    /// Kills what is left, waits until it is gone, and reads for the last time how many were killed for want of
+    /// memory. For the way to [`remove`](Self::remove): what cannot be killed shows there.
+    pub(crate) fn settle(&self) -> Option<Oom> {
+        if self.unit.is_some() {
+            let _ = self.kill().and_then(|()| self.wait_empty(self.patience));
+        }
+        self.oom()
+    }
+
     fn unit(&self) -> io::Result<BorrowedFd<'_>> {
         self.unit.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// The cgroup that has all processes.
+    pub(super) fn held_unit(&self) -> Option<Place<'_>> {
+        let path = self.paths.unit.as_ref()?;
+        Some(Place::new(path, Some(self.unit.as_ref()?.as_fd())))
+    }
+
+    /// The counters of the parents from before the task.
+    pub(super) fn before(&self) -> &Baseline {
+        &self.paths.before
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.killed
     }
 
     /// The task's v2 cgroup.
@@ -286,13 +312,6 @@ impl Group {
     /// each.
     pub(super) fn v1_places(&self) -> impl Iterator<Item = Place<'_>> {
         self.paths.v1.keys().filter_map(|controller| self.v1(controller))
-    }
-
-    fn memory_file(&self, v1: &str, v2: &str) -> Option<String> {
-        match self.v1("memory") {
-            Some(place) => place.read(v1).ok(),
-            None => self.tree()?.read(v2).ok(),
-        }
     }
 
     /// Makes all directories. Whoever removes a shared parent at the same time makes it begin again; once the
@@ -378,8 +397,8 @@ impl Drop for Group {
             return;
         }
         // There is nobody to tell; what is busy after all this is left behind.
-        if self.unit.is_some() && !self.paths.leaves.is_empty() {
-            let _ = self.kill();
+        if !self.paths.leaves.is_empty() {
+            self.settle();
         }
         let _ = self.remove();
     }

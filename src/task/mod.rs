@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroup::stats::{Process, Stats};
-use crate::cgroup::{Group, Limits, Updated};
+use crate::cgroup::{Group, Limits, Oom, Updated};
 use crate::error::{Error, Result};
 use crate::plan::wire::{RECORD, Record};
 use crate::report::Report;
@@ -22,6 +22,7 @@ use crate::rootfs::Populated;
 use crate::rootfs::populate::TempRoot;
 use crate::sys::{self, Ended};
 
+mod group;
 mod status;
 
 pub use status::{ExitStatus, Signal};
@@ -136,6 +137,10 @@ fn end(pidfd: BorrowedFd<'_>) {
 pub(crate) struct Belongings {
     pub group: Option<Group>,
     pub root: Option<TempRoot>,
+    /// What the group said last.
+    pub oom: Option<Oom>,
+    /// What the task had used when it was over.
+    pub used: Option<Result<Stats>>,
 }
 
 impl Belongings {
@@ -144,7 +149,8 @@ impl Belongings {
     fn clear(&mut self) -> Result<()> {
         let group = self.group.as_mut().map_or(Ok(()), |group| {
             // What cannot be killed shows when the group cannot be removed.
-            let _ = group.kill();
+            self.oom = group.settle().or(self.oom.take());
+            self.used.get_or_insert_with(|| group.stats());
             group.remove()
         });
         self.group.take_if(|_| group.is_ok());
@@ -169,17 +175,6 @@ struct Inner {
     child: Child,
     belongings: Belongings,
     status: Option<ExitStatus>,
-    /// What the task had used when its end was seen.
-    last: Option<Result<Stats>>,
-}
-
-impl Inner {
-    /// Reads the counters once more, before they go with the cgroup.
-    fn sample(&mut self) {
-        if self.last.is_none() {
-            self.last = self.belongings.group.as_ref().map(Group::stats);
-        }
-    }
 }
 
 /// A task that runs, or has run, in its sandbox.
@@ -217,7 +212,7 @@ impl Task {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
         // Together from here on, so that a refusal ends the child before it takes away what it uses.
-        let inner = Inner { child, belongings, status: None, last: None };
+        let inner = Inner { child, belongings, status: None };
         let (init, main) = (dup(inner.child.pidfd())?, dup(inner.child.main())?);
         let Streams { stdin, stdout, stderr } = streams;
         let inner = Mutex::new(inner);
@@ -287,17 +282,15 @@ impl Task {
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.status.is_none() {
-            let ended = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
-            inner.status = ended.map(|mut status| {
-                status.oom_killed = inner.belongings.group.as_ref().is_some_and(|g| g.oom_kills() > 0);
-                status
-            });
+            inner.status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
         }
-        if inner.status.is_some() {
-            inner.sample();
-            inner.belongings.clear()?;
+        let Inner { belongings, status, .. } = &mut *inner;
+        if let Some(status) = status {
+            let cleared = belongings.clear();
+            status.oom_killed = belongings.oom.is_some();
+            cleared?;
         }
-        Ok(inner.status)
+        Ok(*status)
     }
 
     /// How the task ended, once a wait has seen it, also when that wait failed because something of the sandbox could
@@ -335,11 +328,11 @@ impl Task {
     /// is no error.
     pub fn stats(&self) -> Result<Stats> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(failed) = inner.last.take_if(|last| last.is_err()) {
+        if let Some(failed) = inner.belongings.used.take_if(|used| used.is_err()) {
             return failed;
         }
-        match (&inner.last, &inner.belongings.group) {
-            (Some(Ok(last)), _) => Ok(last.clone()),
+        match (&inner.belongings.used, &inner.belongings.group) {
+            (Some(Ok(used)), _) => Ok(used.clone()),
             (_, Some(group)) => group.stats(),
             (_, None) => Err(Error::task("read the cgroup's counters")(nix::errno::Errno::ENODEV)),
         }

@@ -25,8 +25,9 @@ pub struct ExitStatus {
     pub code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Whether the kernel's out-of-memory killer took a process of its cgroup, by the cgroup's own
-    /// counter. False where there is no memory controller to ask: the report says so.
+    /// Whether the kernel's out-of-memory killer took at least one process of the task, by the counter of its cgroup:
+    /// whoever's limit it was, and also when that was a child whose death the task survived, so it may come
+    /// with any code or signal. False where nobody counts: see [`Task::oom`](crate::Task::oom), which says more.
     pub oom_killed: bool,
     /// True when the status was lost: it was reaped by somebody else in the caller (a
     /// `waitpid(-1)`, an ignored `SIGCHLD`) and there was no init to ask. Then `code` and `signal` are

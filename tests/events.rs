@@ -1,0 +1,287 @@
+//! Ring 2: what happens to a task is told, and a task is stopped and goes on.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cofferdam::cgroup::{Mode, PressureResource, PressureThreshold};
+use cofferdam::{Error, Event, EventOptions, Events, Host, Limits, OomLimit, Sandbox, Signal, Stdio, Task};
+use common::{can, probe, shell};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+const LONG: Duration = Duration::from_secs(60);
+/// Less than the patience of any step that might wait in vain.
+const SOON: Duration = Duration::from_secs(4);
+
+#[test]
+fn probe_entry() {
+    let Ok(what) = std::env::var("COFFERDAM_PROBE") else { return };
+    match what.as_str() {
+        "hog" => {
+            let mut kept: Vec<Vec<u8>> = Vec::new();
+            loop {
+                kept.push(vec![1u8; 1 << 20]);
+            }
+        }
+        // A child is killed for every byte that comes in.
+        "parent" => {
+            while std::io::stdin().read_exact(&mut [0]).is_ok() {
+                let entry = ["--exact", "probe_entry", "--test-threads=1"];
+                let mut child =
+                    Command::new("/probe").args(entry).env("COFFERDAM_PROBE", "hog").spawn().unwrap();
+                assert!(!child.wait().unwrap().success());
+                // Past the capture of the test harness.
+                writeln!(std::io::stdout(), "killed").unwrap();
+            }
+        }
+        other => panic!("no probe {other}"),
+    }
+}
+
+fn small(sandbox: Sandbox) -> Sandbox {
+    sandbox.limits(Limits { memory: Some(32 << 20), ..Limits::default() }).stderr(Stdio::Null)
+}
+
+fn events(task: &Task) -> Events {
+    task.events(&EventOptions::default()).unwrap()
+}
+
+/// As an event loop does it: only the descriptor is waited for.
+fn polled(events: &mut Events) -> Option<Event> {
+    let deadline = Instant::now() + LONG;
+    while !events.is_over() {
+        let left = deadline.checked_duration_since(Instant::now()).unwrap();
+        let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
+        if let Some(event) = events.try_next().unwrap() {
+            return Some(event);
+        }
+    }
+    None
+}
+
+fn step(error: Error) -> (String, std::io::Error) {
+    match error {
+        Error::Task { step, source } => (step, source),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_kill_is_told_once_and_then_the_end() {
+    if !can("cgroups") {
+        return;
+    }
+    let mut task = small(probe("parent")).stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
+    let (mut stdin, mut stdout) = (task.stdin.take().unwrap(), task.stdout.take().unwrap());
+    let mut told = Vec::new();
+    let mut early = events(&task);
+    assert_eq!(early.try_next().unwrap(), None);
+    assert_eq!(early.next_timeout(Duration::from_millis(20)).unwrap(), None);
+    for round in 1..=3 {
+        stdin.write_all(b"\n").unwrap();
+        assert_eq!(polled(&mut early), Some(Event::Oom { kills: 1 }), "{round}");
+        // While it runs.
+        assert_eq!(task.oom().unwrap().kills, round);
+        // Wait for the word of the probe, so that the next child is another one.
+        while told.iter().filter(|line| **line == b'\n').count() < usize::try_from(round).unwrap() {
+            let mut buffer = [0; 512];
+            let n = stdout.read(&mut buffer).unwrap();
+            assert!(n > 0);
+            if let Some(at) = String::from_utf8_lossy(&buffer[..n]).find("killed") {
+                told.extend_from_slice(&buffer[at..n]);
+            }
+        }
+    }
+    assert_eq!(early.try_next().unwrap(), None);
+    // Who comes late is told of all.
+    let mut late = events(&task);
+    assert_eq!(polled(&mut late), Some(Event::Oom { kills: 3 }));
+    assert_eq!(late.try_next().unwrap(), None);
+    drop(stdin);
+    assert_eq!(polled(&mut early), Some(Event::Empty));
+    assert_eq!(polled(&mut early), None);
+    assert!(early.next().is_none());
+    assert_eq!(late.next().unwrap().unwrap(), Event::Empty);
+    assert!(task.wait().unwrap().success());
+    assert_eq!(task.oom().unwrap().limit, OomLimit::Own);
+    // And who comes when all is over.
+    let gone: Vec<_> = events(&task).map(Result::unwrap).collect();
+    assert_eq!(gone, [Event::Oom { kills: 3 }, Event::Empty]);
+}
+
+#[test]
+fn whoever_removes_the_cgroup_takes_no_event_away() {
+    if !can("cgroups") {
+        return;
+    }
+    let rounds = if std::env::var_os("COFFERDAM_EMULATED").is_some() { 5 } else { 30 };
+    for round in 0..rounds {
+        let task = small(probe("hog")).spawn().unwrap();
+        let told = events(&task);
+        std::thread::scope(|scope| {
+            let listening = scope.spawn(|| told.map(Result::unwrap).collect::<Vec<_>>());
+            assert!(task.wait().unwrap().oom_killed, "{round}");
+            assert_eq!(listening.join().unwrap(), [Event::Oom { kills: 1 }, Event::Empty], "{round}");
+        });
+
+        let task = small(shell("exit 0")).spawn().unwrap();
+        let told = events(&task);
+        task.wait().unwrap();
+        assert_eq!(told.map(Result::unwrap).collect::<Vec<_>>(), [Event::Empty], "{round}");
+
+        let task = small(shell("sleep 60")).spawn().unwrap();
+        let told = events(&task);
+        drop(task);
+        assert_eq!(told.map(Result::unwrap).collect::<Vec<_>>(), [Event::Empty], "{round}");
+    }
+}
+
+#[test]
+fn it_is_not_over_before_the_last_process_is_gone() {
+    if !can("cgroups") {
+        return;
+    }
+    // Without a PID namespace and its init a child outlives the main process.
+    let script = "sleep 1 & echo; exit 0";
+    let sandbox = shell(script).stdout(Stdio::Null).with(|s| s.init = false);
+    let task = sandbox.pid_mode(cofferdam::IsolationMode::Host);
+    let task = task.with(|s| s.require = None).spawn();
+    let Ok(task) = task else { panic!("{:?}", task.err()) };
+    let start = Instant::now();
+    let told: Vec<_> = events(&task).map(Result::unwrap).collect();
+    assert_eq!(told, [Event::Empty]);
+    assert!(start.elapsed() > Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(task.wait().unwrap().success());
+}
+
+#[test]
+fn waiting_for_a_processor_is_pressure() {
+    if !can("cgroups") {
+        return;
+    }
+    let both = "(while :; do :; done) & while :; do :; done";
+    let limits = Limits { cores: "0".into(), ..Limits::default() };
+    let task = shell(both).limits(limits).spawn().unwrap();
+    let threshold = PressureThreshold {
+        resource: PressureResource::Cpu,
+        full: false,
+        stall: Duration::from_millis(100),
+        window: Duration::from_millis(1000),
+    };
+    let options = |threshold| EventOptions { pressure: vec![threshold] };
+    let watched = task.events(&options(threshold));
+    let host = Host::probe().unwrap().cgroups;
+    if host.mode == Mode::V1 || !Path::new("/proc/pressure/cpu").exists() {
+        let (_, why) = step(watched.unwrap_err());
+        assert_eq!(why.kind(), std::io::ErrorKind::Unsupported, "{why}");
+        let told = if host.mode == Mode::V1 { "cgroup v1 counts no pressure" } else { "psi=1" };
+        assert!(why.to_string().contains(told), "{why}");
+        return;
+    }
+    let mut watched = watched.unwrap();
+    for _ in 0..2 {
+        match polled(&mut watched) {
+            Some(Event::Pressure { resource: PressureResource::Cpu, full: false, stalled, .. }) => {
+                assert!(stalled >= threshold.stall && stalled <= threshold.window, "{stalled:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for resource in [PressureResource::Io, PressureResource::Memory] {
+        let mut calm =
+            task.events(&options(PressureThreshold { resource, full: true, ..threshold })).unwrap();
+        assert_eq!(calm.try_next().unwrap(), None);
+    }
+    let wrong = options(PressureThreshold { window: Duration::from_millis(1), ..threshold });
+    assert!(matches!(task.events(&wrong), Err(Error::Spec { field: "pressure", .. })));
+    task.kill().unwrap();
+    loop {
+        match polled(&mut watched).unwrap() {
+            Event::Empty => break,
+            other => assert!(matches!(other, Event::Pressure { .. }), "{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_frozen_task_stands_still_until_it_is_thawed() {
+    if !can("cgroups") {
+        return;
+    }
+    let mut task = shell("while :; do echo; done").stdout(Stdio::Piped).spawn().unwrap();
+    let mut stdout = task.stdout.take().unwrap();
+    let flags = nix::fcntl::OFlag::O_NONBLOCK;
+    nix::fcntl::fcntl(&stdout, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+    let drained = |stdout: &mut std::process::ChildStdout| {
+        let mut buffer = [0; 65536];
+        loop {
+            match stdout.read(&mut buffer) {
+                Ok(n) => assert!(n > 0),
+                Err(e) => return assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+    };
+    task.freeze().unwrap();
+    assert!(task.frozen().unwrap());
+    drained(&mut stdout);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(stdout.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // Init stands still too, so the end is not told.
+    task.signal(Signal::TERM).unwrap();
+    assert_eq!(task.wait_timeout(Duration::from_millis(200)).unwrap(), None);
+    task.thaw().unwrap();
+    assert_eq!(task.wait().unwrap().signal, Some(15));
+    // Afterwards.
+    assert!(!task.frozen().unwrap());
+    task.thaw().unwrap();
+    let (_, why) = step(task.freeze().unwrap_err());
+    assert_eq!(why.raw_os_error(), Some(libc::ESRCH));
+}
+
+#[test]
+fn a_frozen_task_is_killed_and_dropped_soon() {
+    if !can("cgroups") {
+        return;
+    }
+    for init in [true, false] {
+        let frozen = || {
+            let task = shell("sleep 60 & sleep 60").with(|s| s.init = init).spawn().unwrap();
+            task.freeze().unwrap();
+            (task, Instant::now())
+        };
+        let (task, start) = frozen();
+        let told = events(&task);
+        task.kill().unwrap();
+        assert_eq!(task.wait().unwrap().signal, Some(9));
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+        assert_eq!(told.map(Result::unwrap).collect::<Vec<_>>(), [Event::Empty]);
+        let (task, start) = frozen();
+        drop(task);
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn one_thread_waits_while_another_freezes() {
+    if !can("cgroups") {
+        return;
+    }
+    let task = shell("sleep 60").spawn().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| task.wait().unwrap());
+        for _ in 0..20 {
+            task.freeze().unwrap();
+            assert!(task.frozen().unwrap());
+            task.thaw().unwrap();
+        }
+        task.freeze().unwrap();
+        task.kill().unwrap();
+        assert_eq!(waiting.join().unwrap().signal, Some(9));
+    });
+}

@@ -1,0 +1,289 @@
+//! Ring 2: who was killed for want of memory, and whose memory it was.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use cofferdam::cgroup::{Detection, Version};
+use cofferdam::{Control, Host, Limits, Oom, OomLimit, Policy, Sandbox, Signal, Stdio};
+use common::{asked, can, probe, run_probe, shell};
+
+const MB: u64 = 1 << 20;
+
+#[test]
+fn probe_entry() {
+    let Ok(what) = std::env::var("COFFERDAM_PROBE") else { return };
+    match what.as_str() {
+        "hog" => hog(),
+        // Two of them, of which the other one is the larger.
+        "parent" => {
+            let mut child = again("hog");
+            let status = child.wait().unwrap();
+            let (_, mut say) = asked().unwrap();
+            say.fact("child", std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0));
+        }
+        "family" => {
+            std::io::stdin().read_exact(&mut [0]).unwrap();
+            let mut child = again("hog");
+            child.wait().unwrap();
+            // Killed with the child; if not, it is an end that the test can tell from that.
+            std::process::exit(3);
+        }
+        other => panic!("no probe {other}"),
+    }
+}
+
+fn again(what: &str) -> std::process::Child {
+    let entry = ["--exact", "probe_entry", "--test-threads=1"];
+    Command::new("/probe").args(entry).env("COFFERDAM_PROBE", what).spawn().unwrap()
+}
+
+fn hog() {
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    loop {
+        kept.push(vec![1u8; 1 << 20]);
+    }
+}
+
+fn limits(memory: u64) -> Limits {
+    Limits { memory: Some(memory), ..Limits::default() }
+}
+
+/// A sandbox that tells nobody.
+fn quiet(what: &str) -> Sandbox {
+    probe(what).stderr(Stdio::Null)
+}
+
+/// How often anybody on this machine had to find memory himself.
+fn stalls() -> String {
+    let vmstat = std::fs::read_to_string("/proc/vmstat").unwrap();
+    vmstat.lines().filter(|line| line.starts_with("allocstall")).collect()
+}
+
+/// Runs a task to its end, which is that it is killed for want of memory, and says what of.
+#[track_caller]
+fn killed(sandbox: &Sandbox, host: &Detection, expected: &OomLimit) -> Oom {
+    let before = stalls();
+    let task = sandbox.spawn().unwrap();
+    let status = task.wait().unwrap();
+    let oom = task.oom().unwrap();
+    assert_eq!((status.signal, status.oom_killed), (Some(9), true), "{status}");
+    assert!(oom.kills > 0);
+    // Where the host was short of memory as well, v1 does not know.
+    let told = host.limits_on == Version::V2 || before == stalls();
+    assert!(oom.limit == *expected || (!told && oom.limit == OomLimit::Unknown), "{oom}");
+    assert_eq!(task.wait().unwrap(), status, "it is said again");
+    assert_eq!(task.oom().as_ref(), Some(&oom));
+    oom
+}
+
+fn detection() -> Detection {
+    Host::probe().unwrap().cgroups
+}
+
+/// Held by who makes the host run out, so that nobody else is the victim.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+fn calm() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A cgroup with a memory limit, for tasks to be in.
+struct Parent {
+    name: String,
+    dir: PathBuf,
+}
+
+impl Parent {
+    fn new(host: &Detection, name: &str, limit: u64) -> Parent {
+        let name = format!("cofferdam-test-{}-{name}", std::process::id());
+        let (mount, file) = match host.limits_on {
+            Version::V1 => (&host.v1["memory"].mount, "memory.limit_in_bytes"),
+            Version::V2 => (&host.v2.as_ref().unwrap().mount, "memory.max"),
+        };
+        if host.limits_on == Version::V2 {
+            std::fs::write(mount.join("cgroup.subtree_control"), "+memory").unwrap();
+        }
+        let dir = mount.join(&name);
+        std::fs::create_dir(&dir).unwrap();
+        let parent = Parent { name, dir };
+        std::fs::write(parent.dir.join(file), limit.to_string()).unwrap();
+        // Where swap is accounted; with it this would only take longer.
+        let _ = std::fs::write(parent.dir.join("memory.swap.max"), "0");
+        let _ = std::fs::write(parent.dir.join("memory.memsw.limit_in_bytes"), limit.to_string());
+        parent
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { cgroup_parent: format!("/{}", self.name), ..Policy::default() }
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.dir).unwrap();
+    }
+}
+
+#[test]
+fn its_own_limit_kills_the_main_process() {
+    if !can("cgroups") {
+        return;
+    }
+    let _calm = calm();
+    let oom = killed(&quiet("hog").limits(limits(32 * MB)), &detection(), &OomLimit::Own);
+    assert_eq!(oom.kills, 1);
+}
+
+#[test]
+fn a_child_is_killed_and_the_task_goes_on() {
+    if !can("cgroups") {
+        return;
+    }
+    let _calm = calm();
+    let seen = run_probe(quiet("parent").limits(limits(32 * MB))).unwrap();
+    assert_eq!(seen.get("child"), "9");
+    assert_eq!((seen.status.code, seen.status.oom_killed), (Some(0), true), "{}", seen.status);
+    assert!(seen.status.success());
+}
+
+#[test]
+fn the_limit_of_a_cgroup_above_kills() {
+    if !can("cgroups") || !can("root") {
+        return;
+    }
+    let _calm = calm();
+    let host = detection();
+    let parent = Parent::new(&host, "above", 48 * MB);
+    let sandbox = |memory| quiet("hog").policy(&parent.policy()).limits(limits(memory));
+    // What was counted there before the second task is not taken for what kills it.
+    for _ in 0..2 {
+        killed(&sandbox(512 * MB), &host, &OomLimit::Ancestor(parent.dir.clone()));
+    }
+    let own = match host.limits_on {
+        Version::V2 => OomLimit::Own,
+        // It was at its limit once, and without a count of failures that may be so again.
+        Version::V1 => return,
+    };
+    killed(&sandbox(24 * MB), &host, &own);
+}
+
+#[test]
+fn below_a_limit_that_does_not_run_out_it_is_the_tasks_own() {
+    if !can("cgroups") || !can("root") {
+        return;
+    }
+    let _calm = calm();
+    let host = detection();
+    let parent = Parent::new(&host, "wide", 512 * MB);
+    let sandbox = quiet("hog").policy(&parent.policy()).limits(limits(32 * MB));
+    killed(&sandbox, &host, &OomLimit::Own);
+}
+
+#[test]
+fn a_group_that_is_killed_as_one_is_counted_so() {
+    if !can("cgroups") || !can("root") || !can("cgroup_v2") {
+        return;
+    }
+    let _calm = calm();
+    let host = detection();
+    let parent = Parent::new(&host, "group", 512 * MB);
+    let sandbox = quiet("family").policy(&parent.policy()).limits(limits(32 * MB)).stdin(Stdio::Piped);
+    let mut task = sandbox.with(|s| s.id = "family".into()).spawn().unwrap();
+    std::fs::write(parent.dir.join("family.scope/memory.oom.group"), "1").unwrap();
+    task.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let status = task.wait().unwrap();
+    assert_eq!((status.signal, status.oom_killed), (Some(9), true), "{status}");
+    let Oom { kills, group_kills, limit, .. } = task.oom().unwrap();
+    assert_eq!(limit, OomLimit::Own);
+    assert!(kills >= 2, "{kills}");
+    // Linux 5.17.
+    assert!(matches!(group_kills, None | Some(1)), "{group_kills:?}");
+}
+
+#[test]
+fn a_signal_is_no_want_of_memory() {
+    if !can("cgroups") {
+        return;
+    }
+    let _calm = calm();
+    let killed = |task: cofferdam::Task| {
+        let status = task.wait().unwrap();
+        assert_eq!((status.signal, status.oom_killed), (Some(9), false), "{status}");
+        assert_eq!(task.oom(), None);
+    };
+    let sandbox = |script: &str| shell(script).limits(limits(32 * MB)).spawn().unwrap();
+    killed(sandbox("kill -KILL $$"));
+    let task = sandbox("sleep 60");
+    task.signal(Signal::KILL).unwrap();
+    killed(task);
+    let task = sandbox("sleep 60");
+    task.kill().unwrap();
+    killed(task);
+    // The code that a shell makes of it is no sign of it either.
+    let task = sandbox("exit 137");
+    assert_eq!((task.wait().unwrap().code, task.oom()), (Some(137), None));
+}
+
+#[test]
+fn memory_that_runs_out_without_a_limit_of_its_own() {
+    if !can("cgroups") || !can("root") || !can("cgroup_v2") {
+        return;
+    }
+    let _calm = calm();
+    let host = detection();
+    let parent = Parent::new(&host, "alone", 48 * MB);
+    let sandbox = quiet("hog").policy(&parent.policy());
+    // Nobody hands the memory controller down to it, so nobody counts.
+    let task = sandbox.spawn().unwrap();
+    let status = task.wait().unwrap();
+    assert_eq!((status.signal, status.oom_killed, task.oom()), (Some(9), false, None));
+    // Where somebody does, it is known.
+    std::fs::write(parent.dir.join("cgroup.subtree_control"), "+memory").unwrap();
+    assert!(!sandbox.plan().unwrap().report.enforced.contains(Control::MEMORY));
+    killed(&sandbox, &host, &OomLimit::Ancestor(parent.dir.clone()));
+}
+
+/// Huge pages, which nobody can use for anything else and which need not be written: the rest runs out sooner.
+struct Reserved;
+
+impl Reserved {
+    const FILE: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn all_but(left: u64) -> Reserved {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let number = |key: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+            line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+        };
+        let pages = number("MemAvailable:").saturating_sub(left) / number("Hugepagesize:");
+        std::fs::write(Self::FILE, pages.to_string()).unwrap();
+        Reserved
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        std::fs::write(Self::FILE, "0").unwrap();
+    }
+}
+
+#[test]
+fn the_host_runs_out() {
+    if !can("cgroups") {
+        return;
+    }
+    if std::env::var_os("COFFERDAM_EMULATED").is_none() {
+        let _ = writeln!(std::io::stderr(), "skipped: needs a machine that may run out of memory");
+        return;
+    }
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    let _few = Reserved::all_but(300 * MB);
+    // Of all on this machine it is to be the victim.
+    let sandbox = quiet("hog").limits(limits(1 << 40)).with(|s| s.oom_score_adj = 1000);
+    killed(&sandbox, &detection(), &OomLimit::Host);
+}
