@@ -192,9 +192,10 @@ fn a_group_that_is_killed_as_one_is_counted_so() {
     let _calm = calm();
     let host = detection();
     let parent = Parent::new(&host, "group", 512 * MB);
-    let sandbox = quiet("family").policy(&parent.policy()).limits(limits(32 * MB)).stdin(Stdio::Piped);
-    let mut task = sandbox.with(|s| s.id = "family".into()).spawn().unwrap();
-    std::fs::write(parent.dir.join("family.scope/memory.oom.group"), "1").unwrap();
+    let limits = Limits { oom_group: true, ..limits(32 * MB) };
+    let mut task =
+        quiet("family").policy(&parent.policy()).limits(limits).stdin(Stdio::Piped).spawn().unwrap();
+    assert!(task.report().enforced.contains(Control::OOM_GROUP), "{}", task.report());
     task.stdin.take().unwrap().write_all(b"\n").unwrap();
     let status = task.wait().unwrap();
     assert_eq!((status.signal, status.oom_killed), (Some(9), true), "{status}");

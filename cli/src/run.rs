@@ -34,8 +34,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(path) = &args.report {
         write_report(path, task.report())?;
     }
-    if status.oom_killed {
-        let _ = writeln!(std::io::stderr(), "cofferdam: the command ran out of memory");
+    if let Some(oom) = task.oom() {
+        let _ = writeln!(std::io::stderr(), "cofferdam: {oom}");
     }
     Ok(u8::try_from(status.shell_code()).map_or(ExitCode::from(REFUSED), ExitCode::from))
 }
