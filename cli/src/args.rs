@@ -120,9 +120,12 @@ pub(crate) struct Args {
     /// Share of the processors; 1024 is what a group has by default
     #[arg(long, value_name = "N")]
     cpu_shares: Option<u64>,
-    /// Processors, as 0-3,8
+    /// Processors that are reserved for the task, as 0-3,8
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
+    /// With --cores: these only, and not the unreserved ones as well
+    #[arg(long)]
+    exclusive: bool,
     /// Memory: bytes, or with k, m, g
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     memory: Option<u64>,
@@ -271,6 +274,7 @@ impl Args {
         limits.memory = self.memory.or(limits.memory);
         limits.pids_max = self.pids_max.or(limits.pids_max);
         set(&mut limits.cores, &self.cores);
+        limits.exclusive |= self.exclusive;
         if let Some(max) = &self.memory_max {
             let max = values::memory_max(max).map_err(|e| Failure::new(format!("memory_max: {e}")))?;
             limits.memory_max = Some(max);

@@ -60,6 +60,7 @@ fn all() -> Limits {
     Limits {
         cpu_shares: Some(512),
         cores: "1-2".into(),
+        exclusive: false,
         memory: Some(64 * MB),
         memory_max: Some(MemoryMax::Bytes(128 * MB)),
         swap: false,
@@ -74,7 +75,15 @@ fn lowered(limits: &Limits, host: &Detection, parent: &str) -> Layout {
 
 /// The layout without the noise: `mkdir path`, `path = value`, `enter path`, `missing control: why`.
 fn text(layout: &Layout) -> Vec<String> {
-    let dirs = layout.dirs.iter().map(|d| format!("mkdir {}", d.path.display()));
+    let seat = layout.cores.iter().flat_map(|seat| {
+        let dirs = seat.parents.iter().map(|d| format!("mkdir {}", d.path.display()));
+        let enable = seat.enable.iter().map(|d| format!("{} hands cpuset down", d.display()));
+        let what = seat.reserved.as_ref().map_or("shares".into(), |r| format!("reserves {}", r.record()));
+        dirs.chain([format!("book {}", seat.site.parent.display())])
+            .chain(enable)
+            .chain([format!("{} {what}", seat.place().display())])
+    });
+    let dirs = layout.dirs.iter().map(|d| format!("mkdir {}", d.path.display())).chain(seat);
     let writes = layout.writes.iter().map(|w| match &w.value {
         Value::Text(text) => format!("{} = {text}", w.path.display()),
         Value::Inherit => format!("{} = inherit", w.path.display()),
@@ -103,21 +112,24 @@ fn v2_with_everything() {
         "",
         "
 mkdir /cg/cofferdam.slice
-mkdir /cg/cofferdam.slice/x.scope
-/cg/cgroup.subtree_control = +cpuset
+book /cg/cofferdam.slice
+/cg hands cpuset down
+/cg/cofferdam.slice hands cpuset down
+/cg/cofferdam.slice/reserve.slice/x.scope reserves 1-2
 /cg/cgroup.subtree_control = +cpu
 /cg/cgroup.subtree_control = +pids
-/cg/cofferdam.slice/cgroup.subtree_control = +cpuset
 /cg/cofferdam.slice/cgroup.subtree_control = +cpu
 /cg/cofferdam.slice/cgroup.subtree_control = +memory
 /cg/cofferdam.slice/cgroup.subtree_control = +pids
-/cg/cofferdam.slice/x.scope/cpuset.cpus = 1-2
-/cg/cofferdam.slice/x.scope/cpu.weight = 59
-/cg/cofferdam.slice/x.scope/memory.swap.max = 0
-/cg/cofferdam.slice/x.scope/memory.max = 134217728
-/cg/cofferdam.slice/x.scope/memory.low = 67108864
-/cg/cofferdam.slice/x.scope/pids.max = 11
-into /cg/cofferdam.slice/x.scope",
+/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control = +cpu
+/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control = +memory
+/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control = +pids
+/cg/cofferdam.slice/reserve.slice/x.scope/cpu.weight = 59
+/cg/cofferdam.slice/reserve.slice/x.scope/memory.swap.max = 0
+/cg/cofferdam.slice/reserve.slice/x.scope/memory.max = 134217728
+/cg/cofferdam.slice/reserve.slice/x.scope/memory.low = 67108864
+/cg/cofferdam.slice/reserve.slice/x.scope/pids.max = 11
+into /cg/cofferdam.slice/reserve.slice/x.scope",
     );
     assert_eq!(layout.enforced, Control::RESOURCES | Control::KILL);
 }
@@ -129,8 +141,6 @@ fn v1_with_everything() {
         &host(Mode::V1),
         "",
         "
-mkdir /cg/cpuset/cofferdam
-mkdir /cg/cpuset/cofferdam/x
 mkdir /cg/cpu,cpuacct/cofferdam
 mkdir /cg/cpu,cpuacct/cofferdam/x
 mkdir /cg/memory/cofferdam
@@ -139,17 +149,16 @@ mkdir /cg/pids/cofferdam
 mkdir /cg/pids/cofferdam/x
 mkdir /cg/freezer/cofferdam
 mkdir /cg/freezer/cofferdam/x
-/cg/cpuset/cofferdam/cpuset.mems = inherit
-/cg/cpuset/cofferdam/cpuset.cpus = inherit
-/cg/cpuset/cofferdam/x/cpuset.mems = inherit
-/cg/cpuset/cofferdam/x/cpuset.cpus = 1-2
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/reserve/x reserves 1-2
 /cg/cpu,cpuacct/cofferdam/x/cpu.shares = 512
 /cg/memory/cofferdam/x/memory.limit_in_bytes = 134217728
 /cg/memory/cofferdam/x/memory.soft_limit_in_bytes = 67108864
 /cg/memory/cofferdam/x/memory.memsw.limit_in_bytes = 134217728
 /cg/memory/cofferdam/x/memory.swappiness = 0
 /cg/pids/cofferdam/x/pids.max = 11
-enter /cg/cpuset/cofferdam/x/tasks
+enter /cg/cpuset/cofferdam/reserve/x/tasks
 enter /cg/cpu,cpuacct/cofferdam/x/tasks
 enter /cg/memory/cofferdam/x/tasks
 enter /cg/pids/cofferdam/x/tasks
@@ -169,18 +178,27 @@ fn hybrid_takes_the_tree_for_birth_and_kill_and_v1_for_what_is_asked() {
         "
 mkdir /cg/unified/ops
 mkdir /cg/unified/ops/jobs
-mkdir /cg/unified/ops/jobs/x.scope
+mkdir /cg/unified/ops/jobs/share.slice
+mkdir /cg/unified/ops/jobs/share.slice/x.scope
 mkdir /cg/memory/ops
 mkdir /cg/memory/ops/jobs
 mkdir /cg/memory/ops/jobs/x
+mkdir /cg/cpuset/ops
+mkdir /cg/cpuset/ops/jobs
+book /cg/cpuset/ops/jobs
+/cg/cpuset/ops/jobs/share shares
 /cg/memory/ops/jobs/x/memory.limit_in_bytes = 1048576
 /cg/memory/ops/jobs/x/memory.memsw.limit_in_bytes = 1048576
 /cg/memory/ops/jobs/x/memory.swappiness = 0
-into /cg/unified/ops/jobs/x.scope
+into /cg/unified/ops/jobs/share.slice/x.scope
+enter /cg/cpuset/ops/jobs/share/tasks
 enter /cg/memory/ops/jobs/x/tasks",
     );
-    assert!(layout.dirs.iter().all(|d| d.kind != Kind::OwnParent));
-    assert_eq!(layout.v1, BTreeMap::from([("memory".into(), "/cg/memory/ops/jobs/x".into())]));
+    let own = |d: &&Dir| d.kind == Kind::OwnParent;
+    let own: Vec<&Dir> = layout.dirs.iter().filter(own).collect();
+    assert!(matches!(own[..], [dir] if dir.path.ends_with("share.slice")), "{own:?}");
+    let v1 = [("cpuset", "/cg/cpuset/ops/jobs/share"), ("memory", "/cg/memory/ops/jobs/x")];
+    assert_eq!(layout.v1, v1.map(|(name, path)| (name.into(), path.into())).into());
 }
 
 #[test]
@@ -189,16 +207,34 @@ fn nothing_asked_is_one_directory_to_kill_in() {
     for (mode, expected) in [
         (
             Mode::V2,
-            "mkdir /cg/cofferdam.slice\nmkdir /cg/cofferdam.slice/x.scope\ninto /cg/cofferdam.slice/x.scope",
+            "
+mkdir /cg/cofferdam.slice
+book /cg/cofferdam.slice
+/cg/cofferdam.slice/share.slice/x.scope shares
+into /cg/cofferdam.slice/share.slice/x.scope",
         ),
         (
             Mode::Hybrid,
-            "mkdir /cg/unified/cofferdam.slice\nmkdir /cg/unified/cofferdam.slice/x.scope\n\
-             into /cg/unified/cofferdam.slice/x.scope",
+            "
+mkdir /cg/unified/cofferdam.slice
+mkdir /cg/unified/cofferdam.slice/share.slice
+mkdir /cg/unified/cofferdam.slice/share.slice/x.scope
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/share shares
+into /cg/unified/cofferdam.slice/share.slice/x.scope
+enter /cg/cpuset/cofferdam/share/tasks",
         ),
         (
             Mode::V1,
-            "mkdir /cg/freezer/cofferdam\nmkdir /cg/freezer/cofferdam/x\nenter /cg/freezer/cofferdam/x/tasks",
+            "
+mkdir /cg/freezer/cofferdam
+mkdir /cg/freezer/cofferdam/x
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/share shares
+enter /cg/cpuset/cofferdam/share/tasks
+enter /cg/freezer/cofferdam/x/tasks",
         ),
     ] {
         let layout = check(&none, &host(mode), "", expected);
@@ -217,6 +253,21 @@ fn nothing_asked_is_one_directory_to_kill_in() {
 fn all_controllers_in_one_mount_make_one_leaf() {
     let mut host = host(Mode::V1);
     host.v1 = hierarchies(&["cpu", "cpuset", "freezer", "memory", "pids"].map(|name| (name, "/one")));
+    check(
+        &Limits { cores: "1".into(), memory: Some(MB), swap: true, ..Limits::default() },
+        &host,
+        "",
+        "
+mkdir /one/cofferdam
+mkdir /one/cofferdam/x
+/one/cofferdam/cpuset.mems = inherit
+/one/cofferdam/cpuset.cpus = inherit
+/one/cofferdam/x/cpuset.mems = inherit
+/one/cofferdam/x/cpuset.cpus = 1
+/one/cofferdam/x/memory.limit_in_bytes = 1048576
+enter /one/cofferdam/x/tasks
+weakened cpuset: cpuset is mounted together with cpu, freezer, memory, pids, so other tasks are not kept off",
+    );
     check(
         &Limits { memory: Some(MB), swap: true, ..Limits::default() },
         &host,
@@ -243,8 +294,9 @@ fn one_missing_controller_turns_all_limits_off_but_not_the_kill() {
         "",
         "
 mkdir /cg/cofferdam.slice
-mkdir /cg/cofferdam.slice/x.scope
-into /cg/cofferdam.slice/x.scope
+mkdir /cg/cofferdam.slice/share.slice
+mkdir /cg/cofferdam.slice/share.slice/x.scope
+into /cg/cofferdam.slice/share.slice/x.scope
 missing memory,swap,cpu,cpuset,pids: cgroup v2 lacks cpuset, io",
     );
     let mut report = Report::default();
@@ -265,19 +317,23 @@ fn delegation() {
         "",
         "
 mkdir /cg/user.slice/u.service/cofferdam.slice
-mkdir /cg/user.slice/u.service/cofferdam.slice/x.scope
+book /cg/user.slice/u.service/cofferdam.slice
+/cg/user.slice/u.service/cofferdam.slice/share.slice/x.scope shares
 /cg/user.slice/u.service/cofferdam.slice/cgroup.subtree_control = +pids
-/cg/user.slice/u.service/cofferdam.slice/x.scope/pids.max = 4
-into /cg/user.slice/u.service/cofferdam.slice/x.scope",
+/cg/user.slice/u.service/cofferdam.slice/share.slice/cgroup.subtree_control = +pids
+/cg/user.slice/u.service/cofferdam.slice/share.slice/x.scope/pids.max = 4
+into /cg/user.slice/u.service/cofferdam.slice/share.slice/x.scope",
     );
     check(
         &limits,
         &host,
         "/user.slice/u.service",
         "
-mkdir /cg/user.slice/u.service/x.scope
-/cg/user.slice/u.service/x.scope/pids.max = 4
-into /cg/user.slice/u.service/x.scope",
+book /cg/user.slice/u.service
+/cg/user.slice/u.service/share.slice/x.scope shares
+/cg/user.slice/u.service/share.slice/cgroup.subtree_control = +pids
+/cg/user.slice/u.service/share.slice/x.scope/pids.max = 4
+into /cg/user.slice/u.service/share.slice/x.scope",
     );
     check(
         &limits,
@@ -293,7 +349,7 @@ and no freezer of cgroup v1 that may be used",
 #[test]
 fn processors() {
     let cores = |list: &str| Limits { cores: list.into(), ..Limits::default() };
-    for (list, written, enforced, said) in [
+    for (list, reserves, enforced, said) in [
         ("0", Some("0"), Control::CPUSET, None),
         ("2-9", Some("2-3"), Control::empty(), Some("of processors 2-9 this host has only 2-3")),
         ("7", None, Control::empty(), Some("none of processors 7 is among those of this host, 0-3")),
@@ -301,9 +357,8 @@ fn processors() {
     ] {
         for mode in [Mode::V1, Mode::V2, Mode::Hybrid] {
             let layout = lowered(&cores(list), &host(mode), "");
-            let last =
-                layout.writes.iter().rfind(|w| w.path.ends_with("cpuset.cpus")).map(|w| w.value.clone());
-            assert_eq!(last, written.map(|s| Value::Text(s.into())), "{list}");
+            let reserved = layout.cores.as_ref().unwrap().reserved.as_ref().map(|r| r.record());
+            assert_eq!(reserved.as_deref(), reserves, "{list}");
             assert_eq!(layout.enforced - Control::KILL, enforced, "{list}");
             let found = layout.weakened.iter().chain(&layout.missing).map(|r| r.why.as_str()).next();
             assert_eq!(found, said);
@@ -368,19 +423,86 @@ fn calls_read_like_strace() {
     let limits = Limits { cores: "0".into(), ..Limits::default() };
     let calls = lowered(&limits, &host(Mode::Hybrid), "").calls();
     let expected = r#"
+openat(AT_FDCWD, "/cg/unified/cofferdam.slice/share.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing
 mkdir("/cg/unified/cofferdam.slice", 0755)
-mkdir("/cg/unified/cofferdam.slice/x.scope", 0755)
+mkdir("/cg/unified/cofferdam.slice/reserve.slice", 0755)
+mkdir("/cg/unified/cofferdam.slice/reserve.slice/x.scope", 0755)
 mkdir("/cg/cpuset/cofferdam", 0755)
-mkdir("/cg/cpuset/cofferdam/x", 0755)
-openat(AT_FDCWD, "/cg/unified/cofferdam.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_WRONLY|O_CLOEXEC)
-write("/cg/cpuset/cofferdam/cpuset.mems", <what "/cg/cpuset/cpuset.mems" has>)"#;
-    assert_eq!(calls.get(..9).unwrap().join("\n"), expected.trim());
+openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_WRONLY|O_CLOEXEC) # if that was blank
+write("/cg/cpuset/cofferdam/cpuset.mems", <what "/cg/cpuset/cpuset.mems" has>) # if that was blank"#;
+    assert_eq!(calls.get(..12).unwrap().join("\n"), expected.trim());
     let expected = r#"
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/cpuset.cpus", O_WRONLY|O_CLOEXEC)
-write("/cg/cpuset/cofferdam/x/cpuset.cpus", "0")
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/tasks", O_WRONLY|O_CLOEXEC)"#;
-    assert_eq!(calls.get(calls.len() - 3..).unwrap().join("\n"), expected.trim());
+fsetxattr("/cg/cpuset/cofferdam/reserve/x", "user.cofferdam.cores", "0")
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.mems", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.mems", O_WRONLY|O_CLOEXEC) # if that was blank
+write("/cg/cpuset/cofferdam/reserve/x/cpuset.mems", <what "/cg/cpuset/cofferdam/reserve/cpuset.mems" has>) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", O_WRONLY|O_CLOEXEC)
+write("/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", <cores 0 and the unreserved ones>)
+openat(AT_FDCWD, "/cg/unified/cofferdam.slice/reserve.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/tasks", O_WRONLY|O_CLOEXEC)"#;
+    assert_eq!(calls.get(calls.len() - 9..).unwrap().join("\n"), expected.trim());
+}
+
+#[test]
+fn the_book_reads_like_strace() {
+    let check = |limits: &Limits, mode, expected: &str| {
+        let calls = lowered(limits, &host(mode), "").cores.unwrap().calls();
+        assert_eq!(calls.join("\n"), expected.trim());
+    };
+    let limits = Limits { cores: "1-2".into(), exclusive: true, ..Limits::default() };
+    let expected = r#"
+mkdir("/cg/cofferdam.slice", 0755)
+openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB)
+openat(AT_FDCWD, "/cg/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if it says otherwise
+write("/cg/cgroup.subtree_control", "+cpuset") # if it says otherwise
+openat(AT_FDCWD, "/cg/cofferdam.slice/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cofferdam.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if it says otherwise
+write("/cg/cofferdam.slice/cgroup.subtree_control", "+cpuset") # if it says otherwise
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+openat(AT_FDCWD, "/cg/cofferdam.slice/cpuset.cpus.effective", O_RDONLY|O_CLOEXEC)
+mkdir("/cg/cofferdam.slice/reserve.slice", 0755)
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if it says otherwise
+write("/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", "+cpuset") # if it says otherwise
+openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
+write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
+mkdir("/cg/cofferdam.slice/reserve.slice/x.scope", 0755)
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+fsetxattr("/cg/cofferdam.slice/reserve.slice/x.scope", "user.cofferdam.cores", "1-2 exclusive")
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", O_WRONLY|O_CLOEXEC)
+write("/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", "1-2")"#;
+    check(&limits, Mode::V2, expected);
+    let expected = r#"
+mkdir("/cg/cofferdam.slice", 0755)
+openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB)
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+mkdir("/cg/cofferdam.slice/share.slice", 0755)
+openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
+write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
+mkdir("/cg/cofferdam.slice/share.slice/x.scope", 0755)"#;
+    check(&Limits::default(), Mode::V2, expected);
+    let expected = r#"
+mkdir("/cg/cpuset/cofferdam", 0755)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB)"#;
+    let calls = lowered(&Limits::default(), &host(Mode::V1), "").cores.unwrap().calls();
+    assert_eq!(calls.get(..3).unwrap().join("\n"), expected.trim());
+    let expected = r#"
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
+write("/cg/cpuset/cofferdam/share/cpuset.cpus", <the unreserved ones>) # if it says otherwise
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/share", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+flock("/cg/cpuset/cofferdam/share", LOCK_SH|LOCK_NB)"#;
+    assert_eq!(calls.get(calls.len() - 5..).unwrap().join("\n"), expected.trim());
 }

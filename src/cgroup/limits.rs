@@ -33,8 +33,15 @@ pub struct Limits {
     /// Held within [`SHARES_MIN`] and [`SHARES_MAX`], as the kernel does it: 0 and 1 mean 2. v1 writes it to
     /// `cpu.shares`; v2 writes [`shares_to_weight`] of it to `cpu.weight`.
     pub cpu_shares: Option<u64>,
-    /// The processors that the task may run on, in the kernel's list format: `0-3,8`. Empty: no restriction.
+    /// The processors that are reserved for this task alone, in the kernel's list format: `0-3,8`. Empty: none, and
+    /// the task runs on those that nobody below the same parent cgroup has reserved.
+    ///
+    /// The task runs on the unreserved ones as well, unless it is [`exclusive`](Self::exclusive). A reservation
+    /// is refused when another task has one of them ([`CoreBook`](super::CoreBook) tells who), and when it would
+    /// leave none for a running task without reserved processors. v1 and v2 `cpuset.cpus`.
     pub cores: String,
+    /// Whether a task with reserved [`cores`](Self::cores) runs on these only.
+    pub exclusive: bool,
     /// Bytes of memory, page cache and kernel memory included; at least [`MEMORY_MIN`].
     ///
     /// This is a hard limit when [`memory_max`](Self::memory_max) is unset, and otherwise the amount that is
@@ -72,7 +79,7 @@ impl Limits {
     /// Refuses limits that contradict themselves or that no task could live with.
     ///
     /// # Errors
-    /// [`Error::Spec`] that names the field: `memory`, `memory_max`, `cores` or `pids_max`.
+    /// [`Error::Spec`] that names the field: `memory`, `memory_max`, `cores`, `exclusive` or `pids_max`.
     pub fn validate(&self) -> Result<()> {
         let too_small =
             |n: u64| format!("{n} bytes is too little to start a process, {MEMORY_MIN} is the least");
@@ -93,6 +100,9 @@ impl Limits {
         if self.pids_max == Some(0) {
             return Err(Error::spec("pids_max", "0 would forbid the command itself"));
         }
+        if self.exclusive && self.cores.is_empty() {
+            return Err(Error::spec("exclusive", "there are no cores to run on"));
+        }
         self.cpuset().map_err(|why| Error::spec("cores", why)).map(|_| ())
     }
 
@@ -111,7 +121,7 @@ impl Limits {
         .fold(Control::empty(), |set, (_, control)| set | control)
     }
 
-    /// The processors of [`cores`](Self::cores); `None` when there is no restriction.
+    /// The processors of [`cores`](Self::cores); `None` when there are none.
     pub(crate) fn cpuset(&self) -> Result<Option<CpuSet>, String> {
         if self.cores.is_empty() { Ok(None) } else { CpuSet::parse(&self.cores).map(Some) }
     }
@@ -163,6 +173,7 @@ mod tests {
             (Limits { cores: "banana".into(), ..base() }, "cores"),
             (Limits { cores: "3-1".into(), ..base() }, "cores"),
             (Limits { cores: " ".into(), ..base() }, "cores"),
+            (Limits { exclusive: true, ..base() }, "exclusive"),
             (Limits { pids_max: Some(0), ..base() }, "pids_max"),
         ] {
             match limits.validate() {

@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
+use super::cores::{Seat, Site, admit, leave};
 use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write, call};
 use super::place::Place;
@@ -34,6 +35,8 @@ pub struct Group {
     unit: Option<OwnedFd>,
     /// When it is not the unit.
     memory: Option<OwnedFd>,
+    /// Says that the task is about to enter the processors that all share.
+    pin: Option<OwnedFd>,
     shortfalls: Vec<Reason>,
     keep: bool,
 }
@@ -49,6 +52,9 @@ pub struct Paths {
     into: bool,
     enter: Vec<PathBuf>,
     v1: BTreeMap<String, PathBuf>,
+    /// The book of processors that the task is in.
+    #[serde(default)]
+    book: Option<Site>,
 }
 
 impl Paths {
@@ -75,10 +81,14 @@ impl Group {
             into: layout.into.is_some(),
             enter: layout.enter.clone(),
             v1: layout.v1.clone(),
+            book: None,
         };
         // From here on a failure drops the group, which takes back what it has made.
-        let mut group = Group { paths, unit: None, memory: None, shortfalls: Vec::new(), keep: false };
+        let mut group =
+            Group { paths, unit: None, memory: None, pin: None, shortfalls: Vec::new(), keep: false };
+        layout.former.iter().try_for_each(|path| reclaim(path))?;
         group.make_dirs(&layout.dirs)?;
+        layout.cores.iter().try_for_each(|seat| group.sit(seat))?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
         for write in &layout.writes {
@@ -97,7 +107,7 @@ impl Group {
         let unit = paths.unit.as_ref().map(open).transpose()?;
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
-        Ok(Group { unit, memory, shortfalls: Vec::new(), keep: false, paths })
+        Ok(Group { unit, memory, pin: None, shortfalls: Vec::new(), keep: false, paths })
     }
 
     /// Lets go of the group: nothing is killed or removed when the handle is gone.
@@ -140,8 +150,8 @@ impl Group {
     /// [`Error::Task`] with the call.
     pub fn add(&self, pid: u32) -> Result<()> {
         let text = pid.to_string();
-        for leaf in &self.paths.leaves {
-            let file = leaf.join("cgroup.procs");
+        for dir in self.paths.leaves.iter().chain(self.shared()) {
+            let file = dir.join("cgroup.procs");
             let opened = OpenOptions::new().write(true).open(&file);
             let mut procs = opened.map_err(Error::task(call::open_write(&file)))?;
             procs.write_all(text.as_bytes()).map_err(Error::task(call::write(&file, &text)))?;
@@ -220,11 +230,21 @@ impl Group {
             remove_tree(leaf, PATIENCE).map_err(Error::task(call::rmdir(leaf)))?;
             self.paths.leaves.pop();
         }
+        self.pin = None;
+        if let Some(site) = &self.paths.book {
+            leave(site, &mut self.paths.parents)?;
+            self.paths.book = None;
+        }
         while let Some(parent) = self.paths.parents.pop() {
             // Most often somebody else is in it, and will remove it.
             let _ = remove_dir(&parent);
         }
         Ok(())
+    }
+
+    /// The cgroup that the task is in with others.
+    fn shared(&self) -> Option<&PathBuf> {
+        self.paths.v1.get("cpuset").filter(|dir| !self.paths.leaves.contains(dir))
     }
 
     fn unit(&self) -> io::Result<BorrowedFd<'_>> {
@@ -271,6 +291,35 @@ impl Group {
         Ok(())
     }
 
+    /// Takes the task's seat in the book of processors.
+    fn sit(&mut self, seat: &Seat) -> Result<()> {
+        let mut races = 0u32;
+        loop {
+            self.make_dirs(&seat.parents)?;
+            match admit(seat, &mut self.paths.leaves, &mut self.paths.book) {
+                Ok(Some(admitted)) => {
+                    self.pin = admitted.pin;
+                    self.shortfalls.extend(admitted.shortfall);
+                    return Ok(());
+                }
+                Ok(None) if races < RACES => {}
+                Ok(None) => {
+                    let step = call::open_dir(&seat.site.parent);
+                    return Err(Error::prepare::<io::Error>(step)(io::ErrorKind::NotFound.into()));
+                }
+                Err(Error::Prepare { source, .. })
+                    if source.kind() == io::ErrorKind::AlreadyExists && races < RACES =>
+                {
+                    seat.leaf.iter().try_for_each(|leaf| reclaim(leaf))?;
+                }
+                Err(Error::Prepare { source, .. }) if is_gone(&source) && races < RACES => {}
+                Err(e) => return Err(e),
+            }
+            races = races.saturating_add(1);
+            std::thread::yield_now();
+        }
+    }
+
     fn make_dir(&mut self, dir: &Dir) -> Result<()> {
         let known = if dir.kind == Kind::Leaf { &self.paths.leaves } else { &self.paths.parents };
         let known = known.contains(&dir.path);
@@ -311,7 +360,8 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if self.keep || (self.paths.leaves.is_empty() && self.paths.parents.is_empty()) {
+        let Paths { leaves, parents, book, .. } = &self.paths;
+        if self.keep || (leaves.is_empty() && parents.is_empty() && book.is_none()) {
             return;
         }
         // There is nobody to tell; what is busy after all this is left behind.
@@ -327,7 +377,7 @@ fn hold(path: impl AsRef<Path>) -> Result<OwnedFd> {
     open_dir(path).map_err(Error::prepare(call::open_dir(path)))
 }
 
-fn open_write(path: &Path) -> Result<fs::File> {
+pub(super) fn open_write(path: &Path) -> Result<fs::File> {
     OpenOptions::new().write(true).open(path).map_err(Error::prepare(call::open_write(path)))
 }
 
@@ -342,7 +392,7 @@ fn reclaim(leaf: &Path) -> Result<()> {
         .map_err(Error::prepare(call::rmdir(leaf)))
 }
 
-fn apply(write: &Write) -> Result<()> {
+pub(super) fn apply(write: &Write) -> Result<()> {
     let path = &write.path;
     let text = match &write.value {
         Value::Text(text) => text.clone(),

@@ -12,6 +12,8 @@ use nix::errno::Errno;
 pub(crate) enum Lock {
     /// Held beside other shared ones; waits for one that excludes.
     Shared,
+    /// Held beside other shared ones, or `EWOULDBLOCK`.
+    SharedNow,
     /// Held alone; waits for all others.
     Exclusive,
     /// Held alone, or `EWOULDBLOCK`; then a lock that was held before through `fd` is gone too.
@@ -23,6 +25,7 @@ pub(crate) enum Lock {
 pub(crate) fn flock(fd: BorrowedFd<'_>, lock: Lock) -> nix::Result<()> {
     let operation = match lock {
         Lock::Shared => libc::LOCK_SH,
+        Lock::SharedNow => libc::LOCK_SH | libc::LOCK_NB,
         Lock::Exclusive => libc::LOCK_EX,
         Lock::ExclusiveNow => libc::LOCK_EX | libc::LOCK_NB,
     };

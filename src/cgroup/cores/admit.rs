@@ -1,0 +1,208 @@
+//! How a task comes into the book and leaves it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::super::kill::{open_dir, remove_dir};
+use super::super::layout::call;
+use super::super::probe::Version;
+use super::super::run::{apply, open_write};
+use super::book::{Book, Entry, State, has_processes};
+use super::files::{children, ensure_dir, inherit_mems, make_dir, set_record, there, write_set};
+use super::{Reserved, Seat, Site};
+use crate::error::{Error, Result};
+use crate::report::{Control, Reason};
+use crate::sys::lock::{Lock, flock};
+
+/// What a task got.
+#[derive(Debug, Default)]
+pub(in super::super) struct Admitted {
+    /// Held as long as the task may be about to enter the share of v1: so that nobody takes it for empty.
+    pub pin: Option<OwnedFd>,
+    /// What is reserved but cannot be used now.
+    pub shortfall: Option<Reason>,
+}
+
+/// Takes the seat: makes the task's directories and divides the processors anew. `leaves` gets the task's own
+/// as soon as it is there, and `sat` the book as soon as there may be something to take back in it. `None` if
+/// the parent is not there, or not any more.
+///
+/// # Errors
+/// [`Error::Prepare`] with the call; `ResourceBusy` when the processors are not to be had. `AlreadyExists` when
+/// there is a leaf of that name.
+pub(in super::super) fn admit(
+    seat: &Seat,
+    leaves: &mut Vec<PathBuf>,
+    sat: &mut Option<Site>,
+) -> Result<Option<Admitted>> {
+    let Some(book) = Book::open(&seat.site)? else { return Ok(None) };
+    *sat = Some(seat.site.clone());
+    seat.inherit.iter().try_for_each(apply)?;
+    seat.enable.iter().try_for_each(|dir| enable(dir))?;
+    let state = book.state()?;
+    match (&seat.reserved, &seat.leaf) {
+        (Some(reserved), Some(leaf)) => book.reserve(&state, leaf, reserved, leaves),
+        (_, leaf) => book.seat_guest(&state, leaf.as_deref(), leaves),
+    }
+    .map(Some)
+}
+
+/// Gives back what a task had whose own directory is gone, and removes those that nobody needs any more:
+/// the book's own, and `parents` as far as the book is in them, children after their parents.
+///
+/// # Errors
+/// [`Error::Task`] with the call.
+pub(in super::super) fn leave(site: &Site, parents: &mut Vec<PathBuf>) -> Result<()> {
+    let done = Book::open(site).and_then(|book| book.map_or(Ok(()), |book| book.close_down(parents)));
+    done.map_err(|e| match e {
+        Error::Prepare { step, source } => Error::Task { step, source },
+        other => other,
+    })
+}
+
+impl Book<'_> {
+    /// A task without reserved processors.
+    fn seat_guest(&self, state: &State, leaf: Option<&Path>, leaves: &mut Vec<PathBuf>) -> Result<Admitted> {
+        let share = self.site.share();
+        if !state.entries.is_empty() && state.share().is_empty() {
+            let held = self.holders(state.entries.iter());
+            return Err(busy(call::mkdir(&share), format!("no unreserved processor is left: {held}")));
+        }
+        ensure_dir(&share)?;
+        if self.site.version == Version::V1 {
+            inherit_mems(&share)?;
+        }
+        self.settle(state)?;
+        if let Some(leaf) = leaf {
+            make_leaf(leaf, leaves)?;
+            return Ok(Admitted::default());
+        }
+        let pin = open_dir(&share).map_err(Error::prepare(call::open_dir(&share)))?;
+        flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(&share)))?;
+        Ok(Admitted { pin: Some(pin), shortfall: None })
+    }
+
+    fn reserve(
+        &self,
+        state: &State,
+        leaf: &Path,
+        reserved: &Reserved,
+        leaves: &mut Vec<PathBuf>,
+    ) -> Result<Admitted> {
+        let step = || call::set_record(leaf, &reserved.record());
+        if state.entries.iter().any(|e| e.leaf == leaf) {
+            return Err(Error::prepare::<io::Error>(call::mkdir(leaf))(io::ErrorKind::AlreadyExists.into()));
+        }
+        let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
+        if state.entries.iter().any(|e| taken(&e)) {
+            return Err(busy(step(), self.holders(state.entries.iter().filter(taken))));
+        }
+        // The parent has cpuset by now, also where nothing was reserved before.
+        let mut after = State { usable: self.usable()?, entries: state.entries.clone() };
+        after.entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
+        let usable = &after.usable;
+        let Some(cores) = after.cores(reserved) else {
+            let why = format!("none of processors {} is among the usable ones, {usable}", reserved.cores);
+            return Err(busy(step(), why));
+        };
+        if after.share().is_empty()
+            && let Some(guests) = self.guests()?
+        {
+            let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
+            return Err(busy(step(), why));
+        }
+        let slice = self.site.reserve();
+        ensure_dir(&slice)?;
+        match self.site.version {
+            Version::V1 => inherit_mems(&slice)?,
+            Version::V2 => enable(&slice)?,
+        }
+        self.settle(&after)?;
+        make_leaf(leaf, leaves)?;
+        set_record(leaf, reserved)?;
+        if self.site.version == Version::V1 {
+            inherit_mems(leaf)?;
+        }
+        write_set(&leaf.join("cpuset.cpus"), &cores)?;
+        let shortfall = (!reserved.cores.is_subset(usable)).then(|| {
+            let have = reserved.cores.intersection(usable);
+            Reason {
+                control: Control::CPUSET,
+                why: format!("of processors {} only {have} can be used now", reserved.cores),
+            }
+        });
+        Ok(Admitted { pin: None, shortfall })
+    }
+
+    /// Who has what, for an error.
+    fn holders<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> String {
+        let one = |entry: &Entry| {
+            let Reserved { cores, .. } = &entry.reserved;
+            let (what, are) = if cores.len() == 1 { ("processor", "is") } else { ("processors", "are") };
+            let idle =
+                if has_processes(&entry.leaf).unwrap_or(true) { "" } else { ", which has no processes" };
+            format!("{what} {cores} {are} reserved by {:?}{idle}", self.site.name(&entry.leaf))
+        };
+        entries.map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Who needs the share, or may be about to.
+    fn guests(&self) -> Result<Option<String>> {
+        let share = self.site.share();
+        if self.site.version == Version::V2 {
+            let guests = children(&share)?;
+            let name = guests.first().map(|leaf| self.site.name(leaf));
+            return Ok(name.map(|name| format!("{} tasks need one, {name:?} for one", guests.len())));
+        }
+        let needed = self.is_pinned()? || has_processes(&share)?;
+        Ok(needed.then(|| "tasks in the share need one".to_owned()))
+    }
+
+    /// v1: whether a task is about to enter the share.
+    fn is_pinned(&self) -> Result<bool> {
+        let share = self.site.share();
+        let dir = there(open_dir(&share)).map_err(Error::prepare(call::open_dir(&share)))?;
+        Ok(dir.is_some_and(|dir| flock(dir.as_fd(), Lock::ExclusiveNow).is_err()))
+    }
+
+    fn close_down(&self, parents: &mut Vec<PathBuf>) -> Result<()> {
+        let state = self.state()?;
+        // On v2 nothing is known of the processors, and nothing to be done, before the first reservation.
+        self.settle(&state)?;
+        let (share, reserve) = (self.site.share(), self.site.reserve());
+        // Most often somebody else is in one of them, and will remove it.
+        if self.site.version == Version::V2 || !self.is_pinned()? {
+            let _ = remove_dir(&share);
+        }
+        if state.entries.is_empty() {
+            let _ = remove_dir(&reserve);
+        }
+        while let Some(parent) = parents.pop_if(|dir| self.site.parent.starts_with(dir)) {
+            let _ = remove_dir(&parent);
+        }
+        Ok(())
+    }
+}
+
+fn make_leaf(leaf: &Path, leaves: &mut Vec<PathBuf>) -> Result<()> {
+    make_dir(leaf)?;
+    leaves.push(leaf.to_owned());
+    Ok(())
+}
+
+/// v2: hands cpuset down, if it is not yet.
+fn enable(dir: &Path) -> Result<()> {
+    use std::io::Write as _;
+    let file = dir.join("cgroup.subtree_control");
+    let now = std::fs::read_to_string(&file).map_err(Error::prepare(call::open_read(&file)))?;
+    if now.split_whitespace().any(|name| name == "cpuset") {
+        return Ok(());
+    }
+    let done = open_write(&file)?.write_all(b"+cpuset");
+    done.map_err(Error::prepare(call::write(&file, "+cpuset")))
+}
+
+fn busy(step: String, why: String) -> Error {
+    Error::Prepare { step, source: io::Error::new(io::ErrorKind::ResourceBusy, why) }
+}
