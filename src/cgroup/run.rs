@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
-use super::cores::{Seat, Site, admit, leave};
+use super::cores::{Pin, Seat, Site, admit, leave};
 use super::kill::{Backoff, field, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write, call};
 use super::place::Place;
@@ -36,7 +36,7 @@ pub struct Group {
     /// When it is not the unit.
     memory: Option<OwnedFd>,
     /// Says that the task is about to enter the processors that all share.
-    pin: Option<OwnedFd>,
+    pin: Option<Pin>,
     shortfalls: Vec<Reason>,
     keep: bool,
 }
@@ -313,7 +313,13 @@ impl Group {
                     seat.leaf.iter().try_for_each(|leaf| reclaim(leaf))?;
                 }
                 Err(Error::Prepare { source, .. }) if is_gone(&source) && races < RACES => {}
-                Err(e) => return Err(e),
+                Err(e) => {
+                    if self.paths.book.is_none() {
+                        // Never without the lock, and whoever holds it will do it.
+                        self.paths.parents.retain(|dir| *dir != seat.site.parent);
+                    }
+                    return Err(e);
+                }
             }
             races = races.saturating_add(1);
             std::thread::yield_now();

@@ -8,7 +8,7 @@ use super::super::kill::{open_dir, remove_dir};
 use super::super::layout::call;
 use super::super::probe::Version;
 use super::super::run::{apply, open_write};
-use super::book::{Book, Entry, State, has_processes};
+use super::book::{Book, Entry, State, has_processes, unlock};
 use super::files::{children, ensure_dir, inherit_mems, make_dir, set_record, there, write_set};
 use super::{Reserved, Seat, Site};
 use crate::error::{Error, Result};
@@ -19,9 +19,19 @@ use crate::sys::lock::{Lock, flock};
 #[derive(Debug, Default)]
 pub(in super::super) struct Admitted {
     /// Held as long as the task may be about to enter the share of v1: so that nobody takes it for empty.
-    pub pin: Option<OwnedFd>,
+    pub pin: Option<Pin>,
     /// What is reserved but cannot be used now.
     pub shortfall: Option<Reason>,
+}
+
+/// A shared lock on the share of v1.
+#[derive(Debug)]
+pub(in super::super) struct Pin(OwnedFd);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        unlock(&self.0);
+    }
 }
 
 /// Takes the seat: makes the task's directories and divides the processors anew. `leaves` gets the task's own
@@ -55,6 +65,10 @@ pub(in super::super) fn admit(
 /// [`Error::Task`] with the call.
 pub(in super::super) fn leave(site: &Site, parents: &mut Vec<PathBuf>) -> Result<()> {
     let done = Book::open(site).and_then(|book| book.map_or(Ok(()), |book| book.close_down(parents)));
+    if done.is_ok() {
+        // Never without the lock: somebody may have made it anew and be at work in it.
+        parents.retain(|dir| *dir != site.parent);
+    }
     done.map_err(|e| match e {
         Error::Prepare { step, source } => Error::Task { step, source },
         other => other,
@@ -80,7 +94,7 @@ impl Book<'_> {
         }
         let pin = open_dir(&share).map_err(Error::prepare(call::open_dir(&share)))?;
         flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(&share)))?;
-        Ok(Admitted { pin: Some(pin), shortfall: None })
+        Ok(Admitted { pin: Some(Pin(pin)), shortfall: None })
     }
 
     fn reserve(
@@ -163,7 +177,11 @@ impl Book<'_> {
     fn is_pinned(&self) -> Result<bool> {
         let share = self.site.share();
         let dir = there(open_dir(&share)).map_err(Error::prepare(call::open_dir(&share)))?;
-        Ok(dir.is_some_and(|dir| flock(dir.as_fd(), Lock::ExclusiveNow).is_err()))
+        Ok(dir.is_some_and(|dir| {
+            let pinned = flock(dir.as_fd(), Lock::ExclusiveNow).is_err();
+            unlock(&dir);
+            pinned
+        }))
     }
 
     fn close_down(&self, parents: &mut Vec<PathBuf>) -> Result<()> {

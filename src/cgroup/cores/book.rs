@@ -27,8 +27,13 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// A book that nobody else can open meanwhile.
 pub(super) struct Book<'a> {
     pub site: &'a Site,
-    /// Closing it unlocks.
-    _lock: OwnedFd,
+    lock: OwnedFd,
+}
+
+impl Drop for Book<'_> {
+    fn drop(&mut self) {
+        unlock(&self.lock);
+    }
 }
 
 /// One cgroup with a reservation.
@@ -46,25 +51,36 @@ pub(super) struct State {
 }
 
 impl<'a> Book<'a> {
-    /// Opens and locks; `None` if the directory is not there, or was removed meanwhile, as the last task does.
+    /// Opens and locks; `None` if the directory is not there.
     pub fn open(site: &'a Site) -> Result<Option<Book<'a>>> {
         Book::open_within(site, PATIENCE)
     }
 
     pub fn open_within(site: &'a Site, patience: Duration) -> Result<Option<Book<'a>>> {
         let parent = &site.parent;
-        let dir = match open_dir(parent) {
-            Err(e) if is_gone(&e) => return Ok(None),
-            dir => dir.map_err(Error::prepare(call::open_dir(parent)))?,
-        };
-        lock(&dir, patience).map_err(Error::prepare(call::lock(parent)))?;
-        let same = fstat(&dir).and_then(|ours| {
-            let there = stat(parent.as_path())?;
-            Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
-        });
-        match same {
-            Ok(true) => Ok(Some(Book { site, _lock: dir })),
-            Ok(false) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(None),
+        let start = Instant::now();
+        loop {
+            let dir = match open_dir(parent) {
+                Err(e) if is_gone(&e) => return Ok(None),
+                dir => dir.map_err(Error::prepare(call::open_dir(parent)))?,
+            };
+            lock(&dir, patience.saturating_sub(start.elapsed()))
+                .map_err(Error::prepare(call::lock(parent)))?;
+            let book = Book { site, lock: dir };
+            // The last task removes the directory, and the next one makes another.
+            if book.is_there()? {
+                return Ok(Some(book));
+            }
+        }
+    }
+
+    /// Whether the directory that is locked is the one at the path.
+    fn is_there(&self) -> Result<bool> {
+        let parent = &self.site.parent;
+        let ours = fstat(&self.lock).map_err(Error::prepare(format!("fstat({parent:?})")))?;
+        match stat(parent.as_path()) {
+            Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
             Err(e) => Err(Error::prepare(format!("stat({parent:?})"))(e)),
         }
     }
@@ -167,6 +183,12 @@ pub(super) fn has_processes(leaf: &Path) -> Result<bool> {
     Ok(found.unwrap_or_default())
 }
 
+/// A child that another thread forks has copies of all descriptors until it executes something, so closing
+/// alone is not enough.
+pub(super) fn unlock(fd: &OwnedFd) {
+    let _ = flock(fd.as_fd(), Lock::None);
+}
+
 /// Locks without waiting in the kernel, so that the wait can end.
 fn lock(dir: &OwnedFd, patience: Duration) -> io::Result<()> {
     let start = Instant::now();
@@ -175,7 +197,7 @@ fn lock(dir: &OwnedFd, patience: Duration) -> io::Result<()> {
         match flock(dir.as_fd(), Lock::ExclusiveNow) {
             Err(Errno::EWOULDBLOCK) if start.elapsed() < patience => sleep(pause),
             Err(Errno::EWOULDBLOCK) => {
-                let why = format!("the book of processors was locked by another for {patience:?}");
+                let why = "the book of processors stays locked by another";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             answer => return Ok(answer?),
