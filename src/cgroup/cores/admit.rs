@@ -9,7 +9,7 @@ use super::super::layout::call;
 use super::super::probe::Version;
 use super::super::run::{apply, open_write};
 use super::book::{Book, Entry, State, has_processes, unlock};
-use super::files::{children, ensure_dir, inherit_mems, make_dir, set_record, there, write_set};
+use super::files::{children, ensure_dir, inherit_mems, make_dir, read_set, set_record, there, write_set};
 use super::{Reserved, Seat, Site};
 use crate::error::{Error, Result};
 use crate::report::{Control, Reason};
@@ -48,12 +48,9 @@ pub(in super::super) fn admit(
 ) -> Result<Option<Admitted>> {
     let Some(book) = Book::open(&seat.site)? else { return Ok(None) };
     *sat = Some(seat.site.clone());
-    seat.inherit.iter().try_for_each(apply)?;
-    seat.enable.iter().try_for_each(|dir| enable(dir))?;
-    let state = book.state()?;
     match (&seat.reserved, &seat.leaf) {
-        (Some(reserved), Some(leaf)) => book.reserve(&state, leaf, reserved, leaves),
-        (_, leaf) => book.seat_guest(&state, leaf.as_deref(), leaves),
+        (Some(reserved), Some(leaf)) => book.reserve(seat, leaf, reserved, leaves),
+        (_, leaf) => book.seat_guest(seat, leaf.as_deref(), leaves),
     }
     .map(Some)
 }
@@ -77,33 +74,47 @@ pub(in super::super) fn leave(site: &Site, parents: &mut Vec<PathBuf>) -> Result
 
 impl Book<'_> {
     /// A task without reserved processors.
-    fn seat_guest(&self, state: &State, leaf: Option<&Path>, leaves: &mut Vec<PathBuf>) -> Result<Admitted> {
+    fn seat_guest(&self, seat: &Seat, leaf: Option<&Path>, leaves: &mut Vec<PathBuf>) -> Result<Admitted> {
         let share = self.site.share();
+        let state = self.state()?;
         if !state.entries.is_empty() && state.share().is_empty() {
             let held = self.holders(state.entries.iter());
             return Err(busy(call::mkdir(&share), format!("no unreserved processor is left: {held}")));
         }
+        let Some(leaf) = leaf else { return self.seat_in_share(seat, &share, state) };
         ensure_dir(&share)?;
-        if self.site.version == Version::V1 {
-            inherit_mems(&share)?;
+        if state.divided {
+            self.settle(&state)?;
         }
-        self.settle(state)?;
-        if let Some(leaf) = leaf {
-            make_leaf(leaf, leaves)?;
-            return Ok(Admitted::default());
+        make_leaf(leaf, leaves)?;
+        Ok(Admitted::default())
+    }
+
+    /// v1: the share is made from above, its own processors last; where it has some there is nothing to do.
+    fn seat_in_share(&self, seat: &Seat, share: &Path, mut state: State) -> Result<Admitted> {
+        let now = read_set(&share.join("cpuset.cpus"))?;
+        if state.divided || now.is_none_or(|now| now.is_empty()) {
+            seat.inherit.iter().try_for_each(apply)?;
+            ensure_dir(share)?;
+            inherit_mems(share)?;
+            state.usable = self.usable()?;
+            self.settle(&state)?;
         }
-        let pin = open_dir(&share).map_err(Error::prepare(call::open_dir(&share)))?;
-        flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(&share)))?;
+        let pin = open_dir(share).map_err(Error::prepare(call::open_dir(share)))?;
+        flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(share)))?;
         Ok(Admitted { pin: Some(Pin(pin)), shortfall: None })
     }
 
     fn reserve(
         &self,
-        state: &State,
+        seat: &Seat,
         leaf: &Path,
         reserved: &Reserved,
         leaves: &mut Vec<PathBuf>,
     ) -> Result<Admitted> {
+        seat.inherit.iter().try_for_each(apply)?;
+        seat.enable.iter().try_for_each(|dir| enable(dir))?;
+        let state = self.state()?;
         let step = || call::set_record(leaf, &reserved.record());
         if state.entries.iter().any(|e| e.leaf == leaf) {
             return Err(Error::prepare::<io::Error>(call::mkdir(leaf))(io::ErrorKind::AlreadyExists.into()));
@@ -112,8 +123,7 @@ impl Book<'_> {
         if state.entries.iter().any(|e| taken(&e)) {
             return Err(busy(step(), self.holders(state.entries.iter().filter(taken))));
         }
-        // The parent has cpuset by now, also where nothing was reserved before.
-        let mut after = State { usable: self.usable()?, entries: state.entries.clone() };
+        let mut after = State { divided: true, usable: self.usable()?, entries: state.entries };
         after.entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
         let usable = &after.usable;
         let Some(cores) = after.cores(reserved) else {
@@ -165,7 +175,7 @@ impl Book<'_> {
     fn guests(&self) -> Result<Option<String>> {
         let share = self.site.share();
         if self.site.version == Version::V2 {
-            let guests = children(&share)?;
+            let guests = children(&share)?.unwrap_or_default();
             let name = guests.first().map(|leaf| self.site.name(leaf));
             return Ok(name.map(|name| format!("{} tasks need one, {name:?} for one", guests.len())));
         }
@@ -186,15 +196,16 @@ impl Book<'_> {
 
     fn close_down(&self, parents: &mut Vec<PathBuf>) -> Result<()> {
         let state = self.state()?;
-        // On v2 nothing is known of the processors, and nothing to be done, before the first reservation.
-        self.settle(&state)?;
-        let (share, reserve) = (self.site.share(), self.site.reserve());
-        // Most often somebody else is in one of them, and will remove it.
-        if self.site.version == Version::V2 || !self.is_pinned()? {
-            let _ = remove_dir(&share);
+        if state.divided {
+            self.settle(&state)?;
         }
-        if state.entries.is_empty() {
-            let _ = remove_dir(&reserve);
+        // Most often somebody else is in what is removed here, and will do it.
+        if state.divided && state.entries.is_empty() {
+            let _ = remove_dir(&self.site.reserve());
+        }
+        let needed = self.site.version == Version::V1 && self.is_pinned()?;
+        if needed || remove_dir(&self.site.share()).is_err() {
+            return Ok(());
         }
         while let Some(parent) = parents.pop_if(|dir| self.site.parent.starts_with(dir)) {
             let _ = remove_dir(&parent);

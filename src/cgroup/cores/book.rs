@@ -46,6 +46,10 @@ pub(super) struct Entry {
 /// What the tree says.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
+    /// Whether the directory of reservations is there. It is made before anything is taken from the share, and
+    /// removed after all has been given back: without it there is nothing to settle.
+    pub divided: bool,
+    /// Not looked up where nothing is divided.
     pub usable: CpuSet,
     pub entries: Vec<Entry>,
 }
@@ -85,21 +89,19 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// What the tree says. The usable processors are those of the parent; none are known on v2 as long as
-    /// cpuset is not enabled there.
+    /// What the tree says.
     pub fn state(&self) -> Result<State> {
+        let Some(leaves) = children(&self.site.reserve())? else { return Ok(State::default()) };
         let mut entries = Vec::new();
-        for leaf in children(&self.site.reserve())? {
+        for leaf in leaves {
             if let Some(reserved) = record(&leaf)? {
                 entries.push(Entry { leaf, reserved });
             }
         }
-        if entries.is_empty() && self.site.version == Version::V2 {
-            return Ok(State::default());
-        }
-        Ok(State { usable: self.usable()?, entries })
+        Ok(State { divided: true, usable: self.usable()?, entries })
     }
 
+    /// What the parent may use; nothing on v2 before cpuset is enabled there.
     pub fn usable(&self) -> Result<CpuSet> {
         Ok(read_set(&self.site.effective())?.unwrap_or_default())
     }
@@ -109,18 +111,21 @@ impl<'a> Book<'a> {
     /// Before a reservation this narrows, after one it widens, and after a crash it may do both. A file
     /// changes at once, so a task has always either what it had or what it is to have.
     pub fn settle(&self, state: &State) -> Result<()> {
-        let share = state.share();
-        let Site { version, .. } = self.site;
-        // On v2 a blank file follows the parent, whose processors may come and go.
-        let blank = *version == Version::V2 && state.entries.is_empty();
-        if state.usable.is_empty() && !blank {
+        let share = self.site.share().join("cpuset.cpus");
+        if self.site.version == Version::V2 && state.entries.is_empty() {
+            // A blank file, as it is before the first reservation, is as good as one that lists all; but none can be
+            // made blank with processes below it (ENOSPC, seen with Linux 6.1).
+            if read_set(&share)?.is_none_or(|now| now.is_empty()) {
+                return Ok(());
+            }
+        }
+        if state.usable.is_empty() {
             return Ok(());
         }
-        if *version == Version::V1 {
+        if self.site.version == Version::V1 {
             settle_set(&self.site.reserve().join("cpuset.cpus"), &state.usable)?;
         }
-        let shared = if blank { &CpuSet::default() } else { &share };
-        settle_set(&self.site.share().join("cpuset.cpus"), shared)?;
+        settle_set(&share, &state.share())?;
         for entry in &state.entries {
             if let Some(cores) = state.cores(&entry.reserved) {
                 settle_set(&entry.leaf.join("cpuset.cpus"), &cores)?;

@@ -26,8 +26,8 @@ pub(super) fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The directories in `dir`; none if it is not there.
-pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The directories in `dir`; `None` if it is not there.
+pub(super) fn children(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
     let list = || -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(dir)? {
@@ -38,7 +38,7 @@ pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>> {
         }
         Ok(found)
     };
-    Ok(there(list()).map_err(Error::prepare(call::open_dir(dir)))?.unwrap_or_default())
+    there(list()).map_err(Error::prepare(call::open_dir(dir)))
 }
 
 /// What the record of a directory says; `None` without one, or without the directory.
@@ -153,9 +153,9 @@ mod tests {
     fn what_is_not_there() {
         let dir = tempfile::tempdir().unwrap();
         let nothing = dir.path().join("nothing");
-        assert_eq!(children(&nothing).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(children(&nothing).unwrap(), None);
+        assert_eq!(children(dir.path()).unwrap(), Some(vec![]));
         assert_eq!(record(&nothing).unwrap(), None);
-        assert_eq!(record(dir.path()).unwrap(), None);
         assert_eq!(read_set(&nothing).unwrap(), None);
         settle_set(&nothing, &CpuSet::parse("0").unwrap()).unwrap();
         assert!(!nothing.exists());
