@@ -423,8 +423,8 @@ fn calls_read_like_strace() {
     let limits = Limits { cores: "0".into(), ..Limits::default() };
     let calls = lowered(&limits, &host(Mode::Hybrid), "").calls();
     let expected = r#"
-openat(AT_FDCWD, "/cg/unified/cofferdam.slice/share.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing
+openat(AT_FDCWD, "/cg/unified/cofferdam.slice/share.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing is there, else it is removed
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing is there, else it is removed
 mkdir("/cg/unified/cofferdam.slice", 0755)
 mkdir("/cg/unified/cofferdam.slice/reserve.slice", 0755)
 mkdir("/cg/unified/cofferdam.slice/reserve.slice/x.scope", 0755)
