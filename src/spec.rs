@@ -59,7 +59,8 @@ pub struct Policy {
     /// The most bytes that the populated files of one root may have together; no limit when absent.
     pub max_bytes: Option<u64>,
     /// The cgroup below which every sandbox gets its own, relative to the root of the hierarchy.
-    /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1.
+    /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1. Processors are reserved below one
+    /// parent: sandboxes with different ones do not keep off each other's.
     pub cgroup_parent: String,
     /// Where temporary roots are made; the system's temporary directory when empty. Links need it on
     /// the file system of what is linked.

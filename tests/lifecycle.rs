@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cofferdam::{Error, Method, Root, Sandbox, Signal, Stdio, Volume};
-use common::{sandboxes, shell, status};
+use common::{remove_cgroup, sandboxes, shell, status};
 
 #[test]
 fn exit_codes_and_signals_come_through() {
@@ -180,7 +180,7 @@ fn remove_group(group: &Option<std::path::PathBuf>) {
     while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let _ = group.parent().map(std::fs::remove_dir);
+    remove_cgroup(group);
 }
 
 /// A root that is used as it is, and a volume; what is looked for, and where it is found.

@@ -130,7 +130,10 @@ impl Layout {
     /// The descriptor of a write is shown as the path that it was opened by. A line with `# if` behind it is a
     /// call that is made only then. What is found in the place of an earlier task takes more calls to remove.
     pub fn calls(&self) -> Vec<String> {
-        let former = self.former.iter().map(|path| format!("{} # nothing is there, else it is removed", call::open_dir(path)));
+        let former = self
+            .former
+            .iter()
+            .map(|path| format!("{} # nothing is there, else it is removed", call::open_dir(path)));
         let dirs = self.dirs.iter().map(|d| call::mkdir(&d.path));
         let dirs = former.chain(dirs).chain(self.cores.iter().flat_map(Seat::calls));
         let held = self.unit.iter().chain(self.memory_apart()).map(|path| call::open_dir(path));

@@ -70,7 +70,10 @@ fn on_version_1_init_enters_by_itself() {
     check(&hidden, "# enter the cgroup of \"/sys/fs/cgroup/freezer...\nwrite(...\nunshare(CLONE_NEWCGROUP)");
     // Without limits it is one directory, to kill in, and the processors that all share.
     let unlimited = case(|c| c.host.cgroups = v1());
-    check(&unlimited, "# enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/share/tasks\"\nwrite(...\n# enter the cgroup of \"/sys/fs/cgroup/freezer...\n! /memory/\n! /cpu/\n! /pids/");
+    check(
+        &unlimited,
+        "# enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/share/tasks\"\nwrite(...\n# enter the cgroup of \"/sys/fs/cgroup/freezer...\n! /memory/\n! /cpu/\n! /pids/",
+    );
 }
 
 #[test]
@@ -174,7 +177,10 @@ fn a_user_to_whom_nothing_is_delegated() {
 fn where_the_cgroups_are() {
     let below =
         |parent: &str, id: &str| case(|c| (c.policy.cgroup_parent, c.spec.id) = (parent.into(), id.into()));
-    check(&below("/ops/jobs", "a"), "mkdir(\"/sys/fs/cgroup/ops/jobs/share.slice/a.scope\", 0755)\n! cofferdam.slice");
+    check(
+        &below("/ops/jobs", "a"),
+        "mkdir(\"/sys/fs/cgroup/ops/jobs/share.slice/a.scope\", 0755)\n! cofferdam.slice",
+    );
     for parent in ["../x", "a//b", "a/../b", ".."] {
         let error = compiled(&below(parent, "a")).unwrap_err();
         assert!(error.starts_with("spec cgroup_parent: "), "{error}");
