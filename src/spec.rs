@@ -59,7 +59,8 @@ pub struct Policy {
     /// The most bytes that the populated files of one root may have together; no limit when absent.
     pub max_bytes: Option<u64>,
     /// The cgroup below which every sandbox gets its own, relative to the root of the hierarchy.
-    /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1.
+    /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1. Processors are reserved below one
+    /// parent: sandboxes with different ones do not keep off each other's.
     ///
     /// Without root the caller must itself be somewhere below a cgroup that it may write, and this be below the
     /// same one: to own this one is not enough. The kernel lets a process be started from one cgroup into another

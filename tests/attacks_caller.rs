@@ -12,7 +12,7 @@ use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
 use cofferdam::{Error, Sandbox, Stdio};
-use common::sandboxes;
+use common::{remove_cgroup, sandboxes};
 
 /// What runs inside; outside it has nothing to do.
 #[test]
@@ -185,7 +185,7 @@ fn groups(id: &str) -> Vec<PathBuf> {
             let name = name.to_string_lossy().to_string();
             if name.starts_with(id) {
                 found.push(path);
-            } else if depth < 2 || name.contains("cofferdam") {
+            } else if depth < 2 || path.to_string_lossy().contains("cofferdam") {
                 todo.push((path, depth + 1));
             }
         }
@@ -225,8 +225,7 @@ fn a_killed_caller_leaves_no_process() {
     let found = groups(&id);
     eventually("a process outlives its caller", || found.iter().all(|dir| processes_in(dir) == 0));
     for dir in found {
-        let _ = fs::remove_dir(&dir);
-        let _ = dir.parent().map(fs::remove_dir);
+        remove_cgroup(&dir);
     }
 }
 
@@ -266,8 +265,7 @@ fn a_task_ends_with_its_caller_and_its_init_is_small() {
     eventually("the task outlives its caller", || field(pid, "PPid:") == -1 || field(pid, "VmRSS:") == -1);
     for dir in groups(&id) {
         eventually("the cgroup does not empty", || processes_in(&dir) == 0);
-        let _ = fs::remove_dir(&dir);
-        let _ = dir.parent().map(fs::remove_dir);
+        remove_cgroup(&dir);
     }
 }
 

@@ -127,9 +127,12 @@ pub(crate) struct Args {
     /// Share of the processors; 1024 is what a group has by default
     #[arg(long, value_name = "N")]
     cpu_shares: Option<u64>,
-    /// Processors, as 0-3,8
+    /// Processors that are reserved for the task, as 0-3,8
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
+    /// With --cores: these only, and not the unreserved ones as well
+    #[arg(long)]
+    exclusive: bool,
     /// Memory: bytes, or with k, m, g
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     memory: Option<u64>,
@@ -350,6 +353,7 @@ impl Args {
         if let Some(prefix) = &self.limit_env {
             spec.limit_env = LimitEnv::with_prefix(prefix);
         }
+        limits.exclusive |= self.exclusive;
         if let Some(max) = &self.memory_max {
             let max = values::memory_max(max).map_err(|e| Failure::new(format!("memory_max: {e}")))?;
             limits.memory_max = Some(max);

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::report::{Control, Report};
 
+mod calls;
+
 const MB: u64 = 1 << 20;
 
 fn tree(mount: &str, top: &str, controllers: &str, enabled: &str) -> Unified {
@@ -62,6 +64,7 @@ fn all() -> Limits {
     Limits {
         cpu_shares: Some(512),
         cores: "1-2".into(),
+        exclusive: false,
         memory: Some(64 * MB),
         memory_max: Some(MemoryMax::Bytes(128 * MB)),
         pids_max: Some(10),
@@ -76,7 +79,15 @@ fn lowered(limits: &Limits, host: &Detection, parent: &str) -> Layout {
 
 /// The layout without the noise: `mkdir path`, `path = value`, `enter path`, `missing control: why`.
 fn text(layout: &Layout) -> Vec<String> {
-    let dirs = layout.dirs.iter().map(|d| format!("mkdir {}", d.path.display()));
+    let seat = layout.cores.iter().flat_map(|seat| {
+        let dirs = seat.parents.iter().map(|d| format!("mkdir {}", d.path.display()));
+        let enable = seat.enable.iter().map(|d| format!("{} hands cpuset down", d.display()));
+        let what = seat.reserved.as_ref().map_or("shares".into(), |r| format!("reserves {}", r.record()));
+        dirs.chain([format!("book {}", seat.site.parent.display())])
+            .chain(enable)
+            .chain([format!("{} {what}", seat.place().display())])
+    });
+    let dirs = layout.dirs.iter().map(|d| format!("mkdir {}", d.path.display())).chain(seat);
     let writes = layout.writes.iter().map(|w| match &w.value {
         Value::Text(text) => format!("{} = {text}", w.path.display()),
         Value::Inherit => format!("{} = inherit", w.path.display()),
@@ -105,21 +116,24 @@ fn v2_with_everything() {
         "",
         "
 mkdir /cg/cofferdam.slice
-mkdir /cg/cofferdam.slice/x.scope
-/cg/cgroup.subtree_control = +cpuset
+book /cg/cofferdam.slice
+/cg hands cpuset down
+/cg/cofferdam.slice hands cpuset down
+/cg/cofferdam.slice/reserve.slice/x.scope reserves 1-2
 /cg/cgroup.subtree_control = +cpu
 /cg/cgroup.subtree_control = +pids
-/cg/cofferdam.slice/cgroup.subtree_control = +cpuset
 /cg/cofferdam.slice/cgroup.subtree_control = +cpu
 /cg/cofferdam.slice/cgroup.subtree_control = +memory
 /cg/cofferdam.slice/cgroup.subtree_control = +pids
-/cg/cofferdam.slice/x.scope/cpuset.cpus = 1-2
-/cg/cofferdam.slice/x.scope/cpu.weight = 59
-/cg/cofferdam.slice/x.scope/memory.swap.max = 0
-/cg/cofferdam.slice/x.scope/memory.max = 134217728
-/cg/cofferdam.slice/x.scope/memory.low = 67108864
-/cg/cofferdam.slice/x.scope/pids.max = 11
-into /cg/cofferdam.slice/x.scope",
+/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control = +cpu
+/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control = +memory
+/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control = +pids
+/cg/cofferdam.slice/reserve.slice/x.scope/cpu.weight = 59
+/cg/cofferdam.slice/reserve.slice/x.scope/memory.swap.max = 0
+/cg/cofferdam.slice/reserve.slice/x.scope/memory.max = 134217728
+/cg/cofferdam.slice/reserve.slice/x.scope/memory.low = 67108864
+/cg/cofferdam.slice/reserve.slice/x.scope/pids.max = 11
+into /cg/cofferdam.slice/reserve.slice/x.scope",
     );
     assert_eq!(layout.enforced, all().asked() | Control::KILL);
 }
@@ -131,8 +145,6 @@ fn v1_with_everything() {
         &host(Mode::V1),
         "",
         "
-mkdir /cg/cpuset/cofferdam
-mkdir /cg/cpuset/cofferdam/x
 mkdir /cg/cpu,cpuacct/cofferdam
 mkdir /cg/cpu,cpuacct/cofferdam/x
 mkdir /cg/memory/cofferdam
@@ -141,17 +153,16 @@ mkdir /cg/pids/cofferdam
 mkdir /cg/pids/cofferdam/x
 mkdir /cg/freezer/cofferdam
 mkdir /cg/freezer/cofferdam/x
-/cg/cpuset/cofferdam/cpuset.mems = inherit
-/cg/cpuset/cofferdam/cpuset.cpus = inherit
-/cg/cpuset/cofferdam/x/cpuset.mems = inherit
-/cg/cpuset/cofferdam/x/cpuset.cpus = 1-2
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/reserve/x reserves 1-2
 /cg/cpu,cpuacct/cofferdam/x/cpu.shares = 512
 /cg/memory/cofferdam/x/memory.limit_in_bytes = 134217728
 /cg/memory/cofferdam/x/memory.soft_limit_in_bytes = 67108864
 /cg/memory/cofferdam/x/memory.memsw.limit_in_bytes = 134217728
 /cg/memory/cofferdam/x/memory.swappiness = 0
 /cg/pids/cofferdam/x/pids.max = 11
-enter /cg/cpuset/cofferdam/x/tasks
+enter /cg/cpuset/cofferdam/reserve/x/tasks
 enter /cg/cpu,cpuacct/cofferdam/x/tasks
 enter /cg/memory/cofferdam/x/tasks
 enter /cg/pids/cofferdam/x/tasks
@@ -171,18 +182,27 @@ fn hybrid_takes_the_tree_for_birth_and_kill_and_v1_for_what_is_asked() {
         "
 mkdir /cg/unified/ops
 mkdir /cg/unified/ops/jobs
-mkdir /cg/unified/ops/jobs/x.scope
+mkdir /cg/unified/ops/jobs/share.slice
+mkdir /cg/unified/ops/jobs/share.slice/x.scope
 mkdir /cg/memory/ops
 mkdir /cg/memory/ops/jobs
 mkdir /cg/memory/ops/jobs/x
+mkdir /cg/cpuset/ops
+mkdir /cg/cpuset/ops/jobs
+book /cg/cpuset/ops/jobs
+/cg/cpuset/ops/jobs/share shares
 /cg/memory/ops/jobs/x/memory.limit_in_bytes = 1048576
 /cg/memory/ops/jobs/x/memory.memsw.limit_in_bytes = 1048576
 /cg/memory/ops/jobs/x/memory.swappiness = 0
-into /cg/unified/ops/jobs/x.scope
+into /cg/unified/ops/jobs/share.slice/x.scope
+enter /cg/cpuset/ops/jobs/share/tasks
 enter /cg/memory/ops/jobs/x/tasks",
     );
-    assert!(layout.dirs.iter().all(|d| d.kind != Kind::OwnParent));
-    assert_eq!(layout.v1, BTreeMap::from([("memory".into(), "/cg/memory/ops/jobs/x".into())]));
+    let own = |d: &&Dir| d.kind == Kind::OwnParent;
+    let own: Vec<&Dir> = layout.dirs.iter().filter(own).collect();
+    assert!(matches!(own[..], [dir] if dir.path.ends_with("share.slice")), "{own:?}");
+    let v1 = [("cpuset", "/cg/cpuset/ops/jobs/share"), ("memory", "/cg/memory/ops/jobs/x")];
+    assert_eq!(layout.v1, v1.map(|(name, path)| (name.into(), path.into())).into());
 }
 
 #[test]
@@ -191,16 +211,34 @@ fn nothing_asked_is_one_directory_to_kill_in() {
     for (mode, expected) in [
         (
             Mode::V2,
-            "mkdir /cg/cofferdam.slice\nmkdir /cg/cofferdam.slice/x.scope\ninto /cg/cofferdam.slice/x.scope",
+            "
+mkdir /cg/cofferdam.slice
+book /cg/cofferdam.slice
+/cg/cofferdam.slice/share.slice/x.scope shares
+into /cg/cofferdam.slice/share.slice/x.scope",
         ),
         (
             Mode::Hybrid,
-            "mkdir /cg/unified/cofferdam.slice\nmkdir /cg/unified/cofferdam.slice/x.scope\n\
-             into /cg/unified/cofferdam.slice/x.scope",
+            "
+mkdir /cg/unified/cofferdam.slice
+mkdir /cg/unified/cofferdam.slice/share.slice
+mkdir /cg/unified/cofferdam.slice/share.slice/x.scope
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/share shares
+into /cg/unified/cofferdam.slice/share.slice/x.scope
+enter /cg/cpuset/cofferdam/share/tasks",
         ),
         (
             Mode::V1,
-            "mkdir /cg/freezer/cofferdam\nmkdir /cg/freezer/cofferdam/x\nenter /cg/freezer/cofferdam/x/tasks",
+            "
+mkdir /cg/freezer/cofferdam
+mkdir /cg/freezer/cofferdam/x
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/share shares
+enter /cg/cpuset/cofferdam/share/tasks
+enter /cg/freezer/cofferdam/x/tasks",
         ),
     ] {
         let layout = check(&none, &host(mode), "", expected);
@@ -219,6 +257,21 @@ fn nothing_asked_is_one_directory_to_kill_in() {
 fn all_controllers_in_one_mount_make_one_leaf() {
     let mut host = host(Mode::V1);
     host.v1 = hierarchies(&["cpu", "cpuset", "freezer", "memory", "pids"].map(|name| (name, "/one")));
+    check(
+        &Limits { cores: "1".into(), memory: Some(MB), swap: SwapMax::Unlimited, ..Limits::default() },
+        &host,
+        "",
+        "
+mkdir /one/cofferdam
+mkdir /one/cofferdam/x
+/one/cofferdam/cpuset.mems = inherit
+/one/cofferdam/cpuset.cpus = inherit
+/one/cofferdam/x/cpuset.mems = inherit
+/one/cofferdam/x/cpuset.cpus = 1
+/one/cofferdam/x/memory.limit_in_bytes = 1048576
+enter /one/cofferdam/x/tasks
+weakened cpuset: cpuset is mounted together with cpu, freezer, memory, pids, so other tasks are not kept off",
+    );
     check(
         &Limits { memory: Some(MB), swap: SwapMax::Unlimited, ..Limits::default() },
         &host,
@@ -245,8 +298,9 @@ fn one_missing_controller_turns_all_limits_off_but_not_the_kill() {
         "",
         "
 mkdir /cg/cofferdam.slice
-mkdir /cg/cofferdam.slice/x.scope
-into /cg/cofferdam.slice/x.scope
+mkdir /cg/cofferdam.slice/share.slice
+mkdir /cg/cofferdam.slice/share.slice/x.scope
+into /cg/cofferdam.slice/share.slice/x.scope
 missing memory,swap,cpu,cpuset,pids: cgroup v2 lacks cpuset, io",
     );
     let mut report = Report::default();
@@ -267,19 +321,23 @@ fn delegation() {
         "",
         "
 mkdir /cg/user.slice/u.service/cofferdam.slice
-mkdir /cg/user.slice/u.service/cofferdam.slice/x.scope
+book /cg/user.slice/u.service/cofferdam.slice
+/cg/user.slice/u.service/cofferdam.slice/share.slice/x.scope shares
 /cg/user.slice/u.service/cofferdam.slice/cgroup.subtree_control = +pids
-/cg/user.slice/u.service/cofferdam.slice/x.scope/pids.max = 4
-into /cg/user.slice/u.service/cofferdam.slice/x.scope",
+/cg/user.slice/u.service/cofferdam.slice/share.slice/cgroup.subtree_control = +pids
+/cg/user.slice/u.service/cofferdam.slice/share.slice/x.scope/pids.max = 4
+into /cg/user.slice/u.service/cofferdam.slice/share.slice/x.scope",
     );
     check(
         &limits,
         &host,
         "/user.slice/u.service",
         "
-mkdir /cg/user.slice/u.service/x.scope
-/cg/user.slice/u.service/x.scope/pids.max = 4
-into /cg/user.slice/u.service/x.scope",
+book /cg/user.slice/u.service
+/cg/user.slice/u.service/share.slice/x.scope shares
+/cg/user.slice/u.service/share.slice/cgroup.subtree_control = +pids
+/cg/user.slice/u.service/share.slice/x.scope/pids.max = 4
+into /cg/user.slice/u.service/share.slice/x.scope",
     );
     check(
         &limits,
@@ -295,7 +353,7 @@ and no freezer of cgroup v1 that may be used",
 #[test]
 fn processors() {
     let cores = |list: &str| Limits { cores: list.into(), ..Limits::default() };
-    for (list, written, enforced, said) in [
+    for (list, reserves, enforced, said) in [
         ("0", Some("0"), Control::CPUSET, None),
         ("2-9", Some("2-3"), Control::empty(), Some("of processors 2-9 this host has only 2-3")),
         ("7", None, Control::empty(), Some("none of processors 7 is among those of this host, 0-3")),
@@ -303,9 +361,8 @@ fn processors() {
     ] {
         for mode in [Mode::V1, Mode::V2, Mode::Hybrid] {
             let layout = lowered(&cores(list), &host(mode), "");
-            let last =
-                layout.writes.iter().rfind(|w| w.path.ends_with("cpuset.cpus")).map(|w| w.value.clone());
-            assert_eq!(last, written.map(|s| Value::Text(s.into())), "{list}");
+            let reserved = layout.cores.as_ref().unwrap().reserved.as_ref().map(|r| r.record());
+            assert_eq!(reserved.as_deref(), reserves, "{list}");
             assert_eq!(layout.enforced - Control::KILL, enforced, "{list}");
             let found = layout.weakened.iter().chain(&layout.missing).map(|r| r.why.as_str()).next();
             assert_eq!(found, said);
@@ -375,8 +432,13 @@ fn huge_pages_are_counted_where_their_controller_is() {
         "",
         "
 mkdir /cg/unified/cofferdam.slice
-mkdir /cg/unified/cofferdam.slice/x.scope
-into /cg/unified/cofferdam.slice/x.scope
+mkdir /cg/unified/cofferdam.slice/share.slice
+mkdir /cg/unified/cofferdam.slice/share.slice/x.scope
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/share shares
+into /cg/unified/cofferdam.slice/share.slice/x.scope
+enter /cg/cpuset/cofferdam/share/tasks
 missing hugetlb: cgroup v1 lacks hugetlb",
     );
     assert!(!layout.enforced.contains(Control::HUGETLB));
@@ -387,11 +449,17 @@ missing hugetlb: cgroup v1 lacks hugetlb",
         "",
         "
 mkdir /cg/unified/cofferdam.slice
-mkdir /cg/unified/cofferdam.slice/x.scope
+mkdir /cg/unified/cofferdam.slice/share.slice
+mkdir /cg/unified/cofferdam.slice/share.slice/x.scope
+mkdir /cg/cpuset/cofferdam
+book /cg/cpuset/cofferdam
+/cg/cpuset/cofferdam/share shares
 /cg/unified/cgroup.subtree_control = +hugetlb
 /cg/unified/cofferdam.slice/cgroup.subtree_control = +hugetlb
-/cg/unified/cofferdam.slice/x.scope/hugetlb.2MB.max = 2097152
-into /cg/unified/cofferdam.slice/x.scope",
+/cg/unified/cofferdam.slice/share.slice/cgroup.subtree_control = +hugetlb
+/cg/unified/cofferdam.slice/share.slice/x.scope/hugetlb.2MB.max = 2097152
+into /cg/unified/cofferdam.slice/share.slice/x.scope
+enter /cg/cpuset/cofferdam/share/tasks",
     );
     let layout = lowered(&limits, &super::golden::host(Mode::V2), "");
     assert_eq!(text(&layout).last().unwrap(), "missing hugetlb: cgroup v2 lacks hugetlb");
@@ -403,10 +471,10 @@ fn what_only_counts_takes_what_there_is() {
     let layout = lowered(&limits, &host(Mode::V2), "");
     let enabled =
         |name: &str| layout.writes.iter().filter(|w| w.value == Value::Text(format!("+{name}"))).count();
-    assert_eq!(["cpu", "memory", "io", "pids", "cpuset"].map(enabled), [2, 1, 2, 2, 0]);
+    assert_eq!(["cpu", "memory", "io", "pids", "cpuset"].map(enabled), [3, 2, 3, 3, 0]);
     let layout = lowered(&limits, &host(Mode::V1), "");
     let entered: Vec<&str> = layout.v1.keys().map(String::as_str).collect();
-    assert_eq!(entered, ["cpu", "cpuacct", "freezer", "memory", "pids"]);
+    assert_eq!(entered, ["cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"]);
     assert_eq!(layout.enforced, Control::KILL);
 }
 
@@ -422,99 +490,4 @@ fn one_process_or_all() {
     let layout = lowered(&limits, &host(Mode::V2), "");
     assert!(layout.enforced.contains(Control::OOM_GROUP));
     assert!(layout.writes.iter().any(|w| w.path.ends_with("memory.oom.group")));
-}
-
-#[test]
-fn calls_read_like_strace() {
-    let limits = Limits { cores: "0".into(), ..Limits::default() };
-    let calls = lowered(&limits, &host(Mode::Hybrid), "").calls();
-    let expected = r#"
-mkdir("/cg/unified/cofferdam.slice", 0755)
-mkdir("/cg/unified/cofferdam.slice/x.scope", 0755)
-mkdir("/cg/cpuset/cofferdam", 0755)
-mkdir("/cg/cpuset/cofferdam/x", 0755)
-openat(AT_FDCWD, "/cg/unified/cofferdam.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDWR|O_CLOEXEC)
-write("/cg/cpuset/cofferdam/cpuset.mems", <what "/cg/cpuset/cpuset.mems" has>)"#;
-    assert_eq!(calls.get(..9).unwrap().join("\n"), expected.trim());
-    let expected = r#"
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/cpuset.cpus", O_RDWR|O_CLOEXEC)
-write("/cg/cpuset/cofferdam/x/cpuset.cpus", "0")
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/x/tasks", O_WRONLY|O_CLOEXEC)"#;
-    assert_eq!(calls.get(calls.len() - 3..).unwrap().join("\n"), expected.trim());
-}
-
-#[test]
-fn devices_need_no_gate() {
-    let list = devices::rules([]);
-    let lowered = |host: &Detection| {
-        let (parent, name) = (CgroupPath::default(), CgroupName::new("x").unwrap());
-        lower(&Limits::default(), host, &parent, &name, 0, &list, false)
-    };
-    let with_v1 = |mode| {
-        let mut host = host(mode);
-        host.v1.extend(hierarchies(&[("devices", "/cg/devices")]));
-        host
-    };
-    let shut = |host| Detection { reason: Some("cgroup lacks io".into()), ..host };
-    for host in [host(Mode::V2), host(Mode::Hybrid), shut(host(Mode::V2)), shut(host(Mode::Hybrid))] {
-        let layout = lowered(&host);
-        assert_eq!((&layout.devices, layout.enforced), (&list, Control::DEVICES | Control::KILL));
-        assert!(layout.writes.is_empty() && layout.enter.is_empty());
-        let calls = layout.calls();
-        let [held, load, attach] = calls.get(calls.len() - 3..).unwrap() else { panic!("{calls:?}") };
-        assert!(held.starts_with("openat(") && load.starts_with("bpf(BPF_PROG_LOAD, "), "{calls:?}");
-        let leaf = layout.into.as_ref().unwrap();
-        assert_eq!(*attach, format!("bpf(BPF_PROG_ATTACH, {leaf:?}, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)"));
-    }
-    for host in [with_v1(Mode::V1), with_v1(Mode::Hybrid), shut(with_v1(Mode::V1))] {
-        let layout = lowered(&host);
-        assert_eq!(layout.enforced, Control::DEVICES | Control::KILL);
-        assert!(layout.devices.is_empty());
-        assert_eq!(layout.writes.len(), list.len() + 1);
-        assert!(layout.enter.contains(&"/cg/devices/cofferdam/x/tasks".into()));
-    }
-    let calls = lowered(&with_v1(Mode::V1)).calls().join("\n");
-    // One file is opened once.
-    let expected = r#"
-openat(AT_FDCWD, "/cg/devices/cofferdam/x/devices.deny", O_WRONLY|O_CLOEXEC)
-write("/cg/devices/cofferdam/x/devices.deny", "a")
-openat(AT_FDCWD, "/cg/devices/cofferdam/x/devices.allow", O_WRONLY|O_CLOEXEC)
-write("/cg/devices/cofferdam/x/devices.allow", "c *:* m")
-write("/cg/devices/cofferdam/x/devices.allow", "b *:* m")
-write("/cg/devices/cofferdam/x/devices.allow", "c 1:3 rwm")
-"#;
-    assert!(calls.contains(expected), "{calls}");
-    // One that cannot be written is as good as none, and the tree is not.
-    let mut closed = with_v1(Mode::Hybrid);
-    closed.v1.get_mut("devices").unwrap().writable = false;
-    assert_eq!(lowered(&closed).devices, list);
-    closed.v2 = None;
-    let why = "missing devices: there is no cgroup v2 tree, and no devices controller of cgroup v1 that may be used";
-    let layout = lowered(&closed);
-    assert_eq!((text(&layout).last().unwrap().as_str(), layout.enforced), (why, Control::KILL));
-}
-
-/// All rules in the one leaf where controllers are mounted together; the controller may be the first to use it.
-#[test]
-fn devices_mounted_with_others() {
-    let list: Vec<devices::Rule> = devices::rules([]).into_iter().take(1).collect();
-    let mut host = host(Mode::V1);
-    host.v1 =
-        hierarchies(&["cpu", "cpuset", "devices", "freezer", "memory", "pids"].map(|name| (name, "/one")));
-    let (parent, name) = (CgroupPath::default(), CgroupName::new("x").unwrap());
-    let layout = lower(&Limits::default(), &host, &parent, &name, 0, &list, false);
-    let expected = "
-mkdir /one/cofferdam
-mkdir /one/cofferdam/x
-/one/cofferdam/cpuset.mems = inherit
-/one/cofferdam/cpuset.cpus = inherit
-/one/cofferdam/x/cpuset.mems = inherit
-/one/cofferdam/x/cpuset.cpus = inherit
-/one/cofferdam/x/devices.deny = a
-/one/cofferdam/x/devices.allow = c *:* m
-enter /one/cofferdam/x/tasks";
-    assert_eq!(text(&layout).join("\n"), expected.trim());
 }

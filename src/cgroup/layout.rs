@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::cores::Seat;
 use super::devices::{Rule, bpf};
 use super::limits::Limits;
 use super::settings::Terms;
@@ -16,8 +17,13 @@ use crate::report::{Control, Reason, Report};
 /// An empty layout, without directories, is what a host without usable cgroups gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Layout {
+    /// Leaves of other places that a task of this name would have had, with and without reserved processors;
+    /// what is found there was left behind.
+    pub former: Vec<PathBuf>,
     /// The directories to make, parents before their children.
     pub dirs: Vec<Dir>,
+    /// The directories and writes that divide the processors, made under a lock once the others are there.
+    pub cores: Option<Seat>,
     /// The files to write once all directories are there.
     pub writes: Vec<Write>,
     /// The v2 cgroup to start init into, with `CLONE_INTO_CGROUP` (Linux 5.7).
@@ -109,12 +115,13 @@ pub enum Need {
 impl Layout {
     /// Whether there is nothing to make.
     pub fn is_empty(&self) -> bool {
-        self.dirs.is_empty()
+        self.dirs.is_empty() && self.cores.is_none()
     }
 
     /// Every path that is the task's own.
     pub fn leaves(&self) -> impl Iterator<Item = &Path> {
-        self.dirs.iter().filter(|d| d.kind == Kind::Leaf).map(|d| d.path.as_path())
+        let dirs = self.dirs.iter().filter(|d| d.kind == Kind::Leaf).map(|d| d.path.as_path());
+        dirs.chain(self.cores.iter().filter_map(|seat| seat.leaf.as_deref()))
     }
 
     /// Adds what will hold, and what not, to a report.
@@ -134,10 +141,15 @@ impl Layout {
     /// The system calls of [`Group::create`](super::Group::create) and
     /// [`Group::enter_fds`](super::Group::enter_fds) on this layout, in order and as strace spells the paths.
     ///
-    /// The descriptor of a write is shown as the path that it was opened by; several in a row to one file share it.
-    /// Where a value is inherited, the last two lines of its group are made only if the file was blank.
+    /// The descriptor of a write is shown as the path that it was opened by; several in a row to one file share it. A line with `# if` behind it is a
+    /// call that is made only then. What is found in the place of an earlier task takes more calls to remove.
     pub fn calls(&self) -> Vec<String> {
+        let former = self
+            .former
+            .iter()
+            .map(|path| format!("{} # nothing is there, else it is removed", call::open_dir(path)));
         let dirs = self.dirs.iter().map(|d| call::mkdir(&d.path));
+        let dirs = former.chain(dirs).chain(self.cores.iter().flat_map(Seat::calls));
         let held = self.unit.iter().chain(self.memory_apart()).map(|path| call::open_dir(path));
         let writes = self.writes.iter().scan(None, |last, write| {
             let open = last.replace(&write.path) == Some(&write.path);
@@ -156,21 +168,26 @@ impl Layout {
 }
 
 impl Write {
+    /// What `dir` must have of its parent.
+    pub(super) fn inherit(dir: &Path, file: &str) -> Write {
+        Write { path: dir.join(file), value: Value::Inherit, need: Need::Must }
+    }
+
     /// The file that an inherited value comes from.
     pub(super) fn source(&self) -> Option<PathBuf> {
         Some(self.path.parent()?.parent()?.join(self.path.file_name()?))
     }
 
     /// Its calls, where the file is `open` from the write before it or is not.
-    fn calls(&self, open: bool) -> Vec<String> {
+    pub(super) fn calls(&self, open: bool) -> Vec<String> {
         match (&self.value, self.source()) {
             (Value::Text(text), _) if open => vec![call::write(&self.path, text)],
             (Value::Text(text), _) => vec![call::open_set(&self.path), call::write(&self.path, text)],
             (Value::Inherit, Some(source)) => vec![
                 call::open_read(&self.path),
-                call::open_read(&source),
-                call::open_set(&self.path),
-                format!("write({:?}, <what {:?} has>)", self.path, source),
+                format!("{} # if that was blank", call::open_read(&source)),
+                format!("{} # if that was blank", call::open_set(&self.path)),
+                format!("write({:?}, <what {:?} has>) # if that was blank", self.path, source),
             ],
             (Value::Inherit, None) => Vec::new(),
         }
@@ -193,6 +210,22 @@ pub(super) mod call {
 
     pub fn open_dir(path: &Path) -> String {
         format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC|O_DIRECTORY)")
+    }
+
+    pub fn lock(path: &Path) -> String {
+        format!("flock({path:?}, LOCK_EX|LOCK_NB)")
+    }
+
+    pub fn pin(path: &Path) -> String {
+        format!("flock({path:?}, LOCK_SH|LOCK_NB)")
+    }
+
+    pub fn get_record(path: &Path) -> String {
+        format!("fgetxattr({path:?}, \"user.cofferdam.cores\")")
+    }
+
+    pub fn set_record(path: &Path, text: &str) -> String {
+        format!("fsetxattr({path:?}, \"user.cofferdam.cores\", {text:?})")
     }
 
     pub fn open_read(path: &Path) -> String {

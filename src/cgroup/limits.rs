@@ -39,8 +39,15 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     /// The most processor time, whether or not others want it.
     pub cpu_max: Option<CpuMax>,
-    /// The processors that the task may run on, in the kernel's list format: `0-3,8`. Empty: no restriction.
+    /// The processors that are reserved for this task alone, in the kernel's list format: `0-3,8`. Empty: none, and
+    /// the task runs on those that nobody below the same parent cgroup has reserved.
+    ///
+    /// The task runs on the unreserved ones as well, unless it is [`exclusive`](Self::exclusive). A reservation
+    /// is refused when another task has one of them ([`CoreBook`](super::CoreBook) tells who), and when it would
+    /// leave none for a running task without reserved processors. v1 and v2 `cpuset.cpus`.
     pub cores: String,
+    /// Whether a task with reserved [`cores`](Self::cores) runs on these only.
+    pub exclusive: bool,
     /// Bytes of memory, page cache and kernel memory included; at least [`MEMORY_MIN`].
     ///
     /// This is a hard limit when [`memory_max`](Self::memory_max) is unset, and otherwise the amount that is
@@ -221,7 +228,7 @@ impl Limits {
     /// Refuses limits that contradict themselves or that no task could live with.
     ///
     /// # Errors
-    /// [`Error::Spec`] that names the field: `memory`, `memory_max`, `cores`, `cpu_max`, `pids_max`, `io_weight`,
+    /// [`Error::Spec`] that names the field: `memory`, `memory_max`, `cores`, `exclusive`, `cpu_max`, `pids_max`, `io_weight`,
     /// `io_max` or `hugetlb`.
     pub fn validate(&self) -> Result<()> {
         let too_small =
@@ -258,6 +265,9 @@ impl Limits {
         if let Some(size) = self.hugetlb.keys().find(|size| !is_page_size(size)) {
             return Err(Error::spec("hugetlb", format!("{size:?} is no page size, such as 2MB")));
         }
+        if self.exclusive && self.cores.is_empty() {
+            return Err(Error::spec("exclusive", "there are no cores to run on"));
+        }
         self.cpuset().map_err(|why| Error::spec("cores", why)).map(|_| ())
     }
 
@@ -290,7 +300,7 @@ impl Limits {
         }
     }
 
-    /// The processors of [`cores`](Self::cores); `None` when there is no restriction.
+    /// The processors of [`cores`](Self::cores); `None` when there are none.
     pub(crate) fn cpuset(&self) -> Result<Option<CpuSet>, String> {
         if self.cores.is_empty() { Ok(None) } else { CpuSet::parse(&self.cores).map(Some) }
     }
@@ -368,6 +378,7 @@ mod tests {
             (Limits { cores: "banana".into(), ..base() }, "cores"),
             (Limits { cores: "3-1".into(), ..base() }, "cores"),
             (Limits { cores: " ".into(), ..base() }, "cores"),
+            (Limits { exclusive: true, ..base() }, "exclusive"),
             (Limits { pids_max: Some(0), ..base() }, "pids_max"),
             (Limits { cpu_max: Some(CpuMax::new(999)), ..base() }, "cpu_max"),
             (Limits { cpu_max: Some(CpuMax::new(u64::MAX)), ..base() }, "cpu_max"),

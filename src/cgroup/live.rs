@@ -48,6 +48,11 @@ pub(super) fn sleeper(group: &Group) -> Child {
     child
 }
 
+/// The cgroup that an operator's parent must be below.
+pub(super) fn top(host: &Detection) -> &str {
+    host.v2.as_ref().and_then(|v2| v2.top.as_deref()).unwrap_or("/").trim_end_matches('/')
+}
+
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap().trim().to_owned()
 }
@@ -64,12 +69,15 @@ fn every_limit_is_there_and_all_is_removed() {
     let limits = Limits {
         cpu_shares: Some(512),
         cores: "0".into(),
+        exclusive: true,
         memory: Some(32 * MB),
         memory_max: Some(MemoryMax::Bytes(64 * MB)),
         pids_max: Some(7),
         ..Limits::default()
     };
-    let layout = layout(&host, &limits, "", "limits");
+    // Below a parent of its own: who else runs tests here may have the processor.
+    let parent = format!("{}/cofferdam-limits-{}", top(&host), std::process::id());
+    let layout = layout(&host, &limits, &parent, "limits");
     assert_eq!(layout.missing, [], "{layout:#?}");
     let mut group = Group::create(&layout).unwrap();
     assert_eq!(group.shortfalls(), []);
@@ -79,6 +87,7 @@ fn every_limit_is_there_and_all_is_removed() {
             assert_eq!(&read(&write.path), text, "{:?}", write.path);
         }
     }
+    assert_eq!(read(&layout.cores.as_ref().unwrap().place().join("cpuset.cpus")), "0");
     let mut child = sleeper(&group);
     assert_eq!(group.pids().unwrap(), [i32::try_from(child.id()).unwrap()]);
     for leaf in layout.leaves() {
@@ -312,8 +321,7 @@ fn an_optional_write_only_shows() {
 #[test]
 fn an_operators_parent_goes_with_the_group_that_made_it() {
     let Some(host) = detected() else { return };
-    let top = host.v2.as_ref().and_then(|v2| v2.top.as_deref()).unwrap_or("/").trim_end_matches('/');
-    let parent = format!("{top}/cofferdam-test-{}/jobs", std::process::id());
+    let parent = format!("{}/cofferdam-test-{}/jobs", top(&host), std::process::id());
     let limits = Limits { memory: Some(16 * MB), ..Limits::default() };
     let (one, two) = (layout(&host, &limits, &parent, "one"), layout(&host, &limits, &parent, "two"));
     let mut first = Group::create(&one).unwrap();
@@ -328,7 +336,7 @@ fn an_operators_parent_goes_with_the_group_that_made_it() {
 #[test]
 fn many_at_once_leave_nothing() {
     let Some(host) = detected() else { return };
-    let limits = Limits { memory: Some(16 * MB), cores: "0".into(), ..Limits::default() };
+    let limits = Limits { memory: Some(16 * MB), ..Limits::default() };
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let (host, limits) = (&host, &limits);

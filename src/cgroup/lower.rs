@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::Limits;
+use super::cores::{RESERVE_V2, Reserved, SHARE_V2, Seat, Site};
 use super::devices::{self, Rule};
 use super::layout::{Dir, Kind, Layout, Need, Value, Write};
 use super::name::{CgroupName, CgroupPath, levels};
 use super::probe::{Detection, Hierarchy, Unified, Version};
+use super::set::CpuSet;
 use super::settings::{Held, Remark, Setting, Terms, remarks, settings};
 use crate::report::{Control, Reason};
 
@@ -15,13 +17,16 @@ const OWN_PARENT_V2: &str = "cofferdam.slice";
 const OWN_PARENT_V1: &str = "cofferdam";
 
 /// The controllers of v2 that limits use, in the order in which they are enabled.
-const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "memory", "pids", "io", "hugetlb"];
+const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "hugetlb"];
 
 /// Lays out the cgroups of one task.
 ///
-/// The leaf is `<parent>/<name>.scope` in the v2 tree and `<parent>/<name>` in a v1 hierarchy. The tree is always
-/// used when it may be, for birth, killing and events; a v1 hierarchy only if its controller is to limit
-/// something, and the freezer only where there is no tree to kill in.
+/// The leaf is `<parent>/share.slice/<name>.scope` in the v2 tree, or `<parent>/reserve.slice/<name>.scope` for a
+/// task with reserved processors, and `<parent>/<name>` in a v1 hierarchy; in that of cpuset
+/// it is `<parent>/reserve/<name>`, or the one `<parent>/share` for all tasks without.
+///
+/// The tree is always used when it may be, for birth, killing and events; a v1 hierarchy only if its controller is
+/// to limit something, cpuset always, and the freezer only where there is no tree to kill in.
 ///
 /// `extra_pids` processes of the sandbox itself are allowed for beyond [`Limits::pids_max`]. `keep` leaves
 /// the cgroups behind when the group's handle is dropped. `rules` are the devices that the task may use, all others
@@ -41,7 +46,8 @@ pub fn lower(
 ) -> Layout {
     let layout = Layout { keep, enforced: limits.asked(), ..Layout::default() };
     let mut lowering = Lowering { limits, detection, parent, name, extra_pids, layout };
-    let tree = lowering.tree();
+    let reserved = lowering.reserved();
+    let tree = lowering.tree(reserved);
     lowering.layout.limits = limits.clone();
     lowering.layout.gate = detection.gate().err().map(str::to_owned);
     match (detection.gate(), detection.limits_on, &tree) {
@@ -53,6 +59,45 @@ pub fn lower(
     lowering.devices(rules, tree.as_ref().err());
     lowering.kill(tree.err());
     lowering.layout
+}
+
+/// The highest cgroup of the v2 tree that may be managed, and everything below it down to `parent`.
+pub(super) fn tree_parents<'a>(
+    detection: &'a Detection,
+    parent: &CgroupPath,
+) -> Result<(&'a Unified, PathBuf, Vec<PathBuf>), String> {
+    let v2 = detection.v2.as_ref().ok_or("there is no cgroup v2 tree")?;
+    let Some(top) = &v2.top else {
+        return Err(v2.why.clone().unwrap_or_else(|| "no cgroup is delegated".to_owned()));
+    };
+    let top_dir = levels(&v2.mount, top).pop().unwrap_or_else(|| v2.mount.clone());
+    if parent.is_default() {
+        let parents = levels(&top_dir, OWN_PARENT_V2);
+        return Ok((v2, top_dir, parents));
+    }
+    let all = levels(&v2.mount, parent.as_ref());
+    if !all.last().is_some_and(|parent| parent.starts_with(&top_dir)) {
+        return Err(format!("cgroup /{parent} is not below {top}, the highest that may be written"));
+    }
+    let parents = all.into_iter().filter(|dir| *dir != top_dir && dir.starts_with(&top_dir)).collect();
+    Ok((v2, top_dir, parents))
+}
+
+/// Everything below the mount point of a v1 hierarchy down to `parent`.
+pub(super) fn v1_parents(hierarchy: &Hierarchy, parent: &CgroupPath) -> Vec<PathBuf> {
+    levels(&hierarchy.mount, if parent.is_default() { OWN_PARENT_V1 } else { parent.as_ref() })
+}
+
+/// The hierarchy of v1 in which the processors can be divided, or why there is none: a task is in one cgroup of a
+/// hierarchy, so one that limits something else as well cannot have the one share for all.
+pub(super) fn own_cpuset(detection: &Detection) -> Result<&Hierarchy, String> {
+    let hierarchy = detection.v1.get("cpuset").filter(|h| h.writable).ok_or("cgroup v1 lacks cpuset")?;
+    let beside = |(name, h): &(&String, &Hierarchy)| *name != "cpuset" && h.mount == hierarchy.mount;
+    let others: Vec<&str> = detection.v1.iter().filter(beside).map(|(name, _)| name.as_str()).collect();
+    if others.is_empty() {
+        return Ok(hierarchy);
+    }
+    Err(format!("cpuset is mounted together with {}, so other tasks are not kept off", others.join(", ")))
 }
 
 struct Lowering<'a> {
@@ -71,44 +116,75 @@ struct Tree<'a> {
     top: PathBuf,
     /// Everything below it down to the leaf's parent.
     parents: Vec<PathBuf>,
+    /// The parent of the leaf, `share.slice` or `reserve.slice`.
+    slice: PathBuf,
     leaf: PathBuf,
 }
 
+impl Tree<'_> {
+    /// What hands controllers down to the leaf.
+    fn levels(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.top).chain(&self.parents).chain([&self.slice])
+    }
+}
+
 impl<'a> Lowering<'a> {
-    /// The leaf in the v2 tree, or why there is none.
-    fn tree(&mut self) -> Result<Tree<'a>, String> {
-        let v2 = self.detection.v2.as_ref().ok_or("there is no cgroup v2 tree")?;
-        let Some(top) = &v2.top else {
-            return Err(v2.why.clone().unwrap_or_else(|| "no cgroup is delegated".to_owned()));
-        };
-        let top_dir = levels(&v2.mount, top).pop().unwrap_or_else(|| v2.mount.clone());
-        let parents = if self.parent.is_default() {
-            levels(&top_dir, OWN_PARENT_V2)
-        } else {
-            let all = levels(&v2.mount, self.parent.as_ref());
-            if !all.last().is_some_and(|parent| parent.starts_with(&top_dir)) {
-                let parent = self.parent;
-                return Err(format!("cgroup /{parent} is not below {top}, the highest that may be written"));
-            }
-            all.into_iter().filter(|dir| *dir != top_dir && dir.starts_with(&top_dir)).collect()
-        };
-        let leaf = parents.last().unwrap_or(&top_dir).join(format!("{}.scope", self.name));
-        self.dirs(&parents, &leaf);
-        self.layout.levels = std::iter::once(&top_dir).chain(&parents).cloned().collect();
-        self.layout.into = Some(leaf.clone());
-        self.layout.unit = Some(leaf.clone());
-        Ok(Tree { v2, top: top_dir, parents, leaf })
+    /// Whether processors will be reserved: some of those that are asked for are there.
+    fn reserved(&self) -> bool {
+        let asked = self.limits.cpuset().ok().flatten().unwrap_or_default();
+        self.detection.gate().is_ok() && !asked.intersection(&self.detection.online).is_empty()
     }
 
-    fn dirs(&mut self, parents: &[PathBuf], leaf: &Path) {
-        let kind = if self.parent.is_default() { Kind::OwnParent } else { Kind::Parent };
-        let parents = parents.iter().map(|path| Dir { path: path.clone(), kind });
+    /// The leaf in the v2 tree, or why there is none.
+    fn tree(&mut self, reserved: bool) -> Result<Tree<'a>, String> {
+        let (v2, top, parents) = tree_parents(self.detection, self.parent)?;
+        let parent = parents.last().unwrap_or(&top);
+        let (slice, other) = if reserved { (RESERVE_V2, SHARE_V2) } else { (SHARE_V2, RESERVE_V2) };
+        let name = format!("{}.scope", self.name);
+        self.layout.former.push(parent.join(other).join(&name));
+        let slice = parent.join(slice);
+        let leaf = slice.join(name);
+        self.layout.into = Some(leaf.clone());
+        self.layout.unit = Some(leaf.clone());
+        let tree = Tree { v2, top, parents, slice, leaf };
+        self.layout.levels = tree.levels().cloned().collect();
+        if self.detection.gate().is_err() || self.detection.limits_on == Version::V1 {
+            self.dirs(&tree.parents, None);
+            let slice = Dir { path: tree.slice.clone(), kind: Kind::OwnParent };
+            self.layout.dirs.push(slice);
+            self.dirs(&[], Some(&tree.leaf));
+        }
+        Ok(tree)
+    }
+
+    fn dirs(&mut self, parents: &[PathBuf], leaf: Option<&Path>) {
+        let parents = self.parent_dirs(parents);
         self.layout.dirs.extend(parents);
-        self.layout.dirs.push(Dir { path: leaf.to_owned(), kind: Kind::Leaf });
+        self.layout.dirs.extend(leaf.map(|leaf| Dir { path: leaf.to_owned(), kind: Kind::Leaf }));
+    }
+
+    fn parent_dirs(&self, parents: &[PathBuf]) -> Vec<Dir> {
+        let kind = if self.parent.is_default() { Kind::OwnParent } else { Kind::Parent };
+        parents.iter().map(|path| Dir { path: path.clone(), kind }).collect()
+    }
+
+    /// The task's seat in the book of processors of `site`.
+    fn seat(&mut self, site: Site, parents: &[PathBuf], leaf: Option<PathBuf>, cpus: Option<CpuSet>) -> Seat {
+        let reserved = cpus.map(|cores| Reserved { cores, exclusive: self.limits.exclusive });
+        self.layout.former.extend(leaf.clone());
+        let parents = self.parent_dirs(parents);
+        Seat { site, parents, enable: Vec::new(), inherit: Vec::new(), leaf, reserved }
     }
 
     fn v2(&mut self, tree: &Tree<'_>) {
         let cpus = self.cpus();
+        let site = Site { version: Version::V2, parent: tree.parents.last().unwrap_or(&tree.top).clone() };
+        let mut seat = self.seat(site, &tree.parents, Some(tree.leaf.clone()), cpus);
+        if seat.reserved.is_some() {
+            let top = usize::from(tree.v2.enabled.contains("cpuset"));
+            seat.enable = std::iter::once(&tree.top).chain(&tree.parents).skip(top).cloned().collect();
+        }
+        self.layout.cores = Some(seat);
         let terms = self.terms(Version::V2);
         let mut used = self.settings(&terms);
         let lacks: Vec<Setting> =
@@ -123,11 +199,7 @@ impl<'a> Lowering<'a> {
             let has = |name: &&str| tree.v2.controllers.contains(*name);
             controllers.extend(["cpu", "memory", "io", "pids"].into_iter().filter(has));
         }
-        controllers.extend(cpus.is_some().then_some("cpuset"));
         self.enable(tree, &controllers);
-        if let Some(cpus) = cpus {
-            self.write(&tree.leaf, "cpuset.cpus", cpus);
-        }
         self.set(&tree.leaf, &used);
         self.remark(&terms);
     }
@@ -135,7 +207,7 @@ impl<'a> Lowering<'a> {
     /// Hands controllers down from the highest manageable cgroup to the leaf, one write for each and level, so
     /// that a refusal names both.
     fn enable(&mut self, tree: &Tree<'_>, controllers: &[&str]) {
-        for (level, dir) in std::iter::once(&tree.top).chain(&tree.parents).enumerate() {
+        for (level, dir) in tree.levels().enumerate() {
             for name in CONTROLLERS.iter().filter(|name| controllers.contains(name)) {
                 if level > 0 || !tree.v2.enabled.contains(*name) {
                     self.write(dir, "cgroup.subtree_control", format!("+{name}"));
@@ -178,9 +250,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn v1(&mut self, tree: Option<&Tree<'_>>) {
-        if let Some(cpus) = self.cpus() {
-            self.leaf_v1("cpuset", Control::CPUSET, |this, leaf| this.write(leaf, "cpuset.cpus", cpus));
-        }
+        self.cpuset_v1();
         let terms = self.terms(Version::V1);
         let used = self.settings(&terms);
         for controller in ["cpu", "memory", "blkio", "pids", "hugetlb"] {
@@ -206,6 +276,39 @@ impl<'a> Lowering<'a> {
         self.remark(&terms);
     }
 
+    fn cpuset_v1(&mut self) {
+        let cpus = self.cpus();
+        match own_cpuset(self.detection) {
+            Ok(hierarchy) => {
+                let parents = v1_parents(hierarchy, self.parent);
+                let parent = parents.last().unwrap_or(&hierarchy.mount).clone();
+                let site = Site { version: Version::V1, parent };
+                let leaf = site.reserve().join(self.name.as_ref());
+                let leaf = if cpus.is_some() {
+                    Some(leaf)
+                } else {
+                    self.layout.former.push(leaf);
+                    None
+                };
+                let mut seat = self.seat(site, &parents, leaf, cpus);
+                let files =
+                    |dir: &PathBuf| ["cpuset.mems", "cpuset.cpus"].map(|file| Write::inherit(dir, file));
+                seat.inherit = parents.iter().flat_map(files).collect();
+                self.layout.v1.insert("cpuset".to_owned(), seat.place());
+                self.layout.enter.push(seat.place().join("tasks"));
+                self.layout.cores = Some(seat);
+            }
+            Err(why) => {
+                if let Some(cpus) = cpus {
+                    self.leaf_v1("cpuset", Control::CPUSET, |this, leaf| {
+                        this.write(leaf, "cpuset.cpus", cpus.to_string())
+                    });
+                    self.weaken(Control::CPUSET, why);
+                }
+            }
+        }
+    }
+
     /// Uses the v1 hierarchy of `controller`, or says that it is missing.
     fn leaf_v1(&mut self, controller: &str, asked: Control, limit: impl FnOnce(&mut Self, &Path)) {
         let hierarchy = self.detection.v1.get(controller).filter(|h| h.writable);
@@ -221,15 +324,14 @@ impl<'a> Lowering<'a> {
 
     /// The leaf in one v1 hierarchy, which several controllers may share; `controller` is the first to use it.
     fn place_v1(&mut self, controller: &str, hierarchy: &Hierarchy) -> PathBuf {
-        let parent = if self.parent.is_default() { OWN_PARENT_V1 } else { self.parent.as_ref() };
-        let parents = levels(&hierarchy.mount, parent);
+        let parents = v1_parents(hierarchy, self.parent);
         let leaf = parents.last().unwrap_or(&hierarchy.mount).join(self.name.as_ref());
         let together = self.detection.v1.iter().filter(|(_, other)| other.mount == hierarchy.mount);
         self.layout.v1.extend(together.map(|(name, _)| (name.clone(), leaf.clone())));
         if self.layout.leaves().any(|known| known == leaf) {
             return leaf;
         }
-        self.dirs(&parents, &leaf);
+        self.dirs(&parents, Some(&leaf));
         self.layout.enter.push(leaf.join("tasks"));
         // Also where cpuset is only mounted together with the controller that is wanted.
         if self.detection.v1.get("cpuset").is_some_and(|h| h.mount == hierarchy.mount) {
@@ -244,7 +346,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The processors to write, if any of those that were asked for are there.
-    fn cpus(&mut self) -> Option<String> {
+    fn cpus(&mut self) -> Option<CpuSet> {
         let asked = match self.limits.cpuset() {
             Ok(asked) => asked?,
             Err(why) => {
@@ -264,7 +366,7 @@ impl<'a> Lowering<'a> {
         if cpus != asked {
             self.weaken(Control::CPUSET, format!("of processors {asked} this host has only {cpus}"));
         }
-        Some(cpus.to_string())
+        Some(cpus)
     }
 
     /// Devices need no controller of v2, and of v1 no other one.

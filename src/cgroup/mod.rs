@@ -2,7 +2,9 @@
 //!
 //! A [`Group`] is one leaf per task, in each hierarchy that is needed and in no other: the cgroup v2
 //! tree wherever there is one (for `CLONE_INTO_CGROUP`, `cgroup.kill` and the events), and on a host whose
-//! controllers are still v1 one directory for each controller that was asked to limit something.
+//! controllers are still v1 one directory for each controller that was asked to limit something, and the
+//! processors that all tasks share. Processors may be reserved for one task; the rules are in `cores`, and
+//! [`CoreBook`] tells a scheduler who has which.
 //!
 //! The room has the crate's usual doors. [`Detection`] is what this host offers, a plain value that tests
 //! fake. [`lower`] turns [`Limits`] and a detection into a [`Layout`]: directories, writes, and what of the
@@ -15,14 +17,17 @@
 //! do [`devices`].
 //!
 //! What it does not do: it talks to no systemd, it never moves the caller or any process that it did not
-//! start, it mounts nothing, and it does not write into a cgroup that it did not create, with one exception:
+//! start, it mounts nothing, and it does not write into a cgroup that it did not create, with two exceptions:
 //! on v2 the controllers that are asked for are enabled in `cgroup.subtree_control` from the highest cgroup
-//! that may be written down to the parent of the leaf. Detection makes a cgroup there, and removes it.
+//! that may be written down to the parent of the leaf; on v1 an operator's parent whose `cpuset.cpus` and
+//! `cpuset.mems` are blank gets those of its own parent. Detection makes a cgroup where it may write, and
+//! removes it.
 //!
 //! Reference: `cgroups(7)`, and the kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
 
 #![forbid(unsafe_code)]
 
+mod cores;
 pub mod devices;
 mod env;
 mod events;
@@ -51,6 +56,7 @@ mod live;
 #[cfg(test)]
 mod stubborn;
 
+pub use cores::{CoreBook, Holder, Partition, Seat};
 pub use env::LimitEnv;
 pub use events::{Event, EventOptions, Events, PressureResource, PressureThreshold};
 pub(crate) use freeze::Freezer;

@@ -1,7 +1,7 @@
 //! The live group: made from a layout, held by descriptors, killed and removed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 use serde::{Deserialize, Serialize};
 
+use super::cores::{Pin, Seat, Site, admit, leave};
 use super::devices::bpf;
 use super::kill::{Backoff, is_gone, kill_all, open_dir, pids, populated, remove_dir, remove_tree};
 use super::layout::{Dir, Kind, Layout, Need, Write, call};
@@ -18,7 +19,7 @@ use super::limits::Limits;
 use super::oom::{Baseline, Oom, Tally};
 use super::place::Place;
 use super::settings::Terms;
-use super::write::{Last, apply};
+use super::write::{Last, apply, open_write};
 use crate::error::{Error, Result};
 use crate::report::Reason;
 
@@ -47,6 +48,8 @@ pub struct Group {
     memory: Option<OwnedFd>,
     /// Outlives the counters.
     killed: Tally,
+    /// Says that the task is about to enter the processors that all share.
+    pin: Option<Pin>,
     shortfalls: Vec<Reason>,
     changed: Vec<Reason>,
     keep: bool,
@@ -72,6 +75,9 @@ pub struct Paths {
     /// So that it can be said later whose memory ran out.
     #[serde(default)]
     before: Baseline,
+    /// The book of processors that the task is in.
+    #[serde(default)]
+    book: Option<Site>,
 }
 
 impl Paths {
@@ -89,7 +95,8 @@ impl Group {
     /// is removed. So names must be unique among living tasks.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call as [`Layout::calls`] prints it. Everything is taken back.
+    /// [`Error::Prepare`] with the call as [`Layout::calls`] prints it. Everything is taken back. The cause is of
+    /// the kind `ResourceBusy` when processors are not to be had, and says who has them.
     pub fn create(layout: &Layout) -> Result<Group> {
         let paths = Paths {
             leaves: Vec::new(),
@@ -102,11 +109,14 @@ impl Group {
             terms: layout.terms,
             gate: layout.gate.clone(),
             limits: layout.limits.clone(),
+            book: None,
             before: Baseline::default(),
         };
         // From here on a failure drops the group, which takes back what it has made.
         let mut group = Group::of(paths, None, None);
+        layout.former.iter().try_for_each(|path| group.reclaim(path))?;
         group.make_dirs(&layout.dirs)?;
+        layout.cores.iter().try_for_each(|seat| group.sit(seat))?;
         group.unit = layout.unit.as_deref().map(hold).transpose()?;
         group.memory = layout.memory_apart().map(hold).transpose()?;
         let mut last = None;
@@ -124,7 +134,7 @@ impl Group {
     fn of(paths: Paths, unit: Option<OwnedFd>, memory: Option<OwnedFd>) -> Group {
         let (shortfalls, changed) = (Vec::new(), Vec::new());
         let (killed, patience) = (Tally::default(), PATIENCE);
-        Group { paths, unit, memory, killed, shortfalls, changed, keep: false, patience }
+        Group { paths, unit, memory, killed, pin: None, shortfalls, changed, keep: false, patience }
     }
 
     /// Finds a group again that [`into_paths`](Self::into_paths) let go of.
@@ -185,8 +195,8 @@ impl Group {
     /// [`Error::Task`] with the call.
     pub fn add(&self, pid: u32) -> Result<()> {
         let text = pid.to_string();
-        for leaf in &self.paths.leaves {
-            let file = leaf.join("cgroup.procs");
+        for dir in self.paths.leaves.iter().chain(self.shared()) {
+            let file = dir.join("cgroup.procs");
             let opened = OpenOptions::new().write(true).open(&file);
             let mut procs = opened.map_err(Error::task(call::open_write(&file)))?;
             procs.write_all(text.as_bytes()).map_err(Error::task(call::write(&file, &text)))?;
@@ -259,6 +269,11 @@ impl Group {
             self.patience = AGAIN;
             return Err(Error::task::<io::Error>(steps.join(", "))(e));
         }
+        self.pin = None;
+        if let Some(site) = &self.paths.book {
+            leave(site, &mut self.paths.parents)?;
+            self.paths.book = None;
+        }
         while let Some(parent) = self.paths.parents.pop() {
             // Most often somebody else is in it, and will remove it.
             let _ = remove_dir(&parent);
@@ -273,6 +288,11 @@ impl Group {
             let _ = self.kill().and_then(|()| self.wait_empty(self.patience));
         }
         self.oom()
+    }
+
+    /// The cgroup that the task is in with others.
+    fn shared(&self) -> Option<&PathBuf> {
+        self.paths.v1.get("cpuset").filter(|dir| !self.paths.leaves.contains(dir))
     }
 
     fn unit(&self) -> io::Result<BorrowedFd<'_>> {
@@ -331,6 +351,41 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Takes the task's seat in the book of processors.
+    fn sit(&mut self, seat: &Seat) -> Result<()> {
+        let mut races = 0u32;
+        loop {
+            self.make_dirs(&seat.parents)?;
+            match admit(seat, &mut self.paths.leaves, &mut self.paths.book) {
+                Ok(Some(admitted)) => {
+                    self.pin = admitted.pin;
+                    self.shortfalls.extend(admitted.shortfall);
+                    return Ok(());
+                }
+                Ok(None) if races < RACES => {}
+                Ok(None) => {
+                    let step = call::open_dir(&seat.site.parent);
+                    return Err(Error::prepare::<io::Error>(step)(io::ErrorKind::NotFound.into()));
+                }
+                Err(Error::Prepare { source, .. })
+                    if source.kind() == io::ErrorKind::AlreadyExists && races < RACES =>
+                {
+                    seat.leaf.iter().try_for_each(|leaf| self.reclaim(leaf))?;
+                }
+                Err(Error::Prepare { source, .. }) if is_gone(&source) && races < RACES => {}
+                Err(e) => {
+                    if self.paths.book.is_none() {
+                        // Never without the lock, and whoever holds it will do it.
+                        self.paths.parents.retain(|dir| *dir != seat.site.parent);
+                    }
+                    return Err(e);
+                }
+            }
+            races = races.saturating_add(1);
+            std::thread::yield_now();
+        }
     }
 
     fn make_dir(&mut self, dir: &Dir) -> Result<()> {
@@ -393,7 +448,8 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if self.keep || (self.paths.leaves.is_empty() && self.paths.parents.is_empty()) {
+        let Paths { leaves, parents, book, .. } = &self.paths;
+        if self.keep || (leaves.is_empty() && parents.is_empty() && book.is_none()) {
             return;
         }
         // There is nobody to tell; what is busy after all this is left behind.
@@ -407,8 +463,4 @@ impl Drop for Group {
 fn hold(path: impl AsRef<Path>) -> Result<OwnedFd> {
     let path = path.as_ref();
     open_dir(path).map_err(Error::prepare(call::open_dir(path)))
-}
-
-fn open_write(path: &Path) -> Result<fs::File> {
-    OpenOptions::new().write(true).open(path).map_err(Error::prepare(call::open_write(path)))
 }

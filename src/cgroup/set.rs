@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A set of processor numbers, kept as intervals: `0-4294967295` costs as much as `0`.
 ///
@@ -54,6 +54,39 @@ impl CpuSet {
         self.ranges.is_empty()
     }
 
+    /// How many processors are in the set.
+    pub fn len(&self) -> u64 {
+        self.ranges.iter().map(|(low, high)| u64::from(high.saturating_sub(*low)).saturating_add(1)).sum()
+    }
+
+    /// The processors, in rising order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ranges.iter().flat_map(|(low, high)| *low..=*high)
+    }
+
+    /// The processors that are in one of the sets or in both.
+    pub fn union(&self, other: &CpuSet) -> CpuSet {
+        CpuSet::from_ranges(self.ranges.iter().chain(&other.ranges).copied().collect())
+    }
+
+    /// The processors that are in this set and not in the other.
+    pub fn difference(&self, other: &CpuSet) -> CpuSet {
+        let without = |left: Vec<(u32, u32)>, &(from, to): &(u32, u32)| {
+            let pieces = left.into_iter().flat_map(|(low, high)| {
+                let below = (low < from).then(|| (low, high.min(from.saturating_sub(1))));
+                let above = (high > to).then(|| (low.max(to.saturating_add(1)), high));
+                below.into_iter().chain(above)
+            });
+            pieces.collect()
+        };
+        CpuSet { ranges: other.ranges.iter().fold(self.ranges.clone(), without) }
+    }
+
+    /// Whether every processor of this set is in the other.
+    pub fn is_subset(&self, other: &CpuSet) -> bool {
+        self.difference(other).is_empty()
+    }
+
     /// The processors that are in both sets.
     pub fn intersection(&self, other: &CpuSet) -> CpuSet {
         let both = self.ranges.iter().flat_map(|(low, high)| {
@@ -89,6 +122,14 @@ impl fmt::Display for CpuSet {
 impl Serialize for CpuSet {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CpuSet {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let list = String::deserialize(d)?;
+        if list.trim().is_empty() { Ok(CpuSet::default()) } else { CpuSet::parse(&list) }
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -136,5 +177,47 @@ mod tests {
             assert_eq!(a.intersection(&b).to_string(), expected);
             assert_eq!(a.intersection(&b), b.intersection(&a));
         }
+    }
+
+    #[test]
+    fn unions_and_differences() {
+        for (a, b, union, difference) in [
+            ("0-3", "2-5", "0-5", "0-1"),
+            ("0-3", "4", "0-4", "0-3"),
+            ("0-9", "0,3-4,9", "0-9", "1-2,5-8"),
+            ("1,5", "0-9", "0-9", " "),
+            ("0-4294967295", "1-4294967294", "0-4294967295", "0,4294967295"),
+            ("4294967295", "4294967295", "4294967295", " "),
+            ("2-3", " ", "2-3", "2-3"),
+            (" ", "2-3", "2-3", " "),
+        ] {
+            let (a, b) = (CpuSet::parse_lenient(a), CpuSet::parse_lenient(b));
+            assert_eq!(a.union(&b).to_string(), union);
+            assert_eq!(a.union(&b), b.union(&a));
+            assert_eq!(a.difference(&b).to_string(), difference);
+            assert_eq!(a.is_subset(&b), difference == " ");
+            assert!(a.intersection(&a.difference(&b)) == a.difference(&b) && a.is_subset(&a.union(&b)));
+        }
+    }
+
+    #[test]
+    fn counted_and_listed() {
+        for (list, all) in [("0", vec![0]), (" ", vec![]), ("1,3-5,9", vec![1, 3, 4, 5, 9])] {
+            let set = CpuSet::parse_lenient(list);
+            assert_eq!(set.iter().collect::<Vec<_>>(), all);
+            assert_eq!(set.len(), all.len() as u64);
+        }
+        assert_eq!(CpuSet::parse("0-4294967295").unwrap().len(), 1 << 32);
+    }
+
+    #[test]
+    fn it_can_be_stored() {
+        for list in ["1,3-5", " "] {
+            let set = CpuSet::parse_lenient(list);
+            let json = serde_json::to_string(&set).unwrap();
+            assert_eq!(json, format!("\"{list}\""));
+            assert_eq!(serde_json::from_str::<CpuSet>(&json).unwrap(), set);
+        }
+        assert!(serde_json::from_str::<CpuSet>("\"banana\"").is_err());
     }
 }

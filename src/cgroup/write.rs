@@ -33,6 +33,15 @@ pub(super) fn apply<'a>(write: &'a Write, last: &mut Last<'a>) -> Result<Option<
     Ok(changed)
 }
 
+/// Obeys one write that stands alone.
+pub(super) fn obey(write: &Write) -> Result<()> {
+    apply(write, &mut None).map(drop)
+}
+
+pub(super) fn open_write(path: &Path) -> Result<fs::File> {
+    OpenOptions::new().write(true).open(path).map_err(Error::prepare(call::open_write(path)))
+}
+
 /// Writes a file and reads it again: what the kernel made of the value, if it is something else.
 pub(super) fn set(path: &Path, text: &str) -> Result<Option<Reason>> {
     set_open(&mut open_set(path)?, path, text)

@@ -68,6 +68,15 @@ fn swap() -> Result<(), &'static str> {
     if swaps.lines().count() > 1 { Ok(()) } else { Err("the host has none") }
 }
 
+/// Removes a cgroup whose caller was killed or let go of it, and what was made above it if it was the last.
+pub fn remove_cgroup(group: &Path) {
+    for dir in group.ancestors().take_while(|dir| dir.to_string_lossy().contains("cofferdam")) {
+        let _ = std::fs::remove_dir(dir);
+    }
+    // The cgroup that all share on version 1 goes with the next task that is the last.
+    status(Sandbox::command("/bin/true"));
+}
+
 /// Whether sandboxes can be made at all, by root or in a user namespace.
 pub fn sandboxes() -> bool {
     can("userns")

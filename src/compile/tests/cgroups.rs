@@ -24,14 +24,18 @@ fn on_version_2_the_task_is_born_in_its_cgroup() {
     let plan = check(
         &limited(host().cgroups),
         "mkdir(\"/sys/fs/cgroup/cofferdam.slice\", 0755)
-         mkdir(\"/sys/fs/cgroup/cofferdam.slice/box.scope\", 0755)
-         write(\"/sys/fs/cgroup/cgroup.subtree_control\", \"+cpuset\")
+         flock(\"/sys/fs/cgroup/cofferdam.slice\", LOCK_EX|LOCK_NB)
+         write(\"/sys/fs/cgroup/cgroup.subtree_control\", \"+cpuset\")...
+         mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice\", 0755)
+         write(\"/sys/fs/cgroup/cofferdam.slice/share.slice/cpuset.cpus\", <the unreserved ones>)...
+         mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope\", 0755)
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpuset.cpus\", <cores 0-1 and the unreserved ones>)
          write(\"/sys/fs/cgroup/cofferdam.slice/cgroup.subtree_control\", \"+memory\")
-         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/cpuset.cpus\", \"0-1\")
-         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/cpu.weight\", \"59\")
-         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/memory.swap.max\", \"0\")
-         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/memory.max\", \"67108864\")
-         write(\"/sys/fs/cgroup/cofferdam.slice/box.scope/pids.max\", \"10\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/cgroup.subtree_control\", \"+memory\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpu.weight\", \"59\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/memory.swap.max\", \"0\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/memory.max\", \"67108864\")
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/pids.max\", \"10\")
          memfd_create(\"cofferdam-plan\")
          clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC|CLONE_INTO_CGROUP)
          missing   none
@@ -48,8 +52,8 @@ fn on_version_1_init_enters_by_itself() {
          write(\"/sys/fs/cgroup/memory/cofferdam/box/memory.limit_in_bytes\", \"67108864\")
          clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC)
          # only the declared descriptors
-         # enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/box/tasks\"
-         write(\"/sys/fs/cgroup/cpuset/cofferdam/box/tasks\", \"0\")
+         # enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/reserve/box/tasks\"
+         write(\"/sys/fs/cgroup/cpuset/cofferdam/reserve/box/tasks\", \"0\")
          # enter the cgroup of \"/sys/fs/cgroup/cpu/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/memory/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/pids/cofferdam/box/tasks\"
@@ -69,7 +73,7 @@ fn on_version_1_init_enters_by_itself() {
     let unlimited = case(|c| (c.host.cgroups, c.spec.device_cgroup) = (v1(), Some(false)));
     check(
         &unlimited,
-        "# enter the cgroup of \"/sys/fs/cgroup/freezer...\n! /memory/\n! /cpu/\n! /pids/\n! /devices/",
+        "# enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/share/tasks\"\nwrite(...\n# enter the cgroup of \"/sys/fs/cgroup/freezer...\n! /memory/\n! /cpu/\n! /pids/\n! /devices/",
     );
 }
 
@@ -77,7 +81,7 @@ fn on_version_1_init_enters_by_itself() {
 fn on_a_hybrid_host_both() {
     check(
         &limited(hybrid()),
-        "mkdir(\"/sys/fs/cgroup/unified/cofferdam.slice/box.scope\", 0755)
+        "mkdir(\"/sys/fs/cgroup/unified/cofferdam.slice/reserve.slice/box.scope\", 0755)
          mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
          clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC|CLONE_INTO_CGROUP)
          # enter the cgroup of \"/sys/fs/cgroup/memory/cofferdam/box/tasks\"
@@ -100,7 +104,7 @@ fn limits_are_all_or_nothing() {
         let plan = check(
             &limited(v2(controllers)),
             &format!(
-                "mkdir(\"/sys/fs/cgroup/cofferdam.slice/box.scope\", 0755)
+                "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope\", 0755)
                  missing   memory,swap,cpu,cpuset,pids
                  memory,swap,cpu,cpuset,pids: cgroup v2 lacks {lacking}
                  ! write(\"/sys/fs/cgroup
@@ -256,7 +260,10 @@ fn a_user_to_whom_nothing_is_delegated() {
 fn where_the_cgroups_are() {
     let below =
         |parent: &str, id: &str| case(|c| (c.policy.cgroup_parent, c.spec.id) = (parent.into(), id.into()));
-    check(&below("/ops/jobs", "a"), "mkdir(\"/sys/fs/cgroup/ops/jobs/a.scope\", 0755)\n! cofferdam.slice");
+    check(
+        &below("/ops/jobs", "a"),
+        "mkdir(\"/sys/fs/cgroup/ops/jobs/share.slice/a.scope\", 0755)\n! cofferdam.slice",
+    );
     for parent in ["../x", "a//b", "a/../b", ".."] {
         let error = compiled(&below(parent, "a")).unwrap_err();
         assert!(error.starts_with("spec cgroup_parent: "), "{error}");

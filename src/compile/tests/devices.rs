@@ -89,7 +89,8 @@ fn the_list_of_the_device_cgroup() {
             );
             check(&case, &expected);
         }
-        let attach = "\"/sys/fs/cgroup/cofferdam.slice/box.scope\", BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)";
+        let attach =
+            "\"/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope\", BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)";
         let compiled = compiled(&device("/dev/fuse", "/dev/fuse", permissions)).unwrap();
         assert_eq!(compiled.cgroup.devices.last().unwrap().to_string(), rule);
         check(

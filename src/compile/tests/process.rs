@@ -48,8 +48,10 @@ fn strings_that_cannot_be_passed() {
 fn names_of_sandboxes() {
     let named = |id: &str| case(|c| c.spec.id = id.into());
     assert_eq!(check(&case(|_| ()), "").id, "box");
-    let plan =
-        check(&named("job-1_web.2"), "mkdir(\"/sys/fs/cgroup/cofferdam.slice/job-1_web.2.scope\", 0755)");
+    let plan = check(
+        &named("job-1_web.2"),
+        "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/job-1_web.2.scope\", 0755)",
+    );
     assert_eq!(plan.id, "job-1_web.2");
     check(&named(&"x".repeat(128)), "");
     for id in ["../x", "a/b", ".", ".hidden", "a b", "a\n", "ü", &"x".repeat(129)] {
@@ -78,7 +80,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
         case.spec.limits.pids_max = Some(5);
         case
     };
-    let file = "/sys/fs/cgroup/cofferdam.slice/box.scope/pids.max";
+    let file = "/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope/pids.max";
     check(&limited(true), &format!("write({file:?}, \"6\")"));
     check(&limited(false), &format!("write({file:?}, \"5\")"));
 }

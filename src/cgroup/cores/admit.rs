@@ -1,0 +1,237 @@
+//! How a task comes into the book and leaves it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::super::kill::{open_dir, remove_dir};
+use super::super::layout::call;
+use super::super::probe::Version;
+use super::super::write::{obey, open_write};
+use super::book::{Book, Entry, State, has_processes, unlock};
+use super::files::{children, ensure_dir, inherit_mems, make_dir, read_set, set_record, there, write_set};
+use super::{Reserved, Seat, Site};
+use crate::error::{Error, Result};
+use crate::report::{Control, Reason};
+use crate::sys::lock::{Lock, flock};
+
+/// What a task got.
+#[derive(Debug, Default)]
+pub(in super::super) struct Admitted {
+    /// Held as long as the task may be about to enter the share of v1: so that nobody takes it for empty.
+    pub pin: Option<Pin>,
+    /// What is reserved but cannot be used now.
+    pub shortfall: Option<Reason>,
+}
+
+/// A shared lock on the share of v1.
+#[derive(Debug)]
+pub(in super::super) struct Pin(OwnedFd);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        unlock(&self.0);
+    }
+}
+
+/// Takes the seat: makes the task's directories and divides the processors anew. `leaves` gets the task's own
+/// as soon as it is there, and `sat` the book as soon as there may be something to take back in it. `None` if
+/// the parent is not there, or not any more.
+///
+/// # Errors
+/// [`Error::Prepare`] with the call; `ResourceBusy` when the processors are not to be had. `AlreadyExists` when
+/// there is a leaf of that name.
+pub(in super::super) fn admit(
+    seat: &Seat,
+    leaves: &mut Vec<PathBuf>,
+    sat: &mut Option<Site>,
+) -> Result<Option<Admitted>> {
+    let Some(book) = Book::open(&seat.site)? else { return Ok(None) };
+    *sat = Some(seat.site.clone());
+    match (&seat.reserved, &seat.leaf) {
+        (Some(reserved), Some(leaf)) => book.reserve(seat, leaf, reserved, leaves),
+        (_, leaf) => book.seat_guest(seat, leaf.as_deref(), leaves),
+    }
+    .map(Some)
+}
+
+/// Gives back what a task had whose own directory is gone, and removes those that nobody needs any more:
+/// the book's own, and `parents` as far as the book is in them, children after their parents.
+///
+/// # Errors
+/// [`Error::Task`] with the call.
+pub(in super::super) fn leave(site: &Site, parents: &mut Vec<PathBuf>) -> Result<()> {
+    let done = Book::open(site).and_then(|book| book.map_or(Ok(()), |book| book.close_down(parents)));
+    if done.is_ok() {
+        // Never without the lock: somebody may have made it anew and be at work in it.
+        parents.retain(|dir| *dir != site.parent);
+    }
+    done.map_err(|e| match e {
+        Error::Prepare { step, source } => Error::Task { step, source },
+        other => other,
+    })
+}
+
+impl Book<'_> {
+    /// A task without reserved processors.
+    fn seat_guest(&self, seat: &Seat, leaf: Option<&Path>, leaves: &mut Vec<PathBuf>) -> Result<Admitted> {
+        let share = self.site.share();
+        let state = self.state()?;
+        if !state.entries.is_empty() && state.share().is_empty() {
+            let held = self.holders(state.entries.iter());
+            return Err(busy(call::mkdir(&share), format!("no unreserved processor is left: {held}")));
+        }
+        let Some(leaf) = leaf else { return self.seat_in_share(seat, &share, state) };
+        ensure_dir(&share)?;
+        if state.divided {
+            self.settle(&state)?;
+        }
+        make_leaf(leaf, leaves)?;
+        Ok(Admitted::default())
+    }
+
+    /// v1: the share is made from above, its own processors last; where it has some there is nothing to do.
+    fn seat_in_share(&self, seat: &Seat, share: &Path, mut state: State) -> Result<Admitted> {
+        let now = read_set(&share.join("cpuset.cpus"))?;
+        if state.divided || now.is_none_or(|now| now.is_empty()) {
+            seat.inherit.iter().try_for_each(obey)?;
+            ensure_dir(share)?;
+            inherit_mems(share)?;
+            state.usable = self.usable()?;
+            self.settle(&state)?;
+        }
+        let pin = open_dir(share).map_err(Error::prepare(call::open_dir(share)))?;
+        flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(share)))?;
+        Ok(Admitted { pin: Some(Pin(pin)), shortfall: None })
+    }
+
+    fn reserve(
+        &self,
+        seat: &Seat,
+        leaf: &Path,
+        reserved: &Reserved,
+        leaves: &mut Vec<PathBuf>,
+    ) -> Result<Admitted> {
+        seat.inherit.iter().try_for_each(obey)?;
+        seat.enable.iter().try_for_each(|dir| enable(dir))?;
+        let state = self.state()?;
+        let step = || call::set_record(leaf, &reserved.record());
+        if state.entries.iter().any(|e| e.leaf == leaf) {
+            return Err(Error::prepare::<io::Error>(call::mkdir(leaf))(io::ErrorKind::AlreadyExists.into()));
+        }
+        let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
+        if state.entries.iter().any(|e| taken(&e)) {
+            return Err(busy(step(), self.holders(state.entries.iter().filter(taken))));
+        }
+        let mut after = State { divided: true, usable: self.usable()?, entries: state.entries };
+        after.entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
+        let usable = &after.usable;
+        let Some(cores) = after.cores(reserved) else {
+            let why = format!("none of processors {} is among the usable ones, {usable}", reserved.cores);
+            return Err(busy(step(), why));
+        };
+        if after.share().is_empty()
+            && let Some(guests) = self.guests()?
+        {
+            let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
+            return Err(busy(step(), why));
+        }
+        let slice = self.site.reserve();
+        ensure_dir(&slice)?;
+        match self.site.version {
+            Version::V1 => inherit_mems(&slice)?,
+            Version::V2 => enable(&slice)?,
+        }
+        self.settle(&after)?;
+        make_leaf(leaf, leaves)?;
+        set_record(leaf, reserved)?;
+        if self.site.version == Version::V1 {
+            inherit_mems(leaf)?;
+        }
+        write_set(&leaf.join("cpuset.cpus"), &cores)?;
+        let shortfall = (!reserved.cores.is_subset(usable)).then(|| {
+            let have = reserved.cores.intersection(usable);
+            Reason {
+                control: Control::CPUSET,
+                why: format!("of processors {} only {have} can be used now", reserved.cores),
+            }
+        });
+        Ok(Admitted { pin: None, shortfall })
+    }
+
+    /// Who has what, for an error.
+    fn holders<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> String {
+        let one = |entry: &Entry| {
+            let Reserved { cores, .. } = &entry.reserved;
+            let (what, are) = if cores.len() == 1 { ("processor", "is") } else { ("processors", "are") };
+            let idle =
+                if has_processes(&entry.leaf).unwrap_or(true) { "" } else { ", which has no processes" };
+            format!("{what} {cores} {are} reserved by {:?}{idle}", self.site.name(&entry.leaf))
+        };
+        entries.map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Who needs the share, or may be about to.
+    fn guests(&self) -> Result<Option<String>> {
+        let share = self.site.share();
+        if self.site.version == Version::V2 {
+            let guests = children(&share)?.unwrap_or_default();
+            let name = guests.first().map(|leaf| self.site.name(leaf));
+            return Ok(name.map(|name| format!("{} tasks need one, {name:?} for one", guests.len())));
+        }
+        let needed = self.is_pinned()? || has_processes(&share)?;
+        Ok(needed.then(|| "tasks in the share need one".to_owned()))
+    }
+
+    /// v1: whether a task is about to enter the share.
+    fn is_pinned(&self) -> Result<bool> {
+        let share = self.site.share();
+        let dir = there(open_dir(&share)).map_err(Error::prepare(call::open_dir(&share)))?;
+        Ok(dir.is_some_and(|dir| {
+            let pinned = flock(dir.as_fd(), Lock::ExclusiveNow).is_err();
+            unlock(&dir);
+            pinned
+        }))
+    }
+
+    fn close_down(&self, parents: &mut Vec<PathBuf>) -> Result<()> {
+        let state = self.state()?;
+        if state.divided {
+            self.settle(&state)?;
+        }
+        // Most often somebody else is in what is removed here, and will do it.
+        if state.divided && state.entries.is_empty() {
+            let _ = remove_dir(&self.site.reserve());
+        }
+        let needed = self.site.version == Version::V1 && self.is_pinned()?;
+        if needed || remove_dir(&self.site.share()).is_err() {
+            return Ok(());
+        }
+        while let Some(parent) = parents.pop_if(|dir| self.site.parent.starts_with(dir)) {
+            let _ = remove_dir(&parent);
+        }
+        Ok(())
+    }
+}
+
+fn make_leaf(leaf: &Path, leaves: &mut Vec<PathBuf>) -> Result<()> {
+    make_dir(leaf)?;
+    leaves.push(leaf.to_owned());
+    Ok(())
+}
+
+/// v2: hands cpuset down, if it is not yet.
+fn enable(dir: &Path) -> Result<()> {
+    use std::io::Write as _;
+    let file = dir.join("cgroup.subtree_control");
+    let now = std::fs::read_to_string(&file).map_err(Error::prepare(call::open_read(&file)))?;
+    if now.split_whitespace().any(|name| name == "cpuset") {
+        return Ok(());
+    }
+    let done = open_write(&file)?.write_all(b"+cpuset");
+    done.map_err(Error::prepare(call::write(&file, "+cpuset")))
+}
+
+fn busy(step: String, why: String) -> Error {
+    Error::Prepare { step, source: io::Error::new(io::ErrorKind::ResourceBusy, why) }
+}

@@ -1,0 +1,484 @@
+//! The book on the kernel that the tests run on. Each test has a parent cgroup of its own.
+
+#![allow(clippy::arithmetic_side_effects)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use super::super::live::{detected, top};
+use super::super::{CgroupName, CgroupPath, Detection, Group, Layout, Limits, Paths, Version, lower};
+use super::book::Book;
+use super::{CoreBook, CpuSet, Site, files};
+use crate::error::Error;
+
+/// A parent cgroup, on a host with enough processors.
+struct Place {
+    host: Detection,
+    parent: CgroupPath,
+    site: Site,
+    /// What there is to divide.
+    usable: CpuSet,
+}
+
+impl Place {
+    fn new(name: &str, processors: u64) -> Option<Place> {
+        let host = detected()?;
+        if host.online.len() < processors {
+            eprintln!("skipped: needs {processors} processors, there are {}", host.online);
+            return None;
+        }
+        let parent = format!("{}/cofferdam-cores-{}-{name}", top(&host), std::process::id());
+        Some(Place::at(&parent, host))
+    }
+
+    fn at(parent: &str, host: Detection) -> Place {
+        let parent = CgroupPath::new(parent).unwrap();
+        let site = Site::find(&host, &parent).unwrap();
+        Place { parent, site, usable: host.online.clone(), host }
+    }
+
+    fn layout(&self, name: &str, cores: &str, exclusive: bool) -> Layout {
+        let limits = Limits { cores: cores.into(), exclusive, ..Limits::default() };
+        let name = CgroupName::new(name).unwrap();
+        lower(&limits, &self.host, &self.parent, &name, 0, &[], false)
+    }
+
+    fn group(&self, name: &str, cores: &str, exclusive: bool) -> Result<Group, Error> {
+        Group::create(&self.layout(name, cores, exclusive))
+    }
+
+    fn book(&self) -> CoreBook {
+        CoreBook::read(&self.host, &self.parent).unwrap()
+    }
+
+    fn refused(&self, name: &str, cores: &str, exclusive: bool) -> String {
+        match self.group(name, cores, exclusive) {
+            Err(Error::Prepare { step, source }) => {
+                assert_eq!(source.kind(), std::io::ErrorKind::ResourceBusy, "{step}: {source}");
+                source.to_string()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn file(&self, dir: &Path, file: &str) -> CpuSet {
+        CpuSet::parse_lenient(fs::read_to_string(dir.join(file)).unwrap().trim())
+    }
+
+    /// The leaf in the hierarchy of cpuset.
+    fn leaf(&self, name: &str) -> PathBuf {
+        let scope = if self.site.version == Version::V2 { ".scope" } else { "" };
+        self.site.reserve().join(format!("{name}{scope}"))
+    }
+
+    fn nth(&self, n: usize) -> u32 {
+        self.usable.iter().nth(n).unwrap()
+    }
+
+    fn without(&self, cores: &[u32]) -> CpuSet {
+        self.usable.difference(&set(cores))
+    }
+
+    /// The parents are the operator's: they go with the group that made them, if it is the last.
+    fn assert_gone(&self) {
+        let tree = self.host.v2.as_ref().map(|v2| v2.mount.join(self.parent.as_ref()));
+        for parent in tree.iter().chain([&self.site.parent]) {
+            assert_eq!(files::children(parent).unwrap().unwrap_or_default(), Vec::<PathBuf>::new());
+            let _ = fs::remove_dir(parent);
+            assert!(!parent.exists());
+        }
+    }
+}
+
+fn set(cores: &[u32]) -> CpuSet {
+    let list: Vec<String> = cores.iter().map(u32::to_string).collect();
+    CpuSet::parse_lenient(&list.join(","))
+}
+
+/// A process in the group, ended and reaped with the value.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn new(group: &Group) -> Sleeper {
+        let child = Sleeper(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap());
+        group.add(child.0.id()).unwrap();
+        child
+    }
+
+    /// The processors that it may run on.
+    fn cores(&self) -> CpuSet {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+        CpuSet::parse_lenient(line.trim())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_reservation_moves_all_others_off() {
+    let Some(at) = Place::new("moves", 2) else { return };
+    let (first, mut all) = (at.nth(0), at.usable.clone());
+    let guest = at.group("guest", "", false).unwrap();
+    let guests = Sleeper::new(&guest);
+    assert_eq!(guests.cores(), all);
+    let last = at.nth(usize::try_from(all.len()).unwrap() - 1);
+
+    let mut holder = at.group("holder", &last.to_string(), true).unwrap();
+    let holders = Sleeper::new(&holder);
+    assert_eq!((guests.cores(), holders.cores()), (at.without(&[last]), set(&[last])));
+    let book = at.book();
+    assert_eq!((&book.usable, &book.share), (&all, &at.without(&[last])));
+    let [one] = &book.holders[..] else { panic!("{book:?}") };
+    assert_eq!((&*one.name, &one.cores, one.exclusive, one.populated), ("holder", &set(&[last]), true, true));
+
+    if all.len() > 2 {
+        // One that uses the share too loses what the next one reserves, and gets it back.
+        let also = at.group("also", &first.to_string(), false).unwrap();
+        let alsos = Sleeper::new(&also);
+        assert_eq!(alsos.cores(), at.without(&[last]));
+        assert_eq!(guests.cores(), at.without(&[first, last]));
+        if all.len() > 3 {
+            let third = at.group("third", &at.nth(1).to_string(), false).unwrap();
+            assert_eq!(alsos.cores(), at.without(&[at.nth(1), last]));
+            assert_eq!(guests.cores(), at.without(&[first, at.nth(1), last]));
+            drop(third);
+            assert_eq!(alsos.cores(), at.without(&[last]));
+        }
+        drop(alsos);
+        drop(also);
+        assert_eq!(guests.cores(), at.without(&[last]));
+    }
+    drop(holders);
+    holder.remove().unwrap();
+    assert_eq!(guests.cores(), all);
+    let CoreBook { share, holders, .. } = at.book();
+    assert_eq!((share, holders), (all.clone(), vec![]));
+    drop(guests);
+    drop(guest);
+    at.assert_gone();
+    // Nobody is there, so nothing is reserved.
+    all = at.book().share;
+    assert_eq!(all, at.usable);
+}
+
+#[test]
+fn what_is_refused() {
+    let Some(at) = Place::new("refused", 2) else { return };
+    let (all, last) = (at.usable.to_string(), at.nth(1));
+    let one = at.group("one", &last.to_string(), true).unwrap();
+    let why = at.refused("two", &all, false);
+    let reserved = format!("processor {last} is reserved by \"one\"");
+    assert_eq!(why, format!("{reserved}, which has no processes"));
+    let ones = Sleeper::new(&one);
+    assert_eq!(at.refused("two", &last.to_string(), true), reserved);
+
+    // A task that is about to start counts, too.
+    let guest = at.group("guest", "", false).unwrap();
+    let rest = at.without(&[last]);
+    let why = at.refused("two", &rest.to_string(), true);
+    assert!(why.starts_with(&format!("processors {rest} are the last unreserved ones, and ")), "{why}");
+    let guests = Sleeper::new(&guest);
+    assert!(at.refused("two", &rest.to_string(), false).contains(" the last unreserved ones"));
+    assert_eq!(guests.cores(), rest, "a refusal changes nothing");
+    drop(guests);
+    drop(guest);
+
+    let two = at.group("two", &rest.to_string(), false).unwrap();
+    assert_eq!(at.file(&at.leaf("two"), "cpuset.cpus"), rest);
+    assert!(at.book().share.is_empty());
+    let why = at.refused("guest", "", false);
+    assert!(why.starts_with("no unreserved processor is left: "), "{why}");
+    assert!(why.contains(&reserved) && why.contains(" reserved by \"two\""), "{why}");
+    drop(two);
+    let guest = at.group("guest", "", false).unwrap();
+    assert_eq!(Sleeper::new(&guest).cores(), rest);
+    drop((guest, ones, one));
+    at.assert_gone();
+}
+
+/// Whoever was killed between two writes left the tree in one of these states.
+#[test]
+fn what_a_crash_leaves_is_healed_by_the_next() {
+    let Some(at) = Place::new("crash", 2) else { return };
+    let (first, last) = (at.nth(0).to_string(), at.nth(1).to_string());
+    let guest = at.group("guest", "", false).unwrap();
+    let guests = Sleeper::new(&guest);
+    let held = at.group("held", &last, false).unwrap();
+    let (rest, share) = (at.without(&[at.nth(1)]), at.site.share());
+    let heal = |at: &Place| drop(at.group("other", "", false).unwrap());
+    let write = |dir: &Path, text: &str| fs::write(dir.join("cpuset.cpus"), text).unwrap();
+
+    // The share was not rewritten.
+    write(&share, &at.usable.to_string());
+    assert_eq!(guests.cores(), at.usable);
+    heal(&at);
+    assert_eq!(guests.cores(), rest);
+
+    // The share was rewritten for a task that did not come to be.
+    drop(held);
+    assert!(!at.site.reserve().exists(), "nothing is divided");
+    fs::create_dir(at.site.reserve()).unwrap();
+    write(&share, &first);
+    heal(&at);
+    assert_eq!(guests.cores(), at.usable);
+
+    // It had its directory already, and its record too, but no processors yet.
+    let leaf = at.leaf("half");
+    fs::create_dir_all(&leaf).unwrap();
+    heal(&at);
+    assert_eq!((guests.cores(), at.book().holders.len()), (at.usable.clone(), 0));
+    let reserved = super::Reserved { cores: CpuSet::parse(&last).unwrap(), exclusive: true };
+    files::set_record(&leaf, &reserved).unwrap();
+    if at.site.version == Version::V2 {
+        fs::write(at.site.reserve().join("cgroup.subtree_control"), "+cpuset").unwrap();
+    }
+    heal(&at);
+    assert_eq!((guests.cores(), at.file(&leaf, "cpuset.cpus").to_string()), (rest.clone(), last.clone()));
+    assert!(at.refused("other", &last, true).contains("by \"half\", which has no processes"));
+
+    // Its name is taken by the next one, with or without processors of its own.
+    for cores in ["", &last] {
+        let half = at.group("half", cores, !cores.is_empty()).unwrap();
+        assert_eq!(at.book().holders.len(), usize::from(!cores.is_empty()));
+        let _ = half.into_paths();
+    }
+    // A record that cannot be read holds nothing.
+    let nonsense = super::Reserved { cores: CpuSet::default(), exclusive: false };
+    files::set_record(&leaf, &nonsense).unwrap();
+    heal(&at);
+    assert_eq!(guests.cores(), at.usable);
+    fs::remove_dir(&leaf).unwrap();
+    drop((guests, guest));
+    if let Some(v2) = at.host.v2.as_ref().filter(|v2| !at.site.parent.starts_with(&v2.mount)) {
+        // What the test let go of in the tree that has no book.
+        let slice = v2.mount.join(at.parent.as_ref()).join("reserve.slice");
+        let _ = fs::remove_dir(slice.join("half.scope"));
+        let _ = fs::remove_dir(slice);
+    }
+    let _ = fs::remove_dir(at.site.reserve());
+    at.assert_gone();
+}
+
+/// Runs this very test, as a process of its own that finds `key` in its environment.
+fn again(test: &str, key: &str, value: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([&format!("cgroup::cores::live::{test}"), "--exact", "--nocapture"]);
+    command.env(key, value).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn another_process_finds_the_book_and_gives_back() {
+    const KEY: &str = "COFFERDAM_TEST_CORES_PATHS";
+    if let Ok(text) = std::env::var(KEY) {
+        let (parent, paths): (String, Paths) = serde_json::from_str(&text).unwrap();
+        let at = Place::at(&parent, Detection::probe());
+        assert_eq!(at.book().holders.len(), 1);
+        let mut group = Group::reopen(paths).unwrap();
+        group.kill().unwrap();
+        group.remove().unwrap();
+        assert_eq!((at.book().holders.len(), at.book().share), (0, at.usable.clone()));
+        return;
+    }
+    let Some(at) = Place::new("restart", 2) else { return };
+    let guest = at.group("guest", "", false).unwrap();
+    let guests = Sleeper::new(&guest);
+    let held = at.group("held", &at.nth(1).to_string(), true).unwrap();
+    let mut helds = Sleeper::new(&held);
+    let waiter = std::thread::spawn(move || helds.0.wait().unwrap());
+    assert_eq!(guests.cores(), at.without(&[at.nth(1)]));
+    let text = serde_json::to_string(&(at.parent.as_ref(), held.into_paths())).unwrap();
+    let done = again("another_process_finds_the_book_and_gives_back", KEY, &text).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(!waiter.join().unwrap().success());
+    assert_eq!(guests.cores(), at.usable);
+    drop((guests, guest));
+    at.assert_gone();
+}
+
+/// What a leaf has for itself, if it is complete: its directory, its processors, and what it may run on.
+fn entries(at: &Place) -> Vec<(u64, PathBuf, CpuSet, CpuSet)> {
+    let mut found = Vec::new();
+    for leaf in files::children(&at.site.reserve()).unwrap().unwrap_or_default() {
+        let Ok(meta) = fs::metadata(&leaf) else { continue };
+        let Ok(Some(reserved)) = files::record(&leaf) else { continue };
+        let Ok(Some(cpus)) = files::read_set(&leaf.join("cpuset.cpus")) else { continue };
+        if !cpus.is_empty() {
+            found.push((meta.ino(), leaf, reserved.cores, cpus));
+        }
+    }
+    found
+}
+
+/// Looks without the lock. What was there before and after something else was read was there meanwhile.
+fn check(at: &Place, guests: &Sleeper) -> usize {
+    let before = entries(at);
+    let (shared, between) = (guests.cores(), entries(at));
+    let after: Vec<u64> = entries(at).iter().map(|(ino, ..)| *ino).collect();
+    assert!(!shared.is_empty() && shared.is_subset(&at.usable), "{shared}");
+    for (ino, leaf, own, _) in before.iter().filter(|(ino, ..)| after.contains(ino)) {
+        assert!(own.intersection(&shared).is_empty(), "{leaf:?} has {own}, and {shared} is shared");
+        for (other, path, _, cpus) in between.iter().filter(|(other, ..)| other != ino) {
+            assert!(
+                own.intersection(cpus).is_empty(),
+                "{leaf:?} ({ino}) has {own}, {path:?} ({other}) {cpus}"
+            );
+        }
+    }
+    before.len()
+}
+
+/// Reserves and gives back, over and over; how often it was not refused.
+fn churn(at: &Place, who: &str, rounds: u32, seed: u32) -> usize {
+    let count = u32::try_from(at.usable.len()).unwrap();
+    let mut random = seed;
+    let mut got = 0;
+    for round in 0..rounds {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let pick = |n: u32| at.nth(usize::try_from((random >> 16).wrapping_add(n) % count).unwrap());
+        let cores = if round % 3 == 0 && count > 2 { set(&[pick(0), pick(1)]) } else { set(&[pick(0)]) };
+        let cores = if round % 4 == 3 { String::new() } else { cores.to_string() };
+        let exclusive = !cores.is_empty() && round % 2 == 0;
+        match at.group(&format!("{who}.{round}"), &cores, exclusive) {
+            Ok(mut group) => {
+                got += 1;
+                // So that the checker sees some.
+                std::thread::sleep(Duration::from_millis(2));
+                group.remove().unwrap();
+            }
+            Err(Error::Prepare { source, .. }) if source.kind() == std::io::ErrorKind::ResourceBusy => {}
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+    got
+}
+
+#[test]
+fn threads_and_processes_at_once_never_overlap() {
+    const KEY: &str = "COFFERDAM_TEST_CORES_CHURN";
+    let rounds = if std::env::var_os("COFFERDAM_EMULATED").is_some() { 40 } else { 150 };
+    if let Ok(text) = std::env::var(KEY) {
+        let at = Place::at(&text, Detection::probe());
+        assert!(churn(&at, &format!("p{}", std::process::id()), rounds, std::process::id()) > 0);
+        return;
+    }
+    let Some(at) = Place::new("churn", 2) else { return };
+    let guest = at.group("guest", "", false).unwrap();
+    let guests = Sleeper::new(&guest);
+    let processes: Vec<Child> = (0..2)
+        .map(|_| {
+            let mut command = again("threads_and_processes_at_once_never_overlap", KEY, at.parent.as_ref());
+            command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap()
+        })
+        .collect();
+    let (over, looks, seen) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let checker = scope.spawn(|| {
+            while !over.load(SeqCst) {
+                seen.fetch_add(check(&at, &guests), SeqCst);
+                let book = at.book();
+                let mut all = book.share.clone();
+                for holder in &book.holders {
+                    assert!(holder.cores.intersection(&all).is_empty(), "{book:?}");
+                    all = all.union(&holder.cores);
+                }
+                assert!(all == at.usable && !book.share.is_empty(), "{book:?}");
+                looks.fetch_add(1, SeqCst);
+            }
+        });
+        let threads: Vec<_> = (0..4u32)
+            .map(|n| {
+                scope.spawn({
+                    let at = &at;
+                    move || churn(at, &format!("t{n}"), rounds, n)
+                })
+            })
+            .collect();
+        let done: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
+        let ended: Vec<_> = processes.into_iter().map(|mut child| child.wait().unwrap()).collect();
+        over.store(true, SeqCst);
+        checker.join().unwrap();
+        assert!(done.iter().all(|got| got.as_ref().is_ok_and(|got| *got > 0)), "{done:?}");
+        assert!(ended.iter().all(|status| status.success()), "{ended:?}");
+    });
+    assert!(looks.into_inner() > 0 && seen.into_inner() > 0);
+    assert_eq!(guests.cores(), at.usable);
+    drop((guests, guest));
+    at.assert_gone();
+}
+
+/// Removing the last task and creating the first one, at once.
+#[test]
+fn the_share_comes_and_goes() {
+    let Some(at) = Place::new("comes", 1) else { return };
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let at = &at;
+            scope.spawn(move || {
+                for round in 0..40 {
+                    let group = at.group(&format!("{thread}.{round}"), "", false).unwrap();
+                    for fd in group.enter_fds().unwrap() {
+                        drop(fd);
+                    }
+                    let shared = at.site.share();
+                    assert!(shared.exists(), "{shared:?} was removed under a task that is about to enter");
+                }
+            });
+        }
+    });
+    at.assert_gone();
+}
+
+#[test]
+fn a_lock_that_is_never_given_up_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site { version: Version::V2, parent: dir.path().to_owned() };
+    let held = Book::open(&site).unwrap().unwrap();
+    let start = Instant::now();
+    match Book::open_within(&site, Duration::from_millis(20)) {
+        Err(Error::Prepare { step, source }) => {
+            assert_eq!(step, format!("flock({:?}, LOCK_EX|LOCK_NB)", dir.path()));
+            assert_eq!(source.to_string(), "the book of processors stays locked by another");
+        }
+        other => panic!("{:?}", other.map(|book| book.is_some())),
+    }
+    assert!(start.elapsed() >= Duration::from_millis(20));
+    drop(held);
+    assert!(Book::open_within(&site, Duration::ZERO).unwrap().is_some());
+}
+
+#[test]
+fn the_directory_that_is_locked_is_the_one_at_the_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site { version: Version::V2, parent: dir.path().join("parent") };
+    assert!(Book::open(&site).unwrap().is_none());
+    for anew in [false, true] {
+        fs::create_dir(&site.parent).unwrap();
+        let held = Book::open(&site).unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let book = Book::open(&site).unwrap();
+                // What it has locked is at the path, and so still locked.
+                let again = Book::open_within(&site, Duration::ZERO);
+                (book.is_some(), again.is_err())
+            });
+            std::thread::sleep(Duration::from_millis(30));
+            fs::remove_dir(&site.parent).unwrap();
+            if anew {
+                fs::create_dir(&site.parent).unwrap();
+            }
+            drop(held);
+            assert_eq!(waiting.join().unwrap(), (anew, anew));
+        });
+    }
+}
