@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
-use cofferdam::cgroup::{CgroupName, CgroupPath, Detection, Group, Limits, lower};
+use cofferdam::cgroup::{CgroupName, CgroupPath, Detection, Group, Limits, Request, lower};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -134,7 +134,7 @@ fn main() {
     let limits =
         Limits { cpu_shares: Some(512), memory: Some(64 << 20), pids_max: Some(64), ..Limits::default() };
     let name = CgroupName::new(&format!("birth-{}", std::process::id())).unwrap();
-    let layout = lower(&limits, &host, &CgroupPath::default(), &name, 0, &[], false);
+    let layout = lower(&Request::new(&limits, &host, &CgroupPath::default(), &name));
     let mut group = Group::create(&layout).unwrap();
     let fds: Vec<OwnedFd> = group.enter_fds().unwrap();
     let enter: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();

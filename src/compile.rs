@@ -227,7 +227,12 @@ fn cgroup(
     let extra = u64::from(spec.init && pid == IsolationMode::Private);
     let rules = devices::rules(spec, host, survey);
     let list = rules.as_deref().unwrap_or_default();
-    let mut layout = cgroup::lower(&spec.limits, &found, &parent, &name, extra, list, false);
+    let mut layout = cgroup::lower(&cgroup::Request {
+        extra_pids: extra,
+        devices: list,
+        partition: policy.core_partitions,
+        ..cgroup::Request::new(&spec.limits, &found, &parent, &name)
+    });
     let (kill, missing) = layout.missing.drain(..).partition::<Vec<_>, _>(|r| r.control == Control::KILL);
     let (filter, missing) = missing.into_iter().partition::<Vec<_>, _>(|r| r.control == Control::DEVICES);
     layout.missing = missing;

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cofferdam::cgroup::{CgroupName, CgroupPath, Group, Limits, MEMORY_MIN, MemoryMax, SwapMax, lower};
+use cofferdam::cgroup::{
+    CgroupName, CgroupPath, Group, Limits, MEMORY_MIN, MemoryMax, Request, SwapMax, lower,
+};
 use cofferdam::{Control, Error, Host, IsolationMode, Policy, Sandbox, Task, Volume};
 use common::{asked, can, probe, run_probe, say_facts, shell, status};
 use nix::sys::signal::Signal;
@@ -458,7 +460,7 @@ fn too_little_memory_to_start_in_is_said_so() {
     let parent = format!("{}/small-{}", top(), std::process::id());
     let limits = Limits { memory: Some(MEMORY_MIN), ..Limits::default() };
     let path = CgroupPath::new(&parent).unwrap();
-    let layout = lower(&limits, &host.cgroups, &path, &CgroupName::new("holds").unwrap(), 0, &[], false);
+    let layout = lower(&Request::new(&limits, &host.cgroups, &path, &CgroupName::new("holds").unwrap()));
     let holder = Group::create(&layout).unwrap();
     let limit = |leaf: &Path| ["memory.max", "memory.limit_in_bytes"].map(|f| leaf.with_file_name(f));
     fs::write(layout.leaves().flat_map(limit).find(|f| f.exists()).unwrap(), "65536").unwrap();

@@ -74,7 +74,7 @@ fn all() -> Limits {
 
 fn lowered(limits: &Limits, host: &Detection, parent: &str) -> Layout {
     let (parent, name) = (CgroupPath::new(parent).unwrap(), CgroupName::new("x").unwrap());
-    lower(limits, host, &parent, &name, 1, &[], false)
+    lower(&Request { extra_pids: 1, ..Request::new(limits, host, &parent, &name) })
 }
 
 /// The layout without the noise: `mkdir path`, `path = value`, `enter path`, `missing control: why`.

@@ -53,8 +53,6 @@ pub struct Layout {
     pub missing: Vec<Reason>,
     /// Remarks on what holds.
     pub notes: Vec<Reason>,
-    /// Whether the cgroups outlive the [`Group`](super::Group) that holds them.
-    pub keep: bool,
 }
 
 /// One directory of a layout.

@@ -38,7 +38,7 @@ pub(super) fn name_of(name: &str) -> CgroupName {
 }
 
 pub(super) fn layout(host: &Detection, limits: &Limits, parent: &str, name: &str) -> Layout {
-    lower(limits, host, &CgroupPath::new(parent).unwrap(), &name_of(name), 0, &[], false)
+    lower(&Request::new(limits, host, &CgroupPath::new(parent).unwrap(), &name_of(name)))
 }
 
 /// A program in the group; the test itself must never be.

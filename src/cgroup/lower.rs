@@ -19,6 +19,40 @@ const OWN_PARENT_V1: &str = "cofferdam";
 /// The controllers of v2 that limits use, in the order in which they are enabled.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "hugetlb"];
 
+/// What [`lower`] is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What the task may use.
+    pub limits: &'a Limits,
+    /// The host.
+    pub detection: &'a Detection,
+    /// The cgroup above the task's.
+    pub parent: &'a CgroupPath,
+    /// The name of the task's own.
+    pub name: &'a CgroupName,
+    /// How many processes of the sandbox itself are allowed for beyond [`Limits::pids_max`]; 0 unless set.
+    pub extra_pids: u64,
+    /// The devices that the task may use, all others being refused; with none, as it is unless set, nothing is. They
+    /// are held by the devices controller of v1 where it is mounted and root may write it, and by a program on the
+    /// leaf in the v2 tree elsewhere.
+    pub devices: &'a [Rule],
+    /// Whether tasks keep off the processors that others reserve, true unless set. On v1 each task must enter a cpuset
+    /// for that. Without it [`Limits::cores`] holds the task that asks for it, and nobody else.
+    pub partition: bool,
+}
+
+impl<'a> Request<'a> {
+    /// A request for a task without devices.
+    pub fn new(
+        limits: &'a Limits,
+        detection: &'a Detection,
+        parent: &'a CgroupPath,
+        name: &'a CgroupName,
+    ) -> Request<'a> {
+        Request { limits, detection, parent, name, extra_pids: 0, devices: &[], partition: true }
+    }
+}
+
 /// Lays out the cgroups of one task.
 ///
 /// The leaf is `<parent>/share.slice/<name>.scope` in the v2 tree, or `<parent>/reserve.slice/<name>.scope` for a
@@ -28,24 +62,13 @@ const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "hugetlb"];
 /// The tree is always used when it may be, for birth, killing and events; a v1 hierarchy only if its controller is
 /// to limit something, cpuset always, and the freezer only where there is no tree to kill in.
 ///
-/// `extra_pids` processes of the sandbox itself are allowed for beyond [`Limits::pids_max`]. `keep` leaves
-/// the cgroups behind when the group's handle is dropped. `rules` are the devices that the task may use, all others
-/// being refused; when there are none nothing is refused. They are held by the devices controller of v1 where it is
-/// mounted and root may write it, and by a program on the leaf in the v2 tree elsewhere. What cannot hold is said in the layout: a
-/// host without any cgroups gets an empty layout, and not an error.
+/// What cannot hold is said in the layout: a host without any cgroups gets an empty layout, and not an error.
 ///
 /// Where the operator named a parent, it and the levels above it must not have processes of their own on v2.
-pub fn lower(
-    limits: &Limits,
-    detection: &Detection,
-    parent: &CgroupPath,
-    name: &CgroupName,
-    extra_pids: u64,
-    rules: &[Rule],
-    keep: bool,
-) -> Layout {
-    let layout = Layout { keep, enforced: limits.asked(), ..Layout::default() };
-    let mut lowering = Lowering { limits, detection, parent, name, extra_pids, layout };
+pub fn lower(request: &Request<'_>) -> Layout {
+    let Request { limits, detection, devices: rules, .. } = *request;
+    let layout = Layout { enforced: limits.asked(), ..Layout::default() };
+    let mut lowering = Lowering { limits, detection, request, layout };
     let reserved = lowering.reserved();
     let tree = lowering.tree(reserved);
     lowering.layout.limits = limits.clone();
@@ -103,9 +126,7 @@ pub(super) fn own_cpuset(detection: &Detection) -> Result<&Hierarchy, String> {
 struct Lowering<'a> {
     limits: &'a Limits,
     detection: &'a Detection,
-    parent: &'a CgroupPath,
-    name: &'a CgroupName,
-    extra_pids: u64,
+    request: &'a Request<'a>,
     layout: Layout,
 }
 
@@ -137,10 +158,10 @@ impl<'a> Lowering<'a> {
 
     /// The leaf in the v2 tree, or why there is none.
     fn tree(&mut self, reserved: bool) -> Result<Tree<'a>, String> {
-        let (v2, top, parents) = tree_parents(self.detection, self.parent)?;
+        let (v2, top, parents) = tree_parents(self.detection, self.request.parent)?;
         let parent = parents.last().unwrap_or(&top);
         let (slice, other) = if reserved { (RESERVE_V2, SHARE_V2) } else { (SHARE_V2, RESERVE_V2) };
-        let name = format!("{}.scope", self.name);
+        let name = format!("{}.scope", self.request.name);
         self.layout.former.push(parent.join(other).join(&name));
         let slice = parent.join(slice);
         let leaf = slice.join(name);
@@ -164,7 +185,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn parent_dirs(&self, parents: &[PathBuf]) -> Vec<Dir> {
-        let kind = if self.parent.is_default() { Kind::OwnParent } else { Kind::Parent };
+        let kind = if self.request.parent.is_default() { Kind::OwnParent } else { Kind::Parent };
         parents.iter().map(|path| Dir { path: path.clone(), kind }).collect()
     }
 
@@ -222,7 +243,8 @@ impl<'a> Lowering<'a> {
             Version::V1 if self.detection.v1.contains_key("hugetlb") => Version::V1,
             _ => Version::V2,
         };
-        let terms = Terms { version, hugetlb, swap: self.detection.swap, extra_pids: self.extra_pids };
+        let terms =
+            Terms { version, hugetlb, swap: self.detection.swap, extra_pids: self.request.extra_pids };
         self.layout.terms = Some(terms);
         terms
     }
@@ -278,12 +300,18 @@ impl<'a> Lowering<'a> {
 
     fn cpuset_v1(&mut self) {
         let cpus = self.cpus();
-        match own_cpuset(self.detection) {
+        let book = match self.request.partition {
+            true => own_cpuset(self.detection),
+            false => {
+                Err("the operator has no processors reserved, so other tasks are not kept off".to_owned())
+            }
+        };
+        match book {
             Ok(hierarchy) => {
-                let parents = v1_parents(hierarchy, self.parent);
+                let parents = v1_parents(hierarchy, self.request.parent);
                 let parent = parents.last().unwrap_or(&hierarchy.mount).clone();
                 let site = Site { version: Version::V1, parent };
-                let leaf = site.reserve().join(self.name.as_ref());
+                let leaf = site.reserve().join(self.request.name.as_ref());
                 let leaf = if cpus.is_some() {
                     Some(leaf)
                 } else {
@@ -324,8 +352,8 @@ impl<'a> Lowering<'a> {
 
     /// The leaf in one v1 hierarchy, which several controllers may share; `controller` is the first to use it.
     fn place_v1(&mut self, controller: &str, hierarchy: &Hierarchy) -> PathBuf {
-        let parents = v1_parents(hierarchy, self.parent);
-        let leaf = parents.last().unwrap_or(&hierarchy.mount).join(self.name.as_ref());
+        let parents = v1_parents(hierarchy, self.request.parent);
+        let leaf = parents.last().unwrap_or(&hierarchy.mount).join(self.request.name.as_ref());
         let together = self.detection.v1.iter().filter(|(_, other)| other.mount == hierarchy.mount);
         self.layout.v1.extend(together.map(|(name, _)| (name.clone(), leaf.clone())));
         if self.layout.leaves().any(|known| known == leaf) {

@@ -62,7 +62,7 @@ pub use events::{Event, EventOptions, Events, PressureResource, PressureThreshol
 pub(crate) use freeze::Freezer;
 pub use layout::{Dir, Kind, Layout, Need, Value, Write};
 pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapMax};
-pub use lower::lower;
+pub use lower::{Request, lower};
 pub use name::{CgroupName, CgroupPath};
 pub use oom::{Oom, OomLimit};
 pub use probe::{

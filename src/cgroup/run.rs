@@ -77,7 +77,7 @@ pub struct Paths {
     before: Baseline,
     /// The book of processors that the task is in.
     #[serde(default)]
-    book: Option<Site>,
+    pub(super) book: Option<Site>,
 }
 
 impl Paths {
@@ -127,7 +127,6 @@ impl Group {
             group.shortfalls.extend(bpf::attach(unit.as_fd(), path, &layout.devices).err());
         }
         group.paths.before = Baseline::take(&group);
-        group.keep = layout.keep;
         Ok(group)
     }
 

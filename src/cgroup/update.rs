@@ -1,5 +1,6 @@
 //! Other limits for a task that runs.
 
+use super::cores::{Reserved, exchange};
 use super::layout::Need;
 use super::limits::Limits;
 use super::place::Place;
@@ -7,7 +8,7 @@ use super::run::Group;
 use super::settings::{Held, Setting, Terms, changes, remarks, settings};
 use super::write::set;
 use crate::error::{Error, Result};
-use crate::report::Reason;
+use crate::report::{Control, Reason};
 
 /// What came of an update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,9 @@ impl Group {
     /// beyond a new limit is reclaimed; where that is not enough, v1 refuses the limit (`EBUSY`) and v2 sets it, and
     /// its OOM killer makes room.
     ///
+    /// Reserved processors can be exchanged for others, and be made exclusive or not; on the way the task has the old and
+    /// the new ones, so that nobody else is on any of them.
+    ///
     /// On v2 controllers that were not in use before are enabled on the way. A hierarchy of v1 is entered at birth
     /// only, so there a limit of a controller that the task is not in is refused;
     /// [`Limits::accounting`] puts a task in all of them.
@@ -44,6 +48,7 @@ impl Group {
         let changes = changes(&settings(old, &terms), &settings(limits, &terms));
         let mut updated = told(limits, &terms);
         self.check_places(&changes, &terms)?;
+        updated.shortfalls.extend(self.exchange_cores(limits)?);
         let mut done: Vec<&Setting> = Vec::new();
         for (was, now) in &changes {
             match (self.change(now, &terms), &now.need) {
@@ -59,6 +64,7 @@ impl Group {
                     for was in done.iter().rev() {
                         let _ = self.change(was, &terms);
                     }
+                    let _ = self.exchange(&self.paths.limits);
                     return Err(as_task(e));
                 }
             }
@@ -66,6 +72,31 @@ impl Group {
         }
         self.paths.limits = limits.clone();
         Ok(updated)
+    }
+
+    /// Other reserved processors, where they are others.
+    fn exchange_cores(&self, limits: &Limits) -> Result<Option<Reason>> {
+        let old = &self.paths.limits;
+        if (&old.cores, old.exclusive) == (&limits.cores, limits.exclusive) {
+            return Ok(None);
+        }
+        if old.cores.is_empty() || limits.cores.is_empty() || self.paths.book.is_none() {
+            let why =
+                "reserved and shared processors are cgroups of their own, and a task stays where it was born";
+            return Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() });
+        }
+        self.exchange(limits).map_err(as_task)
+    }
+
+    fn exchange(&self, limits: &Limits) -> Result<Option<Reason>> {
+        let cores = limits.cpuset().map_err(|why| Error::spec("cores", why))?;
+        let leaf = self.v1("cpuset").or_else(|| self.tree()).map(|place| place.path());
+        match (&self.paths.book, leaf, cores) {
+            (Some(site), Some(leaf), Some(cores)) => {
+                exchange(site, leaf, &Reserved { cores, exclusive: limits.exclusive })
+            }
+            _ => Ok(None),
+        }
     }
 
     /// On a host without limits only what asks for none can be had.

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use super::super::kill::{open_dir, remove_dir};
 use super::super::layout::call;
 use super::super::probe::Version;
+use super::super::set::CpuSet;
 use super::super::write::{obey, open_write};
 use super::book::{Book, Entry, State, has_processes, unlock};
 use super::files::{children, ensure_dir, inherit_mems, make_dir, read_set, set_record, there, write_set};
 use super::{Reserved, Seat, Site};
 use crate::error::{Error, Result};
-use crate::report::{Control, Reason};
+use crate::report::Reason;
 use crate::sys::lock::{Lock, flock};
 
 /// What a task got.
@@ -53,6 +54,20 @@ pub(in super::super) fn admit(
         (_, leaf) => book.seat_guest(seat, leaf.as_deref(), leaves),
     }
     .map(Some)
+}
+
+/// Gives the task of `leaf`, which has a reservation, another one; what of it cannot be used now.
+///
+/// # Errors
+/// As [`admit`]. The kind is `ResourceBusy` also where the old and the new processors together would be the last
+/// unreserved ones. A failure half way is made good by the next who opens the book.
+pub(in super::super) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
+    match Book::open(site)? {
+        Some(book) => book.exchange(leaf, reserved),
+        None => {
+            Err(Error::prepare::<io::Error>(call::open_dir(&site.parent))(io::ErrorKind::NotFound.into()))
+        }
+    }
 }
 
 /// Gives back what a task had whose own directory is gone, and removes those that nobody needs any more:
@@ -115,27 +130,10 @@ impl Book<'_> {
         seat.inherit.iter().try_for_each(obey)?;
         seat.enable.iter().try_for_each(|dir| enable(dir))?;
         let state = self.state()?;
-        let step = || call::set_record(leaf, &reserved.record());
         if state.entries.iter().any(|e| e.leaf == leaf) {
             return Err(Error::prepare::<io::Error>(call::mkdir(leaf))(io::ErrorKind::AlreadyExists.into()));
         }
-        let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
-        if state.entries.iter().any(|e| taken(&e)) {
-            return Err(busy(step(), self.holders(state.entries.iter().filter(taken))));
-        }
-        let mut after = State { divided: true, usable: self.usable()?, entries: state.entries };
-        after.entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
-        let usable = &after.usable;
-        let Some(cores) = after.cores(reserved) else {
-            let why = format!("none of processors {} is among the usable ones, {usable}", reserved.cores);
-            return Err(busy(step(), why));
-        };
-        if after.share().is_empty()
-            && let Some(guests) = self.guests()?
-        {
-            let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
-            return Err(busy(step(), why));
-        }
+        let (after, cores) = self.with(state.entries, leaf, reserved)?;
         let slice = self.site.reserve();
         ensure_dir(&slice)?;
         match self.site.version {
@@ -149,14 +147,45 @@ impl Book<'_> {
             inherit_mems(leaf)?;
         }
         write_set(&leaf.join("cpuset.cpus"), &cores)?;
-        let shortfall = (!reserved.cores.is_subset(usable)).then(|| {
-            let have = reserved.cores.intersection(usable);
-            Reason {
-                control: Control::CPUSET,
-                why: format!("of processors {} only {have} can be used now", reserved.cores),
-            }
-        });
-        Ok(Admitted { pin: None, shortfall })
+        Ok(Admitted { pin: None, shortfall: after.shortfall(reserved) })
+    }
+
+    /// What the book says with one more reservation, and what that task runs on, if the others leave room for it.
+    fn with(&self, mut entries: Vec<Entry>, leaf: &Path, reserved: &Reserved) -> Result<(State, CpuSet)> {
+        let step = || call::set_record(leaf, &reserved.record());
+        let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
+        if entries.iter().any(|e| taken(&e)) {
+            return Err(busy(step(), self.holders(entries.iter().filter(taken))));
+        }
+        entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
+        let after = State { divided: true, usable: self.usable()?, entries };
+        let Some(cores) = after.cores(reserved) else {
+            let why =
+                format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
+            return Err(busy(step(), why));
+        };
+        if after.share().is_empty()
+            && let Some(guests) = self.guests()?
+        {
+            let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
+            return Err(busy(step(), why));
+        }
+        Ok((after, cores))
+    }
+
+    /// Other processors for a task that has some. On the way it has both, so that nobody else is on any of them.
+    fn exchange(&self, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
+        let mut entries = self.state()?.entries;
+        let Some(old) = entries.iter().position(|e| e.leaf == leaf).map(|at| entries.swap_remove(at)) else {
+            return Err(Error::prepare::<io::Error>(call::get_record(leaf))(io::ErrorKind::NotFound.into()));
+        };
+        let (after, _) = self.with(entries.clone(), leaf, reserved)?;
+        let cores = old.reserved.cores.union(&reserved.cores);
+        let (both, _) = self.with(entries, leaf, &Reserved { cores, exclusive: reserved.exclusive })?;
+        self.settle(&both)?;
+        set_record(leaf, reserved)?;
+        self.settle(&after)?;
+        Ok(after.shortfall(reserved))
     }
 
     /// Who has what, for an error.

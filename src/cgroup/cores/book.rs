@@ -16,6 +16,7 @@ use super::super::set::CpuSet;
 use super::files::{children, read_set, record, settle_set};
 use super::{CoreBook, Holder, Partition, Reserved, Site};
 use crate::error::{Error, Result};
+use crate::report::{Control, Reason};
 use crate::sys::lock::{Lock, flock};
 
 /// How long another holder of the lock may take.
@@ -160,6 +161,14 @@ impl State {
             partition.restore(&entry.reserved.cores);
         }
         partition.share
+    }
+
+    /// What of a reservation cannot be used now.
+    pub fn shortfall(&self, reserved: &Reserved) -> Option<Reason> {
+        let Reserved { cores, .. } = reserved;
+        let have = cores.intersection(&self.usable);
+        let why = format!("of processors {cores} only {have} can be used now");
+        (have != *cores).then_some(Reason { control: Control::CPUSET, why })
     }
 
     /// What a task with this reservation runs on; `None` while all that it has is offline, and the kernel lets it

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::super::live::{detected, top};
-use super::super::{CgroupName, CgroupPath, Detection, Group, Layout, Limits, Paths, Version, lower};
+use super::super::{
+    CgroupName, CgroupPath, Detection, Group, Layout, Limits, Paths, Request, Version, lower,
+};
 use super::book::Book;
 use super::{CoreBook, CpuSet, Site, files};
 use crate::error::Error;
@@ -44,7 +46,7 @@ impl Place {
     fn layout(&self, name: &str, cores: &str, exclusive: bool) -> Layout {
         let limits = Limits { cores: cores.into(), exclusive, ..Limits::default() };
         let name = CgroupName::new(name).unwrap();
-        lower(&limits, &self.host, &self.parent, &name, 0, &[], false)
+        lower(&Request::new(&limits, &self.host, &self.parent, &name))
     }
 
     fn group(&self, name: &str, cores: &str, exclusive: bool) -> Result<Group, Error> {
@@ -122,6 +124,65 @@ impl Drop for Sleeper {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+#[test]
+fn a_running_task_exchanges_its_processors() {
+    let Some(at) = Place::new("exchange", 2) else { return };
+    let (first, second) = (at.nth(0), at.nth(1));
+    let limits = |cores: &str, exclusive| Limits { cores: cores.into(), exclusive, ..Limits::default() };
+    let mut holder = at.group("holder", &first.to_string(), true).unwrap();
+    let holders = Sleeper::new(&holder);
+    assert_eq!(holders.cores(), set(&[first]));
+    holder.update(&limits(&second.to_string(), true)).unwrap();
+    assert_eq!((holders.cores(), at.book().share), (set(&[second]), at.without(&[second])));
+    // With the unreserved ones as well.
+    holder.update(&limits(&second.to_string(), false)).unwrap();
+    assert_eq!(holders.cores(), at.usable);
+    let moved = holder.update(&limits("", false)).unwrap_err();
+    assert!(matches!(&moved, Error::Unsupported { reason, .. } if reason.contains("born")), "{moved:?}");
+    if at.usable.len() > 2 {
+        let guest = at.group("guest", "", false).unwrap();
+        let guests = Sleeper::new(&guest);
+        let other = at.group("other", &first.to_string(), true).unwrap();
+        let busy = holder.update(&limits(&first.to_string(), true)).unwrap_err();
+        assert!(
+            matches!(&busy, Error::Task { source, .. } if source.to_string().contains("other")),
+            "{busy:?}"
+        );
+        assert_eq!(guests.cores(), at.without(&[first, second]));
+        // A limit that is refused later gives the processors back.
+        let third = at.nth(2).to_string();
+        let hugetlb = [("3MB".to_owned(), 0)].into();
+        holder.update(&Limits { hugetlb, ..limits(&third, true) }).unwrap_err();
+        assert_eq!(holders.cores(), at.without(&[first]));
+        drop((guests, guest, other));
+    }
+    drop((holders, holder));
+    at.assert_gone();
+}
+
+#[test]
+fn without_partitions_only_the_task_that_asks_is_held() {
+    let Some(at) = Place::new("none", 2) else { return };
+    if at.site.version == Version::V2 {
+        return;
+    }
+    let name = CgroupName::new("alone").unwrap();
+    let cores = at.nth(0).to_string();
+    let layout = |limits: &Limits| {
+        lower(&Request { partition: false, ..Request::new(limits, &at.host, &at.parent, &name) })
+    };
+    let none = layout(&Limits::default());
+    assert!(none.cores.is_none() && !none.v1.contains_key("cpuset"), "{none:#?}");
+    let asked = layout(&Limits { cores, ..Limits::default() });
+    assert!(asked.weakened.iter().any(|r| r.why.contains("other tasks are not kept off")), "{asked:#?}");
+    let group = Group::create(&asked).unwrap();
+    let sleeper = Sleeper::new(&group);
+    assert_eq!(sleeper.cores(), set(&[at.nth(0)]));
+    drop((sleeper, group));
+    let _ = fs::remove_dir(&at.site.parent);
+    assert!(!at.site.parent.exists());
 }
 
 #[test]

@@ -52,7 +52,7 @@ use super::set::CpuSet;
 use crate::error::{Error, Result};
 use crate::report::Control;
 
-pub(super) use admit::{Pin, admit, leave};
+pub(super) use admit::{Pin, admit, exchange, leave};
 pub use partition::Partition;
 
 /// Who has which processors below one parent cgroup: what a scheduler must know before it gives out more.

@@ -10,7 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::*;
 use crate::cgroup::live::{detected, name_of};
-use crate::cgroup::{CgroupPath, Detection, Group, Layout, Limits, lower};
+use crate::cgroup::{CgroupPath, Detection, Group, Layout, Limits, Request, lower};
 
 /// The host, if a list can be held there.
 fn host() -> Option<Detection> {
@@ -23,7 +23,8 @@ fn host() -> Option<Detection> {
 }
 
 fn layout(host: &Detection, rules: &[Rule], name: &str) -> Layout {
-    lower(&Limits::default(), host, &CgroupPath::default(), &name_of(name), 0, rules, false)
+    let (limits, parent, name) = (Limits::default(), CgroupPath::default(), name_of(name));
+    lower(&Request { devices: rules, ..Request::new(&limits, host, &parent, &name) })
 }
 
 fn rule(kind: Kind, major: u32, minor: u32, access: &str) -> Rule {

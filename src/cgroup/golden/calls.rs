@@ -104,7 +104,7 @@ fn devices_need_no_gate() {
     let list = devices::rules([]);
     let lowered = |host: &Detection| {
         let (parent, name) = (CgroupPath::default(), CgroupName::new("x").unwrap());
-        lower(&Limits::default(), host, &parent, &name, 0, &list, false)
+        lower(&Request { devices: &list, ..Request::new(&Limits::default(), host, &parent, &name) })
     };
     let with_v1 = |mode| {
         let mut host = host(mode);
@@ -158,7 +158,8 @@ fn devices_mounted_with_others() {
     host.v1 =
         hierarchies(&["cpu", "cpuset", "devices", "freezer", "memory", "pids"].map(|name| (name, "/one")));
     let (parent, name) = (CgroupPath::default(), CgroupName::new("x").unwrap());
-    let layout = lower(&Limits::default(), &host, &parent, &name, 0, &list, false);
+    let layout =
+        lower(&Request { devices: &list, ..Request::new(&Limits::default(), &host, &parent, &name) });
     let expected = "
 mkdir /one/cofferdam
 mkdir /one/cofferdam/x
