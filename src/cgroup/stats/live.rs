@@ -89,7 +89,9 @@ fn memory_is_what_was_touched() {
     let script =
         "x=0123456789abcdef; i=0; while [ $i -lt 20 ]; do x=$x$x; i=$((i+1)); done; sleep 1000; true";
     let mut child = shell(&group, script);
-    let stats = until(&group, |stats| stats.memory.rss >= Some(16 * MB));
+    // While it doubles it has both; when it sleeps it has let go of the other.
+    let asleep = |stats: &Stats| stats.pids.current == Some(2) && stats.memory.rss >= Some(16 * MB);
+    let stats = until(&group, asleep);
     let memory = stats.memory;
     assert!(memory.rss <= memory.usage, "{memory:#?}");
     assert!(memory.usage.unwrap() < 200 * MB, "{memory:#?}");
@@ -105,7 +107,8 @@ fn memory_is_what_was_touched() {
         assert!(peak >= memory.rss.unwrap(), "{memory:#?}");
     }
     let largest = group.processes().unwrap().into_iter().max_by_key(|p| p.rss).unwrap();
-    assert!(largest.rss >= 16 * MB && largest.address_space >= largest.rss, "{largest:#?}");
+    // The kernel adds up what the processors have counted from time to time only.
+    assert!(largest.rss >= 15 * MB && largest.address_space >= largest.rss, "{largest:#?}");
     assert_eq!(largest.pid, i32::try_from(child.id()).unwrap());
     group.kill().unwrap();
     child.wait().unwrap();
