@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cofferdam::{Host, Method, Root, Sandbox};
+use cofferdam::{Host, Method, Policy, Root, Sandbox};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 /// `exit(0)`, 400 bytes of code and headers, without a C library.
@@ -108,9 +108,13 @@ fn spawn(c: &mut Criterion) {
             ..Default::default()
         });
     });
+    // What the device cgroup and the partition of the processors cost, where they are on version 1 above all.
+    let undivided = Policy { core_partitions: false, ..Policy::default() };
+    let plain = given.clone().policy(&undivided).with(|s| s.device_cgroup = Some(false));
     for (name, sandbox) in [
         ("a directory as root, init stays", given.clone()),
         ("a directory as root, no init", given.clone().with(|s| s.init = false)),
+        ("the same without core partitions and device cgroup", plain),
         ("tmpfs root with one bind, init stays", bound),
     ] {
         check(&sandbox);

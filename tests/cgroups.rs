@@ -117,8 +117,9 @@ fn tops() -> Vec<PathBuf> {
 
 /// Every cgroup whose name begins with `id`, in all hierarchies.
 fn groups(id: &str) -> Vec<PathBuf> {
+    let own = |dir: PathBuf| ["", "share.slice", "reserve.slice", "reserve"].map(|below| dir.join(below));
     let parents = tops().into_iter().flat_map(|top| [top.join("cofferdam"), top.join("cofferdam.slice")]);
-    let entries = parents.filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
+    let entries = parents.flat_map(own).filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
     entries.filter(|e| e.file_name().to_string_lossy().starts_with(id)).map(|e| e.path()).collect()
 }
 

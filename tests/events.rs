@@ -166,7 +166,7 @@ fn waiting_for_a_processor_is_pressure() {
         return;
     }
     let both = "(while :; do :; done) & while :; do :; done";
-    let limits = Limits { cores: "0".into(), ..Limits::default() };
+    let limits = Limits { cores: "0".into(), exclusive: true, ..Limits::default() };
     let task = shell(both).limits(limits).spawn().unwrap();
     let threshold = PressureThreshold {
         resource: PressureResource::Cpu,

@@ -80,12 +80,14 @@ impl Group {
         if (&old.cores, old.exclusive) == (&limits.cores, limits.exclusive) {
             return Ok(None);
         }
-        if old.cores.is_empty() || limits.cores.is_empty() || self.paths.book.is_none() {
-            let why =
-                "reserved and shared processors are cgroups of their own, and a task stays where it was born";
-            return Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() });
-        }
-        self.exchange(limits).map_err(as_task)
+        let why = if self.paths.book.is_none() {
+            "processors are not divided among the tasks here"
+        } else if old.cores.is_empty() || limits.cores.is_empty() {
+            "reserved and shared processors are cgroups of their own, and a task stays where it was born"
+        } else {
+            return self.exchange(limits).map_err(as_task);
+        };
+        Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() })
     }
 
     fn exchange(&self, limits: &Limits) -> Result<Option<Reason>> {

@@ -179,11 +179,14 @@ impl Book<'_> {
         let Some(old) = entries.iter().position(|e| e.leaf == leaf).map(|at| entries.swap_remove(at)) else {
             return Err(Error::prepare::<io::Error>(call::get_record(leaf))(io::ErrorKind::NotFound.into()));
         };
-        let (after, _) = self.with(entries.clone(), leaf, reserved)?;
-        let cores = old.reserved.cores.union(&reserved.cores);
-        let (both, _) = self.with(entries, leaf, &Reserved { cores, exclusive: reserved.exclusive })?;
+        let (after, cores) = self.with(entries.clone(), leaf, reserved)?;
+        let union = old.reserved.cores.union(&reserved.cores);
+        let (both, _) =
+            self.with(entries, leaf, &Reserved { cores: union, exclusive: reserved.exclusive })?;
         self.settle(&both)?;
         set_record(leaf, reserved)?;
+        // The task lets go before the others take.
+        write_set(&leaf.join("cpuset.cpus"), &cores)?;
         self.settle(&after)?;
         Ok(after.shortfall(reserved))
     }
