@@ -176,6 +176,15 @@ impl Write {
         Some(self.path.parent()?.parent()?.join(self.path.file_name()?))
     }
 
+    /// The file's name and what is written to it.
+    pub(super) fn line(&self) -> Option<(String, String)> {
+        let file = self.path.file_name()?.to_str()?.to_owned();
+        match &self.value {
+            Value::Text(text) => Some((file, text.clone())),
+            Value::Inherit => None,
+        }
+    }
+
     /// Its calls, where the file is `open` from the write before it or is not.
     pub(super) fn calls(&self, open: bool) -> Vec<String> {
         match (&self.value, self.source()) {

@@ -34,8 +34,10 @@ pub struct Limits {
     /// The task's share of the processors when they are contended, relative to its siblings; 1024 is what a
     /// group has by default. Schedulers often put MHz here.
     ///
-    /// Held within [`SHARES_MIN`](super::SHARES_MIN) and [`SHARES_MAX`](super::SHARES_MAX), as the kernel does it: 0 and 1 mean 2. v1 writes it to
-    /// `cpu.shares`; v2 writes [`shares_to_weight`](super::shares_to_weight) of it to `cpu.weight`.
+    /// Held within [`SHARES_MIN`](super::SHARES_MIN) and [`SHARES_MAX`](super::SHARES_MAX), as the kernel does it: 0
+    /// and 1 mean 2. Where shares are MHz of a machine with more of them than that,
+    /// [`clamp_shares`](super::clamp_shares) scales them first. v1 writes `cpu.shares`; v2 writes
+    /// [`shares_to_weight`](super::shares_to_weight) of it to `cpu.weight`.
     pub cpu_shares: Option<u64>,
     /// The most processor time, whether or not others want it.
     pub cpu_max: Option<CpuMax>,
@@ -76,9 +78,9 @@ pub struct Limits {
     /// Bytes of huge pages by their size, as the kernel spells it: `2MB`, `1GB`. v2 `hugetlb.2MB.max` (Linux
     /// 5.6), v1 `hugetlb.2MB.limit_in_bytes`. A task that touches more gets SIGBUS.
     pub hugetlb: BTreeMap<String, u64>,
-    /// Puts the task in every controller that counts something (memory, cpu, pids, io), limited or not, so that its
-    /// statistics are complete, and so that on v1 any limit can be set by an update later. Off by default:
-    /// on v1 each hierarchy costs a directory.
+    /// Puts the task in every controller that counts something (memory, cpu, pids, io, on v1 hugetlb), limited or not, so
+    /// that its statistics are complete, and so that on v1 any limit but [`cores`](Self::cores) can be set by an
+    /// update later. Off by default: on v1 each hierarchy costs a directory.
     pub accounting: bool,
 }
 
@@ -288,6 +290,11 @@ impl Limits {
         .into_iter()
         .filter(|(asked, _)| *asked)
         .fold(Control::empty(), |set, (_, control)| set | control)
+    }
+
+    /// Whether the task is in the memory controller for these.
+    pub(crate) fn uses_memory(&self) -> bool {
+        self.memory.is_some() || self.memory_max.is_some() || self.oom_group || self.accounting
     }
 
     /// Bytes of swap beside the memory limit; `None`: no limit, also where memory is not limited.

@@ -37,7 +37,8 @@ pub struct Request<'a> {
     /// leaf in the v2 tree elsewhere.
     pub devices: &'a [Rule],
     /// Whether tasks keep off the processors that others reserve, true unless set. On v1 each task must enter a cpuset
-    /// for that. Without it [`Limits::cores`] holds the task that asks for it, and nobody else.
+    /// for that; without it [`Limits::cores`] holds the task that asks for it, and nobody else. On v2 it changes
+    /// nothing: others are always kept off.
     pub partition: bool,
 }
 
@@ -289,7 +290,7 @@ impl<'a> Lowering<'a> {
             }
         }
         if self.limits.accounting {
-            for controller in ["memory", "cpu", "cpuacct", "pids", "blkio"] {
+            for controller in ["memory", "cpu", "cpuacct", "pids", "blkio", "hugetlb"] {
                 if self.detection.v1.get(controller).is_some_and(|h| h.writable) {
                     self.leaf_v1(controller, Control::empty(), |_, _| {});
                 }

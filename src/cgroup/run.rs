@@ -72,6 +72,12 @@ pub struct Paths {
     pub(super) gate: Option<String>,
     /// The limits that were last set.
     pub(super) limits: Limits,
+    /// Those that the task was born with.
+    pub(super) born: Limits,
+    /// What the kernel would not take of them: files and lines.
+    pub(super) refused: Vec<(String, String)>,
+    /// What this host cannot limit at all.
+    pub(super) missing: Vec<Reason>,
     /// So that it can be said later whose memory ran out.
     #[serde(default)]
     before: Baseline,
@@ -109,6 +115,9 @@ impl Group {
             terms: layout.terms,
             gate: layout.gate.clone(),
             limits: layout.limits.clone(),
+            born: layout.limits.clone(),
+            refused: Vec::new(),
+            missing: layout.missing.clone(),
             book: None,
             before: Baseline::default(),
         };
@@ -434,8 +443,12 @@ impl Group {
                 self.changed.extend(changed);
                 Ok(())
             }
-            (Err(_), Need::Try) => Ok(()),
+            (Err(_), Need::Try) => {
+                self.paths.refused.extend(write.line());
+                Ok(())
+            }
             (Err(Error::Prepare { step, source }), Need::Else(reason)) => {
+                self.paths.refused.extend(write.line());
                 let why = format!("{}: {step}: {source}", reason.why);
                 self.shortfalls.push(Reason { control: reason.control, why });
                 Ok(())

@@ -116,6 +116,15 @@ pub(super) fn remarks(limits: &Limits, terms: &Terms) -> Vec<Remark> {
     if let Some(bytes) = limits.swap_bytes() {
         list.extend(swap_remark(bytes, memory.hard.is_some(), terms));
     }
+    if limits.io_weight.is_some() {
+        let why = "a weight counts only at devices with the BFQ scheduler, or on v2 with io.cost";
+        list.push(Remark::new(Held::Partly, Control::IO, why));
+    }
+    if !limits.io_max.is_empty() && terms.version == Version::V1 {
+        let why =
+            "cgroup v1 throttles direct and synchronous access only, and nothing that is written back later";
+        list.push(Remark::new(Held::Partly, Control::IO, why));
+    }
     if limits.oom_group && terms.version == Version::V1 {
         let why = "cgroup v1 kills one process (memory.oom.group is of v2)";
         list.push(Remark::new(Held::Not, Control::OOM_GROUP, why));
@@ -182,9 +191,9 @@ fn cpu_v1(limits: &Limits, list: &mut Vec<Setting>) {
     let max = limits.cpu_max;
     let period = max.map_or(CpuMax::PERIOD, |max| max.period).to_string();
     let set = max.is_some_and(|max| max.period != CpuMax::PERIOD);
-    list.push(setting("cpu", Control::CPU_MAX, "cpu.cfs_period_us", period, set));
+    list.push(setting("cpu", Control::CPU_MAX, PERIOD, period, set));
     let quota = max.map_or_else(|| "-1".to_owned(), |max| max.quota.to_string());
-    let quota = setting("cpu", Control::CPU_MAX, "cpu.cfs_quota_us", quota, max.is_some());
+    let quota = setting("cpu", Control::CPU_MAX, QUOTA, quota, max.is_some());
     list.push(Setting { allows: share_of(max), ..quota });
     list.push(burst("cpu.cfs_burst_us", max));
 }
@@ -208,9 +217,18 @@ fn burst(file: &str, max: Option<CpuMax>) -> Setting {
 
 /// Millionths of a processor.
 fn share_of(max: Option<CpuMax>) -> u64 {
-    let share = max.and_then(|max| max.quota.saturating_mul(1_000_000).checked_div(max.period));
-    share.unwrap_or(u64::MAX)
+    max.map_or(u64::MAX, |max| share_of_time(max.quota, max.period))
 }
+
+fn share_of_time(quota: u64, period: u64) -> u64 {
+    match quota {
+        u64::MAX => u64::MAX,
+        _ => quota.saturating_mul(1_000_000).checked_div(period).unwrap_or(u64::MAX),
+    }
+}
+
+const PERIOD: &str = "cpu.cfs_period_us";
+const QUOTA: &str = "cpu.cfs_quota_us";
 
 fn memory_v1(limits: &Limits, terms: &Terms, list: &mut Vec<Setting>) {
     let memory = limits.memory_limits();
@@ -279,8 +297,8 @@ fn bfq_weight(weight: u16) -> u64 {
     weight.min(100).saturating_add(above)
 }
 
-/// What turns `old` into `new`, in an order in which the kernel takes each step and the task is never held tighter
-/// than by either: what widens first, what narrows last. With each change goes what takes it back.
+/// What turns `old` into `new`, in an order in which the kernel takes each step and no limit is ever wider than before
+/// and after: what widens first, what narrows last. With each change goes what takes it back.
 pub(super) fn changes(old: &[Setting], new: &[Setting]) -> Vec<(Setting, Setting)> {
     let same = |a: &Setting, b: &Setting| a.file == b.file && a.device == b.device;
     // What only one of the lists knows is given back, or is a limit where none was.
@@ -291,16 +309,14 @@ pub(super) fn changes(old: &[Setting], new: &[Setting]) -> Vec<(Setting, Setting
             Some((was.clone(), lifted))
         });
     let kept = new.iter().filter_map(|now| {
-        let was = match old.iter().find(|was| same(was, now)) {
-            Some(was) => was.clone(),
-            None => Setting {
-                text: without_limit(now).unwrap_or_else(|| now.text.clone()),
-                limits: false,
-                allows: u64::MAX,
-                ..now.clone()
-            },
+        let (was, new) = match old.iter().find(|was| same(was, now)) {
+            Some(was) => (was.clone(), false),
+            None => {
+                let text = without_limit(now).unwrap_or_else(|| now.text.clone());
+                (Setting { text, limits: false, allows: u64::MAX, ..now.clone() }, now.limits)
+            }
         };
-        (was.text != now.text).then(|| (was, now.clone()))
+        (new || was.text != now.text).then(|| (was, now.clone()))
     });
     let all: Vec<(Setting, Setting)> = kept.chain(gone).collect();
     let is_burst = |s: &Setting| s.file.ends_with("burst") || s.file == "cpu.cfs_burst_us";
@@ -314,7 +330,25 @@ pub(super) fn changes(old: &[Setting], new: &[Setting]) -> Vec<(Setting, Setting
         .partition(|(was, now)| now.allows > was.allows && !is_burst(was));
     ordered.extend(wider.into_iter().rev());
     ordered.extend(rest);
+    period_beside_quota(&mut ordered);
     ordered
+}
+
+/// v1 has two files for what v2 says in one. Of the two orders the one is taken in which the task never has more than
+/// before and after; it may have less for a moment.
+fn period_beside_quota(changes: &mut Vec<(Setting, Setting)>) {
+    let find = |list: &[(Setting, Setting)], file: &str| list.iter().position(|(_, now)| now.file == file);
+    let Some(at) = find(changes, PERIOD) else { return };
+    if find(changes, QUOTA).is_none() {
+        return;
+    }
+    let period = changes.remove(at);
+    let Some(quota) = find(changes, QUOTA) else { return };
+    let number = |s: &Setting| s.text.parse::<u64>().unwrap_or(u64::MAX);
+    let most = changes.get(quota).map_or(u64::MAX, |(was, now)| was.allows.max(now.allows));
+    let between = changes.get(quota).map(|(was, _)| share_of_time(number(was), number(&period.1)));
+    let first = between.is_some_and(|share| share <= most);
+    changes.insert(if first { quota } else { quota.saturating_add(1) }, period);
 }
 
 /// How a line of the table spells that nothing is limited; `None` where a new list always has the line.
@@ -493,13 +527,61 @@ mod tests {
     }
 
     #[test]
+    fn v1_never_has_more_time_than_before_and_after() {
+        let max =
+            |quota, period| Limits { cpu_max: Some(CpuMax { quota, period, burst: 0 }), ..Limits::default() };
+        let period_first = ["cpu.cfs_period_us = 200000", "cpu.cfs_quota_us = 100000"];
+        change(
+            &max(200_000, 1_000_000),
+            &max(100_000, 200_000),
+            Version::V1,
+            &["cpu.cfs_quota_us = 100000", "cpu.cfs_period_us = 200000"],
+        );
+        change(&max(100_000, 100_000), &max(100_000, 200_000), Version::V1, &["cpu.cfs_period_us = 200000"]);
+        change(&max(50_000, 100_000), &max(100_000, 200_000), Version::V1, &period_first);
+        // The period first would make two processors of one.
+        let quota_first = ["cpu.cfs_quota_us = 40000", "cpu.cfs_period_us = 50000"];
+        change(&max(100_000, 100_000), &max(40_000, 50_000), Version::V1, &quota_first);
+    }
+
+    /// A model of the files: applied one after the other the changes end in the new state, and from wherever they
+    /// stop their other halves lead back to the old one.
+    #[test]
     fn every_change_knows_the_way_back() {
+        use std::collections::BTreeMap;
+        let less = Limits {
+            cpu_max: Some(CpuMax::new(20_000)),
+            memory: Some(MB),
+            io_max: vec![IoMax { device: "8:16".into(), read_iops: Some(3), ..IoMax::default() }],
+            ..Limits::default()
+        };
+        let states = [Limits::default(), less, all()];
         for version in [Version::V1, Version::V2] {
-            let (old, new) =
-                (settings(&all(), &terms(version)), settings(&Limits::default(), &terms(version)));
-            for (was, now) in changes(&old, &new) {
-                assert_eq!((&was.file, &was.device), (&now.file, &now.device));
-                assert_ne!(was.line(), now.line());
+            for (old, new) in states.iter().flat_map(|a| states.iter().map(move |b| (a, b))) {
+                let (old, new) = (settings(old, &terms(version)), settings(new, &terms(version)));
+                // What limits nothing is what a file says that nobody has written.
+                let files = |list: &[Setting]| -> BTreeMap<(String, String), String> {
+                    let lines = list.iter().filter(|s| s.limits && s.file != "memory.swappiness");
+                    lines.map(|s| ((s.file.clone(), s.device.clone()), s.text.clone())).collect()
+                };
+                let set = |state: &mut BTreeMap<(String, String), String>, s: &Setting| {
+                    let key = (s.file.clone(), s.device.clone());
+                    let none = s.text == "0" && s.file.contains("burst");
+                    match s.limits && !none && s.file != "memory.swappiness" {
+                        true => state.insert(key, s.text.clone()),
+                        false => state.remove(&key),
+                    };
+                };
+                let changes = changes(&old, &new);
+                for stop in 0..=changes.len() {
+                    let mut state = files(&old);
+                    changes[..stop].iter().for_each(|(_, now)| set(&mut state, now));
+                    if stop == changes.len() {
+                        assert_eq!(state, files(&new));
+                    }
+                    changes[..stop].iter().rev().for_each(|(was, _)| set(&mut state, was));
+                    assert_eq!(state, files(&old), "back from {stop}");
+                }
             }
         }
     }

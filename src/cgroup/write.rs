@@ -26,7 +26,10 @@ pub(super) fn apply<'a>(write: &'a Write, last: &mut Last<'a>) -> Result<Option<
     };
     let mut file = match last.take() {
         Some((open, file)) if open == path => file,
-        _ => open_set(path)?,
+        _ => match open_set(path) {
+            Err(_) if has_stand_in(path) => return Ok(None),
+            opened => opened?,
+        },
     };
     let changed = set_open(&mut file, path, text)?;
     *last = Some((path, file));
@@ -44,7 +47,15 @@ pub(super) fn open_write(path: &Path) -> Result<fs::File> {
 
 /// Writes a file and reads it again: what the kernel made of the value, if it is something else.
 pub(super) fn set(path: &Path, text: &str) -> Result<Option<Reason>> {
-    set_open(&mut open_set(path)?, path, text)
+    match open_set(path) {
+        Err(_) if has_stand_in(path) => Ok(None),
+        opened => set_open(&mut opened?, path, text),
+    }
+}
+
+/// A kernel with BFQ and without `io.cost` has one of the two files of the same meaning.
+fn has_stand_in(path: &Path) -> bool {
+    path.ends_with("io.weight") && path.with_file_name("io.bfq.weight").exists()
 }
 
 fn open_set(path: &Path) -> Result<fs::File> {

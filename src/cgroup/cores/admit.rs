@@ -186,7 +186,9 @@ impl Book<'_> {
         self.settle(&both)?;
         set_record(leaf, reserved)?;
         // The task lets go before the others take.
-        write_set(&leaf.join("cpuset.cpus"), &cores)?;
+        write_set(&leaf.join("cpuset.cpus"), &cores).inspect_err(|_| {
+            let _ = set_record(leaf, &old.reserved);
+        })?;
         self.settle(&after)?;
         Ok(after.shortfall(reserved))
     }

@@ -126,7 +126,10 @@ impl<'a> Book<'a> {
         if self.site.version == Version::V1 {
             settle_set(&self.site.reserve().join("cpuset.cpus"), &state.usable)?;
         }
-        settle_set(&share, &state.share())?;
+        // Those that run there have something still; and blank would mean all.
+        if !state.share().is_empty() {
+            settle_set(&share, &state.share())?;
+        }
         for entry in &state.entries {
             if let Some(cores) = state.cores(&entry.reserved) {
                 settle_set(&entry.leaf.join("cpuset.cpus"), &cores)?;
