@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::error::Error;
-use crate::report::Control;
+use crate::report::{Control, Reason};
 
 const MB: u64 = 1 << 20;
 pub(super) const LONG: Duration = Duration::from_secs(10);
@@ -150,12 +150,13 @@ fn limits_change_while_the_task_runs_and_are_as_before_after_a_refusal() {
     // A device that is not there.
     let io_max = vec![IoMax { device: "999999:9".into(), read_bps: Some(1), ..IoMax::default() }];
     let wrong = Limits { io_max, memory: Some(64 * MB), ..first.clone() };
-    let updated = group.update(&wrong).unwrap();
-    assert_eq!(
-        updated.shortfalls.iter().map(|r| r.control).collect::<Vec<_>>(),
-        [Control::IO],
-        "{updated:?}"
-    );
+    // Said as often as it is asked for, and not only when it changes.
+    for _ in 0..2 {
+        let updated = group.update(&wrong).unwrap();
+        let refused = |r: &Reason| r.control == Control::IO && r.why.contains("throttles no block devices: ");
+        assert!(updated.shortfalls.iter().any(refused), "{updated:?}");
+        assert!(updated.shortfalls.iter().all(|r| r.control == Control::IO), "{updated:?}");
+    }
     // No such pages: the memory that was given first is taken back. Where no hierarchy has the controller, nothing is.
     let hugetlb = [("3MB".to_owned(), 0)].into();
     let refused = Limits { memory: Some(128 * MB), hugetlb, ..first.clone() };
@@ -204,6 +205,11 @@ fn an_update_needs_the_hierarchy_or_enables_the_controller() {
         (Version::V2, Ok(updated)) => {
             assert_eq!(updated.shortfalls, []);
             assert_eq!(values(&group)[2], "5");
+            // Memory that is in use before is not counted, and that is said.
+            let unlimited = super::live::layout(&host, &Limits::default(), "", "uncounted");
+            let mut group = Group::create(&unlimited).unwrap();
+            let late = group.update(&Limits { memory: Some(16 * MB), ..Limits::default() }).unwrap();
+            assert!(late.shortfalls.iter().any(|r| r.control == Control::MEMORY), "{late:?}");
         }
         (_, other) => panic!("{other:?}"),
     }
