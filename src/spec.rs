@@ -69,8 +69,9 @@ pub struct Policy {
     pub cgroup_parent: String,
     /// Whether tasks keep off the processors that other tasks below `cgroup_parent` reserve with
     /// [`Limits::cores`]. True by default. On version 1 every task must enter a cpuset for that, which costs each
-    /// spawn 0.2 ms, and 0.6 where no other task runs; on version 2 next to nothing. Turned off, `cores`
-    /// hold the task that asks for them on version 1, and the report says that others are not kept off.
+    /// spawn 0.2 ms, and 0.6 where no other task runs. Turned off, `cores` hold the task that asks for them
+    /// there, and the report says that others are not kept off. On version 2 it changes nothing: others are
+    /// always kept off.
     pub core_partitions: bool,
     /// The controllers that this host must have before any limit is set; if one is lacking none is, and the report
     /// names it. `minimal` (the default): what limits are made of, freezer, memory, cpu and cpuset on version 1,

@@ -7,8 +7,24 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cofferdam::{Error, Method, Root, Sandbox, Signal, Stdio, Volume};
+use cofferdam::{Error, Limits, Method, Root, Sandbox, Signal, Stdio, Volume};
 use common::{remove_cgroup, sandboxes, shell, status};
+
+#[test]
+fn limits_change_while_the_task_runs() {
+    if !common::can("cgroups") {
+        return;
+    }
+    let limits = |memory| Limits { memory: Some(memory), ..Limits::default() };
+    let task = shell("sleep 60").limits(limits(32 << 20)).spawn().unwrap();
+    assert_eq!(task.stats().unwrap().memory.limit, Some(32 << 20));
+    let updated = task.update(&limits(64 << 20)).unwrap();
+    assert_eq!(updated.shortfalls, []);
+    assert_eq!(task.stats().unwrap().memory.limit, Some(64 << 20));
+    task.kill().unwrap();
+    task.wait().unwrap();
+    assert!(task.update(&limits(32 << 20)).is_err());
+}
 
 #[test]
 fn exit_codes_and_signals_come_through() {

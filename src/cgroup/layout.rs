@@ -64,6 +64,13 @@ pub struct Dir {
     pub kind: Kind,
 }
 
+impl Dir {
+    /// How it is made.
+    pub(super) fn call(&self) -> String {
+        if self.kind == Kind::Leaf { call::mkdir(&self.path) } else { call::mkdir_parent(&self.path) }
+    }
+}
+
 /// Whose a directory is, and so who removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -146,7 +153,7 @@ impl Layout {
             .former
             .iter()
             .map(|path| format!("{} # nothing is there, else it is removed", call::open_dir(path)));
-        let dirs = self.dirs.iter().map(|d| call::mkdir(&d.path));
+        let dirs = self.dirs.iter().map(Dir::call);
         let dirs = former.chain(dirs).chain(self.cores.iter().flat_map(Seat::calls));
         let held = self.unit.iter().chain(self.memory_apart()).map(|path| call::open_dir(path));
         let writes = self.writes.iter().scan(None, |last, write| {
@@ -209,6 +216,11 @@ pub(super) mod call {
 
     pub fn mkdir(path: &Path) -> String {
         format!("mkdir({path:?}, 0755)")
+    }
+
+    /// Nobody else may open it: who can could hold its lock.
+    pub fn mkdir_parent(path: &Path) -> String {
+        format!("mkdir({path:?}, 0711)")
     }
 
     pub fn rmdir(path: &Path) -> String {

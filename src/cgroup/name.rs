@@ -45,6 +45,9 @@ impl CgroupPath {
     /// What is wrong with it.
     pub fn new(path: &str) -> Result<CgroupPath, String> {
         let relative = path.strip_prefix('/').unwrap_or(path);
+        if relative.starts_with("sys/fs/cgroup") {
+            return Err(format!("{path:?} is not relative to the mount points of the hierarchies"));
+        }
         if path.len() > 2048 {
             return Err("the path is longer than 2048 bytes".to_owned());
         }
@@ -139,7 +142,18 @@ mod tests {
         {
             assert_eq!(CgroupPath::new(given).unwrap().as_ref(), kept);
         }
-        for bad in ["..", "a/../b", "a//b", "//a", "a/", "./a", "a/.", "a/tasks"] {
+        for bad in [
+            "..",
+            "a/../b",
+            "a//b",
+            "//a",
+            "a/",
+            "./a",
+            "a/.",
+            "a/tasks",
+            "/sys/fs/cgroup/custom.slice/path.scope",
+            "/sys/fs/cgroup/pids/custom/path",
+        ] {
             assert!(CgroupPath::new(bad).is_err(), "{bad:?}");
         }
         assert!(serde_json::from_str::<CgroupPath>(r#""../x""#).is_err());

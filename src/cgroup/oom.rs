@@ -141,8 +141,9 @@ impl Group {
     }
 
     /// What the out-of-memory killer did to the group so far, and whose memory it was that ran out. `None` if it
-    /// killed nobody, or if nobody counts: without a memory limit v1 never does, and v2 only below a parent that
-    /// hands down the memory controller.
+    /// killed nobody, or if nobody counts: without a memory limit or
+    /// [`Limits::accounting`](super::Limits::accounting) v1 never does, and v2 only while another task in the same slice
+    /// has the memory controller.
     ///
     /// What is counted is final once the group is [empty](Self::wait_empty), and gone with the cgroups.
     pub fn oom(&self) -> Option<Oom> {

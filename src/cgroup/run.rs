@@ -402,7 +402,8 @@ impl Group {
         if known && dir.kind == Kind::Leaf {
             return Ok(());
         }
-        let mkdir = || mkdir(&dir.path, Mode::from_bits_truncate(0o755)).map_err(io::Error::from);
+        let mode = Mode::from_bits_truncate(if dir.kind == Kind::Leaf { 0o755 } else { 0o711 });
+        let mkdir = || mkdir(&dir.path, mode).map_err(io::Error::from);
         let made = match (mkdir(), dir.kind) {
             (Err(e), Kind::Leaf) if e.kind() == io::ErrorKind::AlreadyExists => {
                 self.reclaim(&dir.path)?;
@@ -412,7 +413,7 @@ impl Group {
             (Err(e), Kind::OwnParent) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             (made, _) => made,
         };
-        made.map_err(Error::prepare::<io::Error>(call::mkdir(&dir.path)))?;
+        made.map_err(Error::prepare::<io::Error>(dir.call()))?;
         match dir.kind {
             Kind::Leaf => self.paths.leaves.push(dir.path.clone()),
             _ if !known => self.paths.parents.push(dir.path.clone()),

@@ -17,9 +17,9 @@ impl Task {
     /// counters of the task's memory cgroup, at any time. What it says is final once a [`wait`](Task::wait) has seen
     /// the end of the task: by then every process of the task is gone, and was counted if it was killed so.
     ///
-    /// `None` if no process was killed so, or if nobody counts: where the [report](Task::report) does not have
-    /// [`Control::MEMORY`](crate::Control::MEMORY), v1 never does, and v2 only below a parent that hands down the
-    /// memory controller.
+    /// `None` if no process was killed so, or if nobody counts: without a memory limit or
+    /// [`Limits::accounting`](crate::Limits::accounting) v1 never does, and v2 only while another task in the same
+    /// slice has the memory controller.
     pub fn oom(&self) -> Option<Oom> {
         let inner = self.lock();
         inner.belongings.group.as_ref().and_then(Group::oom).or_else(|| inner.belongings.oom.clone())

@@ -1,4 +1,5 @@
-//! A running task: wait for it, signal it, kill it, and take away what it leaves.
+//! A running task: wait for it, signal, change, freeze and kill it, ask what it uses and what happens to it, and take
+//! away what it leaves.
 //!
 //! A task is held by pidfds (`pidfd_open(2)`), never by a number that the kernel may give to another
 //! process. Its status comes from init over a socket that the task has never had, or from `waitid(2)`
@@ -410,6 +411,9 @@ impl Task {
     /// Sets other limits on the running task, as [`Group::update`](crate::cgroup::Group::update) describes: `limits`
     /// says all, and what it leaves unset is no longer limited. The [report](Task::report) stays that of the start.
     ///
+    /// It may take as long as the kernel reclaims memory, and seconds where another process holds the book of
+    /// processors; other methods wait meanwhile, but for signals and the kill of the main process.
+    ///
     /// # Errors
     /// [`Error::Spec`] and [`Error::Unsupported`] for limits that cannot be; [`Error::Task`] with the write that the
     /// kernel refused, or when the task has ended. The limits are as before then.
@@ -434,7 +438,7 @@ impl Task {
 
     /// Lets the task live on without this value, and without the caller: nothing is killed or removed
     /// when either goes away. Whoever detaches a task removes its cgroup later, and its temporary root, which is
-    /// `cofferdam-ID` in the operator's `temp_dir`.
+    /// `cofferdam-ID` in the operator's `temp_dir`. Processors that it has reserved stay taken until its cgroup is gone.
     ///
     /// # Errors
     /// [`Error::Task`] when init cannot be told. The task is then still owned.

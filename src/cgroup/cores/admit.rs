@@ -94,7 +94,7 @@ impl Book<'_> {
         let state = self.state()?;
         if !state.entries.is_empty() && state.share().is_empty() {
             let held = self.holders(state.entries.iter());
-            return Err(busy(call::mkdir(&share), format!("no unreserved processor is left: {held}")));
+            return Err(busy(call::mkdir_parent(&share), format!("no unreserved processor is left: {held}")));
         }
         let Some(leaf) = leaf else { return self.seat_in_share(seat, &share, state) };
         ensure_dir(&share)?;
@@ -249,7 +249,7 @@ impl Book<'_> {
 }
 
 fn make_leaf(leaf: &Path, leaves: &mut Vec<PathBuf>) -> Result<()> {
-    make_dir(leaf)?;
+    make_dir(leaf, 0o755).map_err(Error::prepare::<io::Error>(call::mkdir(leaf)))?;
     leaves.push(leaf.to_owned());
     Ok(())
 }

@@ -115,17 +115,16 @@ pub(super) fn inherit_mems(dir: &Path) -> Result<()> {
     obey(&Write::inherit(dir, "cpuset.mems"))
 }
 
-/// Makes a directory that may be there.
+/// Makes a directory that may be there, and that nobody else may open.
 pub(super) fn ensure_dir(dir: &Path) -> Result<()> {
-    match make_dir(dir) {
-        Err(Error::Prepare { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        done => done,
+    match make_dir(dir, 0o711) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        done => done.map_err(Error::prepare(call::mkdir_parent(dir))),
     }
 }
 
-pub(super) fn make_dir(dir: &Path) -> Result<()> {
-    let mode = nix::sys::stat::Mode::from_bits_truncate(0o755);
-    nix::unistd::mkdir(dir, mode).map_err(Error::prepare(call::mkdir(dir)))
+pub(super) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    Ok(nix::unistd::mkdir(dir, nix::sys::stat::Mode::from_bits_truncate(mode))?)
 }
 
 #[cfg(test)]

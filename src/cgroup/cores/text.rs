@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::layout::{Write, call};
+use super::super::layout::{Dir, Write, call};
 use super::super::probe::Version;
 use super::{Reserved, Seat};
 
@@ -10,7 +10,7 @@ impl Seat {
     /// The system calls of [`admit`](super::admit), in order, where nothing is reserved and nobody was killed. What
     /// is written is often known only then; a line with `# if` behind it is made only then.
     pub(in super::super) fn calls(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.parents.iter().map(|dir| call::mkdir(&dir.path)).collect();
+        let mut lines: Vec<String> = self.parents.iter().map(Dir::call).collect();
         lines.extend([call::open_dir(&self.site.parent), call::lock(&self.site.parent)]);
         match (&self.reserved, &self.leaf) {
             (Some(reserved), _) => self.reserving(reserved, &mut lines),
@@ -22,7 +22,7 @@ impl Seat {
 
     fn sharing(&self, leaf: &Path, lines: &mut Vec<String>) {
         let share = self.site.share();
-        lines.extend([call::open_dir(&self.site.reserve()), call::mkdir(&share)]);
+        lines.extend([call::open_dir(&self.site.reserve()), call::mkdir_parent(&share)]);
         let [read, open, write] = changed(&share, "cpuset.cpus", UNRESERVED);
         let read = format!("{read} # if processors are reserved");
         lines.extend([read, open, write, call::mkdir(leaf)]);
@@ -33,7 +33,7 @@ impl Seat {
         let cpus = share.join("cpuset.cpus");
         lines.extend([call::open_dir(&self.site.reserve()), call::open_read(&cpus)]);
         let mut new: Vec<String> = self.inherit.iter().flat_map(|write| write.calls(false)).collect();
-        new.push(call::mkdir(&share));
+        new.push(call::mkdir_parent(&share));
         new.extend(Write::inherit(&share, "cpuset.mems").calls(false));
         new.extend(changed(&share, "cpuset.cpus", UNRESERVED).into_iter().skip(1));
         lines.extend(new.into_iter().map(|line| match line.contains(" # ") {
@@ -50,7 +50,7 @@ impl Seat {
             lines.extend(changed(dir, "cgroup.subtree_control", "\"+cpuset\""));
         }
         lines.push(call::open_dir(&slice));
-        lines.extend([call::open_read(&self.site.effective()), call::mkdir(&slice)]);
+        lines.extend([call::open_read(&self.site.effective()), call::mkdir_parent(&slice)]);
         match self.site.version {
             Version::V1 => lines.extend(Write::inherit(&slice, "cpuset.mems").calls(false)),
             Version::V2 => lines.extend(changed(&slice, "cgroup.subtree_control", "\"+cpuset\"")),

@@ -10,7 +10,8 @@
 //!
 //! The cgroup is the task's own leaf and nobody else's business. The program is attached once, while the
 //! leaf is made, with `BPF_F_ALLOW_MULTI`: another writer's program is added to it and does not replace it, nor
-//! does it replace those above, and all of them must agree. It goes away with the cgroup; no descriptor of it
+//! does it replace those above, and all of them must agree; but for one above that was attached with
+//! `BPF_F_ALLOW_OVERRIDE`, which the kernel lets every program below stand in for. It goes away with the cgroup; no descriptor of it
 //! is kept, and nothing is pinned. Neither needs the limits' gate: no controller must be enabled for the program, and
 //! the v1 hierarchy is used whatever the others lack.
 //!

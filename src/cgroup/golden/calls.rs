@@ -9,10 +9,10 @@ fn calls_read_like_strace() {
     let expected = r#"
 openat(AT_FDCWD, "/cg/unified/cofferdam.slice/share.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing is there, else it is removed
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # nothing is there, else it is removed
-mkdir("/cg/unified/cofferdam.slice", 0755)
-mkdir("/cg/unified/cofferdam.slice/reserve.slice", 0755)
+mkdir("/cg/unified/cofferdam.slice", 0711)
+mkdir("/cg/unified/cofferdam.slice/reserve.slice", 0711)
 mkdir("/cg/unified/cofferdam.slice/reserve.slice/x.scope", 0755)
-mkdir("/cg/cpuset/cofferdam", 0755)
+mkdir("/cg/cpuset/cofferdam", 0711)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC)
@@ -41,7 +41,7 @@ fn the_book_reads_like_strace() {
     };
     let limits = Limits { cores: "1-2".into(), exclusive: true, ..Limits::default() };
     let expected = r#"
-mkdir("/cg/cofferdam.slice", 0755)
+mkdir("/cg/cofferdam.slice", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
@@ -52,7 +52,7 @@ openat(AT_FDCWD, "/cg/cofferdam.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXE
 write("/cg/cofferdam.slice/cgroup.subtree_control", "+cpuset") # if it says otherwise
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 openat(AT_FDCWD, "/cg/cofferdam.slice/cpuset.cpus.effective", O_RDONLY|O_CLOEXEC)
-mkdir("/cg/cofferdam.slice/reserve.slice", 0755)
+mkdir("/cg/cofferdam.slice/reserve.slice", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if it says otherwise
 write("/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", "+cpuset") # if it says otherwise
@@ -66,18 +66,18 @@ openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", O_WRON
 write("/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", "1-2")"#;
     check(&limits, Mode::V2, expected);
     let expected = r#"
-mkdir("/cg/cofferdam.slice", 0755)
+mkdir("/cg/cofferdam.slice", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
-mkdir("/cg/cofferdam.slice/share.slice", 0755)
+mkdir("/cg/cofferdam.slice/share.slice", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC) # if processors are reserved
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
 write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
 mkdir("/cg/cofferdam.slice/share.slice/x.scope", 0755)"#;
     check(&Limits::default(), Mode::V2, expected);
     let expected = r#"
-mkdir("/cg/cpuset/cofferdam", 0755)
+mkdir("/cg/cpuset/cofferdam", 0711)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
@@ -87,7 +87,7 @@ openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was bla
     let calls = lowered(&Limits::default(), &host(Mode::V1), "").cores.unwrap().calls();
     assert_eq!(calls.get(..7).unwrap().join("\n"), expected.trim());
     let expected = r#"
-mkdir("/cg/cpuset/cofferdam/share", 0755) # if that was blank
+mkdir("/cg/cpuset/cofferdam/share", 0711) # if that was blank
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.mems", O_RDWR|O_CLOEXEC) # if that was blank

@@ -4,9 +4,9 @@
 //! whoever wants rates keeps the sample before and subtracts ([`Stats::cpu_percent`]).
 //!
 //! What a kernel does not have, or a controller that the task is not in would know, is `None`. A task is in the
-//! controllers that its [`Limits`](super::Limits) need; on v2 also in those that another task below the same parent
-//! needs. So a task without a memory limit may have no memory counters: who wants them sets one. The v2 tree
-//! counts processor time and stalls without any controller.
+//! controllers that its [`Limits`](super::Limits) need; on v2 also in those that another task in the same slice
+//! needs. So a task without a memory limit may have no memory counters: who wants them sets
+//! [`Limits::accounting`](super::Limits::accounting). The v2 tree counts processor time and stalls without any controller.
 //!
 //! Where each number comes from:
 //!

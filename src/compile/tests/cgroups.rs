@@ -23,10 +23,10 @@ fn limited(cgroups: Detection) -> Case {
 fn on_version_2_the_task_is_born_in_its_cgroup() {
     let plan = check(
         &limited(host().cgroups),
-        "mkdir(\"/sys/fs/cgroup/cofferdam.slice\", 0755)
+        "mkdir(\"/sys/fs/cgroup/cofferdam.slice\", 0711)
          flock(\"/sys/fs/cgroup/cofferdam.slice\", LOCK_EX|LOCK_NB)
          write(\"/sys/fs/cgroup/cgroup.subtree_control\", \"+cpuset\")...
-         mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice\", 0755)
+         mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice\", 0711)
          write(\"/sys/fs/cgroup/cofferdam.slice/share.slice/cpuset.cpus\", <the unreserved ones>)...
          mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope\", 0755)
          write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpuset.cpus\", <cores 0-1 and the unreserved ones>)
@@ -305,6 +305,21 @@ fn limits_that_hold_in_part() {
     case.spec.require = None;
     case.spec.limits.cores = "8".into();
     check(&case, "missing   cpuset\ncpuset: none of processors 8 is among those of this host, 0-3");
+}
+
+#[test]
+fn an_operator_may_do_without_partitions() {
+    let case = case(|c| {
+        (c.host.cgroups, c.spec.limits) = (v1(), limits());
+        c.policy.core_partitions = false;
+    });
+    check(
+        &case,
+        "write(\"/sys/fs/cgroup/cpuset/cofferdam/box/cpuset.cpus\", \"0-1\")
+         weakened  cpuset
+         cpuset: the operator has no processors reserved, so other tasks are not kept off
+         ! cofferdam/share\n! flock",
+    );
 }
 
 #[test]
