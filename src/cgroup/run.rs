@@ -19,7 +19,7 @@ use super::limits::Limits;
 use super::oom::{Baseline, Oom, Tally};
 use super::place::Place;
 use super::settings::Terms;
-use super::write::{Last, apply, open_write};
+use super::write::{Last, apply, open_write, shortfall};
 use crate::error::{Error, Result};
 use crate::report::Reason;
 
@@ -79,10 +79,8 @@ pub struct Paths {
     /// What this host cannot limit at all.
     pub(super) missing: Vec<Reason>,
     /// So that it can be said later whose memory ran out.
-    #[serde(default)]
     before: Baseline,
     /// The book of processors that the task is in.
-    #[serde(default)]
     pub(super) book: Option<Site>,
 }
 
@@ -450,8 +448,7 @@ impl Group {
             }
             (Err(Error::Prepare { step, source }), Need::Else(reason)) => {
                 self.paths.refused.extend(write.line());
-                let why = format!("{}: {step}: {source}", reason.why);
-                self.shortfalls.push(Reason { control: reason.control, why });
+                self.shortfalls.push(shortfall(reason, &step, &source));
                 Ok(())
             }
             (Err(e), _) => Err(e),
@@ -473,7 +470,7 @@ impl Drop for Group {
     }
 }
 
-fn hold(path: impl AsRef<Path>) -> Result<OwnedFd> {
+pub(super) fn hold(path: impl AsRef<Path>) -> Result<OwnedFd> {
     let path = path.as_ref();
     open_dir(path).map_err(Error::prepare(call::open_dir(path)))
 }

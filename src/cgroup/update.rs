@@ -7,7 +7,7 @@ use super::place::Place;
 use super::probe::Version;
 use super::run::Group;
 use super::settings::{Held, Remark, Setting, Terms, changes, remarks, settings};
-use super::write::set;
+use super::write::{enable, set, shortfall};
 use crate::error::{Error, Result};
 use crate::report::{Control, Reason};
 
@@ -58,8 +58,7 @@ impl Group {
             match (self.change(now, &terms), &now.need) {
                 (Ok(note), _) => updated.notes.extend(note),
                 (Err(Error::Prepare { step, source }), Need::Else(reason)) if now.limits => {
-                    let why = format!("{}: {step}: {source}", reason.why);
-                    updated.shortfalls.push(Reason { control: reason.control, why });
+                    updated.shortfalls.push(shortfall(reason, &step, &source));
                     refused.push((now.file.clone(), now.line()));
                 }
                 (Err(_), Need::Try) => refused.push((now.file.clone(), now.line())),
@@ -81,14 +80,11 @@ impl Group {
     /// Undoes what was done, the last first.
     fn take_back(&mut self, done: &[&Setting], terms: &Terms, e: Error) -> Error {
         let mut left = Vec::new();
-        for was in done.iter().rev().filter(|was| was.need == Need::Must) {
-            if self.change(was, terms).is_err() {
+        for was in done.iter().rev() {
+            if self.change(was, terms).is_err() && was.need == Need::Must {
                 left.push(was.file.clone());
                 self.paths.refused.push((was.file.clone(), was.line()));
             }
-        }
-        for was in done.iter().rev().filter(|was| was.need != Need::Must) {
-            let _ = self.change(was, terms);
         }
         match as_task(e) {
             Error::Task { step, source } if !left.is_empty() => {
@@ -193,7 +189,7 @@ impl Group {
                 return Ok(None);
             }
             for level in &self.paths.levels {
-                set(&level.join("cgroup.subtree_control"), &format!("+{}", to.controller))?;
+                enable(level, to.controller)?;
             }
         }
         set(&file, &to.line())

@@ -26,9 +26,9 @@ pub(super) fn apply<'a>(write: &'a Write, last: &mut Last<'a>) -> Result<Option<
     };
     let mut file = match last.take() {
         Some((open, file)) if open == path => file,
-        _ => match open_set(path) {
-            Err(_) if has_stand_in(path) => return Ok(None),
-            opened => opened?,
+        _ => match open_set(path)? {
+            Some(file) => file,
+            None => return Ok(None),
         },
     };
     let changed = set_open(&mut file, path, text)?;
@@ -47,20 +47,16 @@ pub(super) fn open_write(path: &Path) -> Result<fs::File> {
 
 /// Writes a file and reads it again: what the kernel made of the value, if it is something else.
 pub(super) fn set(path: &Path, text: &str) -> Result<Option<Reason>> {
-    match open_set(path) {
-        Err(_) if has_stand_in(path) => Ok(None),
-        opened => set_open(&mut opened?, path, text),
+    open_set(path)?.map_or(Ok(None), |mut file| set_open(&mut file, path, text))
+}
+
+/// Opens a file to set it. `None` where another file has said the same: a kernel with BFQ and without `io.cost` has
+/// one of two.
+fn open_set(path: &Path) -> Result<Option<fs::File>> {
+    match OpenOptions::new().read(is_state(name(path))).write(true).open(path) {
+        Err(_) if path.ends_with("io.weight") && path.with_file_name("io.bfq.weight").exists() => Ok(None),
+        opened => opened.map(Some).map_err(Error::prepare(call::open_set(path))),
     }
-}
-
-/// A kernel with BFQ and without `io.cost` has one of the two files of the same meaning.
-fn has_stand_in(path: &Path) -> bool {
-    path.ends_with("io.weight") && path.with_file_name("io.bfq.weight").exists()
-}
-
-fn open_set(path: &Path) -> Result<fs::File> {
-    let opened = OpenOptions::new().read(is_state(name(path))).write(true).open(path);
-    opened.map_err(Error::prepare(call::open_set(path)))
 }
 
 fn set_open(file: &mut fs::File, path: &Path, text: &str) -> Result<Option<Reason>> {
@@ -76,6 +72,21 @@ fn set_open(file: &mut fs::File, path: &Path, text: &str) -> Result<Option<Reaso
     }
     let why = format!("{name}: {:?} was written, the kernel made {:?} of it", text.trim(), found.trim());
     Ok(Some(Reason { control: control_of(name), why }))
+}
+
+/// What a refused write means for its control.
+pub(super) fn shortfall(reason: &Reason, step: &str, source: &io::Error) -> Reason {
+    Reason { control: reason.control, why: format!("{}: {step}: {source}", reason.why) }
+}
+
+/// v2: hands a controller down, if it is not yet.
+pub(super) fn enable(dir: &Path, controller: &str) -> Result<()> {
+    let file = dir.join("cgroup.subtree_control");
+    let now = fs::read_to_string(&file).map_err(Error::prepare(call::open_read(&file)))?;
+    if now.split_whitespace().any(|name| name == controller) {
+        return Ok(());
+    }
+    set(&file, &format!("+{controller}")).map(drop)
 }
 
 fn name(path: &Path) -> &str {

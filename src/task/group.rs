@@ -1,11 +1,10 @@
 //! What a task's cgroups can do beside holding and killing it: tell of memory, tell of events, and stop it.
 
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{Inner, Task};
+use super::Task;
 use crate::cgroup::{EventOptions, Events, Freezer, Group, Oom};
 use crate::error::{Error, Result};
 
@@ -97,9 +96,5 @@ impl Task {
     /// Taken out of the lock, since it may have to wait. `None` when the task is over.
     fn freezer(&self) -> Result<Option<Freezer>> {
         self.lock().belongings.group.as_ref().map(Group::freezer).transpose()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -281,7 +281,7 @@ impl Task {
     /// # Errors
     /// As [`wait`](Task::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         if inner.status.is_none() {
             inner.status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
         }
@@ -297,7 +297,7 @@ impl Task {
     /// How the task ended, once a wait has seen it, also when that wait failed because something of the sandbox could
     /// not be removed.
     pub fn status(&self) -> Option<ExitStatus> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).status
+        self.lock().status
     }
 
     /// What the task has used so far: memory, processor time, processes, devices, and how long it had to wait for
@@ -328,7 +328,7 @@ impl Task {
     /// [`Error::Task`] with the file that could not be read, for want of descriptors for one. A file that is not there
     /// is no error.
     pub fn stats(&self) -> Result<Stats> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         if let Some(failed) = inner.belongings.used.take_if(|used| used.is_err()) {
             return failed;
         }
@@ -346,11 +346,15 @@ impl Task {
     /// [`Error::Task`]: `Unsupported` when the task has no cgroup that holds all its processes, else with the file that
     /// could not be read.
     pub fn processes(&self) -> Result<Vec<Process>> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.lock();
         match &inner.belongings.group {
             Some(group) if inner.status.is_none() => group.processes(),
             _ => Ok(Vec::new()),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
@@ -401,7 +405,7 @@ impl Task {
             }
             _ => {}
         }
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.lock();
         match &inner.belongings.group {
             Some(group) if group.paths().is_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
@@ -429,7 +433,7 @@ impl Task {
     /// # }
     /// ```
     pub fn update(&self, limits: &Limits) -> Result<Updated> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         match &mut inner.belongings.group {
             Some(group) => group.update(limits),
             None => Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),
@@ -443,7 +447,7 @@ impl Task {
     /// # Errors
     /// [`Error::Task`] when init cannot be told. The task is then still owned.
     pub fn detach(self) -> Result<()> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         if inner.child.task.is_some() {
             match sys::send(inner.child.status(), b"d") {
                 // It has ended meanwhile.

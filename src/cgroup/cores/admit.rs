@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use super::super::kill::{open_dir, remove_dir};
 use super::super::layout::call;
 use super::super::probe::Version;
+use super::super::run::hold;
 use super::super::set::CpuSet;
-use super::super::write::{obey, open_write};
+use super::super::write::{enable, obey};
 use super::book::{Book, Entry, State, has_processes, unlock};
 use super::files::{children, ensure_dir, inherit_mems, make_dir, read_set, set_record, there, write_set};
 use super::{Reserved, Seat, Site};
@@ -115,7 +116,7 @@ impl Book<'_> {
             state.usable = self.usable()?;
             self.settle(&state)?;
         }
-        let pin = open_dir(share).map_err(Error::prepare(call::open_dir(share)))?;
+        let pin = hold(share)?;
         flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(share)))?;
         Ok(Admitted { pin: Some(Pin(pin)), shortfall: None })
     }
@@ -128,7 +129,7 @@ impl Book<'_> {
         leaves: &mut Vec<PathBuf>,
     ) -> Result<Admitted> {
         seat.inherit.iter().try_for_each(obey)?;
-        seat.enable.iter().try_for_each(|dir| enable(dir))?;
+        seat.enable.iter().try_for_each(|dir| enable(dir, "cpuset"))?;
         let state = self.state()?;
         if state.entries.iter().any(|e| e.leaf == leaf) {
             return Err(Error::prepare::<io::Error>(call::mkdir(leaf))(io::ErrorKind::AlreadyExists.into()));
@@ -138,7 +139,7 @@ impl Book<'_> {
         ensure_dir(&slice)?;
         match self.site.version {
             Version::V1 => inherit_mems(&slice)?,
-            Version::V2 => enable(&slice)?,
+            Version::V2 => enable(&slice, "cpuset")?,
         }
         self.settle(&after)?;
         make_leaf(leaf, leaves)?;
@@ -252,18 +253,6 @@ fn make_leaf(leaf: &Path, leaves: &mut Vec<PathBuf>) -> Result<()> {
     make_dir(leaf, 0o755).map_err(Error::prepare::<io::Error>(call::mkdir(leaf)))?;
     leaves.push(leaf.to_owned());
     Ok(())
-}
-
-/// v2: hands cpuset down, if it is not yet.
-fn enable(dir: &Path) -> Result<()> {
-    use std::io::Write as _;
-    let file = dir.join("cgroup.subtree_control");
-    let now = std::fs::read_to_string(&file).map_err(Error::prepare(call::open_read(&file)))?;
-    if now.split_whitespace().any(|name| name == "cpuset") {
-        return Ok(());
-    }
-    let done = open_write(&file)?.write_all(b"+cpuset");
-    done.map_err(Error::prepare(call::write(&file, "+cpuset")))
 }
 
 fn busy(step: String, why: String) -> Error {
