@@ -98,7 +98,7 @@ fn dropping_a_task_kills_it_and_detaching_does_not() {
     assert!(alive(pid), "a detached task lives on");
     // Its init was detached too: ending the task ends it, and this process reaps it.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -195,7 +195,7 @@ fn cofferdam_groups(pid: i32) -> Vec<std::path::PathBuf> {
 }
 
 fn remove_groups(groups: &[std::path::PathBuf]) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     // The one that all share is in use by other tests, and goes with the last of them.
     for group in groups.iter().filter(|group| !group.ends_with("cofferdam/share")) {
         while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {

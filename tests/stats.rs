@@ -48,6 +48,7 @@ fn a_running_task_tells_what_it_uses() {
     if !can("root") || !can("cgroups") {
         return;
     }
+    let begun = Instant::now();
     let task = limited("sleep 1000 & while :; do :; done").spawn().unwrap();
     let first = until(&task, |stats| stats.pids.current == Some(3));
     assert_eq!(first.pids.limit, Some(41), "one more for init");
@@ -56,8 +57,9 @@ fn a_running_task_tells_what_it_uses() {
     if counts_time() {
         let enough = first.cpu.total.unwrap() + Duration::from_millis(200);
         let last = until(&task, |stats| stats.cpu.total >= Some(enough));
-        let percent = last.cpu_percent(&first).unwrap();
-        assert!(percent > 0.0 && percent < 150.0, "{percent}");
+        // An upper limit holds for the whole only: a processor adds up what it ran when it ticks.
+        assert!(last.cpu_percent(&first).unwrap() > 0.0, "{last:#?}");
+        assert!(last.cpu.total < Some(begun.elapsed().mul_f64(1.2) + Duration::from_millis(50)), "{last:#?}");
     }
     let start = Instant::now();
     // Between its fork and its exec it has the name of the shell.
@@ -96,7 +98,7 @@ fn what_it_had_used_is_known_when_it_has_ended() {
     if let Some(total) = end.cpu.total {
         assert!(total > Duration::from_millis(10) && Some(total) >= start.cpu.total, "{end:#?}");
         let (user, system) = (end.cpu.user.unwrap(), end.cpu.system.unwrap());
-        assert!((user + system).abs_diff(total) < Duration::from_millis(100), "{end:#?}");
+        assert!((user + system).abs_diff(total) < total / 2 + Duration::from_millis(50), "{end:#?}");
     }
     if let Some(peak) = end.memory.peak {
         assert!((MB..=256 * MB).contains(&peak), "{peak}");

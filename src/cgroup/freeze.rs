@@ -258,7 +258,7 @@ mod tests {
         let layout = layout(&host, &Limits::default(), "", "freeze");
         let mut group = Group::create(&layout).unwrap();
         let mut child = Command::new("sh")
-            .args(["-c", "read go; while :; do echo on; done"])
+            .args(["-c", "read go; i=0123456789abcdef; on=$i$i$i$i; while :; do echo $on; done"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -272,8 +272,8 @@ mod tests {
             group.freeze(LONG).unwrap();
             assert!(group.frozen().unwrap());
             group.thaw().unwrap();
-            // More than a pipe holds.
-            (0..50_000).for_each(|_| drop(lines.next().unwrap().unwrap()));
+            // More than a pipe holds, which is 64 KiB.
+            (0..2_000).for_each(|_| drop(lines.next().unwrap().unwrap()));
             assert!(!group.frozen().unwrap());
         }
         group.freeze(LONG).unwrap();

@@ -111,10 +111,10 @@ fn what_is_busy_is_waited_for_once() {
             start.elapsed()
         };
         let first = refused(&mut group);
-        assert!((PATIENCE..2 * PATIENCE).contains(&first), "{first:?}");
+        assert!((PATIENCE..4 * PATIENCE).contains(&first), "{first:?}");
         for _ in 0..3 {
             let again = refused(&mut group);
-            assert!(again < Duration::from_secs(2), "{again:?}");
+            assert!(again < PATIENCE, "{again:?}");
         }
         group.kill().unwrap();
         child.wait().unwrap();

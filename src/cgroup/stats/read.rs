@@ -17,10 +17,12 @@ use crate::error::{Error, Result};
 pub(super) fn stats(group: &Group) -> Result<Stats> {
     let taken =
         clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(Error::task("clock_gettime(CLOCK_MONOTONIC)"))?;
+    // Next to the clock, which they are divided by.
+    let cpu = cpu(group)?;
     Ok(Stats {
         taken: taken.into(),
         memory: memory(group)?,
-        cpu: cpu(group)?,
+        cpu,
         pids: pids(group)?,
         io: devices(group)?,
         pressure: pressures(group)?,

@@ -4,7 +4,7 @@ const TOLD: &str = "COFFERDAM_TEST_POPULATE_IN";
 
 /// An emulated processor takes twenty times as long.
 fn rounds() -> u64 {
-    if std::env::var_os("COFFERDAM_EMULATED").is_some() { 21 } else { 200 }
+    if std::env::var_os("COFFERDAM_EMULATED").is_some() { 12 } else { 200 }
 }
 
 /// The map of the process that is killed: a tree, something over a part of it, and a file.
