@@ -108,6 +108,14 @@ impl Error {
         move |source| Error::Task { step, source: source.into() }
     }
 
+    /// The same while the task runs: nothing is being prepared any more.
+    pub(crate) fn of_task(self) -> Self {
+        match self {
+            Error::Prepare { step, source } => Error::Task { step, source },
+            other => other,
+        }
+    }
+
     /// The exit status that a command-line front should end with, as `docker run` and `env` do:
     /// 127 when the command was not found, 126 when it was found but is not executable, and 125 for
     /// everything that the sandbox itself refused or failed at.

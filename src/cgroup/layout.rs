@@ -113,6 +113,8 @@ pub enum Need {
     Must,
     /// Nothing: it was extra.
     Try,
+    /// The task has less than it was to have; [`Group::changed`](super::Group::changed) has the reason.
+    Less(Reason),
     /// The control is weakened; [`Group::shortfalls`](super::Group::shortfalls) has the reason.
     Else(Reason),
 }

@@ -48,7 +48,7 @@ pub struct Group {
     memory: Option<OwnedFd>,
     /// Outlives the counters.
     killed: Tally,
-    /// Says that the task is about to enter the processors that all share.
+    /// Says that somebody lives who will enter the processors that are reserved, or that all share.
     pin: Option<Pin>,
     shortfalls: Vec<Reason>,
     changed: Vec<Reason>,
@@ -152,7 +152,11 @@ impl Group {
         let unit = paths.unit.as_ref().map(open).transpose()?;
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
         let memory = apart.map(open).transpose()?;
-        Ok(Group::of(paths, unit, memory))
+        let pin = paths.book.as_ref().map(|site| Pin::again(site, &paths.leaves)).transpose();
+        let pin = pin.map_err(Error::of_task)?.flatten();
+        let mut group = Group::of(paths, unit, memory);
+        group.pin = pin;
+        Ok(group)
     }
 
     /// Lets go of the group: nothing is killed or removed when the handle is gone.
@@ -172,7 +176,7 @@ impl Group {
     }
 
     /// Values that the kernel changed: each file was read again after it was written. Memory, for one, is rounded down
-    /// to whole pages.
+    /// to whole pages. Also devices that the cgroup above the task's does not have.
     pub fn changed(&self) -> &[Reason] {
         &self.changed
     }
@@ -444,6 +448,10 @@ impl Group {
             }
             (Err(_), Need::Try) => {
                 self.paths.refused.extend(write.line());
+                Ok(())
+            }
+            (Err(Error::Prepare { step, source }), Need::Less(reason)) => {
+                self.changed.push(shortfall(reason, &step, &source));
                 Ok(())
             }
             (Err(Error::Prepare { step, source }), Need::Else(reason)) => {

@@ -63,7 +63,7 @@ impl Group {
                 }
                 (Err(_), Need::Try) => refused.push((now.file.clone(), now.line())),
                 // A limit that could not be set need not be lifted.
-                (Err(_), Need::Else(_)) => {}
+                (Err(_), Need::Else(_) | Need::Less(_)) => {}
                 (Err(e), Need::Must) => return Err(self.take_back(&done, &terms, e)),
             }
             done.push(was);
@@ -86,7 +86,7 @@ impl Group {
                 self.paths.refused.push((was.file.clone(), was.line()));
             }
         }
-        match as_task(e) {
+        match e.of_task() {
             Error::Task { step, source } if !left.is_empty() => {
                 let step = format!("{step}, and taking back {}", left.join(", "));
                 Error::Task { step, source }
@@ -130,7 +130,7 @@ impl Group {
         } else if old.cores.is_empty() || limits.cores.is_empty() {
             "reserved and shared processors are cgroups of their own, and a task stays where it was born"
         } else {
-            return self.exchange(limits).map_err(as_task);
+            return self.exchange(limits).map_err(Error::of_task);
         };
         Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() })
     }
@@ -199,12 +199,4 @@ impl Group {
 /// The task is in no hierarchy that has the file.
 fn absent(setting: &Setting) -> Error {
     Error::Prepare { step: setting.file.clone(), source: std::io::ErrorKind::NotFound.into() }
-}
-
-/// The task runs: nothing is being prepared any more.
-fn as_task(e: Error) -> Error {
-    match e {
-        Error::Prepare { step, source } => Error::Task { step, source },
-        other => other,
-    }
 }

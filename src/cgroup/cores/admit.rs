@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::super::kill::{open_dir, remove_dir};
+use super::super::kill::{is_gone, open_dir, populated, remove_dir, remove_tree};
 use super::super::layout::call;
 use super::super::probe::Version;
 use super::super::run::hold;
@@ -20,15 +21,35 @@ use crate::sys::lock::{Lock, flock};
 /// What a task got.
 #[derive(Debug, Default)]
 pub(in super::super) struct Admitted {
-    /// Held as long as the task may be about to enter the share of v1: so that nobody takes it for empty.
+    /// Held as long as the task's owner lives: so that nobody takes its own cgroup for left behind, or the share of
+    /// v1, which it may be about to enter, for empty.
     pub pin: Option<Pin>,
     /// What is reserved but cannot be used now.
     pub shortfall: Option<Reason>,
 }
 
-/// A shared lock on the share of v1.
+/// A shared lock on a cgroup that has reserved processors, or on the share of v1.
 #[derive(Debug)]
 pub(in super::super) struct Pin(OwnedFd);
+
+impl Pin {
+    /// # Errors
+    /// [`Error::Prepare`] with the call; `EWOULDBLOCK` when somebody is about to remove the directory.
+    fn new(dir: &Path) -> Result<Pin> {
+        let pin = hold(dir)?;
+        flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(dir)))?;
+        Ok(Pin(pin))
+    }
+
+    /// For the owner of `leaves` whose book is at `site`, if one of them has reserved processors.
+    ///
+    /// # Errors
+    /// As of a new one.
+    pub(in super::super) fn again(site: &Site, leaves: &[PathBuf]) -> Result<Option<Pin>> {
+        let reserve = site.reserve();
+        leaves.iter().find(|leaf| leaf.starts_with(&reserve)).map(|leaf| Pin::new(leaf)).transpose()
+    }
+}
 
 impl Drop for Pin {
     fn drop(&mut self) {
@@ -82,17 +103,17 @@ pub(in super::super) fn leave(site: &Site, parents: &mut Vec<PathBuf>) -> Result
         // Never without the lock: somebody may have made it anew and be at work in it.
         parents.retain(|dir| *dir != site.parent);
     }
-    done.map_err(|e| match e {
-        Error::Prepare { step, source } => Error::Task { step, source },
-        other => other,
-    })
+    done.map_err(Error::of_task)
 }
 
 impl Book<'_> {
     /// A task without reserved processors.
     fn seat_guest(&self, seat: &Seat, leaf: Option<&Path>, leaves: &mut Vec<PathBuf>) -> Result<Admitted> {
         let share = self.site.share();
-        let state = self.state()?;
+        let mut state = self.state()?;
+        if !state.entries.is_empty() && state.share().is_empty() {
+            state.entries.retain(|entry| !self.reap(entry));
+        }
         if !state.entries.is_empty() && state.share().is_empty() {
             let held = self.holders(state.entries.iter());
             return Err(busy(call::mkdir_parent(&share), format!("no unreserved processor is left: {held}")));
@@ -116,9 +137,7 @@ impl Book<'_> {
             state.usable = self.usable()?;
             self.settle(&state)?;
         }
-        let pin = hold(share)?;
-        flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(share)))?;
-        Ok(Admitted { pin: Some(Pin(pin)), shortfall: None })
+        Ok(Admitted { pin: Some(Pin::new(share)?), shortfall: None })
     }
 
     fn reserve(
@@ -143,23 +162,25 @@ impl Book<'_> {
         }
         self.settle(&after)?;
         make_leaf(leaf, leaves)?;
+        let pin = Pin::new(leaf)?;
         set_record(leaf, reserved)?;
         if self.site.version == Version::V1 {
             inherit_mems(leaf)?;
         }
         write_set(&leaf.join("cpuset.cpus"), &cores)?;
-        Ok(Admitted { pin: None, shortfall: after.shortfall(reserved) })
+        Ok(Admitted { pin: Some(pin), shortfall: after.shortfall(reserved) })
     }
 
     /// What the book says with one more reservation, and what that task runs on, if the others leave room for it.
     fn with(&self, mut entries: Vec<Entry>, leaf: &Path, reserved: &Reserved) -> Result<(State, CpuSet)> {
         let step = || call::set_record(leaf, &reserved.record());
         let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
+        entries.retain(|e| !taken(&e) || !self.reap(e));
         if entries.iter().any(|e| taken(&e)) {
             return Err(busy(step(), self.holders(entries.iter().filter(taken))));
         }
         entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
-        let after = State { divided: true, usable: self.usable()?, entries };
+        let mut after = State { divided: true, usable: self.usable()?, entries };
         let Some(cores) = after.cores(reserved) else {
             let why =
                 format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
@@ -168,8 +189,11 @@ impl Book<'_> {
         if after.share().is_empty()
             && let Some(guests) = self.guests()?
         {
-            let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
-            return Err(busy(step(), why));
+            after.entries.retain(|e| e.leaf == leaf || !self.reap(e));
+            if after.share().is_empty() {
+                let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
+                return Err(busy(step(), why));
+            }
         }
         Ok((after, cores))
     }
@@ -192,6 +216,20 @@ impl Book<'_> {
         })?;
         self.settle(&after)?;
         Ok(after.shortfall(reserved))
+    }
+
+    /// Removes the directory of a reservation whose owner is gone, and all processes too; whether it did. What the
+    /// task had in other hierarchies stays, and holds nothing.
+    fn reap(&self, entry: &Entry) -> bool {
+        let abandoned = || -> io::Result<bool> {
+            let dir = open_dir(&entry.leaf)?;
+            let alone = flock(dir.as_fd(), Lock::ExclusiveNow).is_ok();
+            // Removed before others may lock it again.
+            let gone = alone && !populated(dir.as_fd())? && remove_tree(&entry.leaf, Duration::ZERO).is_ok();
+            unlock(&dir);
+            Ok(gone)
+        };
+        abandoned().unwrap_or_else(|e| is_gone(&e))
     }
 
     /// Who has what, for an error.

@@ -270,6 +270,39 @@ fn what_is_refused() {
     at.assert_gone();
 }
 
+#[test]
+fn processors_without_an_owner_and_without_processes_are_anyones() {
+    let Some(at) = Place::new("abandoned", 2) else { return };
+    let (last, rest) = (at.nth(1).to_string(), at.without(&[at.nth(1)]));
+    let left = at.group("left", &last, true).unwrap();
+    let sleeper = Sleeper::new(&left);
+    let paths = left.into_paths();
+    assert!(at.refused("next", &last, true).ends_with("is reserved by \"left\""), "its process lives");
+    drop(sleeper);
+    // An owner that found it again after a restart, and may read its counters still.
+    let left = Group::reopen(paths).unwrap();
+    assert!(at.refused("next", &last, true).ends_with(", which has no processes"));
+    let _ = left.into_paths();
+    let next = at.group("next", &last, true).unwrap();
+    assert!(!at.leaf("left").exists());
+    let _ = next.into_paths();
+
+    // What a task without reserved processors needs, and what one needs that would leave it nothing.
+    let _ = at.group("most", &rest.to_string(), true).unwrap().into_paths();
+    assert!(at.book().share.is_empty());
+    let guest = at.group("guest", "", false).unwrap();
+    assert_eq!((Sleeper::new(&guest).cores(), at.book().holders.len()), (at.usable.clone(), 0));
+    let _ = at.group("left", &last, true).unwrap().into_paths();
+    let most = at.group("most", &rest.to_string(), true).unwrap();
+    assert_eq!((at.book().share, at.leaf("left").exists()), (set(&[at.nth(1)]), false));
+    drop((most, guest));
+    // What they had in other hierarchies goes when their names come again.
+    for name in ["left", "next"] {
+        drop(at.group(name, &last, false).unwrap());
+    }
+    at.assert_gone();
+}
+
 /// Whoever was killed between two writes left the tree in one of these states.
 #[test]
 fn what_a_crash_leaves_is_healed_by_the_next() {
@@ -308,9 +341,13 @@ fn what_a_crash_leaves_is_healed_by_the_next() {
     }
     heal(&at);
     assert_eq!((guests.cores(), at.file(&leaf, "cpuset.cpus").to_string()), (rest.clone(), last.clone()));
-    assert!(at.refused("other", &last, true).contains("by \"half\", which has no processes"));
+    // Its owner is gone and all of its processes: whoever asks for its processors has them.
+    drop(at.group("other", &last, true).unwrap());
+    assert!(!leaf.exists());
+    assert_eq!(guests.cores(), at.usable);
 
     // Its name is taken by the next one, with or without processors of its own.
+    let _ = at.group("half", &last, true).unwrap().into_paths();
     for cores in ["", &last] {
         let half = at.group("half", cores, !cores.is_empty()).unwrap();
         assert_eq!(at.book().holders.len(), usize::from(!cores.is_empty()));

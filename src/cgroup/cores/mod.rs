@@ -9,7 +9,9 @@
 //! cgroup, and in `<parent>/reserve/<name>`. A cgroup with reserved processors has a record of them, the extended
 //! attribute `user.cofferdam.cores` of its directory (Linux 5.7, in every hierarchy and for delegated users). The
 //! share is always what the parent may use less what the records say. So there is nothing that
-//! could disagree with the tree after a crash or a restart, and a reservation ends with its directory.
+//! could disagree with the tree after a crash or a restart, and a reservation ends with its directory. An owner that
+//! lives holds a shared lock on the directory: one without that lock and without processes was left behind, and
+//! is removed when somebody needs what it holds.
 //!
 //! **Every change is made under a lock**, `flock(2)` on the parent's directory, whose holder makes the files say
 //! what the records say, whoever was interrupted before. Processors are taken from the share, and from those
@@ -78,8 +80,8 @@ pub struct Holder {
     pub cores: CpuSet,
     /// Whether the task runs on these only.
     pub exclusive: bool,
-    /// Whether it has processes. One without is about to start, or was left behind by a caller that was
-    /// killed; the latter holds its processors until its cgroup is removed, or a task of its name created.
+    /// Whether it has processes. One without is about to start or has just ended; or it was left behind by a caller
+    /// that was killed, and then the next task that asks for its processors has them.
     pub populated: bool,
 }
 

@@ -56,7 +56,7 @@ impl Seat {
             Version::V2 => lines.extend(changed(&slice, "cgroup.subtree_control", "\"+cpuset\"")),
         }
         lines.extend(changed(&self.site.share(), "cpuset.cpus", UNRESERVED));
-        lines.extend([call::mkdir(&leaf), call::open_dir(&leaf)]);
+        lines.extend([call::mkdir(&leaf), call::open_dir(&leaf), call::pin(&leaf), call::open_dir(&leaf)]);
         lines.push(call::set_record(&leaf, &reserved.record()));
         if self.site.version == Version::V1 {
             lines.extend(Write::inherit(&leaf, "cpuset.mems").calls(false));

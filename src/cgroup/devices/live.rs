@@ -153,6 +153,32 @@ fn the_list_is_where_it_belongs() {
     assert!(layout.leaves().all(|leaf| !leaf.exists()));
 }
 
+/// v1 gives a cgroup no device that the one above it does not have; on v2 nothing is refused, and both filters hold.
+#[test]
+fn what_the_cgroup_above_lacks_is_told() {
+    let Some(host) = host() else { return };
+    if !host.v1.get("devices").is_some_and(|h| h.writable) {
+        eprintln!("skipped: no devices controller of v1");
+        return;
+    }
+    let (null, zero) = (rule(Kind::Char, 1, 3, "rw"), rule(Kind::Char, 1, 5, "rw"));
+    let parent = format!("cofferdam-devices-{}", std::process::id());
+    let (limits, path) = (Limits::default(), CgroupPath::new(&parent).unwrap());
+    let name = name_of("devices.less");
+    let layout = lower(&Request { devices: &[null, zero], ..Request::new(&limits, &host, &path, &name) });
+    let above = layout.v1.get("devices").unwrap().parent().unwrap();
+    fs::create_dir(above).unwrap();
+    fs::write(above.join("devices.deny"), "a").unwrap();
+    fs::write(above.join("devices.allow"), null.to_string()).unwrap();
+    let group = Group::create(&layout).unwrap();
+    let told = group.changed().to_vec();
+    drop(group);
+    let _ = fs::remove_dir(above);
+    let [less] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(less.control, crate::report::Control::DEVICES);
+    assert!(less.why.starts_with("the cgroup above has no \"c 1:5 rw\""), "{}", less.why);
+}
+
 #[test]
 fn what_the_kernel_refuses_is_a_shortfall_and_not_an_error() {
     let Some(host) = host() else { return };

@@ -14,10 +14,11 @@ pub(in crate::cgroup) fn writes<'a>(leaf: &'a Path, rules: &'a [Rule]) -> impl I
     let why = "the devices controller takes no rules".to_owned();
     let must = Need::Else(Reason { control: Control::DEVICES, why });
     let deny = Write { path: leaf.join("devices.deny"), value: Value::Text("a".to_owned()), need: must };
-    let allow = rules.iter().map(|rule| Write {
-        path: leaf.join("devices.allow"),
-        value: Value::Text(rule.to_string()),
-        need: Need::Try,
+    let allow = rules.iter().map(|rule| {
+        let why =
+            format!("the cgroup above has no {rule:?}, so the task has not either", rule = rule.to_string());
+        let need = Need::Less(Reason { control: Control::DEVICES, why });
+        Write { path: leaf.join("devices.allow"), value: Value::Text(rule.to_string()), need }
     });
     std::iter::once(deny).chain(allow)
 }

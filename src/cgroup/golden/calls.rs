@@ -61,6 +61,8 @@ openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEX
 write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
 mkdir("/cg/cofferdam.slice/reserve.slice/x.scope", 0755)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+flock("/cg/cofferdam.slice/reserve.slice/x.scope", LOCK_SH|LOCK_NB)
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 fsetxattr("/cg/cofferdam.slice/reserve.slice/x.scope", "user.cofferdam.cores", "1-2 exclusive")
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", O_WRONLY|O_CLOEXEC)
 write("/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", "1-2")"#;
