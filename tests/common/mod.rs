@@ -27,6 +27,7 @@ pub fn can(ability: &str) -> bool {
         "cgroup_v2" => v2_limits(),
         "device_cgroup" => device_cgroup(),
         "swap" => swap(),
+        "machine" => own_machine(),
         other => panic!("no such ability: {other}"),
     };
     let Err(why) = lacks else { return true };
@@ -61,6 +62,12 @@ fn v2_limits() -> Result<(), &'static str> {
         cofferdam::cgroup::Mode::V2 => Ok(()),
         _ => Err("the controllers are not on version 2"),
     }
+}
+
+/// Whether the machine is the tests' own, to change.
+fn own_machine() -> Result<(), &'static str> {
+    let emulated = std::env::var_os("COFFERDAM_EMULATED").is_some();
+    if emulated && nix::unistd::geteuid().is_root() { Ok(()) } else { Err("it is somebody's") }
 }
 
 fn swap() -> Result<(), &'static str> {

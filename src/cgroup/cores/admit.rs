@@ -122,15 +122,19 @@ impl Book<'_> {
         ensure_dir(&share)?;
         if state.divided {
             self.settle(&state)?;
+        } else if read_set(&share.join("cpuset.cpus"))?.is_some_and(|now| !now.is_empty()) {
+            // Something was reserved once. A list does not grow by itself when a processor comes online.
+            state.usable = self.usable()?;
+            self.settle(&state)?;
         }
         make_leaf(leaf, leaves)?;
         Ok(Admitted::default())
     }
 
-    /// v1: the share is made from above, its own processors last; where it has some there is nothing to do.
+    /// v1: the share is made from above, its own processors last; where it has all there is nothing to do.
     fn seat_in_share(&self, seat: &Seat, share: &Path, mut state: State) -> Result<Admitted> {
-        let now = read_set(&share.join("cpuset.cpus"))?;
-        if state.divided || now.is_none_or(|now| now.is_empty()) {
+        let now = read_set(&share.join("cpuset.cpus"))?.unwrap_or_default();
+        if state.divided || now.is_empty() || now != self.usable()? {
             seat.inherit.iter().try_for_each(obey)?;
             ensure_dir(share)?;
             inherit_mems(share)?;

@@ -26,6 +26,11 @@
 //! On v2 `cpuset` is enabled with the first reservation and not before. `reserve.slice` has no `cpuset.cpus`
 //! of its own, since what is in it needs shared processors too.
 //!
+//! **A processor that goes offline** stays reserved; what is divided is what is left, with the next operation and
+//! until it is back. v1 takes it from every cpuset, for good: it is back when the parent's `cpuset.cpus` is written,
+//! or made anew because the last task ended. And v1 moves a task that has no processor left to the parent, where it
+//! stays.
+//!
 //! What it does not do: it knows of one parent only, and not of what is given out below another one; it chooses
 //! no processors ([`CoreBook::read`] is for who does); it does not look at NUMA nodes (`cpuset.mems` is the
 //! parent's). Kernel threads and processes outside of the parent run where they like.

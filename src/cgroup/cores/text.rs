@@ -23,15 +23,15 @@ impl Seat {
     fn sharing(&self, leaf: &Path, lines: &mut Vec<String>) {
         let share = self.site.share();
         lines.extend([call::open_dir(&self.site.reserve()), call::mkdir_parent(&share)]);
-        let [read, open, write] = changed(&share, "cpuset.cpus", UNRESERVED);
-        let read = format!("{read} # if processors are reserved");
-        lines.extend([read, open, write, call::mkdir(leaf)]);
+        lines.extend(changed(&share, "cpuset.cpus", UNRESERVED));
+        lines.push(call::mkdir(leaf));
     }
 
     fn in_share(&self, lines: &mut Vec<String>) {
         let share = self.site.share();
         let cpus = share.join("cpuset.cpus");
         lines.extend([call::open_dir(&self.site.reserve()), call::open_read(&cpus)]);
+        lines.push(format!("{} # if that was not blank", call::open_read(&self.site.effective())));
         let mut new: Vec<String> = self.inherit.iter().flat_map(|write| write.calls(false)).collect();
         new.push(call::mkdir_parent(&share));
         new.extend(Write::inherit(&share, "cpuset.mems").calls(false));

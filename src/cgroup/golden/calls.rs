@@ -73,7 +73,7 @@ openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 mkdir("/cg/cofferdam.slice/share.slice", 0711)
-openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC) # if processors are reserved
+openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC)
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
 write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
 mkdir("/cg/cofferdam.slice/share.slice/x.scope", 0755)"#;
@@ -84,10 +84,11 @@ openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.effective_cpus", O_RDONLY|O_CLOEXEC) # if that was not blank
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
 openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank"#;
     let calls = lowered(&Limits::default(), &host(Mode::V1), "").cores.unwrap().calls();
-    assert_eq!(calls.get(..7).unwrap().join("\n"), expected.trim());
+    assert_eq!(calls.get(..8).unwrap().join("\n"), expected.trim());
     let expected = r#"
 mkdir("/cg/cpuset/cofferdam/share", 0711) # if that was blank
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank

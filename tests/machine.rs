@@ -1,0 +1,221 @@
+//! Ring 4 only: what takes a machine of its own, whose processors go and come, whose pages are reserved, whose disk
+//! is read.
+//!
+//! One test at a time, as each changes the machine and puts it back.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cofferdam::cgroup::{
+    CgroupName, CgroupPath, CoreBook, CpuSet, Group, IoMax, Layout, Limits, Request, Version, lower,
+};
+use cofferdam::{Control, Device, Error, Host, Task};
+use common::{asked, can, probe, run_probe, shell, status};
+
+const MB: u64 = 1 << 20;
+
+/// The machine, for one test.
+fn machine() -> Option<MutexGuard<'static, ()>> {
+    static ONE: Mutex<()> = Mutex::new(());
+    can("machine").then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A file of the machine that says something else for a while.
+struct Set(&'static str, PathBuf);
+
+impl Set {
+    fn to(path: impl Into<PathBuf>, now: &str, then: &'static str) -> Set {
+        let path = path.into();
+        fs::write(&path, now).unwrap();
+        Set(then, path)
+    }
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        fs::write(&self.1, self.0).unwrap();
+    }
+}
+
+/// What runs inside; outside it has nothing to do.
+#[test]
+fn probe_entry() {
+    let Some((pages, mut say)) = asked() else { return };
+    for page in 1..=pages.parse().unwrap() {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+        let (size, prot) = (usize::try_from(2 * MB).unwrap(), libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: an anonymous mapping at an address that the kernel chooses takes nobody's memory.
+        let map = unsafe { libc::mmap(std::ptr::null_mut(), size, prot, flags, -1, 0) };
+        assert_ne!(map, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        // SAFETY: its first byte may be written, by the flags above; or SIGBUS is the answer that is looked for.
+        unsafe { map.cast::<u8>().write_volatile(1) };
+        say.fact("pages", page);
+    }
+}
+
+#[test]
+fn huge_pages_beyond_the_limit_are_no_pages() {
+    let Some(_alone) = machine() else { return };
+    let _pages = Set::to("/proc/sys/vm/nr_hugepages", "8", "0");
+    let limits = Limits { hugetlb: [("2MB".to_owned(), 4 * MB + 1)].into(), ..Limits::default() };
+    for (pages, signal) in [("2", None), ("3", Some(libc::SIGBUS))] {
+        let seen = run_probe(probe(pages).limits(limits.clone())).unwrap();
+        assert!(seen.report.enforced.contains(Control::HUGETLB), "{}", seen.report);
+        assert_eq!((seen.get("pages"), seen.status.signal), ("2", signal));
+    }
+}
+
+/// The swap disk, of which nobody reads meanwhile.
+fn disk() -> String {
+    fs::read_to_string("/sys/block/vda/dev").unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_block_device_is_read_as_fast_as_allowed() {
+    let Some(_alone) = machine() else { return };
+    let max = IoMax { device: disk(), read_bps: Some(MB / 2), ..IoMax::default() };
+    let limits = Limits { io_max: vec![max], accounting: true, ..Limits::default() };
+    let node = Device { source: "/dev/vda".into(), target: "/dev/vda".into(), permissions: "r".into() };
+    let start = Instant::now();
+    let read = shell("dd if=/dev/vda of=/dev/null bs=64k count=32");
+    let task = read.limits(limits).with(|s| s.devices.push(node)).spawn().unwrap();
+    let report = task.report();
+    assert!((report.enforced | report.weakened).contains(Control::IO), "{report}");
+    assert!(task.wait().unwrap().success());
+    // 2 MiB at half a MiB a second, less what the first moment may take.
+    assert!(start.elapsed() > Duration::from_secs(3), "{:?}", start.elapsed());
+    let io = task.stats().unwrap().io.unwrap();
+    let read: u64 =
+        io.iter().filter(|io| format!("{}:{}", io.major, io.minor) == disk()).map(|io| io.read_bytes).sum();
+    assert!(read >= 2 * MB, "{io:?}");
+}
+
+fn layout(limits: &Limits) -> Layout {
+    let name = CgroupName::new("machine").unwrap();
+    lower(&Request::new(limits, &Host::probe().unwrap().cgroups, &CgroupPath::default(), &name))
+}
+
+#[test]
+fn block_limits_are_written_changed_and_taken_away() {
+    let Some(_alone) = machine() else { return };
+    let on = Host::probe().unwrap().cgroups.limits_on;
+    let limit = |read_bps, write_iops| Limits {
+        io_max: vec![IoMax { device: disk(), read_bps, write_iops, ..IoMax::default() }],
+        ..Limits::default()
+    };
+    let layout = layout(&limit(Some(MB), None));
+    let mut group = Group::create(&layout).unwrap();
+    assert_eq!((group.shortfalls(), group.changed()), (&[][..], &[][..]));
+    let home = layout.unit.iter().chain(layout.v1.get("blkio")).next_back().unwrap();
+    let text = |file: &str| fs::read_to_string(home.join(file)).unwrap().trim().to_owned();
+    let both = || match on {
+        Version::V1 => {
+            let file = |what: &str| text(&format!("blkio.throttle.{what}_device")).replace(&disk(), "");
+            format!("{}/{}", file("read_bps").trim(), file("write_iops").trim())
+        }
+        Version::V2 => {
+            let line = text("io.max");
+            let find = |key: &str| {
+                let found = line.split(' ').find_map(|word| word.strip_prefix(key));
+                found.filter(|value| *value != "max").unwrap_or_default().to_owned()
+            };
+            format!("{}/{}", find("rbps="), find("wiops="))
+        }
+    };
+    assert_eq!(both(), "1048576/");
+    // v1 throttles some kinds of access only, and says so each time.
+    let mut update = |limits| {
+        let told = group.update(&limits).unwrap().shortfalls;
+        assert!(told.iter().all(|r| r.why.starts_with("cgroup v1 throttles direct")), "{told:?}");
+    };
+    update(limit(Some(2 * MB), Some(100)));
+    assert_eq!(both(), "2097152/100");
+    update(limit(None, Some(100)));
+    assert_eq!(both(), "/100");
+    update(Limits::default());
+    assert_eq!(both(), "/");
+    group.remove().unwrap();
+    let unknown = IoMax { device: "259:7777".into(), read_bps: Some(MB), ..IoMax::default() };
+    let sandbox = shell("true").limits(Limits { io_max: vec![unknown], ..Limits::default() });
+    let task = sandbox.clone().spawn().unwrap();
+    assert!(task.report().missing.contains(Control::IO), "{}", task.report());
+    let Err(Error::Unsupported { control, reason }) = sandbox.require(Control::IO).spawn() else {
+        panic!("it is required");
+    };
+    // On v1 what holds is not enough for that in the first place.
+    assert_eq!((control, reason.contains("(os error 19)")), (Control::IO, on == Version::V2), "{reason}");
+}
+
+/// The processors that a task may run on now.
+fn allowed(task: &Task) -> CpuSet {
+    let text = fs::read_to_string(format!("/proc/{}/status", task.pid().unwrap())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    CpuSet::parse(line.trim()).unwrap()
+}
+
+#[test]
+fn processors_go_and_come() {
+    let Some(_alone) = machine() else { return };
+    let sleeper = |cores: &str| {
+        shell("sleep 1000").limits(Limits {
+            cores: cores.into(),
+            exclusive: !cores.is_empty(),
+            ..Limits::default()
+        })
+    };
+    let before = Host::probe().unwrap();
+    let all = &before.cgroups.online;
+    let last = all.iter().max().unwrap();
+    let (gone, one) = (last.to_string(), CpuSet::parse(&last.to_string()).unwrap());
+    let rest = all.difference(&one);
+    let book = || CoreBook::read(&Host::probe().unwrap().cgroups, &CgroupPath::default()).unwrap();
+    let guest = sleeper("").spawn().unwrap();
+    let holder = sleeper(&gone).spawn().unwrap();
+    assert_eq!((allowed(&guest), allowed(&holder)), (rest.clone(), one.clone()));
+
+    let switch = format!("/sys/devices/system/cpu/cpu{last}/online");
+    let off = Set::to(switch.as_str(), "0", "1");
+    assert_eq!((book().usable, book().share), (rest.clone(), rest.clone()));
+    // The reservation stays, though the kernel runs its task elsewhere meanwhile.
+    assert!(matches!(book().holders.as_slice(), [only] if only.cores == one), "{:?}", book());
+    let late = sleeper("").spawn().unwrap();
+    assert_eq!((allowed(&late), allowed(&guest)), (rest.clone(), rest.clone()));
+    let none = format!("none of processors {gone} is among");
+    assert!(sleeper(&gone).spawn().unwrap().report().to_string().contains(&none));
+    let refused = sleeper(&gone).require(Control::CPUSET).spawn().unwrap_err().to_string();
+    assert!(refused.contains(&none), "{refused}");
+    let some = format!("{},{gone}", rest.iter().max().unwrap());
+    drop(holder);
+    // Whoever looked at the host before that.
+    let stale = sleeper(&gone).host(&before).spawn().unwrap_err();
+    assert!(
+        matches!(&stale, Error::Prepare { source, .. } if source.to_string().contains(&none)),
+        "{stale:?}"
+    );
+    // Some of what is asked for is there.
+    if rest.len() > 1 {
+        let part = sleeper(&some).spawn().unwrap();
+        let told = part.report().to_string();
+        assert!(part.report().weakened.contains(Control::CPUSET), "{told}");
+        let own = CpuSet::parse(&some).unwrap().intersection(&rest);
+        assert_eq!((allowed(&part), allowed(&guest)), (own.clone(), rest.difference(&own)));
+    }
+
+    // Back, it is the share's with whoever comes next, and can be reserved.
+    drop(off);
+    if let Some(cpuset) = before.cgroups.v1.get("cpuset").filter(|_| before.cgroups.limits_on == Version::V1)
+    {
+        // The kernel took it away from every cpuset, and gives it back to none.
+        fs::write(cpuset.mount.join("cofferdam/cpuset.cpus"), all.to_string()).unwrap();
+    }
+    assert!(status(sleeper("").with(|s| s.args = vec!["-c".into(), "true".into()])).success());
+    assert_eq!(book().usable, *all);
+    assert_eq!((allowed(&guest), allowed(&late)), (all.clone(), all.clone()));
+    let holder = sleeper(&gone).spawn().unwrap();
+    assert_eq!((allowed(&guest), allowed(&holder)), (rest, one));
+}
