@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,19 +27,20 @@ fn machine() -> Option<MutexGuard<'static, ()>> {
 }
 
 /// A file of the machine that says something else for a while.
-struct Set(&'static str, PathBuf);
+struct Set(PathBuf, String);
 
 impl Set {
-    fn to(path: impl Into<PathBuf>, now: &str, then: &'static str) -> Set {
+    fn to(path: impl Into<PathBuf>, now: &str) -> Set {
         let path = path.into();
+        let then = fs::read_to_string(&path).unwrap();
         fs::write(&path, now).unwrap();
-        Set(then, path)
+        Set(path, then)
     }
 }
 
 impl Drop for Set {
     fn drop(&mut self) {
-        fs::write(&self.1, self.0).unwrap();
+        fs::write(&self.0, &self.1).unwrap();
     }
 }
 
@@ -61,7 +63,7 @@ fn probe_entry() {
 #[test]
 fn huge_pages_beyond_the_limit_are_no_pages() {
     let Some(_alone) = machine() else { return };
-    let _pages = Set::to("/proc/sys/vm/nr_hugepages", "8", "0");
+    let _pages = Set::to("/proc/sys/vm/nr_hugepages", "8");
     let limits = Limits { hugetlb: [("2MB".to_owned(), 4 * MB + 1)].into(), ..Limits::default() };
     for (pages, signal) in [("2", None), ("3", Some(libc::SIGBUS))] {
         let seen = run_probe(probe(pages).limits(limits.clone())).unwrap();
@@ -81,9 +83,9 @@ fn a_block_device_is_read_as_fast_as_allowed() {
     let max = IoMax { device: disk(), read_bps: Some(MB / 2), ..IoMax::default() };
     let limits = Limits { io_max: vec![max], accounting: true, ..Limits::default() };
     let node = Device { source: "/dev/vda".into(), target: "/dev/vda".into(), permissions: "r".into() };
-    let start = Instant::now();
     let read = shell("dd if=/dev/vda of=/dev/null bs=64k count=32");
     let task = read.limits(limits).with(|s| s.devices.push(node)).spawn().unwrap();
+    let start = Instant::now();
     let report = task.report();
     assert!((report.enforced | report.weakened).contains(Control::IO), "{report}");
     assert!(task.wait().unwrap().success());
@@ -130,7 +132,9 @@ fn block_limits_are_written_changed_and_taken_away() {
     assert_eq!(both(), "1048576/");
     // v1 throttles some kinds of access only, and says so each time.
     let mut update = |limits| {
+        let some = on == Version::V1 && limits != Limits::default();
         let told = group.update(&limits).unwrap().shortfalls;
+        assert_eq!(told.len(), usize::from(some), "{told:?}");
         assert!(told.iter().all(|r| r.why.starts_with("cgroup v1 throttles direct")), "{told:?}");
     };
     update(limit(Some(2 * MB), Some(100)));
@@ -179,7 +183,7 @@ fn processors_go_and_come() {
     assert_eq!((allowed(&guest), allowed(&holder)), (rest.clone(), one.clone()));
 
     let switch = format!("/sys/devices/system/cpu/cpu{last}/online");
-    let off = Set::to(switch.as_str(), "0", "1");
+    let off = Set::to(switch.as_str(), "0");
     assert_eq!((book().usable, book().share), (rest.clone(), rest.clone()));
     // The reservation stays, though the kernel runs its task elsewhere meanwhile.
     assert!(matches!(book().holders.as_slice(), [only] if only.cores == one), "{:?}", book());
@@ -198,7 +202,9 @@ fn processors_go_and_come() {
         "{stale:?}"
     );
     // Some of what is asked for is there.
-    if rest.len() > 1 {
+    if rest.len() < 2 {
+        let _ = writeln!(std::io::stderr(), "skipped: a part of it: needs 3 processors");
+    } else {
         let part = sleeper(&some).spawn().unwrap();
         let told = part.report().to_string();
         assert!(part.report().weakened.contains(Control::CPUSET), "{told}");

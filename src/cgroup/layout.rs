@@ -67,7 +67,7 @@ pub struct Dir {
 impl Dir {
     /// How it is made.
     pub(super) fn call(&self) -> String {
-        if self.kind == Kind::Leaf { call::mkdir(&self.path) } else { call::mkdir_parent(&self.path) }
+        if self.kind == Kind::Leaf { call::mkdir(&self.path) } else { call::mkdir_private(&self.path) }
     }
 }
 
@@ -221,7 +221,7 @@ pub(super) mod call {
     }
 
     /// Nobody else may open it: who can could hold its lock.
-    pub fn mkdir_parent(path: &Path) -> String {
+    pub fn mkdir_private(path: &Path) -> String {
         format!("mkdir({path:?}, 0711)")
     }
 

@@ -145,8 +145,10 @@ impl Group {
 
     /// Finds a group again that [`into_paths`](Self::into_paths) let go of.
     ///
+    /// Processors that were reserved for it are so again, unless they went to another task when no process was left.
+    ///
     /// # Errors
-    /// [`Error::Task`] if it is not there any more.
+    /// [`Error::Task`] if it is not there any more, or the book of processors stays locked by another process.
     pub fn reopen(paths: Paths) -> Result<Group> {
         let open = |path: &PathBuf| open_dir(path).map_err(Error::task(call::open_dir(path)));
         let unit = paths.unit.as_ref().map(open).transpose()?;
@@ -159,7 +161,8 @@ impl Group {
         Ok(group)
     }
 
-    /// Lets go of the group: nothing is killed or removed when the handle is gone.
+    /// Lets go of the group: nothing is killed or removed when the handle is gone. Processors that are reserved for it
+    /// are free as soon as no process is in it; who is to hand it over reopens it first.
     pub fn into_paths(mut self) -> Paths {
         self.keep = true;
         std::mem::take(&mut self.paths)

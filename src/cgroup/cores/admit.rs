@@ -3,16 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::super::kill::{is_gone, open_dir, populated, remove_dir, remove_tree};
+use super::super::kill::{is_gone, open_dir, remove_dir};
 use super::super::layout::call;
 use super::super::probe::Version;
 use super::super::run::hold;
 use super::super::set::CpuSet;
 use super::super::write::{enable, obey};
-use super::book::{Book, Entry, State, has_processes, unlock};
-use super::files::{children, ensure_dir, inherit_mems, make_dir, read_set, set_record, there, write_set};
+use super::book::{Book, Entry, State, has_processes, is_pinned, unlock};
+use super::files::{
+    children, ensure_dir, inherit_mems, make_dir, read_set, record, set_record, there, write_set,
+};
 use super::{Reserved, Seat, Site};
 use crate::error::{Error, Result};
 use crate::report::Reason;
@@ -34,20 +35,30 @@ pub(in super::super) struct Pin(OwnedFd);
 
 impl Pin {
     /// # Errors
-    /// [`Error::Prepare`] with the call; `EWOULDBLOCK` when somebody is about to remove the directory.
+    /// [`Error::Prepare`] with the call.
     fn new(dir: &Path) -> Result<Pin> {
         let pin = hold(dir)?;
         flock(pin.as_fd(), Lock::SharedNow).map_err(Error::prepare(call::pin(dir)))?;
         Ok(Pin(pin))
     }
 
-    /// For the owner of `leaves` whose book is at `site`, if one of them has reserved processors.
+    /// For who found `leaves` again, whose book is at `site`. `None` when there is nothing to hold, or not any more:
+    /// processors without an owner and without processes are anyone's.
     ///
     /// # Errors
-    /// As of a new one.
+    /// As [`admit`].
     pub(in super::super) fn again(site: &Site, leaves: &[PathBuf]) -> Result<Option<Pin>> {
-        let reserve = site.reserve();
-        leaves.iter().find(|leaf| leaf.starts_with(&reserve)).map(|leaf| Pin::new(leaf)).transpose()
+        let Some(book) = Book::open(site)? else { return Ok(None) };
+        let (reserve, share) = (site.reserve(), site.share());
+        let dir = match leaves.iter().find(|leaf| leaf.starts_with(&reserve)) {
+            Some(leaf) if book.may_have(leaf)? => leaf,
+            None if site.version == Version::V1 => &share,
+            _ => return Ok(None),
+        };
+        match Pin::new(dir) {
+            Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(None),
+            pin => pin.map(Some),
+        }
     }
 }
 
@@ -112,11 +123,11 @@ impl Book<'_> {
         let share = self.site.share();
         let mut state = self.state()?;
         if !state.entries.is_empty() && state.share().is_empty() {
-            state.entries.retain(|entry| !self.reap(entry));
-        }
-        if !state.entries.is_empty() && state.share().is_empty() {
             let held = self.holders(state.entries.iter());
-            return Err(busy(call::mkdir_parent(&share), format!("no unreserved processor is left: {held}")));
+            return Err(busy(
+                call::mkdir_private(&share),
+                format!("no unreserved processor is left: {held}"),
+            ));
         }
         let Some(leaf) = leaf else { return self.seat_in_share(seat, &share, state) };
         ensure_dir(&share)?;
@@ -127,7 +138,8 @@ impl Book<'_> {
             state.usable = self.usable()?;
             self.settle(&state)?;
         }
-        make_leaf(leaf, leaves)?;
+        make_dir(leaf, 0o755).map_err(Error::prepare::<io::Error>(call::mkdir(leaf)))?;
+        leaves.push(leaf.to_owned());
         Ok(Admitted::default())
     }
 
@@ -155,7 +167,9 @@ impl Book<'_> {
         seat.enable.iter().try_for_each(|dir| enable(dir, "cpuset"))?;
         let state = self.state()?;
         if state.entries.iter().any(|e| e.leaf == leaf) {
-            return Err(Error::prepare::<io::Error>(call::mkdir(leaf))(io::ErrorKind::AlreadyExists.into()));
+            return Err(Error::prepare::<io::Error>(call::mkdir_private(leaf))(
+                io::ErrorKind::AlreadyExists.into(),
+            ));
         }
         let (after, cores) = self.with(state.entries, leaf, reserved)?;
         let slice = self.site.reserve();
@@ -165,7 +179,8 @@ impl Book<'_> {
             Version::V2 => enable(&slice, "cpuset")?,
         }
         self.settle(&after)?;
-        make_leaf(leaf, leaves)?;
+        make_dir(leaf, 0o711).map_err(Error::prepare::<io::Error>(call::mkdir_private(leaf)))?;
+        leaves.push(leaf.to_owned());
         let pin = Pin::new(leaf)?;
         set_record(leaf, reserved)?;
         if self.site.version == Version::V1 {
@@ -178,13 +193,12 @@ impl Book<'_> {
     /// What the book says with one more reservation, and what that task runs on, if the others leave room for it.
     fn with(&self, mut entries: Vec<Entry>, leaf: &Path, reserved: &Reserved) -> Result<(State, CpuSet)> {
         let step = || call::set_record(leaf, &reserved.record());
-        let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
-        entries.retain(|e| !taken(&e) || !self.reap(e));
+        let taken = |e: &&Entry| e.reserved.overlaps(reserved);
         if entries.iter().any(|e| taken(&e)) {
             return Err(busy(step(), self.holders(entries.iter().filter(taken))));
         }
         entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
-        let mut after = State { divided: true, usable: self.usable()?, entries };
+        let after = State { divided: true, usable: self.usable()?, entries };
         let Some(cores) = after.cores(reserved) else {
             let why =
                 format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
@@ -193,11 +207,8 @@ impl Book<'_> {
         if after.share().is_empty()
             && let Some(guests) = self.guests()?
         {
-            after.entries.retain(|e| e.leaf == leaf || !self.reap(e));
-            if after.share().is_empty() {
-                let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
-                return Err(busy(step(), why));
-            }
+            let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
+            return Err(busy(step(), why));
         }
         Ok((after, cores))
     }
@@ -222,18 +233,11 @@ impl Book<'_> {
         Ok(after.shortfall(reserved))
     }
 
-    /// Removes the directory of a reservation whose owner is gone, and all processes too; whether it did. What the
-    /// task had in other hierarchies stays, and holds nothing.
-    fn reap(&self, entry: &Entry) -> bool {
-        let abandoned = || -> io::Result<bool> {
-            let dir = open_dir(&entry.leaf)?;
-            let alone = flock(dir.as_fd(), Lock::ExclusiveNow).is_ok();
-            // Removed before others may lock it again.
-            let gone = alone && !populated(dir.as_fd())? && remove_tree(&entry.leaf, Duration::ZERO).is_ok();
-            unlock(&dir);
-            Ok(gone)
-        };
-        abandoned().unwrap_or_else(|e| is_gone(&e))
+    /// Whether the processors that the record of `leaf` names are nobody else's.
+    fn may_have(&self, leaf: &Path) -> Result<bool> {
+        let Some((_, reserved)) = record(leaf)? else { return Ok(false) };
+        let others = self.state()?.entries.into_iter().filter(|e| e.leaf != leaf);
+        Ok(!others.into_iter().any(|e| e.reserved.overlaps(&reserved)))
     }
 
     /// Who has what, for an error.
@@ -264,11 +268,7 @@ impl Book<'_> {
     fn is_pinned(&self) -> Result<bool> {
         let share = self.site.share();
         let dir = there(open_dir(&share)).map_err(Error::prepare(call::open_dir(&share)))?;
-        Ok(dir.is_some_and(|dir| {
-            let pinned = flock(dir.as_fd(), Lock::ExclusiveNow).is_err();
-            unlock(&dir);
-            pinned
-        }))
+        Ok(dir.is_some_and(|dir| is_pinned(&dir)))
     }
 
     fn close_down(&self, parents: &mut Vec<PathBuf>) -> Result<()> {
@@ -289,12 +289,6 @@ impl Book<'_> {
         }
         Ok(())
     }
-}
-
-fn make_leaf(leaf: &Path, leaves: &mut Vec<PathBuf>) -> Result<()> {
-    make_dir(leaf, 0o755).map_err(Error::prepare::<io::Error>(call::mkdir(leaf)))?;
-    leaves.push(leaf.to_owned());
-    Ok(())
 }
 
 fn busy(step: String, why: String) -> Error {

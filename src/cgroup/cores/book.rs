@@ -13,7 +13,7 @@ use super::super::kill::{is_gone, open_dir, populated};
 use super::super::layout::call;
 use super::super::probe::{Detection, Version};
 use super::super::set::CpuSet;
-use super::files::{children, read_set, record, settle_set};
+use super::files::{children, read_set, record, settle_set, there};
 use super::{CoreBook, Holder, Partition, Reserved, Site};
 use crate::error::{Error, Result};
 use crate::report::{Control, Reason};
@@ -48,7 +48,7 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     /// Whether the directory of reservations is there. It is made before anything is taken from the share, and
-    /// removed after all has been given back: without it there is nothing to settle.
+    /// removed after all has been given back: without it the share has all.
     pub divided: bool,
     /// Not looked up where nothing is divided.
     pub usable: CpuSet,
@@ -95,11 +95,29 @@ impl<'a> Book<'a> {
         let Some(leaves) = children(&self.site.reserve())? else { return Ok(State::default()) };
         let mut entries = Vec::new();
         for leaf in leaves {
-            if let Some(reserved) = record(&leaf)? {
+            if let Some((dir, reserved)) = record(&leaf)?
+                && self.is_held(&leaf, &dir)?
+            {
                 entries.push(Entry { leaf, reserved });
             }
         }
         Ok(State { divided: true, usable: self.usable()?, entries })
+    }
+
+    /// Whether somebody has the processors of a record: an owner that lives, or a process. The owner is looked for
+    /// first, since without one no process comes.
+    ///
+    /// v1 moves the processes of a cgroup whose processors are all offline to the one above it, and nobody knows
+    /// then whose they are.
+    fn is_held(&self, leaf: &Path, dir: &OwnedFd) -> Result<bool> {
+        let strays = || match self.site.version {
+            Version::V1 => {
+                std::fs::read_to_string(self.site.reserve().join("cgroup.procs")).map(|s| !s.is_empty())
+            }
+            Version::V2 => Ok(false),
+        };
+        let held = || Ok(is_pinned(dir) || populated(dir.as_fd())? || strays()?);
+        there(held()).map_err(Error::prepare(call::open_dir(leaf))).map(Option::unwrap_or_default)
     }
 
     /// What the parent may use; nothing on v2 before cpuset is enabled there.
@@ -196,8 +214,15 @@ impl Site {
 /// Whether there is a process in a cgroup or below; none is in one that is gone.
 pub(super) fn has_processes(leaf: &Path) -> Result<bool> {
     let found = open_dir(leaf).and_then(|dir| populated(dir.as_fd()));
-    let found = super::files::there(found).map_err(Error::prepare(call::open_dir(leaf)))?;
+    let found = there(found).map_err(Error::prepare(call::open_dir(leaf)))?;
     Ok(found.unwrap_or_default())
+}
+
+/// Whether somebody holds a shared lock on a directory.
+pub(super) fn is_pinned(dir: &OwnedFd) -> bool {
+    let pinned = flock(dir.as_fd(), Lock::ExclusiveNow).is_err();
+    unlock(dir);
+    pinned
 }
 
 /// A child that another thread forks has copies of all descriptors until it executes something, so closing

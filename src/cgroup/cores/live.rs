@@ -279,25 +279,32 @@ fn processors_without_an_owner_and_without_processes_are_anyones() {
     let paths = left.into_paths();
     assert!(at.refused("next", &last, true).ends_with("is reserved by \"left\""), "its process lives");
     drop(sleeper);
-    // An owner that found it again after a restart, and may read its counters still.
+    assert_eq!((at.book().share, at.book().holders), (at.usable.clone(), vec![]));
+    // An owner that found it again after a restart has it again.
     let left = Group::reopen(paths).unwrap();
     assert!(at.refused("next", &last, true).ends_with(", which has no processes"));
-    let _ = left.into_paths();
-    let next = at.group("next", &last, true).unwrap();
-    assert!(!at.leaf("left").exists());
-    let _ = next.into_paths();
+    let paths = left.into_paths();
+    // And has it no more when another one got it. What was counted is still there to be read.
+    let next = at.group("next", &last, false).unwrap();
+    let left = Group::reopen(paths).unwrap();
+    assert!(left.stats().is_ok() && at.leaf("left").exists());
+    assert!(matches!(at.book().holders.as_slice(), [only] if only.name == "next"), "{:?}", at.book());
+    assert_eq!(at.file(&at.leaf("next"), "cpuset.cpus"), at.usable);
+    drop(left);
+    assert!(!at.leaf("left").exists() && at.leaf("next").exists());
 
     // What a task without reserved processors needs, and what one needs that would leave it nothing.
-    let _ = at.group("most", &rest.to_string(), true).unwrap().into_paths();
-    assert!(at.book().share.is_empty());
-    let guest = at.group("guest", "", false).unwrap();
-    assert_eq!((Sleeper::new(&guest).cores(), at.book().holders.len()), (at.usable.clone(), 0));
-    let _ = at.group("left", &last, true).unwrap().into_paths();
+    let _ = next.into_paths();
     let most = at.group("most", &rest.to_string(), true).unwrap();
-    assert_eq!((at.book().share, at.leaf("left").exists()), (set(&[at.nth(1)]), false));
-    drop((most, guest));
-    // What they had in other hierarchies goes when their names come again.
-    for name in ["left", "next"] {
+    assert_eq!(at.book().share.to_string(), last);
+    let guest = at.group("guest", "", false).unwrap();
+    assert_eq!(Sleeper::new(&guest).cores().to_string(), last);
+    let _ = most.into_paths();
+    let more = at.group("more", &last, false).unwrap();
+    assert_eq!(at.file(&at.leaf("more"), "cpuset.cpus"), at.usable);
+    drop((more, guest));
+    // The directories go when their names come again.
+    for name in ["next", "most"] {
         drop(at.group(name, &last, false).unwrap());
     }
     at.assert_gone();
@@ -339,11 +346,10 @@ fn what_a_crash_leaves_is_healed_by_the_next() {
     if at.site.version == Version::V2 {
         fs::write(at.site.reserve().join("cgroup.subtree_control"), "+cpuset").unwrap();
     }
+    // Its owner is gone, and no process was there: whoever asks for its processors has them.
     heal(&at);
-    assert_eq!((guests.cores(), at.file(&leaf, "cpuset.cpus").to_string()), (rest.clone(), last.clone()));
-    // Its owner is gone and all of its processes: whoever asks for its processors has them.
+    assert_eq!((guests.cores(), at.book().holders.len()), (at.usable.clone(), 0));
     drop(at.group("other", &last, true).unwrap());
-    assert!(!leaf.exists());
     assert_eq!(guests.cores(), at.usable);
 
     // Its name is taken by the next one, with or without processors of its own.
@@ -415,7 +421,7 @@ fn entries(at: &Place) -> Vec<(u64, PathBuf, CpuSet, CpuSet)> {
         let Ok(Some(reserved)) = files::record(&leaf) else { continue };
         let Ok(Some(cpus)) = files::read_set(&leaf.join("cpuset.cpus")) else { continue };
         if !cpus.is_empty() {
-            found.push((meta.ino(), leaf, reserved.cores, cpus));
+            found.push((meta.ino(), leaf, reserved.1.cores, cpus));
         }
     }
     found

@@ -10,8 +10,8 @@
 //! attribute `user.cofferdam.cores` of its directory (Linux 5.7, in every hierarchy and for delegated users). The
 //! share is always what the parent may use less what the records say. So there is nothing that
 //! could disagree with the tree after a crash or a restart, and a reservation ends with its directory. An owner that
-//! lives holds a shared lock on the directory: one without that lock and without processes was left behind, and
-//! is removed when somebody needs what it holds.
+//! lives holds a shared lock on the directory. Without that lock and without processes the reservation has lapsed:
+//! the processors are anyone's, though the directory stays with what was counted in it.
 //!
 //! **Every change is made under a lock**, `flock(2)` on the parent's directory, whose holder makes the files say
 //! what the records say, whoever was interrupted before. Processors are taken from the share, and from those
@@ -28,8 +28,8 @@
 //!
 //! **A processor that goes offline** stays reserved; what is divided is what is left, with the next operation and
 //! until it is back. v1 takes it from every cpuset, for good: it is back when the parent's `cpuset.cpus` is written,
-//! or made anew because the last task ended. And v1 moves a task that has no processor left to the parent, where it
-//! stays.
+//! or made anew because the last task ended. And v1 moves the processes of a task that has no processor left to
+//! `reserve`, where they stay and run on anyone's; as long as there are any no reservation lapses.
 //!
 //! What it does not do: it knows of one parent only, and not of what is given out below another one; it chooses
 //! no processors ([`CoreBook::read`] is for who does); it does not look at NUMA nodes (`cpuset.mems` is the
@@ -64,7 +64,8 @@ pub use partition::Partition;
 
 /// Who has which processors below one parent cgroup: what a scheduler must know before it gives out more.
 ///
-/// Rebuilt from the live cgroups, so it is right after a restart and whatever other processes do. A task can
+/// Rebuilt from the live cgroups, so it is right after a restart and whatever other processes do: a reservation lasts
+/// as long as its owner or any of its processes. A task can
 /// come between reading and reserving; [`Group::create`](super::Group::create) refuses then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoreBook {
@@ -85,8 +86,7 @@ pub struct Holder {
     pub cores: CpuSet,
     /// Whether the task runs on these only.
     pub exclusive: bool,
-    /// Whether it has processes. One without is about to start or has just ended; or it was left behind by a caller
-    /// that was killed, and then the next task that asks for its processors has them.
+    /// Whether it has processes. One without is about to start or has just ended: its owner lives.
     pub populated: bool,
 }
 

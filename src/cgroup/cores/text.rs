@@ -22,9 +22,10 @@ impl Seat {
 
     fn sharing(&self, leaf: &Path, lines: &mut Vec<String>) {
         let share = self.site.share();
-        lines.extend([call::open_dir(&self.site.reserve()), call::mkdir_parent(&share)]);
-        lines.extend(changed(&share, "cpuset.cpus", UNRESERVED));
-        lines.push(call::mkdir(leaf));
+        lines.extend([call::open_dir(&self.site.reserve()), call::mkdir_private(&share)]);
+        let [read, open, write] = changed(&share, "cpuset.cpus", UNRESERVED);
+        let usable = format!("{} # if that was not blank", call::open_read(&self.site.effective()));
+        lines.extend([read, usable, open, write, call::mkdir(leaf)]);
     }
 
     fn in_share(&self, lines: &mut Vec<String>) {
@@ -33,12 +34,12 @@ impl Seat {
         lines.extend([call::open_dir(&self.site.reserve()), call::open_read(&cpus)]);
         lines.push(format!("{} # if that was not blank", call::open_read(&self.site.effective())));
         let mut new: Vec<String> = self.inherit.iter().flat_map(|write| write.calls(false)).collect();
-        new.push(call::mkdir_parent(&share));
+        new.push(call::mkdir_private(&share));
         new.extend(Write::inherit(&share, "cpuset.mems").calls(false));
         new.extend(changed(&share, "cpuset.cpus", UNRESERVED).into_iter().skip(1));
         lines.extend(new.into_iter().map(|line| match line.contains(" # ") {
             true => line,
-            false => format!("{line} # if that was blank"),
+            false => format!("{line} # if that was blank or is not all"),
         }));
         lines.extend([call::open_dir(&share), call::pin(&share)]);
     }
@@ -50,13 +51,14 @@ impl Seat {
             lines.extend(changed(dir, "cgroup.subtree_control", "\"+cpuset\""));
         }
         lines.push(call::open_dir(&slice));
-        lines.extend([call::open_read(&self.site.effective()), call::mkdir_parent(&slice)]);
+        lines.extend([call::open_read(&self.site.effective()), call::mkdir_private(&slice)]);
         match self.site.version {
             Version::V1 => lines.extend(Write::inherit(&slice, "cpuset.mems").calls(false)),
             Version::V2 => lines.extend(changed(&slice, "cgroup.subtree_control", "\"+cpuset\"")),
         }
         lines.extend(changed(&self.site.share(), "cpuset.cpus", UNRESERVED));
-        lines.extend([call::mkdir(&leaf), call::open_dir(&leaf), call::pin(&leaf), call::open_dir(&leaf)]);
+        lines.extend([call::mkdir_private(&leaf), call::open_dir(&leaf), call::pin(&leaf)]);
+        lines.push(call::open_dir(&leaf));
         lines.push(call::set_record(&leaf, &reserved.record()));
         if self.site.version == Version::V1 {
             lines.extend(Write::inherit(&leaf, "cpuset.mems").calls(false));

@@ -15,8 +15,7 @@ pub(in crate::cgroup) fn writes<'a>(leaf: &'a Path, rules: &'a [Rule]) -> impl I
     let must = Need::Else(Reason { control: Control::DEVICES, why });
     let deny = Write { path: leaf.join("devices.deny"), value: Value::Text("a".to_owned()), need: must };
     let allow = rules.iter().map(|rule| {
-        let why =
-            format!("the cgroup above has no {rule:?}, so the task has not either", rule = rule.to_string());
+        let why = format!("the task is refused {:?}", rule.to_string());
         let need = Need::Less(Reason { control: Control::DEVICES, why });
         Write { path: leaf.join("devices.allow"), value: Value::Text(rule.to_string()), need }
     });

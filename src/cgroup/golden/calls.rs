@@ -59,7 +59,7 @@ write("/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", "+cpuset") # i
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC)
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
 write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
-mkdir("/cg/cofferdam.slice/reserve.slice/x.scope", 0755)
+mkdir("/cg/cofferdam.slice/reserve.slice/x.scope", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cofferdam.slice/reserve.slice/x.scope", LOCK_SH|LOCK_NB)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
@@ -74,6 +74,7 @@ flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 mkdir("/cg/cofferdam.slice/share.slice", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC)
+openat(AT_FDCWD, "/cg/cofferdam.slice/cpuset.cpus.effective", O_RDONLY|O_CLOEXEC) # if that was not blank
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
 write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
 mkdir("/cg/cofferdam.slice/share.slice/x.scope", 0755)"#;
@@ -85,13 +86,13 @@ flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_RDONLY|O_CLOEXEC)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.effective_cpus", O_RDONLY|O_CLOEXEC) # if that was not blank
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank or is not all
 openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank"#;
     let calls = lowered(&Limits::default(), &host(Mode::V1), "").cores.unwrap().calls();
     assert_eq!(calls.get(..8).unwrap().join("\n"), expected.trim());
     let expected = r#"
-mkdir("/cg/cpuset/cofferdam/share", 0711) # if that was blank
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
+mkdir("/cg/cpuset/cofferdam/share", 0711) # if that was blank or is not all
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank or is not all
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.mems", O_RDWR|O_CLOEXEC) # if that was blank
 write("/cg/cpuset/cofferdam/share/cpuset.mems", <what "/cg/cpuset/cofferdam/cpuset.mems" has>) # if that was blank

@@ -28,7 +28,7 @@ fn on_version_2_the_task_is_born_in_its_cgroup() {
          write(\"/sys/fs/cgroup/cgroup.subtree_control\", \"+cpuset\")...
          mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice\", 0711)
          write(\"/sys/fs/cgroup/cofferdam.slice/share.slice/cpuset.cpus\", <the unreserved ones>)...
-         mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope\", 0755)
+         mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope\", 0711)
          write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpuset.cpus\", <cores 0-1 and the unreserved ones>)
          write(\"/sys/fs/cgroup/cofferdam.slice/cgroup.subtree_control\", \"+memory\")
          write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/cgroup.subtree_control\", \"+memory\")
