@@ -177,7 +177,8 @@ pub(super) fn remove_tree(path: &Path, patience: Duration) -> io::Result<()> {
             }
         }
         if !backoff.pause() {
-            return Err(busy);
+            // What was below may have been all.
+            return remove_dir(path).map_err(|_| busy);
         }
     }
 }

@@ -48,7 +48,7 @@ pub struct Group {
     memory: Option<OwnedFd>,
     /// Outlives the counters.
     killed: Tally,
-    /// Says that somebody lives who will enter the processors that are reserved, or that all share.
+    /// Says that the owner lives, whose task will enter the processors that are reserved, or that all share.
     pin: Option<Pin>,
     shortfalls: Vec<Reason>,
     changed: Vec<Reason>,
@@ -145,8 +145,6 @@ impl Group {
 
     /// Finds a group again that [`into_paths`](Self::into_paths) let go of.
     ///
-    /// Processors that were reserved for it are so again, unless they went to another task when no process was left.
-    ///
     /// # Errors
     /// [`Error::Task`] if it is not there any more, or the book of processors stays locked by another process.
     pub fn reopen(paths: Paths) -> Result<Group> {
@@ -161,8 +159,9 @@ impl Group {
         Ok(group)
     }
 
-    /// Lets go of the group: nothing is killed or removed when the handle is gone. Processors that are reserved for it
-    /// are free as soon as no process is in it; who is to hand it over reopens it first.
+    /// Lets go of the group: nothing is killed or removed when the handle is gone. If processors are
+    /// reserved for it, and no process is in it, the next who needs them removes it: who hands over a group without
+    /// processes reopens it first.
     pub fn into_paths(mut self) -> Paths {
         self.keep = true;
         std::mem::take(&mut self.paths)

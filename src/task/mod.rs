@@ -442,7 +442,8 @@ impl Task {
 
     /// Lets the task live on without this value, and without the caller: nothing is killed or removed
     /// when either goes away. Whoever detaches a task removes its cgroup later, and its temporary root, which is
-    /// `cofferdam-ID` in the operator's `temp_dir`. Processors that it has reserved stay taken until its last process is gone.
+    /// `cofferdam-ID` in the operator's `temp_dir`. Once its last process is gone, the next who needs processors that
+    /// it had reserved removes their cgroup, on version 2 with all that was counted.
     ///
     /// # Errors
     /// [`Error::Task`] when init cannot be told. The task is then still owned.

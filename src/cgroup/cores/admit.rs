@@ -3,17 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::super::kill::{is_gone, open_dir, remove_dir};
+use super::super::kill::{is_gone, open_dir, remove_dir, remove_tree};
 use super::super::layout::call;
 use super::super::probe::Version;
 use super::super::run::hold;
 use super::super::set::CpuSet;
 use super::super::write::{enable, obey};
 use super::book::{Book, Entry, State, has_processes, is_pinned, unlock};
-use super::files::{
-    children, ensure_dir, inherit_mems, make_dir, read_set, record, set_record, there, write_set,
-};
+use super::files::{children, ensure_dir, inherit_mems, make_dir, read_set, set_record, there, write_set};
 use super::{Reserved, Seat, Site};
 use crate::error::{Error, Result};
 use crate::report::Reason;
@@ -29,7 +28,7 @@ pub(in super::super) struct Admitted {
     pub shortfall: Option<Reason>,
 }
 
-/// A shared lock on a cgroup that has reserved processors, or on the share of v1.
+/// A shared lock on the task's own cgroup below the book's parent, or on the share of v1.
 #[derive(Debug)]
 pub(in super::super) struct Pin(OwnedFd);
 
@@ -42,20 +41,16 @@ impl Pin {
         Ok(Pin(pin))
     }
 
-    /// For who found `leaves` again, whose book is at `site`. `None` when there is nothing to hold, or not any more:
-    /// processors without an owner and without processes are anyone's.
+    /// For who found `leaves` again, whose book is at `site`. `None` when there is nothing to hold, or not any more.
     ///
     /// # Errors
     /// As [`admit`].
     pub(in super::super) fn again(site: &Site, leaves: &[PathBuf]) -> Result<Option<Pin>> {
-        let Some(book) = Book::open(site)? else { return Ok(None) };
-        let (reserve, share) = (site.reserve(), site.share());
-        let dir = match leaves.iter().find(|leaf| leaf.starts_with(&reserve)) {
-            Some(leaf) if book.may_have(leaf)? => leaf,
-            None if site.version == Version::V1 => &share,
-            _ => return Ok(None),
-        };
-        match Pin::new(dir) {
+        // Nobody looks for pins meanwhile.
+        let Some(_book) = Book::open(site)? else { return Ok(None) };
+        let (parents, share) = ([site.reserve(), site.share()], site.share());
+        let own = leaves.iter().find(|leaf| parents.iter().any(|parent| leaf.starts_with(parent)));
+        match Pin::new(own.unwrap_or(&share)) {
             Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(None),
             pin => pin.map(Some),
         }
@@ -123,6 +118,9 @@ impl Book<'_> {
         let share = self.site.share();
         let mut state = self.state()?;
         if !state.entries.is_empty() && state.share().is_empty() {
+            state.entries.retain(|entry| !self.reap(entry));
+        }
+        if !state.entries.is_empty() && state.share().is_empty() {
             let held = self.holders(state.entries.iter());
             return Err(busy(
                 call::mkdir_private(&share),
@@ -140,7 +138,7 @@ impl Book<'_> {
         }
         make_dir(leaf, 0o755).map_err(Error::prepare::<io::Error>(call::mkdir(leaf)))?;
         leaves.push(leaf.to_owned());
-        Ok(Admitted::default())
+        Ok(Admitted { pin: Some(Pin::new(leaf)?), shortfall: None })
     }
 
     /// v1: the share is made from above, its own processors last; where it has all there is nothing to do.
@@ -193,23 +191,28 @@ impl Book<'_> {
     /// What the book says with one more reservation, and what that task runs on, if the others leave room for it.
     fn with(&self, mut entries: Vec<Entry>, leaf: &Path, reserved: &Reserved) -> Result<(State, CpuSet)> {
         let step = || call::set_record(leaf, &reserved.record());
-        let taken = |e: &&Entry| e.reserved.overlaps(reserved);
+        let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
+        let usable = self.usable()?;
+        if reserved.cores.intersection(&usable).is_empty() {
+            let why = format!("none of processors {} is among the usable ones, {usable}", reserved.cores);
+            return Err(busy(step(), why));
+        }
+        entries.retain(|e| !taken(&e) || !self.reap(e));
         if entries.iter().any(|e| taken(&e)) {
             return Err(busy(step(), self.holders(entries.iter().filter(taken))));
         }
         entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
-        let after = State { divided: true, usable: self.usable()?, entries };
-        let Some(cores) = after.cores(reserved) else {
-            let why =
-                format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
-            return Err(busy(step(), why));
-        };
+        let mut after = State { divided: true, usable, entries };
         if after.share().is_empty()
             && let Some(guests) = self.guests()?
         {
-            let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
-            return Err(busy(step(), why));
+            after.entries.retain(|e| e.leaf == leaf || !self.reap(e));
+            if after.share().is_empty() {
+                let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
+                return Err(busy(step(), why));
+            }
         }
+        let cores = after.cores(reserved).unwrap_or_default();
         Ok((after, cores))
     }
 
@@ -219,10 +222,19 @@ impl Book<'_> {
         let Some(old) = entries.iter().position(|e| e.leaf == leaf).map(|at| entries.swap_remove(at)) else {
             return Err(Error::prepare::<io::Error>(call::get_record(leaf))(io::ErrorKind::NotFound.into()));
         };
-        let (after, cores) = self.with(entries.clone(), leaf, reserved)?;
         let union = old.reserved.cores.union(&reserved.cores);
-        let (both, _) =
-            self.with(entries, leaf, &Reserved { cores: union, exclusive: reserved.exclusive })?;
+        let both = Reserved { cores: union, exclusive: reserved.exclusive };
+        let ways = self
+            .with(entries.clone(), leaf, reserved)
+            .and_then(|after| Ok((after, self.with(entries, leaf, &both)?)));
+        let ((after, cores), (both, _)) = match ways {
+            Ok(ways) => ways,
+            Err(refused) => {
+                // What somebody had left behind may be gone by now, for nothing.
+                let _ = self.state().and_then(|state| self.settle(&state));
+                return Err(refused);
+            }
+        };
         self.settle(&both)?;
         set_record(leaf, reserved)?;
         // The task lets go before the others take.
@@ -233,11 +245,11 @@ impl Book<'_> {
         Ok(after.shortfall(reserved))
     }
 
-    /// Whether the processors that the record of `leaf` names are nobody else's.
-    fn may_have(&self, leaf: &Path) -> Result<bool> {
-        let Some((_, reserved)) = record(leaf)? else { return Ok(false) };
-        let others = self.state()?.entries.into_iter().filter(|e| e.leaf != leaf);
-        Ok(!others.into_iter().any(|e| e.reserved.overlaps(&reserved)))
+    /// Removes the directory of a reservation that nobody holds any more; whether it did. What the task had in other
+    /// hierarchies stays, and holds no processors.
+    fn reap(&self, entry: &Entry) -> bool {
+        // The kernel refuses where there are processes that cannot be seen from here.
+        !self.is_held(&entry.leaf).unwrap_or(true) && remove_tree(&entry.leaf, Duration::ZERO).is_ok()
     }
 
     /// Who has what, for an error.
@@ -256,7 +268,9 @@ impl Book<'_> {
     fn guests(&self) -> Result<Option<String>> {
         let share = self.site.share();
         if self.site.version == Version::V2 {
-            let guests = children(&share)?.unwrap_or_default();
+            let mut guests = children(&share)?.unwrap_or_default();
+            // What was left behind needs none.
+            guests.retain(|leaf| self.is_held(leaf).unwrap_or(true));
             let name = guests.first().map(|leaf| self.site.name(leaf));
             return Ok(name.map(|name| format!("{} tasks need one, {name:?} for one", guests.len())));
         }

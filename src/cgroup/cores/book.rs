@@ -95,29 +95,27 @@ impl<'a> Book<'a> {
         let Some(leaves) = children(&self.site.reserve())? else { return Ok(State::default()) };
         let mut entries = Vec::new();
         for leaf in leaves {
-            if let Some((dir, reserved)) = record(&leaf)?
-                && self.is_held(&leaf, &dir)?
-            {
+            if let Some(reserved) = record(&leaf)? {
                 entries.push(Entry { leaf, reserved });
             }
         }
         Ok(State { divided: true, usable: self.usable()?, entries })
     }
 
-    /// Whether somebody has the processors of a record: an owner that lives, or a process. The owner is looked for
+    /// Whether somebody needs the processors of a cgroup: an owner that lives, or a process. The owner is looked for
     /// first, since without one no process comes.
     ///
     /// v1 moves the processes of a cgroup whose processors are all offline to the one above it, and nobody knows
     /// then whose they are.
-    fn is_held(&self, leaf: &Path, dir: &OwnedFd) -> Result<bool> {
-        let strays = || match self.site.version {
-            Version::V1 => {
-                std::fs::read_to_string(self.site.reserve().join("cgroup.procs")).map(|s| !s.is_empty())
-            }
-            Version::V2 => Ok(false),
+    pub fn is_held(&self, leaf: &Path) -> Result<bool> {
+        let above = self.site.reserve().join("cgroup.procs");
+        let strays = || -> io::Result<bool> {
+            let text =
+                if self.site.version == Version::V1 { there(std::fs::read_to_string(&above))? } else { None };
+            Ok(text.is_some_and(|text| !text.is_empty()))
         };
-        let held = || Ok(is_pinned(dir) || populated(dir.as_fd())? || strays()?);
-        there(held()).map_err(Error::prepare(call::open_dir(leaf))).map(Option::unwrap_or_default)
+        let held = open_dir(leaf).and_then(|dir| Ok(is_pinned(&dir) || populated(dir.as_fd())? || strays()?));
+        there(held).map_err(Error::prepare(call::open_dir(leaf))).map(Option::unwrap_or_default)
     }
 
     /// What the parent may use; nothing on v2 before cpuset is enabled there.
@@ -163,6 +161,14 @@ impl<'a> Book<'a> {
             let usable = self.usable()?;
             state.usable = if usable.is_empty() { detection.online.clone() } else { usable };
         }
+        let mut held = Vec::new();
+        for entry in std::mem::take(&mut state.entries) {
+            // The next who asks for them has them.
+            if self.is_held(&entry.leaf)? {
+                held.push(entry);
+            }
+        }
+        state.entries = held;
         let mut holders = Vec::new();
         for entry in &state.entries {
             let Reserved { cores, exclusive } = entry.reserved.clone();

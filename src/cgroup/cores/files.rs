@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::super::kill::{is_gone, open_dir};
@@ -41,20 +41,20 @@ pub(super) fn children(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
     there(list()).map_err(Error::prepare(call::open_dir(dir)))
 }
 
-/// What the record of a directory says, and the directory; `None` without one, or without the other.
-pub(super) fn record(leaf: &Path) -> Result<Option<(OwnedFd, Reserved)>> {
-    let read = || -> io::Result<(OwnedFd, Vec<u8>)> {
+/// What the record of a directory says; `None` without one, or without the directory.
+pub(super) fn record(leaf: &Path) -> Result<Option<Reserved>> {
+    let read = || -> io::Result<Vec<u8>> {
         let dir = open_dir(leaf)?;
         // Room for a set without two neighbours, of as many processors as a kernel can be built for.
         let mut bytes = vec![0; 64 * 1024];
         let length = fgetxattr(dir.as_fd(), RECORD, &mut bytes)?;
         bytes.truncate(length);
-        Ok((dir, bytes))
+        Ok(bytes)
     };
     match read() {
         Err(e) if is_gone(&e) || e.raw_os_error() == Some(libc::ENODATA) => Ok(None),
         Err(e) => Err(Error::prepare::<io::Error>(call::get_record(leaf))(e)),
-        Ok((dir, bytes)) => Ok(Some((dir, Reserved::parse(&String::from_utf8_lossy(&bytes))))),
+        Ok(bytes) => Ok(Some(Reserved::parse(&String::from_utf8_lossy(&bytes)))),
     }
 }
 
@@ -66,10 +66,6 @@ pub(super) fn set_record(leaf: &Path, reserved: &Reserved) -> Result<()> {
 }
 
 impl Reserved {
-    pub(super) fn overlaps(&self, other: &Reserved) -> bool {
-        !self.cores.intersection(&other.cores).is_empty()
-    }
-
     /// `2-3`, or `2-3 exclusive`.
     pub(in super::super) fn record(&self) -> String {
         format!("{}{}", self.cores, if self.exclusive { " exclusive" } else { "" })
@@ -158,7 +154,7 @@ mod tests {
         let nothing = dir.path().join("nothing");
         assert_eq!(children(&nothing).unwrap(), None);
         assert_eq!(children(dir.path()).unwrap(), Some(vec![]));
-        assert!(record(&nothing).unwrap().is_none());
+        assert_eq!(record(&nothing).unwrap(), None);
         assert_eq!(read_set(&nothing).unwrap(), None);
         settle_set(&nothing, &CpuSet::parse("0").unwrap()).unwrap();
         assert!(!nothing.exists());

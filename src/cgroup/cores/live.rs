@@ -284,28 +284,41 @@ fn processors_without_an_owner_and_without_processes_are_anyones() {
     let left = Group::reopen(paths).unwrap();
     assert!(at.refused("next", &last, true).ends_with(", which has no processes"));
     let paths = left.into_paths();
-    // And has it no more when another one got it. What was counted is still there to be read.
+    // And has it no more when another one got it.
     let next = at.group("next", &last, false).unwrap();
-    let left = Group::reopen(paths).unwrap();
-    assert!(left.stats().is_ok() && at.leaf("left").exists());
     assert!(matches!(at.book().holders.as_slice(), [only] if only.name == "next"), "{:?}", at.book());
-    assert_eq!(at.file(&at.leaf("next"), "cpuset.cpus"), at.usable);
-    drop(left);
-    assert!(!at.leaf("left").exists() && at.leaf("next").exists());
+    assert_eq!(
+        (at.file(&at.leaf("next"), "cpuset.cpus"), at.leaf("left").exists()),
+        (at.usable.clone(), false)
+    );
+    match (at.site.version, Group::reopen(paths)) {
+        // What it had in other hierarchies is still there, to be read and to be removed.
+        (Version::V1, left) => left.unwrap().remove().unwrap(),
+        (Version::V2, left) => assert!(left.is_err()),
+    }
+    assert!(at.refused("left", &last, true).contains("by \"next\""));
 
-    // What a task without reserved processors needs, and what one needs that would leave it nothing.
+    // What a task without reserved processors needs, and what one needs that would leave it nothing. Nested cgroups
+    // are in nobody's way.
+    fs::create_dir_all(at.leaf("next").join("nested/deep")).unwrap();
     let _ = next.into_paths();
     let most = at.group("most", &rest.to_string(), true).unwrap();
     assert_eq!(at.book().share.to_string(), last);
     let guest = at.group("guest", "", false).unwrap();
-    assert_eq!(Sleeper::new(&guest).cores().to_string(), last);
+    assert_eq!((Sleeper::new(&guest).cores().to_string(), at.leaf("next").exists()), (last.clone(), false));
     let _ = most.into_paths();
     let more = at.group("more", &last, false).unwrap();
-    assert_eq!(at.file(&at.leaf("more"), "cpuset.cpus"), at.usable);
+    assert_eq!(
+        (at.file(&at.leaf("more"), "cpuset.cpus"), at.leaf("most").exists()),
+        (at.usable.clone(), false)
+    );
     drop((more, guest));
-    // The directories go when their names come again.
-    for name in ["next", "most"] {
-        drop(at.group(name, &last, false).unwrap());
+    // A guest that was left behind needs no processor.
+    let _ = at.group("guest", "", false).unwrap().into_paths();
+    drop(at.group("all", &at.usable.to_string(), true).unwrap());
+    // The directories that hold nothing go when their names come again.
+    for (name, cores) in [("next", &*last), ("most", &*last), ("guest", "")] {
+        drop(at.group(name, cores, false).unwrap());
     }
     at.assert_gone();
 }
@@ -346,9 +359,10 @@ fn what_a_crash_leaves_is_healed_by_the_next() {
     if at.site.version == Version::V2 {
         fs::write(at.site.reserve().join("cgroup.subtree_control"), "+cpuset").unwrap();
     }
-    // Its owner is gone, and no process was there: whoever asks for its processors has them.
     heal(&at);
-    assert_eq!((guests.cores(), at.book().holders.len()), (at.usable.clone(), 0));
+    assert_eq!((guests.cores(), at.file(&leaf, "cpuset.cpus").to_string()), (rest.clone(), last.clone()));
+    // Its owner is gone, and no process was there: whoever asks for its processors has them.
+    assert_eq!((at.book().share, at.book().holders), (at.usable.clone(), vec![]));
     drop(at.group("other", &last, true).unwrap());
     assert_eq!(guests.cores(), at.usable);
 
@@ -421,7 +435,7 @@ fn entries(at: &Place) -> Vec<(u64, PathBuf, CpuSet, CpuSet)> {
         let Ok(Some(reserved)) = files::record(&leaf) else { continue };
         let Ok(Some(cpus)) = files::read_set(&leaf.join("cpuset.cpus")) else { continue };
         if !cpus.is_empty() {
-            found.push((meta.ino(), leaf, reserved.1.cores, cpus));
+            found.push((meta.ino(), leaf, reserved.cores, cpus));
         }
     }
     found

@@ -10,8 +10,8 @@
 //! attribute `user.cofferdam.cores` of its directory (Linux 5.7, in every hierarchy and for delegated users). The
 //! share is always what the parent may use less what the records say. So there is nothing that
 //! could disagree with the tree after a crash or a restart, and a reservation ends with its directory. An owner that
-//! lives holds a shared lock on the directory. Without that lock and without processes the reservation has lapsed:
-//! the processors are anyone's, though the directory stays with what was counted in it.
+//! lives holds a shared lock on the directory. One without that lock and without processes was left behind, and is
+//! removed when somebody needs what it holds; it is counted as unreserved before that.
 //!
 //! **Every change is made under a lock**, `flock(2)` on the parent's directory, whose holder makes the files say
 //! what the records say, whoever was interrupted before. Processors are taken from the share, and from those
@@ -29,7 +29,7 @@
 //! **A processor that goes offline** stays reserved; what is divided is what is left, with the next operation and
 //! until it is back. v1 takes it from every cpuset, for good: it is back when the parent's `cpuset.cpus` is written,
 //! or made anew because the last task ended. And v1 moves the processes of a task that has no processor left to
-//! `reserve`, where they stay and run on anyone's; as long as there are any no reservation lapses.
+//! `reserve`, where they stay and run on anyone's; as long as there are any nothing counts as left behind.
 //!
 //! What it does not do: it knows of one parent only, and not of what is given out below another one; it chooses
 //! no processors ([`CoreBook::read`] is for who does); it does not look at NUMA nodes (`cpuset.mems` is the

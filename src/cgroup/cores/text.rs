@@ -25,7 +25,7 @@ impl Seat {
         lines.extend([call::open_dir(&self.site.reserve()), call::mkdir_private(&share)]);
         let [read, open, write] = changed(&share, "cpuset.cpus", UNRESERVED);
         let usable = format!("{} # if that was not blank", call::open_read(&self.site.effective()));
-        lines.extend([read, usable, open, write, call::mkdir(leaf)]);
+        lines.extend([read, usable, open, write, call::mkdir(leaf), call::open_dir(leaf), call::pin(leaf)]);
     }
 
     fn in_share(&self, lines: &mut Vec<String>) {

@@ -77,7 +77,9 @@ openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEX
 openat(AT_FDCWD, "/cg/cofferdam.slice/cpuset.cpus.effective", O_RDONLY|O_CLOEXEC) # if that was not blank
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it says otherwise
 write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it says otherwise
-mkdir("/cg/cofferdam.slice/share.slice/x.scope", 0755)"#;
+mkdir("/cg/cofferdam.slice/share.slice/x.scope", 0755)
+openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
+flock("/cg/cofferdam.slice/share.slice/x.scope", LOCK_SH|LOCK_NB)"#;
     check(&Limits::default(), Mode::V2, expected);
     let expected = r#"
 mkdir("/cg/cpuset/cofferdam", 0711)
