@@ -48,8 +48,8 @@ impl Pin {
     pub(in super::super) fn again(site: &Site, leaves: &[PathBuf]) -> Result<Option<Pin>> {
         // Nobody looks for pins meanwhile.
         let Some(_book) = Book::open(site)? else { return Ok(None) };
-        let (parents, share) = ([site.reserve(), site.share()], site.share());
-        let own = leaves.iter().find(|leaf| parents.iter().any(|parent| leaf.starts_with(parent)));
+        let share = site.share();
+        let own = leaves.iter().find(|leaf| leaf.starts_with(&site.parent));
         match Pin::new(own.unwrap_or(&share)) {
             Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(None),
             pin => pin.map(Some),
@@ -117,15 +117,12 @@ impl Book<'_> {
     fn seat_guest(&self, seat: &Seat, leaf: Option<&Path>, leaves: &mut Vec<PathBuf>) -> Result<Admitted> {
         let share = self.site.share();
         let mut state = self.state()?;
-        if !state.entries.is_empty() && state.share().is_empty() {
+        if state.is_taken() {
             state.entries.retain(|entry| !self.reap(entry));
-        }
-        if !state.entries.is_empty() && state.share().is_empty() {
-            let held = self.holders(state.entries.iter());
-            return Err(busy(
-                call::mkdir_private(&share),
-                format!("no unreserved processor is left: {held}"),
-            ));
+            if state.is_taken() {
+                let why = format!("no unreserved processor is left: {}", self.holders(state.entries.iter()));
+                return Err(busy(call::mkdir_private(&share), why));
+            }
         }
         let Some(leaf) = leaf else { return self.seat_in_share(seat, &share, state) };
         ensure_dir(&share)?;
@@ -189,25 +186,26 @@ impl Book<'_> {
     }
 
     /// What the book says with one more reservation, and what that task runs on, if the others leave room for it.
-    fn with(&self, mut entries: Vec<Entry>, leaf: &Path, reserved: &Reserved) -> Result<(State, CpuSet)> {
+    fn with(&self, entries: Vec<Entry>, leaf: &Path, reserved: &Reserved) -> Result<(State, CpuSet)> {
         let step = || call::set_record(leaf, &reserved.record());
         let taken = |e: &&Entry| !e.reserved.cores.intersection(&reserved.cores).is_empty();
-        let usable = self.usable()?;
-        if reserved.cores.intersection(&usable).is_empty() {
-            let why = format!("none of processors {} is among the usable ones, {usable}", reserved.cores);
+        let mut after = State { divided: true, usable: self.usable()?, entries };
+        // Before anything is removed for it.
+        if after.cores(reserved).is_none() {
+            let why =
+                format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
             return Err(busy(step(), why));
         }
-        entries.retain(|e| !taken(&e) || !self.reap(e));
-        if entries.iter().any(|e| taken(&e)) {
-            return Err(busy(step(), self.holders(entries.iter().filter(taken))));
+        after.entries.retain(|e| !taken(&e) || !self.reap(e));
+        if after.entries.iter().any(|e| taken(&e)) {
+            return Err(busy(step(), self.holders(after.entries.iter().filter(taken))));
         }
-        entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
-        let mut after = State { divided: true, usable, entries };
-        if after.share().is_empty()
+        after.entries.push(Entry { leaf: leaf.to_owned(), reserved: reserved.clone() });
+        if after.is_taken()
             && let Some(guests) = self.guests()?
         {
             after.entries.retain(|e| e.leaf == leaf || !self.reap(e));
-            if after.share().is_empty() {
+            if after.is_taken() {
                 let why = format!("processors {} are the last unreserved ones, and {guests}", reserved.cores);
                 return Err(busy(step(), why));
             }
@@ -222,19 +220,12 @@ impl Book<'_> {
         let Some(old) = entries.iter().position(|e| e.leaf == leaf).map(|at| entries.swap_remove(at)) else {
             return Err(Error::prepare::<io::Error>(call::get_record(leaf))(io::ErrorKind::NotFound.into()));
         };
+        // What somebody had left behind may have been removed for nothing.
+        let heal = |_: &Error| drop(self.state().and_then(|state| self.settle(&state)));
+        let (after, cores) = self.with(entries.clone(), leaf, reserved).inspect_err(heal)?;
         let union = old.reserved.cores.union(&reserved.cores);
         let both = Reserved { cores: union, exclusive: reserved.exclusive };
-        let ways = self
-            .with(entries.clone(), leaf, reserved)
-            .and_then(|after| Ok((after, self.with(entries, leaf, &both)?)));
-        let ((after, cores), (both, _)) = match ways {
-            Ok(ways) => ways,
-            Err(refused) => {
-                // What somebody had left behind may be gone by now, for nothing.
-                let _ = self.state().and_then(|state| self.settle(&state));
-                return Err(refused);
-            }
-        };
+        let (both, _) = self.with(entries, leaf, &both).inspect_err(heal)?;
         self.settle(&both)?;
         set_record(leaf, reserved)?;
         // The task lets go before the others take.

@@ -190,6 +190,11 @@ impl State {
         partition.share
     }
 
+    /// Whether reservations leave nothing for a task that has none.
+    pub fn is_taken(&self) -> bool {
+        !self.entries.is_empty() && self.share().is_empty()
+    }
+
     /// What of a reservation cannot be used now.
     pub fn shortfall(&self, reserved: &Reserved) -> Option<Reason> {
         let Reserved { cores, .. } = reserved;
