@@ -18,7 +18,7 @@ use cofferdam::cgroup::{
     CgroupName, CgroupPath, Group, Limits, MEMORY_MIN, MemoryMax, Request, SwapMax, lower,
 };
 use cofferdam::{Control, Error, Host, IsolationMode, Policy, Sandbox, Task, Volume};
-use common::{asked, can, probe, run_probe, say_facts, shell, status};
+use common::{asked, can, emulated, probe, run_probe, say_facts, shell, status};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -29,11 +29,6 @@ type Set = fn(Sandbox) -> Sandbox;
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether this is an emulated machine, on which everything takes 20 times as long.
-fn emulated() -> bool {
-    std::env::var_os("COFFERDAM_EMULATED").is_some()
 }
 
 /// What runs inside; outside it has nothing to do.
@@ -589,7 +584,7 @@ fn a_cgroup_that_cannot_be_removed_is_named_and_waited_for_once() {
             assert_eq!(task.status().unwrap().signal, Some(9));
             for _ in 0..3 {
                 let again = refused();
-                assert!(again < Duration::from_secs(4), "{again:?}");
+                assert!(again < Duration::from_secs(2), "{again:?}");
             }
             umount2(&leaf, MntFlags::MNT_DETACH).unwrap();
             assert_eq!(task.wait().unwrap().signal, Some(9));

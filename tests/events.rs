@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam::cgroup::{Mode, PressureResource, PressureThreshold};
 use cofferdam::{Error, Event, EventOptions, Events, Host, Limits, OomLimit, Sandbox, Signal, Stdio, Task};
-use common::{can, probe, shell};
+use common::{can, emulated, probe, shell};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -120,7 +120,7 @@ fn whoever_removes_the_cgroup_takes_no_event_away() {
     if !can("cgroups") {
         return;
     }
-    let rounds = if std::env::var_os("COFFERDAM_EMULATED").is_some() { 5 } else { 30 };
+    let rounds = if emulated() { 5 } else { 30 };
     for round in 0..rounds {
         let task = small(probe("hog")).spawn().unwrap();
         let told = events(&task);

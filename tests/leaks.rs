@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cofferdam::{Error, Host, Limits, Method, Network, Policy, Root, Sandbox, Stdio, Volume};
-use common::can;
+use common::{can, emulated};
 
 /// What of this process and of this machine a spawn could leave behind or change.
 #[derive(Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ fn two_hundred_spawns_leave_no_trace() {
         }
         let before = traces();
         // Emulated, each outcome comes once per thread.
-        let rounds = if std::env::var_os("COFFERDAM_EMULATED").is_some() { 14 } else { 50 };
+        let rounds = if emulated() { 14 } else { 50 };
         let spawning: Vec<_> =
             (0..4).map(|t| scope.spawn(move || (0..rounds).for_each(|n| one(n, t)))).collect();
         let failed = spawning.into_iter().map(|s| s.join()).any(|r| r.is_err());

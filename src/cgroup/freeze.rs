@@ -224,7 +224,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::Instant;
 
-    use super::super::live::{LONG, assert_gone, detected, layout, sleeper};
+    use super::super::live::{LONG, assert_gone, detected, emulated, layout, sleeper};
     use super::super::{Limits, Paths};
     use super::*;
 
@@ -267,7 +267,7 @@ mod tests {
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(!group.frozen().unwrap());
-        let rounds = if std::env::var_os("COFFERDAM_EMULATED").is_some() { 5 } else { 20 };
+        let rounds = if emulated() { 5 } else { 20 };
         for _ in 0..rounds {
             lines.next().unwrap().unwrap();
             group.freeze(LONG).unwrap();

@@ -32,6 +32,11 @@ pub(super) fn detected() -> Option<Detection> {
     Some(found)
 }
 
+/// Whether this is an emulated machine, on which everything takes 20 times as long.
+pub(super) fn emulated() -> bool {
+    std::env::var_os("COFFERDAM_EMULATED").is_some()
+}
+
 /// A name that no other process's tests use.
 pub(super) fn name_of(name: &str) -> CgroupName {
     CgroupName::new(&format!("test.{}.{name}", std::process::id())).unwrap()

@@ -75,6 +75,11 @@ fn swap() -> Result<(), &'static str> {
     if swaps.lines().count() > 1 { Ok(()) } else { Err("the host has none") }
 }
 
+/// Whether this is an emulated machine, on which everything takes 20 times as long.
+pub fn emulated() -> bool {
+    std::env::var_os("COFFERDAM_EMULATED").is_some()
+}
+
 /// Removes a cgroup whose caller was killed or let go of it, and what was made above it if it was the last.
 pub fn remove_cgroup(group: &Path) {
     for dir in group.ancestors().take_while(|dir| dir.to_string_lossy().contains("cofferdam")) {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use super::super::live::{detected, top};
+use super::super::live::{detected, emulated, top};
 use super::super::{
     CgroupName, CgroupPath, Detection, Group, Layout, Limits, Paths, Request, Version, lower,
 };
@@ -369,7 +369,7 @@ fn churn(at: &Place, who: &str, rounds: u32, seed: u32) -> usize {
 #[test]
 fn threads_and_processes_at_once_never_overlap() {
     const KEY: &str = "COFFERDAM_TEST_CORES_CHURN";
-    let rounds = if std::env::var_os("COFFERDAM_EMULATED").is_some() { 40 } else { 150 };
+    let rounds = if emulated() { 40 } else { 150 };
     if let Ok(text) = std::env::var(KEY) {
         let at = Place::at(&text, Detection::probe());
         assert!(churn(&at, &format!("p{}", std::process::id()), rounds, std::process::id()) > 0);
