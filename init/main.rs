@@ -32,6 +32,8 @@ use wire::{FDS, Field, NO_STEP, Op, Program, Record, SLOTS};
 pub struct State {
     /// The socket to the parent.
     pub status: i32,
+    /// In the child of a staying init, the socket to that; else -1.
+    pub pid1: i32,
     /// What the parent handed over; -1 once used up.
     pub fds: [i32; FDS as usize],
     /// Detached trees that wait for their `Bind`.
@@ -83,7 +85,7 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
     }
     let slots = [-1; SLOTS as usize];
     let mut state =
-        State { status, fds, slots, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
+        State { status, pid1: -1, fds, slots, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
     obey(&mut state, 0)
 }
 
@@ -91,21 +93,21 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
 pub fn obey(state: &mut State, first: usize) -> ! {
     let steps = state.program.steps;
     for (index, step) in steps.iter().enumerate().skip(first) {
-        if let Op::Fork {} = step.op {
-            reap::fork_and_stay(state, index)
+        if let Op::Fork { .. } = step.op {
+            reap::fork_and_stay(state, index, &step.op)
         }
         if let Err(refused) = step::run(state, &step.op) {
             let step_index = index as u32;
             let (call, errno) = (refused.call, refused.errno);
             if step.optional == 0 {
                 state.tell(Record::Failed { step: step_index, call, errno });
-                reap::abandon();
+                reap::abandon(state);
             }
             state.tell(Record::Degraded { step: step_index, call, errno });
         }
     }
     state.tell(Record::Failed { step: NO_STEP, call: 0, errno: 0 });
-    reap::abandon()
+    reap::abandon(state)
 }
 
 /// A decimal number, as the parent formats it.

@@ -2,85 +2,99 @@
 //!
 //! Without it the task itself would be PID 1, whose signals of default disposition the kernel drops:
 //! `abort()` and `kill -TERM $$` would do nothing, and orphans would stay zombies.
-//! Before it settles it gives up its capabilities, every descriptor but the socket, and the plan, so that a task
-//! which takes it over has won nothing, and no secret stays in memory that may be written to swap.
+//!
+//! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So at no
+//! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
 
-use crate::arch::clone_onto;
+use crate::step::{At, NO_USER_NAMESPACES, Refused};
 use crate::sys::{self, PollFd};
-use crate::wire::Record;
+use crate::wire::{Op, Record};
 use crate::{FAILED, State, obey};
 
-/// CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD.
-const FLAGS: usize = 0x100 | 0x4000 | 0x1000 | 17;
-
-#[repr(C, align(16))]
-struct Stack([u8; 32 << 10]);
-static mut STACK: Stack = Stack([0; 32 << 10]);
-
-/// What the child is given.
-#[repr(C)]
-struct Baton {
-    state: *mut State,
-    next: usize,
-}
-
-/// Written by the child, read by the parent once the child is gone or has executed the command.
-static FAILURE: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
-
-/// Ends after a refusal; in the child of a staying init it says so to the latter.
-pub fn abandon() -> ! {
-    FAILURE.store(true, core::sync::atomic::Ordering::Relaxed);
+/// Ends the child after a refusal, and says so to the PID 1 that waits for its exec.
+pub fn abandon(state: &State) -> ! {
+    if state.pid1 >= 0 {
+        let _ = sys::send(state.pid1, b"f");
+    }
     sys::exit(FAILED)
 }
 
-extern "C" fn child(baton: *mut u8) -> ! {
-    // SAFETY: `fork_and_stay` passes its own live Baton and is suspended while this runs.
-    let (state, next) = unsafe {
-        let baton = &*baton.cast::<Baton>();
-        (&mut *baton.state, baton.next)
-    };
-    obey(state, next)
-}
-
-/// Clones the child that does the steps after `index`, and stays.
-pub fn fork_and_stay(state: &mut State, index: usize) -> ! {
-    // Before the task runs: as the same user it may lower the limit of our descriptors.
-    let signals = sys::child_signals().unwrap_or(-1);
-    let mut baton = Baton { state, next: index + 1 };
-    let mut pidfd = -1;
-    // SAFETY: STACK is used by this one child only, and CLONE_VM|CLONE_VFORK suspends us meanwhile.
-    let pid = unsafe {
-        let top = (&raw mut STACK).cast::<u8>().add(size_of::<Stack>());
-        clone_onto(FLAGS, top, &mut pidfd, child, (&raw mut baton).cast())
-    };
-    if pid < 0 {
-        state.tell(Record::Failed { step: index as u32, call: 0, errno: -pid as i32 });
-        sys::exit(FAILED);
-    }
-    if FAILURE.load(core::sync::atomic::Ordering::Relaxed) {
-        sys::exit(FAILED);
-    }
-    let status = state.status;
-    let _ = sys::send_fd(status, &Record::Running.encode(), pidfd);
-    // SAFETY: the child has memory of its own or is gone, and what follows uses two numbers only.
-    unsafe { sys::unmap(state.plan) };
-    shed(status, signals);
-    stay(status, signals, pid as i32)
-}
-
-/// Gives up everything that reaping does not need.
-fn shed(status: i32, signals: i32) {
-    let mut first = 0;
-    for kept in [status.min(signals), status.max(signals)] {
-        if kept > first {
-            let _ = sys::close_range(first, kept as u32 - 1);
+/// Forks the child that does the steps after `index`, and stays.
+pub fn fork_and_stay(state: &mut State, index: usize, op: &Op<'static>) -> ! {
+    match fork(state, index, op) {
+        Ok((signals, child)) => stay(state.status, signals, child),
+        Err(Refused { call, errno }) => {
+            state.tell(Record::Failed { step: index as u32, call, errno });
+            sys::exit(FAILED)
         }
-        first = kept + 1;
     }
-    let _ = sys::close_range(first, u32::MAX);
-    let _ = sys::prctl(47 /* PR_CAP_AMBIENT */, 4 /* CLEAR_ALL */, 0);
-    let _ = sys::capset(0, 0);
-    let _ = sys::prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0);
+}
+
+/// Forks, sheds, lets the child go on and waits until it has executed the command. Gives the descriptor for SIGCHLD
+/// and the child's PID.
+fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32), Refused> {
+    let signals = sys::child_signals().unwrap_or(-1);
+    let (ours, theirs) = sys::socketpair().at(1)?;
+    let mut pidfd = -1;
+    let child = sys::fork(&mut pidfd).at(2)?;
+    if child == 0 {
+        sys::close(signals);
+        sys::close(ours);
+        state.pid1 = theirs;
+        if sys::recv(theirs, &mut [0u8; 1]) != Ok(1) {
+            sys::exit(FAILED);
+        }
+        obey(state, index + 1)
+    }
+    sys::close(theirs);
+    shed(op, [state.status, signals, ours, pidfd])?;
+    // SAFETY: the child has a copy of its own; what follows reads neither the plan nor the program decoded from it.
+    unsafe { sys::unmap(state.plan) };
+    sys::send(ours, b"g").at(LAST_CALL)?;
+    // A byte: a step was refused, and the child has told the parent. The end: exec closed the child's end.
+    if sys::recv(ours, &mut [0u8; 1]) != Ok(0) {
+        sys::exit(FAILED);
+    }
+    let _ = sys::send_fd(state.status, &Record::Running.encode(), pidfd);
+    sys::close(pidfd);
+    sys::close(ours);
+    Ok((signals, child))
+}
+
+/// Index of the last line of the operation, however many come before it.
+const LAST_CALL: usize = u8::MAX as usize;
+
+/// Gives up everything that reaping does not need. Bounding set and groups come first: they take capabilities.
+fn shed(op: &Op<'static>, mut kept: [i32; 4]) -> Result<(), Refused> {
+    let Op::Fork { uid, gid, set_groups, last, confine } = *op else { return Err(sys::EINVAL).at(0) };
+    kept.sort_unstable();
+    let mut first = 0;
+    for fd in kept {
+        if fd > first {
+            sys::close_range(first, fd as u32 - 1).at(3)?;
+        }
+        first = fd + 1;
+    }
+    sys::close_range(first, u32::MAX).at(3)?;
+    for cap in 0..=last.min(63) {
+        sys::prctl(24 /* PR_CAPBSET_DROP */, cap as usize, 0).at(4)?;
+    }
+    if set_groups {
+        sys::setgroups(&[], 0).at(5)?;
+    }
+    let calls = 5 + usize::from(set_groups);
+    sys::setresgid(gid).at(calls)?;
+    sys::setresuid(uid).at(calls + 1)?;
+    // Becoming another user set it to the value of fs.suid_dumpable.
+    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(calls + 2)?;
+    sys::prctl(47 /* PR_CAP_AMBIENT */, 4 /* CLEAR_ALL */, 0).at(calls + 3)?;
+    sys::capset(0, 0).at(calls + 4)?;
+    sys::prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0).at(calls + 5)?;
+    if confine {
+        // A kernel that refuses it refuses the task's own filter too, and the plan says what that means.
+        let _ = sys::seccomp(&NO_USER_NAMESPACES);
+    }
+    Ok(())
 }
 
 /// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then

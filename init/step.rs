@@ -168,7 +168,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             Ok(())
         }
         Op::Rlimit { resource, soft, hard } => sys::rlimit(resource, soft, hard).at(0),
-        Op::Fork {} => Err(Refused { call: 0, errno: sys::EINVAL }),
+        Op::Fork { .. } => Err(Refused { call: 0, errno: sys::EINVAL }),
         Op::Bounding { keep, last } => bounding(keep, last),
         Op::Ids { uid, gid, set_groups, groups } => ids(uid, gid, set_groups, groups),
         Op::Caps { permitted, inheritable, ambient } => caps(permitted, inheritable, ambient),
@@ -188,7 +188,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
 
 /// Refuses `unshare` and `clone` with CLONE_NEWUSER, and `clone3`, whose flags no filter can see: the C
 /// libraries then use `clone`. For the calls of x86_64, x32 and i386.
-const NO_USER_NAMESPACES: [sys::Filter; 17] = {
+pub const NO_USER_NAMESPACES: [sys::Filter; 17] = {
     use sys::Filter as F;
     const LOAD: u16 = 0x20;
     const AND: u16 = 0x54;
@@ -417,7 +417,7 @@ fn ids(uid: u32, gid: u32, set_groups: u8, groups: List<'static, u32>) -> Done {
     }
     sys::setresgid(gid).at(calls)?;
     sys::setresuid(uid).at(calls + 1)?;
-    // The memory is still that of PID 1, and becoming another user set it to the value of fs.suid_dumpable.
+    // Becoming another user set it to the value of fs.suid_dumpable.
     sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(calls + 2).map(drop)
 }
 

@@ -167,6 +167,19 @@ pub fn send_fd(socket: i32, bytes: &[u8], fd: i32) -> Result<(), Errno> {
     call(nr::SENDMSG, [socket as usize, addr(&message), 0x4000, 0, 0, 0]).map(drop)
 }
 
+/// socketpair(AF_UNIX, SOCK_SEQPACKET), close-on-exec.
+pub fn socketpair() -> Result<(i32, i32), Errno> {
+    let mut pair = [-1i32; 2];
+    call(nr::SOCKETPAIR, [1, 5 | 0o2000000, 0, addr_mut(&mut pair), 0, 0])?;
+    Ok((pair[0], pair[1]))
+}
+
+/// clone(2) as fork does it, with a pidfd of the child. 0 in the child, which has a copy of all memory.
+pub fn fork(pidfd: &mut i32) -> Result<i32, Errno> {
+    const FLAGS: usize = 0x1000 /* CLONE_PIDFD */ | 17 /* SIGCHLD */;
+    call(nr::CLONE, [FLAGS, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
+}
+
 /// fcntl(F_DUPFD_CLOEXEC).
 pub fn dup_above(fd: i32, least: i32) -> Result<i32, Errno> {
     call(nr::FCNTL, [fd as usize, 1030, least as usize, 0, 0, 0]).map(|fd| fd as i32)

@@ -29,6 +29,7 @@ pub mod nr {
     pub const SENDTO: usize = 44;
     pub const RECVFROM: usize = 45;
     pub const SENDMSG: usize = 46;
+    pub const SOCKETPAIR: usize = 53;
     pub const CLONE: usize = 56;
     pub const EXECVE: usize = 59;
     pub const WAIT4: usize = 61;
@@ -87,42 +88,6 @@ pub unsafe fn syscall(nr: usize, a: [usize; 6]) -> isize {
         asm!("syscall", inlateout("rax") nr as isize => ret,
              in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
              lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
-    ret
-}
-
-/// clone(2) with `flags`, the child on `stack` calling `child(argument)`, which must not return.
-/// `pidfd` receives the child's pidfd. Returns in the parent only.
-///
-/// # Safety
-/// `stack` must be the 16-aligned top of memory that nobody else uses while the child runs, and
-/// `flags` must hold `CLONE_VM|CLONE_VFORK`, so that the parent is suspended while the child shares
-/// its memory.
-pub unsafe fn clone_onto(
-    flags: usize,
-    stack: *mut u8,
-    pidfd: *mut i32,
-    child: extern "C" fn(*mut u8) -> !,
-    argument: *mut u8,
-) -> isize {
-    let ret: isize;
-    // SAFETY: the child starts on a stack of its own with nothing of this frame but registers; it
-    // calls `child`, which never returns, so the code behind this block runs in the parent only.
-    unsafe {
-        asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r13",
-            "call r12",
-            "ud2",
-            "2:",
-            inlateout("rax") super::arch::nr::CLONE as isize => ret,
-            in("rdi") flags, in("rsi") stack, in("rdx") pidfd, in("r10") 0, in("r8") 0,
-            in("r12") child, in("r13") argument,
-            lateout("rcx") _, lateout("r11") _,
-        );
     }
     ret
 }

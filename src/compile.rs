@@ -108,7 +108,7 @@ pub(crate) fn compile(
     init.extend(lowered.after);
     init.extend(rootfs::lower::lower(&request, &mut report));
     if reaper {
-        init.push(Step::new(Control::PID_NS, Op::Fork {}));
+        process::reaper(spec, host, identity, sets, namespaces.user, &mut init);
     }
     process::rlimits(spec, &mut report, &mut init)?;
     process::user_namespaces(spec, sets, &mut report, &mut init);

@@ -311,7 +311,7 @@ fn what_init_does_to_itself() {
         return;
     }
     use Kind::Setup;
-    refused(Setup, "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)", all(libc::SYS_clone), as_it_is);
+    refused(Setup, "clone(CLONE_PIDFD)", all(libc::SYS_clone), as_it_is);
     let limited: Set = |s| {
         let none = Rlimit { soft: Some(0), hard: Some(0) };
         s.with(|s| s.rlimits = [("core".into(), none)].into())

@@ -63,7 +63,7 @@ impl Made {
             22 => Op::PivotRoot {},
             23 => Op::MoveRoot {},
             24 => Op::Rlimit { resource: m, soft: y, hard: z },
-            25 => Op::Fork {},
+            25 => Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, confine: z & 1 != 0 },
             26 => Op::Bounding { keep: x, last: n },
             27 => Op::Ids { uid: m, gid: n, set_groups: z as u8, groups: words.list() },
             28 => Op::Caps { permitted: x, inheritable: y, ambient: z },

@@ -76,6 +76,38 @@ pub(super) fn enter(cgroup: &Layout, handed: &mut Vec<Handed>, init: &mut Vec<St
     }
 }
 
+/// PID 1 that stays, if one does. It has a user of its own, so that it neither owns what root owns nor counts as a
+/// process of the task's user; in a user namespace only the task's is mapped.
+pub(super) fn reaper(
+    spec: &SandboxSpec,
+    host: &Host,
+    identity: &Identity,
+    sets: Sets,
+    user_ns: bool,
+    init: &mut Vec<Step>,
+) {
+    let id = |task: u32| match user_ns {
+        true => task,
+        false if task == PID1_ID => PID1_ID.saturating_sub(1),
+        false => PID1_ID,
+    };
+    let op = Op::Fork {
+        uid: id(identity.uid),
+        gid: id(identity.gid),
+        set_groups: !user_ns,
+        last: last_capability(host),
+        confine: !spec.user_namespaces && !sets.bounding.has("sys_admin"),
+    };
+    init.push(Step::new(Control::PID_NS, op));
+}
+
+/// User and group id of PID 1: below 65534 (`nobody`), and given to no user by Debian, Fedora or systemd.
+const PID1_ID: u32 = 65533;
+
+fn last_capability(host: &Host) -> u32 {
+    host.supported.numbers().last().unwrap_or(63).into()
+}
+
 pub(super) fn rlimits(spec: &SandboxSpec, report: &mut Report, init: &mut Vec<Step>) -> Result<()> {
     for (name, limit) in &spec.rlimits {
         let resource = checks::rlimit(name)?;
@@ -117,8 +149,8 @@ pub(super) fn credentials(
     report: &mut Report,
     init: &mut Vec<Step>,
 ) {
-    let last = host.supported.numbers().last().unwrap_or(63);
-    init.push(Step::new(Control::CAPS, Op::Bounding { keep: sets.bounding.bits(), last: u32::from(last) }));
+    let keep = sets.bounding.bits();
+    init.push(Step::new(Control::CAPS, Op::Bounding { keep, last: last_capability(host) }));
     let groups = Encoded::of(identity.groups.iter().copied());
     let (uid, gid) = (identity.uid, identity.gid);
     let ids = Op::Ids { uid, gid, set_groups: u8::from(!user_ns), groups: groups.list() };

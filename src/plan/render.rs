@@ -4,6 +4,9 @@
 
 use super::wire::{KIND_DIR, List, NO_SLOT, Op, Str};
 
+const NO_USER_NAMESPACES: &str =
+    "seccomp(SECCOMP_SET_MODE_FILTER, {unshare and clone with CLONE_NEWUSER: EPERM, clone3: ENOSYS})";
+
 /// The system calls of `op`, one a line.
 pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
     let one = |line: String| vec![line];
@@ -142,7 +145,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Rlimit { resource, soft, hard } => {
             one(format!("prlimit64(0, {resource}, {{{}, {}}})", limit(soft), limit(hard)))
         }
-        Op::Fork {} => one("clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)".into()),
+        Op::Fork { uid, gid, set_groups, confine, .. } => fork(uid, gid, set_groups, confine),
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
         Op::Ids { uid, gid, set_groups, groups } => {
             let mut lines = vec!["prctl(PR_SET_KEEPCAPS, 1)".into()];
@@ -167,10 +170,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             }
             lines
         }
-        Op::NoUserNamespaces {} => one(
-            "seccomp(SECCOMP_SET_MODE_FILTER, {unshare and clone with CLONE_NEWUSER: EPERM, clone3: ENOSYS})"
-                .into(),
-        ),
+        Op::NoUserNamespaces {} => one(NO_USER_NAMESPACES.into()),
         Op::NoNewPrivs {} => one("prctl(PR_SET_NO_NEW_PRIVS, 1)".into()),
         Op::Cwd { path } => vec![format!("chdir({path:?})"), "getcwd()".into()],
         Op::Umask { mask } => one(format!("umask({mask:03o})")),
@@ -229,7 +229,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Write { path, content, .. } => format!("new file {path:?} of {content:?}"),
         Op::PivotRoot {} | Op::MoveRoot {} => "enter the root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
-        Op::Fork {} => "stay as PID 1, go on in a child".into(),
+        Op::Fork { .. } => "stay as PID 1, go on in a child".into(),
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "become the user".into(),
         Op::Caps { .. } => "capabilities".into(),
@@ -239,6 +239,34 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Umask { .. } => "umask".into(),
         Op::Exec { .. } => "execute the command".into(),
     }
+}
+
+fn fork(uid: u32, gid: u32, set_groups: bool, confine: bool) -> Vec<String> {
+    let mut lines: Vec<String> = [
+        "signalfd4(SIGCHLD)",
+        "socketpair(AF_UNIX, SOCK_SEQPACKET)",
+        "clone(CLONE_PIDFD)",
+        "close_range(all others)",
+        "prctl(PR_CAPBSET_DROP, all)",
+    ]
+    .map(String::from)
+    .into();
+    if set_groups {
+        lines.push("setgroups(0, [])".into());
+    }
+    lines.extend([
+        format!("setresgid({gid}, {gid}, {gid})"),
+        format!("setresuid({uid}, {uid}, {uid})"),
+        "prctl(PR_SET_DUMPABLE, 0)".into(),
+        "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)".into(),
+        "capset(effective=0, permitted=0, inheritable=0)".into(),
+        "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
+    ]);
+    if confine {
+        lines.push(NO_USER_NAMESPACES.into());
+    }
+    lines.push("sendto(the child, \"g\")".into());
+    lines
 }
 
 fn overlay(op: &Op<'_>) -> Vec<String> {

@@ -51,6 +51,19 @@ macro_rules! int_field {
 }
 int_field!(u8, u32, u64, i32);
 
+impl Field<'_> for bool {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        sink.put(&[*self as u8]);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Malformed> {
+        match u8::decode(input)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+}
+
 /// A string without a NUL in it. A decoded one is followed by a NUL in memory.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Str<'a>(&'a [u8]);
@@ -376,8 +389,20 @@ ops! {
         /// Hard limit; `u64::MAX` is none.
         hard: u64,
     }
-    /// Stay as PID 1, to reap and to record the exit; what follows is done by a child.
-    26 Fork {}
+    /// Stay as PID 1, to reap and to record the exit. What follows is done by a child, once PID 1 has given up all
+    /// that it does not need for that.
+    26 Fork {
+        /// User id of PID 1 from then on.
+        uid: u32,
+        /// Group id of PID 1 from then on.
+        gid: u32,
+        /// Whether PID 1 leaves its supplementary groups; the kernel forbids it in some user namespaces.
+        set_groups: bool,
+        /// The highest capability that the kernel knows; all are dropped from the bounding set.
+        last: u32,
+        /// Whether PID 1 may make no user namespaces, as the task may not.
+        confine: bool,
+    }
     /// Drop capabilities from the bounding set.
     27 Bounding {
         /// Bits to keep.

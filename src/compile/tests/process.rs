@@ -67,10 +67,29 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
         &staying(true, "private"),
         "chdir(\"/\")
          # stay as PID 1, go on in a child
-         clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)
-         # capability bounding set",
+         signalfd4(SIGCHLD)
+         socketpair(AF_UNIX, SOCK_SEQPACKET)
+         clone(CLONE_PIDFD)
+         close_range(all others)
+         prctl(PR_CAPBSET_DROP, all)
+         setgroups(0, [])
+         setresgid(65533, 65533, 65533)
+         setresuid(65533, 65533, 65533)
+         prctl(PR_SET_DUMPABLE, 0)
+         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+         capset(effective=0, permitted=0, inheritable=0)
+         prctl(PR_SET_NO_NEW_PRIVS, 1)
+         seccomp(...
+         sendto(the child, \"g\")
+         # no user namespaces",
     );
     assert!(plan.reaper);
+    // Its user is not the task's, whose processes it would count among.
+    let same = case(|c| c.survey.identity.uid = 65533);
+    check(
+        &same,
+        "setresgid(65533, 65533, 65533)\n setresuid(65532, 65532, 65532)\n prctl(PR_SET_DUMPABLE, 0)",
+    );
     for case in [staying(false, "private"), staying(true, "host"), staying(false, "host")] {
         assert!(!check(&case, "! PID 1").reaper);
     }
@@ -97,7 +116,8 @@ fn resource_limits() {
     };
     check(
         &limited(&[("nofile", Some(64), Some(128)), ("core", Some(0), None), ("memlock", None, None)]),
-        "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)
+        "sendto(the child, \"g\")
+         # resource limit
          prlimit64(0, 4, {0, RLIM64_INFINITY})
          prlimit64(0, 8, {RLIM64_INFINITY, RLIM64_INFINITY})
          prlimit64(0, 7, {64, 128})

@@ -270,7 +270,7 @@ fn setuid_programs_work_only_where_new_privileges_may_be_had() {
         &case(|c| c.spec.no_new_privs = false),
         "fsmount(\"tmpfs\", MOUNT_ATTR_NODEV)
          mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NODEV, MS_PRIVATE)
-         ! PR_SET_NO_NEW_PRIVS
+         ! # no new privileges
          ! no_new_privs",
     );
 }

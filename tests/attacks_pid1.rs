@@ -1,0 +1,91 @@
+//! Attacks on PID 1 by a task that may trace it: what it wins by taking PID 1 over.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod attack_tools;
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use attack_tools::*;
+use cofferdam::{Control, Policy, Secrets, TaskDirs};
+use common::{asked, can, probe, run_probe, sandboxes};
+
+/// In the plan of every sandbox here, and so in the memory of init at first.
+const SECRET: &str = "a-secret-that-stays-with-the-task";
+
+/// What runs inside.
+#[test]
+fn probe_entry() {
+    let Some((what, mut say)) = asked() else { return };
+    assert_eq!(what, "take-over");
+    let mut attack = Attack::default();
+    take_over(&mut attack);
+    say.fact("traced", call!(libc::SYS_ptrace, 0x4206 /* PTRACE_SEIZE */, 1, 0, 0).is_ok());
+    attack.tell(&mut say);
+}
+
+/// Reads what PID 1 could do and what it knows, from the first moment of the task on.
+fn take_over(attack: &mut Attack) {
+    let status = fs::read_to_string("/proc/1/status").unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim_start_matches(':').trim().to_owned()
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let bits = u64::from_str_radix(&field(set), 16).unwrap();
+        attack.never(format!("{set} {bits:#x}"), bits != 0);
+    }
+    let mapped_root =
+        fs::read_to_string("/proc/self/uid_map").unwrap().split_whitespace().next() != Some("0");
+    let uid = field("Uid");
+    attack.never(format!("uid {uid}"), uid.split_whitespace().any(|id| id == "0") && !mapped_root);
+    attack.never("new privileges", field("NoNewPrivs") != "1");
+    attack.never("no filter", field("Seccomp") != "2");
+    let fds = fs::read_dir("/proc/1/fd").map(|dir| dir.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    for fd in fds {
+        let target = fs::read_link(fd.path()).unwrap_or_default();
+        let text = target.to_string_lossy().into_owned();
+        attack.never(&text, !text.starts_with("socket:") && !text.starts_with("anon_inode:"));
+    }
+    let maps = fs::read_to_string("/proc/1/maps").unwrap_or_default();
+    attack.never("the plan is mapped", maps.contains("cofferdam-plan"));
+    let Ok(memory) = File::open("/proc/1/mem") else { return };
+    for line in maps.lines() {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|n| u64::from_str_radix(n, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start).min(1 << 22)).unwrap()];
+        let n = memory.read_at(&mut bytes, start).unwrap_or(0);
+        let found = bytes[..n].windows(SECRET.len()).any(|w| w == SECRET.as_bytes());
+        attack.never(format!("the secret at {range}"), found);
+    }
+}
+
+/// A task with CAP_SYS_PTRACE can trace PID 1, and wins nothing by it, however early: no capability, not even in the
+/// bounding set, no uid 0, no descriptor of a file, no way to a user namespace, no secret.
+#[test]
+fn a_tracer_of_pid_1_wins_nothing() {
+    if !sandboxes() {
+        return;
+    }
+    let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
+    let secrets = Secrets { files: [("s".into(), SECRET.into())].into(), ..Secrets::default() };
+    let dirs = TaskDirs { secrets: Some(secrets), ..TaskDirs::default() };
+    for user in USERS {
+        for round in 0..20 {
+            let sandbox = probe("take-over").user(user).policy(&policy);
+            let seen = run_probe(sandbox.with(|s| {
+                s.cap_add = vec!["sys_ptrace".into()];
+                s.task_dirs = dirs.clone();
+            }));
+            let seen = seen.unwrap();
+            beaten(&seen, if can("root") { 12 } else { 9 });
+            // The attack is a real one: without the capability it cannot even begin.
+            if can("root") {
+                assert_eq!(seen.get("traced"), "true", "{user}, round {round}");
+                assert!(seen.report.weakened.contains(Control::PID_NS), "{}", seen.report);
+            }
+        }
+    }
+}
