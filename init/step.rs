@@ -70,11 +70,11 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             state.root = tree;
             sys::move_mount_over_root(tree).at(calls)
         }
-        Op::RootBind { source, attrs } => {
-            let tree = sys::open_tree(sys::CWD, source).at(0)?;
+        Op::RootBind { source, attrs, slot } => {
+            let (tree, calls) = tree(state, source, slot)?;
             state.root = tree;
-            sys::mount_setattr(tree, attrs, MS_PRIVATE, true).at(1)?;
-            sys::move_mount_over_root(tree).at(2)
+            sys::mount_setattr(tree, attrs, MS_PRIVATE, true).at(calls)?;
+            sys::move_mount_over_root(tree).at(calls + 1)
         }
         Op::Dir { path, mode } => {
             let (parent, name) = parent(state.root, path).at(0)?;
@@ -354,6 +354,14 @@ fn let_go(state: &State) {
     }
 }
 
+/// A clone of the tree at `source`, or the one that was made before, with the number of calls that this was.
+fn tree(state: &State, source: Str<'static>, slot: u32) -> Result<(i32, usize), Refused> {
+    match slot {
+        NO_SLOT => Ok((sys::open_tree(sys::CWD, source).at(0)?, 1)),
+        slot => Ok((state.slots.get(slot as usize).copied().unwrap_or(-1), 0)),
+    }
+}
+
 fn bind(
     state: &mut State,
     source: Str<'static>,
@@ -363,10 +371,7 @@ fn bind(
     kind: u8,
     slot: u32,
 ) -> Done {
-    let (tree, calls) = match slot {
-        NO_SLOT => (sys::open_tree(sys::CWD, source).at(0)?, 1),
-        slot => (state.slots.get(slot as usize).copied().unwrap_or(-1), 0),
-    };
+    let (tree, calls) = tree(state, source, slot)?;
     sys::mount_setattr(tree, attrs, propagation, true).at(calls)?;
     let at = mount_point(state, target, kind, sys::IN_ROOT).at(calls + 1)?;
     // The host's own tree where a new one cannot be mounted; anything else there is a volume.

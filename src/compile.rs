@@ -70,6 +70,7 @@ pub(crate) fn compile(
     let request = Request {
         root: &spec.root,
         dir: root.dir.as_deref(),
+        host_root: &survey.host_root,
         method: root.method,
         entries: &entries,
         task_dirs: &spec.task_dirs,

@@ -50,7 +50,7 @@ impl Made {
             9 => Op::Propagation { flags: x },
             10 => Op::Tree { slot: m, source: a },
             11 => Op::RootTmpfs { attrs: x, options: strings },
-            12 => Op::RootBind { source: a, attrs: x },
+            12 => Op::RootBind { source: a, attrs: x, slot: z as u32 },
             13 => Op::Dir { path: a, mode: m },
             14 => Op::Bind { source: a, target: b, attrs: x, propagation: y, kind: z as u8, slot: z as u32 },
             15 => Op::Mount { fs: a, target: b, attrs: x, options: strings },

@@ -210,6 +210,14 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
     if spec.volumes.len() > plan::wire::SLOTS as usize {
         return Err(Error::spec("volumes", format!("more than {} volumes", plan::wire::SLOTS)));
     }
+    for (i, one) in spec.volumes.iter().enumerate() {
+        let target = rootfs::in_root(&one.target);
+        let other = spec.volumes.iter().take(i).find(|other| rootfs::in_root(&other.target) == target);
+        if let Some(other) = other {
+            let both = format!("{:?} and {:?} both go to {target:?}", other.source, one.source);
+            return Err(Error::spec("volumes", both));
+        }
+    }
     spec.volumes
         .iter()
         .map(|volume| {

@@ -150,6 +150,7 @@ fn survey() -> Survey {
     Survey {
         identity: who(65534, &[65534]),
         kinds: kinds.into_iter().map(|(path, kind)| (path.into(), Some(kind))).collect(),
+        host_root: ["/".into()].into(),
         nodes: [("/dev/fuse".into(), fuse)].into(),
         unseen: BTreeMap::new(),
         network: Ok(true),

@@ -21,6 +21,8 @@ pub(crate) struct Survey {
     pub identity: Identity,
     /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
     pub kinds: BTreeMap<PathBuf, Option<Kind>>,
+    /// Those of them that are the host's `/`.
+    pub host_root: BTreeSet<PathBuf>,
     /// What those of them stand for that are devices.
     pub nodes: BTreeMap<PathBuf, Node>,
     /// Why it is not known what a path is.
@@ -65,12 +67,14 @@ impl Survey {
         let real: BTreeMap<PathBuf, PathBuf> =
             env.keys().filter(|_| look).filter_map(|p| Some((p.clone(), p.canonicalize().ok()?))).collect();
         let (mut kinds, mut unseen, mut owners) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut nodes = BTreeMap::new();
+        let (mut nodes, mut host_root) = (BTreeMap::new(), BTreeSet::new());
+        let root = std::fs::metadata("/").map(|st| (st.dev(), st.ino())).ok();
         for path in paths(spec, &env) {
             let found = rootfs::probe::look(&path).unwrap_or_else(|e| {
                 unseen.insert(path.clone(), e.to_string());
                 None
             });
+            host_root.extend(found.filter(|found| Some(found.id) == root).map(|_| path.clone()));
             owners.extend(found.map(|found| (path.clone(), found.owner)));
             nodes.extend(found.and_then(|found| Some((path.clone(), found.node?))));
             kinds.insert(path, found.map(|found| found.kind));
@@ -79,6 +83,7 @@ impl Survey {
         Ok(Survey {
             identity,
             kinds,
+            host_root,
             nodes,
             unseen,
             network,

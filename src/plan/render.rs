@@ -45,11 +45,16 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines.push("move_mount(tmpfs, \"/\")".into());
             lines
         }
-        Op::RootBind { source, attrs } => vec![
-            open_tree(source),
-            mount_setattr(source, attrs, "MS_PRIVATE", true),
-            format!("move_mount({source:?}, \"/\")"),
-        ],
+        Op::RootBind { source, attrs, slot } => {
+            let mut lines = vec![
+                mount_setattr(source, attrs, "MS_PRIVATE", true),
+                format!("move_mount({source:?}, \"/\")"),
+            ];
+            if slot == NO_SLOT {
+                lines.insert(0, open_tree(source));
+            }
+            lines
+        }
         Op::Dir { path, mode } => one(format!("mkdirat(root, {path:?}, {mode:04o})")),
         Op::Bind { source, target, attrs, propagation, slot, .. } => {
             let mut lines = vec![

@@ -279,8 +279,8 @@ ops! {
         /// `MS_SLAVE` or `MS_PRIVATE`.
         flags: u64,
     }
-    /// Clone a mount tree now, to be attached by a later `Bind` of the same slot: for a volume whose
-    /// mounts must stay in the peer group of the host's.
+    /// Clone a mount tree now, to be attached by a later `Bind` or `RootBind` of the same slot: for a volume whose
+    /// mounts must stay in the peer group of the host's, and for the host's `/`, over which the root is mounted.
     11 Tree {
         /// Less than [`SLOTS`].
         slot: u32,
@@ -300,6 +300,8 @@ ops! {
         source: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
+        /// Slot of an earlier `Tree`, or [`NO_SLOT`].
+        slot: u32,
     }
     /// Make a directory in the root, with its parents, unless it is there.
     14 Dir {

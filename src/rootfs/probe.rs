@@ -48,6 +48,8 @@ pub(crate) struct Node {
 pub(crate) struct Look {
     pub kind: Kind,
     pub owner: Owner,
+    /// Device and inode.
+    pub id: (u64, u64),
     /// For a device.
     pub node: Option<Node>,
 }
@@ -75,7 +77,7 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
     let (block, major, minor) =
         (st.file_type().is_block_device(), libc::major(st.rdev()), libc::minor(st.rdev()));
     let node = (kind == Kind::Device).then_some(Node { block, major, minor });
-    Ok(Some(Look { kind, owner, node }))
+    Ok(Some(Look { kind, owner, id: (st.dev(), st.ino()), node }))
 }
 
 /// Those of `paths` that the host has.

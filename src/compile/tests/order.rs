@@ -185,7 +185,7 @@ fn descriptors(plan: &Plan) {
             }
             Op::Join { fd, .. } | Op::Enter { fd, .. } => used.push(fd),
             Op::Tree { slot, .. } => held.push(slot),
-            Op::Bind { slot, .. } if slot != plan::wire::NO_SLOT => {
+            Op::Bind { slot, .. } | Op::RootBind { slot, .. } if slot != plan::wire::NO_SLOT => {
                 assert!(held.contains(&slot), "{}", step.title());
                 held.retain(|held| *held != slot);
             }

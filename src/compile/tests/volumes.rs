@@ -73,7 +73,7 @@ fn files_directories_and_setuid_bits() {
 }
 
 #[test]
-fn slots_are_the_indices_of_the_volumes() {
+fn volumes_that_travel_both_ways_are_taken_first_each_in_a_slot_of_its_own() {
     let both = case(|c| {
         c.spec.volumes = ["/srv/a", "/srv/b", "/srv/a"]
             .iter()
@@ -90,7 +90,7 @@ fn slots_are_the_indices_of_the_volumes() {
         Op::Tree { slot, .. } => Some(slot),
         _ => None,
     });
-    assert_eq!(taken.collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(taken.collect::<Vec<_>>(), [0, 1]);
 }
 
 #[test]
@@ -112,9 +112,42 @@ fn volumes_that_cannot_be() {
     }
     check(&volume("/srv/a", "/process", false, Propagation::Private), "# bind \"/srv/a\" at \"/process\"");
     let many = |n| {
-        let one = Volume { source: "/srv/a".into(), target: "/x".into(), ..Volume::default() };
-        case(|c| c.spec.volumes = vec![one; n])
+        let one =
+            |i| Volume { source: "/srv/a".into(), target: format!("/x{i}").into(), ..Volume::default() };
+        case(|c| c.spec.volumes = (0..n).map(one).collect())
     };
+    let same = |target: &str| {
+        case(|c| {
+            let volume = |source: &str, target: &str| Volume {
+                source: source.into(),
+                target: target.into(),
+                ..Volume::default()
+            };
+            c.spec.volumes = vec![volume("/srv/a", "/x"), volume("/srv/b", target)];
+        })
+    };
+    for target in ["/x", "/x/", "//x/."] {
+        let both = "spec volumes: volumes: \"/srv/a\" and \"/srv/b\" both go to \"/x\"";
+        refused(&same(target), both);
+    }
+    check(&same("/x/y"), "");
     check(&many(64), "");
     refused(&many(65), "spec volumes: volumes: more than 64 volumes");
+}
+
+/// A copy that is taken later has the sandbox's root mounted on it, and shows that.
+#[test]
+fn the_hosts_root_is_taken_before_anything_is_mounted() {
+    let taken = "# take \"/\" with its peer group
+         open_tree(\"/\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         # no mount of ours reaches the host
+         # the root is a new tmpfs
+         # bind \"/\" at \"/host\"...
+         mount_setattr(\"/\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)";
+    let mut host = volume("/", "/host", true, Propagation::Private);
+    host.spec.no_new_privs = true;
+    check(&host, taken);
+    check(&case(|c| drop(c.spec.root.chroot_env.insert("/".into(), "/host".into()))), taken);
+    let alloc = case(|c| c.spec.task_dirs.alloc = Some("/".into()));
+    check(&alloc, "# take \"/\"...\n# the root is a new tmpfs\n# bind \"/\" at \"/alloc\"");
 }

@@ -1,7 +1,7 @@
 //! `/alloc`, `/local`, `/secrets` and `/tmp`.
 
 use super::{NO, Request, bind, mount};
-use crate::plan::wire::{Blob, NO_SLOT, Op};
+use crate::plan::wire::{Blob, Op};
 use crate::plan::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, MS_PRIVATE, Step, path, text};
 use crate::report::{Control, Report};
 use crate::rootfs::{Kind, Secrets};
@@ -9,7 +9,8 @@ use crate::rootfs::{Kind, Secrets};
 pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     let control = Control::MOUNT_NS;
     for (source, target) in req.task_dirs.binds() {
-        steps.push(bind(control, source, target, req.attrs(0), MS_PRIVATE, Kind::Dir, NO_SLOT));
+        let slot = req.slot(source, target);
+        steps.push(bind(control, source, target, req.attrs(0), MS_PRIVATE, Kind::Dir, slot));
     }
     if req.task_dirs.alloc.is_some() {
         let path = text(b"/alloc/logs");

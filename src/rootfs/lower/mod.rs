@@ -2,6 +2,7 @@
 //! propagation to the host, the root, what populates it, `/dev`, `/proc`, `/sys`, the task's directories,
 //! volumes, devices, files of the sandbox's own, masks, the seal on `/dev`, and the switch.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::populate::Method;
@@ -47,6 +48,8 @@ pub(crate) struct Request<'a> {
     pub root: &'a Root,
     /// The directory of the host that becomes the root; `None` for a tmpfs.
     pub dir: Option<&'a Path>,
+    /// The sources that are the host's `/`.
+    pub host_root: &'a BTreeSet<PathBuf>,
     /// How it is populated, decided: never `auto`.
     pub method: Method,
     /// What populates it, parents before children.
@@ -109,6 +112,33 @@ impl Request<'_> {
         sources().chain(sys).any(shows)
     }
 
+    /// Source and target of the trees that are cloned first, in the order of their slots: volumes that travel both
+    /// ways, before the namespace becomes a slave of the host's, and the host's `/`, before the sandbox's root is
+    /// mounted over it and becomes part of it.
+    pub(crate) fn early(&self) -> Vec<(&Path, &Path)> {
+        let both_ways = |v: &Volume| v.propagation == Propagation::Bidirectional;
+        let mut all: Vec<(&Path, &Path)> = Vec::new();
+        if let Some(dir) = self.dir {
+            all.push((dir, Path::new("/")));
+        }
+        let bound = self.entries.iter().filter(|_| self.method == Method::Bind);
+        all.extend(bound.map(|e| (e.source.as_path(), e.target.as_path())));
+        for (source, target) in self.task_dirs.binds() {
+            all.push((source, target));
+        }
+        all.retain(|(source, _)| self.host_root.contains(*source));
+        let first = |v: &Volume| both_ways(v) || self.host_root.contains(&v.source);
+        let volumes = self.volumes.iter().map(|(volume, _)| volume).filter(|v| first(v));
+        all.extend(volumes.map(|v| (v.source.as_path(), v.target.as_path())));
+        all
+    }
+
+    /// The slot of a tree that is cloned first.
+    fn slot(&self, source: &Path, target: &Path) -> u32 {
+        let at = self.early().iter().position(|early| *early == (source, target));
+        at.and_then(|at| u32::try_from(at).ok()).unwrap_or(NO_SLOT)
+    }
+
     fn tmpfs_size(&self) -> u64 {
         if self.root.tmpfs_size == 0 { SIZE_DEFAULT } else { self.root.tmpfs_size }
     }
@@ -149,7 +179,7 @@ const LINKS: [(&str, &str); 6] = [
 /// Lowers the root, asking for its controls in `report`.
 pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
     let mut steps = Vec::new();
-    peers(req, &mut steps);
+    early(req, &mut steps);
     steps.push(Step::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
     populated::upper(req, &mut steps);
     root(req, &mut steps);
@@ -181,24 +211,20 @@ pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
     steps
 }
 
-fn slot(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(NO_SLOT)
-}
-
-/// Volumes that travel both ways are taken before the namespace becomes a slave of the host's.
-fn peers(req: &Request<'_>, steps: &mut Vec<Step>) {
-    for (i, (volume, _)) in req.volumes.iter().enumerate() {
-        if volume.propagation == Propagation::Bidirectional {
-            let op = Op::Tree { slot: slot(i), source: path(&volume.source) };
-            steps.push(Step::new(Control::MOUNT_NS, op));
-        }
+/// Clones the trees that must be taken before anything of ours is mounted.
+fn early(req: &Request<'_>, steps: &mut Vec<Step>) {
+    for (slot, (source, _)) in (0..).zip(req.early()) {
+        steps.push(Step::new(Control::MOUNT_NS, Op::Tree { slot, source: path(source) }));
     }
 }
 
 fn root(req: &Request<'_>, steps: &mut Vec<Step>) {
     let attrs = req.attrs(0);
     let step = match req.dir {
-        Some(dir) => Step::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs }),
+        Some(dir) => {
+            let slot = req.slot(dir, Path::new("/"));
+            Step::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs, slot })
+        }
         None => {
             let size = req.tmpfs_size().to_string();
             let options = Encoded::strings(["mode", "0755", "size", &size]);
@@ -276,7 +302,7 @@ fn kernel(req: &Request<'_>, steps: &mut Vec<Step>) {
 }
 
 fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
-    for (i, (volume, kind)) in req.volumes.iter().enumerate() {
+    for (volume, kind) in req.volumes {
         if volume.propagation != Propagation::Private {
             let why = format!(
                 "later mounts of the host below {:?} come with its flags, and not nodev, nosuid or read-only",
@@ -285,12 +311,13 @@ fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
             report.weaken(Control::DEVICES, why);
         }
         let attrs = req.attrs(if volume.read_only { ATTR_RDONLY } else { 0 });
-        let (propagation, slot) = match volume.propagation {
-            Propagation::Private => (MS_PRIVATE, NO_SLOT),
-            Propagation::HostToTask => (MS_SLAVE, NO_SLOT),
-            Propagation::Bidirectional => (MS_SHARED, slot(i)),
+        let propagation = match volume.propagation {
+            Propagation::Private => MS_PRIVATE,
+            Propagation::HostToTask => MS_SLAVE,
+            Propagation::Bidirectional => MS_SHARED,
         };
         let (source, target) = (&volume.source, &volume.target);
+        let slot = req.slot(source, target);
         steps.push(bind(Control::MOUNT_NS, source, target, attrs, propagation, *kind, slot));
     }
 }

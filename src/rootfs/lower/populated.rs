@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{Entry, Request, bind};
-use crate::plan::wire::{NO_SLOT, Op};
+use crate::plan::wire::Op;
 use crate::plan::{ATTR_RDONLY, Encoded, MS_PRIVATE, Step, path, text};
 use crate::report::{Control, Report};
 use crate::rootfs::{Kind, Method};
@@ -37,7 +37,8 @@ pub(super) fn upper(req: &Request<'_>, steps: &mut Vec<Step>) {
 
 /// Private: a later mount of the host's would come without these attributes.
 fn read_only(req: &Request<'_>, source: &Path, target: &Path, kind: Kind) -> Step {
-    bind(Control::HOST_FILES, source, target, req.attrs(ATTR_RDONLY), MS_PRIVATE, kind, NO_SLOT)
+    let (attrs, slot) = (req.attrs(ATTR_RDONLY), req.slot(source, target));
+    bind(Control::HOST_FILES, source, target, attrs, MS_PRIVATE, kind, slot)
 }
 
 fn bound(req: &Request<'_>, entry: &Entry, steps: &mut Vec<Step>) {

@@ -1,0 +1,95 @@
+//! The host's `/` as a source: what is shown is the host's root, and never a second view of the sandbox's own.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod attack_tools;
+mod common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use attack_tools::*;
+use cofferdam::{Host, Method, Policy, Propagation, Root, Sandbox, TaskDirs, Volume};
+use common::{asked, can, probe, run_probe, sandboxes};
+
+/// What runs inside: `PLACE` is where the host's root should be.
+#[test]
+fn probe_entry() {
+    let Some((what, mut say)) = asked() else { return };
+    assert_eq!(what, "look");
+    let place = std::env::var("PLACE").unwrap();
+    say.fact("names", names(Path::new(&place)));
+    say.fact("inode", fs::metadata(&place).unwrap().ino());
+    let mut attack = Attack::default();
+    // A second view of the sandbox's own /dev would show it before it was sealed.
+    for own in ["dev", "proc", "dev/shm"] {
+        let of = |top: &str| fs::metadata(Path::new(top).join(own)).map(|st| (st.dev(), st.ino())).ok();
+        attack.never(format!("the sandbox's own {own}"), of("/").is_some() && of("/") == of(&place));
+    }
+    let node = z(Path::new(&place).join("dev/cofferdam-attack"));
+    let made = call!(libc::SYS_mknodat, libc::AT_FDCWD, node.as_ptr(), 0o020666, 0x103);
+    let opened = made.and_then(|_| call!(libc::SYS_openat, libc::AT_FDCWD, node.as_ptr(), libc::O_RDWR));
+    let _ = call!(libc::SYS_unlinkat, libc::AT_FDCWD, node.as_ptr(), 0);
+    attack.attempt("a node made in the second view", opened);
+    attack.tell(&mut say);
+}
+
+fn names(dir: &Path) -> String {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.join(" ")
+}
+
+#[track_caller]
+fn shows_the_host(what: &str, place: &str, sandbox: Sandbox) {
+    let seen = run_probe(sandbox.env("PLACE", place)).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(seen.get("names"), names(Path::new("/")), "{what}");
+    assert_eq!(seen.get("inode"), fs::metadata("/").unwrap().ino().to_string(), "{what}");
+    beaten(&seen, 4);
+}
+
+fn host_root(source: &Path, read_only: bool, propagation: Propagation) -> Volume {
+    Volume { source: source.into(), target: "/host".into(), read_only, propagation }
+}
+
+#[test]
+fn the_hosts_root_as_a_volume_is_the_hosts_root() {
+    if !sandboxes() {
+        return;
+    }
+    let site = tempfile::tempdir().unwrap();
+    let link = site.path().join("link");
+    std::os::unix::fs::symlink("/", &link).unwrap();
+    for source in [Path::new("/"), Path::new("/./"), &link] {
+        for read_only in [true, false] {
+            for propagation in [Propagation::Private, Propagation::HostToTask] {
+                let volume = host_root(source, read_only, propagation);
+                shows_the_host(&format!("{volume:?}"), "/host", probe("look").volume(volume));
+            }
+        }
+    }
+    let chroot = Policy { no_pivot_root: true, ..Policy::default() };
+    let volume = host_root(Path::new("/"), true, Propagation::Private);
+    shows_the_host("chroot", "/host", probe("look").policy(&chroot).volume(volume));
+    let dirs = TaskDirs { alloc: Some("/".into()), ..TaskDirs::default() };
+    shows_the_host("alloc", "/alloc", probe("look").with(|s| s.task_dirs = dirs.clone()));
+}
+
+#[test]
+fn the_hosts_root_in_the_map_is_the_hosts_root() {
+    if !sandboxes() {
+        return;
+    }
+    let mut map = cofferdam::rootfs::default_chroot_env();
+    map.insert("/".into(), "/host".into());
+    let mut methods = vec![Method::Bind];
+    // Without privileges no overlay shows what something is mounted in.
+    if can("root") && Host::probe().unwrap().overlay {
+        methods.push(Method::Overlay);
+    }
+    for populate in methods {
+        let root = Root { populate, chroot_env: map.clone(), ..Root::default() };
+        shows_the_host(&populate.to_string(), "/host", probe("look").root(root));
+    }
+}
