@@ -114,7 +114,8 @@ pub(crate) fn compile(
     process::rlimits(spec, &mut report, &mut init)?;
     process::user_namespaces(spec, sets, &mut report, &mut init);
     process::credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
-    breaches::weaken(policy, sets, namespaces.user, namespaces.pid, &mut report);
+    breaches::shared(&namespaces, &mut report);
+    breaches::weaken(policy, sets, &namespaces, &mut report);
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: plan::path(work_dir) }));
     init.push(Step::new(Control::IDS, Op::Umask { mask: spec.umask }));

@@ -9,13 +9,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use attack_tools::*;
-use cofferdam::{Host, Method, Policy, Propagation, Root, Sandbox, TaskDirs, Volume};
+use cofferdam::{Control, Host, IsolationMode, Method, Policy, Propagation, Root, Sandbox, TaskDirs, Volume};
 use common::{asked, can, probe, run_probe, sandboxes};
 
 /// What runs inside: `PLACE` is where the host's root should be.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
+    if what == "reach" {
+        say.fact("reached", fs::write(std::env::var("TARGET").unwrap(), "by the task").is_ok());
+        return;
+    }
     assert_eq!(what, "look");
     let place = std::env::var("PLACE").unwrap();
     say.fact("names", names(Path::new(&place)));
@@ -92,4 +96,29 @@ fn the_hosts_root_in_the_map_is_the_hosts_root() {
         let root = Root { populate, chroot_env: map.clone(), ..Root::default() };
         shows_the_host(&populate.to_string(), "/host", probe("look").root(root));
     }
+}
+
+/// In the host's PID namespace `/proc/PID/root` of a plain process of the same user is the host's root, where a file
+/// is written that only root may write. The report must not call enforced what that undoes.
+#[test]
+fn a_shared_pid_namespace_is_a_way_to_the_host_and_the_report_says_so() {
+    use std::os::unix::process::CommandExt;
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let site = tempfile::tempdir().unwrap();
+    let file = site.path().join("roots");
+    fs::write(&file, "").unwrap();
+    let mut plain = std::process::Command::new("sleep").arg("60").uid(65534).gid(65534).spawn().unwrap();
+    let target = format!("/proc/{}/root{}", plain.id(), file.display());
+    let reach =
+        |mode| run_probe(probe("reach").env("TARGET", &target).user("nobody").pid_mode(mode)).unwrap();
+    let (shared, private) = (reach(IsolationMode::Host), reach(IsolationMode::Private));
+    plain.kill().unwrap();
+    plain.wait().unwrap();
+    assert_eq!(shared.get("reached"), "true", "the attack is none any more");
+    let undone = Control::HOST_FILES | Control::ROOT_SWITCH | Control::MASKED_PATHS | Control::KILL;
+    assert!(shared.report.weakened.contains(undone | Control::DEVICES), "{}", shared.report);
+    assert_eq!(private.get("reached"), "false");
+    assert!(private.report.enforced.contains(undone), "{}", private.report);
 }

@@ -172,7 +172,10 @@ fn lit(id: &str, set: impl FnOnce(Sandbox) -> Sandbox) -> Task {
     let limits = Limits { pids_max: Some(64), ..Limits::default() };
     let bomb = named(probe("bomb").limits(limits), id).with(|s| s.fds.clear());
     let task = set(bomb).spawn().unwrap();
-    assert!(task.report().enforced.contains(Control::PIDS | Control::KILL), "{}", task.report());
+    let report = task.report();
+    // By /proc/PID/root of another process of its user a task may leave its cgroup, and the report says so.
+    let held = if report.asked.contains(Control::PID_NS) { report.enforced } else { report.weakened };
+    assert!(held.contains(Control::PIDS | Control::KILL), "{report}");
     let current = groups(id).into_iter().map(|g| g.join("pids.current")).find(|f| f.exists()).unwrap();
     let count = || fs::read_to_string(&current).unwrap().trim().parse::<u32>().unwrap();
     eventually("the bomb does not fill its limit", || count() >= 64);

@@ -1,34 +1,104 @@
 //! What was granted that undoes what is enforced.
 
 use crate::caps::Sets;
-use crate::ns::IsolationMode;
+use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::{Control, Report};
 use crate::spec::Policy;
 
-/// What a capability lets a task do to the enclosure itself.
-const BREACHES: [(&str, Control, &str); 5] = [
+/// What a capability lets a task do to the enclosure itself, outside of a user namespace.
+const BREACHES: [(&str, Control, &str); 12] = [
     (
         "sys_admin",
-        Control::from_bits_truncate(
-            Control::HOST_FILES.bits()
-                | Control::MASKED_PATHS.bits()
-                | Control::DEVICES.bits()
-                | Control::ROOT_SWITCH.bits(),
-        ),
+        FILES.union(Control::MASKED_PATHS).union(Control::DEVICES),
         "the task has CAP_SYS_ADMIN: it can remount what is read-only and mount the host's devices",
     ),
     (
         "dac_read_search",
-        Control::ROOT_SWITCH,
-        "the task has CAP_DAC_READ_SEARCH: open_by_handle_at(2) reaches files outside its root",
+        FILES,
+        "the task has CAP_DAC_READ_SEARCH: open_by_handle_at(2) reaches files outside its root, and writes them through a writable mount of their file system",
     ),
     ("sys_module", Control::all(), "the task has CAP_SYS_MODULE: it can load code into the kernel"),
-    ("sys_rawio", Control::DEVICES, "the task has CAP_SYS_RAWIO: it can use the machine's ports"),
+    ("sys_boot", Control::all(), "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel"),
+    (
+        "sys_rawio",
+        Control::DEVICES.union(FILES),
+        "the task has CAP_SYS_RAWIO: it can use the machine's ports, and send commands to disks that it can open",
+    ),
     ("sys_ptrace", Control::PID_NS, "the task has CAP_SYS_PTRACE: it can take over any process that it sees"),
+    (
+        "perfmon",
+        Control::PID_NS.union(Control::MASKED_PATHS),
+        "the task has CAP_PERFMON: perf_event_open(2) observes every process of the host and the kernel",
+    ),
+    (
+        "bpf",
+        Control::PID_NS.union(Control::MASKED_PATHS),
+        "the task has CAP_BPF: its programs run in the kernel, and it can read the maps of the host's",
+    ),
+    (
+        "syslog",
+        Control::MASKED_PATHS,
+        "the task has CAP_SYSLOG: it reads and clears the kernel's log and sees kernel addresses",
+    ),
+    (
+        "sys_resource",
+        Control::RLIMITS.union(Control::OOM_SCORE),
+        "the task has CAP_SYS_RESOURCE: it can raise its resource limits and lower its oom_score_adj",
+    ),
+    (
+        "net_admin",
+        Control::NET_NS,
+        "the task has CAP_NET_ADMIN: it can reconfigure the network namespace that it is in",
+    ),
+    (
+        "net_raw",
+        Control::NET_NS,
+        "the task has CAP_NET_RAW: it can read and forge packets in the network namespace that it is in",
+    ),
 ];
 
+const FILES: Control = Control::HOST_FILES.union(Control::ROOT_SWITCH);
+
+/// Capabilities that act on the whole machine, where no control stands for what they act on.
+const MACHINE: [(&str, &str); 9] = [
+    ("sys_time", "sets the machine's clock"),
+    ("mac_admin", "changes the host's LSM policy (Smack, AppArmor)"),
+    ("mac_override", "overrides the host's LSM policy (Smack)"),
+    ("audit_control", "changes the host's audit rules"),
+    ("audit_read", "reads the host's audit log"),
+    ("sys_pacct", "turns process accounting on and off"),
+    ("wake_alarm", "wakes the machine from suspend"),
+    ("block_suspend", "keeps the machine from suspending"),
+    ("linux_immutable", "sets the immutable flag of files in writable volumes, which outlives the task"),
+];
+
+/// What `/proc/PID/root` and `/proc/PID/fd` of a process outside undo.
+const BY_PROC: Control =
+    FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::KILL).union(Control::RESOURCES);
+
+/// Says what sharing the host's namespaces undoes. In a user namespace `/proc/PID/root` of a process outside of it
+/// is refused, as the task lacks CAP_SYS_PTRACE there.
+pub(super) fn shared(ns: &Namespaces, report: &mut Report) {
+    let Namespaces { pid, ipc, user: user_ns, .. } = *ns;
+    if pid == IsolationMode::Host && !user_ns {
+        let why = "the task shares the host's PID namespace: /proc/PID/root of a process of its user that has no more capabilities leads to the host's files, devices and cgroups";
+        report.weaken(BY_PROC & report.asked, why);
+    }
+    if pid == IsolationMode::Host && user_ns {
+        let why =
+            "the task shares the host's PID namespace: it can signal every process of the caller's user";
+        report.note(Control::PID_NS, why);
+    }
+    if ipc == IsolationMode::Host {
+        let why = "the task shares the host's IPC namespace: it reaches the System V objects and message queues of its user, which outlive it";
+        report.note(Control::IPC_NS, why);
+    }
+}
+
 /// Says where the capabilities that were granted undo what is enforced.
-pub(super) fn weaken(policy: &Policy, sets: Sets, user_ns: bool, pid: IsolationMode, report: &mut Report) {
+pub(super) fn weaken(policy: &Policy, sets: Sets, ns: &Namespaces, report: &mut Report) {
+    let Namespaces { user: user_ns, pid, network, .. } = ns;
+    let (user_ns, pid) = (*user_ns, *pid);
     let has = |name: &str| sets.bounding.has(name);
     if policy.no_pivot_root && has("sys_chroot") {
         report.weaken(
@@ -54,12 +124,19 @@ pub(super) fn weaken(policy: &Policy, sets: Sets, user_ns: bool, pid: IsolationM
         }
         return;
     }
-    for (name, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name)) {
+    for (name, does) in MACHINE.into_iter().filter(|(name, _)| has(name)) {
+        let name = name.to_ascii_uppercase();
+        report
+            .note(Control::CAPS, format!("the task has CAP_{name}, which no namespace confines: it {does}"));
+    }
+    // What a task does to an empty network of its own reaches nobody.
+    let alone = |name: &str| *network == Network::None && name.starts_with("net_");
+    for (_, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name) && !alone(name)) {
         let controls = controls & report.asked;
         if !controls.is_empty() {
             report.weaken(controls, why);
-        } else if name == "sys_ptrace" && pid == IsolationMode::Host {
-            report.note(Control::PID_NS, why);
+        } else {
+            report.note(Control::CAPS, why);
         }
     }
 }

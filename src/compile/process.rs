@@ -162,6 +162,13 @@ pub(super) fn credentials(
             Control::IDS,
             format!("uid {uid} and gid {gid} inside are {} and {} outside", host.uid, host.gid),
         );
+        if host.uid == 0 && uid != 0 {
+            // Whatever it is called inside: root of the caller's own user namespace, which owns the files there.
+            let why = format!(
+                "uid {uid} inside is 0 outside: the task may do to files and processes what root may without capabilities"
+            );
+            report.weaken(Control::IDS, why);
+        }
         if others > 0 {
             report.weaken(Control::IDS, "the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace");
         }

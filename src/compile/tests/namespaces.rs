@@ -14,8 +14,8 @@ fn pid_and_ipc_modes() {
     for (pid, ipc, namespaces, expected) in [
         ("", "", "CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC", "enforced  mount_ns,pid_ns,ipc_ns,root_switch..."),
         ("private", "host", "CLONE_NEWNS|CLONE_NEWPID", "enforced  mount_ns,pid_ns,root_switch..."),
-        ("host", "private", "CLONE_NEWNS|CLONE_NEWIPC", "enforced  mount_ns,ipc_ns,root_switch..."),
-        ("host", "host", "CLONE_NEWNS", "enforced  mount_ns,root_switch..."),
+        ("host", "private", "CLONE_NEWNS|CLONE_NEWIPC", "enforced  mount_ns,ipc_ns,ids..."),
+        ("host", "host", "CLONE_NEWNS", "enforced  mount_ns,ids..."),
     ] {
         let case = case(|c| (c.spec.pid_mode, c.spec.ipc_mode) = (pid.into(), ipc.into()));
         let plan = check(&case, expected);
