@@ -36,10 +36,11 @@ fn take_over(attack: &mut Attack) {
         let bits = u64::from_str_radix(&field(set), 16).unwrap();
         attack.never(format!("{set} {bits:#x}"), bits != 0);
     }
-    let mapped_root =
-        fs::read_to_string("/proc/self/uid_map").unwrap().split_whitespace().next() != Some("0");
+    // Root of a user namespace is, outside, the user that its map says.
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    let host_root = map.split_whitespace().take(2).all(|id| id == "0");
     let uid = field("Uid");
-    attack.never(format!("uid {uid}"), uid.split_whitespace().any(|id| id == "0") && !mapped_root);
+    attack.never(format!("uid {uid}"), uid.split_whitespace().any(|id| id == "0") && host_root);
     attack.never("new privileges", field("NoNewPrivs") != "1");
     attack.never("no filter", field("Seccomp") != "2");
     let fds = fs::read_dir("/proc/1/fd").map(|dir| dir.flatten().collect::<Vec<_>>()).unwrap_or_default();
