@@ -26,7 +26,7 @@ mod sys;
 #[path = "../src/plan/wire.rs"]
 mod wire;
 
-use wire::{FDS, Field, NO_STEP, Op, Program, Record, SLOTS};
+use wire::{FDS, Field, NO_STEP, Op, Program, Record};
 
 /// What init holds while it works: descriptors only.
 pub struct State {
@@ -36,8 +36,6 @@ pub struct State {
     pub pid1: i32,
     /// What the parent handed over; -1 once used up.
     pub fds: [i32; FDS as usize],
-    /// Detached trees that wait for their `Bind`.
-    pub slots: [i32; SLOTS as usize],
     /// The root of the sandbox, from the step that mounts it.
     pub root: i32,
     /// The tmpfs that overlays are written to, from the step that mounts it.
@@ -83,9 +81,8 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
     for (slot, fd) in fds.iter_mut().zip(program.fds.iter()) {
         *slot = fd as i32;
     }
-    let slots = [-1; SLOTS as usize];
     let mut state =
-        State { status, pid1: -1, fds, slots, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
+        State { status, pid1: -1, fds, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
     obey(&mut state, 0)
 }
 

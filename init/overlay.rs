@@ -7,8 +7,8 @@
 
 use crate::State;
 use crate::place::{exists_is_fine, mount_point};
-use crate::step::{At, Done, attach, new_mount};
-use crate::sys::{self, Errno, Z};
+use crate::step::{At, Done, MS_PRIVATE, attach, new_mount, take_fd};
+use crate::sys::{self, Z};
 use crate::wire::{KIND_DIR, List, Op, Str};
 
 /// Mounts the tmpfs.
@@ -18,34 +18,31 @@ pub fn upper(state: &mut State, options: List<'static, Str<'static>>) -> Done {
     sys::move_mount_over_root(tree).at(calls)
 }
 
-/// Mounts an overlay.
-pub fn mount(state: &State, op: &Op<'static>) -> Done {
-    let Op::Overlay { source, target, upper, name, mode, uid, gid, userxattr, attrs } = *op else {
+/// Mounts an overlay. Its lower layer is attached where the overlay comes to lie, and detached once the overlay has it:
+/// most kernels take no layer that is mounted nowhere.
+pub fn mount(state: &mut State, op: &Op<'static>) -> Done {
+    let Op::Overlay { fd, target, name, mode, uid, gid, userxattr, attrs, .. } = *op else {
         return Err(sys::EINVAL).at(0);
     };
-    let (base, calls) = match upper.bytes() {
-        [] => (state.upper, 0),
-        _ => (sys::openat(sys::CWD, upper, sys::O_PATH | sys::O_DIRECTORY, 0).at(0)?, 1),
-    };
-    exists_is_fine(sys::mkdirat(base, name, 0o700)).at(calls)?;
+    let lower = take_fd(state, fd);
+    exists_is_fine(sys::mkdirat(state.upper, name, 0o700)).at(0)?;
     let flags = sys::O_PATH | sys::O_DIRECTORY | sys::O_NOFOLLOW;
-    let layer = sys::openat(base, name, flags, 0).at(calls + 1)?;
-    if base != state.upper {
-        sys::close(base);
-    }
+    let layer = sys::openat(state.upper, name, flags, 0).at(1)?;
     // One that is there is that of an earlier sandbox, and keeps what it has.
     match sys::mkdirat(layer, c"upper", 0o700) {
         Err(sys::EEXIST) => {}
         made => {
-            made.at(calls + 2)?;
-            sys::fchownat(layer, c"upper", uid, gid).at(calls + 3)?;
-            sys::fchmodat(layer, c"upper", mode).at(calls + 4)?;
+            made.at(2)?;
+            sys::fchownat(layer, c"upper", uid, gid).at(3)?;
+            sys::fchmodat(layer, c"upper", mode).at(4)?;
         }
     }
-    exists_is_fine(sys::mkdirat(layer, c"work", 0o700)).at(calls + 5)?;
-    let lower = sys::openat(sys::CWD, source, sys::O_PATH | sys::O_DIRECTORY, 0).at(calls + 6)?;
-    let mut calls = calls + 7;
-    let context = sys::fsopen(c"overlay").at(calls)?;
+    exists_is_fine(sys::mkdirat(layer, c"work", 0o700)).at(5)?;
+    sys::mount_setattr(lower, 0, MS_PRIVATE, false).at(6)?;
+    let at = mount_point(state, target, KIND_DIR, sys::IN_ROOT).at(7)?;
+    sys::move_mount(lower, at).at(8)?;
+    let context = sys::fsopen(c"overlay").at(9)?;
+    let mut calls = 9;
     for (key, fd, below) in
         [(c"lowerdir", lower, &b""[..]), (c"upperdir", layer, b"/upper"), (c"workdir", layer, b"/work")]
     {
@@ -59,10 +56,10 @@ pub fn mount(state: &State, op: &Op<'static>) -> Done {
     }
     sys::fsconfig_create(context).at(calls + 1)?;
     let tree = sys::fsmount(context, attrs).at(calls + 2)?;
+    sys::detach(FdPath::new(lower, b"").z()).at(calls + 3)?;
     for fd in [context, lower, layer] {
         sys::close(fd);
     }
-    let at = mount_point(state, target, KIND_DIR, sys::IN_ROOT).at(calls + 3)?;
     attach(tree, at).at(calls + 4)
 }
 

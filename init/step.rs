@@ -3,7 +3,7 @@
 
 use crate::place::{ANCHORS, drop_parent, exists_is_fine, mount_point, own, parent, place, present};
 use crate::sys::{self, Errno, Z};
-use crate::wire::{Dup, KIND_DIR, List, NO_SLOT, Op, Record, Str};
+use crate::wire::{Dup, KIND_DIR, List, Op, Record, Str};
 use crate::{State, files, overlay};
 
 /// The kernel refused a call of an operation.
@@ -57,24 +57,17 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         }
         Op::Hostname { name } => sys::sethostname(name.bytes()).at(0),
         Op::Propagation { flags } => sys::propagation(flags).at(0),
-        Op::Tree { slot, source } => {
-            let tree = sys::open_tree(sys::CWD, source).at(0)?;
-            match state.slots.get_mut(slot as usize) {
-                Some(place) => *place = tree,
-                None => return Err(Refused { call: 0, errno: sys::EINVAL }),
-            }
-            Ok(())
-        }
+        Op::Tree { fd, source, recursive } => tree(state, fd, source, recursive),
         Op::RootTmpfs { attrs, options } => {
             let (tree, calls) = new_mount(c"tmpfs", attrs, options)?;
             state.root = tree;
             sys::move_mount_over_root(tree).at(calls)
         }
-        Op::RootBind { source, attrs, slot } => {
-            let (tree, calls) = tree(state, source, slot)?;
+        Op::RootBind { fd, attrs, .. } => {
+            let tree = take_fd(state, fd);
             state.root = tree;
-            sys::mount_setattr(tree, attrs, MS_PRIVATE, true).at(calls)?;
-            sys::move_mount_over_root(tree).at(calls + 1)
+            sys::mount_setattr(tree, attrs, MS_PRIVATE, true).at(0)?;
+            sys::move_mount_over_root(tree).at(1)
         }
         Op::Dir { path, mode } => {
             let (parent, name) = parent(state.root, path).at(0)?;
@@ -82,8 +75,9 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             drop_parent(state.root, parent);
             made.at(0)
         }
-        Op::Bind { source, target, attrs, propagation, kind, slot } => {
-            bind(state, source, target, attrs, propagation, kind, slot)
+        Op::Bind { source, target, attrs, propagation, kind, fd } => {
+            let tree = take_fd(state, fd);
+            bind(state, tree, source == target, target, attrs, propagation, kind)
         }
         Op::Mount { fs, target, attrs, options } => {
             let (tree, calls) = new_mount(fs, attrs, options)?;
@@ -106,7 +100,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         }
         Op::MaskFile { path } => {
             let Some(at) = present(state, path).at(0)? else { return Ok(()) };
-            let tree = sys::open_tree(state.anchors[0], c"null").at(1)?;
+            let tree = sys::open_tree(state.anchors[0], c"null", true).at(1)?;
             attach(tree, at).at(2)
         }
         Op::MaskDir { path } => {
@@ -140,12 +134,17 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::Share { source, target } => {
             let from =
                 sys::openat2(state.root, source, sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT).at(0)?;
-            let tree = sys::open_tree(from, c"").at(1)?;
+            let tree = sys::open_tree(from, c"", true).at(1)?;
             sys::close(from);
             let at = mount_point(state, target, KIND_DIR, sys::IN_ROOT).at(2)?;
             attach(tree, at).at(3)
         }
         Op::Upper { options } => overlay::upper(state, options),
+        Op::UpperBind { fd, .. } => {
+            state.upper = take_fd(state, fd);
+            sys::mount_setattr(state.upper, 0x6 /* NOSUID|NODEV */, MS_PRIVATE, false).at(0)?;
+            sys::move_mount_over_root(state.upper).at(1)
+        }
         Op::Overlay { .. } => overlay::mount(state, op),
         Op::File { path, content } => files::cover(state, path, content),
         Op::Write { path, mode, uid, gid, content } => files::new(state, path, mode, (uid, gid), content),
@@ -216,11 +215,11 @@ pub const NO_USER_NAMESPACES: [sys::Filter; 17] = {
     ]
 };
 
-const MS_PRIVATE: u64 = 1 << 18;
+pub const MS_PRIVATE: u64 = 1 << 18;
 /// MOUNT_ATTR_RDONLY | NOSUID | NODEV | NOEXEC.
 pub const MASK_ATTRS: u64 = 0xf;
 
-fn take_fd(state: &mut State, index: u32) -> i32 {
+pub fn take_fd(state: &mut State, index: u32) -> i32 {
     match state.fds.get_mut(index as usize) {
         Some(fd) => core::mem::replace(fd, -1),
         None => -1,
@@ -354,29 +353,37 @@ fn let_go(state: &State) {
     }
 }
 
-/// A clone of the tree at `source`, or the one that was made before, with the number of calls that this was.
-fn tree(state: &State, source: Str<'static>, slot: u32) -> Result<(i32, usize), Refused> {
-    match slot {
-        NO_SLOT => Ok((sys::open_tree(sys::CWD, source).at(0)?, 1)),
-        slot => Ok((state.slots.get(slot as usize).copied().unwrap_or(-1), 0)),
+/// What is at the path must be what the caller holds: a directory on the way may have been exchanged since.
+fn tree(state: &mut State, fd: u32, source: Str<'static>, recursive: bool) -> Done {
+    let held = take_fd(state, fd);
+    let again = sys::openat2(sys::CWD, source, sys::O_PATH, sys::PLAIN).at(0)?;
+    if !sys::same_object(held, again).at(1)? {
+        return Err(sys::ESTALE).at(1);
     }
+    let tree = sys::open_tree(again, c"", recursive).at(2)?;
+    sys::close(again);
+    sys::close(held);
+    match state.fds.get_mut(fd as usize) {
+        Some(place) => *place = tree,
+        None => return Err(sys::EINVAL).at(2),
+    }
+    Ok(())
 }
 
+/// `own`: the host's own tree where a new one cannot be mounted. Anything else at that place is a volume.
 fn bind(
     state: &mut State,
-    source: Str<'static>,
+    tree: i32,
+    own: bool,
     target: Str<'static>,
     attrs: u64,
     propagation: u64,
     kind: u8,
-    slot: u32,
 ) -> Done {
-    let (tree, calls) = tree(state, source, slot)?;
-    sys::mount_setattr(tree, attrs, propagation, true).at(calls)?;
-    let at = mount_point(state, target, kind, sys::IN_ROOT).at(calls + 1)?;
-    // The host's own tree where a new one cannot be mounted; anything else there is a volume.
-    let attached = if source == target { anchor(state, tree, at, target) } else { attach(tree, at) };
-    attached.at(calls + 2)
+    sys::mount_setattr(tree, attrs, propagation, true).at(0)?;
+    let at = mount_point(state, target, kind, sys::IN_ROOT).at(1)?;
+    let attached = if own { anchor(state, tree, at, target) } else { attach(tree, at) };
+    attached.at(2)
 }
 
 /// Binds a path on itself. What is over the root does not stay there, so a link that leads to the root is as
@@ -393,7 +400,7 @@ fn restrict(state: &State, path: Str<'static>, attrs: u64, must: u8) -> Done {
         }
         at
     };
-    let tree = sys::open_tree(at, c"").at(1)?;
+    let tree = sys::open_tree(at, c"", true).at(1)?;
     sys::mount_setattr(tree, attrs, 0, true).at(2)?;
     attach(tree, at).at(3)
 }

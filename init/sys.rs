@@ -27,6 +27,8 @@ pub const ELOOP: Errno = 40;
 pub const ENOTDIR: Errno = 20;
 /// EINVAL.
 pub const EINVAL: Errno = 22;
+/// ESTALE.
+pub const ESTALE: Errno = 116;
 /// ETXTBSY.
 pub const ETXTBSY: Errno = 26;
 /// ENOSYS.
@@ -347,6 +349,8 @@ pub const O_NOFOLLOW: usize = 0o400000;
 pub const O_NEW: usize = 0o1 | 0o100 | 0o200 | 0o400000;
 /// RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS.
 pub const IN_ROOT: u64 = 0x10 | 0x02;
+/// RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS, from wherever it starts.
+pub const PLAIN: u64 = 0x04 | 0x02;
 /// RESOLVE_NO_SYMLINKS besides.
 pub const NO_LINKS: u64 = IN_ROOT | 0x04;
 
@@ -407,6 +411,18 @@ pub fn mount_id(dir: i32, path: impl Into<Z>) -> Result<u64, Errno> {
     mount_and_inode(dir, path).map(|(mount, _)| mount)
 }
 
+/// Whether two descriptors refer to the same file or directory, through whatever mounts.
+pub fn same_object(one: i32, other: i32) -> Result<bool, Errno> {
+    let of = |fd: i32| {
+        const INO: usize = 0x100;
+        let mut buffer = [0u64; 32];
+        let args = [fd as usize, Z::from(c"").0, AT_EMPTY_PATH, INO, addr_mut(&mut buffer), 0];
+        // stx_ino is the word at 0x20, stx_dev_major and stx_dev_minor that at 0x88.
+        call(nr::STATX, args).map(|_| (buffer[4], buffer[17]))
+    };
+    Ok(of(one)? == of(other)?)
+}
+
 /// Whether two descriptors refer to the same file or directory of the same mount.
 pub fn same_place(one: i32, other: i32) -> Result<bool, Errno> {
     Ok(mount_and_inode(one, c"")? == mount_and_inode(other, c"")?)
@@ -465,9 +481,9 @@ const AT_EMPTY_PATH: usize = 0x1000;
 /// AT_RECURSIVE.
 const AT_RECURSIVE: usize = 0x8000;
 
-/// open_tree(2) with OPEN_TREE_CLONE and AT_RECURSIVE; an empty path is `dir` itself.
-pub fn open_tree(dir: i32, path: impl Into<Z>) -> Result<i32, Errno> {
-    let flags = 1 | O_CLOEXEC | AT_RECURSIVE | AT_EMPTY_PATH;
+/// open_tree(2) with OPEN_TREE_CLONE; an empty path is `dir` itself.
+pub fn open_tree(dir: i32, path: impl Into<Z>, recursive: bool) -> Result<i32, Errno> {
+    let flags = 1 | O_CLOEXEC | AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     call(nr::OPEN_TREE, [dir as usize, path.into().0, flags, 0, 0, 0]).map(|fd| fd as i32)
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::caps::{self, CapSet, Sets};
 use crate::cgroup::{self, CgroupName, CgroupPath, Layout, Required};
 use crate::error::{Error, Result};
-use crate::host::{Host, Survey};
+use crate::host::{Host, Survey, nodes};
 use crate::ids::{self, Identity};
 use crate::ns::{self, IsolationMode, Namespaces, Network};
 use crate::plan::wire::Op;
@@ -62,7 +62,7 @@ pub(crate) fn compile(
     let cgroup = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut report)?;
     let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
     let volumes = root::volumes(spec, survey)?;
-    spec.task_dirs.validate(|path| survey.kind(path))?;
+    spec.task_dirs.validate(|path| survey.kind(path).ok_or_else(|| survey.absent("task_dirs", path)))?;
     let files = root::files(spec, survey)?;
     let swappable = root::swappable(host, namespaces.user);
 
@@ -70,7 +70,7 @@ pub(crate) fn compile(
     let request = Request {
         root: &spec.root,
         dir: root.dir.as_deref(),
-        host_root: &survey.host_root,
+        real: &survey.real,
         method: root.method,
         entries: &entries,
         task_dirs: &spec.task_dirs,
@@ -85,7 +85,7 @@ pub(crate) fn compile(
         null: process::null_streams(spec),
         pivot: !policy.no_pivot_root,
         privileged: !namespaces.user,
-        nodes: !namespaces.user && host.held.has("mknod"),
+        nodes: nodes(host),
         own_pid: namespaces.pid == IsolationMode::Private,
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
@@ -107,7 +107,7 @@ pub(crate) fn compile(
     init.extend(lowered.before);
     process::enter(&cgroup, &mut handed, &mut init);
     init.extend(lowered.after);
-    init.extend(rootfs::lower::lower(&request, &mut report));
+    init.extend(rootfs::lower::lower(&request, &mut handed, &mut report));
     if reaper {
         process::reaper(spec, host, identity, sets, namespaces.user, &mut init);
     }
@@ -122,10 +122,14 @@ pub(crate) fn compile(
     let candidates = process::candidates(&spec.command);
     init.push(process::exec(spec, told, identity, &candidates));
 
+    if handed.len() > plan::wire::FDS as usize {
+        let why = format!("more than {} files, directories and descriptors are handed over", plan::wire::FDS);
+        return Err(Error::spec("volumes", why));
+    }
     required(spec, &report)?;
     let plan = Plan {
         id,
-        parent: parent_lines(&cgroup, &root, lowered.clone, maps.as_ref()),
+        parent: parent_lines(&cgroup, &root, &handed, lowered.clone, maps.as_ref()),
         namespaces: lowered.clone,
         handed,
         init,
@@ -279,7 +283,13 @@ pub(crate) fn required(spec: &SandboxSpec, report: &Report) -> Result<()> {
     Err(Error::Unsupported { control: unmet, reason })
 }
 
-fn parent_lines(cgroup: &Layout, root: &root::RootWork, clone: u32, maps: Option<&IdMaps>) -> Vec<String> {
+fn parent_lines(
+    cgroup: &Layout,
+    root: &root::RootWork,
+    handed: &[Handed],
+    clone: u32,
+    maps: Option<&IdMaps>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     if let (Some(base), Some(around)) = (&root.temp, root.dir.as_deref().and_then(Path::parent)) {
         let name = around.file_name().unwrap_or_default();
@@ -293,6 +303,10 @@ fn parent_lines(cgroup: &Layout, root: &root::RootWork, clone: u32, maps: Option
     };
     lines.extend(root.env.keys().map(|s| format!("openat({s:?}) # then {call} for each file of it")));
     lines.extend(cgroup.calls());
+    lines.extend(handed.iter().filter_map(|handed| match handed {
+        Handed::Tree { source, recursive } => Some(crate::spawn::line::tree(source, *recursive)),
+        _ => None,
+    }));
     use crate::spawn::line;
     lines.extend([line::SOCKET, line::PLAN, line::INIT].map(String::from));
     lines.push(line::clone(clone, cgroup.into.is_some()));

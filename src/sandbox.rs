@@ -178,10 +178,10 @@ impl Sandbox {
     /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied) and
     /// [`Error::Unsupported`](crate::Error::Unsupported), as `spawn` would give them.
     pub fn plan(&self) -> Result<Plan> {
-        Ok(self.compile()?.plan)
+        Ok(self.compile()?.0.plan)
     }
 
-    fn compile(&self) -> Result<Compiled> {
+    fn compile(&self) -> Result<(Compiled, Survey)> {
         let probed;
         let host = match &self.host {
             Some(host) => host,
@@ -190,8 +190,8 @@ impl Sandbox {
                 &probed
             }
         };
-        let survey = Survey::take(&self.policy, &self.spec)?;
-        compile(&self.policy, &self.spec, host, &survey, &random_id())
+        let survey = Survey::take(&self.policy, &self.spec, host)?;
+        Ok((compile(&self.policy, &self.spec, host, &survey, &random_id())?, survey))
     }
 
     /// Builds the enclosure and runs the command in it. Returns once the command has been executed, or
@@ -205,12 +205,12 @@ impl Sandbox {
     /// See [`Error`](crate::Error), whose variants are sorted by who must act.
     pub fn spawn(&self) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
-        let Compiled { mut plan, cgroup, root } = self.compile()?;
+        let (Compiled { mut plan, cgroup, root }, survey) = self.compile()?;
         let mut belongings = Belongings::default();
         if let Some(base) = &root.temp {
             belongings.root = Some(TempRoot::create(base, &plan.id)?);
         }
-        let populated = root.build(belongings.root.as_ref(), self.progress.as_fn())?;
+        let populated = root.build(&survey.sources, belongings.root.as_ref(), self.progress.as_fn())?;
         let group = belongings.group.insert(Group::create(&cgroup)?);
         for reason in group.shortfalls() {
             // Devices are held by mounts too.
@@ -229,6 +229,8 @@ impl Sandbox {
         let birth = Birth {
             cgroup: belongings.group.as_ref().and_then(Group::into_fd),
             stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],
+            survey: &survey,
+            root: root.dir.as_deref().zip(belongings.root.as_ref().map(TempRoot::fd)),
         };
         let (child, streams, report) = self::spawn(&plan, &birth, belongings.group.as_ref())?;
         Task::new(plan.id, child, streams, belongings, report, populated)

@@ -110,7 +110,7 @@ fn few_descriptors() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
     let mut ran = 0;
-    for limit in 3..40u64 {
+    for limit in 3..90u64 {
         let limits = libc::rlimit { rlim_cur: limit, rlim_max: 1024 };
         // SAFETY: limits outlives the call.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);

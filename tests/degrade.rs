@@ -283,7 +283,7 @@ fn what_init_does_to_the_root() {
     if !sandboxes() {
         return;
     }
-    use Kind::Setup;
+    use Kind::{Prepare, Setup};
     refused(Setup, "fsopen(\"tmpfs\")", all(libc::SYS_fsopen), as_it_is);
     refused(Setup, "fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"mode\"", all(libc::SYS_fsconfig), as_it_is);
     // FSCONFIG_CMD_CREATE.
@@ -293,13 +293,18 @@ fn what_init_does_to_the_root() {
     refused(Setup, "umount2(\".\", MNT_DETACH)", all(libc::SYS_umount2), as_it_is);
     for set in [as_it_is, copied] {
         refused(Setup, "move_mount(", all(libc::SYS_move_mount), set);
-        refused(Setup, "open_tree(\"/", all(libc::SYS_open_tree), set);
+        // Who may clones what is held; for others init does, of what is the same.
+        match can("root") {
+            true => refused(Prepare, "open_tree(held \"/", all(libc::SYS_open_tree), set),
+            false => refused(Setup, "open_tree(\"/", all(libc::SYS_open_tree), set),
+        }
         refused(Setup, "mount_setattr(\"/", all(libc::SYS_mount_setattr), set);
         refused(Setup, "pivot_root(\".\", \".\")", all(libc::SYS_pivot_root), set);
         // STATX_INO | STATX_MNT_ID; the parent asks for other things.
         refused(Setup, "statx(\"/..\", STATX_MNT_ID)", only(libc::SYS_statx, 3, 0x1100), set);
     }
-    refused(Setup, "openat2(root, \"/", all(libc::SYS_openat2), as_it_is);
+    let first = if can("root") { "openat2(root, \"/" } else { "openat2(\"/" };
+    refused(Setup, first, all(libc::SYS_openat2), as_it_is);
     let by_chroot: Set = |s| s.policy(&Policy { no_pivot_root: true, ..Policy::default() });
     refused(Setup, "chroot(\".\")", all(libc::SYS_chroot), by_chroot);
 }

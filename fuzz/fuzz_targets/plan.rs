@@ -37,7 +37,7 @@ impl Made {
         let [x, y, z] = self.numbers;
         let (m, n) = (x as u32, y as u32);
         let strings: List<'_, Str<'_>> = strings.list();
-        let op = match self.code % 42 {
+        let op = match self.code % 43 {
             0 => Op::Gate {},
             1 => Op::Session {},
             2 => Op::Fds { map: dups.list() },
@@ -48,11 +48,11 @@ impl Made {
             7 => Op::Loopback {},
             8 => Op::Hostname { name: a },
             9 => Op::Propagation { flags: x },
-            10 => Op::Tree { slot: m, source: a },
+            10 => Op::Tree { fd: m, source: a, recursive: x & 1 != 0 },
             11 => Op::RootTmpfs { attrs: x, options: strings },
-            12 => Op::RootBind { source: a, attrs: x, slot: z as u32 },
+            12 => Op::RootBind { source: a, attrs: x, fd: z as u32 },
             13 => Op::Dir { path: a, mode: m },
-            14 => Op::Bind { source: a, target: b, attrs: x, propagation: y, kind: z as u8, slot: z as u32 },
+            14 => Op::Bind { source: a, target: b, attrs: x, propagation: y, kind: z as u8, fd: z as u32 },
             15 => Op::Mount { fs: a, target: b, attrs: x, options: strings },
             16 => Op::Symlink { text: a, path: b },
             17 => Op::Node { path: a, major: m, minor: n },
@@ -76,7 +76,7 @@ impl Made {
             35 => Op::Overlay {
                 source: a,
                 target: b,
-                upper: b,
+                fd: n,
                 name: a,
                 mode: m,
                 uid: n,
@@ -88,6 +88,7 @@ impl Made {
             37 => Op::Write { path: a, mode: m, uid: n, gid: n, content: Blob(&self.texts[1]) },
             38 => Op::Empty { path: a },
             39 => Op::Share { source: a, target: b },
+            40 => Op::UpperBind { source: a, fd: m },
             _ => Op::Exec { candidates: strings, args: strings, env: strings },
         };
         Step { optional: u8::from(self.optional), op }.encode(into);

@@ -64,10 +64,10 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
 pub(super) fn network(network: &Network, survey: &Survey) -> Result<()> {
     let Network::Path(path) = network else { return Ok(()) };
     check_path("network", path)?;
-    match survey.network {
+    match &survey.network {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::spec("network", format!("{path:?} is no namespace"))),
-        Err(kind) => Err(Error::spec("network", format!("{path:?}: {kind}"))),
+        Err(why) => Err(Error::spec("network", format!("{path:?}: {why}"))),
     }
 }
 
@@ -75,7 +75,11 @@ pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
     for device in &spec.devices {
         check_path("devices", &device.source)?;
         check_path("devices", &device.target)?;
-        if survey.kind(&device.source) != Some(Kind::Device) {
+        let kind = survey.kind(&device.source);
+        if kind.is_none() {
+            return Err(survey.absent("devices", &device.source));
+        }
+        if kind != Some(Kind::Device) {
             return Err(Error::spec("devices", format!("{:?} is no device of the host", device.source)));
         }
         let wrong = |c: char| !"rwm".contains(c);

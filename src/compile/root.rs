@@ -1,19 +1,17 @@
 //! What is built before the clone, and what is mounted of the host: the root's directory, its entries,
 //! and the volumes.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::errno::Errno;
 
 use super::method;
 use crate::error::{Error, Result};
-use crate::host::{Host, Survey, chroot_env};
-use crate::plan;
+use crate::host::{Host, Survey, chroot_env, temp_dir};
 use crate::report::{Control, Report};
 use crate::rootfs::lower::Entry;
-use crate::rootfs::populate::{self, TempRoot, populate};
+use crate::rootfs::populate::{self, TempRoot, populate_held};
+use crate::rootfs::source::{Held, HostFile};
 use crate::rootfs::{self, names};
 use crate::rootfs::{
     ChrootEnv, Kind, Method, Options, Populated, Progress, Skipped, Source, Volume, check_path,
@@ -49,6 +47,7 @@ impl RootWork {
     /// Fills the directory that becomes the root, when it is to be filled, and says what stands in the root.
     pub(crate) fn build(
         &self,
+        held: &Held,
         temp: Option<&TempRoot>,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<Option<Populated>> {
@@ -56,7 +55,7 @@ impl RootWork {
             return Ok(None);
         }
         let mut done = match &self.dir {
-            Some(dir) if self.method.walks() => self.fill(dir, temp, progress)?,
+            Some(dir) if self.method.walks() => self.fill(dir, held, temp, progress)?,
             _ => Populated { sources: self.mounted.clone(), ..Populated::default() },
         };
         done.skipped.extend(self.skipped.iter().cloned());
@@ -67,22 +66,16 @@ impl RootWork {
     fn fill(
         &self,
         dir: &Path,
+        held: &Held,
         temp: Option<&TempRoot>,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<Populated> {
-        let given;
-        let root = match temp {
-            Some(temp) => temp.fd(),
-            None => {
-                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                given = nix::fcntl::open(dir, flags, Mode::empty())
-                    .map_err(Error::prepare(format!("openat({dir:?}, O_PATH|O_DIRECTORY)")))?;
-                given.as_fd()
-            }
-        };
+        let gone = || Error::prepare(format!("openat2({dir:?}, O_PATH)"))(Errno::ENOENT);
+        let given = || held.get(dir).map(HostFile::fd).ok_or_else(gone);
+        let root = temp.map_or_else(given, |temp| Ok(temp.fd()))?;
         let RootWork { method, ref skip, setuid, max_entries, max_bytes, .. } = *self;
         let options = Options { method, setuid, skip, max_entries, max_bytes, progress, fingerprint: false };
-        populate(root, &self.env, &options)
+        populate_held(root, &self.env, held, &options)
     }
 }
 
@@ -119,8 +112,7 @@ pub(super) fn work(
         report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
     }
     let method = method::choose(spec, host, survey, &env, &entries, report)?;
-    let base =
-        if policy.temp_dir.as_os_str().is_empty() { std::env::temp_dir() } else { policy.temp_dir.clone() };
+    let base = survey.real(&temp_dir(policy)).to_path_buf();
     let temp = (method.walks() && root.path.is_none()).then_some(base);
     let dir = root.path.clone().or_else(|| temp.as_deref().map(|base| TempRoot::path_in(base, id)));
     let kept = entries.iter().map(|e| e.source.clone());
@@ -150,7 +142,7 @@ fn directory(field: &'static str, path: &Path, survey: &Survey) -> Result<()> {
     match survey.kind(path) {
         Some(Kind::Dir) => Ok(()),
         Some(_) => Err(Error::spec(field, format!("{path:?} is not a directory"))),
-        None => Err(Error::spec(field, format!("there is no directory {path:?}"))),
+        None => Err(survey.absent(field, path)),
     }
 }
 
@@ -207,9 +199,6 @@ fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, Kind)> {
 }
 
 pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume, Kind)>> {
-    if spec.volumes.len() > plan::wire::SLOTS as usize {
-        return Err(Error::spec("volumes", format!("more than {} volumes", plan::wire::SLOTS)));
-    }
     for (i, one) in spec.volumes.iter().enumerate() {
         let target = rootfs::in_root(&one.target);
         let other = spec.volumes.iter().take(i).find(|other| rootfs::in_root(&other.target) == target);
@@ -227,9 +216,8 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
                 let target = &volume.target;
                 return Err(Error::spec("volumes", format!("nothing can be mounted at {target:?}")));
             }
-            let kind = survey.kind(&volume.source).ok_or_else(|| {
-                Error::spec("volumes", format!("there is no {:?} on the host", volume.source))
-            })?;
+            let kind = survey.kind(&volume.source);
+            let kind = kind.ok_or_else(|| survey.absent("volumes", &volume.source))?;
             Ok((volume.clone(), kind))
         })
         .collect()

@@ -150,10 +150,11 @@ fn survey() -> Survey {
     Survey {
         identity: who(65534, &[65534]),
         kinds: kinds.into_iter().map(|(path, kind)| (path.into(), Some(kind))).collect(),
-        host_root: ["/".into()].into(),
+        sources: BTreeMap::new(),
         nodes: [("/dev/fuse".into(), fuse)].into(),
         unseen: BTreeMap::new(),
         network: Ok(true),
+        namespace: None,
         owners: BTreeMap::new(),
         real: BTreeMap::new(),
         skip: Vec::new(),

@@ -1,15 +1,19 @@
 //! What the host says about the users and the paths of one spec. It looks and changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::Host;
 use crate::error::{Error, Result};
 use crate::ids::{self, Identity};
 use crate::ns::{self, Network};
-use crate::rootfs::lower::Owner;
+use crate::rootfs::lower::{Owner, own_sources};
 use crate::rootfs::names::Dns;
 use crate::rootfs::probe::Node;
+use crate::rootfs::source::{self, Held, Refused};
 use crate::rootfs::{self, ChrootEnv, Kind, Method};
 use crate::spec::{Policy, SandboxSpec};
 use crate::sys::mountinfo::Mount;
@@ -21,17 +25,19 @@ pub(crate) struct Survey {
     pub identity: Identity,
     /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
     pub kinds: BTreeMap<PathBuf, Option<Kind>>,
-    /// Those of them that are the host's `/`.
-    pub host_root: BTreeSet<PathBuf>,
+    /// What the spec names of the host, held open.
+    pub sources: Held,
     /// What those of them stand for that are devices.
     pub nodes: BTreeMap<PathBuf, Node>,
     /// Why it is not known what a path is.
     pub unseen: BTreeMap<PathBuf, String>,
-    /// Whether the network to be joined is a namespace.
-    pub network: Result<bool, std::io::ErrorKind>,
+    /// Whether the network to be joined is a namespace, or why that is not known.
+    pub network: Result<bool, String>,
+    /// That namespace, held open.
+    pub namespace: Option<Arc<OwnedFd>>,
     /// What the paths are like.
     pub owners: BTreeMap<PathBuf, Owner>,
-    /// The sources of the root without links, where that matters.
+    /// The sources without symbolic links, where that makes a difference.
     pub real: BTreeMap<PathBuf, PathBuf>,
     /// The directories that are left out of every root, those that there are.
     pub skip: Vec<Skip>,
@@ -52,44 +58,49 @@ pub(crate) struct Skip {
 
 impl Survey {
     /// Looks up the user and looks at the paths.
-    pub(crate) fn take(policy: &Policy, spec: &SandboxSpec) -> Result<Survey> {
+    pub(crate) fn take(policy: &Policy, spec: &SandboxSpec, host: &Host) -> Result<Survey> {
         let identity = ids::lookup(&spec.user)?;
         let env = chroot_env(policy, spec);
-        let network = match &spec.network {
-            Network::Path(path) => ns::probe::is_namespace(path).map_err(|e| e.kind()),
-            _ => Ok(true),
+        let namespace = match &spec.network {
+            Network::Path(path) if path.is_absolute() => namespace(path),
+            _ => Ok(None),
         };
+        let network = namespace.as_ref().map(Option::is_some).map_err(String::clone);
         let skip: Vec<Skip> =
             policy.chroot_skip.iter().filter_map(|path| skip(path).transpose()).collect::<Result<_>>()?;
         let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
         let look = overlays || !skip.is_empty();
         let mounts = if look { mounts()? } else { Vec::new() };
-        let real: BTreeMap<PathBuf, PathBuf> =
-            env.keys().filter(|_| look).filter_map(|p| Some((p.clone(), p.canonicalize().ok()?))).collect();
-        let (mut kinds, mut unseen, mut owners) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let (mut nodes, mut host_root) = (BTreeMap::new(), BTreeSet::new());
-        let root = std::fs::metadata("/").map(|st| (st.dev(), st.ino())).ok();
-        for path in paths(spec, &env) {
-            let found = rootfs::probe::look(&path).unwrap_or_else(|e| {
-                unseen.insert(path.clone(), e.to_string());
-                None
-            });
-            host_root.extend(found.filter(|found| Some(found.id) == root).map(|_| path.clone()));
-            owners.extend(found.map(|found| (path.clone(), found.owner)));
-            nodes.extend(found.and_then(|found| Some((path.clone(), found.node?))));
-            kinds.insert(path, found.map(|found| found.kind));
+        let (mut sources, mut unseen) = (BTreeMap::new(), BTreeMap::new());
+        let given = given(policy, spec, &env).chain(own_sources(host.privileged(), nodes(host)));
+        for path in given.collect::<BTreeSet<_>>() {
+            hold(path, &mut sources, &mut unseen)?;
         }
+        let of_root = env.keys().filter_map(|path| Some((path.clone(), sources.get(path)?.real.clone())));
+        let mounts_within = if overlays { points(&mounts, &of_root.collect()) } else { BTreeMap::new() };
+        for path in mounts_within.keys() {
+            hold(path.clone(), &mut sources, &mut unseen)?;
+        }
+        let mut kinds: BTreeMap<PathBuf, Option<Kind>> =
+            shown(spec, &env).into_iter().map(|path| (path.clone(), rootfs::probe::kind(&path))).collect();
+        kinds.extend(sources.iter().map(|(path, source)| (path.clone(), Some(source.look.kind))));
+        let owners = sources.iter().map(|(path, source)| (path.clone(), source.look.owner)).collect();
+        let nodes =
+            sources.iter().filter_map(|(path, source)| Some((path.clone(), source.look.node?))).collect();
+        let real = sources.iter().filter(|(path, source)| **path != source.real);
+        let real = real.map(|(path, source)| (path.clone(), source.real.clone())).collect();
         kinds.extend(names(spec, &env));
         Ok(Survey {
             identity,
             kinds,
-            host_root,
+            sources,
             nodes,
             unseen,
             network,
+            namespace: namespace.ok().flatten(),
             owners,
             skip: elsewhere(skip, &mounts),
-            mounts: if overlays { points(&mounts, &real) } else { BTreeMap::new() },
+            mounts: mounts_within,
             real,
             resolv_conf: if spec.dns.is_some() { resolv_conf(&spec.network) } else { String::new() },
         })
@@ -100,27 +111,81 @@ impl Survey {
         self.kinds.get(path).copied().flatten()
     }
 
+    /// Why there is nothing at the source `path`: its error for `field`.
+    pub(crate) fn absent(&self, field: &'static str, path: &Path) -> Error {
+        match self.unseen.get(path) {
+            Some(why) => Error::spec(field, format!("{path:?}: {why}")),
+            None => Error::spec(field, format!("there is no {path:?} on the host")),
+        }
+    }
+
     /// The source of a root without links.
     pub(crate) fn real<'a>(&'a self, source: &'a Path) -> &'a Path {
         self.real.get(source).map_or(source, PathBuf::as_path)
     }
 }
 
-/// Every path of the host that `compile` asks about.
-fn paths(spec: &SandboxSpec, env: &ChrootEnv) -> BTreeSet<PathBuf> {
-    let given = env
+/// Opens the namespace at `path`; `None` if that is none.
+fn namespace(path: &Path) -> Result<Option<Arc<OwnedFd>>, String> {
+    let found = source::open(path).map_err(|refused| refused.to_string())?;
+    let found = found.ok_or_else(|| std::io::ErrorKind::NotFound.to_string())?;
+    let opened = ns::probe::namespace(found.fd()).map_err(|e| e.to_string())?;
+    Ok(opened.map(Arc::new))
+}
+
+/// Opens what is at a path, or notes why it cannot be.
+fn hold(path: PathBuf, sources: &mut Held, unseen: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+    // An author's mistake, which compile names.
+    if !path.is_absolute() {
+        return Ok(());
+    }
+    match source::open(&path) {
+        Ok(found) => sources.extend(found.map(|found| (path, found))),
+        Err(Refused::Io(e))
+            if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) =>
+        {
+            return Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e));
+        }
+        Err(refused) => drop(unseen.insert(path, refused.to_string())),
+    }
+    Ok(())
+}
+
+/// Everything of the host that a spec or its policy names.
+fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<Item = PathBuf> {
+    let walks =
+        spec.root.path.is_none() && (spec.root.populate.walks() || spec.root.populate == Method::Auto);
+    let base = walks.then(|| temp_dir(policy));
+    let paths: Vec<PathBuf> = env
         .keys()
         .chain(spec.volumes.iter().map(|v| &v.source))
         .chain(spec.devices.iter().map(|d| &d.source))
         .chain(spec.root.path.iter())
         .chain(spec.root.upper.iter())
         .chain(spec.task_dirs.alloc.iter())
-        .chain(spec.task_dirs.local.iter());
+        .chain(spec.task_dirs.local.iter())
+        .chain(&base)
+        .cloned()
+        .collect();
+    paths.into_iter()
+}
+
+/// Where temporary roots are made.
+pub(crate) fn temp_dir(policy: &Policy) -> PathBuf {
+    if policy.temp_dir.as_os_str().is_empty() { std::env::temp_dir() } else { policy.temp_dir.clone() }
+}
+
+/// Whether the nodes of `/dev` are made, and not bound.
+pub(crate) fn nodes(host: &Host) -> bool {
+    host.privileged() && host.held.has("mknod")
+}
+
+/// Where the host has what the sources of the root show at places where something is to be mounted.
+fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
     let volumes = spec.volumes.iter().map(|v| &v.target);
     let devices = spec.devices.iter().map(|d| &d.target);
     let targets = env.values().chain(volumes).chain(devices).chain(&spec.work_dir);
-    let shown = targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path));
-    given.cloned().chain(shown).collect()
+    targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path)).collect()
 }
 
 /// What is where the sandbox's own files go; a link that leads nowhere can be covered like any file.

@@ -2,7 +2,11 @@
 //! a namespace file refers to.
 
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// Why an unprivileged process could not make a user namespace, from the sysctls that forbid it.
 /// Each argument is the text of a file below `/proc/sys`, or `None` where there is no such file.
@@ -36,16 +40,20 @@ pub(crate) fn user_ns() -> Option<String> {
     )
 }
 
-/// Whether `path` refers to a network namespace: a file of nsfs, which the kernel names `net:[...]`
-/// when it is opened through `/proc` and whose file system is nsfs wherever it is bound.
-pub(crate) fn is_namespace(path: &Path) -> io::Result<bool> {
-    const NSFS_MAGIC: i64 = 0x6e73_6673;
-    let stat = nix::sys::statfs::statfs(path)?;
-    Ok(stat.filesystem_type().0 == NSFS_MAGIC)
+/// Opens the namespace that an `O_PATH` descriptor refers to; `None` for what is none. A namespace is a file of nsfs,
+/// wherever it is bound. Nothing else is opened: that could be a fifo.
+pub(crate) fn namespace(held: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    if fstatfs(held)?.filesystem_type() != NSFS_MAGIC {
+        return Ok(None);
+    }
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    Ok(Some(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -63,7 +71,11 @@ mod tests {
 
     #[test]
     fn a_namespace_file_is_told_from_another() {
-        assert!(is_namespace(Path::new("/proc/self/ns/net")).unwrap());
-        assert!(!is_namespace(Path::new("/proc/self/status")).unwrap());
+        let is = |path: &str| {
+            let held = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+            namespace(held.as_fd()).unwrap().is_some()
+        };
+        assert!(is("/proc/self/ns/net"));
+        assert!(!is("/proc/self/status"));
     }
 }

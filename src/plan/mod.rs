@@ -148,6 +148,15 @@ pub enum Handed {
     Caller(i32),
     /// A namespace file.
     Namespace(PathBuf),
+    /// A detached copy of the mount tree at a source, made in the caller's mount namespace.
+    Tree {
+        /// The source, as the spec names it.
+        source: PathBuf,
+        /// Whether what is mounted below comes along.
+        recursive: bool,
+    },
+    /// A source itself, by an `O_PATH` descriptor: init opens its path again and compares.
+    Source(PathBuf),
     /// The `tasks` file of a version 1 cgroup.
     Tasks(PathBuf),
 }

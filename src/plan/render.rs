@@ -2,7 +2,7 @@
 //!
 //! The order is init's (`init/step.rs`): a refusal comes back as the index of a line of these.
 
-use super::wire::{KIND_DIR, List, NO_SLOT, Op, Str};
+use super::wire::{KIND_DIR, List, Op, Str};
 
 const NO_USER_NAMESPACES: &str =
     "seccomp(SECCOMP_SET_MODE_FILTER, {unshare and clone with CLONE_NEWUSER: EPERM, clone3: ENOSYS})";
@@ -39,34 +39,25 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         }
         Op::Hostname { name } => one(format!("sethostname({name:?})")),
         Op::Propagation { flags } => one(format!("mount(NULL, \"/\", MS_REC|{})", propagation_name(flags))),
-        Op::Tree { source, .. } => one(open_tree(source)),
+        Op::Tree { source, recursive, .. } => vec![
+            format!("openat2({source:?}, O_PATH, RESOLVE_NO_SYMLINKS)"),
+            "statx(it, STATX_INO) # and of what the caller holds: must be the same".into(),
+            format!("open_tree({source:?}, OPEN_TREE_CLONE{})", if recursive { "|AT_RECURSIVE" } else { "" }),
+        ],
         Op::RootTmpfs { attrs, options } => {
             let mut lines = new_mount("\"tmpfs\"", attrs, options);
             lines.push("move_mount(tmpfs, \"/\")".into());
             lines
         }
-        Op::RootBind { source, attrs, slot } => {
-            let mut lines = vec![
-                mount_setattr(source, attrs, "MS_PRIVATE", true),
-                format!("move_mount({source:?}, \"/\")"),
-            ];
-            if slot == NO_SLOT {
-                lines.insert(0, open_tree(source));
-            }
-            lines
+        Op::RootBind { source, attrs, .. } => {
+            vec![mount_setattr(source, attrs, "MS_PRIVATE", true), format!("move_mount({source:?}, \"/\")")]
         }
         Op::Dir { path, mode } => one(format!("mkdirat(root, {path:?}, {mode:04o})")),
-        Op::Bind { source, target, attrs, propagation, slot, .. } => {
-            let mut lines = vec![
-                mount_setattr(source, attrs, propagation_name(propagation), true),
-                format!("openat2(root, {target:?}, RESOLVE_IN_ROOT)"),
-                format!("move_mount({source:?}, root {target:?})"),
-            ];
-            if slot == NO_SLOT {
-                lines.insert(0, open_tree(source));
-            }
-            lines
-        }
+        Op::Bind { source, target, attrs, propagation, .. } => vec![
+            mount_setattr(source, attrs, propagation_name(propagation), true),
+            format!("openat2(root, {target:?}, RESOLVE_IN_ROOT)"),
+            format!("move_mount({source:?}, root {target:?})"),
+        ],
         Op::Mount { fs, target, attrs, options } => {
             let mut lines = new_mount(&format!("{fs:?}"), attrs, options);
             lines.push(format!("openat2(root, {target:?}, RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)"));
@@ -109,6 +100,9 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             let mut lines = new_mount("\"tmpfs\"", 0x6, options);
             lines.push("move_mount(tmpfs, \"/\")".into());
             lines
+        }
+        Op::UpperBind { source, .. } => {
+            vec![mount_setattr(source, 0x6, "MS_PRIVATE", false), format!("move_mount({source:?}, \"/\")")]
         }
         Op::Overlay { .. } => overlay(op),
         Op::Share { source, target } => vec![
@@ -208,7 +202,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Loopback {} => "bring up the loopback interface".into(),
         Op::Hostname { .. } => "host name".into(),
         Op::Propagation { .. } => "no mount of ours reaches the host".into(),
-        Op::Tree { source, .. } => format!("take {source:?} with its peer group"),
+        Op::Tree { source, .. } => format!("{source:?} as the caller holds it"),
         Op::RootTmpfs { .. } => "the root is a new tmpfs".into(),
         Op::RootBind { source, .. } => format!("the root is {source:?}"),
         Op::Dir { path, .. } => format!("directory {path:?}"),
@@ -224,10 +218,8 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Restrict { path, .. } | Op::Seal { path, .. } => format!("{path:?} read-only"),
         Op::Null { .. } => "/dev/null for standard streams".into(),
         Op::Upper { .. } => "what overlays are written to is a new tmpfs".into(),
-        Op::Overlay { source, target, upper, .. } => {
-            let upper = if upper.bytes().is_empty() { "the tmpfs".into() } else { format!("{upper:?}") };
-            format!("overlay {source:?} at {target:?}, written to {upper}")
-        }
+        Op::UpperBind { source, .. } => format!("what overlays are written to is {source:?}"),
+        Op::Overlay { source, target, .. } => format!("overlay {source:?} at {target:?}"),
         Op::Share { source, target } => format!("{source:?} of the sandbox at {target:?} too"),
         Op::File { path, content } => format!("file {path:?} of {content:?}, read-only"),
         Op::Empty { path } => format!("empty file {path:?}"),
@@ -275,41 +267,35 @@ fn fork(uid: u32, gid: u32, set_groups: bool, confine: bool) -> Vec<String> {
 }
 
 fn overlay(op: &Op<'_>) -> Vec<String> {
-    let Op::Overlay { source, target, upper, name, mode, uid, gid, userxattr, attrs } = *op else {
+    let Op::Overlay { source, target, name, mode, uid, gid, userxattr, attrs, .. } = *op else {
         return Vec::new();
     };
     let set = |key: &str| format!("fsconfig(\"overlay\", FSCONFIG_SET_STRING, {key:?}, below /proc/self/fd)");
-    let mut lines = Vec::new();
-    if !upper.bytes().is_empty() {
-        lines.push(format!("openat({upper:?}, O_PATH|O_DIRECTORY)"));
-    }
-    lines.extend([
+    let mut lines = vec![
         format!("mkdirat(upper, {name:?}, 0700)"),
         format!("openat(upper, {name:?}, O_PATH|O_DIRECTORY|O_NOFOLLOW)"),
         format!("mkdirat({name:?}, \"upper\", 0700)"),
         format!("fchownat({name:?}, \"upper\", {uid}, {gid})"),
         format!("fchmodat({name:?}, \"upper\", {mode:04o})"),
         format!("mkdirat({name:?}, \"work\", 0700)"),
-        format!("openat({source:?}, O_PATH|O_DIRECTORY)"),
+        format!("mount_setattr({source:?}, MS_PRIVATE)"),
+        format!("openat2(root, {target:?}, RESOLVE_IN_ROOT)"),
+        format!("move_mount({source:?}, root {target:?})"),
         "fsopen(\"overlay\")".into(),
         set("lowerdir"),
         set("upperdir"),
         set("workdir"),
-    ]);
+    ];
     if userxattr != 0 {
         lines.push("fsconfig(\"overlay\", FSCONFIG_SET_FLAG, \"userxattr\")".into());
     }
     lines.extend([
         "fsconfig(\"overlay\", FSCONFIG_CMD_CREATE)".into(),
         format!("fsmount(\"overlay\", {})", attr_names(attrs)),
-        format!("openat2(root, {target:?}, RESOLVE_IN_ROOT)"),
+        "umount2(below /proc/self/fd, MNT_DETACH)".into(),
         format!("move_mount(\"overlay\", root {target:?})"),
     ]);
     lines
-}
-
-fn open_tree(source: Str<'_>) -> String {
-    format!("open_tree({source:?}, OPEN_TREE_CLONE|AT_RECURSIVE)")
 }
 
 fn mount_setattr(what: Str<'_>, attrs: u64, propagation: &str, recursive: bool) -> String {

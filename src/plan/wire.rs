@@ -279,13 +279,15 @@ ops! {
         /// `MS_SLAVE` or `MS_PRIVATE`.
         flags: u64,
     }
-    /// Clone a mount tree now, to be attached by a later `Bind` or `RootBind` of the same slot: for a volume whose
-    /// mounts must stay in the peer group of the host's, and for the host's `/`, over which the root is mounted.
+    /// Open a file or directory of the host again, refuse unless it is the one whose descriptor was handed over, and
+    /// clone its mount tree, which takes the place of that descriptor. Only where the caller may clone none itself.
     11 Tree {
-        /// Less than [`SLOTS`].
-        slot: u32,
-        /// Path on the host.
+        /// Index into the table of descriptors.
+        fd: u32,
+        /// Path on the host, without symbolic links.
         source: Str<'a>,
+        /// Whether what is mounted below comes along.
+        recursive: bool,
     }
     /// The root is a new tmpfs.
     12 RootTmpfs {
@@ -296,12 +298,12 @@ ops! {
     }
     /// The root is a directory of the host.
     13 RootBind {
-        /// Path on the host.
+        /// Path on the host, for the printed plan.
         source: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
-        /// Slot of an earlier `Tree`, or [`NO_SLOT`].
-        slot: u32,
+        /// Index into the table of descriptors: a detached mount tree.
+        fd: u32,
     }
     /// Make a directory in the root, with its parents, unless it is there.
     14 Dir {
@@ -312,7 +314,7 @@ ops! {
     }
     /// Bind a file or a directory of the host, with all that is mounted below it.
     15 Bind {
-        /// Path on the host.
+        /// Path on the host, for the printed plan.
         source: Str<'a>,
         /// Path in the sandbox; made when it is absent.
         target: Str<'a>,
@@ -322,8 +324,8 @@ ops! {
         propagation: u64,
         /// One of [`KIND_DIR`], [`KIND_FILE`].
         kind: u8,
-        /// Slot of an earlier `Tree`, or [`NO_SLOT`].
-        slot: u32,
+        /// Index into the table of descriptors: a detached mount tree.
+        fd: u32,
     }
     /// Mount a file system of the kernel's own.
     16 Mount {
@@ -465,14 +467,21 @@ ops! {
         /// Options, key and value in turn.
         options: List<'a, Str<'a>>,
     }
-    /// An overlay file system over a directory of the host.
-    37 Overlay {
-        /// Path on the host.
+    /// A directory of the host for what overlays are written to.
+    42 UpperBind {
+        /// Path on the host, for the printed plan.
         source: Str<'a>,
+        /// Index into the table of descriptors: a detached mount of it.
+        fd: u32,
+    }
+    /// An overlay file system over a directory of the host, written to what [`Op::Upper`] or [`Op::UpperBind`] mounted.
+    37 Overlay {
+        /// Path on the host, for the printed plan.
+        source: Str<'a>,
+        /// Index into the table of descriptors: a detached mount of it, without what is mounted below.
+        fd: u32,
         /// Path in the sandbox; made when it is absent.
         target: Str<'a>,
-        /// The directory of the host that holds what is written; empty for the tmpfs of [`Op::Upper`].
-        upper: Str<'a>,
         /// Name of this overlay's own directory in there.
         name: Str<'a>,
         /// What the top of the written layer is like when it is made: permission bits, owner, group.
@@ -524,12 +533,8 @@ ops! {
 pub const KIND_DIR: u8 = 0;
 /// [`Op::Bind`] of a file.
 pub const KIND_FILE: u8 = 1;
-/// [`Op::Bind`] without an earlier [`Op::Tree`].
-pub const NO_SLOT: u32 = u32::MAX;
-/// How many trees may be held at a time.
-pub const SLOTS: u32 = 64;
 /// How many descriptors the parent may hand over.
-pub const FDS: u32 = 256;
+pub const FDS: u32 = 512;
 
 /// A step: an operation, and whether init goes on when the kernel refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,12 +88,12 @@ impl TaskDirs {
     }
 
     /// # Errors
-    /// A path or a name that cannot be; `kind` says what a path of the host is.
-    pub(crate) fn validate(&self, kind: impl Fn(&Path) -> Option<Kind>) -> Result<()> {
+    /// A path or a name that cannot be; `kind` says what a path of the host is, or that nothing is there.
+    pub(crate) fn validate(&self, kind: impl Fn(&Path) -> Result<Kind>) -> Result<()> {
         const FIELD: &str = "task_dirs";
         for (source, target) in self.binds() {
             check_path(FIELD, source)?;
-            if kind(source) != Some(Kind::Dir) {
+            if kind(source)? != Kind::Dir {
                 let why = format!("{target:?} needs a directory of the host, and {source:?} is none");
                 return Err(Error::spec(FIELD, why));
             }

@@ -42,6 +42,7 @@ pub(crate) mod names;
 mod pool;
 pub(crate) mod populate;
 pub(crate) mod probe;
+pub(crate) mod source;
 pub(crate) mod teardown;
 pub mod template;
 

@@ -48,8 +48,6 @@ pub(crate) struct Node {
 pub(crate) struct Look {
     pub kind: Kind,
     pub owner: Owner,
-    /// Device and inode.
-    pub id: (u64, u64),
     /// For a device.
     pub node: Option<Node>,
 }
@@ -61,23 +59,27 @@ pub(crate) fn kind(path: &Path) -> Option<Kind> {
 
 /// What a path is and whose, links followed; `None` when there is nothing.
 pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    use std::os::unix::fs::MetadataExt;
     let st = match std::fs::metadata(path) {
         Ok(st) => st,
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(None),
         Err(e) => return Err(e),
     };
-    let kind = match st.file_type() {
-        k if k.is_dir() => Kind::Dir,
-        k if k.is_char_device() || k.is_block_device() => Kind::Device,
-        k if k.is_file() => Kind::File,
+    Ok(Some(look_at(st.mode(), (st.uid(), st.gid()), st.rdev())))
+}
+
+/// From the fields of a `struct stat`.
+pub(crate) fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
+    let kind = match mode & libc::S_IFMT {
+        libc::S_IFDIR => Kind::Dir,
+        libc::S_IFCHR | libc::S_IFBLK => Kind::Device,
+        libc::S_IFREG => Kind::File,
         _ => Kind::Other,
     };
-    let owner = Owner { mode: st.mode() & 0o7777, uid: st.uid(), gid: st.gid() };
-    let (block, major, minor) =
-        (st.file_type().is_block_device(), libc::major(st.rdev()), libc::minor(st.rdev()));
-    let node = (kind == Kind::Device).then_some(Node { block, major, minor });
-    Ok(Some(Look { kind, owner, id: (st.dev(), st.ino()), node }))
+    let owner = Owner { mode: mode & 0o7777, uid, gid };
+    let block = mode & libc::S_IFMT == libc::S_IFBLK;
+    let node = Node { block, major: libc::major(rdev), minor: libc::minor(rdev) };
+    Look { kind, owner, node: (kind == Kind::Device).then_some(node) }
 }
 
 /// Those of `paths` that the host has.

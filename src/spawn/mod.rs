@@ -7,15 +7,19 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
+use crate::host::Survey;
 use crate::plan::wire::{NO_STEP, RECORD, Record};
 use crate::plan::{Handed, Plan};
 use crate::report::Report;
+use crate::rootfs::source::HostFile;
 use crate::spec::{SandboxSpec, Stdio};
 use crate::sys;
 use crate::task::{Child, Streams};
@@ -31,6 +35,19 @@ pub(crate) struct Birth<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Standard input, output and error.
     pub stdio: [Stdio; 3],
+    /// What the spec names of the host.
+    pub survey: &'a Survey,
+    /// The temporary root, if there is one, with its path.
+    pub root: Option<(&'a Path, BorrowedFd<'a>)>,
+}
+
+impl Birth<'_> {
+    /// The descriptor of a source.
+    fn source(&self, path: &Path) -> Result<BorrowedFd<'_>> {
+        let root = self.root.filter(|(at, _)| *at == path).map(|(_, fd)| fd);
+        let held = || self.survey.sources.get(path).map(HostFile::fd);
+        root.or_else(held).ok_or_else(|| Error::prepare(format!("openat2({path:?}, O_PATH)"))(Errno::ENOENT))
+    }
 }
 
 /// Runs the plan up to the point where the command has been executed. The report is the plan's,
@@ -110,6 +127,11 @@ pub(crate) mod line {
     pub(crate) const INIT: &str = "memfd_create(\"cofferdam-init\", MFD_EXEC)";
     pub(crate) const EXEC: &str = "execveat(memfd \"cofferdam-init\")";
 
+    pub(crate) fn tree(source: &std::path::Path, recursive: bool) -> String {
+        let recursive = if recursive { "|AT_RECURSIVE" } else { "" };
+        format!("open_tree(held {source:?}, OPEN_TREE_CLONE|AT_EMPTY_PATH{recursive})")
+    }
+
     pub(crate) fn clone(namespaces: u32, into_cgroup: bool) -> String {
         let cgroup = if into_cgroup { "|CLONE_INTO_CGROUP" } else { "" };
         let namespaces = crate::plan::namespaces(namespaces);
@@ -145,11 +167,21 @@ fn open_handed(plan: &Plan, birth: &Birth<'_>) -> Result<(Vec<OwnedFd>, Streams)
         fds.push(match item {
             Handed::Stdio(number) => stdio(*number, birth, &mut streams)?,
             Handed::Caller(number) => callers(*number)?,
-            Handed::Namespace(path) => open(path, OFlag::O_RDONLY)?,
+            Handed::Namespace(path) => duplicate(birth.survey.namespace.as_ref().map(AsFd::as_fd), path)?,
+            Handed::Tree { source, recursive } => sys::fs::clone_tree(birth.source(source)?, *recursive)
+                .map_err(Error::prepare(line::tree(source, *recursive)))?,
+            Handed::Source(path) => duplicate(birth.source(path).ok(), path)?,
             Handed::Tasks(path) => open(path, OFlag::O_WRONLY)?,
         });
     }
     Ok((fds, streams))
+}
+
+/// A duplicate of a descriptor that is held for `path`.
+fn duplicate(held: Option<BorrowedFd<'_>>, path: &Path) -> Result<OwnedFd> {
+    let held = held.ok_or(io::ErrorKind::NotFound.into());
+    held.and_then(|fd| fd.try_clone_to_owned())
+        .map_err(Error::prepare(format!("fcntl({path:?}, F_DUPFD_CLOEXEC)")))
 }
 
 fn open(path: &std::path::Path, flags: OFlag) -> Result<OwnedFd> {

@@ -7,7 +7,7 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
@@ -153,6 +153,19 @@ pub(crate) fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> nix::Resul
     // SAFETY: the argument is a descriptor's number; no memory is passed.
     let r = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
     Errno::result(r).map(drop)
+}
+
+/// A detached copy of the mount at `fd`, with what is mounted below it if `recursive` (`open_tree(2)`, Linux 5.2).
+/// It needs `CAP_SYS_ADMIN` over the caller's mount namespace, in which `fd` must be.
+pub(crate) fn clone_tree(fd: BorrowedFd<'_>, recursive: bool) -> nix::Result<OwnedFd> {
+    let recursive = if recursive { libc::AT_RECURSIVE.unsigned_abs() } else { 0 };
+    let flags =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.unsigned_abs() | recursive;
+    // SAFETY: a descriptor's number, a NUL-terminated constant and flags.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_raw_fd(), c"".as_ptr(), flags) };
+    let tree = RawFd::try_from(Errno::result(tree)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just returned this descriptor to us, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(tree) })
 }
 
 /// Sets access and modification time of what `fd`, which may be path-only, refers to, be it a symbolic link

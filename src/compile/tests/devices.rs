@@ -198,7 +198,7 @@ fn devices_that_cannot_be() {
         ("/dev/fuse", "/dev/../fuse", "rw", "devices: \"/dev/../fuse\" must not contain \"..\""),
         ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is no device of the host"),
         ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is no device of the host"),
-        ("/dev/none", "/dev/fuse", "rw", "devices: \"/dev/none\" is no device of the host"),
+        ("/dev/none", "/dev/fuse", "rw", "devices: there is no \"/dev/none\" on the host"),
         ("/dev/fuse", "/dev/fuse", "", "devices: \"\" is not made of r, w and m"),
         ("/dev/fuse", "/dev/fuse", "rx", "devices: \"rx\" is not made of r, w and m"),
     ] {

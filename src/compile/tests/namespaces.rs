@@ -64,7 +64,7 @@ fn networks() {
          enforced  mount_ns,pid_ns,ipc_ns,root_switch...
          net_ns: the network is the host's: its abstract unix sockets can be reached from inside",
     );
-    assert_eq!(plan.handed.len(), 3);
+    assert!(!plan.handed.iter().any(|handed| matches!(handed, Handed::Namespace(_))));
     let plan = check(
         &case(|c| c.spec.network = Network::None),
         "# bring up the loopback interface
@@ -97,7 +97,7 @@ fn a_network_that_cannot_be_joined() {
     };
     refused(&joined("/etc/passwd", Ok(false)), "spec network: network: \"/etc/passwd\" is no namespace");
     refused(
-        &joined("/run/netns/x", Err(std::io::ErrorKind::NotFound)),
+        &joined("/run/netns/x", Err("entity not found".into())),
         "spec network: network: \"/run/netns/x\": entity not found",
     );
     refused(
@@ -263,9 +263,10 @@ fn in_a_user_namespace_shared_namespaces_are_bound() {
     check(
         &modes("host", "host", Network::Host),
         "open_tree(\"/proc\", OPEN_TREE_CLONE|AT_RECURSIVE)
-         mount_setattr(\"/proc\", AT_RECURSIVE, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_SLAVE)
          open_tree(\"/sys\", OPEN_TREE_CLONE|AT_RECURSIVE)
-         mount_setattr(\"/sys\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_SLAVE)
+         # no mount of ours reaches the host
+         mount_setattr(\"/proc\", AT_RECURSIVE, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
+         mount_setattr(\"/sys\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
          ipc_ns: no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges
          ! mqueue\")
          ! fsopen(\"proc\")

@@ -172,10 +172,13 @@ fn nothing_before_its_time(plan: &Plan) {
     }
 }
 
-/// Steps name descriptors that are handed over, and slots that hold a tree; each is used up once.
+/// Steps name descriptors that are handed over; each is used up once. A source is made a tree of before anything of
+/// the sandbox is mounted, by init where the parent may not.
 fn descriptors(plan: &Plan) {
     let mut used = Vec::new();
-    let mut held = Vec::new();
+    let mut trees = Vec::new();
+    let mut mounting = false;
+    let handed = |fd: u32| &plan.handed[usize::try_from(fd).unwrap()];
     for step in &plan.init {
         match step.op().unwrap() {
             Op::Fds { map } => {
@@ -184,10 +187,30 @@ fn descriptors(plan: &Plan) {
                 assert!(to.starts_with(&[0, 1, 2]) && to.is_sorted_by(|a, b| a < b), "{to:?}");
             }
             Op::Join { fd, .. } | Op::Enter { fd, .. } => used.push(fd),
-            Op::Tree { slot, .. } => held.push(slot),
-            Op::Bind { slot, .. } | Op::RootBind { slot, .. } if slot != plan::wire::NO_SLOT => {
-                assert!(held.contains(&slot), "{}", step.title());
-                held.retain(|held| *held != slot);
+            Op::Tree { fd, .. } => {
+                assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.title());
+                trees.push(fd);
+            }
+            Op::Propagation { .. } => mounting = true,
+            Op::Bind { fd, .. }
+            | Op::RootBind { fd, .. }
+            | Op::UpperBind { fd, .. }
+            | Op::Overlay { fd, .. } => {
+                let whole = match handed(fd) {
+                    Handed::Tree { recursive, .. } => *recursive,
+                    Handed::Source(_) => {
+                        let tree = plan.init.iter().find_map(|step| match step.op().unwrap() {
+                            Op::Tree { fd: of, recursive, .. } if of == fd => Some(recursive),
+                            _ => None,
+                        });
+                        assert!(trees.contains(&fd), "{}", step.title());
+                        tree.unwrap()
+                    }
+                    other => panic!("{other:?} is no tree: {}", step.title()),
+                };
+                let layer = matches!(step.op().unwrap(), Op::UpperBind { .. } | Op::Overlay { .. });
+                assert_eq!(whole, !layer, "{}", step.title());
+                used.push(fd);
             }
             _ => {}
         }
@@ -195,7 +218,6 @@ fn descriptors(plan: &Plan) {
     used.sort_unstable();
     let all: Vec<u32> = (0..u32::try_from(plan.handed.len()).unwrap()).collect();
     assert_eq!(used, all, "{:?}", plan.handed);
-    assert!(held.is_empty(), "trees that are never attached: {held:?}");
 }
 
 /// What init decodes is what was planned.

@@ -24,23 +24,25 @@ fn overlays_are_written_to_a_tmpfs() {
          fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")
          move_mount(tmpfs, \"/\")
          # the root is a new tmpfs
-         # overlay \"/srv/a\" at \"/opt/a%b\", written to the tmpfs
+         # overlay \"/srv/a\" at \"/opt/a%b\"
          mkdirat(upper, \"opt%2Fa%25b\", 0700)
          openat(upper, \"opt%2Fa%25b\", O_PATH|O_DIRECTORY|O_NOFOLLOW)
          mkdirat(\"opt%2Fa%25b\", \"upper\", 0700)
          fchownat(\"opt%2Fa%25b\", \"upper\", 7, 8)
          fchmodat(\"opt%2Fa%25b\", \"upper\", 2750)
          mkdirat(\"opt%2Fa%25b\", \"work\", 0700)
-         openat(\"/srv/a\", O_PATH|O_DIRECTORY)
+         mount_setattr(\"/srv/a\", MS_PRIVATE)
+         openat2(root, \"/opt/a%b\", RESOLVE_IN_ROOT)
+         move_mount(\"/srv/a\", root \"/opt/a%b\")
          fsopen(\"overlay\")
          fsconfig(\"overlay\", FSCONFIG_SET_STRING, \"lowerdir\", below /proc/self/fd)
          fsconfig(\"overlay\", FSCONFIG_SET_STRING, \"upperdir\", below /proc/self/fd)
          fsconfig(\"overlay\", FSCONFIG_SET_STRING, \"workdir\", below /proc/self/fd)
          fsconfig(\"overlay\", FSCONFIG_CMD_CREATE)
          fsmount(\"overlay\", MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV)
-         openat2(root, \"/opt/a%b\", RESOLVE_IN_ROOT)
+         umount2(below /proc/self/fd, MNT_DETACH)
          move_mount(\"overlay\", root \"/opt/a%b\")
-         # overlay \"/usr\" at \"/usr\", written to the tmpfs
+         # overlay \"/usr\" at \"/usr\"
          missing   none
          ! userxattr",
     );
@@ -52,13 +54,15 @@ fn overlays_are_written_to_a_directory_of_the_host() {
     let upper = |c: &mut Case| c.spec.root.upper = Some("/srv/b".into());
     check(
         &overlay(upper),
-        "# overlay \"/usr\" at \"/usr\", written to \"/srv/b\"
-         openat(\"/srv/b\", O_PATH|O_DIRECTORY)
+        "# what overlays are written to is \"/srv/b\"
+         mount_setattr(\"/srv/b\", MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
+         move_mount(\"/srv/b\", \"/\")
+         # overlay \"/usr\" at \"/usr\"
          mkdirat(upper, \"usr\", 0700)
-         ! what overlays are written to",
+         ! what overlays are written to is a new tmpfs",
     );
     for (path, why) in [
-        ("/nope", "upper: there is no directory \"/nope\""),
+        ("/nope", "upper: there is no \"/nope\" on the host"),
         ("/srv/file", "upper: \"/srv/file\" is not a directory"),
         ("srv", "upper must be absolute but got relative path \"srv\""),
     ] {
@@ -85,7 +89,7 @@ fn what_another_overlay_shows_is_shared() {
     };
     check(
         &linked(&|_| ()),
-        "# overlay \"/usr\" at \"/usr\", written to the tmpfs
+        "# overlay \"/usr\" at \"/usr\"
          # \"/usr/bin\" of the sandbox at \"/bin\" too
          openat2(root, \"/usr/bin\", RESOLVE_IN_ROOT)
          open_tree(root \"/usr/bin\", OPEN_TREE_CLONE|AT_RECURSIVE)
@@ -107,7 +111,7 @@ fn what_another_overlay_shows_is_shared() {
         "# \"/usr/lib/modules\" of the sandbox at \"/boot/modules\" too
          # \"/usr/lib\" of the sandbox at \"/lib\" too",
     );
-    let own = "# overlay \"/bin\" at \"/bin\", written to the tmpfs\n! of the sandbox at";
+    let own = "# overlay \"/bin\" at \"/bin\"\n! of the sandbox at";
     let also = |source: &'static str, target: &'static str| {
         move |c: &mut Case| {
             c.spec.root.chroot_env.insert(source.into(), target.into());
@@ -137,7 +141,7 @@ fn what_no_overlay_shows_is_bound() {
     check(
         &case,
         "# bind the file \"/etc/hosts\" at \"/etc/hosts\", read-only
-         # overlay \"/usr\" at \"/usr\", written to the tmpfs
+         # overlay \"/usr\" at \"/usr\"
          # bind the file \"/usr/f\" at \"/usr/f\", read-only
          # bind \"/usr/local\" at \"/usr/local\", read-only
          host_files: \"/etc/hosts\" is read-only: a file has no overlay
@@ -398,7 +402,7 @@ fn task_directories_that_cannot_be() {
         ),
         (
             dirs(TaskDirs { local: Some("/nope".into()), ..TaskDirs::default() }),
-            "\"/local\" needs a directory of the host, and \"/nope\" is none",
+            "there is no \"/nope\" on the host",
         ),
         (
             dirs(TaskDirs { tmp: Some(0), ..TaskDirs::default() }),

@@ -39,8 +39,8 @@ fn bound_on_a_new_tmpfs() {
 fn bound_on_a_directory() {
     check(
         &root(Method::Bind, Some("/srv/a"), false),
-        "# the root is \"/srv/a\"
-         open_tree(\"/srv/a\", OPEN_TREE_CLONE|AT_RECURSIVE)
+        "open_tree(held \"/srv/a\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)
+         # the root is \"/srv/a\"
          mount_setattr(\"/srv/a\", AT_RECURSIVE, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
          move_mount(\"/srv/a\", \"/\")
          # bind \"/usr\" at \"/usr\", read-only
@@ -164,7 +164,7 @@ fn a_root_that_is_no_directory() {
         ("srv/a", "root must be absolute but got relative path \"srv/a\""),
         ("/srv/../etc", "root: \"/srv/../etc\" must not contain \"..\""),
         ("/srv/file", "root: \"/srv/file\" is not a directory"),
-        ("/srv/nothing", "root: there is no directory \"/srv/nothing\""),
+        ("/srv/nothing", "root: there is no \"/srv/nothing\" on the host"),
         ("/srv/a\0b", "root: \"/srv/a\\0b\" must not contain a NUL byte"),
     ] {
         refused(&root(Method::Bind, Some(path), false), &format!("spec root: {message}"));

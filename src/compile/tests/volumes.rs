@@ -23,16 +23,9 @@ fn propagation_and_read_only() {
         let said = if read_only { ", read-only" } else { "" };
         // What the host mounts there later comes with flags of its own.
         let weakened = if propagation == Private { "none" } else { "devices" };
-        let open = "open_tree(\"/srv/a\", OPEN_TREE_CLONE|AT_RECURSIVE)";
-        let propagated = "mount(NULL, \"/\", MS_REC|MS_SLAVE)";
-        // A peer of the host's mount must be taken while it still is one.
-        let begin = if propagation == Bidirectional {
-            format!(
-                "# take \"/srv/a\" with its peer group\n{open}\n{propagated}\n# bind \"/srv/a\" at \"/data\"{said}"
-            )
-        } else {
-            format!("{propagated}\n# bind \"/srv/a\" at \"/data\"{said}\n{open}\n! peer group")
-        };
+        let open = "open_tree(held \"/srv/a\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)";
+        // In the caller's own mount namespace, where it is a peer of the host's mount.
+        let begin = format!("{open}\nsocketpair...\n# bind \"/srv/a\" at \"/data\"{said}");
         let plan = check(
             &volume("/srv/a", "/data", read_only, propagation),
             &format!(
@@ -44,7 +37,7 @@ fn propagation_and_read_only() {
                  weakened  {weakened}"
             ),
         );
-        assert_eq!(text(&plan).matches(open).count(), 1, "{propagation:?}");
+        assert_eq!(text(&plan).matches("open_tree(held \"/srv/a\"").count(), 1, "{propagation:?}");
     }
 }
 
@@ -56,7 +49,7 @@ fn files_directories_and_setuid_bits() {
         case
     };
     let bound = "# bind the file \"/srv/file\" at \"/etc/file\"";
-    check(&file(Method::Overlay), &format!("# overlay \"/etc\" at \"/etc\", written to the tmpfs\n{bound}"));
+    check(&file(Method::Overlay), &format!("# overlay \"/etc\" at \"/etc\"\n{bound}"));
     // In a linked root the mount point is made before what was linked is sealed.
     check(&file(Method::Link), &format!("# empty file \"/etc/file\"\n# \"/etc\" read-only\n{bound}"));
     refused(
@@ -72,25 +65,24 @@ fn files_directories_and_setuid_bits() {
     check(&honoured, "mount_setattr(\"/srv/a\", AT_RECURSIVE, MOUNT_ATTR_NODEV, MS_PRIVATE)");
 }
 
+/// The caller may have no right to clone what it holds: init does, of what is the same.
 #[test]
-fn volumes_that_travel_both_ways_are_taken_first_each_in_a_slot_of_its_own() {
-    let both = case(|c| {
-        c.spec.volumes = ["/srv/a", "/srv/b", "/srv/a"]
-            .iter()
-            .zip(["/x", "/y", "/z"])
-            .map(|(source, target)| {
-                let propagation =
-                    if target == "/y" { Propagation::Private } else { Propagation::Bidirectional };
-                Volume { source: source.into(), target: target.into(), read_only: false, propagation }
-            })
-            .collect();
-    });
-    let plan = check(&both, "# take \"/srv/a\"...\n# take \"/srv/a\"...\n# bind \"/srv/a\" at \"/x\"");
-    let taken = plan.init.iter().filter_map(|step| match step.op().unwrap() {
-        Op::Tree { slot, .. } => Some(slot),
-        _ => None,
-    });
-    assert_eq!(taken.collect::<Vec<_>>(), [0, 1]);
+fn without_privileges_init_opens_each_source_again_and_compares() {
+    let mut case = volume("/srv/a", "/data", false, Propagation::Private);
+    case.host = rootless();
+    case.survey.real.insert("/srv/a".into(), "/srv/real".into());
+    let plan = check(
+        &case,
+        "# init
+         # \"/srv/real\" as the caller holds it
+         openat2(\"/srv/real\", O_PATH, RESOLVE_NO_SYMLINKS)
+         statx(it, STATX_INO) # and of what the caller holds: must be the same
+         open_tree(\"/srv/real\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         # no mount of ours reaches the host
+         # bind \"/srv/a\" at \"/data\"
+         ! open_tree(held",
+    );
+    assert!(plan.handed.contains(&Handed::Source("/srv/a".into())));
 }
 
 #[test]
@@ -131,23 +123,9 @@ fn volumes_that_cannot_be() {
         refused(&same(target), both);
     }
     check(&same("/x/y"), "");
-    check(&many(64), "");
-    refused(&many(65), "spec volumes: volumes: more than 64 volumes");
-}
-
-/// A copy that is taken later has the sandbox's root mounted on it, and shows that.
-#[test]
-fn the_hosts_root_is_taken_before_anything_is_mounted() {
-    let taken = "# take \"/\" with its peer group
-         open_tree(\"/\", OPEN_TREE_CLONE|AT_RECURSIVE)
-         # no mount of ours reaches the host
-         # the root is a new tmpfs
-         # bind \"/\" at \"/host\"...
-         mount_setattr(\"/\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)";
-    let mut host = volume("/", "/host", true, Propagation::Private);
-    host.spec.no_new_privs = true;
-    check(&host, taken);
-    check(&case(|c| drop(c.spec.root.chroot_env.insert("/".into(), "/host".into()))), taken);
-    let alloc = case(|c| c.spec.task_dirs.alloc = Some("/".into()));
-    check(&alloc, "# take \"/\"...\n# the root is a new tmpfs\n# bind \"/\" at \"/alloc\"");
+    check(&many(400), "");
+    refused(
+        &many(600),
+        "spec volumes: volumes: more than 512 files, directories and descriptors are handed over",
+    );
 }

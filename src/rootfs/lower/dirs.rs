@@ -1,16 +1,15 @@
 //! `/alloc`, `/local`, `/secrets` and `/tmp`.
 
-use super::{NO, Request, bind, mount};
+use super::{NO, Request, Steps, mount};
 use crate::plan::wire::{Blob, Op};
 use crate::plan::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, MS_PRIVATE, Step, path, text};
 use crate::report::{Control, Report};
 use crate::rootfs::{Kind, Secrets};
 
-pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     let control = Control::MOUNT_NS;
     for (source, target) in req.task_dirs.binds() {
-        let slot = req.slot(source, target);
-        steps.push(bind(control, source, target, req.attrs(0), MS_PRIVATE, Kind::Dir, slot));
+        steps.bind(control, (source, Kind::Dir), target, req.attrs(0), MS_PRIVATE);
     }
     if req.task_dirs.alloc.is_some() {
         let path = text(b"/alloc/logs");
@@ -26,7 +25,7 @@ pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step
     }
 }
 
-fn secrets(req: &Request<'_>, secrets: &Secrets, report: &mut Report, steps: &mut Vec<Step>) {
+fn secrets(req: &Request<'_>, secrets: &Secrets, report: &mut Report, steps: &mut Steps<'_>) {
     let control = Control::MOUNT_NS;
     let (uid, gid) = req.user;
     let (size, user, group) = (secrets.bytes().to_string(), uid.to_string(), gid.to_string());

@@ -1,16 +1,15 @@
-//! The root into steps, in the order in which they must happen: trees that keep their peer group, no
-//! propagation to the host, the root, what populates it, `/dev`, `/proc`, `/sys`, the task's directories,
+//! The root into steps, in the order in which they must happen: trees of the host's, no propagation to the host, the root, what populates it, `/dev`, `/proc`, `/sys`, the task's directories,
 //! volumes, devices, files of the sandbox's own, masks, the seal on `/dev`, and the switch.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::populate::Method;
 use super::{Device, Kind, Propagation, Root, TaskDirs, Volume};
-use crate::plan::wire::{Blob, KIND_DIR, KIND_FILE, NO_SLOT, Op};
+use crate::plan::wire::{Blob, KIND_DIR, KIND_FILE, Op};
 use crate::plan::{
-    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, MS_PRIVATE, MS_SHARED,
-    MS_SLAVE, Step, path, text,
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, Handed, MS_PRIVATE,
+    MS_SHARED, MS_SLAVE, Step, path, text,
 };
 use crate::report::{Control, Report};
 
@@ -48,8 +47,8 @@ pub(crate) struct Request<'a> {
     pub root: &'a Root,
     /// The directory of the host that becomes the root; `None` for a tmpfs.
     pub dir: Option<&'a Path>,
-    /// The sources that are the host's `/`.
-    pub host_root: &'a BTreeSet<PathBuf>,
+    /// Paths of sources without symbolic links, where they are others than those that the spec names.
+    pub real: &'a BTreeMap<PathBuf, PathBuf>,
     /// How it is populated, decided: never `auto`.
     pub method: Method,
     /// What populates it, parents before children.
@@ -112,33 +111,6 @@ impl Request<'_> {
         sources().chain(sys).any(shows)
     }
 
-    /// Source and target of the trees that are cloned first, in the order of their slots: volumes that travel both
-    /// ways, before the namespace becomes a slave of the host's, and the host's `/`, before the sandbox's root is
-    /// mounted over it and becomes part of it.
-    pub(crate) fn early(&self) -> Vec<(&Path, &Path)> {
-        let both_ways = |v: &Volume| v.propagation == Propagation::Bidirectional;
-        let mut all: Vec<(&Path, &Path)> = Vec::new();
-        if let Some(dir) = self.dir {
-            all.push((dir, Path::new("/")));
-        }
-        let bound = self.entries.iter().filter(|_| self.method == Method::Bind);
-        all.extend(bound.map(|e| (e.source.as_path(), e.target.as_path())));
-        for (source, target) in self.task_dirs.binds() {
-            all.push((source, target));
-        }
-        all.retain(|(source, _)| self.host_root.contains(*source));
-        let first = |v: &Volume| both_ways(v) || self.host_root.contains(&v.source);
-        let volumes = self.volumes.iter().map(|(volume, _)| volume).filter(|v| first(v));
-        all.extend(volumes.map(|v| (v.source.as_path(), v.target.as_path())));
-        all
-    }
-
-    /// The slot of a tree that is cloned first.
-    fn slot(&self, source: &Path, target: &Path) -> u32 {
-        let at = self.early().iter().position(|early| *early == (source, target));
-        at.and_then(|at| u32::try_from(at).ok()).unwrap_or(NO_SLOT)
-    }
-
     fn tmpfs_size(&self) -> u64 {
         if self.root.tmpfs_size == 0 { SIZE_DEFAULT } else { self.root.tmpfs_size }
     }
@@ -176,10 +148,61 @@ const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-/// Lowers the root, asking for its controls in `report`.
-pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
-    let mut steps = Vec::new();
-    early(req, &mut steps);
+/// The steps of a root, with what must come before any of them.
+pub(crate) struct Steps<'a> {
+    req: &'a Request<'a>,
+    handed: &'a mut Vec<Handed>,
+    /// Clones of what the caller may not clone itself.
+    trees: Vec<Step>,
+    steps: Vec<Step>,
+}
+
+impl Steps<'_> {
+    fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// A detached copy of the tree at `source`, by its index among the descriptors. It is made before anything of the
+    /// sandbox is mounted: in the caller's namespace by a caller who may, else by init from the path, which must lead
+    /// to what the caller holds.
+    fn tree(&mut self, source: &Path, recursive: bool) -> u32 {
+        let fd = u32::try_from(self.handed.len()).unwrap_or(u32::MAX);
+        if self.req.privileged {
+            self.handed.push(Handed::Tree { source: source.into(), recursive });
+        } else {
+            self.handed.push(Handed::Source(source.into()));
+            let real = self.req.real.get(source).map_or(source, PathBuf::as_path);
+            let op = Op::Tree { fd, source: path(real), recursive };
+            self.trees.push(Step::new(Control::MOUNT_NS, op));
+        }
+        fd
+    }
+
+    fn bind(
+        &mut self,
+        control: Control,
+        (source, kind): (&Path, Kind),
+        target: &Path,
+        attrs: u64,
+        propagation: u64,
+    ) {
+        let fd = self.tree(source, true);
+        let kind = if kind == Kind::Dir { KIND_DIR } else { KIND_FILE };
+        let (source, target) = (path(source), path(target));
+        self.push(Step::new(control, Op::Bind { source, target, attrs, propagation, kind, fd }));
+    }
+}
+
+/// What must be handed over of the host beside what the spec names: the sources of what cannot be made anew.
+pub(crate) fn own_sources(privileged: bool, nodes: bool) -> Vec<PathBuf> {
+    let devices = DEVICES.iter().filter(|_| !nodes).map(|(name, ..)| Path::new("/dev").join(name));
+    let trees = ["/proc", "/sys"].into_iter().filter(|_| !privileged).map(PathBuf::from);
+    devices.chain(trees).collect()
+}
+
+/// Lowers the root, asking for its controls in `report` and handing over what is mounted in it.
+pub(crate) fn lower(req: &Request<'_>, handed: &mut Vec<Handed>, report: &mut Report) -> Vec<Step> {
+    let mut steps = Steps { req, handed, trees: Vec::new(), steps: Vec::new() };
     steps.push(Step::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
     populated::upper(req, &mut steps);
     root(req, &mut steps);
@@ -208,22 +231,17 @@ pub(crate) fn lower(req: &Request<'_>, report: &mut Report) -> Vec<Step> {
     let switch = if req.pivot { Op::PivotRoot {} } else { Op::MoveRoot {} };
     steps.push(Step::new(Control::ROOT_SWITCH, switch));
     report.enforce(Control::ROOT_SWITCH);
-    steps
+    let Steps { mut trees, steps, .. } = steps;
+    trees.extend(steps);
+    trees
 }
 
-/// Clones the trees that must be taken before anything of ours is mounted.
-fn early(req: &Request<'_>, steps: &mut Vec<Step>) {
-    for (slot, (source, _)) in (0..).zip(req.early()) {
-        steps.push(Step::new(Control::MOUNT_NS, Op::Tree { slot, source: path(source) }));
-    }
-}
-
-fn root(req: &Request<'_>, steps: &mut Vec<Step>) {
+fn root(req: &Request<'_>, steps: &mut Steps<'_>) {
     let attrs = req.attrs(0);
     let step = match req.dir {
         Some(dir) => {
-            let slot = req.slot(dir, Path::new("/"));
-            Step::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs, slot })
+            let fd = steps.tree(dir, true);
+            Step::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs, fd })
         }
         None => {
             let size = req.tmpfs_size().to_string();
@@ -234,38 +252,24 @@ fn root(req: &Request<'_>, steps: &mut Vec<Step>) {
     steps.push(step);
 }
 
-fn bind(
-    control: Control,
-    source: &Path,
-    target: &Path,
-    attrs: u64,
-    propagation: u64,
-    kind: Kind,
-    slot: u32,
-) -> Step {
-    let kind = if kind == Kind::Dir { KIND_DIR } else { KIND_FILE };
-    let (source, target) = (path(source), path(target));
-    Step::new(control, Op::Bind { source, target, attrs, propagation, kind, slot })
-}
-
 fn mount(control: Control, fs: &str, target: &str, attrs: u64, options: &[&str]) -> Step {
     let options = Encoded::strings(options);
     let (fs, target) = (text(fs.as_bytes()), text(target.as_bytes()));
     Step::new(control, Op::Mount { fs, target, attrs, options: options.list() })
 }
 
-fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     let control = Control::DEVICES;
     report.enforce(control);
     steps.push(mount(control, "tmpfs", "/dev", ATTR_NOSUID | ATTR_STRICTATIME, &["mode", "0755"]));
     for (name, major, minor) in DEVICES {
         let node = format!("/dev/{name}");
-        steps.push(if req.nodes {
-            Step::new(control, Op::Node { path: text(node.as_bytes()), major, minor })
+        if req.nodes {
+            steps.push(Step::new(control, Op::Node { path: text(node.as_bytes()), major, minor }));
         } else {
             let node = Path::new(&node);
-            bind(control, node, node, DEVICE, MS_PRIVATE, Kind::Device, NO_SLOT)
-        });
+            steps.bind(control, (node, Kind::Device), node, DEVICE, MS_PRIVATE);
+        }
     }
     for (to, at) in LINKS {
         steps.push(Step::new(control, Op::Symlink { text: text(to.as_bytes()), path: text(at.as_bytes()) }));
@@ -285,23 +289,24 @@ fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
     }
 }
 
-fn kernel(req: &Request<'_>, steps: &mut Vec<Step>) {
-    let tree = |at: &str, attrs| {
-        bind(Control::MASKED_PATHS, Path::new(at), Path::new(at), attrs, MS_SLAVE, Kind::Dir, NO_SLOT)
-    };
-    steps.push(if req.privileged || req.own_pid {
-        mount(Control::PID_NS, "proc", "/proc", NO, &[])
+fn kernel(req: &Request<'_>, steps: &mut Steps<'_>) {
+    let control = Control::MASKED_PATHS;
+    // Private: a later mount of the host's would come without these attributes.
+    if req.privileged || req.own_pid {
+        steps.push(mount(Control::PID_NS, "proc", "/proc", NO, &[]));
     } else {
-        tree("/proc", NO)
-    });
-    steps.push(if req.binds_sys() {
-        tree("/sys", NO | ATTR_RDONLY)
+        let proc = Path::new("/proc");
+        steps.bind(control, (proc, Kind::Dir), proc, NO, MS_PRIVATE);
+    }
+    if req.binds_sys() {
+        let sys = Path::new("/sys");
+        steps.bind(control, (sys, Kind::Dir), sys, NO | ATTR_RDONLY, MS_PRIVATE);
     } else {
-        mount(Control::MASKED_PATHS, "sysfs", "/sys", NO | ATTR_RDONLY, &[])
-    });
+        steps.push(mount(control, "sysfs", "/sys", NO | ATTR_RDONLY, &[]));
+    }
 }
 
-fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     for (volume, kind) in req.volumes {
         if volume.propagation != Propagation::Private {
             let why = format!(
@@ -316,20 +321,17 @@ fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
             Propagation::HostToTask => MS_SLAVE,
             Propagation::Bidirectional => MS_SHARED,
         };
-        let (source, target) = (&volume.source, &volume.target);
-        let slot = req.slot(source, target);
-        steps.push(bind(Control::MOUNT_NS, source, target, attrs, propagation, *kind, slot));
+        steps.bind(Control::MOUNT_NS, (&volume.source, *kind), &volume.target, attrs, propagation);
     }
 }
 
-fn devices(req: &Request<'_>, steps: &mut Vec<Step>) {
+fn devices(req: &Request<'_>, steps: &mut Steps<'_>) {
     for device in req.devices {
-        let (source, target) = (&device.source, &device.target);
-        steps.push(bind(Control::DEVICES, source, target, DEVICE, MS_PRIVATE, Kind::Device, NO_SLOT));
+        steps.bind(Control::DEVICES, (&device.source, Kind::Device), &device.target, DEVICE, MS_PRIVATE);
     }
 }
 
-fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     report.enforce(control);
     for (at, _) in req.read_only {

@@ -3,13 +3,13 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Request, bind};
+use super::{Entry, Request, Steps};
 use crate::plan::wire::Op;
 use crate::plan::{ATTR_RDONLY, Encoded, MS_PRIVATE, Step, path, text};
 use crate::report::{Control, Report};
 use crate::rootfs::{Kind, Method};
 
-pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step>) {
+pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     match req.method {
         Method::Overlay => overlays(req, steps),
         Method::Bind => req.entries.iter().for_each(|entry| bound(req, entry, steps)),
@@ -25,29 +25,35 @@ pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Vec<Step
     }
 }
 
-/// Where overlays are written to that have no place on the host. It stands over `/` until the root covers it.
-pub(super) fn upper(req: &Request<'_>, steps: &mut Vec<Step>) {
+/// Where overlays are written to. It stands over `/` until the root covers it.
+pub(super) fn upper(req: &Request<'_>, steps: &mut Steps<'_>) {
     let overlays = req.method == Method::Overlay && req.entries.iter().any(|e| e.kind == Kind::Dir);
-    if overlays && req.root.upper.is_none() {
-        let size = req.tmpfs_size().to_string();
-        let options = Encoded::strings(["mode", "0700", "size", &size]);
-        steps.push(Step::new(Control::HOST_FILES, Op::Upper { options: options.list() }));
+    match &req.root.upper {
+        _ if !overlays => {}
+        Some(upper) => {
+            let fd = steps.tree(upper, false);
+            steps.push(Step::new(Control::HOST_FILES, Op::UpperBind { source: path(upper), fd }));
+        }
+        None => {
+            let size = req.tmpfs_size().to_string();
+            let options = Encoded::strings(["mode", "0700", "size", &size]);
+            steps.push(Step::new(Control::HOST_FILES, Op::Upper { options: options.list() }));
+        }
     }
 }
 
 /// Private: a later mount of the host's would come without these attributes.
-fn read_only(req: &Request<'_>, source: &Path, target: &Path, kind: Kind) -> Step {
-    let (attrs, slot) = (req.attrs(ATTR_RDONLY), req.slot(source, target));
-    bind(Control::HOST_FILES, source, target, attrs, MS_PRIVATE, kind, slot)
+fn read_only(req: &Request<'_>, source: (&Path, Kind), target: &Path, steps: &mut Steps<'_>) {
+    steps.bind(Control::HOST_FILES, source, target, req.attrs(ATTR_RDONLY), MS_PRIVATE);
 }
 
-fn bound(req: &Request<'_>, entry: &Entry, steps: &mut Vec<Step>) {
-    steps.push(read_only(req, &entry.source, &entry.target, entry.kind));
+fn bound(req: &Request<'_>, entry: &Entry, steps: &mut Steps<'_>) {
+    read_only(req, (&entry.source, entry.kind), &entry.target, steps);
     emptied(entry, steps);
 }
 
 /// Covers what is to be left out.
-fn emptied(entry: &Entry, steps: &mut Vec<Step>) {
+fn emptied(entry: &Entry, steps: &mut Steps<'_>) {
     for skip in &entry.skip {
         let at = entry.target.join(skip);
         steps.push(Step::new(Control::HOST_FILES, Op::MaskDir { path: path(&at) }));
@@ -56,8 +62,7 @@ fn emptied(entry: &Entry, steps: &mut Vec<Step>) {
 
 /// An overlay for each directory; a file cannot have one. What is mounted below a source an overlay does not
 /// show, so that is bound on top.
-fn overlays(req: &Request<'_>, steps: &mut Vec<Step>) {
-    let upper = req.root.upper.as_deref().unwrap_or(Path::new(""));
+fn overlays(req: &Request<'_>, steps: &mut Steps<'_>) {
     for entry in req.entries {
         if entry.kind != Kind::Dir {
             bound(req, entry, steps);
@@ -69,8 +74,8 @@ fn overlays(req: &Request<'_>, steps: &mut Vec<Step>) {
         let name = entry.layer();
         let op = Op::Overlay {
             source: path(&entry.source),
+            fd: steps.tree(&entry.source, false),
             target: path(&entry.target),
-            upper: path(upper),
             name: text(&name),
             mode: entry.owner.mode & 0o7777,
             // A user namespace maps no owner of the host's: then they are the task's own.
@@ -81,7 +86,7 @@ fn overlays(req: &Request<'_>, steps: &mut Vec<Step>) {
         };
         steps.push(Step::new(Control::HOST_FILES, op));
         for (below, kind) in &entry.submounts {
-            steps.push(read_only(req, &entry.source.join(below), &entry.target.join(below), *kind));
+            read_only(req, (&entry.real.join(below), *kind), &entry.target.join(below), steps);
         }
         emptied(entry, steps);
     }
@@ -135,7 +140,7 @@ impl Entry {
 }
 
 /// What was linked becomes read-only. Mount points in it are made before; the directories are the root's own.
-fn restricted(req: &Request<'_>, steps: &mut Vec<Step>) {
+fn restricted(req: &Request<'_>, steps: &mut Steps<'_>) {
     let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
     let volumes = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
     let devices = req.devices.iter().map(|device| (device.target.as_path(), Kind::Device));

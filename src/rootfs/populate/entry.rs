@@ -1,9 +1,9 @@
 //! The entries of a map, one after the other, those with the shorter destination first.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
@@ -18,13 +18,19 @@ use super::refused::{Refused, Side, refused};
 use super::walk::{self, Settings, count, meter};
 use super::{ChrootEnv, Method, Options, Populated, Source};
 use crate::Result;
+use crate::rootfs::source::Held;
 
 /// Brings all sources of the map into the root.
-pub(super) fn all(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) -> Result<Populated> {
+pub(super) fn all(
+    root: BorrowedFd<'_>,
+    map: &ChrootEnv,
+    held: &Held,
+    options: &Options<'_>,
+) -> Result<Populated> {
     let by = Settings::new(root, options)?;
     let mut done = Populated::begin(&by);
     let mut late = Late::default();
-    let parts = host::parts(map, &by.avoid, |source, why, st| {
+    let parts = host::parts(map, held, &by.avoid, |source, why, st| {
         if let (true, Some(st)) = (by.fingerprint, st) {
             done.mix(Trail::of(source).ends_with(&st));
         }
@@ -32,7 +38,7 @@ pub(super) fn all(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) 
     })?;
     for part in &parts {
         let mut one = Populated::begin(&by);
-        if bring(&by, part, &mut late, &mut one)? {
+        if bring(&by, part, held, &mut late, &mut one)? {
             let method = used(by.method, &one);
             done.sources.push(Source {
                 path: part.source.into(),
@@ -48,10 +54,16 @@ pub(super) fn all(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) 
 }
 
 /// Brings one of them; `false` if it is left out after all.
-fn bring(by: &Settings<'_>, part: &Part<'_>, late: &mut Late, done: &mut Populated) -> Result<bool> {
-    match host::look(part.source, &by.avoid)? {
+fn bring(
+    by: &Settings<'_>,
+    part: &Part<'_>,
+    held: &Held,
+    late: &mut Late,
+    done: &mut Populated,
+) -> Result<bool> {
+    match host::look(part.source, held, &by.avoid)? {
         Found::Dir(dir, st) => walk::tree(by, part, (dir, st), late, done),
-        Found::File(st) => single(by, part, &st, late, done).map(|()| true),
+        Found::File(file, st) => single(by, part, (file, &st), late, done).map(|()| true),
         Found::Out(why, _) => {
             done.skip(part.source.into(), why);
             Ok(false)
@@ -63,7 +75,7 @@ fn bring(by: &Settings<'_>, part: &Part<'_>, late: &mut Late, done: &mut Populat
 fn single(
     by: &Settings<'_>,
     part: &Part<'_>,
-    st: &FileStat,
+    (file, st): (BorrowedFd<'_>, &FileStat),
     late: &mut Late,
     done: &mut Populated,
 ) -> Result<()> {
@@ -76,7 +88,9 @@ fn single(
         done.mix(Trail::of(source).ends_with(st));
     }
     let dir = late.parent(by, source, to, done)?;
-    let from = Origin { dir: AT_FDCWD, name: source, follow: true };
+    // The link of procfs leads to what is held, whatever its path has become.
+    let held = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let from = Origin { dir: AT_FDCWD, name: held.as_path(), follow: true };
     let target = Target { dir: dir.as_fd(), name: &name, born: None };
     let size = u64::try_from(st.st_size).ok();
     let placed = file::place(by, from, target, size, &mut Copier::new()).map_err(fail)?;

@@ -23,7 +23,7 @@ use super::refused::{Refused, Side, refused};
 use super::walk::os;
 use super::{ChrootEnv, gate, validate};
 use crate::Result;
-use crate::rootfs::pool;
+use crate::rootfs::{pool, source};
 use crate::sys::fs::{Dirents, Kind};
 
 /// A path that is being hashed: FNV-1a.
@@ -88,15 +88,16 @@ pub(crate) fn fingerprint(map: &ChrootEnv, skip: &[(u64, u64)]) -> Result<u64> {
     validate(map)?;
     let _turn = gate::enter();
     let mut sum = 0_u64;
-    let parts = host::parts(map, skip, |source, _, st| {
+    let held = source::hold("chroot_env", map.keys())?;
+    let parts = host::parts(map, &held, skip, |source, _, st| {
         if let Some(st) = st {
             sum = sum.wrapping_add(Trail::of(source).ends_with(&st));
         }
     })?;
     for part in &parts {
-        let more = match host::look(part.source, skip)? {
+        let more = match host::look(part.source, &held, skip)? {
             Found::Dir(dir, _) => walk(part, skip, &dir)?,
-            Found::File(st) => Trail::of(part.source).ends_with(&st),
+            Found::File(_, st) => Trail::of(part.source).ends_with(&st),
             Found::Out(..) => 0,
         };
         sum = sum.wrapping_add(more);

@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::sys::statfs::{self, FsType, fstatfs};
 
 use super::ChrootEnv;
 use super::dest::{self, DIR};
 use super::refused::{Refused, Side, refused};
+use crate::rootfs::source::Held;
 use crate::sys::fs::{Batch, Dirents, Kind};
 use crate::{Error, Result};
 
@@ -21,31 +22,26 @@ pub(super) const KERNELS: &str = "is on a file system of the kernel's own";
 pub(super) const CHANGED: &str = "went away while it was read";
 
 /// What stands at a source of the map.
-pub(super) enum Found {
+pub(super) enum Found<'h> {
     Dir(OwnedFd, FileStat),
-    File(FileStat),
+    File(BorrowedFd<'h>, FileStat),
     /// It is left out, and why.
     Out(String, Option<FileStat>),
 }
 
-/// Looks at a source of the map.
-pub(super) fn look(source: &Path, avoid: &[(u64, u64)]) -> Result<Found> {
+/// Looks at a source of the map, by the descriptor that is held for it.
+pub(super) fn look<'h>(source: &Path, held: &'h Held, avoid: &[(u64, u64)]) -> Result<Found<'h>> {
     let fail = |call: &str| Error::prepare::<Errno>(format!("{call}({source:?})"));
-    // O_PATH opens nothing that could answer: neither a fifo nor a device.
-    let found = match open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(errno @ (Errno::ENOENT | Errno::ENOTDIR)) => return Ok(Found::Out(errno.desc().into(), None)),
-        Err(errno) => return Err(fail("open")(errno)),
-    };
-    let st = fstat(&found).map_err(fail("fstat"))?;
+    let Some(found) = held.get(source) else { return Ok(Found::Out(Errno::ENOENT.desc().into(), None)) };
+    let st = fstat(found.fd()).map_err(fail("fstat"))?;
     let out = |why: &str| Ok(Found::Out(why.into(), Some(st)));
     match Kind::of_mode(st.st_mode) {
-        Kind::File => return Ok(Found::File(st)),
+        Kind::File => return Ok(Found::File(found.fd(), st)),
         Kind::Dir if avoid.contains(&(st.st_dev, st.st_ino)) => return out(AVOIDED),
         Kind::Dir => {}
         kind => return out(kind.name()),
     }
-    let dir = openat(found, c".", DIR, Mode::empty()).map_err(fail("openat"))?;
+    let dir = openat(found.fd(), c".", DIR, Mode::empty()).map_err(fail("openat"))?;
     if kernels_own(dir.as_fd()) { out(KERNELS) } else { Ok(Found::Dir(dir, st)) }
 }
 
@@ -130,14 +126,15 @@ impl Others {
 /// One that is left out has no part of the root: what another one would put there is put there.
 pub(super) fn parts<'m>(
     map: &'m ChrootEnv,
+    held: &Held,
     avoid: &[(u64, u64)],
     mut out: impl FnMut(&Path, String, Option<FileStat>),
 ) -> Result<Vec<Part<'m>>> {
     let mut parts = Vec::with_capacity(map.len());
     for (source, to) in map {
-        match look(source, avoid)? {
+        match look(source, held, avoid)? {
             Found::Out(why, st) => out(source, why, st),
-            Found::Dir(..) | Found::File(_) => {
+            Found::Dir(..) | Found::File(..) => {
                 parts.push(Part { source, to: dest::relative(to), others: Others::default() });
             }
         }
@@ -181,7 +178,8 @@ mod tests {
             ("/nowhere/at/all".into(), "/a/absent".into()),
         ]);
         let mut out = Vec::new();
-        let parts = parts(&map, &[], |source, _, _| out.push(source.to_owned())).unwrap();
+        let held = crate::rootfs::source::hold("chroot_env", map.keys()).unwrap();
+        let parts = parts(&map, &held, &[], |source, _, _| out.push(source.to_owned())).unwrap();
         assert_eq!(out, [Path::new("/nowhere/at/all")]);
         let to: Vec<_> = parts.iter().map(|p| p.to.to_str().unwrap()).collect();
         assert_eq!(to, ["a", "a/b", "a/b/c", "a-b"]);

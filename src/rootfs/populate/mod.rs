@@ -82,6 +82,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::rootfs::source::{self, Held};
 use crate::sys::without_sigxfsz;
 use crate::{Error, Result};
 
@@ -356,6 +357,18 @@ fn add(count: &mut u64, n: u64) {
 /// **there**, for the caller to remove ([`remove_tree`](crate::rootfs::remove_tree)) or to go on with.
 pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) -> Result<Populated> {
     validate(map)?;
+    let held = source::hold("chroot_env", map.keys())?;
+    populate_held(root, map, &held, options)
+}
+
+/// As [`populate`], from sources that are held open.
+pub(crate) fn populate_held(
+    root: BorrowedFd<'_>,
+    map: &ChrootEnv,
+    held: &Held,
+    options: &Options<'_>,
+) -> Result<Populated> {
+    validate(map)?;
     if !options.method.walks() {
         let why = format!("a directory is populated by link, reflink or copy, not by {}", options.method);
         return Err(Error::spec("populate", why));
@@ -364,7 +377,7 @@ pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) ->
     let began = Instant::now();
     // A file size limit of the caller's is an error, and no signal that ends it. The walkers inherit that.
     let masked = || Error::prepare("rt_sigprocmask(SIG_BLOCK, [XFSZ])");
-    let mut done = without_sigxfsz(|| Ok(entry::all(root, map, options))).map_err(masked())??;
+    let mut done = without_sigxfsz(|| Ok(entry::all(root, map, held, options))).map_err(masked())??;
     done.sources.sort();
     done.skipped.sort();
     done.elapsed = began.elapsed();

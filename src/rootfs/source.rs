@@ -1,0 +1,273 @@
+//! Sources: the files and directories of the host that a spec names, opened once and used by descriptor.
+//!
+//! A path can be changed between two looks at it by whoever may write a directory on the way. So each is walked once,
+//! to an `O_PATH` descriptor, before anything of the sandbox is made; everything later uses the descriptor.
+//!
+//! A symbolic link on the way is followed only where nobody but root and the caller can have planted it: root or the
+//! caller owns the link and its directory, and no other user may replace it there. Links of procfs are the kernel's.
+//! The owner of `/` counts as root: in a user namespace root may have no id.
+//!
+//! What it does not do: decide which sources a task may have.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::geteuid;
+
+use super::probe::Look;
+use crate::Error;
+
+/// A file or directory of the host, held open.
+#[derive(Clone, Debug)]
+pub(crate) struct HostFile {
+    fd: Arc<OwnedFd>,
+    /// Its path without symbolic links, as it was when it was opened.
+    pub real: PathBuf,
+    /// What it is.
+    pub look: Look,
+}
+
+impl HostFile {
+    /// The `O_PATH` descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Why a source cannot be opened.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// A symbolic link on the way may have been planted.
+    Planted {
+        /// The link.
+        link: PathBuf,
+        /// Who may have planted it.
+        by: String,
+    },
+    /// The kernel refused a call.
+    Io(io::Error),
+}
+
+impl From<Errno> for Refused {
+    fn from(errno: Errno) -> Self {
+        Refused::Io(errno.into())
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Planted { link, by } => {
+                write!(f, "the symbolic link {link:?} on the way is not followed: {by} may have planted it")
+            }
+            Refused::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Opens what is at the absolute path `path`; `None` when nothing is there.
+pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, Refused> {
+    let how = OpenHow::new().flags(HELD).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let found = match openat2(AT_FDCWD, path, how) {
+        Ok(fd) => Ok((fd, path.components().collect())),
+        // A link; or a filter of a container, which knows no openat2.
+        Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => walk(path),
+        Err(errno) => Err(errno.into()),
+    };
+    match found {
+        Ok((fd, real)) => {
+            let look = Look::of(&fstat(&fd)?);
+            Ok(Some(HostFile { fd: Arc::new(fd), real, look }))
+        }
+        Err(Refused::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+        Err(refused) => Err(refused),
+    }
+}
+
+/// Sources by the path that names them.
+pub(crate) type Held = BTreeMap<PathBuf, HostFile>;
+
+/// Opens those of `paths` that are there.
+///
+/// # Errors
+/// `Error::Spec` for `field` where a link may have been planted, else `Error::Prepare` with the path.
+pub(crate) fn hold<'a>(
+    field: &'static str,
+    paths: impl IntoIterator<Item = &'a PathBuf>,
+) -> crate::Result<Held> {
+    let one = |path: &PathBuf| match open(path) {
+        Ok(found) => Ok(found.map(|found| (path.clone(), found))),
+        Err(Refused::Io(error)) => Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(error)),
+        Err(planted) => Err(Error::spec(field, format!("{path:?}: {planted}"))),
+    };
+    paths.into_iter().filter_map(|path| one(path).transpose()).collect()
+}
+
+const HELD: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+
+/// As many symbolic links as the kernel follows.
+const MOST_LINKS: u32 = 40;
+
+/// Walks a path component by component, and looks at each symbolic link before it follows it.
+fn walk(path: &Path) -> Result<(OwnedFd, PathBuf), Refused> {
+    let root = || openat(AT_FDCWD, "/", HELD | OFlag::O_DIRECTORY, Mode::empty());
+    let trusted = [0, geteuid().as_raw(), fstat(&root()?)?.st_uid];
+    let (mut at, mut real) = (root()?, PathBuf::from("/"));
+    let mut rest: VecDeque<OsString> = names(path);
+    let mut links = 0_u32;
+    while let Some(name) = rest.pop_front() {
+        if name == ".." {
+            at = openat(&at, "..", HELD, Mode::empty())?;
+            real.pop();
+            continue;
+        }
+        let next = openat(&at, name.as_os_str(), HELD | OFlag::O_NOFOLLOW, Mode::empty())?;
+        let st = fstat(&next)?;
+        if st.st_mode & libc::S_IFMT != libc::S_IFLNK {
+            at = next;
+            real.push(name);
+            continue;
+        }
+        links = links.saturating_add(1);
+        if links > MOST_LINKS {
+            return Err(Errno::ELOOP.into());
+        }
+        if fstatfs(&next).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
+            at = openat(&at, name.as_os_str(), HELD, Mode::empty())?;
+            real = std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd())).map_err(Refused::Io)?;
+            continue;
+        }
+        if let Some(by) = planted(&fstat(&at)?, &st, trusted) {
+            return Err(Refused::Planted { link: real.join(name), by });
+        }
+        let text = PathBuf::from(readlinkat(&next, "")?);
+        if text.is_absolute() {
+            (at, real) = (root()?, PathBuf::from("/"));
+        }
+        for name in names(&text).into_iter().rev() {
+            rest.push_front(name);
+        }
+    }
+    Ok((at, real))
+}
+
+fn names(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir))
+        .map(|c| c.as_os_str().to_owned())
+        .collect()
+}
+
+/// Who may have put a link into a directory, beside those who are trusted.
+fn planted(dir: &FileStat, link: &FileStat, trusted: [u32; 3]) -> Option<String> {
+    if let Some(uid) = [link.st_uid, dir.st_uid].into_iter().find(|uid| !trusted.contains(uid)) {
+        return Some(format!("user {uid}"));
+    }
+    // In a sticky directory others cannot replace what is not theirs.
+    let sticky = dir.st_mode & libc::S_ISVTX != 0;
+    let others = dir.st_mode & (libc::S_IWGRP | libc::S_IWOTH);
+    (others != 0 && !sticky)
+        .then(|| format!("whoever may write its directory (mode {:04o})", dir.st_mode & 0o7777))
+}
+
+impl Look {
+    /// From the answer of `fstat(2)`.
+    pub(crate) fn of(st: &FileStat) -> Look {
+        super::probe::look_at(st.st_mode, (st.st_uid, st.st_gid), st.st_rdev)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+
+    use super::*;
+
+    fn opened(path: &Path) -> String {
+        match open(path) {
+            Ok(Some(source)) => source.real.display().to_string(),
+            Ok(None) => "nothing".into(),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn links_are_followed_as_the_kernel_follows_them() {
+        let site = tempfile::tempdir().unwrap();
+        let top = site.path().canonicalize().unwrap();
+        fs::create_dir_all(top.join("a/b")).unwrap();
+        fs::write(top.join("a/file"), "").unwrap();
+        for (text, link) in
+            [("a/b", "short"), ("../file", "a/b/up"), ("short/up", "long"), ("none", "dangling")]
+        {
+            symlink(text, top.join(link)).unwrap();
+        }
+        symlink(top.join("a"), top.join("absolute")).unwrap();
+        symlink("loop", top.join("loop")).unwrap();
+        for path in ["a/b", "a/./b/", "short", "long", "absolute/b/up", "short/../file", "absolute/b/../.."] {
+            let path = top.join(path);
+            assert_eq!(opened(&path), path.canonicalize().unwrap().display().to_string(), "{path:?}");
+        }
+        for path in ["none", "dangling", "a/file/x", "short/none"] {
+            assert_eq!(opened(&top.join(path)), "nothing", "{path}");
+        }
+        assert!(opened(&top.join("loop")).contains("symbolic links"), "{}", opened(&top.join("loop")));
+    }
+
+    #[test]
+    fn links_of_procfs_are_the_kernels() {
+        let link = fs::read_link("/proc/self/cwd").unwrap();
+        assert_eq!(opened(Path::new("/proc/self/cwd")), link.display().to_string());
+        let site = tempfile::tempdir().unwrap();
+        let dir = fs::File::open(site.path()).unwrap();
+        let by_number = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        assert_eq!(opened(&by_number), site.path().display().to_string());
+    }
+
+    #[test]
+    fn a_link_that_another_user_may_have_planted_is_named() {
+        if crate::rootfs::populate::tests::lacks_root() {
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        let top = site.path().canonicalize().unwrap();
+        fs::set_permissions(&top, fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, mode, dir_owner, link_owner, by) in [
+            ("fine", 0o755, 0, 0, None),
+            ("sticky", 0o1777, 0, 0, None),
+            ("theirs-in-sticky", 0o1777, 0, 1234, Some("user 1234")),
+            ("their-directory", 0o755, 1234, 0, Some("user 1234")),
+            ("all-theirs", 0o755, 1234, 1234, Some("user 1234")),
+            ("group", 0o775, 0, 0, Some("whoever may write its directory (mode 0775)")),
+            ("world", 0o777, 0, 0, Some("whoever may write its directory (mode 0777)")),
+        ] {
+            let dir = top.join(name);
+            fs::create_dir(&dir).unwrap();
+            fs::create_dir(dir.join("real")).unwrap();
+            symlink("/etc", dir.join("link")).unwrap();
+            lchown(dir.join("link"), Some(link_owner), None).unwrap();
+            chown(&dir, Some(dir_owner), None).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            let link = dir.join("link");
+            let expected = match by {
+                None => "/etc".to_string(),
+                Some(by) => {
+                    format!("the symbolic link {link:?} on the way is not followed: {by} may have planted it")
+                }
+            };
+            assert_eq!(opened(&link), expected, "{name}");
+            // What is no link is what it is.
+            assert_eq!(opened(&dir.join("real")), dir.join("real").display().to_string());
+        }
+    }
+}
