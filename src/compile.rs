@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::caps::{self, CapSet, Sets};
 use crate::cgroup::{self, CgroupName, CgroupPath, Layout, Required};
@@ -27,6 +27,7 @@ pub(crate) mod devices;
 mod method;
 mod process;
 mod root;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +64,7 @@ pub(crate) fn compile(
     let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
     let volumes = root::volumes(spec, survey)?;
     spec.task_dirs.validate(|path| survey.kind(path).ok_or_else(|| survey.absent("task_dirs", path)))?;
+    sources::allowed(policy, spec, survey)?;
     let files = root::files(spec, survey)?;
     let swappable = root::swappable(host, namespaces.user);
 
@@ -114,6 +116,7 @@ pub(crate) fn compile(
     process::rlimits(spec, &mut report, &mut init)?;
     process::user_namespaces(spec, sets, &mut report, &mut init);
     process::credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
+    sources::lead(policy, spec, host, survey, &mut report)?;
     breaches::shared(&namespaces, &mut report);
     breaches::weaken(policy, sets, &namespaces, &mut report);
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
@@ -290,18 +293,18 @@ fn parent_lines(
     clone: u32,
     maps: Option<&IdMaps>,
 ) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let (Some(base), Some(around)) = (&root.temp, root.dir.as_deref().and_then(Path::parent)) {
-        let name = around.file_name().unwrap_or_default();
-        lines.push(format!("mkdirat({base:?}, {name:?}, 0700)"));
-        lines.push(format!("mkdirat({around:?}, \"root\", 0700)"));
-    }
     let call = match root.method {
         Method::Link => "linkat",
         Method::Reflink => "ioctl(FICLONE)",
         _ => "copy_file_range",
     };
-    lines.extend(root.env.keys().map(|s| format!("openat({s:?}) # then {call} for each file of it")));
+    let open = |source: &PathBuf| format!("openat2({source:?}, O_PATH) # later {call} for each file of it");
+    let mut lines: Vec<String> = root.env.keys().map(open).collect();
+    if let (Some(base), Some(around)) = (&root.temp, root.dir.as_deref().and_then(Path::parent)) {
+        let name = around.file_name().unwrap_or_default();
+        lines.push(format!("mkdirat({base:?}, {name:?}, 0700)"));
+        lines.push(format!("mkdirat({around:?}, \"root\", 0700)"));
+    }
     lines.extend(cgroup.calls());
     lines.extend(handed.iter().filter_map(|handed| match handed {
         Handed::Tree { source, recursive } => Some(crate::spawn::line::tree(source, *recursive)),

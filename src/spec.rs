@@ -78,6 +78,17 @@ pub struct Policy {
     /// cpuset, cpu, io, memory and pids on version 2. `documented`: all 12 of the table in the `exec`
     /// driver's documentation; [`Required`](crate::cgroup::Required) says what that means for each.
     pub required_controllers: String,
+    /// Directories of the host below which every file or directory that a task names must lie, by its path without
+    /// symbolic links: the sources of volumes, devices and its own `chroot_env`, its root, `upper`, `alloc` and `local`.
+    /// Anything else is [`Denied`](crate::Error::Denied). Empty means anywhere. The operator's own `chroot_env` and the
+    /// default list are not held to it.
+    pub allowed_source_roots: Vec<PathBuf>,
+    /// Whether a task may have [`volumes`](SandboxSpec::volumes). True by default.
+    pub volumes_enabled: bool,
+    /// Whether a task may ask for what acts on the host by its nature: a volume with
+    /// [`Propagation::Bidirectional`](crate::Propagation::Bidirectional), and a linked root that is
+    /// [`writable`](Root::writable). False by default.
+    pub allow_privileged: bool,
     /// Where temporary roots are made; the system's temporary directory when empty. Links need it on
     /// the file system of what is linked.
     pub temp_dir: PathBuf,
@@ -102,6 +113,9 @@ impl Default for Policy {
             cgroup_parent: String::new(),
             core_partitions: true,
             required_controllers: "minimal".into(),
+            allowed_source_roots: Vec::new(),
+            volumes_enabled: true,
+            allow_privileged: false,
             temp_dir: PathBuf::new(),
         }
     }

@@ -226,7 +226,11 @@ fn a_writable_linked_root_gives_the_hosts_files_away_and_says_so() {
     let mut chroot_env = libraries();
     chroot_env.insert(canary.path().into(), "/canary".into());
     let root = Root { populate: Method::Link, chroot_env, writable: true, ..Root::default() };
-    let seen = run_probe(probe("spoil").env("TOP", "/canary").user("root").root(root)).unwrap();
+    let sandbox = probe("spoil").env("TOP", "/canary").user("root").root(root);
+    // It is the operator's to allow.
+    assert!(matches!(sandbox.plan(), Err(Error::Denied { .. })));
+    let policy = Policy { allow_privileged: true, ..Policy::default() };
+    let seen = run_probe(sandbox.policy(&policy)).unwrap();
     assert!(seen.report.missing.contains(Control::HOST_FILES));
     assert_ne!(fs::read_to_string(canary.path().join("file")).unwrap(), "alive");
 }

@@ -20,6 +20,7 @@ mod order;
 mod populate;
 mod process;
 mod roots;
+mod sources;
 mod volumes;
 
 /// Everything that `compile` looks at.
@@ -268,6 +269,7 @@ fn everything() -> Case {
         c.policy.allow_caps = Some(strings(&["all"]));
         c.policy.cgroup_parent = "/ops".into();
         c.policy.temp_dir = "/var/tmp".into();
+        c.policy.allow_privileged = true;
         c.survey.identity = who(1000, &[100, 27]);
         let spec = &mut c.spec;
         spec.id = "job-1.web".into();

@@ -153,9 +153,7 @@ fn hold(path: PathBuf, sources: &mut Held, unseen: &mut BTreeMap<PathBuf, String
 
 /// Everything of the host that a spec or its policy names.
 fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<Item = PathBuf> {
-    let walks =
-        spec.root.path.is_none() && (spec.root.populate.walks() || spec.root.populate == Method::Auto);
-    let base = walks.then(|| temp_dir(policy));
+    let base = temp_dir(policy);
     let paths: Vec<PathBuf> = env
         .keys()
         .chain(spec.volumes.iter().map(|v| &v.source))
@@ -164,7 +162,8 @@ fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<
         .chain(spec.root.upper.iter())
         .chain(spec.task_dirs.alloc.iter())
         .chain(spec.task_dirs.local.iter())
-        .chain(&base)
+        .chain(&policy.allowed_source_roots)
+        .chain([&base])
         .cloned()
         .collect();
     paths.into_iter()

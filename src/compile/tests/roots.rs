@@ -11,6 +11,7 @@ fn root(populate: Method, path: Option<&str>, writable: bool) -> Case {
         c.spec.root.chroot_env =
             [("/usr", "/usr"), ("/etc/hosts", "etc/hosts")].map(|(a, b)| (a.into(), b.into())).into();
         c.policy.temp_dir = "/var/tmp".into();
+        c.policy.allow_privileged = writable;
     })
 }
 
@@ -24,7 +25,7 @@ fn bound_on_a_new_tmpfs() {
          # bind \"/usr\" at \"/usr\", read-only
          mount_setattr(\"/usr\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
          missing   none
-         ! then linkat
+         ! later linkat
          ! copy_file_range
          ! /var/tmp",
     );
@@ -50,10 +51,10 @@ fn bound_on_a_directory() {
 
 #[test]
 fn linked() {
-    let fresh = "mkdirat(\"/var/tmp\", \"cofferdam-box\", 0700)
+    let fresh = "openat2(\"/etc/hosts\", O_PATH) # later linkat for each file of it
+         openat2(\"/usr\", O_PATH) # later linkat for each file of it
+         mkdirat(\"/var/tmp\", \"cofferdam-box\", 0700)
          mkdirat(\"/var/tmp/cofferdam-box\", \"root\", 0700)
-         openat(\"/etc/hosts\") # then linkat for each file of it
-         openat(\"/usr\") # then linkat for each file of it
          # the root is \"/var/tmp/cofferdam-box/root\"
          # \"/etc/hosts\" read-only
          open_tree(root \"/etc/hosts\", OPEN_TREE_CLONE|AT_RECURSIVE)
@@ -70,7 +71,7 @@ fn linked() {
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
     check(
         &root(Method::Link, Some("/srv/a"), false),
-        "openat(\"/usr\") # then linkat for each file of it
+        "openat2(\"/usr\", O_PATH) # later linkat for each file of it
          # the root is \"/srv/a\"
          # \"/usr\" read-only
          ! mkdirat(\"/var/tmp\"",
@@ -83,7 +84,7 @@ fn linked_and_writable() {
     let writable = root(Method::Link, None, true);
     check(
         &writable,
-        "openat(\"/usr\") # then linkat for each file of it
+        "openat2(\"/usr\", O_PATH) # later linkat for each file of it
          missing   host_files
          host_files: the root is linked and writable: the task can change the host's own files
          ! \"/usr\" read-only",
@@ -132,8 +133,8 @@ fn copied() {
     for path in [None, Some("/srv/a")] {
         let plan = check(
             &root(Method::Copy, path, false),
-            "openat(\"/etc/hosts\") # then copy_file_range for each file of it
-             openat(\"/usr\") # then copy_file_range for each file of it
+            "openat2(\"/etc/hosts\", O_PATH) # later copy_file_range for each file of it
+             openat2(\"/usr\", O_PATH) # later copy_file_range for each file of it
              missing   none
              ! bind \"/usr\"
              ! \"/usr\" read-only",
@@ -150,7 +151,7 @@ fn as_it_is() {
         "# the root is \"/srv/a\"
          # directory \"/tmp\"
          ! \"/usr\"
-         ! then linkat",
+         ! later linkat",
     );
     refused(
         &root(Method::None, None, false),

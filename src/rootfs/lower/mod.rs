@@ -107,8 +107,9 @@ impl Request<'_> {
             volumes.chain(bound).chain(self.task_dirs.binds().map(|(source, _)| source))
         };
         let sys = self.binds_sys().then_some(Path::new("/sys"));
+        let real = |s: &Path| self.real.get(s).map_or_else(|| s.to_path_buf(), PathBuf::clone);
         let shows = |s: &Path| cgroup_mounts.iter().any(|m| m.starts_with(s) || s.starts_with(m));
-        sources().chain(sys).any(shows)
+        sources().chain(sys).any(|source| shows(&real(source)))
     }
 
     fn tmpfs_size(&self) -> u64 {

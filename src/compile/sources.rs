@@ -1,0 +1,116 @@
+//! Which sources a task may name, and what a writable one leads to.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::host::{Host, Survey, temp_dir};
+use crate::report::{Control, Report};
+use crate::rootfs::{Method, Propagation};
+use crate::spec::{Policy, SandboxSpec};
+
+/// Refuses what the operator's policy does not allow.
+pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> Result<()> {
+    if let (false, Some(volume)) = (policy.volumes_enabled, spec.volumes.first()) {
+        let why =
+            format!("volumes: {:?} is refused: volumes_enabled is off in this host's policy", volume.source);
+        return Err(Error::denied(why));
+    }
+    if !policy.allow_privileged {
+        privileged(spec)?;
+    }
+    if policy.allowed_source_roots.is_empty() {
+        return Ok(());
+    }
+    let within = |source: &Path| {
+        let real = survey.real(source);
+        policy.allowed_source_roots.iter().any(|root| real.starts_with(survey.real(root)))
+    };
+    match named(spec).find(|(_, source)| !within(source)) {
+        None => Ok(()),
+        Some((field, source)) => {
+            let real = survey.real(source);
+            let led = if real == source { String::new() } else { format!(", which is {real:?},") };
+            let why = format!("{field}: {source:?}{led} is below none of this host's allowed_source_roots");
+            Err(Error::denied(why))
+        }
+    }
+}
+
+/// What acts on the host through the sandbox by its very nature.
+fn privileged(spec: &SandboxSpec) -> Result<()> {
+    let both = spec.volumes.iter().find(|v| v.propagation == Propagation::Bidirectional);
+    let what = if let Some(volume) = both {
+        format!("volumes: mounts of the task at {:?} would appear on the host (bidirectional)", volume.target)
+    } else if spec.root.populate == Method::Link && spec.root.writable {
+        "root: a linked root that is writable would give the host's own files away".to_string()
+    } else {
+        return Ok(());
+    };
+    Err(Error::denied(format!("{what}: allow_privileged is off in this host's policy")))
+}
+
+/// The sources that the task itself names, with their fields.
+fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    let volumes = spec.volumes.iter().map(|v| ("volumes", &v.source));
+    let devices = spec.devices.iter().map(|d| ("devices", &d.source));
+    let map = spec.root.chroot_env.keys().map(|source| ("chroot_env", source));
+    let root = spec.root.path.iter().map(|path| ("root", path));
+    let upper = spec.root.upper.iter().map(|path| ("upper", path));
+    let dirs = [&spec.task_dirs.alloc, &spec.task_dirs.local].into_iter().flatten();
+    volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
+}
+
+/// Sources that the task may write, with their fields.
+fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    let read_only = |source: &PathBuf| spec.volumes.iter().all(|v| v.source != *source || v.read_only);
+    named(spec).filter(move |(field, source)| match *field {
+        "volumes" => !read_only(source),
+        "root" | "upper" | "task_dirs" => true,
+        _ => false,
+    })
+}
+
+/// Says what of the enclosure a writable source leads to, and refuses one that is another sandbox's root.
+pub(super) fn lead(
+    policy: &Policy,
+    spec: &SandboxSpec,
+    host: &Host,
+    survey: &Survey,
+    report: &mut Report,
+) -> Result<()> {
+    let base = temp_dir(policy);
+    let base = survey.real(&base);
+    for (field, source) in writable(spec) {
+        let real = survey.real(source);
+        let within = real.strip_prefix(base).ok().and_then(|rest| rest.components().next());
+        if within.is_some_and(|name| name.as_os_str().to_string_lossy().starts_with("cofferdam-")) {
+            return Err(Error::spec(
+                field,
+                format!("{source:?} lies in the temporary root of another sandbox"),
+            ));
+        }
+        if base.starts_with(real) {
+            let why = format!(
+                "the task may write {source:?}, which holds {base:?}, where the temporary roots of other sandboxes are made"
+            );
+            report.weaken(Control::HOST_FILES, why);
+        }
+        if host.cgroup_mounts().iter().any(|mount| mount.starts_with(real) || real.starts_with(mount)) {
+            let why =
+                format!("the task may write {source:?}, which shows the host's cgroups, as their owner may");
+            report.weaken((Control::RESOURCES & report.asked) | Control::KILL, why);
+        }
+    }
+    for (_, source) in named(spec) {
+        let real = survey.real(source);
+        if let Some(tree) =
+            ["/proc", "/sys"].into_iter().find(|t| real.starts_with(t) || Path::new(t).starts_with(real))
+        {
+            report.weaken(
+                Control::MASKED_PATHS,
+                format!("{source:?} shows the host's {tree}, which is not masked there"),
+            );
+        }
+    }
+    Ok(())
+}

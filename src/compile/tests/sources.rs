@@ -1,0 +1,90 @@
+//! Which sources a task may name, and what the report says of those that it may write.
+
+use super::*;
+use crate::rootfs::{Propagation, TaskDirs};
+
+fn volume(source: &str, read_only: bool) -> Case {
+    case(|c| {
+        c.survey.kinds.insert(source.into(), Some(Kind::Dir));
+        c.spec.volumes = vec![Volume {
+            source: source.into(),
+            target: "/v".into(),
+            read_only,
+            propagation: Propagation::Private,
+        }];
+        c.policy.temp_dir = "/var/tmp".into();
+    })
+}
+
+#[test]
+fn sources_stay_below_the_roots_that_the_operator_allows() {
+    let allowed = |mut case: Case| {
+        case.policy.allowed_source_roots = vec!["/srv".into(), "/data/shared".into()];
+        case.survey.real.insert("/data/shared".into(), "/mnt/disk".into());
+        case
+    };
+    check(&allowed(volume("/srv/a", false)), "");
+    check(&allowed(volume("/mnt/disk/x", false)), "");
+    let none = "is below none of this host's allowed_source_roots";
+    refused(&allowed(volume("/etc", true)), &format!("denied: volumes: \"/etc\" {none}"));
+    // Neither a name that begins alike nor a link that begins below one.
+    refused(&allowed(volume("/srvx", true)), &format!("denied: volumes: \"/srvx\" {none}"));
+    let mut linked = allowed(volume("/srv/a", true));
+    linked.survey.real.insert("/srv/a".into(), "/etc/shadow.d".into());
+    refused(&linked, &format!("denied: volumes: \"/srv/a\", which is \"/etc/shadow.d\", {none}"));
+    for (field, set) in [
+        ("root", (|s| s.root.path = Some("/usr".into())) as fn(&mut SandboxSpec)),
+        ("chroot_env", |s| drop(s.root.chroot_env.insert("/usr".into(), "/usr".into()))),
+        ("task_dirs", |s| s.task_dirs = TaskDirs { local: Some("/usr".into()), ..TaskDirs::default() }),
+    ] {
+        let mut case = allowed(case(|_| ()));
+        set(&mut case.spec);
+        refused(&case, &format!("denied: {field}: \"/usr\" {none}"));
+    }
+    // The operator's own list is not the task's.
+    let mut own = allowed(case(|_| ()));
+    own.policy.chroot_env = [("/usr".into(), "/usr".into())].into();
+    check(&own, "# bind \"/usr\" at \"/usr\", read-only");
+}
+
+#[test]
+fn volumes_and_what_acts_on_the_host_are_the_operators_to_allow() {
+    let mut none = volume("/srv/a", true);
+    none.policy.volumes_enabled = false;
+    refused(&none, "denied: volumes: \"/srv/a\" is refused: volumes_enabled is off in this host's policy");
+    let mut both = volume("/srv/a", true);
+    both.spec.volumes[0].propagation = Propagation::Bidirectional;
+    refused(
+        &both,
+        "denied: volumes: mounts of the task at \"/v\" would appear on the host (bidirectional): allow_privileged is \
+         off in this host's policy",
+    );
+    both.policy.allow_privileged = true;
+    check(&both, "");
+}
+
+#[test]
+fn what_a_writable_source_leads_to_is_said() {
+    let roots = "where the temporary roots of other sandboxes are made";
+    for source in ["/var/tmp", "/var", "/"] {
+        let report = check(&volume(source, false), "").report;
+        assert!(report.weakened.contains(Control::HOST_FILES), "{source}: {report}");
+        assert!(report.why(Control::HOST_FILES).contains(roots), "{report}");
+        let report = check(&volume(source, true), "").report;
+        assert!(report.enforced.contains(Control::HOST_FILES), "{source}: {report}");
+    }
+    refused(
+        &volume("/var/tmp/cofferdam-x/root/usr", false),
+        "spec volumes: volumes: \"/var/tmp/cofferdam-x/root/usr\" lies in the temporary root of another sandbox",
+    );
+    for source in ["/sys/fs/cgroup/cofferdam.slice", "/sys/fs", "/"] {
+        let report = check(&volume(source, false), "").report;
+        assert!(report.weakened.contains(Control::KILL), "{source}: {report}");
+        let report = check(&volume(source, true), "").report;
+        assert!(report.enforced.contains(Control::KILL), "{source}: {report}");
+        assert!(report.weakened.contains(Control::MASKED_PATHS), "{source}: {report}");
+    }
+    let report = check(&volume("/proc/sys", true), "").report;
+    assert!(report.why(Control::MASKED_PATHS).contains("shows the host's /proc"), "{report}");
+    check(&volume("/srv/a", false), "weakened  none");
+}
