@@ -6,7 +6,7 @@
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So at no
 //! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
 
-use crate::step::{At, NO_USER_NAMESPACES, Refused};
+use crate::step::{At, NO_USER_NAMESPACES, Refused, take_fd};
 use crate::sys::{self, PollFd};
 use crate::wire::{Op, Record};
 use crate::{FAILED, State, obey};
@@ -22,7 +22,7 @@ pub fn abandon(state: &State) -> ! {
 /// Forks the child that does the steps after `index`, and stays.
 pub fn fork_and_stay(state: &mut State, index: usize, op: &Op<'static>) -> ! {
     match fork(state, index, op) {
-        Ok((signals, child)) => stay(state.status, signals, child),
+        Ok((signals, caller, child)) => stay(state.status, signals, caller, child),
         Err(Refused { call, errno }) => {
             state.tell(Record::Failed { step: index as u32, call, errno });
             sys::exit(FAILED)
@@ -30,15 +30,18 @@ pub fn fork_and_stay(state: &mut State, index: usize, op: &Op<'static>) -> ! {
     }
 }
 
-/// Forks, sheds, lets the child go on and waits until it has executed the command. Gives the descriptor for SIGCHLD
-/// and the child's PID.
-fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32), Refused> {
+/// Forks, sheds, lets the child go on and waits until it has executed the command. Gives the descriptor for SIGCHLD,
+/// the caller's pidfd and the child's PID.
+fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32, i32), Refused> {
+    let Op::Fork { caller, .. } = *op else { return Err(sys::EINVAL).at(0) };
+    let caller = take_fd(state, caller);
     let signals = sys::child_signals().unwrap_or(-1);
     let (ours, theirs) = sys::socketpair().at(1)?;
     let mut pidfd = -1;
     let child = sys::fork(&mut pidfd).at(2)?;
     if child == 0 {
         sys::close(signals);
+        sys::close(caller);
         sys::close(ours);
         state.pid1 = theirs;
         if sys::recv(theirs, &mut [0u8; 1]) != Ok(1) {
@@ -47,7 +50,7 @@ fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32),
         obey(state, index + 1)
     }
     sys::close(theirs);
-    shed(op, [state.status, signals, ours, pidfd])?;
+    shed(op, [state.status, signals, caller, ours, pidfd])?;
     // SAFETY: the child has a copy of its own; what follows reads neither the plan nor the program decoded from it.
     unsafe { sys::unmap(state.plan) };
     sys::send(ours, b"g").at(LAST_CALL)?;
@@ -58,15 +61,15 @@ fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32),
     let _ = sys::send_fd(state.status, &Record::Running.encode(), pidfd);
     sys::close(pidfd);
     sys::close(ours);
-    Ok((signals, child))
+    Ok((signals, caller, child))
 }
 
 /// Index of the last line of the operation, however many come before it.
 const LAST_CALL: usize = u8::MAX as usize;
 
 /// Gives up everything that reaping does not need. Bounding set and groups come first: they take capabilities.
-fn shed(op: &Op<'static>, mut kept: [i32; 4]) -> Result<(), Refused> {
-    let Op::Fork { uid, gid, set_groups, last, confine } = *op else { return Err(sys::EINVAL).at(0) };
+fn shed(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), Refused> {
+    let Op::Fork { uid, gid, set_groups, last, confine, .. } = *op else { return Err(sys::EINVAL).at(0) };
     kept.sort_unstable();
     let mut first = 0;
     for fd in kept {
@@ -98,12 +101,13 @@ fn shed(op: &Op<'static>, mut kept: [i32; 4]) -> Result<(), Refused> {
 }
 
 /// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then
-/// kills the whole namespace.
-fn stay(status: i32, signals: i32, task: i32) -> ! {
+/// kills the whole namespace. The end of the socket alone does not tell: a fork of the parent may hold it open.
+fn stay(status: i32, signals: i32, caller: i32, task: i32) -> ! {
     const POLLIN: i16 = 1;
     let mut fds = [
         PollFd { fd: signals, events: POLLIN, revents: 0 },
         PollFd { fd: status, events: POLLIN, revents: 0 },
+        PollFd { fd: caller, events: POLLIN, revents: 0 },
     ];
     loop {
         reap_all(status, task, signals < 0);
@@ -116,9 +120,11 @@ fn stay(status: i32, signals: i32, task: i32) -> ! {
         if fds[1].revents != 0 {
             match sys::recv(status, &mut [0u8; 1]) {
                 // Any byte: the parent lets the task live on without it.
-                Ok(1) => fds[1].fd = -1,
+                Ok(1) => (fds[1].fd, fds[2].fd) = (-1, -1),
                 _ => sys::exit(FAILED),
             }
+        } else if fds[2].revents != 0 {
+            sys::exit(FAILED);
         }
     }
 }

@@ -34,6 +34,8 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
     match *op {
         Op::Gate {} => gate(state),
         Op::Session {} => session(),
+        Op::Ordinary {} => ordinary(),
+        Op::Affinity {} => sys::any_processor().at(0),
         Op::Fds { map } => fds(state, map),
         Op::Join { fd, kind, .. } => {
             let fd = take_fd(state, fd);
@@ -245,6 +247,26 @@ fn session() -> Done {
     }
     sys::default_signals();
     sys::umask(0);
+    Ok(())
+}
+
+/// What execve(2) leaves as the caller had it. What this kernel lacks, or an outer filter forbids, has not been set either.
+fn ordinary() -> Done {
+    let lenient = |done: Result<(), Errno>| match done {
+        Err(sys::ENOSYS | sys::EPERM | sys::EACCES) => Ok(()),
+        done => done,
+    };
+    lenient(sys::normal_policy()).at(0)?;
+    // To raise it takes CAP_SYS_NICE: a task of a caller who lacks that stays as low as it.
+    lenient(sys::normal_nice()).at(1)?;
+    lenient(sys::normal_io_priority()).at(2)?;
+    sys::prctl(29 /* PR_SET_TIMERSLACK */, 50_000, 0).at(3)?;
+    lenient(sys::default_memory_policy()).at(4)?;
+    lenient(sys::personality(0)).at(5)?;
+    lenient(sys::prctl(41 /* PR_SET_THP_DISABLE */, 0, 0).map(drop)).at(6)?;
+    if sys::prctl(27 /* PR_GET_SECUREBITS */, 0, 0).at(7)? != 0 {
+        sys::prctl(28 /* PR_SET_SECUREBITS */, 0, 0).at(7)?;
+    }
     Ok(())
 }
 

@@ -239,8 +239,8 @@ pub struct PollFd {
 }
 
 /// ppoll(2) without a time-out.
-pub fn poll(fds: &mut [PollFd; 2]) -> Result<(), Errno> {
-    call(nr::PPOLL, [addr_mut(fds), 2, 0, 0, 0, 0]).map(drop)
+pub fn poll(fds: &mut [PollFd; 3]) -> Result<(), Errno> {
+    call(nr::PPOLL, [addr_mut(fds), 3, 0, 0, 0, 0]).map(drop)
 }
 
 /// Sleeps for some milliseconds, by ppoll(2) on nothing.
@@ -260,6 +260,38 @@ pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
 /// prctl(2).
 pub fn prctl(option: usize, a: usize, b: usize) -> Result<usize, Errno> {
     call(nr::PRCTL, [option, a, b, 0, 0, 0])
+}
+
+/// sched_setscheduler(2): SCHED_OTHER.
+pub fn normal_policy() -> Result<(), Errno> {
+    let priority = 0i32;
+    call(nr::SCHED_SETSCHEDULER, [0, 0, addr(&priority), 0, 0, 0]).map(drop)
+}
+
+/// setpriority(2) of this process: nice 0.
+pub fn normal_nice() -> Result<(), Errno> {
+    call(nr::SETPRIORITY, [0; 6]).map(drop)
+}
+
+/// ioprio_set(2) of this process: as nice says.
+pub fn normal_io_priority() -> Result<(), Errno> {
+    call(nr::IOPRIO_SET, [1, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// set_mempolicy(2): MPOL_DEFAULT.
+pub fn default_memory_policy() -> Result<(), Errno> {
+    call(nr::SET_MEMPOLICY, [0; 6]).map(drop)
+}
+
+/// personality(2).
+pub fn personality(value: usize) -> Result<(), Errno> {
+    call(nr::PERSONALITY, [value, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// sched_setaffinity(2) to every processor; the kernel keeps to those of the cpuset.
+pub fn any_processor() -> Result<(), Errno> {
+    let all = [u64::MAX; 128];
+    call(nr::SCHED_SETAFFINITY, [0, 1024, addr(&all), 0, 0, 0]).map(drop)
 }
 
 /// struct sock_filter: code, jump if true, jump if false, operand.

@@ -103,15 +103,17 @@ pub(crate) fn compile(
     }
     process::oom_score(spec, host, &mut report, &mut init)?;
     init.push(Step::new(Control::MOUNT_NS, Op::Session {}));
+    init.push(Step::new(Control::MOUNT_NS, Op::Ordinary {}));
     let caller_fds = process::descriptors(spec, &mut handed)?;
     init.push(caller_fds);
     let lowered = ns::lower::lower(&namespaces, &mut handed, &mut report);
     init.extend(lowered.before);
     process::enter(&cgroup, &mut handed, &mut init);
+    init.push(Step::new(Control::MOUNT_NS, Op::Affinity {}));
     init.extend(lowered.after);
     init.extend(rootfs::lower::lower(&request, &mut handed, &mut report));
     if reaper {
-        process::reaper(spec, host, identity, sets, namespaces.user, &mut init);
+        process::reaper(spec, host, identity, sets, namespaces.user, &mut handed, &mut init);
     }
     process::rlimits(spec, &mut report, &mut init)?;
     process::user_namespaces(spec, sets, &mut report, &mut init);

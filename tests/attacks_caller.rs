@@ -54,6 +54,21 @@ fn caller_entry() {
             println!("pid {}", task.pid().unwrap());
             task.wait().unwrap();
         }
+        // A child of the caller's has copies of all its descriptors, and lives on.
+        "forked" => {
+            let task = sleeper(&id).spawn().unwrap();
+            // SAFETY: the child sleeps and ends, by system calls only.
+            let copy = unsafe { libc::fork() };
+            if copy == 0 {
+                let nap = libc::timespec { tv_sec: 60, tv_nsec: 0 };
+                let _ = call!(libc::SYS_nanosleep, &raw const nap, 0);
+                // SAFETY: a number.
+                unsafe { libc::_exit(0) };
+            }
+            println!("copy {copy}");
+            println!("pid {}", task.pid().unwrap());
+            task.wait().unwrap();
+        }
         "descriptors" => few_descriptors(),
         "closed" => {
             for fd in 0..3 {
@@ -253,7 +268,7 @@ fn a_task_ends_with_its_caller_and_its_init_is_small() {
     // Settling goes on for a moment after the task has begun.
     if attack_tools::privileged() {
         let fds = || fs::read_dir(format!("/proc/{init}/fd")).map_or(0, Iterator::count);
-        eventually("init holds more than its socket and its signals", || fds() == 2);
+        eventually("init holds more than its socket, its signals and the caller's pidfd", || fds() == 3);
         assert!(field(init, "VmRSS:") < 200, "{} KiB", field(init, "VmRSS:"));
         let caps = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
         for set in ["CapInh:\t0", "CapPrm:\t0", "CapEff:\t0", "CapAmb:\t0", "NoNewPrivs:\t1"] {
@@ -263,6 +278,35 @@ fn a_task_ends_with_its_caller_and_its_init_is_small() {
     child.kill().unwrap();
     child.wait().unwrap();
     eventually("the task outlives its caller", || field(pid, "PPid:") == -1 || field(pid, "VmRSS:") == -1);
+    for dir in groups(&id) {
+        eventually("the cgroup does not empty", || processes_in(&dir) == 0);
+        remove_cgroup(&dir);
+    }
+}
+
+/// A process that the caller forked holds the socket to PID 1 as well. The task ends with the caller all the same.
+#[test]
+fn a_task_ends_with_its_caller_though_a_fork_of_that_lives() {
+    if !sandboxes() {
+        return;
+    }
+    use std::io::BufRead;
+    let id = format!("forked-{}", std::process::id());
+    let mut child = caller("forked").env("ID", &id).stdout(Std::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut number = |name: &str| -> i32 {
+        let found = |line: String| line.split_once(name).and_then(|(_, pid)| pid.trim().parse().ok());
+        lines.by_ref().find_map(found).unwrap()
+    };
+    let (copy, pid) = (number("copy "), number("pid "));
+    let runs =
+        |pid: i32| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains("VmRSS"));
+    assert!(runs(copy) && runs(pid));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("the task outlives its caller", || !runs(pid));
+    assert!(runs(copy), "the copy was to hold the socket meanwhile");
+    call!(libc::SYS_kill, copy, libc::SIGKILL).unwrap();
     for dir in groups(&id) {
         eventually("the cgroup does not empty", || processes_in(&dir) == 0);
         remove_cgroup(&dir);

@@ -37,7 +37,7 @@ impl Made {
         let [x, y, z] = self.numbers;
         let (m, n) = (x as u32, y as u32);
         let strings: List<'_, Str<'_>> = strings.list();
-        let op = match self.code % 43 {
+        let op = match self.code % 45 {
             0 => Op::Gate {},
             1 => Op::Session {},
             2 => Op::Fds { map: dups.list() },
@@ -63,7 +63,7 @@ impl Made {
             22 => Op::PivotRoot {},
             23 => Op::MoveRoot {},
             24 => Op::Rlimit { resource: m, soft: y, hard: z },
-            25 => Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, confine: z & 1 != 0 },
+            25 => Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, confine: z & 1 != 0, caller: z as u32 },
             26 => Op::Bounding { keep: x, last: n },
             27 => Op::Ids { uid: m, gid: n, set_groups: z as u8, groups: words.list() },
             28 => Op::Caps { permitted: x, inheritable: y, ambient: z },
@@ -89,6 +89,8 @@ impl Made {
             38 => Op::Empty { path: a },
             39 => Op::Share { source: a, target: b },
             40 => Op::UpperBind { source: a, fd: m },
+            41 => Op::Ordinary {},
+            42 => Op::Affinity {},
             _ => Op::Exec { candidates: strings, args: strings, env: strings },
         };
         Step { optional: u8::from(self.optional), op }.encode(into);

@@ -84,8 +84,11 @@ pub(super) fn reaper(
     identity: &Identity,
     sets: Sets,
     user_ns: bool,
+    handed: &mut Vec<Handed>,
     init: &mut Vec<Step>,
 ) {
+    let caller = u32::try_from(handed.len()).unwrap_or(u32::MAX);
+    handed.push(Handed::Driver);
     let id = |task: u32| match user_ns {
         true => task,
         false if task == PID1_ID => PID1_ID.saturating_sub(1),
@@ -97,6 +100,7 @@ pub(super) fn reaper(
         set_groups: !user_ns,
         last: last_capability(host),
         confine: !spec.user_namespaces && !sets.bounding.has("sys_admin"),
+        caller,
     };
     init.push(Step::new(Control::PID_NS, op));
 }

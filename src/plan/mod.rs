@@ -146,6 +146,8 @@ pub enum Handed {
     Stdio(u32),
     /// A descriptor of the caller.
     Caller(i32),
+    /// A pidfd of the caller (`pidfd_open(2)`, Linux 5.3).
+    Driver,
     /// A namespace file.
     Namespace(PathBuf),
     /// A detached copy of the mount tree at a source, made in the caller's mount namespace.

@@ -19,6 +19,17 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "rt_sigaction(SIGHUP..SIGRTMAX, SIG_DFL)".into(),
             "umask(000)".into(),
         ],
+        Op::Ordinary {} => vec![
+            "sched_setscheduler(0, SCHED_OTHER)".into(),
+            "setpriority(PRIO_PROCESS, 0, 0) # EACCES without CAP_SYS_NICE: stays lower".into(),
+            "ioprio_set(IOPRIO_WHO_PROCESS, 0, 0)".into(),
+            "prctl(PR_SET_TIMERSLACK, 50000)".into(),
+            "set_mempolicy(MPOL_DEFAULT)".into(),
+            "personality(0)".into(),
+            "prctl(PR_SET_THP_DISABLE, 0)".into(),
+            "prctl(PR_GET_SECUREBITS)".into(),
+        ],
+        Op::Affinity {} => one("sched_setaffinity(0, all)".into()),
         Op::Fds { map } => {
             let targets: Vec<String> = map.iter().map(|d| d.to.to_string()).collect();
             vec![
@@ -194,6 +205,8 @@ pub(crate) fn title(op: &Op<'_>) -> String {
     match *op {
         Op::Gate {} => "wait for the id maps".into(),
         Op::Session {} => "a session of its own".into(),
+        Op::Ordinary {} => "scheduled as by default".into(),
+        Op::Affinity {} => "any processor of the cpuset".into(),
         Op::Fds { .. } => "only the declared descriptors".into(),
         Op::Join { path, .. } => format!("join {path:?}"),
         Op::Unshare { flags } => format!("new {}", namespaces(flags)),

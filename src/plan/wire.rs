@@ -236,6 +236,11 @@ ops! {
     1 Gate {}
     /// A session of its own, default signal dispositions, umask 0 until the end.
     2 Session {}
+    /// Nothing of how the caller is scheduled and treated: policy, nice, I/O priority, timer slack, memory policy,
+    /// personality, securebits.
+    43 Ordinary {}
+    /// Any processor of the cpuset.
+    44 Affinity {}
     /// Arrange the descriptors of the task and close all others.
     3 Fds {
         /// Which descriptor becomes which.
@@ -406,6 +411,8 @@ ops! {
         last: u32,
         /// Whether PID 1 may make no user namespaces, as the task may not.
         confine: bool,
+        /// Index into the table of descriptors: a pidfd of the caller, with whose end PID 1 ends.
+        caller: u32,
     }
     /// Drop capabilities from the bounding set.
     27 Bounding {

@@ -3,8 +3,8 @@
 //!
 //! `CLONE_VM|CLONE_VFORK` makes the cost independent of how much memory the caller has. What is
 //! dangerous about it (uid changes, oom scores, locks) is not done here: the child clears the
-//! close-on-exec flags that it must, keeps its capabilities across the exec where it is in a new user
-//! namespace, and executes init, by raw system calls only. It allocates nothing and takes no lock.
+//! close-on-exec flags that it must and its securebits, keeps its capabilities across the exec where it is in a new
+//! user namespace, and executes init, by raw system calls only. It allocates nothing and takes no lock.
 
 use std::ffi::CString;
 use std::io;
@@ -118,6 +118,8 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
             syscall(libc::SYS_fcntl, [fd as usize, libc::F_SETFD as usize, 0, 0, 0]);
             i = i.wrapping_add(1);
         }
+        // Under SECBIT_NOROOT init would have no capability. Refused where the bits are locked: init then says so.
+        syscall(libc::SYS_prctl, [libc::PR_SET_SECUREBITS as usize, 0, 0, 0, 0]);
         if (*shared).new_user {
             keep_capabilities();
         }

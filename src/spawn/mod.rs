@@ -167,6 +167,7 @@ fn open_handed(plan: &Plan, birth: &Birth<'_>) -> Result<(Vec<OwnedFd>, Streams)
         fds.push(match item {
             Handed::Stdio(number) => stdio(*number, birth, &mut streams)?,
             Handed::Caller(number) => callers(*number)?,
+            Handed::Driver => sys::own_pidfd().map_err(Error::prepare("pidfd_open(this process)"))?,
             Handed::Namespace(path) => duplicate(birth.survey.namespace.as_ref().map(AsFd::as_fd), path)?,
             Handed::Tree { source, recursive } => sys::fs::clone_tree(birth.source(source)?, *recursive)
                 .map_err(Error::prepare(line::tree(source, *recursive)))?,

@@ -140,6 +140,12 @@ pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::
     }
 }
 
+/// A pidfd of the calling process (`pidfd_open(2)`, Linux 5.3).
+pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })
+}
+
 /// `pidfd_send_signal(2)` (Linux 5.1).
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();

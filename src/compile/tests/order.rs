@@ -52,7 +52,9 @@ fn report(case: &Case, plan: &Plan) {
 fn once_and_in_order(plan: &Plan) {
     let names = names(plan);
     for order in [
-        &["Gate", "OomScore", "Session", "Fds", "Hostname", "Propagation"][..],
+        &["Gate", "OomScore", "Session", "Ordinary", "Fds", "Hostname", "Affinity", "Propagation"][..],
+        // No real-time process enters a cgroup without real-time budget; and a cpuset narrows whoever enters it.
+        &["Ordinary", "Enter", "Affinity"],
         &["Fds", "Join", "Propagation"],
         &["Fds", "Loopback", "Propagation"],
         &["Propagation", "RootTmpfs", "Seal", "PivotRoot", "Fork", "Bounding"],
@@ -68,6 +70,8 @@ fn once_and_in_order(plan: &Plan) {
     let count = |of: &[&str]| names.iter().filter(|name| of.contains(&name.as_str())).count();
     for of in [
         &["Session"][..],
+        &["Ordinary"],
+        &["Affinity"],
         &["Fds"],
         &["Propagation"],
         &["RootTmpfs", "RootBind"],
@@ -186,7 +190,7 @@ fn descriptors(plan: &Plan) {
                 let to: Vec<u32> = map.iter().map(|dup| dup.to).collect();
                 assert!(to.starts_with(&[0, 1, 2]) && to.is_sorted_by(|a, b| a < b), "{to:?}");
             }
-            Op::Join { fd, .. } | Op::Enter { fd, .. } => used.push(fd),
+            Op::Join { fd, .. } | Op::Enter { fd, .. } | Op::Fork { caller: fd, .. } => used.push(fd),
             Op::Tree { fd, .. } => {
                 assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.title());
                 trees.push(fd);
