@@ -66,6 +66,7 @@ pub(crate) fn compile(
     spec.task_dirs.validate(|path| survey.kind(path).ok_or_else(|| survey.absent("task_dirs", path)))?;
     sources::allowed(policy, spec, survey)?;
     let files = root::files(spec, survey)?;
+    let private = root::private(policy, spec, host, &entries, &mut report);
     let swappable = root::swappable(host, namespaces.user);
 
     let mut handed = vec![Handed::Stdio(0), Handed::Stdio(1), Handed::Stdio(2)];
@@ -83,6 +84,7 @@ pub(crate) fn compile(
         devices: &spec.devices,
         work_dir: spec.work_dir.as_deref(),
         masked: &host.masked,
+        private: &private,
         read_only: &host.read_only,
         null: process::null_streams(spec),
         pivot: !policy.no_pivot_root,

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -54,6 +54,9 @@ pub struct Host {
     pub overlay: bool,
     /// Sensitive files of this kernel that a sandbox covers.
     pub masked: Vec<(PathBuf, Kind)>,
+    /// Files and directories below `/etc` that other users may not read: covered where `/etc` comes from the default
+    /// `chroot_env`.
+    pub private: Vec<(PathBuf, Kind)>,
     /// Those that it makes read-only.
     pub read_only: Vec<(PathBuf, Kind)>,
 }
@@ -87,6 +90,7 @@ impl Host {
             no_new_privs: sys::probe::no_new_privs(),
             overlay: rootfs::probe::overlay(&read("/proc/filesystems")?),
             masked: rootfs::probe::present(&rootfs::probe::MASKED),
+            private: rootfs::probe::private(Path::new("/etc")),
             read_only: rootfs::probe::present(&rootfs::probe::READ_ONLY),
         })
     }

@@ -20,6 +20,17 @@ fn probe_entry() {
         say.fact("reached", fs::write(std::env::var("TARGET").unwrap(), "by the task").is_ok());
         return;
     }
+    if what == "private" {
+        let paths = std::env::var("PATHS").unwrap();
+        let shown = |path: &&str| match fs::metadata(path) {
+            Ok(st) if st.is_dir() => fs::read_dir(path).is_ok_and(|mut dir| dir.next().is_some()),
+            Ok(_) => fs::read(path).is_ok_and(|bytes| !bytes.is_empty()),
+            Err(_) => false,
+        };
+        let shown: Vec<&str> = paths.split(':').filter(shown).collect();
+        say.fact("shown", shown.join(" "));
+        return;
+    }
     assert_eq!(what, "look");
     let place = std::env::var("PLACE").unwrap();
     say.fact("names", names(Path::new(&place)));
@@ -121,4 +132,43 @@ fn a_shared_pid_namespace_is_a_way_to_the_host_and_the_report_says_so() {
     assert!(shared.report.weakened.contains(undone | Control::DEVICES), "{}", shared.report);
     assert_eq!(private.get("reached"), "false");
     assert!(private.report.enforced.contains(undone), "{}", private.report);
+}
+
+/// What of the real `/etc` other users may not read is read by no task with the default root, be it root, or nobody with
+/// CAP_DAC_OVERRIDE, which is among the default capabilities.
+#[test]
+fn what_other_users_may_not_read_is_not_shown_by_the_default_root() {
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let host = Host::probe().unwrap();
+    let mut todo = vec![std::path::PathBuf::from("/etc")];
+    let mut private = Vec::new();
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let st = fs::symlink_metadata(&path).unwrap();
+            let wanted = if st.is_dir() { 0o005 } else { 0o004 };
+            if !st.is_symlink() && st.mode() & wanted != wanted {
+                private.push(path.display().to_string());
+            }
+            if st.is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+    assert!(private.iter().any(|path| path == "/etc/shadow"), "{private:?}");
+    let ask = |sandbox: Sandbox| run_probe(sandbox.host(&host).env("PATHS", private.join(":"))).unwrap();
+    for user in USERS {
+        for populate in [Method::Bind, Method::Overlay] {
+            let root = Root { populate, ..Root::default() };
+            let seen = ask(probe("private").user(user).root(root));
+            assert_eq!(seen.get("shown"), "", "{user} {populate}");
+            assert!(seen.report.why(Control::MASKED_PATHS).contains("/etc/shadow"), "{}", seen.report);
+        }
+        // The attack is a real one: who writes the list shows what it names.
+        let written = cofferdam::rootfs::default_chroot_env();
+        let root = Root { chroot_env: written, ..Root::default() };
+        assert!(ask(probe("private").user(user).root(root)).get("shown").contains("/etc/shadow"), "{user}");
+    }
 }

@@ -223,6 +223,35 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
         .collect()
 }
 
+/// What the default list shows of `/etc` that other users may not read, by its path in the sandbox. A list that an author
+/// or operator wrote means what it says.
+pub(super) fn private(
+    policy: &Policy,
+    spec: &SandboxSpec,
+    host: &Host,
+    entries: &[Entry],
+    report: &mut Report,
+) -> Vec<(PathBuf, Kind)> {
+    let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
+    let Some(etc) = entries.iter().find(|e| default && e.source == Path::new("/etc")) else {
+        return Vec::new();
+    };
+    let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(|d| &d.target));
+    let given: Vec<PathBuf> = volumes.map(|target| rootfs::in_root(target)).collect();
+    let shown =
+        host.private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
+    let shown = shown.map(|(rest, kind)| (etc.target.join(rest), kind));
+    let covered: Vec<(PathBuf, Kind)> = shown
+        .filter(|(at, _)| !given.iter().any(|given| at.starts_with(given) || given.starts_with(at)))
+        .collect();
+    if !covered.is_empty() {
+        let names: Vec<String> = covered.iter().map(|(at, _)| at.display().to_string()).collect();
+        let why = format!("covered, as other users may not read them on the host: {}", names.join(" "));
+        report.note(Control::MASKED_PATHS, why);
+    }
+    covered
+}
+
 /// Files of the sandbox's own: path and content.
 pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static str, String)>> {
     let mut files = Vec::new();

@@ -82,6 +82,27 @@ pub(crate) fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
     Look { kind, owner, node: (kind == Kind::Device).then_some(node) }
 }
 
+/// Files below `top` that other users may not read, and directories that they may not read or enter, without what is
+/// in those. What cannot be looked at is left out: neither can the task.
+pub(crate) fn private(top: &Path) -> Vec<(PathBuf, Kind)> {
+    use std::os::unix::fs::MetadataExt;
+    let (mut found, mut todo) = (Vec::new(), vec![top.to_path_buf()]);
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(st) = entry.metadata() else { continue };
+            let (path, mode) = (entry.path(), st.mode());
+            match mode & libc::S_IFMT {
+                libc::S_IFDIR if mode & 0o005 == 0o005 => todo.push(path),
+                libc::S_IFDIR => found.push((path, Kind::Dir)),
+                libc::S_IFREG if mode & 0o004 == 0 => found.push((path, Kind::File)),
+                _ => {}
+            }
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
 /// Those of `paths` that the host has.
 pub(crate) fn present(paths: &[&str]) -> Vec<(PathBuf, Kind)> {
     paths.iter().filter_map(|p| kind(Path::new(p)).map(|k| (PathBuf::from(p), k))).collect()

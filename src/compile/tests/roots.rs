@@ -260,7 +260,10 @@ fn what_the_kernel_shows_is_masked_where_the_host_has_it() {
          move_mount(tmpfs, root \"/sys/firmware\")
          # \"/dev\" read-only",
     );
-    let bare = case(|c| (c.host.masked, c.host.read_only) = (Vec::new(), Vec::new()));
+    let bare = case(|c| {
+        (c.host.masked, c.host.read_only) = (Vec::new(), Vec::new());
+        c.host.private.clear();
+    });
     let plan = check(&bare, "! # mask\n! \"/proc/sys\"");
     assert!(plan.report.enforced.contains(Control::MASKED_PATHS));
 }
@@ -303,4 +306,28 @@ fn sources_that_the_host_lacks_are_named_where_somebody_wrote_them() {
     };
     check(&case(list), "host_files: left out of the root: \"/nope\" is not there\n! at \"/x\"");
     check(&case(|_| ()), "! left out");
+}
+
+#[test]
+fn what_other_users_may_not_read_in_the_default_etc_is_covered() {
+    let said = "covered, as other users may not read them on the host";
+    check(
+        &case(|_| ()),
+        &format!(
+            "# mask \"/etc/shadow\"
+             # mask \"/etc/ssl/private\"
+             masked_paths: {said}: /etc/shadow /etc/ssl/private"
+        ),
+    );
+    // A list that is written means what it says, and so does a volume.
+    let written = case(|c| c.spec.root.chroot_env = [("/etc".into(), "/etc".into())].into());
+    check(&written, "! # mask \"/etc\n! covered");
+    let operators = case(|c| c.policy.chroot_env = [("/etc".into(), "/etc".into())].into());
+    check(&operators, "! # mask \"/etc\n! covered");
+    let given = case(|c| {
+        c.spec.root.populate = Method::Overlay;
+        c.spec.volumes =
+            vec![Volume { source: "/srv/a".into(), target: "/etc/ssl/".into(), ..Volume::default() }];
+    });
+    check(&given, "# mask \"/etc/shadow\"\n! # mask \"/etc/ssl");
 }

@@ -69,6 +69,8 @@ pub(crate) struct Request<'a> {
     pub work_dir: Option<&'a Path>,
     /// Sensitive paths of this host's kernel that get covered, and those that become read-only.
     pub masked: &'a [(PathBuf, Kind)],
+    /// Files and directories that came with the root and get covered.
+    pub private: &'a [(PathBuf, Kind)],
     /// See `masked`.
     pub read_only: &'a [(PathBuf, Kind)],
     /// The standard streams that are `/dev/null`, a bit each.
@@ -338,7 +340,7 @@ fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     for (at, _) in req.read_only {
         steps.push(Step::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: 0 }));
     }
-    for (at, kind) in req.masked {
+    for (at, kind) in req.masked.iter().chain(req.private) {
         let path = path(at);
         let op = if *kind == Kind::Dir { Op::MaskDir { path } } else { Op::MaskFile { path } };
         steps.push(Step::new(control, op));
