@@ -103,7 +103,7 @@ pub(crate) fn compile(
     if maps.is_some() {
         init.push(Step::new(Control::IDS, Op::Gate {}));
     }
-    process::oom_score(spec, host, &mut report, &mut init)?;
+    process::oom_score(policy, spec, host, &mut report, &mut init)?;
     init.push(Step::new(Control::MOUNT_NS, Op::Session {}));
     init.push(Step::new(Control::MOUNT_NS, Op::Ordinary {}));
     let caller_fds = process::descriptors(spec, &mut handed)?;
@@ -118,7 +118,7 @@ pub(crate) fn compile(
         process::reaper(spec, host, identity, sets, namespaces.user, &mut handed, &mut init);
     }
     process::rlimits(spec, &mut report, &mut init)?;
-    process::user_namespaces(spec, sets, &mut report, &mut init);
+    process::user_namespaces(policy, spec, sets, &mut report, &mut init);
     process::credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
     sources::lead(policy, spec, host, survey, &mut report)?;
     breaches::shared(&namespaces, &mut report);
@@ -133,7 +133,7 @@ pub(crate) fn compile(
         let why = format!("more than {} files, directories and descriptors are handed over", plan::wire::FDS);
         return Err(Error::spec("volumes", why));
     }
-    required(spec, &report)?;
+    required(policy, spec, &report)?;
     let plan = Plan {
         id,
         parent: parent_lines(&cgroup, &root, &handed, lowered.clone, maps.as_ref()),
@@ -155,6 +155,10 @@ fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey)
     let default = ("default_ipc_mode", policy.default_ipc_mode.as_str());
     let ipc = ns::resolve_mode(("ipc_mode", &spec.ipc_mode), default, policy.allow_host_ipc)?;
     checks::network(&spec.network, survey)?;
+    if !policy.allow_network && spec.network != Network::None {
+        let why = "network: this host's policy allows no network (allow_network is off): ask for \"none\"";
+        return Err(Error::denied(why));
+    }
     let user = !host.privileged();
     if let (true, Some(why)) = (user, &host.user_ns_forbidden) {
         let reason = format!("the caller lacks {} and may make no user namespace: {why}", host.lacking());
@@ -268,17 +272,17 @@ fn id_maps(host: &Host, identity: &Identity) -> IdMaps {
     }
 }
 
-/// Refuses unless what must hold will hold.
-pub(crate) fn required(spec: &SandboxSpec, report: &Report) -> Result<()> {
+/// Refuses unless what must hold will hold, by the author's word and by the operator's.
+pub(crate) fn required(policy: &Policy, spec: &SandboxSpec, report: &Report) -> Result<()> {
     // Neither confines the task; and the kernel may forbid to lower the score below the caller's.
     let degrades = Control::RESOURCES | Control::OOM_SCORE;
     let unmet = match spec.require {
         // What the author asked to go without is not missing.
         None if spec.root.writable => report.missing.difference(degrades | Control::HOST_FILES),
         None => report.missing.difference(degrades),
-        Some(all) if all.is_all() => report.asked.difference(report.enforced),
-        Some(some) => some.difference(report.enforced),
+        Some(some) => report.unmet(some),
     };
+    let unmet = unmet | policy.require.map_or(Control::empty(), |some| report.unmet(some));
     if unmet.is_empty() {
         return Ok(());
     }

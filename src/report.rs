@@ -184,6 +184,12 @@ impl Report {
         self.reasons.push(Reason { control, why: why.into() });
     }
 
+    /// What of `required` does not hold without reservation; all controls together stand for all that were asked for.
+    pub(crate) fn unmet(&self, required: Control) -> Control {
+        let required = if required.is_all() { self.asked } else { required };
+        required.difference(self.enforced)
+    }
+
     /// The reasons that concern any of `controls`, joined with semicolons.
     pub fn why(&self, controls: Control) -> String {
         let reasons: Vec<&str> =

@@ -225,7 +225,7 @@ impl Sandbox {
             plan.report.note(reason.control, reason.why.as_str());
         }
         // A limit that the kernel would not take may be required; no step of init's that may fail is.
-        required(&self.spec, &plan.report)?;
+        required(&self.policy, &self.spec, &plan.report)?;
         let birth = Birth {
             cgroup: belongings.group.as_ref().and_then(Group::into_fd),
             stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],

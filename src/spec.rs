@@ -35,6 +35,12 @@ pub struct Policy {
     pub allow_host_pid: bool,
     /// Whether a task may share the host's IPC namespace. True by default, as the `exec` driver has it.
     pub allow_host_ipc: bool,
+    /// Whether a task may see a network: the host's, or one that it joins. True by default; turned off, a task must ask
+    /// for [`Network::None`].
+    pub allow_network: bool,
+    /// What must hold for every task without reservation, beside what its own
+    /// [`require`](SandboxSpec::require) asks for. `Control::all()` is all that the task asks for.
+    pub require: Option<Control>,
     /// Enter the root by `chroot(2)`: for hosts whose `/` is a ramdisk, where `pivot_root(2)` is EINVAL.
     pub no_pivot_root: bool,
     /// The capabilities that a task may have, by name, `all` included; the 13 of
@@ -101,6 +107,8 @@ impl Default for Policy {
             default_ipc_mode: "private".into(),
             allow_host_pid: true,
             allow_host_ipc: true,
+            allow_network: true,
+            require: None,
             no_pivot_root: false,
             allow_caps: None,
             root_keeps_caps: false,
@@ -117,6 +125,29 @@ impl Default for Policy {
             volumes_enabled: true,
             allow_privileged: false,
             temp_dir: PathBuf::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// For code that nobody has read: submissions to a judge, commands of an agent. No capability, no network, neither
+    /// the host's PID nor its IPC namespace, and everything that is asked for must hold without reservation, or nothing
+    /// runs. It sets no resource limit: those are the spec's, and required if they are asked for.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Network, Policy, Sandbox};
+    /// let task = Sandbox::command("./solution").policy(&Policy::strict()).network(Network::None).spawn()?;
+    /// assert!(task.report().weakened.is_empty() && task.report().missing.is_empty());
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    pub fn strict() -> Policy {
+        Policy {
+            allow_host_pid: false,
+            allow_host_ipc: false,
+            allow_network: false,
+            require: Some(Control::all()),
+            allow_caps: Some(Vec::new()),
+            ..Policy::default()
         }
     }
 }

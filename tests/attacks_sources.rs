@@ -230,3 +230,18 @@ fn what_is_mounted_is_what_was_looked_at() {
     });
     assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
 }
+
+/// The strict policy runs a command where everything holds, and no other.
+#[test]
+fn under_the_strict_policy_everything_holds() {
+    use cofferdam::{Control, Network};
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let strict = probe("read").env("READ", "/proc/self/status").policy(&Policy::strict());
+    assert!(matches!(strict.plan(), Err(Error::Denied { .. })), "it has a network");
+    let seen = run_probe(strict.network(Network::None)).unwrap();
+    let report = &seen.report;
+    assert!(report.weakened.is_empty() && report.missing.is_empty(), "{report}");
+    assert!(report.enforced.contains(Control::NET_NS | Control::CAPS | Control::NO_USER_NS), "{report}");
+}

@@ -11,9 +11,15 @@ use crate::ids::{self, Identity};
 use crate::plan::wire::{Dup, Op};
 use crate::plan::{self, Encoded, Handed, Step};
 use crate::report::{Control, Report};
-use crate::spec::{SandboxSpec, Stdio};
+use crate::spec::{Policy, SandboxSpec, Stdio};
+
+/// Whether author or operator require `control` by name, or all.
+fn demanded(policy: &Policy, spec: &SandboxSpec, control: Control) -> bool {
+    [spec.require, policy.require].into_iter().flatten().any(|required| required.contains(control))
+}
 
 pub(super) fn oom_score(
+    policy: &Policy,
     spec: &SandboxSpec,
     host: &Host,
     report: &mut Report,
@@ -29,7 +35,7 @@ pub(super) fn oom_score(
         let op = Op::OomScore { value: plan::text(text.as_bytes()) };
         let step = Step::new(Control::OOM_SCORE, op);
         // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
-        let must = spec.require.is_some_and(|required| required.contains(Control::OOM_SCORE));
+        let must = demanded(policy, spec, Control::OOM_SCORE);
         init.push(if must { step } else { step.optional() });
     }
     Ok(())
@@ -126,13 +132,19 @@ pub(super) fn rlimits(spec: &SandboxSpec, report: &mut Report, init: &mut Vec<St
 }
 
 /// Before the credentials: a filter needs CAP_SYS_ADMIN, or no_new_privs, which is the author's to choose.
-pub(super) fn user_namespaces(spec: &SandboxSpec, sets: Sets, report: &mut Report, init: &mut Vec<Step>) {
+pub(super) fn user_namespaces(
+    policy: &Policy,
+    spec: &SandboxSpec,
+    sets: Sets,
+    report: &mut Report,
+    init: &mut Vec<Step>,
+) {
     let admin = sets.bounding.has("sys_admin");
     if !spec.user_namespaces && !admin {
         report.enforce(Control::NO_USER_NS);
         let step = Step::new(Control::NO_USER_NS, Op::NoUserNamespaces {});
         // A kernel without seccomp filters may refuse it, which only who asked for best effort goes with.
-        let must = spec.require.is_none_or(|required| required.contains(Control::NO_USER_NS));
+        let must = spec.require.is_none() || demanded(policy, spec, Control::NO_USER_NS);
         init.push(if must { step } else { step.optional() });
         return;
     }

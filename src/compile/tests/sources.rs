@@ -88,3 +88,48 @@ fn what_a_writable_source_leads_to_is_said() {
     assert!(report.why(Control::MASKED_PATHS).contains("shows the host's /proc"), "{report}");
     check(&volume("/srv/a", false), "weakened  none");
 }
+
+#[test]
+fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything() {
+    let strict = |set: &dyn Fn(&mut Case)| {
+        case(|c| {
+            c.policy = Policy::strict();
+            c.spec.network = crate::ns::Network::None;
+            set(c);
+        })
+    };
+    let plan = check(
+        &strict(&|_| ()),
+        "prctl(PR_CAPBSET_DROP, all but 0x0)
+         capset(effective=0x0, permitted=0x0, inheritable=0x0)
+         weakened  none
+         missing   none",
+    );
+    assert!(plan.report.enforced.contains(Control::NET_NS | Control::CAPS | Control::PID_NS));
+    let network =
+        "denied: network: this host's policy allows no network (allow_network is off): ask for \"none\"";
+    refused(&strict(&|c| c.spec.network = crate::ns::Network::Host), network);
+    refused(&strict(&|c| c.spec.network = crate::ns::Network::Path("/run/netns/x".into())), network);
+    let above = |what: &str| format!("denied: {what} \"host\" is above the ceiling of this host's policy");
+    refused(&strict(&|c| c.spec.pid_mode = "host".into()), &above("pid_mode"));
+    refused(&strict(&|c| c.spec.ipc_mode = "host".into()), &above("ipc_mode"));
+    refused(
+        &strict(&|c| c.spec.cap_add = vec!["chown".into()]),
+        "denied: policy does not allow the following capabilities: chown",
+    );
+    // What holds in part does not do, whatever the author requires.
+    for require in [None, Some(Control::empty())] {
+        let weak = strict(&|c| {
+            c.spec.require = require;
+            c.host.private.clear();
+            let (source, target) = ("/sys/fs".into(), "/v".into());
+            c.survey.kinds.insert("/sys/fs".into(), Some(Kind::Dir));
+            c.spec.volumes = vec![Volume { source, target, read_only: true, ..Volume::default() }];
+        });
+        refused(
+            &weak,
+            "unsupported: this host cannot enforce masked_paths: \"/sys/fs\" shows the host's /sys, which is not masked \
+             there",
+        );
+    }
+}
