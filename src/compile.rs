@@ -121,6 +121,7 @@ pub(crate) fn compile(
     process::user_namespaces(policy, spec, sets, &mut report, &mut init);
     process::credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
     sources::lead(policy, spec, host, survey, &mut report)?;
+    sources::streams(survey, &mut report);
     breaches::shared(&namespaces, &mut report);
     breaches::weaken(policy, sets, &namespaces, &mut report);
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));

@@ -22,7 +22,7 @@ mod survey;
 
 #[cfg(test)]
 pub(crate) use survey::Skip;
-pub(crate) use survey::{Survey, chroot_env, nodes, temp_dir};
+pub(crate) use survey::{Stream, Survey, chroot_env, nodes, temp_dir};
 
 /// What this kernel offers and what the caller may do with it.
 #[derive(Clone, Debug, Serialize)]

@@ -156,7 +156,9 @@ impl Policy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stdio {
-    /// The caller's stream of the same number.
+    /// The caller's stream of the same number. Of a regular file the task can also open the inode anew, through
+    /// `/proc/self/fd`, for reading and writing, and change its mode and owner if it may: the report weakens
+    /// `host_files`. A pipe gives nothing away.
     Inherit,
     /// `/dev/null`.
     #[default]

@@ -14,6 +14,7 @@ mod args;
 mod doctor;
 mod progress;
 mod run;
+mod streams;
 mod values;
 
 /// Exit status for what the command itself is not to blame for.

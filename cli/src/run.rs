@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::args::{Args, Explain};
 use crate::progress::Bar;
+use crate::streams::Streams;
 use crate::{Failure, REFUSED};
 
 fn sandbox(args: &Args) -> Result<Sandbox, Failure> {
@@ -23,14 +24,20 @@ fn sandbox(args: &Args) -> Result<Sandbox, Failure> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let signals = forwarded()?;
     let bar = Bar::on_terminal();
+    let mut spec = args.spec()?;
+    let pipes = Streams::of(&mut spec).map_err(|e| Failure::new(format!("pipes for standard streams: {e}")));
+    let mut pipes = pipes?;
+    let sandbox = Sandbox::new(&args.policy()?, spec);
     let sandbox = match &bar {
-        Some(bar) => sandbox(args)?.progress(bar.teller()),
-        None => sandbox(args)?,
+        Some(bar) => sandbox.progress(bar.teller()),
+        None => sandbox,
     };
     let spawned = sandbox.spawn();
     drop(bar);
     let task = spawned?;
+    pipes.start();
     let status = wait(&task, &signals)?;
+    pipes.finish();
     if let Some(path) = &args.report {
         write_report(path, task.report())?;
     }

@@ -236,3 +236,43 @@ fn explain_shows_a_lesser_host() {
     assert_eq!(wrong.status.code(), Some(125));
     assert!(text(&wrong.stderr).contains("without-controller: \"mem\" is none of cpuset, cpu, "));
 }
+
+/// A log that root redirects to is no way to leave a setuid program on the host, and standard input is not written.
+#[test]
+fn regular_files_reach_the_task_as_pipes() {
+    if !sandboxes() {
+        return;
+    }
+    let site = tempfile::tempdir().unwrap();
+    let (log, input) = (site.path().join("log"), site.path().join("input"));
+    std::fs::write(&input, "some input").unwrap();
+    std::fs::write(&log, "before ").unwrap();
+    let script = "cat; echo; echo one; echo two >&2; echo three; chmod 4755 /proc/self/fd/1 /proc/self/fd/0; \
+                  echo spoiled >/proc/self/fd/0; exit 9";
+    let out = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+    let status = Command::new(binary())
+        .args(["run", "--user", "root", "--", "sh", "-c", script])
+        .stdin(std::fs::File::open(&input).unwrap())
+        .stdout(out.try_clone().unwrap())
+        .stderr(out)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(9));
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.starts_with("before some input\none\ntwo\nthree\n"), "{text}");
+    assert_eq!(std::fs::read_to_string(&input).unwrap(), "some input");
+    use std::os::unix::fs::PermissionsExt;
+    for path in [&log, &input] {
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o7111, 0, "{path:?}");
+    }
+    // More than a pipe holds, in both directions, and a task that does not read.
+    let big = site.path().join("big");
+    std::fs::write(&big, vec![b'x'; 1 << 20]).unwrap();
+    for (command, expected) in [("cat", 1 << 20), ("true", 0)] {
+        let out = std::fs::File::create(&log).unwrap();
+        let input = std::fs::File::open(&big).unwrap();
+        let run = Command::new(binary()).args(["run", command]).stdin(input).stdout(out).status().unwrap();
+        assert!(run.success());
+        assert_eq!(std::fs::metadata(&log).unwrap().len(), expected, "{command}");
+    }
+}

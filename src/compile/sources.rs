@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::host::{Host, Survey, temp_dir};
+use crate::host::{Host, Stream, Survey, temp_dir};
 use crate::report::{Control, Report};
 use crate::rootfs::{Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
@@ -68,6 +68,26 @@ fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)
         "root" | "upper" | "task_dirs" => true,
         _ => false,
     })
+}
+
+/// Says what descriptors of the caller's give away.
+pub(super) fn streams(survey: &Survey, report: &mut Report) {
+    for (name, stream) in &survey.streams {
+        match stream {
+            Stream::File => report.weaken(
+                Control::HOST_FILES,
+                format!("{name} is a file of the host: the task can open it anew by /proc/self/fd, and change its mode and owner"),
+            ),
+            Stream::Dir => report.weaken(
+                Control::HOST_FILES | Control::ROOT_SWITCH,
+                format!("{name} is a directory of the host: it leads out of the root"),
+            ),
+            Stream::Terminal => report.note(
+                Control::DEVICES,
+                format!("{name} is a terminal of the host: the task can change its mode and settings"),
+            ),
+        }
+    }
 }
 
 /// Says what of the enclosure a writable source leads to, and refuses one that is another sandbox's root.

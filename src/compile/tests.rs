@@ -157,6 +157,7 @@ fn survey() -> Survey {
         unseen: BTreeMap::new(),
         network: Ok(true),
         namespace: None,
+        streams: Vec::new(),
         owners: BTreeMap::new(),
         real: BTreeMap::new(),
         skip: Vec::new(),

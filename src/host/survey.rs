@@ -1,10 +1,13 @@
 //! What the host says about the users and the paths of one spec. It looks and changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::sys::stat::fstat;
 
 use super::Host;
 use crate::error::{Error, Result};
@@ -15,7 +18,8 @@ use crate::rootfs::names::Dns;
 use crate::rootfs::probe::Node;
 use crate::rootfs::source::{self, Held, Refused};
 use crate::rootfs::{self, ChrootEnv, Kind, Method};
-use crate::spec::{Policy, SandboxSpec};
+use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::sys;
 use crate::sys::mountinfo::Mount;
 
 /// The answers.
@@ -43,8 +47,18 @@ pub(crate) struct Survey {
     pub skip: Vec<Skip>,
     /// Where something is mounted on the host, where that matters, with what it is.
     pub mounts: BTreeMap<PathBuf, Kind>,
+    /// What inherited streams and descriptors are that give something away, by their names in a spec.
+    pub streams: Vec<(String, Stream)>,
     /// The host's `resolv.conf`, where it matters.
     pub resolv_conf: String,
+}
+
+/// What a descriptor of the caller's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    File,
+    Dir,
+    Terminal,
 }
 
 /// A directory that is left out.
@@ -102,6 +116,7 @@ impl Survey {
             skip: elsewhere(skip, &mounts),
             mounts: mounts_within,
             real,
+            streams: streams(spec),
             resolv_conf: if spec.dns.is_some() { resolv_conf(&spec.network) } else { String::new() },
         })
     }
@@ -185,6 +200,30 @@ fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
     let devices = spec.devices.iter().map(|d| &d.target);
     let targets = env.values().chain(volumes).chain(devices).chain(&spec.work_dir);
     targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path)).collect()
+}
+
+/// Those of a spec's descriptors that are files, directories or terminals.
+fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
+    let numbers = [("stdin", spec.stdin), ("stdout", spec.stdout), ("stderr", spec.stderr)];
+    let standard = (0..).zip(numbers).filter_map(|(n, (name, how))| match how {
+        Stdio::Inherit => Some((name.to_string(), n)),
+        Stdio::Fd(fd) => Some((name.to_string(), fd)),
+        Stdio::Null | Stdio::Piped => None,
+    });
+    let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from));
+    // What is not open is an error of the spawn.
+    let open = standard.chain(others).filter_map(|(name, fd)| Some((name, sys::dup_number(fd).ok()?)));
+    open.filter_map(|(name, fd)| {
+        let kind = fstat(&fd).ok()?.st_mode & libc::S_IFMT;
+        let stream = match kind {
+            libc::S_IFREG => Stream::File,
+            libc::S_IFDIR => Stream::Dir,
+            libc::S_IFCHR if fd.is_terminal() => Stream::Terminal,
+            _ => return None,
+        };
+        Some((name, stream))
+    })
+    .collect()
 }
 
 /// What is where the sandbox's own files go; a link that leads nowhere can be covered like any file.

@@ -133,3 +133,14 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
         );
     }
 }
+
+#[test]
+fn what_an_inherited_descriptor_gives_away_is_said() {
+    use crate::host::Stream;
+    let given = |stream| case(|c| c.survey.streams = vec![("stdout".into(), stream)]);
+    let report = check(&given(Stream::File), "weakened  host_files").report;
+    assert!(report.why(Control::HOST_FILES).contains("stdout is a file of the host"), "{report}");
+    check(&given(Stream::Dir), "weakened  root_switch,host_files");
+    let report = check(&given(Stream::Terminal), "weakened  none").report;
+    assert!(report.why(Control::DEVICES).contains("stdout is a terminal"), "{report}");
+}
