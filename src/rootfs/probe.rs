@@ -1,10 +1,17 @@
 //! Asks the host about paths: which of the sensitive ones there are, and what a source is.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstatat};
 
 use super::Kind;
 use super::lower::Owner;
+use crate::sys::fs::{self, Dirents};
 
 /// Files and directories of the kernel that are covered in every sandbox, where the host has them.
 pub(crate) const MASKED: [&str; 14] = [
@@ -85,22 +92,39 @@ pub(crate) fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
 /// Files below `top` that other users may not read, and directories that they may not read or enter, without what is
 /// in those. What cannot be looked at is left out: neither can the task.
 pub(crate) fn private(top: &Path) -> Vec<(PathBuf, Kind)> {
-    use std::os::unix::fs::MetadataExt;
-    let (mut found, mut todo) = (Vec::new(), vec![top.to_path_buf()]);
-    while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(st) = entry.metadata() else { continue };
-            let (path, mode) = (entry.path(), st.mode());
-            match mode & libc::S_IFMT {
-                libc::S_IFDIR if mode & 0o005 == 0o005 => todo.push(path),
-                libc::S_IFDIR => found.push((path, Kind::Dir)),
-                libc::S_IFREG if mode & 0o004 == 0 => found.push((path, Kind::File)),
+    let mut found = Vec::new();
+    if let Ok(dir) = open(top, DIR, Mode::empty()) {
+        below(&dir, top, &mut Dirents::new(), &mut found);
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
+
+/// Each directory is read as a whole before those in it: one buffer serves them all.
+fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, Kind)>) {
+    let mut inner = Vec::new();
+    while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
+        for entry in batch {
+            if !matches!(entry.kind, fs::Kind::Dir | fs::Kind::File | fs::Kind::Unknown) {
+                continue;
+            }
+            let Ok(st) = fstatat(dir, entry.name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+            let path = || at.join(OsStr::from_bytes(entry.name.to_bytes()));
+            match st.st_mode & libc::S_IFMT {
+                libc::S_IFDIR if st.st_mode & 0o005 == 0o005 => inner.push((entry.name.to_owned(), path())),
+                libc::S_IFDIR => found.push((path(), Kind::Dir)),
+                libc::S_IFREG if st.st_mode & 0o004 == 0 => found.push((path(), Kind::File)),
                 _ => {}
             }
         }
     }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    found
+    for (name, path) in inner {
+        if let Ok(next) = openat(dir, name.as_c_str(), DIR, Mode::empty()) {
+            below(&next, &path, buffer, found);
+        }
+    }
 }
 
 /// Those of `paths` that the host has.
