@@ -4,7 +4,11 @@
 //! blocks of its source where that is wanted and the file system can, else it gets them copied, within the kernel
 //! where that can do it, and without the holes.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -18,6 +22,7 @@ use super::dress::UNFINISHED_FILE;
 use super::file::{Origin, Placed, Target, taken};
 use super::meter::Meter;
 use super::refused::{Refused, Side, refused};
+use super::twins::Twins;
 use super::walk::Settings;
 use super::{Method, add};
 use crate::sys::fs::{Kind, clone_file};
@@ -30,7 +35,11 @@ const CHUNK: u64 = 16 << 20;
 const ENDLESS: u64 = 64 << 20;
 
 /// What copying needs over and over.
-pub(super) struct Copier {
+pub(super) struct Copier<'w> {
+    /// The inodes with several names, where the source is a directory.
+    twins: Option<&'w Twins<'w>>,
+    /// The directory that is being filled, from the top on.
+    at: PathBuf,
     buf: Vec<u8>,
     pub(super) buffers: Buffers,
     /// Pairs of devices between which no file can be cloned.
@@ -39,14 +48,16 @@ pub(super) struct Copier {
     dest: Option<u64>,
 }
 
-impl Copier {
-    pub(super) fn new() -> Self {
-        Copier { buf: Vec::new(), buffers: Buffers::new(), no_clones: Vec::new(), dest: None }
+impl<'w> Copier<'w> {
+    pub(super) fn new(twins: Option<&'w Twins<'w>>) -> Self {
+        let (buffers, no_clones) = (Buffers::new(), Vec::new());
+        Copier { twins, at: PathBuf::new(), buf: Vec::new(), buffers, no_clones, dest: None }
     }
 
-    /// Another directory comes to be filled.
-    pub(super) fn enter(&mut self) {
+    /// The directory `at` comes to be filled.
+    pub(super) fn enter(&mut self, at: &Path) {
         self.dest = None;
+        self.at = at.into();
     }
 
     /// Clones or copies a regular file.
@@ -60,6 +71,13 @@ impl Copier {
             return Ok(Placed::Kept);
         }
         let Some((source, st)) = open_source(from)? else { return Ok(Placed::Gone) };
+        let twin = self.twins.and_then(|twins| Some((twins, twins.of(&st)?)));
+        let mut first = twin.as_ref().map(|(_, first)| first.lock().unwrap_or_else(PoisonError::into_inner));
+        if let (Some((twins, _)), Some(Some(path))) = (&twin, first.as_deref())
+            && twins.link(path, to)
+        {
+            return Ok(Placed::Twin);
+        }
         let size = u64::try_from(st.st_size).unwrap_or(0);
         by.meter.fits(size).map_err(refused("copy_file_range", Side::Both))?;
         let Some(new) = New::create(to)? else { return Ok(Placed::Kept) };
@@ -73,6 +91,9 @@ impl Copier {
         by.meter.bytes(rest).map_err(refused("copy_file_range", Side::Both))?;
         let dressed = by.dresser.file(file, to.born, source, &st, &mut self.buffers)?;
         new.keep();
+        if let Some(first) = first.as_deref_mut() {
+            *first = Some(self.at.join(OsStr::from_bytes(to.name.to_bytes())));
+        }
         Ok(if cloned { Placed::Cloned(bytes, dressed) } else { Placed::Copied(bytes, dressed) })
     }
 

@@ -93,7 +93,7 @@ fn single(
     let from = Origin { dir: AT_FDCWD, name: held.as_path(), follow: true };
     let target = Target { dir: dir.as_fd(), name: &name, born: None };
     let size = u64::try_from(st.st_size).ok();
-    let placed = file::place(by, from, target, size, &mut Copier::new()).map_err(fail)?;
+    let placed = file::place(by, from, target, size, &mut Copier::new(None)).map_err(fail)?;
     meter(&by.meter, placed).map_err(fail)?;
     count(done, placed, || source.into());
     Ok(())

@@ -23,6 +23,8 @@ pub(super) enum Placed {
     Linked(Option<u64>),
     Cloned(u64, Dressed),
     Copied(u64, Dressed),
+    /// A further name of a clone or a copy.
+    Twin,
     /// A link of its own, or the host's.
     Symlinked(Owned),
     /// The name was taken.
@@ -74,7 +76,7 @@ pub(super) fn place<P: ?Sized + NixPath>(
     from: Origin<'_, P>,
     to: Target<'_>,
     size: Option<u64>,
-    copier: &mut Copier,
+    copier: &mut Copier<'_>,
 ) -> Result<Placed, Refused> {
     if by.method == Method::Link {
         let linked = match link(from, to)? {

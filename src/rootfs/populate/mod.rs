@@ -23,6 +23,8 @@
 //!   sticky bits and file capabilities are left out unless [`Options::setuid`] asks for them; a file that
 //!   could not be given to its owner never has them. No other attribute comes along.
 //!   An attribute that is refused is counted.
+//! - Files of one source that are one inode stay one inode, linked or copied: the first name is copied, the others are
+//!   linked to the copy. (A run that goes on where another was killed may copy such an inode a second time.)
 //! - The owner is kept when the caller may give files away, which takes root; entries that had to become the
 //!   caller's are counted.
 //! - Symbolic links have the same text, owner and times (they are linked too, where that is the method and the
@@ -70,6 +72,7 @@ mod late;
 mod meter;
 mod refused;
 mod temp;
+mod twins;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -238,7 +241,7 @@ pub struct Populated {
     pub linked: u64,
     /// Regular files that share their blocks with the host's.
     pub cloned: u64,
-    /// Regular files that are copies.
+    /// Regular files that are copies, further names of one included.
     pub copied: u64,
     /// Symbolic links made.
     pub symlinks: u64,

@@ -25,6 +25,7 @@ use super::host::{self, AVOIDED, CHANGED, Opened, Part};
 use super::late::Late;
 use super::meter::Meter;
 use super::refused::{Refused, Side, refused};
+use super::twins::Twins;
 use super::{Method, Options, Populated, add};
 use crate::rootfs::pool;
 use crate::sys::fs::{Dirents, Entry, Kind};
@@ -98,7 +99,8 @@ pub(super) fn tree(
     let trail = Trail::of(source);
     let walk = Walk { by, part, avoid, trail, src: &src, dst: &dst, open: AtomicUsize::new(0) };
     let first = Job { parent: None, at: PathBuf::new(), made, born: None };
-    for worker in pool::run(first, || Worker::new(by), |job, worker| walk.work(job, worker))? {
+    let twins = Twins::new(dst.as_fd());
+    for worker in pool::run(first, || Worker::new(by, &twins), |job, worker| walk.work(job, worker))? {
         done.merge(worker.done);
         late.extend(worker.late);
     }
@@ -165,22 +167,22 @@ impl Drop for Pair<'_> {
 }
 
 /// What a thread has to itself.
-struct Worker {
+struct Worker<'w> {
     dirents: Dirents,
-    copier: Copier,
+    copier: Copier<'w>,
     done: Populated,
     late: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Worker {
-    fn new(by: &Settings<'_>) -> Self {
+impl<'w> Worker<'w> {
+    fn new(by: &Settings<'_>, twins: &'w Twins<'w>) -> Self {
         let done = Populated::begin(by);
-        Worker { dirents: Dirents::new(), copier: Copier::new(), done, late: Vec::new() }
+        Worker { dirents: Dirents::new(), copier: Copier::new(Some(twins)), done, late: Vec::new() }
     }
 }
 
 impl<'w> Walk<'w> {
-    fn work(&'w self, job: Job<'w>, worker: &mut Worker) -> Result<Vec<Job<'w>>> {
+    fn work(&'w self, job: Job<'w>, worker: &mut Worker<'_>) -> Result<Vec<Job<'w>>> {
         let fail = |r: Refused| self.tell(r, &job.at, None);
         let Some((pair, st)) = self.pair(&job, worker).map_err(fail)? else {
             return Ok(Vec::new());
@@ -189,7 +191,11 @@ impl<'w> Walk<'w> {
     }
 
     /// Opens both sides of a job; `None` if nothing is to be put into it.
-    fn pair(&'w self, job: &Job<'w>, worker: &mut Worker) -> Result<Option<(Pair<'w>, FileStat)>, Refused> {
+    fn pair(
+        &'w self,
+        job: &Job<'w>,
+        worker: &mut Worker<'_>,
+    ) -> Result<Option<(Pair<'w>, FileStat)>, Refused> {
         let Some(name) = job.at.file_name() else { return self.top(job).map(Some) };
         let again;
         let parent = match &job.parent {
@@ -278,10 +284,10 @@ impl<'w> Walk<'w> {
         pair: &Arc<Pair<'w>>,
         st: &FileStat,
         at: &Path,
-        worker: &mut Worker,
+        worker: &mut Worker<'_>,
     ) -> Result<Vec<Job<'w>>> {
         self.note(st, at, &mut worker.done);
-        worker.copier.enter();
+        worker.copier.enter(at);
         let Worker { dirents, copier, done, .. } = &mut *worker;
         let fail = |r: Refused| self.tell(r, at, None);
         let others = self.part.others.at(at);
@@ -315,7 +321,13 @@ impl<'w> Walk<'w> {
     }
 
     /// Finishes a directory that is ours, now or at the very end.
-    fn finish(&self, pair: &Pair<'_>, st: &FileStat, at: &Path, worker: &mut Worker) -> Result<(), Refused> {
+    fn finish(
+        &self,
+        pair: &Pair<'_>,
+        st: &FileStat,
+        at: &Path,
+        worker: &mut Worker<'_>,
+    ) -> Result<(), Refused> {
         let done = &mut worker.done;
         match pair.state {
             State::New(_) => add(&mut done.dirs, 1),
@@ -338,7 +350,7 @@ impl<'w> Walk<'w> {
         &self,
         here: &Here<'_, '_>,
         entry: Entry<'_>,
-        copier: &mut Copier,
+        copier: &mut Copier<'_>,
         done: &mut Populated,
     ) -> Result<Step, Refused> {
         let Here { pair, trail } = here;
@@ -432,6 +444,7 @@ pub(super) fn meter(meter: &Meter<'_>, placed: Placed) -> Result<(), Refused> {
             .entry()
             .and_then(|()| meter.bytes(bytes.unwrap_or(0)))
             .map_err(refused("linkat", Side::Both)),
+        Placed::Twin => meter.entry().map_err(refused("linkat", Side::Dest)),
         Placed::Copied(..) | Placed::Cloned(..) => meter.entry().map_err(refused("openat", Side::Dest)),
         Placed::Symlinked(_) => meter.entry().map_err(refused("symlinkat", Side::Dest)),
         Placed::Kept | Placed::Gone => Ok(()),
@@ -456,6 +469,7 @@ pub(super) fn count(done: &mut Populated, placed: Placed, source: impl FnOnce() 
             add(&mut done.bytes_copied, bytes);
             count_dressed(done, dressed);
         }
+        Placed::Twin => add(&mut done.copied, 1),
         Placed::Symlinked(owned) => {
             add(&mut done.symlinks, 1);
             count_dressed(done, Dressed { owned, attributes: Attributes::Kept });

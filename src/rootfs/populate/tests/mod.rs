@@ -24,6 +24,7 @@ mod left_out;
 mod overlap;
 mod refused;
 mod told;
+mod twins;
 
 const WALKS: [Method; 3] = [Method::Link, Method::Reflink, Method::Copy];
 
