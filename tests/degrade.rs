@@ -296,7 +296,7 @@ fn what_init_does_to_the_root() {
         // Who may clones what is held; for others init does, of what is the same.
         match can("root") {
             true => refused(Prepare, "open_tree(held \"/", all(libc::SYS_open_tree), set),
-            false => refused(Setup, "open_tree(\"/", all(libc::SYS_open_tree), set),
+            false => refused(Setup, "open_tree(opened \"/", all(libc::SYS_open_tree), set),
         }
         refused(Setup, "mount_setattr(\"/", all(libc::SYS_mount_setattr), set);
         refused(Setup, "pivot_root(\".\", \".\")", all(libc::SYS_pivot_root), set);

@@ -52,8 +52,8 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Propagation { flags } => one(format!("mount(NULL, \"/\", MS_REC|{})", propagation_name(flags))),
         Op::Tree { source, recursive, .. } => vec![
             format!("openat2({source:?}, O_PATH, RESOLVE_NO_SYMLINKS)"),
-            "statx(it, STATX_INO) # and of what the caller holds: must be the same".into(),
-            format!("open_tree({source:?}, OPEN_TREE_CLONE{})", if recursive { "|AT_RECURSIVE" } else { "" }),
+            format!("statx(opened {source:?}, STATX_INO)"),
+            format!("open_tree(opened {source:?}, OPEN_TREE_CLONE{})", if recursive { "|AT_RECURSIVE" } else { "" }),
         ],
         Op::RootTmpfs { attrs, options } => {
             let mut lines = new_mount("\"tmpfs\"", attrs, options);
@@ -215,7 +215,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Loopback {} => "bring up the loopback interface".into(),
         Op::Hostname { .. } => "host name".into(),
         Op::Propagation { .. } => "no mount of ours reaches the host".into(),
-        Op::Tree { source, .. } => format!("{source:?} as the caller holds it"),
+        Op::Tree { source, .. } => format!("{source:?}, if it is what the caller holds"),
         Op::RootTmpfs { .. } => "the root is a new tmpfs".into(),
         Op::RootBind { source, .. } => format!("the root is {source:?}"),
         Op::Dir { path, .. } => format!("directory {path:?}"),

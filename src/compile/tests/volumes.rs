@@ -77,10 +77,10 @@ fn without_privileges_init_opens_each_source_again_and_compares() {
     let plan = check(
         &case,
         "# init
-         # \"/srv/real\" as the caller holds it
+         # \"/srv/real\", if it is what the caller holds
          openat2(\"/srv/real\", O_PATH, RESOLVE_NO_SYMLINKS)
-         statx(it, STATX_INO) # and of what the caller holds: must be the same
-         open_tree(\"/srv/real\", OPEN_TREE_CLONE|AT_RECURSIVE)
+         statx(opened \"/srv/real\", STATX_INO)
+         open_tree(opened \"/srv/real\", OPEN_TREE_CLONE|AT_RECURSIVE)
          # no mount of ours reaches the host
          # bind \"/srv/a\" at \"/data\"
          ! open_tree(held",
