@@ -53,7 +53,10 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Tree { source, recursive, .. } => vec![
             format!("openat2({source:?}, O_PATH, RESOLVE_NO_SYMLINKS)"),
             format!("statx(opened {source:?}, STATX_INO)"),
-            format!("open_tree(opened {source:?}, OPEN_TREE_CLONE{})", if recursive { "|AT_RECURSIVE" } else { "" }),
+            format!(
+                "open_tree(opened {source:?}, OPEN_TREE_CLONE{})",
+                if recursive { "|AT_RECURSIVE" } else { "" }
+            ),
         ],
         Op::RootTmpfs { attrs, options } => {
             let mut lines = new_mount("\"tmpfs\"", attrs, options);
