@@ -23,6 +23,7 @@ use crate::spec::{Policy, SandboxSpec};
 
 mod breaches;
 mod checks;
+mod conflicts;
 pub(crate) mod devices;
 mod method;
 mod process;
@@ -64,6 +65,7 @@ pub(crate) fn compile(
     let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
     let volumes = root::volumes(spec, survey)?;
     spec.task_dirs.validate(|path| survey.kind(path).ok_or_else(|| survey.absent("task_dirs", path)))?;
+    conflicts::mounts(spec, &entries, &mut report)?;
     sources::allowed(policy, spec, survey)?;
     let files = root::files(spec, survey)?;
     let private = root::private(policy, spec, host, &entries, &mut report);

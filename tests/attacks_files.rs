@@ -354,10 +354,11 @@ fn a_volume_at_dev_does_not_choose_what_masks_are_made_of() {
         let canary = Canary::new();
         let dev = open_dir();
         symlink(canary.path().join("file"), dev.path().join("null")).unwrap();
-        let sandbox = probe("spoil").user(user).env("TOP", "/proc/keys").volume(writable(dev.path(), "/dev"));
-        match run_probe(sandbox) {
-            Ok(_) | Err(Error::Setup { .. }) => canary.alive(),
-            Err(other) => panic!("{other:?}"),
+        let file = canary.path().join("file");
+        for (source, target) in [(dev.path(), "/dev"), (&file, "/dev/null")] {
+            let sandbox = probe("spoil").user(user).env("TOP", "/proc/keys").volume(writable(source, target));
+            assert!(matches!(run_probe(sandbox), Err(Error::Spec { field: "volumes", .. })), "{target}");
+            canary.alive();
         }
     }
 }

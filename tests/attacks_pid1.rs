@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use attack_tools::*;
 use cofferdam::{Control, Policy, Secrets, TaskDirs};
-use common::{asked, can, probe, run_probe, sandboxes};
+use common::{asked, probe, run_probe, sandboxes};
 
 /// In the plan of every sandbox here, and so in the memory of init at first.
 const SECRET: &str = "a-secret-that-stays-with-the-task";
@@ -81,9 +81,9 @@ fn a_tracer_of_pid_1_wins_nothing() {
                 s.task_dirs = dirs.clone();
             }));
             let seen = seen.unwrap();
-            beaten(&seen, if can("root") { 12 } else { 9 });
+            beaten(&seen, if privileged() { 12 } else { 9 });
             // The attack is a real one: without the capability it cannot even begin.
-            if can("root") {
+            if privileged() {
                 assert_eq!(seen.get("traced"), "true", "{user}, round {round}");
                 assert!(seen.report.weakened.contains(Control::PID_NS), "{}", seen.report);
             }

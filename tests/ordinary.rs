@@ -5,7 +5,7 @@ mod attack_tools;
 mod common;
 
 use cofferdam::Limits;
-use common::{asked, can, probe, run_probe, sandboxes};
+use common::{asked, probe, run_probe, sandboxes};
 
 const TIMERSLACK: i32 = libc::PR_GET_TIMERSLACK;
 
@@ -52,7 +52,7 @@ fn set(what: &str) {
         other => panic!("{other}"),
     };
     if let Err(errno) = done {
-        assert!(!can("root") || what == "real-time", "{what}: {errno}");
+        assert!(!attack_tools::privileged() || what == "real-time", "{what}: {errno}");
     }
 }
 
@@ -73,7 +73,7 @@ fn the_callers_thread_does_not_lend_its_state_to_the_task() {
                     let seen = run_probe(probe("state").limits(limits).with(|s| s.init = init)).unwrap();
                     for (name, value) in &usual {
                         // To raise it again takes CAP_SYS_NICE.
-                        if *name == "nice" && !can("root") {
+                        if *name == "nice" && !attack_tools::privileged() {
                             continue;
                         }
                         let expected = if *name == "slack" { 50_000 } else { *value };

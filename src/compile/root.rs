@@ -112,6 +112,8 @@ pub(super) fn work(
         report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
     }
     let method = method::choose(spec, host, survey, &env, &entries, report)?;
+    super::conflicts::executable(policy, spec, survey, method)?;
+    super::conflicts::kinds(spec, survey, &env)?;
     let base = survey.real(&temp_dir(policy)).to_path_buf();
     let temp = (method.walks() && root.path.is_none()).then_some(base);
     let dir = root.path.clone().or_else(|| temp.as_deref().map(|base| TempRoot::path_in(base, id)));
@@ -199,14 +201,6 @@ fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, Kind)> {
 }
 
 pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume, Kind)>> {
-    for (i, one) in spec.volumes.iter().enumerate() {
-        let target = rootfs::in_root(&one.target);
-        let other = spec.volumes.iter().take(i).find(|other| rootfs::in_root(&other.target) == target);
-        if let Some(other) = other {
-            let both = format!("{:?} and {:?} both go to {target:?}", other.source, one.source);
-            return Err(Error::spec("volumes", both));
-        }
-    }
     spec.volumes
         .iter()
         .map(|volume| {

@@ -3,7 +3,7 @@
 //! [`check`] takes the lines that a plan must have, in order, and those that it must not have; [`refused`]
 //! takes an error. Every plan that any table makes is also held to what is true of all plans (`order.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::*;
@@ -12,6 +12,7 @@ use crate::rootfs::{Kind, Volume};
 use crate::spec::Stdio;
 
 mod cgroups;
+mod conflicts;
 mod credentials;
 mod devices;
 mod identity;
@@ -157,6 +158,7 @@ fn survey() -> Survey {
         unseen: BTreeMap::new(),
         network: Ok(true),
         namespace: None,
+        noexec: BTreeSet::new(),
         streams: Vec::new(),
         owners: BTreeMap::new(),
         real: BTreeMap::new(),

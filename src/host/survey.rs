@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::stat::fstat;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::Host;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::ns::{self, Network};
 use crate::rootfs::lower::{Owner, own_sources};
 use crate::rootfs::names::Dns;
 use crate::rootfs::probe::Node;
-use crate::rootfs::source::{self, Held, Refused};
+use crate::rootfs::source::{self, Held, HostFile, Refused};
 use crate::rootfs::{self, ChrootEnv, Kind, Method};
 use crate::spec::{Policy, SandboxSpec, Stdio};
 use crate::sys;
@@ -47,6 +48,8 @@ pub(crate) struct Survey {
     pub skip: Vec<Skip>,
     /// Where something is mounted on the host, where that matters, with what it is.
     pub mounts: BTreeMap<PathBuf, Kind>,
+    /// Those that lie on a file system from which nothing may be executed.
+    pub noexec: BTreeSet<PathBuf>,
     /// What inherited streams and descriptors are that give something away, by their names in a spec.
     pub streams: Vec<(String, Stream)>,
     /// The host's `resolv.conf`, where it matters.
@@ -101,6 +104,8 @@ impl Survey {
         let owners = sources.iter().map(|(path, source)| (path.clone(), source.look.owner)).collect();
         let nodes =
             sources.iter().filter_map(|(path, source)| Some((path.clone(), source.look.node?))).collect();
+        let bases = spec.root.path.iter().cloned().chain([temp_dir(policy)]);
+        let noexec = bases.filter(|base| sources.get(base).is_some_and(is_noexec)).collect();
         let real = sources.iter().filter(|(path, source)| **path != source.real);
         let real = real.map(|(path, source)| (path.clone(), source.real.clone())).collect();
         kinds.extend(names(spec, &env));
@@ -116,6 +121,7 @@ impl Survey {
             skip: elsewhere(skip, &mounts),
             mounts: mounts_within,
             real,
+            noexec,
             streams: streams(spec),
             resolv_conf: if spec.dns.is_some() { resolv_conf(&spec.network) } else { String::new() },
         })
@@ -182,6 +188,10 @@ fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<
         .cloned()
         .collect();
     paths.into_iter()
+}
+
+fn is_noexec(source: &HostFile) -> bool {
+    fstatvfs(source.fd()).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 /// Where temporary roots are made.

@@ -122,7 +122,7 @@ fn volumes_that_cannot_be() {
         })
     };
     for target in ["/x", "/x/", "//x/."] {
-        let both = "spec volumes: volumes: \"/srv/a\" and \"/srv/b\" both go to \"/x\"";
+        let both = "spec volumes: volumes: the volume \"/srv/a\" and the volume \"/srv/b\" both go to \"/x\"";
         refused(&same(target), both);
     }
     check(&same("/x/y"), "");

@@ -196,9 +196,14 @@ impl Steps<'_> {
     }
 }
 
+/// The device nodes of every sandbox.
+pub(crate) fn nodes() -> impl Iterator<Item = PathBuf> {
+    DEVICES.iter().map(|(name, ..)| Path::new("/dev").join(name))
+}
+
 /// What must be handed over of the host beside what the spec names: the sources of what cannot be made anew.
 pub(crate) fn own_sources(privileged: bool, nodes: bool) -> Vec<PathBuf> {
-    let devices = DEVICES.iter().filter(|_| !nodes).map(|(name, ..)| Path::new("/dev").join(name));
+    let devices = self::nodes().filter(|_| !nodes);
     let trees = ["/proc", "/sys"].into_iter().filter(|_| !privileged).map(PathBuf::from);
     devices.chain(trees).collect()
 }

@@ -1,0 +1,110 @@
+//! Two things at one place, a mount that hides another, a directory over a file: refused, with both named.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::host::{Survey, temp_dir};
+use crate::report::{Control, Report};
+use crate::rootfs::lower::Entry;
+use crate::rootfs::{self, ChrootEnv, Kind, Method};
+use crate::spec::{Policy, SandboxSpec};
+
+/// Something that is mounted in the root, in the order in which it is.
+struct Placed {
+    field: &'static str,
+    what: String,
+    at: PathBuf,
+}
+
+/// The mounts of a spec, in their order.
+fn placed(spec: &SandboxSpec) -> Vec<Placed> {
+    let place = |field, what: String, at: &Path| Placed { field, what, at: rootfs::in_root(at) };
+    let own = |at: &Path| place("volumes", format!("the sandbox's own {}", at.display()), at);
+    let mut all: Vec<Placed> = ["/dev", "/proc", "/sys"].into_iter().map(|at| own(Path::new(at))).collect();
+    all.extend(rootfs::lower::nodes().map(|node| own(&node)));
+    let dirs = spec.task_dirs.targets();
+    all.extend(dirs.map(|at| place("task_dirs", format!("{at} of task_dirs"), Path::new(at))));
+    let volumes = spec.volumes.iter();
+    all.extend(volumes.map(|v| place("volumes", format!("the volume {:?}", v.source), &v.target)));
+    let devices = spec.devices.iter();
+    all.extend(devices.map(|d| place("devices", format!("the device {:?}", d.source), &d.target)));
+    let files = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
+    all.extend(files.map(|at| place("volumes", format!("the sandbox's own {at}"), Path::new(at))));
+    all
+}
+
+/// Refuses what would hide something else of the spec's.
+pub(super) fn mounts(spec: &SandboxSpec, entries: &[Entry], report: &mut Report) -> Result<()> {
+    let placed = placed(spec);
+    for (i, later) in placed.iter().enumerate() {
+        let Some(earlier) = placed.iter().take(i).find(|earlier| earlier.at.starts_with(&later.at)) else {
+            continue;
+        };
+        let why = match earlier.at == later.at {
+            true => format!("{} and {} both go to {:?}", earlier.what, later.what, later.at),
+            false => format!(
+                "{} at {:?} would hide {} at {:?}: name the outer one first",
+                later.what, later.at, earlier.what, earlier.at
+            ),
+        };
+        return Err(Error::spec(later.field, why));
+    }
+    for Entry { source, target, .. } in entries {
+        let over = placed.iter().find(|one| target.starts_with(&one.at));
+        match over {
+            None => {}
+            Some(over) if over.field == "volumes" && over.what.starts_with("the volume") => {
+                let why = format!("{} at {:?} hides {source:?} of the chroot_env", over.what, over.at);
+                report.note(Control::HOST_FILES, why);
+            }
+            Some(over) => {
+                let why = format!("{source:?} -> {target:?} would be hidden by {}", over.what);
+                return Err(Error::spec("chroot_env", why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a directory where the root shows a file, and the other way round.
+pub(super) fn kinds(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv) -> Result<()> {
+    for volume in &spec.volumes {
+        // What an earlier volume holds is not known.
+        let within = |other: &&rootfs::Volume| *other != volume && volume.target.starts_with(&other.target);
+        if spec.volumes.iter().any(|other| within(&other)) {
+            continue;
+        }
+        let Some((_, path)) = rootfs::shown(env, &volume.target) else { continue };
+        let (Some(here), Some(there)) = (survey.kind(&volume.source), survey.kind(&path)) else { continue };
+        if (here == Kind::Dir) != (there == Kind::Dir) {
+            let name = |kind| if kind == Kind::Dir { "a directory" } else { "a file" };
+            let why = format!(
+                "{:?} is {}, and cannot be mounted over {:?}, which is {} ({path:?} on the host)",
+                volume.source,
+                name(here),
+                volume.target,
+                name(there),
+            );
+            return Err(Error::spec("volumes", why));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to populate a root in which nothing could be executed.
+pub(super) fn executable(policy: &Policy, spec: &SandboxSpec, survey: &Survey, method: Method) -> Result<()> {
+    if !method.walks() {
+        return Ok(());
+    }
+    let (field, base) = match &spec.root.path {
+        Some(path) => ("root", path.clone()),
+        None => ("temp_dir", temp_dir(policy)),
+    };
+    if survey.noexec.contains(&base) {
+        let why = format!(
+            "{base:?} is on a file system that is mounted noexec: nothing in a root there could be executed"
+        );
+        return Err(Error::spec(field, why));
+    }
+    Ok(())
+}

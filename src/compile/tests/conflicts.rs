@@ -1,0 +1,115 @@
+//! Two things at one place, and places where something cannot be.
+
+use super::*;
+use crate::rootfs::{Device, Dns, Secrets, TaskDirs};
+
+fn volumes(list: &[(&str, &str)]) -> Case {
+    case(|c| {
+        c.spec.root.populate = Method::Overlay;
+        let volume = |(source, target): &(&str, &str)| Volume {
+            source: source.into(),
+            target: target.into(),
+            ..Volume::default()
+        };
+        c.spec.volumes = list.iter().map(volume).collect();
+    })
+}
+
+#[test]
+fn what_would_hide_something_else_is_refused_with_both_named() {
+    refused(
+        &volumes(&[("/srv/a", "/a/b"), ("/srv/b", "/a")]),
+        "spec volumes: volumes: the volume \"/srv/b\" at \"/a\" would hide the volume \"/srv/a\" at \"/a/b\": name the \
+         outer one first",
+    );
+    check(
+        &volumes(&[("/srv/b", "/a"), ("/srv/a", "/a/b")]),
+        "# bind \"/srv/b\" at \"/a\"\n# bind \"/srv/a\" at \"/a/b\"",
+    );
+    check(&volumes(&[("/srv/b", "/a"), ("/srv/a", "/ab")]), "");
+    refused(
+        &volumes(&[("/srv/a", "/dev")]),
+        "spec volumes: volumes: the sandbox's own /dev and the volume \"/srv/a\" both go to \"/dev\"",
+    );
+    check(&volumes(&[("/srv/a", "/dev/mine")]), "# bind \"/srv/a\" at \"/dev/mine\"");
+    let mut dirs = volumes(&[("/srv/a", "/secrets")]);
+    dirs.spec.task_dirs = TaskDirs { secrets: Some(Secrets::default()), ..TaskDirs::default() };
+    refused(
+        &dirs,
+        "spec volumes: volumes: /secrets of task_dirs and the volume \"/srv/a\" both go to \"/secrets\"",
+    );
+    let mut device = volumes(&[("/srv/file", "/dev/fuse")]);
+    device.spec.devices =
+        vec![Device { source: "/dev/fuse".into(), target: "/dev/fuse".into(), permissions: "rw".into() }];
+    refused(
+        &device,
+        "spec devices: devices: the volume \"/srv/file\" and the device \"/dev/fuse\" both go to \"/dev/fuse\"",
+    );
+    let mut names = volumes(&[("/srv/file", "/etc/resolv.conf")]);
+    names.spec.dns = Some(Dns::default());
+    refused(
+        &names,
+        "spec volumes: volumes: the volume \"/srv/file\" and the sandbox's own /etc/resolv.conf both go to \
+         \"/etc/resolv.conf\"",
+    );
+}
+
+#[test]
+fn what_the_map_names_is_not_hidden_without_a_word() {
+    for (dest, by) in [
+        ("/dev", "the sandbox's own /dev"),
+        ("/dev/x", "the sandbox's own /dev"),
+        ("/proc/x", "the sandbox's own /proc"),
+        ("/sys", "the sandbox's own /sys"),
+        ("/tmp/x", "/tmp of task_dirs"),
+    ] {
+        let hidden = case(|c| {
+            c.spec.task_dirs.tmp = Some(4096);
+            c.spec.root.chroot_env = [("/srv/a".into(), dest.into())].into();
+        });
+        refused(
+            &hidden,
+            &format!("spec chroot_env: chroot_env: \"/srv/a\" -> {dest:?} would be hidden by {by}"),
+        );
+    }
+    // An author may want a volume to.
+    let said = "host_files: the volume \"/srv/a\" at \"/usr\" hides \"/usr\" of the chroot_env";
+    check(&volumes(&[("/srv/a", "/usr")]), said);
+}
+
+#[test]
+fn a_directory_is_not_mounted_over_a_file() {
+    let shown = |source: &str, target: &str, kind: Kind| {
+        let mut case = volumes(&[(source, target)]);
+        case.survey.kinds.insert(target.into(), Some(kind));
+        case
+    };
+    refused(
+        &shown("/srv/a", "/usr/file", Kind::File),
+        "spec volumes: volumes: \"/srv/a\" is a directory, and cannot be mounted over \"/usr/file\", which is a file \
+         (\"/usr/file\" on the host)",
+    );
+    refused(
+        &shown("/srv/file", "/usr/dir", Kind::Dir),
+        "spec volumes: volumes: \"/srv/file\" is a file, and cannot be mounted over \"/usr/dir\", which is a directory \
+         (\"/usr/dir\" on the host)",
+    );
+    check(&shown("/srv/file", "/usr/file", Kind::File), "");
+    check(&shown("/srv/a", "/usr/dir", Kind::Dir), "");
+}
+
+#[test]
+fn a_root_is_not_made_where_nothing_may_be_executed() {
+    let at = |populate| {
+        case(|c| {
+            c.policy.temp_dir = "/var/tmp".into();
+            c.spec.root.populate = populate;
+            c.survey.noexec = ["/var/tmp".into()].into();
+        })
+    };
+    let why =
+        "\"/var/tmp\" is on a file system that is mounted noexec: nothing in a root there could be executed";
+    refused(&at(Method::Copy), &format!("spec temp_dir: temp_dir: {why}"));
+    check(&at(Method::Bind), "");
+    check(&at(Method::Overlay), "");
+}
