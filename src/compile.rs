@@ -87,6 +87,7 @@ pub(crate) fn compile(
         work_dir: spec.work_dir.as_deref(),
         masked: &host.masked,
         private: &private,
+        proc_options: &host.proc_options,
         read_only: &host.read_only,
         null: process::null_streams(spec),
         pivot: !policy.no_pivot_root,

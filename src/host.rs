@@ -57,6 +57,8 @@ pub struct Host {
     /// Files and directories below `/etc` that other users may not read: covered where `/etc` comes from the default
     /// `chroot_env`.
     pub private: Vec<(PathBuf, Kind)>,
+    /// Options of the host's `/proc` that hide processes: a sandbox in the host's PID namespace has them too.
+    pub proc_options: Vec<(String, String)>,
     /// Those that it makes read-only.
     pub read_only: Vec<(PathBuf, Kind)>,
 }
@@ -91,6 +93,9 @@ impl Host {
             overlay: rootfs::probe::overlay(&read("/proc/filesystems")?),
             masked: rootfs::probe::present(&rootfs::probe::MASKED),
             private: rootfs::probe::private(Path::new("/etc")),
+            proc_options: rootfs::probe::proc_options(
+                &std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default(),
+            ),
             read_only: rootfs::probe::present(&rootfs::probe::READ_ONLY),
         })
     }

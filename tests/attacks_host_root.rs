@@ -20,6 +20,10 @@ fn probe_entry() {
         say.fact("reached", fs::write(std::env::var("TARGET").unwrap(), "by the task").is_ok());
         return;
     }
+    if what == "init" {
+        say.fact("init", Path::new("/proc/1").exists());
+        return;
+    }
     if what == "private" {
         let paths = std::env::var("PATHS").unwrap();
         let shown = |path: &&str| match fs::metadata(path) {
@@ -180,4 +184,25 @@ fn what_other_users_may_not_read_is_not_shown_by_the_default_root() {
         let root = Root { chroot_env: written, ..Root::default() };
         assert!(ask(probe("private").user(user).root(root)).get("shown").contains(&private[0]), "{user}");
     }
+}
+
+/// Where the host's `/proc` hides the processes of other users, that of a task in the host's PID namespace does too.
+#[test]
+fn processes_that_the_host_hides_stay_hidden() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let seen = || run_probe(probe("init").user("nobody").pid_mode(IsolationMode::Host)).unwrap();
+    assert_eq!(seen().get("init"), "true");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let none = None::<&str>;
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), Some("hidepid=2")).unwrap();
+            assert_eq!(seen().get("init"), "false");
+        });
+    });
 }

@@ -56,6 +56,7 @@ fn host() -> Host {
         oom_score_adj: 0,
         no_new_privs: false,
         overlay: true,
+        proc_options: Vec::new(),
         private: vec![("/etc/shadow".into(), Kind::File), ("/etc/ssl/private".into(), Kind::Dir)],
         masked: vec![("/proc/kcore".into(), Kind::File), ("/sys/firmware".into(), Kind::Dir)],
         read_only: vec![("/proc/sys".into(), Kind::Dir)],

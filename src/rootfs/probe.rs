@@ -127,7 +127,43 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
     }
 }
 
+/// Options of the `/proc` that is mounted last, from the text of `mountinfo`, which hide processes of other users:
+/// `hidepid`, and `gid`, whose members see them all the same (`proc(5)`).
+pub(crate) fn proc_options(mountinfo: &str) -> Vec<(String, String)> {
+    let options = |line: &str| {
+        let (mount, fs) = line.split_once(" - ")?;
+        let mut fs = fs.split(' ');
+        let proc = mount.split(' ').nth(4) == Some("/proc") && fs.next() == Some("proc");
+        proc.then(|| fs.nth(1).unwrap_or_default().to_owned())
+    };
+    let last = mountinfo.lines().filter_map(options).next_back().unwrap_or_default();
+    let pairs = last.split(',').filter_map(|option| option.split_once('='));
+    let hides = |(name, value): &(&str, &str)| {
+        (*name == "hidepid" && !matches!(*value, "0" | "off")) || *name == "gid"
+    };
+    pairs.filter(hides).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 /// Those of `paths` that the host has.
 pub(crate) fn present(paths: &[&str]) -> Vec<(PathBuf, Kind)> {
     paths.iter().filter_map(|p| kind(Path::new(p)).map(|k| (PathBuf::from(p), k))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hides_processes_is_read_from_the_last_proc() {
+        let line = |point: &str, fs: &str| format!("22 1 0:20 / {point} rw,nosuid shared:5 - {fs}\n");
+        let options = |lines: &[(&str, &str)]| {
+            let text: String = lines.iter().map(|(point, fs)| line(point, fs)).collect();
+            proc_options(&text).into_iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(options(&[("/proc", "proc proc rw")]), "");
+        assert_eq!(options(&[("/proc", "proc proc rw,hidepid=invisible,gid=7")]), "hidepid=invisible gid=7");
+        assert_eq!(options(&[("/proc", "proc proc rw,hidepid=2"), ("/proc", "proc p rw,hidepid=off")]), "");
+        assert_eq!(options(&[("/x/proc", "proc proc rw,hidepid=2"), ("/proc", "tmpfs t rw,gid=5")]), "");
+        assert_eq!(options(&[]), "");
+    }
 }

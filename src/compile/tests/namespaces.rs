@@ -319,3 +319,16 @@ fn the_oldest_kernel() {
         &format!("{needs} 5.10"),
     );
 }
+
+#[test]
+fn a_shared_pid_namespace_hides_what_the_hosts_proc_hides() {
+    let hidden = |pid: &str| {
+        case(|c| {
+            c.host.proc_options = vec![("hidepid".into(), "invisible".into())];
+            c.spec.pid_mode = pid.into();
+        })
+    };
+    let option = "fsconfig(\"proc\", FSCONFIG_SET_STRING, \"hidepid\", \"invisible\")";
+    check(&hidden("host"), option);
+    check(&hidden("private"), &format!("! {option}"));
+}

@@ -69,6 +69,8 @@ pub(crate) struct Request<'a> {
     pub work_dir: Option<&'a Path>,
     /// Sensitive paths of this host's kernel that get covered, and those that become read-only.
     pub masked: &'a [(PathBuf, Kind)],
+    /// Options of the host's `/proc`, for one of the same PID namespace.
+    pub proc_options: &'a [(String, String)],
     /// Files and directories that came with the root and get covered.
     pub private: &'a [(PathBuf, Kind)],
     /// See `masked`.
@@ -301,7 +303,11 @@ fn kernel(req: &Request<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     // Private: a later mount of the host's would come without these attributes.
     if req.privileged || req.own_pid {
-        steps.push(mount(Control::PID_NS, "proc", "/proc", NO, &[]));
+        let options: Vec<&str> = match req.own_pid {
+            true => Vec::new(),
+            false => req.proc_options.iter().flat_map(|(name, value)| [name.as_str(), value]).collect(),
+        };
+        steps.push(mount(Control::PID_NS, "proc", "/proc", NO, &options));
     } else {
         let proc = Path::new("/proc");
         steps.bind(control, (proc, Kind::Dir), proc, NO, MS_PRIVATE);
