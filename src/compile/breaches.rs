@@ -32,8 +32,8 @@ const BREACHES: [(&str, Control, &str); 12] = [
     ),
     (
         "bpf",
-        Control::PID_NS.union(Control::MASKED_PATHS),
-        "the task has CAP_BPF: its programs run in the kernel, and it can read the maps of the host's",
+        Control::MASKED_PATHS,
+        "the task has CAP_BPF: it loads programs into the kernel, which with CAP_PERFMON read all of its memory",
     ),
     (
         "syslog",

@@ -1,0 +1,116 @@
+//! What a capability undoes: each row of the report's table, tried from inside, with the capability and without.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod attack_tools;
+mod common;
+
+use cofferdam::{Control, Host, Policy};
+use common::{asked, can, probe, run_probe, sandboxes};
+use nix::errno::Errno;
+
+/// A call that the kernel refuses with EPERM for want of the capability, and that changes nothing where it is not: its
+/// arguments are wrong, or what is set is set already.
+type Attack = fn() -> nix::Result<libc::c_long>;
+
+/// Capability, what it must weaken (empty: it is only named), and the attack.
+const ROWS: [(&str, Control, Attack); 14] = [
+    ("sys_admin", Control::HOST_FILES.union(Control::ROOT_SWITCH), || {
+        attack_tools::mount("none", "/tmp", "tmpfs", 0, "").map(|()| 0)
+    }),
+    ("sys_module", Control::all(), || call!(libc::SYS_delete_module, c"cofferdam_none".as_ptr(), 0)),
+    ("sys_boot", Control::all(), || call!(libc::SYS_kexec_load, 0, 0, 0, u64::MAX)),
+    ("sys_rawio", Control::DEVICES, || call!(libc::SYS_ioperm, 0x80, 1, 1)),
+    ("sys_ptrace", Control::PID_NS, || {
+        const PTRACE_SEIZE: i32 = 0x4206;
+        call!(libc::SYS_ptrace, PTRACE_SEIZE, 1, 0, 0)
+    }),
+    ("perfmon", Control::PID_NS.union(Control::MASKED_PATHS), || {
+        // struct perf_event_attr: a software clock, of all processes on processor 0, in the kernel too.
+        let mut attr = [0_u32; 28];
+        attr[0] = 1;
+        attr[1] = 112;
+        call!(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, 0)
+    }),
+    ("bpf", Control::MASKED_PATHS, || {
+        // Of no bytes.
+        const BPF_BTF_LOAD: i32 = 18;
+        let attr = [0_u32; 8];
+        call!(libc::SYS_bpf, BPF_BTF_LOAD, attr.as_ptr(), 28)
+    }),
+    ("syslog", Control::MASKED_PATHS, || {
+        // SYSLOG_ACTION_CONSOLE_LEVEL with a level that there is not.
+        call!(libc::SYS_syslog, 8, 0, 99)
+    }),
+    ("sys_resource", Control::OOM_SCORE, || {
+        let mut limits = [0_u64; 2];
+        call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 0, limits.as_mut_ptr())?;
+        limits[1] = limits[1].saturating_sub(1);
+        limits[0] = limits[0].min(limits[1]);
+        call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, limits.as_ptr(), 0)?;
+        limits[1] += 1;
+        call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, limits.as_ptr(), 0)
+    }),
+    ("net_admin", Control::empty(), || {
+        // SO_MARK of a socket of one's own.
+        let socket = call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+        let mark = 1_u32;
+        call!(libc::SYS_setsockopt, socket, libc::SOL_SOCKET, libc::SO_MARK, &raw const mark, 4)
+    }),
+    ("net_raw", Control::empty(), || {
+        call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)
+    }),
+    ("sys_time", Control::empty(), || {
+        // ADJ_TICK, with a value that is out of range.
+        let mut timex = [0_u64; 32];
+        timex[0] = 0x4000;
+        call!(libc::SYS_adjtimex, timex.as_mut_ptr())
+    }),
+    ("sys_pacct", Control::empty(), || call!(libc::SYS_acct, c"/no/such/file".as_ptr())),
+    ("wake_alarm", Control::empty(), || {
+        const CLOCK_BOOTTIME_ALARM: i32 = 9;
+        call!(libc::SYS_timerfd_create, CLOCK_BOOTTIME_ALARM, 0)
+    }),
+];
+
+/// What runs inside.
+#[test]
+fn probe_entry() {
+    let Some((what, mut say)) = asked() else { return };
+    let (.., attack) = ROWS.into_iter().find(|(name, ..)| *name == what).unwrap();
+    let answer = attack();
+    let lacks = matches!(answer, Err(Errno::ENOSYS | Errno::EOPNOTSUPP));
+    say.fact("lacks", lacks);
+    say.fact("passed", !lacks && !matches!(answer, Err(Errno::EPERM | Errno::EACCES)));
+    say.fact("answer", answer.map_or_else(|e| e.to_string(), |n| n.to_string()));
+}
+
+/// The capability is what the attack takes; granted, the report says what it undoes.
+#[test]
+fn a_capability_that_undoes_a_control_is_in_the_report() {
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let held = Host::probe().unwrap().held;
+    let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
+    for (name, weakened, _) in ROWS {
+        let ask = |cap_add: Vec<String>| {
+            run_probe(probe(name).user("nobody").policy(&policy).with(|s| s.cap_add = cap_add)).unwrap()
+        };
+        let without = ask(Vec::new());
+        assert_eq!(without.get("passed"), "false", "{name}: {}", without.get("answer"));
+        let said = format!("CAP_{}", name.to_ascii_uppercase());
+        let told = |seen: &common::Seen| seen.report.reasons.iter().any(|r| r.why.contains(&said));
+        assert!(!told(&without), "{name}: {}", without.report);
+        if !held.names().iter().any(|held| held == name) {
+            // Root of this machine lacks it.
+            continue;
+        }
+        let with = ask(vec![name.into()]);
+        // A kernel without modules, say, has nothing to undo.
+        if with.get("lacks") != "true" {
+            assert_eq!(with.get("passed"), "true", "{name}: {}", with.get("answer"));
+        }
+        assert!(told(&with), "{name}: {}", with.report);
+        assert!(with.report.weakened.contains(weakened & with.report.asked), "{name}: {}", with.report);
+    }
+}
