@@ -35,6 +35,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::Gate {} => gate(state),
         Op::Session {} => session(),
         Op::Ordinary {} => ordinary(),
+        Op::Become { uid, gid } => becomes(uid, gid),
         Op::Affinity {} => sys::any_processor().at(0),
         Op::Fds { map } => fds(state, map),
         Op::Join { fd, kind, .. } => {
@@ -434,6 +435,13 @@ fn bounding(keep: u64, last: u32) -> Done {
         }
     }
     Ok(())
+}
+
+/// Capabilities stay: neither user is the namespace's root, or both are.
+fn becomes(uid: u32, gid: u32) -> Done {
+    sys::setresgid(gid).at(0)?;
+    sys::setresuid(uid).at(1)?;
+    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(2).map(drop)
 }
 
 fn ids(uid: u32, gid: u32, set_groups: u8, groups: List<'static, u32>) -> Done {

@@ -12,7 +12,7 @@ use crate::caps::{self, CapSet, Sets};
 use crate::cgroup::{self, CgroupName, CgroupPath, Layout, Required};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, nodes};
-use crate::ids::{self, Identity};
+use crate::ids::Identity;
 use crate::ns::{self, IsolationMode, Namespaces, Network};
 use crate::plan::wire::Op;
 use crate::plan::{self, Handed, IdMaps, Plan, Step};
@@ -20,11 +20,13 @@ use crate::report::{Control, Report};
 use crate::rootfs::lower::Request;
 use crate::rootfs::{self, Method};
 use crate::spec::{Policy, SandboxSpec};
+use identity::Mapping;
 
 mod breaches;
 mod checks;
 mod conflicts;
 pub(crate) mod devices;
+mod identity;
 mod method;
 mod process;
 mod root;
@@ -54,7 +56,6 @@ pub(crate) fn compile(
     let id = checks::id(if spec.id.is_empty() { id } else { &spec.id })?;
     let namespaces = namespaces(policy, spec, host, survey)?;
     let identity = &survey.identity;
-    denied(policy, host, identity, namespaces.user)?;
     let mut report = Report::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut report)?;
     spec.limits.validate()?;
@@ -63,6 +64,9 @@ pub(crate) fn compile(
     checks::devices(spec, survey)?;
     let cgroup = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut report)?;
     let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
+    let mapping =
+        Mapping::of(host, identity, namespaces.user, root.dir.is_some() || spec.root.upper.is_some());
+    identity::denied(policy, host, identity, mapping)?;
     let volumes = root::volumes(spec, survey)?;
     spec.task_dirs.validate(|path| survey.kind(path).ok_or_else(|| survey.absent("task_dirs", path)))?;
     conflicts::mounts(spec, &entries, &mut report)?;
@@ -80,6 +84,7 @@ pub(crate) fn compile(
         entries: &entries,
         task_dirs: &spec.task_dirs,
         user: (identity.uid, identity.gid),
+        becomes: mapping == Mapping::Same,
         swappable: swappable.as_deref(),
         files: &files,
         volumes: &volumes,
@@ -100,7 +105,7 @@ pub(crate) fn compile(
     };
     let visible = request.shows_cgroups(&host.cgroup_mounts());
     let namespaces = Namespaces { cgroup: spec.cgroup_namespace.unwrap_or(visible), ..namespaces };
-    let maps = namespaces.user.then(|| id_maps(host, identity));
+    let maps = identity::maps(host, identity, mapping);
 
     let mut init = Vec::new();
     if maps.is_some() {
@@ -118,11 +123,11 @@ pub(crate) fn compile(
     init.extend(lowered.after);
     init.extend(rootfs::lower::lower(&request, &mut handed, &mut report));
     if reaper {
-        process::reaper(spec, host, identity, sets, namespaces.user, &mut handed, &mut init);
+        process::reaper(spec, host, identity, sets, mapping, &mut handed, &mut init);
     }
     process::rlimits(spec, &mut report, &mut init)?;
     process::user_namespaces(policy, spec, sets, &mut report, &mut init);
-    process::credentials(spec, host, identity, sets, namespaces.user, &mut report, &mut init);
+    process::credentials(spec, host, identity, sets, mapping, &mut report, &mut init);
     sources::lead(policy, spec, host, survey, &mut report)?;
     sources::streams(survey, &mut report);
     breaches::shared(&namespaces, &mut report);
@@ -165,31 +170,16 @@ fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey)
     }
     let user = !host.privileged();
     if let (true, Some(why)) = (user, &host.user_ns_forbidden) {
-        let reason = format!("the caller lacks {} and may make no user namespace: {why}", host.lacking());
+        let reason = format!("the caller {} and may make no user namespace: {why}", host.hindrance());
         return Err(Error::Unsupported { control: Control::MOUNT_NS, reason });
     }
     let network = spec.network.clone();
     if let (true, Network::Path(path)) = (user, &network) {
-        let lacking = host.lacking();
-        let reason =
-            format!("{path:?} cannot be joined from a user namespace, and the caller lacks {lacking}");
+        let hindrance = host.hindrance();
+        let reason = format!("{path:?} cannot be joined from a user namespace, and the caller {hindrance}");
         return Err(Error::Unsupported { control: Control::NET_NS, reason });
     }
     Ok(Namespaces { pid, ipc, network, uts: spec.hostname.clone(), cgroup: false, user })
-}
-
-/// Checks the ranges against what the task asks for, and against what it is on the host where a user
-/// namespace maps one to the other.
-fn denied(policy: &Policy, host: &Host, asked: &Identity, user_ns: bool) -> Result<()> {
-    let uids = ids::denied_uids(&policy.denied_host_uids)?;
-    let gids = ids::denied_gids(&policy.denied_host_gids)?;
-    ids::check(asked, &uids, &gids)?;
-    if user_ns {
-        let mut outside = asked.clone();
-        (outside.uid, outside.gid, outside.groups) = (host.uid, host.gid, host.groups.clone());
-        ids::check(&outside, &uids, &gids)?;
-    }
-    Ok(())
 }
 
 fn capabilities(
@@ -269,13 +259,6 @@ fn cgroup(
     Ok(layout)
 }
 
-fn id_maps(host: &Host, identity: &Identity) -> IdMaps {
-    IdMaps {
-        uid: format!("{} {} 1\n", identity.uid, host.uid),
-        gid: format!("{} {} 1\n", identity.gid, host.gid),
-    }
-}
-
 /// Refuses unless what must hold will hold, by the author's word and by the operator's.
 pub(crate) fn required(policy: &Policy, spec: &SandboxSpec, report: &Report) -> Result<()> {
     // Neither confines the task; and the kernel may forbid to lower the score below the caller's.
@@ -327,7 +310,9 @@ fn parent_lines(
     lines.push(line::clone(clone, cgroup.into.is_some()));
     lines.push(line::EXEC.into());
     if let Some(maps) = maps {
-        lines.push("write(\"/proc/PID/setgroups\", \"deny\")".into());
+        if !maps.set_groups {
+            lines.push("write(\"/proc/PID/setgroups\", \"deny\")".into());
+        }
         lines.push(format!("write(\"/proc/PID/uid_map\", {:?})", maps.uid));
         lines.push(format!("write(\"/proc/PID/gid_map\", {:?})", maps.gid));
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::caps::{self, CapSet};
 use crate::cgroup::Detection;
 use crate::error::{Error, Result};
+use crate::ids::IdMap;
 use crate::ns;
 use crate::rootfs::{self, Kind};
 use crate::sys;
@@ -40,6 +41,15 @@ pub struct Host {
     pub supported: CapSet,
     /// The capabilities that the caller can pass on to a task: permitted, and in its bounding set.
     pub held: CapSet,
+    /// Whether the caller is in a user namespace: its ids and capabilities are those of that namespace, and no more than
+    /// its user's outside.
+    pub nested: bool,
+    /// The user ids that the caller's user namespace has, and what they are outside of it.
+    pub uid_map: IdMap,
+    /// The group ids, likewise.
+    pub gid_map: IdMap,
+    /// Whether `setgroups(2)` is allowed in it (`user_namespaces(7)`).
+    pub set_groups: bool,
     /// The cgroup hierarchies and their controllers.
     pub cgroups: Detection,
     /// Why a user namespace cannot be made without privileges; `None` when nothing is known against it.
@@ -61,6 +71,12 @@ pub struct Host {
     pub proc_options: Vec<(String, String)>,
     /// Those that it makes read-only.
     pub read_only: Vec<(PathBuf, Kind)>,
+}
+
+/// An id map of the caller's; all ids where it cannot be read.
+fn id_map(kind: &str) -> IdMap {
+    let text = std::fs::read_to_string(format!("/proc/self/{kind}_map"));
+    text.ok().and_then(|text| IdMap::parse(&text)).unwrap_or_else(IdMap::identity)
 }
 
 /// What making namespaces and changing ids needs, in the caller's own user namespace.
@@ -85,6 +101,11 @@ impl Host {
             groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
             supported: caps::supported()?,
             held: caps::own()?.grantable(),
+            nested: ns::probe::nested(),
+            uid_map: id_map("uid"),
+            gid_map: id_map("gid"),
+            set_groups: std::fs::read_to_string("/proc/self/setgroups")
+                .is_ok_and(|text| text.trim() != "deny"),
             cgroups: Detection::probe(),
             user_ns_forbidden: ns::probe::user_ns(),
             landlock_abi: sys::probe::landlock_abi().unwrap_or(0),
@@ -100,10 +121,25 @@ impl Host {
         })
     }
 
-    /// Whether the caller may make every namespace by itself and become any user. Otherwise a user
-    /// namespace is needed.
+    /// Whether the caller may make every namespace by itself, mount the host's file systems and become any user.
+    /// Otherwise a user namespace is made. Root of a user namespace is not privileged.
     pub fn privileged(&self) -> bool {
-        self.lacking().is_empty()
+        !self.nested && self.lacking().is_empty()
+    }
+
+    /// Whether the caller may map ids of its user namespace that are not its own.
+    pub(crate) fn maps_ids(&self) -> bool {
+        self.held.has("setuid") && self.held.has("setgid") && self.set_groups
+    }
+
+    /// What keeps the caller from being [privileged](Host::privileged), as the end of a sentence about it: `lacks sys_admin`.
+    pub fn hindrance(&self) -> String {
+        let lacking = self.lacking();
+        match (self.nested, lacking.is_empty()) {
+            (true, true) => "is in a user namespace".to_string(),
+            (true, false) => format!("is in a user namespace and lacks {lacking}"),
+            (false, _) => format!("lacks {lacking}"),
+        }
     }
 
     /// Why this kernel lacks what is built on; `None` when it does not.
@@ -157,13 +193,13 @@ impl Host {
         if let Some(why) = self.too_old() {
             return Health::Undetected(why);
         }
-        let lacking = self.lacking();
-        if let (false, Some(why)) = (lacking.is_empty(), &self.user_ns_forbidden) {
-            return Health::Undetected(format!("the caller lacks {lacking}, and {why}"));
+        if let (false, Some(why)) = (self.privileged(), &self.user_ns_forbidden) {
+            return Health::Undetected(format!("the caller {}, and {why}", self.hindrance()));
         }
         let mut reasons = Vec::new();
-        if !lacking.is_empty() {
-            reasons.push(format!("the caller lacks {lacking}: tasks run in a user namespace, as the caller"));
+        if !self.privileged() {
+            let who = if self.maps_ids() { "" } else { ", as the caller" };
+            reasons.push(format!("the caller {}: tasks run in a user namespace{who}", self.hindrance()));
         }
         reasons.extend(self.cgroups.gate().err().map(|why| format!("no resource limits: {why}")));
         if reasons.is_empty() { Health::Healthy } else { Health::Unhealthy(reasons.join("; ")) }

@@ -37,11 +37,11 @@ pub(crate) fn doctor(json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn describe(host: &Host, health: &Health) -> String {
-    let lacking = host.lacking();
-    let namespaces = match (lacking.is_empty(), &host.user_ns_forbidden) {
+    let hindrance = host.hindrance();
+    let namespaces = match (host.privileged(), &host.user_ns_forbidden) {
         (true, _) => "mount pid ipc uts cgroup net, without a user namespace".to_string(),
-        (false, None) => format!("in a user namespace: the caller lacks {lacking}"),
-        (false, Some(why)) => format!("none: the caller lacks {lacking}, and {why}"),
+        (false, None) => format!("in a user namespace: the caller {hindrance}"),
+        (false, Some(why)) => format!("none: the caller {hindrance}, and {why}"),
     };
     let missing = host.supported.difference(host.held);
     let landlock = match host.landlock_abi {
@@ -49,9 +49,15 @@ fn describe(host: &Host, health: &Health) -> String {
         abi => format!("ABI {abi} (not used yet)"),
     };
     let (major, minor) = host.kernel;
+    let ids = match (host.nested, host.uid_map.outside(host.uid)) {
+        (true, Some(outside)) => format!("in a user namespace: uid {} is {outside} outside of it", host.uid),
+        (true, None) => "in a user namespace that does not map the caller".to_string(),
+        (false, _) => format!("uid {} of the host", host.uid),
+    };
     let rows = [
         ("health", health.to_string()),
         ("kernel", format!("{major}.{minor}")),
+        ("caller", ids),
         ("namespaces", namespaces),
         ("user ns", host.user_ns_forbidden.clone().unwrap_or_else(|| "allowed".into())),
         ("caps held", host.held.to_string()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checks;
+use super::identity::{self, Mapping};
 use crate::caps::Sets;
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
@@ -82,37 +83,29 @@ pub(super) fn enter(cgroup: &Layout, handed: &mut Vec<Handed>, init: &mut Vec<St
     }
 }
 
-/// PID 1 that stays, if one does. It has a user of its own, so that it neither owns what root owns nor counts as a
-/// process of the task's user; in a user namespace only the task's is mapped.
+/// PID 1 that stays.
 pub(super) fn reaper(
     spec: &SandboxSpec,
     host: &Host,
-    identity: &Identity,
+    who: &Identity,
     sets: Sets,
-    user_ns: bool,
+    mapping: Mapping,
     handed: &mut Vec<Handed>,
     init: &mut Vec<Step>,
 ) {
     let caller = u32::try_from(handed.len()).unwrap_or(u32::MAX);
     handed.push(Handed::Driver);
-    let id = |task: u32| match user_ns {
-        true => task,
-        false if task == PID1_ID => PID1_ID.saturating_sub(1),
-        false => PID1_ID,
-    };
+    let (uid, gid) = identity::pid1(host, who, mapping);
     let op = Op::Fork {
-        uid: id(identity.uid),
-        gid: id(identity.gid),
-        set_groups: !user_ns,
+        uid,
+        gid,
+        set_groups: mapping != Mapping::Caller,
         last: last_capability(host),
         confine: !spec.user_namespaces && !sets.bounding.has("sys_admin"),
         caller,
     };
     init.push(Step::new(Control::PID_NS, op));
 }
-
-/// User and group id of PID 1: below 65534 (`nobody`), and given to no user by Debian, Fedora or systemd.
-const PID1_ID: u32 = 65533;
 
 fn last_capability(host: &Host) -> u32 {
     host.supported.numbers().last().unwrap_or(63).into()
@@ -159,39 +152,19 @@ pub(super) fn user_namespaces(
 pub(super) fn credentials(
     spec: &SandboxSpec,
     host: &Host,
-    identity: &Identity,
+    who: &Identity,
     sets: Sets,
-    user_ns: bool,
+    mapping: Mapping,
     report: &mut Report,
     init: &mut Vec<Step>,
 ) {
     let keep = sets.bounding.bits();
     init.push(Step::new(Control::CAPS, Op::Bounding { keep, last: last_capability(host) }));
-    let groups = Encoded::of(identity.groups.iter().copied());
-    let (uid, gid) = (identity.uid, identity.gid);
-    let ids = Op::Ids { uid, gid, set_groups: u8::from(!user_ns), groups: groups.list() };
+    let groups = Encoded::of(identity::groups(host, who));
+    let set_groups = u8::from(mapping != Mapping::Caller);
+    let ids = Op::Ids { uid: who.uid, gid: who.gid, set_groups, groups: groups.list() };
     init.push(Step::new(Control::IDS, ids));
-    report.enforce(Control::IDS);
-    if user_ns {
-        let others = host.groups.iter().filter(|g| **g != host.gid).count();
-        report.note(
-            Control::IDS,
-            format!("uid {uid} and gid {gid} inside are {} and {} outside", host.uid, host.gid),
-        );
-        if host.uid == 0 && uid != 0 {
-            // Whatever it is called inside: root of the caller's own user namespace, which owns the files there.
-            let why = format!(
-                "uid {uid} inside is 0 outside: the task may do to files and processes what root may without capabilities"
-            );
-            report.weaken(Control::IDS, why);
-        }
-        if others > 0 {
-            report.weaken(Control::IDS, "the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace");
-        }
-        if identity.groups.iter().any(|g| *g != gid) {
-            report.weaken(Control::IDS, "the user's supplementary groups are left out: only one group can be mapped without privileges");
-        }
-    }
+    identity::tell(host, who, mapping, report);
     let (permitted, inheritable, ambient) =
         (sets.permitted.bits(), sets.inheritable.bits(), sets.ambient.bits());
     init.push(Step::new(Control::CAPS, Op::Caps { permitted, inheritable, ambient }));

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::cgroup::{CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version};
+use crate::ids::IdMap;
 use crate::rootfs::{Kind, Volume};
 use crate::spec::Stdio;
 
@@ -50,6 +51,10 @@ fn host() -> Host {
         groups: vec![0],
         supported: CapSet::up_to(40),
         held: CapSet::up_to(40),
+        nested: false,
+        uid_map: IdMap::identity(),
+        gid_map: IdMap::identity(),
+        set_groups: true,
         cgroups: v2("cpu cpuset io memory pids"),
         user_ns_forbidden: None,
         landlock_abi: 2,

@@ -40,6 +40,12 @@ pub(crate) fn user_ns() -> Option<String> {
     )
 }
 
+/// Whether this process is in a user namespace that is not the initial one. That one has a fixed inode (Linux 3.8).
+pub(crate) fn nested() -> bool {
+    const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
+    nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|st| st.st_ino != PROC_USER_INIT_INO)
+}
+
 /// Opens the namespace that an `O_PATH` descriptor refers to; `None` for what is none. A namespace is a file of nsfs,
 /// wherever it is bound. Nothing else is opened: that could be a fifo.
 pub(crate) fn namespace(held: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {

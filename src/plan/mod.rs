@@ -170,6 +170,8 @@ pub struct IdMaps {
     pub uid: String,
     /// Lines of `gid_map`.
     pub gid: String,
+    /// Whether `setgroups(2)` stays allowed, which an unprivileged caller must deny before it writes `gid_map`.
+    pub set_groups: bool,
 }
 
 /// What is done, in order, by whom, and what of the spec will hold.

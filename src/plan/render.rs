@@ -29,6 +29,11 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "prctl(PR_SET_THP_DISABLE, 0)".into(),
             "prctl(PR_GET_SECUREBITS)".into(),
         ],
+        Op::Become { uid, gid } => vec![
+            format!("setresgid({gid}, {gid}, {gid})"),
+            format!("setresuid({uid}, {uid}, {uid})"),
+            "prctl(PR_SET_DUMPABLE, 0)".into(),
+        ],
         Op::Affinity {} => one("sched_setaffinity(0, all)".into()),
         Op::Fds { map } => {
             let targets: Vec<String> = map.iter().map(|d| d.to.to_string()).collect();
@@ -209,6 +214,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Gate {} => "wait for the id maps".into(),
         Op::Session {} => "a session of its own".into(),
         Op::Ordinary {} => "scheduled as by default".into(),
+        Op::Become { uid, .. } => format!("uid {uid}, which is mapped"),
         Op::Affinity {} => "any processor of the cpuset".into(),
         Op::Fds { .. } => "only the declared descriptors".into(),
         Op::Join { path, .. } => format!("join {path:?}"),

@@ -239,6 +239,13 @@ ops! {
     /// Nothing of how the caller is scheduled and treated: policy, nice, I/O priority, timer slack, memory policy,
     /// personality, securebits.
     43 Ordinary {}
+    /// Become a user who is mapped in the user namespace, and keep every capability there.
+    45 Become {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    }
     /// Any processor of the cpuset.
     44 Affinity {}
     /// Arrange the descriptors of the task and close all others.

@@ -79,8 +79,8 @@ pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, Refused> {
     let how = OpenHow::new().flags(HELD).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     let found = match openat2(AT_FDCWD, path, how) {
         Ok(fd) => Ok((fd, path.components().collect())),
-        // A link; or a filter of a container, which knows no openat2.
-        Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => walk(path),
+        // A link, which fs.protected_symlinks may answer with EACCES; or a filter of a container, which knows no openat2.
+        Err(Errno::ELOOP | Errno::EACCES | Errno::ENOSYS | Errno::EPERM) => walk(path),
         Err(errno) => Err(errno.into()),
     };
     match found {

@@ -209,7 +209,8 @@ fn stdio(number: u32, birth: &Birth<'_>, streams: &mut Streams) -> Result<OwnedF
 /// Writes the maps of the child's user namespace. `setgroups` must be denied first where the caller
 /// has no `CAP_SETGID` over it (`user_namespaces(7)`).
 fn write_maps(pid: i32, maps: &crate::plan::IdMaps) -> Result<()> {
-    for (file, text) in [("setgroups", "deny"), ("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
+    let files = [("setgroups", "deny"), ("uid_map", &maps.uid), ("gid_map", &maps.gid)];
+    for (file, text) in files.into_iter().skip(usize::from(maps.set_groups)) {
         let path = format!("/proc/{pid}/{file}");
         std::fs::write(&path, text)
             .map_err(Error::prepare(format!("write(\"/proc/PID/{file}\", {text:?})")))?;

@@ -19,7 +19,7 @@ pub fn can(ability: &str) -> bool {
             cofferdam::Host::probe().unwrap().lacking().is_empty().then_some(()).ok_or("no CAP_SYS_ADMIN")
         }
         "userns" => user_namespaces(),
-        "strace" => on_path("strace"),
+        "strace" | "unshare" => on_path(ability),
         "python3" => Path::new("/usr/bin/python3").exists().then_some(()).ok_or("no /usr/bin/python3"),
         "cgroups" => {
             cofferdam::Host::probe().unwrap().cgroups.gate().map_err(|_| "no cgroup controllers").map(drop)

@@ -85,3 +85,88 @@ fn the_environment_says_who_the_user_is() {
     assert_eq!(env(named, &given), ["A==1=", "HOME=/home/ann", "LOGNAME=ann", "USER=ann", "Z="]);
     assert_eq!(env(who(5, &[5]), &given), ["A==1=", "HOME=/", "USER=root", "Z="]);
 }
+
+/// A caller who may map ids maps the task's own. Nothing inside is the caller then, so root of the host is not "nobody".
+#[test]
+fn who_may_map_ids_maps_the_tasks() {
+    let without_sys_admin = |task: Identity, set: fn(&mut Case)| {
+        case(|c| {
+            c.host.held = CapSet::up_to(40).difference(CapSet::from_names(["sys_admin"]).unwrap());
+            c.survey.identity = task;
+            set(c);
+        })
+    };
+    let mapped = "write(\"/proc/PID/uid_map\", \"1000 1000 1\\n65533 65533 1\\n\")
+         write(\"/proc/PID/gid_map\", \"27 27 1\\n100 100 1\\n65533 65533 1\\n\")
+         # wait for the id maps
+         # uid 1000, which is mapped
+         setresgid(100, 100, 100)
+         setresuid(1000, 1000, 1000)
+         # no mount of ours reaches the host
+         # stay as PID 1, go on in a child
+         setresuid(65533, 65533, 65533)
+         # become the user
+         setgroups(2, [100, 27])
+         weakened  none
+         ! \"deny\"";
+    check(&without_sys_admin(who(1000, &[100, 27]), |_| ()), mapped);
+    // In a directory of the host init makes mount points, as the caller.
+    let weakened = "write(\"/proc/PID/setgroups\", \"deny\")
+         write(\"/proc/PID/uid_map\", \"1000 0 1\\n\")
+         weakened  ids
+         ids: uid 1000 inside is 0 outside: the task may do to files and processes what root may without capabilities
+         ! which is mapped";
+    check(
+        &without_sys_admin(who(1000, &[100]), |c| {
+            c.spec.root.populate = Method::Copy;
+        }),
+        weakened,
+    );
+    // What the caller's own namespace lacks cannot be mapped.
+    check(
+        &without_sys_admin(who(1000, &[100]), |c| c.host.uid_map = IdMap::parse("0 5000 1").unwrap()),
+        weakened,
+    );
+}
+
+/// Root of a user namespace is not the host's.
+#[test]
+fn a_caller_in_a_user_namespace() {
+    let nested = |task: Identity, map: &str| {
+        case(|c| {
+            c.host.nested = true;
+            (c.host.uid_map, c.host.gid_map) = (IdMap::parse(map).unwrap(), IdMap::parse(map).unwrap());
+            c.survey.identity = task;
+        })
+    };
+    let whole = "0 100000 65536";
+    let plan = check(
+        &nested(who(1000, &[100]), whole),
+        "write(\"/proc/PID/uid_map\", \"1000 1000 1\\n65533 65533 1\\n\")
+         weakened  none
+         ids: the caller is in a user namespace itself: outside of that one the task has uid 101000 and gid 100100
+         ! mknodat",
+    );
+    assert!(plan.namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0);
+    // A group that is not mapped is left out.
+    check(
+        &nested(who(1000, &[100, 70_000]), whole),
+        "setgroups(1, [100])
+         weakened  ids
+         ids: supplementary groups are left out...",
+    );
+    // Only the caller itself is mapped, by unshare -r for instance.
+    check(
+        &nested(who(1000, &[100]), "0 5000 1"),
+        "write(\"/proc/PID/uid_map\", \"1000 0 1\\n\")
+         ids: uid 1000 inside is 0 outside...
+         ids: the caller is in a user namespace itself: outside of that one the task has uid 5000 and gid 5000",
+    );
+    let mut case = nested(who(1000, &[100]), whole);
+    case.host.user_ns_forbidden = Some("user.max_user_namespaces is 0".into());
+    refused(
+        &case,
+        "unsupported: this host cannot enforce mount_ns: the caller is in a user namespace and may make no user \
+         namespace: user.max_user_namespaces is 0",
+    );
+}

@@ -213,7 +213,7 @@ fn in_a_user_namespace_the_parent_writes_the_maps() {
          ! mknodat
          ! \"gid\", \"5\"",
     );
-    let maps = IdMaps { uid: "0 1000 1\n".into(), gid: "0 100 1\n".into() };
+    let maps = IdMaps { uid: "0 1000 1\n".into(), gid: "0 100 1\n".into(), set_groups: false };
     assert_eq!(plan.maps, Some(maps));
 }
 

@@ -57,7 +57,7 @@ fn once_and_in_order(plan: &Plan) {
         &["Ordinary", "Enter", "Affinity"],
         &["Fds", "Join", "Propagation"],
         &["Fds", "Loopback", "Propagation"],
-        &["Propagation", "RootTmpfs", "Seal", "PivotRoot", "Fork", "Bounding"],
+        &["Gate", "Become", "Propagation", "RootTmpfs", "Seal", "PivotRoot", "Fork", "Bounding"],
         &["Propagation", "RootBind", "Seal", "MoveRoot", "Fork", "Bounding"],
         // Dropping from the bounding set takes CAP_SETPCAP, and changing ids the other capabilities.
         &["Bounding", "Ids", "Caps", "NoNewPrivs", "Cwd", "Umask", "Exec"],
@@ -88,6 +88,7 @@ fn once_and_in_order(plan: &Plan) {
     for at_most_once in [
         "Gate",
         "OomScore",
+        "Become",
         "Join",
         "Loopback",
         "Hostname",

@@ -57,6 +57,8 @@ pub(crate) struct Request<'a> {
     pub task_dirs: &'a TaskDirs,
     /// Whom the task runs as: user and group.
     pub user: (u32, u32),
+    /// Whether init becomes that user before it mounts anything, as only that one is mapped in the user namespace.
+    pub becomes: bool,
     /// Why `/secrets` may be written to swap; `None` when it may not.
     pub swappable: Option<&'a str>,
     /// Files of the sandbox's own: path and content.
@@ -242,6 +244,10 @@ pub(crate) fn lower(req: &Request<'_>, handed: &mut Vec<Handed>, report: &mut Re
     steps.push(Step::new(Control::ROOT_SWITCH, switch));
     report.enforce(Control::ROOT_SWITCH);
     let Steps { mut trees, steps, .. } = steps;
+    if req.becomes {
+        let (uid, gid) = req.user;
+        trees.push(Step::new(Control::IDS, Op::Become { uid, gid }));
+    }
     trees.extend(steps);
     trees
 }

@@ -1,0 +1,134 @@
+//! Who the task is: which ids may be had, which are denied, and what they are outside of a user namespace.
+
+use crate::error::Result;
+use crate::host::Host;
+use crate::ids::{self, Identity};
+use crate::plan::IdMaps;
+use crate::report::{Control, Report};
+use crate::spec::Policy;
+
+/// What the ids of the task are in the caller's user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mapping {
+    /// The same, as there is no user namespace of its own.
+    None,
+    /// The same: the caller may map every id that it has.
+    Same,
+    /// The caller's: without privileges only one user and one group can be mapped, which are its own.
+    Caller,
+}
+
+impl Mapping {
+    /// `dir`: whether init makes mount points or layers in a directory of the host. It does so as the caller, who is not
+    /// mapped where the task's ids are.
+    pub(super) fn of(host: &Host, who: &Identity, user_ns: bool, dir: bool) -> Mapping {
+        let has = host.uid_map.has(who.uid) && host.gid_map.has(who.gid);
+        match user_ns {
+            false => Mapping::None,
+            true if host.maps_ids() && has && !dir => Mapping::Same,
+            true => Mapping::Caller,
+        }
+    }
+}
+
+/// User and group id of PID 1: below 65534 (`nobody`), and given to no user by Debian, Fedora or systemd.
+const PID1_ID: u32 = 65533;
+
+/// User and group of PID 1. It has ids of its own, so that it neither owns what root owns nor counts as a process of the
+/// task's user; where those cannot be had it has the task's.
+pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, u32) {
+    let id = |task: u32, map: &ids::IdMap| {
+        let own = if task == PID1_ID { PID1_ID.saturating_sub(1) } else { PID1_ID };
+        if mapping == Mapping::Caller || !map.has(own) { task } else { own }
+    };
+    (id(identity.uid, &host.uid_map), id(identity.gid, &host.gid_map))
+}
+
+/// Checks the ranges against what the task asks for, and against what it is on the host where a user
+/// namespace maps one to the other.
+pub(super) fn denied(policy: &Policy, host: &Host, asked: &Identity, mapping: Mapping) -> Result<()> {
+    let uids = ids::denied_uids(&policy.denied_host_uids)?;
+    let gids = ids::denied_gids(&policy.denied_host_gids)?;
+    ids::check(asked, &uids, &gids)?;
+    if mapping == Mapping::Caller {
+        let mut outside = asked.clone();
+        (outside.uid, outside.gid, outside.groups) = (host.uid, host.gid, host.groups.clone());
+        ids::check(&outside, &uids, &gids)?;
+    }
+    Ok(())
+}
+
+/// The groups that the task gets.
+pub(super) fn groups(host: &Host, identity: &Identity) -> Vec<u32> {
+    identity.groups.iter().copied().filter(|group| host.gid_map.has(*group)).take(MOST_GROUPS).collect()
+}
+
+/// A map is written at once, and must be shorter than a page (`user_namespaces(7)`).
+const MOST_GROUPS: usize = 128;
+
+/// The maps of the task's user namespace.
+pub(super) fn maps(host: &Host, identity: &Identity, mapping: Mapping) -> Option<IdMaps> {
+    let (uid, gid) = (identity.uid, identity.gid);
+    let line = |inside: u32, outside: u32| format!("{inside} {outside} 1\n");
+    match mapping {
+        Mapping::None => None,
+        Mapping::Caller => {
+            Some(IdMaps { uid: line(uid, host.uid), gid: line(gid, host.gid), set_groups: false })
+        }
+        Mapping::Same => {
+            let (pid1_uid, pid1_gid) = pid1(host, identity, mapping);
+            let mut gids = groups(host, identity);
+            gids.extend([gid, pid1_gid]);
+            let lines = |mut ids: Vec<u32>| {
+                ids.sort_unstable();
+                ids.dedup();
+                ids.into_iter().map(|id| line(id, id)).collect()
+            };
+            Some(IdMaps { uid: lines(vec![uid, pid1_uid]), gid: lines(gids), set_groups: true })
+        }
+    }
+}
+
+/// Says what the ids are worth.
+pub(super) fn tell(host: &Host, identity: &Identity, mapping: Mapping, report: &mut Report) {
+    report.enforce(Control::IDS);
+    let (uid, gid) = (identity.uid, identity.gid);
+    if mapping == Mapping::Caller {
+        let why = format!("uid {uid} and gid {gid} inside are {} and {} outside", host.uid, host.gid);
+        report.note(Control::IDS, why);
+        if host.uid == 0 && uid != 0 {
+            // Whatever it is called inside: root of the caller's own user namespace, which owns the files there.
+            let why = format!(
+                "uid {uid} inside is 0 outside: the task may do to files and processes what root may without capabilities"
+            );
+            report.weaken(Control::IDS, why);
+        }
+        if host.groups.iter().any(|group| *group != host.gid) {
+            report.weaken(
+                Control::IDS,
+                "the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace",
+            );
+        }
+        if identity.groups.iter().any(|group| *group != gid) {
+            report.weaken(
+                Control::IDS,
+                "the user's supplementary groups are left out: only one group can be mapped without privileges",
+            );
+        }
+    } else if groups(host, identity).len() < identity.groups.len() {
+        report.weaken(
+            Control::IDS,
+            "supplementary groups are left out: the caller's user namespace does not map them, or they are too many for a map",
+        );
+    }
+    let outer = match mapping {
+        Mapping::Caller => (host.uid_map.outside(host.uid), host.gid_map.outside(host.gid)),
+        _ => (host.uid_map.outside(uid), host.gid_map.outside(gid)),
+    };
+    if let (true, (Some(uid), Some(gid))) = (host.nested, outer) {
+        let why = format!(
+            "the caller is in a user namespace itself: outside of that one the task has uid {uid} and gid {gid}"
+        );
+        report.note(Control::IDS, why);
+    }
+}
