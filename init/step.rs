@@ -265,8 +265,15 @@ fn ordinary() -> Done {
     lenient(sys::default_memory_policy()).at(4)?;
     lenient(sys::personality(0)).at(5)?;
     lenient(sys::prctl(41 /* PR_SET_THP_DISABLE */, 0, 0).map(drop)).at(6)?;
-    if sys::prctl(27 /* PR_GET_SECUREBITS */, 0, 0).at(7)? != 0 {
-        sys::prctl(28 /* PR_SET_SECUREBITS */, 0, 0).at(7)?;
+    // EINVAL from a kernel that does not have it, which then need not forget it. (Linux 6.4 and 5.6)
+    for (call, option) in [(7, 67 /* PR_SET_MEMORY_MERGE */), (8, 57 /* PR_SET_IO_FLUSHER */)] {
+        let done = sys::prctl(option, 0, 0).map(drop);
+        if done != Err(sys::EINVAL) {
+            lenient(done).at(call)?;
+        }
+    }
+    if sys::prctl(27 /* PR_GET_SECUREBITS */, 0, 0).at(9)? != 0 {
+        sys::prctl(28 /* PR_SET_SECUREBITS */, 0, 0).at(9)?;
     }
     Ok(())
 }

@@ -60,6 +60,9 @@ pub struct Host {
     pub oom_score_adj: i32,
     /// Whether the caller has `no_new_privs` set, which every task then inherits.
     pub no_new_privs: bool,
+    /// Whether the caller denies itself memory that is both writable and executable (`PR_SET_MDWE`, Linux 6.3), which no
+    /// process can take back, and every task then inherits.
+    pub mdwe: bool,
     /// Whether the kernel has the overlay file system, or a module of it that the caller may load.
     pub overlay: bool,
     /// Sensitive files of this kernel that a sandbox covers.
@@ -111,6 +114,7 @@ impl Host {
             landlock_abi: sys::probe::landlock_abi().unwrap_or(0),
             oom_score_adj: adj.trim().parse().unwrap_or(0),
             no_new_privs: sys::probe::no_new_privs(),
+            mdwe: sys::probe::mdwe(),
             overlay: rootfs::probe::overlay(&read("/proc/filesystems")?),
             masked: rootfs::probe::present(&rootfs::probe::MASKED),
             private: rootfs::probe::private(Path::new("/etc")),

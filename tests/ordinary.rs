@@ -4,9 +4,16 @@
 mod attack_tools;
 mod common;
 
-use cofferdam::Limits;
-use common::{asked, probe, run_probe, sandboxes};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cofferdam::cgroup::CpuSet;
+use cofferdam::{Control, Limits};
+use common::{asked, can, probe, run_probe, sandboxes};
+
+const PR_SET_IO_FLUSHER: i32 = 57;
+const PR_GET_IO_FLUSHER: i32 = 58;
+const PR_SET_MDWE: i32 = 65;
+const PR_GET_MDWE: i32 = 66;
 const TIMERSLACK: i32 = libc::PR_GET_TIMERSLACK;
 
 /// What this thread is: policy, nice, I/O priority, timer slack, personality, securebits, processors.
@@ -22,6 +29,8 @@ fn state() -> Vec<(&'static str, i64)> {
         ("personality", call!(libc::SYS_personality, 0xffff_ffff_u32).unwrap()),
         ("securebits", call!(libc::SYS_prctl, libc::PR_GET_SECUREBITS).unwrap()),
         ("thp", call!(libc::SYS_prctl, libc::PR_GET_THP_DISABLE, 0, 0, 0, 0).unwrap()),
+        ("ksm", call!(libc::SYS_prctl, libc::PR_GET_MEMORY_MERGE, 0, 0, 0, 0).unwrap_or(0)),
+        ("flusher", call!(libc::SYS_prctl, PR_GET_IO_FLUSHER, 0, 0, 0, 0).unwrap_or(0)),
         ("processors", mask.iter().map(|word| i64::from(word.count_ones())).sum()),
     ]
 }
@@ -33,6 +42,16 @@ fn probe_entry() {
     for (name, value) in state() {
         say.fact(name, value);
     }
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    say.fact("allowed", allowed.trim());
+    say.fact("mdwe", call!(libc::SYS_prctl, PR_GET_MDWE, 0, 0, 0, 0).unwrap_or(0));
+}
+
+/// What one task reserves the others have not.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn set(what: &str) {
@@ -56,11 +75,50 @@ fn set(what: &str) {
     }
 }
 
+/// Of whole processes, so in one of its own.
+#[test]
+fn process_entry() {
+    if std::env::var_os("COFFERDAM_ORDINARY").is_none() {
+        return;
+    }
+    let usual = state();
+    for option in [libc::PR_SET_THP_DISABLE, libc::PR_SET_MEMORY_MERGE, PR_SET_IO_FLUSHER] {
+        // Old kernels lack one or the other, and some users may not.
+        let _ = call!(libc::SYS_prctl, option, 1, 0, 0, 0);
+    }
+    assert_ne!(state(), usual);
+    let mdwe = call!(libc::SYS_prctl, PR_SET_MDWE, 1, 0, 0, 0).is_ok();
+    for init in [true, false] {
+        let seen = run_probe(probe("state").with(|s| s.init = init)).unwrap();
+        for (name, value) in usual.iter().filter(|(name, _)| ["thp", "ksm", "flusher"].contains(name)) {
+            assert_eq!(seen.get(name), value.to_string(), "{name}");
+        }
+        assert_eq!(seen.get("mdwe"), i32::from(mdwe).to_string());
+        let told = seen.report.why(Control::NO_NEW_PRIVS);
+        assert_eq!(told.contains("PR_SET_MDWE"), mdwe, "{told}");
+    }
+    println!("ordinary: all holds");
+}
+
+#[test]
+fn the_callers_process_does_not_lend_its_state_to_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    let exe = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new(exe);
+    command.args(["--exact", "process_entry", "--nocapture", "--test-threads=1"]);
+    let ran = command.env("COFFERDAM_ORDINARY", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && text.contains("ordinary: all holds"), "{text}");
+}
+
 #[test]
 fn the_callers_thread_does_not_lend_its_state_to_the_task() {
     if !sandboxes() {
         return;
     }
+    let _alone = alone();
     let usual = state();
     let all = ["policy", "real-time", "nice", "ioprio", "slack", "personality", "securebits", "processors"];
     for what in all {
@@ -85,6 +143,32 @@ fn the_callers_thread_does_not_lend_its_state_to_the_task() {
                     }
                 }
                 assert_eq!(state(), changed, "the caller is touched: {what}");
+            });
+        });
+    }
+}
+
+/// Under `taskset -c 0` a task runs on the processors that it was given, and not on the caller's.
+#[test]
+fn the_processors_of_a_task_are_its_cpusets() {
+    if !can("cgroups") || !sandboxes() {
+        return;
+    }
+    let _alone = alone();
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let online = CpuSet::parse(online.trim()).unwrap();
+    let (first, last) = (online.iter().next().unwrap(), online.iter().last().unwrap());
+    let all = online.to_string();
+    for (caller, given, exclusive) in [(first, last, true), (last, first, true), (first, last, false)] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mask = [1_u64 << caller];
+                call!(libc::SYS_sched_setaffinity, 0, 8, mask.as_ptr()).unwrap();
+                let limits = Limits { cores: given.to_string(), exclusive, ..Limits::default() };
+                let seen = run_probe(probe("state").limits(limits)).unwrap();
+                assert!(seen.report.enforced.contains(Control::CPUSET), "{}", seen.report);
+                let expected = if exclusive { given.to_string() } else { all.clone() };
+                assert_eq!(seen.get("allowed"), expected, "the caller is on {caller}");
             });
         });
     }

@@ -171,6 +171,14 @@ pub(super) fn credentials(
     if spec.no_new_privs {
         init.push(Step::new(Control::NO_NEW_PRIVS, Op::NoNewPrivs {}));
         report.enforce(Control::NO_NEW_PRIVS);
+    } else if host.no_new_privs {
+        report.note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which no process can take back");
+    }
+    if host.mdwe {
+        report.note(
+            Control::NO_NEW_PRIVS,
+            "the caller has PR_SET_MDWE set, which no process can take back: what compiles to memory while it runs fails",
+        );
     }
 }
 

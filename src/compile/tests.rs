@@ -60,6 +60,7 @@ fn host() -> Host {
         landlock_abi: 2,
         oom_score_adj: 0,
         no_new_privs: false,
+        mdwe: false,
         overlay: true,
         proc_options: Vec::new(),
         private: vec![("/etc/shadow".into(), Kind::File), ("/etc/ssl/private".into(), Kind::Dir)],

@@ -222,6 +222,28 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What a refusal by init means, where the errno alone does not tell.
+    pub(crate) fn meaning(&self, step: u32, index: u8, errno: i32) -> Option<String> {
+        let op = usize::try_from(step).ok().and_then(|i| self.init.get(i)).and_then(Step::op)?;
+        let Op::Bind { source, target, kind, .. } = op else { return None };
+        let moves = call(&op, index).starts_with("move_mount(");
+        match errno {
+            libc::ENOENT if !moves => Some(format!(
+                "{target:?} is, or lies below, a symbolic link that leads to nothing in the root"
+            )),
+            libc::EINVAL | libc::ENOTDIR if moves => {
+                let (is, other) = match kind {
+                    wire::KIND_DIR => ("a directory", "none"),
+                    _ => ("a file", "a directory"),
+                };
+                Some(format!("{source:?} is {is}, and {target:?} in the root is {other}"))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "# parent")?;

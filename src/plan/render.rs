@@ -27,6 +27,8 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "set_mempolicy(MPOL_DEFAULT)".into(),
             "personality(0)".into(),
             "prctl(PR_SET_THP_DISABLE, 0)".into(),
+            "prctl(PR_SET_MEMORY_MERGE, 0)".into(),
+            "prctl(PR_SET_IO_FLUSHER, 0)".into(),
             "prctl(PR_GET_SECUREBITS)".into(),
         ],
         Op::Become { uid, gid } => vec![

@@ -246,6 +246,10 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
     let source = io::Error::from_raw_os_error(errno);
     let last = u32::try_from(plan.init.len().saturating_sub(1)).unwrap_or(NO_STEP);
     if step != last {
+        let source = match plan.meaning(step, call, errno) {
+            Some(why) => io::Error::new(source.kind(), format!("{why} ({source})")),
+            None => source,
+        };
         return Error::Setup { step: plan.call(step, call), source };
     }
     // The command: call 0 is the search, and call n + 1 the execve of candidate n.

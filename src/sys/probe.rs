@@ -20,6 +20,13 @@ pub(crate) fn file_system(name: &std::ffi::CStr) -> io::Result<()> {
     super::own(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) }).map(drop)
 }
 
+/// Whether this process denies itself memory that is both writable and executable (`PR_SET_MDWE`, Linux 6.3).
+pub(crate) fn mdwe() -> bool {
+    const PR_GET_MDWE: libc::c_int = 66;
+    // SAFETY: PR_GET_MDWE takes numbers only.
+    unsafe { libc::prctl(PR_GET_MDWE, 0, 0, 0, 0) > 0 }
+}
+
 /// Whether this thread has `no_new_privs` set.
 pub(crate) fn no_new_privs() -> bool {
     // SAFETY: PR_GET_NO_NEW_PRIVS takes numbers only.
