@@ -4,6 +4,8 @@
 mod attack_tools;
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
+
 use cofferdam::{Control, Host, Policy};
 use common::{asked, can, probe, run_probe, sandboxes};
 use nix::errno::Errno;
@@ -13,7 +15,7 @@ use nix::errno::Errno;
 type Attack = fn() -> nix::Result<libc::c_long>;
 
 /// Capability, what it must weaken (empty: it is only named), and the attack.
-const ROWS: [(&str, Control, Attack); 14] = [
+const ROWS: [(&str, Control, Attack); 20] = [
     ("sys_admin", Control::HOST_FILES.union(Control::ROOT_SWITCH), || {
         attack_tools::mount("none", "/tmp", "tmpfs", 0, "").map(|()| 0)
     }),
@@ -65,12 +67,63 @@ const ROWS: [(&str, Control, Attack); 14] = [
         timex[0] = 0x4000;
         call!(libc::SYS_adjtimex, timex.as_mut_ptr())
     }),
+    ("dac_override", Control::empty(), || {
+        std::fs::write("/tmp/mine", "").unwrap();
+        std::fs::set_permissions("/tmp/mine", PermissionsExt::from_mode(0)).unwrap();
+        call!(libc::SYS_open, c"/tmp/mine".as_ptr(), libc::O_RDWR)
+    }),
+    ("linux_immutable", Control::empty(), || {
+        const FS_IOC_SETFLAGS: u64 = 0x4008_6602;
+        // FS_IMMUTABLE_FL
+        let immutable = 0x10_i64;
+        std::fs::write("/tmp/fixed", "").unwrap();
+        let file = call!(libc::SYS_open, c"/tmp/fixed".as_ptr(), libc::O_RDONLY)?;
+        call!(libc::SYS_ioctl, file, FS_IOC_SETFLAGS, &raw const immutable)
+    }),
+    // A group of listeners, and what takes a message.
+    ("audit_read", Control::empty(), || audit(1).map(|_| 0)),
+    ("audit_write", Control::empty(), || ask_audit(audit(0)?, 1005 /* AUDIT_USER */)),
+    ("audit_control", Control::empty(), || ask_audit(audit(0)?, 1000 /* AUDIT_GET */)),
+    ("block_suspend", Control::empty(), || {
+        // Dropped without a word for want of the capability.
+        const EPOLLWAKEUP: u32 = 1 << 29;
+        std::fs::exists("/sys/power/wakeup_count").ok().filter(|there| *there).ok_or(Errno::ENOSYS)?;
+        let (epoll, timer) = (call!(libc::SYS_epoll_create1, 0)?, call!(libc::SYS_timerfd_create, 1, 0)?);
+        let mut event = libc::epoll_event { events: EPOLLWAKEUP | 1, u64: 0 };
+        call!(libc::SYS_epoll_ctl, epoll, libc::EPOLL_CTL_ADD, timer, &raw mut event)?;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap();
+        if info.contains("events: 2") { Ok(0) } else { Err(Errno::EPERM) }
+    }),
     ("sys_pacct", Control::empty(), || call!(libc::SYS_acct, c"/no/such/file".as_ptr())),
     ("wake_alarm", Control::empty(), || {
         const CLOCK_BOOTTIME_ALARM: i32 = 9;
         call!(libc::SYS_timerfd_create, CLOCK_BOOTTIME_ALARM, 0)
     }),
 ];
+
+/// A socket to the kernel's audit, in these groups.
+fn audit(groups: u32) -> nix::Result<libc::c_long> {
+    const NETLINK_AUDIT: i32 = 9;
+    let socket = call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_AUDIT);
+    let socket = socket.map_err(|_| Errno::ENOSYS)?;
+    // struct sockaddr_nl: family, padding, port, groups.
+    let address = [u32::try_from(libc::AF_NETLINK).unwrap(), 0, groups];
+    call!(libc::SYS_bind, socket, address.as_ptr(), 12).map(|_| socket)
+}
+
+/// The errno with which audit acknowledges a message of this type.
+fn ask_audit(socket: libc::c_long, kind: u32) -> nix::Result<libc::c_long> {
+    // struct nlmsghdr: length, type and flags (request, acknowledge), sequence, port; then the text.
+    let message = [24, kind | (5 << 16), 1, 0, u32::from_ne_bytes(*b"test"), 0];
+    call!(libc::SYS_write, socket, message.as_ptr(), 24)?;
+    let mut answer = [0_i32; 64];
+    call!(libc::SYS_read, socket, answer.as_mut_ptr(), 256)?;
+    // NLMSG_ERROR carries the errno, negative, or zero.
+    match answer[1] & 0xffff {
+        2 if answer[4] != 0 => Err(Errno::from_raw(-answer[4])),
+        _ => Ok(0),
+    }
+}
 
 /// What runs inside.
 #[test]
@@ -81,7 +134,8 @@ fn probe_entry() {
     // Above 2, which Debian adds, only CAP_SYS_ADMIN opens the door.
     let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     let closed = what == "perfmon" && paranoid.trim().parse::<i32>().is_ok_and(|level| level > 2);
-    let lacks = closed || matches!(answer, Err(Errno::ENOSYS | Errno::EOPNOTSUPP));
+    let lacks = closed
+        || matches!(answer, Err(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ECONNREFUSED));
     say.fact("lacks", lacks);
     say.fact("passed", !lacks && !matches!(answer, Err(Errno::EPERM | Errno::EACCES)));
     say.fact("answer", answer.map_or_else(|e| e.to_string(), |n| n.to_string()));
@@ -97,7 +151,12 @@ fn a_capability_that_undoes_a_control_is_in_the_report() {
     let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
     for (name, weakened, _) in ROWS {
         let ask = |cap_add: Vec<String>| {
-            run_probe(probe(name).user("nobody").policy(&policy).with(|s| s.cap_add = cap_add)).unwrap()
+            let sandbox = probe(name).user("nobody").policy(&policy).with(|s| {
+                (s.cap_drop, s.cap_add) = (vec!["all".into()], cap_add);
+                // Audit obeys nobody else.
+                s.pid_mode = if name == "audit_control" { "host" } else { "private" }.into();
+            });
+            run_probe(sandbox).unwrap()
         };
         let without = ask(Vec::new());
         assert_eq!(without.get("passed"), "false", "{name}: {}", without.get("answer"));

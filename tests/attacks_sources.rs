@@ -6,18 +6,22 @@ mod common;
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use attack_tools::z;
-use cofferdam::{Device, Error, Method, Policy, Root, Sandbox, TaskDirs, Volume};
+use cofferdam::{Device, Error, Method, Network, Policy, Root, Sandbox, TaskDirs, Volume};
 use common::{asked, can, emulated, probe, run_probe, sandboxes};
 
 /// What runs inside: what the file `READ` holds, at most eight bytes of it.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
+    if what == "network" {
+        return say.fact("network", fs::read_link("/proc/self/ns/net").unwrap().display());
+    }
     assert_eq!(what, "read");
     let mut bytes = Vec::new();
     let file = fs::File::open(std::env::var("READ").unwrap());
@@ -213,6 +217,60 @@ fn no_source_is_reached_by_a_link_that_another_user_plants() {
     assert!(shown > least && refused > least, "{shown} shown, {refused} refused");
 }
 
+/// The same for the network namespace: a task never joins the one behind the link.
+#[test]
+fn no_network_is_joined_by_a_link_that_another_user_plants() {
+    if !can("root") || !sandboxes() || !can("unshare") {
+        return;
+    }
+    let site = tempfile::tempdir().unwrap();
+    let top = site.path().canonicalize().unwrap();
+    fs::set_permissions(&top, fs::Permissions::from_mode(0o755)).unwrap();
+    let (way, link, secret) = (top.join("way"), top.join("link"), top.join("secret"));
+    let namespace = |path: &Path| fs::read_link(path).unwrap().display().to_string();
+    let own = namespace(Path::new("/proc/self/ns/net"));
+    let mut holders: Vec<(Holder, String)> = Vec::new();
+    for dir in [&way, &secret] {
+        let holder = Holder(Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap());
+        let file = PathBuf::from(format!("/proc/{}/ns/net", holder.0.id()));
+        while namespace(&file) == own {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        holders.push((holder, namespace(&file)));
+        fs::create_dir(dir).unwrap();
+        symlink(&file, dir.join("net")).unwrap();
+    }
+    symlink(&secret, &link).unwrap();
+    lchown(&link, Some(1234), Some(1234)).unwrap();
+    let network = || Network::Path(way.join("net"));
+    while_exchanging(&way, &link, || {
+        // Who follows links joins the other one now and then.
+        let plain = |_| {
+            fs::File::open(way.join("net")).is_ok_and(|file| {
+                let ino = file.metadata().unwrap().ino();
+                holders[1].1 == format!("net:[{ino}]")
+            })
+        };
+        assert!((0..100_000).any(plain), "the attack is none any more");
+        for _ in 0..rounds(20) {
+            match run_probe(probe("network").network(network())) {
+                Ok(seen) => assert_eq!(seen.get("network"), holders[0].1),
+                Err(error) => assert!(error.to_string().contains("user 1234 may have planted it"), "{error}"),
+            }
+        }
+    });
+}
+
+/// A process that holds a namespace.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Two directories of the caller's change places on the way. The task sees one of them as a whole, or there is an error.
 #[test]
 fn what_is_mounted_is_what_was_looked_at() {
@@ -257,7 +315,7 @@ fn what_is_mounted_is_what_was_looked_at() {
 /// The strict policy runs a command where everything holds, and no other.
 #[test]
 fn under_the_strict_policy_everything_holds() {
-    use cofferdam::{Control, Network};
+    use cofferdam::Control;
     if !can("root") || !sandboxes() {
         return;
     }

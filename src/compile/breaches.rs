@@ -6,7 +6,7 @@ use crate::report::{Control, Report};
 use crate::spec::Policy;
 
 /// What a capability lets a task do to the enclosure itself, outside of a user namespace.
-const BREACHES: [(&str, Control, &str); 12] = [
+const BREACHES: [(&str, Control, &str); 13] = [
     (
         "sys_admin",
         FILES.union(Control::MASKED_PATHS).union(Control::DEVICES),
@@ -16,6 +16,11 @@ const BREACHES: [(&str, Control, &str); 12] = [
         "dac_read_search",
         FILES,
         "the task has CAP_DAC_READ_SEARCH: open_by_handle_at(2) reaches files outside its root, and writes them through a writable mount of their file system",
+    ),
+    (
+        "dac_override",
+        Control::empty(),
+        "the task has CAP_DAC_OVERRIDE: it reads every file that its root and its volumes show, and writes those of writable volumes, whoever owns them",
     ),
     ("sys_module", Control::all(), "the task has CAP_SYS_MODULE: it can load code into the kernel"),
     ("sys_boot", Control::all(), "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel"),
@@ -60,11 +65,12 @@ const BREACHES: [(&str, Control, &str); 12] = [
 const FILES: Control = Control::HOST_FILES.union(Control::ROOT_SWITCH);
 
 /// Capabilities that act on the whole machine, where no control stands for what they act on.
-const MACHINE: [(&str, &str); 9] = [
+const MACHINE: [(&str, &str); 10] = [
     ("sys_time", "sets the machine's clock"),
     ("mac_admin", "changes the host's LSM policy (Smack, AppArmor)"),
     ("mac_override", "overrides the host's LSM policy (Smack)"),
-    ("audit_control", "changes the host's audit rules"),
+    ("audit_control", "changes the host's audit rules, in the host's PID namespace"),
+    ("audit_write", "writes records to the host's audit log"),
     ("audit_read", "reads the host's audit log"),
     ("sys_pacct", "turns process accounting on and off"),
     ("wake_alarm", "wakes the machine from suspend"),

@@ -85,6 +85,14 @@ pub(crate) fn unfiltered(spec: &SandboxSpec, why: &str, report: &mut Report) -> 
     for device in narrow(spec) {
         report.weaken(Control::DEVICES, wider(device, "there is no device cgroup"));
     }
+    let volumes = spec.volumes.iter().filter(|v| !v.read_only).map(|v| &v.source);
+    let dirs = &spec.task_dirs;
+    if let Some(dir) = volumes.chain(&dirs.alloc).chain(&dirs.local).chain(&spec.root.upper).next() {
+        let why = format!(
+            "a node that a task with CAP_MKNOD makes below {dir:?} works on the host, unless its file system is mounted nodev there"
+        );
+        report.note(Control::DEVICES, why);
+    }
     Ok(())
 }
 
