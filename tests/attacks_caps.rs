@@ -69,7 +69,7 @@ const ROWS: [(&str, Control, Attack); 20] = [
     }),
     ("dac_override", Control::empty(), || {
         std::fs::write("/tmp/mine", "").unwrap();
-        std::fs::set_permissions("/tmp/mine", PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions("/tmp/mine", PermissionsExt::from_mode(0o000)).unwrap();
         call!(libc::SYS_open, c"/tmp/mine".as_ptr(), libc::O_RDWR)
     }),
     ("linux_immutable", Control::empty(), || {
