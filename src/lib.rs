@@ -43,6 +43,7 @@ pub mod caps;
 pub mod cgroup;
 mod compile;
 mod error;
+pub mod filter;
 mod host;
 pub mod ids;
 mod ns;

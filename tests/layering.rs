@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[(&[&str], bool)] = &[
     (&["sandbox"], false),
     (&["spec", "host", "compile", "spawn", "task"], true),
-    (&["ns", "rootfs", "caps", "ids", "cgroup"], false),
+    (&["ns", "rootfs", "caps", "ids", "cgroup", "filter"], false),
     (&["plan"], false),
     (&["report", "error"], true),
     (&["sys"], false),

@@ -1,0 +1,266 @@
+//! Rules into a program for the kernel (`seccomp(2)`): for each architecture a search tree over ranges of numbers that
+//! are decided alike, whose leaves compare arguments.
+//!
+//! The kernel checks such a program and executes it for each call; calls that it always allows it remembers in a bitmap
+//! (Linux 5.11). A tree loads in a fifth of the time that a chain of all calls takes.
+
+use super::bpf::{EQUAL, GREATER, GREATER_EQUAL, Instruction, Program};
+use super::calls::{self, Arch};
+use super::default::ENOSYS;
+use super::profile::{Action, Base, Call, Compare, Is, Profile, Rule};
+use super::{Grants, default};
+use crate::error::{Error, Result};
+
+/// What is done about one call: the action of the first arm whose comparisons all hold, else the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Decision {
+    arms: Vec<(Vec<Compare>, Action)>,
+    last: Action,
+}
+
+impl Decision {
+    fn always(last: Action) -> Decision {
+        Decision { arms: Vec::new(), last }
+    }
+}
+
+/// Numbers from `first` to below the next one's.
+struct Range {
+    first: u32,
+    decision: Decision,
+}
+
+/// Numbers from here on are those of x32.
+const X32: u32 = 0x4000_0000;
+
+/// The rules that are tried for each call, in order, and what is done about a call without one: of those that the tables
+/// have, and of others.
+struct Rules {
+    rules: Vec<Rule>,
+    known: Action,
+    unknown: Action,
+}
+
+impl Rules {
+    fn of(profile: &Profile, grants: &Grants) -> Rules {
+        let mut rules = profile.rules.clone();
+        let (known, unknown) = match profile.base {
+            Base::Default => {
+                rules.extend(default::rules(grants));
+                (Action::Allow, ENOSYS)
+            }
+            Base::Action(action) if action.executes() => (action, action),
+            // A program that asks for what is newer than the table does without.
+            Base::Action(action) => (action, ENOSYS),
+        };
+        Rules { rules, known, unknown }
+    }
+}
+
+/// Compiles a profile for a task with these capabilities.
+///
+/// # Errors
+/// [`Error::Spec`] for `filter`, where the profile is wrong or its program is longer than the 4096 instructions that the
+/// kernel takes.
+pub fn compile(profile: &Profile, grants: &Grants) -> Result<Program> {
+    profile.validate()?;
+    let rules = Rules::of(profile, grants);
+    let x86_64 = tree(&ranges(&rules, Arch::X86_64));
+    let i386 = match profile.i386 {
+        true => tree(&ranges(&rules, Arch::I386)),
+        false => vec![Instruction::give(ENOSYS.word())],
+    };
+    let mut program = vec![Instruction::load(ARCH)];
+    program.push(Instruction::jump(EQUAL, Arch::X86_64.audit(), 1, 0));
+    program.push(Instruction::go(length(&x86_64).saturating_add(1)));
+    program.push(Instruction::load(NUMBER));
+    program.extend(x86_64);
+    program.push(Instruction::jump(EQUAL, Arch::I386.audit(), 1, 0));
+    program.push(Instruction::give(Action::Kill.word()));
+    program.push(Instruction::load(NUMBER));
+    program.extend(i386);
+    if program.len() > MOST {
+        let why = format!("the filter has {} instructions, and the kernel takes {MOST}", program.len());
+        return Err(Error::spec("filter", why));
+    }
+    Ok(Program(program))
+}
+
+/// `BPF_MAXINSNS`.
+const MOST: usize = 4096;
+
+/// What a profile says of a call: the rules as they are read, without any program.
+pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
+    if call.arch == Arch::I386 && !profile.i386 || call.arch == Arch::X86_64 && call.number >= X32 {
+        return ENOSYS;
+    }
+    let rules = Rules::of(profile, grants);
+    let mut names = calls::all(call.arch);
+    let Some((_, name)) = names.find(|(number, _)| *number == call.number) else { return rules.unknown };
+    let fits = |rule: &&Rule| {
+        rule.calls.iter().any(|n| n == name) && rule.args.iter().all(|compare| compare.holds(&call.args))
+    };
+    rules.rules.iter().find(fits).map_or(rules.known, |rule| rule.action)
+}
+
+/// Every number of an architecture, as ranges that are decided alike.
+fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
+    let mut decided: std::collections::BTreeMap<u32, Decision> =
+        calls::all(arch).map(|(number, _)| (number, Decision::always(rules.known))).collect();
+    // From the last to the first, as an earlier rule decides before a later one.
+    for rule in rules.rules.iter().rev() {
+        for number in rule.calls.iter().filter_map(|name| calls::number(arch, name)) {
+            let Some(decision) = decided.get_mut(&number) else { continue };
+            if rule.args.is_empty() {
+                *decision = Decision::always(rule.action);
+            } else {
+                decision.arms.insert(0, (rule.args.clone(), rule.action));
+            }
+        }
+    }
+    let mut ranges: Vec<Range> = Vec::new();
+    let mut push = |first: u32, decision: Decision| {
+        if ranges.last().is_none_or(|last| last.decision != decision) {
+            ranges.push(Range { first, decision });
+        }
+    };
+    let mut next = 0;
+    for (number, decision) in decided {
+        if number > next {
+            push(next, Decision::always(rules.unknown));
+        }
+        push(number, decision);
+        next = number.saturating_add(1);
+    }
+    push(next, Decision::always(rules.unknown));
+    if arch == Arch::X86_64 {
+        push(X32, Decision::always(ENOSYS));
+    }
+    ranges
+}
+
+/// The number is in the accumulator.
+fn tree(ranges: &[Range]) -> Vec<Instruction> {
+    let (left, right) = ranges.split_at(ranges.len() / 2);
+    let ([.., _], [first, ..]) = (left, right) else {
+        return ranges.first().map(|range| leaf(&range.decision)).unwrap_or_default();
+    };
+    let (below, from) = (tree(left), tree(right));
+    let mut code = Vec::with_capacity(below.len().saturating_add(from.len()).saturating_add(2));
+    // A conditional jump reaches 255 instructions.
+    match u8::try_from(below.len()) {
+        Ok(over) => code.push(Instruction::jump(GREATER_EQUAL, first.first, over, 0)),
+        Err(_) => {
+            code.push(Instruction::jump(GREATER_EQUAL, first.first, 0, 1));
+            code.push(Instruction::go(length(&below)));
+        }
+    }
+    code.extend(below);
+    code.extend(from);
+    code
+}
+
+fn leaf(decision: &Decision) -> Vec<Instruction> {
+    let arms = decision.arms.iter().flat_map(|(compares, action)| arm(compares, *action));
+    arms.chain([Instruction::give(decision.last.word())]).collect()
+}
+
+/// Gives the action where all comparisons hold, else goes on behind it.
+fn arm(compares: &[Compare], action: Action) -> Vec<Instruction> {
+    let mut code = vec![Instruction::give(action.word())];
+    for compare in compares.iter().rev() {
+        let mut front = Comparison::of(compare).assemble(code.len());
+        front.append(&mut code);
+        code = front;
+    }
+    code
+}
+
+/// The code of a comparison, before it is known how far away its ends are.
+struct Comparison(Vec<(Instruction, [To; 2])>);
+
+/// Where a jump leads.
+#[derive(Clone, Copy)]
+enum To {
+    /// To the next instruction.
+    Next,
+    /// To the lower half of the argument.
+    Low,
+    /// It holds.
+    Holds,
+    /// It does not.
+    Fails,
+}
+
+impl Comparison {
+    /// The upper half decides unless it is equal.
+    fn of(compare: &Compare) -> Comparison {
+        let (holds, fails) = match compare.is {
+            Is::Ne | Is::Lt | Is::Le => (To::Fails, To::Holds),
+            Is::Eq | Is::Gt | Is::Ge => (To::Holds, To::Fails),
+        };
+        let [high, low] = [upper(compare.value), lower(compare.value)];
+        let mut code = Comparison(Vec::new());
+        code.load(compare, 4, upper(compare.mask));
+        match compare.is {
+            Is::Eq | Is::Ne => {
+                code.jump(EQUAL, high, To::Next, fails);
+                code.load(compare, 0, lower(compare.mask));
+                code.jump(EQUAL, low, holds, fails);
+            }
+            // Not less is greater or equal, and not less or equal is greater.
+            Is::Ge | Is::Lt | Is::Gt | Is::Le => {
+                code.jump(GREATER, high, holds, To::Next);
+                code.jump(EQUAL, high, To::Low, fails);
+                code.load(compare, 0, lower(compare.mask));
+                let last = if matches!(compare.is, Is::Ge | Is::Lt) { GREATER_EQUAL } else { GREATER };
+                code.jump(last, low, holds, fails);
+            }
+        }
+        code
+    }
+
+    fn load(&mut self, compare: &Compare, half: u32, mask: u32) {
+        let at = ARGS.saturating_add(u32::from(compare.arg).saturating_mul(8)).saturating_add(half);
+        self.0.push((Instruction::load(at), [To::Next; 2]));
+        self.0.push((Instruction::and(mask), [To::Next; 2]));
+    }
+
+    fn jump(&mut self, code: u16, k: u32, yes: To, no: To) {
+        self.0.push((Instruction::jump(code, k, 0, 0), [yes, no]));
+    }
+
+    /// `behind` instructions follow that belong to what holds.
+    fn assemble(self, behind: usize) -> Vec<Instruction> {
+        let count = self.0.len();
+        let line = |at: usize, (instruction, to): (Instruction, [To; 2])| {
+            let rest = count.saturating_sub(at).saturating_sub(1);
+            let far = |to| match to {
+                To::Next | To::Low => 0,
+                To::Holds => rest,
+                To::Fails => rest.saturating_add(behind),
+            };
+            // Six comparisons of eight instructions are fewer than 255.
+            let [yes, no] = to.map(|to| u8::try_from(far(to)).unwrap_or(u8::MAX));
+            if instruction.jumps() { instruction.to(yes, no) } else { instruction }
+        };
+        self.0.into_iter().enumerate().map(|(at, item)| line(at, item)).collect()
+    }
+}
+
+fn upper(value: u64) -> u32 {
+    u32::try_from(value >> 32).unwrap_or_default()
+}
+
+fn lower(value: u64) -> u32 {
+    u32::try_from(value & 0xffff_ffff).unwrap_or_default()
+}
+
+fn length(code: &[Instruction]) -> u32 {
+    u32::try_from(code.len()).unwrap_or(u32::MAX)
+}
+
+// Offsets in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGS: u32 = 16;

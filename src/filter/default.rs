@@ -1,0 +1,216 @@
+//! The default profile: what is refused, unless a capability of the task asks for it, and why.
+//!
+//! All that is in the tables and not here is allowed. What is in no table is `ENOSYS`.
+
+use super::Grants;
+use super::profile::{Action, Compare, Is, Rule};
+
+const EPERM: Action = Action::Errno(1);
+const EAFNOSUPPORT: Action = Action::Errno(97);
+pub(super) const ENOSYS: Action = Action::Errno(38);
+
+/// Calls that are refused for one reason.
+pub(super) struct Group {
+    /// Names, of either architecture.
+    pub calls: &'static [&'static str],
+    /// With one of these capabilities they are allowed.
+    pub unless: &'static [&'static str],
+    /// With user namespaces of its own the task may make them, too.
+    pub namespaces: bool,
+    /// What the caller sees.
+    pub action: Action,
+    /// Why.
+    pub why: &'static str,
+}
+
+const fn group(calls: &'static [&'static str], unless: &'static [&'static str], why: &'static str) -> Group {
+    Group { calls, unless, namespaces: false, action: EPERM, why }
+}
+
+pub(super) const GROUPS: [Group; 26] = [
+    group(
+        &["setns", "listns"],
+        &[],
+        "joins a namespace: who owns a user namespace has every capability in it",
+    ),
+    group(
+        &["open_by_handle_at"],
+        &["dac_read_search"],
+        "opens by handle what no path of the root leads to; a handle of nsfs needs no capability",
+    ),
+    group(
+        &["io_uring_setup", "io_uring_enter", "io_uring_register"],
+        &[],
+        "makes calls that no filter sees, and is the kernel's most attacked interface",
+    ),
+    group(
+        &["add_key", "keyctl", "request_key"],
+        &[],
+        "keyrings belong to users of the host, and to no namespace",
+    ),
+    group(
+        &["userfaultfd"],
+        &[],
+        "stops the kernel in the middle of a copy, which makes races of it winnable",
+    ),
+    group(
+        &["perf_event_open"],
+        &["perfmon", "sys_admin"],
+        "observes the processor, and what others do on it",
+    ),
+    group(&["bpf"], &["bpf", "sys_admin"], "loads programs into the kernel"),
+    Group {
+        namespaces: true,
+        ..group(
+            &[
+                "mount",
+                "umount",
+                "umount2",
+                "mount_setattr",
+                "move_mount",
+                "open_tree",
+                "open_tree_attr",
+                "fsopen",
+                "fsconfig",
+                "fsmount",
+                "fspick",
+            ],
+            &["sys_admin"],
+            "changes what is mounted",
+        )
+    },
+    Group {
+        namespaces: true,
+        ..group(&["pivot_root"], &[], "changes what the root is; chroot(2) is enough inside")
+    },
+    Group {
+        namespaces: true,
+        ..group(&["sethostname", "setdomainname"], &["sys_admin"], "names the machine")
+    },
+    group(&["chroot"], &["sys_chroot"], "changes what the root is"),
+    group(&["init_module", "finit_module", "delete_module"], &["sys_module"], "changes the kernel's code"),
+    group(&["kexec_load", "kexec_file_load"], &[], "replaces the kernel"),
+    group(&["reboot"], &["sys_boot"], "restarts the machine"),
+    group(
+        &["swapon", "swapoff", "quotactl_fd", "quotactl"],
+        &["sys_admin"],
+        "administers the host's storage",
+    ),
+    group(&["acct"], &["sys_pacct"], "turns process accounting on and off"),
+    group(
+        &["clock_settime", "clock_settime64", "settimeofday", "stime"],
+        &["sys_time"],
+        "sets the machine's clock, which no namespace has of its own",
+    ),
+    group(&["syslog"], &["syslog", "sys_admin"], "reads the kernel's log"),
+    group(&["iopl", "ioperm"], &["sys_rawio"], "opens the machine's ports"),
+    group(
+        &["kcmp", "pidfd_getfd", "process_madvise"],
+        &["sys_ptrace"],
+        "reaches into other processes by other ways than ptrace(2)",
+    ),
+    group(
+        &["get_mempolicy", "set_mempolicy", "set_mempolicy_home_node", "mbind"],
+        &["sys_nice"],
+        "chooses the memory of other nodes",
+    ),
+    group(&["migrate_pages", "move_pages", "uprobe"], &[], "acts on the memory of other processes"),
+    group(
+        &["fanotify_init", "lookup_dcookie", "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules"],
+        &["sys_admin"],
+        "watches whole file systems, and what guards them",
+    ),
+    group(&["vhangup"], &["sys_tty_config"], "hangs up a terminal"),
+    group(&["vm86", "vm86old"], &[], "runs 16-bit code: little used, and often a hole"),
+    Group {
+        action: ENOSYS,
+        ..group(
+            &[
+                "_sysctl",
+                "afs_syscall",
+                "bdflush",
+                "break",
+                "create_module",
+                "ftime",
+                "get_kernel_syms",
+                "getpmsg",
+                "gtty",
+                "idle",
+                "lock",
+                "mpx",
+                "nfsservctl",
+                "prof",
+                "profil",
+                "putpmsg",
+                "query_module",
+                "security",
+                "stty",
+                "sysfs",
+                "tuxcall",
+                "ulimit",
+                "uselib",
+                "ustat",
+                "vserver",
+            ],
+            &[],
+            "obsolete: no program of today needs it",
+        )
+    },
+];
+
+const CLONE_PARENT: u32 = 0x8000;
+/// `CLONE_NEW*` of mount, cgroup, UTS, IPC, user, PID and network namespaces.
+const CLONE_NEW: u32 = 0x7e02_0000;
+/// Of time namespaces, for `unshare` only: in `clone` the bit belongs to the exit signal.
+const CLONE_NEWTIME: u32 = 0x80;
+
+/// Families of sockets that everybody may open: unix, inet, inet6, netlink; and packet, for which the kernel wants
+/// `CAP_NET_RAW`. moby's profile allows all but vsock. No network namespace has a vsock of its own; the other ones are
+/// code that few programs need and that holes were found in.
+const FAMILIES: [u32; 5] = [1, 2, 10, 16, 17];
+/// Those that take a capability.
+const MORE_FAMILIES: [(u32, &str); 2] = [(15 /* key */, "net_admin"), (44 /* xdp */, "net_raw")];
+/// `socketcall` names the call by a number, and the family by a pointer that no filter follows.
+const SYS_SOCKET: u32 = 1;
+const SYS_SOCKETPAIR: u32 = 8;
+
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541c;
+
+/// `PER_LINUX`, `PER_LINUX32`, and the question for the current one.
+const PERSONALITIES: [u32; 3] = [0, 8, 0xffff_ffff];
+
+/// The rules for a task with these capabilities.
+pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
+    let rule = |calls: &[&str], args: Vec<Compare>, action| Rule {
+        calls: calls.iter().map(|name| (*name).to_string()).collect(),
+        action,
+        args,
+    };
+    let is = |arg: u8, value: u32| vec![Compare::int(arg, Is::Eq, value)];
+    let granted = |group: &Group| {
+        group.unless.iter().any(|name| grants.capabilities.contains(*name))
+            || (group.namespaces && grants.user_namespaces)
+    };
+    let refused = GROUPS.iter().filter(|group| !granted(group));
+    let mut rules: Vec<Rule> = refused.map(|group| rule(group.calls, Vec::new(), group.action)).collect();
+    // Its flags are behind a pointer. The C libraries use clone then.
+    rules.push(rule(&["clone3"], Vec::new(), ENOSYS));
+    // Children of the task that are none, but its parent's.
+    rules.push(rule(&["clone"], vec![Compare::any_of(0, CLONE_PARENT)], EPERM));
+    if !grants.user_namespaces && !grants.capabilities.contains("sys_admin") {
+        rules.push(rule(&["clone"], vec![Compare::any_of(0, CLONE_NEW)], EPERM));
+        rules.push(rule(&["unshare"], vec![Compare::any_of(0, CLONE_NEW | CLONE_NEWTIME)], EPERM));
+    }
+    let more = MORE_FAMILIES.iter().filter(|(_, name)| grants.capabilities.contains(*name));
+    let families = FAMILIES.iter().copied().chain(more.map(|(family, _)| *family));
+    let sockets = ["socket", "socketpair"];
+    rules.extend(families.map(|family| rule(&sockets, is(0, family), Action::Allow)));
+    rules.push(rule(&sockets, Vec::new(), EAFNOSUPPORT));
+    rules.extend([SYS_SOCKET, SYS_SOCKETPAIR].map(|call| rule(&["socketcall"], is(0, call), ENOSYS)));
+    // What is typed into a terminal by a program is read by whoever has it next.
+    rules.extend([TIOCSTI, TIOCLINUX].map(|request| rule(&["ioctl"], is(1, request), EPERM)));
+    rules.extend(PERSONALITIES.map(|persona| rule(&["personality"], is(0, persona), Action::Allow)));
+    rules.push(rule(&["personality"], Vec::new(), EPERM));
+    rules
+}
