@@ -22,7 +22,7 @@ mod place;
 mod reap;
 mod step;
 mod sys;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../src/plan/wire.rs"]
 mod wire;
 
@@ -43,6 +43,8 @@ pub struct State {
     /// What was mounted at `/dev`, `/proc`, `/sys` and `/secrets`, from then on: whoever can write the root may
     /// move those directories meanwhile, but not what is mounted there.
     pub anchors: [i32; 4],
+    /// The command, once it is found: which candidate, and its path.
+    pub command: Option<(u8, wire::Str<'static>)>,
     /// The program.
     pub program: Program<'static>,
     /// The bytes of it.
@@ -82,7 +84,7 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
         *slot = fd as i32;
     }
     let mut state =
-        State { status, pid1: -1, fds, root: -1, upper: -1, anchors: [-1; 4], program, plan: mapped };
+        State { status, pid1: -1, fds, root: -1, upper: -1, anchors: [-1; 4], command: None, program, plan: mapped };
     obey(&mut state, 0)
 }
 

@@ -6,7 +6,8 @@
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So at no
 //! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
 
-use crate::step::{At, NO_USER_NAMESPACES, Refused, take_fd};
+use crate::step::{At, Refused, take_fd};
+use crate::arch::nr;
 use crate::sys::{self, PollFd};
 use crate::wire::{Op, Record};
 use crate::{FAILED, State, obey};
@@ -69,7 +70,7 @@ const LAST_CALL: usize = u8::MAX as usize;
 
 /// Gives up everything that reaping does not need. Bounding set and groups come first: they take capabilities.
 fn shed(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), Refused> {
-    let Op::Fork { uid, gid, set_groups, last, confine, .. } = *op else { return Err(sys::EINVAL).at(0) };
+    let Op::Fork { uid, gid, set_groups, last, .. } = *op else { return Err(sys::EINVAL).at(0) };
     kept.sort_unstable();
     let mut first = 0;
     for fd in kept {
@@ -93,11 +94,57 @@ fn shed(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), Refused> {
     sys::prctl(47 /* PR_CAP_AMBIENT */, 4 /* CLEAR_ALL */, 0).at(calls + 3)?;
     sys::capset(0, 0).at(calls + 4)?;
     sys::prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0).at(calls + 5)?;
-    if confine {
-        // A kernel that refuses it refuses the task's own filter too, and the plan says what that means.
-        let _ = sys::seccomp(&NO_USER_NAMESPACES);
-    }
+    // A kernel that refuses it refuses the task's own filter too, and the plan says what that means.
+    let _ = sys::seccomp(&FILTER);
     Ok(())
+}
+
+/// What PID 1 calls from then on, and nothing else: EPERM.
+const CALLS: [usize; 11] = [
+    nr::READ,
+    nr::CLOSE,
+    nr::MUNMAP,
+    nr::SENDTO,
+    nr::RECVFROM,
+    nr::SENDMSG,
+    nr::WAIT4,
+    nr::PPOLL,
+    nr::EXIT_GROUP,
+    RT_SIGRETURN,
+    RESTART_SYSCALL,
+];
+const RT_SIGRETURN: usize = 15;
+/// What the kernel itself makes of a call that a stop interrupted.
+const RESTART_SYSCALL: usize = 219;
+
+/// An array of `struct sock_filter`: code, jump if true, jump if false, operand.
+const FILTER: [u8; 8 * (CALLS.len() + 5)] = {
+    const LOAD: u16 = 0x20;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let mut bytes = [0; 8 * (CALLS.len() + 5)];
+    let over = CALLS.len() as u8;
+    put(&mut bytes, 0, LOAD, [0, 0], 4); // the architecture
+    put(&mut bytes, 1, EQUAL, [0, over + 1], 0xc000_003e);
+    put(&mut bytes, 2, LOAD, [0, 0], 0); // the number
+    let mut i = 0;
+    while i < CALLS.len() {
+        put(&mut bytes, 3 + i, EQUAL, [over - i as u8, 0], CALLS[i] as u32);
+        i += 1;
+    }
+    put(&mut bytes, 3 + i, RETURN, [0, 0], 0x0005_0000 | 1); // EPERM
+    put(&mut bytes, 4 + i, RETURN, [0, 0], 0x7fff_0000); // allow
+    bytes
+};
+
+const fn put(bytes: &mut [u8], at: usize, code: u16, [yes, no]: [u8; 2], k: u32) {
+    let ([a, b], [c, d, e, f]) = (code.to_ne_bytes(), k.to_ne_bytes());
+    let instruction = [a, b, yes, no, c, d, e, f];
+    let mut i = 0;
+    while i < 8 {
+        bytes[8 * at + i] = instruction[i];
+        i += 1;
+    }
 }
 
 /// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then

@@ -174,7 +174,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::Bounding { keep, last } => bounding(keep, last),
         Op::Ids { uid, gid, set_groups, groups } => ids(uid, gid, set_groups, groups),
         Op::Caps { permitted, inheritable, ambient } => caps(permitted, inheritable, ambient),
-        Op::NoUserNamespaces {} => sys::seccomp(&NO_USER_NAMESPACES).at(0),
+        Op::NoUserNamespaces { program } | Op::Filter { program } => sys::seccomp(program.0).at(0),
         Op::NoNewPrivs {} => sys::prctl(38, 1, 0).at(0).map(drop),
         Op::Cwd { path } => {
             sys::chdir(path).at(0)?;
@@ -184,39 +184,10 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             sys::umask(mask);
             Ok(())
         }
-        Op::Exec { candidates, args, env } => exec(state, candidates, args, env),
+        Op::Find { candidates } => find(state, candidates),
+        Op::Exec { args, env } => exec(state, args, env),
     }
 }
-
-/// Refuses `unshare` and `clone` with CLONE_NEWUSER, and `clone3`, whose flags no filter can see: the C
-/// libraries then use `clone`. For the calls of x86_64, x32 and i386.
-pub const NO_USER_NAMESPACES: [sys::Filter; 17] = {
-    use sys::Filter as F;
-    const LOAD: u16 = 0x20;
-    const AND: u16 = 0x54;
-    const EQUAL: u16 = 0x15;
-    const ANY_BIT: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    [
-        F(LOAD, 0, 0, 4), // the architecture
-        F(EQUAL, 0, 5, 0xc000_003e),
-        F(LOAD, 0, 0, 0), // the number, without the bit of x32
-        F(AND, 0, 0, !0x4000_0000),
-        F(EQUAL, 7, 0, 272), // unshare
-        F(EQUAL, 6, 0, 56),  // clone
-        F(EQUAL, 8, 7, 435), // clone3
-        F(EQUAL, 0, 7, 0x4000_0003),
-        F(LOAD, 0, 0, 0),
-        F(EQUAL, 2, 0, 310),
-        F(EQUAL, 1, 0, 120),
-        F(EQUAL, 3, 2, 435),
-        F(LOAD, 0, 0, 16), // the flags, in the first argument
-        F(ANY_BIT, 2, 0, 0x1000_0000),
-        F(RETURN, 0, 0, 0x7fff_0000),      // allow
-        F(RETURN, 0, 0, 0x0005_0000 | 38), // ENOSYS
-        F(RETURN, 0, 0, 0x0005_0000 | 1),  // EPERM
-    ]
-};
 
 pub const MS_PRIVATE: u64 = 1 << 18;
 /// MOUNT_ATTR_RDONLY | NOSUID | NODEV | NOEXEC.
@@ -479,19 +450,13 @@ fn caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {
     Ok(())
 }
 
-/// Finds the command with the user's own rights, tells the parent, and becomes it.
-fn exec(
-    state: &State,
-    candidates: List<'static, Str<'static>>,
-    args: List<'static, Str<'static>>,
-    env: List<'static, Str<'static>>,
-) -> Done {
-    let mut found = None;
+/// Finds the command with the user's own rights, and tells the parent. It is all that comes before the filter.
+fn find(state: &mut State, candidates: List<'static, Str<'static>>) -> Done {
     let mut errno = sys::ENOENT;
     for (index, path) in candidates.iter().enumerate() {
         match sys::is_regular(path) {
             Ok(true) => {
-                found = Some((index, path));
+                state.command = Some((index as u8, path));
                 break;
             }
             Ok(false) | Err(sys::ENOENT | sys::ENOTDIR) => {}
@@ -499,17 +464,26 @@ fn exec(
             Err(refused) => errno = refused,
         }
     }
-    let Some((index, path)) = found else { return Err(Refused { call: 0, errno }) };
-    let argv = sys::words(args.len() + 2).at(0)?;
-    let envp = sys::words(env.len() + 1).at(0)?;
+    if state.command.is_none() {
+        return Err(errno).at(0);
+    }
+    sys::unblock_signals().at(0)?;
+    state.tell(Record::Ready);
+    Ok(())
+}
+
+/// Becomes the command. A refusal is of the candidate that was found.
+fn exec(state: &State, args: List<'static, Str<'static>>, env: List<'static, Str<'static>>) -> Done {
+    let Some((index, path)) = state.command else { return Err(sys::ENOENT).at(0) };
+    let at = usize::from(index);
+    let argv = sys::words(args.len() + 2).at(at)?;
+    let envp = sys::words(env.len() + 1).at(at)?;
     for (word, text) in argv.iter_mut().zip([path].into_iter().chain(args.iter())) {
         *word = text.bytes().as_ptr() as usize;
     }
     for (word, text) in envp.iter_mut().zip(env.iter()) {
         *word = text.bytes().as_ptr() as usize;
     }
-    sys::unblock_signals().at(0)?;
-    state.tell(Record::Ready);
     let mut errno = sys::execve(path, argv, envp);
     // Another process may hold the file open for writing for the moment between its own fork and exec,
     // as every threaded program's children do with descriptors that are none of their business.
@@ -520,7 +494,7 @@ fn exec(
         sys::pause(1);
         errno = sys::execve(path, argv, envp);
     }
-    Err(Refused { call: index as u8 + 1, errno })
+    Err(errno).at(at)
 }
 
 /// Milliseconds that a file may stay busy.

@@ -294,13 +294,10 @@ pub fn any_processor() -> Result<(), Errno> {
     call(nr::SCHED_SETAFFINITY, [0, 1024, addr(&all), 0, 0, 0]).map(drop)
 }
 
-/// struct sock_filter: code, jump if true, jump if false, operand.
-#[repr(C)]
-pub struct Filter(pub u16, pub u8, pub u8, pub u32);
-
 /// seccomp(SECCOMP_SET_MODE_FILTER) for this thread, without turning on mitigations (SPEC_ALLOW).
-pub fn seccomp(filter: &[Filter]) -> Result<(), Errno> {
-    let program = [filter.len(), filter.as_ptr() as usize];
+/// The program is an array of `struct sock_filter`, of eight bytes each.
+pub fn seccomp(filter: &[u8]) -> Result<(), Errno> {
+    let program = [filter.len() / 8, filter.as_ptr() as usize];
     call(nr::SECCOMP, [1, 4, addr(&program), 0, 0, 0]).map(drop)
 }
 

@@ -26,6 +26,7 @@ mod breaches;
 mod checks;
 mod conflicts;
 pub(crate) mod devices;
+mod filter;
 mod identity;
 mod method;
 mod process;
@@ -58,6 +59,7 @@ pub(crate) fn compile(
     let identity = &survey.identity;
     let mut report = Report::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut report)?;
+    let filters = filter::choose(policy, spec, sets)?;
     spec.limits.validate()?;
     let told = spec.limit_env.variables(&spec.limits)?;
     let reaper = spec.init && namespaces.pid == IsolationMode::Private;
@@ -122,21 +124,29 @@ pub(crate) fn compile(
     init.push(Step::new(Control::MOUNT_NS, Op::Affinity {}));
     init.extend(lowered.after);
     init.extend(rootfs::lower::lower(&request, &mut handed, &mut report));
+    filters.common(policy, spec, &mut report, &mut init);
     if reaper {
-        process::reaper(spec, host, identity, sets, mapping, &mut handed, &mut init);
+        process::reaper(host, identity, mapping, &mut handed, &mut init);
     }
     process::rlimits(spec, &mut report, &mut init)?;
-    process::user_namespaces(policy, spec, sets, &mut report, &mut init);
+    // Last of all; but without no_new_privs it takes CAP_SYS_ADMIN.
+    let mut filter = filters.own(policy, spec, &mut report);
+    if !spec.no_new_privs {
+        init.extend(filter.take());
+    }
     process::credentials(spec, host, identity, sets, mapping, &mut report, &mut init);
     sources::lead(policy, spec, host, survey, &mut report)?;
     sources::streams(survey, &mut report);
     breaches::shared(&namespaces, &mut report);
-    breaches::weaken(policy, sets, &namespaces, &mut report);
+    filters.tell(&namespaces, &mut report);
+    breaches::weaken(policy, sets, &namespaces, &filters, &mut report);
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: plan::path(work_dir) }));
     init.push(Step::new(Control::IDS, Op::Umask { mask: spec.umask }));
     let candidates = process::candidates(&spec.command);
-    init.push(process::exec(spec, told, identity, &candidates));
+    init.push(process::find(&candidates));
+    init.extend(filter);
+    init.push(process::exec(spec, told, identity));
 
     if handed.len() > plan::wire::FDS as usize {
         let why = format!("more than {} files, directories and descriptors are handed over", plan::wire::FDS);

@@ -64,6 +64,9 @@ bitflags::bitflags! {
         const HUGETLB = 1 << 24;
         /// When memory runs out, all of the task is killed and not one process of it.
         const OOM_GROUP = 1 << 25;
+        /// The task makes no system call that its filter refuses (`seccomp(2)`): by default those that moby's profile
+        /// refuses, and more. See [`filter`](crate::filter).
+        const SYSCALLS = 1 << 26;
     }
 }
 

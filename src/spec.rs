@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{LimitEnv, Limits};
+use crate::filter::Filter;
 use crate::ns::Network;
 use crate::report::Control;
 use crate::rootfs::{ChrootEnv, Device, Dns, HostsEntry, Root, TaskDirs, Volume};
@@ -38,6 +39,8 @@ pub struct Policy {
     /// Whether a task may see a network: the host's, or one that it joins. True by default; turned off, a task must ask
     /// for [`Network::None`].
     pub allow_network: bool,
+    /// Whether a task may choose another system call filter than the default profile, or none. True by default.
+    pub allow_filters: bool,
     /// What must hold for every task without reservation, beside what its own
     /// [`require`](SandboxSpec::require) asks for. `Control::all()` is all that the task asks for.
     pub require: Option<Control>,
@@ -108,6 +111,7 @@ impl Default for Policy {
             allow_host_pid: true,
             allow_host_ipc: true,
             allow_network: true,
+            allow_filters: true,
             require: None,
             no_pivot_root: false,
             allow_caps: None,
@@ -145,6 +149,7 @@ impl Policy {
             allow_host_pid: false,
             allow_host_ipc: false,
             allow_network: false,
+            allow_filters: false,
             require: Some(Control::all()),
             allow_caps: Some(Vec::new()),
             ..Policy::default()
@@ -250,6 +255,8 @@ pub struct SandboxSpec {
     /// An `/etc/hosts` of the sandbox's own, mounted read-only, with these lines beside the loopback names and
     /// `hostname`. Without it the file is what the root has.
     pub hosts: Option<Vec<HostsEntry>>,
+    /// Which system calls the task can make: those of the default profile when absent.
+    pub filter: Filter,
     /// Files and directories of the host.
     pub volumes: Vec<Volume>,
     /// Device nodes of the host.
@@ -308,6 +315,7 @@ impl Default for SandboxSpec {
             cap_drop: Vec::new(),
             no_new_privs: true,
             user_namespaces: false,
+            filter: Filter::Default,
             root: Root::default(),
             task_dirs: TaskDirs::default(),
             dns: None,

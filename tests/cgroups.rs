@@ -8,7 +8,7 @@ mod common;
 #[path = "../benches/birth/tiny.rs"]
 mod tiny;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -214,13 +214,10 @@ fn a_fork_bomb_that_ignores_every_signal_is_gone_at_once() {
 }
 
 /// What a thousand lives could leave in this process.
-fn own_traces() -> (BTreeSet<String>, String) {
-    let fds = fs::read_dir("/proc/self/fd").unwrap().flatten();
-    let fds = fds.filter_map(|e| Some((e.file_name(), fs::read_link(e.path()).ok()?)));
-    let fds = fds.filter(|(_, to)| !to.ends_with("fd")).map(|(n, to)| format!("{n:?} {to:?}")).collect();
+fn own_traces() -> (BTreeMap<i32, String>, String) {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let children = tasks.map(|t| fs::read_to_string(t.path().join("children")).unwrap_or_default()).collect();
-    (fds, children)
+    (common::descriptors(), children)
 }
 
 /// Four threads, each limit set, a process in each: 250 lives each, and 15 where that would take minutes. One thread

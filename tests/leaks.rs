@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use cofferdam::{Error, Host, Limits, Method, Network, Policy, Root, Sandbox, Stdio, Volume};
@@ -14,7 +14,7 @@ use common::{can, emulated};
 /// What of this process and of this machine a spawn could leave behind or change.
 #[derive(Debug, PartialEq, Eq)]
 struct Traces {
-    fds: BTreeSet<String>,
+    fds: BTreeMap<i32, String>,
     mounts: usize,
     cgroups: Vec<String>,
     children: String,
@@ -48,9 +48,6 @@ fn named_ours(dir: &Path, depth: u32, found: &mut Vec<String>) {
 fn traces() -> Traces {
     let status = read("/proc/thread-self/status");
     let line = |key: &str| status.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_string();
-    let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    let fds = fds.filter_map(|e| Some((e.file_name(), std::fs::read_link(e.path()).ok()?)));
-    let fds = fds.filter(|(_, to)| !to.ends_with("fd")).map(|(n, to)| format!("{n:?} {to:?}")).collect();
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let children = tasks.map(|t| read(&format!("{}/children", t.path().display()))).collect();
     let (mut cgroups, mut temporary) = (Vec::new(), Vec::new());
@@ -60,7 +57,7 @@ fn traces() -> Traces {
     }
     named_ours(&std::env::temp_dir(), 0, &mut temporary);
     Traces {
-        fds,
+        fds: common::descriptors(),
         mounts: read("/proc/self/mountinfo").lines().count(),
         cgroups,
         children,

@@ -63,7 +63,7 @@ impl Made {
             22 => Op::PivotRoot {},
             23 => Op::MoveRoot {},
             24 => Op::Rlimit { resource: m, soft: y, hard: z },
-            25 => Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, confine: z & 1 != 0, caller: z as u32 },
+            25 => Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 },
             26 => Op::Bounding { keep: x, last: n },
             27 => Op::Ids { uid: m, gid: n, set_groups: z as u8, groups: words.list() },
             28 => Op::Caps { permitted: x, inheritable: y, ambient: z },
@@ -71,7 +71,7 @@ impl Made {
             30 => Op::Cwd { path: a },
             31 => Op::Umask { mask: m },
             32 => Op::Null { streams: z as u8 },
-            33 => Op::NoUserNamespaces {},
+            33 => Op::NoUserNamespaces { program: Blob(&self.texts[1]) },
             34 => Op::Upper { options: strings },
             35 => Op::Overlay {
                 source: a,
@@ -91,7 +91,10 @@ impl Made {
             40 => Op::UpperBind { source: a, fd: m },
             41 => Op::Ordinary {},
             42 => Op::Affinity {},
-            _ => Op::Exec { candidates: strings, args: strings, env: strings },
+            43 => Op::Filter { program: Blob(&self.texts[1]) },
+            44 => Op::Find { candidates: strings },
+            45 => Op::Become { uid: m, gid: n },
+            _ => Op::Exec { args: strings, env: strings },
         };
         Step { optional: u8::from(self.optional), op }.encode(into);
     }

@@ -1,12 +1,13 @@
 //! What was granted that undoes what is enforced.
 
+use super::filter::Filters;
 use crate::caps::Sets;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::{Control, Report};
 use crate::spec::Policy;
 
 /// What a capability lets a task do to the enclosure itself, outside of a user namespace.
-const BREACHES: [(&str, Control, &str); 13] = [
+const BREACHES: [(&str, Control, &str); 12] = [
     (
         "sys_admin",
         FILES.union(Control::MASKED_PATHS).union(Control::DEVICES),
@@ -23,7 +24,6 @@ const BREACHES: [(&str, Control, &str); 13] = [
         "the task has CAP_DAC_OVERRIDE: it reads every file that its root and its volumes show, and writes those of writable volumes, whoever owns them",
     ),
     ("sys_module", Control::all(), "the task has CAP_SYS_MODULE: it can load code into the kernel"),
-    ("sys_boot", Control::all(), "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel"),
     (
         "sys_rawio",
         Control::DEVICES.union(FILES),
@@ -102,7 +102,7 @@ pub(super) fn shared(ns: &Namespaces, report: &mut Report) {
 }
 
 /// Says where the capabilities that were granted undo what is enforced.
-pub(super) fn weaken(policy: &Policy, sets: Sets, ns: &Namespaces, report: &mut Report) {
+pub(super) fn weaken(policy: &Policy, sets: Sets, ns: &Namespaces, filters: &Filters, report: &mut Report) {
     let Namespaces { user: user_ns, pid, network, .. } = ns;
     let (user_ns, pid) = (*user_ns, *pid);
     let has = |name: &str| sets.bounding.has(name);
@@ -134,6 +134,15 @@ pub(super) fn weaken(policy: &Policy, sets: Sets, ns: &Namespaces, report: &mut 
         let name = name.to_ascii_uppercase();
         report
             .note(Control::CAPS, format!("the task has CAP_{name}, which no namespace confines: it {does}"));
+    }
+    if has("sys_boot") && (filters.allows("kexec_load", [0; 6]) || filters.allows("kexec_file_load", [0; 6]))
+    {
+        report.weaken(report.asked, "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel");
+    } else if has("sys_boot") && pid == IsolationMode::Host {
+        report.weaken(
+            report.asked,
+            "the task has CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine",
+        );
     }
     // What a task does to an empty network of its own reaches nobody.
     let alone = |name: &str| *network == Network::None && name.starts_with("net_");

@@ -15,7 +15,7 @@ use crate::report::{Control, Report};
 use crate::spec::{Policy, SandboxSpec, Stdio};
 
 /// Whether author or operator require `control` by name, or all.
-fn demanded(policy: &Policy, spec: &SandboxSpec, control: Control) -> bool {
+pub(super) fn demanded(policy: &Policy, spec: &SandboxSpec, control: Control) -> bool {
     [spec.require, policy.require].into_iter().flatten().any(|required| required.contains(control))
 }
 
@@ -85,10 +85,8 @@ pub(super) fn enter(cgroup: &Layout, handed: &mut Vec<Handed>, init: &mut Vec<St
 
 /// PID 1 that stays.
 pub(super) fn reaper(
-    spec: &SandboxSpec,
     host: &Host,
     who: &Identity,
-    sets: Sets,
     mapping: Mapping,
     handed: &mut Vec<Handed>,
     init: &mut Vec<Step>,
@@ -96,14 +94,8 @@ pub(super) fn reaper(
     let caller = u32::try_from(handed.len()).unwrap_or(u32::MAX);
     handed.push(Handed::Driver);
     let (uid, gid) = identity::pid1(host, who, mapping);
-    let op = Op::Fork {
-        uid,
-        gid,
-        set_groups: mapping != Mapping::Caller,
-        last: last_capability(host),
-        confine: !spec.user_namespaces && !sets.bounding.has("sys_admin"),
-        caller,
-    };
+    let op =
+        Op::Fork { uid, gid, set_groups: mapping != Mapping::Caller, last: last_capability(host), caller };
     init.push(Step::new(Control::PID_NS, op));
 }
 
@@ -122,31 +114,6 @@ pub(super) fn rlimits(spec: &SandboxSpec, report: &mut Report, init: &mut Vec<St
         report.enforce(Control::RLIMITS);
     }
     Ok(())
-}
-
-/// Before the credentials: a filter needs CAP_SYS_ADMIN, or no_new_privs, which is the author's to choose.
-pub(super) fn user_namespaces(
-    policy: &Policy,
-    spec: &SandboxSpec,
-    sets: Sets,
-    report: &mut Report,
-    init: &mut Vec<Step>,
-) {
-    let admin = sets.bounding.has("sys_admin");
-    if !spec.user_namespaces && !admin {
-        report.enforce(Control::NO_USER_NS);
-        let step = Step::new(Control::NO_USER_NS, Op::NoUserNamespaces {});
-        // A kernel without seccomp filters may refuse it, which only who asked for best effort goes with.
-        let must = spec.require.is_none() || demanded(policy, spec, Control::NO_USER_NS);
-        init.push(if must { step } else { step.optional() });
-        return;
-    }
-    let limits = report.enforced & Control::RESOURCES;
-    let why = "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
-    match limits.is_empty() {
-        true => report.note(Control::RESOURCES, why),
-        false => report.weaken(limits, why),
-    }
 }
 
 pub(super) fn credentials(
@@ -193,17 +160,17 @@ pub(super) fn candidates(command: &str) -> Vec<String> {
     paths
 }
 
-pub(super) fn exec(
-    spec: &SandboxSpec,
-    limits: BTreeMap<String, String>,
-    identity: &Identity,
-    candidates: &[String],
-) -> Step {
+pub(super) fn find(candidates: &[String]) -> Step {
+    let candidates = Encoded::strings(candidates);
+    Step::new(Control::empty(), Op::Find { candidates: candidates.list() })
+}
+
+pub(super) fn exec(spec: &SandboxSpec, limits: BTreeMap<String, String>, identity: &Identity) -> Step {
     let mut env = spec.env.clone();
     env.extend(limits);
     env.extend(ids::environment(identity));
     let env = Encoded::strings(env.iter().map(|(key, value)| format!("{key}={value}")));
-    let (candidates, args) = (Encoded::strings(candidates), Encoded::strings(&spec.args));
-    let op = Op::Exec { candidates: candidates.list(), args: args.list(), env: env.list() };
+    let args = Encoded::strings(&spec.args);
+    let op = Op::Exec { args: args.list(), env: env.list() };
     Step::new(Control::empty(), op)
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 mod bpf;
+mod cache;
 mod calls;
 mod compile;
 mod default;
@@ -20,8 +21,10 @@ mod profile;
 mod tests;
 
 pub use bpf::Program;
+pub(crate) use cache::compiled;
 pub use calls::{Arch, all, number};
 pub use compile::{compile, decide};
+pub use default::{GROUPS, Group};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 
 /// Which system calls a task can make.

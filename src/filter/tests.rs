@@ -131,7 +131,7 @@ fn i386_by_its_own_numbers_and_x32_by_none() {
 #[test]
 fn every_group_is_of_calls_that_there_are() {
     let mut seen = BTreeSet::new();
-    for group in &default::GROUPS {
+    for group in GROUPS {
         assert!(!group.why.is_empty());
         for name in group.calls {
             assert!(calls::known(name), "{name}");

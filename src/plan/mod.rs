@@ -275,7 +275,8 @@ mod tests {
         let steps = [
             Op::RootTmpfs { attrs: 6, options: options.list() },
             Op::Ids { uid: 1, gid: 2, set_groups: 1, groups: groups.list() },
-            Op::Exec { candidates: options.list(), args: args.list(), env: args.list() },
+            Op::Find { candidates: options.list() },
+            Op::Exec { args: args.list(), env: args.list() },
         ];
         let encoded = Encoded::of(steps.map(|op| wire::Step { optional: 1, op }));
         let fds = Encoded::of([3u32]);

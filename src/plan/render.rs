@@ -2,10 +2,11 @@
 //!
 //! The order is init's (`init/step.rs`): a refusal comes back as the index of a line of these.
 
-use super::wire::{KIND_DIR, List, Op, Str};
+use super::wire::{Blob, KIND_DIR, List, Op, Str};
 
-const NO_USER_NAMESPACES: &str =
-    "seccomp(SECCOMP_SET_MODE_FILTER, {unshare and clone with CLONE_NEWUSER: EPERM, clone3: ENOSYS})";
+fn filter(program: &Blob<'_>) -> String {
+    format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", program.0.len() / 8)
+}
 
 /// The system calls of `op`, one a line.
 pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
@@ -165,7 +166,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Rlimit { resource, soft, hard } => {
             one(format!("prlimit64(0, {resource}, {{{}, {}}})", limit(soft), limit(hard)))
         }
-        Op::Fork { uid, gid, set_groups, confine, .. } => fork(uid, gid, set_groups, confine),
+        Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
         Op::Ids { uid, gid, set_groups, groups } => {
             let mut lines = vec!["prctl(PR_SET_KEEPCAPS, 1)".into()];
@@ -190,17 +191,15 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             }
             lines
         }
-        Op::NoUserNamespaces {} => one(NO_USER_NAMESPACES.into()),
+        Op::NoUserNamespaces { program } | Op::Filter { program } => one(filter(&program)),
+        Op::Find { candidates } => {
+            let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
+            one(format!("statx(first regular file of {})", names.join(" ")))
+        }
         Op::NoNewPrivs {} => one("prctl(PR_SET_NO_NEW_PRIVS, 1)".into()),
         Op::Cwd { path } => vec![format!("chdir({path:?})"), "getcwd()".into()],
         Op::Umask { mask } => one(format!("umask({mask:03o})")),
-        Op::Exec { candidates, args, .. } => {
-            let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
-            vec![
-                format!("statx(first regular file of {})", names.join(" ")),
-                format!("execve(it, {} more arguments)", args.len()),
-            ]
-        }
+        Op::Exec { args, .. } => one(format!("execve(it, {} more arguments)", args.len())),
     }
 }
 
@@ -254,7 +253,9 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "become the user".into(),
         Op::Caps { .. } => "capabilities".into(),
-        Op::NoUserNamespaces {} => "no user namespaces".into(),
+        Op::NoUserNamespaces { .. } => "no user namespaces".into(),
+        Op::Filter { .. } => "system call filter".into(),
+        Op::Find { .. } => "find the command".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),
         Op::Umask { .. } => "umask".into(),
@@ -262,7 +263,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
     }
 }
 
-fn fork(uid: u32, gid: u32, set_groups: bool, confine: bool) -> Vec<String> {
+fn fork(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
     let mut lines: Vec<String> = [
         "signalfd4(SIGCHLD)",
         "socketpair(AF_UNIX, SOCK_SEQPACKET)",
@@ -283,9 +284,7 @@ fn fork(uid: u32, gid: u32, set_groups: bool, confine: bool) -> Vec<String> {
         "capset(effective=0, permitted=0, inheritable=0)".into(),
         "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
     ]);
-    if confine {
-        lines.push(NO_USER_NAMESPACES.into());
-    }
+    lines.push("seccomp(SECCOMP_SET_MODE_FILTER, what reaping needs)".into());
     lines.push("sendto(the child, \"g\")".into());
     lines
 }

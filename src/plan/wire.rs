@@ -7,9 +7,12 @@
 //!
 //! It does not decide anything and knows no policy: what stands here has been decided.
 
+#[path = "program.rs"]
+mod program;
 #[path = "record.rs"]
 mod record;
 
+pub use program::{Program, Step};
 pub use record::{NO_STEP, RECORD, Record};
 
 /// What the decoder answers to bytes that no encoder wrote.
@@ -416,8 +419,6 @@ ops! {
         set_groups: bool,
         /// The highest capability that the kernel knows; all are dropped from the bounding set.
         last: u32,
-        /// Whether PID 1 may make no user namespaces, as the task may not.
-        confine: bool,
         /// Index into the table of descriptors: a pidfd of the caller, with whose end PID 1 ends.
         caller: u32,
     }
@@ -462,8 +463,6 @@ ops! {
     }
     /// Execute the first of some paths that is a regular file.
     33 Exec {
-        /// Absolute paths in the sandbox, in order of preference.
-        candidates: List<'a, Str<'a>>,
         /// Arguments after the name, which is the path that was found.
         args: List<'a, Str<'a>>,
         /// `KEY=value`.
@@ -474,8 +473,21 @@ ops! {
         /// A bit for each of 0, 1 and 2.
         streams: u8,
     }
-    /// No user namespaces from here on (`seccomp(2)`).
-    35 NoUserNamespaces {}
+    /// A filter of what neither PID 1 nor the task needs from here on: no user namespace is made or joined (`seccomp(2)`).
+    35 NoUserNamespaces {
+        /// An array of `struct sock_filter`.
+        program: Blob<'a>,
+    }
+    /// The task's filter.
+    46 Filter {
+        /// An array of `struct sock_filter`.
+        program: Blob<'a>,
+    }
+    /// Find the command, and tell the parent that it is there.
+    47 Find {
+        /// Absolute paths in the sandbox, in order of preference.
+        candidates: List<'a, Str<'a>>,
+    }
     /// A tmpfs for what overlays are written to, out of the sandbox's sight.
     36 Upper {
         /// Options, key and value in turn.
@@ -549,50 +561,3 @@ pub const KIND_DIR: u8 = 0;
 pub const KIND_FILE: u8 = 1;
 /// How many descriptors the parent may hand over.
 pub const FDS: u32 = 512;
-
-/// A step: an operation, and whether init goes on when the kernel refuses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step<'a> {
-    /// 1 when a refusal is told to the parent and passed over, else 0.
-    pub optional: u8,
-    /// What to do.
-    pub op: Op<'a>,
-}
-
-impl<'a> Field<'a> for Step<'a> {
-    fn encode<S: Sink>(&self, sink: &mut S) {
-        self.optional.encode(sink);
-        self.op.encode(sink);
-    }
-    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
-        let optional = u8::decode(input)?;
-        if optional > 1 {
-            return Err(Malformed);
-        }
-        Ok(Step { optional, op: Op::decode(input)? })
-    }
-}
-
-/// What init gets: the descriptors by number, and the steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Program<'a> {
-    /// The socket to the parent.
-    pub status: u32,
-    /// Numbers of the descriptors handed over; the steps name them by index.
-    pub fds: List<'a, u32>,
-    /// What to do, in order.
-    pub steps: List<'a, Step<'a>>,
-}
-
-impl<'a> Field<'a> for Program<'a> {
-    fn encode<S: Sink>(&self, sink: &mut S) {
-        self.status.encode(sink);
-        self.fds.encode(sink);
-        self.steps.encode(sink);
-    }
-    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
-        let program =
-            Program { status: u32::decode(input)?, fds: List::decode(input)?, steps: List::decode(input)? };
-        if input.is_empty() && program.fds.len() <= FDS as usize { Ok(program) } else { Err(Malformed) }
-    }
-}

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
 use crate::host::Survey;
-use crate::plan::wire::{NO_STEP, RECORD, Record};
+use crate::plan::wire::{Op, RECORD, Record};
 use crate::plan::{Handed, Plan};
 use crate::report::Report;
 use crate::rootfs::source::HostFile;
@@ -244,16 +244,18 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
 
 fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
     let source = io::Error::from_raw_os_error(errno);
-    let last = u32::try_from(plan.init.len().saturating_sub(1)).unwrap_or(NO_STEP);
-    if step != last {
-        let source = match plan.meaning(step, call, errno) {
-            Some(why) => io::Error::new(source.kind(), format!("{why} ({source})")),
-            None => source,
-        };
-        return Error::Setup { step: plan.call(step, call), source };
-    }
-    // The command: call 0 is the search, and call n + 1 the execve of candidate n.
-    let found = usize::from(call).checked_sub(1).and_then(|i| plan.candidates.get(i));
+    let op = usize::try_from(step).ok().and_then(|i| plan.init.get(i)).and_then(crate::plan::Step::op);
+    let found = match op {
+        Some(Op::Find { .. }) => None,
+        Some(Op::Exec { .. }) => plan.candidates.get(usize::from(call)),
+        _ => {
+            let source = match plan.meaning(step, call, errno) {
+                Some(why) => io::Error::new(source.kind(), format!("{why} ({source})")),
+                None => source,
+            };
+            return Error::Setup { step: plan.call(step, call), source };
+        }
+    };
     let (program, source) = match (found, errno) {
         (None, _) => (plan.command.clone(), source),
         (Some(path), libc::ENOENT) => {

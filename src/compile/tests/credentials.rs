@@ -1,6 +1,7 @@
 //! Capabilities: which are granted, which are withheld, and what they undo.
 
 use super::*;
+use crate::filter::Filter;
 
 /// A task of this user that adds and drops, where the operator allows everything.
 fn task(uid: u32, add: &[&str], drop: &[&str]) -> Case {
@@ -129,7 +130,6 @@ fn capabilities_that_breach_the_enclosure() {
     let module = "the task has CAP_SYS_MODULE: it can load code into the kernel";
     let rawio = "the task has CAP_SYS_RAWIO: it can use the machine's ports, and send commands to disks \
                  that it can open";
-    let boot = "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel";
     let perfmon =
         "the task has CAP_PERFMON: perf_event_open(2) observes every process of the host and the kernel";
     let bpf = "the task has CAP_BPF: it loads programs into the kernel, which with CAP_PERFMON read all of its memory";
@@ -141,7 +141,7 @@ fn capabilities_that_breach_the_enclosure() {
         "the task has CAP_NET_RAW: it can read and forge packets in the network namespace that it is in";
     let time = "the task has CAP_SYS_TIME, which no namespace confines: it sets the machine's clock";
     let ptrace = "the task has CAP_SYS_PTRACE: it can take over any process that it sees";
-    let all = "mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,oom_score,kill,no_user_ns";
+    let all = "mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,oom_score,kill,no_user_ns,syscalls";
     for (names, weakened, whys) in [
         (&["sys_admin"][..], "root_switch,host_files,masked_paths,devices", &[admin][..]),
         (&["dac_read_search"], "root_switch,host_files", &[read]),
@@ -150,7 +150,6 @@ fn capabilities_that_breach_the_enclosure() {
         (&["sys_module"], all, &[module]),
         // Each reason is given, also for what another one weakens.
         (&["sys_rawio", "sys_admin"], "root_switch,host_files,masked_paths,devices", &[admin, rawio]),
-        (&["sys_boot"], all, &[boot]),
         (&["perfmon"], "pid_ns,masked_paths", &[perfmon]),
         (&["bpf"], "masked_paths", &[bpf]),
         (&["syslog"], "masked_paths", &[syslog]),
@@ -180,6 +179,25 @@ fn capabilities_that_breach_the_enclosure() {
             "{error}"
         );
         assert_eq!(strict(Control::empty()), Ok(()));
+    }
+}
+
+/// What the filter refuses to everybody a capability does not open.
+#[test]
+fn a_capability_that_the_filter_leaves_nothing_to_do() {
+    let boot = |filter: Filter, pid: &str| {
+        let mut case = task(1000, &["sys_boot"], &[]);
+        (case.spec.filter, case.spec.pid_mode) = (filter, pid.into());
+        case
+    };
+    check(&boot(Filter::Default, "private"), "weakened  none\n! CAP_SYS_BOOT");
+    for (filter, pid, why) in [
+        (Filter::Default, "host", "CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine"),
+        (Filter::None, "private", "CAP_SYS_BOOT: kexec_load(2) replaces the kernel"),
+    ] {
+        let report = compiled(&boot(filter, pid)).unwrap().plan.report;
+        assert!(report.why(Control::HOST_FILES).contains(why), "{report}");
+        assert!(report.enforced.is_empty(), "{report}");
     }
 }
 

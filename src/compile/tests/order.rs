@@ -60,9 +60,10 @@ fn once_and_in_order(plan: &Plan) {
         &["Gate", "Become", "Propagation", "RootTmpfs", "Seal", "PivotRoot", "Fork", "Bounding"],
         &["Propagation", "RootBind", "Seal", "MoveRoot", "Fork", "Bounding"],
         // Dropping from the bounding set takes CAP_SETPCAP, and changing ids the other capabilities.
-        &["Bounding", "Ids", "Caps", "NoNewPrivs", "Cwd", "Umask", "Exec"],
-        // The filter is the task's, not the init's that stays, and to set it takes CAP_SYS_ADMIN.
-        &["Fork", "NoUserNamespaces", "Bounding"],
+        &["Bounding", "Ids", "Caps", "NoNewPrivs", "Cwd", "Umask", "Find", "Exec"],
+        // What neither PID 1 nor the task needs both are without.
+        &["PivotRoot", "NoUserNamespaces", "Fork"],
+        &["MoveRoot", "NoUserNamespaces", "Fork"],
     ] {
         let at: Vec<usize> = order.iter().filter_map(|name| names.iter().position(|n| n == name)).collect();
         assert!(at.is_sorted(), "{order:?} in {names:?}");
@@ -80,6 +81,7 @@ fn once_and_in_order(plan: &Plan) {
         &["Ids"],
         &["Caps"],
         &["Cwd"],
+        &["Find"],
         &["Umask"],
         &["Exec"],
     ] {
@@ -97,11 +99,18 @@ fn once_and_in_order(plan: &Plan) {
         "NoNewPrivs",
         "Null",
         "NoUserNamespaces",
+        "Filter",
         "Upper",
     ] {
         assert!(count(&[at_most_once]) <= 1, "{at_most_once} in {names:?}");
     }
     assert_eq!(names.last().map(String::as_str), Some("Exec"));
+    // The task's filter is the last before it, or comes before the capabilities that loading it takes are gone.
+    if let Some(filter) = names.iter().position(|name| name == "Filter") {
+        let next = names.get(filter.saturating_add(1)).map(String::as_str);
+        let last = names.contains(&"NoNewPrivs".to_owned());
+        assert_eq!(next, Some(if last { "Exec" } else { "Bounding" }), "{names:?}");
+    }
     assert_eq!(names.first().is_some_and(|name| name == "Gate"), plan.maps.is_some());
 }
 

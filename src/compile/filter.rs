@@ -1,0 +1,153 @@
+//! The system call filters of a task: which are loaded, when, and what they leave open.
+
+use std::sync::Arc;
+
+use super::process::demanded;
+use crate::caps::Sets;
+use crate::error::{Error, Result};
+use crate::filter::{
+    Action, Arch, Base, Call, Compare, Filter, Grants, Profile, Program, Rule, compiled, number,
+};
+use crate::ns::Namespaces;
+use crate::plan::Step;
+use crate::plan::wire::{Blob, Op};
+use crate::report::{Control, Report};
+use crate::spec::{Policy, SandboxSpec};
+
+/// The filters of a task.
+pub(super) struct Filters {
+    /// What neither PID 1 nor the task needs: the making and joining of user namespaces.
+    common: Option<Arc<Program>>,
+    /// The task's own.
+    own: Option<Arc<Program>>,
+}
+
+/// Chooses and compiles them.
+///
+/// # Errors
+/// [`Error::Denied`] where the policy allows none but the default profile; [`Error::Spec`] for a wrong profile.
+pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets) -> Result<Filters> {
+    if !policy.allow_filters && spec.filter != Filter::Default {
+        return Err(Error::denied(
+            "filter: this host's policy allows the default profile only (allow_filters is off)",
+        ));
+    }
+    let capabilities = sets.bounding.names().into_iter().map(String::from).collect();
+    let grants = Grants { capabilities, user_namespaces: spec.user_namespaces };
+    let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
+    let common = shut.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;
+    let own = spec.filter.profile().map(|profile| compiled(profile, grants)).transpose()?;
+    Ok(Filters { common, own })
+}
+
+/// Nothing makes a user namespace or joins one, in which it would have every capability. `clone3` has its flags behind a
+/// pointer: the C libraries then use `clone`.
+fn no_user_namespaces(grants: &Grants) -> Profile {
+    const CLONE_NEWUSER: u32 = 0x1000_0000;
+    let rule = |calls: &[&str], action, args| Rule {
+        calls: calls.iter().map(|name| (*name).to_string()).collect(),
+        action,
+        args,
+    };
+    let mut joins = vec!["setns"];
+    if !grants.capabilities.contains("dac_read_search") {
+        joins.push("open_by_handle_at");
+    }
+    let rules = vec![
+        rule(&["clone", "unshare"], Action::Errno(1), vec![Compare::any_of(0, CLONE_NEWUSER)]),
+        rule(&joins, Action::Errno(1), Vec::new()),
+        rule(&["clone3"], Action::Errno(38), Vec::new()),
+    ];
+    Profile { base: Base::Action(Action::Allow), rules, i386: true }
+}
+
+impl Filters {
+    /// Loads what PID 1 and the task have in common, before PID 1 forks.
+    pub(super) fn common(
+        &self,
+        policy: &Policy,
+        spec: &SandboxSpec,
+        report: &mut Report,
+        init: &mut Vec<Step>,
+    ) {
+        let Some(program) = &self.common else {
+            let limits = report.enforced & Control::RESOURCES;
+            let why =
+                "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
+            match limits.is_empty() {
+                true => report.note(Control::RESOURCES, why),
+                false => report.weaken(limits, why),
+            }
+            return;
+        };
+        report.enforce(Control::NO_USER_NS);
+        let op = Op::NoUserNamespaces { program: Blob(&program.bytes()) };
+        init.push(step(policy, spec, Control::NO_USER_NS, op));
+    }
+
+    /// Loads the task's own.
+    pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, report: &mut Report) -> Option<Step> {
+        let program = self.own.as_ref()?;
+        report.enforce(Control::SYSCALLS);
+        Some(step(policy, spec, Control::SYSCALLS, Op::Filter { program: Blob(&program.bytes()) }))
+    }
+
+    /// Whether the task can make a call.
+    pub(super) fn allows(&self, name: &str, args: [u64; 6]) -> bool {
+        let filters = [&self.common, &self.own];
+        let executes = |arch| {
+            let Some(number) = number(arch, name) else { return false };
+            let call = Call { arch, number, args };
+            filters.into_iter().flatten().all(|program| program.decide(&call).executes())
+        };
+        Arch::ALL.into_iter().any(executes)
+    }
+
+    /// Says what they leave open.
+    pub(super) fn tell(&self, ns: &Namespaces, report: &mut Report) {
+        if self.own.is_none() {
+            report.note(Control::SYSCALLS, "the spec asks for no system call filter");
+        }
+        let first = |arg: u64| [arg, 0, 0, 0, 0, 0];
+        let keys = ["add_key", "keyctl", "request_key"];
+        if let Some(name) = keys.into_iter().find(|name| self.allows(name, [0; 6])) {
+            let why = format!(
+                "{name}(2) is not refused: the keyrings of its user are shared with the host and with other tasks"
+            );
+            report.note(Control::SYSCALLS, why);
+        }
+        if ns.network != crate::ns::Network::Host && self.allows("socket", first(AF_VSOCK)) {
+            report.weaken(
+                Control::NET_NS & report.asked,
+                "sockets of AF_VSOCK are not refused: they belong to no network namespace",
+            );
+        }
+        for (name, why) in OPEN {
+            if self.allows(name, [0; 6]) {
+                report.note(Control::SYSCALLS, format!("{name}(2) is not refused: {why}"));
+            }
+        }
+        if self.allows("ioctl", [0, TIOCSTI, 0, 0, 0, 0]) {
+            report.note(
+                Control::SYSCALLS,
+                "TIOCSTI is not refused: what the task types into a terminal that it has is read by the caller",
+            );
+        }
+    }
+}
+
+const AF_VSOCK: u64 = 40;
+const TIOCSTI: u64 = 0x5412;
+
+/// Calls that the default profile refuses to everybody, and what a task does with them.
+const OPEN: [(&str, &str); 2] = [
+    ("io_uring_setup", "what is asked for by way of it no filter sees"),
+    ("userfaultfd", "it makes races of the kernel winnable"),
+];
+
+/// A kernel without seccomp filters may refuse it, which only who asked for best effort goes with.
+fn step(policy: &Policy, spec: &SandboxSpec, control: Control, op: Op<'_>) -> Step {
+    let must = spec.require.is_none() || demanded(policy, spec, control);
+    let step = Step::new(control, op);
+    if must { step } else { step.optional() }
+}

@@ -1,0 +1,50 @@
+//! The program that init is given: steps in order; part of `wire`, and so compiled into both.
+
+use super::{FDS, Field, List, Malformed, Op, Sink};
+
+/// A step: an operation, and whether init goes on when the kernel refuses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<'a> {
+    /// 1 when a refusal is told to the parent and passed over, else 0.
+    pub optional: u8,
+    /// What to do.
+    pub op: Op<'a>,
+}
+
+impl<'a> Field<'a> for Step<'a> {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        self.optional.encode(sink);
+        self.op.encode(sink);
+    }
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let optional = u8::decode(input)?;
+        if optional > 1 {
+            return Err(Malformed);
+        }
+        Ok(Step { optional, op: Op::decode(input)? })
+    }
+}
+
+/// What init gets: the descriptors by number, and the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program<'a> {
+    /// The socket to the parent.
+    pub status: u32,
+    /// Numbers of the descriptors handed over; the steps name them by index.
+    pub fds: List<'a, u32>,
+    /// What to do, in order.
+    pub steps: List<'a, Step<'a>>,
+}
+
+impl<'a> Field<'a> for Program<'a> {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        self.status.encode(sink);
+        self.fds.encode(sink);
+        self.steps.encode(sink);
+    }
+    fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
+        let program =
+            Program { status: u32::decode(input)?, fds: List::decode(input)?, steps: List::decode(input)? };
+        if input.is_empty() && program.fds.len() <= FDS as usize { Ok(program) } else { Err(Malformed) }
+    }
+}
