@@ -184,6 +184,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             sys::umask(mask);
             Ok(())
         }
+        Op::Landlock { fs, scoped } => landlock(fs, scoped),
         Op::Find { candidates } => find(state, candidates),
         Op::Exec { args, env } => exec(state, args, env),
     }
@@ -447,6 +448,20 @@ fn caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {
     for cap in (0..64).filter(|cap| ambient & (1 << cap) != 0) {
         sys::prctl(47, 2 /* RAISE */, cap).at(2)?;
     }
+    Ok(())
+}
+
+fn landlock(fs: u64, scoped: u64) -> Done {
+    let ruleset = sys::landlock_create_ruleset(fs, scoped).at(0)?;
+    let mut calls = 1;
+    if fs != 0 {
+        let root = sys::openat2(sys::CWD, c"/", sys::O_PATH, 0).at(1)?;
+        sys::landlock_allow_refer(ruleset, root).at(1)?;
+        sys::close(root);
+        calls = 2;
+    }
+    sys::landlock_restrict_self(ruleset).at(calls)?;
+    sys::close(ruleset);
     Ok(())
 }
 

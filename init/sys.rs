@@ -301,6 +301,24 @@ pub fn seccomp(filter: &[u8]) -> Result<(), Errno> {
     call(nr::SECCOMP, [1, 4, addr(&program), 0, 0, 0]).map(drop)
 }
 
+/// landlock_create_ruleset(2), with `struct landlock_ruleset_attr` as of ABI 6. Older ones take it if the rest is zero.
+pub fn landlock_create_ruleset(fs: u64, scoped: u64) -> Result<i32, Errno> {
+    let attr = [fs, 0, scoped];
+    call(nr::LANDLOCK_CREATE_RULESET, [addr(&attr), 24, 0, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// landlock_add_rule(2): LANDLOCK_ACCESS_FS_REFER below a directory.
+pub fn landlock_allow_refer(ruleset: i32, dir: i32) -> Result<(), Errno> {
+    // struct landlock_path_beneath_attr, which is packed: the access, then the descriptor.
+    let attr = [1u32 << 13, 0, dir as u32];
+    call(nr::LANDLOCK_ADD_RULE, [ruleset as usize, 1, addr(&attr), 0, 0, 0]).map(drop)
+}
+
+/// landlock_restrict_self(2).
+pub fn landlock_restrict_self(ruleset: i32) -> Result<(), Errno> {
+    call(nr::LANDLOCK_RESTRICT_SELF, [ruleset as usize, 0, 0, 0, 0, 0]).map(drop)
+}
+
 /// setns(2).
 pub fn setns(fd: i32, kind: u32) -> Result<(), Errno> {
     call(nr::SETNS, [fd as usize, kind as usize, 0, 0, 0, 0]).map(drop)

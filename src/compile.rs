@@ -28,6 +28,7 @@ mod conflicts;
 pub(crate) mod devices;
 mod filter;
 mod identity;
+mod landlock;
 mod method;
 mod process;
 mod root;
@@ -129,17 +130,22 @@ pub(crate) fn compile(
         process::reaper(host, identity, mapping, &mut handed, &mut init);
     }
     process::rlimits(spec, &mut report, &mut init)?;
-    // Last of all; but without no_new_privs it takes CAP_SYS_ADMIN.
+    // Last of all; but without no_new_privs both take CAP_SYS_ADMIN.
     let mut filter = filters.own(policy, spec, &mut report);
+    let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
+        init.extend(domain.step());
         init.extend(filter.take());
     }
     process::credentials(spec, host, identity, sets, mapping, &mut report, &mut init);
     sources::lead(policy, spec, host, survey, &mut report)?;
     sources::streams(survey, &mut report);
-    breaches::shared(&namespaces, &mut report);
+    breaches::shared(&namespaces, domain, &mut report);
     filters.tell(&namespaces, &mut report);
-    breaches::weaken(policy, sets, &namespaces, &filters, &mut report);
+    breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut report);
+    if spec.no_new_privs {
+        init.extend(domain.step());
+    }
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: plan::path(work_dir) }));
     init.push(Step::new(Control::IDS, Op::Umask { mask: spec.umask }));

@@ -54,7 +54,7 @@ pub struct Host {
     pub cgroups: Detection,
     /// Why a user namespace cannot be made without privileges; `None` when nothing is known against it.
     pub user_ns_forbidden: Option<String>,
-    /// The Landlock ABI (`landlock(7)`); 0 where there is none. For `doctor`: no control uses it yet.
+    /// The Landlock ABI (`landlock(7)`); 0 where there is none.
     pub landlock_abi: u32,
     /// The caller's `oom_score_adj`.
     pub oom_score_adj: i32,

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use attack_tools::*;
-use cofferdam::{Control, Policy, Secrets, TaskDirs};
+use cofferdam::{Control, Host, Policy, Secrets, TaskDirs};
 use common::{asked, probe, run_probe, sandboxes};
 
 /// In the plan of every sandbox here, and so in the memory of init at first.
@@ -73,16 +73,27 @@ fn a_tracer_of_pid_1_wins_nothing() {
     let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
     let secrets = Secrets { files: [("s".into(), SECRET.into())].into(), ..Secrets::default() };
     let dirs = TaskDirs { secrets: Some(secrets), ..TaskDirs::default() };
+    let host = Host::probe().unwrap();
+    let bare = attack_tools::without_landlock();
     for user in USERS {
         for round in 0..20 {
-            let sandbox = probe("take-over").user(user).policy(&policy);
-            let seen = run_probe(sandbox.with(|s| {
-                s.cap_add = vec!["sys_ptrace".into()];
-                s.task_dirs = dirs.clone();
-            }));
-            let seen = seen.unwrap();
+            let run = |host: &Host| {
+                let sandbox = probe("take-over").user(user).policy(&policy).host(host);
+                run_probe(sandbox.with(|s| {
+                    s.cap_add = vec!["sys_ptrace".into()];
+                    s.task_dirs = dirs.clone();
+                }))
+                .unwrap()
+            };
+            // In a Landlock domain it cannot even begin.
+            if host.landlock_abi >= 2 {
+                let seen = run(&host);
+                assert_eq!(seen.get("traced"), "false", "{user}, round {round}");
+                assert!(seen.report.enforced.contains(Control::PID_NS), "{}", seen.report);
+            }
+            let seen = run(&bare);
             beaten(&seen, if privileged() { 12 } else { 9 });
-            // The attack is a real one: without the capability it cannot even begin.
+            // The attack is a real one.
             if privileged() {
                 assert_eq!(seen.get("traced"), "true", "{user}, round {round}");
                 assert!(seen.report.weakened.contains(Control::PID_NS), "{}", seen.report);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cofferdam::cgroup::LimitEnv;
+use cofferdam::filter::{Filter, Profile};
 use cofferdam::{Control, Network, Policy, SandboxSpec};
 
 use crate::Failure;
@@ -169,6 +170,12 @@ pub(crate) struct Args {
     /// Controllers that this host must have before any limit is set [default: minimal]
     #[arg(long, value_name = "minimal|documented")]
     required_controllers: Option<String>,
+    /// System calls: those of the default profile, all, or those of a profile in a file, as JSON
+    #[arg(long, value_name = "default|none|FILE")]
+    filter: Option<String>,
+    /// Refuse the system calls of 32-bit programs
+    #[arg(long)]
+    no_i386: bool,
     /// What must hold, or nothing is run
     #[arg(long, value_name = "all|none|CONTROL,...")]
     require: Option<String>,
@@ -212,6 +219,22 @@ impl Args {
         Ok(policy)
     }
 
+    fn filter(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
+        match self.filter.as_deref() {
+            None => {}
+            Some("default") => spec.filter = Filter::Default,
+            Some("none") => spec.filter = Filter::None,
+            Some(file) => {
+                spec.filter = read_json(Some(&file.into()))?.map_or(Filter::Default, Filter::Profile)
+            }
+        }
+        if self.no_i386 {
+            let profile = spec.filter.profile().ok_or_else(|| Failure::new("no_i386: there is no filter"))?;
+            spec.filter = Filter::Profile(Profile { i386: false, ..profile });
+        }
+        Ok(())
+    }
+
     /// The task's half.
     pub(crate) fn spec(&self) -> Result<SandboxSpec, Failure> {
         let mut spec = self.base()?;
@@ -228,6 +251,7 @@ impl Args {
         spec.init &= !self.no_init;
         spec.no_new_privs &= !self.allow_new_privs;
         spec.user_namespaces |= self.allow_user_ns;
+        self.filter(&mut spec)?;
         spec.cap_add.extend(self.cap_add.iter().flat_map(|l| values::list(l)));
         spec.cap_drop.extend(self.cap_drop.iter().flat_map(|l| values::list(l)));
         match self.net.as_deref() {

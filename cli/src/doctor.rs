@@ -46,7 +46,10 @@ fn describe(host: &Host, health: &Health) -> String {
     let missing = host.supported.difference(host.held);
     let landlock = match host.landlock_abi {
         0 => "no".to_string(),
-        abi => format!("ABI {abi} (not used yet)"),
+        abi @ ..6 => {
+            format!("ABI {abi}: no signal and no abstract socket is kept within a task (ABI 6, Linux 6.12)")
+        }
+        abi => format!("ABI {abi}"),
     };
     let (major, minor) = host.kernel;
     let ids = match (host.nested, host.uid_map.outside(host.uid)) {

@@ -93,6 +93,7 @@ impl Made {
             42 => Op::Affinity {},
             43 => Op::Filter { program: Blob(&self.texts[1]) },
             44 => Op::Find { candidates: strings },
+            46 => Op::Landlock { fs: x, scoped: y },
             45 => Op::Become { uid: m, gid: n },
             _ => Op::Exec { args: strings, env: strings },
         };

@@ -1,6 +1,7 @@
 //! What was granted that undoes what is enforced.
 
 use super::filter::Filters;
+use super::landlock::Domain;
 use crate::caps::Sets;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::{Control, Report};
@@ -84,16 +85,29 @@ const BY_PROC: Control =
 
 /// Says what sharing the host's namespaces undoes. In a user namespace `/proc/PID/root` of a process outside of it
 /// is refused, as the task lacks CAP_SYS_PTRACE there.
-pub(super) fn shared(ns: &Namespaces, report: &mut Report) {
+pub(super) fn shared(ns: &Namespaces, domain: Domain, report: &mut Report) {
     let Namespaces { pid, ipc, user: user_ns, .. } = *ns;
-    if pid == IsolationMode::Host && !user_ns {
+    let network = &ns.network;
+    if pid == IsolationMode::Host && !user_ns && !domain.keeps_traces() {
         let why = "the task shares the host's PID namespace: /proc/PID/root of a process of its user that has no more capabilities leads to the host's files, devices and cgroups";
         report.weaken(BY_PROC & report.asked, why);
     }
-    if pid == IsolationMode::Host && user_ns {
+    if pid == IsolationMode::Host && user_ns && !domain.keeps_signals() {
         let why =
             "the task shares the host's PID namespace: it can signal every process of the caller's user";
         report.note(Control::PID_NS, why);
+    }
+    if pid == IsolationMode::Host && !user_ns && domain.keeps_traces() && !domain.keeps_signals() {
+        let why = "the task shares the host's PID namespace: it can signal every process of its user";
+        report.note(Control::PID_NS, why);
+    }
+    if pid == IsolationMode::Host {
+        let why = "the task shares the host's PID namespace: it sees every process, and priority, processors and resource limits of those of its user are its to change";
+        report.note(Control::PID_NS, why);
+    }
+    if *network != Network::None && !domain.keeps_sockets() {
+        let why = "the task shares a network: it reaches the abstract unix sockets of whoever is in there";
+        report.note(Control::NET_NS, why);
     }
     if ipc == IsolationMode::Host {
         let why = "the task shares the host's IPC namespace: it reaches the System V objects and message queues of its user, which outlive it";
@@ -102,7 +116,13 @@ pub(super) fn shared(ns: &Namespaces, report: &mut Report) {
 }
 
 /// Says where the capabilities that were granted undo what is enforced.
-pub(super) fn weaken(policy: &Policy, sets: Sets, ns: &Namespaces, filters: &Filters, report: &mut Report) {
+pub(super) fn weaken(
+    policy: &Policy,
+    sets: Sets,
+    ns: &Namespaces,
+    (filters, domain): (&Filters, Domain),
+    report: &mut Report,
+) {
     let Namespaces { user: user_ns, pid, network, .. } = ns;
     let (user_ns, pid) = (*user_ns, *pid);
     let has = |name: &str| sets.bounding.has(name);
@@ -117,7 +137,7 @@ pub(super) fn weaken(policy: &Policy, sets: Sets, ns: &Namespaces, filters: &Fil
             "no_pivot_root leaves the host's mounts in the namespace, below the root",
         );
     }
-    if pid == IsolationMode::Host && has("kill") && !user_ns {
+    if pid == IsolationMode::Host && has("kill") && !user_ns && !domain.keeps_signals() {
         report.note(Control::PID_NS, "the task has CAP_KILL: it can end any process of the host");
     }
     if user_ns {
@@ -146,6 +166,8 @@ pub(super) fn weaken(policy: &Policy, sets: Sets, ns: &Namespaces, filters: &Fil
     }
     // What a task does to an empty network of its own reaches nobody.
     let alone = |name: &str| *network == Network::None && name.starts_with("net_");
+    // In a domain there is nobody to trace but the task's own processes.
+    let alone = |name: &str| alone(name) || (name == "sys_ptrace" && domain.keeps_traces());
     for (_, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name) && !alone(name)) {
         let controls = controls & report.asked;
         if !controls.is_empty() {

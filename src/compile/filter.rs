@@ -32,7 +32,7 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets) -> Result<
             "filter: this host's policy allows the default profile only (allow_filters is off)",
         ));
     }
-    let capabilities = sets.bounding.names().into_iter().map(String::from).collect();
+    let capabilities = sets.bounding.names().into_iter().collect();
     let grants = Grants { capabilities, user_namespaces: spec.user_namespaces };
     let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
     let common = shut.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;

@@ -17,6 +17,7 @@ mod conflicts;
 mod credentials;
 mod devices;
 mod identity;
+mod landlock;
 mod namespaces;
 mod order;
 mod populate;
@@ -57,7 +58,7 @@ fn host() -> Host {
         set_groups: true,
         cgroups: v2("cpu cpuset io memory pids"),
         user_ns_forbidden: None,
-        landlock_abi: 2,
+        landlock_abi: 0,
         oom_score_adj: 0,
         no_new_privs: false,
         mdwe: false,
@@ -251,7 +252,7 @@ fn whole_plans() {
             Identity { name: Some("ann".into()), home: Some("/home/ann".into()), ..who(7, &[7]) };
     });
     for (case, name, expected) in [
-        (case(|_| ()), "root", include_str!("golden/root.txt")),
+        (case(|c| c.host.landlock_abi = 7), "root", include_str!("golden/root.txt")),
         (user, "rootless", include_str!("golden/rootless.txt")),
         (everything(), "everything", include_str!("golden/everything.txt")),
     ] {

@@ -93,7 +93,8 @@ impl Program {
                 let arg = usize::try_from(at.saturating_sub(16) / 8).ok();
                 let arg = arg.and_then(|n| call.args.get(n)).copied().unwrap_or_default();
                 let arg = if call.arch == Arch::I386 { arg & 0xffff_ffff } else { arg };
-                u32::try_from(if at % 8 == 0 { arg & 0xffff_ffff } else { arg >> 32 }).unwrap_or_default()
+                u32::try_from(if at.is_multiple_of(8) { arg & 0xffff_ffff } else { arg >> 32 })
+                    .unwrap_or_default()
             }
         };
         let (mut at, mut accumulator) = (0_usize, 0_u32);

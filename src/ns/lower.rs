@@ -50,10 +50,7 @@ pub(crate) fn lower(ns: &Namespaces, handed: &mut Vec<Handed>, report: &mut Repo
 
 fn network(ns: &Namespaces, handed: &mut Vec<Handed>, report: &mut Report, low: &mut Lowered) {
     match &ns.network {
-        Network::Host => report.note(
-            Control::NET_NS,
-            "the network is the host's: its abstract unix sockets can be reached from inside",
-        ),
+        Network::Host => report.note(Control::NET_NS, "the network is the host's"),
         Network::None => {
             low.clone |= bit(libc::CLONE_NEWNET);
             low.before.push(Step::new(Control::NET_NS, Op::Loopback {}));

@@ -192,6 +192,14 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines
         }
         Op::NoUserNamespaces { program } | Op::Filter { program } => one(filter(&program)),
+        Op::Landlock { fs, scoped } => {
+            let mut lines = vec![format!("landlock_create_ruleset(fs={fs:#x}, scoped={scoped:#x})")];
+            if fs != 0 {
+                lines.push("landlock_add_rule(\"/\", LANDLOCK_ACCESS_FS_REFER)".into());
+            }
+            lines.push("landlock_restrict_self(it)".into());
+            lines
+        }
         Op::Find { candidates } => {
             let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
             one(format!("statx(first regular file of {})", names.join(" ")))
@@ -255,6 +263,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Caps { .. } => "capabilities".into(),
         Op::NoUserNamespaces { .. } => "no user namespaces".into(),
         Op::Filter { .. } => "system call filter".into(),
+        Op::Landlock { .. } => "Landlock domain".into(),
         Op::Find { .. } => "find the command".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),

@@ -483,6 +483,13 @@ ops! {
         /// An array of `struct sock_filter`.
         program: Blob<'a>,
     }
+    /// A Landlock domain (`landlock(7)`).
+    48 Landlock {
+        /// `LANDLOCK_ACCESS_FS_*` bits that it handles: of these only `REFER` is allowed, everywhere.
+        fs: u64,
+        /// `LANDLOCK_SCOPE_*` bits.
+        scoped: u64,
+    }
     /// Find the command, and tell the parent that it is there.
     47 Find {
         /// Absolute paths in the sandbox, in order of preference.

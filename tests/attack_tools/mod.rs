@@ -226,6 +226,13 @@ pub fn open_dir() -> tempfile::TempDir {
     dir
 }
 
+/// This host as if its kernel had no Landlock: the protection off.
+pub fn without_landlock() -> cofferdam::Host {
+    let mut host = cofferdam::Host::probe().unwrap();
+    host.landlock_abi = 0;
+    host
+}
+
 /// Whether this process is the host's root, with what making namespaces needs.
 pub fn privileged() -> bool {
     cofferdam::Host::probe().unwrap().privileged()

@@ -62,7 +62,8 @@ fn networks() {
         "! setns(
          ! SIOCSIFFLAGS
          enforced  mount_ns,pid_ns,ipc_ns,root_switch...
-         net_ns: the network is the host's: its abstract unix sockets can be reached from inside",
+         net_ns: the network is the host's
+         net_ns: the task shares a network: it reaches the abstract unix sockets of whoever is in there",
     );
     assert!(!plan.handed.iter().any(|handed| matches!(handed, Handed::Namespace(_))));
     let plan = check(

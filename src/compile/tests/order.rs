@@ -61,6 +61,8 @@ fn once_and_in_order(plan: &Plan) {
         &["Propagation", "RootBind", "Seal", "MoveRoot", "Fork", "Bounding"],
         // Dropping from the bounding set takes CAP_SETPCAP, and changing ids the other capabilities.
         &["Bounding", "Ids", "Caps", "NoNewPrivs", "Cwd", "Umask", "Find", "Exec"],
+        // Both are loaded with no_new_privs or CAP_SYS_ADMIN; the domain first, as a filter may refuse it.
+        &["Fork", "Landlock", "Filter", "Exec"],
         // What neither PID 1 nor the task needs both are without.
         &["PivotRoot", "NoUserNamespaces", "Fork"],
         &["MoveRoot", "NoUserNamespaces", "Fork"],
@@ -100,6 +102,7 @@ fn once_and_in_order(plan: &Plan) {
         "Null",
         "NoUserNamespaces",
         "Filter",
+        "Landlock",
         "Upper",
     ] {
         assert!(count(&[at_most_once]) <= 1, "{at_most_once} in {names:?}");
