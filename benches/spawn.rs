@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cofferdam::filter::Filter;
 use cofferdam::{Host, Method, Policy, Root, Sandbox};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -111,8 +112,14 @@ fn spawn(c: &mut Criterion) {
     // What the device cgroup and the partition of the processors cost, where they are on version 1 above all.
     let undivided = Policy { core_partitions: false, ..Policy::default() };
     let plain = given.clone().policy(&undivided).with(|s| s.device_cgroup = Some(false));
+    let unfiltered = given.clone().with(|s| s.filter = Filter::None);
+    let mut without_landlock = host.clone();
+    without_landlock.landlock_abi = 0;
+    let bare = unfiltered.clone().host(&without_landlock);
     for (name, sandbox) in [
         ("a directory as root, init stays", given.clone()),
+        ("the same without the task's filter", unfiltered),
+        ("the same without the task's filter and Landlock", bare),
         ("a directory as root, no init", given.clone().with(|s| s.init = false)),
         ("the same without core partitions and device cgroup", plain),
         ("tmpfs root with one bind, init stays", bound),

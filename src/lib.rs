@@ -29,8 +29,7 @@
 //!
 //! # Limits
 //!
-//! Linux 5.12 or later (`mount_setattr(2)`), x86_64. The one seccomp filter refuses new user
-//! namespaces; there is no general one, no Landlock rule and no LSM label yet.
+//! Linux 5.12 or later (`mount_setattr(2)`), x86_64. There is no LSM label yet.
 //! Without `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP` a user namespace is made, and the task
 //! runs as the caller; the report says what that costs. A program that reaps children it does not know (`waitpid(-1)`)
 //! or ignores `SIGCHLD` takes nothing from a task with [`init`](SandboxSpec::init); without it the status may

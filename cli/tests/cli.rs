@@ -89,6 +89,39 @@ fn refusals_are_one_line_and_125() {
 }
 
 #[test]
+fn system_calls_are_those_of_the_profile() {
+    if !sandboxes() {
+        return;
+    }
+    let profile = |text: &str| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    };
+    let with = |file: &tempfile::NamedTempFile, args: &[&str]| {
+        run(&[&["--filter", file.path().to_str().unwrap()], args].concat())
+    };
+    // Before the default profile, which still refuses what it refuses.
+    let file = profile(r#"{"rules": [{"calls": ["mkdir", "mkdirat"], "action": {"errno": 122}}]}"#);
+    let output = with(&file, &["--", "sh", "-c", "mkdir /tmp/a; chroot / true && unshare -U true"]);
+    assert!(text(&output.stderr).contains("Disk quota exceeded"), "{}", text(&output.stderr));
+    assert!(!output.status.success());
+    // Instead of it.
+    let file = profile(r#"{"base": {"action": "kill"}, "rules": []}"#);
+    assert_eq!(with(&file, &["true"]).status.code(), Some(128 + 31 /* SIGSYS */));
+    for wrong in [r#"{"rules": [{"calls": ["opne"], "action": "kill"}]}"#, r#"{"rule": []}"#, "no JSON"] {
+        let output = with(&profile(wrong), &["true"]);
+        assert_eq!(output.status.code(), Some(125), "{wrong}");
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{wrong}: {}", text(&output.stderr));
+    }
+    for (flag, enforced) in [("default", true), ("none", false)] {
+        let output = run(&["--filter", flag, "--report", "-", "true"]);
+        let report: cofferdam::Report = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report.enforced.contains(cofferdam::Control::SYSCALLS), enforced, "{report}");
+    }
+}
+
+#[test]
 fn the_report_is_json_that_names_what_holds() {
     if !sandboxes() {
         return;

@@ -1,0 +1,120 @@
+//! What a system call filter costs: to compile, to load, and with each call that is made. `cargo bench --bench filter`.
+//!
+//! Loading is timed on a thread that has no filter yet, as what is loaded stays; beside it the same profile as a chain of
+//! comparisons, one a call, which is what other compilers make.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::time::{Duration, Instant};
+
+use cofferdam::filter::{Action, Arch, Base, Grants, Profile, Rule, all, compile};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+fn no_new_privs() {
+    // SAFETY: numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+}
+
+fn load(program: &[u8]) {
+    let fprog = libc::sock_fprog {
+        len: u16::try_from(program.len() / 8).unwrap(),
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    // SAFETY: the program outlives the call, which copies it.
+    let loaded =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) };
+    assert_eq!(loaded, 0);
+}
+
+/// Loads it so often, each time on a new thread.
+fn loading(program: &[u8], times: u64) -> Duration {
+    let one = || {
+        no_new_privs();
+        let start = Instant::now();
+        load(program);
+        start.elapsed()
+    };
+    (0..times).map(|_| std::thread::scope(|scope| scope.spawn(one).join().unwrap())).sum()
+}
+
+/// What is allowed of x86_64, one comparison a call.
+fn chain(grants: &Grants) -> Vec<u8> {
+    let allowed: Vec<u32> = {
+        let program = compile(&Profile::default(), grants).unwrap();
+        let decide =
+            |number| program.decide(&cofferdam::filter::Call { arch: Arch::X86_64, number, args: [0; 6] });
+        all(Arch::X86_64)
+            .map(|(number, _)| number)
+            .filter(|number| decide(*number) == Action::Allow)
+            .collect()
+    };
+    let instruction = |code: u16, yes: u8, no: u8, k: u32| {
+        let ([a, b], [c, d, e, f]) = (code.to_ne_bytes(), k.to_ne_bytes());
+        [a, b, yes, no, c, d, e, f]
+    };
+    let mut program = instruction(0x20, 0, 0, 0).to_vec();
+    for number in allowed {
+        program.extend(instruction(0x15, 0, 1, number));
+        program.extend(instruction(0x06, 0, 0, 0x7fff_0000));
+    }
+    program.extend(instruction(0x06, 0, 0, 0x0005_0001));
+    program
+}
+
+/// A call that every filter allows, so often, by a thread with this filter.
+fn calling(program: Option<&[u8]>, times: u64) -> Duration {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            if let Some(program) = program {
+                no_new_privs();
+                load(program);
+            }
+            let start = Instant::now();
+            for _ in 0..times {
+                // SAFETY: no arguments.
+                unsafe { libc::syscall(libc::SYS_getppid) };
+            }
+            start.elapsed()
+        });
+        thread.join().unwrap()
+    })
+}
+
+fn filter(c: &mut Criterion) {
+    let grants = Grants::default();
+    let tree = compile(&Profile::default(), &grants).unwrap().bytes();
+    let chain = chain(&grants);
+    let few = ["read", "write", "exit_group"].map(String::from).to_vec();
+    let rules = vec![Rule { calls: few, action: Action::Allow, args: Vec::new() }];
+    let small = Profile { base: Base::Action(Action::Errno(1)), rules, i386: false };
+    let small = compile(&small, &grants).unwrap().bytes();
+    println!(
+        "instructions: tree {}, chain {}, three calls {}",
+        tree.len() / 8,
+        chain.len() / 8,
+        small.len() / 8
+    );
+    let mut group = c.benchmark_group("filter");
+    group.bench_function("compile the default profile", |b| {
+        b.iter(|| compile(&Profile::default(), &grants).unwrap())
+    });
+    for (name, program) in
+        [("the default profile", &tree), ("a chain of it", &chain), ("three calls", &small)]
+    {
+        group.bench_function(format!("load {name}"), |b| b.iter_custom(|times| loading(program, times)));
+    }
+    group.bench_function("a call without a filter", |b| b.iter_custom(|times| calling(None, times)));
+    for (name, program) in [("the default profile", &tree), ("a chain of it", &chain)] {
+        group.bench_function(format!("a call under {name}"), |b| {
+            b.iter_custom(|times| calling(Some(program), times))
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(30).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
+    targets = filter
+}
+criterion_main!(benches);
