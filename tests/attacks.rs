@@ -434,7 +434,7 @@ fn mounts_stay_as_they_are() {
 
 /// What a user namespace of its own gives a task does not reach the mounts that it came with.
 #[test]
-fn a_user_namespace_does_not_open_the_mounts() {
+fn cve_2022_0185_a_user_namespace_does_not_open_the_mounts() {
     if !sandboxes() {
         return;
     }
@@ -450,7 +450,7 @@ fn a_user_namespace_does_not_open_the_mounts() {
 
 /// No cgroup can be written, neither the host's nor the limits of the task's own.
 #[test]
-fn cgroups_cannot_be_written() {
+fn cve_2022_0492_2023_25809_cgroups_cannot_be_written() {
     if !can("root") || !can("cgroups") {
         return;
     }
@@ -497,7 +497,7 @@ fn a_chroot_in_the_root_is_no_way_out() {
 
 /// Nothing of the kernel's can be written through /proc and /sys, and what is sensitive is covered.
 #[test]
-fn the_kernels_files_are_covered() {
+fn cve_2017_16539_the_kernels_files_are_covered() {
     if !sandboxes() {
         return;
     }
@@ -547,7 +547,7 @@ fn the_callers_keys_are_not_found() {
 
 /// A setuid program of a volume gives nothing; where new privileges are allowed, no more than the bounding set.
 #[test]
-fn a_setuid_program_stays_within_the_bounding_set() {
+fn nomad_cve_2019_14803_a_setuid_program_stays_within_the_bounding_set() {
     if !can("root") {
         return;
     }

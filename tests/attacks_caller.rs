@@ -350,7 +350,7 @@ fn a_caller_that_forks_meanwhile_can_spawn() {
 
 /// A terminal that is handed in cannot be made to type for the task.
 #[test]
-fn a_terminal_takes_no_input_from_the_task() {
+fn cve_2017_5226_a_terminal_takes_no_input_from_the_task() {
     if !sandboxes() {
         return;
     }

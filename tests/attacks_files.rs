@@ -318,7 +318,7 @@ fn later_mounts_of_the_host_do_not_come_in() {
 /// A root that was prepared by an enemy: links to the host where the kernel's file systems, volumes, the
 /// working directory and `/tmp` go.
 #[test]
-fn links_in_a_given_root_lead_nowhere() {
+fn cve_2019_19921_2023_27561_2024_45310_2026_41579_links_in_a_given_root_lead_nowhere() {
     if !sandboxes() {
         return;
     }
@@ -346,7 +346,7 @@ fn links_in_a_given_root_lead_nowhere() {
 
 /// The source of a mask is the sandbox's own device, not what a volume at `/dev` calls `null`.
 #[test]
-fn a_volume_at_dev_does_not_choose_what_masks_are_made_of() {
+fn cve_2025_31133_a_volume_at_dev_does_not_choose_what_masks_are_made_of() {
     if !sandboxes() {
         return;
     }
@@ -366,7 +366,7 @@ fn a_volume_at_dev_does_not_choose_what_masks_are_made_of() {
 /// Somebody who can write the root swaps directories for links to the host, and the kernel's file systems for
 /// other directories, while sandboxes are built in it.
 #[test]
-fn swapping_mount_points_wins_no_race() {
+fn cve_2021_30465_swapping_mount_points_wins_no_race() {
     if !sandboxes() {
         return;
     }

@@ -122,7 +122,7 @@ fn nothing_keeps_the_plan_while_the_task_runs() {
 
 /// Another task of the same `/alloc` put a link where the logs are to be.
 #[test]
-fn logs_that_are_a_link_lead_nowhere() {
+fn nomad_cve_2020_27195_2022_24683_logs_that_are_a_link_lead_nowhere() {
     if !sandboxes() {
         return;
     }

@@ -156,7 +156,7 @@ const WAYS: [Way; 13] = [
 /// A directory on the way to a source becomes a link to another tree and back, by a user who owns the link. Whatever
 /// the source is for, the task sees what is not behind the link, or there is an error that names the link.
 #[test]
-fn no_source_is_reached_by_a_link_that_another_user_plants() {
+fn cve_2017_1002101_nomad_2026_14896_no_source_is_reached_by_a_link_that_another_user_plants() {
     if !can("root") || !sandboxes() {
         return;
     }
