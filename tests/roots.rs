@@ -461,3 +461,32 @@ fn limits_end_a_population_and_leave_nothing() {
         }
     }
 }
+
+/// What stands in a given root is known to init only: what cannot be mounted over it is told in words.
+#[test]
+fn what_cannot_be_mounted_over_is_told() {
+    if !sandboxes() {
+        return;
+    }
+    let site = site();
+    let (root, source) = (site.path().join("root"), site.path().join("source"));
+    for dir in [&root, &source, &root.join("dir")] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(root.join("file"), "").unwrap();
+    fs::write(site.path().join("text"), "").unwrap();
+    symlink("/nowhere/at/all", root.join("link")).unwrap();
+    let given = Root { path: Some(root), populate: Method::None, ..Root::default() };
+    for (source, target, why) in [
+        ("source", "/link", "a symbolic link that leads to nothing in the root"),
+        ("source", "/link/below", "a symbolic link that leads to nothing in the root"),
+        ("source", "/file", "source\" is a directory, and \"/file\" in the root is none"),
+        ("text", "/dir", "text\" is a file, and \"/dir\" in the root is a directory"),
+    ] {
+        let volume = Volume { source: site.path().join(source), target: target.into(), ..Volume::default() };
+        let error = shell("true").root(given.clone()).volume(volume).spawn().unwrap_err();
+        let Error::Setup { step, source } = &error else { panic!("{target}: {error:?}") };
+        assert!(step.contains(target), "{target}: {step}");
+        assert!(source.to_string().contains(why), "{target}: {source}");
+    }
+}
