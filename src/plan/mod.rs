@@ -229,7 +229,7 @@ impl Plan {
         let Op::Bind { source, target, kind, .. } = op else { return None };
         let moves = call(&op, index).starts_with("move_mount(");
         match errno {
-            libc::ENOENT if !moves => Some(format!(
+            libc::ENOENT | libc::ELOOP if !moves => Some(format!(
                 "{target:?} is, or lies below, a symbolic link that leads to nothing in the root"
             )),
             libc::EINVAL | libc::ENOTDIR if moves => {
