@@ -179,4 +179,17 @@ fn root_of_a_user_namespace_is_not_privileged() {
     maps.join().unwrap();
     let text = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success() && text.contains("nested: all holds"), "{text}");
+    // In a PID namespace of its own with the /proc of the old one, where every number is another process's.
+    if !can("unshare") {
+        return;
+    }
+    let mut unshare = Command::new("unshare");
+    unshare.args(["-r", "-m", "-p", "-f"]).arg(site.path().join("exe")).args([
+        "--exact",
+        "nested_entry",
+        "--nocapture",
+    ]);
+    let ran = unshare.env("COFFERDAM_NESTED", format!("{me} ")).output().unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && text.contains("nested: all holds"), "{text}");
 }

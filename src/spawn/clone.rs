@@ -47,7 +47,7 @@ struct Shared {
 }
 
 /// Clones and executes. The caller's signal mask is the same afterwards.
-pub(super) fn clone(request: &Request<'_>) -> Result<(i32, OwnedFd), Refused> {
+pub(super) fn clone(request: &Request<'_>) -> Result<OwnedFd, Refused> {
     let argv =
         [request.argv[0].as_ptr(), request.argv[1].as_ptr(), request.argv[2].as_ptr(), std::ptr::null()];
     let envp = [std::ptr::null()];
@@ -81,7 +81,7 @@ pub(super) fn clone(request: &Request<'_>) -> Result<(i32, OwnedFd), Refused> {
         let _ = crate::sys::wait_pidfd(std::os::fd::AsFd::as_fd(&pidfd), true, true);
         return Err(Refused::Exec(os_error(errno)));
     }
-    Ok((i32::try_from(pid).unwrap_or(0), pidfd))
+    Ok(pidfd)
 }
 
 fn os_error(ret: isize) -> io::Error {

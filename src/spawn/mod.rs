@@ -66,7 +66,7 @@ pub(crate) fn spawn(plan: &Plan, birth: &Birth<'_>) -> Result<(Child, Streams, R
     drop((theirs, handed, program, init));
     let mut child = Child::new(child, ours);
     if let Some(maps) = &plan.maps {
-        write_maps(child.pid(), maps)?;
+        write_maps(child.pidfd(), maps)?;
         sys::send(child.status(), b"g").map_err(|e| unheard(&child, "sendto(status)", e))?;
     }
     let mut report = plan.report.clone();
@@ -101,7 +101,7 @@ fn execute(
     program: &OwnedFd,
     status: &OwnedFd,
     handed: &[OwnedFd],
-) -> Result<(i32, OwnedFd)> {
+) -> Result<OwnedFd> {
     let number = |fd: &OwnedFd| CString::new(fd.as_raw_fd().to_string()).unwrap_or_default();
     let mut inherit: Vec<RawFd> = handed.iter().map(AsRawFd::as_raw_fd).collect();
     inherit.extend([program.as_raw_fd(), status.as_raw_fd()]);
@@ -208,7 +208,12 @@ fn stdio(number: u32, birth: &Birth<'_>, streams: &mut Streams) -> Result<OwnedF
 
 /// Writes the maps of the child's user namespace. `setgroups` must be denied first where the caller
 /// has no `CAP_SETGID` over it (`user_namespaces(7)`).
-fn write_maps(pid: i32, maps: &crate::plan::IdMaps) -> Result<()> {
+fn write_maps(child: BorrowedFd<'_>, maps: &crate::plan::IdMaps) -> Result<()> {
+    // A caller in a new PID namespace may have the old one's /proc, where its numbers are other processes'.
+    let pid = sys::proc_pid(child).ok_or_else(|| {
+        let source = io::Error::other("/proc shows another PID namespace than the caller's");
+        Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
+    })?;
     let files = [("setgroups", "deny"), ("uid_map", &maps.uid), ("gid_map", &maps.gid)];
     for (file, text) in files.into_iter().skip(usize::from(maps.set_groups)) {
         let path = format!("/proc/{pid}/{file}");

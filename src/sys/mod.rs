@@ -140,6 +140,14 @@ pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::
     }
 }
 
+/// The number of a process in the PID namespace that `/proc` shows, whatever the caller's own is; `None` when it has
+/// been reaped, or is not shown.
+pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    line.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
 /// A pidfd of the calling process (`pidfd_open(2)`, Linux 5.3).
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
     // SAFETY: numbers only.

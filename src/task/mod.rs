@@ -55,7 +55,6 @@ impl Streams {
 /// is killed and reaped.
 #[derive(Debug)]
 pub(crate) struct Child {
-    pid: i32,
     init: OwnedFd,
     task: Option<OwnedFd>,
     status: OwnedFd,
@@ -63,12 +62,8 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    pub(crate) fn new((pid, init): (i32, OwnedFd), status: OwnedFd) -> Self {
-        Child { pid, init, task: None, status, left: false }
-    }
-
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid
+    pub(crate) fn new(init: OwnedFd, status: OwnedFd) -> Self {
+        Child { init, task: None, status, left: false }
     }
 
     pub(crate) fn status(&self) -> BorrowedFd<'_> {
@@ -244,10 +239,7 @@ impl Task {
     /// The process id of the task as the caller's PID namespace numbers it, while it runs. For
     /// display: a signal goes through [`signal`](Task::signal).
     pub fn pid(&self) -> Option<i32> {
-        use std::os::fd::AsRawFd;
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.main.as_raw_fd())).ok()?;
-        let line = info.lines().find_map(|l| l.strip_prefix("Pid:"))?;
-        line.trim().parse().ok().filter(|pid| *pid > 0)
+        crate::sys::proc_pid(self.main.as_fd())
     }
 
     /// Waits until the task has ended, then removes its cgroup and its temporary root; processes that
