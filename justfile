@@ -19,7 +19,7 @@ doc:
 
 # Benchmarks, with criterion's arguments.
 bench *ARGS:
-    cargo bench --bench spawn --bench birth --bench populate -- {{ ARGS }}
+    cargo bench --bench spawn --bench filter --bench birth --bench populate -- {{ ARGS }}
 
 # One fuzz target for a while. Stable Rust will do.
 fuzz TARGET SECONDS="60":

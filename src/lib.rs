@@ -1,5 +1,5 @@
 //! A watertight enclosure around a process on Linux: namespaces, a root file system, identity,
-//! capabilities and cgroups, in one call.
+//! capabilities, a system call filter and cgroups, in one call.
 //!
 //! ```no_run
 //! use cofferdam::{Control, Sandbox, Stdio};
@@ -57,6 +57,7 @@ mod task;
 
 pub use cgroup::{Event, EventOptions, Events, Limits, MemoryMax, Oom, OomLimit, Stats};
 pub use error::{Error, Result};
+pub use filter::Filter;
 pub use host::{Health, Host};
 pub use ns::{IsolationMode, Network};
 pub use plan::Plan;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::cgroup::{Group, Limits};
 use crate::compile::{Compiled, compile, devices, required};
 use crate::error::{Error, Result};
+use crate::filter::Filter;
 use crate::host::{Host, Survey};
 use crate::ns::{IsolationMode, Network};
 use crate::plan::Plan;
@@ -144,6 +145,20 @@ impl Sandbox {
     /// The working directory.
     pub fn work_dir(self, dir: impl Into<PathBuf>) -> Self {
         self.with(|s| s.work_dir = Some(dir.into()))
+    }
+
+    /// Which system calls the task can make.
+    ///
+    /// ```no_run
+    /// use cofferdam::filter::{Action, Filter, Profile, Rule};
+    ///
+    /// let rule = Rule { calls: vec!["ptrace".into()], action: Action::Errno(1), args: Vec::new() };
+    /// let filter = Filter::Profile(Profile { rules: vec![rule], i386: false, ..Profile::default() });
+    /// let task = cofferdam::Sandbox::command("make").filter(filter).spawn()?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    pub fn filter(self, filter: Filter) -> Self {
+        self.with(|s| s.filter = filter)
     }
 
     /// Resource limits, by cgroup.

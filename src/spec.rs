@@ -244,7 +244,8 @@ pub struct SandboxSpec {
     /// the bounding set.
     pub no_new_privs: bool,
     /// Whether the task may make user namespaces (`user_namespaces(7)`). Off by default: in one it has
-    /// every capability, and can mount cgroups, whose files it may then write from outside of it.
+    /// every capability, and can mount cgroups, whose files it may then write from outside of it. The default profile
+    /// then allows to make namespaces and to mount, and never to join a namespace or to open by file handle.
     pub user_namespaces: bool,
     /// The root.
     pub root: Root,
