@@ -10,7 +10,6 @@ use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::Kind;
-use super::lower::Owner;
 use crate::sys::fs::{self, Dirents};
 
 /// Files and directories of the kernel that are covered in every sandbox, where the host has them.
@@ -48,6 +47,14 @@ pub(crate) struct Node {
     pub block: bool,
     pub major: u32,
     pub minor: u32,
+}
+
+/// Mode, user and group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// What is at a path.

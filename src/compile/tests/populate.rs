@@ -2,7 +2,7 @@
 //! the sandbox has of its own.
 
 use super::*;
-use crate::rootfs::lower::Owner;
+use crate::rootfs::probe::Owner;
 use crate::rootfs::{Dns, HostsEntry, Secrets, TaskDirs};
 
 fn overlay(set: impl FnOnce(&mut Case)) -> Case {

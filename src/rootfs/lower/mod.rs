@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::populate::Method;
+use super::probe::Owner;
 use super::{Device, Kind, Propagation, Root, TaskDirs, Volume};
 use crate::plan::wire::{Blob, KIND_DIR, KIND_FILE, Op};
 use crate::plan::{
@@ -31,14 +32,6 @@ pub(crate) struct Entry {
     pub submounts: Vec<(PathBuf, Kind)>,
     /// Directories below the source, relative to it, that are left empty.
     pub skip: Vec<PathBuf>,
-}
-
-/// Mode, user and group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Owner {
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
 }
 
 /// Everything that the root depends on, decided.
