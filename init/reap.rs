@@ -55,8 +55,13 @@ fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32, 
     // SAFETY: the child has a copy of its own; what follows reads neither the plan nor the program decoded from it.
     unsafe { sys::unmap(state.plan) };
     sys::send(ours, b"g").at(LAST_CALL)?;
-    // A byte: a step was refused, and the child has told the parent. The end: exec closed the child's end.
-    if sys::recv(ours, &mut [0u8; 1]) != Ok(0) {
+    // A byte: a step was refused, and the child has told the parent. The end: exec closed the child's end. The parent may
+    // go meanwhile.
+    let mut fds = [ours, state.status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+    while fds.iter().all(|fd| fd.revents == 0) {
+        let _ = sys::poll(&mut fds);
+    }
+    if fds[1].revents != 0 || fds[2].revents != 0 || sys::recv(ours, &mut [0u8; 1]) != Ok(0) {
         sys::exit(FAILED);
     }
     let _ = sys::send_fd(state.status, &Record::Running.encode(), pidfd);
@@ -64,6 +69,8 @@ fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32, 
     sys::close(ours);
     Ok((signals, caller, child))
 }
+
+const POLLIN: i16 = 1;
 
 /// Index of the last line of the operation, however many come before it.
 const LAST_CALL: usize = u8::MAX as usize;
@@ -150,7 +157,6 @@ const fn put(bytes: &mut [u8], at: usize, code: u16, [yes, no]: [u8; 2], k: u32)
 /// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then
 /// kills the whole namespace. The end of the socket alone does not tell: a fork of the parent may hold it open.
 fn stay(status: i32, signals: i32, caller: i32, task: i32) -> ! {
-    const POLLIN: i16 = 1;
     let mut fds = [
         PollFd { fd: signals, events: POLLIN, revents: 0 },
         PollFd { fd: status, events: POLLIN, revents: 0 },

@@ -32,6 +32,7 @@ pub mod nr {
     pub const SOCKETPAIR: usize = 53;
     pub const CLONE: usize = 56;
     pub const EXECVE: usize = 59;
+    pub const EXIT: usize = 60;
     pub const WAIT4: usize = 61;
     pub const FCNTL: usize = 72;
     pub const GETCWD: usize = 79;
@@ -83,6 +84,12 @@ pub mod nr {
     pub const LANDLOCK_CREATE_RULESET: usize = 444;
     pub const LANDLOCK_ADD_RULE: usize = 445;
     pub const LANDLOCK_RESTRICT_SELF: usize = 446;
+}
+
+/// Dies of SIGILL.
+pub fn fault() -> ! {
+    // SAFETY: an undefined instruction touches nothing.
+    unsafe { asm!("ud2", options(noreturn)) }
 }
 
 /// A system call of up to six arguments.

@@ -60,7 +60,7 @@ pub(crate) fn compile(
     let identity = &survey.identity;
     let mut report = Report::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut report)?;
-    let filters = filter::choose(policy, spec, sets)?;
+    let filters = filter::choose(policy, spec, sets, namespaces.pid)?;
     spec.limits.validate()?;
     let told = spec.limit_env.variables(&spec.limits)?;
     let reaper = spec.init && namespaces.pid == IsolationMode::Private;
@@ -102,6 +102,7 @@ pub(crate) fn compile(
         privileged: !namespaces.user,
         nodes: nodes(host),
         own_pid: namespaces.pid == IsolationMode::Private,
+        user_namespaces: spec.user_namespaces,
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
         nosuid: spec.no_new_privs,
@@ -140,7 +141,7 @@ pub(crate) fn compile(
     process::credentials(spec, host, identity, sets, mapping, &mut report, &mut init);
     sources::lead(policy, spec, host, survey, &mut report)?;
     sources::streams(survey, &mut report);
-    breaches::shared(&namespaces, domain, &mut report);
+    breaches::shared(spec, sets, &namespaces, domain, &mut report);
     filters.tell(&namespaces, &mut report);
     breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut report);
     if spec.no_new_privs {

@@ -251,3 +251,21 @@ fn a_command_is_looked_up_inside_the_root() {
         assert_eq!(found(command).as_deref(), expect, "{command}");
     }
 }
+
+/// A filter under which the command cannot be executed after all, and neither can that be said nor the process end: it
+/// dies all the same, and the caller is told.
+#[test]
+fn a_filter_that_refuses_everything_is_no_endless_start() {
+    use cofferdam::filter::{Action, Base, Compare, Filter, Is, Profile, Rule};
+    if !sandboxes() {
+        return;
+    }
+    let never = vec![Compare { arg: 0, is: Is::Eq, value: 1, mask: u64::MAX }];
+    let rule = Rule { calls: vec!["execve".into()], action: Action::Allow, args: never };
+    let profile = Profile { base: Base::Action(Action::Errno(1)), rules: vec![rule], i386: false };
+    for init in [true, false] {
+        let filter = Filter::Profile(profile.clone());
+        let task = Sandbox::command("/bin/true").filter(filter).with(|s| s.init = init).spawn();
+        assert!(!task.is_ok_and(|task| task.wait().unwrap().success()), "init: {init}");
+    }
+}

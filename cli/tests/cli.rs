@@ -107,9 +107,13 @@ fn system_calls_are_those_of_the_profile() {
     assert!(text(&output.stderr).contains("Disk quota exceeded"), "{}", text(&output.stderr));
     assert!(!output.status.success());
     // Instead of it.
-    let file = profile(r#"{"base": {"action": "kill"}, "rules": []}"#);
+    let file =
+        profile(r#"{"base": {"action": "kill"}, "rules": [{"calls": ["execve"], "action": "allow"}]}"#);
     assert_eq!(with(&file, &["true"]).status.code(), Some(128 + 31 /* SIGSYS */));
-    for wrong in [r#"{"rules": [{"calls": ["opne"], "action": "kill"}]}"#, r#"{"rule": []}"#, "no JSON"] {
+    let nothing = r#"{"base": {"action": "kill"}, "rules": []}"#;
+    for wrong in
+        [nothing, r#"{"rules": [{"calls": ["opne"], "action": "kill"}]}"#, r#"{"rule": []}"#, "no JSON"]
+    {
         let output = with(&profile(wrong), &["true"]);
         assert_eq!(output.status.code(), Some(125), "{wrong}");
         assert_eq!(text(&output.stderr).lines().count(), 1, "{wrong}: {}", text(&output.stderr));

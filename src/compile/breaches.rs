@@ -5,7 +5,7 @@ use super::landlock::Domain;
 use crate::caps::Sets;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::{Control, Report};
-use crate::spec::Policy;
+use crate::spec::{Policy, SandboxSpec};
 
 /// What a capability lets a task do to the enclosure itself, outside of a user namespace.
 const BREACHES: [(&str, Control, &str); 12] = [
@@ -85,32 +85,46 @@ const BY_PROC: Control =
 
 /// Says what sharing the host's namespaces undoes. In a user namespace `/proc/PID/root` of a process outside of it
 /// is refused, as the task lacks CAP_SYS_PTRACE there.
-pub(super) fn shared(ns: &Namespaces, domain: Domain, report: &mut Report) {
+pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Domain, report: &mut Report) {
     let Namespaces { pid, ipc, user: user_ns, .. } = *ns;
     let network = &ns.network;
-    if pid == IsolationMode::Host && !user_ns && !domain.keeps_traces() {
-        let why = "the task shares the host's PID namespace: /proc/PID/root of a process of its user that has no more capabilities leads to the host's files, devices and cgroups";
-        report.weaken(BY_PROC & report.asked, why);
-    }
-    if pid == IsolationMode::Host && user_ns && !domain.keeps_signals() {
-        let why =
-            "the task shares the host's PID namespace: it can signal every process of the caller's user";
-        report.note(Control::PID_NS, why);
-    }
-    if pid == IsolationMode::Host && !user_ns && domain.keeps_traces() && !domain.keeps_signals() {
-        let why = "the task shares the host's PID namespace: it can signal every process of its user";
-        report.note(Control::PID_NS, why);
-    }
+    let whose = match (user_ns, sets.bounding.has("setuid")) {
+        (true, _) => "the caller's user",
+        (false, true) => "every user, as it has CAP_SETUID",
+        (false, false) => "its user",
+    };
     if pid == IsolationMode::Host {
-        let why = "the task shares the host's PID namespace: it sees every process, and priority, processors and resource limits of those of its user are its to change";
+        let shares = "the task shares the host's PID namespace";
+        if !user_ns && !domain.keeps_traces() {
+            let why = format!(
+                "{shares}: /proc/PID/root of a process of its user that has no more capabilities leads to the host's files, devices and cgroups"
+            );
+            report.weaken(BY_PROC & report.asked, why);
+        }
+        if !domain.keeps_signals() {
+            report.note(Control::PID_NS, format!("{shares}: it can signal every process of {whose}"));
+        }
+        let why = format!(
+            "{shares}: it sees every process, and can change priority and processors of those of {whose}"
+        );
         report.note(Control::PID_NS, why);
+        if spec.user_namespaces {
+            let why = format!("{shares}: it can write what is writable below /proc/PID of those of {whose}");
+            report.note(Control::PID_NS, why);
+        }
+        if *network != Network::Host {
+            let why = format!("{shares}: /proc/PID/net shows the host's network: addresses, routes, sockets");
+            report.weaken(Control::NET_NS & report.asked, why);
+        }
     }
     if *network != Network::None && !domain.keeps_sockets() {
         let why = "the task shares a network: it reaches the abstract unix sockets of whoever is in there";
         report.note(Control::NET_NS, why);
     }
     if ipc == IsolationMode::Host {
-        let why = "the task shares the host's IPC namespace: it reaches the System V objects and message queues of its user, which outlive it";
+        let why = format!(
+            "the task shares the host's IPC namespace: it reaches the System V objects and message queues of {whose}, which outlive it"
+        );
         report.note(Control::IPC_NS, why);
     }
 }
@@ -148,15 +162,27 @@ pub(super) fn weaken(
                 "the task has CAP_SYS_ADMIN in its user namespace: it can remount what is read-only and unmount what masks",
             );
         }
+        if has("sys_ptrace") && !domain.keeps_traces() {
+            report.weaken(
+                Control::PID_NS & report.asked,
+                "the task has CAP_SYS_PTRACE in its user namespace: it can take over PID 1",
+            );
+        }
         return;
+    }
+    if has("setuid") || has("setgid") {
+        let why = "the task has CAP_SETUID or CAP_SETGID: it can become any user or group";
+        match policy.denied_host_uids.is_empty() && policy.denied_host_gids.is_empty() {
+            true => report.note(Control::IDS, why),
+            false => report.weaken(Control::IDS, format!("{why}, denied ones too")),
+        }
     }
     for (name, does) in MACHINE.into_iter().filter(|(name, _)| has(name)) {
         let name = name.to_ascii_uppercase();
         report
             .note(Control::CAPS, format!("the task has CAP_{name}, which no namespace confines: it {does}"));
     }
-    if has("sys_boot") && (filters.allows("kexec_load", [0; 6]) || filters.allows("kexec_file_load", [0; 6]))
-    {
+    if has("sys_boot") && (filters.allows("kexec_load", None) || filters.allows("kexec_file_load", None)) {
         report.weaken(report.asked, "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel");
     } else if has("sys_boot") && pid == IsolationMode::Host {
         report.weaken(

@@ -6,9 +6,9 @@ use super::process::demanded;
 use crate::caps::Sets;
 use crate::error::{Error, Result};
 use crate::filter::{
-    Action, Arch, Base, Call, Compare, Filter, Grants, Profile, Program, Rule, compiled, number,
+    Action, Arch, Base, Compare, Filter, Grants, Profile, Program, Rule, compiled, may_execute, number,
 };
-use crate::ns::Namespaces;
+use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::plan::Step;
 use crate::plan::wire::{Blob, Op};
 use crate::report::{Control, Report};
@@ -17,27 +17,48 @@ use crate::spec::{Policy, SandboxSpec};
 /// The filters of a task.
 pub(super) struct Filters {
     /// What neither PID 1 nor the task needs: the making and joining of user namespaces.
-    common: Option<Arc<Program>>,
+    common: Option<Layer>,
     /// The task's own.
-    own: Option<Arc<Program>>,
+    own: Option<Layer>,
+    grants: Grants,
+}
+
+/// A profile, and what it compiles to.
+struct Layer {
+    profile: Profile,
+    program: Arc<Program>,
+}
+
+impl Layer {
+    fn of(profile: Profile, grants: &Grants) -> Result<Layer> {
+        Ok(Layer { program: compiled(profile.clone(), grants.clone())?, profile })
+    }
 }
 
 /// Chooses and compiles them.
 ///
 /// # Errors
 /// [`Error::Denied`] where the policy allows none but the default profile; [`Error::Spec`] for a wrong profile.
-pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets) -> Result<Filters> {
+pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: IsolationMode) -> Result<Filters> {
     if !policy.allow_filters && spec.filter != Filter::Default {
         return Err(Error::denied(
             "filter: this host's policy allows the default profile only (allow_filters is off)",
         ));
     }
     let capabilities = sets.bounding.names().into_iter().collect();
-    let grants = Grants { capabilities, user_namespaces: spec.user_namespaces };
+    let grants = Grants {
+        capabilities,
+        user_namespaces: spec.user_namespaces,
+        host_processes: pid == IsolationMode::Host,
+    };
     let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
-    let common = shut.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;
-    let own = spec.filter.profile().map(|profile| compiled(profile, grants)).transpose()?;
-    Ok(Filters { common, own })
+    let common = shut.then(|| Layer::of(no_user_namespaces(&grants), &grants)).transpose()?;
+    let own = spec.filter.profile().map(|profile| Layer::of(profile, &grants)).transpose()?;
+    let filters = Filters { common, own, grants };
+    if !filters.allows("execve", None) {
+        return Err(Error::spec("filter", "it refuses execve(2), so no command can be executed"));
+    }
+    Ok(filters)
 }
 
 /// Nothing makes a user namespace or joins one, in which it would have every capability. `clone3` has its flags behind a
@@ -70,7 +91,7 @@ impl Filters {
         report: &mut Report,
         init: &mut Vec<Step>,
     ) {
-        let Some(program) = &self.common else {
+        let Some(layer) = &self.common else {
             let limits = report.enforced & Control::RESOURCES;
             let why =
                 "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
@@ -81,26 +102,25 @@ impl Filters {
             return;
         };
         report.enforce(Control::NO_USER_NS);
-        let op = Op::NoUserNamespaces { program: Blob(&program.bytes()) };
+        let op = Op::NoUserNamespaces { program: Blob(&layer.program.bytes()) };
         init.push(step(policy, spec, Control::NO_USER_NS, op));
     }
 
     /// Loads the task's own.
     pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, report: &mut Report) -> Option<Step> {
-        let program = self.own.as_ref()?;
+        let layer = self.own.as_ref()?;
         report.enforce(Control::SYSCALLS);
-        Some(step(policy, spec, Control::SYSCALLS, Op::Filter { program: Blob(&program.bytes()) }))
+        Some(step(policy, spec, Control::SYSCALLS, Op::Filter { program: Blob(&layer.program.bytes()) }))
     }
 
-    /// Whether the task can make a call.
-    pub(super) fn allows(&self, name: &str, args: [u64; 6]) -> bool {
-        let filters = [&self.common, &self.own];
-        let executes = |arch| {
-            let Some(number) = number(arch, name) else { return false };
-            let call = Call { arch, number, args };
-            filters.into_iter().flatten().all(|program| program.decide(&call).executes())
+    /// Whether the task can make a call with some arguments, of which the lower half of one may be known.
+    pub(super) fn allows(&self, name: &str, known: Option<(u8, u32)>) -> bool {
+        let layers = || [&self.common, &self.own].into_iter().flatten();
+        let made = |arch| {
+            number(arch, name).is_some()
+                && layers().all(|layer| may_execute(&layer.profile, &self.grants, arch, name, known))
         };
-        Arch::ALL.into_iter().any(executes)
+        Arch::ALL.into_iter().any(made)
     }
 
     /// Says what they leave open.
@@ -108,26 +128,34 @@ impl Filters {
         if self.own.is_none() {
             report.note(Control::SYSCALLS, "the spec asks for no system call filter");
         }
-        let first = |arg: u64| [arg, 0, 0, 0, 0, 0];
         let keys = ["add_key", "keyctl", "request_key"];
-        if let Some(name) = keys.into_iter().find(|name| self.allows(name, [0; 6])) {
+        if let Some(name) = keys.into_iter().find(|name| self.allows(name, None)) {
             let why = format!(
                 "{name}(2) is not refused: the keyrings of its user are shared with the host and with other tasks"
             );
             report.note(Control::SYSCALLS, why);
         }
-        if ns.network != crate::ns::Network::Host && self.allows("socket", first(AF_VSOCK)) {
+        // The call of 32-bit programs has the family behind a pointer.
+        let vsock =
+            self.allows("socket", Some((0, AF_VSOCK))) || self.allows("socketcall", Some((0, SYS_SOCKET)));
+        if ns.network != Network::Host && vsock {
             report.weaken(
                 Control::NET_NS & report.asked,
                 "sockets of AF_VSOCK are not refused: they belong to no network namespace",
             );
         }
+        if ns.pid == IsolationMode::Host && self.allows("prlimit64", Some((0, 1))) {
+            report.weaken(
+                Control::KILL & report.asked,
+                "prlimit64(2) of other processes is not refused: in the host's PID namespace the task takes its caller's descriptors and processor time",
+            );
+        }
         for (name, why) in OPEN {
-            if self.allows(name, [0; 6]) {
+            if self.allows(name, None) {
                 report.note(Control::SYSCALLS, format!("{name}(2) is not refused: {why}"));
             }
         }
-        if self.allows("ioctl", [0, TIOCSTI, 0, 0, 0, 0]) {
+        if self.allows("ioctl", Some((1, TIOCSTI))) {
             report.note(
                 Control::SYSCALLS,
                 "TIOCSTI is not refused: what the task types into a terminal that it has is read by the caller",
@@ -136,8 +164,9 @@ impl Filters {
     }
 }
 
-const AF_VSOCK: u64 = 40;
-const TIOCSTI: u64 = 0x5412;
+const AF_VSOCK: u32 = 40;
+const SYS_SOCKET: u32 = 1;
+const TIOCSTI: u32 = 0x5412;
 
 /// Calls that the default profile refuses to everybody, and what a task does with them.
 const OPEN: [(&str, &str); 2] = [

@@ -8,7 +8,7 @@ use super::bpf::{EQUAL, GREATER, GREATER_EQUAL, Instruction, Program};
 use super::calls::{self, Arch};
 use super::default::ENOSYS;
 use super::profile::{Action, Base, Call, Compare, Is, Profile, Rule};
-use super::{Grants, default};
+use super::{Grants, default, multiplex};
 use crate::error::{Error, Result};
 
 /// What is done about one call: the action of the first arm whose comparisons all hold, else the last.
@@ -42,8 +42,11 @@ struct Rules {
 }
 
 impl Rules {
-    fn of(profile: &Profile, grants: &Grants) -> Rules {
-        let mut rules = profile.rules.clone();
+    fn of(profile: &Profile, grants: &Grants, arch: Arch) -> Rules {
+        let mut rules = match arch {
+            Arch::X86_64 => profile.rules.clone(),
+            Arch::I386 => multiplex::expanded(&profile.rules),
+        };
         let (known, unknown) = match profile.base {
             Base::Default => {
                 rules.extend(default::rules(grants));
@@ -64,10 +67,10 @@ impl Rules {
 /// kernel takes.
 pub fn compile(profile: &Profile, grants: &Grants) -> Result<Program> {
     profile.validate()?;
-    let rules = Rules::of(profile, grants);
-    let x86_64 = tree(&ranges(&rules, Arch::X86_64));
+    let ranges = |arch| ranges(&Rules::of(profile, grants, arch), arch);
+    let x86_64 = tree(&ranges(Arch::X86_64));
     let i386 = match profile.i386 {
-        true => tree(&ranges(&rules, Arch::I386)),
+        true => tree(&ranges(Arch::I386)),
         false => vec![Instruction::give(ENOSYS.word())],
     };
     let mut program = vec![Instruction::load(ARCH)];
@@ -94,13 +97,54 @@ pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
     if call.arch == Arch::I386 && !profile.i386 || call.arch == Arch::X86_64 && call.number >= X32 {
         return ENOSYS;
     }
-    let rules = Rules::of(profile, grants);
+    let rules = Rules::of(profile, grants, call.arch);
     let mut names = calls::all(call.arch);
     let Some((_, name)) = names.find(|(number, _)| *number == call.number) else { return rules.unknown };
     let fits = |rule: &&Rule| {
         rule.calls.iter().any(|n| n == name) && rule.args.iter().all(|compare| compare.holds(&call.args))
     };
     rules.rules.iter().find(fits).map_or(rules.known, |rule| rule.action)
+}
+
+/// Whether a call may be executed with some arguments, of which one is known: the lower half of `known.0` is `known.1`.
+/// A doubt counts as yes.
+pub(crate) fn may_execute(
+    profile: &Profile,
+    grants: &Grants,
+    arch: Arch,
+    name: &str,
+    known: Option<(u8, u32)>,
+) -> bool {
+    if calls::number(arch, name).is_none() || (arch == Arch::I386 && !profile.i386) {
+        return false;
+    }
+    let rules = Rules::of(profile, grants, arch);
+    let answer = |compare: &Compare| match known {
+        Some((arg, value)) if arg == compare.arg && upper(compare.mask) == 0 => {
+            let mut args = [0; 6];
+            if let Some(word) = args.get_mut(usize::from(arg)) {
+                *word = u64::from(value);
+            }
+            Some(compare.holds(&args))
+        }
+        // With the right upper half it may be equal, if the lower ones are.
+        Some((arg, value)) if arg == compare.arg && compare.is == Is::Eq => {
+            (value & lower(compare.mask) != lower(compare.value)).then_some(false)
+        }
+        _ => None,
+    };
+    for rule in rules.rules.iter().filter(|rule| rule.calls.iter().any(|n| n == name)) {
+        let answers: Vec<Option<bool>> = rule.args.iter().map(answer).collect();
+        let never = answers.contains(&Some(false));
+        let always = answers.iter().all(|answer| *answer == Some(true));
+        if !never && rule.action.executes() {
+            return true;
+        }
+        if always {
+            return false;
+        }
+    }
+    rules.known.executes()
 }
 
 /// Every number of an architecture, as ranges that are decided alike.
@@ -114,9 +158,12 @@ fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
             if rule.args.is_empty() {
                 *decision = Decision::always(rule.action);
             } else {
-                decision.arms.insert(0, (rule.args.clone(), rule.action));
+                decision.arms.push((rule.args.clone(), rule.action));
             }
         }
+    }
+    for decision in decided.values_mut() {
+        decision.arms.reverse();
     }
     let mut ranges: Vec<Range> = Vec::new();
     let mut push = |first: u32, decision: Decision| {
@@ -240,7 +287,7 @@ impl Comparison {
                 To::Holds => rest,
                 To::Fails => rest.saturating_add(behind),
             };
-            // Six comparisons of eight instructions are fewer than 255.
+            // `MOST_COMPARES` of seven instructions are fewer than 255.
             let [yes, no] = to.map(|to| u8::try_from(far(to)).unwrap_or(u8::MAX));
             if instruction.jumps() { instruction.to(yes, no) } else { instruction }
         };

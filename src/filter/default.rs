@@ -6,6 +6,10 @@ use super::Grants;
 use super::profile::{Action, Compare, Is, Rule};
 
 const EPERM: Action = Action::Errno(1);
+const EPROTONOSUPPORT: Action = Action::Errno(93);
+const AF_NETLINK: u32 = 16;
+/// Process events come by it, of all PID namespaces.
+const NETLINK_CONNECTOR: u32 = 11;
 const EAFNOSUPPORT: Action = Action::Errno(97);
 pub(super) const ENOSYS: Action = Action::Errno(38);
 
@@ -116,7 +120,7 @@ pub const GROUPS: &[Group] = &[
         &["sys_nice"],
         "chooses the memory of other nodes",
     ),
-    group(&["migrate_pages", "move_pages", "uprobe"], &[], "acts on the memory of other processes"),
+    group(&["migrate_pages", "move_pages"], &[], "acts on the memory of other processes"),
     group(
         &["fanotify_init", "lookup_dcookie", "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules"],
         &["sys_admin"],
@@ -203,6 +207,16 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     if !grants.user_namespaces && !grants.capabilities.contains("sys_admin") {
         rules.push(rule(&["clone"], vec![Compare::any_of(0, CLONE_NEW)], EPERM));
         rules.push(rule(&["unshare"], vec![Compare::any_of(0, CLONE_NEW | CLONE_NEWTIME)], EPERM));
+    }
+    // Which process of the host begins, what it executes, and how it ends.
+    if !grants.capabilities.contains("net_admin") {
+        let connector = [Compare::int(0, Is::Eq, AF_NETLINK), Compare::int(2, Is::Eq, NETLINK_CONNECTOR)];
+        rules.push(rule(&["socket"], connector.to_vec(), EPROTONOSUPPORT));
+    }
+    // What kills a process slowly: of others no limit is changed.
+    if grants.host_processes {
+        let other = Compare { is: Is::Ne, ..Compare::int(0, Is::Eq, 0) };
+        rules.push(rule(&["prlimit64"], vec![other], EPERM));
     }
     let more = MORE_FAMILIES.iter().filter(|(_, name)| grants.capabilities.contains(*name));
     let families = FAMILIES.iter().copied().chain(more.map(|(family, _)| *family));

@@ -16,6 +16,7 @@ mod cache;
 mod calls;
 mod compile;
 mod default;
+mod multiplex;
 mod profile;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ mod tests;
 pub use bpf::Program;
 pub(crate) use cache::compiled;
 pub use calls::{Arch, all, number};
+pub(crate) use compile::may_execute;
 pub use compile::{compile, decide};
 pub use default::{GROUPS, Group};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
@@ -58,4 +60,6 @@ pub struct Grants {
     pub capabilities: BTreeSet<String>,
     /// Whether it may make user namespaces, in which it mounts what it likes.
     pub user_namespaces: bool,
+    /// Whether it shares the host's PID namespace.
+    pub host_processes: bool,
 }

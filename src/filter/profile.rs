@@ -185,13 +185,21 @@ pub struct Call {
     pub args: [u64; 6],
 }
 
+/// So many that the end of a rule is reached by a jump (`struct sock_filter` has a byte for it).
+pub(super) const MOST_COMPARES: usize = 32;
+const MOST_RULES: usize = 1024;
+
 impl Profile {
     /// Refuses what no filter can be made of.
     ///
     /// # Errors
-    /// [`Error::Spec`] for `filter`: a name that no table has, an argument beyond the sixth, an error number beyond 4095.
+    /// [`Error::Spec`] for `filter`: a name that no table has, an argument beyond the sixth, an error number beyond 4095, more
+    /// than 1024 rules, or than 32 comparisons in one.
     pub fn validate(&self) -> Result<()> {
         let wrong = |why: String| Err(Error::spec("filter", why));
+        if self.rules.len() > MOST_RULES {
+            return wrong(format!("{} rules are more than {MOST_RULES}", self.rules.len()));
+        }
         let actions = self.rules.iter().map(|rule| rule.action);
         let base = match self.base {
             Base::Default => None,
@@ -205,6 +213,12 @@ impl Profile {
         for rule in &self.rules {
             if let Some(name) = rule.calls.iter().find(|name| !calls::known(name)) {
                 return wrong(format!("{name:?} is no system call of x86_64 or i386"));
+            }
+            if rule.args.len() > MOST_COMPARES {
+                return wrong(format!(
+                    "{} comparisons in a rule are more than {MOST_COMPARES}",
+                    rule.args.len()
+                ));
             }
             if let Some(compare) = rule.args.iter().find(|compare| compare.arg > 5) {
                 return wrong(format!("a system call has the arguments 0 to 5, and no {}", compare.arg));

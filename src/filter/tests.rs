@@ -4,7 +4,7 @@ use super::*;
 
 fn grants(capabilities: &[&str]) -> Grants {
     let capabilities = capabilities.iter().map(|name| (*name).to_string()).collect();
-    Grants { capabilities, user_namespaces: false }
+    Grants { capabilities, ..Grants::default() }
 }
 
 fn call(arch: Arch, name: &str, args: &[u64]) -> Call {
@@ -75,6 +75,9 @@ fn what_depends_on_an_argument() {
         ("socket", &[HIGH | 40], Action::Errno(97)),
         ("socket", &[38], Action::Errno(97)),
         ("socketpair", &[30], Action::Errno(97)),
+        ("socket", &[16, 3, 0], Action::Allow),
+        ("socket", &[16, 3, 11], Action::Errno(93)),
+        ("socket", &[HIGH | 16, 3, HIGH | 11], Action::Errno(93)),
         ("ioctl", &[0, 0x5412], EPERM),
         ("ioctl", &[0, HIGH | 0x5412], EPERM),
         ("ioctl", &[0, 0x541c], EPERM),
@@ -158,6 +161,12 @@ fn profiles_that_are_wrong() {
     assert!(wrong(rule("open", Action::Errno(0), Vec::new())).contains("1 to 4095"));
     assert!(wrong(rule("open", Action::Errno(4096), Vec::new())).contains("1 to 4095"));
     assert!(wrong(rule("open", Action::Allow, vec![compare])).contains("0 to 5, and no 6"));
+    let many = |n: usize| vec![Compare { arg: 0, is: Is::Ne, value: 1 << 40, mask: u64::MAX }; n];
+    assert!(
+        wrong(rule("open", Action::Allow, many(33))).contains("33 comparisons in a rule are more than 32")
+    );
+    let rules = vec![Rule { calls: vec!["open".into()], action: Action::Allow, args: Vec::new() }; 1025];
+    assert!(wrong(Profile { rules, ..Profile::default() }).contains("1025 rules are more than 1024"));
     let far = Compare { arg: 0, is: Is::Eq, value: 1, mask: u64::MAX };
     let mut long = rule("open", Action::Trap, vec![far]);
     long.rules = vec![long.rules[0].clone(); 1000];
@@ -198,7 +207,9 @@ fn the_program_says_what_the_rules_say() {
                 value: numbers.any(&values),
                 mask: numbers.any(&masks),
             };
-            let args = (0..numbers.next(4)).map(|_| compare(&mut numbers)).collect();
+            // Now and then as many as there may be.
+            let most = if numbers.next(20) == 0 { 33 } else { 4 };
+            let args = (0..numbers.next(most)).map(|_| compare(&mut numbers)).collect();
             rules.push(Rule { calls, action: numbers.any(&actions), args });
         }
         let base = match numbers.next(2) {
@@ -229,4 +240,51 @@ fn the_program_says_what_the_rules_say() {
             assert_eq!(program.decide(&call), decide(&profile, &grants, &call), "{call:x?} {profile:?}");
         }
     }
+}
+
+/// What a profile refuses by its name is not had by a call of i386 that is many in one.
+#[test]
+fn what_is_refused_is_not_had_by_way_of_another() {
+    let rule =
+        |name: &str, args: Vec<Compare>| Rule { calls: vec![name.into()], action: Action::Errno(13), args };
+    let executable = vec![Compare::any_of(2, 4)];
+    let rules = vec![rule("connect", Vec::new()), rule("shmget", Vec::new()), rule("mmap", executable)];
+    let profile = Profile { rules, ..Profile::default() };
+    let program = compile(&profile, &Grants::default()).unwrap();
+    let says = |name, args: &[u64]| program.decide(&call(Arch::I386, name, args));
+    let refused = Action::Errno(13);
+    assert_eq!(
+        (says("connect", &[]), says("socketcall", &[3]), says("socketcall", &[2])),
+        (refused, refused, Action::Allow)
+    );
+    assert_eq!(
+        (says("shmget", &[]), says("ipc", &[23]), says("ipc", &[0x1_0017])),
+        (refused, refused, refused)
+    );
+    assert_eq!(
+        (says("ipc", &[1]), says("mmap", &[0x1000]), says("mmap2", &[0, 0, 3])),
+        (Action::Allow, refused, Action::Allow)
+    );
+}
+
+#[test]
+fn whether_a_call_may_be_executed() {
+    let rule = |name: &str, action, args: Vec<Compare>| Rule { calls: vec![name.into()], action, args };
+    let may = |rules: Vec<Rule>, name: &str, known| {
+        let profile = Profile { rules, base: Base::Action(Action::Allow), i386: true };
+        may_execute(&profile, &Grants::default(), Arch::X86_64, name, known)
+    };
+    let vsock = |compare: Compare| may(vec![rule("socket", EPERM, vec![compare])], "socket", Some((0, 40)));
+    assert!(!vsock(Compare::int(0, Is::Eq, 40)));
+    // With a bit above 32 it is another number here, and the same for the kernel.
+    assert!(vsock(Compare { mask: u64::MAX, ..Compare::int(0, Is::Eq, 40) }));
+    assert!(vsock(Compare::int(1, Is::Eq, 1)));
+    let narrow = vec![
+        rule("keyctl", Action::Allow, vec![Compare::int(0, Is::Eq, 11)]),
+        rule("keyctl", EPERM, Vec::new()),
+    ];
+    assert!(may(narrow, "keyctl", None));
+    assert!(!may(vec![rule("keyctl", EPERM, Vec::new())], "keyctl", None));
+    assert!(!may_execute(&Profile::default(), &Grants::default(), Arch::X86_64, "io_uring_setup", None));
+    assert!(!may_execute(&Profile::default(), &Grants::default(), Arch::X86_64, "socket", Some((0, 40))));
 }

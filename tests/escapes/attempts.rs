@@ -196,7 +196,7 @@ fn chroots() -> String {
     Answer::when(code == 0)
 }
 
-pub static ATTEMPTS: [Attempt; 66] = [
+pub static ATTEMPTS: [Attempt; 69] = [
     // First: the others open descriptors.
     new("the working directory of the caller", "CVE-2024-21626", Control::ROOT_SWITCH, |_| {
         let leaked = (3..64).any(|fd| fs::read_dir(format!("/proc/self/fd/{fd}/..")).is_ok());
@@ -282,6 +282,16 @@ pub static ATTEMPTS: [Attempt; 66] = [
     }),
     told("signal a process outside", "PID namespace: it can signal|CAP_KILL", |outside| {
         Answer::of(call!(libc::SYS_kill, outside.pid, 0))
+    }),
+    new("limit the resources of a process outside", "", Control::KILL, |outside| {
+        let mut limit = [0_u64; 2];
+        Answer::of(call!(libc::SYS_prlimit64, outside.pid, libc::RLIMIT_NOFILE, 0, limit.as_mut_ptr()))
+    }),
+    new("the score of a process outside", "", Control::KILL, |outside| {
+        writes(&format!("/proc/{}/oom_score_adj", outside.pid))
+    }),
+    told("process events of the host", "CAP_NET_ADMIN|no system call filter", |_| {
+        Answer::of(call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 11))
     }),
     new("the files of PID 1", "", Control::PID_NS, |_| Answer::of_io(fs::read_link("/proc/1/exe"))),
     new("trace PID 1", "holes 4", Control::PID_NS, |_| Answer::of(call!(libc::SYS_ptrace, 0x4206, 1, 0, 0))),

@@ -36,10 +36,14 @@ fn denied_ranges() {
     refused(&denied(who(1000, &[100, 27]), "", "20-30"), &gid(27));
     // The user comes first.
     refused(&denied(who(7, &[7]), "7", "7"), &uid(7));
+    let mut allowed = denied(who(1000, &[100, 27]), "0-999,1001-4294967295", "0-26,28-99,101-4294967295");
     check(
-        &denied(who(1000, &[100, 27]), "0-999,1001-4294967295", "0-26,28-99,101-4294967295"),
-        "weakened  none",
+        &allowed,
+        "weakened  ids
+         ids: the task has CAP_SETUID or CAP_SETGID: it can become any user or group, denied ones too",
     );
+    allowed.spec.cap_drop = strings(&["setuid", "setgid"]);
+    check(&allowed, "weakened  none");
     for (uids, gids, field) in
         [("1-2-3", "", "uids"), ("5-4", "", "uids"), ("", "x", "gids"), ("", " 1", "gids")]
     {

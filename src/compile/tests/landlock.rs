@@ -12,7 +12,7 @@ fn on(abi: u32, pid: &str, caps: &[&str], network: Network) -> Case {
     })
 }
 
-const SIGNALS: &str = "it can signal every process of its user";
+const SIGNALS: &str = "it can signal every process of";
 const SOCKETS: &str = "it reaches the abstract unix sockets of whoever is in there";
 const FILES: &str = "/proc/PID/root of a process of its user";
 const TRACES: &str = "CAP_SYS_PTRACE";
@@ -36,9 +36,9 @@ fn who_shares_something_is_in_a_domain() {
         (5, "private", &[], Network::Host, &none, &[SOCKETS]),
         (5, "host", &[], Network::Host, &by_files, &[SIGNALS, SOCKETS]),
         (2, "private", &["sys_ptrace"], Network::None, &by_files, &[]),
-        (2, "host", &["sys_admin"], Network::None, &none, &[FILES]),
+        (2, "host", &["sys_admin"], Network::None, &none, &[FILES, SIGNALS]),
         // No renaming across directories: not for everybody.
-        (1, "host", &["sys_ptrace"], Network::None, &none, &[FILES, TRACES]),
+        (1, "host", &["sys_ptrace"], Network::None, &none, &[FILES, SIGNALS, TRACES]),
         (0, "private", &["sys_ptrace"], Network::Host, &none, &[SOCKETS, TRACES]),
     ] {
         let case = on(abi, pid, caps, network);

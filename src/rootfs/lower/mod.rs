@@ -80,6 +80,8 @@ pub(crate) struct Request<'a> {
     pub nodes: bool,
     /// The PID namespace is the sandbox's own.
     pub own_pid: bool,
+    /// The task makes user namespaces, whose maps it writes in `/proc`.
+    pub user_namespaces: bool,
     /// The IPC namespace is the sandbox's own.
     pub own_ipc: bool,
     /// The network namespace is new.
@@ -300,16 +302,18 @@ fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
 
 fn kernel(req: &Request<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
+    // In the host's PID namespace /proc/PID/oom_score_adj and others of every process could be written.
+    let proc_attrs = if req.own_pid || req.user_namespaces { NO } else { NO | ATTR_RDONLY };
     // Private: a later mount of the host's would come without these attributes.
     if req.privileged || req.own_pid {
         let options: Vec<&str> = match req.own_pid {
             true => Vec::new(),
             false => req.proc_options.iter().flat_map(|(name, value)| [name.as_str(), value]).collect(),
         };
-        steps.push(mount(Control::PID_NS, "proc", "/proc", NO, &options));
+        steps.push(mount(Control::PID_NS, "proc", "/proc", proc_attrs, &options));
     } else {
         let proc = Path::new("/proc");
-        steps.bind(control, (proc, Kind::Dir), proc, NO, MS_PRIVATE);
+        steps.bind(control, (proc, Kind::Dir), proc, proc_attrs, MS_PRIVATE);
     }
     if req.binds_sys() {
         let sys = Path::new("/sys");
