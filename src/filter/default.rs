@@ -209,10 +209,8 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
         rules.push(rule(&["unshare"], vec![Compare::any_of(0, CLONE_NEW | CLONE_NEWTIME)], EPERM));
     }
     // Which process of the host begins, what it executes, and how it ends.
-    if !grants.capabilities.contains("net_admin") {
-        let connector = [Compare::int(0, Is::Eq, AF_NETLINK), Compare::int(2, Is::Eq, NETLINK_CONNECTOR)];
-        rules.push(rule(&["socket"], connector.to_vec(), EPROTONOSUPPORT));
-    }
+    let connector = [Compare::int(0, Is::Eq, AF_NETLINK), Compare::int(2, Is::Eq, NETLINK_CONNECTOR)];
+    rules.push(rule(&["socket"], connector.to_vec(), EPROTONOSUPPORT));
     // What kills a process slowly: of others no limit is changed.
     if grants.host_processes {
         let other = Compare { is: Is::Ne, ..Compare::int(0, Is::Eq, 0) };

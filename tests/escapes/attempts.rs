@@ -290,7 +290,7 @@ pub static ATTEMPTS: [Attempt; 69] = [
     new("the score of a process outside", "", Control::KILL, |outside| {
         writes(&format!("/proc/{}/oom_score_adj", outside.pid))
     }),
-    told("process events of the host", "CAP_NET_ADMIN|no system call filter", |_| {
+    told("process events of the host", "no system call filter", |_| {
         Answer::of(call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 11))
     }),
     new("the files of PID 1", "", Control::PID_NS, |_| Answer::of_io(fs::read_link("/proc/1/exe"))),
