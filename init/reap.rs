@@ -6,7 +6,7 @@
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So at no
 //! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
 
-use crate::step::{At, Refused, take_fd};
+use crate::step::{At, Refused, becomes, take_fd};
 use crate::arch::nr;
 use crate::sys::{self, PollFd};
 use crate::wire::{Op, Record};
@@ -94,10 +94,7 @@ fn shed(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), Refused> {
         sys::setgroups(&[], 0).at(5)?;
     }
     let calls = 5 + usize::from(set_groups);
-    sys::setresgid(gid).at(calls)?;
-    sys::setresuid(uid).at(calls + 1)?;
-    // Becoming another user set it to the value of fs.suid_dumpable.
-    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(calls + 2)?;
+    becomes(uid, gid, calls)?;
     sys::prctl(47 /* PR_CAP_AMBIENT */, 4 /* CLEAR_ALL */, 0).at(calls + 3)?;
     sys::capset(0, 0).at(calls + 4)?;
     sys::prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0).at(calls + 5)?;

@@ -35,7 +35,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
         Op::Gate {} => gate(state),
         Op::Session {} => session(),
         Op::Ordinary {} => ordinary(),
-        Op::Become { uid, gid } => becomes(uid, gid),
+        Op::Become { uid, gid } => becomes(uid, gid, 0),
         Op::Affinity {} => sys::any_processor().at(0),
         Op::Fds { map } => fds(state, map),
         Op::Join { fd, kind, .. } => {
@@ -416,11 +416,12 @@ fn bounding(keep: u64, last: u32) -> Done {
     Ok(())
 }
 
-/// Capabilities stay: neither user is the namespace's root, or both are.
-fn becomes(uid: u32, gid: u32) -> Done {
-    sys::setresgid(gid).at(0)?;
-    sys::setresuid(uid).at(1)?;
-    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(2).map(drop)
+/// `first` is the index of the first of the three calls.
+pub fn becomes(uid: u32, gid: u32, first: usize) -> Done {
+    sys::setresgid(gid).at(first)?;
+    sys::setresuid(uid).at(first + 1)?;
+    // Becoming another user set it to the value of fs.suid_dumpable.
+    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(first + 2).map(drop)
 }
 
 fn ids(uid: u32, gid: u32, set_groups: u8, groups: List<'static, u32>) -> Done {
@@ -436,10 +437,7 @@ fn ids(uid: u32, gid: u32, set_groups: u8, groups: List<'static, u32>) -> Done {
         sys::setgroups(list, groups.len()).at(1)?;
         calls = 2;
     }
-    sys::setresgid(gid).at(calls)?;
-    sys::setresuid(uid).at(calls + 1)?;
-    // Becoming another user set it to the value of fs.suid_dumpable.
-    sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(calls + 2).map(drop)
+    becomes(uid, gid, calls)
 }
 
 fn caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use super::process::demanded;
 use crate::caps::Sets;
 use crate::error::{Error, Result};
-use crate::filter::{
-    Action, Arch, Base, Compare, Filter, Grants, Profile, Program, Rule, compiled, may_execute, number,
-};
+use crate::filter::{Action, Arch, Base, Compare, Compiled, Filter, Grants, Profile, Rule, compiled, number};
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::plan::Step;
 use crate::plan::wire::{Blob, Op};
@@ -17,22 +15,9 @@ use crate::spec::{Policy, SandboxSpec};
 /// The filters of a task.
 pub(super) struct Filters {
     /// What neither PID 1 nor the task needs: the making and joining of user namespaces.
-    common: Option<Layer>,
+    common: Option<Arc<Compiled>>,
     /// The task's own.
-    own: Option<Layer>,
-    grants: Grants,
-}
-
-/// A profile, and what it compiles to.
-struct Layer {
-    profile: Profile,
-    program: Arc<Program>,
-}
-
-impl Layer {
-    fn of(profile: Profile, grants: &Grants) -> Result<Layer> {
-        Ok(Layer { program: compiled(profile.clone(), grants.clone())?, profile })
-    }
+    own: Option<Arc<Compiled>>,
 }
 
 /// Chooses and compiles them.
@@ -52,9 +37,9 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
         host_processes: pid == IsolationMode::Host,
     };
     let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
-    let common = shut.then(|| Layer::of(no_user_namespaces(&grants), &grants)).transpose()?;
-    let own = spec.filter.profile().map(|profile| Layer::of(profile, &grants)).transpose()?;
-    let filters = Filters { common, own, grants };
+    let common = shut.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;
+    let own = spec.filter.profile().map(|profile| compiled(profile, grants)).transpose()?;
+    let filters = Filters { common, own };
     if !filters.allows("execve", None) {
         return Err(Error::spec("filter", "it refuses execve(2), so no command can be executed"));
     }
@@ -65,19 +50,14 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
 /// pointer: the C libraries then use `clone`.
 fn no_user_namespaces(grants: &Grants) -> Profile {
     const CLONE_NEWUSER: u32 = 0x1000_0000;
-    let rule = |calls: &[&str], action, args| Rule {
-        calls: calls.iter().map(|name| (*name).to_string()).collect(),
-        action,
-        args,
-    };
     let mut joins = vec!["setns"];
     if !grants.capabilities.contains("dac_read_search") {
         joins.push("open_by_handle_at");
     }
     let rules = vec![
-        rule(&["clone", "unshare"], Action::Errno(1), vec![Compare::any_of(0, CLONE_NEWUSER)]),
-        rule(&joins, Action::Errno(1), Vec::new()),
-        rule(&["clone3"], Action::Errno(38), Vec::new()),
+        Rule::new(&["clone", "unshare"], vec![Compare::any_of(0, CLONE_NEWUSER)], Action::Errno(1)),
+        Rule::new(&joins, Vec::new(), Action::Errno(1)),
+        Rule::new(&["clone3"], Vec::new(), Action::Errno(38)),
     ];
     Profile { base: Base::Action(Action::Allow), rules, i386: true }
 }
@@ -91,7 +71,7 @@ impl Filters {
         report: &mut Report,
         init: &mut Vec<Step>,
     ) {
-        let Some(layer) = &self.common else {
+        let Some(filter) = &self.common else {
             let limits = report.enforced & Control::RESOURCES;
             let why =
                 "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
@@ -102,23 +82,23 @@ impl Filters {
             return;
         };
         report.enforce(Control::NO_USER_NS);
-        let op = Op::NoUserNamespaces { program: Blob(&layer.program.bytes()) };
+        let op = Op::NoUserNamespaces { program: Blob(&filter.program.bytes()) };
         init.push(step(policy, spec, Control::NO_USER_NS, op));
     }
 
     /// Loads the task's own.
     pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, report: &mut Report) -> Option<Step> {
-        let layer = self.own.as_ref()?;
+        let filter = self.own.as_ref()?;
         report.enforce(Control::SYSCALLS);
-        Some(step(policy, spec, Control::SYSCALLS, Op::Filter { program: Blob(&layer.program.bytes()) }))
+        Some(step(policy, spec, Control::SYSCALLS, Op::Filter { program: Blob(&filter.program.bytes()) }))
     }
 
     /// Whether the task can make a call with some arguments, of which the lower half of one may be known.
     pub(super) fn allows(&self, name: &str, known: Option<(u8, u32)>) -> bool {
-        let layers = || [&self.common, &self.own].into_iter().flatten();
+        let filters = [&self.common, &self.own];
         let made = |arch| {
             number(arch, name).is_some()
-                && layers().all(|layer| may_execute(&layer.profile, &self.grants, arch, name, known))
+                && filters.into_iter().flatten().all(|filter| filter.may_execute(arch, name, known))
         };
         Arch::ALL.into_iter().any(made)
     }

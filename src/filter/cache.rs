@@ -3,10 +3,39 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bpf::Program;
-use super::{Grants, Profile, compile};
+use super::calls::Arch;
+use super::compile::{Rules, compile};
+use super::{Grants, Profile};
 use crate::error::Result;
 
-type Known = Vec<((Profile, Grants), Arc<Program>)>;
+/// A program, and the rules that it was made of: what they leave open is asked for every task.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub program: Program,
+    x86_64: Rules,
+    /// None where the profile refuses all of i386.
+    i386: Option<Rules>,
+}
+
+impl Compiled {
+    fn of(profile: &Profile, grants: &Grants) -> Result<Compiled> {
+        let program = compile(profile, grants)?;
+        let rules = |arch| Rules::of(profile, grants, arch);
+        let i386 = profile.i386.then(|| rules(Arch::I386));
+        Ok(Compiled { program, x86_64: rules(Arch::X86_64), i386 })
+    }
+
+    /// See [`Rules::may_execute`]; the architecture has the call.
+    pub(crate) fn may_execute(&self, arch: Arch, name: &str, known: Option<(u8, u32)>) -> bool {
+        let rules = match arch {
+            Arch::X86_64 => Some(&self.x86_64),
+            Arch::I386 => self.i386.as_ref(),
+        };
+        rules.is_some_and(|rules| rules.may_execute(name, known))
+    }
+}
+
+type Known = Vec<((Profile, Grants), Arc<Compiled>)>;
 
 /// The last ones, the latest in front.
 static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
@@ -16,7 +45,7 @@ const MOST: usize = 32;
 ///
 /// # Errors
 /// As `compile`.
-pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<Program>> {
+pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<Compiled>> {
     let key = (profile, grants);
     // Nothing that is done while it is locked can panic.
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +58,7 @@ pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<Program>>
             return Ok(program);
         }
     }
-    let program = Arc::new(compile(&key.0, &key.1)?);
+    let program = Arc::new(Compiled::of(&key.0, &key.1)?);
     let mut known = known();
     known.insert(0, (key, Arc::clone(&program)));
     known.truncate(MOST);

@@ -35,14 +35,15 @@ const X32: u32 = 0x4000_0000;
 
 /// The rules that are tried for each call, in order, and what is done about a call without one: of those that the tables
 /// have, and of others.
-struct Rules {
+#[derive(Debug)]
+pub(super) struct Rules {
     rules: Vec<Rule>,
     known: Action,
     unknown: Action,
 }
 
 impl Rules {
-    fn of(profile: &Profile, grants: &Grants, arch: Arch) -> Rules {
+    pub(super) fn of(profile: &Profile, grants: &Grants, arch: Arch) -> Rules {
         let mut rules = match arch {
             Arch::X86_64 => profile.rules.clone(),
             Arch::I386 => multiplex::expanded(&profile.rules),
@@ -57,6 +58,37 @@ impl Rules {
             Base::Action(action) => (action, ENOSYS),
         };
         Rules { rules, known, unknown }
+    }
+
+    /// Whether a call may be executed with some arguments, of which one is known: the lower half of `known.0` is `known.1`.
+    /// A doubt counts as yes.
+    pub(super) fn may_execute(&self, name: &str, known: Option<(u8, u32)>) -> bool {
+        let answer = |compare: &Compare| match known {
+            Some((arg, value)) if arg == compare.arg && upper(compare.mask) == 0 => {
+                let mut args = [0; 6];
+                if let Some(word) = args.get_mut(usize::from(arg)) {
+                    *word = u64::from(value);
+                }
+                Some(compare.holds(&args))
+            }
+            // With the right upper half it may be equal, if the lower ones are.
+            Some((arg, value)) if arg == compare.arg && compare.is == Is::Eq => {
+                (value & lower(compare.mask) != lower(compare.value)).then_some(false)
+            }
+            _ => None,
+        };
+        for rule in self.rules.iter().filter(|rule| rule.calls.iter().any(|n| n == name)) {
+            let answers: Vec<Option<bool>> = rule.args.iter().map(answer).collect();
+            let never = answers.contains(&Some(false));
+            let always = answers.iter().all(|answer| *answer == Some(true));
+            if !never && rule.action.executes() {
+                return true;
+            }
+            if always {
+                return false;
+            }
+        }
+        self.known.executes()
     }
 }
 
@@ -104,47 +136,6 @@ pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
         rule.calls.iter().any(|n| n == name) && rule.args.iter().all(|compare| compare.holds(&call.args))
     };
     rules.rules.iter().find(fits).map_or(rules.known, |rule| rule.action)
-}
-
-/// Whether a call may be executed with some arguments, of which one is known: the lower half of `known.0` is `known.1`.
-/// A doubt counts as yes.
-pub(crate) fn may_execute(
-    profile: &Profile,
-    grants: &Grants,
-    arch: Arch,
-    name: &str,
-    known: Option<(u8, u32)>,
-) -> bool {
-    if calls::number(arch, name).is_none() || (arch == Arch::I386 && !profile.i386) {
-        return false;
-    }
-    let rules = Rules::of(profile, grants, arch);
-    let answer = |compare: &Compare| match known {
-        Some((arg, value)) if arg == compare.arg && upper(compare.mask) == 0 => {
-            let mut args = [0; 6];
-            if let Some(word) = args.get_mut(usize::from(arg)) {
-                *word = u64::from(value);
-            }
-            Some(compare.holds(&args))
-        }
-        // With the right upper half it may be equal, if the lower ones are.
-        Some((arg, value)) if arg == compare.arg && compare.is == Is::Eq => {
-            (value & lower(compare.mask) != lower(compare.value)).then_some(false)
-        }
-        _ => None,
-    };
-    for rule in rules.rules.iter().filter(|rule| rule.calls.iter().any(|n| n == name)) {
-        let answers: Vec<Option<bool>> = rule.args.iter().map(answer).collect();
-        let never = answers.contains(&Some(false));
-        let always = answers.iter().all(|answer| *answer == Some(true));
-        if !never && rule.action.executes() {
-            return true;
-        }
-        if always {
-            return false;
-        }
-    }
-    rules.known.executes()
 }
 
 /// Every number of an architecture, as ranges that are decided alike.
@@ -231,8 +222,6 @@ struct Comparison(Vec<(Instruction, [To; 2])>);
 enum To {
     /// To the next instruction.
     Next,
-    /// To the lower half of the argument.
-    Low,
     /// It holds.
     Holds,
     /// It does not.
@@ -258,7 +247,7 @@ impl Comparison {
             // Not less is greater or equal, and not less or equal is greater.
             Is::Ge | Is::Lt | Is::Gt | Is::Le => {
                 code.jump(GREATER, high, holds, To::Next);
-                code.jump(EQUAL, high, To::Low, fails);
+                code.jump(EQUAL, high, To::Next, fails);
                 code.load(compare, 0, lower(compare.mask));
                 let last = if matches!(compare.is, Is::Ge | Is::Lt) { GREATER_EQUAL } else { GREATER };
                 code.jump(last, low, holds, fails);
@@ -283,7 +272,7 @@ impl Comparison {
         let line = |at: usize, (instruction, to): (Instruction, [To; 2])| {
             let rest = count.saturating_sub(at).saturating_sub(1);
             let far = |to| match to {
-                To::Next | To::Low => 0,
+                To::Next => 0,
                 To::Holds => rest,
                 To::Fails => rest.saturating_add(behind),
             };

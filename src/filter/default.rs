@@ -188,11 +188,7 @@ const PERSONALITIES: [u32; 3] = [0, 8, 0xffff_ffff];
 
 /// The rules for a task with these capabilities.
 pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
-    let rule = |calls: &[&str], args: Vec<Compare>, action| Rule {
-        calls: calls.iter().map(|name| (*name).to_string()).collect(),
-        action,
-        args,
-    };
+    let rule = Rule::new;
     let is = |arg: u8, value: u32| vec![Compare::int(arg, Is::Eq, value)];
     let granted = |group: &Group| {
         group.unless.iter().any(|name| grants.capabilities.contains(*name))

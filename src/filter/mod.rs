@@ -22,9 +22,8 @@ mod profile;
 mod tests;
 
 pub use bpf::Program;
-pub(crate) use cache::compiled;
+pub(crate) use cache::{Compiled, compiled};
 pub use calls::{Arch, all, number};
-pub(crate) use compile::may_execute;
 pub use compile::{compile, decide};
 pub use default::{GROUPS, Group};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};

@@ -61,6 +61,13 @@ pub struct Rule {
     pub args: Vec<Compare>,
 }
 
+impl Rule {
+    /// From names that are known here.
+    pub(crate) fn new(calls: &[&str], args: Vec<Compare>, action: Action) -> Rule {
+        Rule { calls: calls.iter().map(|name| (*name).to_string()).collect(), action, args }
+    }
+}
+
 /// What the kernel does about a call (`seccomp(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -272,7 +272,7 @@ fn whether_a_call_may_be_executed() {
     let rule = |name: &str, action, args: Vec<Compare>| Rule { calls: vec![name.into()], action, args };
     let may = |rules: Vec<Rule>, name: &str, known| {
         let profile = Profile { rules, base: Base::Action(Action::Allow), i386: true };
-        may_execute(&profile, &Grants::default(), Arch::X86_64, name, known)
+        compiled(profile, Grants::default()).unwrap().may_execute(Arch::X86_64, name, known)
     };
     let vsock = |compare: Compare| may(vec![rule("socket", EPERM, vec![compare])], "socket", Some((0, 40)));
     assert!(!vsock(Compare::int(0, Is::Eq, 40)));
@@ -285,6 +285,7 @@ fn whether_a_call_may_be_executed() {
     ];
     assert!(may(narrow, "keyctl", None));
     assert!(!may(vec![rule("keyctl", EPERM, Vec::new())], "keyctl", None));
-    assert!(!may_execute(&Profile::default(), &Grants::default(), Arch::X86_64, "io_uring_setup", None));
-    assert!(!may_execute(&Profile::default(), &Grants::default(), Arch::X86_64, "socket", Some((0, 40))));
+    let default = compiled(Profile::default(), Grants::default()).unwrap();
+    assert!(!default.may_execute(Arch::X86_64, "io_uring_setup", None));
+    assert!(!default.may_execute(Arch::X86_64, "socket", Some((0, 40))));
 }
