@@ -8,9 +8,9 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-changed=init");
-    println!("cargo::rerun-if-changed=src/plan/wire.rs");
-    println!("cargo::rerun-if-changed=src/plan/record.rs");
-    println!("cargo::rerun-if-changed=src/plan/program.rs");
+    println!("cargo::rerun-if-changed=src/step/wire.rs");
+    println!("cargo::rerun-if-changed=src/step/record.rs");
+    println!("cargo::rerun-if-changed=src/step/program.rs");
     println!("cargo::rerun-if-changed=build.rs");
     let var = |name: &str| env::var(name).unwrap_or_default();
     let out = PathBuf::from(var("OUT_DIR")).join("init");

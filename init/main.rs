@@ -23,7 +23,7 @@ mod reap;
 mod step;
 mod sys;
 #[allow(dead_code, unused_imports)]
-#[path = "../src/plan/wire.rs"]
+#[path = "../src/step/wire.rs"]
 mod wire;
 
 use wire::{FDS, Field, NO_STEP, Op, Program, Record};

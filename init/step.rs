@@ -1,5 +1,5 @@
 //! One function an operation. The index given to `at` is the line that the plan prints for the call
-//! (`src/plan/render.rs` prints them in the same order).
+//! (`src/step/render.rs` prints them in the same order).
 
 use crate::place::{ANCHORS, drop_parent, exists_is_fine, mount_point, own, parent, place, present};
 use crate::sys::{self, Errno, Z};

@@ -14,12 +14,13 @@ use crate::error::{Error, Result};
 use crate::host::{Host, Survey, nodes};
 use crate::ids::Identity;
 use crate::ns::{self, IsolationMode, Namespaces, Network};
-use crate::plan::wire::Op;
-use crate::plan::{self, Handed, IdMaps, Plan, Step};
+use crate::plan::Plan;
 use crate::report::{Control, Report};
 use crate::rootfs::lower::Request;
 use crate::rootfs::{self, Method};
 use crate::spec::{Policy, SandboxSpec};
+use crate::step::wire::Op;
+use crate::step::{self, Handed, IdMaps, Step};
 use identity::Mapping;
 
 mod breaches;
@@ -148,15 +149,15 @@ pub(crate) fn compile(
         init.extend(domain.step());
     }
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
-    init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: plan::path(work_dir) }));
+    init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) }));
     init.push(Step::new(Control::IDS, Op::Umask { mask: spec.umask }));
     let candidates = process::candidates(&spec.command);
     init.push(process::find(&candidates));
     init.extend(filter);
     init.push(process::exec(spec, told, identity));
 
-    if handed.len() > plan::wire::FDS as usize {
-        let why = format!("more than {} files, directories and descriptors are handed over", plan::wire::FDS);
+    if handed.len() > step::wire::FDS as usize {
+        let why = format!("more than {} files, directories and descriptors are handed over", step::wire::FDS);
         return Err(Error::spec("volumes", why));
     }
     required(policy, spec, &report)?;

@@ -46,12 +46,13 @@ pub mod filter;
 mod host;
 pub mod ids;
 mod ns;
-pub mod plan;
+mod plan;
 mod report;
 pub mod rootfs;
 mod sandbox;
 mod spawn;
 mod spec;
+mod step;
 mod sys;
 mod task;
 
@@ -68,4 +69,10 @@ pub use rootfs::{
 };
 pub use sandbox::Sandbox;
 pub use spec::{Fd, Policy, Rlimit, SandboxSpec, Stdio};
+pub use step::{Handed, IdMaps, Step};
 pub use task::{ExitStatus, Signal, Task};
+
+/// The wire format between the parent and init, for the fuzzers.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use step::{Encoded, wire};

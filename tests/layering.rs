@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[(&[&str], bool)] = &[
     (&["sandbox"], false),
     (&["spec", "host", "compile", "spawn", "task"], true),
-    (&["ns", "rootfs", "caps", "ids", "cgroup", "filter"], false),
     (&["plan"], false),
+    (&["ns", "rootfs", "caps", "ids", "cgroup", "filter"], false),
+    (&["step"], false),
     (&["report", "error"], true),
     (&["sys"], false),
 ];
@@ -398,7 +399,7 @@ fn imports_that_are_allowed() {
         ("src/spawn/gate.rs", "use super::status; use super::super::task::Task; use self::inner::X;"),
         (
             "src/ns/mod.rs",
-            "use crate::plan::Step; use crate::Error; pub(crate) mod probe; pub(in crate::caps) fn f() {}",
+            "use crate::step::Step; use crate::Error; pub(crate) mod probe; pub(in crate::caps) fn f() {}",
         ),
         ("src/ns/probe.rs", "use super::Namespaces; use crate::ns::lower; impl super::X for Y {}"),
         ("src/ns/mod.rs", "mod inner { use super::Namespaces; fn f() { super::g() } }"),
@@ -439,9 +440,9 @@ fn imports_that_are_faults() {
             "src/caps/mod.rs:2: caps may not import from spec",
         ),
         (
-            "src/plan/mod.rs",
+            "src/step/mod.rs",
             "use crate::{\n error::Error,\n cgroup::{self, v1}};",
-            "src/plan/mod.rs:3: plan may not import from cgroup",
+            "src/step/mod.rs:3: step may not import from cgroup",
         ),
         ("src/sys/mod.rs", "use crate::Error;", "src/sys/mod.rs:1: sys may not import from error"),
         ("src/report.rs", "fn f(_: crate::Task) {}", "src/report.rs:1: report may not import from task"),

@@ -5,8 +5,8 @@
 
 #![no_main]
 
-use cofferdam::plan::wire::{Blob, Dup, Field, List, Op, Program, RECORD, Record, Step, Str};
-use cofferdam::plan::{self, Encoded, Plan};
+use cofferdam::wire::{Blob, Dup, Field, List, Op, Program, RECORD, Record, Step, Str};
+use cofferdam::{Encoded, Plan};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -151,7 +151,7 @@ fn print(program: &Program<'_>, bytes: &[u8]) {
         parent: Vec::new(),
         namespaces: 0,
         handed: Vec::new(),
-        init: program.steps.iter().map(plan::Step::from).collect(),
+        init: program.steps.iter().map(cofferdam::Step::from).collect(),
         maps: None,
         reaper: false,
         command: String::new(),

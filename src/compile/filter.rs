@@ -7,10 +7,10 @@ use crate::caps::Sets;
 use crate::error::{Error, Result};
 use crate::filter::{Action, Arch, Base, Compare, Compiled, Filter, Grants, Profile, Rule, compiled, number};
 use crate::ns::{IsolationMode, Namespaces, Network};
-use crate::plan::Step;
-use crate::plan::wire::{Blob, Op};
 use crate::report::{Control, Report};
 use crate::spec::{Policy, SandboxSpec};
+use crate::step::Step;
+use crate::step::wire::{Blob, Op};
 
 /// The filters of a task.
 pub(super) struct Filters {

@@ -3,9 +3,9 @@
 use crate::error::Result;
 use crate::host::Host;
 use crate::ids::{self, Identity};
-use crate::plan::IdMaps;
 use crate::report::{Control, Report};
 use crate::spec::Policy;
+use crate::step::IdMaps;
 
 /// What the ids of the task are in the caller's user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

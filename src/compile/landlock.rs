@@ -7,10 +7,10 @@
 use crate::caps::Sets;
 use crate::host::Host;
 use crate::ns::{IsolationMode, Namespaces, Network};
-use crate::plan::Step;
-use crate::plan::wire::Op;
 use crate::report::Control;
 use crate::spec::SandboxSpec;
+use crate::step::Step;
+use crate::step::wire::Op;
 
 /// What a domain keeps within.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

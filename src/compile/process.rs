@@ -9,10 +9,10 @@ use crate::cgroup::Layout;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::ids::{self, Identity};
-use crate::plan::wire::{Dup, Op};
-use crate::plan::{self, Encoded, Handed, Step};
 use crate::report::{Control, Report};
 use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::step::wire::{Dup, Op};
+use crate::step::{self, Encoded, Handed, Step};
 
 /// Whether author or operator require `control` by name, or all.
 pub(super) fn demanded(policy: &Policy, spec: &SandboxSpec, control: Control) -> bool {
@@ -33,7 +33,7 @@ pub(super) fn oom_score(
     report.enforce(Control::OOM_SCORE);
     if value != host.oom_score_adj {
         let text = value.to_string();
-        let op = Op::OomScore { value: plan::text(text.as_bytes()) };
+        let op = Op::OomScore { value: step::text(text.as_bytes()) };
         let step = Step::new(Control::OOM_SCORE, op);
         // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
         let must = demanded(policy, spec, Control::OOM_SCORE);
@@ -79,7 +79,7 @@ pub(super) fn enter(cgroup: &Layout, handed: &mut Vec<Handed>, init: &mut Vec<St
     for tasks in &cgroup.enter {
         let fd = u32::try_from(handed.len()).unwrap_or(u32::MAX);
         handed.push(Handed::Tasks(tasks.clone()));
-        init.push(Step::new(Control::RESOURCES, Op::Enter { fd, path: plan::path(tasks) }));
+        init.push(Step::new(Control::RESOURCES, Op::Enter { fd, path: step::path(tasks) }));
     }
 }
 

@@ -1,9 +1,9 @@
 //! Namespaces into clone flags and steps.
 
 use super::{IsolationMode, Namespaces, Network};
-use crate::plan::wire::Op;
-use crate::plan::{self, Handed, Step};
 use crate::report::{Control, Report};
+use crate::step::wire::Op;
+use crate::step::{self, Handed, Step};
 
 /// What the namespaces come to.
 pub(crate) struct Lowered {
@@ -37,7 +37,7 @@ pub(crate) fn lower(ns: &Namespaces, handed: &mut Vec<Handed>, report: &mut Repo
     network(ns, handed, report, &mut low);
     if let Some(name) = &ns.uts {
         low.clone |= bit(libc::CLONE_NEWUTS);
-        low.before.push(Step::new(Control::UTS_NS, Op::Hostname { name: plan::text(name.as_bytes()) }));
+        low.before.push(Step::new(Control::UTS_NS, Op::Hostname { name: step::text(name.as_bytes()) }));
         report.enforce(Control::UTS_NS);
     }
     if ns.cgroup {
@@ -60,7 +60,7 @@ fn network(ns: &Namespaces, handed: &mut Vec<Handed>, report: &mut Report, low: 
             let fd = u32::try_from(handed.len()).unwrap_or(u32::MAX);
             handed.push(Handed::Namespace(path.clone()));
             let kind = bit(libc::CLONE_NEWNET);
-            low.before.push(Step::new(Control::NET_NS, Op::Join { fd, kind, path: plan::path(path) }));
+            low.before.push(Step::new(Control::NET_NS, Op::Join { fd, kind, path: step::path(path) }));
             report.enforce(Control::NET_NS);
         }
     }
@@ -69,7 +69,7 @@ fn network(ns: &Namespaces, handed: &mut Vec<Handed>, report: &mut Report, low: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::namespaces;
+    use crate::step::namespaces;
 
     fn list(pid: IsolationMode, ipc: IsolationMode) -> String {
         let ns = Namespaces { pid, ipc, network: Network::Host, uts: None, cgroup: false, user: false };

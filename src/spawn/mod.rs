@@ -16,11 +16,12 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
 use crate::host::Survey;
-use crate::plan::wire::{Op, RECORD, Record};
-use crate::plan::{Handed, Plan};
+use crate::plan::Plan;
 use crate::report::Report;
 use crate::rootfs::source::HostFile;
 use crate::spec::{SandboxSpec, Stdio};
+use crate::step::Handed;
+use crate::step::wire::{Op, RECORD, Record};
 use crate::sys;
 use crate::task::{Child, Streams};
 
@@ -134,7 +135,7 @@ pub(crate) mod line {
 
     pub(crate) fn clone(namespaces: u32, into_cgroup: bool) -> String {
         let cgroup = if into_cgroup { "|CLONE_INTO_CGROUP" } else { "" };
-        let namespaces = crate::plan::namespaces(namespaces);
+        let namespaces = crate::step::namespaces(namespaces);
         format!("clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|{namespaces}{cgroup})")
     }
 }
@@ -208,7 +209,7 @@ fn stdio(number: u32, birth: &Birth<'_>, streams: &mut Streams) -> Result<OwnedF
 
 /// Writes the maps of the child's user namespace. `setgroups` must be denied first where the caller
 /// has no `CAP_SETGID` over it (`user_namespaces(7)`).
-fn write_maps(child: BorrowedFd<'_>, maps: &crate::plan::IdMaps) -> Result<()> {
+fn write_maps(child: BorrowedFd<'_>, maps: &crate::step::IdMaps) -> Result<()> {
     // A caller in a new PID namespace may have the old one's /proc, where its numbers are other processes'.
     let pid = sys::proc_pid(child).ok_or_else(|| {
         let source = io::Error::other("/proc shows another PID namespace than the caller's");
@@ -249,7 +250,7 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
 
 fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
     let source = io::Error::from_raw_os_error(errno);
-    let op = usize::try_from(step).ok().and_then(|i| plan.init.get(i)).and_then(crate::plan::Step::op);
+    let op = usize::try_from(step).ok().and_then(|i| plan.init.get(i)).and_then(crate::step::Step::op);
     let found = match op {
         Some(Op::Find { .. }) => None,
         Some(Op::Exec { .. }) => plan.candidates.get(usize::from(call)),

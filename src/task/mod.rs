@@ -17,10 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::cgroup::stats::{Process, Stats};
 use crate::cgroup::{Group, Limits, Oom, Updated};
 use crate::error::{Error, Result};
-use crate::plan::wire::{RECORD, Record};
 use crate::report::Report;
 use crate::rootfs::Populated;
 use crate::rootfs::populate::TempRoot;
+use crate::step::wire::{RECORD, Record};
 use crate::sys::{self, Ended};
 
 mod group;

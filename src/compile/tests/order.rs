@@ -1,7 +1,7 @@
 //! What is true of every plan, whatever the spec and the host: the order of its steps, its report, its wire.
 
 use super::*;
-use crate::plan::wire::{Field, Program};
+use crate::step::wire::{Field, Program};
 
 /// The names of the operations of a plan, in order.
 fn names(plan: &Plan) -> Vec<String> {

@@ -212,7 +212,7 @@ fn descriptors() {
     most.host.cgroups = v1();
     most.spec.network = Network::Path("/run/netns/x".into());
     most.spec.limits = everything_limited();
-    assert!(check(&most, "").handed.len() <= plan::wire::FDS as usize);
+    assert!(check(&most, "").handed.len() <= step::wire::FDS as usize);
 }
 
 fn everything_limited() -> cgroup::Limits {

@@ -1,10 +1,10 @@
 //! `/alloc`, `/local`, `/secrets` and `/tmp`.
 
 use super::{NO, Request, Steps, mount};
-use crate::plan::wire::{Blob, Op};
-use crate::plan::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, MS_PRIVATE, Step, path, text};
 use crate::report::{Control, Report};
 use crate::rootfs::{Kind, Secrets};
+use crate::step::wire::{Blob, Op};
+use crate::step::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, MS_PRIVATE, Step, path, text};
 
 pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     let control = Control::MOUNT_NS;

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use super::populate::Method;
 use super::probe::Owner;
 use super::{Device, Kind, Propagation, Root, TaskDirs, Volume};
-use crate::plan::wire::{Blob, KIND_DIR, KIND_FILE, Op};
-use crate::plan::{
+use crate::report::{Control, Report};
+use crate::step::wire::{Blob, KIND_DIR, KIND_FILE, Op};
+use crate::step::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, Handed, MS_PRIVATE,
     MS_SHARED, MS_SLAVE, Step, path, text,
 };
-use crate::report::{Control, Report};
 
 mod dirs;
 mod populated;

@@ -4,10 +4,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{Entry, Request, Steps};
-use crate::plan::wire::Op;
-use crate::plan::{ATTR_RDONLY, Encoded, MS_PRIVATE, Step, path, text};
 use crate::report::{Control, Report};
 use crate::rootfs::{Kind, Method};
+use crate::step::wire::Op;
+use crate::step::{ATTR_RDONLY, Encoded, MS_PRIVATE, Step, path, text};
 
 pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     match req.method {
