@@ -38,7 +38,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ use nix::sys::stat::fstat;
 
 use super::populate::{fingerprint, populate, validate};
 use super::{ChrootEnv, Method, Options, Populated, Progress, Root};
-use crate::sys::lock::{Lock, flock};
+use crate::sys::lock::{Lock, Locked};
 use crate::{Error, Result};
 
 mod store;
@@ -75,7 +75,7 @@ pub struct Template {
     path: PathBuf,
     generation: u64,
     /// The root of it, with a shared lock.
-    held: OwnedFd,
+    held: Locked,
     /// The names at its top that can be mounted one by one.
     tops: Vec<OsString>,
     built: Option<Populated>,
@@ -193,7 +193,7 @@ impl Template {
         store: Store,
         recipe: Recipe,
         generation: u64,
-        held: OwnedFd,
+        held: Locked,
         built: Option<Populated>,
     ) -> Result<Template> {
         let path = store.path().join(store::name(recipe.key, generation));
@@ -265,7 +265,7 @@ impl Template {
     /// it stays as it is; else what could not be removed, which is not taken for a template any more.
     pub fn remove(self) -> Result<()> {
         let step = format!("flock({:?}, LOCK_EX|LOCK_NB)", self.path);
-        flock(self.held.as_fd(), Lock::ExclusiveNow).map_err(Error::task(step))?;
+        self.held.change(Lock::ExclusiveNow).map_err(Error::task(step))?;
         self.store.remove(self.recipe.key, self.generation, self.held)
     }
 }

@@ -1,9 +1,8 @@
 //! Locks on open files, `flock(2)`.
 //!
-//! nix's guard unlocks when it is dropped and panics when that fails. Closing the descriptor unlocks too, and
-//! cannot fail in a way that matters.
+//! nix's guard panics when unlocking fails; [`Locked`] does not.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -18,14 +17,43 @@ pub(crate) enum Lock {
     Exclusive,
     /// Held alone, or `EWOULDBLOCK`; then a lock that was held before through `fd` is gone too.
     ExclusiveNow,
-    /// Given up. Closing does that too, but only when the last copy of the descriptor is closed, and another
-    /// thread may be about to fork one away.
+    /// Given up.
     None,
 }
 
-/// Locks the open file that `fd` refers to, or changes the lock that is held through it, until it is closed and so
-/// are all copies of the descriptor.
-/// Waits again when a signal handler of the caller's ran.
+/// A descriptor that holds a lock until it is dropped.
+///
+/// Closing alone does not unlock: a lock belongs to the open file, and a child that another thread forks holds a copy
+/// of every descriptor until it executes a program.
+#[derive(Debug)]
+pub(crate) struct Locked(OwnedFd);
+
+impl Locked {
+    /// Locks the open file that `fd` refers to.
+    pub(crate) fn new(fd: OwnedFd, lock: Lock) -> nix::Result<Locked> {
+        flock(fd.as_fd(), lock)?;
+        Ok(Locked(fd))
+    }
+
+    /// Changes the lock.
+    pub(crate) fn change(&self, lock: Lock) -> nix::Result<()> {
+        flock(self.as_fd(), lock)
+    }
+}
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = flock(self.as_fd(), Lock::None);
+    }
+}
+
+/// Locks the open file that `fd` refers to, or changes the lock that is held through it. Waits again when a signal handler of the caller's ran.
 pub(crate) fn flock(fd: BorrowedFd<'_>, lock: Lock) -> nix::Result<()> {
     let operation = match lock {
         Lock::Shared => libc::LOCK_SH,

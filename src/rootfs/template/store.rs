@@ -19,7 +19,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, symlinkat, syncfs, unlinkat};
 use crate::rootfs::check_path;
 use crate::rootfs::teardown::remove_tree;
 use crate::sys::fs::Dirents;
-use crate::sys::lock::{Lock, flock};
+use crate::sys::lock::{Lock, Locked};
 use crate::{Error, Result};
 
 const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
@@ -113,7 +113,7 @@ impl Store {
 
     /// Waits until nobody else looks for a template of this key or fills one, and keeps it so until the
     /// descriptor is closed. Each call has an open file of its own, so threads wait for each other too.
-    pub(super) fn turn(&self, key: u64) -> Result<OwnedFd> {
+    pub(super) fn turn(&self, key: u64) -> Result<Locked> {
         let name = format!("lock-{key:016x}");
         let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         // Readable whatever the umask takes: who makes it has it open by then, who comes later needs the bit.
@@ -125,12 +125,11 @@ impl Store {
             answer => answer,
         };
         let fd = fd.map_err(Error::prepare(self.step("openat", &name)))?;
-        flock(fd.as_fd(), Lock::Exclusive).map_err(Error::prepare(self.step("flock", &name)))?;
-        Ok(fd)
+        Locked::new(fd, Lock::Exclusive).map_err(Error::prepare(self.step("flock", &name)))
     }
 
     /// The newest complete one, held. The caller holds the lock on the key.
-    pub(super) fn newest(&self, key: u64) -> Result<Option<(u64, OwnedFd)>> {
+    pub(super) fn newest(&self, key: u64) -> Result<Option<(u64, Locked)>> {
         let prefix = format!("template-{key:016x}-");
         let mut found = Vec::new();
         for name in self.names(&prefix)? {
@@ -153,14 +152,14 @@ impl Store {
     }
 
     /// This generation, held; `None` if there is none, or was one that another one was just removing.
-    pub(super) fn take(&self, key: u64, generation: u64) -> Result<Option<OwnedFd>> {
+    pub(super) fn take(&self, key: u64, generation: u64) -> Result<Option<Locked>> {
         let name = name(key, generation);
         let fd = match openat(&self.fd, &*name, DIR, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(Error::prepare(self.step("openat", &name))(errno)),
         };
-        flock(fd.as_fd(), Lock::Shared).map_err(Error::prepare(self.step("flock", &name)))?;
+        let fd = Locked::new(fd, Lock::Shared).map_err(Error::prepare(self.step("flock", &name)))?;
         let named = self.is_named(fd.as_fd(), &name).map_err(Error::prepare(self.step("fstatat", &name)))?;
         Ok(named.then_some(fd))
     }
@@ -184,7 +183,7 @@ impl Store {
         for name in self.names(&removed(key))? {
             let Ok(fd) = openat(&self.fd, &*name, DIR, Mode::empty()) else { continue };
             // Who removes it at this moment holds it.
-            if flock(fd.as_fd(), Lock::ExclusiveNow).is_ok() {
+            if let Ok(_held) = Locked::new(fd, Lock::ExclusiveNow) {
                 self.clear(&name)?;
             }
         }
@@ -199,12 +198,12 @@ impl Store {
 
     /// Gives `root`, which is complete, its name, and holds it. The caller holds the lock on the key.
     /// If there is one of that name already, that one is held and `root` removed.
-    pub(super) fn publish(&self, key: u64, generation: u64, root: OwnedFd) -> Result<OwnedFd> {
+    pub(super) fn publish(&self, key: u64, generation: u64, root: OwnedFd) -> Result<Locked> {
         let (from, to) = (partial(key), name(key, generation));
         let step = |call: &str| self.step(call, &from);
         fchmod(&root, Mode::from_bits_truncate(0o755)).map_err(Error::prepare(step("fchmod")))?;
         syncfs(&root).map_err(Error::prepare(step("syncfs")))?;
-        flock(root.as_fd(), Lock::Shared).map_err(Error::prepare(step("flock")))?;
+        let root = Locked::new(root, Lock::Shared).map_err(Error::prepare(step("flock")))?;
         loop {
             // Of what is there only an empty directory would be replaced.
             match renameat(&self.fd, &*from, &self.fd, &*to) {
@@ -222,18 +221,18 @@ impl Store {
 
     /// Removes the generation whose root is `held`, exclusively. What somebody else has removed meanwhile is
     /// success.
-    pub(super) fn remove(&self, key: u64, generation: u64, held: OwnedFd) -> Result<()> {
+    pub(super) fn remove(&self, key: u64, generation: u64, held: Locked) -> Result<()> {
         let from = name(key, generation);
         let step = |call: &str| self.step(call, &from);
         if !self.is_named(held.as_fd(), &from).map_err(Error::task(step("fstatat")))? {
             return Ok(());
         }
-        let st = fstat(&held).map_err(Error::task(step("fstat")))?;
+        let st = fstat(held.as_fd()).map_err(Error::task(step("fstat")))?;
         let to = format!("{}{:016x}", removed(key), st.st_ino);
         renameat(&self.fd, &*from, &self.fd, &*to).map_err(Error::task(step("renameat")))?;
         // Whoever waits to hold it may go on, and finds that it has another name. It still counts as in use
         // for who cleans.
-        let _ = flock(held.as_fd(), Lock::Shared);
+        let _ = held.change(Lock::Shared);
         self.clear(&to)
     }
 

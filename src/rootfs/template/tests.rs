@@ -97,6 +97,18 @@ fn many_threads_walk_once() {
     assert!(site.names().is_empty());
 }
 
+/// Another thread's fork copies every descriptor into a child that keeps them until it executes a program.
+#[test]
+fn a_dropped_template_is_not_in_use_because_a_forked_child_has_its_descriptor() {
+    let site = Site::new();
+    let (dropped, kept) = (site.open(), site.open());
+    let copy = dropped.held.as_fd().try_clone_to_owned().unwrap();
+    drop(dropped);
+    kept.remove().unwrap();
+    drop(copy);
+    assert!(site.names().is_empty());
+}
+
 #[test]
 fn many_processes_walk_once() {
     const SITE: &str = "COFFERDAM_TEST_TEMPLATE_SITE";
