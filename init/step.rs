@@ -32,7 +32,7 @@ impl<T> At<T> for Result<T, Errno> {
 /// Obeys one operation.
 pub fn run(state: &mut State, op: &Op<'static>) -> Done {
     match *op {
-        Op::Gate {} => gate(state),
+        Op::AwaitIdMaps {} => await_id_maps(state),
         Op::Session {} => session(),
         Op::Ordinary {} => ordinary(),
         Op::Become { uid, gid } => becomes(uid, gid, 0),
@@ -201,7 +201,7 @@ pub fn take_fd(state: &mut State, index: u32) -> i32 {
     }
 }
 
-fn gate(state: &State) -> Done {
+fn await_id_maps(state: &State) -> Done {
     let mut byte = [0u8; 1];
     match sys::recv(state.status, &mut byte).at(0)? {
         // The parent is gone: nobody wants this sandbox.

@@ -114,7 +114,7 @@ pub(crate) fn compile(
 
     let mut init = Vec::new();
     if maps.is_some() {
-        init.push(Step::new(Control::IDS, Op::Gate {}));
+        init.push(Step::new(Control::IDS, Op::AwaitIdMaps {}));
     }
     process::oom_score(policy, spec, host, &mut report, &mut init)?;
     init.push(Step::new(Control::MOUNT_NS, Op::Session {}));

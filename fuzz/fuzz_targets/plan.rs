@@ -38,7 +38,7 @@ impl Made {
         let (m, n) = (x as u32, y as u32);
         let strings: List<'_, Str<'_>> = strings.list();
         let op = match self.code % 45 {
-            0 => Op::Gate {},
+            0 => Op::AwaitIdMaps {},
             1 => Op::Session {},
             2 => Op::Fds { map: dups.list() },
             3 => Op::Join { fd: m, kind: n, path: a },

@@ -12,7 +12,7 @@ fn filter(program: &Blob<'_>) -> String {
 pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
     let one = |line: String| vec![line];
     match *op {
-        Op::Gate {} => one("recvfrom(status)".into()),
+        Op::AwaitIdMaps {} => one("recvfrom(status)".into()),
         Op::Session {} => vec![
             "prctl(PR_SET_DUMPABLE, 0)".into(),
             "setsid()".into(),
@@ -220,7 +220,7 @@ pub(crate) fn call(op: &Op<'_>, index: u8) -> String {
 /// What a user would name the operation: `bind /usr at /usr, read-only`.
 pub(crate) fn title(op: &Op<'_>) -> String {
     match *op {
-        Op::Gate {} => "wait for the id maps".into(),
+        Op::AwaitIdMaps {} => "wait for the id maps".into(),
         Op::Session {} => "a session of its own".into(),
         Op::Ordinary {} => "scheduled as by default".into(),
         Op::Become { uid, .. } => format!("uid {uid}, which is mapped"),

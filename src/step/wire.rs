@@ -236,7 +236,7 @@ macro_rules! ops {
 
 ops! {
     /// Wait until the parent has written the id maps of the new user namespace.
-    1 Gate {}
+    1 AwaitIdMaps {}
     /// A session of its own, default signal dispositions, umask 0 until the end.
     2 Session {}
     /// Nothing of how the caller is scheduled and treated: policy, nice, I/O priority, timer slack, memory policy,

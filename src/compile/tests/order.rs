@@ -52,12 +52,12 @@ fn report(case: &Case, plan: &Plan) {
 fn once_and_in_order(plan: &Plan) {
     let names = names(plan);
     for order in [
-        &["Gate", "OomScore", "Session", "Ordinary", "Fds", "Hostname", "Affinity", "Propagation"][..],
+        &["AwaitIdMaps", "OomScore", "Session", "Ordinary", "Fds", "Hostname", "Affinity", "Propagation"][..],
         // No real-time process enters a cgroup without real-time budget; and a cpuset narrows whoever enters it.
         &["Ordinary", "Enter", "Affinity"],
         &["Fds", "Join", "Propagation"],
         &["Fds", "Loopback", "Propagation"],
-        &["Gate", "Become", "Propagation", "RootTmpfs", "Seal", "PivotRoot", "Fork", "Bounding"],
+        &["AwaitIdMaps", "Become", "Propagation", "RootTmpfs", "Seal", "PivotRoot", "Fork", "Bounding"],
         &["Propagation", "RootBind", "Seal", "MoveRoot", "Fork", "Bounding"],
         // Dropping from the bounding set takes CAP_SETPCAP, and changing ids the other capabilities.
         &["Bounding", "Ids", "Caps", "NoNewPrivs", "Cwd", "Umask", "Find", "Exec"],
@@ -90,7 +90,7 @@ fn once_and_in_order(plan: &Plan) {
         assert_eq!(count(of), 1, "{of:?} in {names:?}");
     }
     for at_most_once in [
-        "Gate",
+        "AwaitIdMaps",
         "OomScore",
         "Become",
         "Join",
@@ -114,7 +114,7 @@ fn once_and_in_order(plan: &Plan) {
         let last = names.contains(&"NoNewPrivs".to_owned());
         assert_eq!(next, Some(if last { "Exec" } else { "Bounding" }), "{names:?}");
     }
-    assert_eq!(names.first().is_some_and(|name| name == "Gate"), plan.maps.is_some());
+    assert_eq!(names.first().is_some_and(|name| name == "AwaitIdMaps"), plan.maps.is_some());
 }
 
 /// Steps of which there can be many: between which others each of them stands.
