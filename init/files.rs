@@ -4,7 +4,7 @@ use crate::State;
 use crate::place::{drop_parent, mount_point, parent, place};
 use crate::step::{At, Done, MASK_ATTRS, attach};
 use crate::sys;
-use crate::wire::{Blob, KIND_FILE, Str};
+use crate::wire::{Blob, FileType, Str};
 
 /// A file in the sandbox's own `/dev`, bound over `path`. It loses its name there only then: what has none
 /// cannot be mounted.
@@ -15,7 +15,7 @@ pub fn cover(state: &State, path: Str<'static>, content: Blob<'static>) -> Done 
     sys::close(fd);
     let tree = sys::open_tree(dev, c".file", true).at(2)?;
     sys::mount_setattr(tree, MASK_ATTRS, 0, false).at(3)?;
-    let at = match mount_point(state, path, KIND_FILE, sys::IN_ROOT) {
+    let at = match mount_point(state, path, FileType::File, sys::IN_ROOT) {
         // A link that leads nowhere in this root, as resolv.conf often is: the link itself is covered.
         Err(sys::ENOENT) => sys::openat2(state.root, path, sys::O_PATH | sys::O_NOFOLLOW, sys::IN_ROOT),
         other => other,

@@ -98,7 +98,7 @@ pub fn obey(state: &mut State, first: usize) -> ! {
         if let Err(refused) = step::run(state, &step.op) {
             let step_index = index as u32;
             let (call, errno) = (refused.call, refused.errno);
-            if step.optional == 0 {
+            if !step.optional {
                 state.tell(Record::Failed { step: step_index, call, errno });
                 reap::abandon(state);
             }

@@ -9,7 +9,7 @@ use crate::State;
 use crate::place::{exists_is_fine, mount_point};
 use crate::step::{At, Done, MS_PRIVATE, attach, new_mount, take_fd};
 use crate::sys::{self, Z};
-use crate::wire::{KIND_DIR, List, Op, Str};
+use crate::wire::{FileType, List, Op, Str};
 
 /// Mounts the tmpfs.
 pub fn upper(state: &mut State, options: List<'static, Str<'static>>) -> Done {
@@ -39,7 +39,7 @@ pub fn mount(state: &mut State, op: &Op<'static>) -> Done {
     }
     exists_is_fine(sys::mkdirat(layer, c"work", 0o700)).at(5)?;
     sys::mount_setattr(lower, 0, MS_PRIVATE, false).at(6)?;
-    let at = mount_point(state, target, KIND_DIR, sys::IN_ROOT).at(7)?;
+    let at = mount_point(state, target, FileType::Dir, sys::IN_ROOT).at(7)?;
     sys::move_mount(lower, at).at(8)?;
     let context = sys::fsopen(c"overlay").at(9)?;
     let mut calls = 9;
@@ -50,7 +50,7 @@ pub fn mount(state: &mut State, op: &Op<'static>) -> Done {
         let path = FdPath::new(fd, below);
         sys::fsconfig_set(context, key, path.z()).at(calls)?;
     }
-    if userxattr != 0 {
+    if userxattr {
         calls += 1;
         sys::fsconfig_flag(context, c"userxattr").at(calls)?;
     }

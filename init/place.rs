@@ -3,7 +3,7 @@
 
 use crate::State;
 use crate::sys::{self, Errno, Z};
-use crate::wire::{KIND_DIR, Str};
+use crate::wire::{FileType, Str};
 
 /// Where the kernel's own file systems go and what nobody else may see, in the order of `State::anchors`.
 pub const ANCHORS: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/secrets"];
@@ -118,7 +118,7 @@ pub fn drop_parent(base: i32, parent: i32) {
 }
 
 /// Opens what to mount on, making an empty directory or file when it is absent.
-pub fn mount_point(state: &State, path: Str<'static>, kind: u8, resolve: u64) -> Result<i32, Errno> {
+pub fn mount_point(state: &State, path: Str<'static>, file_type: FileType, resolve: u64) -> Result<i32, Errno> {
     // Only what is the enclosure's own goes where no link is followed.
     let (base, path) = if resolve == sys::NO_LINKS { place(state, path) } else { (state.root, path) };
     match sys::openat2(base, path, sys::O_PATH, resolve) {
@@ -126,9 +126,9 @@ pub fn mount_point(state: &State, path: Str<'static>, kind: u8, resolve: u64) ->
         other => return other,
     }
     let (parent, name) = parent(base, path)?;
-    let made = match kind {
-        KIND_DIR => sys::mkdirat(parent, name, 0o755),
-        _ => sys::openat(parent, name, sys::O_NEW, 0o644).map(sys::close),
+    let made = match file_type {
+        FileType::Dir => sys::mkdirat(parent, name, 0o755),
+        FileType::File => sys::openat(parent, name, sys::O_NEW, 0o644).map(sys::close),
     };
     drop_parent(base, parent);
     exists_is_fine(made)?;

@@ -3,7 +3,7 @@
 
 use crate::place::{ANCHORS, drop_parent, exists_is_fine, mount_point, own, parent, place, present};
 use crate::sys::{self, Errno, Z};
-use crate::wire::{Dup, KIND_DIR, List, Op, Record, Str};
+use crate::wire::{Dup, FileType, List, Op, Record, Str};
 use crate::{State, files, overlay};
 
 /// The kernel refused a call of an operation.
@@ -78,13 +78,13 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
             drop_parent(state.root, parent);
             made.at(0)
         }
-        Op::Bind { source, target, attrs, propagation, kind, fd } => {
+        Op::Bind { source, target, attrs, propagation, file_type, fd } => {
             let tree = take_fd(state, fd);
-            bind(state, tree, source == target, target, attrs, propagation, kind)
+            bind(state, tree, source == target, target, attrs, propagation, file_type)
         }
         Op::Mount { fs, target, attrs, options } => {
             let (tree, calls) = new_mount(fs, attrs, options)?;
-            let at = mount_point(state, target, KIND_DIR, sys::NO_LINKS).at(calls)?;
+            let at = mount_point(state, target, FileType::Dir, sys::NO_LINKS).at(calls)?;
             anchor(state, tree, at, target).at(calls + 1)
         }
         Op::Symlink { text, path } => {
@@ -139,7 +139,7 @@ pub fn run(state: &mut State, op: &Op<'static>) -> Done {
                 sys::openat2(state.root, source, sys::O_PATH | sys::O_DIRECTORY, sys::IN_ROOT).at(0)?;
             let tree = sys::open_tree(from, c"", true).at(1)?;
             sys::close(from);
-            let at = mount_point(state, target, KIND_DIR, sys::IN_ROOT).at(2)?;
+            let at = mount_point(state, target, FileType::Dir, sys::IN_ROOT).at(2)?;
             attach(tree, at).at(3)
         }
         Op::Upper { options } => overlay::upper(state, options),
@@ -380,10 +380,10 @@ fn bind(
     target: Str<'static>,
     attrs: u64,
     propagation: u64,
-    kind: u8,
+    file_type: FileType,
 ) -> Done {
     sys::mount_setattr(tree, attrs, propagation, true).at(0)?;
-    let at = mount_point(state, target, kind, sys::IN_ROOT).at(1)?;
+    let at = mount_point(state, target, file_type, sys::IN_ROOT).at(1)?;
     let attached = if own { anchor(state, tree, at, target) } else { attach(tree, at) };
     attached.at(2)
 }
@@ -391,15 +391,15 @@ fn bind(
 /// Binds a path on itself. What is over the root does not stay there, so a link that leads to the root is as
 /// bad as one that leads nowhere; and what may be absent may also be a link, to `/proc` say, of which a copy
 /// would show what is covered in the other.
-fn restrict(state: &State, path: Str<'static>, attrs: u64, must: u8) -> Done {
-    let at = if must == 0 {
-        let Some(at) = own(state, path).at(0)? else { return Ok(()) };
-        at
-    } else {
+fn restrict(state: &State, path: Str<'static>, attrs: u64, must: bool) -> Done {
+    let at = if must {
         let at = sys::openat2(state.root, path, sys::O_PATH, sys::IN_ROOT).at(0)?;
         if sys::same_place(at, state.root).at(0)? {
             return Err(sys::ELOOP).at(0);
         }
+        at
+    } else {
+        let Some(at) = own(state, path).at(0)? else { return Ok(()) };
         at
     };
     let tree = sys::open_tree(at, c"", true).at(1)?;
@@ -424,10 +424,10 @@ pub fn becomes(uid: u32, gid: u32, first: usize) -> Done {
     sys::prctl(4 /* PR_SET_DUMPABLE */, 0, 0).at(first + 2).map(drop)
 }
 
-fn ids(uid: u32, gid: u32, set_groups: u8, groups: List<'static, u32>) -> Done {
+fn ids(uid: u32, gid: u32, set_groups: bool, groups: List<'static, u32>) -> Done {
     sys::prctl(8 /* PR_SET_KEEPCAPS */, 1, 0).at(0)?;
     let mut calls = 1;
-    if set_groups != 0 {
+    if set_groups {
         let list = sys::words(groups.len() / 2 + 1).at(1)?;
         for (i, group) in groups.iter().enumerate() {
             if let Some(word) = list.get_mut(i / 2) {

@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use cofferdam::wire::{Blob, Dup, Field, List, Op, Program, RECORD, Record, Step, Str};
+use cofferdam::wire::{Blob, Dup, Field, FileType, List, Op, Program, RECORD, Record, Step, Str};
 use cofferdam::{Encoded, Plan};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -52,20 +52,20 @@ impl Made {
             11 => Op::RootTmpfs { attrs: x, options: strings },
             12 => Op::RootBind { source: a, attrs: x, fd: z as u32 },
             13 => Op::Dir { path: a, mode: m },
-            14 => Op::Bind { source: a, target: b, attrs: x, propagation: y, kind: z as u8, fd: z as u32 },
+            14 => Op::Bind { source: a, target: b, attrs: x, propagation: y, file_type: if z & 1 == 0 { FileType::Dir } else { FileType::File }, fd: z as u32 },
             15 => Op::Mount { fs: a, target: b, attrs: x, options: strings },
             16 => Op::Symlink { text: a, path: b },
             17 => Op::Node { path: a, major: m, minor: n },
             18 => Op::MaskFile { path: a },
             19 => Op::MaskDir { path: a },
-            20 => Op::Restrict { path: a, attrs: x, must: y as u8 },
+            20 => Op::Restrict { path: a, attrs: x, must: y & 1 != 0 },
             21 => Op::Seal { path: a, attrs: x },
             22 => Op::PivotRoot {},
             23 => Op::MoveRoot {},
             24 => Op::Rlimit { resource: m, soft: y, hard: z },
             25 => Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 },
             26 => Op::Bounding { keep: x, last: n },
-            27 => Op::Ids { uid: m, gid: n, set_groups: z as u8, groups: words.list() },
+            27 => Op::Ids { uid: m, gid: n, set_groups: z & 1 != 0, groups: words.list() },
             28 => Op::Caps { permitted: x, inheritable: y, ambient: z },
             29 => Op::NoNewPrivs {},
             30 => Op::Cwd { path: a },
@@ -81,7 +81,7 @@ impl Made {
                 mode: m,
                 uid: n,
                 gid: n,
-                userxattr: z as u8,
+                userxattr: z & 1 != 0,
                 attrs: x,
             },
             36 => Op::File { path: a, content: Blob(&self.texts[1]) },
@@ -97,7 +97,7 @@ impl Made {
             45 => Op::Become { uid: m, gid: n },
             _ => Op::Exec { args: strings, env: strings },
         };
-        Step { optional: u8::from(self.optional), op }.encode(into);
+        Step { optional: self.optional, op }.encode(into);
     }
 }
 

@@ -128,7 +128,7 @@ pub(super) fn credentials(
     let keep = sets.bounding.bits();
     init.push(Step::new(Control::CAPS, Op::Bounding { keep, last: last_capability(host) }));
     let groups = Encoded::of(identity::groups(host, who));
-    let set_groups = u8::from(mapping != Mapping::Caller);
+    let set_groups = mapping != Mapping::Caller;
     let ids = Op::Ids { uid: who.uid, gid: who.gid, set_groups, groups: groups.list() };
     init.push(Step::new(Control::IDS, ids));
     identity::tell(host, who, mapping, report);

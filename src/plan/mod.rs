@@ -63,16 +63,16 @@ impl Plan {
     /// What a refusal by init means, where the errno alone does not tell.
     pub(crate) fn meaning(&self, step: u32, index: u8, errno: i32) -> Option<String> {
         let op = usize::try_from(step).ok().and_then(|i| self.init.get(i)).and_then(Step::op)?;
-        let Op::Bind { source, target, kind, .. } = op else { return None };
+        let Op::Bind { source, target, file_type, .. } = op else { return None };
         let moves = call(&op, index).starts_with("move_mount(");
         match errno {
             libc::ENOENT | libc::ELOOP if !moves => Some(format!(
                 "{target:?} is, or lies below, a symbolic link that leads to nothing in the root"
             )),
             libc::EINVAL | libc::ENOTDIR if moves => {
-                let (is, other) = match kind {
-                    wire::KIND_DIR => ("a directory", "none"),
-                    _ => ("a file", "a directory"),
+                let (is, other) = match file_type {
+                    wire::FileType::Dir => ("a directory", "none"),
+                    wire::FileType::File => ("a file", "a directory"),
                 };
                 Some(format!("{source:?} is {is}, and {target:?} in the root is {other}"))
             }

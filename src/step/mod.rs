@@ -135,7 +135,7 @@ impl Step {
 /// A step as init reads it, to be printed. The wire does not say which control it serves.
 impl From<wire::Step<'_>> for Step {
     fn from(step: wire::Step<'_>) -> Self {
-        Step { optional: step.optional != 0, ..Step::new(Control::empty(), step.op) }
+        Step { optional: step.optional, ..Step::new(Control::empty(), step.op) }
     }
 }
 
@@ -192,11 +192,11 @@ mod tests {
         let groups = Encoded::of([65534u32, 7]);
         let steps = [
             Op::RootTmpfs { attrs: 6, options: options.list() },
-            Op::Ids { uid: 1, gid: 2, set_groups: 1, groups: groups.list() },
+            Op::Ids { uid: 1, gid: 2, set_groups: true, groups: groups.list() },
             Op::Find { candidates: options.list() },
             Op::Exec { args: args.list(), env: args.list() },
         ];
-        let encoded = Encoded::of(steps.map(|op| wire::Step { optional: 1, op }));
+        let encoded = Encoded::of(steps.map(|op| wire::Step { optional: true, op }));
         let fds = Encoded::of([3u32]);
         let program = Program { status: 5, fds: fds.list(), steps: encoded.list() };
         let mut bytes = Vec::new();

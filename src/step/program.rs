@@ -5,8 +5,8 @@ use super::{FDS, Field, List, Malformed, Op, Sink};
 /// A step: an operation, and whether init goes on when the kernel refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step<'a> {
-    /// 1 when a refusal is told to the parent and passed over, else 0.
-    pub optional: u8,
+    /// Whether init reports a refusal and goes on. Else it ends at the refusal.
+    pub optional: bool,
     /// What to do.
     pub op: Op<'a>,
 }
@@ -17,11 +17,7 @@ impl<'a> Field<'a> for Step<'a> {
         self.op.encode(sink);
     }
     fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
-        let optional = u8::decode(input)?;
-        if optional > 1 {
-            return Err(Malformed);
-        }
-        Ok(Step { optional, op: Op::decode(input)? })
+        Ok(Step { optional: bool::decode(input)?, op: Op::decode(input)? })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The order is init's (`init/step.rs`): a refusal comes back as the index of a line of these.
 
-use super::wire::{Blob, KIND_DIR, List, Op, Str};
+use super::wire::{Blob, FileType, List, Op, Str};
 
 fn filter(program: &Blob<'_>) -> String {
     format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", program.0.len() / 8)
@@ -104,7 +104,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Restrict { path, attrs, must } => vec![
             format!(
                 "openat2(root, {path:?}, RESOLVE_IN_ROOT{})",
-                if must == 0 { "|RESOLVE_NO_SYMLINKS" } else { "" }
+                if must { "" } else { "|RESOLVE_NO_SYMLINKS" }
             ),
             format!("open_tree(root {path:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"),
             mount_setattr(path, attrs, "", true),
@@ -170,7 +170,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
         Op::Ids { uid, gid, set_groups, groups } => {
             let mut lines = vec!["prctl(PR_SET_KEEPCAPS, 1)".into()];
-            if set_groups != 0 {
+            if set_groups {
                 let list: Vec<String> = groups.iter().map(|g| g.to_string()).collect();
                 lines.push(format!("setgroups({}, [{}])", groups.len(), list.join(", ")));
             }
@@ -237,9 +237,9 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::RootTmpfs { .. } => "the root is a new tmpfs".into(),
         Op::RootBind { source, .. } => format!("the root is {source:?}"),
         Op::Dir { path, .. } => format!("directory {path:?}"),
-        Op::Bind { source, target, attrs, kind, .. } => format!(
+        Op::Bind { source, target, attrs, file_type, .. } => format!(
             "bind {}{source:?} at {target:?}{}",
-            if kind == KIND_DIR { "" } else { "the file " },
+            if file_type == FileType::Dir { "" } else { "the file " },
             if attrs & 1 == 0 { "" } else { ", read-only" },
         ),
         Op::Mount { fs, target, .. } => format!("mount {fs:?} at {target:?}"),
@@ -318,7 +318,7 @@ fn overlay(op: &Op<'_>) -> Vec<String> {
         set("upperdir"),
         set("workdir"),
     ];
-    if userxattr != 0 {
+    if userxattr {
         lines.push("fsconfig(\"overlay\", FSCONFIG_SET_FLAG, \"userxattr\")".into());
     }
     lines.extend([

@@ -67,6 +67,25 @@ impl Field<'_> for bool {
     }
 }
 
+/// The type of the source and of the target of a bind mount. The kernel mounts a directory on a directory only, and
+/// another file on another file only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    /// A directory.
+    Dir,
+    /// A file that is no directory.
+    File,
+}
+
+impl Field<'_> for FileType {
+    fn encode<S: Sink>(&self, sink: &mut S) {
+        (*self == FileType::File).encode(sink);
+    }
+    fn decode(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Ok(if bool::decode(input)? { FileType::File } else { FileType::Dir })
+    }
+}
+
 /// A string without a NUL in it. A decoded one is followed by a NUL in memory.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Str<'a>(&'a [u8]);
@@ -337,8 +356,8 @@ ops! {
         attrs: u64,
         /// `MS_PRIVATE`, `MS_SLAVE` or `MS_SHARED`.
         propagation: u64,
-        /// One of [`KIND_DIR`], [`KIND_FILE`].
-        kind: u8,
+        /// The type of the source, and of the mount point that is made when the target is absent.
+        file_type: FileType,
         /// Index into the table of descriptors: a detached mount tree.
         fd: u32,
     }
@@ -385,8 +404,8 @@ ops! {
         path: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
-        /// 1 when it must be there; else there is nothing to do where it is absent or a symbolic link.
-        must: u8,
+        /// Whether an absent path or a symbolic link is refused. Else init skips the operation there.
+        must: bool,
     }
     /// Add attributes to the mount at a path, and to no other.
     22 Seal {
@@ -435,8 +454,8 @@ ops! {
         uid: u32,
         /// Group id, real, effective and saved.
         gid: u32,
-        /// 1 when the supplementary groups are to be set, 0 where the kernel forbids it.
-        set_groups: u8,
+        /// Whether to set the supplementary groups; the kernel forbids it in some user namespaces.
+        set_groups: bool,
         /// Supplementary groups.
         groups: List<'a, u32>,
     }
@@ -523,8 +542,8 @@ ops! {
         uid: u32,
         /// See `mode`.
         gid: u32,
-        /// 1 when the overlay keeps its notes in `user.*` attributes, as it must in a user namespace.
-        userxattr: u8,
+        /// Whether the overlay stores its metadata in `user.*` attributes, as it must in a user namespace.
+        userxattr: bool,
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
     }
@@ -562,9 +581,5 @@ ops! {
     }
 }
 
-/// [`Op::Bind`] of a directory.
-pub const KIND_DIR: u8 = 0;
-/// [`Op::Bind`] of a file.
-pub const KIND_FILE: u8 = 1;
 /// How many descriptors the parent may hand over.
 pub const FDS: u32 = 512;

@@ -245,7 +245,7 @@ fn survives_the_wire(plan: &Plan) {
     assert_eq!((program.status, program.fds.len()), (77, plan.handed.len()));
     assert_eq!(program.steps.len(), plan.init.len());
     for (sent, planned) in program.steps.iter().zip(&plan.init) {
-        assert_eq!((sent.optional == 1, Some(sent.op)), (planned.optional, planned.op()));
+        assert_eq!((sent.optional, Some(sent.op)), (planned.optional, planned.op()));
         assert!(!planned.title().is_empty() && planned.calls().iter().all(|line| !line.is_empty()));
     }
 }

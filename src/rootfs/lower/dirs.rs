@@ -13,7 +13,7 @@ pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_
     }
     if req.task_dirs.alloc.is_some() {
         let path = text(b"/alloc/logs");
-        steps.push(Step::new(control, Op::Restrict { path, attrs: ATTR_RDONLY, must: 0 }));
+        steps.push(Step::new(control, Op::Restrict { path, attrs: ATTR_RDONLY, must: false }));
     }
     if let Some(secrets) = &req.task_dirs.secrets {
         self::secrets(req, secrets, report, steps);

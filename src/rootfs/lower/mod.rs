@@ -8,7 +8,7 @@ use super::populate::Method;
 use super::probe::Owner;
 use super::{Device, Kind, Propagation, Root, TaskDirs, Volume};
 use crate::report::{Control, Report};
-use crate::step::wire::{Blob, KIND_DIR, KIND_FILE, Op};
+use crate::step::wire::{Blob, FileType, Op};
 use crate::step::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, Handed, MS_PRIVATE,
     MS_SHARED, MS_SLAVE, Step, path, text,
@@ -189,9 +189,9 @@ impl Steps<'_> {
         propagation: u64,
     ) {
         let fd = self.tree(source, true);
-        let kind = if kind == Kind::Dir { KIND_DIR } else { KIND_FILE };
+        let file_type = if kind == Kind::Dir { FileType::Dir } else { FileType::File };
         let (source, target) = (path(source), path(target));
-        self.push(Step::new(control, Op::Bind { source, target, attrs, propagation, kind, fd }));
+        self.push(Step::new(control, Op::Bind { source, target, attrs, propagation, file_type, fd }));
     }
 }
 
@@ -352,7 +352,7 @@ fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     report.enforce(control);
     for (at, _) in req.read_only {
-        steps.push(Step::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: 0 }));
+        steps.push(Step::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: false }));
     }
     for (at, kind) in req.masked.iter().chain(req.private) {
         let path = path(at);

@@ -81,7 +81,7 @@ fn overlays(req: &Request<'_>, steps: &mut Steps<'_>) {
             // A user namespace maps no owner of the host's: then they are the task's own.
             uid: if req.privileged { entry.owner.uid } else { req.user.0 },
             gid: if req.privileged { entry.owner.gid } else { req.user.1 },
-            userxattr: u8::from(!req.privileged),
+            userxattr: !req.privileged,
             attrs: req.attrs(0),
         };
         steps.push(Step::new(Control::HOST_FILES, op));
@@ -156,7 +156,7 @@ fn restricted(req: &Request<'_>, steps: &mut Steps<'_>) {
     }
     // One that lies in another too: a link may have led it out of there.
     for target in req.entries.iter().map(|e| e.target.as_path()).filter(|t| *t != Path::new("/")) {
-        let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: 1 };
+        let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: true };
         steps.push(Step::new(Control::HOST_FILES, op));
     }
 }
