@@ -5,7 +5,9 @@
 
 #![no_main]
 
-use cofferdam::wire::{Blob, Dup, Field, FileType, List, Op, Program, RECORD, Record, Step, Str};
+use cofferdam::wire::{
+    Blob, Dup, FDS, Field, FileType, List, Op, OpCode, Program, RECORD, Record, Step, Str,
+};
 use cofferdam::{Encoded, Plan};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -37,43 +39,52 @@ impl Made {
         let [x, y, z] = self.numbers;
         let (m, n) = (x as u32, y as u32);
         let strings: List<'_, Str<'_>> = strings.list();
-        let op = match self.code % 45 {
-            0 => Op::AwaitIdMaps {},
-            1 => Op::Session {},
-            2 => Op::Fds { map: dups.list() },
-            3 => Op::Join { fd: m, kind: n, path: a },
-            4 => Op::Unshare { flags: m },
-            5 => Op::Enter { fd: m, path: a },
-            6 => Op::OomScore { value: a },
-            7 => Op::Loopback {},
-            8 => Op::Hostname { name: a },
-            9 => Op::Propagation { flags: x },
-            10 => Op::Tree { fd: m, source: a, recursive: x & 1 != 0 },
-            11 => Op::RootTmpfs { attrs: x, options: strings },
-            12 => Op::RootBind { source: a, attrs: x, fd: z as u32 },
-            13 => Op::Dir { path: a, mode: m },
-            14 => Op::Bind { source: a, target: b, attrs: x, propagation: y, file_type: if z & 1 == 0 { FileType::Dir } else { FileType::File }, fd: z as u32 },
-            15 => Op::Mount { fs: a, target: b, attrs: x, options: strings },
-            16 => Op::Symlink { text: a, path: b },
-            17 => Op::Node { path: a, major: m, minor: n },
-            18 => Op::MaskFile { path: a },
-            19 => Op::MaskDir { path: a },
-            20 => Op::Restrict { path: a, attrs: x, must: y & 1 != 0 },
-            21 => Op::Seal { path: a, attrs: x },
-            22 => Op::PivotRoot {},
-            23 => Op::MoveRoot {},
-            24 => Op::Rlimit { resource: m, soft: y, hard: z },
-            25 => Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 },
-            26 => Op::Bounding { keep: x, last: n },
-            27 => Op::Ids { uid: m, gid: n, set_groups: z & 1 != 0, groups: words.list() },
-            28 => Op::Caps { permitted: x, inheritable: y, ambient: z },
-            29 => Op::NoNewPrivs {},
-            30 => Op::Cwd { path: a },
-            31 => Op::Umask { mask: m },
-            32 => Op::Null { streams: z as u8 },
-            33 => Op::NoUserNamespaces { program: Blob(&self.texts[1]) },
-            34 => Op::Upper { options: strings },
-            35 => Op::Overlay {
+        let op = match OpCode::ALL[usize::from(self.code) % OpCode::ALL.len()] {
+            OpCode::AwaitIdMaps => Op::AwaitIdMaps {},
+            OpCode::Session => Op::Session {},
+            OpCode::Fds => Op::Fds { map: dups.list() },
+            OpCode::Join => Op::Join { fd: m, kind: n, path: a },
+            OpCode::Unshare => Op::Unshare { flags: m },
+            OpCode::Enter => Op::Enter { fd: m, path: a },
+            OpCode::OomScore => Op::OomScore { value: a },
+            OpCode::Loopback => Op::Loopback {},
+            OpCode::Hostname => Op::Hostname { name: a },
+            OpCode::Propagation => Op::Propagation { flags: x },
+            OpCode::Tree => Op::Tree { fd: m, source: a, recursive: x & 1 != 0 },
+            OpCode::RootTmpfs => Op::RootTmpfs { attrs: x, options: strings },
+            OpCode::RootBind => Op::RootBind { source: a, attrs: x, fd: z as u32 },
+            OpCode::Dir => Op::Dir { path: a, mode: m },
+            OpCode::Bind => Op::Bind {
+                source: a,
+                target: b,
+                attrs: x,
+                propagation: y,
+                file_type: if z & 1 == 0 { FileType::Dir } else { FileType::File },
+                fd: z as u32,
+            },
+            OpCode::Mount => Op::Mount { fs: a, target: b, attrs: x, options: strings },
+            OpCode::Symlink => Op::Symlink { text: a, path: b },
+            OpCode::Node => Op::Node { path: a, major: m, minor: n },
+            OpCode::MaskFile => Op::MaskFile { path: a },
+            OpCode::MaskDir => Op::MaskDir { path: a },
+            OpCode::Restrict => Op::Restrict { path: a, attrs: x, must: y & 1 != 0 },
+            OpCode::Seal => Op::Seal { path: a, attrs: x },
+            OpCode::PivotRoot => Op::PivotRoot {},
+            OpCode::MoveRoot => Op::MoveRoot {},
+            OpCode::Rlimit => Op::Rlimit { resource: m, soft: y, hard: z },
+            OpCode::Fork => {
+                Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
+            }
+            OpCode::Bounding => Op::Bounding { keep: x, last: n },
+            OpCode::Ids => Op::Ids { uid: m, gid: n, set_groups: z & 1 != 0, groups: words.list() },
+            OpCode::Caps => Op::Caps { permitted: x, inheritable: y, ambient: z },
+            OpCode::NoNewPrivs => Op::NoNewPrivs {},
+            OpCode::Cwd => Op::Cwd { path: a },
+            OpCode::Umask => Op::Umask { mask: m },
+            OpCode::Null => Op::Null { streams: z as u8 },
+            OpCode::NoUserNamespaces => Op::NoUserNamespaces { program: Blob(&self.texts[1]) },
+            OpCode::Upper => Op::Upper { options: strings },
+            OpCode::Overlay => Op::Overlay {
                 source: a,
                 target: b,
                 fd: n,
@@ -84,18 +95,18 @@ impl Made {
                 userxattr: z & 1 != 0,
                 attrs: x,
             },
-            36 => Op::File { path: a, content: Blob(&self.texts[1]) },
-            37 => Op::Write { path: a, mode: m, uid: n, gid: n, content: Blob(&self.texts[1]) },
-            38 => Op::Empty { path: a },
-            39 => Op::Share { source: a, target: b },
-            40 => Op::UpperBind { source: a, fd: m },
-            41 => Op::Ordinary {},
-            42 => Op::Affinity {},
-            43 => Op::Filter { program: Blob(&self.texts[1]) },
-            44 => Op::Find { candidates: strings },
-            46 => Op::Landlock { fs: x, scoped: y },
-            45 => Op::Become { uid: m, gid: n },
-            _ => Op::Exec { args: strings, env: strings },
+            OpCode::File => Op::File { path: a, content: Blob(&self.texts[1]) },
+            OpCode::Write => Op::Write { path: a, mode: m, uid: n, gid: n, content: Blob(&self.texts[1]) },
+            OpCode::Empty => Op::Empty { path: a },
+            OpCode::Share => Op::Share { source: a, target: b },
+            OpCode::UpperBind => Op::UpperBind { source: a, fd: m },
+            OpCode::Ordinary => Op::Ordinary {},
+            OpCode::Affinity => Op::Affinity {},
+            OpCode::Filter => Op::Filter { program: Blob(&self.texts[1]) },
+            OpCode::Find => Op::Find { candidates: strings },
+            OpCode::Landlock => Op::Landlock { fs: x, scoped: y },
+            OpCode::Become => Op::Become { uid: m, gid: n },
+            OpCode::Exec => Op::Exec { args: strings, env: strings },
         };
         Step { optional: self.optional, op }.encode(into);
     }
@@ -122,7 +133,9 @@ fn bytes(input: &Input) -> Vec<u8> {
             let at = usize::from(*at) % bytes.len();
             bytes[at] ^= bits;
         }
-        _ => assert!(fds.list::<u32>().len() > 256 || Program::decode(&mut bytes.as_slice()).is_ok()),
+        _ => {
+            assert!(fds.list::<u32>().len() > FDS as usize || Program::decode(&mut bytes.as_slice()).is_ok())
+        }
     }
     bytes
 }
@@ -134,7 +147,7 @@ fuzz_target!(|input: Input| {
     let mut again = Vec::new();
     program.encode(&mut again);
     assert_eq!(again, bytes, "another encoding of the same program");
-    assert!(program.fds.len() <= 256);
+    assert!(program.fds.len() <= FDS as usize);
     // Whoever walks a list meets all that it says it has.
     assert_eq!(program.steps.iter().count(), program.steps.len());
     assert_eq!(program.fds.iter().count(), program.fds.len());
