@@ -5,41 +5,50 @@
 //! mountinfo. Every layer must be mounted in this namespace, so the tmpfs stands over `/`, where the root
 //! covers it at once and `pivot_root` takes both away; the overlays keep it.
 
-use crate::State;
-use crate::place::{exists_is_fine, mount_point};
-use crate::step::{At, Done, MS_PRIVATE, attach, new_mount, take_fd};
+use crate::call::{At, Done};
+use crate::mount::{UPPER_ATTRS, attach, new_mount};
+use crate::paths::{allow_existing, open_mount_point};
+use crate::state::Init;
 use crate::sys::{self, Z};
+use crate::uapi::{EEXIST, EINVAL, MS_PRIVATE, O_DIRECTORY, O_NOFOLLOW, O_PATH};
 use crate::wire::{FileType, List, Op, Str};
 
 /// Mounts the tmpfs.
-pub fn upper(state: &mut State, options: List<'static, Str<'static>>) -> Done {
-    let (tree, calls) = new_mount(c"tmpfs", 0x6 /* NOSUID|NODEV */, options)?;
-    state.upper = tree;
+pub fn mount_upper_tmpfs(init: &mut Init, options: List<'static, Str<'static>>) -> Done {
+    let (tree, calls) = new_mount(c"tmpfs", UPPER_ATTRS, options)?;
+    init.upper = tree;
     sys::move_mount_over_root(tree).at(calls)
+}
+
+/// Mounts a directory of the host instead.
+pub fn mount_upper_dir(init: &mut Init, fd: u32) -> Done {
+    init.upper = init.take_fd(fd);
+    sys::mount_setattr(init.upper, UPPER_ATTRS, MS_PRIVATE, false).at(0)?;
+    sys::move_mount_over_root(init.upper).at(1)
 }
 
 /// Mounts an overlay. Its lower layer is attached where the overlay comes to lie, and detached once the overlay has it:
 /// most kernels take no layer that is mounted nowhere.
-pub fn mount(state: &mut State, op: &Op<'static>) -> Done {
+pub fn mount_overlay(init: &mut Init, op: &Op<'static>) -> Done {
     let Op::Overlay { fd, target, name, mode, uid, gid, userxattr, attrs, .. } = *op else {
-        return Err(sys::EINVAL).at(0);
+        return Err(EINVAL).at(0);
     };
-    let lower = take_fd(state, fd);
-    exists_is_fine(sys::mkdirat(state.upper, name, 0o700)).at(0)?;
-    let flags = sys::O_PATH | sys::O_DIRECTORY | sys::O_NOFOLLOW;
-    let layer = sys::openat(state.upper, name, flags, 0).at(1)?;
+    let lower = init.take_fd(fd);
+    allow_existing(sys::mkdirat(init.upper, name, 0o700)).at(0)?;
+    let flags = O_PATH | O_DIRECTORY | O_NOFOLLOW;
+    let layer = sys::openat(init.upper, name, flags, 0).at(1)?;
     // One that is there is that of an earlier sandbox, and keeps what it has.
     match sys::mkdirat(layer, c"upper", 0o700) {
-        Err(sys::EEXIST) => {}
+        Err(EEXIST) => {}
         made => {
             made.at(2)?;
             sys::fchownat(layer, c"upper", uid, gid).at(3)?;
             sys::fchmodat(layer, c"upper", mode).at(4)?;
         }
     }
-    exists_is_fine(sys::mkdirat(layer, c"work", 0o700)).at(5)?;
+    allow_existing(sys::mkdirat(layer, c"work", 0o700)).at(5)?;
     sys::mount_setattr(lower, 0, MS_PRIVATE, false).at(6)?;
-    let at = mount_point(state, target, FileType::Dir, sys::IN_ROOT).at(7)?;
+    let at = open_mount_point(init, target, FileType::Dir, sys::IN_ROOT).at(7)?;
     sys::move_mount(lower, at).at(8)?;
     let context = sys::fsopen(c"overlay").at(9)?;
     let mut calls = 9;
@@ -56,7 +65,7 @@ pub fn mount(state: &mut State, op: &Op<'static>) -> Done {
     }
     sys::fsconfig_create(context).at(calls + 1)?;
     let tree = sys::fsmount(context, attrs).at(calls + 2)?;
-    sys::detach(FdPath::new(lower, b"").z()).at(calls + 3)?;
+    sys::unmount(FdPath::new(lower, b"").z()).at(calls + 3)?;
     for fd in [context, lower, layer] {
         sys::close(fd);
     }

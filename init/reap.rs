@@ -6,37 +6,24 @@
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So at no
 //! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
 
-use crate::step::{At, Refused, becomes, take_fd};
-use crate::arch::nr;
+use crate::arch::{self, nr};
+use crate::call::{At, CallFailed, Done};
+use crate::credentials::{drop_bounding, set_ids};
+use crate::state::{FAILED, Init};
 use crate::sys::{self, PollFd};
+use crate::uapi::{
+    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, EINVAL, EPERM, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_SET_NO_NEW_PRIVS, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
+};
 use crate::wire::{Op, Record};
-use crate::{FAILED, State, obey};
 
-/// Ends the child after a refusal, and says so to the PID 1 that waits for its exec.
-pub fn abandon(state: &State) -> ! {
-    if state.pid1 >= 0 {
-        let _ = sys::send(state.pid1, b"f");
-    }
-    sys::exit(FAILED)
-}
-
-/// Forks the child that does the steps after `index`, and stays.
-pub fn fork_and_stay(state: &mut State, index: usize, op: &Op<'static>) -> ! {
-    match fork(state, index, op) {
-        Ok((signals, caller, child)) => stay(state.status, signals, caller, child),
-        Err(Refused { call, errno }) => {
-            state.tell(Record::Failed { step: index as u32, call, errno });
-            sys::exit(FAILED)
-        }
-    }
-}
-
-/// Forks, sheds, lets the child go on and waits until it has executed the command. Gives the descriptor for SIGCHLD,
-/// the caller's pidfd and the child's PID.
-fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32, i32), Refused> {
-    let Op::Fork { caller, .. } = *op else { return Err(sys::EINVAL).at(0) };
-    let caller = take_fd(state, caller);
-    let signals = sys::child_signals().unwrap_or(-1);
+/// Forks. Returns in the child, once PID 1 has given up its rights. PID 1 stays and reaps; it returns only when a call
+/// is refused before the child goes on.
+pub fn fork_and_reap(init: &mut Init, op: &Op<'static>) -> Done {
+    let Op::Fork { caller, .. } = *op else { return Err(EINVAL).at(0) };
+    let caller = init.take_fd(caller);
+    // Without it PID 1 blocks in wait4(2) and does not see the end of the caller.
+    let signals = sys::open_child_signals().unwrap_or(-1);
     let (ours, theirs) = sys::socketpair().at(1)?;
     let mut pidfd = -1;
     let child = sys::fork(&mut pidfd).at(2)?;
@@ -44,40 +31,44 @@ fn fork(state: &mut State, index: usize, op: &Op<'static>) -> Result<(i32, i32, 
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
-        state.pid1 = theirs;
+        init.pid1 = theirs;
         if sys::recv(theirs, &mut [0u8; 1]) != Ok(1) {
             sys::exit(FAILED);
         }
-        obey(state, index + 1)
+        return Ok(());
     }
     sys::close(theirs);
-    shed(op, [state.status, signals, caller, ours, pidfd])?;
-    // SAFETY: the child has a copy of its own; what follows reads neither the plan nor the program decoded from it.
-    unsafe { sys::unmap(state.plan) };
+    drop_rights(op, [init.status, signals, caller, ours, pidfd])?;
+    // SAFETY: the child has a copy of its own. What follows here, and in `run_steps` after a failure, reads neither the
+    // plan nor the lists and strings decoded from it.
+    unsafe { sys::unmap(init.plan) };
     sys::send(ours, b"g").at(LAST_CALL)?;
-    // A byte: a step was refused, and the child has told the parent. The end: exec closed the child's end. The parent may
-    // go meanwhile.
-    let mut fds = [ours, state.status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
-    while fds.iter().all(|fd| fd.revents == 0) {
-        let _ = sys::poll(&mut fds);
-    }
-    if fds[1].revents != 0 || fds[2].revents != 0 || sys::recv(ours, &mut [0u8; 1]) != Ok(0) {
-        sys::exit(FAILED);
-    }
-    let _ = sys::send_fd(state.status, &Record::Running.encode(), pidfd);
+    await_exec(init.status, ours, caller);
+    let _ = sys::send_fd(init.status, &Record::Running.encode(), pidfd);
     sys::close(pidfd);
     sys::close(ours);
-    Ok((signals, caller, child))
+    reap_until_exit(init.status, signals, caller, child)
 }
-
-const POLLIN: i16 = 1;
 
 /// Index of the last line of the operation, however many come before it.
 const LAST_CALL: usize = u8::MAX as usize;
 
+/// Returns once the child has executed the command, which closes its end of the socket. Ends when the child sends a byte:
+/// a step was refused, and the child has reported it. Ends when the parent is gone.
+fn await_exec(status: i32, child: i32, caller: i32) {
+    let mut fds = [child, status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+    while fds.iter().all(|fd| fd.revents == 0) {
+        let _ = sys::poll(&mut fds);
+    }
+    let [_, status, caller] = fds;
+    if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1]) != Ok(0) {
+        sys::exit(FAILED);
+    }
+}
+
 /// Gives up everything that reaping does not need. Bounding set and groups come first: they take capabilities.
-fn shed(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), Refused> {
-    let Op::Fork { uid, gid, set_groups, last, .. } = *op else { return Err(sys::EINVAL).at(0) };
+fn drop_rights(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), CallFailed> {
+    let Op::Fork { uid, gid, set_groups, last, .. } = *op else { return Err(EINVAL).at(0) };
     kept.sort_unstable();
     let mut first = 0;
     for fd in kept {
@@ -87,19 +78,17 @@ fn shed(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), Refused> {
         first = fd + 1;
     }
     sys::close_range(first, u32::MAX).at(3)?;
-    for cap in 0..=last.min(63) {
-        sys::prctl(24 /* PR_CAPBSET_DROP */, cap as usize, 0).at(4)?;
-    }
+    drop_bounding(0, last, 4)?;
     if set_groups {
         sys::setgroups(&[], 0).at(5)?;
     }
     let calls = 5 + usize::from(set_groups);
-    becomes(uid, gid, calls)?;
-    sys::prctl(47 /* PR_CAP_AMBIENT */, 4 /* CLEAR_ALL */, 0).at(calls + 3)?;
+    set_ids(uid, gid, calls)?;
+    sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(calls + 3)?;
     sys::capset(0, 0).at(calls + 4)?;
-    sys::prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0).at(calls + 5)?;
+    sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(calls + 5)?;
     // A kernel that refuses it refuses the task's own filter too, and the plan says what that means.
-    let _ = sys::seccomp(&FILTER);
+    let _ = sys::seccomp(FILTER.as_flattened());
     Ok(())
 }
 
@@ -114,72 +103,59 @@ const CALLS: [usize; 11] = [
     nr::WAIT4,
     nr::PPOLL,
     nr::EXIT_GROUP,
-    RT_SIGRETURN,
-    RESTART_SYSCALL,
+    nr::RT_SIGRETURN,
+    nr::RESTART_SYSCALL,
 ];
-const RT_SIGRETURN: usize = 15;
-/// What the kernel itself makes of a call that a stop interrupted.
-const RESTART_SYSCALL: usize = 219;
 
-/// An array of `struct sock_filter`: code, jump if true, jump if false, operand.
-const FILTER: [u8; 8 * (CALLS.len() + 5)] = {
-    const LOAD: u16 = 0x20;
-    const EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let mut bytes = [0; 8 * (CALLS.len() + 5)];
+/// An array of `struct sock_filter`.
+const FILTER: [[u8; 8]; CALLS.len() + 5] = {
     let over = CALLS.len() as u8;
-    put(&mut bytes, 0, LOAD, [0, 0], 4); // the architecture
-    put(&mut bytes, 1, EQUAL, [0, over + 1], 0xc000_003e);
-    put(&mut bytes, 2, LOAD, [0, 0], 0); // the number
+    let mut filter = [instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ALLOW); CALLS.len() + 5];
+    filter[0] = instruction(BPF_LOAD, [0, 0], 4); // the architecture
+    filter[1] = instruction(BPF_JUMP_IF_EQUAL, [0, over + 1], arch::AUDIT_ARCH);
+    filter[2] = instruction(BPF_LOAD, [0, 0], 0); // the number
     let mut i = 0;
     while i < CALLS.len() {
-        put(&mut bytes, 3 + i, EQUAL, [over - i as u8, 0], CALLS[i] as u32);
+        filter[3 + i] = instruction(BPF_JUMP_IF_EQUAL, [over - i as u8, 0], CALLS[i] as u32);
         i += 1;
     }
-    put(&mut bytes, 3 + i, RETURN, [0, 0], 0x0005_0000 | 1); // EPERM
-    put(&mut bytes, 4 + i, RETURN, [0, 0], 0x7fff_0000); // allow
-    bytes
+    filter[3 + i] = instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ERRNO | EPERM as u32);
+    filter
 };
 
-const fn put(bytes: &mut [u8], at: usize, code: u16, [yes, no]: [u8; 2], k: u32) {
-    let ([a, b], [c, d, e, f]) = (code.to_ne_bytes(), k.to_ne_bytes());
-    let instruction = [a, b, yes, no, c, d, e, f];
-    let mut i = 0;
-    while i < 8 {
-        bytes[8 * at + i] = instruction[i];
-        i += 1;
-    }
+/// A `struct sock_filter`: code, jump if true, jump if false, operand.
+const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
+    let ([a, b], [c, d, e, f]) = (code.to_ne_bytes(), operand.to_ne_bytes());
+    [a, b, yes, no, c, d, e, f]
 }
 
-/// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then
-/// kills the whole namespace. The end of the socket alone does not tell: a fork of the parent may hold it open.
-fn stay(status: i32, signals: i32, caller: i32, task: i32) -> ! {
-    let mut fds = [
-        PollFd { fd: signals, events: POLLIN, revents: 0 },
-        PollFd { fd: status, events: POLLIN, revents: 0 },
-        PollFd { fd: caller, events: POLLIN, revents: 0 },
-    ];
+/// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then kills the whole
+/// namespace. The end of the socket alone is no sign of that: a fork of the parent may hold it open.
+fn reap_until_exit(status: i32, signals: i32, caller: i32, task: i32) -> ! {
+    let mut fds = [signals, status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     loop {
-        reap_all(status, task, signals < 0);
+        reap_ended(status, task, signals < 0);
         if sys::poll(&mut fds).is_err() {
             continue;
         }
-        if fds[0].revents != 0 {
+        let [of_signals, of_status, of_caller] = &mut fds;
+        if of_signals.revents != 0 {
             let _ = sys::read(signals, &mut [0u8; 128]);
         }
-        if fds[1].revents != 0 {
+        if of_status.revents != 0 {
             match sys::recv(status, &mut [0u8; 1]) {
                 // Any byte: the parent lets the task live on without it.
-                Ok(1) => (fds[1].fd, fds[2].fd) = (-1, -1),
+                Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
                 _ => sys::exit(FAILED),
             }
-        } else if fds[2].revents != 0 {
+        } else if of_caller.revents != 0 {
             sys::exit(FAILED);
         }
     }
 }
 
-fn reap_all(status: i32, task: i32, block: bool) {
+/// Reaps every process that has ended, the task with its record.
+fn reap_ended(status: i32, task: i32, block: bool) {
     while let Ok((pid, how)) = sys::wait_any(block) {
         if pid == 0 {
             return;

@@ -4,37 +4,11 @@
 //! arguments are numbers, or they are references and slices that outlive the call.
 
 use crate::arch::{nr, syscall};
+use crate::uapi::*;
 use crate::wire::Str;
 
 /// errno, positive.
 pub type Errno = i32;
-
-/// EPERM.
-pub const EPERM: Errno = 1;
-/// ENOENT.
-pub const ENOENT: Errno = 2;
-/// EINTR.
-pub const EINTR: Errno = 4;
-/// EACCES.
-pub const EACCES: Errno = 13;
-/// EBUSY.
-pub const EBUSY: Errno = 16;
-/// EEXIST.
-pub const EEXIST: Errno = 17;
-/// ELOOP.
-pub const ELOOP: Errno = 40;
-/// ENOTDIR.
-pub const ENOTDIR: Errno = 20;
-/// EINVAL.
-pub const EINVAL: Errno = 22;
-/// ESTALE.
-pub const ESTALE: Errno = 116;
-/// ETXTBSY.
-pub const ETXTBSY: Errno = 26;
-/// ENOSYS.
-pub const ENOSYS: Errno = 38;
-/// AT_FDCWD.
-pub const CWD: i32 = -100;
 
 fn check(ret: isize) -> Result<usize, Errno> {
     if ret < 0 { Err(-ret as Errno) } else { Ok(ret as usize) }
@@ -91,7 +65,7 @@ pub fn map(fd: i32) -> Option<&'static [u8]> {
     call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0]).ok()?;
     // st_size is the seventh word of struct stat on x86_64.
     let len = stat[6] as usize;
-    let base = call(nr::MMAP, [0, len, 1 /* PROT_READ */, 2 /* MAP_PRIVATE */, fd as usize, 0]).ok()?;
+    let base = call(nr::MMAP, [0, len, PROT_READ, MAP_PRIVATE, fd as usize, 0]).ok()?;
     // SAFETY: the kernel mapped len readable bytes at base; the memfd is sealed against change and
     // shrinking, and who unmaps it promises to read it no more.
     Some(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
@@ -106,9 +80,9 @@ pub unsafe fn unmap(bytes: &'static [u8]) {
 }
 
 /// Anonymous memory of at least `words` machine words, zeroed, never given back.
-pub fn words(words: usize) -> Result<&'static mut [usize], Errno> {
+pub fn map_words(words: usize) -> Result<&'static mut [usize], Errno> {
     let len = words.saturating_mul(8).max(8);
-    let base = call(nr::MMAP, [0, len, 3, 0x22 /* PRIVATE|ANONYMOUS */, usize::MAX, 0])?;
+    let base = call(nr::MMAP, [0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, usize::MAX, 0])?;
     // SAFETY: a fresh anonymous mapping of len bytes, page-aligned, that nobody else knows.
     Ok(unsafe { core::slice::from_raw_parts_mut(base as *mut usize, words) })
 }
@@ -148,7 +122,7 @@ pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
 
 /// send(2) with MSG_NOSIGNAL.
 pub fn send(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
-    call(nr::SENDTO, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0x4000, 0, 0]).map(drop)
+    call(nr::SENDTO, [fd as usize, bytes.as_ptr() as usize, bytes.len(), MSG_NOSIGNAL, 0, 0]).map(drop)
 }
 
 /// recv(2); 0 is the end of the stream.
@@ -164,28 +138,28 @@ pub fn recv(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
 /// Sends `bytes` with one descriptor (SCM_RIGHTS, unix(7)).
 pub fn send_fd(socket: i32, bytes: &[u8], fd: i32) -> Result<(), Errno> {
     let iov = [bytes.as_ptr() as usize, bytes.len()];
-    // struct cmsghdr { len = 20, SOL_SOCKET = 1, SCM_RIGHTS = 1 }, one int, padding.
-    let control: [u32; 6] = [20, 0, 1, 1, fd as u32, 0];
+    // struct cmsghdr, of 20 bytes with its int, and padding.
+    let control: [u32; 6] = [20, 0, SOL_SOCKET, SCM_RIGHTS, fd as u32, 0];
     let message: [usize; 7] = [0, 0, addr(&iov), 1, addr(&control), 24, 0];
-    call(nr::SENDMSG, [socket as usize, addr(&message), 0x4000, 0, 0, 0]).map(drop)
+    call(nr::SENDMSG, [socket as usize, addr(&message), MSG_NOSIGNAL, 0, 0, 0]).map(drop)
 }
 
 /// socketpair(AF_UNIX, SOCK_SEQPACKET), close-on-exec.
 pub fn socketpair() -> Result<(i32, i32), Errno> {
     let mut pair = [-1i32; 2];
-    call(nr::SOCKETPAIR, [1, 5 | 0o2000000, 0, addr_mut(&mut pair), 0, 0])?;
-    Ok((pair[0], pair[1]))
+    call(nr::SOCKETPAIR, [AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, addr_mut(&mut pair), 0, 0])?;
+    let [one, other] = pair;
+    Ok((one, other))
 }
 
 /// clone(2) as fork does it, with a pidfd of the child. 0 in the child, which has a copy of all memory.
 pub fn fork(pidfd: &mut i32) -> Result<i32, Errno> {
-    const FLAGS: usize = 0x1000 /* CLONE_PIDFD */ | 17 /* SIGCHLD */;
-    call(nr::CLONE, [FLAGS, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
+    call(nr::CLONE, [CLONE_PIDFD | SIGCHLD, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
 }
 
 /// fcntl(F_DUPFD_CLOEXEC).
 pub fn dup_above(fd: i32, least: i32) -> Result<i32, Errno> {
-    call(nr::FCNTL, [fd as usize, 1030, least as usize, 0, 0, 0]).map(|fd| fd as i32)
+    call(nr::FCNTL, [fd as usize, F_DUPFD_CLOEXEC, least as usize, 0, 0, 0]).map(|fd| fd as i32)
 }
 
 /// dup3(2) without O_CLOEXEC.
@@ -199,8 +173,8 @@ pub fn setsid() -> Result<(), Errno> {
 }
 
 /// keyctl(KEYCTL_JOIN_SESSION_KEYRING): a new anonymous one.
-pub fn new_session_keyring() -> Result<(), Errno> {
-    call(nr::KEYCTL, [1, 0, 0, 0, 0, 0]).map(drop)
+pub fn join_new_keyring() -> Result<(), Errno> {
+    call(nr::KEYCTL, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0]).map(drop)
 }
 
 /// umask(2).
@@ -209,9 +183,9 @@ pub fn umask(mask: u32) {
 }
 
 /// rt_sigaction(2): the default disposition for every signal.
-pub fn default_signals() {
+pub fn reset_signals() {
     let action = [0usize; 4];
-    for signal in 1..=64 {
+    for signal in 1..=NSIG {
         let _ = call(nr::RT_SIGACTION, [signal, addr(&action), 0, 8, 0, 0]);
     }
 }
@@ -219,13 +193,13 @@ pub fn default_signals() {
 /// rt_sigprocmask(2): no signal blocked.
 pub fn unblock_signals() -> Result<(), Errno> {
     let none = 0u64;
-    call(nr::RT_SIGPROCMASK, [2 /* SIG_SETMASK */, addr(&none), 0, 8, 0, 0]).map(drop)
+    call(nr::RT_SIGPROCMASK, [SIG_SETMASK, addr(&none), 0, 8, 0, 0]).map(drop)
 }
 
 /// signalfd4(2) for SIGCHLD, close-on-exec.
-pub fn child_signals() -> Result<i32, Errno> {
-    let mask = 1u64 << (17 - 1);
-    call(nr::SIGNALFD4, [usize::MAX, addr(&mask), 8, 0o2000000, 0, 0]).map(|fd| fd as i32)
+pub fn open_child_signals() -> Result<i32, Errno> {
+    let mask = 1u64 << (SIGCHLD - 1);
+    call(nr::SIGNALFD4, [usize::MAX, addr(&mask), 8, SFD_CLOEXEC, 0, 0]).map(|fd| fd as i32)
 }
 
 /// struct pollfd.
@@ -245,7 +219,7 @@ pub fn poll(fds: &mut [PollFd; 3]) -> Result<(), Errno> {
 }
 
 /// Sleeps for some milliseconds, by ppoll(2) on nothing.
-pub fn pause(milliseconds: usize) {
+pub fn sleep_ms(milliseconds: usize) {
     let time = [0usize, milliseconds * 1_000_000];
     let _ = call(nr::PPOLL, [0, 0, addr(&time), 0, 0, 0]);
 }
@@ -253,7 +227,7 @@ pub fn pause(milliseconds: usize) {
 /// wait4(2) for any child: `(pid, status)`; pid 0 when none has ended and `block` is false.
 pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
     let mut status = 0i32;
-    let options = 0x4000_0000 /* __WALL */ | usize::from(!block);
+    let options = WALL | if block { 0 } else { WNOHANG };
     let pid = call(nr::WAIT4, [usize::MAX, addr_mut(&mut status), options, 0, 0, 0])?;
     Ok((pid as i32, status))
 }
@@ -264,24 +238,24 @@ pub fn prctl(option: usize, a: usize, b: usize) -> Result<usize, Errno> {
 }
 
 /// sched_setscheduler(2): SCHED_OTHER.
-pub fn normal_policy() -> Result<(), Errno> {
+pub fn reset_scheduler() -> Result<(), Errno> {
     let priority = 0i32;
-    call(nr::SCHED_SETSCHEDULER, [0, 0, addr(&priority), 0, 0, 0]).map(drop)
+    call(nr::SCHED_SETSCHEDULER, [0, SCHED_OTHER, addr(&priority), 0, 0, 0]).map(drop)
 }
 
 /// setpriority(2) of this process: nice 0.
-pub fn normal_nice() -> Result<(), Errno> {
-    call(nr::SETPRIORITY, [0; 6]).map(drop)
+pub fn reset_nice() -> Result<(), Errno> {
+    call(nr::SETPRIORITY, [PRIO_PROCESS, 0, 0, 0, 0, 0]).map(drop)
 }
 
 /// ioprio_set(2) of this process: as nice says.
-pub fn normal_io_priority() -> Result<(), Errno> {
-    call(nr::IOPRIO_SET, [1, 0, 0, 0, 0, 0]).map(drop)
+pub fn reset_io_priority() -> Result<(), Errno> {
+    call(nr::IOPRIO_SET, [IOPRIO_WHO_PROCESS, 0, 0, 0, 0, 0]).map(drop)
 }
 
 /// set_mempolicy(2): MPOL_DEFAULT.
-pub fn default_memory_policy() -> Result<(), Errno> {
-    call(nr::SET_MEMPOLICY, [0; 6]).map(drop)
+pub fn reset_memory_policy() -> Result<(), Errno> {
+    call(nr::SET_MEMPOLICY, [MPOL_DEFAULT, 0, 0, 0, 0, 0]).map(drop)
 }
 
 /// personality(2).
@@ -290,7 +264,7 @@ pub fn personality(value: usize) -> Result<(), Errno> {
 }
 
 /// sched_setaffinity(2) to every processor; the kernel keeps to those of the cpuset.
-pub fn any_processor() -> Result<(), Errno> {
+pub fn allow_all_processors() -> Result<(), Errno> {
     let all = [u64::MAX; 128];
     call(nr::SCHED_SETAFFINITY, [0, 1024, addr(&all), 0, 0, 0]).map(drop)
 }
@@ -299,7 +273,8 @@ pub fn any_processor() -> Result<(), Errno> {
 /// The program is an array of `struct sock_filter`, of eight bytes each.
 pub fn seccomp(filter: &[u8]) -> Result<(), Errno> {
     let program = [filter.len() / 8, filter.as_ptr() as usize];
-    call(nr::SECCOMP, [1, 4, addr(&program), 0, 0, 0]).map(drop)
+    call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, addr(&program), 0, 0, 0])
+        .map(drop)
 }
 
 /// landlock_create_ruleset(2), with `struct landlock_ruleset_attr` as of ABI 6. Older ones take it if the rest is zero.
@@ -311,8 +286,9 @@ pub fn landlock_create_ruleset(fs: u64, scoped: u64) -> Result<i32, Errno> {
 /// landlock_add_rule(2): LANDLOCK_ACCESS_FS_REFER below a directory.
 pub fn landlock_allow_refer(ruleset: i32, dir: i32) -> Result<(), Errno> {
     // struct landlock_path_beneath_attr, which is packed: the access, then the descriptor.
-    let attr = [1u32 << 13, 0, dir as u32];
-    call(nr::LANDLOCK_ADD_RULE, [ruleset as usize, 1, addr(&attr), 0, 0, 0]).map(drop)
+    let attr = [LANDLOCK_ACCESS_FS_REFER, 0, dir as u32];
+    call(nr::LANDLOCK_ADD_RULE, [ruleset as usize, LANDLOCK_RULE_PATH_BENEATH, addr(&attr), 0, 0, 0])
+        .map(drop)
 }
 
 /// landlock_restrict_self(2).
@@ -336,20 +312,21 @@ pub fn sethostname(name: &[u8]) -> Result<(), Errno> {
 }
 
 /// socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC).
-pub fn inet_socket() -> Result<i32, Errno> {
-    call(nr::SOCKET, [2, 2 | 0o2000000, 0, 0, 0, 0]).map(|fd| fd as i32)
+pub fn open_inet_socket() -> Result<i32, Errno> {
+    call(nr::SOCKET, [AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0]).map(|fd| fd as i32)
 }
 
 /// ioctl(SIOCSIFFLAGS) on `lo`: up and running (netdevice(7)).
-pub fn loopback_up(socket: i32) -> Result<(), Errno> {
-    let mut request = [0u8; 40];
-    request[..2].copy_from_slice(b"lo");
-    request[16] = 0x41; // IFF_UP | IFF_RUNNING
-    call(nr::IOCTL, [socket as usize, 0x8914, addr(&request), 0, 0, 0]).map(drop)
+pub fn bring_up_loopback(socket: i32) -> Result<(), Errno> {
+    // struct ifreq: sixteen bytes of name, then the flags.
+    let mut request = [[0u8; 8]; 5];
+    request[0] = *b"lo\0\0\0\0\0\0";
+    request[2] = [IFF_UP | IFF_RUNNING, 0, 0, 0, 0, 0, 0, 0];
+    call(nr::IOCTL, [socket as usize, SIOCSIFFLAGS, addr(&request), 0, 0, 0]).map(drop)
 }
 
 /// prlimit64(2) on ourselves.
-pub fn rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limits = [soft, hard];
     call(nr::PRLIMIT64, [0, resource as usize, addr(&limits), 0, 0, 0]).map(drop)
 }
@@ -371,7 +348,7 @@ pub fn setresuid(uid: u32) -> Result<(), Errno> {
 
 /// capset(2), effective as permitted.
 pub fn capset(permitted: u64, inheritable: u64) -> Result<(), Errno> {
-    let header = [0x2008_0522u32, 0];
+    let header = [LINUX_CAPABILITY_VERSION_3, 0];
     let (p, i) = (permitted, inheritable);
     let data = [p as u32, p as u32, i as u32, (p >> 32) as u32, (p >> 32) as u32, (i >> 32) as u32];
     call(nr::CAPSET, [addr(&header), addr(&data), 0, 0, 0, 0]).map(drop)
@@ -383,24 +360,14 @@ pub fn openat(dir: i32, path: impl Into<Z>, flags: usize, mode: u32) -> Result<i
         .map(|fd| fd as i32)
 }
 
-/// O_CLOEXEC.
-const O_CLOEXEC: usize = 0o2000000;
-/// O_RDWR.
-pub const O_RDWR: usize = 0o2;
-/// O_PATH.
-pub const O_PATH: usize = 0o10000000;
-/// O_DIRECTORY.
-pub const O_DIRECTORY: usize = 0o200000;
-/// O_NOFOLLOW.
-pub const O_NOFOLLOW: usize = 0o400000;
 /// O_CREAT | O_EXCL | O_NOFOLLOW, for writing.
-pub const O_NEW: usize = 0o1 | 0o100 | 0o200 | 0o400000;
-/// RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS.
-pub const IN_ROOT: u64 = 0x10 | 0x02;
-/// RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS, from wherever it starts.
-pub const PLAIN: u64 = 0x04 | 0x02;
-/// RESOLVE_NO_SYMLINKS besides.
-pub const NO_LINKS: u64 = IN_ROOT | 0x04;
+pub const O_NEW: usize = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
+/// Resolution that does not leave the root.
+pub const IN_ROOT: u64 = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+/// Resolution from anywhere that follows no link.
+pub const NO_LINKS: u64 = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+/// Resolution that does not leave the root and follows no link.
+pub const IN_ROOT_NO_LINKS: u64 = RESOLVE_IN_ROOT | NO_LINKS;
 
 /// openat2(2), close-on-exec.
 pub fn openat2(dir: i32, path: impl Into<Z>, flags: usize, resolve: u64) -> Result<i32, Errno> {
@@ -420,8 +387,7 @@ pub fn mkdirat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
 
 /// fchownat(2) of a name in `dir`, no link followed.
 pub fn fchownat(dir: i32, name: impl Into<Z>, uid: u32, gid: u32) -> Result<(), Errno> {
-    let args =
-        [dir as usize, name.into().0, uid as usize, gid as usize, 0x100 /* AT_SYMLINK_NOFOLLOW */, 0];
+    let args = [dir as usize, name.into().0, uid as usize, gid as usize, AT_SYMLINK_NOFOLLOW, 0];
     call(nr::FCHOWNAT, args).map(drop)
 }
 
@@ -439,7 +405,7 @@ pub fn fchmodat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
 /// mknodat(2) of a character device, mode 0666.
 pub fn mknodat(dir: i32, name: impl Into<Z>, major: u32, minor: u32) -> Result<(), Errno> {
     let device = ((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)) as usize;
-    call(nr::MKNODAT, [dir as usize, name.into().0, 0o020666, device, 0, 0]).map(drop)
+    call(nr::MKNODAT, [dir as usize, name.into().0, S_IFCHR | 0o666, device, 0, 0]).map(drop)
 }
 
 /// symlinkat(2).
@@ -450,8 +416,9 @@ pub fn symlinkat(text: impl Into<Z>, dir: i32, name: impl Into<Z>) -> Result<(),
 /// Whether `path` is a regular file, by statx(2).
 pub fn is_regular(path: impl Into<Z>) -> Result<bool, Errno> {
     let mut buffer = [0u16; 128];
-    call(nr::STATX, [CWD as usize, path.into().0, 0, 1 /* STATX_TYPE */, addr_mut(&mut buffer), 0])?;
-    Ok(buffer[14] & 0o170000 == 0o100000)
+    call(nr::STATX, [AT_FDCWD as usize, path.into().0, 0, STATX_TYPE, addr_mut(&mut buffer), 0])?;
+    // stx_mode is the half-word at 0x1c.
+    Ok(buffer[14] & S_IFMT == S_IFREG)
 }
 
 /// The id of the mount that a path is on (statx(2), Linux 5.8); an empty one is `dir` itself.
@@ -462,9 +429,8 @@ pub fn mount_id(dir: i32, path: impl Into<Z>) -> Result<u64, Errno> {
 /// Whether two descriptors refer to the same file or directory, through whatever mounts.
 pub fn same_object(one: i32, other: i32) -> Result<bool, Errno> {
     let of = |fd: i32| {
-        const INO: usize = 0x100;
         let mut buffer = [0u64; 32];
-        let args = [fd as usize, Z::from(c"").0, AT_EMPTY_PATH, INO, addr_mut(&mut buffer), 0];
+        let args = [fd as usize, Z::from(c"").0, AT_EMPTY_PATH, STATX_INO, addr_mut(&mut buffer), 0];
         // stx_ino is the word at 0x20, stx_dev_major and stx_dev_minor that at 0x88.
         call(nr::STATX, args).map(|_| (buffer[4], buffer[17]))
     };
@@ -477,13 +443,12 @@ pub fn same_place(one: i32, other: i32) -> Result<bool, Errno> {
 }
 
 fn mount_and_inode(dir: i32, path: impl Into<Z>) -> Result<(u64, u64), Errno> {
-    const INO: usize = 0x100;
-    const MNT_ID: usize = 0x1000;
     let mut buffer = [0u64; 32];
-    let args = [dir as usize, path.into().0, AT_EMPTY_PATH, INO | MNT_ID, addr_mut(&mut buffer), 0];
+    let args =
+        [dir as usize, path.into().0, AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, addr_mut(&mut buffer), 0];
     call(nr::STATX, args)?;
     // stx_mask is the first half of the first word, stx_ino the word at 0x20, stx_mnt_id that at 0x90.
-    if buffer[0] as usize & MNT_ID == 0 { Err(ENOSYS) } else { Ok((buffer[18], buffer[4])) }
+    if buffer[0] as usize & STATX_MNT_ID == 0 { Err(ENOSYS) } else { Ok((buffer[18], buffer[4])) }
 }
 
 /// chdir(2).
@@ -497,7 +462,7 @@ pub fn fchdir(fd: i32) -> Result<(), Errno> {
 }
 
 /// Whether getcwd(2) gives a path below the root: the kernel says "(unreachable)" when it is not.
-pub fn cwd_reachable() -> Result<(), Errno> {
+pub fn check_cwd() -> Result<(), Errno> {
     let mut buffer = [0u8; 4096];
     call(nr::GETCWD, [addr_mut(&mut buffer), 4096, 0, 0, 0, 0])?;
     if buffer[0] == b'/' { Ok(()) } else { Err(ENOENT) }
@@ -515,23 +480,18 @@ pub fn pivot_root() -> Result<(), Errno> {
 }
 
 /// umount2(2) with MNT_DETACH.
-pub fn detach(path: impl Into<Z>) -> Result<(), Errno> {
-    call(nr::UMOUNT2, [path.into().0, 2, 0, 0, 0, 0]).map(drop)
+pub fn unmount(path: impl Into<Z>) -> Result<(), Errno> {
+    call(nr::UMOUNT2, [path.into().0, MNT_DETACH, 0, 0, 0, 0]).map(drop)
 }
 
 /// mount(2) that only sets the propagation of `/` and everything below.
-pub fn propagation(flags: u64) -> Result<(), Errno> {
-    call(nr::MOUNT, [0, Z::from(c"/").0, 0, (flags | 0x4000) as usize, 0, 0]).map(drop)
+pub fn set_propagation(flags: u64) -> Result<(), Errno> {
+    call(nr::MOUNT, [0, Z::from(c"/").0, 0, (flags | MS_REC) as usize, 0, 0]).map(drop)
 }
-
-/// AT_EMPTY_PATH.
-const AT_EMPTY_PATH: usize = 0x1000;
-/// AT_RECURSIVE.
-const AT_RECURSIVE: usize = 0x8000;
 
 /// open_tree(2) with OPEN_TREE_CLONE; an empty path is `dir` itself.
 pub fn open_tree(dir: i32, path: impl Into<Z>, recursive: bool) -> Result<i32, Errno> {
-    let flags = 1 | O_CLOEXEC | AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    let flags = OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     call(nr::OPEN_TREE, [dir as usize, path.into().0, flags, 0, 0, 0]).map(|fd| fd as i32)
 }
 
@@ -545,37 +505,40 @@ pub fn mount_setattr(fd: i32, attrs: u64, propagation: u64, recursive: bool) -> 
 /// move_mount(2) of a detached tree onto what `target` refers to.
 pub fn move_mount(tree: i32, target: i32) -> Result<(), Errno> {
     let empty = Z::from(c"").0;
-    call(nr::MOVE_MOUNT, [tree as usize, empty, target as usize, empty, 0x4 | 0x40, 0]).map(drop)
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    call(nr::MOVE_MOUNT, [tree as usize, empty, target as usize, empty, flags, 0]).map(drop)
 }
 
 /// move_mount(2) of a detached tree over `/`.
 pub fn move_mount_over_root(tree: i32) -> Result<(), Errno> {
-    call(nr::MOVE_MOUNT, [tree as usize, Z::from(c"").0, CWD as usize, Z::from(c"/").0, 0x4, 0]).map(drop)
+    let (empty, root) = (Z::from(c"").0, Z::from(c"/").0);
+    let args = [tree as usize, empty, AT_FDCWD as usize, root, MOVE_MOUNT_F_EMPTY_PATH, 0];
+    call(nr::MOVE_MOUNT, args).map(drop)
 }
 
 /// fsopen(2), close-on-exec.
 pub fn fsopen(fs: impl Into<Z>) -> Result<i32, Errno> {
-    call(nr::FSOPEN, [fs.into().0, 1, 0, 0, 0, 0]).map(|fd| fd as i32)
+    call(nr::FSOPEN, [fs.into().0, FSOPEN_CLOEXEC, 0, 0, 0, 0]).map(|fd| fd as i32)
 }
 
 /// fsconfig(FSCONFIG_SET_STRING).
 pub fn fsconfig_set(fs: i32, key: impl Into<Z>, value: impl Into<Z>) -> Result<(), Errno> {
-    call(nr::FSCONFIG, [fs as usize, 1, key.into().0, value.into().0, 0, 0]).map(drop)
+    call(nr::FSCONFIG, [fs as usize, FSCONFIG_SET_STRING, key.into().0, value.into().0, 0, 0]).map(drop)
 }
 
 /// fsconfig(FSCONFIG_SET_FLAG).
 pub fn fsconfig_flag(fs: i32, key: impl Into<Z>) -> Result<(), Errno> {
-    call(nr::FSCONFIG, [fs as usize, 0, key.into().0, 0, 0, 0]).map(drop)
+    call(nr::FSCONFIG, [fs as usize, FSCONFIG_SET_FLAG, key.into().0, 0, 0, 0]).map(drop)
 }
 
 /// fsconfig(FSCONFIG_CMD_CREATE).
 pub fn fsconfig_create(fs: i32) -> Result<(), Errno> {
-    call(nr::FSCONFIG, [fs as usize, 6, 0, 0, 0, 0]).map(drop)
+    call(nr::FSCONFIG, [fs as usize, FSCONFIG_CMD_CREATE, 0, 0, 0, 0]).map(drop)
 }
 
 /// fsmount(2), close-on-exec.
 pub fn fsmount(fs: i32, attrs: u64) -> Result<i32, Errno> {
-    call(nr::FSMOUNT, [fs as usize, 1, attrs as usize, 0, 0, 0]).map(|fd| fd as i32)
+    call(nr::FSMOUNT, [fs as usize, FSMOUNT_CLOEXEC, attrs as usize, 0, 0, 0]).map(|fd| fd as i32)
 }
 
 /// execve(2); returns only when it is refused.

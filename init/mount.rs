@@ -1,0 +1,158 @@
+//! New mounts, and where they are attached.
+
+use crate::call::{At, CallFailed, Done};
+use crate::paths::{ANCHORS, open_mount_point, open_unless_link};
+use crate::state::Init;
+use crate::sys::{self, Errno, Z};
+use crate::uapi::{
+    AT_FDCWD, EBUSY, EINVAL, ELOOP, ESTALE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY, O_PATH,
+};
+use crate::wire::{FileType, List, Str};
+
+/// Attributes of what covers a path that the task must not see.
+pub const MASK_ATTRS: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+/// Attributes of the file system that overlays are written to.
+pub const UPPER_ATTRS: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+
+/// Makes a detached mount: fsopen, one fsconfig an option, which is a flag where it has no value, create, fsmount.
+/// Gives it with the number of calls that this was.
+pub fn new_mount(
+    fs: impl Into<Z>,
+    attrs: u64,
+    options: List<'static, Str<'static>>,
+) -> Result<(i32, usize), CallFailed> {
+    let context = sys::fsopen(fs).at(0)?;
+    let mut calls = 1;
+    let mut items = options.iter();
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        match value.bytes() {
+            [] => sys::fsconfig_flag(context, key),
+            _ => sys::fsconfig_set(context, key, value),
+        }
+        .at(calls)?;
+        calls += 1;
+    }
+    sys::fsconfig_create(context).at(calls)?;
+    let tree = sys::fsmount(context, attrs).at(calls + 1)?;
+    sys::close(context);
+    Ok((tree, calls + 2))
+}
+
+/// Attaches a detached mount at what `at` refers to, and closes both.
+pub fn attach(tree: i32, at: i32) -> Result<(), Errno> {
+    let attached = sys::move_mount(tree, at);
+    sys::close(tree);
+    sys::close(at);
+    attached
+}
+
+/// As [`attach`], but the tree stays open when it is mounted at one of [`ANCHORS`].
+pub fn attach_anchor(init: &mut Init, tree: i32, at: i32, target: Str<'static>) -> Result<(), Errno> {
+    let index = ANCHORS.iter().position(|path| *path == target.bytes());
+    let Some(fd) = index.and_then(|i| init.anchors.get_mut(i)) else { return attach(tree, at) };
+    sys::close(core::mem::replace(fd, tree));
+    let attached = sys::move_mount(tree, at);
+    sys::close(at);
+    attached
+}
+
+/// Clones the mount tree at a path of the host, which takes the place of the descriptor that was handed over. It must
+/// be the same object: a directory on the way may have been exchanged since the caller opened it.
+pub fn clone_held_tree(init: &mut Init, fd: u32, source: Str<'static>, recursive: bool) -> Done {
+    let held = init.take_fd(fd);
+    let again = sys::openat2(AT_FDCWD, source, O_PATH, sys::NO_LINKS).at(0)?;
+    if !sys::same_object(held, again).at(1)? {
+        return Err(ESTALE).at(1);
+    }
+    let tree = sys::open_tree(again, c"", recursive).at(2)?;
+    sys::close(again);
+    sys::close(held);
+    match init.fds.get_mut(fd as usize) {
+        Some(slot) => *slot = tree,
+        None => return Err(EINVAL).at(2),
+    }
+    Ok(())
+}
+
+/// Binds a tree at a path of the sandbox. `own`: it is the host's file system in the place of one of the sandbox's own,
+/// where a new one cannot be mounted. Anything else at such a place is a volume.
+pub fn bind(
+    init: &mut Init,
+    (tree, own): (i32, bool),
+    target: Str<'static>,
+    attrs: u64,
+    propagation: u64,
+    file_type: FileType,
+) -> Done {
+    sys::mount_setattr(tree, attrs, propagation, true).at(0)?;
+    let at = open_mount_point(init, target, file_type, sys::IN_ROOT).at(1)?;
+    let attached = if own { attach_anchor(init, tree, at, target) } else { attach(tree, at) };
+    attached.at(2)
+}
+
+/// Binds a path on itself with more attributes. The mount over the root does not stay there, so a link to the root is
+/// refused, as one to nothing is. A path that may be absent may also be a link, to `/proc` say, and a copy of that would
+/// show what is covered in the other.
+pub fn bind_on_itself(init: &Init, path: Str<'static>, attrs: u64, must: bool) -> Done {
+    let at = if must {
+        let at = sys::openat2(init.root, path, O_PATH, sys::IN_ROOT).at(0)?;
+        if sys::same_place(at, init.root).at(0)? {
+            return Err(ELOOP).at(0);
+        }
+        at
+    } else {
+        let Some(at) = open_unless_link(init, path).at(0)? else { return Ok(()) };
+        at
+    };
+    let tree = sys::open_tree(at, c"", true).at(1)?;
+    sys::mount_setattr(tree, attrs, 0, true).at(2)?;
+    attach(tree, at).at(3)
+}
+
+/// Makes the sandbox's root `/`, and detaches the host's.
+pub fn pivot_into_root(init: &Init) -> Done {
+    sys::fchdir(init.root).at(0)?;
+    sys::pivot_root().at(1)?;
+    detach_over_root(init)?;
+    sys::chdir(c"/").at(4)?;
+    close_roots(init);
+    Ok(())
+}
+
+/// Moves the sandbox's root over the host's, which stays below it.
+pub fn move_into_root(init: &Init) -> Done {
+    sys::fchdir(init.root).at(0)?;
+    // The host's own proc and sysfs stay mounted below the root otherwise. The kernel refuses this where they are absent.
+    let _ = sys::unmount(c"/proc");
+    let _ = sys::unmount(c"/sys");
+    sys::chroot(c".").at(3)?;
+    sys::chdir(c"/").at(4)?;
+    close_roots(init);
+    Ok(())
+}
+
+/// Detaches every mount over the root once it is `/`: the host's, and what was mounted over that, by init or in the
+/// caller's namespace. The kernel takes the topmost one a call, and `/..` would lead to any that is left.
+fn detach_over_root(init: &Init) -> Done {
+    let root = sys::mount_id(init.root, c"").at(3)?;
+    for _ in 0..MOST_OVER_ROOT {
+        sys::unmount(c".").at(2)?;
+        if sys::mount_id(AT_FDCWD, c"/..").at(3)? == root {
+            return Ok(());
+        }
+    }
+    Err(EBUSY).at(3)
+}
+
+/// Limit on the mounts over the caller's own root.
+const MOST_OVER_ROOT: u32 = 64;
+
+/// Closes the descriptors that lead to the root from outside.
+fn close_roots(init: &Init) {
+    sys::close(init.root);
+    sys::close(init.upper);
+    for fd in init.anchors {
+        sys::close(fd);
+    }
+}
