@@ -1,6 +1,6 @@
 //! Ids, capabilities, and the Landlock domain.
 
-use crate::call::{At, Done};
+use crate::call::{At, Done, NextCall};
 use crate::sys;
 use crate::uapi::{
     AT_FDCWD, CAP_BITS, O_PATH, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE,
@@ -8,33 +8,33 @@ use crate::uapi::{
 };
 use crate::wire::List;
 
-/// Sets all user and group ids. `first` is the index of the first of the three calls.
-pub fn set_ids(uid: u32, gid: u32, first: usize) -> Done {
-    sys::setresgid(gid).at(first)?;
-    sys::setresuid(uid).at(first + 1)?;
+/// Sets all user and group ids, by three calls.
+pub fn set_ids(uid: u32, gid: u32, next: &mut NextCall) -> Done {
+    sys::setresgid(gid).at(next.index())?;
+    sys::setresuid(uid).at(next.index())?;
     // Becoming another user set it to the value of fs.suid_dumpable.
-    sys::prctl(PR_SET_DUMPABLE, 0, 0).at(first + 2).map(drop)
+    sys::prctl(PR_SET_DUMPABLE, 0, 0).at(next.index()).map(drop)
 }
 
 /// Sets the supplementary groups and the ids, and keeps the permitted capabilities.
 pub fn become_user(uid: u32, gid: u32, set_groups: bool, groups: List<'static, u32>) -> Done {
-    sys::prctl(PR_SET_KEEPCAPS, 1, 0).at(0)?;
-    let mut calls = 1;
+    let mut next = NextCall::from(0);
+    sys::prctl(PR_SET_KEEPCAPS, 1, 0).at(next.index())?;
     if set_groups {
-        let list = sys::map_words(groups.len() / 2 + 1).at(1)?;
+        let index = next.index();
+        let list = sys::map_words(groups.len().div_ceil(2)).at(index)?;
         for (i, group) in groups.iter().enumerate() {
             if let Some(word) = list.get_mut(i / 2) {
-                *word |= (group as usize) << (32 * (i % 2));
+                *word |= (group as usize) << if i % 2 == 0 { 0 } else { 32 };
             }
         }
-        sys::setgroups(list, groups.len()).at(1)?;
-        calls = 2;
+        sys::setgroups(list, groups.len()).at(index)?;
     }
-    set_ids(uid, gid, calls)
+    set_ids(uid, gid, &mut next)
 }
 
 /// Drops all but the capabilities in `keep` from the bounding set, up to `last`. `index` is that of the call.
-pub fn drop_bounding(keep: u64, last: u32, index: usize) -> Done {
+pub fn drop_bounding(keep: u64, last: u32, index: u8) -> Done {
     for cap in (0..CAP_BITS).filter(|cap| *cap <= last && keep & (1 << cap) == 0) {
         sys::prctl(PR_CAPBSET_DROP, cap as usize, 0).at(index)?;
     }
@@ -53,15 +53,15 @@ pub fn set_caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {
 
 /// Enters a Landlock domain, in which only `REFER` is allowed, everywhere.
 pub fn enter_landlock_domain(fs: u64, scoped: u64) -> Done {
-    let ruleset = sys::landlock_create_ruleset(fs, scoped).at(0)?;
-    let mut calls = 1;
+    let mut next = NextCall::from(0);
+    let ruleset = sys::landlock_create_ruleset(fs, scoped).at(next.index())?;
     if fs != 0 {
-        let root = sys::openat2(AT_FDCWD, c"/", O_PATH, 0).at(1)?;
-        sys::landlock_allow_refer(ruleset, root).at(1)?;
+        let index = next.index();
+        let root = sys::openat2(AT_FDCWD, c"/", O_PATH, 0).at(index)?;
+        sys::landlock_allow_refer(ruleset, root).at(index)?;
         sys::close(root);
-        calls = 2;
     }
-    sys::landlock_restrict_self(ruleset).at(calls)?;
+    sys::landlock_restrict_self(ruleset).at(next.index())?;
     sys::close(ruleset);
     Ok(())
 }

@@ -69,7 +69,7 @@ unsafe fn number(mut text: *const u8) -> i32 {
         if !c.is_ascii_digit() {
             return n;
         }
-        n = n.wrapping_mul(10).wrapping_add((c - b'0') as i32);
+        n = n.wrapping_mul(10).wrapping_add(i32::from(c & 0xf));
         // SAFETY: not at the NUL yet, so the next byte belongs to the string.
         text = unsafe { text.add(1) };
     }

@@ -20,7 +20,7 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 
     }
     let mut i = n;
     while i != 0 {
-        i -= 1;
+        i = i.wrapping_sub(1);
         // SAFETY: i < n, and the caller promises n bytes on both sides.
         unsafe { core::ptr::write_volatile(to.add(i), core::ptr::read_volatile(from.add(i))) };
     }
@@ -44,9 +44,9 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
         // SAFETY: i < n, and the caller promises n bytes on both sides.
         let (x, y) = unsafe { (core::ptr::read_volatile(a.add(i)), core::ptr::read_volatile(b.add(i))) };
         if x != y {
-            return x as i32 - y as i32;
+            return i32::from(x).wrapping_sub(i32::from(y));
         }
-        i += 1;
+        i = i.wrapping_add(1);
     }
     0
 }
@@ -62,7 +62,7 @@ unsafe extern "C" fn strlen(text: *const u8) -> usize {
     let mut n = 0;
     // SAFETY: the caller promises a NUL-terminated string, and the loop stops at the NUL.
     while unsafe { core::ptr::read_volatile(text.add(n)) } != 0 {
-        n += 1;
+        n = n.wrapping_add(1);
     }
     n
 }

@@ -1,6 +1,6 @@
 //! New mounts, and where they are attached.
 
-use crate::call::{At, CallFailed, Done};
+use crate::call::{At, CallFailed, Done, NextCall};
 use crate::paths::{ANCHORS, open_mount_point, open_unless_link};
 use crate::state::Init;
 use crate::sys::{self, Errno, Z};
@@ -16,27 +16,25 @@ pub const MASK_ATTRS: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_N
 pub const UPPER_ATTRS: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
 
 /// Makes a detached mount: fsopen, one fsconfig an option, which is a flag where it has no value, create, fsmount.
-/// Gives it with the number of calls that this was.
 pub fn new_mount(
+    next: &mut NextCall,
     fs: impl Into<Z>,
     attrs: u64,
     options: List<'static, Str<'static>>,
-) -> Result<(i32, usize), CallFailed> {
-    let context = sys::fsopen(fs).at(0)?;
-    let mut calls = 1;
+) -> Result<i32, CallFailed> {
+    let context = sys::fsopen(fs).at(next.index())?;
     let mut items = options.iter();
     while let (Some(key), Some(value)) = (items.next(), items.next()) {
         match value.bytes() {
             [] => sys::fsconfig_flag(context, key),
             _ => sys::fsconfig_set(context, key, value),
         }
-        .at(calls)?;
-        calls += 1;
+        .at(next.index())?;
     }
-    sys::fsconfig_create(context).at(calls)?;
-    let tree = sys::fsmount(context, attrs).at(calls + 1)?;
+    sys::fsconfig_create(context).at(next.index())?;
+    let tree = sys::fsmount(context, attrs).at(next.index())?;
     sys::close(context);
-    Ok((tree, calls + 2))
+    Ok(tree)
 }
 
 /// Attaches a detached mount at what `at` refers to, and closes both.

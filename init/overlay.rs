@@ -5,7 +5,7 @@
 //! mountinfo. Every layer must be mounted in this namespace, so the tmpfs stands over `/`, where the root
 //! covers it at once and `pivot_root` takes both away; the overlays keep it.
 
-use crate::call::{At, Done};
+use crate::call::{At, Done, NextCall};
 use crate::mount::{UPPER_ATTRS, attach, new_mount};
 use crate::paths::{allow_existing, open_mount_point};
 use crate::state::Init;
@@ -15,9 +15,9 @@ use crate::wire::{FileType, List, Op, Str};
 
 /// Mounts the tmpfs.
 pub fn mount_upper_tmpfs(init: &mut Init, options: List<'static, Str<'static>>) -> Done {
-    let (tree, calls) = new_mount(c"tmpfs", UPPER_ATTRS, options)?;
-    init.upper = tree;
-    sys::move_mount_over_root(tree).at(calls)
+    let mut next = NextCall::from(0);
+    init.upper = new_mount(&mut next, c"tmpfs", UPPER_ATTRS, options)?;
+    sys::move_mount_over_root(init.upper).at(next.index())
 }
 
 /// Mounts a directory of the host instead.
@@ -50,26 +50,24 @@ pub fn mount_overlay(init: &mut Init, op: &Op<'static>) -> Done {
     sys::mount_setattr(lower, 0, MS_PRIVATE, false).at(6)?;
     let at = open_mount_point(init, target, FileType::Dir, sys::IN_ROOT).at(7)?;
     sys::move_mount(lower, at).at(8)?;
-    let context = sys::fsopen(c"overlay").at(9)?;
-    let mut calls = 9;
+    let mut next = NextCall::from(9);
+    let context = sys::fsopen(c"overlay").at(next.index())?;
     for (key, fd, below) in
         [(c"lowerdir", lower, &b""[..]), (c"upperdir", layer, b"/upper"), (c"workdir", layer, b"/work")]
     {
-        calls += 1;
         let path = FdPath::new(fd, below);
-        sys::fsconfig_set(context, key, path.z()).at(calls)?;
+        sys::fsconfig_set(context, key, path.z()).at(next.index())?;
     }
     if userxattr {
-        calls += 1;
-        sys::fsconfig_flag(context, c"userxattr").at(calls)?;
+        sys::fsconfig_flag(context, c"userxattr").at(next.index())?;
     }
-    sys::fsconfig_create(context).at(calls + 1)?;
-    let tree = sys::fsmount(context, attrs).at(calls + 2)?;
-    sys::unmount(FdPath::new(lower, b"").z()).at(calls + 3)?;
+    sys::fsconfig_create(context).at(next.index())?;
+    let tree = sys::fsmount(context, attrs).at(next.index())?;
+    sys::unmount(FdPath::new(lower, b"").z()).at(next.index())?;
     for fd in [context, lower, layer] {
         sys::close(fd);
     }
-    attach(tree, at).at(calls + 4)
+    attach(tree, at).at(next.index())
 }
 
 /// `/proc/self/fd/N` and what follows.
@@ -78,19 +76,18 @@ struct FdPath([u8; 40]);
 impl FdPath {
     fn new(fd: i32, below: &[u8]) -> FdPath {
         let mut digits = [0u8; 10];
-        let mut at = digits.len();
-        let mut n = fd as u32;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (n % 10) as u8;
-            n /= 10;
-            if n == 0 {
+        let mut rest = fd as u32;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' | (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
                 break;
             }
         }
         let mut path = [0u8; 40];
         // 14, at most 10, and at most 6 bytes: a NUL is left.
-        let bytes = b"/proc/self/fd/".iter().chain(&digits[at..]).chain(below);
+        let bytes =
+            b"/proc/self/fd/".iter().chain(digits.iter().skip_while(|digit| **digit == 0)).chain(below);
         for (to, from) in path.iter_mut().zip(bytes) {
             *to = *from;
         }

@@ -76,14 +76,14 @@ impl Prefix {
 pub fn open_parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
     let bytes = path.bytes();
     let Some(slash) = bytes.iter().rposition(|b| *b == b'/') else { return Ok((root, path.into())) };
-    let name = Z::from(path).skip(slash + 1);
-    if slash == 0 {
+    let name = Z::from(path).skip(slash.saturating_add(1));
+    let dir = bytes.get(..slash).unwrap_or_default();
+    if dir.is_empty() {
         return Ok((root, name));
     }
-    let front = Prefix::of(&bytes[..slash.max(1)])?;
-    match sys::openat2(root, front.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT) {
+    match sys::openat2(root, Prefix::of(dir)?.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT) {
         Ok(fd) => Ok((fd, name)),
-        Err(ENOENT) => Ok((make_dirs(root, &bytes[..slash])?, name)),
+        Err(ENOENT) => Ok((make_dirs(root, dir)?, name)),
         Err(errno) => Err(errno),
     }
 }
@@ -91,17 +91,16 @@ pub fn open_parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
 /// mkdir -p in the root, each component by the descriptor of the one before it.
 fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
     let mut dir = sys::openat2(root, c"/", O_PATH | O_DIRECTORY, sys::IN_ROOT)?;
-    let mut end = 0;
-    while end < path.len() {
-        let start = end + path[end..].iter().take_while(|b| **b == b'/').count();
-        end = start + path[start..].iter().take_while(|b| **b != b'/').count();
-        if start == end {
-            break;
+    // A component ends where a slash follows, or nothing.
+    for end in (1..=path.len()).filter(|end| path.get(*end).is_none_or(|b| *b == b'/')) {
+        let front = path.get(..end).unwrap_or_default();
+        let name = front.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        if name.is_empty() {
+            continue;
         }
-        let front = Prefix::of(&path[..end])?;
-        let next = match sys::openat2(root, front.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT) {
+        let next = match sys::openat2(root, Prefix::of(front)?.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT) {
             Err(ENOENT) => {
-                let name = Prefix::of(&path[start..end])?;
+                let name = Prefix::of(name)?;
                 allow_existing(sys::mkdirat(dir, name.z(), 0o755))?;
                 sys::openat2(dir, name.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT_NO_LINKS)
             }

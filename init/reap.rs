@@ -7,7 +7,7 @@
 //! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
 
 use crate::arch::{self, nr};
-use crate::call::{At, CallFailed, Done};
+use crate::call::{At, CallFailed, Done, NextCall};
 use crate::credentials::{drop_bounding, set_ids};
 use crate::state::{FAILED, Init};
 use crate::sys::{self, PollFd};
@@ -51,7 +51,7 @@ pub fn fork_and_reap(init: &mut Init, op: &Op<'static>) -> Done {
 }
 
 /// Index of the last line of the operation, however many come before it.
-const LAST_CALL: usize = u8::MAX as usize;
+const LAST_CALL: u8 = u8::MAX;
 
 /// Returns once the child has executed the command, which closes its end of the socket. Ends when the child sends a byte:
 /// a step was refused, and the child has reported it. Ends when the parent is gone.
@@ -72,21 +72,19 @@ fn drop_rights(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), CallFailed> {
     kept.sort_unstable();
     let mut first = 0;
     for fd in kept {
-        if fd > first {
-            sys::close_range(first, fd as u32 - 1).at(3)?;
-        }
-        first = fd + 1;
+        sys::close_range(first..fd).at(3)?;
+        first = first.max(fd.saturating_add(1));
     }
-    sys::close_range(first, u32::MAX).at(3)?;
+    sys::close_from(first).at(3)?;
     drop_bounding(0, last, 4)?;
+    let mut next = NextCall::from(5);
     if set_groups {
-        sys::setgroups(&[], 0).at(5)?;
+        sys::setgroups(&[], 0).at(next.index())?;
     }
-    let calls = 5 + usize::from(set_groups);
-    set_ids(uid, gid, calls)?;
-    sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(calls + 3)?;
-    sys::capset(0, 0).at(calls + 4)?;
-    sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(calls + 5)?;
+    set_ids(uid, gid, &mut next)?;
+    sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(next.index())?;
+    sys::capset(0, 0).at(next.index())?;
+    sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(next.index())?;
     // A kernel that refuses it refuses the task's own filter too, and the plan says what that means.
     let _ = sys::seccomp(FILTER.as_flattened());
     Ok(())
@@ -108,6 +106,10 @@ const CALLS: [usize; 11] = [
 ];
 
 /// An array of `struct sock_filter`.
+#[allow(
+    clippy::indexing_slicing,
+    reason = "the compiler evaluates it, and refuses an index that is out of range"
+)]
 const FILTER: [[u8; 8]; CALLS.len() + 5] = {
     let over = CALLS.len() as u8;
     let mut filter = [instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ALLOW); CALLS.len() + 5];
@@ -163,7 +165,7 @@ fn reap_ended(status: i32, task: i32, block: bool) {
         if pid == task {
             let _ = sys::send(status, &Record::Exited { status: how }.encode());
             let signal = how & 0x7f;
-            sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 + signal });
+            sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One function an operation. The index given to `at` is the line that the plan prints for the call
 //! (`src/step/render.rs` prints them in the same order).
 
-use crate::call::{At, CallFailed, Done};
+use crate::call::{At, Done, NextCall};
 use crate::credentials::{become_user, drop_bounding, enter_landlock_domain, set_caps, set_ids};
 use crate::mount::{MASK_ATTRS, attach, attach_anchor, new_mount};
 use crate::paths::{
@@ -23,7 +23,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::AwaitIdMaps {} => await_id_maps(init),
         Op::Session {} => start_session(),
         Op::Ordinary {} => reset_scheduling(),
-        Op::Become { uid, gid } => set_ids(uid, gid, 0),
+        Op::Become { uid, gid } => set_ids(uid, gid, &mut NextCall::from(0)),
         Op::Affinity {} => sys::allow_all_processors().at(0),
         Op::Fds { map } => arrange_fds(init, map),
         Op::Join { fd, kind, .. } => {
@@ -50,9 +50,9 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Propagation { flags } => sys::set_propagation(flags).at(0),
         Op::Tree { fd, source, recursive } => mount::clone_held_tree(init, fd, source, recursive),
         Op::RootTmpfs { attrs, options } => {
-            let (tree, calls) = new_mount(c"tmpfs", attrs, options)?;
-            init.root = tree;
-            sys::move_mount_over_root(tree).at(calls)
+            let mut next = NextCall::from(0);
+            init.root = new_mount(&mut next, c"tmpfs", attrs, options)?;
+            sys::move_mount_over_root(init.root).at(next.index())
         }
         Op::RootBind { fd, attrs, .. } => {
             let tree = init.take_fd(fd);
@@ -71,9 +71,10 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             mount::bind(init, (tree, source == target), target, attrs, propagation, file_type)
         }
         Op::Mount { fs, target, attrs, options } => {
-            let (tree, calls) = new_mount(fs, attrs, options)?;
-            let at = open_mount_point(init, target, FileType::Dir, sys::IN_ROOT_NO_LINKS).at(calls)?;
-            attach_anchor(init, tree, at, target).at(calls + 1)
+            let mut next = NextCall::from(0);
+            let tree = new_mount(&mut next, fs, attrs, options)?;
+            let at = open_mount_point(init, target, FileType::Dir, sys::IN_ROOT_NO_LINKS).at(next.index())?;
+            attach_anchor(init, tree, at, target).at(next.index())
         }
         Op::Symlink { text, path } => {
             let (base, path) = split_at_anchor(init, path);
@@ -96,9 +97,9 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         }
         Op::MaskDir { path } => {
             let Some(at) = open_if_present(init, path).at(0)? else { return Ok(()) };
-            let (tree, calls) = new_mount(c"tmpfs", MASK_ATTRS, List::from_encoded(0, &[]))
-                .map_err(|r| CallFailed { index: r.index + 1, ..r })?;
-            attach(tree, at).at(calls + 1)
+            let mut next = NextCall::from(1);
+            let tree = new_mount(&mut next, c"tmpfs", MASK_ATTRS, List::from_encoded(0, &[]))?;
+            attach(tree, at).at(next.index())
         }
         Op::Restrict { path, attrs, must } => mount::bind_on_itself(init, path, attrs, must),
         Op::Seal { path, attrs } => {
@@ -162,7 +163,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
 fn await_id_maps(init: &Init) -> Done {
     let mut byte = [0u8; 1];
     match sys::recv(init.status, &mut byte).at(0)? {
-        // The parent is gone: nobody wants this sandbox.
+        // The parent has closed its end, and with that given up the sandbox.
         0 => sys::exit(1),
         _ => Ok(()),
     }
@@ -171,7 +172,7 @@ fn await_id_maps(init: &Init) -> Done {
 fn start_session() -> Done {
     sys::prctl(PR_SET_DUMPABLE, 0, 0).at(0)?;
     sys::setsid().at(1)?;
-    // Where there are no keys, or a filter forbids the call to the task as well, there is nothing to keep.
+    // A kernel without keys has none to inherit; an outer filter that forbids the call forbids it to the task too.
     match sys::join_new_keyring() {
         Err(ENOSYS | EPERM | EACCES) => {}
         done => done.at(2)?,
@@ -181,21 +182,22 @@ fn start_session() -> Done {
     Ok(())
 }
 
-/// What execve(2) leaves as the caller had it. What this kernel lacks, or an outer filter forbids, has not been set either.
+/// Resets what execve(2) keeps of how the caller is scheduled and treated. A setting that this kernel lacks, or that an
+/// outer filter forbids to change, has its default.
 fn reset_scheduling() -> Done {
     let lenient = |done: Result<(), Errno>| match done {
         Err(ENOSYS | EPERM | EACCES) => Ok(()),
         done => done,
     };
     lenient(sys::reset_scheduler()).at(0)?;
-    // To raise it takes CAP_SYS_NICE: a task of a caller who lacks that stays as low as it.
+    // Raising it takes CAP_SYS_NICE. The task of a caller that lacks it keeps the caller's nice value.
     lenient(sys::reset_nice()).at(1)?;
     lenient(sys::reset_io_priority()).at(2)?;
     sys::prctl(PR_SET_TIMERSLACK, 50_000, 0).at(3)?;
     lenient(sys::reset_memory_policy()).at(4)?;
     lenient(sys::personality(0)).at(5)?;
     lenient(sys::prctl(PR_SET_THP_DISABLE, 0, 0).map(drop)).at(6)?;
-    // EINVAL from a kernel that does not have it, which then need not forget it. (Linux 6.4 and 5.6)
+    // EINVAL: the kernel does not have the setting (Linux 6.4 and 5.6).
     for (call, option) in [(7, PR_SET_MEMORY_MERGE), (8, PR_SET_IO_FLUSHER)] {
         let done = sys::prctl(option, 0, 0).map(drop);
         if done != Err(EINVAL) {
@@ -208,9 +210,9 @@ fn reset_scheduling() -> Done {
     Ok(())
 }
 
-/// Moves everything of ours above the highest target, puts the targets in place, closes the rest.
+/// Moves every descriptor of init above the highest target, duplicates onto the targets, and closes all others.
 fn arrange_fds(init: &mut Init, map: List<'static, Dup>) -> Done {
-    let base = map.iter().map(|d| d.to as i32 + 1).max().unwrap_or(0).max(3);
+    let base = map.iter().map(|d| (d.to as i32).saturating_add(1)).max().unwrap_or(0).max(3);
     for fd in init.fds.iter_mut().filter(|fd| **fd >= 0) {
         *fd = sys::dup_above(*fd, base).at(0)?;
     }
@@ -225,19 +227,17 @@ fn arrange_fds(init: &mut Init, map: List<'static, Dup>) -> Done {
     close_others(init, map)
 }
 
-/// Closes every descriptor that is neither a target nor ours: the gaps between those, in order.
+/// Closes every descriptor that is neither a target nor init's: the gaps between those, in order.
 fn close_others(init: &Init, map: List<'static, Dup>) -> Done {
     let ours = || init.fds.iter().copied().filter(|fd| *fd >= 0).chain([init.status]);
     let mut first = 0;
     loop {
         let kept = ours().chain(map.iter().map(|d| d.to as i32)).filter(|fd| *fd >= first).min();
         let Some(kept) = kept else { break };
-        if kept > first {
-            sys::close_range(first, kept as u32 - 1).at(2)?;
-        }
-        first = kept + 1;
+        sys::close_range(first..kept).at(2)?;
+        first = kept.saturating_add(1);
     }
-    sys::close_range(first, u32::MAX).at(2)
+    sys::close_from(first).at(2)
 }
 
 fn write_oom_score(value: Str<'static>) -> Done {
@@ -247,7 +247,7 @@ fn write_oom_score(value: Str<'static>) -> Done {
     written
 }
 
-/// Finds the command with the user's own rights, and tells the parent. It is all that comes before the filter.
+/// Finds the command with the rights of the user, and reports to the parent that only the filter and execve are left.
 fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Done {
     let mut errno = ENOENT;
     for (index, path) in candidates.iter().enumerate() {
@@ -257,7 +257,6 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
                 break;
             }
             Ok(false) | Err(ENOENT | ENOTDIR) => {}
-            // Nobody knows what is there.
             Err(refused) => errno = refused,
         }
     }
@@ -269,12 +268,11 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
     Ok(())
 }
 
-/// Becomes the command. A refusal is of the candidate that was found.
+/// Executes the command. The index of a refusal is that of the candidate that was found.
 fn exec_command(init: &Init, args: List<'static, Str<'static>>, env: List<'static, Str<'static>>) -> Done {
     let Some((index, path)) = init.command else { return Err(ENOENT).at(0) };
-    let at = usize::from(index);
-    let argv = sys::map_words(args.len() + 2).at(at)?;
-    let envp = sys::map_words(env.len() + 1).at(at)?;
+    let argv = sys::map_words(args.len().saturating_add(2)).at(index)?;
+    let envp = sys::map_words(env.len().saturating_add(1)).at(index)?;
     for (word, text) in argv.iter_mut().zip([path].into_iter().chain(args.iter())) {
         *word = text.bytes().as_ptr() as usize;
     }
@@ -282,8 +280,8 @@ fn exec_command(init: &Init, args: List<'static, Str<'static>>, env: List<'stati
         *word = text.bytes().as_ptr() as usize;
     }
     let mut errno = sys::execve(path, argv, envp);
-    // Another process may hold the file open for writing for the moment between its own fork and exec,
-    // as every threaded program's children do with descriptors that are none of their business.
+    // Another process may hold the file open for writing between its own fork and exec: the children of a threaded
+    // program inherit descriptors that other threads have open.
     for _ in 0..TEXT_BUSY_TRIES {
         if errno != ETXTBSY {
             break;
@@ -291,7 +289,7 @@ fn exec_command(init: &Init, args: List<'static, Str<'static>>, env: List<'stati
         sys::sleep_ms(1);
         errno = sys::execve(path, argv, envp);
     }
-    Err(errno).at(at)
+    Err(errno).at(index)
 }
 
 /// Milliseconds that a file may stay busy.

@@ -3,6 +3,8 @@
 //! Unsafe stands here and in `x86_64.rs` and `mem.rs`. Every block relies on one of two things: the
 //! arguments are numbers, or they are references and slices that outlive the call.
 
+use core::ops::Range;
+
 use crate::arch::{nr, syscall};
 use crate::uapi::*;
 use crate::wire::Str;
@@ -11,7 +13,7 @@ use crate::wire::Str;
 pub type Errno = i32;
 
 fn check(ret: isize) -> Result<usize, Errno> {
-    if ret < 0 { Err(-ret as Errno) } else { Ok(ret as usize) }
+    if ret < 0 { Err(ret.wrapping_neg() as Errno) } else { Ok(ret as usize) }
 }
 
 fn call(number: usize, args: [usize; 6]) -> Result<usize, Errno> {
@@ -34,7 +36,7 @@ pub struct Z(usize);
 impl Z {
     /// The string without its first `n` bytes, which must be fewer than it has.
     pub fn skip(self, n: usize) -> Z {
-        Z(self.0 + n)
+        Z(self.0.wrapping_add(n))
     }
 }
 
@@ -92,12 +94,17 @@ pub fn close(fd: i32) {
     let _ = call(nr::CLOSE, [fd as usize, 0, 0, 0, 0, 0]);
 }
 
-/// close_range(2), both ends included; an empty range is nothing.
-pub fn close_range(first: i32, last: u32) -> Result<(), Errno> {
-    if first as u32 > last {
+/// close_range(2) of `fds`, unless that is empty.
+pub fn close_range(fds: Range<i32>) -> Result<(), Errno> {
+    if fds.is_empty() {
         return Ok(());
     }
-    call(nr::CLOSE_RANGE, [first as usize, last as usize, 0, 0, 0, 0]).map(drop)
+    call(nr::CLOSE_RANGE, [fds.start as usize, fds.end.wrapping_sub(1) as usize, 0, 0, 0, 0]).map(drop)
+}
+
+/// close_range(2) from `first` to the last that can be.
+pub fn close_from(first: i32) -> Result<(), Errno> {
+    call(nr::CLOSE_RANGE, [first as usize, u32::MAX as usize, 0, 0, 0, 0]).map(drop)
 }
 
 /// write(2).
@@ -220,7 +227,7 @@ pub fn poll(fds: &mut [PollFd; 3]) -> Result<(), Errno> {
 
 /// Sleeps for some milliseconds, by ppoll(2) on nothing.
 pub fn sleep_ms(milliseconds: usize) {
-    let time = [0usize, milliseconds * 1_000_000];
+    let time = [0usize, milliseconds.saturating_mul(1_000_000)];
     let _ = call(nr::PPOLL, [0, 0, addr(&time), 0, 0, 0]);
 }
 
