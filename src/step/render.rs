@@ -356,9 +356,9 @@ fn limit(value: u64) -> String {
 
 fn propagation_name(flags: u64) -> &'static str {
     match flags {
-        super::MS_PRIVATE => "MS_PRIVATE",
-        super::MS_SLAVE => "MS_SLAVE",
-        super::MS_SHARED => "MS_SHARED",
+        libc::MS_PRIVATE => "MS_PRIVATE",
+        libc::MS_SLAVE => "MS_SLAVE",
+        libc::MS_SHARED => "MS_SHARED",
         _ => "",
     }
 }
@@ -372,27 +372,25 @@ fn attr_names(attrs: u64) -> String {
     join_names(
         attrs,
         &[
-            (super::ATTR_RDONLY, "MOUNT_ATTR_RDONLY"),
-            (super::ATTR_NOSUID, "MOUNT_ATTR_NOSUID"),
-            (super::ATTR_NODEV, "MOUNT_ATTR_NODEV"),
-            (super::ATTR_NOEXEC, "MOUNT_ATTR_NOEXEC"),
-            (super::ATTR_STRICTATIME, "MOUNT_ATTR_STRICTATIME"),
+            (libc::MOUNT_ATTR_RDONLY, "MOUNT_ATTR_RDONLY"),
+            (libc::MOUNT_ATTR_NOSUID, "MOUNT_ATTR_NOSUID"),
+            (libc::MOUNT_ATTR_NODEV, "MOUNT_ATTR_NODEV"),
+            (libc::MOUNT_ATTR_NOEXEC, "MOUNT_ATTR_NOEXEC"),
+            (libc::MOUNT_ATTR_STRICTATIME, "MOUNT_ATTR_STRICTATIME"),
         ],
     )
 }
 
 /// `CLONE_NEW*` bits by name.
 pub(crate) fn namespaces(flags: u32) -> String {
-    join_names(
-        u64::from(flags),
-        &[
-            (0x0002_0000, "CLONE_NEWNS"),
-            (0x2000_0000, "CLONE_NEWPID"),
-            (0x0800_0000, "CLONE_NEWIPC"),
-            (0x4000_0000, "CLONE_NEWNET"),
-            (0x0400_0000, "CLONE_NEWUTS"),
-            (0x0200_0000, "CLONE_NEWCGROUP"),
-            (0x1000_0000, "CLONE_NEWUSER"),
-        ],
-    )
+    let names = [
+        (libc::CLONE_NEWNS, "CLONE_NEWNS"),
+        (libc::CLONE_NEWPID, "CLONE_NEWPID"),
+        (libc::CLONE_NEWIPC, "CLONE_NEWIPC"),
+        (libc::CLONE_NEWNET, "CLONE_NEWNET"),
+        (libc::CLONE_NEWUTS, "CLONE_NEWUTS"),
+        (libc::CLONE_NEWCGROUP, "CLONE_NEWCGROUP"),
+        (libc::CLONE_NEWUSER, "CLONE_NEWUSER"),
+    ];
+    join_names(u64::from(flags), &names.map(|(bit, name)| (u64::from(bit.cast_unsigned()), name)))
 }
