@@ -15,7 +15,7 @@ pub fn mount_file_over(init: &Init, path: Str<'static>, content: Blob<'static>) 
     let fd = sys::openat(dev, c".file", sys::O_NEW, 0o644).at(0)?;
     sys::write_all(fd, content.0).at(1)?;
     sys::close(fd);
-    let tree = sys::open_tree(dev, c".file", true).at(2)?;
+    let tree = sys::open_tree(dev, c".file", false).at(2)?;
     sys::mount_setattr(tree, MASK_ATTRS, 0, false).at(3)?;
     let at = match open_mount_point(init, path, FileType::File, sys::IN_ROOT) {
         // A link that leads nowhere in this root, as resolv.conf often is: the link itself is covered.

@@ -92,7 +92,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         }
         Op::MaskFile { path } => {
             let Some(at) = open_if_present(init, path).at(0)? else { return Ok(()) };
-            let tree = sys::open_tree(init.dev(), c"null", true).at(1)?;
+            let tree = sys::open_tree(init.dev(), c"null", false).at(1)?;
             attach(tree, at).at(2)
         }
         Op::MaskDir { path } => {

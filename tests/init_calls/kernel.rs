@@ -49,6 +49,10 @@ pub struct Facts {
     pub child: bool,
     /// How many mounts lie over the root.
     pub over_root: usize,
+    /// Whether the working directory lies outside of the root.
+    pub unreachable: bool,
+    /// Whether statx(2) finds nothing.
+    pub missing: bool,
 }
 
 #[derive(Default)]
@@ -259,9 +263,10 @@ impl Kernel {
             "prctl" if prctl(a[0]) == "PR_GET_SECUREBITS" => isize::from(self.facts.securebits),
             "getcwd" => {
                 // SAFETY: getcwd(2) writes a path, and the buffer has room for this one.
-                unsafe { (a[0] as *mut u8).write(b'/') };
+                unsafe { (a[0] as *mut u8).write(if self.facts.unreachable { b'(' } else { b'/' }) };
                 1
             }
+            "statx" if self.facts.missing => -(libc::ENOENT as isize),
             "statx" => {
                 // SAFETY: statx(2) writes a struct statx.
                 unsafe { self.statx(path, a) };

@@ -48,6 +48,36 @@ fn without(absent: &[&'static str]) -> Facts {
     Facts { absent: absent.to_vec(), ..Facts::default() }
 }
 
+/// Operations that init refuses though the kernel refuses no call: with the errno and the line.
+pub fn refused_by_init() -> Vec<(Sample, i32, &'static str)> {
+    let path = || text("/a/b/c");
+    let exchanged = Op::Tree { fd: 1, source: path(), recursive: true };
+    let over = Facts { over_root: 1000, ..Facts::default() };
+    let root = Facts { held: "/a/b/c", ..Facts::default() };
+    let unreachable = Facts { unreachable: true, ..Facts::default() };
+    let missing = Facts { missing: true, ..Facts::default() };
+    vec![
+        (on(exchanged, Facts::default()), libc::ESTALE, "statx(opened \"/a/b/c\", STATX_INO)"),
+        // The path leads to the object that the root is.
+        (
+            on(Op::Restrict { path: path(), attrs: 1, must: true }, root),
+            libc::ELOOP,
+            "openat2(root, \"/a/b/c\", RESOLVE_IN_ROOT)",
+        ),
+        (
+            on(Op::PivotRoot {}, over),
+            libc::EBUSY,
+            "statx(\"/..\", STATX_MNT_ID) # as long as that is not the root, again",
+        ),
+        (on(Op::Cwd { path: path() }, unreachable), libc::ENOENT, "getcwd()"),
+        (
+            on(Op::Find { candidates: texts(&["/bin/true"]) }, missing),
+            libc::ENOENT,
+            "statx(first regular file of \"/bin/true\")",
+        ),
+    ]
+}
+
 /// The samples of an operation. No arm stands for the rest, so a new operation has none until it gets one here.
 pub fn samples(code: OpCode) -> Vec<Sample> {
     let options = || [texts(&[]), texts(&["size", "1m"]), texts(&["size", "1m", "ro", "", "mode", "755"])];
