@@ -1,37 +1,165 @@
 //! Compiles `init/` for the target, to a small static program that the library embeds.
 //!
-//! `init/` has no dependencies and no manifest: one call of `rustc` makes it.
+//! `init/` has no dependencies and no manifest: one call of `rustc` makes it. Its lints are checked elsewhere, by the
+//! target named `init` in `Cargo.toml`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+/// The flags that a C compiler takes as the linker, and what it passes on.
+const BY_COMPILER: [&str; 4] = [
+    "-nostartfiles",
+    "-nostdlib",
+    "-static",
+    "-Wl,--gc-sections,--build-id=none,-z,noexecstack,-z,norelro,--no-eh-frame-hdr",
+];
+
+/// The same for a linker that is called itself.
+const BY_LINKER: [&str; 8] = [
+    "-static",
+    "--gc-sections",
+    "--build-id=none",
+    "-z",
+    "noexecstack",
+    "-z",
+    "norelro",
+    "--no-eh-frame-hdr",
+];
+
 fn main() {
-    println!("cargo::rerun-if-changed=init");
-    println!("cargo::rerun-if-changed=src/step/wire.rs");
-    println!("cargo::rerun-if-changed=src/step/record.rs");
-    println!("cargo::rerun-if-changed=src/step/program.rs");
     println!("cargo::rerun-if-changed=build.rs");
-    let var = |name: &str| env::var(name).unwrap_or_default();
+    let target = var("TARGET");
     let out = PathBuf::from(var("OUT_DIR")).join("init");
     // Only where init can be built: elsewhere the crate's own compile_error says what is wrong.
     if var("CARGO_CFG_TARGET_OS") != "linux" || var("CARGO_CFG_TARGET_ARCH") != "x86_64" {
         fs::write(&out, b"").ok();
         return;
     }
-    let status = Command::new(var("RUSTC"))
+    // What makes Cargo choose a linker, a compiler or a wrapper. It does not compare the variables that it sets itself.
+    let own = format!("CARGO_TARGET_{}_", target.to_uppercase().replace(['-', '.'], "_"));
+    for name in ["LINKER", "RUSTFLAGS"] {
+        println!("cargo::rerun-if-env-changed={own}{name}");
+    }
+    for name in ["RUSTC", "RUSTC_WRAPPER", "RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let mut refusals = Vec::new();
+    for linker in linkers() {
+        match compile(&target, &linker, &out) {
+            Ok(()) => return,
+            Err(why) => refusals.push((linker, why)),
+        }
+    }
+    for (linker, why) in refusals {
+        eprintln!("init/ with {}:\n{why}", linker.as_deref().unwrap_or("rustc's default linker"));
+    }
+    println!(
+        "cargo::error=init/, the program that runs inside of every sandbox, could not be built for {target}. If a linker is \
+         missing, name one for this target: {own}LINKER=x86_64-linux-gnu-gcc, or ld.lld. rustc's messages are below"
+    );
+    std::process::exit(1);
+}
+
+fn var(name: &str) -> String {
+    env::var(name).unwrap_or_default()
+}
+
+/// The linkers to try; `None` is rustc's default.
+fn linkers() -> Vec<Option<String>> {
+    if let Some(told) = told("linker") {
+        return vec![Some(told)];
+    }
+    let host = var("HOST");
+    if host.starts_with("x86_64-") && host.contains("-linux-") {
+        return vec![None];
+    }
+    // The default would be the compiler of the host, for its own processor. rustc brings a linker for every target; a
+    // distribution that leaves it out of its rustc may have a cross compiler.
+    ["rust-lld", "x86_64-linux-gnu-gcc"].map(|name| Some(name.to_owned())).into()
+}
+
+/// What Cargo was told for this target: by `target.<triple>.linker` or its variable, or by a flag.
+fn told(option: &str) -> Option<String> {
+    let flags = var("CARGO_ENCODED_RUSTFLAGS");
+    let mut by_flag = None;
+    let mut flags = flags.split('\x1f');
+    while let Some(flag) = flags.next() {
+        let codegen = match flag {
+            "-C" | "--codegen" => flags.next(),
+            _ => flag.strip_prefix("-C").or_else(|| flag.strip_prefix("--codegen=")),
+        };
+        let value = codegen.and_then(|codegen| codegen.strip_prefix(option)?.strip_prefix('='));
+        by_flag = value.map(str::to_owned).or(by_flag);
+    }
+    by_flag
+        .or_else(|| env::var("RUSTC_LINKER").ok().filter(|linker| option == "linker" && !linker.is_empty()))
+}
+
+/// Whether this is a linker itself, and not a compiler that calls one. rustc tells them apart by the same names.
+fn is_linker(path: &str) -> bool {
+    let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    matches!(name, "ld" | "lld" | "rust-lld") || name.starts_with("ld.") || name.ends_with("-ld")
+}
+
+/// Compiles and links; the compiler's messages if it could not.
+fn compile(target: &str, linker: &Option<String>, out: &Path) -> Result<(), String> {
+    let dependencies = out.with_extension("d");
+    let mut command = rustc();
+    command
         .args(["--edition", "2024", "--crate-name", "cofferdam_init", "--crate-type", "bin"])
-        .args(["--target", &var("TARGET"), "--cap-lints", "warn"])
+        .args(["--target", target, "--cap-lints", "allow"])
         .args(["-Copt-level=s", "-Cpanic=abort", "-Ccodegen-units=1", "-Coverflow-checks=off"])
         .args(["-Cdebug-assertions=off", "-Crelocation-model=static", "-Cstrip=symbols"])
-        .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-static"])
-        .arg("-Clink-arg=-Wl,--gc-sections,--build-id=none,-z,noexecstack,-z,norelro,--no-eh-frame-hdr")
-        .arg("init/main.rs")
-        .arg("-o")
-        .arg(&out)
-        .status();
-    // Its own messages stand above this one; without a good exit there is nothing to embed.
-    if !status.is_ok_and(|status| status.success()) {
-        println!("cargo::error=rustc could not build init/");
+        .arg(format!("--emit=link={},dep-info={}", out.display(), dependencies.display()));
+    // There rustc would add the C library's entry; elsewhere the option would take its own linker away.
+    if var("CARGO_CFG_TARGET_ENV") == "musl" {
+        command.arg("-Clink-self-contained=no");
+    }
+    let flavor = told("linker-flavor");
+    let direct = match (&flavor, linker) {
+        (Some(flavor), _) => !flavor.contains("gcc") && !flavor.contains("-cc"),
+        (None, Some(linker)) => is_linker(linker),
+        (None, None) => false,
+    };
+    if let Some(linker) = linker {
+        command.arg(format!("-Clinker={linker}"));
+    }
+    match &flavor {
+        Some(flavor) => {
+            command.arg(format!("-Clinker-flavor={flavor}"));
+        }
+        None if direct => {
+            // lld is several linkers in one, and has to be told.
+            let lld = linker.as_deref().is_some_and(|linker| linker.ends_with("lld"));
+            command.arg(if lld { "-Clinker-flavor=ld.lld" } else { "-Clinker-flavor=ld" });
+        }
+        None => {}
+    }
+    let arguments: &[&str] = if direct { &BY_LINKER } else { &BY_COMPILER };
+    command.args(arguments.iter().map(|argument| format!("-Clink-arg={argument}"))).arg("init/main.rs");
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    // One line for each file, with nothing behind the colon.
+    for line in fs::read_to_string(dependencies).unwrap_or_default().lines() {
+        if let Some(file) = line.strip_suffix(':') {
+            println!("cargo::rerun-if-changed={}", file.replace("\\ ", " "));
+        }
+    }
+    Ok(())
+}
+
+/// The compiler, behind the wrapper that Cargo calls it by: a cache, or what prepares its environment. The wrapper of the
+/// workspace is left out: it is that of linters (clippy), which want Cargo's own calls.
+fn rustc() -> Command {
+    match env::var("RUSTC_WRAPPER").ok().filter(|wrapper| !wrapper.is_empty()) {
+        None => Command::new(var("RUSTC")),
+        Some(wrapper) => {
+            let mut command = Command::new(wrapper);
+            command.arg(var("RUSTC"));
+            command
+        }
     }
 }

@@ -287,4 +287,15 @@ fn every_line_of_the_plan_is_in_the_trace() {
         "--",
         "true",
     ]);
+    compare(&["--id", "explained", "--pid", "host", "--ipc", "host", "--cap-drop", "all", "--", "true"]);
+    compare(&["--id", "explained", "--allow-new-privs", "--device", "/dev/null:/dev/sink", "--", "true"]);
+    let spec = tempfile::NamedTempFile::new().unwrap();
+    let text = r#"{
+        "command": "true",
+        "rlimits": { "nofile": { "soft": 1024, "hard": 4096 }, "core": { "soft": 0, "hard": 0 } },
+        "oom_score_adj": 500,
+        "task_dirs": { "secrets": { "files": { "key": "value" } } }
+    }"#;
+    std::fs::write(spec.path(), text).unwrap();
+    compare(&["--id", "explained", "--spec", spec.path().to_str().unwrap()]);
 }
