@@ -10,8 +10,8 @@ use crate::mount::{UPPER_ATTRS, attach, new_mount};
 use crate::paths::{allow_existing, open_mount_point};
 use crate::state::Init;
 use crate::sys::{self, Z};
-use crate::uapi::{EEXIST, EINVAL, MS_PRIVATE, O_DIRECTORY, O_NOFOLLOW, O_PATH};
-use crate::wire::{FileType, List, Op, Str};
+use crate::uapi::{EEXIST, MS_PRIVATE, O_DIRECTORY, O_NOFOLLOW, O_PATH};
+use crate::wire::{FileType, List, Str};
 
 /// Mounts the tmpfs.
 pub fn mount_upper_tmpfs(init: &mut Init, options: List<'static, Str<'static>>) -> Done {
@@ -27,13 +27,27 @@ pub fn mount_upper_dir(init: &mut Init, fd: u32) -> Done {
     sys::move_mount_over_root(init.upper).at(1)
 }
 
+/// An overlay: the fields of the operation.
+pub struct Overlay {
+    /// The lower layer, by its index in the table of descriptors.
+    pub lower: u32,
+    /// Path in the sandbox.
+    pub target: Str<'static>,
+    /// Name of its directory in the file system that is written to.
+    pub name: Str<'static>,
+    /// Mode, user and group of the top of its upper layer when that is made.
+    pub owner: (u32, u32, u32),
+    /// Whether its metadata is in `user.*` attributes.
+    pub userxattr: bool,
+    /// `MOUNT_ATTR_*` bits.
+    pub attrs: u64,
+}
+
 /// Mounts an overlay. Its lower layer is attached where the overlay comes to lie, and detached once the overlay has it:
 /// most kernels take no layer that is mounted nowhere.
-pub fn mount_overlay(init: &mut Init, op: &Op<'static>) -> Done {
-    let Op::Overlay { fd, target, name, mode, uid, gid, userxattr, attrs, .. } = *op else {
-        return Err(EINVAL).at(0);
-    };
-    let lower = init.take_fd(fd);
+pub fn mount_overlay(init: &mut Init, overlay: Overlay) -> Done {
+    let Overlay { lower, target, name, owner: (mode, uid, gid), userxattr, attrs } = overlay;
+    let lower = init.take_fd(lower);
     allow_existing(sys::mkdirat(init.upper, name, 0o700)).at(0)?;
     let flags = O_PATH | O_DIRECTORY | O_NOFOLLOW;
     let layer = sys::openat(init.upper, name, flags, 0).at(1)?;

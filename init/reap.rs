@@ -7,20 +7,31 @@
 //! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
 
 use crate::arch::{self, nr};
-use crate::call::{At, CallFailed, Done, NextCall};
+use crate::call::{At, Done, NextCall};
 use crate::credentials::{drop_bounding, set_ids};
 use crate::state::{FAILED, Init};
 use crate::sys::{self, PollFd};
 use crate::uapi::{
-    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, EINVAL, EPERM, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
+    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, EPERM, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
     PR_SET_NO_NEW_PRIVS, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
 };
-use crate::wire::{Op, Record};
+use crate::wire::Record;
+
+/// What PID 1 is left with, and what it drops.
+pub struct Left {
+    /// Its user id.
+    pub uid: u32,
+    /// Its group id.
+    pub gid: u32,
+    /// Whether it leaves its supplementary groups.
+    pub set_groups: bool,
+    /// The highest capability that the kernel knows.
+    pub last: u32,
+}
 
 /// Forks. Returns in the child, once PID 1 has given up its rights. PID 1 stays and reaps; it returns only when a call
 /// is refused before the child goes on.
-pub fn fork_and_reap(init: &mut Init, op: &Op<'static>) -> Done {
-    let Op::Fork { caller, .. } = *op else { return Err(EINVAL).at(0) };
+pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let caller = init.take_fd(caller);
     // Without it PID 1 blocks in wait4(2) and does not see the end of the caller.
     let signals = sys::open_child_signals().unwrap_or(-1);
@@ -38,7 +49,7 @@ pub fn fork_and_reap(init: &mut Init, op: &Op<'static>) -> Done {
         return Ok(());
     }
     sys::close(theirs);
-    drop_rights(op, [init.status, signals, caller, ours, pidfd])?;
+    drop_rights(left, [init.status, signals, caller, ours, pidfd])?;
     // SAFETY: the child has a copy of its own. What follows here, and in `run_steps` after a failure, reads neither the
     // plan nor the lists and strings decoded from it.
     unsafe { sys::unmap(init.plan) };
@@ -67,8 +78,8 @@ fn await_exec(status: i32, child: i32, caller: i32) {
 }
 
 /// Gives up everything that reaping does not need. Bounding set and groups come first: they take capabilities.
-fn drop_rights(op: &Op<'static>, mut kept: [i32; 5]) -> Result<(), CallFailed> {
-    let Op::Fork { uid, gid, set_groups, last, .. } = *op else { return Err(EINVAL).at(0) };
+fn drop_rights(left: Left, mut kept: [i32; 5]) -> Done {
+    let Left { uid, gid, set_groups, last } = left;
     kept.sort_unstable();
     let mut first = 0;
     for fd in kept {

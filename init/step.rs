@@ -132,7 +132,11 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         }
         Op::Upper { options } => overlay::mount_upper_tmpfs(init, options),
         Op::UpperBind { fd, .. } => overlay::mount_upper_dir(init, fd),
-        Op::Overlay { .. } => overlay::mount_overlay(init, op),
+        Op::Overlay { fd, target, name, mode, uid, gid, userxattr, attrs, .. } => {
+            let owner = (mode, uid, gid);
+            let overlay = overlay::Overlay { lower: fd, target, name, owner, userxattr, attrs };
+            overlay::mount_overlay(init, overlay)
+        }
         Op::File { path, content } => files::mount_file_over(init, path, content),
         Op::Write { path, mode, uid, gid, content } => {
             files::write_new_file(init, path, mode, (uid, gid), content)
@@ -140,7 +144,9 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::PivotRoot {} => mount::pivot_into_root(init),
         Op::MoveRoot {} => mount::move_into_root(init),
         Op::Rlimit { resource, soft, hard } => sys::set_rlimit(resource, soft, hard).at(0),
-        Op::Fork { .. } => reap::fork_and_reap(init, op),
+        Op::Fork { uid, gid, set_groups, last, caller } => {
+            reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
+        }
         Op::Bounding { keep, last } => drop_bounding(keep, last, 0),
         Op::Ids { uid, gid, set_groups, groups } => become_user(uid, gid, set_groups, groups),
         Op::Caps { permitted, inheritable, ambient } => set_caps(permitted, inheritable, ambient),

@@ -74,7 +74,8 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
     let mut init = Init::new(STATUS, program, &[]);
     (init.root, init.upper, init.anchors) = (220, 221, [222, 223, 224, 225]);
     // Only the last operation relies on the one that found it.
-    init.command = matches!(sample.op, Op::Exec { .. }).then(|| (0, samples::text("/bin/true")));
+    init.command = (matches!(sample.op, Op::Exec { .. }) && !sample.facts.missing)
+        .then(|| (0, samples::text("/bin/true")));
     let ended = catch_unwind(AssertUnwindSafe(|| run::run_steps(&mut init))).unwrap_err();
     let ended = *ended.downcast::<Ended>().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let kernel = KERNEL.take();
@@ -245,7 +246,7 @@ fn a_refusal_of_inits_own_names_the_call_that_showed_the_reason() {
         let text = render::calls(&sample.op)[usize::from(call)].clone();
         assert_eq!(text, line, "{:?}", sample.op);
         // The same name as the last call that was made for it, but for what stands for several.
-        let last = calls.iter().rfind(|call| call.name != "close").unwrap();
+        let Some(last) = calls.iter().rfind(|call| call.name != "close") else { continue };
         assert!(prints(&text, last) || stands_for(&sample.op, &text, last), "{last:?} and {text:?}");
     }
 }

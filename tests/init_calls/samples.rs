@@ -55,7 +55,7 @@ pub fn refused_by_init() -> Vec<(Sample, i32, &'static str)> {
     let over = Facts { over_root: 1000, ..Facts::default() };
     let root = Facts { held: "/a/b/c", ..Facts::default() };
     let unreachable = Facts { unreachable: true, ..Facts::default() };
-    let missing = Facts { missing: true, ..Facts::default() };
+    let missing = || Facts { missing: true, ..Facts::default() };
     vec![
         (on(exchanged, Facts::default()), libc::ESTALE, "statx(opened \"/a/b/c\", STATX_INO)"),
         // The path leads to the object that the root is.
@@ -71,9 +71,14 @@ pub fn refused_by_init() -> Vec<(Sample, i32, &'static str)> {
         ),
         (on(Op::Cwd { path: path() }, unreachable), libc::ENOENT, "getcwd()"),
         (
-            on(Op::Find { candidates: texts(&["/bin/true"]) }, missing),
+            on(Op::Find { candidates: texts(&["/bin/true"]) }, missing()),
             libc::ENOENT,
             "statx(first regular file of \"/bin/true\")",
+        ),
+        (
+            on(Op::Exec { args: texts(&[]), env: texts(&[]) }, missing()),
+            libc::ENOENT,
+            "execve(it, 0 more arguments)",
         ),
     ]
 }
