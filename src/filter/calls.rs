@@ -43,8 +43,14 @@ static CALLS: LazyLock<Vec<Call>> = LazyLock::new(|| {
     lines.filter_map(call).collect()
 });
 
-static BY_NAME: LazyLock<BTreeMap<&'static str, [Option<u32>; 2]>> =
-    LazyLock::new(|| CALLS.iter().copied().collect());
+static BY_NAME: LazyLock<BTreeMap<&'static str, [Option<u32>; 2]>> = LazyLock::new(|| {
+    // One by one: collecting sorts them first, with 8 KiB of stack.
+    let mut map = BTreeMap::new();
+    for (name, numbers) in CALLS.iter() {
+        map.insert(*name, *numbers);
+    }
+    map
+});
 
 /// The number of a call; `None` where the architecture has no call of that name.
 pub fn number(arch: Arch, name: &str) -> Option<u32> {

@@ -140,8 +140,11 @@ pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
 
 /// Every number of an architecture, as ranges that are decided alike.
 fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
-    let mut decided: std::collections::BTreeMap<u32, Decision> =
-        calls::all(arch).map(|(number, _)| (number, Decision::always(rules.known))).collect();
+    // One by one: collecting sorts them first, with 8 KiB of stack.
+    let mut decided: std::collections::BTreeMap<u32, Decision> = std::collections::BTreeMap::new();
+    for (number, _) in calls::all(arch) {
+        decided.insert(number, Decision::always(rules.known));
+    }
     // From the last to the first, as an earlier rule decides before a later one.
     for rule in rules.rules.iter().rev() {
         for number in rule.calls.iter().filter_map(|name| calls::number(arch, name)) {
