@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::{io, mem};
 
 use crate::cgroup::{Group, Limits};
 use crate::compile::{Compiled, compile, devices, required};
@@ -196,17 +196,27 @@ impl Sandbox {
         Ok(self.compile()?.0.plan)
     }
 
-    fn compile(&self) -> Result<(Compiled, Survey)> {
+    /// What is large stands in boxes, and each of them is filled by a function of its own: a caller's thread may have a
+    /// small stack.
+    fn compile(&self) -> Result<(Box<Compiled>, Box<Survey>)> {
         let probed;
         let host = match &self.host {
             Some(host) => host,
             None => {
-                probed = Host::probe()?;
-                &probed
+                probed = probe_host()?;
+                &*probed
             }
         };
-        let survey = Survey::take(&self.policy, &self.spec, host)?;
-        Ok((compile(&self.policy, &self.spec, host, &survey, &random_id())?, survey))
+        let survey = self.survey(host)?;
+        Ok((self.compile_with(host, &survey)?, survey))
+    }
+
+    fn survey(&self, host: &Host) -> Result<Box<Survey>> {
+        Survey::take(&self.policy, &self.spec, host).map(Box::new)
+    }
+
+    fn compile_with(&self, host: &Host, survey: &Survey) -> Result<Box<Compiled>> {
+        compile(&self.policy, &self.spec, host, survey, &random_id()).map(Box::new)
     }
 
     /// Builds the enclosure and runs the command in it. Returns once the command has been executed, or
@@ -220,13 +230,14 @@ impl Sandbox {
     /// See [`Error`](crate::Error), whose variants are sorted by who must act.
     pub fn spawn(&self) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
-        let (Compiled { mut plan, cgroup, root }, survey) = self.compile()?;
+        let (mut compiled, survey) = self.compile()?;
+        let Compiled { plan, cgroup, root } = &mut *compiled;
         let mut belongings = Belongings::default();
         if let Some(base) = &root.temp {
             belongings.root = Some(TempRoot::create(base, &plan.id)?);
         }
         let populated = root.build(&survey.sources, belongings.root.as_ref(), self.progress.as_fn())?;
-        let group = belongings.group.insert(Group::create(&cgroup)?);
+        let group = belongings.group.insert(Group::create(cgroup)?);
         for reason in group.shortfalls() {
             // Devices are held by mounts too.
             match reason.control {
@@ -247,9 +258,13 @@ impl Sandbox {
             survey: &survey,
             root: root.dir.as_deref().zip(belongings.root.as_ref().map(TempRoot::fd)),
         };
-        let (child, streams, report) = self::spawn(&plan, &birth, belongings.group.as_ref())?;
-        Task::new(plan.id, child, streams, belongings, report, populated)
+        let (child, streams, report) = self::spawn(plan, &birth, belongings.group.as_ref())?;
+        Task::new(mem::take(&mut plan.id), child, streams, belongings, report, populated)
     }
+}
+
+fn probe_host() -> Result<Box<Host>> {
+    Host::probe().map(Box::new)
 }
 
 /// How many kills of its own cgroup a caller may have survived.

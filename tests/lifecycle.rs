@@ -269,3 +269,25 @@ fn a_filter_that_refuses_everything_is_no_endless_start() {
         assert!(!task.is_ok_and(|task| task.wait().unwrap().success()), "init: {init}");
     }
 }
+
+/// A caller may keep its threads small, as servers with many do. In a process of its own, which a stack that overflows
+/// takes with it.
+#[test]
+fn a_thread_with_64_kib_of_stack_spawns_a_sandbox() {
+    const MARK: &str = "COFFERDAM_TEST_SMALL_STACK";
+    if !sandboxes() {
+        return;
+    }
+    if std::env::var_os(MARK).is_some() {
+        let spawn = || shell("exit 7").spawn().unwrap().wait().unwrap();
+        let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(spawn).unwrap();
+        std::process::exit(thread.join().unwrap().shell_code());
+    }
+    let name = "a_thread_with_64_kib_of_stack_spawns_a_sandbox";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+}
