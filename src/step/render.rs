@@ -1,8 +1,15 @@
 //! Prints an operation as the system calls that init makes of it, in the manner of strace.
 //!
-//! The order is init's (`init/step.rs`): a refusal comes back as the index of a line of these.
+//! The order is that of init's calls (`init/step.rs`): a refusal comes back as the index of a line of these.
+//! `tests/init_calls` compares the two, call by call.
 
 use super::wire::{Blob, FileType, List, Op, Str};
+
+/// As in init: what covers a path that the task must not see.
+const MASK_ATTRS: u64 =
+    libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+/// As in init: the file system that overlays are written to.
+const UPPER_ATTRS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
 fn filter(program: &Blob<'_>) -> String {
     format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", program.0.len() / 8)
@@ -97,7 +104,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         ],
         Op::MaskDir { path } => {
             let mut lines = vec![format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)")];
-            lines.extend(new_mount("\"tmpfs\"", 0xf, List::from_encoded(0, &[])));
+            lines.extend(new_mount("\"tmpfs\"", MASK_ATTRS, List::from_encoded(0, &[])));
             lines.push(format!("move_mount(tmpfs, root {path:?})"));
             lines
         }
@@ -119,12 +126,15 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             vec!["openat2(root, \"dev/null\", O_RDWR)".into(), format!("dup3(to {})", streams.join(", "))]
         }
         Op::Upper { options } => {
-            let mut lines = new_mount("\"tmpfs\"", 0x6, options);
+            let mut lines = new_mount("\"tmpfs\"", UPPER_ATTRS, options);
             lines.push("move_mount(tmpfs, \"/\")".into());
             lines
         }
         Op::UpperBind { source, .. } => {
-            vec![mount_setattr(source, 0x6, "MS_PRIVATE", false), format!("move_mount({source:?}, \"/\")")]
+            vec![
+                mount_setattr(source, UPPER_ATTRS, "MS_PRIVATE", false),
+                format!("move_mount({source:?}, \"/\")"),
+            ]
         }
         Op::Overlay { .. } => overlay(op),
         Op::Share { source, target } => vec![
@@ -240,7 +250,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Bind { source, target, attrs, file_type, .. } => format!(
             "bind {}{source:?} at {target:?}{}",
             if file_type == FileType::Dir { "" } else { "the file " },
-            if attrs & 1 == 0 { "" } else { ", read-only" },
+            if attrs & libc::MOUNT_ATTR_RDONLY == 0 { "" } else { ", read-only" },
         ),
         Op::Mount { fs, target, .. } => format!("mount {fs:?} at {target:?}"),
         Op::Symlink { path, .. } => format!("symbolic link {path:?}"),
