@@ -16,7 +16,7 @@ use crate::cgroup::Detection;
 use crate::error::{Error, Result};
 use crate::ids::IdMap;
 use crate::ns;
-use crate::rootfs::{self, Kind};
+use crate::rootfs::{self, FileKind};
 use crate::sys;
 
 mod survey;
@@ -66,14 +66,14 @@ pub struct Host {
     /// Whether the kernel has the overlay file system, or a module of it that the caller may load.
     pub overlay: bool,
     /// Sensitive files of this kernel that a sandbox covers.
-    pub masked: Vec<(PathBuf, Kind)>,
+    pub masked: Vec<(PathBuf, FileKind)>,
     /// Files and directories below `/etc` that other users may not read: covered where `/etc` comes from the default
     /// `chroot_env`.
-    pub private: Vec<(PathBuf, Kind)>,
+    pub private: Vec<(PathBuf, FileKind)>,
     /// Options of the host's `/proc` that hide processes: a sandbox in the host's PID namespace has them too.
     pub proc_options: Vec<(String, String)>,
     /// Those that it makes read-only.
-    pub read_only: Vec<(PathBuf, Kind)>,
+    pub read_only: Vec<(PathBuf, FileKind)>,
 }
 
 /// An id map of the caller's; all ids where it cannot be read.

@@ -64,7 +64,7 @@ pub use ns::{IsolationMode, Network};
 pub use plan::Plan;
 pub use report::{Control, Reason, Report};
 pub use rootfs::{
-    ChrootEnv, Device, Dns, HostsEntry, Kind, Method, Populated, Progress, Propagation, Root, Secrets,
+    ChrootEnv, Device, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root, Secrets,
     TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::ns::Network;
 use crate::report::Control;
-use crate::rootfs::{Kind, check_path};
+use crate::rootfs::{FileKind, check_path};
 use crate::spec::SandboxSpec;
 
 pub(super) fn kernel(host: &Host) -> Result<()> {
@@ -79,7 +79,7 @@ pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
         if kind.is_none() {
             return Err(survey.absent("devices", &device.source));
         }
-        if kind != Some(Kind::Device) {
+        if kind != Some(FileKind::Device) {
             return Err(Error::spec("devices", format!("{:?} is no device of the host", device.source)));
         }
         let wrong = |c: char| !"rwm".contains(c);

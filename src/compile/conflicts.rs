@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::host::{Survey, temp_dir};
 use crate::report::{Control, Report};
 use crate::rootfs::lower::Entry;
-use crate::rootfs::{self, ChrootEnv, Kind, Method};
+use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::{Policy, SandboxSpec};
 
 /// Something that is mounted in the root, in the order in which it is.
@@ -76,8 +76,8 @@ pub(super) fn kinds(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv) -> Res
         }
         let Some((_, path)) = rootfs::shown(env, &volume.target) else { continue };
         let (Some(here), Some(there)) = (survey.kind(&volume.source), survey.kind(&path)) else { continue };
-        if (here == Kind::Dir) != (there == Kind::Dir) {
-            let name = |kind| if kind == Kind::Dir { "a directory" } else { "a file" };
+        if (here == FileKind::Dir) != (there == FileKind::Dir) {
+            let name = |kind| if kind == FileKind::Dir { "a directory" } else { "a file" };
             let why = format!(
                 "{:?} is {}, and cannot be mounted over {:?}, which is {} ({path:?} on the host)",
                 volume.source,

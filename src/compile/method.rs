@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::report::{Control, Report};
 use crate::rootfs::lower::Entry;
-use crate::rootfs::{self, ChrootEnv, Kind, Method};
+use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::SandboxSpec;
 
 /// The method that is asked for, or that `auto` comes to.
@@ -52,7 +52,7 @@ pub(super) fn choose(
         return Err(Error::spec("chroot_env", why));
     }
     if method == Method::Overlay {
-        for Entry { target, .. } in entries.iter().filter(|e| e.kind != Kind::Dir) {
+        for Entry { target, .. } in entries.iter().filter(|e| e.kind != FileKind::Dir) {
             report.note(Control::HOST_FILES, format!("{target:?} is read-only: a file has no overlay"));
         }
     }
@@ -95,7 +95,7 @@ fn no_overlay(host: &Host, entries: &[Entry]) -> Option<String> {
     if !host.overlay {
         return Some("the kernel has no overlay file system".to_string());
     }
-    let mounted = entries.iter().find(|e| e.kind == Kind::Dir && !e.submounts.is_empty())?;
+    let mounted = entries.iter().find(|e| e.kind == FileKind::Dir && !e.submounts.is_empty())?;
     // What they cover is not for whoever did not mount them: its clone is refused (EINVAL).
     let why =
         || format!("in a user namespace {:?} has no overlay, as something is mounted in it", mounted.source);
@@ -131,7 +131,7 @@ fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[Entry
         let (source, path) = rootfs::shown(env, target)?;
         let real = survey.real(source).join(path.strip_prefix(source).ok()?);
         let hidden = survey.skip.iter().any(|skip| real.starts_with(&skip.path));
-        let within = survey.kind(source) == Some(Kind::Dir) && (hidden || survey.kind(&path).is_none());
+        let within = survey.kind(source) == Some(FileKind::Dir) && (hidden || survey.kind(&path).is_none());
         within.then(|| Buried { target: target.to_path_buf(), source: source.to_path_buf(), hidden })
     })
 }

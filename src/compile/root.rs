@@ -11,10 +11,10 @@ use crate::host::{Host, Survey, chroot_env, temp_dir};
 use crate::report::{Control, Report};
 use crate::rootfs::lower::Entry;
 use crate::rootfs::populate::{self, TempRoot, populate_held};
-use crate::rootfs::source::{Held, HostFile};
+use crate::rootfs::source::{HeldSources, HostFile};
 use crate::rootfs::{self, names};
 use crate::rootfs::{
-    ChrootEnv, Kind, Method, Options, Populated, Progress, Skipped, Source, Volume, check_path,
+    ChrootEnv, FileKind, Method, Options, Populated, Progress, Skipped, Source, Volume, check_path,
 };
 use crate::spec::{Policy, SandboxSpec};
 
@@ -47,7 +47,7 @@ impl RootWork {
     /// Fills the directory that becomes the root, when it is to be filled, and says what stands in the root.
     pub(crate) fn build(
         &self,
-        held: &Held,
+        held: &HeldSources,
         temp: Option<&TempRoot>,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<Option<Populated>> {
@@ -66,7 +66,7 @@ impl RootWork {
     fn fill(
         &self,
         dir: &Path,
-        held: &Held,
+        held: &HeldSources,
         temp: Option<&TempRoot>,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<Populated> {
@@ -142,14 +142,14 @@ pub(super) fn work(
 fn directory(field: &'static str, path: &Path, survey: &Survey) -> Result<()> {
     check_path(field, path)?;
     match survey.kind(path) {
-        Some(Kind::Dir) => Ok(()),
+        Some(FileKind::Dir) => Ok(()),
         Some(_) => Err(Error::spec(field, format!("{path:?} is not a directory"))),
         None => Err(survey.absent(field, path)),
     }
 }
 
 fn mounted(entry: &Entry, method: Method) -> Source {
-    let method = if entry.kind == Kind::Dir { method } else { Method::Bind };
+    let method = if entry.kind == FileKind::Dir { method } else { Method::Bind };
     Source { path: entry.source.clone(), target: entry.target.clone(), method }
 }
 
@@ -160,8 +160,8 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<Entry>, Vec<Skipped>) {
         let real = survey.real(source);
         let why = match survey.kind(source) {
             None => "is not there",
-            Some(Kind::Device) => "is a device",
-            Some(Kind::Other) => "is a fifo or a socket",
+            Some(FileKind::Device) => "is a device",
+            Some(FileKind::Other) => "is a fifo or a socket",
             Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "was to be left out",
             Some(kind) => {
                 entries.push(Entry {
@@ -188,8 +188,8 @@ fn below(path: &Path, top: &Path) -> Option<PathBuf> {
 }
 
 /// The topmost mount points below `source`: what is mounted below those comes with them.
-fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, Kind)> {
-    let mut found: Vec<(PathBuf, Kind)> = Vec::new();
+fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, FileKind)> {
+    let mut found: Vec<(PathBuf, FileKind)> = Vec::new();
     // In the order of paths, what holds another comes before it.
     for (point, kind) in &survey.mounts {
         let Some(point) = below(point, source) else { continue };
@@ -200,7 +200,7 @@ fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, Kind)> {
     found
 }
 
-pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume, Kind)>> {
+pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume, FileKind)>> {
     spec.volumes
         .iter()
         .map(|volume| {
@@ -225,7 +225,7 @@ pub(super) fn private(
     host: &Host,
     entries: &[Entry],
     report: &mut Report,
-) -> Vec<(PathBuf, Kind)> {
+) -> Vec<(PathBuf, FileKind)> {
     let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
     let Some(etc) = entries.iter().find(|e| default && e.source == Path::new("/etc")) else {
         return Vec::new();
@@ -235,7 +235,7 @@ pub(super) fn private(
     let shown =
         host.private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
     let shown = shown.map(|(rest, kind)| (etc.target.join(rest), kind));
-    let covered: Vec<(PathBuf, Kind)> = shown
+    let covered: Vec<(PathBuf, FileKind)> = shown
         .filter(|(at, _)| !given.iter().any(|given| at.starts_with(given) || given.starts_with(at)))
         .collect();
     if !covered.is_empty() {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::cgroup::{CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version};
 use crate::ids::IdMap;
-use crate::rootfs::{Kind, Volume};
+use crate::rootfs::{FileKind, Volume};
 use crate::spec::Stdio;
 
 mod cgroups;
@@ -64,9 +64,9 @@ fn host() -> Host {
         mdwe: false,
         overlay: true,
         proc_options: Vec::new(),
-        private: vec![("/etc/shadow".into(), Kind::File), ("/etc/ssl/private".into(), Kind::Dir)],
-        masked: vec![("/proc/kcore".into(), Kind::File), ("/sys/firmware".into(), Kind::Dir)],
-        read_only: vec![("/proc/sys".into(), Kind::Dir)],
+        private: vec![("/etc/shadow".into(), FileKind::File), ("/etc/ssl/private".into(), FileKind::Dir)],
+        masked: vec![("/proc/kcore".into(), FileKind::File), ("/sys/firmware".into(), FileKind::Dir)],
+        read_only: vec![("/proc/sys".into(), FileKind::Dir)],
     }
 }
 
@@ -142,20 +142,20 @@ fn off() -> Detection {
 /// What the faked host has, of all that a table may name; nobody runs the task.
 fn survey() -> Survey {
     let kinds = [
-        ("/", Kind::Dir),
-        ("/bin", Kind::Dir),
-        ("/dev/fuse", Kind::Device),
-        ("/etc", Kind::Dir),
-        ("/etc/hosts", Kind::File),
-        ("/etc/resolv.conf", Kind::File),
-        ("/srv/a", Kind::Dir),
-        ("/srv/b", Kind::Dir),
-        ("/srv/file", Kind::File),
-        ("/sys", Kind::Dir),
-        ("/sys/fs/cgroup", Kind::Dir),
-        ("/sys/fs/cgroup/memory", Kind::Dir),
-        ("/sys/fs/cgroups", Kind::Dir),
-        ("/usr", Kind::Dir),
+        ("/", FileKind::Dir),
+        ("/bin", FileKind::Dir),
+        ("/dev/fuse", FileKind::Device),
+        ("/etc", FileKind::Dir),
+        ("/etc/hosts", FileKind::File),
+        ("/etc/resolv.conf", FileKind::File),
+        ("/srv/a", FileKind::Dir),
+        ("/srv/b", FileKind::Dir),
+        ("/srv/file", FileKind::File),
+        ("/sys", FileKind::Dir),
+        ("/sys/fs/cgroup", FileKind::Dir),
+        ("/sys/fs/cgroup/memory", FileKind::Dir),
+        ("/sys/fs/cgroups", FileKind::Dir),
+        ("/usr", FileKind::Dir),
     ];
     let fuse = rootfs::probe::Node { block: false, major: 10, minor: 229 };
     Survey {

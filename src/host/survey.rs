@@ -18,8 +18,8 @@ use crate::rootfs::lower::own_sources;
 use crate::rootfs::names::Dns;
 use crate::rootfs::probe::Node;
 use crate::rootfs::probe::Owner;
-use crate::rootfs::source::{self, Held, HostFile, Refused};
-use crate::rootfs::{self, ChrootEnv, Kind, Method};
+use crate::rootfs::source::{self, HeldSources, HostFile, SourceError};
+use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::{Policy, SandboxSpec, Stdio};
 use crate::sys;
 use crate::sys::mountinfo::Mount;
@@ -30,9 +30,9 @@ pub(crate) struct Survey {
     /// Whom the task runs as.
     pub identity: Identity,
     /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
-    pub kinds: BTreeMap<PathBuf, Option<Kind>>,
+    pub kinds: BTreeMap<PathBuf, Option<FileKind>>,
     /// What the spec names of the host, held open.
-    pub sources: Held,
+    pub sources: HeldSources,
     /// What those of them stand for that are devices.
     pub nodes: BTreeMap<PathBuf, Node>,
     /// Why it is not known what a path is.
@@ -48,7 +48,7 @@ pub(crate) struct Survey {
     /// The directories that are left out of every root, those that there are.
     pub skip: Vec<Skip>,
     /// Where something is mounted on the host, where that matters, with what it is.
-    pub mounts: BTreeMap<PathBuf, Kind>,
+    pub mounts: BTreeMap<PathBuf, FileKind>,
     /// Those that lie on a file system from which nothing may be executed.
     pub noexec: BTreeSet<PathBuf>,
     /// What inherited streams and descriptors are that give something away, by their names in a spec.
@@ -99,7 +99,7 @@ impl Survey {
         for path in mounts_within.keys() {
             hold(path.clone(), &mut sources, &mut unseen)?;
         }
-        let mut kinds: BTreeMap<PathBuf, Option<Kind>> =
+        let mut kinds: BTreeMap<PathBuf, Option<FileKind>> =
             shown(spec, &env).into_iter().map(|path| (path.clone(), rootfs::probe::kind(&path))).collect();
         kinds.extend(sources.iter().map(|(path, source)| (path.clone(), Some(source.look.kind))));
         let owners = sources.iter().map(|(path, source)| (path.clone(), source.look.owner)).collect();
@@ -129,7 +129,7 @@ impl Survey {
     }
 
     /// What `path` is.
-    pub(crate) fn kind(&self, path: &Path) -> Option<Kind> {
+    pub(crate) fn kind(&self, path: &Path) -> Option<FileKind> {
         self.kinds.get(path).copied().flatten()
     }
 
@@ -156,14 +156,14 @@ fn namespace(path: &Path) -> Result<Option<Arc<OwnedFd>>, String> {
 }
 
 /// Opens what is at a path, or notes why it cannot be.
-fn hold(path: PathBuf, sources: &mut Held, unseen: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+fn hold(path: PathBuf, sources: &mut HeldSources, unseen: &mut BTreeMap<PathBuf, String>) -> Result<()> {
     // An author's mistake, which compile names.
     if !path.is_absolute() {
         return Ok(());
     }
     match source::open(&path) {
         Ok(found) => sources.extend(found.map(|found| (path, found))),
-        Err(Refused::Io(e))
+        Err(SourceError::Io(e))
             if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) =>
         {
             return Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e));
@@ -238,12 +238,12 @@ fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
 }
 
 /// What is where the sandbox's own files go; a link that leads nowhere can be covered like any file.
-fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<Kind>)> {
+fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<FileKind>)> {
     let own = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
     let shown = own.filter_map(|target| rootfs::shown(env, Path::new(target)).map(|(_, path)| path));
     shown
         .map(|path| {
-            let link = || path.symlink_metadata().ok().map(|_| Kind::Other);
+            let link = || path.symlink_metadata().ok().map(|_| FileKind::Other);
             let kind = rootfs::probe::kind(&path).or_else(link);
             (path, kind)
         })
@@ -267,7 +267,7 @@ fn mounts() -> Result<Vec<Mount>> {
 }
 
 /// The mount points in the sources. No other is looked at: the server of one may be gone, and would be waited for.
-fn points(mounts: &[Mount], real: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathBuf, Kind> {
+fn points(mounts: &[Mount], real: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathBuf, FileKind> {
     let points = mounts.iter().map(|mount| &mount.point);
     points
         .filter(|point| real.values().any(|top| point.starts_with(top)))

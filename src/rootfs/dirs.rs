@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, check_path};
+use super::{FileKind, check_path};
 use crate::error::{Error, Result};
 
 /// The directories that a task has beside its root. All are left out unless asked for.
@@ -89,11 +89,11 @@ impl TaskDirs {
 
     /// # Errors
     /// A path or a name that cannot be; `kind` says what a path of the host is, or that nothing is there.
-    pub(crate) fn validate(&self, kind: impl Fn(&Path) -> Result<Kind>) -> Result<()> {
+    pub(crate) fn validate(&self, kind: impl Fn(&Path) -> Result<FileKind>) -> Result<()> {
         const FIELD: &str = "task_dirs";
         for (source, target) in self.binds() {
             check_path(FIELD, source)?;
-            if kind(source)? != Kind::Dir {
+            if kind(source)? != FileKind::Dir {
                 let why = format!("{target:?} needs a directory of the host, and {source:?} is none");
                 return Err(Error::spec(FIELD, why));
             }

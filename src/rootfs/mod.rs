@@ -135,7 +135,7 @@ fn read_write() -> String {
 /// What kind of thing a path of the host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum FileKind {
     /// A directory.
     Dir,
     /// A regular file.

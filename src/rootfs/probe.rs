@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 
-use super::Kind;
+use super::FileKind;
 use crate::sys::fs::{self, Dirents};
 
 /// Files and directories of the kernel that are covered in every sandbox, where the host has them.
@@ -60,14 +60,14 @@ pub(crate) struct Owner {
 /// What is at a path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    pub kind: Kind,
+    pub kind: FileKind,
     pub owner: Owner,
     /// For a device.
     pub node: Option<Node>,
 }
 
 /// What a path is, links followed; `None` when there is nothing, or nothing that may be seen.
-pub(crate) fn kind(path: &Path) -> Option<Kind> {
+pub(crate) fn kind(path: &Path) -> Option<FileKind> {
     look(path).ok().flatten().map(|found| found.kind)
 }
 
@@ -85,20 +85,20 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
 /// From the fields of a `struct stat`.
 pub(crate) fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
     let kind = match mode & libc::S_IFMT {
-        libc::S_IFDIR => Kind::Dir,
-        libc::S_IFCHR | libc::S_IFBLK => Kind::Device,
-        libc::S_IFREG => Kind::File,
-        _ => Kind::Other,
+        libc::S_IFDIR => FileKind::Dir,
+        libc::S_IFCHR | libc::S_IFBLK => FileKind::Device,
+        libc::S_IFREG => FileKind::File,
+        _ => FileKind::Other,
     };
     let owner = Owner { mode: mode & 0o7777, uid, gid };
     let block = mode & libc::S_IFMT == libc::S_IFBLK;
     let node = Node { block, major: libc::major(rdev), minor: libc::minor(rdev) };
-    Look { kind, owner, node: (kind == Kind::Device).then_some(node) }
+    Look { kind, owner, node: (kind == FileKind::Device).then_some(node) }
 }
 
 /// Files below `top` that other users may not read, and directories that they may not read or enter, without what is
 /// in those. What cannot be looked at is left out: neither can the task.
-pub(crate) fn private(top: &Path) -> Vec<(PathBuf, Kind)> {
+pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
     let mut found = Vec::new();
     if let Ok(dir) = open(top, DIR, Mode::empty()) {
         below(&dir, top, &mut Dirents::new(), &mut found);
@@ -110,7 +110,7 @@ pub(crate) fn private(top: &Path) -> Vec<(PathBuf, Kind)> {
 const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
 /// Each directory is read as a whole before those in it: one buffer serves them all.
-fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, Kind)>) {
+fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
     let mut inner = Vec::new();
     while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
         for entry in batch {
@@ -121,8 +121,8 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
             let path = || at.join(OsStr::from_bytes(entry.name.to_bytes()));
             match st.st_mode & libc::S_IFMT {
                 libc::S_IFDIR if st.st_mode & 0o005 == 0o005 => inner.push((entry.name.to_owned(), path())),
-                libc::S_IFDIR => found.push((path(), Kind::Dir)),
-                libc::S_IFREG if st.st_mode & 0o004 == 0 => found.push((path(), Kind::File)),
+                libc::S_IFDIR => found.push((path(), FileKind::Dir)),
+                libc::S_IFREG if st.st_mode & 0o004 == 0 => found.push((path(), FileKind::File)),
                 _ => {}
             }
         }
@@ -152,7 +152,7 @@ pub(crate) fn proc_options(mountinfo: &str) -> Vec<(String, String)> {
 }
 
 /// Those of `paths` that the host has.
-pub(crate) fn present(paths: &[&str]) -> Vec<(PathBuf, Kind)> {
+pub(crate) fn present(paths: &[&str]) -> Vec<(PathBuf, FileKind)> {
     paths.iter().filter_map(|p| kind(Path::new(p)).map(|k| (PathBuf::from(p), k))).collect()
 }
 

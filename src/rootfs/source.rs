@@ -45,7 +45,7 @@ impl HostFile {
 
 /// Why a source cannot be opened.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) enum SourceError {
     /// A symbolic link on the way may have been planted.
     Planted {
         /// The link.
@@ -57,25 +57,25 @@ pub(crate) enum Refused {
     Io(io::Error),
 }
 
-impl From<Errno> for Refused {
+impl From<Errno> for SourceError {
     fn from(errno: Errno) -> Self {
-        Refused::Io(errno.into())
+        SourceError::Io(errno.into())
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::Planted { link, by } => {
+            SourceError::Planted { link, by } => {
                 write!(f, "the symbolic link {link:?} on the way is not followed: {by} may have planted it")
             }
-            Refused::Io(error) => error.fmt(f),
+            SourceError::Io(error) => error.fmt(f),
         }
     }
 }
 
 /// Opens what is at the absolute path `path`; `None` when nothing is there.
-pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, Refused> {
+pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, SourceError> {
     let how = OpenHow::new().flags(HELD).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     let found = match openat2(AT_FDCWD, path, how) {
         Ok(fd) => Ok((fd, path.components().collect())),
@@ -88,13 +88,13 @@ pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, Refused> {
             let look = Look::of(&fstat(&fd)?);
             Ok(Some(HostFile { fd: Arc::new(fd), real, look }))
         }
-        Err(Refused::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+        Err(SourceError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
         Err(refused) => Err(refused),
     }
 }
 
 /// Sources by the path that names them.
-pub(crate) type Held = BTreeMap<PathBuf, HostFile>;
+pub(crate) type HeldSources = BTreeMap<PathBuf, HostFile>;
 
 /// Opens those of `paths` that are there.
 ///
@@ -103,10 +103,10 @@ pub(crate) type Held = BTreeMap<PathBuf, HostFile>;
 pub(crate) fn hold<'a>(
     field: &'static str,
     paths: impl IntoIterator<Item = &'a PathBuf>,
-) -> crate::Result<Held> {
+) -> crate::Result<HeldSources> {
     let one = |path: &PathBuf| match open(path) {
         Ok(found) => Ok(found.map(|found| (path.clone(), found))),
-        Err(Refused::Io(error)) => Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(error)),
+        Err(SourceError::Io(error)) => Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(error)),
         Err(planted) => Err(Error::spec(field, format!("{path:?}: {planted}"))),
     };
     paths.into_iter().filter_map(|path| one(path).transpose()).collect()
@@ -118,7 +118,7 @@ const HELD: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 const MOST_LINKS: u32 = 40;
 
 /// Walks a path component by component, and looks at each symbolic link before it follows it.
-fn walk(path: &Path) -> Result<(OwnedFd, PathBuf), Refused> {
+fn walk(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
     let root = || openat(AT_FDCWD, "/", HELD | OFlag::O_DIRECTORY, Mode::empty());
     let trusted = [0, geteuid().as_raw(), fstat(&root()?)?.st_uid];
     let (mut at, mut real) = (root()?, PathBuf::from("/"));
@@ -143,11 +143,12 @@ fn walk(path: &Path) -> Result<(OwnedFd, PathBuf), Refused> {
         }
         if fstatfs(&next).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
             at = openat(&at, name.as_os_str(), HELD, Mode::empty())?;
-            real = std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd())).map_err(Refused::Io)?;
+            real =
+                std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd())).map_err(SourceError::Io)?;
             continue;
         }
         if let Some(by) = planted(&fstat(&at)?, &st, trusted) {
-            return Err(Refused::Planted { link: real.join(name), by });
+            return Err(SourceError::Planted { link: real.join(name), by });
         }
         let text = PathBuf::from(readlinkat(&next, "")?);
         if text.is_absolute() {

@@ -79,23 +79,23 @@ fn what_the_map_names_is_not_hidden_without_a_word() {
 
 #[test]
 fn a_directory_is_not_mounted_over_a_file() {
-    let shown = |source: &str, target: &str, kind: Kind| {
+    let shown = |source: &str, target: &str, kind: FileKind| {
         let mut case = volumes(&[(source, target)]);
         case.survey.kinds.insert(target.into(), Some(kind));
         case
     };
     refused(
-        &shown("/srv/a", "/usr/file", Kind::File),
+        &shown("/srv/a", "/usr/file", FileKind::File),
         "spec volumes: volumes: \"/srv/a\" is a directory, and cannot be mounted over \"/usr/file\", which is a file \
          (\"/usr/file\" on the host)",
     );
     refused(
-        &shown("/srv/file", "/usr/dir", Kind::Dir),
+        &shown("/srv/file", "/usr/dir", FileKind::Dir),
         "spec volumes: volumes: \"/srv/file\" is a file, and cannot be mounted over \"/usr/dir\", which is a directory \
          (\"/usr/dir\" on the host)",
     );
-    check(&shown("/srv/file", "/usr/file", Kind::File), "");
-    check(&shown("/srv/a", "/usr/dir", Kind::Dir), "");
+    check(&shown("/srv/file", "/usr/file", FileKind::File), "");
+    check(&shown("/srv/a", "/usr/dir", FileKind::Dir), "");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn vectors() {
         ("/dev/loop0", Node { block: true, major: 7, minor: 0 }, "b 7:0 rwm"),
     ] {
         let mut case = device(source, "/task/dev", "rwm");
-        case.survey.kinds.insert(source.into(), Some(Kind::Device));
+        case.survey.kinds.insert(source.into(), Some(FileKind::Device));
         case.survey.nodes.insert(source.into(), node);
         let rules: Vec<String> =
             compiled(&case).unwrap().cgroup.devices.iter().map(ToString::to_string).collect();

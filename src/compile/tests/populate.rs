@@ -83,7 +83,7 @@ fn what_another_overlay_shows_is_shared() {
             c.spec.root.chroot_env =
                 [("/bin", "/bin"), ("/usr", "/usr")].map(|(a, b)| (a.into(), b.into())).into();
             c.survey.real.insert("/bin".into(), "/usr/bin".into());
-            c.survey.kinds.insert("/usr/bin/x".into(), Some(Kind::Dir));
+            c.survey.kinds.insert("/usr/bin/x".into(), Some(FileKind::Dir));
             set(c);
         })
     };
@@ -102,7 +102,7 @@ fn what_another_overlay_shows_is_shared() {
         let map = [("/usr", "/usr"), ("/lib", "/lib"), ("/lib/modules", "/boot/modules")];
         c.spec.root.chroot_env = map.map(|(a, b)| (a.into(), b.into())).into();
         for (source, real) in [("/lib", "/usr/lib"), ("/lib/modules", "/usr/lib/modules")] {
-            c.survey.kinds.insert(source.into(), Some(Kind::Dir));
+            c.survey.kinds.insert(source.into(), Some(FileKind::Dir));
             c.survey.real.insert(source.into(), real.into());
         }
     });
@@ -119,7 +119,7 @@ fn what_another_overlay_shows_is_shared() {
     };
     check(&linked(&also("/srv/a", "/usr/bin/x")), own);
     check(&linked(&also("/srv/a", "/bin/x")), own);
-    let mount = |at: &'static str| move |c: &mut Case| c.survey.mounts.extend([(at.into(), Kind::Dir)]);
+    let mount = |at: &'static str| move |c: &mut Case| c.survey.mounts.extend([(at.into(), FileKind::Dir)]);
     check(&linked(&mount("/usr/bin/x")), own);
     check(&linked(&mount("/usr/bin")), own);
 }
@@ -130,10 +130,10 @@ fn what_no_overlay_shows_is_bound() {
     let case = overlay(|c| {
         c.spec.root.chroot_env.insert("/etc/hosts".into(), "/etc/hosts".into());
         for (at, kind) in [
-            ("/usr/local", Kind::Dir),
-            ("/usr/local/x", Kind::Dir),
-            ("/usr/f", Kind::File),
-            ("/usrx", Kind::Dir),
+            ("/usr/local", FileKind::Dir),
+            ("/usr/local/x", FileKind::Dir),
+            ("/usr/f", FileKind::File),
+            ("/usrx", FileKind::Dir),
         ] {
             c.survey.mounts.insert(at.into(), kind);
         }
@@ -160,7 +160,7 @@ fn overlays_of_who_has_no_privileges() {
     );
     let locked = overlay(|c| {
         c.host = rootless();
-        c.survey.mounts.insert("/usr/local".into(), Kind::Dir);
+        c.survey.mounts.insert("/usr/local".into(), FileKind::Dir);
     });
     let why = "in a user namespace \"/usr\" has no overlay, as something is mounted in it";
     refused(&locked, &format!("unsupported: this host cannot enforce host_files: {why}"));
@@ -219,7 +219,7 @@ fn auto_is_the_cheapest_that_the_request_allows() {
     }
     // With a place for it in the source, a bind will do.
     let mut there = auto(&|c| nested(c));
-    there.survey.kinds.insert("/usr/a".into(), Some(Kind::Dir));
+    there.survey.kinds.insert("/usr/a".into(), Some(FileKind::Dir));
     assert_eq!(compiled(&there).unwrap().root.method, Method::Bind);
 }
 
@@ -244,7 +244,7 @@ fn nothing_is_refused_that_something_else_gives_a_place() {
     for (set, refusal) in table {
         let case = case(|c| {
             c.spec.root.chroot_env = ["/usr", "/etc"].map(|p| (p.into(), p.into())).into();
-            c.survey.kinds.insert("/usr/a".into(), Some(Kind::Dir));
+            c.survey.kinds.insert("/usr/a".into(), Some(FileKind::Dir));
             c.spec.work_dir = Some("/dev/shm/mine".into());
             set(c);
         });
@@ -261,7 +261,7 @@ fn nothing_is_refused_that_something_else_gives_a_place() {
     }
 }
 
-fn absent(case: &Case, path: &str) -> BTreeMap<PathBuf, Option<Kind>> {
+fn absent(case: &Case, path: &str) -> BTreeMap<PathBuf, Option<FileKind>> {
     let mut kinds = case.survey.kinds.clone();
     kinds.insert(path.into(), None);
     kinds
@@ -315,7 +315,7 @@ fn a_source_that_cannot_be_looked_at_is_an_error() {
 fn nothing_is_mounted_where_something_is_left_out() {
     let mut case = overlay(|c| {
         c.survey.skip = vec![crate::host::Skip { path: "/usr/alloc".into(), id: (1, 2) }];
-        c.survey.kinds.insert("/usr/alloc/a".into(), Some(Kind::Dir));
+        c.survey.kinds.insert("/usr/alloc/a".into(), Some(FileKind::Dir));
         c.spec.volumes =
             vec![Volume { source: "/srv/b".into(), target: "/usr/alloc/a".into(), ..Volume::default() }];
     });

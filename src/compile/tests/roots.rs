@@ -189,7 +189,7 @@ fn whose_list_populates_the_root() {
         c.spec.root.chroot_env =
             [("/bin", "/a/b"), ("/usr", "/a"), ("/etc", "/a/b/c")].map(|(s, t)| (s.into(), t.into())).into();
         for path in ["/usr/b", "/bin/c"] {
-            c.survey.kinds.insert(path.into(), Some(Kind::Dir));
+            c.survey.kinds.insert(path.into(), Some(FileKind::Dir));
         }
     });
     check(

@@ -5,7 +5,7 @@ use crate::rootfs::{Propagation, TaskDirs};
 
 fn volume(source: &str, read_only: bool) -> Case {
     case(|c| {
-        c.survey.kinds.insert(source.into(), Some(Kind::Dir));
+        c.survey.kinds.insert(source.into(), Some(FileKind::Dir));
         c.spec.volumes = vec![Volume {
             source: source.into(),
             target: "/v".into(),
@@ -123,7 +123,7 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
             c.spec.require = require;
             c.host.private.clear();
             let (source, target) = ("/sys/fs".into(), "/v".into());
-            c.survey.kinds.insert("/sys/fs".into(), Some(Kind::Dir));
+            c.survey.kinds.insert("/sys/fs".into(), Some(FileKind::Dir));
             c.spec.volumes = vec![Volume { source, target, read_only: true, ..Volume::default() }];
         });
         refused(

@@ -61,7 +61,7 @@ fn files_directories_and_setuid_bits() {
          such path; populate by overlay, or auto",
     );
     let mut there = file(Method::Bind);
-    there.survey.kinds.insert("/etc/file".into(), Some(Kind::File));
+    there.survey.kinds.insert("/etc/file".into(), Some(FileKind::File));
     check(&there, bound);
     let mut honoured = volume("/srv/a", "/data", false, Propagation::Private);
     honoured.spec.no_new_privs = false;

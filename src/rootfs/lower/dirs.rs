@@ -2,14 +2,12 @@
 
 use super::{NO, Request, Steps, mount};
 use crate::report::{Control, Report};
-use crate::rootfs::{Kind, Secrets};
-use crate::step::wire::{Blob, Op};
-use crate::step::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, MS_PRIVATE, Step, path, text};
+use crate::rootfs::{FileKind, Secrets};
 
 pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     let control = Control::MOUNT_NS;
     for (source, target) in req.task_dirs.binds() {
-        steps.bind(control, (source, Kind::Dir), target, req.attrs(0), MS_PRIVATE);
+        steps.bind(control, (source, FileKind::Dir), target, req.attrs(0), MS_PRIVATE);
     }
     if req.task_dirs.alloc.is_some() {
         let path = text(b"/alloc/logs");

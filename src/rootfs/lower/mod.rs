@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::populate::Method;
 use super::probe::Owner;
-use super::{Device, Kind, Propagation, Root, TaskDirs, Volume};
-use crate::report::{Control, Report};
-use crate::step::wire::{Blob, FileType, Op};
-use crate::step::{
+use super::{Device, FileKind, Propagation, Root, TaskDirs, Volume};
+use crate::plan::wire::{Blob, KIND_DIR, KIND_FILE, Op};
+use crate::plan::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, Handed, MS_PRIVATE,
     MS_SHARED, MS_SLAVE, Step, path, text,
 };
@@ -25,11 +24,11 @@ pub(crate) struct Entry {
     pub real: PathBuf,
     /// Absolute, in the sandbox.
     pub target: PathBuf,
-    pub kind: Kind,
+    pub kind: FileKind,
     /// What the source is like; for the top of an overlay's written layer.
     pub owner: Owner,
     /// Mount points of the host below the source, the topmost ones, each relative to it.
-    pub submounts: Vec<(PathBuf, Kind)>,
+    pub submounts: Vec<(PathBuf, FileKind)>,
     /// Directories below the source, relative to it, that are left empty.
     pub skip: Vec<PathBuf>,
 }
@@ -57,19 +56,19 @@ pub(crate) struct Request<'a> {
     /// Files of the sandbox's own: path and content.
     pub files: &'a [(&'static str, String)],
     /// Volumes with the kind of their source.
-    pub volumes: &'a [(Volume, Kind)],
+    pub volumes: &'a [(Volume, FileKind)],
     /// Devices of the caller's.
     pub devices: &'a [Device],
     /// The task's working directory, made when it is absent.
     pub work_dir: Option<&'a Path>,
     /// Sensitive paths of this host's kernel that get covered, and those that become read-only.
-    pub masked: &'a [(PathBuf, Kind)],
+    pub masked: &'a [(PathBuf, FileKind)],
     /// Options of the host's `/proc`, for one of the same PID namespace.
     pub proc_options: &'a [(String, String)],
     /// Files and directories that came with the root and get covered.
-    pub private: &'a [(PathBuf, Kind)],
+    pub private: &'a [(PathBuf, FileKind)],
     /// See `masked`.
-    pub read_only: &'a [(PathBuf, Kind)],
+    pub read_only: &'a [(PathBuf, FileKind)],
     /// The standard streams that are `/dev/null`, a bit each.
     pub null: u8,
     /// `pivot_root`, not `chroot`.
@@ -183,13 +182,13 @@ impl Steps<'_> {
     fn bind(
         &mut self,
         control: Control,
-        (source, kind): (&Path, Kind),
+        (source, kind): (&Path, FileKind),
         target: &Path,
         attrs: u64,
         propagation: u64,
     ) {
         let fd = self.tree(source, true);
-        let file_type = if kind == Kind::Dir { FileType::Dir } else { FileType::File };
+        let kind = if kind == FileKind::Dir { KIND_DIR } else { KIND_FILE };
         let (source, target) = (path(source), path(target));
         self.push(Step::new(control, Op::Bind { source, target, attrs, propagation, file_type, fd }));
     }
@@ -279,7 +278,7 @@ fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
             steps.push(Step::new(control, Op::Node { path: text(node.as_bytes()), major, minor }));
         } else {
             let node = Path::new(&node);
-            steps.bind(control, (node, Kind::Device), node, DEVICE, MS_PRIVATE);
+            steps.bind(control, (node, FileKind::Device), node, DEVICE, MS_PRIVATE);
         }
     }
     for (to, at) in LINKS {
@@ -313,11 +312,11 @@ fn kernel(req: &Request<'_>, steps: &mut Steps<'_>) {
         steps.push(mount(Control::PID_NS, "proc", "/proc", proc_attrs, &options));
     } else {
         let proc = Path::new("/proc");
-        steps.bind(control, (proc, Kind::Dir), proc, proc_attrs, MS_PRIVATE);
+        steps.bind(control, (proc, FileKind::Dir), proc, proc_attrs, MS_PRIVATE);
     }
     if req.binds_sys() {
         let sys = Path::new("/sys");
-        steps.bind(control, (sys, Kind::Dir), sys, NO | ATTR_RDONLY, MS_PRIVATE);
+        steps.bind(control, (sys, FileKind::Dir), sys, NO | ATTR_RDONLY, MS_PRIVATE);
     } else {
         steps.push(mount(control, "sysfs", "/sys", NO | ATTR_RDONLY, &[]));
     }
@@ -344,7 +343,7 @@ fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
 
 fn devices(req: &Request<'_>, steps: &mut Steps<'_>) {
     for device in req.devices {
-        steps.bind(Control::DEVICES, (&device.source, Kind::Device), &device.target, DEVICE, MS_PRIVATE);
+        steps.bind(Control::DEVICES, (&device.source, FileKind::Device), &device.target, DEVICE, MS_PRIVATE);
     }
 }
 
@@ -356,7 +355,7 @@ fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     }
     for (at, kind) in req.masked.iter().chain(req.private) {
         let path = path(at);
-        let op = if *kind == Kind::Dir { Op::MaskDir { path } } else { Op::MaskFile { path } };
+        let op = if *kind == FileKind::Dir { Op::MaskDir { path } } else { Op::MaskFile { path } };
         steps.push(Step::new(control, op));
     }
 }

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Entry, Request, Steps};
 use crate::report::{Control, Report};
-use crate::rootfs::{Kind, Method};
-use crate::step::wire::Op;
-use crate::step::{ATTR_RDONLY, Encoded, MS_PRIVATE, Step, path, text};
+use crate::rootfs::{FileKind, Method};
 
 pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     match req.method {
@@ -27,7 +25,7 @@ pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_
 
 /// Where overlays are written to. It stands over `/` until the root covers it.
 pub(super) fn upper(req: &Request<'_>, steps: &mut Steps<'_>) {
-    let overlays = req.method == Method::Overlay && req.entries.iter().any(|e| e.kind == Kind::Dir);
+    let overlays = req.method == Method::Overlay && req.entries.iter().any(|e| e.kind == FileKind::Dir);
     match &req.root.upper {
         _ if !overlays => {}
         Some(upper) => {
@@ -43,7 +41,7 @@ pub(super) fn upper(req: &Request<'_>, steps: &mut Steps<'_>) {
 }
 
 /// Private: a later mount of the host's would come without these attributes.
-fn read_only(req: &Request<'_>, source: (&Path, Kind), target: &Path, steps: &mut Steps<'_>) {
+fn read_only(req: &Request<'_>, source: (&Path, FileKind), target: &Path, steps: &mut Steps<'_>) {
     steps.bind(Control::HOST_FILES, source, target, req.attrs(ATTR_RDONLY), MS_PRIVATE);
 }
 
@@ -64,7 +62,7 @@ fn emptied(entry: &Entry, steps: &mut Steps<'_>) {
 /// show, so that is bound on top.
 fn overlays(req: &Request<'_>, steps: &mut Steps<'_>) {
     for entry in req.entries {
-        if entry.kind != Kind::Dir {
+        if entry.kind != FileKind::Dir {
             bound(req, entry, steps);
             continue;
         }
@@ -107,13 +105,13 @@ fn shared(req: &Request<'_>, entry: &Entry) -> Option<PathBuf> {
         let within = |other: &Entry| other.target.starts_with(at) || at.starts_with(&other.target);
         !others().any(|other| Some(other) != but && within(other))
     };
-    if entry.kind != Kind::Dir || !apart(&entry.target, None) {
+    if entry.kind != FileKind::Dir || !apart(&entry.target, None) {
         return None;
     }
     // One that is shared itself is not there in time. Each is below the other, so this comes to an end.
     let own = |outer: &&Entry| {
         let below = outer.real != entry.real && entry.real.starts_with(&outer.real);
-        outer.kind == Kind::Dir && below && shared(req, outer).is_none()
+        outer.kind == FileKind::Dir && below && shared(req, outer).is_none()
     };
     others().filter(own).find_map(|outer| {
         let rest = entry.real.strip_prefix(&outer.real).ok()?;
@@ -143,13 +141,13 @@ impl Entry {
 fn restricted(req: &Request<'_>, steps: &mut Steps<'_>) {
     let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
     let volumes = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
-    let devices = req.devices.iter().map(|device| (device.target.as_path(), Kind::Device));
-    let files = req.files.iter().map(|(at, _)| (Path::new(at), Kind::File));
-    let points = volumes.chain(devices).chain(files).chain(req.work_dir.map(|dir| (dir, Kind::Dir)));
+    let devices = req.devices.iter().map(|device| (device.target.as_path(), FileKind::Device));
+    let files = req.files.iter().map(|(at, _)| (Path::new(at), FileKind::File));
+    let points = volumes.chain(devices).chain(files).chain(req.work_dir.map(|dir| (dir, FileKind::Dir)));
     for (at, kind) in points.filter(|(at, _)| within(at)) {
         let path = path(at);
         let op = match kind {
-            Kind::Dir => Op::Dir { path, mode: 0o755 },
+            FileKind::Dir => Op::Dir { path, mode: 0o755 },
             _ => Op::Empty { path },
         };
         steps.push(Step::new(Control::MOUNT_NS, op));

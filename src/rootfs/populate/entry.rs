@@ -18,13 +18,13 @@ use super::refused::{Refused, Side, refused};
 use super::walk::{self, Settings, count, meter};
 use super::{ChrootEnv, Method, Options, Populated, Source};
 use crate::Result;
-use crate::rootfs::source::Held;
+use crate::rootfs::source::HeldSources;
 
 /// Brings all sources of the map into the root.
 pub(super) fn all(
     root: BorrowedFd<'_>,
     map: &ChrootEnv,
-    held: &Held,
+    held: &HeldSources,
     options: &Options<'_>,
 ) -> Result<Populated> {
     let by = Settings::new(root, options)?;
@@ -57,7 +57,7 @@ pub(super) fn all(
 fn bring(
     by: &Settings<'_>,
     part: &Part<'_>,
-    held: &Held,
+    held: &HeldSources,
     late: &mut Late,
     done: &mut Populated,
 ) -> Result<bool> {

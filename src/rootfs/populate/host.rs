@@ -13,7 +13,7 @@ use nix::sys::statfs::{self, FsType, fstatfs};
 use super::ChrootEnv;
 use super::dest::{self, DIR};
 use super::refused::{Refused, Side, refused};
-use crate::rootfs::source::Held;
+use crate::rootfs::source::HeldSources;
 use crate::sys::fs::{Batch, Dirents, Kind};
 use crate::{Error, Result};
 
@@ -30,7 +30,7 @@ pub(super) enum Found<'h> {
 }
 
 /// Looks at a source of the map, by the descriptor that is held for it.
-pub(super) fn look<'h>(source: &Path, held: &'h Held, avoid: &[(u64, u64)]) -> Result<Found<'h>> {
+pub(super) fn look<'h>(source: &Path, held: &'h HeldSources, avoid: &[(u64, u64)]) -> Result<Found<'h>> {
     let fail = |call: &str| Error::prepare::<Errno>(format!("{call}({source:?})"));
     let Some(found) = held.get(source) else { return Ok(Found::Out(Errno::ENOENT.desc().into(), None)) };
     let st = fstat(found.fd()).map_err(fail("fstat"))?;
@@ -126,7 +126,7 @@ impl Others {
 /// One that is left out has no part of the root: what another one would put there is put there.
 pub(super) fn parts<'m>(
     map: &'m ChrootEnv,
-    held: &Held,
+    held: &HeldSources,
     avoid: &[(u64, u64)],
     mut out: impl FnMut(&Path, String, Option<FileStat>),
 ) -> Result<Vec<Part<'m>>> {

@@ -85,7 +85,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::rootfs::source::{self, Held};
+use crate::rootfs::source::{self, HeldSources};
 use crate::sys::without_sigxfsz;
 use crate::{Error, Result};
 
@@ -368,7 +368,7 @@ pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) ->
 pub(crate) fn populate_held(
     root: BorrowedFd<'_>,
     map: &ChrootEnv,
-    held: &Held,
+    held: &HeldSources,
     options: &Options<'_>,
 ) -> Result<Populated> {
     validate(map)?;
