@@ -36,15 +36,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+mod directory;
 mod dirs;
+mod hash;
 pub(crate) mod lower;
 pub(crate) mod names;
-mod pool;
 pub(crate) mod populate;
 pub(crate) mod probe;
 pub(crate) mod source;
 pub(crate) mod teardown;
 pub mod template;
+mod workers;
 
 pub use dirs::{Secrets, TaskDirs};
 pub use names::{Dns, HostsEntry};

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::FileKind;
+use super::directory::DIR_NOFOLLOW;
 use crate::sys::fs::{self, Dirents};
 
 /// Files and directories of the kernel that are covered in every sandbox, where the host has them.
@@ -100,14 +101,12 @@ pub(crate) fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
 /// in those. What cannot be looked at is left out: neither can the task.
 pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
     let mut found = Vec::new();
-    if let Ok(dir) = open(top, DIR, Mode::empty()) {
+    if let Ok(dir) = open(top, DIR_NOFOLLOW, Mode::empty()) {
         below(&dir, top, &mut Dirents::new(), &mut found);
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found
 }
-
-const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
 /// Each directory is read as a whole before those in it: one buffer serves them all.
 fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
@@ -128,7 +127,7 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
         }
     }
     for (name, path) in inner {
-        if let Ok(next) = openat(dir, name.as_c_str(), DIR, Mode::empty()) {
+        if let Ok(next) = openat(dir, name.as_c_str(), DIR_NOFOLLOW, Mode::empty()) {
             below(&next, &path, buffer, found);
         }
     }

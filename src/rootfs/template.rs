@@ -13,13 +13,13 @@
 //! - **One walk.** However many threads and processes [open](Template::open) the same template at once, one of them
 //!   fills it and the others wait for it. One that is there is taken without a look at the host: whoever wants
 //!   to know asks [`changed`](Template::changed), which costs a walk that places nothing.
-//! - **Complete or not there.** It is filled under another name and comes to its own by a rename, after everything has
-//!   been written to the disk (`syncfs(2)`). Whoever is killed, at any point, leaves nothing but a `partial-KEY` or
-//!   `removed-KEY-INODE` that the next who fills a template of that key removes, and no lock. So a template
-//!   survives a power cut as well, where the file system keeps renames after what was synced before.
+//! - **Complete or not there.** It is filled under another name and comes to its own by a rename, after everything
+//!   has been written to the disk (`syncfs(2)`). Whoever is killed, at any point, leaves nothing but a
+//!   `partial-KEY` or `removed-KEY-INODE` that the next who fills a template of that key removes, and no lock. So a
+//!   template survives a power cut as well, where the file system keeps renames after what was synced before.
 //! - **Held.** Every [`Template`] holds a shared lock (`flock(2)`) on its generation, through its own close-on-exec
-//!   descriptor, and [`remove`](Template::remove) wants to hold it alone. A sandbox holds nothing: keep the value for as
-//!   long as the sandboxes that use it run. A program that forks without an exec takes the lock along.
+//!   descriptor, and [`remove`](Template::remove) wants to hold it alone. A sandbox holds nothing: keep the value
+//!   for as long as the sandboxes that use it run. A program that forks without an exec takes the lock along.
 //!
 //! Nobody but the operator may write in the directory: what lies there under a template's name is taken for one. It
 //! is made 0700, and refused when another user owns it or may write it; then nobody else comes in
@@ -44,6 +44,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::fstat;
 
+use super::hash::Fnv;
 use super::populate::{fingerprint, populate, validate};
 use super::{ChrootEnv, Method, Options, Populated, Progress, Root};
 use crate::sys::lock::{Lock, Locked};
@@ -129,13 +130,7 @@ fn key(map: &ChrootEnv, options: &Options<'_>) -> u64 {
     skip.sort_unstable();
     skip.dedup();
     bytes.extend(skip.into_iter().flat_map(|(dev, ino)| [dev, ino]).flat_map(u64::to_le_bytes));
-    fnv(bytes)
-}
-
-/// FNV-1a, as names on the disk must not depend on the release of a library.
-fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    let add = |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, add)
+    Fnv::new().bytes(&bytes).value()
 }
 
 impl Template {
@@ -157,7 +152,7 @@ impl Template {
         }
         let store = Store::open(dir)?;
         let recipe = Recipe::new(map, options, &store)?;
-        let _turn = store.turn(recipe.key)?;
+        let _lock = store.lock(recipe.key)?;
         match store.newest(recipe.key)? {
             Some((generation, held)) => Template::of(store, recipe, generation, held, None),
             None => Template::fill(store, recipe, options.progress),
@@ -166,12 +161,12 @@ impl Template {
 
     /// Fills one. The caller holds the lock on the key.
     fn fill(store: Store, recipe: Recipe, progress: Option<&(dyn Fn(Progress) + Sync)>) -> Result<Template> {
-        store.clean(recipe.key)?;
-        let root = store.begin(recipe.key)?;
+        store.remove_stale(recipe.key)?;
+        let root = store.make_partial(recipe.key)?;
         let filled = populate(root.as_fd(), &recipe.map, &recipe.options(progress)).and_then(|done| {
             let generation = done.fingerprint.unwrap_or_default();
             let partial = store.partial(recipe.key);
-            tops::settle(root.as_fd(), &partial)?;
+            tops::relink(root.as_fd(), &partial)?;
             if tops::list(root.as_fd(), &partial)?.is_empty() {
                 // A root with an empty map would be populated with the host's default list.
                 let why = "the host has nothing of what the template is to hold";
@@ -183,7 +178,7 @@ impl Template {
             Ok((held, generation, done)) => Template::of(store, recipe, generation, held, Some(done)),
             Err(error) => {
                 // The refusal is what to tell; the next who fills removes what is left now.
-                let _ = store.clean(recipe.key);
+                let _ = store.remove_stale(recipe.key);
                 Err(error)
             }
         }
@@ -231,16 +226,16 @@ impl Template {
     /// # Errors
     /// As [`open`](Template::open).
     pub fn refresh(&self) -> Result<Option<Template>> {
-        let store = self.store.again()?;
+        let store = self.store.duplicate()?;
         let recipe = self.recipe.clone();
-        let _turn = store.turn(recipe.key)?;
+        let _lock = store.lock(recipe.key)?;
         let now = fingerprint(&recipe.map, &recipe.skip)?;
         if now == self.generation {
             return Ok(None);
         }
-        match store.take(recipe.key, now)? {
+        match store.lock_shared(recipe.key, now)? {
             Some(held) => {
-                store.renew(recipe.key, now)?;
+                store.set_newest(recipe.key, now)?;
                 Template::of(store, recipe, now, held, None).map(Some)
             }
             None => Template::fill(store, recipe, None).map(Some),

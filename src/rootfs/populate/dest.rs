@@ -1,20 +1,17 @@
-//! Directories in the root, found and made by descriptor, never outside of it.
+//! Finds and makes directories in the root, by descriptor and never outside of it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
-use nix::unistd::geteuid;
+use nix::fcntl::{OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, mkdirat};
 
-use super::dress::UNFINISHED_DIR;
+use super::unfinished::UNFINISHED_DIR;
+use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW};
 
-/// How a directory is opened that is about to be read or filled.
-pub(super) const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-
-/// Makes the directory `name`, marked as unfinished. `false` if the name is taken.
+/// Makes the directory `name`, marked as unfinished. `false` if the name exists.
 pub(super) fn make<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::Result<bool> {
     match mkdirat(dir, name, UNFINISHED_DIR) {
         Ok(()) => Ok(true),
@@ -25,37 +22,15 @@ pub(super) fn make<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::R
 
 /// Opens a directory that [`make`] made.
 pub(super) fn open_made<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::Result<OwnedFd> {
-    let flags = DIR | OFlag::O_NOFOLLOW;
-    match openat(dir, name, flags, Mode::empty()) {
-        // Not root, and a umask that takes the owner's own bits.
-        Err(Errno::EACCES) => {}
-        Err(errno) => return Err(errno),
-        Ok(fd) => {
-            if !geteuid().is_root() && fstat(&fd)?.st_mode & 0o700 != 0o700 {
-                fchmod(&fd, UNFINISHED_DIR)?;
-            }
-            return Ok(fd);
-        }
-    }
-    let path = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(dir, name, path, Mode::empty())?;
-    // No name is looked up but that of our own descriptor, which `fchmod` would refuse.
-    let itself = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    fchmodat(AT_FDCWD, itself.as_str(), UNFINISHED_DIR, FchmodatFlags::FollowSymlink)?;
-    openat(dir, name, flags, Mode::empty())
+    directory::open_made(dir, name, UNFINISHED_DIR)
 }
 
-/// A destination as a relative path of plain names; empty for the root itself.
+/// A destination of the map as a relative path without `.`; empty for the root itself.
 pub(super) fn relative(dest: &Path) -> PathBuf {
     dest.components().filter(|c| matches!(c, Component::Normal(_))).collect()
 }
 
-/// A path in the root as errors show it.
-pub(super) fn shown(path: &Path) -> String {
-    format!("ROOT {:?}", Path::new("/").join(path))
-}
-
-/// Opens the directory at the relative `path`, links on the way resolved as if `root` were `/`.
+/// Opens the directory at the relative `path`. Symbolic links are resolved as if `root` were `/`.
 pub(super) fn open_dir(root: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     if path.as_os_str().is_empty() {
         return openat(root, c".", DIR, Mode::empty());
@@ -64,21 +39,21 @@ pub(super) fn open_dir(root: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd
     let mut tries = 64_u8;
     loop {
         match openat2(root, path, OpenHow::new().flags(DIR).resolve(resolve)) {
-            // Something was renamed meanwhile, on a path with a `..` in a link.
+            // A directory was renamed while the kernel resolved a `..` of a symbolic link.
             Err(Errno::EAGAIN) if tries > 0 => tries = tries.saturating_sub(1),
-            // Older than 5.6, or a filter that does not know the call: then no links at all.
-            Err(Errno::ENOSYS | Errno::EPERM) => return open_plain(root, path),
+            // Linux before 5.6, or a seccomp filter that does not know the call. Then no link is followed.
+            Err(Errno::ENOSYS | Errno::EPERM) => return open_no_links(root, path),
             answer => return answer,
         }
     }
 }
 
-/// Opens the directory at the relative `path`, however long that is, where no component is a link.
-pub(super) fn open_plain(top: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
+/// Opens the directory at the relative `path`, of any length. No component may be a symbolic link.
+pub(super) fn open_no_links(top: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     let mut fd = openat(top, c".", DIR, Mode::empty())?;
     let mut names = path.iter().peekable();
     while names.peek().is_some() {
-        // As many names as one call takes.
+        // As many names as fit into one call (PATH_MAX).
         let mut piece = PathBuf::new();
         while let Some(name) = names.next_if(|n| piece.as_os_str().len().saturating_add(n.len()) < 4000) {
             piece.push(name);
@@ -96,14 +71,14 @@ fn open_piece(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     }
     let mut fd = openat(dir, c".", DIR, Mode::empty())?;
     for name in path {
-        fd = openat(&fd, name, DIR | OFlag::O_NOFOLLOW, Mode::empty())?;
+        fd = openat(&fd, name, DIR_NOFOLLOW, Mode::empty())?;
     }
     Ok(fd)
 }
 
-/// The parent of `source` that `at`, a parent of `dest`, corresponds to: as many levels up, as long as all
-/// the names between agree.
-pub(super) fn counterpart<'a>(at: &Path, dest: &Path, source: &'a Path) -> Option<&'a Path> {
+/// The parent of `source` whose metadata `at`, a parent of `dest`, gets: the one as many levels up, if all names
+/// between are the same in both paths.
+pub(super) fn parent_of_source<'a>(at: &Path, dest: &Path, source: &'a Path) -> Option<&'a Path> {
     let (mut d, mut s) = (dest.parent()?, source.parent()?);
     while d.file_name().is_some() && d.file_name() == s.file_name() {
         if d == at {
@@ -119,9 +94,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parents_correspond_while_their_names_agree() {
+    fn a_parent_of_a_destination_has_a_source_while_their_names_are_the_same() {
         let of = |at: &str, dest: &str, source: &'static str| {
-            counterpart(Path::new(at), Path::new(dest), Path::new(source)).map(|p| p.to_str().unwrap())
+            parent_of_source(Path::new(at), Path::new(dest), Path::new(source)).map(|p| p.to_str().unwrap())
         };
         assert_eq!(of("run", "run/systemd/resolve", "/run/systemd/resolve"), Some("/run"));
         assert_eq!(of("run/systemd", "run/systemd/resolve", "/run/systemd/resolve"), Some("/run/systemd"));
@@ -132,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_are_plain_names() {
+    fn a_relative_destination_has_no_dots_and_no_empty_names() {
         assert_eq!(relative(Path::new("/usr/./bin//x/")), Path::new("usr/bin/x"));
         assert_eq!(relative(Path::new("/")), Path::new(""));
     }

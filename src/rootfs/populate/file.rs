@@ -1,43 +1,99 @@
-//! One file or symbolic link, from the host into the root: by link, else by clone, else by copy.
+//! Makes one file of the host in the root: by hard link, else by clone, else by copy.
+//!
+//! A clone or a copy is made under its final name, with a mode that marks it as unfinished (see `unfinished`).
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, UtimensatFlags, fstat, fstatat, utimensat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use super::Method;
-use super::copy::Copier;
-use super::dress::{self, Dressed, Ids, Owned};
-use super::refused::{Refused, Side, refused};
-use super::walk::Settings;
-use crate::sys::fs::{Kind, set_times};
+use super::attributes::{Attributes, Buffers};
+use super::copy::{Copier, retry_on_eintr};
+use super::error::{CallError, Side, failed};
+use super::host::CHANGED;
+use super::metadata::{Applied, Ids, Owned};
+use super::settings::{Meter, Settings};
+use super::twins::Twins;
+use super::unfinished::UNFINISHED_FILE;
+use super::{Method, Populated, add};
+use crate::sys::fs::Kind;
 
-/// What became of an entry.
+/// How an entry was made in the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Placed {
-    /// A file of so many bytes, where that was asked for.
+pub(super) enum Outcome {
+    /// A file, with its size if that was asked for.
     Linked(Option<u64>),
-    Cloned(u64, Dressed),
-    Copied(u64, Dressed),
-    /// A further name of a clone or a copy.
+    Cloned(u64, Applied),
+    Copied(u64, Applied),
+    /// Another name of a clone or a copy.
     Twin,
-    /// A link of its own, or the host's.
+    /// A new symbolic link, or a hard link to the host's.
     Symlinked(Owned),
-    /// The name was taken.
+    /// The destination exists and stays as it is.
     Kept,
-    /// The source went away, or is something else now.
+    /// The source was removed, or became something else.
     Gone,
 }
 
-/// Where an entry comes from.
+impl Outcome {
+    /// Counts the entry against the limits. The bytes of copies were counted as they were written.
+    pub(super) fn charge(self, meter: &Meter<'_>) -> Result<(), CallError> {
+        match self {
+            Outcome::Linked(bytes) => meter
+                .add_entry()
+                .and_then(|()| meter.add_bytes(bytes.unwrap_or(0)))
+                .map_err(failed("linkat", Side::Both)),
+            Outcome::Twin => meter.add_entry().map_err(failed("linkat", Side::Dest)),
+            Outcome::Copied(..) | Outcome::Cloned(..) => {
+                meter.add_entry().map_err(failed("openat", Side::Dest))
+            }
+            Outcome::Symlinked(_) => meter.add_entry().map_err(failed("symlinkat", Side::Dest)),
+            Outcome::Kept | Outcome::Gone => Ok(()),
+        }
+    }
+
+    /// Counts the entry in the result.
+    pub(super) fn count(self, done: &mut Populated, source: impl FnOnce() -> PathBuf) {
+        match self {
+            Outcome::Linked(bytes) => {
+                add(&mut done.linked, 1);
+                if let (Some(sum), Some(bytes)) = (&mut done.bytes_linked, bytes) {
+                    add(sum, bytes);
+                }
+            }
+            Outcome::Cloned(bytes, applied) => {
+                add(&mut done.cloned, 1);
+                add(&mut done.bytes_shared, bytes);
+                applied.count(done);
+            }
+            Outcome::Copied(bytes, applied) => {
+                add(&mut done.copied, 1);
+                add(&mut done.bytes_copied, bytes);
+                applied.count(done);
+            }
+            Outcome::Twin => add(&mut done.copied, 1),
+            Outcome::Symlinked(owned) => {
+                add(&mut done.symlinks, 1);
+                Applied { owned, attributes: Attributes::Kept }.count(done);
+            }
+            Outcome::Kept => add(&mut done.kept, 1),
+            Outcome::Gone => done.skip(source(), CHANGED),
+        }
+    }
+}
+
+/// The source of an entry.
 pub(super) struct Origin<'a, P: ?Sized> {
     pub(super) dir: BorrowedFd<'a>,
     pub(super) name: &'a P,
-    /// Whether a link at `name` stands for its target: only for what the map itself names.
+    /// Follow a symbolic link at `name`: only for a source that the map names.
     pub(super) follow: bool,
 }
 
@@ -55,166 +111,206 @@ impl<P: ?Sized + NixPath> Origin<'_, P> {
         fstatat(self.dir, self.name, flags)
     }
 
-    fn gone(&self) -> bool {
+    fn is_gone(&self) -> bool {
         self.stat() == Err(Errno::ENOENT)
     }
 }
 
-/// Where it goes to.
+/// The destination of an entry.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) dir: BorrowedFd<'a>,
     pub(super) name: &'a CStr,
-    /// The owner of what is made in that directory, where that is known: then the directory is new, and no
-    /// name is taken in it.
+    /// The owner that a new file in `dir` has, if known. Then `dir` is new, and no name exists in it.
     pub(super) born: Option<Ids>,
 }
 
-/// Brings a regular file along. `size` is told where it is known.
-pub(super) fn place<P: ?Sized + NixPath>(
-    by: &Settings<'_>,
-    from: Origin<'_, P>,
-    to: Target<'_>,
-    size: Option<u64>,
-    copier: &mut Copier<'_>,
-) -> Result<Placed, Refused> {
-    if by.method == Method::Link {
-        let linked = match link(from, to)? {
-            // What has the name may be half a copy.
-            Some(Placed::Kept) if !taken(by, from, to)? => link(from, to)?,
-            linked => linked,
-        };
-        if let Some(linked) = linked {
-            return match linked {
-                Placed::Linked(_) => Ok(Placed::Linked(size)),
-                other => Ok(other),
-            };
-        }
-    }
-    copier.place(by, from, to)
+/// What one worker thread keeps between files.
+pub(super) struct FileWorker<'w> {
+    /// The inodes with several names, if the source is a directory.
+    twins: Option<&'w Twins<'w>>,
+    copier: Copier,
+    pub(super) buffers: Buffers,
+    /// The directory that is being filled, from the top of the source.
+    at: PathBuf,
+    /// Its device, if known.
+    device: Option<u64>,
 }
 
-/// Whether an attempt to link says that a copy may do.
+impl<'w> FileWorker<'w> {
+    pub(super) fn new(twins: Option<&'w Twins<'w>>) -> Self {
+        let (copier, buffers) = (Copier::default(), Buffers::new());
+        FileWorker { twins, copier, buffers, at: PathBuf::new(), device: None }
+    }
+
+    /// The directory `at` is filled next.
+    pub(super) fn enter(&mut self, at: &Path) {
+        self.device = None;
+        self.at = at.into();
+    }
+
+    /// Makes a regular file by the method of `by`, or the next one that the kernel does not refuse. `size` is the
+    /// size of the source, if known.
+    pub(super) fn make<P: ?Sized + NixPath>(
+        &mut self,
+        by: &Settings<'_>,
+        from: Origin<'_, P>,
+        to: Target<'_>,
+        size: Option<u64>,
+    ) -> Result<Outcome, CallError> {
+        if by.method == Method::Link {
+            let linked = match link(from, to)? {
+                // The destination may be an unfinished copy.
+                Some(Outcome::Kept) if !remove_unfinished(by, from, to)? => link(from, to)?,
+                linked => linked,
+            };
+            if let Some(linked) = linked {
+                return match linked {
+                    Outcome::Linked(_) => Ok(Outcome::Linked(size)),
+                    other => Ok(other),
+                };
+            }
+        }
+        self.clone_or_copy(by, from, to)
+    }
+
+    fn clone_or_copy<P: ?Sized + NixPath>(
+        &mut self,
+        by: &Settings<'_>,
+        from: Origin<'_, P>,
+        to: Target<'_>,
+    ) -> Result<Outcome, CallError> {
+        if to.born.is_none() && remove_unfinished(by, from, to)? {
+            return Ok(Outcome::Kept);
+        }
+        let Some((source, st)) = open_regular(from)? else { return Ok(Outcome::Gone) };
+        let twin = self.twins.and_then(|twins| Some((twins, twins.copy_of(&st)?)));
+        let mut first = twin.as_ref().map(|(_, first)| first.lock().unwrap_or_else(PoisonError::into_inner));
+        if let (Some((twins, _)), Some(Some(path))) = (&twin, first.as_deref())
+            && twins.link(path, to.dir, to.name)
+        {
+            return Ok(Outcome::Twin);
+        }
+        let size = u64::try_from(st.st_size).unwrap_or(0);
+        by.meter.check_size(size).map_err(failed("copy_file_range", Side::Both))?;
+        let Some(new) = NewFile::create(to)? else { return Ok(Outcome::Kept) };
+        let (source, file) = (source.as_fd(), new.file.as_fd());
+        let cloned = by.method != Method::Copy && self.clone_content(source, &st, file, to.dir)?;
+        let bytes = match cloned {
+            true => size,
+            false => self.copier.copy(source, &st, file, &by.meter)?,
+        };
+        let rest = if cloned { size } else { size.saturating_sub(bytes) };
+        by.meter.add_bytes(rest).map_err(failed("copy_file_range", Side::Both))?;
+        let applied = by.metadata.apply_to_file(file, to.born, source, &st, &mut self.buffers)?;
+        new.keep();
+        if let Some(first) = first.as_deref_mut() {
+            *first = Some(self.at.join(OsStr::from_bytes(to.name.to_bytes())));
+        }
+        Ok(if cloned { Outcome::Cloned(bytes, applied) } else { Outcome::Copied(bytes, applied) })
+    }
+
+    fn clone_content(
+        &mut self,
+        source: BorrowedFd<'_>,
+        st: &FileStat,
+        file: BorrowedFd<'_>,
+        dir: BorrowedFd<'_>,
+    ) -> Result<bool, CallError> {
+        let device = match self.device {
+            Some(device) => device,
+            None => fstat(dir).map_err(failed("fstat", Side::Dest))?.st_dev,
+        };
+        self.device = Some(device);
+        self.copier.clone(source, file, (st.st_dev, device))
+    }
+}
+
+/// Whether a refusal of `linkat` means that a copy may succeed.
 fn copy_instead(errno: Errno) -> bool {
     matches!(errno, Errno::EXDEV | Errno::EPERM | Errno::EMLINK | Errno::EOPNOTSUPP)
 }
 
-/// Makes a hard link; `None` if a copy is to be made instead.
-fn link<P: ?Sized + NixPath>(from: Origin<'_, P>, to: Target<'_>) -> Result<Option<Placed>, Refused> {
+/// Makes a hard link; `None` if the kernel refuses it and a copy may succeed.
+pub(super) fn link<P: ?Sized + NixPath>(
+    from: Origin<'_, P>,
+    to: Target<'_>,
+) -> Result<Option<Outcome>, CallError> {
     let flags = if from.follow { AtFlags::AT_SYMLINK_FOLLOW } else { AtFlags::empty() };
     match linkat(from.dir, from.name, to.dir, to.name, flags) {
-        Ok(()) => Ok(Some(Placed::Linked(None))),
-        Err(Errno::EEXIST) => Ok(Some(Placed::Kept)),
+        Ok(()) => Ok(Some(Outcome::Linked(None))),
+        Err(Errno::EEXIST) => Ok(Some(Outcome::Kept)),
         Err(errno) if copy_instead(errno) => Ok(None),
-        // On which side? A tree that is in use loses files while it is read.
-        Err(Errno::ENOENT) if from.gone() => Ok(Some(Placed::Gone)),
-        Err(errno) => Err(refused("linkat", Side::Both)(errno)),
+        // The errno does not say on which side. Files of a tree in use are removed while it is read.
+        Err(Errno::ENOENT) if from.is_gone() => Ok(Some(Outcome::Gone)),
+        Err(errno) => Err(failed("linkat", Side::Both)(errno)),
     }
 }
 
-/// Whether the name is taken, be it by a dangling link. Half a copy that somebody left who was killed is removed.
-pub(super) fn taken<P: ?Sized + NixPath>(
+/// Removes an unfinished copy left by a killed process. Returns whether the destination exists then (a dangling
+/// symlink counts).
+fn remove_unfinished<P: ?Sized + NixPath>(
     by: &Settings<'_>,
     from: Origin<'_, P>,
     to: Target<'_>,
-) -> Result<bool, Refused> {
+) -> Result<bool, CallError> {
     let st = match fstatat(to.dir, to.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(st) => st,
         Err(Errno::ENOENT) => return Ok(false),
-        Err(errno) => return Err(refused("fstatat", Side::Dest)(errno)),
+        Err(errno) => return Err(failed("fstatat", Side::Dest)(errno)),
     };
-    let half = Kind::of_mode(st.st_mode) == Kind::File
-        && from.stat().is_ok_and(|source| by.dresser.unfinished(&st, &source));
-    if half {
-        unlinkat(to.dir, to.name, UnlinkatFlags::NoRemoveDir).map_err(refused("unlinkat", Side::Dest))?;
+    let unfinished = Kind::of_mode(st.st_mode) == Kind::File
+        && from.stat().is_ok_and(|source| by.metadata.is_unfinished(&st, &source));
+    if unfinished {
+        unlinkat(to.dir, to.name, UnlinkatFlags::NoRemoveDir).map_err(failed("unlinkat", Side::Dest))?;
     }
-    Ok(!half)
+    Ok(!unfinished)
 }
 
-/// Brings a symbolic link along: the host's own, else one with the same text.
-pub(super) fn place_symlink(
-    by: &Settings<'_>,
-    from: Origin<'_, CStr>,
-    to: Target<'_>,
-) -> Result<Placed, Refused> {
-    if by.method == Method::Link
-        && let Some(linked) = link(from, to)?
-    {
-        return Ok(match linked {
-            Placed::Linked(_) => Placed::Symlinked(Owned::AsSource),
-            Placed::Kept => again(by, from, to)?,
-            other => other,
-        });
+/// Opens a regular file to read it; `None` if it was removed or became something else. With `O_NONBLOCK`, because
+/// opening a fifo would wait.
+fn open_regular<P: ?Sized + NixPath>(from: Origin<'_, P>) -> Result<Option<(OwnedFd, FileStat)>, CallError> {
+    let mut flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    if !from.follow {
+        flags |= OFlag::O_NOFOLLOW;
     }
-    let text = match readlinkat(from.dir, from.name) {
-        Ok(text) => text,
-        Err(Errno::ENOENT | Errno::EINVAL) => return Ok(Placed::Gone),
-        Err(errno) => return Err(refused("readlinkat", Side::Source)(errno)),
+    let fd = match retry_on_eintr(|| openat(from.dir, from.name, flags, Mode::empty())) {
+        Ok(fd) => fd,
+        Err(Errno::ENOENT | Errno::ELOOP | Errno::ENXIO) => return Ok(None),
+        Err(errno) => return Err(failed("openat", Side::Source)(errno)),
     };
-    match symlinkat(text.as_os_str(), to.dir, to.name) {
-        Ok(()) => {}
-        Err(Errno::EEXIST) => return again(by, from, to),
-        Err(errno) => return Err(refused("symlinkat", Side::Dest)(errno)),
-    }
-    let like = match from.stat() {
-        Ok(like) => like,
-        Err(Errno::ENOENT) => return Ok(Placed::Symlinked(Owned::ByCaller)),
-        Err(errno) => return Err(refused("fstatat", Side::Source)(errno)),
-    };
-    let owned = match to.born {
-        Some(born) => dress_new(by, to, born, &like),
-        None => dress_symlink(by, to, &like),
-    };
-    owned.map(Placed::Symlinked)
+    let st = fstat(&fd).map_err(failed("fstat", Side::Source))?;
+    Ok((Kind::of_mode(st.st_mode) == Kind::File).then_some((fd, st)))
 }
 
-/// Owner and times of a link in a directory that nobody else can enter yet.
-fn dress_new(by: &Settings<'_>, to: Target<'_>, born: Ids, like: &FileStat) -> Result<Owned, Refused> {
-    let chown = || {
-        let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
-        fchownat(to.dir, to.name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
-    };
-    let owned = by.dresser.own_by(born, like, chown).map_err(refused("fchownat", Side::Dest))?;
-    let (access, modification) = dress::times(like);
-    let nofollow = UtimensatFlags::NoFollowSymlink;
-    timed(utimensat(to.dir, to.name, &access, &modification, nofollow)).map(|()| owned)
+/// A file that is being written. Dropped before it is finished, it is removed.
+struct NewFile<'a> {
+    to: Target<'a>,
+    file: OwnedFd,
+    kept: bool,
 }
 
-fn timed(answer: nix::Result<()>) -> Result<(), Refused> {
-    match answer {
-        // A kernel older than 5.8, or a file system whose links have no times.
-        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
-        answer => answer.map_err(refused("utimensat", Side::Dest)),
+impl<'a> NewFile<'a> {
+    /// `None` if the name exists.
+    fn create(to: Target<'a>) -> Result<Option<Self>, CallError> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match retry_on_eintr(|| openat(to.dir, to.name, flags, UNFINISHED_FILE)) {
+            Ok(file) => Ok(Some(NewFile { to, file, kept: false })),
+            Err(Errno::EEXIST) => Ok(None),
+            Err(errno) => Err(failed("openat", Side::Dest)(errno)),
+        }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
     }
 }
 
-/// A link has no mode that says whether it is finished: one with the same text that is still the caller's gets
-/// again what it should have.
-fn again(by: &Settings<'_>, from: Origin<'_, CStr>, to: Target<'_>) -> Result<Placed, Refused> {
-    let (Ok(text), Ok(like)) = (readlinkat(from.dir, from.name), from.stat()) else {
-        return Ok(Placed::Kept);
-    };
-    let there = Origin { dir: to.dir, name: to.name, follow: false };
-    if readlinkat(to.dir, to.name) == Ok(text) && there.stat().is_ok_and(|st| by.dresser.ours(&st, &like)) {
-        dress_symlink(by, to, &like)?;
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Best effort: if this fails, its mode marks it as unfinished.
+            let _ = unlinkat(self.to.dir, self.to.name, UnlinkatFlags::NoRemoveDir);
+        }
     }
-    Ok(Placed::Kept)
-}
-
-/// Owner and times of a link, by a descriptor that was seen to be a link with one name: whoever put another
-/// file there meanwhile does not have it given away.
-fn dress_symlink(by: &Settings<'_>, to: Target<'_>, like: &FileStat) -> Result<Owned, Refused> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(to.dir, to.name, flags, Mode::empty()).map_err(refused("openat", Side::Dest))?;
-    let st = fstat(&fd).map_err(refused("fstat", Side::Dest))?;
-    if Kind::of_mode(st.st_mode) != Kind::Symlink || st.st_nlink != 1 {
-        return Ok(Owned::ByCaller);
-    }
-    let chown = || {
-        let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
-        fchownat(&fd, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)
-    };
-    let owned = by.dresser.own_by(dress::ids(&st), like, chown).map_err(refused("fchownat", Side::Dest))?;
-    let (access, modification) = dress::times(like);
-    timed(set_times(fd.as_fd(), access, modification)).map(|()| owned)
 }

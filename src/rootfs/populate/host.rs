@@ -1,4 +1,5 @@
-//! The host's side: what a source is, what of it is left out, and which source has which part of the root.
+//! The host's side of a population: what a source is, which directories are left empty, and which source a part
+//! of the root comes from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -6,80 +7,85 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::openat;
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::sys::statfs::{self, FsType, fstatfs};
 
 use super::ChrootEnv;
-use super::dest::{self, DIR};
-use super::refused::{Refused, Side, refused};
+use super::dest;
+use super::error::{CallError, Side, failed};
+use crate::rootfs::directory::{DIR, DIR_NOFOLLOW};
 use crate::rootfs::source::HeldSources;
 use crate::sys::fs::{Batch, Dirents, Kind};
 use crate::{Error, Result};
 
 pub(super) const AVOIDED: &str = "is the root, or was to be left out";
-pub(super) const KERNELS: &str = "is on a file system of the kernel's own";
+pub(super) const KERNEL_FS: &str = "is on a file system of the kernel's own";
 pub(super) const CHANGED: &str = "went away while it was read";
 
-/// What stands at a source of the map.
+/// What is at a source of the map.
 pub(super) enum Found<'h> {
     Dir(OwnedFd, FileStat),
     File(BorrowedFd<'h>, FileStat),
-    /// It is left out, and why.
-    Out(String, Option<FileStat>),
+    /// It is skipped, for this reason.
+    Skip(String, Option<FileStat>),
 }
 
-/// Looks at a source of the map, by the descriptor that is held for it.
-pub(super) fn look<'h>(source: &Path, held: &'h HeldSources, avoid: &[(u64, u64)]) -> Result<Found<'h>> {
+/// Opens a source of the map, through the descriptor that is held for it.
+pub(super) fn open_source<'h>(
+    source: &Path,
+    held: &'h HeldSources,
+    avoid: &[(u64, u64)],
+) -> Result<Found<'h>> {
     let fail = |call: &str| Error::prepare::<Errno>(format!("{call}({source:?})"));
-    let Some(found) = held.get(source) else { return Ok(Found::Out(Errno::ENOENT.desc().into(), None)) };
+    let Some(found) = held.get(source) else { return Ok(Found::Skip(Errno::ENOENT.desc().into(), None)) };
     let st = fstat(found.fd()).map_err(fail("fstat"))?;
-    let out = |why: &str| Ok(Found::Out(why.into(), Some(st)));
+    let skip = |why: &str| Ok(Found::Skip(why.into(), Some(st)));
     match Kind::of_mode(st.st_mode) {
         Kind::File => return Ok(Found::File(found.fd(), st)),
-        Kind::Dir if avoid.contains(&(st.st_dev, st.st_ino)) => return out(AVOIDED),
+        Kind::Dir if avoid.contains(&(st.st_dev, st.st_ino)) => return skip(AVOIDED),
         Kind::Dir => {}
-        kind => return out(kind.name()),
+        kind => return skip(kind.name()),
     }
     let dir = openat(found.fd(), c".", DIR, Mode::empty()).map_err(fail("openat"))?;
-    if kernels_own(dir.as_fd()) { out(KERNELS) } else { Ok(Found::Dir(dir, st)) }
+    if is_kernel_fs(dir.as_fd()) { skip(KERNEL_FS) } else { Ok(Found::Dir(dir, st)) }
 }
 
 /// An opened directory below a source.
 pub(super) enum Opened {
     Dir(OwnedFd, FileStat),
-    /// What is in it is left out, and why.
-    Closed(OwnedFd, FileStat, &'static str),
-    /// There is no such directory any more.
+    /// Its content is skipped, for this reason.
+    Emptied(OwnedFd, FileStat, &'static str),
+    /// It was removed, or is no directory any more.
     Gone,
 }
 
-/// Opens the directory `name` of the host, in one of the device `dev`.
-pub(super) fn enter(
+/// Opens the directory `name` in `parent`, a directory of the host on the device `dev`.
+pub(super) fn open_subdir(
     parent: BorrowedFd<'_>,
     dev: u64,
     name: &OsStr,
     avoid: &[(u64, u64)],
-) -> Result<Opened, Refused> {
-    let fd = match openat(parent, name, DIR | OFlag::O_NOFOLLOW, Mode::empty()) {
+) -> Result<Opened, CallError> {
+    let fd = match openat(parent, name, DIR_NOFOLLOW, Mode::empty()) {
         Ok(fd) => fd,
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(Opened::Gone),
-        Err(errno) => return Err(refused("openat", Side::Source)(errno)),
+        Err(errno) => return Err(failed("openat", Side::Source)(errno)),
     };
-    let st = fstat(&fd).map_err(refused("fstat", Side::Source))?;
+    let st = fstat(&fd).map_err(failed("fstat", Side::Source))?;
     if avoid.contains(&(st.st_dev, st.st_ino)) {
-        return Ok(Opened::Closed(fd, st, AVOIDED));
+        return Ok(Opened::Emptied(fd, st, AVOIDED));
     }
-    if st.st_dev != dev && kernels_own(fd.as_fd()) {
-        return Ok(Opened::Closed(fd, st, KERNELS));
+    if st.st_dev != dev && is_kernel_fs(fd.as_fd()) {
+        return Ok(Opened::Emptied(fd, st, KERNEL_FS));
     }
     Ok(Opened::Dir(fd, st))
 }
 
-/// Whether a directory is on a file system whose files are the kernel's answers: copied, some never end and
-/// some wait for ever.
-fn kernels_own(dir: BorrowedFd<'_>) -> bool {
-    const OWN: [FsType; 11] = [
+/// Whether a directory is on a file system whose files the kernel generates. Reading some of them never ends, or
+/// blocks for ever.
+fn is_kernel_fs(dir: BorrowedFd<'_>) -> bool {
+    const KERNEL: [FsType; 11] = [
         statfs::PROC_SUPER_MAGIC,
         statfs::SYSFS_MAGIC,
         statfs::CGROUP_SUPER_MAGIC,
@@ -92,24 +98,24 @@ fn kernels_own(dir: BorrowedFd<'_>) -> bool {
         statfs::DEVPTS_SUPER_MAGIC,
         statfs::NSFS_MAGIC,
     ];
-    fstatfs(dir).is_ok_and(|fs| OWN.contains(&fs.filesystem_type()))
+    fstatfs(dir).is_ok_and(|fs| KERNEL.contains(&fs.filesystem_type()))
 }
 
-/// A source and where it goes to.
+/// One entry of the map: a source and its destination.
 pub(super) struct Part<'m> {
     pub(super) source: &'m Path,
-    /// Relative, of plain names.
+    /// Its destination, relative to the root.
     pub(super) to: PathBuf,
     pub(super) others: Others,
 }
 
-/// What other entries of the map have below this one: the directories that lead there, from `to` on, and the
-/// names in each that belong to another entry. Almost always empty.
+/// Destinations of other entries below this one: each directory that leads to one, relative to `to`, with the names
+/// in it that belong to another entry. Almost always empty.
 #[derive(Default)]
 pub(super) struct Others(BTreeMap<PathBuf, BTreeSet<OsString>>);
 
 impl Others {
-    /// The names that are another's in the directory `at`; `None` if nothing of another's is below it.
+    /// The names in the directory `at` that belong to another entry; `None` if nothing below it does.
     pub(super) fn at(&self, at: &Path) -> Option<&BTreeSet<OsString>> {
         if self.0.is_empty() { None } else { self.0.get(at) }
     }
@@ -122,18 +128,18 @@ impl Others {
     }
 }
 
-/// The entries of the map, parents before what is below them; `out` is told of those that are left out.
-/// One that is left out has no part of the root: what another one would put there is put there.
+/// The entries of the map, each after those that it is below. Calls `skipped` for each source that is skipped. Such
+/// an entry takes nothing from another one whose destination is above.
 pub(super) fn parts<'m>(
     map: &'m ChrootEnv,
     held: &HeldSources,
     avoid: &[(u64, u64)],
-    mut out: impl FnMut(&Path, String, Option<FileStat>),
+    mut skipped: impl FnMut(&Path, String, Option<FileStat>),
 ) -> Result<Vec<Part<'m>>> {
     let mut parts = Vec::with_capacity(map.len());
     for (source, to) in map {
-        match look(source, held, avoid)? {
-            Found::Out(why, st) => out(source, why, st),
+        match open_source(source, held, avoid)? {
+            Found::Skip(why, st) => skipped(source, why, st),
             Found::Dir(..) | Found::File(..) => {
                 parts.push(Part { source, to: dest::relative(to), others: Others::default() });
             }
@@ -142,7 +148,7 @@ pub(super) fn parts<'m>(
     parts.sort_by(|a, b| a.to.cmp(&b.to));
     let all: Vec<PathBuf> = parts.iter().map(|part| part.to.clone()).collect();
     for (i, part) in parts.iter_mut().enumerate() {
-        // Paths are ordered by their components, so what is below one follows it.
+        // Paths are ordered by component, so the paths below one follow it directly.
         for below in all.iter().skip(i.saturating_add(1)) {
             match below.strip_prefix(&part.to) {
                 Ok(below) => part.others.insert(below),
@@ -153,14 +159,14 @@ pub(super) fn parts<'m>(
     Ok(parts)
 }
 
-/// The next entries of a directory of the host. One that was removed while it was read has no more.
+/// The next entries of a directory of the host; `None` at its end, or if it was removed meanwhile.
 pub(super) fn entries<'a>(
     dirents: &'a mut Dirents,
     dir: BorrowedFd<'_>,
-) -> Result<Option<Batch<'a>>, Refused> {
+) -> Result<Option<Batch<'a>>, CallError> {
     match dirents.read(dir) {
         Err(Errno::ENOENT) => Ok(None),
-        answer => answer.map_err(refused("getdents64", Side::Source)),
+        answer => answer.map_err(failed("getdents64", Side::Source)),
     }
 }
 
@@ -169,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_entry_knows_what_is_anothers() {
+    fn each_entry_knows_which_names_belong_to_another() {
         let map = ChrootEnv::from([
             ("/".into(), "/a".into()),
             ("/dev".into(), "/a/b/c".into()),

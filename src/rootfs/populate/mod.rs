@@ -1,78 +1,79 @@
-//! Filling a root directory from the host: which directories, and by which method.
+//! Populates a root directory with files and directories of the host.
 //!
-//! A map says which file or directory of the host stands where in the root; `populate` makes it so by
-//! hard links ([`Method::Link`]), clones ([`Method::Reflink`]) or copies ([`Method::Copy`]). The three are one chain
-//! of attempts, which a method enters at its own: what cannot be linked is cloned, what cannot be cloned is
-//! copied, file by file. It works by directory descriptor on both sides, so that no link that a task left in the
-//! root leads it out of there, and asks the kernel nothing that `getdents64` has told already.
-//! [`Method::Bind`] writes nothing, it is made of mounts, and [`Method::None`] takes the directory as it is;
-//! for both this module has nothing to do.
+//! A map says which file or directory of the host is made where in the root. `populate` makes it by hard links
+//! ([`Method::Link`]), clones ([`Method::Reflink`]) or copies ([`Method::Copy`]). A file that cannot be linked is
+//! cloned, and a file that cannot be cloned is copied. Both sides are accessed by directory descriptor, so no
+//! symbolic link that a task left in the root leads out of it. Types of entries come from `getdents64` and cost no
+//! further call. [`Method::Bind`] consists of mounts and writes nothing, and [`Method::None`] uses the directory as
+//! it is. This module does nothing for either.
 //!
-//! What the tree in the root is like:
+//! The tree in the root:
 //!
-//! - Directories are made with the mode (all twelve bits), the owner, the times and the attributes of their source.
-//!   A parent of a destination, which has no source, takes those of the source's parent while the names agree
-//!   from the end upwards (`/run` for `/run/resolvconf`), else it is 0755 and the caller's. A directory that
-//!   is there keeps its own.
-//! - A linked file is the host's inode: its mode with the setuid bit, times, attributes and content. Who
-//!   may write it in the root writes the host's file, so the root must be mounted read-only or the report
-//!   must say that `HOST_FILES` is missing. Where the kernel refuses a link (`EXDEV`, `EPERM`, `EMLINK`)
-//!   that one file is cloned or copied.
-//! - A clone or a copy has the content, the holes, the owner, the permission bits and the times of its source, and
-//!   of its extended attributes those of users (`user.*`) and the access control lists. The setuid, setgid and
-//!   sticky bits and file capabilities are left out unless [`Options::setuid`] asks for them; a file that
-//!   could not be given to its owner never has them. No other attribute comes along.
-//!   An attribute that is refused is counted.
-//! - Files of one source that are one inode stay one inode, linked or copied: the first name is copied, the others are
-//!   linked to the copy. (A run that goes on where another was killed may copy such an inode a second time.)
-//! - The owner is kept when the caller may give files away, which takes root; entries that had to become the
-//!   caller's are counted.
-//! - Symbolic links have the same text, owner and times (they are linked too, where that is the method and the
-//!   file system can), and are never followed: neither in the host's tree nor in the root.
-//!   Only the source itself that the map names may be a link; it stands for what it points to, be that a
-//!   directory or a file, however the host is divided into file systems. A link on the way to a
-//!   destination is resolved inside the root.
-//! - Fifos, sockets and devices are skipped and listed, as are sources that are not there.
-//! - Where destinations overlap, the more specific one wins, as with mounts: what stands there is its source and
-//!   nothing of what a shorter one would have put at that path; directories are not merged. It counts by the
-//!   names in the map, of sources that the host has; through a link in the root one may still come to stand in
-//!   another's directory, and there the first by destination wins. No two destinations may be the same.
-//! - What was in the root before stays, and directories that were there are added to.
-//! - File systems mounted below a source are entered (their files are copied, as no link crosses a mount),
-//!   but for the kernel's own, proc, sysfs, cgroup and the like, whose files are not files. Of those, of the
-//!   root itself where it is met below a source, and of the directories that the caller names by device and inode,
-//!   there is an empty directory with mode and owner, and they are listed.
+//! - A directory gets the mode (all twelve bits), owner, times and extended attributes of its source. A parent of a
+//!   destination has no source of its own. It gets the metadata of the source's parent as long as both have the
+//!   same name, from the end upwards (`/run` for `/run/resolvconf`). Otherwise it is 0755 and the caller's. A
+//!   directory that exists keeps its metadata.
+//! - A linked file is the host's inode, with its mode (setuid bit included), times, attributes and content. Whoever
+//!   may write it in the root writes the host's file. So the root must be mounted read-only, or the report must
+//!   list `HOST_FILES` as missing. A file whose link the kernel refuses (`EXDEV`, `EPERM`, `EMLINK`) is
+//!   cloned or copied.
+//! - A clone or a copy gets the content, holes, owner, permission bits and times of its source. Of its extended
+//!   attributes, it gets user attributes (`user.*`) and access control lists, and no others. It gets setuid, setgid
+//!   and sticky bits and file capabilities only with [`Options::setuid`], and never if its owner could not be set. An
+//!   attribute that is refused is counted.
+//! - Files of one source that are one inode stay one inode, linked or copied. A copy is made of the first name, and
+//!   the other names are linked to it. A run that continues one that was killed may copy such an inode again.
+//! - The owner is set if the caller may do so, which needs root. Entries that stay the caller's are counted.
+//! - A symbolic link has the same text, owner and times. With [`Method::Link`] it is linked, where the file system
+//!   can do that. No symbolic link is followed, neither in the host's tree nor in the root, with two
+//!   exceptions. A source that the map names may be one, and stands for the file or directory that it points
+//!   to. On the way to a destination, links are resolved inside the root.
+//! - Fifos, sockets and devices are skipped and listed, and so are sources that do not exist.
+//! - Where one destination is below another, the more specific one wins, as with mounts. There the root shows its
+//!   source and nothing of the other source; directories are not merged. This is decided by the names in the map, for
+//!   sources that exist. If a symbolic link in the root leads one destination into another, the first by
+//!   destination wins. Two equal destinations are refused.
+//! - Entries that exist in the root stay, and directories that exist are added to.
+//! - File systems mounted below a source are entered. Their files are copied, as no hard link crosses a mount.
+//!   Kernel file systems (proc, sysfs, cgroup and the like) are not entered, nor is the root itself where it is
+//!   below a source, nor a directory in [`Options::skip`]. Each of these becomes an empty directory with mode and
+//!   owner, and is listed.
 //!
-//! Who is killed at any point can go on: in the same root a second run comes to the tree that an undisturbed one
-//! makes. Each directory and each copied file has, from the call that makes it to the one that finishes it, a
-//! mode that says that it is not finished (`dress` says which, and why); there are no other names than the final
-//! ones. A copy that is found unfinished is made again, a directory is gone through and finished. So no reader
-//! but root can take half a file for a whole one, and a directory of the caller's that happens to be 01700
-//! is taken for unfinished. (This is about processes; nothing is synced to survive a power cut.)
+//! A process that is killed may populate the same root again. The second run ends with the tree that an undisturbed
+//! run makes. There are no temporary names. Each directory and each copied file has a mode that marks it as
+//! unfinished, from the call that makes it to the call that finishes it (`unfinished` says which modes, and why).
+//! An unfinished copy is made again, and an unfinished directory is walked and finished. So only root can read an
+//! incomplete file. A directory of the caller's with mode 01700 is taken for unfinished. Nothing is synced to
+//! survive a power cut.
 //!
-//! Nobody else may write in the root meanwhile: what is made there gets its mode and owner by descriptor, but
-//! a directory that another one is moved over before it is opened would be that other one. No more than two
-//! walks run at a time in a process; others wait.
+//! No other process may write in the root meanwhile. New entries get mode and owner by descriptor, but a directory
+//! that another process renames over a new one before it is opened would be opened instead. At most two
+//! populations run at a time in a process; others wait.
 //!
-//! The first refusal ends it with the path. What was made so far stays for the caller to remove, by
-//! descriptor: a root that is half filled is not for use. The caller's umask neither matters nor changes.
+//! The first refusal ends the population with an error that names the path. Entries made so far stay for the caller
+//! to remove. A partly filled root is not for use. The caller's umask has no effect and does not change.
+//!
+//! Modules, each of which imports only those before it: `error` and `unfinished`; `attributes` and `metadata`;
+//! `settings`; `dest`, `host` and `twins`; `copy`, `file` and `symlink` (one entry); `walk` (one source);
+//! `deferred`, `fill` and `fingerprint` (the map).
 
 #![forbid(unsafe_code)]
 
 mod attributes;
 mod copy;
+mod deferred;
 mod dest;
-mod dress;
-mod entry;
+mod error;
 mod file;
+mod fill;
 mod fingerprint;
-mod gate;
 mod host;
-mod late;
-mod meter;
-mod refused;
+mod metadata;
+mod settings;
+mod symlink;
 mod temp;
 mod twins;
+mod unfinished;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -86,6 +87,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::rootfs::source::{self, HeldSources};
+use crate::rootfs::workers;
 use crate::sys::without_sigxfsz;
 use crate::{Error, Result};
 
@@ -157,10 +159,10 @@ impl FromStr for Method {
     }
 }
 
-/// Source on the host, which may be a file or a directory, to destination in the root, which `/` may begin.
+/// Maps each source, a file or directory of the host, to its destination in the root, with or without a leading `/`.
 pub type ChrootEnv = BTreeMap<PathBuf, PathBuf>;
 
-/// What a dynamically linked program of the host needs to run: the default map of Nomad's `exec` driver.
+/// The default map of Nomad's `exec` driver: what a dynamically linked program of the host needs to run.
 pub fn default_chroot_env() -> ChrootEnv {
     ["/bin", "/etc", "/lib", "/lib32", "/lib64", "/run/resolvconf", "/run/systemd/resolve", "/sbin", "/usr"]
         .into_iter()
@@ -168,11 +170,11 @@ pub fn default_chroot_env() -> ChrootEnv {
         .collect()
 }
 
-/// Checks a map without touching anything.
+/// Checks a map without accessing the host.
 ///
 /// # Errors
-/// [`Error::Spec`] for a source that is not absolute, for either side if it has a `..` or a NUL, and for two
-/// sources with the same destination.
+/// [`Error::Spec`] for a source that is not absolute, for a path with `..` or a NUL byte, and for two sources with
+/// the same destination.
 pub fn validate(map: &ChrootEnv) -> Result<()> {
     for (source, dest) in map {
         let complain = |what: &str| Err(Error::spec("chroot_env", format!("{source:?} -> {dest:?}: {what}")));
@@ -296,25 +298,16 @@ fn lossy<S: Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
 }
 
 impl Populated {
-    /// Nothing yet, with a place for what was asked for.
-    fn begin(by: &walk::Settings<'_>) -> Self {
-        Populated {
-            bytes_linked: by.meter.asks_bytes().then_some(0),
-            fingerprint: by.fingerprint.then_some(0),
-            ..Populated::default()
-        }
-    }
-
     fn skip(&mut self, path: PathBuf, why: impl Into<String>) {
         self.skipped.push(Skipped { path, why: why.into() });
     }
 
-    /// Takes an entry into the fingerprint.
-    fn mix(&mut self, hash: u64) {
+    /// Adds the hash of an entry to the fingerprint.
+    fn add_hash(&mut self, hash: u64) {
         self.fingerprint = self.fingerprint.map(|sum| sum.wrapping_add(hash));
     }
 
-    /// Adds what another walker did.
+    /// Adds the result of another worker or another source.
     fn merge(&mut self, other: Populated) {
         for (mine, its) in [
             (&mut self.dirs, other.dirs),
@@ -333,7 +326,7 @@ impl Populated {
         if let (Some(mine), Some(its)) = (&mut self.bytes_linked, other.bytes_linked) {
             add(mine, its);
         }
-        self.mix(other.fingerprint.unwrap_or(0));
+        self.add_hash(other.fingerprint.unwrap_or(0));
         self.skipped.extend(other.skipped);
         self.sources.extend(other.sources);
     }
@@ -343,21 +336,22 @@ fn add(count: &mut u64, n: u64) {
     *count = count.saturating_add(n);
 }
 
-/// Fills the directory `root` as `map` says.
+/// Populates the directory `root` with the sources of `map`.
 ///
-/// Nobody else may write in the root meanwhile. At most two run at a time in a process; a third waits, and so a
-/// `progress` must not populate by itself. It takes some 200 descriptors and one thread a core, at most four.
+/// No other process may write in the root meanwhile. At most two populations run at a time in a process and others
+/// wait, so a `progress` callback must not populate. A population uses about 200 descriptors and one thread for
+/// each CPU, at most four.
 ///
-/// Who is killed may populate the same root again, which finishes what was left. Until then a directory has mode
-/// 01700 and a copied file 01200, and what is found with such a mode and of the caller's or the source's owner is
-/// taken for unfinished: a file is removed and made again. All else that is in the root stays. Of two destinations
-/// of which one lies in the other the longer one wins, whole.
+/// A process that is killed may populate the same root again, which finishes the tree. Until then an unfinished
+/// directory has mode 01700 and an unfinished copy mode 01200. An entry with such a mode whose owner is the caller
+/// or the source's owner is taken for unfinished: a file is removed and made again. All other entries that exist
+/// stay. If one destination is below another, the longer one wins, as a whole.
 ///
 /// # Errors
-/// [`Error::Spec`] as of [`validate`], and for a method that does not [walk](Method::walks), before anything is
-/// touched. Else [`Error::Prepare`] with the call that was refused and its paths, those in the root shown as
-/// `ROOT "/usr/bin/x"`, or with the limit that was passed (`ErrorKind::QuotaExceeded`); what was made so far is
-/// **there**, for the caller to remove ([`remove_tree`](crate::rootfs::remove_tree)) or to go on with.
+/// [`Error::Spec`] as [`validate`], and for a method that does not [walk](Method::walks), before anything is made.
+/// [`Error::Prepare`] with the refused call and its paths, those in the root as `ROOT "/usr/bin/x"`, or with the
+/// exceeded limit (`ErrorKind::QuotaExceeded`). Then the entries made so far **stay**, for the caller to remove
+/// ([`remove_tree`](crate::rootfs::remove_tree)) or to populate again.
 pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) -> Result<Populated> {
     validate(map)?;
     let held = source::hold("chroot_env", map.keys())?;
@@ -376,11 +370,11 @@ pub(crate) fn populate_held(
         let why = format!("a directory is populated by link, reflink or copy, not by {}", options.method);
         return Err(Error::spec("populate", why));
     }
-    let _turn = gate::enter();
+    let _permit = workers::wait_for_permit();
     let began = Instant::now();
-    // A file size limit of the caller's is an error, and no signal that ends it. The walkers inherit that.
+    // RLIMIT_FSIZE then causes an error and no signal that kills the caller. Worker threads inherit the mask.
     let masked = || Error::prepare("rt_sigprocmask(SIG_BLOCK, [XFSZ])");
-    let mut done = without_sigxfsz(|| Ok(entry::all(root, map, held, options))).map_err(masked())??;
+    let mut done = without_sigxfsz(|| Ok(fill::fill(root, map, held, options))).map_err(masked())??;
     done.sources.sort();
     done.skipped.sort();
     done.elapsed = began.elapsed();

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::open;
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 
-use super::dest::{DIR, open_made};
+use crate::rootfs::directory::{DIR, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::{Error, Result};
 
@@ -92,10 +92,9 @@ impl Drop for TempRoot {
 
 /// Modes by descriptor, as the caller's umask may take any bit of them.
 fn make_root(base: BorrowedFd<'_>, name: &OsString) -> nix::Result<OwnedFd> {
-    let around = open_made(base, name.as_os_str())?;
+    let around = open_made(base, name.as_os_str(), Mode::S_IRWXU)?;
     fchmod(&around, Mode::S_IRWXU)?;
-    mkdirat(&around, c"root", Mode::S_IRWXU)?;
-    let root = open_made(around.as_fd(), c"root")?;
+    let root = make_private(around.as_fd(), c"root")?;
     fchmod(&root, Mode::from_bits_truncate(0o755))?;
     Ok(root)
 }

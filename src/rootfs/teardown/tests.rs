@@ -321,12 +321,12 @@ fn width_is_no_matter() {
 fn few_descriptors_are_enough() {
     const ASKED: &str = "COFFERDAM_TEARDOWN_DIR";
     if let Some(dir) = std::env::var_os(ASKED) {
-        let crew = std::env::var_os("COFFERDAM_TEARDOWN_CREW").is_some();
+        let fast = std::env::var_os("COFFERDAM_TEARDOWN_THREADS").is_some();
         let parent = fs::File::open(&dir).unwrap();
-        assert!(!crew || crew::remove(parent.as_fd(), c"tree", geteuid().as_raw()));
+        assert!(!fast || threads::remove(parent.as_fd(), c"tree", geteuid().as_raw()));
         return remove(Path::new(&dir), "tree").unwrap();
     }
-    for (limit, crew) in [("10", None), ("340", Some("COFFERDAM_TEARDOWN_CREW"))] {
+    for (limit, fast) in [("10", None), ("340", Some("COFFERDAM_TEARDOWN_THREADS"))] {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let tree = dir.path().join("tree");
         for i in 0..100 {
@@ -338,7 +338,7 @@ fn few_descriptors_are_enough() {
             .args(["-c", "ulimit -n $2 && exec \"$0\" --exact \"$1\""])
             .args([std::env::current_exe().unwrap().as_os_str(), OsStr::new(test), OsStr::new(limit)])
             .env(ASKED, dir.path())
-            .envs(crew.map(|name| (name, "1")))
+            .envs(fast.map(|name| (name, "1")))
             .output()
             .unwrap();
         assert!(run.status.success(), "{limit}: {}", String::from_utf8_lossy(&run.stdout));

@@ -1,37 +1,34 @@
-//! The directory that templates lie in: its names, and who may do what when.
+//! The directory that contains templates: names, and locks.
 //!
-//! - `lock-KEY`: held exclusively by who looks for a template of that key and fills one. It stays.
-//! - `partial-KEY`: one that is being filled, by the holder of that lock, or was when somebody was killed.
-//! - `template-KEY-GENERATION`: complete. Held by shared locks on the directory itself.
-//! - `newest-KEY`: a symbolic link with the name of the one to be given next. Times would not do: two may be
-//!   of the same tick of the clock, and clocks go back. It stays, and may lead nowhere.
-//! - `removed-KEY-INODE`: one that is being removed, by who holds a lock on it, or was.
+//! - `lock-KEY`: locked exclusively by a process that looks for a template of that key or fills one. It stays.
+//! - `partial-KEY`: a template that the holder of that lock fills, or that a killed process left unfinished.
+//! - `template-KEY-GENERATION`: a complete template. Its users hold shared locks on the directory itself.
+//! - `newest-KEY`: a symbolic link to the newest template. Times would not tell, because two templates may be of the
+//!   same clock tick, and clocks can go back. It stays, and may dangle.
+//! - `removed-KEY-INODE`: a template that the holder of a lock on it removes, or that a killed process left.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, geteuid, symlinkat, syncfs, unlinkat};
 
 use crate::rootfs::check_path;
+use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW, make_private};
 use crate::rootfs::teardown::remove_tree;
-use crate::sys::fs::Dirents;
-use crate::sys::lock::{Lock, Locked};
+use crate::sys::lock::{Lock, flock};
 use crate::{Error, Result};
 
-const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
-
-/// The directory, open.
+/// The open directory.
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
     fd: OwnedFd,
 }
 
-/// The name of a complete template.
+/// Name of a complete template.
 pub(super) fn name(key: u64, generation: u64) -> String {
     format!("template-{key:016x}-{generation:016x}")
 }
@@ -40,7 +37,7 @@ fn newest(key: u64) -> String {
     format!("newest-{key:016x}")
 }
 
-/// As the end of a name.
+/// Parses the generation at the end of a name.
 fn generation(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16)
 }
@@ -53,43 +50,28 @@ fn removed(key: u64) -> String {
     format!("removed-{key:016x}-")
 }
 
-/// Makes a directory, 0700, and opens it.
-fn make<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::Result<OwnedFd> {
-    mkdirat(dir, name, Mode::S_IRWXU)?;
-    let fd = match openat(dir, name, DIR, Mode::empty()) {
-        // Not root, and a umask that takes the owner's own bits. Nobody else can have put something in its place.
-        Err(Errno::EACCES) => {
-            fchmodat(dir, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
-            openat(dir, name, DIR, Mode::empty())?
-        }
-        answer => answer?,
-    };
-    fchmod(&fd, Mode::S_IRWXU)?;
-    Ok(fd)
-}
-
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Store> {
         check_path("template", path)?;
         let step = |call: &str| format!("{call}({path:?})");
-        let fd = match make(AT_FDCWD, path) {
+        let fd = match make_private(AT_FDCWD, path) {
             Ok(fd) => fd,
-            // A link to it is as good as it.
-            Err(Errno::EEXIST) => openat(AT_FDCWD, path, DIR.difference(OFlag::O_NOFOLLOW), Mode::empty())
+            // A symbolic link to a directory is allowed.
+            Err(Errno::EEXIST) => openat(AT_FDCWD, path, DIR, Mode::empty())
                 .map_err(Error::prepare(format!("openat({path:?}, O_DIRECTORY)")))?,
             Err(errno) => return Err(Error::prepare(step("mkdir"))(errno)),
         };
         let st = fstat(&fd).map_err(Error::prepare(step("fstat")))?;
         if st.st_uid != geteuid().as_raw() || st.st_mode & 0o077 != 0 {
             let (uid, mode) = (st.st_uid, st.st_mode & 0o7777);
-            let why = format!("others may come into {path:?}: it is user {uid}'s, mode {mode:04o}");
+            let why = format!("other users may access {path:?}: owner {uid}, mode {mode:04o}");
             return Err(Error::spec("template", why));
         }
         Ok(Store { path: path.into(), fd })
     }
 
-    /// The same directory, opened once more.
-    pub(super) fn again(&self) -> Result<Store> {
+    /// The same directory, by another descriptor.
+    pub(super) fn duplicate(&self) -> Result<Store> {
         let fd = self.fd.try_clone().map_err(Error::prepare(format!("fcntl({:?}, F_DUPFD)", self.path)))?;
         Ok(Store { path: self.path.clone(), fd })
     }
@@ -102,7 +84,7 @@ impl Store {
         self.fd.as_fd()
     }
 
-    /// Where one is being filled.
+    /// Path of the template that is being filled.
     pub(super) fn partial(&self, key: u64) -> PathBuf {
         self.path.join(partial(key))
     }
@@ -111,12 +93,12 @@ impl Store {
         format!("{call}({:?})", self.path.join(name))
     }
 
-    /// Waits until nobody else looks for a template of this key or fills one, and keeps it so until the
-    /// descriptor is closed. Each call has an open file of its own, so threads wait for each other too.
-    pub(super) fn turn(&self, key: u64) -> Result<Locked> {
+    /// Waits for the exclusive lock on the key, which is held until the descriptor is closed. Each call opens the
+    /// file anew, so threads of one process exclude each other too.
+    pub(super) fn lock(&self, key: u64) -> Result<OwnedFd> {
         let name = format!("lock-{key:016x}");
         let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // Readable whatever the umask takes: who makes it has it open by then, who comes later needs the bit.
+        // The umask may take the read bit. The process that makes the file has it open; later ones need the bit.
         let fd = match openat(&self.fd, &*name, flags, Mode::S_IRUSR) {
             Err(Errno::EACCES) => {
                 let _ = fchmodat(&self.fd, &*name, Mode::S_IRUSR, FchmodatFlags::FollowSymlink);
@@ -128,33 +110,34 @@ impl Store {
         Locked::new(fd, Lock::Exclusive).map_err(Error::prepare(self.step("flock", &name)))
     }
 
-    /// The newest complete one, held. The caller holds the lock on the key.
-    pub(super) fn newest(&self, key: u64) -> Result<Option<(u64, Locked)>> {
+    /// The newest complete template, with a shared lock. The caller holds the lock on the key.
+    pub(super) fn newest(&self, key: u64) -> Result<Option<(u64, OwnedFd)>> {
         let prefix = format!("template-{key:016x}-");
         let mut found = Vec::new();
         for name in self.names(&prefix)? {
             let Some(generation) = name.strip_prefix(&prefix).and_then(generation) else { continue };
-            if let Some(st) = self.look(&name).map_err(Error::prepare(self.step("fstatat", &name)))? {
+            if let Some(st) = self.stat(&name).map_err(Error::prepare(self.step("fstatat", &name)))? {
                 found.push((false, st.st_ctime, st.st_ctime_nsec, generation));
             }
         }
-        // Who was killed right after it had filled one has not said so; one that was removed is none.
-        let said = readlinkat(&self.fd, &*newest(key)).ok();
-        let said = said.as_ref().and_then(|text| text.to_str()?.strip_prefix(&prefix).and_then(generation));
-        found.iter_mut().for_each(|one| one.0 = said == Some(one.3));
+        // The link may dangle, or not be updated if a process was killed right after it filled a template.
+        let linked = readlinkat(&self.fd, &*newest(key)).ok();
+        let linked =
+            linked.as_ref().and_then(|text| text.to_str()?.strip_prefix(&prefix).and_then(generation));
+        found.iter_mut().for_each(|one| one.0 = linked == Some(one.3));
         found.sort_unstable();
         for (.., generation) in found.into_iter().rev() {
-            if let Some(held) = self.take(key, generation)? {
+            if let Some(held) = self.lock_shared(key, generation)? {
                 return Ok(Some((generation, held)));
             }
         }
         Ok(None)
     }
 
-    /// This generation, held; `None` if there is none, or was one that another one was just removing.
-    pub(super) fn take(&self, key: u64, generation: u64) -> Result<Option<Locked>> {
+    /// A generation, with a shared lock; `None` if it does not exist, or another process was removing it.
+    pub(super) fn lock_shared(&self, key: u64, generation: u64) -> Result<Option<OwnedFd>> {
         let name = name(key, generation);
-        let fd = match openat(&self.fd, &*name, DIR, Mode::empty()) {
+        let fd = match openat(&self.fd, &*name, DIR_NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(Error::prepare(self.step("openat", &name))(errno)),
@@ -164,8 +147,8 @@ impl Store {
         Ok(named.then_some(fd))
     }
 
-    /// Says that it is the newest. The caller holds the lock on the key.
-    pub(super) fn renew(&self, key: u64, generation: u64) -> Result<()> {
+    /// Makes `newest-KEY` point to a generation. The caller holds the lock on the key.
+    pub(super) fn set_newest(&self, key: u64, generation: u64) -> Result<()> {
         let (link, text) = (newest(key), name(key, generation));
         let made = format!("{link}.new");
         let step = |call: &str| self.step(call, &made);
@@ -177,51 +160,51 @@ impl Store {
         renameat(&self.fd, &*made, &self.fd, &*link).map_err(Error::prepare(step("renameat")))
     }
 
-    /// Removes what those left who were killed. The caller holds the lock on the key.
-    pub(super) fn clean(&self, key: u64) -> Result<()> {
-        self.clear(&partial(key))?;
+    /// Removes partial and removed templates that killed processes left. The caller holds the lock on the key.
+    pub(super) fn remove_stale(&self, key: u64) -> Result<()> {
+        self.remove_name(&partial(key))?;
         for name in self.names(&removed(key))? {
-            let Ok(fd) = openat(&self.fd, &*name, DIR, Mode::empty()) else { continue };
-            // Who removes it at this moment holds it.
-            if let Ok(_held) = Locked::new(fd, Lock::ExclusiveNow) {
-                self.clear(&name)?;
+            let Ok(fd) = openat(&self.fd, &*name, DIR_NOFOLLOW, Mode::empty()) else { continue };
+            // Locked: another process removes it.
+            if flock(fd.as_fd(), Lock::ExclusiveNow).is_ok() {
+                self.remove_name(&name)?;
             }
         }
         Ok(())
     }
 
-    /// An empty directory to be filled. The caller holds the lock on the key, and has cleaned.
-    pub(super) fn begin(&self, key: u64) -> Result<OwnedFd> {
+    /// Makes the directory to be filled. The caller holds the lock on the key, and no stale one exists.
+    pub(super) fn make_partial(&self, key: u64) -> Result<OwnedFd> {
         let name = partial(key);
-        make(self.fd.as_fd(), &*name).map_err(Error::prepare(self.step("mkdirat", &name)))
+        make_private(self.fd.as_fd(), &*name).map_err(Error::prepare(self.step("mkdirat", &name)))
     }
 
-    /// Gives `root`, which is complete, its name, and holds it. The caller holds the lock on the key.
-    /// If there is one of that name already, that one is held and `root` removed.
-    pub(super) fn publish(&self, key: u64, generation: u64, root: OwnedFd) -> Result<Locked> {
+    /// Gives the complete template `root` its final name, and locks it. The caller holds the lock on the key. If a
+    /// template of that name exists, locks that one and removes `root`.
+    pub(super) fn publish(&self, key: u64, generation: u64, root: OwnedFd) -> Result<OwnedFd> {
         let (from, to) = (partial(key), name(key, generation));
         let step = |call: &str| self.step(call, &from);
         fchmod(&root, Mode::from_bits_truncate(0o755)).map_err(Error::prepare(step("fchmod")))?;
         syncfs(&root).map_err(Error::prepare(step("syncfs")))?;
         let root = Locked::new(root, Lock::Shared).map_err(Error::prepare(step("flock")))?;
         loop {
-            // Of what is there only an empty directory would be replaced.
+            // A rename replaces an empty directory only.
             match renameat(&self.fd, &*from, &self.fd, &*to) {
-                Ok(()) => return self.renew(key, generation).map(|()| root),
+                Ok(()) => return self.set_newest(key, generation).map(|()| root),
                 Err(Errno::EEXIST | Errno::ENOTEMPTY) => {}
                 Err(errno) => return Err(Error::prepare(step("renameat"))(errno)),
             }
-            if let Some(there) = self.take(key, generation)? {
-                self.clear(&from)?;
-                self.renew(key, generation)?;
+            if let Some(there) = self.lock_shared(key, generation)? {
+                self.remove_name(&from)?;
+                self.set_newest(key, generation)?;
                 return Ok(there);
             }
         }
     }
 
-    /// Removes the generation whose root is `held`, exclusively. What somebody else has removed meanwhile is
-    /// success.
-    pub(super) fn remove(&self, key: u64, generation: u64, held: Locked) -> Result<()> {
+    /// Removes the generation whose root is `held`, with an exclusive lock. Succeeds if another process has removed
+    /// it.
+    pub(super) fn remove(&self, key: u64, generation: u64, held: OwnedFd) -> Result<()> {
         let from = name(key, generation);
         let step = |call: &str| self.step(call, &from);
         if !self.is_named(held.as_fd(), &from).map_err(Error::task(step("fstatat")))? {
@@ -230,24 +213,24 @@ impl Store {
         let st = fstat(held.as_fd()).map_err(Error::task(step("fstat")))?;
         let to = format!("{}{:016x}", removed(key), st.st_ino);
         renameat(&self.fd, &*from, &self.fd, &*to).map_err(Error::task(step("renameat")))?;
-        // Whoever waits to hold it may go on, and finds that it has another name. It still counts as in use
-        // for who cleans.
-        let _ = held.change(Lock::Shared);
-        self.clear(&to)
+        // Processes that wait for a lock go on and find that the name has changed. The shared lock keeps
+        // `remove_stale` of other processes away.
+        let _ = flock(held.as_fd(), Lock::Shared);
+        self.remove_name(&to)
     }
 
-    fn clear(&self, name: &str) -> Result<()> {
+    fn remove_name(&self, name: &str) -> Result<()> {
         remove_tree(self.fd.as_fd(), name.as_ref()).map_err(|left| left.into_error(&self.path))
     }
 
-    /// Whether `name` is what `fd` refers to.
+    /// Whether `name` still refers to the directory of `fd`.
     fn is_named(&self, fd: BorrowedFd<'_>, name: &str) -> nix::Result<bool> {
         let mine = fstat(fd)?;
-        let there = self.look(name)?;
+        let there = self.stat(name)?;
         Ok(there.is_some_and(|st| (st.st_dev, st.st_ino) == (mine.st_dev, mine.st_ino)))
     }
 
-    fn look(&self, name: &str) -> nix::Result<Option<FileStat>> {
+    fn stat(&self, name: &str) -> nix::Result<Option<FileStat>> {
         match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(st) => Ok(Some(st)),
             Err(Errno::ENOENT) => Ok(None),
@@ -257,13 +240,8 @@ impl Store {
 
     /// The names that begin with `prefix`.
     fn names(&self, prefix: &str) -> Result<Vec<String>> {
-        let fail = |call: &str| Error::prepare::<Errno>(format!("{call}({:?})", self.path));
-        let dir = openat(&self.fd, c".", DIR, Mode::empty()).map_err(fail("openat"))?;
-        let (mut dirents, mut names) = (Dirents::new(), Vec::new());
-        while let Some(batch) = dirents.read(dir.as_fd()).map_err(fail("getdents64"))? {
-            let known = batch.filter(|e| e.name.to_bytes().starts_with(prefix.as_bytes()));
-            names.extend(known.filter_map(|e| e.name.to_str().ok().map(String::from)));
-        }
-        Ok(names)
+        let all = directory::list(self.fd.as_fd(), &self.path)?.into_iter();
+        let known = all.filter(|(name, _)| name.to_bytes().starts_with(prefix.as_bytes()));
+        Ok(known.filter_map(|(name, _)| name.into_string().ok()).collect())
     }
 }

@@ -325,7 +325,7 @@ fn directories_that_will_not_do_are_refused() {
         let dir = site.0.path().join(format!("open-{mode:o}"));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
-        refused(&dir, Method::Copy, "others may come");
+        refused(&dir, Method::Copy, "other users may access");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     }
     let nowhere = site.0.path().join("no/where");

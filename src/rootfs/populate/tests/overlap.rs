@@ -13,7 +13,7 @@ fn links_in_the_root_lead_nowhere_outside() {
         symlink(&outside, site.root(to).join("sub")).unwrap();
         symlink(outside.join("name"), site.root(to).join("name")).unwrap();
         let done = site.populate(method, &[("t", to)]).unwrap();
-        assert_eq!(whys(&done), [("sub", "the root has something there that is no directory")]);
+        assert_eq!(whys(&done), [("sub", "the destination exists and is not a directory")]);
         assert_eq!(done.kept, 3);
         // On the way to a destination a link is followed, as the task would see it.
         let _ = fs::remove_file(site.root("up"));

@@ -1,8 +1,8 @@
-//! Many threads, a directory each: the fast way, for all that gives way.
+//! The fast removal: several worker threads, one directory each.
 //!
-//! A job is a directory: what is no directory in it is unlinked, and its subdirectories are the next jobs. Who is
-//! done with the last of them removes the directory above, and so on upwards. What is refused is not looked
-//! into here: the directories that lead to it stay, and the answer is that something did.
+//! A job is a directory. A worker unlinks all that is not a directory in it, and each subdirectory becomes a job. The
+//! worker that removes the last subdirectory removes the directory above, and so on upwards. A refusal is not
+//! analysed here: the directories that lead to it stay, and the result is false.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,71 +14,71 @@ use nix::errno::Errno;
 
 use super::branch;
 use super::dir::{open_child, rmdir, unlink, unlink_files};
-use crate::rootfs::pool;
+use crate::rootfs::workers;
 use crate::sys::fs::Dirents;
 
-/// Below so many levels a branch is one job, so that the descriptors of waiting directories stay few.
-const DEEP: usize = 24;
+/// Levels below which a whole branch is one job, which bounds the descriptors of waiting directories.
+const MAX_DEPTH: usize = 24;
 
-/// So many directories wait with open descriptors for what is below them. More, and the next is done in one piece.
-const OPEN: usize = 96;
+/// Maximum number of directories that wait, open, for their subdirectories. Beyond it, a branch is one job.
+const MAX_OPEN: usize = 96;
 
-/// So many directories the caller's thread does alone, and goes on for as long: other threads have to be worth their
-/// start, which takes a tenth of that. Directories alone do not tell, as one may hold thousands of files.
+/// Directories that the caller's thread removes alone, and for how long it goes on alone. Starting a thread takes a
+/// tenth of that time. The number of directories alone is not enough, because one may contain thousands of files.
 const ALONE: (usize, Duration) = (4, Duration::from_micros(300));
 
-/// Removes `name` in `parent` and all that is below it, as the user `me`; whether nothing of it is left.
+/// Removes `name` in `parent` and all that is below it, as the user `me`. Returns whether everything is removed.
 pub(super) fn remove(parent: BorrowedFd<'_>, name: &CStr, me: u32) -> bool {
     let open = AtomicUsize::new(0);
-    let crew = Crew { parent, me, open: &open, stays: AtomicBool::new(false) };
-    let first = Job { up: None, name: name.to_owned(), depth: 0 };
+    let removal = ParallelRemoval { parent, me, open: &open, stays: AtomicBool::new(false) };
+    let first = RemovalJob { up: None, name: name.to_owned(), depth: 0 };
     let (mut jobs, begun) = (0_usize, Instant::now());
     let alone = || {
         jobs = jobs.saturating_add(1);
         jobs < ALONE.0 || begun.elapsed() < ALONE.1
     };
-    let done = pool::run_alone(alone, first, Dirents::new, |job, dirents| Ok(crew.work(job, dirents)));
-    done.is_ok() && !crew.stays.into_inner()
+    let done = workers::run(alone, first, Dirents::new, |job, dirents| Ok(removal.work(job, dirents)));
+    done.is_ok() && !removal.stays.into_inner()
 }
 
-struct Crew<'a> {
+struct ParallelRemoval<'a> {
     parent: BorrowedFd<'a>,
     me: u32,
-    /// How many nodes there are.
+    /// Number of waiting directories.
     open: &'a AtomicUsize,
-    /// Something does.
+    /// Something could not be removed.
     stays: AtomicBool,
 }
 
-struct Job<'a> {
+struct RemovalJob<'a> {
     up: Up<'a>,
     name: CString,
     depth: usize,
 }
 
-/// The directory that something is in; `None` for the top.
-type Up<'a> = Option<Arc<Node<'a>>>;
+/// The directory above; `None` for the top.
+type Up<'a> = Option<Arc<WaitingDir<'a>>>;
 
-/// A directory that waits until all below it is gone.
-struct Node<'a> {
+/// A directory that waits until its subdirectories are removed.
+struct WaitingDir<'a> {
     up: Up<'a>,
     name: CString,
     dir: OwnedFd,
-    /// How many of its subdirectories are still there. One that stays is never taken off.
+    /// Number of its subdirectories that still exist.
     pending: AtomicUsize,
     open: &'a AtomicUsize,
 }
 
-impl Drop for Node<'_> {
+impl Drop for WaitingDir<'_> {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl<'a> Crew<'a> {
-    /// Empties a directory; returns what is to be done before it can be removed, if anything is.
-    fn work(&self, job: Job<'a>, dirents: &mut Dirents) -> Vec<Job<'a>> {
-        if job.depth >= DEEP || self.open.load(Ordering::Relaxed) >= OPEN {
+impl<'a> ParallelRemoval<'a> {
+    /// Empties a directory, and removes it if it has no subdirectories. Otherwise returns those.
+    fn work(&self, job: RemovalJob<'a>, dirents: &mut Dirents) -> Vec<RemovalJob<'a>> {
+        if job.depth >= MAX_DEPTH || self.open.load(Ordering::Relaxed) >= MAX_OPEN {
             let left = branch::remove(self.within(&job.up), &job.name, self.me);
             return self.finish(job.up, if left.is_empty() { Ok(()) } else { Err(Errno::ENOTEMPTY) });
         }
@@ -99,15 +99,15 @@ impl<'a> Crew<'a> {
             return self.finish(job.up, gone);
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        let Job { up, name, depth } = job;
-        let node = Node { up, name, dir, pending: AtomicUsize::new(dirs.len()), open: self.open };
+        let RemovalJob { up, name, depth } = job;
+        let node = WaitingDir { up, name, dir, pending: AtomicUsize::new(dirs.len()), open: self.open };
         let (up, depth) = (Some(Arc::new(node)), depth.saturating_add(1));
-        dirs.into_iter().map(|name| Job { up: up.clone(), name, depth }).collect()
+        dirs.into_iter().map(|name| RemovalJob { up: up.clone(), name, depth }).collect()
     }
 
-    /// Takes note that something in `up` is gone, or that it is not, and removes the directories that are empty by
-    /// that.
-    fn finish(&self, mut up: Up<'a>, mut gone: nix::Result<()>) -> Vec<Job<'a>> {
+    /// Counts the removal, or the failed removal, of an entry in `up`. Removes the directories above that are empty
+    /// now.
+    fn finish(&self, mut up: Up<'a>, mut gone: nix::Result<()>) -> Vec<RemovalJob<'a>> {
         while let Some(node) = up {
             if gone.is_err() || node.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
                 break;

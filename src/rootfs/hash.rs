@@ -1,0 +1,80 @@
+//! Hashes of paths and of file metadata.
+//!
+//! Names on the disk contain them, so they must not depend on the release of a library, as the hashers of the
+//! standard library do.
+
+use std::ffi::CStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::sys::stat::FileStat;
+
+/// FNV-1a of 64 bits.
+#[derive(Clone, Copy)]
+pub(super) struct Fnv(u64);
+
+impl Fnv {
+    pub(super) fn new() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+
+    pub(super) fn bytes(self, bytes: &[u8]) -> Fnv {
+        Fnv(bytes.iter().fold(self.0, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)))
+    }
+
+    pub(super) fn value(self) -> u64 {
+        self.0
+    }
+}
+
+/// The hash of a path below a source, to be ended with the metadata of what is there.
+#[derive(Clone, Copy)]
+pub(super) struct PathHash(Fnv);
+
+impl PathHash {
+    pub(super) fn of_source(source: &Path) -> PathHash {
+        PathHash(Fnv::new().bytes(source.as_os_str().as_bytes()).bytes(&[0]))
+    }
+
+    /// The path with the relative path `at`, which may be empty, appended.
+    pub(super) fn join(self, at: &Path) -> PathHash {
+        if at.as_os_str().is_empty() { self } else { self.append(at.as_os_str().as_bytes()) }
+    }
+
+    /// The path with one name appended.
+    pub(super) fn join_name(self, name: &CStr) -> PathHash {
+        self.append(name.to_bytes())
+    }
+
+    /// The hash of the entry at the path: type and mode, owner, size, time of modification and inode.
+    pub(super) fn entry(self, st: &FileStat) -> u64 {
+        let mut hash = self.0.bytes(&[0]);
+        for ids in [st.st_mode, st.st_uid, st.st_gid] {
+            hash = hash.bytes(&ids.to_ne_bytes());
+        }
+        for number in [st.st_size, st.st_mtime, st.st_mtime_nsec] {
+            hash = hash.bytes(&number.to_ne_bytes());
+        }
+        avalanche(hash.bytes(&st.st_ino.to_ne_bytes()).value())
+    }
+
+    /// The hash of a directory that is left empty in the root. Its content does not matter, so neither do its
+    /// size and time of modification.
+    pub(super) fn emptied_dir(self, st: &FileStat) -> u64 {
+        let mut st = *st;
+        (st.st_size, st.st_mtime, st.st_mtime_nsec) = (0, 0, 0);
+        self.entry(&st)
+    }
+
+    fn append(self, name: &[u8]) -> PathHash {
+        PathHash(self.0.bytes(b"/").bytes(name))
+    }
+}
+
+/// Spreads each bit over all others (the finalizer of MurmurHash3), because these hashes are summed up.
+fn avalanche(mut h: u64) -> u64 {
+    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+        h = (h ^ h >> 33).wrapping_mul(factor);
+    }
+    h ^ h >> 33
+}

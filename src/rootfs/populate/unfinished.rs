@@ -1,0 +1,30 @@
+//! The modes that mark an entry of the root as unfinished.
+//!
+//! A directory or a copied file is made with such a mode: sticky, and no permissions for group and others. It gets
+//! its final mode last. So a process that is killed at any point leaves nothing that could be taken for complete,
+//! and the next run knows what it must make again. This needs no call that a copy does not need anyway. A temporary
+//! name and `renameat2`, or `O_TMPFILE` and `linkat`, would cost a tenth to a fifth of the time of copying.
+
+use nix::sys::stat::{FileStat, Mode};
+
+use crate::sys::fs::Kind;
+
+/// Mode of an unfinished directory. The umask may take bits of the owner.
+pub(super) const UNFINISHED_DIR: Mode = Mode::S_ISVTX.union(Mode::S_IRWXU);
+
+/// Mode of an unfinished file. Its owner must be able to set extended attributes.
+pub(super) const UNFINISHED_FILE: Mode = Mode::S_ISVTX.union(Mode::S_IWUSR);
+
+/// Mode of a directory that lacks nothing but its final mode, and whose access control list may have changed the
+/// permission bits: the sticky bit and the set-user-id bit, which means nothing for a directory.
+pub(super) const UNFINISHED_DIR_WITH_ACL: Mode = UNFINISHED_DIR.union(Mode::S_ISUID);
+
+/// Whether the mode of `st` marks an unfinished directory or file.
+pub(super) fn is_marked(st: &FileStat) -> bool {
+    match Kind::of_mode(st.st_mode) {
+        Kind::Dir => st.st_mode & 0o5077 == 0o1000 || st.st_mode & 0o5000 == 0o5000,
+        // An access control list may have changed the permission bits.
+        Kind::File => st.st_mode & 0o7000 == 0o1000 && st.st_nlink == 1,
+        _ => false,
+    }
+}
