@@ -1,5 +1,7 @@
-//! One thread, along one branch at a time: slower than many, but it says of everything that stays why it does,
-//! goes to any depth, and asks again where a directory is not empty yet.
+//! The thorough removal: one thread, one branch at a time.
+//!
+//! It is slower than several threads. But it reports for each path that stays why it does, goes to any depth, and
+//! reads a directory again that is not empty yet.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,14 +15,14 @@ use super::Left;
 use super::dir::{open_child, open_up, rmdir, unlink, unlink_files};
 use crate::sys::fs::Dirents;
 
-/// How many directories of the branch that is being removed stay open.
-pub(super) const OPEN: usize = 48;
+/// Maximum number of directories of the branch that stay open.
+pub(super) const MAX_OPEN: usize = 48;
 
-/// How often a directory is read again that is not empty after all of its entries were removed, because
-/// the file system skipped some while others went away, or because somebody still writes there.
+/// How often a directory is read again that is not empty after all its entries were removed. The file system may skip
+/// entries while others are removed, and another process may still write there.
 const ROUNDS: u8 = 8;
 
-/// Removes `name` in `parent` and all that is below it, as the user `me`; returns what stays.
+/// Removes `name` in `parent` and all that is below it, as the user `me`. Returns what stays.
 pub(super) fn remove(parent: BorrowedFd<'_>, name: &CStr, me: u32) -> Vec<Left> {
     let mut removal = Removal { parent, branch: Vec::new(), left: Vec::new(), me };
     removal.run(name.to_owned());
@@ -29,7 +31,7 @@ pub(super) fn remove(parent: BorrowedFd<'_>, name: &CStr, me: u32) -> Vec<Left> 
 
 struct Removal<'a> {
     parent: BorrowedFd<'a>,
-    /// The directories from the top to the one that is being emptied.
+    /// The directories from the top to the current one, which is being emptied.
     branch: Vec<Level>,
     left: Vec<Left>,
     me: u32,
@@ -37,11 +39,11 @@ struct Removal<'a> {
 
 struct Level {
     name: CString,
-    /// Open, or closed to bound the descriptors and known again by device and inode.
+    /// Open, or closed to bound the number of descriptors and then identified by device and inode.
     dir: Handle,
-    /// Its subdirectories that are still to be removed.
+    /// Its subdirectories that must still be removed.
     todo: Vec<CString>,
-    /// Something below had to stay.
+    /// Something below it stays.
     stays: bool,
     rounds: u8,
 }
@@ -63,14 +65,14 @@ impl Removal<'_> {
         }
     }
 
-    /// Opens `name` in the current directory, removes what is no directory in it and notes what is; if it
-    /// is no directory itself, removes it.
+    /// Opens the directory `name` in the current one and makes it the current one. Unlinks `name` if it is not a
+    /// directory.
     fn enter(&mut self, name: CString, dirents: &mut Dirents) {
         let refused = match self.open(&name) {
             Ok(dir) => {
                 let dir = Handle::Open(dir);
                 self.branch.push(Level { name, dir, todo: Vec::new(), stays: false, rounds: ROUNDS });
-                if let Some(up) = self.branch.len().checked_sub(OPEN) {
+                if let Some(up) = self.branch.len().checked_sub(MAX_OPEN) {
                     self.close(up);
                 }
                 return self.empty(dirents);
@@ -84,12 +86,11 @@ impl Removal<'_> {
             Err(errno) => Err(errno),
         };
         if let Err(errno) = refused {
-            self.refused(Some(&name), errno);
+            self.add_leftover(Some(&name), errno);
         }
     }
 
-    /// Opens `name` in the current directory; where there are no descriptors left, at the cost of those that lead
-    /// there, from the top.
+    /// Opens `name` in the current directory. If no descriptor is free, closes directories above, from the top.
     fn open(&mut self, name: &CStr) -> nix::Result<OwnedFd> {
         let mut above = 0..self.branch.len().saturating_sub(1);
         loop {
@@ -104,7 +105,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Unlinks everything in the current directory but directories.
+    /// Unlinks everything in the current directory but subdirectories, and notes those.
     fn empty(&mut self, dirents: &mut Dirents) {
         let Some(Level { dir: Handle::Open(dir), .. }) = self.branch.last() else { return };
         let mut failed = Vec::new();
@@ -115,24 +116,24 @@ impl Removal<'_> {
             level.todo = todo;
         }
         for (name, errno) in failed {
-            self.refused(name.as_deref(), errno);
+            self.add_leftover(name.as_deref(), errno);
         }
     }
 
-    /// Goes up, and removes the directory that it came from unless something in it stays.
+    /// Makes the parent the current directory, and removes the former one unless something in it stays.
     fn leave(&mut self, dirents: &mut Dirents) {
         let Some(mut level) = self.branch.pop() else { return };
         let Handle::Open(dir) = &level.dir else {
-            return self.refused(Some(&level.name), Errno::EBADF);
+            return self.add_leftover(Some(&level.name), Errno::EBADF);
         };
         if let Err(errno) = self.reopen(dir.as_fd()) {
-            self.refused(Some(&level.name), errno);
-            // The way up is lost, because somebody moved the directory: what is above stays.
+            self.add_leftover(Some(&level.name), errno);
+            // Another process has moved the directory, so its parent is lost. The directories above stay.
             self.branch.clear();
             return;
         }
         if level.stays {
-            self.mark();
+            self.keep_current();
             return;
         }
         let Some(here) = self.here() else { return };
@@ -144,14 +145,14 @@ impl Removal<'_> {
                 self.branch.push(level);
                 match rewound {
                     Ok(_) => self.empty(dirents),
-                    Err(errno) => self.refused(None, errno),
+                    Err(errno) => self.add_leftover(None, errno),
                 }
             }
-            Err(errno) => self.refused(Some(&level.name), errno),
+            Err(errno) => self.add_leftover(Some(&level.name), errno),
         }
     }
 
-    /// The directory that is being emptied, or the one that the top is in.
+    /// The current directory; the parent of the tree if there is none.
     fn here(&self) -> Option<BorrowedFd<'_>> {
         match self.branch.last() {
             None => Some(self.parent),
@@ -160,7 +161,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Opens the last directory of the branch again, from its child, if it was closed on the way down.
+    /// Opens the current directory again, from its child, if it was closed.
     fn reopen(&mut self, child: BorrowedFd<'_>) -> nix::Result<()> {
         let Some(level) = self.branch.last_mut() else { return Ok(()) };
         let Handle::Closed { dev, ino } = level.dir else { return Ok(()) };
@@ -173,7 +174,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Closes the directory of the branch at `i`; false if it is closed, or must not be.
+    /// Closes the directory `i` of the branch; false if it is closed already, or cannot be.
     fn close(&mut self, i: usize) -> bool {
         let Some(level) = self.branch.get_mut(i) else { return false };
         let Handle::Open(dir) = &level.dir else { return false };
@@ -182,15 +183,15 @@ impl Removal<'_> {
         true
     }
 
-    /// Notes that `name` in the current directory, or that directory, stays, and so what leads to it.
-    fn refused(&mut self, name: Option<&CStr>, errno: Errno) {
+    /// Notes that `name` in the current directory, or this directory itself, stays.
+    fn add_leftover(&mut self, name: Option<&CStr>, errno: Errno) {
         let names = self.branch.iter().map(|level| &*level.name).chain(name);
         let path = names.map(|n| OsStr::from_bytes(n.to_bytes())).collect();
         self.left.push(Left::stays(path, errno));
-        self.mark();
+        self.keep_current();
     }
 
-    fn mark(&mut self) {
+    fn keep_current(&mut self) {
         if let Some(level) = self.branch.last_mut() {
             level.stays = true;
         }

@@ -1,12 +1,12 @@
-//! The proof that nothing is mounted on any part of a tree, from the mount table of the calling thread.
+//! Proves that nothing is mounted on any part of a tree, from the mount table of the calling thread.
 //!
-//! The tree is known by the descriptor of its parent. The kernel tells the path of that (the link in `/proc`) and
-//! the mount that it was opened through (`statx`, Linux 5.8); the line of that mount says which part of which
-//! file system lies at that path. So a mount counts that stands on the parent's own mount, at the tree or
-//! below it; and one that stands on the same part of the same file system by way of another mount, which a
-//! removal would find out as late as at that very directory.
+//! The tree is given by the descriptor of its parent. The kernel shows the parent's path (the link in `/proc`) and
+//! the mount that it was opened through (`statx`, Linux 5.8). The mount table says which directory of which file
+//! system that mount shows. Two kinds of mounts are found: those whose parent is the same mount, at the tree or
+//! below it, and those that are mounted on the same directories of the same file system, seen through another
+//! mount. The removal would notice the latter only when it reaches that directory.
 //!
-//! What cannot be read, or understood, or does not fit together is no proof.
+//! If anything cannot be read or parsed, or is inconsistent, there is no proof.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,27 +22,27 @@ use super::{Left, Leftovers};
 use crate::sys::fs::mount_id;
 use crate::sys::mountinfo::Mount;
 
-/// Of the thread, which may have a mount namespace or a root of its own.
+/// Of the thread, because a thread may have its own mount namespace and root.
 const TABLE: &str = "/proc/thread-self/mountinfo";
 
-/// Fails with all that is mounted at `name` in `parent` or below, or with what is missing to tell.
+/// Fails with all mounts at `name` in `parent` or below, or with the call whose failure leaves that unknown.
 pub(super) fn nothing_is_mounted(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Leftovers> {
     let link = PathBuf::from(format!("/proc/thread-self/fd/{}", parent.as_raw_fd()));
-    let facts = Facts {
+    let facts = MountFacts {
         path: std::fs::read_link(&link),
         mount: mount_id(parent),
-        // Last, so that as little as possible comes after it.
+        // Read last, so that it is as recent as possible.
         table: std::fs::read(TABLE),
         link,
     };
-    match facts.judge(name, |path| leads_to(path, parent).unwrap_or(false)) {
+    match facts.mounts_at(name, |path| leads_to(path, parent).unwrap_or(false)) {
         Ok(mounts) if mounts.is_empty() => Ok(()),
         Ok(mounts) => Err(Leftovers(mounts.into_iter().map(|at| Left::stays(at, Errno::EBUSY)).collect())),
         Err(left) => Err(Leftovers(vec![left])),
     }
 }
 
-/// Whether looking up `path` arrives at the directory `dir`, on the same mount.
+/// Whether `path` leads to the directory `dir`, on the same mount.
 fn leads_to(path: &Path, dir: BorrowedFd<'_>) -> nix::Result<bool> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let there = open(path, flags, Mode::empty())?;
@@ -50,19 +50,19 @@ fn leads_to(path: &Path, dir: BorrowedFd<'_>) -> nix::Result<bool> {
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) && mount_id(there.as_fd())? == mount_id(dir)?)
 }
 
-/// What the kernel says.
-struct Facts {
-    /// Where the path of the parent is read.
+/// What the kernel shows about the parent and the mounts.
+struct MountFacts {
+    /// The link in `/proc` that shows the path of the parent.
     link: PathBuf,
     path: io::Result<PathBuf>,
     mount: nix::Result<Option<u64>>,
     table: io::Result<Vec<u8>>,
 }
 
-impl Facts {
-    /// What is mounted at `name` or below, as paths from `name` on where they are, else as absolute ones.
-    /// `leads_back` is whether a path leads to the parent again.
-    fn judge(&self, name: &OsStr, leads_back: impl FnOnce(&Path) -> bool) -> Result<Vec<PathBuf>, Left> {
+impl MountFacts {
+    /// The mount points at `name` or below, as paths that begin with `name`; those outside of the tree as absolute
+    /// paths. `leads_back` says whether a path leads to the parent.
+    fn mounts_at(&self, name: &OsStr, leads_back: impl FnOnce(&Path) -> bool) -> Result<Vec<PathBuf>, Left> {
         let unread = |call, path: &Path, errno| Left { path: path.into(), errno, call };
         let parent = self.path.as_ref().map_err(|e| unread("readlink", &self.link, errno(e)))?;
         let text = self.table.as_ref().map_err(|e| unread("read", Path::new(TABLE), errno(e)))?;
@@ -71,9 +71,9 @@ impl Facts {
         let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
         let mounts: Option<Vec<Mount>> = lines.map(Mount::parse).collect();
         let mounts = mounts.ok_or_else(|| unread("read", Path::new(TABLE), Errno::EBADMSG))?;
-        let table = Table::new(&mounts, id);
-        // Its mount is not in the table if it is of another namespace, or of none. Or if the root was changed to a
-        // directory that is no mount point: then the path is right nevertheless, if it leads back.
+        let table = MountTable::new(&mounts, id);
+        // The table does not list the mount if it is in another namespace, or detached, or if the root was changed
+        // to a directory that is not a mount point. Only in the last case the path is right, and leads back.
         if table.own(parent).is_none() && !leads_back(parent) {
             return Err(unread("read", Path::new(TABLE), Errno::EXDEV));
         }
@@ -85,16 +85,16 @@ fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// All mounts, and the one that the tree is on.
-struct Table<'a> {
+/// All mounts, and the id of the one that the tree is on.
+struct MountTable<'a> {
     mounts: BTreeMap<u64, &'a Mount>,
     id: u64,
 }
 
-impl<'a> Table<'a> {
+impl<'a> MountTable<'a> {
     fn new(mounts: &'a [Mount], id: u64) -> Self {
         let known = mounts.iter().filter_map(|mount| Some((u64::try_from(mount.id).ok()?, mount)));
-        Table { mounts: known.collect(), id }
+        MountTable { mounts: known.collect(), id }
     }
 
     /// The mount that the tree is on, if `parent` is a path on it.
@@ -102,30 +102,30 @@ impl<'a> Table<'a> {
         self.mounts.get(&self.id).copied().filter(|own| parent.starts_with(&own.point))
     }
 
-    /// See [`Facts::judge`]. What is mounted on one of them is left out.
+    /// See [`MountFacts::mounts_at`]. Mounts on top of another one that is listed are left out.
     fn mounted(&self, parent: &Path, name: &OsStr) -> Vec<PathBuf> {
         let tree = parent.join(name);
-        // The file system and the directory of it that the tree is.
-        let place = self.own(parent).and_then(|own| Some((&own.device, place(own, &tree)?)));
+        // The file system that contains the tree, and the path of the tree in it.
+        let in_fs = self.own(parent).and_then(|own| Some((&own.device, path_in_fs(own, &tree)?)));
         let is_in = |mount: &Mount| {
             let on = u64::try_from(mount.parent).ok()?;
             if on == self.id {
                 return Some(mount.point.starts_with(&tree));
             }
-            let (on, (device, tree)) = (self.mounts.get(&on)?, place.as_ref()?);
-            Some(on.device == **device && self::place(on, &mount.point)?.starts_with(tree))
+            let (on, (device, tree)) = (self.mounts.get(&on)?, in_fs.as_ref()?);
+            Some(on.device == **device && path_in_fs(on, &mount.point)?.starts_with(tree))
         };
         let found = self.mounts.values().filter(|mount| is_in(mount) == Some(true));
         let mut found: Vec<PathBuf> = found.map(|mount| shown(&mount.point, parent, &tree)).collect();
-        // By components, so that what is below a path comes right after it.
+        // Sorted by component, so that the paths below one follow it directly.
         found.sort();
         found.dedup_by(|next, kept| next.starts_with(kept));
         found
     }
 }
 
-/// Where `path`, which is on `mount`, is in its file system.
-fn place(mount: &Mount, path: &Path) -> Option<PathBuf> {
+/// The path in its file system of `path`, which is on `mount`.
+fn path_in_fs(mount: &Mount, path: &Path) -> Option<PathBuf> {
     path.strip_prefix(&mount.point).ok().map(|below| mount.root.join(below))
 }
 
@@ -144,8 +144,8 @@ mod tests {
         30 20 0:9 /part /srv/my\\040roots rw shared:1 - tmpfs t rw\n\
         31 20 0:9 / /other rw - tmpfs t rw\n";
 
-    fn facts(more: &str) -> Facts {
-        Facts {
+    fn facts(more: &str) -> MountFacts {
+        MountFacts {
             link: "/proc/thread-self/fd/7".into(),
             path: Ok("/srv/my roots/base".into()),
             mount: Ok(Some(30)),
@@ -154,12 +154,13 @@ mod tests {
     }
 
     fn mounted(more: &str) -> Vec<String> {
-        let found = facts(more).judge(OsStr::new("tree"), |_| panic!("its mount is in the table")).unwrap();
+        let found =
+            facts(more).mounts_at(OsStr::new("tree"), |_| panic!("its mount is in the table")).unwrap();
         found.iter().map(|path| path.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
-    fn what_is_mounted_in_the_tree() {
+    fn mounts_in_the_tree_are_listed_and_others_are_not() {
         let roots = "/srv/my\\040roots";
         let none: [&str; 0] = [];
         assert_eq!(mounted(""), none);
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn of_mounts_upon_mounts_the_lowest() {
+    fn of_mounts_on_top_of_mounts_only_the_lowest_is_listed() {
         let at = "/srv/my\\040roots/base/tree";
         let lines = [(50, 30, "b"), (51, 50, "b/deep"), (52, 30, "a"), (53, 52, "a"), (54, 30, "a-b")];
         let text = lines.map(|(id, on, name)| format!("{id} {on} 0:9 /x {at}/{name} rw - tmpfs t rw\n"));
@@ -200,30 +201,34 @@ mod tests {
 
     /// Also for a caller that has no `/proc`.
     #[test]
-    fn what_is_not_known_is_no_proof() {
+    fn without_all_facts_there_is_no_proof() {
         let missing = || io::Error::from_raw_os_error(Errno::ENOENT as i32);
         let link = "/proc/thread-self/fd/7";
-        let cases: [(Facts, &str, &str, Errno); 7] = [
-            (Facts { table: Err(missing()), ..facts("") }, "read", TABLE, Errno::ENOENT),
-            (Facts { path: Err(missing()), ..facts("") }, "readlink", link, Errno::ENOENT),
-            (Facts { mount: Ok(None), ..facts("") }, "statx", link, Errno::ENOSYS),
-            (Facts { mount: Err(Errno::EPERM), ..facts("") }, "statx", link, Errno::EPERM),
-            (Facts { mount: Ok(Some(77)), ..facts("") }, "read", TABLE, Errno::EXDEV),
-            (Facts { path: Ok("/srv/elsewhere".into()), ..facts("") }, "read", TABLE, Errno::EXDEV),
+        let cases: [(MountFacts, &str, &str, Errno); 7] = [
+            (MountFacts { table: Err(missing()), ..facts("") }, "read", TABLE, Errno::ENOENT),
+            (MountFacts { path: Err(missing()), ..facts("") }, "readlink", link, Errno::ENOENT),
+            (MountFacts { mount: Ok(None), ..facts("") }, "statx", link, Errno::ENOSYS),
+            (MountFacts { mount: Err(Errno::EPERM), ..facts("") }, "statx", link, Errno::EPERM),
+            (MountFacts { mount: Ok(Some(77)), ..facts("") }, "read", TABLE, Errno::EXDEV),
+            (MountFacts { path: Ok("/srv/elsewhere".into()), ..facts("") }, "read", TABLE, Errno::EXDEV),
             (facts("50 30 0:33 / /srv\n"), "read", TABLE, Errno::EBADMSG),
         ];
         for (facts, call, path, errno) in cases {
-            let left = facts.judge(OsStr::new("tree"), |_| false);
+            let left = facts.mounts_at(OsStr::new("tree"), |_| false);
             assert_eq!(left, Err(Left { path: path.into(), errno, call }));
         }
-        assert!(Facts { table: Ok(Vec::new()), ..facts("") }.judge(OsStr::new("tree"), |_| false).is_err());
+        assert!(
+            MountFacts { table: Ok(Vec::new()), ..facts("") }
+                .mounts_at(OsStr::new("tree"), |_| false)
+                .is_err()
+        );
     }
 
     #[test]
-    fn a_path_that_leads_back_is_as_good() {
+    fn a_path_that_leads_back_to_the_parent_replaces_its_mount() {
         let unlisted = |more: &str| {
-            let facts = Facts { mount: Ok(Some(77)), ..facts(more) };
-            facts.judge(OsStr::new("tree"), |path| path == Path::new("/srv/my roots/base")).unwrap()
+            let facts = MountFacts { mount: Ok(Some(77)), ..facts(more) };
+            facts.mounts_at(OsStr::new("tree"), |path| path == Path::new("/srv/my roots/base")).unwrap()
         };
         assert_eq!(unlisted(""), [""; 0].map(PathBuf::from));
         let text = "50 77 0:33 / /srv/my\\040roots/base/tree/x rw - xfs x rw\n";
