@@ -1,10 +1,9 @@
 //! The directories that a driver gives a task beside its root: `/alloc`, `/local`, `/secrets` and `/tmp`.
 //!
-//! They are mounted in the task's own mount namespace and nowhere on the host, so that nothing of them is left
-//! to be unmounted there, and a secret is never on a disk: `/secrets` is a tmpfs of the task's own, whose
-//! files init writes before the task runs.
+//! They are mounted in the task's own mount namespace and nowhere on the host, so nothing must be unmounted there. A
+//! secret is never on a disk: `/secrets` is a tmpfs of the task, whose files init writes before the task runs.
 //!
-//! What it does not do: make or remove the host's directories that are given here.
+//! What it does not do: make or remove directories of the host.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{FileKind, check_path};
 use crate::error::{Error, Result};
 
-/// The directories that a task has beside its root. All are left out unless asked for.
+/// The directories that a task has beside its root. None exists unless it is set.
 ///
 /// ```
 /// use cofferdam::{Secrets, TaskDirs};
@@ -26,29 +25,29 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskDirs {
-    /// A directory of the host that several tasks share, at `/alloc`, writable as its modes say. A directory
+    /// A directory of the host that several tasks share, at `/alloc`, writable as its modes allow. A directory
     /// `logs` in it is read-only.
     pub alloc: Option<PathBuf>,
-    /// A directory of the host that is this task's, at `/local`, writable as its modes say. A command is looked
-    /// for there first.
+    /// A directory of the host for this task, at `/local`, writable as its modes allow. The command is searched
+    /// there first.
     pub local: Option<PathBuf>,
     /// A tmpfs at `/secrets`.
     pub secrets: Option<Secrets>,
-    /// A tmpfs of so many bytes at `/tmp`, mode 1777, instead of the directory of that name in the root. Its
+    /// Size in bytes of a tmpfs at `/tmp`, mode 1777, which replaces the directory of that name in the root. Its
     /// pages count as the task's memory.
     pub tmp: Option<u64>,
 }
 
-/// A tmpfs of the task's own, mode 0700, `noexec`, `nodev`, `nosuid`, never written to swap where the kernel has
-/// `noswap` (`tmpfs(5)`, Linux 6.4) and the caller needs no user namespace; else the report says so. On its way there
-/// a secret is in the caller's memory, and for the time of the spawn in a sealed memfd.
+/// A tmpfs for this task alone, mode 0700, `noexec`, `nodev`, `nosuid`. It is never written to swap if the kernel has
+/// `noswap` (`tmpfs(5)`, Linux 6.4) and the caller needs no user namespace; otherwise the report says so. Before, a
+/// secret is in the caller's memory, and during the spawn in a sealed memfd.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
     /// Its size limit in bytes; 1 MiB when 0. Its pages count as the task's memory.
     pub size: u64,
-    /// Files that are in it when the task starts, by name: mode 0400, the task's user and group. They are
-    /// printed nowhere, neither in a plan nor by `Debug`.
+    /// Files in it when the task starts, by name: mode 0400, the task's user and group. Neither a plan nor
+    /// `Debug` prints their content.
     pub files: BTreeMap<String, String>,
 }
 
@@ -68,14 +67,14 @@ impl Secrets {
 }
 
 impl TaskDirs {
-    /// The directories of the host, each with its place in the sandbox.
+    /// The directories of the host, each with its mount point in the sandbox.
     pub(crate) fn binds(&self) -> impl Iterator<Item = (&Path, &'static Path)> {
         [(&self.alloc, "/alloc"), (&self.local, "/local")]
             .into_iter()
             .filter_map(|(source, target)| source.as_deref().map(|s| (s, Path::new(target))))
     }
 
-    /// Where something of these is mounted in the sandbox.
+    /// The mount points in the sandbox.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &'static str> {
         [
             (self.alloc.is_some(), "/alloc"),
@@ -87,8 +86,10 @@ impl TaskDirs {
         .filter_map(|(there, target)| there.then_some(target))
     }
 
+    /// Checks paths and names. `kind` returns the type of a file of the host.
+    ///
     /// # Errors
-    /// A path or a name that cannot be; `kind` says what a path of the host is, or that nothing is there.
+    /// [`Error::Spec`] for an invalid path or name, and the errors of `kind`.
     pub(crate) fn validate(&self, kind: impl Fn(&Path) -> Result<FileKind>) -> Result<()> {
         const FIELD: &str = "task_dirs";
         for (source, target) in self.binds() {

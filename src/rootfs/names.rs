@@ -1,8 +1,8 @@
-//! How names are resolved in the sandbox: a `resolv.conf` and a `hosts` of its own.
+//! Name resolution in the sandbox: the text of its own `resolv.conf` and `hosts`.
 //!
-//! The host's `/etc/resolv.conf` is often a link to a file that no root shows, or names a resolver that another
-//! network cannot reach; so where a spec says anything about names, the file is made anew and mounted read-only.
-//! It is text in, text out: what the host has is read by the survey.
+//! The host's `/etc/resolv.conf` is often a link to a file that the root does not contain, or names a resolver that a
+//! sandbox in another network cannot reach. So if a spec sets anything about names, the file is made anew and mounted
+//! read-only. This module converts text to text; the survey reads the host's files.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What `/etc/resolv.conf` of the sandbox says (`resolv.conf(5)`). A part that is empty is taken from the host's
-/// file; all three empty, the host's file is copied.
+/// The content of `/etc/resolv.conf` in the sandbox (`resolv.conf(5)`). A part that is empty is taken from the host's
+/// file. If all three are empty, the host's file is copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dns {
-    /// Addresses of name servers, version 4 or 6, the latter with a zone perhaps (`fe80::1%eth0`).
+    /// Addresses of name servers, IPv4 or IPv6. An IPv6 address may have a zone (`fe80::1%eth0`).
     pub servers: Vec<String>,
-    /// Domains that a short name is looked for in.
+    /// Domains in which short names are searched.
     pub searches: Vec<String>,
-    /// Options, `ndots:2` for one.
+    /// Options, for example `ndots:2`.
     pub options: Vec<String>,
 }
 
@@ -28,34 +28,34 @@ pub struct Dns {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostsEntry {
-    /// An address, version 4 or 6.
+    /// An IPv4 or IPv6 address.
     pub address: String,
-    /// The names that stand for it, at least one.
+    /// Its names, at least one.
     pub names: Vec<String>,
 }
 
-/// Where the resolver's file is.
+/// Path of the resolver's configuration.
 pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Where the names of hosts are.
+/// Path of the table of host names.
 pub(crate) const HOSTS: &str = "/etc/hosts";
 
-/// Those of the two that a spec asks for.
+/// The paths of those two files that a spec sets.
 pub(crate) fn paths(dns: bool, hosts: bool) -> impl Iterator<Item = &'static str> {
     dns.then_some(RESOLV_CONF).into_iter().chain(hosts.then_some(HOSTS))
 }
 
 impl Dns {
-    /// The text of the file. `host` is the text of the host's own.
+    /// The text of the file. `host` is the text of the host's file.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a server that is no address, and for a part with blanks or control characters in it.
+    /// [`Error::Spec`] for a server that is not an address, and for a part with blanks or control characters.
     pub(crate) fn render(&self, host: &str) -> Result<String> {
         let address = |s: &String| s.split('%').next().unwrap_or_default().parse::<IpAddr>().is_ok();
         if let Some(wrong) = self.servers.iter().find(|s| !address(s) || !word(s)) {
-            return Err(Error::spec("dns", format!("{wrong:?} is no address of a name server")));
+            return Err(Error::spec("dns", format!("{wrong:?} is not the address of a name server")));
         }
         if let Some(wrong) = self.searches.iter().chain(&self.options).find(|s| !word(s)) {
-            return Err(Error::spec("dns", format!("{wrong:?} is not one word")));
+            return Err(Error::spec("dns", format!("{wrong:?} is not a single word")));
         }
         let Dns { servers, searches, options } = self;
         if servers.is_empty() && searches.is_empty() && options.is_empty() {
@@ -78,7 +78,7 @@ impl Dns {
         Ok(text)
     }
 
-    /// What a `resolv.conf` says. Of several `search` and `domain` lines the last counts, as for the C library.
+    /// Parses a `resolv.conf`. Of several `search` and `domain` lines the last one counts, as in the C library.
     pub(crate) fn parse(text: &str) -> Dns {
         let mut dns = Dns::default();
         for line in text.lines() {
@@ -96,17 +96,17 @@ impl Dns {
         dns
     }
 
-    /// Whether all servers are on the loopback interface, which another network namespace does not have.
+    /// Whether all servers are loopback addresses, which cannot be reached from another network namespace.
     pub(crate) fn is_local(&self) -> bool {
         let local = |s: &String| s.parse::<IpAddr>().is_ok_and(|a| a.is_loopback());
         !self.servers.is_empty() && self.servers.iter().all(local)
     }
 }
 
-/// The text of a `hosts` file: the loopback names, the sandbox's own where it has one, and `entries`.
+/// The text of a `hosts` file: the loopback names, the host name of the sandbox if it has one, and `entries`.
 ///
 /// # Errors
-/// [`Error::Spec`] for an address or a name that is none.
+/// [`Error::Spec`] for an invalid address or name.
 pub(crate) fn hosts(entries: &[HostsEntry], hostname: Option<&str>) -> Result<String> {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     if let Some(name) = hostname.filter(|name| word(name)) {
@@ -114,20 +114,20 @@ pub(crate) fn hosts(entries: &[HostsEntry], hostname: Option<&str>) -> Result<St
     }
     for HostsEntry { address, names } in entries {
         if address.parse::<IpAddr>().is_err() {
-            return Err(Error::spec("hosts", format!("{address:?} is no address")));
+            return Err(Error::spec("hosts", format!("{address:?} is not an address")));
         }
         if let Some(wrong) = names.iter().find(|name| !word(name)) {
-            return Err(Error::spec("hosts", format!("{wrong:?} is no name of a host")));
+            return Err(Error::spec("hosts", format!("{wrong:?} is not a host name")));
         }
         if names.is_empty() {
-            return Err(Error::spec("hosts", format!("there is no name for {address:?}")));
+            return Err(Error::spec("hosts", format!("{address:?} has no names")));
         }
         let _ = writeln!(text, "{address} {}", names.join(" "));
     }
     Ok(text)
 }
 
-/// Whether it stands in a line of its own without changing what the line says.
+/// Whether the text is one field of a line: no blanks, comments or control characters.
 fn word(text: &str) -> bool {
     !text.is_empty() && text.len() < 256 && text.chars().all(|c| c.is_ascii_graphic() && c != '#' && c != ';')
 }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_are_not_given_are_the_hosts() {
+    fn parts_that_are_not_set_come_from_the_host() {
         for (given, expect) in [
             (dns(&[], &[], &[]), HOST),
             (
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_one_word_and_a_server_an_address() {
+    fn a_part_must_be_one_word_and_a_server_an_address() {
         for wrong in ["", "x", "1.1.1.1\nsearch evil", "1.1.1", "1.1.1.1%a b", "1.1.1.1#"] {
             assert!(dns(&[wrong], &[], &[]).render("").is_err(), "{wrong:?}");
         }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stub_on_the_loopback_is_told_apart() {
+    fn a_resolver_on_the_loopback_interface_is_recognized() {
         for (text, local) in [
             ("nameserver 127.0.0.53", true),
             ("nameserver ::1\nnameserver 127.0.0.1", true),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_have_the_loopback_their_own_name_and_what_is_given() {
+    fn hosts_lists_loopback_own_name_and_entries() {
         let entry = |address: &str, names: &[&str]| HostsEntry {
             address: address.into(),
             names: names.iter().map(|s| s.to_string()).collect(),

@@ -1,4 +1,4 @@
-//! Asks the host about paths: which of the sensitive ones there are, and what a source is.
+//! Asks the host about paths: which sensitive ones exist, and the type and owner of a source.
 
 use std::ffi::OsStr;
 use std::io;
@@ -7,13 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, open, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
 
 use super::FileKind;
 use super::directory::DIR_NOFOLLOW;
 use crate::sys::fs::{self, Dirents};
 
-/// Files and directories of the kernel that are covered in every sandbox, where the host has them.
+/// Files and directories of the kernel that are masked in every sandbox, if the host has them.
 pub(crate) const MASKED: [&str; 14] = [
     "/proc/acpi",
     "/proc/asound",
@@ -31,18 +31,18 @@ pub(crate) const MASKED: [&str; 14] = [
     "/sys/kernel/tracing",
 ];
 
-/// Those that become read-only.
+/// Those that become read-only in every sandbox.
 pub(crate) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Whether there are overlays: `filesystems` is the text of `/proc/filesystems`, which lists what is built in
-/// or loaded; what is a module can be loaded.
+/// Whether the kernel has overlay file systems. `filesystems` is the text of `/proc/filesystems`, which lists file
+/// systems that are built in or loaded; a module may still be loaded.
 pub(crate) fn overlay(filesystems: &str) -> bool {
     let listed = filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
     listed || crate::sys::probe::file_system(c"overlay").is_ok()
 }
 
-/// What a device node stands for.
+/// The device that a node refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     pub block: bool,
@@ -58,21 +58,21 @@ pub(crate) struct Owner {
     pub gid: u32,
 }
 
-/// What is at a path.
+/// Type, owner and device of a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     pub kind: FileKind,
     pub owner: Owner,
-    /// For a device.
+    /// `None` unless it is a device.
     pub node: Option<Node>,
 }
 
-/// What a path is, links followed; `None` when there is nothing, or nothing that may be seen.
+/// The type of the file at a path, links followed; `None` if it does not exist or cannot be accessed.
 pub(crate) fn kind(path: &Path) -> Option<FileKind> {
     look(path).ok().flatten().map(|found| found.kind)
 }
 
-/// What a path is and whose, links followed; `None` when there is nothing.
+/// The file at a path, links followed; `None` if it does not exist.
 pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
     use std::os::unix::fs::MetadataExt;
     let st = match std::fs::metadata(path) {
@@ -83,8 +83,14 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
     Ok(Some(look_at(st.mode(), (st.uid(), st.gid()), st.rdev())))
 }
 
+impl Look {
+    pub(crate) fn of(st: &FileStat) -> Look {
+        look_at(st.st_mode, (st.st_uid, st.st_gid), st.st_rdev)
+    }
+}
+
 /// From the fields of a `struct stat`.
-pub(crate) fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
+fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
     let kind = match mode & libc::S_IFMT {
         libc::S_IFDIR => FileKind::Dir,
         libc::S_IFCHR | libc::S_IFBLK => FileKind::Device,
@@ -97,8 +103,8 @@ pub(crate) fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
     Look { kind, owner, node: (kind == FileKind::Device).then_some(node) }
 }
 
-/// Files below `top` that other users may not read, and directories that they may not read or enter, without what is
-/// in those. What cannot be looked at is left out: neither can the task.
+/// Files below `top` that other users may not read, and directories that they may not read or enter. The content of
+/// such directories is not listed, nor is what cannot be accessed, because the task cannot access it either.
 pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
     let mut found = Vec::new();
     if let Ok(dir) = open(top, DIR_NOFOLLOW, Mode::empty()) {
@@ -108,7 +114,7 @@ pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
     found
 }
 
-/// Each directory is read as a whole before those in it: one buffer serves them all.
+/// A directory is read completely before its subdirectories, so that one buffer is enough.
 fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
     let mut inner = Vec::new();
     while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
@@ -133,8 +139,8 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
     }
 }
 
-/// Options of the `/proc` that is mounted last, from the text of `mountinfo`, which hide processes of other users:
-/// `hidepid`, and `gid`, whose members see them all the same (`proc(5)`).
+/// Options of `/proc` that hide processes of other users: `hidepid`, and `gid`, whose members see all processes
+/// (`proc(5)`). Read from the text of `mountinfo`, from the last `/proc` mounted.
 pub(crate) fn proc_options(mountinfo: &str) -> Vec<(String, String)> {
     let options = |line: &str| {
         let (mount, fs) = line.split_once(" - ")?;
@@ -150,7 +156,7 @@ pub(crate) fn proc_options(mountinfo: &str) -> Vec<(String, String)> {
     pairs.filter(hides).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Those of `paths` that the host has.
+/// Those of `paths` that exist, with their types.
 pub(crate) fn present(paths: &[&str]) -> Vec<(PathBuf, FileKind)> {
     paths.iter().filter_map(|p| kind(Path::new(p)).map(|k| (PathBuf::from(p), k))).collect()
 }
@@ -160,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hides_processes_is_read_from_the_last_proc() {
+    fn options_that_hide_processes_are_read_from_the_last_proc() {
         let line = |point: &str, fs: &str| format!("22 1 0:20 / {point} rw,nosuid shared:5 - {fs}\n");
         let options = |lines: &[(&str, &str)]| {
             let text: String = lines.iter().map(|(point, fs)| line(point, fs)).collect();

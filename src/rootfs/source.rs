@@ -1,11 +1,11 @@
-//! Sources: the files and directories of the host that a spec names, opened once and used by descriptor.
+//! Opens sources, the files and directories of the host that a spec names, once.
 //!
-//! A path can be changed between two looks at it by whoever may write a directory on the way. So each is walked once,
-//! to an `O_PATH` descriptor, before anything of the sandbox is made; everything later uses the descriptor.
+//! A user who may write a directory on the way can change what a path leads to. So each path is resolved once, to an
+//! `O_PATH` descriptor, before anything of the sandbox is made. Everything later uses the descriptor.
 //!
-//! A symbolic link on the way is followed only where nobody but root and the caller can have planted it: root or the
-//! caller owns the link and its directory, and no other user may replace it there. Links of procfs are the kernel's.
-//! The owner of `/` counts as root: in a user namespace root may have no id.
+//! A symbolic link on the way is followed only if no user but root and the caller can have made it: root or the
+//! caller owns the link and its directory, and no other user may replace it there. Links of procfs belong to the
+//! kernel. The owner of `/` counts as root, because in a user namespace root may have no id.
 //!
 //! What it does not do: decide which sources a task may have.
 
@@ -26,13 +26,13 @@ use nix::unistd::geteuid;
 use super::probe::Look;
 use crate::Error;
 
-/// A file or directory of the host, held open.
+/// An open file or directory of the host.
 #[derive(Clone, Debug)]
 pub(crate) struct HostFile {
     fd: Arc<OwnedFd>,
-    /// Its path without symbolic links, as it was when it was opened.
+    /// Its path without symbolic links, at the time it was opened.
     pub real: PathBuf,
-    /// What it is.
+    /// Its type, owner and device number.
     pub look: Look,
 }
 
@@ -46,11 +46,11 @@ impl HostFile {
 /// Why a source cannot be opened.
 #[derive(Debug)]
 pub(crate) enum SourceError {
-    /// A symbolic link on the way may have been planted.
+    /// Another user may have made a symbolic link on the way.
     Planted {
         /// The link.
         link: PathBuf,
-        /// Who may have planted it.
+        /// The user who may have made it.
         by: String,
     },
     /// The kernel refused a call.
@@ -74,13 +74,13 @@ impl fmt::Display for SourceError {
     }
 }
 
-/// Opens what is at the absolute path `path`; `None` when nothing is there.
+/// Opens the file at the absolute path `path`; `None` if it does not exist.
 pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, SourceError> {
-    let how = OpenHow::new().flags(HELD).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let how = OpenHow::new().flags(PATH).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     let found = match openat2(AT_FDCWD, path, how) {
         Ok(fd) => Ok((fd, path.components().collect())),
-        // A link, which fs.protected_symlinks may answer with EACCES; or a filter of a container, which knows no openat2.
-        Err(Errno::ELOOP | Errno::EACCES | Errno::ENOSYS | Errno::EPERM) => walk(path),
+        // A symbolic link (EACCES with fs.protected_symlinks), or a container's seccomp filter without openat2.
+        Err(Errno::ELOOP | Errno::EACCES | Errno::ENOSYS | Errno::EPERM) => resolve(path),
         Err(errno) => Err(errno.into()),
     };
     match found {
@@ -96,10 +96,10 @@ pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, SourceError> {
 /// Sources by the path that names them.
 pub(crate) type HeldSources = BTreeMap<PathBuf, HostFile>;
 
-/// Opens those of `paths` that are there.
+/// Opens those of `paths` that exist.
 ///
 /// # Errors
-/// `Error::Spec` for `field` where a link may have been planted, else `Error::Prepare` with the path.
+/// `Error::Spec` for `field` if another user may have made a link on the way, else `Error::Prepare` with the path.
 pub(crate) fn hold<'a>(
     field: &'static str,
     paths: impl IntoIterator<Item = &'a PathBuf>,
@@ -112,25 +112,25 @@ pub(crate) fn hold<'a>(
     paths.into_iter().filter_map(|path| one(path).transpose()).collect()
 }
 
-const HELD: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+const PATH: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
-/// As many symbolic links as the kernel follows.
-const MOST_LINKS: u32 = 40;
+/// Maximum number of symbolic links in a path, as in the kernel.
+const MAX_LINKS: u32 = 40;
 
-/// Walks a path component by component, and looks at each symbolic link before it follows it.
-fn walk(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
-    let root = || openat(AT_FDCWD, "/", HELD | OFlag::O_DIRECTORY, Mode::empty());
+/// Resolves a path component by component, and checks each symbolic link before it is followed.
+fn resolve(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
+    let root = || openat(AT_FDCWD, "/", PATH | OFlag::O_DIRECTORY, Mode::empty());
     let trusted = [0, geteuid().as_raw(), fstat(&root()?)?.st_uid];
     let (mut at, mut real) = (root()?, PathBuf::from("/"));
     let mut rest: VecDeque<OsString> = names(path);
     let mut links = 0_u32;
     while let Some(name) = rest.pop_front() {
         if name == ".." {
-            at = openat(&at, "..", HELD, Mode::empty())?;
+            at = openat(&at, "..", PATH, Mode::empty())?;
             real.pop();
             continue;
         }
-        let next = openat(&at, name.as_os_str(), HELD | OFlag::O_NOFOLLOW, Mode::empty())?;
+        let next = openat(&at, name.as_os_str(), PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
         let st = fstat(&next)?;
         if st.st_mode & libc::S_IFMT != libc::S_IFLNK {
             at = next;
@@ -138,16 +138,16 @@ fn walk(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
             continue;
         }
         links = links.saturating_add(1);
-        if links > MOST_LINKS {
+        if links > MAX_LINKS {
             return Err(Errno::ELOOP.into());
         }
         if fstatfs(&next).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
-            at = openat(&at, name.as_os_str(), HELD, Mode::empty())?;
+            at = openat(&at, name.as_os_str(), PATH, Mode::empty())?;
             real =
                 std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd())).map_err(SourceError::Io)?;
             continue;
         }
-        if let Some(by) = planted(&fstat(&at)?, &st, trusted) {
+        if let Some(by) = planted_by(&fstat(&at)?, &st, trusted) {
             return Err(SourceError::Planted { link: real.join(name), by });
         }
         let text = PathBuf::from(readlinkat(&next, "")?);
@@ -168,23 +168,16 @@ fn names(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// Who may have put a link into a directory, beside those who are trusted.
-fn planted(dir: &FileStat, link: &FileStat, trusted: [u32; 3]) -> Option<String> {
+/// The user, other than `trusted`, who may have made a link in a directory.
+fn planted_by(dir: &FileStat, link: &FileStat, trusted: [u32; 3]) -> Option<String> {
     if let Some(uid) = [link.st_uid, dir.st_uid].into_iter().find(|uid| !trusted.contains(uid)) {
         return Some(format!("user {uid}"));
     }
-    // In a sticky directory others cannot replace what is not theirs.
+    // In a sticky directory, users cannot replace files of others.
     let sticky = dir.st_mode & libc::S_ISVTX != 0;
     let others = dir.st_mode & (libc::S_IWGRP | libc::S_IWOTH);
     (others != 0 && !sticky)
         .then(|| format!("whoever may write its directory (mode {:04o})", dir.st_mode & 0o7777))
-}
-
-impl Look {
-    /// From the answer of `fstat(2)`.
-    pub(crate) fn of(st: &FileStat) -> Look {
-        super::probe::look_at(st.st_mode, (st.st_uid, st.st_gid), st.st_rdev)
-    }
 }
 
 #[cfg(test)]
@@ -226,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn links_of_procfs_are_the_kernels() {
+    fn links_of_procfs_are_followed() {
         let link = fs::read_link("/proc/self/cwd").unwrap();
         assert_eq!(opened(Path::new("/proc/self/cwd")), link.display().to_string());
         let site = tempfile::tempdir().unwrap();
@@ -267,7 +260,7 @@ mod tests {
                 }
             };
             assert_eq!(opened(&link), expected, "{name}");
-            // What is no link is what it is.
+            // A directory that is not a link is opened.
             assert_eq!(opened(&dir.join("real")), dir.join("real").display().to_string());
         }
     }

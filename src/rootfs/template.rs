@@ -1,39 +1,40 @@
 //! A root that is populated once and used by many sandboxes.
 //!
-//! Walking the host's directories for every sandbox costs a walk for every sandbox. A template is walked once, and
-//! each sandbox then gets it as the lower layer of an overlay, as read-only binds, or as what it is linked or copied
-//! from: [`Template::root`] is the [`Root`] of such a spec. It also keeps what was, when the host's packages are
-//! upgraded: a sandbox sees one state of the host, not two.
+//! Populating a root for every sandbox costs a walk of the host's directories each time. A template costs one walk.
+//! Each sandbox then uses it as the lower layer of an overlay, by read-only binds, or as the source of its links or
+//! copies: [`Template::root`] is the [`Root`] for such a spec. A template also keeps one state of the host: if the
+//! host's packages are upgraded meanwhile, a sandbox does not see a mixture of two states.
 //!
-//! A template lies in a directory of the operator's, as `template-KEY-GENERATION`. The key says what was asked
-//! for, the map, the method and what is kept of it; the generation says what the sources were like, so that
-//! two states of the host lie beside each other. Beside them lie, for each key, an empty `lock-KEY` and a symbolic
-//! link `newest-KEY`; those stay.
+//! A template is a directory `template-KEY-GENERATION` in a directory of the operator. The key is a hash of the
+//! request: map, method and what copies keep. The generation is a hash of the sources, so templates of two states
+//! of the host can exist at the same time. For each key there are also an empty file `lock-KEY` and a symbolic link
+//! `newest-KEY`, which stay.
 //!
-//! - **One walk.** However many threads and processes [open](Template::open) the same template at once, one of them
-//!   fills it and the others wait for it. One that is there is taken without a look at the host: whoever wants
-//!   to know asks [`changed`](Template::changed), which costs a walk that places nothing.
-//! - **Complete or not there.** It is filled under another name and comes to its own by a rename, after everything
-//!   has been written to the disk (`syncfs(2)`). Whoever is killed, at any point, leaves nothing but a
-//!   `partial-KEY` or `removed-KEY-INODE` that the next who fills a template of that key removes, and no lock. So a
-//!   template survives a power cut as well, where the file system keeps renames after what was synced before.
-//! - **Held.** Every [`Template`] holds a shared lock (`flock(2)`) on its generation, through its own close-on-exec
-//!   descriptor, and [`remove`](Template::remove) wants to hold it alone. A sandbox holds nothing: keep the value
-//!   for as long as the sandboxes that use it run. A program that forks without an exec takes the lock along.
+//! - **One walk.** If several threads and processes [open](Template::open) the same template at once, one of them
+//!   fills it and the others wait. An existing template is used without a look at the host.
+//!   [`changed`](Template::changed) tells whether the host has changed, and costs a walk that makes nothing.
+//! - **Complete or absent.** A template is filled under another name. It gets its final name by a rename, after
+//!   everything is written to the disk (`syncfs(2)`). A process that is killed leaves no lock, and at most a
+//!   `partial-KEY` or `removed-KEY-INODE`, which the next process that fills a template of that key removes. So a
+//!   template survives a power cut too, if the file system keeps the order of `syncfs` and a later rename.
+//! - **Locked.** Every [`Template`] holds a shared lock (`flock(2)`) on its generation, by a close-on-exec
+//!   descriptor of its own, and [`remove`](Template::remove) needs an exclusive lock. A sandbox holds no lock: keep
+//!   the value as long as the sandboxes that use it run. A program that forks without an exec shares the lock.
 //!
-//! Nobody but the operator may write in the directory: what lies there under a template's name is taken for one. It
-//! is made 0700, and refused when another user owns it or may write it; then nobody else comes in
-//! either, to the setuid files of a linked template, say. The root of a template itself is 0755, as it becomes `/`.
-//! The umask does not matter.
+//! No user but the operator may write in the directory, because a directory there with a template's name is used as
+//! one. It is made with mode 0700, and refused if another user owns it or may access it. So no other user reaches
+//! the setuid files of a linked template either. The root of a template itself is 0755, as it becomes `/`. The
+//! umask has no effect.
 //!
-//! Disk: a template by copies takes what its sources take, by links the directories alone, by reflinks
-//! hardly more, and each generation so much again until it is removed. Nothing removes an old one by itself.
+//! Disk space: a template by copies needs as much as its sources, one by links only the directories, one by reflinks
+//! little more. Each generation needs this again until it is removed. Nothing removes old generations automatically.
 //!
-//! A template by [`Link`](Method::Link) is the host's own files. It is safe below an overlay and as read-only
-//! binds, as nothing of that writes to it; a sandbox that is linked from it again is as safe as one linked
-//! from the host, no more. It does not keep what was either: a file that is written in place changes in it too.
+//! A template by [`Link`](Method::Link) consists of the host's own files. It is safe below an overlay and with
+//! read-only binds, which do not write to it. A sandbox that is linked from it is as safe as one that is linked
+//! from the host. Such a template does not keep the state of the host: a file that is written in place changes in
+//! it too.
 //!
-//! What it does not do: watch the host, choose when to refresh, or count its disk.
+//! What it does not do: watch the host, choose when to refresh, or count its disk space.
 
 #![forbid(unsafe_code)]
 
@@ -55,8 +56,8 @@ mod tops;
 
 use store::Store;
 
-/// A populated directory that lies on the disk and may be used by any number of sandboxes. See the
-/// [module](self) for where it lies and what it promises.
+/// A populated directory on the disk that any number of sandboxes may use. The [module](self) documents its layout
+/// and guarantees.
 ///
 /// ```no_run
 /// use cofferdam::rootfs::{Options, Template, default_chroot_env};
@@ -75,20 +76,20 @@ pub struct Template {
     recipe: Recipe,
     path: PathBuf,
     generation: u64,
-    /// The root of it, with a shared lock.
-    held: Locked,
-    /// The names at its top that can be mounted one by one.
+    /// Its root, with a shared lock.
+    held: OwnedFd,
+    /// The names at its top that a sandbox can mount one by one.
     tops: Vec<OsString>,
     built: Option<Populated>,
 }
 
-/// What was asked for.
+/// The request that a template is filled by.
 #[derive(Clone, Debug)]
 struct Recipe {
     map: ChrootEnv,
     method: Method,
     setuid: bool,
-    /// With the directory that templates lie in, which changes whenever one is made.
+    /// Includes the directory that contains templates, which changes whenever one is made.
     skip: Vec<(u64, u64)>,
     max_entries: Option<u64>,
     max_bytes: Option<u64>,
@@ -117,9 +118,9 @@ impl Recipe {
     }
 }
 
-/// What is the same for the same request on the same host, whatever the limits.
+/// A hash of the request, without its limits.
 fn key(map: &ChrootEnv, options: &Options<'_>) -> u64 {
-    // The number changes when a template of before would not do any more.
+    // Increase the number when templates of an earlier release cannot be used any more.
     let mut bytes = b"cofferdam template 1\0".to_vec();
     bytes.extend(format!("{} {}\0", options.method, options.setuid).into_bytes());
     for path in map.iter().flat_map(|(source, dest)| [source, dest]) {
@@ -134,16 +135,17 @@ fn key(map: &ChrootEnv, options: &Options<'_>) -> u64 {
 }
 
 impl Template {
-    /// The newest template in `dir` for this map, method, `setuid` and `skip`; filled now if there is none. The
-    /// limits and the progress of `options` are about filling alone, and its `fingerprint` is always taken.
-    /// `dir` is made, 0700, if its parent is there.
+    /// The newest template in `dir` for this map, method, `setuid` and `skip`. Fills one if there is none. The
+    /// limits and the progress callback of `options` apply to filling only, and the fingerprint is always taken.
+    /// Makes `dir`, with mode 0700, if its parent exists.
     ///
-    /// It waits for whoever fills the same one. `dir` itself is left out where it lies below a source.
+    /// Waits while another thread or process fills the same template. `dir` itself is left empty if it is below a
+    /// source.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a map that is none (as [`populate`]), a method that does not
-    /// [walk](Method::walks), and a directory that is not absolute or that others may write. Else
-    /// [`Error::Prepare`] and [`Error::Task`] with the call that was refused; what was filled so far is removed.
+    /// [`Error::Spec`] for an invalid map (as [`populate`]), a method that does not [walk](Method::walks), and a
+    /// directory that is not absolute or that other users may access. [`Error::Prepare`] or [`Error::Task`] with the
+    /// refused call. Everything filled so far is removed.
     pub fn open(dir: &Path, map: &ChrootEnv, options: &Options<'_>) -> Result<Template> {
         validate(map)?;
         if !options.method.walks() {
@@ -159,7 +161,7 @@ impl Template {
         }
     }
 
-    /// Fills one. The caller holds the lock on the key.
+    /// Fills a template. The caller holds the lock on the key.
     fn fill(store: Store, recipe: Recipe, progress: Option<&(dyn Fn(Progress) + Sync)>) -> Result<Template> {
         store.remove_stale(recipe.key)?;
         let root = store.make_partial(recipe.key)?;
@@ -169,7 +171,7 @@ impl Template {
             tops::relink(root.as_fd(), &partial)?;
             if tops::list(root.as_fd(), &partial)?.is_empty() {
                 // A root with an empty map would be populated with the host's default list.
-                let why = "the host has nothing of what the template is to hold";
+                let why = "no source of the template exists on the host";
                 return Err(Error::spec("chroot_env", why));
             }
             Ok((store.publish(recipe.key, generation, root)?, generation, done))
@@ -177,7 +179,8 @@ impl Template {
         match filled {
             Ok((held, generation, done)) => Template::of(store, recipe, generation, held, Some(done)),
             Err(error) => {
-                // The refusal is what to tell; the next who fills removes what is left now.
+                // Report the first error. If this fails, the next process that fills a template of this key removes
+                // the rest.
                 let _ = store.remove_stale(recipe.key);
                 Err(error)
             }
@@ -196,23 +199,23 @@ impl Template {
         Ok(Template { store, recipe, path, generation, held, tops, built })
     }
 
-    /// Where its root is. Nothing may be written in it.
+    /// The path of its root, in which nothing may be written.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the sources were like when it was filled: see [`Populated::fingerprint`].
+    /// The fingerprint of the sources when it was filled: see [`Populated::fingerprint`].
     pub fn fingerprint(&self) -> u64 {
         self.generation
     }
 
-    /// What filling it did, if it was this value's [`open`](Template::open) or [`refresh`](Template::refresh) that
-    /// filled it; `None` if it was there or another one did.
+    /// The result of filling it, if the [`open`](Template::open) or [`refresh`](Template::refresh) that returned this
+    /// value filled it; otherwise `None`.
     pub fn built(&self) -> Option<&Populated> {
         self.built.as_ref()
     }
 
-    /// Whether the sources are other than they were. Asks for each entry of the host and places nothing.
+    /// Whether the sources have changed since it was filled. Walks the sources and makes nothing.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the source that could not be read.
@@ -220,8 +223,8 @@ impl Template {
         Ok(fingerprint(&self.recipe.map, &self.recipe.skip)? != self.generation)
     }
 
-    /// A template of what the sources are like now, which [`open`](Template::open) gives from then on; `None`
-    /// if that is this one. This one stays as it is, and for whoever uses it.
+    /// A template of the present state of the sources, which [`open`](Template::open) returns from then on; `None`
+    /// if they have not changed. This template stays as it is, and sandboxes may go on using it.
     ///
     /// # Errors
     /// As [`open`](Template::open).
@@ -242,22 +245,22 @@ impl Template {
         }
     }
 
-    /// The root of a sandbox that uses it by `method`: each name at its top under `/`. With
-    /// [`Overlay`](Method::Overlay) and [`Bind`](Method::Bind) nothing is walked.
+    /// The root of a sandbox that uses it by `method`: each name at its top below `/`. [`Overlay`](Method::Overlay)
+    /// and [`Bind`](Method::Bind) walk nothing.
     ///
-    /// A symbolic link at the top is there as what it points to within the template, and is not there if that is
-    /// nothing.
+    /// A symbolic link at the top appears as the file that it leads to within the template, and is missing if it
+    /// leads to nothing there.
     pub fn root(&self, method: Method) -> Root {
         let top = |name: &OsString| (self.path.join(name), Path::new("/").join(name));
         Root { populate: method, chroot_env: self.tops.iter().map(top).collect(), ..Root::default() }
     }
 
-    /// Removes it from the disk, and nothing else: other generations stay. By descriptor, as
-    /// [`remove_tree`](super::remove_tree).
+    /// Removes it from the disk, by descriptor, as [`remove_tree`](super::remove_tree). Other generations stay.
     ///
     /// # Errors
-    /// [`Error::Task`]: `EWOULDBLOCK` while another [`Template`], of this process or another, holds it, and then
-    /// it stays as it is; else what could not be removed, which is not taken for a template any more.
+    /// [`Error::Task`] with `EWOULDBLOCK` while another [`Template`], of this process or another, holds a lock on
+    /// it; then it stays as it is. Otherwise with the paths that could not be removed, which are no template any
+    /// more.
     pub fn remove(self) -> Result<()> {
         let step = format!("flock({:?}, LOCK_EX|LOCK_NB)", self.path);
         self.held.change(Lock::ExclusiveNow).map_err(Error::task(step))?;

@@ -441,8 +441,8 @@ fn names_are_resolved_by_files_of_the_sandboxs_own() {
     assert_eq!(text.unwrap(), "nameserver 10.0.0.1\nsearch example\n");
     let mut wrong = case.clone();
     wrong.spec.dns = Some(Dns { servers: strings(&["x"]), ..Dns::default() });
-    refused(&wrong, "spec dns: dns: \"x\" is no address of a name server");
+    refused(&wrong, "spec dns: dns: \"x\" is not the address of a name server");
     let mut wrong = case;
     wrong.spec.hosts = Some(vec![HostsEntry { address: "x".into(), names: Vec::new() }]);
-    refused(&wrong, "spec hosts: hosts: \"x\" is no address");
+    refused(&wrong, "spec hosts: hosts: \"x\" is not an address");
 }

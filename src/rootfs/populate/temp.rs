@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_root_comes_private_and_goes_whole() {
+    fn a_temporary_root_is_private_and_is_removed_completely() {
         let base = tempdir().unwrap();
         let roots: Mutex<Vec<(&str, TempRoot)>> = Mutex::default();
         std::thread::scope(|s| {

@@ -28,7 +28,7 @@ pub(crate) fn deep(dir: &Path, depth: usize, width: usize) {
 }
 
 #[test]
-fn a_tree_goes_and_its_links_are_not_followed() {
+fn a_tree_is_removed_and_its_symlinks_are_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir_all(tree.join("a/b/c")).unwrap();
@@ -46,7 +46,7 @@ fn a_tree_goes_and_its_links_are_not_followed() {
 }
 
 #[test]
-fn a_name_that_is_no_directory_goes_alone() {
+fn a_name_that_is_not_a_directory_is_unlinked() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("outside")).unwrap();
     symlink("outside", dir.path().join("link")).unwrap();
@@ -58,7 +58,7 @@ fn a_name_that_is_no_directory_goes_alone() {
 }
 
 #[test]
-fn a_name_is_one_name() {
+fn only_a_single_name_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["", ".", "..", "a/b", "/", "nul\0"] {
         let left = remove(dir.path(), name).unwrap_err();
@@ -68,7 +68,7 @@ fn a_name_is_one_name() {
 }
 
 #[test]
-fn depth_costs_neither_stack_nor_descriptors() {
+fn a_deep_tree_needs_bounded_stack_and_descriptors() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     fs::create_dir(dir.path().join("tree")).unwrap();
     deep(&dir.path().join("tree"), 5000, 2);
@@ -138,7 +138,7 @@ impl Site {
 }
 
 #[test]
-fn nothing_goes_while_anything_is_mounted_in_the_tree() {
+fn nothing_is_removed_while_anything_is_mounted_in_the_tree() {
     if lacks_root() {
         return;
     }
@@ -172,7 +172,7 @@ fn nothing_goes_while_anything_is_mounted_in_the_tree() {
 
 /// The directory of the tree is busy although no mount point begins with its path.
 #[test]
-fn a_mount_by_way_of_another_mount_counts_too() {
+fn a_mount_seen_through_another_mount_is_found() {
     if lacks_root() {
         return;
     }
@@ -222,7 +222,7 @@ fn a_mount_that_comes_after_the_proof_is_not_entered() {
 
 /// Seen from where the parent is not, there is no telling what is mounted in it.
 #[test]
-fn without_a_proof_nothing_goes() {
+fn nothing_is_removed_without_a_proof() {
     if lacks_root() {
         return;
     }
@@ -242,7 +242,7 @@ fn without_a_proof_nothing_goes() {
 
 /// A root that is no mount point is missing from the table, and the mounts on it are not.
 #[test]
-fn in_a_changed_root() {
+fn after_chroot_mounts_are_found_and_trees_outside_are_refused() {
     if lacks_root() {
         return;
     }
@@ -273,7 +273,7 @@ fn in_a_changed_root() {
 }
 
 #[test]
-fn any_number_may_remove_the_same_tree_at_once() {
+fn many_threads_can_remove_the_same_tree_at_once() {
     for round in 0..20 {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let tree = dir.path().join("tree");
@@ -298,7 +298,7 @@ fn any_number_may_remove_the_same_tree_at_once() {
 }
 
 #[test]
-fn width_is_no_matter() {
+fn a_wide_directory_is_removed() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();

@@ -145,7 +145,7 @@ fn many_processes_walk_once() {
 }
 
 #[test]
-fn what_the_killed_left_is_replaced() {
+fn what_a_killed_process_left_is_replaced() {
     let site = Site::new();
     let key = key(&site.map(), &copy());
     let left = [format!("partial-{key:016x}"), format!("removed-{key:016x}-{:016x}", 77)];
@@ -171,7 +171,7 @@ fn what_the_killed_left_is_replaced() {
 }
 
 #[test]
-fn a_refusal_leaves_nothing() {
+fn a_failed_open_leaves_only_the_lock_file() {
     let site = Site::new();
     let map = ChrootEnv::from([(site.src("lib/one"), "/".into()), (site.src("lib/deep"), "/deep".into())]);
     let key = key(&map, &copy());
@@ -181,7 +181,7 @@ fn a_refusal_leaves_nothing() {
 }
 
 #[test]
-fn what_changes_is_seen_and_what_does_not_is_not() {
+fn only_changes_of_the_sources_are_noticed() {
     type Act = fn(&Site);
     let cases: [(&str, bool, Act); 7] = [
         ("nothing", false, |_| {}),
@@ -215,7 +215,7 @@ fn what_changes_is_seen_and_what_does_not_is_not() {
 }
 
 #[test]
-fn what_is_as_it_was_is_the_template_that_there_was() {
+fn sources_that_change_back_give_the_old_template() {
     let site = Site::new();
     let touch = |time| {
         fs::File::options().append(true).open(site.src("lib/one")).unwrap().set_modified(time).unwrap();
@@ -234,7 +234,7 @@ fn what_is_as_it_was_is_the_template_that_there_was() {
 }
 
 #[test]
-fn one_that_somebody_holds_is_not_removed() {
+fn a_locked_template_is_not_removed() {
     let site = Site::new();
     let (first, second) = (site.open(), site.open());
     let path = first.path().to_owned();
@@ -251,7 +251,7 @@ fn one_that_somebody_holds_is_not_removed() {
 }
 
 #[test]
-fn nobody_ever_holds_half_of_one() {
+fn no_process_gets_an_unfinished_template() {
     let site = Site::new();
     std::thread::scope(|s| {
         for _ in 0..8 {
@@ -276,7 +276,7 @@ fn nobody_ever_holds_half_of_one() {
 }
 
 #[test]
-fn what_lies_below_a_source_is_left_out_of_it() {
+fn a_template_directory_below_a_source_is_left_empty() {
     let site = Site::new();
     let dir = site.src("lib/templates");
     let template = Template::open(&dir, &site.map(), &copy()).unwrap();
@@ -289,7 +289,7 @@ fn what_lies_below_a_source_is_left_out_of_it() {
 }
 
 #[test]
-fn the_key_is_what_was_asked_for() {
+fn the_key_depends_on_the_request() {
     let map = |to: &str| ChrootEnv::from([("/a".into(), to.into())]);
     let skip = [(1, 2)];
     let of = |to: &str, options: Options<'_>| key(&map(to), &options);
@@ -309,7 +309,7 @@ fn the_key_is_what_was_asked_for() {
 }
 
 #[test]
-fn directories_that_will_not_do_are_refused() {
+fn unsuitable_directories_are_refused() {
     let site = Site::new();
     let refused = |dir: &Path, method, part: &str| {
         let options = Options { method, ..Options::default() };
@@ -334,7 +334,7 @@ fn directories_that_will_not_do_are_refused() {
 }
 
 #[test]
-fn links_at_the_top_stay_within() {
+fn symlinks_at_the_top_stay_inside_the_template() {
     let site = Site::new();
     let links = [
         ("plain", "lib/deep", Some("lib/deep")),
@@ -367,7 +367,7 @@ fn links_at_the_top_stay_within() {
 }
 
 #[test]
-fn a_sandbox_runs_in_it() {
+fn a_sandbox_runs_in_a_template() {
     let site = Site::new();
     let names = [
         "/bin/true",

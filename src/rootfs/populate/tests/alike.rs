@@ -3,7 +3,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 
 #[test]
-fn every_method_gives_the_same_tree() {
+fn every_method_makes_the_same_tree() {
     let site = Site::new();
     one_of_everything(&site);
     let expect = tree(&site.src("t"));
@@ -43,7 +43,7 @@ fn without_secret(mut all: BTreeMap<PathBuf, Facts>) -> BTreeMap<PathBuf, Facts>
 }
 
 #[test]
-fn privileges_come_along_when_they_are_asked_for_and_links_show_them_anyway() {
+fn copies_keep_setuid_bits_and_capabilities_on_request_and_links_always() {
     if lacks_root() {
         return;
     }
@@ -80,7 +80,7 @@ fn privileges_come_along_when_they_are_asked_for_and_links_show_them_anyway() {
 }
 
 #[test]
-fn a_copy_has_the_holes_of_its_source_and_all_of_its_data() {
+fn a_copy_has_the_holes_and_the_data_of_its_source() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     let page = 4096_u64;
     let file = |name: &str, size: u64, data: &[(u64, &[u8])]| {
@@ -109,7 +109,7 @@ fn a_copy_has_the_holes_of_its_source_and_all_of_its_data() {
 }
 
 #[test]
-fn a_file_of_the_kernels_is_copied_by_its_content() {
+fn a_kernel_file_of_size_zero_is_copied_with_its_content() {
     let site = Site::new();
     let map = ChrootEnv::from([("/proc/version".into(), "version".into())]);
     assert_eq!(fs::metadata("/proc/version").unwrap().len(), 0);
@@ -122,7 +122,7 @@ fn a_file_of_the_kernels_is_copied_by_its_content() {
 }
 
 #[test]
-fn a_file_that_grows_while_it_is_read_has_an_end() {
+fn copying_a_file_that_grows_ends() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     site.write("t/log", vec![b'x'; 20 << 20]);
     let log = std::sync::Mutex::new(File::options().append(true).open(site.src("t/log")).unwrap());
@@ -136,7 +136,7 @@ fn a_file_that_grows_while_it_is_read_has_an_end() {
 
 /// On a file system that can, made in a file for the test.
 #[test]
-fn clones_share_their_blocks() {
+fn clones_share_blocks_with_their_source() {
     if lacks_root() {
         return;
     }
@@ -174,7 +174,7 @@ fn clones_share_their_blocks() {
 }
 
 #[test]
-fn the_umask_neither_matters_nor_changes() {
+fn the_umask_has_no_effect_and_does_not_change() {
     let site = Site::new();
     one_of_everything(&site);
     on_thread(|| {
@@ -196,7 +196,7 @@ fn the_umask_neither_matters_nor_changes() {
 }
 
 #[test]
-fn real_directories_of_the_host_come_out_alike() {
+fn real_directories_of_the_host_are_made_alike_by_every_method() {
     if lacks_root() {
         return;
     }
@@ -226,7 +226,7 @@ fn files_that_cannot_be_linked_are_copied() {
 }
 
 #[test]
-fn parents_are_like_those_of_the_source() {
+fn parents_get_the_metadata_of_the_sources_parents() {
     let site = Site::new();
     site.write("p/q/t/file", "");
     fs::set_permissions(site.src("p/q"), fs::Permissions::from_mode(0o760)).unwrap();
@@ -240,7 +240,7 @@ fn parents_are_like_those_of_the_source() {
 }
 
 #[test]
-fn depth_and_width_cost_neither_stack_nor_descriptors() {
+fn deep_and_wide_trees_need_bounded_stack_and_descriptors() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     crate::rootfs::teardown::tests::deep(&site.src(""), 1200, 3);
     let done = site.populate(Method::Link, &[("", "to")]).unwrap();

@@ -48,7 +48,7 @@ fn sources(src: &Path) {
 /// The populating process is this test again, told so by its environment, and killed at any time. What it made
 /// is complete, or has a mode that says that it is not; the next one finishes it, to the last time and mode.
 #[test]
-fn who_is_killed_leaves_no_truncated_file() {
+fn a_killed_population_leaves_no_truncated_file() {
     if let Some(told) = std::env::var_os(TOLD).map(PathBuf::from) {
         let (dir, method) = (told.parent().unwrap(), told.file_name().unwrap().to_str().unwrap());
         fill(&dir.join("root"), &map(&dir.join("src")), method.parse().unwrap()).unwrap();
@@ -134,7 +134,7 @@ fn unfinished(mode: u32) -> bool {
 
 fn run_and_kill(dir: &Path, method: Method, delay: Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "rootfs::populate::tests::killed::who_is_killed_leaves_no_truncated_file"])
+        .args(["--exact", "rootfs::populate::tests::killed::a_killed_population_leaves_no_truncated_file"])
         .env(TOLD, dir.join(method.to_string()))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_is_no_file_is_skipped_and_listed() {
+fn fifos_sockets_and_devices_are_skipped_and_listed() {
     let site = Site::new();
     site.write("t/file", "");
     mkfifo(&site.src("t/fifo"), Mode::S_IRWXU).unwrap();
@@ -24,7 +24,7 @@ fn what_is_no_file_is_skipped_and_listed() {
 }
 
 #[test]
-fn what_is_not_there_is_skipped_and_listed() {
+fn sources_that_do_not_exist_are_skipped_and_listed() {
     let site = Site::new();
     site.write("file", "");
     symlink("nowhere", site.src("dangling")).unwrap();
@@ -36,7 +36,7 @@ fn what_is_not_there_is_skipped_and_listed() {
 }
 
 #[test]
-fn a_source_that_is_a_link_stands_for_its_target() {
+fn a_source_that_is_a_symlink_stands_for_its_target() {
     let site = Site::new();
     site.write("real/dir/file", "content");
     symlink("real/dir", site.src("to-dir")).unwrap();
@@ -59,7 +59,7 @@ fn a_source_that_is_a_link_stands_for_its_target() {
 }
 
 #[test]
-fn the_root_is_left_out_of_its_own_source() {
+fn a_root_below_its_own_source_is_left_empty() {
     let site = Site::new();
     site.write("a/file", "");
     site.write("avoid/file", "");
@@ -107,7 +107,7 @@ fn the_root_is_left_out_of_its_own_source() {
 }
 
 #[test]
-fn mounts_are_entered_but_for_the_kernels_own() {
+fn mounts_are_entered_except_kernel_file_systems() {
     if lacks_root() {
         return;
     }

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn links_in_the_root_lead_nowhere_outside() {
+fn symlinks_in_the_root_do_not_lead_out_of_it() {
     let site = Site::new();
     site.write("t/sub/file", "from the host");
     site.write("t/name", "from the host");
@@ -35,7 +35,7 @@ fn links_in_the_root_lead_nowhere_outside() {
 }
 
 #[test]
-fn what_is_there_stays() {
+fn existing_entries_stay() {
     let site = Site::new();
     site.write("1/file", "of the host");
     site.write("1/both", "of the host");
@@ -78,7 +78,7 @@ fn overlapping(site: &Site) -> Vec<(&'static str, &'static str)> {
 }
 
 #[test]
-fn the_more_specific_destination_wins_whole() {
+fn the_more_specific_destination_wins_completely() {
     let site = Site::new();
     let map = overlapping(&site);
     // The map has each source once.
@@ -125,7 +125,7 @@ fn the_more_specific_destination_wins_whole() {
 }
 
 #[test]
-fn a_source_that_is_left_out_takes_nothing_from_another() {
+fn a_skipped_source_takes_nothing_from_another() {
     let site = Site::new();
     site.write("a/sub/of-a", "of a");
     mkfifo(&site.src("fifo"), Mode::S_IRWXU).unwrap();

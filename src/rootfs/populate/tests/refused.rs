@@ -33,7 +33,7 @@ fn an_unreadable_source_is_an_error_with_its_path() {
 }
 
 #[test]
-fn a_full_file_system_ends_it_without_half_a_file() {
+fn a_full_file_system_is_an_error_and_leaves_no_partial_file() {
     if lacks_root() {
         return;
     }
@@ -113,7 +113,7 @@ fn cause(error: &Error) -> String {
 
 /// What a kernel may refuse, and what becomes of it.
 #[test]
-fn a_refusal_is_gone_around_or_ends_it_with_its_path() {
+fn a_refused_call_is_worked_around_or_named_with_its_path() {
     use nix::errno::Errno;
     use nix::libc::{
         SYS_copy_file_range, SYS_fchown, SYS_flistxattr, SYS_fsetxattr, SYS_ioctl, SYS_linkat, SYS_openat2,
@@ -249,7 +249,7 @@ fn an_immutable_file_is_copied() {
 }
 
 #[test]
-fn a_mount_between_is_copied_across() {
+fn files_behind_a_mount_are_copied() {
     if lacks_root() {
         return;
     }
@@ -267,7 +267,7 @@ fn a_mount_between_is_copied_across() {
 }
 
 #[test]
-fn limits_hold_to_the_entry_and_to_the_byte() {
+fn limits_are_exact_to_the_entry_and_to_the_byte() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     for i in 0..100 {
         site.write(&format!("t/{}/{i}", i % 10), vec![b'x'; 100]);

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 
 #[test]
-fn methods_are_read_and_printed_alike() {
+fn a_method_is_parsed_from_what_it_prints() {
     for (method, name) in
         [(Method::Bind, "bind"), (Method::Link, "link"), (Method::Copy, "copy"), (Method::None, "none")]
     {
@@ -15,7 +15,7 @@ fn methods_are_read_and_printed_alike() {
 }
 
 #[test]
-fn what_does_not_walk_is_refused() {
+fn methods_that_do_not_walk_are_refused() {
     let site = Site::new();
     site.write("a", "");
     for method in [Method::Auto, Method::Bind, Method::Overlay, Method::None] {
@@ -34,7 +34,7 @@ fn a_summary_can_be_serialised_whatever_the_names() {
 }
 
 #[test]
-fn progress_is_told_to_its_end() {
+fn progress_is_reported_up_to_the_end() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     for i in 0..60 {
         site.write(&format!("t/{i}/file"), vec![b'x'; 1000]);
@@ -60,7 +60,7 @@ fn progress_is_told_to_its_end() {
 }
 
 #[test]
-fn a_fingerprint_is_of_the_sources_and_of_nothing_else() {
+fn a_fingerprint_depends_on_the_sources_only() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     one_of_everything(&site);
     mkfifo(&site.src("t/fifo"), Mode::S_IRWXU).unwrap();
