@@ -27,6 +27,10 @@
 //! Mount points are found by descriptor, resolved inside the root and never outside of it; below
 //! `/proc`, `/sys` and `/dev` no symbolic link is followed.
 //!
+//! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `probe`, `source` and
+//! `teardown`; `populate`; `template`. Beside them `lower` turns a spec's root into steps of a plan, with `dirs`
+//! and `names`.
+//!
 //! What it does not do: decide which user or capabilities see it.
 #![forbid(unsafe_code)]
 

@@ -177,7 +177,7 @@ fn planted_by(dir: &FileStat, link: &FileStat, trusted: [u32; 3]) -> Option<Stri
     let sticky = dir.st_mode & libc::S_ISVTX != 0;
     let others = dir.st_mode & (libc::S_IWGRP | libc::S_IWOTH);
     (others != 0 && !sticky)
-        .then(|| format!("whoever may write its directory (mode {:04o})", dir.st_mode & 0o7777))
+        .then(|| format!("any user who may write its directory (mode {:04o})", dir.st_mode & 0o7777))
 }
 
 #[cfg(test)]
@@ -242,8 +242,8 @@ mod tests {
             ("theirs-in-sticky", 0o1777, 0, 1234, Some("user 1234")),
             ("their-directory", 0o755, 1234, 0, Some("user 1234")),
             ("all-theirs", 0o755, 1234, 1234, Some("user 1234")),
-            ("group", 0o775, 0, 0, Some("whoever may write its directory (mode 0775)")),
-            ("world", 0o777, 0, 0, Some("whoever may write its directory (mode 0777)")),
+            ("group", 0o775, 0, 0, Some("any user who may write its directory (mode 0775)")),
+            ("world", 0o777, 0, 0, Some("any user who may write its directory (mode 0777)")),
         ] {
             let dir = top.join(name);
             fs::create_dir(&dir).unwrap();

@@ -20,7 +20,7 @@ use super::host::{self, AVOIDED, CHANGED, Found, Part};
 use super::metadata::{Ids, ids};
 use super::settings::Settings;
 use super::twins::Twins;
-use super::walk::{Met, NamedEntry, Tree, Visitor, WalkDir, os};
+use super::walk::{Met, NamedEntry, SourceTree, Visitor, WalkDir, os};
 use super::{ChrootEnv, Method, Options, Populated, Source, add, dest, symlink};
 use crate::Result;
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW};
@@ -164,7 +164,7 @@ fn make_tree(
     let twins = Twins::new(dst.as_fd());
     let filler = Filler { by, part, top: &dst, twins: &twins };
     let sizes = by.method == Method::Link && by.meter.needs_sizes();
-    let tree = Tree { part, top, avoid: &avoid, sizes, fingerprint: by.fingerprint };
+    let tree = SourceTree { part, top, avoid: &avoid, sizes, fingerprint: by.fingerprint };
     let (hash, workers) = tree.walk(&filler, Made { made, born: None })?;
     done.add_hash(hash);
     for worker in workers {
@@ -200,7 +200,7 @@ struct Made {
 }
 
 /// A directory of the root.
-struct Counterpart {
+struct RootDir {
     fd: OwnedFd,
     was: DirState,
 }
@@ -226,7 +226,7 @@ impl DirState {
 }
 
 impl<'a> Visitor for Filler<'a> {
-    type Dir = Counterpart;
+    type Counterpart = RootDir;
     type Note = Made;
     type Worker = FillWorker<'a>;
 
@@ -237,10 +237,10 @@ impl<'a> Visitor for Filler<'a> {
 
     fn open(
         &self,
-        parent: Option<&Counterpart>,
+        parent: Option<&RootDir>,
         dir: &Met<'_, Made>,
         worker: &mut FillWorker<'a>,
-    ) -> Result<Option<Counterpart>, CallError> {
+    ) -> Result<Option<RootDir>, CallError> {
         let fd = match (parent, dir.at.file_name()) {
             (Some(parent), Some(name)) => open_subdir(parent, name, dir.note.made)?,
             _ => Some(openat(self.top, c".", DIR, Mode::empty()).map_err(failed("openat", Side::Dest))?),
@@ -252,17 +252,17 @@ impl<'a> Visitor for Filler<'a> {
         };
         let was = self.state(&fd, dir)?;
         worker.files.enter(dir.at);
-        Ok(Some(Counterpart { fd, was }))
+        Ok(Some(RootDir { fd, was }))
     }
 
-    fn reopen(&self, at: &Path) -> Result<Counterpart, CallError> {
+    fn reopen(&self, at: &Path) -> Result<RootDir, CallError> {
         let fd = dest::open_no_links(self.top.as_fd(), at).map_err(failed("openat2", Side::Dest))?;
-        Ok(Counterpart { fd, was: DirState::Existing })
+        Ok(RootDir { fd, was: DirState::Existing })
     }
 
     fn entry(
         &self,
-        dir: &WalkDir<'_, Counterpart>,
+        dir: &WalkDir<'_, RootDir>,
         entry: NamedEntry<'_>,
         at: &Path,
         worker: &mut FillWorker<'a>,
@@ -286,7 +286,7 @@ impl<'a> Visitor for Filler<'a> {
         Ok(None)
     }
 
-    fn vanished(&self, at: &Path, made: Option<(&Counterpart, &Made)>, worker: &mut FillWorker<'a>) {
+    fn vanished(&self, at: &Path, made: Option<(&RootDir, &Made)>, worker: &mut FillWorker<'a>) {
         worker.done.skip(self.part.source.join(at), CHANGED);
         if let (Some((parent, Made { made: true, .. })), Some(name)) = (made, at.file_name()) {
             // The directory was made before this was known. If it stays, it is empty.
@@ -301,7 +301,7 @@ impl<'a> Visitor for Filler<'a> {
     /// Applies the metadata of a directory that this or a killed population made, now or at the very end.
     fn leave(
         &self,
-        dir: &WalkDir<'_, Counterpart>,
+        dir: &WalkDir<'_, RootDir>,
         (at, st): (&Path, &FileStat),
         emptied: Option<&'static str>,
         worker: &mut FillWorker<'a>,
@@ -310,7 +310,7 @@ impl<'a> Visitor for Filler<'a> {
         if let Some(why) = emptied {
             done.skip(self.part.source.join(at), why);
         }
-        let Counterpart { fd, was } = &dir.counterpart;
+        let RootDir { fd, was } = &dir.counterpart;
         match was {
             DirState::New(_) => add(&mut done.dirs, 1),
             DirState::Unfinished | DirState::Existing => add(&mut done.kept, 1),
@@ -353,7 +353,7 @@ impl Filler<'_> {
 }
 
 /// Opens the directory `name` in a directory of the root; `None` if it is something else.
-fn open_subdir(parent: &Counterpart, name: &OsStr, made: bool) -> Result<Option<OwnedFd>, CallError> {
+fn open_subdir(parent: &RootDir, name: &OsStr, made: bool) -> Result<Option<OwnedFd>, CallError> {
     let fd = match made {
         true => dest::open_made(parent.fd.as_fd(), name),
         false => openat(&parent.fd, name, DIR_NOFOLLOW, Mode::empty()),

@@ -11,7 +11,7 @@ use nix::sys::stat::FileStat;
 
 use super::error::CallError;
 use super::host::{self, Found};
-use super::walk::{Met, NamedEntry, Tree, Visitor, WalkDir};
+use super::walk::{Met, NamedEntry, SourceTree, Visitor, WalkDir};
 use super::{ChrootEnv, validate};
 use crate::Result;
 use crate::rootfs::hash::PathHash;
@@ -37,7 +37,7 @@ pub(crate) fn fingerprint(map: &ChrootEnv, skip: &[(u64, u64)]) -> Result<u64> {
     for part in &parts {
         let more = match host::open_source(part.source, &held, skip)? {
             Found::Dir(top, _) => {
-                let tree = Tree { part, top: &top, avoid: skip, sizes: false, fingerprint: true };
+                let tree = SourceTree { part, top: &top, avoid: skip, sizes: false, fingerprint: true };
                 tree.walk(&MakeNothing, ())?.0
             }
             Found::File(_, st) => PathHash::of_source(part.source).entry(&st),
@@ -52,7 +52,7 @@ pub(crate) fn fingerprint(map: &ChrootEnv, skip: &[(u64, u64)]) -> Result<u64> {
 struct MakeNothing;
 
 impl Visitor for MakeNothing {
-    type Dir = ();
+    type Counterpart = ();
     type Note = ();
     type Worker = ();
 

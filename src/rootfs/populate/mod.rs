@@ -94,26 +94,26 @@ use crate::{Error, Result};
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use temp::TempRoot;
 
-/// How the host's files come into the root.
+/// How the host's files are made available in the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// The cheapest of the others that the request allows; the report says which, and why.
+    /// The cheapest of the other methods that the request allows. The report says which one and why.
     Auto,
-    /// Bind mounts, read-only: nothing is walked and nothing written.
+    /// Read-only bind mounts: nothing is walked and nothing is written.
     #[default]
     Bind,
-    /// An overlay file system over each directory (Linux 3.18; 5.11 in a user namespace): writable, what is
-    /// written goes to a tmpfs or to [`Root::upper`](crate::Root::upper), and the host is untouched.
+    /// An overlay file system over each directory (Linux 3.18; 5.11 in a user namespace). It is writable: writes go
+    /// to a tmpfs or to [`Root::upper`](crate::Root::upper), never to the host.
     Overlay,
-    /// Copies that share their blocks with the host's files until they are written (`FICLONE`, Linux 4.5,
-    /// where the file system has it: btrfs, XFS, bcachefs), and plain copies elsewhere.
+    /// Clones, which share blocks with the host's files until one of both is written (`FICLONE`, Linux 4.5, on btrfs,
+    /// XFS and bcachefs). Copies on other file systems.
     Reflink,
     /// Copies.
     Copy,
-    /// Hard links, and clones or else copies where the kernel refuses a link.
+    /// Hard links. A file that the kernel refuses to link is cloned or copied.
     Link,
-    /// Nothing: the directory is the root as it is.
+    /// Nothing: the directory is used as it is.
     None,
 }
 
@@ -128,7 +128,7 @@ impl Method {
         Method::None,
     ];
 
-    /// Whether it walks the host's directories and writes files. The others are made of mounts, or of nothing.
+    /// Whether the method walks the host's directories and writes files. The others use mounts, or do nothing.
     pub fn walks(self) -> bool {
         matches!(self, Method::Reflink | Method::Copy | Method::Link)
     }
@@ -201,29 +201,28 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
     Ok(())
 }
 
-/// How a population goes about it, beside its map.
+/// Options of a population, beside its map.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// [`Link`](Method::Link), [`Reflink`](Method::Reflink) or [`Copy`](Method::Copy). With any other
-    /// there is nothing to do.
+    /// [`Link`](Method::Link), [`Reflink`](Method::Reflink) or [`Copy`](Method::Copy). All others are refused.
     pub method: Method,
-    /// Copies keep the setuid and setgid bits and the file capabilities of their source. Links and mounts show
-    /// them anyway.
+    /// Copies keep the setuid and setgid bits and the file capabilities of their source. Links and mounts always show
+    /// them.
     pub setuid: bool,
-    /// Directories, by device and inode, that are left empty wherever they are met below a source. The root
-    /// itself always is.
+    /// Directories, by device and inode, that are left empty wherever they are below a source. The root itself always
+    /// is.
     pub skip: &'a [(u64, u64)],
-    /// The most entries that may be made, directories included.
+    /// Maximum number of entries that are made, directories included.
     pub max_entries: Option<u64>,
-    /// The most bytes that the files of the root may have together, however they came there.
+    /// Maximum number of bytes in the files that are made, linked ones included.
     pub max_bytes: Option<u64>,
-    /// Called now and then while the walk runs, from any of its threads, and at the end. It must not populate.
+    /// Called several times during the population, from any of its threads, and at the end. It must not populate.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Take a [fingerprint](Populated::fingerprint) of the sources.
     pub fingerprint: bool,
 }
 
-/// How far a population is.
+/// Progress of a population.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Entries made so far.
@@ -232,44 +231,44 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// What a population did.
+/// The result of a population.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Populated {
-    /// What became of each source of the map that the host has.
+    /// Each source of the map that was made in the root.
     pub sources: Vec<Source>,
     /// Directories made.
     pub dirs: u64,
     /// Regular files that are hard links to the host's.
     pub linked: u64,
-    /// Regular files that share their blocks with the host's.
+    /// Regular files that share blocks with the host's.
     pub cloned: u64,
-    /// Regular files that are copies, further names of one included.
+    /// Regular files that are copies, other names of a copy included.
     pub copied: u64,
     /// Symbolic links made.
     pub symlinks: u64,
-    /// Entries that were in the root already and stayed.
+    /// Entries that existed in the root and stayed.
     pub kept: u64,
-    /// Directories, copies and symbolic links that are the caller's as it may not give them their owner.
+    /// Directories, copies and symbolic links that belong to the caller, because it may not set their owner.
     pub disowned: u64,
-    /// Directories and copies without an extended attribute of their source, which the file system of the root
-    /// or the kernel refused.
+    /// Directories and copies that lack an extended attribute of their source, because the file system of the root or
+    /// the kernel refused it.
     pub attributes_lost: u64,
-    /// The bytes in the linked files. Asking for them costs a fifth of the time that linking takes, so it is
-    /// done only where there is a byte limit or somebody to tell the progress.
+    /// Bytes in the linked files. Reading their sizes costs a fifth of the time of linking, so it is done only if
+    /// there is a byte limit or a progress callback.
     pub bytes_linked: Option<u64>,
-    /// The bytes in the files that share their blocks with the host's.
+    /// Bytes in the files that share blocks with the host's.
     pub bytes_shared: u64,
-    /// The bytes in the copies, holes not counted.
+    /// Bytes in the copies, without holes.
     pub bytes_copied: u64,
-    /// What was left out, by source path.
+    /// Entries that were skipped, by source path.
     pub skipped: Vec<Skipped>,
-    /// What the sources were like, when it was asked for.
+    /// A hash of the sources' metadata, if [`Options::fingerprint`] is set.
     pub fingerprint: Option<u64>,
-    /// The time that it took.
+    /// Duration of the population.
     pub elapsed: Duration,
 }
 
-/// What became of one source of the map.
+/// One source of the map that was made in the root.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Source {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
@@ -278,12 +277,11 @@ pub struct Source {
     /// Its path in the root.
     #[serde(serialize_with = "lossy")]
     pub target: PathBuf,
-    /// How it came there. Where the method of the request was refused for all of its files, the one that was
-    /// used instead.
+    /// The method that was used. It differs from the requested one if that was refused for all files.
     pub method: Method,
 }
 
-/// A source that did not come into the root.
+/// An entry that was skipped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Skipped {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.

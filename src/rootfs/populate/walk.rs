@@ -31,7 +31,7 @@ const MAX_OPEN: usize = 64;
 /// Decides what is made of the entries that a walk meets. All threads share it.
 pub(super) trait Visitor: Sync {
     /// What is held open beside a directory of the source: its counterpart.
-    type Dir: Send + Sync;
+    type Counterpart: Send + Sync;
     /// What is known about a subdirectory from when its name is met until it is opened.
     type Note: Send;
     /// State of one worker thread.
@@ -43,18 +43,18 @@ pub(super) trait Visitor: Sync {
     /// none. `None`: the directory is skipped.
     fn open(
         &self,
-        parent: Option<&Self::Dir>,
+        parent: Option<&Self::Counterpart>,
         dir: &Met<'_, Self::Note>,
         worker: &mut Self::Worker,
-    ) -> Result<Option<Self::Dir>, CallError>;
+    ) -> Result<Option<Self::Counterpart>, CallError>;
 
     /// Opens the counterpart of the directory `at` again, from the top.
-    fn reopen(&self, at: &Path) -> Result<Self::Dir, CallError>;
+    fn reopen(&self, at: &Path) -> Result<Self::Counterpart, CallError>;
 
     /// Makes an entry. `Some` for a subdirectory that is to be walked.
     fn entry(
         &self,
-        dir: &WalkDir<'_, Self::Dir>,
+        dir: &WalkDir<'_, Self::Counterpart>,
         entry: NamedEntry<'_>,
         at: &Path,
         worker: &mut Self::Worker,
@@ -62,7 +62,7 @@ pub(super) trait Visitor: Sync {
 
     /// An entry was removed, or became something else, after its name was read. `made` is given if it was a
     /// subdirectory: its parent's counterpart and its note.
-    fn vanished(&self, at: &Path, made: Option<(&Self::Dir, &Self::Note)>, worker: &mut Self::Worker);
+    fn vanished(&self, at: &Path, made: Option<(&Self::Counterpart, &Self::Note)>, worker: &mut Self::Worker);
 
     /// Some entries of a directory are done.
     fn batch_done(&self);
@@ -70,7 +70,7 @@ pub(super) trait Visitor: Sync {
     /// All entries of a directory are done. `emptied` is the reason if its content is skipped.
     fn leave(
         &self,
-        dir: &WalkDir<'_, Self::Dir>,
+        dir: &WalkDir<'_, Self::Counterpart>,
         met: (&Path, &FileStat),
         emptied: Option<&'static str>,
         worker: &mut Self::Worker,
@@ -95,7 +95,7 @@ pub(super) struct NamedEntry<'a> {
 }
 
 /// The directory that is walked.
-pub(super) struct Tree<'a> {
+pub(super) struct SourceTree<'a> {
     pub(super) part: &'a Part<'a>,
     pub(super) top: &'a OwnedFd,
     /// Directories whose content is skipped, by device and inode.
@@ -106,7 +106,7 @@ pub(super) struct Tree<'a> {
     pub(super) fingerprint: bool,
 }
 
-impl Tree<'_> {
+impl SourceTree<'_> {
     /// Walks the tree. `top` is the note of its top. Returns the sum of the hashes, and the state of each worker.
     pub(super) fn walk<V: Visitor>(&self, visitor: &V, top: V::Note) -> Result<(u64, Vec<V::Worker>)> {
         let path = self.fingerprint.then(|| PathHash::of_source(self.part.source));
@@ -122,7 +122,7 @@ impl Tree<'_> {
 
 /// One walk, which all workers share.
 struct Walk<'a, V> {
-    tree: &'a Tree<'a>,
+    tree: &'a SourceTree<'a>,
     visitor: &'a V,
     /// The hash of the source's path, if entries are hashed.
     path: Option<PathHash>,
@@ -146,14 +146,14 @@ impl<W> WalkWorker<W> {
 /// A directory that is to be read.
 struct WalkJob<'w, V: Visitor> {
     /// The directory that it is in; `None` at the top, and where too many were open.
-    parent: Option<Arc<WalkDir<'w, V::Dir>>>,
+    parent: Option<Arc<WalkDir<'w, V::Counterpart>>>,
     /// Path from the top of the source; empty for the top itself.
     at: PathBuf,
     note: V::Note,
 }
 
 /// An open directory of the source, and its metadata.
-type OpenDir<'w, V> = (WalkDir<'w, <V as Visitor>::Dir>, FileStat);
+type OpenDir<'w, V> = (WalkDir<'w, <V as Visitor>::Counterpart>, FileStat);
 
 /// An open directory of the source and its counterpart.
 pub(super) struct WalkDir<'w, D> {
@@ -231,14 +231,14 @@ impl<'w, V: Visitor> Walk<'w, V> {
     }
 
     /// Opens the directory `at` again, from the top.
-    fn reopen(&'w self, at: &Path) -> Result<WalkDir<'w, V::Dir>, CallError> {
+    fn reopen(&'w self, at: &Path) -> Result<WalkDir<'w, V::Counterpart>, CallError> {
         let src = dest::open_no_links(self.tree.top.as_fd(), at).map_err(failed("openat2", Side::Source))?;
         let counterpart = self.visitor.reopen(at)?;
         let dev = fstat(&src).map_err(failed("fstat", Side::Source))?.st_dev;
         Ok(self.hold(src, dev, counterpart))
     }
 
-    fn hold(&'w self, src: OwnedFd, dev: u64, counterpart: V::Dir) -> WalkDir<'w, V::Dir> {
+    fn hold(&'w self, src: OwnedFd, dev: u64, counterpart: V::Counterpart) -> WalkDir<'w, V::Counterpart> {
         self.open.fetch_add(1, Ordering::Relaxed);
         WalkDir { src, dev, counterpart, open: &self.open }
     }
@@ -252,7 +252,7 @@ impl<'w, V: Visitor> Walk<'w, V> {
     /// Reads a directory. Each subdirectory becomes a job.
     fn read(
         &'w self,
-        dir: &Arc<WalkDir<'w, V::Dir>>,
+        dir: &Arc<WalkDir<'w, V::Counterpart>>,
         st: &FileStat,
         at: &Path,
         worker: &mut WalkWorker<V::Worker>,
@@ -285,7 +285,7 @@ impl<'w, V: Visitor> Walk<'w, V> {
 
     fn entry(
         &self,
-        dir: &WalkDir<'_, V::Dir>,
+        dir: &WalkDir<'_, V::Counterpart>,
         entry: Entry<'_>,
         (at, path): (&Path, Option<PathHash>),
         sum: &mut u64,

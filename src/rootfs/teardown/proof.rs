@@ -116,7 +116,8 @@ impl<'a> MountTable<'a> {
             Some(on.device == **device && path_in_fs(on, &mount.point)?.starts_with(tree))
         };
         let found = self.mounts.values().filter(|mount| is_in(mount) == Some(true));
-        let mut found: Vec<PathBuf> = found.map(|mount| shown(&mount.point, parent, &tree)).collect();
+        let mut found: Vec<PathBuf> =
+            found.map(|mount| path_from_parent(&mount.point, parent, &tree)).collect();
         // Sorted by component, so that the paths below one follow it directly.
         found.sort();
         found.dedup_by(|next, kept| next.starts_with(kept));
@@ -129,7 +130,7 @@ fn path_in_fs(mount: &Mount, path: &Path) -> Option<PathBuf> {
     path.strip_prefix(&mount.point).ok().map(|below| mount.root.join(below))
 }
 
-fn shown(point: &Path, parent: &Path, tree: &Path) -> PathBuf {
+fn path_from_parent(point: &Path, parent: &Path, tree: &Path) -> PathBuf {
     let below = point.starts_with(tree).then(|| point.strip_prefix(parent).ok()).flatten();
     below.unwrap_or(point).into()
 }
