@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use cofferdam::Report;
 use cofferdam::cgroup::{CgroupName, CgroupPath, Detection, Group, Limits, Request, lower};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::wait::waitpid;
@@ -121,7 +122,7 @@ fn median(rounds: usize, mut birth: impl FnMut()) -> Duration {
 
 fn main() {
     let host = Detection::probe();
-    if let Err(why) = host.gate() {
+    if let Err(why) = host.can_limit() {
         println!("skipped: no cgroups: {why}");
         return;
     }
@@ -134,8 +135,9 @@ fn main() {
     let limits =
         Limits { cpu_shares: Some(512), memory: Some(64 << 20), pids_max: Some(64), ..Limits::default() };
     let name = CgroupName::new(&format!("birth-{}", std::process::id())).unwrap();
-    let layout = lower(&Request::new(&limits, &host, &CgroupPath::default(), &name));
-    let mut group = Group::create(&layout).unwrap();
+    let (parent, mut report) = (CgroupPath::default(), Report::default());
+    let cgroups = lower(&Request::new(&limits, &host, &parent, &name), &mut report).unwrap();
+    let mut group = Group::create(&cgroups, &mut report).unwrap();
     let fds: Vec<OwnedFd> = group.enter_fds().unwrap();
     let enter: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let spec = |enter: &[RawFd]| Child { program: program.clone(), enter: enter.to_vec(), gate: None };
@@ -154,7 +156,7 @@ fn main() {
         let both = median(rounds, || born(&mut spec(&enter), group.into_fd()));
         table.push(("both, as a spawn here does it".to_owned(), both));
     }
-    let count = layout.leaves().count();
+    let count = cgroups.leaves().count();
     let by_parent = median(rounds, || moved(&mut spec(&[]), &group));
     table.push((format!("the parent writes its pid to {count} cgroup.procs"), by_parent));
 

@@ -6,27 +6,28 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::caps::{self, CapSet, Sets};
-use crate::cgroup::{self, CgroupName, CgroupPath, Layout, Required};
+use crate::cgroup::{self, CgroupName, CgroupPath, Cgroups, Required};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, nodes};
 use crate::ids::Identity;
 use crate::ns::{self, IsolationMode, Namespaces, Network};
-use crate::plan::Plan;
-use crate::report::{Control, Report};
-use crate::rootfs::lower::Request;
-use crate::rootfs::{self, Method};
+use crate::plan::{MustHold, ParentOp, ParentStep, Plan};
+use crate::report::Control;
+use crate::rootfs::lower::RootRequest;
+use crate::rootfs::{self, Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::Op;
-use crate::step::{self, Handed, IdMaps, Step};
+use crate::step::{self, Draft, Handed, IdMaps, Step};
 use identity::Mapping;
 
 mod breaches;
 mod checks;
 mod conflicts;
-pub(crate) mod devices;
+mod devices;
+pub(crate) mod enter;
 mod filter;
 mod identity;
 mod landlock;
@@ -37,15 +38,6 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-/// A plan with what the parent needs beside it.
-#[derive(Debug)]
-pub(crate) struct Compiled {
-    pub plan: Plan,
-    pub cgroup: Layout,
-    /// What to build before the clone.
-    pub root: root::RootWork,
-}
-
 /// Compiles. `id` is the sandbox's name where the spec has none.
 pub(crate) fn compile(
     policy: &Policy,
@@ -53,38 +45,38 @@ pub(crate) fn compile(
     host: &Host,
     survey: &Survey,
     id: &str,
-) -> Result<Compiled> {
+) -> Result<Plan> {
     checks::kernel(host)?;
     checks::strings(spec)?;
     let id = checks::id(if spec.id.is_empty() { id } else { &spec.id })?;
     let namespaces = namespaces(policy, spec, host, survey)?;
     let identity = &survey.identity;
-    let mut report = Report::default();
-    let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut report)?;
+    let mut draft = Draft::default();
+    let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut draft)?;
     let filters = filter::choose(policy, spec, sets, namespaces.pid)?;
     spec.limits.validate()?;
-    let told = spec.limit_env.variables(&spec.limits)?;
-    let reaper = spec.init && namespaces.pid == IsolationMode::Private;
+    let limits = spec.limit_env.variables(&spec.limits)?;
     checks::devices(spec, survey)?;
-    let cgroup = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut report)?;
-    let (root, entries) = root::work(policy, spec, host, survey, &id, &mut report)?;
+    let mut cgroups = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut draft)?;
+    let (root, entries) = root::work(policy, spec, host, survey, &id, &mut draft)?;
     let mapping =
-        Mapping::of(host, identity, namespaces.user, root.dir.is_some() || spec.root.upper.is_some());
+        Mapping::of(host, identity, namespaces.user, root.build.dir.is_some() || spec.root.upper.is_some());
     identity::denied(policy, host, identity, mapping)?;
     let volumes = root::volumes(spec, survey)?;
     spec.task_dirs.validate(|path| survey.kind(path).ok_or_else(|| survey.absent("task_dirs", path)))?;
-    conflicts::mounts(spec, &entries, &mut report)?;
+    conflicts::mounts(spec, &entries, &mut draft)?;
     sources::allowed(policy, spec, survey)?;
     let files = root::files(spec, survey)?;
-    let private = root::private(policy, spec, host, &entries, &mut report);
+    let covered = root::private(policy, spec, host, &entries, &mut draft);
     let swappable = root::swappable(host, namespaces.user);
 
-    let mut handed = vec![Handed::Stdio(0), Handed::Stdio(1), Handed::Stdio(2)];
-    let request = Request {
+    let confined = !sets.bounding.has("sys_admin");
+    let propagates = spec.volumes.iter().any(|volume| volume.propagation != Propagation::Private);
+    let request = RootRequest {
         root: &spec.root,
-        dir: root.dir.as_deref(),
+        dir: root.build.dir.as_deref(),
         real: &survey.real,
-        method: root.method,
+        method: root.build.method,
         entries: &entries,
         task_dirs: &spec.task_dirs,
         user: (identity.uid, identity.gid),
@@ -95,7 +87,7 @@ pub(crate) fn compile(
         devices: &spec.devices,
         work_dir: spec.work_dir.as_deref(),
         masked: &host.masked,
-        private: &private,
+        private: &covered,
         proc_options: &host.proc_options,
         read_only: &host.read_only,
         null: process::null_streams(spec),
@@ -107,73 +99,113 @@ pub(crate) fn compile(
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
         nosuid: spec.no_new_privs,
+        prepares: !namespaces.user && !policy.no_pivot_root && confined && !propagates,
     };
     let visible = request.shows_cgroups(&host.cgroup_mounts());
     let namespaces = Namespaces { cgroup: spec.cgroup_namespace.unwrap_or(visible), ..namespaces };
     let maps = identity::maps(host, identity, mapping);
 
-    let mut init = Vec::new();
     if maps.is_some() {
-        init.push(Step::new(Control::IDS, Op::AwaitIdMaps {}));
+        draft.build(Control::IDS, Op::AwaitIdMaps {});
     }
-    process::oom_score(policy, spec, host, &mut report, &mut init)?;
-    init.push(Step::new(Control::MOUNT_NS, Op::Session {}));
-    init.push(Step::new(Control::MOUNT_NS, Op::Ordinary {}));
-    let caller_fds = process::descriptors(spec, &mut handed)?;
-    init.push(caller_fds);
-    let lowered = ns::lower::lower(&namespaces, &mut handed, &mut report);
-    init.extend(lowered.before);
-    process::enter(&cgroup, &mut handed, &mut init);
-    init.push(Step::new(Control::MOUNT_NS, Op::Affinity {}));
-    init.extend(lowered.after);
-    init.extend(rootfs::lower::lower(&request, &mut handed, &mut report));
-    filters.common(policy, spec, &mut report, &mut init);
-    if reaper {
-        process::reaper(host, identity, mapping, &mut handed, &mut init);
+    process::oom_score(policy, spec, host, &mut draft)?;
+    draft.enter(Control::MOUNT_NS, Op::Session {});
+    draft.enter(Control::MOUNT_NS, Op::Ordinary {});
+    process::descriptors(spec, &mut draft)?;
+    let clone = ns::lower::join(&namespaces, &mut draft);
+    process::enter(&cgroups, &mut draft);
+    draft.enter(Control::MOUNT_NS, Op::Affinity {});
+    ns::lower::unshare(&namespaces, &mut draft);
+    rootfs::lower::lower(&request, &mut draft);
+    filters.common(policy, spec, &mut draft);
+    let private = namespaces.pid == IsolationMode::Private;
+    if spec.init && private {
+        let caller = draft.hand(Handed::Driver);
+        draft.init.push(process::stay(host, identity, mapping, caller));
     }
-    process::rlimits(spec, &mut report, &mut init)?;
+    let stays = private.then(|| process::stay(host, identity, mapping, 0));
+    process::rlimits(spec, &mut draft)?;
     // Last of all; but without no_new_privs both take CAP_SYS_ADMIN.
-    let mut filter = filters.own(policy, spec, &mut report);
+    let mut filter = filters.own(policy, spec, &mut draft);
     let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
-        init.extend(domain.step());
-        init.extend(filter.take());
+        draft.init.extend(domain.step());
+        draft.init.extend(filter.take());
     }
-    process::credentials(spec, host, identity, sets, mapping, &mut report, &mut init);
-    sources::lead(policy, spec, host, survey, &mut report)?;
-    sources::streams(survey, &mut report);
-    breaches::shared(spec, sets, &namespaces, domain, &mut report);
-    filters.tell(&namespaces, &mut report);
-    breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut report);
+    process::credentials(spec, host, identity, sets, mapping, &mut draft);
+    sources::lead(policy, spec, host, survey, &mut draft)?;
+    sources::streams(survey, &mut draft);
+    breaches::shared(spec, sets, &namespaces, domain, &mut draft);
+    filters.leave_open(&namespaces, &mut draft);
+    breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut draft);
     if spec.no_new_privs {
-        init.extend(domain.step());
+        draft.init.extend(domain.step());
     }
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
-    init.push(Step::new(Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) }));
-    init.push(Step::new(Control::IDS, Op::Umask { mask: spec.umask }));
+    draft.enter(Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) });
+    draft.enter(Control::IDS, Op::Umask { mask: spec.umask });
     let candidates = process::candidates(&spec.command);
-    init.push(process::find(&candidates));
-    init.extend(filter);
-    init.push(process::exec(spec, told, identity));
+    process::find(&candidates, &mut draft);
+    draft.init.extend(filter);
+    process::exec(spec, limits, identity, &mut draft);
 
-    if handed.len() > step::wire::FDS as usize {
+    if draft.handed.len() > step::wire::FDS as usize {
         let why = format!("more than {} files, directories and descriptors are handed over", step::wire::FDS);
         return Err(Error::spec("volumes", why));
     }
-    required(policy, spec, &report)?;
-    let plan = Plan {
+    let must_hold = must_hold(policy, spec);
+    must_hold.check(&draft.report)?;
+    let Draft { report, init, handed } = draft;
+    let parent = parent(&mut cgroups, root, handed, clone, maps);
+    Ok(Plan {
         id,
-        parent: parent_lines(&cgroup, &root, &handed, lowered.clone, maps.as_ref()),
-        namespaces: lowered.clone,
-        handed,
+        report,
+        parent,
         init,
-        maps,
-        reaper,
+        cgroups,
+        namespaces: namespaces.own(),
+        stays,
+        must_hold,
         command: spec.command.clone(),
         candidates,
-        report,
+    })
+}
+
+/// The parent's steps, in order.
+fn parent(
+    cgroups: &mut Cgroups,
+    root: root::RootWork,
+    handed: Vec<Handed>,
+    namespaces: u32,
+    maps: Option<IdMaps>,
+) -> Vec<ParentStep> {
+    let mut steps = Vec::new();
+    let mut push = |control, op| steps.push(Step::of(control, op));
+    let then = match root.build.method {
+        Method::Link => "linkat",
+        Method::Reflink => "ioctl(FICLONE)",
+        _ => "copy_file_range",
     };
-    Ok(Compiled { plan, cgroup, root })
+    if !root.build.env.is_empty() {
+        let sources = root.build.env.keys().cloned().collect();
+        push(Control::HOST_FILES, ParentOp::HoldSources { sources, then });
+    }
+    root.temp.into_iter().for_each(|make| push(Control::ROOT_SWITCH, ParentOp::TempRoot(make)));
+    push(Control::HOST_FILES, ParentOp::BuildRoot(Box::new(root.build)));
+    for step in std::mem::take(&mut cgroups.steps) {
+        let Step { op, control, on_refusal, phase } = step;
+        steps.push(Step { op: ParentOp::Cgroup(op), control, on_refusal, phase });
+    }
+    let mut push = |control, op| steps.push(Step::of(control, op));
+    handed.into_iter().for_each(|handed| push(Control::MOUNT_NS, ParentOp::Hand(handed)));
+    push(Control::MOUNT_NS, ParentOp::Channel);
+    push(Control::MOUNT_NS, ParentOp::SealSteps);
+    push(Control::MOUNT_NS, ParentOp::SealInit);
+    push(Control::MOUNT_NS, ParentOp::Clone { namespaces, into_cgroup: cgroups.paths.into });
+    maps.into_iter().for_each(|maps| push(Control::IDS, ParentOp::IdMaps(maps)));
+    push(Control::MOUNT_NS, ParentOp::AwaitCommand);
+    cgroups.share.iter().for_each(|share| push(Control::CPUSET, ParentOp::CheckShare(share.clone())));
+    steps
 }
 
 fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey) -> Result<Namespaces> {
@@ -206,12 +238,12 @@ fn capabilities(
     host: &Host,
     identity: &Identity,
     user_ns: bool,
-    report: &mut Report,
+    draft: &mut Draft,
 ) -> Result<Sets> {
     let allow = policy.allow_caps.as_deref();
     let asked = caps::calculate(allow, &spec.cap_add, &spec.cap_drop, host.supported)?;
     let sets = if policy.root_keeps_caps && identity.uid == 0 {
-        report.note(
+        draft.report.note(
             Control::CAPS,
             "user 0 keeps capabilities 0 to 37 by the operator's policy, whatever the lists say",
         );
@@ -219,12 +251,14 @@ fn capabilities(
     } else {
         Sets::for_uid(identity.uid, asked)
     };
-    report.enforce(Control::CAPS);
+    draft.report.enforce(Control::CAPS);
     // In a user namespace of its own a task can have them all; they are good for nothing outside of it.
     let held = if user_ns { host.supported } else { host.held };
     let withheld = caps::withheld(sets.permitted, held);
     if !withheld.is_empty() {
-        report.note(Control::CAPS, format!("the caller cannot grant what it does not hold: {withheld}"));
+        draft
+            .report
+            .note(Control::CAPS, format!("the caller cannot grant what it does not hold: {withheld}"));
     }
     let keep = |set: CapSet| set.intersection(held);
     Ok(Sets {
@@ -243,8 +277,8 @@ fn cgroup(
     survey: &Survey,
     id: &str,
     pid: IsolationMode,
-    report: &mut Report,
-) -> Result<Layout> {
+    draft: &mut Draft,
+) -> Result<Cgroups> {
     let parent = CgroupPath::new(&policy.cgroup_parent).map_err(|why| Error::spec("cgroup_parent", why))?;
     let name = CgroupName::new(id).map_err(|why| Error::spec("id", why))?;
     let required = policy.required_controllers.parse::<Required>();
@@ -253,86 +287,29 @@ fn cgroup(
         true => Cow::Borrowed(&host.cgroups),
         false => Cow::Owned(host.cgroups.requiring(required)),
     };
-    let extra = u64::from(spec.init && pid == IsolationMode::Private);
-    let rules = devices::rules(spec, host, survey);
-    let list = rules.as_deref().unwrap_or_default();
-    let mut layout = cgroup::lower(&cgroup::Request {
-        extra_pids: extra,
-        devices: list,
-        partition: policy.core_partitions,
-        ..cgroup::Request::new(&spec.limits, &found, &parent, &name)
-    });
-    let (kill, missing) = layout.missing.drain(..).partition::<Vec<_>, _>(|r| r.control == Control::KILL);
-    let (filter, missing) = missing.into_iter().partition::<Vec<_>, _>(|r| r.control == Control::DEVICES);
-    layout.missing = missing;
-    layout.tell(report);
-    let unfiltered = rules.as_ref().err().or_else(|| filter.first().map(|r| &r.why));
-    devices::tell(spec, survey, list, &layout, unfiltered.map(String::as_str), report)?;
-    report.enforce(Control::KILL);
-    if let (IsolationMode::Host, Some(reason)) = (pid, kill.first()) {
-        let why =
-            format!("only the main process is killed, it has no PID namespace and no cgroup: {}", reason.why);
-        report.weaken(Control::KILL, why);
-    }
-    Ok(layout)
+    let rules = devices::rules(spec, host, survey, draft)?;
+    let without_devices = devices::without(spec);
+    let own_pid = pid == IsolationMode::Private;
+    let cgroups = cgroup::lower(
+        &cgroup::Request {
+            extra_pids: u64::from(spec.init && own_pid),
+            devices: &rules,
+            without_devices: &without_devices,
+            own_pid,
+            partition: policy.core_partitions,
+            ..cgroup::Request::new(&spec.limits, &found, &parent, &name)
+        },
+        &mut draft.report,
+    )?;
+    devices::wider_than_declared(spec, survey, &rules, draft);
+    Ok(cgroups)
 }
 
-/// Refuses unless what must hold will hold, by the author's word and by the operator's.
-pub(crate) fn required(policy: &Policy, spec: &SandboxSpec, report: &Report) -> Result<()> {
+/// What must hold without reservation.
+fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     // Neither confines the task; and the kernel may forbid to lower the score below the caller's.
     let degrades = Control::RESOURCES | Control::OOM_SCORE;
-    let unmet = match spec.require {
-        // What the author asked to go without is not missing.
-        None if spec.root.writable => report.missing.difference(degrades | Control::HOST_FILES),
-        None => report.missing.difference(degrades),
-        Some(some) => report.unmet(some),
-    };
-    let unmet = unmet | policy.require.map_or(Control::empty(), |some| report.unmet(some));
-    if unmet.is_empty() {
-        return Ok(());
-    }
-    // A remark on a control that nobody asked for is no reason why it does not hold.
-    let reason = match report.why(unmet & report.asked) {
-        why if why.is_empty() => "the spec does not ask for it".to_string(),
-        why => why,
-    };
-    Err(Error::Unsupported { control: unmet, reason })
-}
-
-fn parent_lines(
-    cgroup: &Layout,
-    root: &root::RootWork,
-    handed: &[Handed],
-    clone: u32,
-    maps: Option<&IdMaps>,
-) -> Vec<String> {
-    let call = match root.method {
-        Method::Link => "linkat",
-        Method::Reflink => "ioctl(FICLONE)",
-        _ => "copy_file_range",
-    };
-    let open = |source: &PathBuf| format!("openat2({source:?}, O_PATH) # later {call} for each file of it");
-    let mut lines: Vec<String> = root.env.keys().map(open).collect();
-    if let (Some(base), Some(around)) = (&root.temp, root.dir.as_deref().and_then(Path::parent)) {
-        let name = around.file_name().unwrap_or_default();
-        lines.push(format!("mkdirat({base:?}, {name:?}, 0700)"));
-        lines.push(format!("mkdirat({around:?}, \"root\", 0700)"));
-    }
-    lines.extend(cgroup.calls());
-    lines.extend(handed.iter().filter_map(|handed| match handed {
-        Handed::Tree { source, recursive } => Some(crate::spawn::line::tree(source, *recursive)),
-        _ => None,
-    }));
-    use crate::spawn::line;
-    lines.extend([line::SOCKET, line::PLAN, line::INIT].map(String::from));
-    lines.push(line::clone(clone, cgroup.into.is_some()));
-    lines.push(line::EXEC.into());
-    if let Some(maps) = maps {
-        if !maps.set_groups {
-            lines.push("write(\"/proc/PID/setgroups\", \"deny\")".into());
-        }
-        lines.push(format!("write(\"/proc/PID/uid_map\", {:?})", maps.uid));
-        lines.push(format!("write(\"/proc/PID/gid_map\", {:?})", maps.gid));
-    }
-    lines
+    // What the author asked to go without is not missing.
+    let forgiven = if spec.root.writable { degrades | Control::HOST_FILES } else { degrades };
+    MustHold { author: spec.require, operator: policy.require, forgiven }
 }

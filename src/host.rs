@@ -205,7 +205,7 @@ impl Host {
             let who = if self.maps_ids() { "" } else { ", as the caller" };
             reasons.push(format!("the caller {}: tasks run in a user namespace{who}", self.hindrance()));
         }
-        reasons.extend(self.cgroups.gate().err().map(|why| format!("no resource limits: {why}")));
+        reasons.extend(self.cgroups.can_limit().err().map(|why| format!("no resource limits: {why}")));
         if reasons.is_empty() { Health::Healthy } else { Health::Unhealthy(reasons.join("; ")) }
     }
 }

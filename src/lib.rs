@@ -56,6 +56,10 @@ mod step;
 mod sys;
 mod task;
 
+#[cfg(test)]
+#[path = "../tests/common/skip.rs"]
+mod skip;
+
 pub use cgroup::{Event, EventOptions, Events, Limits, MemoryMax, Oom, OomLimit, Stats};
 pub use error::{Error, Result};
 pub use filter::Filter;
@@ -69,10 +73,9 @@ pub use rootfs::{
 };
 pub use sandbox::Sandbox;
 pub use spec::{Fd, Policy, Rlimit, SandboxSpec, Stdio};
-pub use step::{Handed, IdMaps, Step};
 pub use task::{ExitStatus, Signal, Task};
 
 /// The wire format between the parent and init, for the fuzzers.
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub use step::{Encoded, wire};
+pub use step::{Encoded, printed, wire};

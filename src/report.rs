@@ -141,6 +141,42 @@ pub struct Reason {
     pub why: String,
 }
 
+/// What becomes of a control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// It holds; the reason is a remark.
+    Noted,
+    /// It holds in part.
+    Weakened,
+    /// It does not hold.
+    Lost,
+}
+
+/// What becomes of a control if a step is refused, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Effect {
+    pub control: Control,
+    pub extent: Extent,
+    pub why: String,
+}
+
+impl Effect {
+    /// `control` does not hold.
+    pub(crate) fn lost(control: Control, why: impl Into<String>) -> Effect {
+        Effect { control, extent: Extent::Lost, why: why.into() }
+    }
+
+    /// `control` holds in part.
+    pub(crate) fn weakened(control: Control, why: impl Into<String>) -> Effect {
+        Effect { control, extent: Extent::Weakened, why: why.into() }
+    }
+
+    /// `control` holds.
+    pub(crate) fn noted(control: Control, why: impl Into<String>) -> Effect {
+        Effect { control, extent: Extent::Noted, why: why.into() }
+    }
+}
+
 /// What was asked for, and what of it holds.
 ///
 /// `asked` is the disjoint union of `enforced`, `weakened` and `missing`.
@@ -165,16 +201,22 @@ impl Report {
         self.enforced |= control.difference(self.weakened | self.missing);
     }
 
-    /// Records that `control`, which is asked for, holds only in part.
+    /// Records that `control`, which is asked for, holds only in part. Records nothing for no control.
     pub(crate) fn weaken(&mut self, control: Control, why: impl Into<String>) {
+        if control.is_empty() {
+            return;
+        }
         self.asked |= control;
         self.enforced.remove(control);
         self.weakened |= control.difference(self.missing);
         self.reasons.push(Reason { control, why: why.into() });
     }
 
-    /// Records that `control`, which is asked for, does not hold.
+    /// Records that `control`, which is asked for, does not hold. Records nothing for no control.
     pub(crate) fn miss(&mut self, control: Control, why: impl Into<String>) {
+        if control.is_empty() {
+            return;
+        }
         self.asked |= control;
         self.enforced.remove(control);
         self.weakened.remove(control);
@@ -185,6 +227,20 @@ impl Report {
     /// Adds a remark that changes nothing of what holds.
     pub(crate) fn note(&mut self, control: Control, why: impl Into<String>) {
         self.reasons.push(Reason { control, why: why.into() });
+    }
+
+    /// Records an effect. `cause`, the refusal that it comes of, stands behind its reason.
+    pub(crate) fn add(&mut self, effect: &Effect, cause: Option<&str>) {
+        let why = match (effect.why.as_str(), cause) {
+            (why, None) => why.to_owned(),
+            ("", Some(cause)) => cause.to_owned(),
+            (why, Some(cause)) => format!("{why}: {cause}"),
+        };
+        match effect.extent {
+            Extent::Noted => self.note(effect.control, why),
+            Extent::Weakened => self.weaken(effect.control, why),
+            Extent::Lost => self.miss(effect.control, why),
+        }
     }
 
     /// What of `required` does not hold without reservation; all controls together stand for all that were asked for.

@@ -5,21 +5,21 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::{io, mem};
 
-use crate::cgroup::{Group, Limits};
-use crate::compile::{Compiled, compile, devices, required};
-use crate::error::{Error, Result};
+use crate::cgroup::Limits;
+use crate::compile::compile;
+use crate::error::Result;
 use crate::filter::Filter;
 use crate::host::{Host, Survey};
 use crate::ns::{IsolationMode, Network};
 use crate::plan::Plan;
-use crate::report::{Control, Report};
-use crate::rootfs::populate::TempRoot;
+use crate::report::Control;
 use crate::rootfs::{Method, Progress, Root, Volume};
-use crate::spawn::{self, Birth};
+use crate::spawn::{self, Given};
 use crate::spec::{Policy, SandboxSpec, Stdio};
-use crate::task::{Belongings, Child, Streams, Task};
+use crate::task::Task;
+
+mod enter;
 
 /// A sandbox that can be planned, or spawned any number of times.
 ///
@@ -193,12 +193,12 @@ impl Sandbox {
     /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied) and
     /// [`Error::Unsupported`](crate::Error::Unsupported), as `spawn` would give them.
     pub fn plan(&self) -> Result<Plan> {
-        Ok(self.compile()?.0.plan)
+        Ok(*self.compile()?.0)
     }
 
     /// What is large stands in boxes, and each of them is filled by a function of its own: a caller's thread may have a
     /// small stack.
-    fn compile(&self) -> Result<(Box<Compiled>, Box<Survey>)> {
+    fn compile(&self) -> Result<(Box<Plan>, Box<Survey>)> {
         let probed;
         let host = match &self.host {
             Some(host) => host,
@@ -215,7 +215,7 @@ impl Sandbox {
         Survey::take(&self.policy, &self.spec, host).map(Box::new)
     }
 
-    fn compile_with(&self, host: &Host, survey: &Survey) -> Result<Box<Compiled>> {
+    fn compile_with(&self, host: &Host, survey: &Survey) -> Result<Box<Plan>> {
         compile(&self.policy, &self.spec, host, survey, &random_id()).map(Box::new)
     }
 
@@ -230,73 +230,19 @@ impl Sandbox {
     /// See [`Error`](crate::Error), whose variants are sorted by who must act.
     pub fn spawn(&self) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
-        let (mut compiled, survey) = self.compile()?;
-        let Compiled { plan, cgroup, root } = &mut *compiled;
-        let mut belongings = Belongings::default();
-        if let Some(base) = &root.temp {
-            belongings.root = Some(TempRoot::create(base, &plan.id)?);
-        }
-        let populated = root.build(&survey.sources, belongings.root.as_ref(), self.progress.as_fn())?;
-        let group = belongings.group.insert(Group::create(cgroup)?);
-        for reason in group.shortfalls() {
-            // Devices are held by mounts too.
-            match reason.control {
-                Control::DEVICES => devices::unfiltered(&self.spec, &reason.why, &mut plan.report)?,
-                // Of reserved processors some are there.
-                Control::CPUSET => plan.report.weaken(reason.control, reason.why.as_str()),
-                control => plan.report.miss(control, reason.why.as_str()),
-            }
-        }
-        for reason in group.changed() {
-            plan.report.note(reason.control, reason.why.as_str());
-        }
-        // A limit that the kernel would not take may be required; no step of init's that may fail is.
-        required(&self.policy, &self.spec, &plan.report)?;
-        let birth = Birth {
-            cgroup: belongings.group.as_ref().and_then(Group::into_fd),
+        let (plan, survey) = self.compile()?;
+        let given = Given {
             stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],
-            survey: &survey,
-            root: root.dir.as_deref().zip(belongings.root.as_ref().map(TempRoot::fd)),
+            survey: Some(&survey),
+            progress: self.progress.as_fn(),
+            running: None,
         };
-        let (child, streams, report) = self::spawn(plan, &birth, belongings.group.as_ref())?;
-        Task::new(mem::take(&mut plan.id), child, streams, belongings, report, populated)
+        Task::new(&plan, spawn::spawn(&plan, given)?)
     }
 }
 
 fn probe_host() -> Result<Box<Host>> {
     Host::probe().map(Box::new)
-}
-
-/// How many kills of its own cgroup a caller may have survived.
-const KILLS: u32 = 16;
-
-/// Spawns, and again where the kernel kills what is born.
-///
-/// Linux 6.14, and stable kernels since February 2025, compare how often the cgroup of the *caller* was killed by
-/// `cgroup.kill` with how often that of the child was, which is meant for forks within one; so a caller whose cgroup
-/// has been killed before it entered it gets dead children only. Killing the child's cgroup as often helps.
-fn spawn(plan: &Plan, birth: &Birth<'_>, group: Option<&Group>) -> Result<(Child, Streams, Report)> {
-    let mut spawned = spawn::spawn(plan, birth);
-    let Some(group) = group else { return spawned };
-    for _ in 0..KILLS {
-        match &spawned {
-            Err(e) if spawn::was_killed(e) && group.into_fd().is_some() && group.oom_kills() == 0 => {}
-            _ => break,
-        }
-        if group.kill().is_err() {
-            break;
-        }
-        spawned = spawn::spawn(plan, birth);
-    }
-    match spawned {
-        Err(e) if spawn::was_killed(&e) && group.oom_kills() > 0 => Err(Error::Setup {
-            step: "init".into(),
-            source: io::Error::other(
-                "init was killed for want of memory: the limit is too small to start in",
-            ),
-        }),
-        spawned => spawned,
-    }
 }
 
 /// A name that no other sandbox of this host has: 64 bits from the process's random hash keys, the

@@ -1,7 +1,5 @@
 //! Ring 2: what the cgroups of a task are for. Whatever a task does it dies at once and whole, its limits hold, and
-//! nothing of it stays, also when an earlier caller was killed in the middle.
-//!
-//! One test at a time: some take all processors, some count what belongs to the whole process.
+//! nothing of it stays, also when an earlier caller was killed in the middle. One test at a time: some take all processors, some count what belongs to the whole process.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -17,7 +15,7 @@ use std::time::{Duration, Instant};
 use cofferdam::cgroup::{
     CgroupName, CgroupPath, Group, Limits, MEMORY_MIN, MemoryMax, Request, SwapMax, lower,
 };
-use cofferdam::{Control, Error, Host, IsolationMode, Policy, Sandbox, Task, Volume};
+use cofferdam::{Control, Error, Host, IsolationMode, Policy, Report, Sandbox, Task, Volume};
 use common::{asked, can, emulated, probe, run_probe, say_facts, shell, status};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -329,7 +327,7 @@ fn reserved_processors_are_among_those_of_the_task() {
     assert!(allowed.split([',', '-']).any(|cpu| cpu == last), "{last} is not in {allowed}");
 }
 
-/// What a program says that writes 64 MiB where 32 are allowed: how it ended, and whether it was for want of memory.
+/// What a program says that writes 64 MiB where 32 are allowed: how it ended, and whether it was OOM-killed.
 fn eats(swap: SwapMax) -> (bool, bool, Option<String>) {
     let limits = Limits { memory: Some(32 * MB), swap, ..Limits::default() };
     let sandbox = probe("eat").env("BYTES", (64 * MB).to_string()).limits(limits);
@@ -462,10 +460,11 @@ fn too_little_memory_to_start_in_is_said_so() {
     let parent = format!("{}/small-{}", top(), std::process::id());
     let limits = Limits { memory: Some(MEMORY_MIN), ..Limits::default() };
     let path = CgroupPath::new(&parent).unwrap();
-    let layout = lower(&Request::new(&limits, &host.cgroups, &path, &CgroupName::new("holds").unwrap()));
-    let holder = Group::create(&layout).unwrap();
+    let (name, mut report) = (CgroupName::new("holds").unwrap(), Report::default());
+    let cgroups = lower(&Request::new(&limits, &host.cgroups, &path, &name), &mut report).unwrap();
+    let holder = Group::create(&cgroups, &mut report).unwrap();
     let limit = |leaf: &Path| ["memory.max", "memory.limit_in_bytes"].map(|f| leaf.with_file_name(f));
-    let file = layout.leaves().flat_map(limit).find(|f| f.exists()).unwrap();
+    let file = cgroups.leaves().flat_map(limit).find(|f| f.exists()).unwrap();
     // EBUSY: version 1 takes no limit below what is in use, which is what the cgroups themselves use and what each
     // processor holds in advance, until it is asked to give that back.
     eventually("nothing can be started in 128 KiB", || {
@@ -476,7 +475,7 @@ fn too_little_memory_to_start_in_is_said_so() {
     let error = shell("true").limits(limits).policy(&policy).spawn().unwrap_err();
     drop(holder);
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(matches!(error, Error::Setup { .. }) && cause.contains("want of memory"), "{error}: {cause}");
+    assert!(matches!(error, Error::Setup { .. }) && cause.contains("OOM-killed"), "{error}: {cause}");
 }
 
 // ---- what is left behind ---------------------------------------------------------------------------------------

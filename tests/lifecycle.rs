@@ -19,7 +19,7 @@ fn limits_change_while_the_task_runs() {
     let task = shell("sleep 60").limits(limits(32 << 20)).spawn().unwrap();
     assert_eq!(task.stats().unwrap().memory.limit, Some(32 << 20));
     let updated = task.update(&limits(64 << 20)).unwrap();
-    assert_eq!(updated.shortfalls, []);
+    assert!((updated.missing | updated.weakened).is_empty(), "{updated}");
     assert_eq!(task.stats().unwrap().memory.limit, Some(64 << 20));
     task.kill().unwrap();
     task.wait().unwrap();

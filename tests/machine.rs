@@ -13,9 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cofferdam::cgroup::{
-    CgroupName, CgroupPath, CoreBook, CpuSet, Group, IoMax, Layout, Limits, Request, Version, lower,
+    CgroupName, CgroupPath, Cgroups, CpuReservations, CpuSet, Group, IoMax, Limits, Request, Version, lower,
 };
-use cofferdam::{Control, Device, Error, Host, Task};
+use cofferdam::{Control, Device, Error, Host, Report, Task};
 use common::{asked, can, probe, run_probe, shell, status};
 
 const MB: u64 = 1 << 20;
@@ -97,9 +97,10 @@ fn a_block_device_is_read_as_fast_as_allowed() {
     assert!(read >= 2 * MB, "{io:?}");
 }
 
-fn layout(limits: &Limits) -> Layout {
+fn cgroups(limits: &Limits, report: &mut Report) -> Cgroups {
     let name = CgroupName::new("machine").unwrap();
-    lower(&Request::new(limits, &Host::probe().unwrap().cgroups, &CgroupPath::default(), &name))
+    let (host, parent) = (Host::probe().unwrap(), CgroupPath::default());
+    lower(&Request::new(limits, &host.cgroups, &parent, &name), report).unwrap()
 }
 
 #[test]
@@ -110,10 +111,13 @@ fn block_limits_are_written_changed_and_taken_away() {
         io_max: vec![IoMax { device: disk(), read_bps, write_iops, ..IoMax::default() }],
         ..Limits::default()
     };
-    let layout = layout(&limit(Some(MB), None));
-    let mut group = Group::create(&layout).unwrap();
-    assert_eq!((group.shortfalls(), group.changed()), (&[][..], &[][..]));
-    let home = layout.unit.iter().chain(layout.v1.get("blkio")).next_back().unwrap();
+    let mut report = Report::default();
+    let cgroups = cgroups(&limit(Some(MB), None), &mut report);
+    let planned = report.clone();
+    let mut group = Group::create(&cgroups, &mut report).unwrap();
+    assert_eq!(report, planned);
+    let files = ["io.max", "blkio.throttle.read_bps_device"];
+    let home = cgroups.leaves().find(|leaf| files.iter().any(|file| leaf.join(file).exists())).unwrap();
     let text = |file: &str| fs::read_to_string(home.join(file)).unwrap().trim().to_owned();
     let both = || match on {
         Version::V1 => {
@@ -133,9 +137,9 @@ fn block_limits_are_written_changed_and_taken_away() {
     // v1 throttles some kinds of access only, and says so each time.
     let mut update = |limits| {
         let some = on == Version::V1 && limits != Limits::default();
-        let told = group.update(&limits).unwrap().shortfalls;
-        assert_eq!(told.len(), usize::from(some), "{told:?}");
-        assert!(told.iter().all(|r| r.why.starts_with("cgroup v1 throttles direct")), "{told:?}");
+        let told = group.update(&limits).unwrap();
+        assert_eq!(told.reasons.len(), usize::from(some), "{told}");
+        assert!(told.reasons.iter().all(|r| r.why.starts_with("cgroup v1 throttles direct")), "{told}");
     };
     update(limit(Some(2 * MB), Some(100)));
     assert_eq!(both(), "2097152/100");
@@ -177,16 +181,17 @@ fn processors_go_and_come() {
     let last = all.iter().max().unwrap();
     let (gone, one) = (last.to_string(), CpuSet::parse(&last.to_string()).unwrap());
     let rest = all.difference(&one);
-    let book = || CoreBook::read(&Host::probe().unwrap().cgroups, &CgroupPath::default()).unwrap();
+    let reservations =
+        || CpuReservations::read(&Host::probe().unwrap().cgroups, &CgroupPath::default()).unwrap();
     let guest = sleeper("").spawn().unwrap();
     let holder = sleeper(&gone).spawn().unwrap();
     assert_eq!((allowed(&guest), allowed(&holder)), (rest.clone(), one.clone()));
 
     let switch = format!("/sys/devices/system/cpu/cpu{last}/online");
     let off = Set::to(switch.as_str(), "0");
-    assert_eq!((book().usable, book().share), (rest.clone(), rest.clone()));
+    assert_eq!((reservations().usable, reservations().share), (rest.clone(), rest.clone()));
     // The reservation stays, though the kernel runs its task elsewhere meanwhile.
-    assert!(matches!(book().holders.as_slice(), [only] if only.cores == one), "{:?}", book());
+    assert!(matches!(reservations().holders.as_slice(), [only] if only.cores == one), "{:?}", reservations());
     let late = sleeper("").spawn().unwrap();
     assert_eq!((allowed(&late), allowed(&guest)), (rest.clone(), rest.clone()));
     let none = format!("none of processors {gone} is among");
@@ -220,7 +225,7 @@ fn processors_go_and_come() {
         fs::write(cpuset.mount.join("cofferdam/cpuset.cpus"), all.to_string()).unwrap();
     }
     assert!(status(sleeper("").with(|s| s.args = vec!["-c".into(), "true".into()])).success());
-    assert_eq!(book().usable, *all);
+    assert_eq!(reservations().usable, *all);
     assert_eq!((allowed(&guest), allowed(&late)), (all.clone(), all.clone()));
     let holder = sleeper(&gone).spawn().unwrap();
     assert_eq!((allowed(&guest), allowed(&holder)), (rest, one));

@@ -1,4 +1,4 @@
-//! Ring 2: who was killed for want of memory, and whose memory it was.
+//! Ring 2: which task was OOM-killed, and whose memory ran out.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -64,7 +64,7 @@ fn stalls() -> String {
     vmstat.lines().filter(|line| line.starts_with("allocstall")).collect()
 }
 
-/// Runs a task to its end, which is that it is killed for want of memory, and says what of.
+/// Runs a task until it is OOM-killed, and returns whose memory ran out.
 #[track_caller]
 fn killed(sandbox: &Sandbox, host: &Detection, expected: &OomLimit) -> Oom {
     let before = stalls();

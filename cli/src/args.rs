@@ -128,6 +128,9 @@ pub(crate) struct Args {
     /// Share of the processors; 1024 is what a group has by default
     #[arg(long, value_name = "N")]
     cpu_shares: Option<u64>,
+    /// Run only when no other task wants the processor
+    #[arg(long)]
+    cpu_idle: bool,
     /// Processors that are reserved for the task, as 0-3,8
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
@@ -140,6 +143,9 @@ pub(crate) struct Args {
     /// Hard memory limit of a task that may use more than --memory
     #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
     memory_max: Option<String>,
+    /// Memory above which the kernel slows the task down and reclaims its memory (v2)
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    memory_high: Option<u64>,
     /// Swap beside --memory; -1 is no limit [default: none]
     #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
     swap: Option<String>,
@@ -356,7 +362,9 @@ impl Args {
     fn limits(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
         let limits = &mut spec.limits;
         limits.cpu_shares = self.cpu_shares.or(limits.cpu_shares);
+        limits.cpu_idle |= self.cpu_idle;
         limits.memory = self.memory.or(limits.memory);
+        limits.memory_high = self.memory_high.or(limits.memory_high);
         limits.pids_max = self.pids_max.or(limits.pids_max);
         limits.io_weight = self.io_weight.or(limits.io_weight);
         limits.oom_group |= self.oom_group;

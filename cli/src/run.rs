@@ -58,7 +58,7 @@ pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
         sandbox = sandbox.host(&host);
         // A word that is none is the plan's to refuse.
         let required = args.policy()?.required_controllers.parse().unwrap_or_default();
-        lesser = match host.cgroups.requiring(required).gate() {
+        lesser = match host.cgroups.requiring(required).can_limit() {
             Ok(()) => format!("# without {}: limits can be set\n", explain.without_controller.join(", ")),
             Err(why) => format!("# without {}: no limits: {why}\n", explain.without_controller.join(", ")),
         };

@@ -21,17 +21,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_string()
 }
 
+#[path = "../../tests/common/skip.rs"]
+mod skip;
+
 /// Sandboxes need root or user namespaces; a machine with neither says so.
 fn sandboxes() -> bool {
     let doctor = cofferdam(&["doctor"]);
     if doctor.status.code() == Some(2) {
-        let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
-        assert!(!must.contains("userns") && !must.contains("root"), "{}", text(&doctor.stdout));
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: {}",
-            text(&doctor.stdout).lines().next().unwrap_or_default()
-        );
+        let said = text(&doctor.stdout);
+        skip::skip(&["userns", "root"], said.lines().next().unwrap_or_default());
         return false;
     }
     true

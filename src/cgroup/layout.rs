@@ -1,270 +1,263 @@
-//! A task's cgroups as data: what will be made and written, and what that amounts to.
+//! A task's cgroups while they are laid out: the steps so far, by kind, and the record.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
-use super::cores::Seat;
-use super::devices::{Rule, bpf};
-use super::limits::Limits;
-use super::settings::Terms;
+use super::detect::Detection;
+use super::detect::place::TreeParent;
+use super::devices::DeviceRule;
+use super::fs::{DirOwner, NewDir};
+use super::group::{CgroupOp, Cgroups, Paths};
+use super::limits::row::{Row, Terms};
+use super::limits::table::{remarks, rows};
+use super::name::{CgroupName, CgroupPath};
+use super::reserve::{JoinShare, Reserved};
+use super::set::CpuSet;
+use super::{Limits, Version};
 use crate::report::{Control, Reason, Report};
+use crate::step::{OnRefusal, Step};
 
-/// Directories and writes, in order, for one task. [`lower`](super::lower) makes it, and
-/// [`Group::create`](super::Group::create) obeys it.
-///
-/// An empty layout, without directories, is what a host without usable cgroups gets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Layout {
-    /// Leaves of other places that a task of this name would have had, with and without reserved processors;
-    /// what is found there was left behind.
-    pub former: Vec<PathBuf>,
-    /// The directories to make, parents before their children.
-    pub dirs: Vec<Dir>,
-    /// The directories and writes that divide the processors, made under a lock once the others are there.
-    pub cores: Option<Seat>,
-    /// The files to write once all directories are there.
-    pub writes: Vec<Write>,
-    /// The v2 cgroup to start init into, with `CLONE_INTO_CGROUP` (Linux 5.7).
-    pub into: Option<PathBuf>,
-    /// The v1 `tasks` files that init, while it has a single thread, writes `0` to.
-    pub enter: Vec<PathBuf>,
-    /// The cgroup in which all processes are found and killed: the v2 one, else the v1 freezer's.
-    pub unit: Option<PathBuf>,
-    /// The v2 cgroups that hand controllers down to the task's: from the highest that may be managed to the parent.
-    pub levels: Vec<PathBuf>,
-    /// What the limits meant in files; `None` where none could be set.
-    pub(crate) terms: Option<Terms>,
-    /// The limits that all this is for.
-    pub limits: Limits,
-    /// Why no limits can be set on this host.
-    pub gate: Option<String>,
-    /// Where the controllers of v1 that the task is in are; co-mounted ones have the same directory.
-    pub v1: BTreeMap<String, PathBuf>,
-    /// The devices that the eBPF program on [`into`](Self::into) allows; without any there is no program. Where the
-    /// devices controller of v1 does it, its rules are among the writes.
-    pub devices: Vec<Rule>,
-    /// What will hold.
-    pub enforced: Control,
-    /// What will hold in part, and in which.
-    pub weakened: Vec<Reason>,
-    /// What will not hold, and why.
-    pub missing: Vec<Reason>,
-    /// Remarks on what holds.
-    pub notes: Vec<Reason>,
+/// What [`lower`](super::lower) is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What the task may use.
+    pub limits: &'a Limits,
+    /// The host.
+    pub detection: &'a Detection,
+    /// The cgroup above the task's.
+    pub parent: &'a CgroupPath,
+    /// The name of the task's own.
+    pub name: &'a CgroupName,
+    /// How many processes of the sandbox itself are allowed for beyond [`Limits::pids_max`]; 0 unless set.
+    pub extra_pids: u64,
+    /// The devices that the task may use, all others being refused; with none, as it is unless set, nothing is. They
+    /// are held by the devices controller of v1 where it is mounted and root may write it, and by a program on the
+    /// leaf in the v2 tree elsewhere.
+    pub devices: &'a [DeviceRule],
+    /// What it means if that list cannot be had.
+    pub(crate) without_devices: &'a OnRefusal,
+    /// Whether the task is killed by other means too, unset unless set: the end of its PID namespace.
+    pub own_pid: bool,
+    /// Whether tasks keep off the processors that others reserve, true unless set. Without it [`Limits::cores`] holds
+    /// the task that asks for it on v1, and no other. On v2 it changes nothing: others are always kept off.
+    pub partition: bool,
 }
 
-/// One directory of a layout.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Dir {
-    /// Its absolute path.
-    pub path: PathBuf,
-    /// Whose it is.
-    pub kind: Kind,
-}
-
-impl Dir {
-    /// How it is made.
-    pub(super) fn call(&self) -> String {
-        if self.kind == Kind::Leaf { call::mkdir(&self.path) } else { call::mkdir_private(&self.path) }
-    }
-}
-
-/// Whose a directory is, and so who removes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The operator's: made if it is not there, removed by the group that made it, when empty.
-    Parent,
-    /// The crate's own parent: made if it is not there, removed when empty by whoever is last.
-    OwnParent,
-    /// The task's: must be new, is removed with the task.
-    Leaf,
-}
-
-/// One write to a control file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Write {
-    /// The file.
-    pub path: PathBuf,
-    /// What is written.
-    pub value: Value,
-    /// What it means if the kernel refuses it.
-    pub need: Need,
-}
-
-/// What is written to a control file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Value {
-    /// This text.
-    Text(String),
-    /// What the parent directory's file of the same name says, if this file is blank: new
-    /// cpusets of v1 are, and nothing may enter them so. It is known only when it is written.
-    Inherit,
-}
-
-/// What a refused write means.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Need {
-    /// The group cannot be made.
-    Must,
-    /// Nothing: it was extra.
-    Try,
-    /// The task has less than it was to have; [`Group::changed`](super::Group::changed) has the reason.
-    Less(Reason),
-    /// The control is weakened; [`Group::shortfalls`](super::Group::shortfalls) has the reason.
-    Else(Reason),
-}
-
-impl Layout {
-    /// Whether there is nothing to make.
-    pub fn is_empty(&self) -> bool {
-        self.dirs.is_empty() && self.cores.is_none()
-    }
-
-    /// Every path that is the task's own.
-    pub fn leaves(&self) -> impl Iterator<Item = &Path> {
-        let dirs = self.dirs.iter().filter(|d| d.kind == Kind::Leaf).map(|d| d.path.as_path());
-        dirs.chain(self.cores.iter().filter_map(|seat| seat.leaf.as_deref()))
-    }
-
-    /// Adds what will hold, and what not, to a report.
-    pub(crate) fn tell(&self, report: &mut Report) {
-        report.enforce(self.enforced);
-        for r in &self.weakened {
-            report.weaken(r.control, r.why.clone());
-        }
-        for r in &self.missing {
-            report.miss(r.control, r.why.clone());
-        }
-        for r in &self.notes {
-            report.note(r.control, r.why.clone());
-        }
-    }
-
-    /// The system calls of [`Group::create`](super::Group::create) and
-    /// [`Group::enter_fds`](super::Group::enter_fds) on this layout, in order and as strace spells the paths.
-    ///
-    /// The descriptor of a write is shown as the path that it was opened by; several in a row to one file share it. A line with `# if` behind it is a
-    /// call that is made only then. What is found in the place of an earlier task takes more calls to remove.
-    pub fn calls(&self) -> Vec<String> {
-        let former = self
-            .former
-            .iter()
-            .map(|path| format!("{} # nothing is there, else it is removed", call::open_dir(path)));
-        let dirs = self.dirs.iter().map(Dir::call);
-        let dirs = former.chain(dirs).chain(self.cores.iter().flat_map(Seat::calls));
-        let held = self.unit.iter().chain(self.memory_apart()).map(|path| call::open_dir(path));
-        let writes = self.writes.iter().scan(None, |last, write| {
-            let open = last.replace(&write.path) == Some(&write.path);
-            Some(write.calls(open))
-        });
-        let filter = self.unit.iter().filter(|_| !self.devices.is_empty());
-        let filter = filter.flat_map(|unit| bpf::calls(unit, &self.devices));
-        let enter = self.enter.iter().map(|path| call::open_write(path));
-        dirs.chain(held).chain(writes.flatten()).chain(filter).chain(enter).collect()
-    }
-
-    /// The memory cgroup of v1, if it is not the unit itself.
-    pub(super) fn memory_apart(&self) -> Option<&PathBuf> {
-        self.v1.get("memory").filter(|path| Some(*path) != self.unit.as_ref())
-    }
-}
-
-impl Write {
-    /// What `dir` must have of its parent.
-    pub(super) fn inherit(dir: &Path, file: &str) -> Write {
-        Write { path: dir.join(file), value: Value::Inherit, need: Need::Must }
-    }
-
-    /// The file that an inherited value comes from.
-    pub(super) fn source(&self) -> Option<PathBuf> {
-        Some(self.path.parent()?.parent()?.join(self.path.file_name()?))
-    }
-
-    /// The file's name and what is written to it.
-    pub(super) fn line(&self) -> Option<(String, String)> {
-        let file = self.path.file_name()?.to_str()?.to_owned();
-        match &self.value {
-            Value::Text(text) => Some((file, text.clone())),
-            Value::Inherit => None,
-        }
-    }
-
-    /// Its calls, where the file is `open` from the write before it or is not.
-    pub(super) fn calls(&self, open: bool) -> Vec<String> {
-        match (&self.value, self.source()) {
-            (Value::Text(text), _) if open => vec![call::write(&self.path, text)],
-            (Value::Text(text), _) => vec![call::open_set(&self.path), call::write(&self.path, text)],
-            (Value::Inherit, Some(source)) => vec![
-                call::open_read(&self.path),
-                format!("{} # if that was blank", call::open_read(&source)),
-                format!("{} # if that was blank", call::open_set(&self.path)),
-                format!("write({:?}, <what {:?} has>) # if that was blank", self.path, source),
-            ],
-            (Value::Inherit, None) => Vec::new(),
+impl<'a> Request<'a> {
+    /// A request for a task without devices.
+    pub fn new(
+        limits: &'a Limits,
+        detection: &'a Detection,
+        parent: &'a CgroupPath,
+        name: &'a CgroupName,
+    ) -> Request<'a> {
+        Request {
+            limits,
+            detection,
+            parent,
+            name,
+            extra_pids: 0,
+            devices: &[],
+            without_devices: &OnRefusal::Fail,
+            own_pid: false,
+            partition: true,
         }
     }
 }
 
-/// The spelling of system calls, for the plan and for errors alike.
-pub(super) mod call {
-    use std::path::Path;
+/// The controllers of v2 that limits use, in the order in which they are enabled.
+const TREE_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "hugetlb"];
 
-    use super::super::readback::is_state;
+/// A place in the v2 tree.
+pub(super) struct Tree<'a> {
+    pub parent: TreeParent<'a>,
+    /// The parent of the leaf, `share.slice` or `reserve.slice`.
+    pub slice: PathBuf,
+    pub leaf: PathBuf,
+}
 
-    pub fn mkdir(path: &Path) -> String {
-        format!("mkdir({path:?}, 0755)")
+impl Tree<'_> {
+    /// The cgroups that hand controllers down to the leaf.
+    pub fn levels(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.parent.top).chain(&self.parent.levels).chain([&self.slice])
+    }
+}
+
+/// What is laid out so far.
+pub(super) struct Layout<'a> {
+    pub request: &'a Request<'a>,
+    pub report: &'a mut Report,
+    pub paths: Paths,
+    stale: Vec<PathBuf>,
+    make: Vec<Vec<NewDir>>,
+    /// What divides the processors; once the other directories exist.
+    processors: Option<Step<CgroupOp>>,
+    share: Option<JoinShare>,
+    writes: Vec<Step<CgroupOp>>,
+    pub devices: Option<Step<CgroupOp>>,
+}
+
+impl<'a> Layout<'a> {
+    pub fn new(request: &'a Request<'a>, report: &'a mut Report) -> Layout<'a> {
+        let limits = request.limits;
+        let unlimited = request.detection.can_limit().err().map(str::to_owned);
+        let paths = Paths { limits: limits.clone(), born: limits.clone(), unlimited, ..Paths::default() };
+        report.enforce(limits.asked());
+        let (stale, make, writes) = (Vec::new(), Vec::new(), Vec::new());
+        Layout { request, report, paths, stale, make, processors: None, share: None, writes, devices: None }
     }
 
-    /// Nobody else may open it: who can could hold its lock.
-    pub fn mkdir_private(path: &Path) -> String {
-        format!("mkdir({path:?}, 0711)")
+    pub fn limits(&self) -> &'a Limits {
+        self.request.limits
     }
 
-    pub fn rmdir(path: &Path) -> String {
-        format!("rmdir({path:?})")
+    pub fn detection(&self) -> &'a Detection {
+        self.request.detection
     }
 
-    pub fn open_dir(path: &Path) -> String {
-        format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC|O_DIRECTORY)")
+    pub fn parent(&self) -> &'a CgroupPath {
+        self.request.parent
     }
 
-    pub fn lock(path: &Path) -> String {
-        format!("flock({path:?}, LOCK_EX|LOCK_NB)")
+    /// The steps in order, and the record.
+    pub fn finish(self) -> Cgroups {
+        let reserves_unit = self.paths.unit.as_ref().is_some_and(|unit| !self.makes(unit));
+        let Layout { paths, stale, make, processors, share, writes, devices, .. } = self;
+        let step = |op: CgroupOp| Step::of(Control::KILL, op);
+        let mut steps: Vec<Step<CgroupOp>> = stale.into_iter().map(CgroupOp::RemoveStale).map(step).collect();
+        steps.extend(make.into_iter().map(CgroupOp::Make).map(step));
+        let memory = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref()).cloned();
+        let hold = paths.unit.clone().map(CgroupOp::Hold).map(step);
+        // The task takes its owner lock before it looks for reservations. A reservation makes its directory before it
+        // looks for tasks. So one of the two sees the other.
+        match reserves_unit {
+            true => steps.extend(processors.into_iter().chain(hold)),
+            false => steps.extend(hold.into_iter().chain(processors)),
+        }
+        steps.extend(memory.map(CgroupOp::HoldMemory).map(step));
+        steps.extend(writes);
+        steps.extend(devices);
+        Cgroups { steps, paths, share }
     }
 
-    pub fn pin(path: &Path) -> String {
-        format!("flock({path:?}, LOCK_SH|LOCK_NB)")
+    /// Records that this host cannot set the limits of `control`, now or by an update.
+    pub fn miss(&mut self, control: Control, why: impl Into<String>) {
+        let why = why.into();
+        self.paths.missing.push(Reason { control, why: why.clone() });
+        self.report.miss(control, why);
     }
 
-    pub fn get_record(path: &Path) -> String {
-        format!("fgetxattr({path:?}, \"user.cofferdam.cores\")")
+    /// Another place in which an earlier task of this name may have left something.
+    pub fn stale(&mut self, leaf: PathBuf) {
+        self.stale.push(leaf);
     }
 
-    pub fn set_record(path: &Path, text: &str) -> String {
-        format!("fsetxattr({path:?}, \"user.cofferdam.cores\", {text:?})")
+    /// The directories of one hierarchy.
+    pub fn make(&mut self, parents: Vec<NewDir>, leaf: &Path) {
+        let leaf = NewDir { path: leaf.to_owned(), owner: DirOwner::Task };
+        self.make.push(parents.into_iter().chain([leaf]).collect());
     }
 
-    pub fn open_read(path: &Path) -> String {
-        format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC)")
+    /// Whether the directory is made already.
+    pub fn makes(&self, leaf: &Path) -> bool {
+        self.make.iter().flatten().any(|dir| dir.path == leaf)
     }
 
-    /// Values are read again after they were written.
-    pub fn open_set(path: &Path) -> String {
-        let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
-        let how = if is_state(name) { "O_RDWR" } else { "O_WRONLY" };
-        format!("openat(AT_FDCWD, {path:?}, {how}|O_CLOEXEC)")
+    /// Parents, which are the operator's if it named one.
+    pub fn parents(&self, paths: &[PathBuf]) -> Vec<NewDir> {
+        let owner = if self.parent().is_default() { DirOwner::Crate } else { DirOwner::Operator };
+        paths.iter().map(|path| NewDir { path: path.clone(), owner }).collect()
     }
 
-    pub fn open_write(path: &Path) -> String {
-        format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)")
+    /// What divides the processors: a reservation, or what keeps a task without one off those of others.
+    pub fn divide(&mut self, op: CgroupOp) {
+        if let CgroupOp::JoinShare(share) = &op {
+            self.share = Some(share.clone());
+        }
+        self.processors = Some(Step::of(Control::CPUSET, op));
     }
 
-    pub fn write(path: &Path, text: &str) -> String {
-        format!("write({path:?}, {text:?})")
+    /// The processors to reserve, if any of those that were asked for exist.
+    pub fn cores(&mut self) -> Option<Reserved> {
+        let limits = self.limits();
+        let asked = match limits.cpuset() {
+            Ok(asked) => asked?,
+            Err(why) => {
+                self.miss(Control::CPUSET, why);
+                return None;
+            }
+        };
+        let online = &self.detection().online;
+        let cores = asked.intersection(online);
+        if cores.is_empty() {
+            let why = format!("none of processors {asked} is among those of this host, {online}");
+            self.miss(Control::CPUSET, why);
+            return None;
+        }
+        if cores != asked {
+            let why = format!("of processors {asked} this host has only {cores}");
+            self.report.weaken(Control::CPUSET, why);
+        }
+        Some(Reserved { cores, exclusive: limits.exclusive })
+    }
+
+    /// Whether processors will be reserved.
+    pub fn reserves(&self) -> bool {
+        let asked: CpuSet = self.limits().cpuset().ok().flatten().unwrap_or_default();
+        self.detection().can_limit().is_ok() && !asked.intersection(&self.detection().online).is_empty()
+    }
+
+    /// Hands controllers down from the highest manageable cgroup to the leaf, one write for each and level, so
+    /// that a refusal names both.
+    pub fn enable(&mut self, tree: &Tree<'_>, controllers: &[&str]) {
+        for (level, dir) in tree.levels().enumerate() {
+            for name in TREE_CONTROLLERS.iter().filter(|name| controllers.contains(name)) {
+                if level > 0 || !tree.parent.v2.enabled.contains(*name) {
+                    let file = dir.join("cgroup.subtree_control");
+                    let op = CgroupOp::Write { file, text: format!("+{name}") };
+                    self.writes.push(Step::of(Control::RESOURCES, op));
+                }
+            }
+        }
+    }
+
+    /// How the limits are spelled in files.
+    pub fn terms(&mut self, version: Version) -> Terms {
+        let hugetlb = match version {
+            Version::V1 if self.detection().v1.contains_key("hugetlb") => Version::V1,
+            _ => Version::V2,
+        };
+        let swap = self.detection().swap;
+        let terms = Terms { version, hugetlb, swap, extra_pids: self.request.extra_pids };
+        self.paths.terms = Some(terms);
+        terms
+    }
+
+    /// The rows to write for a new task: only those that limit something.
+    pub fn rows(&self, terms: &Terms) -> Vec<Row> {
+        rows(self.limits(), terms).into_iter().filter(|row| row.limits).collect()
+    }
+
+    /// Adds to the report what no file can hold.
+    pub fn remark(&mut self, terms: &Terms) {
+        remarks(self.limits(), terms, self.report);
+    }
+
+    /// Writes the rows in `leaf`.
+    pub fn write(&mut self, leaf: &Path, rows: &[Row]) {
+        for row in rows {
+            let op = CgroupOp::Write { file: leaf.join(&row.file), text: row.line() };
+            self.writes.push(Step::of(row.control, op).on_refusal(row.on_refusal.clone()));
+        }
+    }
+
+    /// Writes the processors of a cpuset that no reservations are recorded in.
+    pub fn write_cores(&mut self, leaf: &Path, cores: &CpuSet) {
+        let op = CgroupOp::Write { file: leaf.join("cpuset.cpus"), text: cores.to_string() };
+        self.writes.push(Step::of(Control::CPUSET, op));
+    }
+
+    /// Gives a file of a v1 cpuset its parent's value.
+    pub fn inherit(&mut self, file: PathBuf) {
+        self.writes.push(Step::of(Control::RESOURCES, CgroupOp::Inherit(file)));
     }
 }

@@ -3,18 +3,21 @@
 //! A [`Group`] is one leaf per task, in each hierarchy that is needed and in no other: the cgroup v2
 //! tree wherever there is one (for `CLONE_INTO_CGROUP`, `cgroup.kill` and the events), and on a host whose
 //! controllers are still v1 one directory for each controller that was asked to limit or count something, the
-//! devices controller's, and the processors that all tasks share. Processors may be reserved for one task; the rules are in `cores`, and
-//! [`CoreBook`] tells a scheduler who has which.
+//! devices controller's. Processors may be reserved for one task; the rules are in `reserve`, and
+//! [`CpuReservations`] shows a scheduler which tasks have which.
 //!
-//! The room has the crate's usual doors. [`Detection`] is what this host offers, a plain value that tests
-//! fake. [`lower`] turns [`Limits`] and a detection into a [`Layout`]: directories, writes, and what of the
-//! limits will hold; it touches nothing. [`Group::create`] obeys a layout, and takes everything back when
-//! the kernel refuses a step.
+//! [`Detection`] is what this host offers, a plain value that tests fake. [`lower`] turns [`Limits`] and a detection
+//! into [`Cgroups`], the steps of one task, and adds to a report what of the limits will hold; it touches nothing.
+//! [`Group::create`] carries the steps out, and undoes them when the kernel refuses one.
+//!
+//! The modules are layers, each of which knows only those below it: `fs` (files and directories), `detect`, `limits`
+//! (one table a version: limit, file, value), `reserve` (processors) and `devices`, `group` (make, enter, kill, freeze,
+//! update), `observe` (stats, events, oom) and `lower`. `v1` has what only v1 needs.
 //!
 //! Limits are all or nothing: when one of the controllers that every host should have is missing
-//! ([`V1_REQUIRED`], [`V2_REQUIRED`], or all twelve: [`Required`]) no limit is set at all, because a task that is held by half of its
-//! limits looks confined and is not. The report names the controllers. Killing does not depend on that, and neither
-//! do [`devices`].
+//! ([`V1_REQUIRED`], [`V2_REQUIRED`], or all twelve: [`Required`]) no limit is set at all, because a task that is held
+//! by half of its limits looks confined and is not. The report names the controllers. Killing does not depend on that,
+//! and neither do [`devices`].
 //!
 //! What it does not do: it talks to no systemd, it never moves the caller or any process that it did not
 //! start, it mounts nothing, and it does not write into a cgroup that it did not create, with three exceptions:
@@ -28,50 +31,39 @@
 
 #![forbid(unsafe_code)]
 
-mod cores;
+mod detect;
 pub mod devices;
-mod env;
-mod events;
-mod freeze;
-mod kill;
+mod fs;
+mod group;
 mod layout;
 mod limits;
 mod lower;
 mod name;
-mod oom;
-mod place;
-mod probe;
-mod readback;
-mod run;
+mod observe;
+mod reserve;
 mod set;
-mod settings;
-pub mod stats;
-mod update;
-mod weight;
-mod write;
+mod v1;
 
 #[cfg(test)]
-mod golden;
-#[cfg(test)]
-mod live;
-#[cfg(test)]
-mod stubborn;
+mod tests;
 
-pub use cores::{CoreBook, Holder, Partition, Seat};
-pub use env::LimitEnv;
-pub use events::{Event, EventOptions, Events, PressureResource, PressureThreshold};
-pub(crate) use freeze::Freezer;
-pub use layout::{Dir, Kind, Layout, Need, Value, Write};
-pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapMax};
-pub use lower::{Request, lower};
-pub use name::{CgroupName, CgroupPath};
-pub use oom::{Oom, OomLimit};
-pub use probe::{
+pub use detect::{
     CONTROLLERS, Controller, Detection, Hierarchy, Mode, Required, Swap, Unified, V1_REQUIRED, V2_REQUIRED,
     Version, Where,
 };
-pub use run::{Group, Paths};
+pub(crate) use group::CgroupOp;
+pub(crate) use group::freeze::Freezer;
+pub use group::{Cgroups, Group, Paths};
+pub use layout::Request;
+pub use limits::env::LimitEnv;
+pub use limits::weight::{SHARES_MAX, SHARES_MIN, clamp_shares, shares_to_weight};
+pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapMax};
+pub use lower::lower;
+pub use name::{CgroupName, CgroupPath};
+pub use observe::events::{Event, EventOptions, Events, PressureResource, PressureThreshold};
+pub use observe::oom::{Oom, OomLimit};
+pub use observe::stats;
+pub use observe::stats::Stats;
+pub(crate) use reserve::JoinShare;
+pub use reserve::{CpuHolder, CpuReservations, Partition};
 pub use set::CpuSet;
-pub use stats::Stats;
-pub use update::Updated;
-pub use weight::{SHARES_MAX, SHARES_MIN, clamp_shares, shares_to_weight};

@@ -4,8 +4,9 @@ use super::filter::Filters;
 use super::landlock::Domain;
 use crate::caps::Sets;
 use crate::ns::{IsolationMode, Namespaces, Network};
-use crate::report::{Control, Report};
+use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec};
+use crate::step::Draft;
 
 /// What a capability lets a task do to the enclosure itself, outside of a user namespace.
 const BREACHES: [(&str, Control, &str); 12] = [
@@ -85,7 +86,7 @@ const BY_PROC: Control =
 
 /// Says what sharing the host's namespaces undoes. In a user namespace `/proc/PID/root` of a process outside of it
 /// is refused, as the task lacks CAP_SYS_PTRACE there.
-pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Domain, report: &mut Report) {
+pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Domain, draft: &mut Draft) {
     let Namespaces { pid, ipc, user: user_ns, .. } = *ns;
     let network = &ns.network;
     let whose = match (user_ns, sets.bounding.has("setuid")) {
@@ -99,33 +100,33 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
             let why = format!(
                 "{shares}: /proc/PID/root of a process of its user that has no more capabilities leads to the host's files, devices and cgroups"
             );
-            report.weaken(BY_PROC & report.asked, why);
+            draft.report.weaken(BY_PROC & draft.report.asked, why);
         }
         if !domain.keeps_signals() {
-            report.note(Control::PID_NS, format!("{shares}: it can signal every process of {whose}"));
+            draft.report.note(Control::PID_NS, format!("{shares}: it can signal every process of {whose}"));
         }
         let why = format!(
             "{shares}: it sees every process, and can change priority and processors of those of {whose}"
         );
-        report.note(Control::PID_NS, why);
+        draft.report.note(Control::PID_NS, why);
         if spec.user_namespaces {
             let why = format!("{shares}: it can write what is writable below /proc/PID of those of {whose}");
-            report.note(Control::PID_NS, why);
+            draft.report.note(Control::PID_NS, why);
         }
         if *network != Network::Host {
             let why = format!("{shares}: /proc/PID/net shows the host's network: addresses, routes, sockets");
-            report.weaken(Control::NET_NS & report.asked, why);
+            draft.report.weaken(Control::NET_NS & draft.report.asked, why);
         }
     }
     if *network != Network::None && !domain.keeps_sockets() {
         let why = "the task shares a network: it reaches the abstract unix sockets of whoever is in there";
-        report.note(Control::NET_NS, why);
+        draft.report.note(Control::NET_NS, why);
     }
     if ipc == IsolationMode::Host {
         let why = format!(
             "the task shares the host's IPC namespace: it reaches the System V objects and message queues of {whose}, which outlive it"
         );
-        report.note(Control::IPC_NS, why);
+        draft.report.note(Control::IPC_NS, why);
     }
 }
 
@@ -135,36 +136,36 @@ pub(super) fn weaken(
     sets: Sets,
     ns: &Namespaces,
     (filters, domain): (&Filters, Domain),
-    report: &mut Report,
+    draft: &mut Draft,
 ) {
     let Namespaces { user: user_ns, pid, network, .. } = ns;
     let (user_ns, pid) = (*user_ns, *pid);
     let has = |name: &str| sets.bounding.has(name);
     if policy.no_pivot_root && has("sys_chroot") {
-        report.weaken(
+        draft.report.weaken(
             Control::ROOT_SWITCH,
             "no_pivot_root leaves the host's mounts below the root, and CAP_SYS_CHROOT lets the task out of a chroot",
         );
     } else if policy.no_pivot_root {
-        report.note(
+        draft.report.note(
             Control::ROOT_SWITCH,
             "no_pivot_root leaves the host's mounts in the namespace, below the root",
         );
     }
     if pid == IsolationMode::Host && has("kill") && !user_ns && !domain.keeps_signals() {
-        report.note(Control::PID_NS, "the task has CAP_KILL: it can end any process of the host");
+        draft.report.note(Control::PID_NS, "the task has CAP_KILL: it can end any process of the host");
     }
     if user_ns {
         // The mounts belong to the task's own user namespace; beyond it the capability is good for nothing.
         if has("sys_admin") {
-            report.weaken(
+            draft.report.weaken(
                 Control::HOST_FILES | Control::MASKED_PATHS,
                 "the task has CAP_SYS_ADMIN in its user namespace: it can remount what is read-only and unmount what masks",
             );
         }
         if has("sys_ptrace") && !domain.keeps_traces() {
-            report.weaken(
-                Control::PID_NS & report.asked,
+            draft.report.weaken(
+                Control::PID_NS & draft.report.asked,
                 "the task has CAP_SYS_PTRACE in its user namespace: it can take over PID 1",
             );
         }
@@ -173,20 +174,23 @@ pub(super) fn weaken(
     if has("setuid") || has("setgid") {
         let why = "the task has CAP_SETUID or CAP_SETGID: it can become any user or group";
         match policy.denied_host_uids.is_empty() && policy.denied_host_gids.is_empty() {
-            true => report.note(Control::IDS, why),
-            false => report.weaken(Control::IDS, format!("{why}, denied ones too")),
+            true => draft.report.note(Control::IDS, why),
+            false => draft.report.weaken(Control::IDS, format!("{why}, denied ones too")),
         }
     }
     for (name, does) in MACHINE.into_iter().filter(|(name, _)| has(name)) {
         let name = name.to_ascii_uppercase();
-        report
+        draft
+            .report
             .note(Control::CAPS, format!("the task has CAP_{name}, which no namespace confines: it {does}"));
     }
     if has("sys_boot") && (filters.allows("kexec_load", None) || filters.allows("kexec_file_load", None)) {
-        report.weaken(report.asked, "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel");
+        draft
+            .report
+            .weaken(draft.report.asked, "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel");
     } else if has("sys_boot") && pid == IsolationMode::Host {
-        report.weaken(
-            report.asked,
+        draft.report.weaken(
+            draft.report.asked,
             "the task has CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine",
         );
     }
@@ -195,11 +199,11 @@ pub(super) fn weaken(
     // In a domain there is nobody to trace but the task's own processes.
     let alone = |name: &str| alone(name) || (name == "sys_ptrace" && domain.keeps_traces());
     for (_, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name) && !alone(name)) {
-        let controls = controls & report.asked;
+        let controls = controls & draft.report.asked;
         if !controls.is_empty() {
-            report.weaken(controls, why);
+            draft.report.weaken(controls, why);
         } else {
-            report.note(Control::CAPS, why);
+            draft.report.note(Control::CAPS, why);
         }
     }
 }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::{Survey, temp_dir};
-use crate::report::{Control, Report};
-use crate::rootfs::lower::Entry;
+use crate::report::Control;
+use crate::rootfs::lower::RootEntry;
 use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::{Policy, SandboxSpec};
+use crate::step::Draft;
 
 /// Something that is mounted in the root, in the order in which it is.
 struct Placed {
@@ -34,7 +35,7 @@ fn placed(spec: &SandboxSpec) -> Vec<Placed> {
 }
 
 /// Refuses what would hide something else of the spec's.
-pub(super) fn mounts(spec: &SandboxSpec, entries: &[Entry], report: &mut Report) -> Result<()> {
+pub(super) fn mounts(spec: &SandboxSpec, entries: &[RootEntry], draft: &mut Draft) -> Result<()> {
     let placed = placed(spec);
     for (i, later) in placed.iter().enumerate() {
         let Some(earlier) = placed.iter().take(i).find(|earlier| earlier.at.starts_with(&later.at)) else {
@@ -49,13 +50,13 @@ pub(super) fn mounts(spec: &SandboxSpec, entries: &[Entry], report: &mut Report)
         };
         return Err(Error::spec(later.field, why));
     }
-    for Entry { source, target, .. } in entries {
+    for RootEntry { source, target, .. } in entries {
         let over = placed.iter().find(|one| target.starts_with(&one.at));
         match over {
             None => {}
             Some(over) if over.field == "volumes" && over.what.starts_with("the volume") => {
                 let why = format!("{} at {:?} hides {source:?} of the chroot_env", over.what, over.at);
-                report.note(Control::HOST_FILES, why);
+                draft.report.note(Control::HOST_FILES, why);
             }
             Some(over) => {
                 let why = format!("{source:?} -> {target:?} would be hidden by {}", over.what);

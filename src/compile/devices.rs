@@ -1,99 +1,86 @@
 //! The devices of a task: one declaration makes its nodes and the list of the device cgroup.
 
-use crate::cgroup::Layout;
-use crate::cgroup::devices::{self, Access, Kind, Rule};
-use crate::error::{Error, Result};
+use crate::cgroup::devices::{self, Access, DeviceKind, DeviceRule};
+use crate::error::Result;
 use crate::host::{Host, Survey};
-use crate::report::{Control, Report};
+use crate::report::{Control, Effect};
 use crate::rootfs::Device;
 use crate::rootfs::probe::Node;
 use crate::spec::SandboxSpec;
+use crate::step::{Draft, OnRefusal};
 
-const BY_V1: &str = "all but the declared ones are refused by the devices controller of cgroup v1 too, and not only by \
-                     nodev mounts and a sealed /dev";
-const BY_BPF: &str = "all but the declared ones are refused by an eBPF program on the cgroup too, and not only by nodev \
-                      mounts and a sealed /dev";
-
-/// The list of the device cgroup, or why there is to be none.
-pub(super) fn rules(spec: &SandboxSpec, host: &Host, survey: &Survey) -> Result<Vec<Rule>, String> {
-    if spec.device_cgroup == Some(false) {
-        return Err("the spec turns it off".into());
-    }
-    let may = |name: &str| host.held.has(name);
-    let able = may("sys_admin") || (may("bpf") && may("net_admin"));
-    if !able {
-        return Err("the caller lacks sys_admin".into());
-    }
-    let declared = spec.devices.iter().filter_map(|device| {
-        let (kind, node) = node(device, survey)?;
-        let (major, minor) = (Some(node.major), Some(node.minor));
-        Some(Rule { kind, major, minor, access: access(device) })
-    });
-    Ok(devices::rules(declared))
-}
-
-fn node(device: &Device, survey: &Survey) -> Option<(Kind, Node)> {
-    let node = survey.nodes.get(&device.source)?;
-    Some((if node.block { Kind::Block } else { Kind::Char }, *node))
-}
-
-fn access(device: &Device) -> Access {
-    Access::parse(&device.permissions).unwrap_or_default()
-}
-
-/// Says by which means devices are held. `missing` is why no filter could be laid out, where there is none.
+/// The list of the device cgroup; empty where there is to be none, and then the report says why.
 ///
 /// # Errors
 /// [`Error::Unsupported`] if there must be one.
-pub(super) fn tell(
+pub(super) fn rules(
     spec: &SandboxSpec,
+    host: &Host,
     survey: &Survey,
-    rules: &[Rule],
-    layout: &Layout,
-    missing: Option<&str>,
-    report: &mut Report,
-) -> Result<()> {
-    if let Some(why) = missing {
-        return unfiltered(spec, why, report);
-    }
-    report.note(Control::DEVICES, if layout.devices.is_empty() { BY_V1 } else { BY_BPF });
-    for device in narrow(spec) {
-        let all = node(device, survey).map(|(kind, n)| devices::allows(rules, kind, n.major, n.minor));
-        let more = all.unwrap_or_default().difference(access(device) | Access::MKNOD);
-        if !more.is_empty() {
-            let why = "every task has that device, or it is declared twice";
-            report.weaken(Control::DEVICES, wider(device, why));
-        }
-    }
-    Ok(())
+    draft: &mut Draft,
+) -> Result<Vec<DeviceRule>> {
+    let may = |name: &str| host.held.has(name);
+    let why = if spec.device_cgroup == Some(false) {
+        "the spec turns it off"
+    } else if !(may("sys_admin") || may("bpf") && may("net_admin")) {
+        "the caller lacks sys_admin"
+    } else {
+        let declared = spec.devices.iter().filter_map(|device| {
+            let (kind, node) = node(device, survey)?;
+            let (major, minor) = (Some(node.major), Some(node.minor));
+            Some(DeviceRule { kind, major, minor, access: access(device) })
+        });
+        return Ok(devices::rules(declared));
+    };
+    without(spec).give_up(Control::DEVICES, why, &mut draft.report)?;
+    Ok(Vec::new())
 }
 
-/// Says that there is no device cgroup: nodes are bound whole, for reading and writing.
-///
-/// # Errors
-/// [`Error::Unsupported`] if there must be one.
-pub(crate) fn unfiltered(spec: &SandboxSpec, why: &str, report: &mut Report) -> Result<()> {
+/// What it means that there is no device cgroup: nodes are bound whole, for reading and writing.
+pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     if spec.device_cgroup == Some(true) {
-        let reason = format!("there is no device cgroup: {why}");
-        return Err(Error::Unsupported { control: Control::DEVICES, reason });
+        return OnRefusal::Unsupported(Control::DEVICES, "there is no device cgroup".into());
     }
-    report.reasons.retain(|r| r.control != Control::DEVICES || (r.why != BY_V1 && r.why != BY_BPF));
-    report.note(
-        Control::DEVICES,
-        format!("held by nodev mounts and a sealed /dev, by no device cgroup: {why}"),
-    );
+    let mounts = "held by nodev mounts and a sealed /dev, by no device cgroup";
+    let mut effects = vec![Effect::noted(Control::DEVICES, mounts)];
     for device in narrow(spec) {
-        report.weaken(Control::DEVICES, wider(device, "there is no device cgroup"));
+        effects.push(Effect::weakened(Control::DEVICES, wider(device, "there is no device cgroup")));
     }
     let volumes = spec.volumes.iter().filter(|v| !v.read_only).map(|v| &v.source);
     let dirs = &spec.task_dirs;
     if let Some(dir) = volumes.chain(&dirs.alloc).chain(&dirs.local).chain(&spec.root.upper).next() {
         let why = format!(
-            "a node that a task with CAP_MKNOD makes below {dir:?} works on the host, unless its file system is mounted nodev there"
+            "a node that a task with CAP_MKNOD makes below {dir:?} works on the host, unless its file system is mounted nodev there, as there is no device cgroup"
         );
-        report.note(Control::DEVICES, why);
+        effects.push(Effect::noted(Control::DEVICES, why));
     }
-    Ok(())
+    OnRefusal::Degrade(effects)
+}
+
+/// Adds to the report which devices the list allows more of than was declared.
+pub(super) fn wider_than_declared(
+    spec: &SandboxSpec,
+    survey: &Survey,
+    rules: &[DeviceRule],
+    draft: &mut Draft,
+) {
+    for device in narrow(spec).filter(|_| !rules.is_empty()) {
+        let all = node(device, survey).map(|(kind, n)| devices::allows(rules, kind, n.major, n.minor));
+        let more = all.unwrap_or_default().difference(access(device) | Access::MKNOD);
+        if !more.is_empty() {
+            let why = "every task has that device, or it is declared twice";
+            draft.report.weaken(Control::DEVICES, wider(device, why));
+        }
+    }
+}
+
+fn node(device: &Device, survey: &Survey) -> Option<(DeviceKind, Node)> {
+    let node = survey.nodes.get(&device.source)?;
+    Some((if node.block { DeviceKind::Block } else { DeviceKind::Char }, *node))
+}
+
+fn access(device: &Device) -> Access {
+    Access::parse(&device.permissions).unwrap_or_default()
 }
 
 /// Devices that are not to be opened for both reading and writing.

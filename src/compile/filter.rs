@@ -5,19 +5,21 @@ use std::sync::Arc;
 use super::process::demanded;
 use crate::caps::Sets;
 use crate::error::{Error, Result};
-use crate::filter::{Action, Arch, Base, Compare, Compiled, Filter, Grants, Profile, Rule, compiled, number};
+use crate::filter::{
+    Action, Arch, Base, Compare, CompiledFilter, Filter, Grants, Profile, Rule, compiled, number,
+};
 use crate::ns::{IsolationMode, Namespaces, Network};
-use crate::report::{Control, Report};
+use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec};
-use crate::step::Step;
 use crate::step::wire::{Blob, Op};
+use crate::step::{Draft, InitStep};
 
 /// The filters of a task.
 pub(super) struct Filters {
     /// What neither PID 1 nor the task needs: the making and joining of user namespaces.
-    common: Option<Arc<Compiled>>,
+    common: Option<Arc<CompiledFilter>>,
     /// The task's own.
-    own: Option<Arc<Compiled>>,
+    own: Option<Arc<CompiledFilter>>,
 }
 
 /// Chooses and compiles them.
@@ -64,32 +66,26 @@ fn no_user_namespaces(grants: &Grants) -> Profile {
 
 impl Filters {
     /// Loads what PID 1 and the task have in common, before PID 1 forks.
-    pub(super) fn common(
-        &self,
-        policy: &Policy,
-        spec: &SandboxSpec,
-        report: &mut Report,
-        init: &mut Vec<Step>,
-    ) {
+    pub(super) fn common(&self, policy: &Policy, spec: &SandboxSpec, draft: &mut Draft) {
         let Some(filter) = &self.common else {
-            let limits = report.enforced & Control::RESOURCES;
+            let limits = draft.report.enforced & Control::RESOURCES;
             let why =
                 "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
             match limits.is_empty() {
-                true => report.note(Control::RESOURCES, why),
-                false => report.weaken(limits, why),
+                true => draft.report.note(Control::RESOURCES, why),
+                false => draft.report.weaken(limits, why),
             }
             return;
         };
-        report.enforce(Control::NO_USER_NS);
+        draft.report.enforce(Control::NO_USER_NS);
         let op = Op::NoUserNamespaces { program: Blob(&filter.program.bytes()) };
-        init.push(step(policy, spec, Control::NO_USER_NS, op));
+        draft.init.push(step(policy, spec, Control::NO_USER_NS, op));
     }
 
     /// Loads the task's own.
-    pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, report: &mut Report) -> Option<Step> {
+    pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, draft: &mut Draft) -> Option<InitStep> {
         let filter = self.own.as_ref()?;
-        report.enforce(Control::SYSCALLS);
+        draft.report.enforce(Control::SYSCALLS);
         Some(step(policy, spec, Control::SYSCALLS, Op::Filter { program: Blob(&filter.program.bytes()) }))
     }
 
@@ -103,40 +99,40 @@ impl Filters {
         Arch::ALL.into_iter().any(made)
     }
 
-    /// Says what they leave open.
-    pub(super) fn tell(&self, ns: &Namespaces, report: &mut Report) {
+    /// Adds to the report what they leave open.
+    pub(super) fn leave_open(&self, ns: &Namespaces, draft: &mut Draft) {
         if self.own.is_none() {
-            report.note(Control::SYSCALLS, "the spec asks for no system call filter");
+            draft.report.note(Control::SYSCALLS, "the spec asks for no system call filter");
         }
         let keys = ["add_key", "keyctl", "request_key"];
         if let Some(name) = keys.into_iter().find(|name| self.allows(name, None)) {
             let why = format!(
                 "{name}(2) is not refused: the keyrings of its user are shared with the host and with other tasks"
             );
-            report.note(Control::SYSCALLS, why);
+            draft.report.note(Control::SYSCALLS, why);
         }
         // The call of 32-bit programs has the family behind a pointer.
         let vsock =
             self.allows("socket", Some((0, AF_VSOCK))) || self.allows("socketcall", Some((0, SYS_SOCKET)));
         if ns.network != Network::Host && vsock {
-            report.weaken(
-                Control::NET_NS & report.asked,
+            draft.report.weaken(
+                Control::NET_NS & draft.report.asked,
                 "sockets of AF_VSOCK are not refused: they belong to no network namespace",
             );
         }
         if ns.pid == IsolationMode::Host && self.allows("prlimit64", Some((0, 1))) {
-            report.weaken(
-                Control::KILL & report.asked,
+            draft.report.weaken(
+                Control::KILL & draft.report.asked,
                 "prlimit64(2) of other processes is not refused: in the host's PID namespace the task takes its caller's descriptors and processor time",
             );
         }
         for (name, why) in OPEN {
             if self.allows(name, None) {
-                report.note(Control::SYSCALLS, format!("{name}(2) is not refused: {why}"));
+                draft.report.note(Control::SYSCALLS, format!("{name}(2) is not refused: {why}"));
             }
         }
         if self.allows("ioctl", Some((1, TIOCSTI))) {
-            report.note(
+            draft.report.note(
                 Control::SYSCALLS,
                 "TIOCSTI is not refused: what the task types into a terminal that it has is read by the caller",
             );
@@ -155,8 +151,8 @@ const OPEN: [(&str, &str); 2] = [
 ];
 
 /// A kernel without seccomp filters may refuse it, which only who asked for best effort goes with.
-fn step(policy: &Policy, spec: &SandboxSpec, control: Control, op: Op<'_>) -> Step {
+fn step(policy: &Policy, spec: &SandboxSpec, control: Control, op: Op<'_>) -> InitStep {
     let must = spec.require.is_none() || demanded(policy, spec, control);
-    let step = Step::new(control, op);
+    let step = InitStep::new(control, op).entering();
     if must { step } else { step.optional() }
 }

@@ -3,9 +3,9 @@
 use crate::error::Result;
 use crate::host::Host;
 use crate::ids::{self, Identity};
-use crate::report::{Control, Report};
+use crate::report::Control;
 use crate::spec::Policy;
-use crate::step::IdMaps;
+use crate::step::{Draft, IdMaps};
 
 /// What the ids of the task are in the caller's user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,34 +89,34 @@ pub(super) fn maps(host: &Host, identity: &Identity, mapping: Mapping) -> Option
     }
 }
 
-/// Says what the ids are worth.
-pub(super) fn tell(host: &Host, identity: &Identity, mapping: Mapping, report: &mut Report) {
-    report.enforce(Control::IDS);
+/// Adds to the report what the ids are worth.
+pub(super) fn report(host: &Host, identity: &Identity, mapping: Mapping, draft: &mut Draft) {
+    draft.report.enforce(Control::IDS);
     let (uid, gid) = (identity.uid, identity.gid);
     if mapping == Mapping::Caller {
         let why = format!("uid {uid} and gid {gid} inside are {} and {} outside", host.uid, host.gid);
-        report.note(Control::IDS, why);
+        draft.report.note(Control::IDS, why);
         if host.uid == 0 && uid != 0 {
             // Whatever it is called inside: root of the caller's own user namespace, which owns the files there.
             let why = format!(
                 "uid {uid} inside is 0 outside: the task may do to files and processes what root may without capabilities"
             );
-            report.weaken(Control::IDS, why);
+            draft.report.weaken(Control::IDS, why);
         }
         if host.groups.iter().any(|group| *group != host.gid) {
-            report.weaken(
+            draft.report.weaken(
                 Control::IDS,
                 "the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace",
             );
         }
         if identity.groups.iter().any(|group| *group != gid) {
-            report.weaken(
+            draft.report.weaken(
                 Control::IDS,
                 "the user's supplementary groups are left out: only one group can be mapped without privileges",
             );
         }
     } else if groups(host, identity).len() < identity.groups.len() {
-        report.weaken(
+        draft.report.weaken(
             Control::IDS,
             "supplementary groups are left out: the caller's user namespace does not map them, or they are too many for a map",
         );
@@ -129,6 +129,6 @@ pub(super) fn tell(host: &Host, identity: &Identity, mapping: Mapping, report: &
         let why = format!(
             "the caller is in a user namespace itself: outside of that one the task has uid {uid} and gid {gid}"
         );
-        report.note(Control::IDS, why);
+        draft.report.note(Control::IDS, why);
     }
 }

@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
 use crate::spec::SandboxSpec;
-use crate::step::Step;
+use crate::step::InitStep;
 use crate::step::wire::Op;
 
 /// What a domain keeps within.
@@ -60,8 +60,8 @@ impl Domain {
     }
 
     /// The step that enters it.
-    pub(super) fn step(self) -> Option<Step> {
+    pub(super) fn step(self) -> Option<InitStep> {
         let Domain { fs, scoped } = self;
-        self.keeps_traces().then(|| Step::new(Control::PID_NS, Op::Landlock { fs, scoped }))
+        self.keeps_traces().then(|| InitStep::new(Control::PID_NS, Op::Landlock { fs, scoped }).entering())
     }
 }

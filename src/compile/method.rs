@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
-use crate::report::{Control, Report};
-use crate::rootfs::lower::Entry;
+use crate::report::Control;
+use crate::rootfs::lower::RootEntry;
 use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::SandboxSpec;
+use crate::step::Draft;
 
 /// The method that is asked for, or that `auto` comes to.
 pub(super) fn choose(
@@ -15,16 +16,16 @@ pub(super) fn choose(
     host: &Host,
     survey: &Survey,
     env: &ChrootEnv,
-    entries: &[Entry],
-    report: &mut Report,
+    entries: &[RootEntry],
+    draft: &mut Draft,
 ) -> Result<Method> {
     let over_root = entries.iter().find(|e| e.target == Path::new("/"));
     let buried = buried(spec, survey, env, entries);
     let method = match spec.root.populate {
-        Method::Auto => auto(spec, host, entries, over_root, buried.as_ref(), report),
+        Method::Auto => auto(spec, host, entries, over_root, buried.as_ref(), draft),
         method => method,
     };
-    if let (Method::Bind | Method::Overlay, Some(Entry { source, .. })) = (method, over_root) {
+    if let (Method::Bind | Method::Overlay, Some(RootEntry { source, .. })) = (method, over_root) {
         let why = format!("{source:?} cannot be mounted over the new root: give it as the path of the root");
         return Err(Error::spec("chroot_env", why));
     }
@@ -52,8 +53,8 @@ pub(super) fn choose(
         return Err(Error::spec("chroot_env", why));
     }
     if method == Method::Overlay {
-        for Entry { target, .. } in entries.iter().filter(|e| e.kind != FileKind::Dir) {
-            report.note(Control::HOST_FILES, format!("{target:?} is read-only: a file has no overlay"));
+        for RootEntry { target, .. } in entries.iter().filter(|e| e.kind != FileKind::Dir) {
+            draft.report.note(Control::HOST_FILES, format!("{target:?} is read-only: a file has no overlay"));
         }
     }
     Ok(method)
@@ -63,16 +64,16 @@ pub(super) fn choose(
 fn auto(
     spec: &SandboxSpec,
     host: &Host,
-    entries: &[Entry],
-    over_root: Option<&Entry>,
+    entries: &[RootEntry],
+    over_root: Option<&RootEntry>,
     buried: Option<&Buried>,
-    report: &mut Report,
+    draft: &mut Draft,
 ) -> Method {
     let writes = if let Some(upper) = &spec.root.upper {
         Some(format!("{upper:?} is to hold what is written"))
     } else if spec.root.writable {
         Some("it is to be writable".to_string())
-    } else if let Some(Entry { source, .. }) = over_root {
+    } else if let Some(RootEntry { source, .. }) = over_root {
         Some(format!("{source:?} cannot be mounted over the root"))
     } else {
         buried.map(|Buried { target, .. }| format!("{target:?} is to be made in it"))
@@ -86,12 +87,12 @@ fn auto(
             Some(but) => (Method::Reflink, format!("{why}, and {but}")),
         },
     };
-    report.note(Control::HOST_FILES, format!("auto: the root is populated by {method}, as {why}"));
+    draft.report.note(Control::HOST_FILES, format!("auto: the root is populated by {method}, as {why}"));
     method
 }
 
 /// Why there can be no overlays.
-fn no_overlay(host: &Host, entries: &[Entry]) -> Option<String> {
+fn no_overlay(host: &Host, entries: &[RootEntry]) -> Option<String> {
     if !host.overlay {
         return Some("the kernel has no overlay file system".to_string());
     }
@@ -112,7 +113,7 @@ struct Buried {
 
 /// A mount point or a directory that is to be made where an entry shows nothing of that name, and the
 /// source of that entry. What stands in something that is mounted over the entries by then is none of theirs.
-fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[Entry]) -> Option<Buried> {
+fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[RootEntry]) -> Option<Buried> {
     let volumes: Vec<&Path> = spec.volumes.iter().map(|v| v.target.as_path()).collect();
     let own = spec.task_dirs.targets().chain(["/dev", "/proc", "/sys"]);
     let mut over: Vec<&Path> = own.map(Path::new).collect();

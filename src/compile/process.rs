@@ -1,62 +1,58 @@
 //! The task as a process: its descriptors, scores and limits, its credentials, and the command.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::checks;
 use super::identity::{self, Mapping};
 use crate::caps::Sets;
-use crate::cgroup::Layout;
+use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::ids::{self, Identity};
-use crate::report::{Control, Report};
+use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec, Stdio};
 use crate::step::wire::{Dup, Op};
-use crate::step::{self, Encoded, Handed, Step};
+use crate::step::{self, Draft, Encoded, Handed, InitStep, StreamSource};
 
 /// Whether author or operator require `control` by name, or all.
 pub(super) fn demanded(policy: &Policy, spec: &SandboxSpec, control: Control) -> bool {
     [spec.require, policy.require].into_iter().flatten().any(|required| required.contains(control))
 }
 
-pub(super) fn oom_score(
-    policy: &Policy,
-    spec: &SandboxSpec,
-    host: &Host,
-    report: &mut Report,
-    init: &mut Vec<Step>,
-) -> Result<()> {
+pub(super) fn oom_score(policy: &Policy, spec: &SandboxSpec, host: &Host, draft: &mut Draft) -> Result<()> {
     let value = spec.oom_score_adj;
     if !(-1000..=1000).contains(&value) {
         return Err(Error::spec("oom_score_adj", format!("{value} is not within -1000 to 1000")));
     }
-    report.enforce(Control::OOM_SCORE);
+    draft.report.enforce(Control::OOM_SCORE);
     if value != host.oom_score_adj {
         let text = value.to_string();
         let op = Op::OomScore { value: step::text(text.as_bytes()) };
-        let step = Step::new(Control::OOM_SCORE, op);
+        let step = InitStep::new(Control::OOM_SCORE, op).entering();
         // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
         let must = demanded(policy, spec, Control::OOM_SCORE);
-        init.push(if must { step } else { step.optional() });
+        draft.init.push(if must { step } else { step.optional() });
     }
     Ok(())
 }
 
 /// The task's descriptors: the standard streams, then the declared ones.
-pub(super) fn descriptors(spec: &SandboxSpec, handed: &mut Vec<Handed>) -> Result<Step> {
-    let mut map: BTreeMap<u32, u32> = (0..3).map(|n| (n, n)).collect();
+pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
+    let streams = [spec.stdin, spec.stdout, spec.stderr].map(stream_source);
+    let streams = streams.into_iter().zip(0..);
+    let mut map: BTreeMap<u32, u32> =
+        streams.map(|(from, number)| (number, draft.hand(Handed::Stream(number, from)))).collect();
     for fd in &spec.fds {
         if !(3..1024).contains(&fd.to) {
             return Err(Error::spec("fds", format!("{} is not within 3 to 1023", fd.to)));
         }
-        if handed.len() >= 200 {
+        if draft.handed.len() >= 200 {
             return Err(Error::spec("fds", "more than 197 descriptors"));
         }
-        let index = u32::try_from(handed.len()).unwrap_or(u32::MAX);
-        if map.insert(fd.to, index).is_some() {
+        if map.insert(fd.to, draft.hand(Handed::Caller(fd.from))).is_some() {
             return Err(Error::spec("fds", format!("two descriptors for number {}", fd.to)));
         }
-        handed.push(Handed::Caller(fd.from));
     }
     for (field, stdio) in [("stdin", spec.stdin), ("stdout", spec.stdout), ("stderr", spec.stderr)] {
         if let Stdio::Fd(fd @ ..0) = stdio {
@@ -64,7 +60,17 @@ pub(super) fn descriptors(spec: &SandboxSpec, handed: &mut Vec<Handed>) -> Resul
         }
     }
     let map = Encoded::of(map.into_iter().map(|(to, from)| Dup { from, to }));
-    Ok(Step::new(Control::MOUNT_NS, Op::Fds { map: map.list() }))
+    draft.enter(Control::MOUNT_NS, Op::Fds { map: map.list() });
+    Ok(())
+}
+
+/// Where a standard stream comes from.
+pub(super) fn stream_source(stdio: Stdio) -> StreamSource {
+    match stdio {
+        Stdio::Inherit | Stdio::Fd(_) => StreamSource::Caller,
+        Stdio::Null => StreamSource::Null,
+        Stdio::Piped => StreamSource::Pipe,
+    }
 }
 
 /// Which of 0, 1 and 2 are `/dev/null`, a bit each.
@@ -75,43 +81,44 @@ pub(super) fn null_streams(spec: &SandboxSpec) -> u8 {
 
 /// Version 1 cgroups are entered by init itself, which is single-threaded: its own `tasks` write waits
 /// for no grace period.
-pub(super) fn enter(cgroup: &Layout, handed: &mut Vec<Handed>, init: &mut Vec<Step>) {
-    for tasks in &cgroup.enter {
-        let fd = u32::try_from(handed.len()).unwrap_or(u32::MAX);
-        handed.push(Handed::Tasks(tasks.clone()));
-        init.push(Step::new(Control::RESOURCES, Op::Enter { fd, path: step::path(tasks) }));
+pub(super) fn enter(cgroups: &Cgroups, draft: &mut Draft) {
+    if let Some(share) = cgroups.paths.share_tasks() {
+        enter_one(Handed::Share(share.clone()), &share, draft);
+    }
+    for tasks in &cgroups.paths.enter {
+        enter_one(Handed::Tasks(tasks.clone()), tasks, draft);
     }
 }
 
-/// PID 1 that stays.
-pub(super) fn reaper(
-    host: &Host,
-    who: &Identity,
-    mapping: Mapping,
-    handed: &mut Vec<Handed>,
-    init: &mut Vec<Step>,
-) {
-    let caller = u32::try_from(handed.len()).unwrap_or(u32::MAX);
-    handed.push(Handed::Driver);
+/// Enters one.
+pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
+    let may_be_absent = matches!(handed, Handed::Share(_));
+    let fd = draft.hand(handed);
+    draft.enter(Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
+}
+
+/// The step of a process that stays, to reap and to record the exit, while its child goes on. The child waits for it to
+/// give up all that it does not need for that. `caller` is the index of a pidfd of the caller.
+pub(super) fn stay(host: &Host, who: &Identity, mapping: Mapping, caller: u32) -> InitStep {
     let (uid, gid) = identity::pid1(host, who, mapping);
-    let op =
-        Op::Fork { uid, gid, set_groups: mapping != Mapping::Caller, last: last_capability(host), caller };
-    init.push(Step::new(Control::PID_NS, op));
+    let set_groups = mapping != Mapping::Caller;
+    let op = Op::Fork { uid, gid, set_groups, last: last_capability(host), caller };
+    InitStep::new(Control::PID_NS, op)
 }
 
 fn last_capability(host: &Host) -> u32 {
     host.supported.numbers().last().unwrap_or(63).into()
 }
 
-pub(super) fn rlimits(spec: &SandboxSpec, report: &mut Report, init: &mut Vec<Step>) -> Result<()> {
+pub(super) fn rlimits(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
     for (name, limit) in &spec.rlimits {
         let resource = checks::rlimit(name)?;
         let (soft, hard) = (limit.soft.unwrap_or(u64::MAX), limit.hard.unwrap_or(u64::MAX));
         if soft > hard {
             return Err(Error::spec("rlimits", format!("{name}: the soft limit is above the hard one")));
         }
-        init.push(Step::new(Control::RLIMITS, Op::Rlimit { resource, soft, hard }));
-        report.enforce(Control::RLIMITS);
+        draft.enter(Control::RLIMITS, Op::Rlimit { resource, soft, hard });
+        draft.report.enforce(Control::RLIMITS);
     }
     Ok(())
 }
@@ -122,27 +129,28 @@ pub(super) fn credentials(
     who: &Identity,
     sets: Sets,
     mapping: Mapping,
-    report: &mut Report,
-    init: &mut Vec<Step>,
+    draft: &mut Draft,
 ) {
     let keep = sets.bounding.bits();
-    init.push(Step::new(Control::CAPS, Op::Bounding { keep, last: last_capability(host) }));
+    draft.enter(Control::CAPS, Op::Bounding { keep, last: last_capability(host) });
     let groups = Encoded::of(identity::groups(host, who));
     let set_groups = mapping != Mapping::Caller;
     let ids = Op::Ids { uid: who.uid, gid: who.gid, set_groups, groups: groups.list() };
-    init.push(Step::new(Control::IDS, ids));
-    identity::tell(host, who, mapping, report);
+    draft.enter(Control::IDS, ids);
+    identity::report(host, who, mapping, draft);
     let (permitted, inheritable, ambient) =
         (sets.permitted.bits(), sets.inheritable.bits(), sets.ambient.bits());
-    init.push(Step::new(Control::CAPS, Op::Caps { permitted, inheritable, ambient }));
+    draft.enter(Control::CAPS, Op::Caps { permitted, inheritable, ambient });
     if spec.no_new_privs {
-        init.push(Step::new(Control::NO_NEW_PRIVS, Op::NoNewPrivs {}));
-        report.enforce(Control::NO_NEW_PRIVS);
+        draft.enter(Control::NO_NEW_PRIVS, Op::NoNewPrivs {});
+        draft.report.enforce(Control::NO_NEW_PRIVS);
     } else if host.no_new_privs {
-        report.note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which no process can take back");
+        draft
+            .report
+            .note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which no process can take back");
     }
     if host.mdwe {
-        report.note(
+        draft.report.note(
             Control::NO_NEW_PRIVS,
             "the caller has PR_SET_MDWE set, which no process can take back: what compiles to memory while it runs fails",
         );
@@ -160,17 +168,21 @@ pub(super) fn candidates(command: &str) -> Vec<String> {
     paths
 }
 
-pub(super) fn find(candidates: &[String]) -> Step {
+pub(super) fn find(candidates: &[String], draft: &mut Draft) {
     let candidates = Encoded::strings(candidates);
-    Step::new(Control::empty(), Op::Find { candidates: candidates.list() })
+    draft.build(Control::empty(), Op::Find { candidates: candidates.list() });
 }
 
-pub(super) fn exec(spec: &SandboxSpec, limits: BTreeMap<String, String>, identity: &Identity) -> Step {
+pub(super) fn exec(
+    spec: &SandboxSpec,
+    limits: BTreeMap<String, String>,
+    identity: &Identity,
+    draft: &mut Draft,
+) {
     let mut env = spec.env.clone();
     env.extend(limits);
     env.extend(ids::environment(identity));
     let env = Encoded::strings(env.iter().map(|(key, value)| format!("{key}={value}")));
     let args = Encoded::strings(&spec.args);
-    let op = Op::Exec { args: args.list(), env: env.list() };
-    Step::new(Control::empty(), op)
+    draft.build(Control::empty(), Op::Exec { args: args.list(), env: env.list() });
 }

@@ -3,80 +3,23 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-
 use super::method;
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, chroot_env, temp_dir};
-use crate::report::{Control, Report};
-use crate::rootfs::lower::Entry;
-use crate::rootfs::populate::{self, TempRoot, populate_held};
-use crate::rootfs::source::{HeldSources, HostFile};
-use crate::rootfs::{self, names};
-use crate::rootfs::{
-    ChrootEnv, FileKind, Method, Options, Populated, Progress, Skipped, Source, Volume, check_path,
-};
+use crate::report::Control;
+use crate::rootfs::lower::RootEntry;
+use crate::rootfs::populate;
+use crate::rootfs::work::{BuildRoot, MakeTempRoot};
+use crate::rootfs::{self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, check_path, names};
 use crate::spec::{Policy, SandboxSpec};
+use crate::step::Draft;
 
 /// The parent's work on the root.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RootWork {
-    /// Where a temporary directory is made, when one is needed.
-    pub temp: Option<PathBuf>,
-    /// The directory that becomes the root; `None` for a tmpfs.
-    pub dir: Option<PathBuf>,
-    /// How it is populated: never `auto`.
-    pub method: Method,
-    /// What is linked or copied into it, when that is the method.
-    pub env: ChrootEnv,
-    /// What is mounted in it, when that is the method.
-    pub mounted: Vec<Source>,
-    /// What the compiler left out.
-    pub skipped: Vec<Skipped>,
-    /// Directories to be left empty, by device and inode.
-    pub skip: Vec<(u64, u64)>,
-    /// See [`Options`].
-    pub setuid: bool,
-    /// See [`Options`].
-    pub max_entries: Option<u64>,
-    /// See [`Options`].
-    pub max_bytes: Option<u64>,
-}
-
-impl RootWork {
-    /// Fills the directory that becomes the root, when it is to be filled, and says what stands in the root.
-    pub(crate) fn build(
-        &self,
-        held: &HeldSources,
-        temp: Option<&TempRoot>,
-        progress: Option<&(dyn Fn(Progress) + Sync)>,
-    ) -> Result<Option<Populated>> {
-        if self.method == Method::None {
-            return Ok(None);
-        }
-        let mut done = match &self.dir {
-            Some(dir) if self.method.walks() => self.fill(dir, held, temp, progress)?,
-            _ => Populated { sources: self.mounted.clone(), ..Populated::default() },
-        };
-        done.skipped.extend(self.skipped.iter().cloned());
-        done.skipped.sort();
-        Ok(Some(done))
-    }
-
-    fn fill(
-        &self,
-        dir: &Path,
-        held: &HeldSources,
-        temp: Option<&TempRoot>,
-        progress: Option<&(dyn Fn(Progress) + Sync)>,
-    ) -> Result<Populated> {
-        let gone = || Error::prepare(format!("openat2({dir:?}, O_PATH)"))(Errno::ENOENT);
-        let given = || held.get(dir).map(HostFile::fd).ok_or_else(gone);
-        let root = temp.map_or_else(given, |temp| Ok(temp.fd()))?;
-        let RootWork { method, ref skip, setuid, max_entries, max_bytes, .. } = *self;
-        let options = Options { method, setuid, skip, max_entries, max_bytes, progress, fingerprint: false };
-        populate_held(root, &self.env, held, &options)
-    }
+pub(super) struct RootWork {
+    /// The temporary directory to make, if one is needed.
+    pub temp: Option<MakeTempRoot>,
+    /// What becomes of it, or of the author's own.
+    pub build: BuildRoot,
 }
 
 pub(super) fn work(
@@ -85,8 +28,8 @@ pub(super) fn work(
     host: &Host,
     survey: &Survey,
     id: &str,
-    report: &mut Report,
-) -> Result<(RootWork, Vec<Entry>)> {
+    draft: &mut Draft,
+) -> Result<(RootWork, Vec<RootEntry>)> {
     let root = &spec.root;
     for (field, path) in [("root", &root.path), ("upper", &root.upper)] {
         path.as_ref().map_or(Ok(()), |path| directory(field, path, survey))?;
@@ -109,19 +52,19 @@ pub(super) fn work(
     // The default list is a list of what a host may have; one that somebody wrote means what it says.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
     for Skipped { path, why } in skipped.iter().filter(|_| written) {
-        report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
+        draft.report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
     }
-    let method = method::choose(spec, host, survey, &env, &entries, report)?;
+    let method = method::choose(spec, host, survey, &env, &entries, draft)?;
     super::conflicts::executable(policy, spec, survey, method)?;
     super::conflicts::kinds(spec, survey, &env)?;
     let base = survey.real(&temp_dir(policy)).to_path_buf();
     let temp = (method.walks() && root.path.is_none()).then_some(base);
-    let dir = root.path.clone().or_else(|| temp.as_deref().map(|base| TempRoot::path_in(base, id)));
+    let temp = temp.map(|base| MakeTempRoot { base, id: id.to_owned() });
+    let dir = root.path.clone().or_else(|| temp.as_ref().map(MakeTempRoot::path));
     let kept = entries.iter().map(|e| e.source.clone());
     let env = env.into_iter().filter(|(source, _)| method.walks() && kept.clone().any(|k| k == *source));
     let both = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
-    let work = RootWork {
-        temp,
+    let build = BuildRoot {
         dir,
         method,
         env: env.collect(),
@@ -136,7 +79,7 @@ pub(super) fn work(
         max_entries: both(root.max_entries, policy.max_entries),
         max_bytes: both(root.max_bytes, policy.max_bytes),
     };
-    Ok((work, entries))
+    Ok((RootWork { temp, build }, entries))
 }
 
 fn directory(field: &'static str, path: &Path, survey: &Survey) -> Result<()> {
@@ -148,13 +91,13 @@ fn directory(field: &'static str, path: &Path, survey: &Survey) -> Result<()> {
     }
 }
 
-fn mounted(entry: &Entry, method: Method) -> Source {
+fn mounted(entry: &RootEntry, method: Method) -> Source {
     let method = if entry.kind == FileKind::Dir { method } else { Method::Bind };
     Source { path: entry.source.clone(), target: entry.target.clone(), method }
 }
 
 /// What stands in the root, what holds others first, and what is left out of it.
-fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<Entry>, Vec<Skipped>) {
+fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     let (mut entries, mut skipped) = (Vec::new(), Vec::new());
     for (source, dest) in env {
         let real = survey.real(source);
@@ -164,7 +107,7 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<Entry>, Vec<Skipped>) {
             Some(FileKind::Other) => "is a fifo or a socket",
             Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "was to be left out",
             Some(kind) => {
-                entries.push(Entry {
+                entries.push(RootEntry {
                     source: source.clone(),
                     real: real.to_path_buf(),
                     target: rootfs::in_root(dest),
@@ -223,8 +166,8 @@ pub(super) fn private(
     policy: &Policy,
     spec: &SandboxSpec,
     host: &Host,
-    entries: &[Entry],
-    report: &mut Report,
+    entries: &[RootEntry],
+    draft: &mut Draft,
 ) -> Vec<(PathBuf, FileKind)> {
     let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
     let Some(etc) = entries.iter().find(|e| default && e.source == Path::new("/etc")) else {
@@ -241,7 +184,7 @@ pub(super) fn private(
     if !covered.is_empty() {
         let names: Vec<String> = covered.iter().map(|(at, _)| at.display().to_string()).collect();
         let why = format!("covered, as other users may not read them on the host: {}", names.join(" "));
-        report.note(Control::MASKED_PATHS, why);
+        draft.report.note(Control::MASKED_PATHS, why);
     }
     covered
 }

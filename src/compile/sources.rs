@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::{Host, Stream, Survey, temp_dir};
-use crate::report::{Control, Report};
+use crate::report::Control;
 use crate::rootfs::{Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
+use crate::step::Draft;
 
 /// Refuses what the operator's policy does not allow.
 pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> Result<()> {
@@ -71,18 +72,18 @@ fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)
 }
 
 /// Says what descriptors of the caller's give away.
-pub(super) fn streams(survey: &Survey, report: &mut Report) {
+pub(super) fn streams(survey: &Survey, draft: &mut Draft) {
     for (name, stream) in &survey.streams {
         match stream {
-            Stream::File => report.weaken(
+            Stream::File => draft.report.weaken(
                 Control::HOST_FILES,
                 format!("{name} is a file of the host: the task can open it anew by /proc/self/fd, and change its mode and owner"),
             ),
-            Stream::Dir => report.weaken(
+            Stream::Dir => draft.report.weaken(
                 Control::HOST_FILES | Control::ROOT_SWITCH,
                 format!("{name} is a directory of the host: it leads out of the root"),
             ),
-            Stream::Terminal => report.note(
+            Stream::Terminal => draft.report.note(
                 Control::DEVICES,
                 format!("{name} is a terminal of the host: the task can change its mode and settings"),
             ),
@@ -96,7 +97,7 @@ pub(super) fn lead(
     spec: &SandboxSpec,
     host: &Host,
     survey: &Survey,
-    report: &mut Report,
+    draft: &mut Draft,
 ) -> Result<()> {
     let base = temp_dir(policy);
     let base = survey.real(&base);
@@ -113,12 +114,12 @@ pub(super) fn lead(
             let why = format!(
                 "the task may write {source:?}, which holds {base:?}, where the temporary roots of other sandboxes are made"
             );
-            report.weaken(Control::HOST_FILES, why);
+            draft.report.weaken(Control::HOST_FILES, why);
         }
         if host.cgroup_mounts().iter().any(|mount| mount.starts_with(real) || real.starts_with(mount)) {
             let why =
                 format!("the task may write {source:?}, which shows the host's cgroups, as their owner may");
-            report.weaken((Control::RESOURCES & report.asked) | Control::KILL, why);
+            draft.report.weaken((Control::RESOURCES & draft.report.asked) | Control::KILL, why);
         }
     }
     for (_, source) in named(spec) {
@@ -126,7 +127,7 @@ pub(super) fn lead(
         if let Some(tree) =
             ["/proc", "/sys"].into_iter().find(|t| real.starts_with(t) || Path::new(t).starts_with(real))
         {
-            report.weaken(
+            draft.report.weaken(
                 Control::MASKED_PATHS,
                 format!("{source:?} shows the host's {tree}, which is not masked there"),
             );

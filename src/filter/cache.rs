@@ -10,19 +10,19 @@ use crate::error::Result;
 
 /// A program, and the rules that it was made of: what they leave open is asked for every task.
 #[derive(Debug)]
-pub(crate) struct Compiled {
+pub(crate) struct CompiledFilter {
     pub program: Program,
     x86_64: Rules,
     /// None where the profile refuses all of i386.
     i386: Option<Rules>,
 }
 
-impl Compiled {
-    fn of(profile: &Profile, grants: &Grants) -> Result<Compiled> {
+impl CompiledFilter {
+    fn of(profile: &Profile, grants: &Grants) -> Result<CompiledFilter> {
         let program = compile(profile, grants)?;
         let rules = |arch| Rules::of(profile, grants, arch);
         let i386 = profile.i386.then(|| rules(Arch::I386));
-        Ok(Compiled { program, x86_64: rules(Arch::X86_64), i386 })
+        Ok(CompiledFilter { program, x86_64: rules(Arch::X86_64), i386 })
     }
 
     /// See [`Rules::may_execute`]; the architecture has the call.
@@ -35,7 +35,7 @@ impl Compiled {
     }
 }
 
-type Known = Vec<((Profile, Grants), Arc<Compiled>)>;
+type Known = Vec<((Profile, Grants), Arc<CompiledFilter>)>;
 
 /// The last ones, the latest in front.
 static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
@@ -45,7 +45,7 @@ const MOST: usize = 32;
 ///
 /// # Errors
 /// As `compile`.
-pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<Compiled>> {
+pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<CompiledFilter>> {
     let key = (profile, grants);
     // Nothing that is done while it is locked can panic.
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<Compiled>
             return Ok(program);
         }
     }
-    let program = Arc::new(Compiled::of(&key.0, &key.1)?);
+    let program = Arc::new(CompiledFilter::of(&key.0, &key.1)?);
     let mut known = known();
     known.insert(0, (key, Arc::clone(&program)));
     known.truncate(MOST);

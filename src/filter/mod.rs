@@ -22,7 +22,7 @@ mod profile;
 mod tests;
 
 pub use bpf::Program;
-pub(crate) use cache::{Compiled, compiled};
+pub(crate) use cache::{CompiledFilter, compiled};
 pub use calls::{Arch, all, number};
 pub use compile::{compile, decide};
 pub use default::{GROUPS, Group};

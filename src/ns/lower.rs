@@ -1,69 +1,80 @@
 //! Namespaces into clone flags and steps.
 
 use super::{IsolationMode, Namespaces, Network};
-use crate::report::{Control, Report};
+use crate::report::Control;
 use crate::step::wire::Op;
-use crate::step::{self, Handed, Step};
-
-/// What the namespaces come to.
-pub(crate) struct Lowered {
-    /// `CLONE_NEW*` bits of the clone.
-    pub clone: u32,
-    /// Steps before anything is mounted.
-    pub before: Vec<Step>,
-    /// Steps once the cgroup is entered and everything is mounted.
-    pub after: Vec<Step>,
-}
+use crate::step::{self, Draft, Handed};
 
 const fn bit(flag: i32) -> u32 {
     flag.cast_unsigned()
 }
 
-/// Lowers `ns`, asking for its controls in `report` and handing over what has to be joined.
-pub(crate) fn lower(ns: &Namespaces, handed: &mut Vec<Handed>, report: &mut Report) -> Lowered {
-    let mut low = Lowered { clone: bit(libc::CLONE_NEWNS), before: Vec::new(), after: Vec::new() };
-    report.enforce(Control::MOUNT_NS);
+/// Joins and fills namespaces, before anything is mounted. The `CLONE_NEW*` bits of the clone.
+pub(crate) fn join(ns: &Namespaces, draft: &mut Draft) -> u32 {
+    let mut clone = bit(libc::CLONE_NEWNS);
+    draft.report.enforce(Control::MOUNT_NS);
     if ns.user {
-        low.clone |= bit(libc::CLONE_NEWUSER);
+        clone |= bit(libc::CLONE_NEWUSER);
     }
     if ns.pid == IsolationMode::Private {
-        low.clone |= bit(libc::CLONE_NEWPID);
-        report.enforce(Control::PID_NS);
+        clone |= bit(libc::CLONE_NEWPID);
+        draft.report.enforce(Control::PID_NS);
     }
     if ns.ipc == IsolationMode::Private {
-        low.clone |= bit(libc::CLONE_NEWIPC);
-        report.enforce(Control::IPC_NS);
+        clone |= bit(libc::CLONE_NEWIPC);
+        draft.report.enforce(Control::IPC_NS);
     }
-    network(ns, handed, report, &mut low);
+    clone |= network(ns, draft);
     if let Some(name) = &ns.uts {
-        low.clone |= bit(libc::CLONE_NEWUTS);
-        low.before.push(Step::new(Control::UTS_NS, Op::Hostname { name: step::text(name.as_bytes()) }));
-        report.enforce(Control::UTS_NS);
+        clone |= bit(libc::CLONE_NEWUTS);
+        draft.build(Control::UTS_NS, Op::Hostname { name: step::text(name.as_bytes()) });
+        draft.report.enforce(Control::UTS_NS);
     }
-    if ns.cgroup {
-        // Not by the clone: that would root the namespace at the caller's cgroup, not at the task's.
-        low.after.push(Step::new(Control::CGROUP_NS, Op::Unshare { flags: bit(libc::CLONE_NEWCGROUP) }));
-        report.enforce(Control::CGROUP_NS);
-    }
-    low
+    clone
 }
 
-fn network(ns: &Namespaces, handed: &mut Vec<Handed>, report: &mut Report, low: &mut Lowered) {
+/// Leaves the caller's cgroup namespace, once the task's cgroups are entered. A clone would root the new one at the
+/// caller's cgroup.
+pub(crate) fn unshare(ns: &Namespaces, draft: &mut Draft) {
+    if ns.cgroup {
+        draft.build(Control::CGROUP_NS, Op::Unshare { flags: bit(libc::CLONE_NEWCGROUP) });
+        draft.report.enforce(Control::CGROUP_NS);
+    }
+}
+
+impl Namespaces {
+    /// Those that are not the caller's: `CLONE_NEW*` bits.
+    pub(crate) fn own(&self) -> u32 {
+        [
+            (true, libc::CLONE_NEWNS),
+            (self.user, libc::CLONE_NEWUSER),
+            (self.pid == IsolationMode::Private, libc::CLONE_NEWPID),
+            (self.ipc == IsolationMode::Private, libc::CLONE_NEWIPC),
+            (self.network != Network::Host, libc::CLONE_NEWNET),
+            (self.uts.is_some(), libc::CLONE_NEWUTS),
+            (self.cgroup, libc::CLONE_NEWCGROUP),
+        ]
+        .into_iter()
+        .filter(|(own, _)| *own)
+        .fold(0, |bits, (_, flag)| bits | bit(flag))
+    }
+}
+
+fn network(ns: &Namespaces, draft: &mut Draft) -> u32 {
     match &ns.network {
-        Network::Host => report.note(Control::NET_NS, "the network is the host's"),
-        Network::None => {
-            low.clone |= bit(libc::CLONE_NEWNET);
-            low.before.push(Step::new(Control::NET_NS, Op::Loopback {}));
-            report.enforce(Control::NET_NS);
+        Network::Host => {
+            draft.report.note(Control::NET_NS, "the network is the host's");
+            return 0;
         }
+        Network::None => draft.build(Control::NET_NS, Op::Loopback {}),
         Network::Path(path) => {
-            let fd = u32::try_from(handed.len()).unwrap_or(u32::MAX);
-            handed.push(Handed::Namespace(path.clone()));
+            let fd = draft.hand(Handed::Namespace(path.clone()));
             let kind = bit(libc::CLONE_NEWNET);
-            low.before.push(Step::new(Control::NET_NS, Op::Join { fd, kind, path: step::path(path) }));
-            report.enforce(Control::NET_NS);
+            draft.build(Control::NET_NS, Op::Join { fd, kind, path: step::path(path) });
         }
     }
+    draft.report.enforce(Control::NET_NS);
+    if ns.network == Network::None { bit(libc::CLONE_NEWNET) } else { 0 }
 }
 
 #[cfg(test)]
@@ -73,7 +84,7 @@ mod tests {
 
     fn list(pid: IsolationMode, ipc: IsolationMode) -> String {
         let ns = Namespaces { pid, ipc, network: Network::Host, uts: None, cgroup: false, user: false };
-        namespaces(lower(&ns, &mut Vec::new(), &mut Report::default()).clone)
+        namespaces(join(&ns, &mut Draft::default()))
     }
 
     #[test]

@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
 use nix::unistd::geteuid;
 
-use crate::sys::fs::{Dirents, Kind};
+use crate::sys::fs::{DirentKind, Dirents};
 use crate::{Error, Result};
 
 /// Flags for a directory that is read or filled.
@@ -59,7 +59,7 @@ pub(super) fn make_private<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -
 }
 
 /// Names and types of all entries of `dir`. Errors name it as `path`.
-pub(super) fn list(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<(CString, Kind)>> {
+pub(super) fn list(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<(CString, DirentKind)>> {
     let fail = |call: &str| Error::prepare::<Errno>(format!("{call}({path:?})"));
     // Opened anew: reading moves the offset of the open file.
     let dir = openat(dir, c".", DIR, Mode::empty()).map_err(fail("openat"))?;

@@ -50,6 +50,7 @@ pub(crate) mod probe;
 pub(crate) mod source;
 pub(crate) mod teardown;
 pub mod template;
+pub(crate) mod work;
 mod workers;
 
 pub use dirs::{Secrets, TaskDirs};

@@ -119,7 +119,7 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
     let mut inner = Vec::new();
     while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
         for entry in batch {
-            if !matches!(entry.kind, fs::Kind::Dir | fs::Kind::File | fs::Kind::Unknown) {
+            if !matches!(entry.kind, fs::DirentKind::Dir | fs::DirentKind::File | fs::DirentKind::Unknown) {
                 continue;
             }
             let Ok(st) = fstatat(dir, entry.name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };

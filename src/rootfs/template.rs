@@ -77,7 +77,7 @@ pub struct Template {
     path: PathBuf,
     generation: u64,
     /// Its root, with a shared lock.
-    held: OwnedFd,
+    held: Locked,
     /// The names at its top that a sandbox can mount one by one.
     tops: Vec<OsString>,
     built: Option<Populated>,

@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use crate::sys::arch::{clone3_vfork, syscall};
 
 /// What is cloned and executed.
-pub(super) struct Request<'a> {
+pub(super) struct CloneRequest<'a> {
     /// `CLONE_NEW*` bits.
     pub namespaces: u32,
     /// The version 2 cgroup to be born in (`CLONE_INTO_CGROUP`, Linux 5.7).
@@ -30,9 +30,9 @@ pub(super) struct Request<'a> {
 }
 
 /// Which call failed: the clone itself, or the execution of init in the child.
-pub(super) enum Refused {
+pub(super) enum CloneError {
     Clone(io::Error),
-    Exec(io::Error),
+    Execute(io::Error),
 }
 
 /// What the child reads and writes, in the caller's memory.
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 /// Clones and executes. The caller's signal mask is the same afterwards.
-pub(super) fn clone(request: &Request<'_>) -> Result<OwnedFd, Refused> {
+pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
     let argv =
         [request.argv[0].as_ptr(), request.argv[1].as_ptr(), request.argv[2].as_ptr(), std::ptr::null()];
     let envp = [std::ptr::null()];
@@ -63,13 +63,14 @@ pub(super) fn clone(request: &Request<'_>) -> Result<OwnedFd, Refused> {
     let mut pidfd: RawFd = -1;
     let args = clone_args(request, &mut pidfd);
     // Without signals no handler of the caller's can run in the child, on the shared stack.
-    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| Refused::Clone(e.into()))?;
+    let mask =
+        SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| CloneError::Clone(e.into()))?;
     // SAFETY: args ask for CLONE_VM|CLONE_VFORK without a stack; `child` makes raw system calls only
     // and touches `shared` only, which outlives it since this thread is suspended meanwhile.
     let pid = unsafe { clone3_vfork(&args, child, (&raw mut shared).cast()) };
     let restored = mask.thread_set_mask();
     if pid < 0 {
-        return Err(Refused::Clone(os_error(pid)));
+        return Err(CloneError::Clone(os_error(pid)));
     }
     // SAFETY: the clone succeeded, so the kernel stored a descriptor of ours there.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -79,7 +80,7 @@ pub(super) fn clone(request: &Request<'_>) -> Result<OwnedFd, Refused> {
     if errno != 0 || restored.is_err() {
         let _ = crate::sys::pidfd_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
         let _ = crate::sys::wait_pidfd(std::os::fd::AsFd::as_fd(&pidfd), true, true);
-        return Err(Refused::Exec(os_error(errno)));
+        return Err(CloneError::Execute(os_error(errno)));
     }
     Ok(pidfd)
 }
@@ -88,7 +89,7 @@ fn os_error(ret: isize) -> io::Error {
     io::Error::from_raw_os_error(i32::try_from(ret.unsigned_abs()).unwrap_or(libc::EINVAL))
 }
 
-fn clone_args(request: &Request<'_>, pidfd: &mut RawFd) -> libc::clone_args {
+fn clone_args(request: &CloneRequest<'_>, pidfd: &mut RawFd) -> libc::clone_args {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     // SAFETY: clone_args is plain data for which all zeroes is a value.

@@ -1,8 +1,7 @@
-//! The parent's side of a spawn: open what is handed over, clone, write the id maps, and listen until
-//! the command runs or a step was refused.
+//! The parent's executor: runs the parent's steps of a plan, each with its undo, and reads what init answers.
 //!
-//! Everything that is made here is owned by a value that takes it back when it is dropped, so an early
-//! return is a rollback.
+//! What a step makes on the host goes into the undo list at once, and everything else is owned by a value that takes it
+//! back when it is dropped. So an early return is a rollback.
 
 use std::ffi::CString;
 use std::io;
@@ -14,65 +13,312 @@ use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 
+use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::host::Survey;
-use crate::plan::Plan;
+use crate::plan::{EXECUTE_INIT, ParentOp, ParentStep, Plan, map_call};
 use crate::report::Report;
 use crate::rootfs::source::HostFile;
+use crate::rootfs::{Populated, Progress};
 use crate::spec::{SandboxSpec, Stdio};
-use crate::step::Handed;
 use crate::step::wire::{Op, RECORD, Record};
+use crate::step::{Handed, IdMaps, InitStep, Kernel, StreamSource};
 use crate::sys;
-use crate::task::{Child, Streams};
+use crate::task::{Child, Spawned, Streams, Undo};
 
 mod clone;
 
 /// The static program that does the child's half.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
-/// Where the sandbox is born.
-pub(crate) struct Birth<'a> {
-    /// The version 2 cgroup of the task.
-    pub cgroup: Option<BorrowedFd<'a>>,
+/// What the steps work on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Given<'a> {
     /// Standard input, output and error.
     pub stdio: [Stdio; 3],
     /// What the spec names of the host.
-    pub survey: &'a Survey,
-    /// The temporary root, if there is one, with its path.
-    pub root: Option<(&'a Path, BorrowedFd<'a>)>,
+    pub survey: Option<&'a Survey>,
+    /// Whom to tell how far the population of a root is.
+    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// The task that is entered: the pidfd of its first process, and its cgroups.
+    pub running: Option<(BorrowedFd<'a>, Option<&'a Group>)>,
 }
 
-impl Birth<'_> {
+/// How many kills of its own cgroup a caller may have survived.
+const KILLS: u32 = 16;
+
+/// Carries out the plan, up to the point where the command has been executed.
+///
+/// # Errors
+/// The step that was refused. Everything is undone then.
+pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
+    let mut run = Run {
+        plan,
+        given,
+        undo: Undo::default(),
+        report: plan.report.clone(),
+        populated: None,
+        birth: Birth::default(),
+    };
+    let birth = plan.parent.iter().position(|step| matches!(step.op, ParentOp::Hand(_)));
+    let (before, birth) = plan.parent.split_at(birth.unwrap_or(plan.parent.len()));
+    before.iter().try_for_each(|step| run.step(step))?;
+    if let Some(group) = run.own_group() {
+        group.start_counting();
+    }
+    run.bear(birth)?;
+    let Run { undo, report, populated, birth, .. } = run;
+    let Birth { streams, child, .. } = birth;
+    let child = child.ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))?;
+    Ok(Spawned { child, streams, undo, report, populated })
+}
+
+/// A plan that is being carried out.
+struct Run<'a> {
+    plan: &'a Plan,
+    given: Given<'a>,
+    birth: Birth,
+    undo: Undo,
+    report: Report,
+    populated: Option<Populated>,
+}
+
+/// What is made for one clone, and dropped after it but for the child and the caller's ends of the streams.
+#[derive(Default)]
+struct Birth {
+    /// The child is killed and reaped before anything that it uses goes.
+    child: Option<Child>,
+    streams: Streams,
+    /// By index; `None` for what is not needed.
+    handed: Vec<Option<OwnedFd>>,
+    /// The parent's end of the socket, and init's.
+    channel: Option<(OwnedFd, OwnedFd)>,
+    steps: Option<OwnedFd>,
+    init: Option<OwnedFd>,
+}
+
+impl Run<'_> {
+    /// Runs the steps from the first descriptor on, and again where the kernel kills what is born.
+    ///
+    /// Linux 6.14, and stable kernels since February 2025, compare how often the cgroup of the *caller* was killed by
+    /// `cgroup.kill` with how often that of the child was, which is meant for forks within one; so a caller whose cgroup
+    /// has been killed before it entered it gets dead children only. Killing the child's cgroup as often helps.
+    fn bear(&mut self, steps: &[ParentStep]) -> Result<()> {
+        let report = self.report.clone();
+        let mut kills = 0u32;
+        loop {
+            let born = steps.iter().try_for_each(|step| self.step(step));
+            let group = self.undo.group().filter(|group| group.into_fd().is_some());
+            let again = match (&born, group) {
+                (Err(e), Some(group)) if was_killed(e) && group.oom_kills() == 0 => {
+                    kills < KILLS && group.kill().is_ok()
+                }
+                _ => false,
+            };
+            match born {
+                Err(e) if !again => return Err(self.explained(e)),
+                Err(_) => {}
+                Ok(()) => return Ok(()),
+            }
+            kills = kills.saturating_add(1);
+            self.birth = Birth::default();
+            self.report = report.clone();
+        }
+    }
+
+    /// A spawn that failed because init was OOM-killed says so.
+    fn explained(&self, e: Error) -> Error {
+        if was_killed(&e) && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
+            let why = "out of memory: init was OOM-killed, the memory limit is too small to start in";
+            return Error::Setup { step: "init".into(), source: io::Error::other(why) };
+        }
+        e
+    }
+
+    /// Runs one step. A refusal means what the step says, and what must hold is checked again after it.
+    fn step(&mut self, step: &ParentStep) -> Result<()> {
+        let plan = self.plan;
+        match self.run(step) {
+            Ok(()) => Ok(()),
+            Err(refused) => step.on_refusal.take(refused, &mut self.report),
+        }
+        .and_then(|()| plan.must_hold.check(&self.report))
+    }
+
+    fn run(&mut self, step: &ParentStep) -> Result<()> {
+        let refused = |e: io::Error| Error::Prepare { step: step.op.call(), source: e };
+        match &step.op {
+            // Done when the plan was made.
+            ParentOp::HoldSources { .. } => {}
+            ParentOp::TempRoot(make) => {
+                make.run(&Kernel::real())?.into_iter().for_each(|root| self.undo.temp_root(root));
+            }
+            ParentOp::BuildRoot(build) => {
+                let survey = self.given.survey.ok_or_else(|| refused(Errno::ENOENT.into()))?;
+                self.populated = build.run(&survey.sources, self.undo.root(), self.given.progress)?;
+            }
+            ParentOp::Cgroup(op) => {
+                let mut report = std::mem::take(&mut self.report);
+                let group = self.own_group();
+                let done = group.map(|group| op.run(step.control, &Kernel::real(), group, &mut report));
+                self.report = report;
+                done.transpose()?;
+            }
+            ParentOp::Hand(handed) => {
+                let fd = self.open(handed)?;
+                self.birth.handed.push(fd);
+            }
+            ParentOp::Channel => {
+                let flags = SockFlag::SOCK_CLOEXEC;
+                let ends = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+                self.birth.channel = Some(ends.map_err(|e| refused(e.into()))?);
+            }
+            ParentOp::SealSteps => {
+                let number = |fd: &OwnedFd| fd.as_raw_fd().unsigned_abs();
+                let fds: Vec<_> = self.birth.handed.iter().map(|fd| fd.as_ref().map(number)).collect();
+                let status = self.birth.channel.as_ref().map_or(0, |(_, theirs)| number(theirs));
+                let program = self.plan.encode(status, &fds);
+                let sealed = sys::sealed_memfd(c"cofferdam-plan", &program, false);
+                self.birth.steps = Some(sealed.map_err(refused)?);
+            }
+            ParentOp::SealInit => self.birth.init = Some(init_program(&step.op)?),
+            ParentOp::Clone { namespaces, into_cgroup } => self.clone(*namespaces, *into_cgroup, &step.op)?,
+            ParentOp::IdMaps(maps) => self.write_maps(maps)?,
+            ParentOp::AwaitCommand => {
+                if let Some(child) = &mut self.birth.child {
+                    listen(self.plan, child, &mut self.report)?;
+                }
+            }
+            ParentOp::CheckShare(share) => {
+                if let Some(group) = self.undo.group() {
+                    group.check_reservations(share)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The cgroups that are being made, unless a task is entered. They come after the root, and so are undone before it:
+    /// their processes use it.
+    fn own_group(&mut self) -> Option<&mut Group> {
+        if self.undo.group().is_none() && self.given.running.is_none() {
+            self.undo.cgroups(Group::new(&self.plan.cgroups));
+        }
+        self.undo.group_mut()
+    }
+
+    /// The cgroups of the task: those that are being made, or those that are entered.
+    fn group(&self) -> Option<&Group> {
+        match self.given.running {
+            Some((_, group)) => group,
+            None => self.undo.group(),
+        }
+    }
+
+    /// Clones, and gives up what init has its own copies of.
+    fn clone(&mut self, namespaces: u32, into_cgroup: bool, op: &ParentOp) -> Result<()> {
+        let Birth { handed, channel, steps, init, .. } = &mut self.birth;
+        let (handed, channel, steps, init) =
+            (std::mem::take(handed), channel.take(), steps.take(), init.take());
+        let missing = || Error::Prepare { step: op.call(), source: Errno::EBADF.into() };
+        let (Some((ours, theirs)), Some(steps), Some(init)) = (channel, steps, init) else {
+            return Err(missing());
+        };
+        let number = |fd: &OwnedFd| CString::new(fd.as_raw_fd().to_string()).unwrap_or_default();
+        let mut inherit: Vec<RawFd> = handed.iter().flatten().map(AsRawFd::as_raw_fd).collect();
+        inherit.extend([steps.as_raw_fd(), theirs.as_raw_fd()]);
+        let request = clone::CloneRequest {
+            namespaces,
+            cgroup: self.group().filter(|_| into_cgroup).and_then(Group::into_fd),
+            program: init.as_fd(),
+            argv: [c"cofferdam-init".into(), number(&steps), number(&theirs)],
+            inherit,
+        };
+        let child = clone::clone(&request).map_err(|refused| match refused {
+            clone::CloneError::Clone(source) => Error::Prepare { step: op.call(), source },
+            clone::CloneError::Execute(source) => Error::Prepare { step: EXECUTE_INIT.into(), source },
+        })?;
+        self.birth.child = Some(Child::new(child, ours));
+        Ok(())
+    }
+
+    /// Writes the maps of the child's user namespace. `setgroups` must be denied first where the caller
+    /// has no `CAP_SETGID` over it (`user_namespaces(7)`).
+    fn write_maps(&self, maps: &IdMaps) -> Result<()> {
+        let Some(child) = &self.birth.child else { return Ok(()) };
+        // A caller in a new PID namespace may have the old one's /proc, where its numbers are other processes'.
+        let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
+            let source = io::Error::other("/proc shows another PID namespace than the caller's");
+            Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
+        })?;
+        for (file, text) in maps.files() {
+            std::fs::write(format!("/proc/{pid}/{file}"), text)
+                .map_err(Error::prepare(map_call(file, text)))?;
+        }
+        sys::send(child.status(), b"g").map_err(|e| unheard(child, "sendto(status)", e))
+    }
+
+    /// Opens a descriptor for init; `None` if it is not needed.
+    fn open(&mut self, handed: &Handed) -> Result<Option<OwnedFd>> {
+        let refused = |e: io::Error| Error::Prepare { step: handed.call(), source: e };
+        let duplicate = |held: Option<BorrowedFd<'_>>| {
+            let held = held.ok_or(io::ErrorKind::NotFound.into());
+            held.and_then(|fd| fd.try_clone_to_owned()).map_err(refused)
+        };
+        let fd = match handed {
+            Handed::Stream(number, source) => self.stream(*number, *source).map_err(refused)?,
+            Handed::Caller(number) => callers(*number)?,
+            Handed::Driver => sys::own_pidfd().map_err(refused)?,
+            Handed::Task => duplicate(self.given.running.map(|(task, _)| task))?,
+            Handed::Namespace(_) => {
+                duplicate(self.given.survey.and_then(|survey| survey.namespace.as_ref()).map(AsFd::as_fd))?
+            }
+            Handed::Tree { source, recursive } => {
+                sys::fs::clone_tree(self.source(source)?, *recursive).map_err(|e| refused(e.into()))?
+            }
+            Handed::Source(path) => duplicate(self.source(path).ok())?,
+            Handed::Tasks(path) => open_write(path).map_err(|e| refused(e.into()))?,
+            Handed::Share(path) => match open_write(path) {
+                // No processor is reserved.
+                Err(Errno::ENOENT | Errno::ENODEV) => return Ok(None),
+                opened => opened.map_err(|e| refused(e.into()))?,
+            },
+        };
+        Ok(Some(fd))
+    }
+
     /// The descriptor of a source.
     fn source(&self, path: &Path) -> Result<BorrowedFd<'_>> {
-        let root = self.root.filter(|(at, _)| *at == path).map(|(_, fd)| fd);
-        let held = || self.survey.sources.get(path).map(HostFile::fd);
+        let is_root =
+            |step: &ParentStep| matches!(&step.op, ParentOp::TempRoot(make) if make.path() == *path);
+        let root = self.undo.root().filter(|_| self.plan.parent.iter().any(is_root)).map(|root| root.fd());
+        let held = || self.given.survey?.sources.get(path).map(HostFile::fd);
         root.or_else(held).ok_or_else(|| Error::prepare(format!("openat2({path:?}, O_PATH)"))(Errno::ENOENT))
+    }
+
+    fn stream(&mut self, number: u32, source: StreamSource) -> io::Result<OwnedFd> {
+        match source {
+            StreamSource::Caller => {
+                let how = usize::try_from(number).ok().and_then(|n| self.given.stdio.get(n)).copied();
+                match how {
+                    Some(Stdio::Fd(fd)) => sys::dup_number(fd),
+                    _ => sys::dup_number(number.cast_signed()),
+                }
+            }
+            StreamSource::Null => {
+                let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+                Ok(nix::fcntl::open("/dev/null", flags, Mode::empty())?)
+            }
+            StreamSource::Pipe => {
+                let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+                Ok(self.birth.streams.keep(number, read, write))
+            }
+        }
     }
 }
 
-/// Runs the plan up to the point where the command has been executed. The report is the plan's,
-/// less what optional steps could not do.
-pub(crate) fn spawn(plan: &Plan, birth: &Birth<'_>) -> Result<(Child, Streams, Report)> {
-    let (handed, streams) = open_handed(plan, birth)?;
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-        .map_err(Error::prepare(line::SOCKET))?;
-    let numbers: Vec<u32> = handed.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
-    let program = plan.encode(theirs.as_raw_fd().unsigned_abs(), &numbers);
-    let program =
-        sys::sealed_memfd(c"cofferdam-plan", &program, false).map_err(Error::prepare(line::PLAN))?;
-    let init = init_program()?;
-    let child = execute(plan, birth, &init, &program, &theirs, &handed)?;
-    drop((theirs, handed, program, init));
-    let mut child = Child::new(child, ours);
-    if let Some(maps) = &plan.maps {
-        write_maps(child.pidfd(), maps)?;
-        sys::send(child.status(), b"g").map_err(|e| unheard(&child, "sendto(status)", e))?;
-    }
-    let mut report = plan.report.clone();
-    listen(plan, &mut child, &mut report)?;
-    Ok((child, streams, report))
+fn open_write(path: &Path) -> nix::Result<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Refuses a number that is no descriptor now. What is opened for the sandbox from here on, a directory of the
@@ -95,59 +341,14 @@ fn callers(fd: RawFd) -> Result<OwnedFd> {
     sys::dup_number(fd).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)")))
 }
 
-fn execute(
-    plan: &Plan,
-    birth: &Birth<'_>,
-    init: &OwnedFd,
-    program: &OwnedFd,
-    status: &OwnedFd,
-    handed: &[OwnedFd],
-) -> Result<OwnedFd> {
-    let number = |fd: &OwnedFd| CString::new(fd.as_raw_fd().to_string()).unwrap_or_default();
-    let mut inherit: Vec<RawFd> = handed.iter().map(AsRawFd::as_raw_fd).collect();
-    inherit.extend([program.as_raw_fd(), status.as_raw_fd()]);
-    let request = clone::Request {
-        namespaces: plan.namespaces,
-        cgroup: birth.cgroup,
-        program: init.as_fd(),
-        argv: [c"cofferdam-init".into(), number(program), number(status)],
-        inherit,
-    };
-    clone::clone(&request).map_err(|refused| match refused {
-        clone::Refused::Clone(source) => {
-            Error::Prepare { step: line::clone(plan.namespaces, birth.cgroup.is_some()), source }
-        }
-        clone::Refused::Exec(source) => Error::Prepare { step: line::EXEC.into(), source },
-    })
-}
-
-/// The system calls of every spawn, in order, as the plan and the errors print them.
-pub(crate) mod line {
-    pub(crate) const SOCKET: &str = "socketpair(AF_UNIX, SOCK_SEQPACKET)";
-    pub(crate) const PLAN: &str = "memfd_create(\"cofferdam-plan\")";
-    pub(crate) const INIT: &str = "memfd_create(\"cofferdam-init\", MFD_EXEC)";
-    pub(crate) const EXEC: &str = "execveat(memfd \"cofferdam-init\")";
-
-    pub(crate) fn tree(source: &std::path::Path, recursive: bool) -> String {
-        let recursive = if recursive { "|AT_RECURSIVE" } else { "" };
-        format!("open_tree(held {source:?}, OPEN_TREE_CLONE|AT_EMPTY_PATH{recursive})")
-    }
-
-    pub(crate) fn clone(namespaces: u32, into_cgroup: bool) -> String {
-        let cgroup = if into_cgroup { "|CLONE_INTO_CGROUP" } else { "" };
-        let namespaces = crate::step::namespaces(namespaces);
-        format!("clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|{namespaces}{cgroup})")
-    }
-}
-
 /// Init as a descriptor that can be executed: a sealed memfd, or where those may not be executed
 /// (`vm.memfd_noexec` = 2, Linux 6.3) an unlinked file that nobody can write any more.
-fn init_program() -> Result<OwnedFd> {
+fn init_program(op: &ParentOp) -> Result<OwnedFd> {
     match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
             "openat(temporary directory, O_TMPFILE), since memfds may not be executed here",
         )),
-        other => other.map_err(Error::prepare(line::INIT)),
+        other => other.map_err(Error::prepare(op.call())),
     }
 }
 
@@ -159,69 +360,6 @@ fn unlinked_init() -> io::Result<OwnedFd> {
     // A file that is open for writing cannot be executed (ETXTBSY).
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
-}
-
-fn open_handed(plan: &Plan, birth: &Birth<'_>) -> Result<(Vec<OwnedFd>, Streams)> {
-    let mut streams = Streams::default();
-    let mut fds = Vec::with_capacity(plan.handed.len());
-    for item in &plan.handed {
-        fds.push(match item {
-            Handed::Stdio(number) => stdio(*number, birth, &mut streams)?,
-            Handed::Caller(number) => callers(*number)?,
-            Handed::Driver => sys::own_pidfd().map_err(Error::prepare("pidfd_open(this process)"))?,
-            Handed::Namespace(path) => duplicate(birth.survey.namespace.as_ref().map(AsFd::as_fd), path)?,
-            Handed::Tree { source, recursive } => sys::fs::clone_tree(birth.source(source)?, *recursive)
-                .map_err(Error::prepare(line::tree(source, *recursive)))?,
-            Handed::Source(path) => duplicate(birth.source(path).ok(), path)?,
-            Handed::Tasks(path) => open(path, OFlag::O_WRONLY)?,
-        });
-    }
-    Ok((fds, streams))
-}
-
-/// A duplicate of a descriptor that is held for `path`.
-fn duplicate(held: Option<BorrowedFd<'_>>, path: &Path) -> Result<OwnedFd> {
-    let held = held.ok_or(io::ErrorKind::NotFound.into());
-    held.and_then(|fd| fd.try_clone_to_owned())
-        .map_err(Error::prepare(format!("fcntl({path:?}, F_DUPFD_CLOEXEC)")))
-}
-
-fn open(path: &std::path::Path, flags: OFlag) -> Result<OwnedFd> {
-    let mode = if flags.contains(OFlag::O_WRONLY) { "O_WRONLY" } else { "O_RDONLY" };
-    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(Error::prepare(format!("openat({path:?}, {mode})")))
-}
-
-fn stdio(number: u32, birth: &Birth<'_>, streams: &mut Streams) -> Result<OwnedFd> {
-    let how = usize::try_from(number).ok().and_then(|n| birth.stdio.get(n)).copied().unwrap_or_default();
-    match how {
-        Stdio::Inherit => callers(number.cast_signed()),
-        Stdio::Fd(fd) => callers(fd),
-        Stdio::Null => nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(Error::prepare("openat(\"/dev/null\", O_RDWR)")),
-        Stdio::Piped => {
-            let (read, write) =
-                nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(Error::prepare("pipe2(O_CLOEXEC)"))?;
-            Ok(streams.keep(number, read, write))
-        }
-    }
-}
-
-/// Writes the maps of the child's user namespace. `setgroups` must be denied first where the caller
-/// has no `CAP_SETGID` over it (`user_namespaces(7)`).
-fn write_maps(child: BorrowedFd<'_>, maps: &crate::step::IdMaps) -> Result<()> {
-    // A caller in a new PID namespace may have the old one's /proc, where its numbers are other processes'.
-    let pid = sys::proc_pid(child).ok_or_else(|| {
-        let source = io::Error::other("/proc shows another PID namespace than the caller's");
-        Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
-    })?;
-    let files = [("setgroups", "deny"), ("uid_map", &maps.uid), ("gid_map", &maps.gid)];
-    for (file, text) in files.into_iter().skip(usize::from(maps.set_groups)) {
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, text)
-            .map_err(Error::prepare(format!("write(\"/proc/PID/{file}\", {text:?})")))?;
-    }
-    Ok(())
 }
 
 /// Reads init's records until the command runs.
@@ -242,7 +380,7 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
                 return Ok(());
             }
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
-            Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno),
+            Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
             Ok(Record::Exited { .. }) | Err(_) => return Err(init_died(child)),
         }
     }
@@ -250,7 +388,7 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
 
 fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
     let source = io::Error::from_raw_os_error(errno);
-    let op = usize::try_from(step).ok().and_then(|i| plan.init.get(i)).and_then(crate::step::Step::op);
+    let op = plan.init_step(step).and_then(InitStep::op);
     let found = match op {
         Some(Op::Find { .. }) => None,
         Some(Op::Exec { .. }) => plan.candidates.get(usize::from(call)),
@@ -273,10 +411,14 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
     Error::Exec { program, source }
 }
 
-fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) {
-    let control = usize::try_from(step).ok().and_then(|i| plan.init.get(i)).map(|s| s.control);
-    let why = format!("{}: {}", plan.call(step, call), io::Error::from_raw_os_error(errno));
-    report.miss(control.unwrap_or_default(), why);
+/// Init went on after a refusal.
+fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) -> Result<()> {
+    let source = io::Error::from_raw_os_error(errno);
+    let refused = Error::Prepare { step: plan.call(step, call), source };
+    match plan.init_step(step) {
+        Some(step) => step.on_refusal.take(refused, report),
+        None => Err(refused),
+    }
 }
 
 /// The socket failed: because init is gone, or for a reason of its own.
@@ -305,7 +447,7 @@ fn init_died(child: &Child) -> Error {
 struct Killed;
 
 /// Whether a spawn failed because init was killed (SIGKILL) before it could say anything.
-pub(crate) fn was_killed(error: &Error) -> bool {
+fn was_killed(error: &Error) -> bool {
     let Error::Setup { source, .. } = error else { return false };
     source.get_ref().is_some_and(|e| e.is::<Killed>())
 }

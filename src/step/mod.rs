@@ -9,13 +9,18 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::report::Control;
+use crate::error::{Error, Result};
+use crate::report::{Control, Effect, Report};
 
+mod draft;
+mod kernel;
 mod render;
 // Compiled into init as well: each program uses one half of it.
 #[allow(dead_code, unused_imports)]
 pub mod wire;
 
+pub(crate) use draft::Draft;
+pub(crate) use kernel::Kernel;
 pub(crate) use render::{call, namespaces};
 use wire::{Field, List, Op, Sink, Str};
 
@@ -88,72 +93,202 @@ pub(crate) fn path(path: &Path) -> Str<'_> {
     text(path.components().as_path().as_os_str().as_bytes())
 }
 
-/// One step of init: something that a user would name, made of fixed system calls.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Step {
-    wire: Vec<u8>,
-    /// The control that is lost when the kernel refuses an optional step.
-    pub control: Control,
-    /// Whether init goes on after a refusal; the control is then taken out of the report.
-    pub optional: bool,
+/// The title and the calls of an operation, for the fuzzers.
+#[cfg(fuzzing)]
+pub fn printed(op: &Op<'_>) -> (String, Vec<String>) {
+    (render::title(op), render::calls(op))
 }
 
-impl Step {
-    /// A step without which there is no sandbox.
-    pub(crate) fn new(control: Control, op: Op<'_>) -> Self {
+/// A string field as a path.
+pub(crate) fn to_path(text: Str<'_>) -> PathBuf {
+    PathBuf::from(std::ffi::OsStr::from_bytes(text.bytes()))
+}
+
+/// When a step is done, by the lifetime of what it makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Once a sandbox. It does not depend on the task, no task can write what it makes, and nothing of it propagates.
+    Prepare,
+    /// Once a task.
+    Build,
+    /// Once a process that enters the task's enclosure, the first one among them.
+    Enter,
+}
+
+/// What a refused step means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OnRefusal {
+    /// The spawn fails.
+    Fail,
+    /// The spawn fails, as this host cannot enforce a control. The refusal stands behind the reason.
+    Unsupported(Control, String),
+    /// Nothing is lost.
+    Skip,
+    /// The report says what is lost. The refusal stands behind the first reason.
+    Degrade(Vec<Effect>),
+}
+
+impl OnRefusal {
+    /// Takes a refusal: an error if the step must succeed, else its effects on `report`.
+    ///
+    /// # Errors
+    /// `refused`, where the step must succeed, and where it is not the kernel that refused.
+    pub(crate) fn take(&self, refused: Error, report: &mut Report) -> Result<()> {
+        match (self, &refused) {
+            (OnRefusal::Skip, Error::Prepare { .. }) => Ok(()),
+            (OnRefusal::Degrade(effects), Error::Prepare { step, source }) => {
+                let cause = format!("{step}: {source}");
+                degrade(effects, &cause, report);
+                Ok(())
+            }
+            (OnRefusal::Unsupported(control, why), Error::Prepare { step, source }) => {
+                let reason = format!("{why}: {step}: {source}");
+                Err(Error::Unsupported { control: *control, reason })
+            }
+            _ => Err(refused),
+        }
+    }
+
+    /// As [`take`](Self::take), where it is known before anything is tried that the step cannot be done, and why.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], where the step must succeed.
+    pub(crate) fn give_up(&self, control: Control, cause: &str, report: &mut Report) -> Result<()> {
+        let reason = match self {
+            OnRefusal::Skip => return Ok(()),
+            OnRefusal::Degrade(effects) => {
+                degrade(effects, cause, report);
+                return Ok(());
+            }
+            OnRefusal::Unsupported(_, why) => format!("{why}: {cause}"),
+            OnRefusal::Fail => cause.to_owned(),
+        };
+        Err(Error::Unsupported { control, reason })
+    }
+}
+
+fn degrade(effects: &[Effect], cause: &str, report: &mut Report) {
+    let causes = std::iter::once(Some(cause)).chain(std::iter::repeat(None));
+    effects.iter().zip(causes).for_each(|(effect, cause)| report.add(effect, cause));
+}
+
+/// One step of a plan: an operation, the control that it serves, and what its refusal means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step<O> {
+    pub op: O,
+    pub control: Control,
+    pub on_refusal: OnRefusal,
+    pub phase: Phase,
+}
+
+impl<O> Step<O> {
+    /// A step of the phase [`Build`](Phase::Build), without which there is no sandbox.
+    pub(crate) fn of(control: Control, op: O) -> Self {
+        Step { op, control, on_refusal: OnRefusal::Fail, phase: Phase::Build }
+    }
+
+    /// The same step with another consequence of a refusal.
+    pub(crate) fn on_refusal(self, on_refusal: OnRefusal) -> Self {
+        Step { on_refusal, ..self }
+    }
+
+    /// The same step, whose refusal only costs its control.
+    pub(crate) fn optional(self) -> Self {
+        let lost = Effect::lost(self.control, "");
+        self.on_refusal(OnRefusal::Degrade(vec![lost]))
+    }
+
+    /// The same step in another phase.
+    pub(crate) fn in_phase(self, phase: Phase) -> Self {
+        Step { phase, ..self }
+    }
+
+    /// Whether its refusal does not fail the spawn.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        matches!(self.on_refusal, OnRefusal::Skip | OnRefusal::Degrade(_))
+    }
+}
+
+/// An operation of init, encoded. Its system calls are fixed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct InitOp(Vec<u8>);
+
+/// A step of init.
+pub(crate) type InitStep = Step<InitOp>;
+
+impl InitOp {
+    pub(crate) fn new(op: Op<'_>) -> Self {
         let mut wire = Vec::new();
         op.encode(&mut wire);
-        Step { wire, control, optional: false }
+        InitOp(wire)
     }
 
-    /// The same step, but its refusal only costs its control.
-    pub(crate) fn optional(self) -> Self {
-        Step { optional: true, ..self }
-    }
-
-    /// Its bytes in a program, without the flag before them.
+    /// Its bytes in a program.
     pub(crate) fn wire(&self) -> &[u8] {
-        &self.wire
+        &self.0
+    }
+
+    /// The operation; `None` for bytes that are none.
+    pub(crate) fn decode(&self) -> Option<Op<'_>> {
+        Op::decode(&mut self.0.as_slice()).ok()
+    }
+
+    /// Its system calls, in order, one a line, in the manner of strace.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.decode().map(|op| render::calls(&op)).unwrap_or_default()
+    }
+
+    /// What a user would name it.
+    pub(crate) fn title(&self) -> String {
+        self.decode().map(|op| render::title(&op)).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for InitOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.decode())
+    }
+}
+
+impl InitStep {
+    /// A step without which there is no sandbox.
+    pub(crate) fn new(control: Control, op: Op<'_>) -> Self {
+        Step::of(control, InitOp::new(op))
     }
 
     /// The operation.
     pub(crate) fn op(&self) -> Option<Op<'_>> {
-        Op::decode(&mut self.wire.as_slice()).ok()
+        self.op.decode()
     }
 
-    /// The system calls of the step, in order, one a line, in the manner of strace.
-    pub fn calls(&self) -> Vec<String> {
-        self.op().map(|op| render::calls(&op)).unwrap_or_default()
-    }
-
-    /// What a user would name it.
-    pub fn title(&self) -> String {
-        self.op().map(|op| render::title(&op)).unwrap_or_default()
+    /// The same step in the phase [`Enter`](Phase::Enter).
+    pub(crate) fn entering(self) -> Self {
+        self.in_phase(Phase::Enter)
     }
 }
 
-/// A step as init reads it, to be printed. The wire does not say which control it serves.
-impl From<wire::Step<'_>> for Step {
-    fn from(step: wire::Step<'_>) -> Self {
-        Step { optional: step.optional, ..Step::new(Control::empty(), step.op) }
-    }
-}
-
-impl fmt::Debug for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.op())
-    }
+/// Where a standard stream of the task comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamSource {
+    /// A descriptor of the caller.
+    Caller,
+    /// `/dev/null`.
+    Null,
+    /// A pipe, whose other end the caller gets.
+    Pipe,
 }
 
 /// A descriptor that the parent opens and hands to init.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Handed {
-    /// The task's descriptor 0, 1 or 2, as the spec's stdio says.
-    Stdio(u32),
+pub(crate) enum Handed {
+    /// The task's descriptor 0, 1 or 2.
+    Stream(u32, StreamSource),
     /// A descriptor of the caller.
     Caller(i32),
     /// A pidfd of the caller (`pidfd_open(2)`, Linux 5.3).
     Driver,
+    /// A pidfd of the first process of a running task.
+    Task,
     /// A namespace file.
     Namespace(PathBuf),
     /// A detached copy of the mount tree at a source, made in the caller's mount namespace.
@@ -167,17 +302,69 @@ pub enum Handed {
     Source(PathBuf),
     /// The `tasks` file of a version 1 cgroup.
     Tasks(PathBuf),
+    /// The `tasks` file of the shared cpuset of version 1, if the task must enter it. The step that names it is left
+    /// out otherwise.
+    Share(PathBuf),
+}
+
+impl Handed {
+    /// What a user would name it.
+    pub(crate) fn title(&self) -> String {
+        match self {
+            Handed::Stream(number, _) => format!("standard stream {number}"),
+            Handed::Caller(number) => format!("descriptor {number} of the caller"),
+            Handed::Driver => "a pidfd of the caller".into(),
+            Handed::Task => "a pidfd of the task".into(),
+            Handed::Namespace(path) => format!("namespace {path:?}"),
+            Handed::Tree { source, .. } => format!("a mount tree of {source:?}"),
+            Handed::Source(path) => format!("{path:?}"),
+            Handed::Tasks(path) | Handed::Share(path) => {
+                format!("cgroup {:?}", path.parent().unwrap_or(path))
+            }
+        }
+    }
+
+    /// The call that opens it, in the manner of strace.
+    pub(crate) fn call(&self) -> String {
+        match self {
+            Handed::Stream(number, StreamSource::Caller) => {
+                format!("fcntl(stream {number}, F_DUPFD_CLOEXEC)")
+            }
+            Handed::Stream(_, StreamSource::Null) => "openat(\"/dev/null\", O_RDWR)".into(),
+            Handed::Stream(_, StreamSource::Pipe) => "pipe2(O_CLOEXEC)".into(),
+            Handed::Caller(number) => format!("fcntl({number}, F_DUPFD_CLOEXEC)"),
+            Handed::Driver => "pidfd_open(this process)".into(),
+            Handed::Task => "fcntl(pidfd, F_DUPFD_CLOEXEC)".into(),
+            Handed::Namespace(path) | Handed::Source(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
+            Handed::Tree { source, recursive } => {
+                let recursive = if *recursive { "|AT_RECURSIVE" } else { "" };
+                format!("open_tree(held {source:?}, OPEN_TREE_CLONE|AT_EMPTY_PATH{recursive})")
+            }
+            Handed::Tasks(path) => format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)"),
+            Handed::Share(path) => {
+                format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC) # if a processor is reserved")
+            }
+        }
+    }
 }
 
 /// The id maps of a new user namespace (`user_namespaces(7)`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IdMaps {
+pub(crate) struct IdMaps {
     /// Lines of `uid_map`.
     pub uid: String,
     /// Lines of `gid_map`.
     pub gid: String,
     /// Whether `setgroups(2)` stays allowed, which an unprivileged caller must deny before it writes `gid_map`.
     pub set_groups: bool,
+}
+
+impl IdMaps {
+    /// The files of `/proc/PID` and what is written to each, in order.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let files = [("setgroups", "deny"), ("uid_map", self.uid.as_str()), ("gid_map", self.gid.as_str())];
+        files.into_iter().skip(usize::from(self.set_groups))
+    }
 }
 
 #[cfg(test)]
@@ -196,7 +383,7 @@ mod tests {
             Op::Find { candidates: options.list() },
             Op::Exec { args: args.list(), env: args.list() },
         ];
-        let encoded = Encoded::of(steps.map(|op| wire::Step { optional: true, op }));
+        let encoded = Encoded::of(steps.map(|op| wire::ProgramStep { optional: true, op }));
         let fds = Encoded::of([3u32]);
         let program = Program { status: 5, fds: fds.list(), steps: encoded.list() };
         let mut bytes = Vec::new();

@@ -96,6 +96,8 @@ ops! {
         fd: u32,
         /// Its path, for the printed plan.
         path: Str<'a>,
+        /// Whether it may not be handed over: then it is not entered.
+        may_be_absent: bool,
     }
     /// Write `/proc/self/oom_score_adj`.
     OomScore {

@@ -4,20 +4,20 @@ use super::{FDS, Field, List, Malformed, Op, Sink};
 
 /// A step: an operation, and whether init goes on when the kernel refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step<'a> {
+pub struct ProgramStep<'a> {
     /// Whether init reports a refusal and goes on. Else it ends at the refusal.
     pub optional: bool,
     /// What to do.
     pub op: Op<'a>,
 }
 
-impl<'a> Field<'a> for Step<'a> {
+impl<'a> Field<'a> for ProgramStep<'a> {
     fn encode<S: Sink>(&self, sink: &mut S) {
         self.optional.encode(sink);
         self.op.encode(sink);
     }
     fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed> {
-        Ok(Step { optional: bool::decode(input)?, op: Op::decode(input)? })
+        Ok(ProgramStep { optional: bool::decode(input)?, op: Op::decode(input)? })
     }
 }
 
@@ -29,7 +29,7 @@ pub struct Program<'a> {
     /// Numbers of the descriptors handed over; the steps name them by index.
     pub fds: List<'a, u32>,
     /// What to do, in order.
-    pub steps: List<'a, Step<'a>>,
+    pub steps: List<'a, ProgramStep<'a>>,
 }
 
 impl<'a> Field<'a> for Program<'a> {

@@ -55,7 +55,10 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         }
         Op::Join { kind, path, .. } => one(format!("setns({path:?}, {})", namespaces(kind))),
         Op::Unshare { flags } => one(format!("unshare({})", namespaces(flags))),
-        Op::Enter { path, .. } => one(format!("write({path:?}, \"0\")")),
+        Op::Enter { path, may_be_absent, .. } => {
+            let remark = if may_be_absent { " # if a processor is reserved" } else { "" };
+            one(format!("write({path:?}, \"0\"){remark}"))
+        }
         Op::OomScore { value } => vec![
             "openat(\"/proc/self/oom_score_adj\", O_WRONLY)".into(),
             format!("write(\"/proc/self/oom_score_adj\", {value:?})"),

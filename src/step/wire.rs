@@ -16,7 +16,7 @@ mod program;
 mod record;
 
 pub use ops::{Op, OpCode};
-pub use program::{Program, Step};
+pub use program::{Program, ProgramStep};
 pub use record::{NO_STEP, RECORD, Record};
 
 /// What the decoder answers to bytes that no encoder wrote.

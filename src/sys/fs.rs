@@ -14,7 +14,7 @@ use nix::sys::time::TimeSpec;
 
 /// What an entry of a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DirentKind {
     Dir,
     File,
     Symlink,
@@ -26,54 +26,54 @@ pub(crate) enum Kind {
     Unknown,
 }
 
-impl Kind {
+impl DirentKind {
     /// Of the type bits of a `st_mode`.
-    pub(crate) fn of_mode(mode: libc::mode_t) -> Kind {
+    pub(crate) fn of_mode(mode: libc::mode_t) -> DirentKind {
         match mode & libc::S_IFMT {
-            libc::S_IFDIR => Kind::Dir,
-            libc::S_IFREG => Kind::File,
-            libc::S_IFLNK => Kind::Symlink,
-            libc::S_IFIFO => Kind::Fifo,
-            libc::S_IFSOCK => Kind::Socket,
-            libc::S_IFCHR => Kind::Char,
-            libc::S_IFBLK => Kind::Block,
-            _ => Kind::Unknown,
+            libc::S_IFDIR => DirentKind::Dir,
+            libc::S_IFREG => DirentKind::File,
+            libc::S_IFLNK => DirentKind::Symlink,
+            libc::S_IFIFO => DirentKind::Fifo,
+            libc::S_IFSOCK => DirentKind::Socket,
+            libc::S_IFCHR => DirentKind::Char,
+            libc::S_IFBLK => DirentKind::Block,
+            _ => DirentKind::Unknown,
         }
     }
 
-    fn of_dirent(kind: u8) -> Kind {
+    fn of_dirent(kind: u8) -> DirentKind {
         match kind {
-            libc::DT_DIR => Kind::Dir,
-            libc::DT_REG => Kind::File,
-            libc::DT_LNK => Kind::Symlink,
-            libc::DT_FIFO => Kind::Fifo,
-            libc::DT_SOCK => Kind::Socket,
-            libc::DT_CHR => Kind::Char,
-            libc::DT_BLK => Kind::Block,
-            _ => Kind::Unknown,
+            libc::DT_DIR => DirentKind::Dir,
+            libc::DT_REG => DirentKind::File,
+            libc::DT_LNK => DirentKind::Symlink,
+            libc::DT_FIFO => DirentKind::Fifo,
+            libc::DT_SOCK => DirentKind::Socket,
+            libc::DT_CHR => DirentKind::Char,
+            libc::DT_BLK => DirentKind::Block,
+            _ => DirentKind::Unknown,
         }
     }
 
     /// As a person would call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Kind::Dir => "a directory",
-            Kind::File => "a regular file",
-            Kind::Symlink => "a symbolic link",
-            Kind::Fifo => "a fifo",
-            Kind::Socket => "a socket",
-            Kind::Char => "a character device",
-            Kind::Block => "a block device",
-            Kind::Unknown => "of no known type",
+            DirentKind::Dir => "a directory",
+            DirentKind::File => "a regular file",
+            DirentKind::Symlink => "a symbolic link",
+            DirentKind::Fifo => "a fifo",
+            DirentKind::Socket => "a socket",
+            DirentKind::Char => "a character device",
+            DirentKind::Block => "a block device",
+            DirentKind::Unknown => "of no known type",
         }
     }
 }
 
 /// One entry of a directory, never `.` or `..`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct Dirent<'a> {
     pub(crate) name: &'a CStr,
-    pub(crate) kind: Kind,
+    pub(crate) kind: DirentKind,
 }
 
 /// The buffer that directories are read into, one for many of them.
@@ -98,18 +98,18 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Iterator for Batch<'a> {
-    type Item = Entry<'a>;
+    type Item = Dirent<'a>;
 
     /// `struct linux_dirent64`: inode 8, offset 8, record length 2, type 1, name up to its NUL.
-    fn next(&mut self) -> Option<Entry<'a>> {
+    fn next(&mut self) -> Option<Dirent<'a>> {
         loop {
             let len = u16::from_ne_bytes(self.rest.get(16..18)?.try_into().ok()?);
             let (record, rest) = self.rest.split_at_checked(usize::from(len))?;
             self.rest = rest;
-            let kind = Kind::of_dirent(*record.get(18)?);
+            let kind = DirentKind::of_dirent(*record.get(18)?);
             let name = CStr::from_bytes_until_nul(record.get(19..)?).ok()?;
             if !matches!(name.to_bytes(), b"." | b"..") {
-                return Some(Entry { name, kind });
+                return Some(Dirent { name, kind });
             }
         }
     }
@@ -216,9 +216,9 @@ mod tests {
             seen.extend(batch.map(|e| (e.name.to_str().unwrap().to_owned(), e.kind)));
         }
         assert_eq!(seen.len(), 2002);
-        assert_eq!(seen["d"], Kind::Dir);
-        assert_eq!(seen["l"], Kind::Symlink);
-        assert_eq!(seen["file-with-a-name-that-fills-the-buffer-1999"], Kind::File);
+        assert_eq!(seen["d"], DirentKind::Dir);
+        assert_eq!(seen["l"], DirentKind::Symlink);
+        assert_eq!(seen["file-with-a-name-that-fills-the-buffer-1999"], DirentKind::File);
     }
 
     #[test]

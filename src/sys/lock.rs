@@ -32,7 +32,12 @@ impl Locked {
     /// Locks the open file that `fd` refers to.
     pub(crate) fn new(fd: OwnedFd, lock: Lock) -> nix::Result<Locked> {
         flock(fd.as_fd(), lock)?;
-        Ok(Locked(fd))
+        Ok(Locked::held(fd))
+    }
+
+    /// A descriptor that holds its lock already.
+    pub(crate) fn held(fd: OwnedFd) -> Locked {
+        Locked(fd)
     }
 
     /// Changes the lock.

@@ -20,11 +20,10 @@ impl Task {
     /// [`Limits::accounting`](crate::Limits::accounting) v1 never does, and v2 only while another task in the same
     /// slice has the memory controller.
     pub fn oom(&self) -> Option<Oom> {
-        let inner = self.lock();
-        inner.belongings.group.as_ref().and_then(Group::oom).or_else(|| inner.belongings.oom.clone())
+        self.lock().undo.oom()
     }
 
-    /// What happens to the task from now on: processes are killed for want of memory, have to wait too long, or are
+    /// What happens to the task from now on: processes are OOM-killed, have to wait too long, or are
     /// all gone. What was killed before is told first.
     ///
     /// Any number of them may be had, also after the end, and each tells everything. None is in the way of anybody
@@ -41,7 +40,7 @@ impl Task {
     /// let task = Sandbox::command("make").spawn()?;
     /// for event in task.events(&EventOptions::default())? {
     ///     match event? {
-    ///         Event::Oom { kills } => println!("{kills} killed for want of memory: {:?}", task.oom()),
+    ///         Event::Oom { kills } => println!("{kills} OOM-killed: {:?}", task.oom()),
     ///         Event::Empty => println!("all are gone"),
     ///         other => println!("{other:?}"),
     ///     }
@@ -52,9 +51,9 @@ impl Task {
     /// ```
     pub fn events(&self, options: &EventOptions) -> Result<Events> {
         let inner = self.lock();
-        match &inner.belongings.group {
+        match inner.undo.group() {
             Some(group) => group.events(Some(self.pidfd()), options),
-            None => Events::gone(inner.belongings.oom.as_ref().map_or(0, |oom| oom.kills)),
+            None => Events::gone(inner.undo.oom().map_or(0, |oom| oom.kills)),
         }
     }
 
@@ -95,6 +94,6 @@ impl Task {
 
     /// Taken out of the lock, since it may have to wait. `None` when the task is over.
     fn freezer(&self) -> Result<Option<Freezer>> {
-        self.lock().belongings.group.as_ref().map(Group::freezer).transpose()
+        self.lock().undo.group().map(Group::freezer).transpose()
     }
 }

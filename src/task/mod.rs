@@ -15,18 +15,20 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroup::stats::{Process, Stats};
-use crate::cgroup::{Group, Limits, Oom, Updated};
+use crate::cgroup::{Group, Limits};
 use crate::error::{Error, Result};
+use crate::plan::Plan;
 use crate::report::Report;
 use crate::rootfs::Populated;
-use crate::rootfs::populate::TempRoot;
 use crate::step::wire::{RECORD, Record};
 use crate::sys::{self, Ended};
 
 mod group;
 mod status;
+mod undo;
 
 pub use status::{ExitStatus, Signal};
+pub(crate) use undo::Undo;
 
 /// The caller's ends of the pipes that stand for the task's standard streams.
 #[derive(Debug, Default)]
@@ -49,6 +51,17 @@ impl Streams {
         }
         write
     }
+}
+
+/// What a spawn came to.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub child: Child,
+    pub streams: Streams,
+    pub undo: Undo,
+    /// The plan's report, less what the kernel refused.
+    pub report: Report,
+    pub populated: Option<Populated>,
 }
 
 /// The process that was cloned, and the one that executes the command where they are two. Dropped, it
@@ -85,7 +98,7 @@ impl Child {
     }
 
     /// How the task ended, once it has; reaps. `None` while it runs.
-    fn reap(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn reap(&mut self) -> io::Result<Option<ExitStatus>> {
         let ended = match sys::wait_pidfd(self.pidfd(), false, true) {
             Ok(None) => return Ok(None),
             Ok(Some(ended)) => Some(ended),
@@ -128,48 +141,10 @@ fn end(pidfd: BorrowedFd<'_>) {
     let _ = sys::wait_pidfd(pidfd, killed, true);
 }
 
-/// What a task owns on the host beside its processes.
-#[derive(Debug, Default)]
-pub(crate) struct Belongings {
-    pub group: Option<Group>,
-    pub root: Option<TempRoot>,
-    /// What the group said last.
-    pub oom: Option<Oom>,
-    /// What the task had used when it was over.
-    pub used: Option<Result<Stats>>,
-}
-
-impl Belongings {
-    /// Kills what is left in the cgroup, and removes it and the temporary root. Everything is tried, and what could
-    /// not be removed is kept to be tried again.
-    fn clear(&mut self) -> Result<()> {
-        let group = self.group.as_mut().map_or(Ok(()), |group| {
-            // What cannot be killed shows when the group cannot be removed.
-            self.oom = group.settle().or(self.oom.take());
-            self.used.get_or_insert_with(|| group.stats());
-            group.remove()
-        });
-        self.group.take_if(|_| group.is_ok());
-        let root = self.root.as_mut().map_or(Ok(()), TempRoot::close);
-        self.root.take_if(|_| root.is_ok());
-        both(group, root)
-    }
-}
-
-/// The first error, which tells of the second one too.
-fn both(one: Result<()>, other: Result<()>) -> Result<()> {
-    match (one, other) {
-        (Err(Error::Task { step, source }), Err(Error::Task { step: then, source: why })) => {
-            Err(Error::Task { step: format!("{then} = {why}, {step}"), source })
-        }
-        (one, other) => one.and(other),
-    }
-}
-
 #[derive(Debug)]
 struct Inner {
     child: Child,
-    belongings: Belongings,
+    undo: Undo,
     status: Option<ExitStatus>,
 }
 
@@ -187,6 +162,8 @@ pub struct Task {
     inner: Mutex<Inner>,
     report: Report,
     populated: Option<Populated>,
+    /// What another process takes that enters the enclosure.
+    plan: Plan,
     /// The write end of the task's standard input, when it was asked for as a pipe.
     pub stdin: Option<ChildStdin>,
     /// The read end of its standard output, when it was asked for as a pipe.
@@ -196,23 +173,29 @@ pub struct Task {
 }
 
 impl Task {
-    pub(crate) fn new(
-        id: String,
-        child: Child,
-        streams: Streams,
-        belongings: Belongings,
-        report: Report,
-        populated: Option<Populated>,
-    ) -> Result<Self> {
+    /// The task that was spawned by `plan`.
+    pub(crate) fn new(plan: &Plan, spawned: Spawned) -> Result<Self> {
+        let Spawned { child, streams, undo, report, populated } = spawned;
         let dup = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
-        // Together from here on, so that a refusal ends the child before it takes away what it uses.
-        let inner = Inner { child, belongings, status: None };
+        // Together from here on, so that a refusal ends the child before it undoes what it uses.
+        let inner = Inner { child, undo, status: None };
         let (init, main) = (dup(inner.child.pidfd())?, dup(inner.child.main())?);
         let Streams { stdin, stdout, stderr } = streams;
         let inner = Mutex::new(inner);
-        Ok(Task { id, init, main, inner, report, populated, stdin, stdout, stderr })
+        let (id, plan) = (plan.id.clone(), plan.kept());
+        Ok(Task { id, init, main, inner, report, populated, plan, stdin, stdout, stderr })
+    }
+
+    /// What another process takes that enters the enclosure.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Calls `f` with the cgroups, as long as the task has any.
+    pub(crate) fn with_group<T>(&self, f: impl FnOnce(Option<&Group>) -> T) -> T {
+        f(self.lock().undo.group())
     }
 
     /// The sandbox's name.
@@ -277,11 +260,11 @@ impl Task {
         if inner.status.is_none() {
             inner.status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
         }
-        let Inner { belongings, status, .. } = &mut *inner;
+        let Inner { undo, status, .. } = &mut *inner;
         if let Some(status) = status {
-            let cleared = belongings.clear();
-            status.oom_killed = belongings.oom.is_some();
-            cleared?;
+            let undone = undo.run();
+            status.oom_killed = undo.oom().is_some();
+            undone?;
         }
         Ok(*status)
     }
@@ -320,15 +303,7 @@ impl Task {
     /// [`Error::Task`] with the file that could not be read, for want of descriptors for one. A file that is not there
     /// is no error.
     pub fn stats(&self) -> Result<Stats> {
-        let mut inner = self.lock();
-        if let Some(failed) = inner.belongings.used.take_if(|used| used.is_err()) {
-            return failed;
-        }
-        match (&inner.belongings.used, &inner.belongings.group) {
-            (Some(Ok(used)), _) => Ok(used.clone()),
-            (_, Some(group)) => group.stats(),
-            (_, None) => Err(Error::task("read the cgroup's counters")(nix::errno::Errno::ENODEV)),
-        }
+        self.lock().undo.stats()
     }
 
     /// The processes of the task that the caller can see, the crate's own init among them. None once a
@@ -339,7 +314,7 @@ impl Task {
     /// could not be read.
     pub fn processes(&self) -> Result<Vec<Process>> {
         let inner = self.lock();
-        match &inner.belongings.group {
+        match inner.undo.group() {
             Some(group) if inner.status.is_none() => group.processes(),
             _ => Ok(Vec::new()),
         }
@@ -398,8 +373,8 @@ impl Task {
             _ => {}
         }
         let inner = self.lock();
-        match &inner.belongings.group {
-            Some(group) if group.paths().is_unit() => group.kill().map_err(Error::task("kill the cgroup")),
+        match inner.undo.group() {
+            Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
         }
     }
@@ -407,8 +382,7 @@ impl Task {
     /// Sets other limits on the running task, as [`Group::update`](crate::cgroup::Group::update) describes: `limits`
     /// says all, and what it leaves unset is no longer limited. The [report](Task::report) stays that of the start.
     ///
-    /// It may take as long as the kernel reclaims memory, and seconds where another process holds the book of
-    /// processors; other methods wait meanwhile, but for signals and the kill of the main process.
+    /// It may take as long as the kernel reclaims memory, and seconds where another process keeps the CPU reservations locked; other methods wait meanwhile, but for signals and the kill of the main process.
     ///
     /// # Errors
     /// [`Error::Spec`] and [`Error::Unsupported`] for limits that cannot be; [`Error::Task`] with the write that the
@@ -420,13 +394,13 @@ impl Task {
     /// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
     /// let task = Sandbox::command("/bin/sleep").args(["60"]).limits(limits.clone()).spawn()?;
     /// let more = task.update(&Limits { memory: Some(128 << 20), ..limits })?;
-    /// assert!(more.shortfalls.is_empty(), "{more:?}");
+    /// assert!(more.missing.is_empty(), "{more}");
     /// # Ok(())
     /// # }
     /// ```
-    pub fn update(&self, limits: &Limits) -> Result<Updated> {
+    pub fn update(&self, limits: &Limits) -> Result<Report> {
         let mut inner = self.lock();
-        match &mut inner.belongings.group {
+        match inner.undo.group_mut() {
             Some(group) => group.update(limits),
             None => Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),
         }
@@ -451,12 +425,7 @@ impl Task {
             }
         }
         inner.child.left = true;
-        if let Some(group) = inner.belongings.group.take() {
-            group.into_paths();
-        }
-        if let Some(root) = inner.belongings.root.take() {
-            root.into_path();
-        }
+        inner.undo.forget();
         Ok(())
     }
 }
@@ -467,12 +436,12 @@ impl Drop for Task {
         if inner.child.left {
             return;
         }
-        if let Some(group) = &inner.belongings.group {
+        if let Some(group) = inner.undo.group() {
             let _ = group.kill();
         }
         end(self.init.as_fd());
         inner.child.left = true;
-        let _ = inner.belongings.clear();
+        let _ = inner.undo.run();
     }
 }
 
@@ -482,24 +451,5 @@ impl From<Ended> for ExitStatus {
             Ended::Code(code) => ExitStatus::exited(code),
             Ended::Signal(signal) => ExitStatus::signalled(signal),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::error::Error as _;
-
-    use super::*;
-
-    #[test]
-    fn of_two_failures_both_are_told() {
-        let fail = |step: &str, errno| Err(Error::task::<nix::errno::Errno>(step)(errno));
-        let (group, root) = (nix::errno::Errno::EBUSY, nix::errno::Errno::EPERM);
-        let error = both(fail("rmdir(\"/g\")", group), fail("unlinkat(\"/r\")", root)).unwrap_err();
-        assert!(error.to_string().starts_with("unlinkat(\"/r\") = Operation not permitted"), "{error}");
-        assert!(error.to_string().ends_with(", rmdir(\"/g\")"), "{error}");
-        assert_eq!(error.source().unwrap().to_string(), io::Error::from(group).to_string());
-        assert_eq!(both(Ok(()), fail("r", root)).unwrap_err().to_string(), "r");
-        assert_eq!(both(fail("g", group), Ok(())).unwrap_err().to_string(), "g");
     }
 }

@@ -44,7 +44,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use arch::{Call, Ended, KERNEL, Kernel, REFUSAL, STATUS};
 use samples::{Sample, leak, samples};
 use state::Init;
-use wire::{Field, List, NO_STEP, Op, OpCode, Program, Record, Sink, Step};
+use wire::{Field, List, NO_STEP, Op, OpCode, Program, ProgramStep, Record, Sink};
 
 impl Sink for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
@@ -67,7 +67,7 @@ enum Outcome {
 fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<Call>) {
     KERNEL.set(Kernel::new(sample.facts.clone(), refuse));
     let (mut steps, mut fds) = (Vec::new(), Vec::new());
-    Step { optional, op: sample.op }.encode(&mut steps);
+    ProgramStep { optional, op: sample.op }.encode(&mut steps);
     [210u32, 211, 212].iter().for_each(|fd| fd.encode(&mut fds));
     let steps = List::from_encoded(1, leak(steps));
     let program = Program { status: STATUS as u32, fds: List::from_encoded(3, leak(fds)), steps };

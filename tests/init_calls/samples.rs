@@ -103,7 +103,9 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         }
         OpCode::Join => plain([Op::Join { fd: 0, kind: 0x4000_0000, path: path() }]),
         OpCode::Unshare => plain([Op::Unshare { flags: 0x0200_0000 }]),
-        OpCode::Enter => plain([Op::Enter { fd: 0, path: path() }]),
+        OpCode::Enter => {
+            plain([false, true].map(|may_be_absent| Op::Enter { fd: 0, path: path(), may_be_absent }))
+        }
         OpCode::OomScore => plain([Op::OomScore { value: text("500") }]),
         OpCode::Loopback => plain([Op::Loopback {}]),
         OpCode::Hostname => plain([Op::Hostname { name: text("dam") }]),

@@ -87,7 +87,7 @@ pub fn many(line: &Call) -> Many {
     let bits = |text: &str| number(text.rsplit(' ').next().unwrap_or_default()).map(u64::count_ones);
     match (line.name.as_str(), line.arg(0), line.arg(line.args.len().saturating_sub(1))) {
         ("rt_sigaction", ..) => Many::Exactly(64),
-        ("fcntl" | "close_range", ..) => Many::Some,
+        ("fcntl", "F_DUPFD_CLOEXEC", _) | ("close_range", ..) => Many::Some,
         ("dup3", ..) => Many::Exactly(line.args.len()),
         ("prctl", "PR_CAPBSET_DROP", "all") => Many::Exactly(capabilities()),
         ("prctl", "PR_CAPBSET_DROP", keep) => {
@@ -345,7 +345,9 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
         "recvfrom" => is_socket(call),
         "sendto" => is_socket(call) && call.arg(1) == end,
         "signalfd4" => call.arg(1) == format!("[{}]", end.trim_start_matches("SIG")),
-        "fcntl" => line.arg(0) == call.arg(1),
+        "fcntl" => end == call.arg(1) && (first.is_empty() || refers(first, call, 0)),
+        "pidfd_open" => call.arg(1) == "0" && call.arg(0).parse::<u32>().is_ok(),
+        "pipe2" => line.arg(0) == call.arg(1),
         "dup3" => {
             let to =
                 |arg: &str| arg.trim_start_matches("to ").split('<').next().unwrap_or_default().to_owned();

@@ -8,8 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use super::{Access, Kind, Rule};
-use crate::report::{Control, Reason};
+use super::{Access, DeviceKind, DeviceRule};
+use crate::error::Result;
+use crate::step::Kernel;
 use crate::sys::bpf::{self, Insn};
 
 /// Registers: the context, which is free for other use once it is read, and what was read of it.
@@ -94,8 +95,8 @@ const HEAD: [Insn; 9] = [
 const GROUP: usize = 1000;
 
 /// The program that allows what the list does.
-pub(in crate::cgroup) fn program(rules: &[Rule]) -> Vec<Insn> {
-    let mut alike: BTreeMap<(Kind, Access), Vec<Test>> = BTreeMap::new();
+pub(in crate::cgroup) fn program(rules: &[DeviceRule]) -> Vec<Insn> {
+    let mut alike: BTreeMap<(DeviceKind, Access), Vec<Test>> = BTreeMap::new();
     for rule in rules {
         alike.entry((rule.kind, rule.access)).or_default().extend(test(rule));
     }
@@ -108,7 +109,7 @@ pub(in crate::cgroup) fn program(rules: &[Rule]) -> Vec<Insn> {
 type Test = Option<(u8, u32)>;
 
 /// Nothing for a rule about numbers that no device can have.
-fn test(rule: &Rule) -> Option<Test> {
+fn test(rule: &DeviceRule) -> Option<Test> {
     let fits = |number: Option<u32>, bits| number.is_none_or(|number| number >> bits == 0);
     let possible = fits(rule.major, 12) && fits(rule.minor, MINOR_BITS);
     possible.then_some(match (rule.major, rule.minor) {
@@ -120,10 +121,10 @@ fn test(rule: &Rule) -> Option<Test> {
 }
 
 /// Allows where one of the tests holds, or goes on behind itself.
-fn group(kind: Kind, access: Access, tests: &[Test]) -> Vec<Insn> {
+fn group(kind: DeviceKind, access: Access, tests: &[Test]) -> Vec<Insn> {
     let kind = match kind {
-        Kind::Block => 1,
-        Kind::Char => 2,
+        DeviceKind::Block => 1,
+        DeviceKind::Char => 2,
     };
     let mut group = vec![unless(KIND, kind)];
     if !access.is_all() {
@@ -148,21 +149,27 @@ fn group(kind: Kind, access: Access, tests: &[Test]) -> Vec<Insn> {
     group
 }
 
-/// Loads the program and attaches it to the v2 cgroup; the reason when the kernel refuses.
+/// Loads the program and attaches it to the v2 cgroup at `path`, which is held by `cgroup`.
 ///
 /// That takes `CAP_SYS_ADMIN`, or `CAP_BPF` and `CAP_NET_ADMIN` (Linux 5.8), in the initial user namespace, a kernel
 /// with `CONFIG_CGROUP_BPF`, and no program above that was attached to be the only one.
-pub(in crate::cgroup) fn attach(cgroup: BorrowedFd<'_>, path: &Path, rules: &[Rule]) -> Result<(), Reason> {
+///
+/// # Errors
+/// [`Error::Prepare`](crate::Error::Prepare) with the call.
+pub(in crate::cgroup) fn attach(
+    kernel: &Kernel,
+    cgroup: Option<BorrowedFd<'_>>,
+    path: &Path,
+    rules: &[DeviceRule],
+) -> Result<()> {
     let program = program(rules);
-    let refused =
-        |call: String| move |e: io::Error| Reason { control: Control::DEVICES, why: format!("{call}: {e}") };
-    let fd = bpf::load_device(&program).map_err(refused(load_call(program.len())))?;
-    bpf::attach_device(cgroup, fd.as_fd()).map_err(refused(attach_call(path)))
-}
-
-/// What [`attach`] does, as strace spells it but for the descriptors.
-pub(in crate::cgroup) fn calls(path: &Path, rules: &[Rule]) -> [String; 2] {
-    [load_call(program(rules).len()), attach_call(path)]
+    let load = || bpf::load_device(&program).map(Some);
+    let loaded = kernel.call(|| load_call(program.len()), None, load)?;
+    let attach = || match (cgroup, &loaded) {
+        (Some(cgroup), Some(loaded)) => bpf::attach_device(cgroup, loaded.as_fd()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    kernel.call(|| attach_call(path), (), attach)
 }
 
 fn load_call(length: usize) -> String {
@@ -211,7 +218,7 @@ mod tests {
     }
 
     /// The list's verdict, as the kernel's document has it: one rule must have all that is asked.
-    fn decides(rules: &[Rule], kind: Kind, major: u32, minor: u32, access: u32) -> bool {
+    fn decides(rules: &[DeviceRule], kind: DeviceKind, major: u32, minor: u32, access: u32) -> bool {
         rules.iter().any(|rule| {
             rule.kind == kind
                 && (rule.major.is_none() || rule.major == Some(major))
@@ -220,24 +227,24 @@ mod tests {
         })
     }
 
-    fn odd() -> Vec<Rule> {
+    fn odd() -> Vec<DeviceRule> {
         let rule = |kind, major, minor, access| {
             let access = Access::parse(access).unwrap();
-            Rule { kind, major, minor, access }
+            DeviceRule { kind, major, minor, access }
         };
         vec![
-            rule(Kind::Char, Some(10), Some(229), "rwm"),
-            rule(Kind::Char, Some(10), Some(200), "r"),
-            rule(Kind::Char, Some(7), None, "w"),
-            rule(Kind::Block, Some(7), Some(0), "r"),
-            rule(Kind::Block, Some(7), Some(0), "w"),
-            rule(Kind::Block, None, Some(9), "rw"),
-            rule(Kind::Block, Some(4095), Some(0xf_ffff), "m"),
-            rule(Kind::Block, Some(u32::MAX), None, "rm"),
-            rule(Kind::Block, Some(4096), Some(0), "rwm"),
-            rule(Kind::Char, Some(0), Some(0x10_0000), "rwm"),
-            rule(Kind::Char, Some(4096), None, "wm"),
-            rule(Kind::Block, Some(8), None, "rwm"),
+            rule(DeviceKind::Char, Some(10), Some(229), "rwm"),
+            rule(DeviceKind::Char, Some(10), Some(200), "r"),
+            rule(DeviceKind::Char, Some(7), None, "w"),
+            rule(DeviceKind::Block, Some(7), Some(0), "r"),
+            rule(DeviceKind::Block, Some(7), Some(0), "w"),
+            rule(DeviceKind::Block, None, Some(9), "rw"),
+            rule(DeviceKind::Block, Some(4095), Some(0xf_ffff), "m"),
+            rule(DeviceKind::Block, Some(u32::MAX), None, "rm"),
+            rule(DeviceKind::Block, Some(4096), Some(0), "rwm"),
+            rule(DeviceKind::Char, Some(0), Some(0x10_0000), "rwm"),
+            rule(DeviceKind::Char, Some(4096), None, "wm"),
+            rule(DeviceKind::Block, Some(8), None, "rwm"),
         ]
     }
 
@@ -246,22 +253,22 @@ mod tests {
         // The kernel has no others than of 12 and of 20 bits.
         let majors = [0, 1, 5, 7, 8, 10, 136, 137, 4094, 4095];
         let minors = [0, 1, 2, 3, 5, 7, 8, 9, 11, 200, 229, 0xf_fffe, 0xf_ffff];
-        let any = |kind| Rule { kind, major: None, minor: None, access: Access::all() };
+        let any = |kind| DeviceRule { kind, major: None, minor: None, access: Access::all() };
         let mut verdicts = [0u32; 2];
-        let all = [rules(odd()), vec![any(Kind::Char)]].concat();
-        let many = (0..2500).map(|n| Rule { major: Some(8), minor: Some(n), ..any(Kind::Block) });
+        let all = [rules(odd()), vec![any(DeviceKind::Char)]].concat();
+        let many = (0..2500).map(|n| DeviceRule { major: Some(8), minor: Some(n), ..any(DeviceKind::Block) });
         for list in [
             vec![],
             rules([]),
             odd(),
             rules(odd()),
-            vec![any(Kind::Char)],
-            vec![any(Kind::Block)],
+            vec![any(DeviceKind::Char)],
+            vec![any(DeviceKind::Block)],
             all,
             many.collect(),
         ] {
             let program = program(&list);
-            for (kind, bits) in [(Kind::Block, 1), (Kind::Char, 2)] {
+            for (kind, bits) in [(DeviceKind::Block, 1), (DeviceKind::Char, 2)] {
                 for (major, minor) in majors.iter().flat_map(|a| minors.iter().map(move |i| (*a, *i))) {
                     for access in 0..8 {
                         let verdict = run(&program, [access << 16 | bits, major, minor]);
@@ -289,7 +296,9 @@ mod tests {
                 format!("bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE, {length} instructions)"),
                 "bpf(BPF_PROG_ATTACH, \"/cg/x.scope\", BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)".to_owned(),
             ];
-            assert_eq!(calls(path, &list), expected);
+            let kernel = Kernel::recorder();
+            attach(&kernel, None, path, &list).unwrap();
+            assert_eq!(kernel.into_lines(), expected);
         }
     }
 }

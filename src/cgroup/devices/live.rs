@@ -9,8 +9,10 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::*;
-use crate::cgroup::live::{detected, name_of};
-use crate::cgroup::{CgroupPath, Detection, Group, Layout, Limits, Request, lower};
+use crate::cgroup::tests::{create, created, detected, name_of};
+use crate::cgroup::{CgroupOp, CgroupPath, Cgroups, Detection, Group, Limits, Request, lower};
+use crate::report::{Control, Effect, Report};
+use crate::step::OnRefusal;
 
 /// The host, if a list can be held there.
 fn host() -> Option<Detection> {
@@ -22,17 +24,20 @@ fn host() -> Option<Detection> {
     None
 }
 
-fn layout(host: &Detection, rules: &[Rule], name: &str) -> Layout {
+fn cgroups(host: &Detection, rules: &[DeviceRule], name: &str) -> Cgroups {
     let (limits, parent, name) = (Limits::default(), CgroupPath::default(), name_of(name));
-    lower(&Request { devices: rules, ..Request::new(&limits, host, &parent, &name) })
+    let lost = OnRefusal::Degrade(vec![Effect::lost(Control::DEVICES, "")]);
+    let request =
+        Request { devices: rules, without_devices: &lost, ..Request::new(&limits, host, &parent, &name) };
+    lower(&request, &mut Report::default()).unwrap()
 }
 
-fn rule(kind: Kind, major: u32, minor: u32, access: &str) -> Rule {
+fn rule(kind: DeviceKind, major: u32, minor: u32, access: &str) -> DeviceRule {
     let access = Access::parse(access).unwrap();
-    Rule { kind, major: Some(major), minor: Some(minor), access }
+    DeviceRule { kind, major: Some(major), minor: Some(minor), access }
 }
 
-/// A directory with device nodes. Those of null, zero and full are on every host, and whoever opens them needs
+/// A directory with device nodes. Those of null, zero and full are on every host, and opening them needs
 /// nothing but the right to.
 fn nodes() -> tempfile::TempDir {
     let nodev = |path: &Path| statvfs(path).unwrap().flags().contains(FsFlags::ST_NODEV);
@@ -68,14 +73,12 @@ fn tries(group: Option<&Group>, dir: &Path, tries: &[&str]) -> Vec<String> {
 }
 
 /// The group, if this kernel takes the list; CI's must.
-fn filtered(layout: &Layout) -> Option<Group> {
-    let group = Group::create(layout).unwrap();
-    if group.shortfalls().is_empty() {
+fn filtered(cgroups: &Cgroups) -> Option<Group> {
+    let (group, report) = created(cgroups);
+    if report.missing.is_empty() {
         return Some(group);
     }
-    let must = std::env::var("COFFERDAM_MUST_HAVE").unwrap_or_default();
-    assert!(!must.contains("cgroup_v"), "{:?}", group.shortfalls());
-    eprintln!("skipped: no device filter: {:?}", group.shortfalls());
+    crate::skip::skip(&["device_cgroup"], report);
     None
 }
 
@@ -87,16 +90,16 @@ fn a_task_opens_what_its_list_has() {
         "< null", "<> null", "< zero", "> zero", "<> zero", "< full", "> full", "< kmsg", "< loop", "> loop",
     ];
     let list = [
-        rule(Kind::Char, 1, 3, "rw"),
-        rule(Kind::Char, 1, 5, "r"),
-        rule(Kind::Char, 7, 0, "rwm"),
-        rule(Kind::Block, 1, 7, "rwm"),
+        rule(DeviceKind::Char, 1, 3, "rw"),
+        rule(DeviceKind::Char, 1, 5, "r"),
+        rule(DeviceKind::Char, 7, 0, "rwm"),
+        rule(DeviceKind::Block, 1, 7, "rwm"),
     ];
     // Without a filter nothing is in the way; who may read the log or has a loop device is not asked.
     assert_eq!(tries(None, dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
-    let empty = Group::create(&layout(&host, &[], "devices.none")).unwrap();
+    let empty = create(&cgroups(&host, &[], "devices.none"));
     assert_eq!(tries(Some(&empty), dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
-    let Some(group) = filtered(&layout(&host, &list, "devices.list")) else { return };
+    let Some(group) = filtered(&cgroups(&host, &list, "devices.list")) else { return };
     let no = "EPERM";
     assert_eq!(tries(Some(&group), dir.path(), &all), ["ok", "ok", "ok", no, no, no, no, no, no, no]);
     // It is this group's alone.
@@ -107,8 +110,8 @@ fn a_task_opens_what_its_list_has() {
 fn every_task_has_its_six_devices_and_terminals() {
     let Some(host) = host() else { return };
     let dir = nodes();
-    let layout = layout(&host, &rules([rule(Kind::Char, 1, 11, "w")]), "devices.default");
-    let Some(group) = filtered(&layout) else { return };
+    let cgroups = cgroups(&host, &rules([rule(DeviceKind::Char, 1, 11, "w")]), "devices.default");
+    let Some(group) = filtered(&cgroups) else { return };
     let said = tries(
         Some(&group),
         dir.path(),
@@ -125,7 +128,8 @@ fn every_task_has_its_six_devices_and_terminals() {
 fn a_list_without_mknod_makes_no_nodes() {
     let Some(host) = host() else { return };
     let dir = nodes();
-    let Some(group) = filtered(&layout(&host, &[rule(Kind::Char, 1, 3, "rwm")], "devices.mknod")) else {
+    let Some(group) = filtered(&cgroups(&host, &[rule(DeviceKind::Char, 1, 3, "rwm")], "devices.mknod"))
+    else {
         return;
     };
     let make = |numbers: &str| format!("< null; mknod made.{} {numbers}", numbers.replace(' ', "."));
@@ -133,49 +137,54 @@ fn a_list_without_mknod_makes_no_nodes() {
     assert_eq!(tries(Some(&group), dir.path(), &[&null, &full]), ["ok", "EPERM"]);
 }
 
-/// The kernel's own list says the same on v1; on v2 a program is on the leaf, and goes with it.
+/// The kernel's own list has the same lines on v1; on v2 a program is on the leaf, and goes with it.
 #[test]
-fn the_list_is_where_it_belongs() {
+fn the_v1_controller_has_the_list_or_the_v2_leaf_a_program() {
     let Some(host) = host() else { return };
-    let list = rules([rule(Kind::Block, 7, 0, "r")]);
-    let layout = layout(&host, &list, "devices.where");
-    let Some(mut group) = filtered(&layout) else { return };
-    match layout.v1.get("devices") {
+    let list = rules([rule(DeviceKind::Block, 7, 0, "r")]);
+    let cgroups = cgroups(&host, &list, "devices.where");
+    let Some(mut group) = filtered(&cgroups) else { return };
+    let programs = cgroups.steps.iter().filter_map(|step| match &step.op {
+        CgroupOp::DeviceProgram { rules, .. } => Some(rules.clone()),
+        _ => None,
+    });
+    let programs: Vec<Vec<DeviceRule>> = programs.collect();
+    match cgroups.paths.v1.get("devices") {
         Some(leaf) => {
             let text = fs::read_to_string(leaf.join("devices.list")).unwrap();
-            let expected: Vec<String> = list.iter().map(Rule::to_string).collect();
+            let expected: Vec<String> = list.iter().map(DeviceRule::to_string).collect();
             assert_eq!(text.lines().collect::<Vec<_>>(), expected);
-            assert!(layout.devices.is_empty());
+            assert!(programs.is_empty());
         }
-        None => assert_eq!(layout.devices, list),
+        None => assert_eq!(programs, [list]),
     }
     group.remove().unwrap();
-    assert!(layout.leaves().all(|leaf| !leaf.exists()));
+    assert!(cgroups.leaves().all(|leaf| !leaf.exists()));
 }
 
 /// v1 gives a cgroup no device that the one above it does not have; on v2 nothing is refused, and both filters hold.
 #[test]
-fn what_the_cgroup_above_lacks_is_told() {
+fn a_device_that_the_cgroup_above_lacks_is_a_remark() {
     let Some(host) = host() else { return };
     if !host.v1.get("devices").is_some_and(|h| h.writable) {
         eprintln!("skipped: no devices controller of v1");
         return;
     }
-    let (null, zero) = (rule(Kind::Char, 1, 3, "rw"), rule(Kind::Char, 1, 5, "rw"));
+    let (null, zero) = (rule(DeviceKind::Char, 1, 3, "rw"), rule(DeviceKind::Char, 1, 5, "rw"));
     let parent = format!("cofferdam-devices-{}", std::process::id());
     let (limits, path) = (Limits::default(), CgroupPath::new(&parent).unwrap());
     let name = name_of("devices.less");
-    let layout = lower(&Request { devices: &[null, zero], ..Request::new(&limits, &host, &path, &name) });
-    let above = layout.v1.get("devices").unwrap().parent().unwrap();
+    let request = Request { devices: &[null, zero], ..Request::new(&limits, &host, &path, &name) };
+    let cgroups = lower(&request, &mut Report::default()).unwrap();
+    let above = cgroups.paths.v1.get("devices").unwrap().parent().unwrap();
     fs::create_dir(above).unwrap();
     fs::write(above.join("devices.deny"), "a").unwrap();
     fs::write(above.join("devices.allow"), null.to_string()).unwrap();
-    let group = Group::create(&layout).unwrap();
-    let told = group.changed().to_vec();
+    let (group, report) = created(&cgroups);
     drop(group);
     let _ = fs::remove_dir(above);
-    let [less] = told.as_slice() else { panic!("{told:?}") };
-    assert_eq!(less.control, crate::report::Control::DEVICES);
+    let [less] = report.reasons.as_slice() else { panic!("{report}") };
+    assert_eq!((less.control, report.missing | report.weakened), (Control::DEVICES, Control::empty()));
     let why = &less.why;
     assert!(
         why.starts_with("the task is refused \"c 1:5 rw\": write(") && why.contains("os error 1"),
@@ -184,19 +193,21 @@ fn what_the_cgroup_above_lacks_is_told() {
 }
 
 #[test]
-fn what_the_kernel_refuses_is_a_shortfall_and_not_an_error() {
+fn a_refused_device_list_is_missing_in_the_report_and_no_error() {
     let Some(host) = host() else { return };
-    let mut layout = layout(&host, &rules([]), "devices.refused");
-    if let Some(deny) = layout.writes.iter_mut().find(|w| w.path.ends_with("devices.deny")) {
-        deny.path.set_file_name("devices.none");
+    let mut cgroups = cgroups(&host, &rules([]), "devices.refused");
+    for step in &mut cgroups.steps {
+        if let CgroupOp::DeviceFiles { cgroup, .. } = &mut step.op {
+            cgroup.push("none");
+        }
     }
     let made = std::thread::spawn(move || {
         crate::sys::refuse::refuse(libc::SYS_bpf, nix::errno::Errno::EPERM);
-        Group::create(&layout).unwrap().shortfalls().to_vec()
+        created(&cgroups).1
     });
-    let shortfalls = made.join().unwrap();
-    let [shortfall] = shortfalls.as_slice() else { panic!("{shortfalls:?}") };
-    assert_eq!(shortfall.control, crate::report::Control::DEVICES);
-    let why = &shortfall.why;
-    assert!(why.contains("devices.none") || why.starts_with("bpf(BPF_PROG_LOAD, "), "{why}");
+    let report = made.join().unwrap();
+    let [lost] = report.reasons.as_slice() else { panic!("{report}") };
+    assert_eq!((lost.control, report.missing), (Control::DEVICES, Control::DEVICES));
+    let why = &lost.why;
+    assert!(why.contains("none/devices.deny") || why.starts_with("bpf(BPF_PROG_LOAD, "), "{why}");
 }

@@ -41,7 +41,7 @@ impl fmt::Display for Access {
 
 /// Of what kind a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum DeviceKind {
     /// A character device.
     Char,
     /// A block device.
@@ -50,9 +50,9 @@ pub enum Kind {
 
 /// One thing that is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rule {
+pub struct DeviceRule {
     /// The kind of device.
-    pub kind: Kind,
+    pub kind: DeviceKind,
     /// Its major number (the driver); any when absent.
     pub major: Option<u32>,
     /// Its minor number; any when absent.
@@ -61,66 +61,66 @@ pub struct Rule {
     pub access: Access,
 }
 
-impl Rule {
-    const fn char(major: u32, minor: Option<u32>) -> Rule {
-        Rule { kind: Kind::Char, major: Some(major), minor, access: Access::all() }
+impl DeviceRule {
+    const fn char(major: u32, minor: Option<u32>) -> DeviceRule {
+        DeviceRule { kind: DeviceKind::Char, major: Some(major), minor, access: Access::all() }
     }
 
-    const fn mknod(kind: Kind) -> Rule {
-        Rule { kind, major: None, minor: None, access: Access::MKNOD }
+    const fn mknod(kind: DeviceKind) -> DeviceRule {
+        DeviceRule { kind, major: None, minor: None, access: Access::MKNOD }
     }
 
     /// Whether it is about this device.
-    fn covers(&self, kind: Kind, major: u32, minor: u32) -> bool {
+    fn covers(&self, kind: DeviceKind, major: u32, minor: u32) -> bool {
         let fits = |asked: Option<u32>, number| asked.is_none_or(|asked| asked == number);
         self.kind == kind && fits(self.major, major) && fits(self.minor, minor)
     }
 }
 
 /// As the v1 controller reads it: `c 1:3 rwm`, `b *:* m`.
-impl fmt::Display for Rule {
+impl fmt::Display for DeviceRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
-        let kind = if self.kind == Kind::Char { 'c' } else { 'b' };
+        let kind = if self.kind == DeviceKind::Char { 'c' } else { 'b' };
         write!(f, "{kind} {}:{} {}", number(self.major), number(self.minor), self.access)
     }
 }
 
-impl Serialize for Rule {
+impl Serialize for DeviceRule {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
     }
 }
 
 /// What every task may do: make any node, and use those that its `/dev` has.
-const DEFAULT: [Rule; 10] = [
-    Rule::mknod(Kind::Char),
-    Rule::mknod(Kind::Block),
+const DEFAULT: [DeviceRule; 10] = [
+    DeviceRule::mknod(DeviceKind::Char),
+    DeviceRule::mknod(DeviceKind::Block),
     // null, zero, full, random, urandom, tty, ptmx, pts
-    Rule::char(1, Some(3)),
-    Rule::char(1, Some(5)),
-    Rule::char(1, Some(7)),
-    Rule::char(1, Some(8)),
-    Rule::char(1, Some(9)),
-    Rule::char(5, Some(0)),
-    Rule::char(5, Some(2)),
-    Rule::char(136, None),
+    DeviceRule::char(1, Some(3)),
+    DeviceRule::char(1, Some(5)),
+    DeviceRule::char(1, Some(7)),
+    DeviceRule::char(1, Some(8)),
+    DeviceRule::char(1, Some(9)),
+    DeviceRule::char(5, Some(0)),
+    DeviceRule::char(5, Some(2)),
+    DeviceRule::char(136, None),
 ];
 
 /// The list of a task: what every task may do, and `declared`. Rules for the same numbers become one that
 /// allows what any of them does, as the v1 controller takes them.
 ///
 /// ```
-/// # use cofferdam::cgroup::devices::{Access, Kind, Rule, rules};
-/// let fuse = Rule { kind: Kind::Char, major: Some(10), minor: Some(229), access: Access::all() };
-/// let list: Vec<String> = rules([fuse]).iter().map(Rule::to_string).collect();
+/// # use cofferdam::cgroup::devices::{Access, DeviceKind, DeviceRule, rules};
+/// let fuse = DeviceRule { kind: DeviceKind::Char, major: Some(10), minor: Some(229), access: Access::all() };
+/// let list: Vec<String> = rules([fuse]).iter().map(DeviceRule::to_string).collect();
 /// assert_eq!(list[..3], ["c *:* m", "b *:* m", "c 1:3 rwm"]);
 /// assert_eq!(list.last().unwrap(), "c 10:229 rwm");
 /// ```
-pub fn rules(declared: impl IntoIterator<Item = Rule>) -> Vec<Rule> {
+pub fn rules(declared: impl IntoIterator<Item = DeviceRule>) -> Vec<DeviceRule> {
     let mut list = DEFAULT.to_vec();
     for rule in declared {
-        let key = |r: &Rule| (r.kind, r.major, r.minor);
+        let key = |r: &DeviceRule| (r.kind, r.major, r.minor);
         match list.iter_mut().find(|known| key(known) == key(&rule)) {
             Some(known) => known.access |= rule.access,
             None => list.push(rule),
@@ -130,7 +130,7 @@ pub fn rules(declared: impl IntoIterator<Item = Rule>) -> Vec<Rule> {
 }
 
 /// All that `list` allows to be done with one device, in one request or several.
-pub fn allows(list: &[Rule], kind: Kind, major: u32, minor: u32) -> Access {
+pub fn allows(list: &[DeviceRule], kind: DeviceKind, major: u32, minor: u32) -> Access {
     list.iter().filter(|rule| rule.covers(kind, major, minor)).map(|rule| rule.access).collect()
 }
 
@@ -138,14 +138,14 @@ pub fn allows(list: &[Rule], kind: Kind, major: u32, minor: u32) -> Access {
 mod tests {
     use super::*;
 
-    fn rule(kind: Kind, major: u32, minor: u32, access: &str) -> Rule {
+    fn rule(kind: DeviceKind, major: u32, minor: u32, access: &str) -> DeviceRule {
         let access = Access::parse(access).unwrap();
-        Rule { kind, major: Some(major), minor: Some(minor), access }
+        DeviceRule { kind, major: Some(major), minor: Some(minor), access }
     }
 
     #[test]
     fn what_every_task_may_do() {
-        let list: Vec<String> = rules([]).iter().map(Rule::to_string).collect();
+        let list: Vec<String> = rules([]).iter().map(DeviceRule::to_string).collect();
         let expected = [
             "c *:* m",
             "b *:* m",
@@ -176,29 +176,29 @@ mod tests {
     #[test]
     fn rules_for_one_device_become_one() {
         let list = rules([
-            rule(Kind::Char, 10, 229, "r"),
-            rule(Kind::Block, 7, 0, "rw"),
-            rule(Kind::Char, 10, 229, "w"),
-            rule(Kind::Char, 1, 3, "r"),
-            rule(Kind::Block, 1, 3, "r"),
+            rule(DeviceKind::Char, 10, 229, "r"),
+            rule(DeviceKind::Block, 7, 0, "rw"),
+            rule(DeviceKind::Char, 10, 229, "w"),
+            rule(DeviceKind::Char, 1, 3, "r"),
+            rule(DeviceKind::Block, 1, 3, "r"),
         ]);
-        let added: Vec<String> = list.iter().skip(DEFAULT.len()).map(Rule::to_string).collect();
+        let added: Vec<String> = list.iter().skip(DEFAULT.len()).map(DeviceRule::to_string).collect();
         assert_eq!(added, ["c 10:229 rw", "b 7:0 rw", "b 1:3 r"]);
         assert_eq!(serde_json::to_string(list.last().unwrap()).unwrap(), "\"b 1:3 r\"");
     }
 
     #[test]
     fn what_a_list_allows() {
-        let list = rules([rule(Kind::Char, 10, 229, "r")]);
+        let list = rules([rule(DeviceKind::Char, 10, 229, "r")]);
         for (kind, major, minor, allowed) in [
-            (Kind::Char, 10, 229, "rm"),
-            (Kind::Char, 1, 3, "rwm"),
-            (Kind::Char, 136, 77, "rwm"),
-            (Kind::Char, 1, 1, "m"),
-            (Kind::Block, 1, 3, "m"),
+            (DeviceKind::Char, 10, 229, "rm"),
+            (DeviceKind::Char, 1, 3, "rwm"),
+            (DeviceKind::Char, 136, 77, "rwm"),
+            (DeviceKind::Char, 1, 1, "m"),
+            (DeviceKind::Block, 1, 3, "m"),
         ] {
             assert_eq!(allows(&list, kind, major, minor).to_string(), allowed, "{kind:?} {major}:{minor}");
         }
-        assert!(allows(&[], Kind::Char, 1, 3).is_empty());
+        assert!(allows(&[], DeviceKind::Char, 1, 3).is_empty());
     }
 }

@@ -64,7 +64,7 @@ fn on_version_1_init_enters_by_itself() {
          ! CLONE_INTO_CGROUP",
     );
     let tasks = |h: &&Handed| matches!(h, Handed::Tasks(_));
-    assert_eq!(plan.handed.iter().filter(tasks).count(), 6);
+    assert_eq!(plan.handed().filter(tasks).count(), 6);
     // A cgroup namespace comes after all of them.
     let mut hidden = limited(v1());
     hidden.spec.cgroup_namespace = Some(true);
@@ -319,7 +319,7 @@ fn an_operator_may_do_without_partitions() {
         "write(\"/sys/fs/cgroup/cpuset/cofferdam/box/cpuset.cpus\", \"0-1\")
          weakened  cpuset
          cpuset: the operator has no processors reserved, so other tasks are not kept off
-         ! cofferdam/share\n! flock",
+         ! cofferdam/share\n! LOCK_EX",
     );
 }
 

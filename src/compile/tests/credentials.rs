@@ -195,7 +195,7 @@ fn a_capability_that_the_filter_leaves_nothing_to_do() {
         (Filter::Default, "host", "CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine"),
         (Filter::None, "private", "CAP_SYS_BOOT: kexec_load(2) replaces the kernel"),
     ] {
-        let report = compiled(&boot(filter, pid)).unwrap().plan.report;
+        let report = compiled(&boot(filter, pid)).unwrap().report;
         assert!(report.why(Control::HOST_FILES).contains(why), "{report}");
         assert!(report.enforced.is_empty(), "{report}");
     }

@@ -84,7 +84,6 @@ fn the_list_of_the_device_cgroup() {
                  openat(AT_FDCWD, \"/sys/fs/cgroup/devices/cofferdam/box/tasks\", O_WRONLY|O_CLOEXEC)
                  # enter the cgroup of \"/sys/fs/cgroup/devices/cofferdam/box/tasks\"
                  weakened  none
-                 devices: all but the declared ones are refused by the devices controller of cgroup v1 too...
                  ! bpf("
             );
             check(&case, &expected);
@@ -92,13 +91,12 @@ fn the_list_of_the_device_cgroup() {
         let attach =
             "\"/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope\", BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)";
         let compiled = compiled(&device("/dev/fuse", "/dev/fuse", permissions)).unwrap();
-        assert_eq!(compiled.cgroup.devices.last().unwrap().to_string(), rule);
+        assert_eq!(device_rules(&compiled).last().unwrap(), rule);
         check(
             &device("/dev/fuse", "/dev/fuse", permissions),
             &format!(
                 "bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE...
-                 bpf(BPF_PROG_ATTACH, {attach}
-                 devices: all but the declared ones are refused by an eBPF program on the cgroup too..."
+                 bpf(BPF_PROG_ATTACH, {attach}"
             ),
         );
     }
@@ -115,8 +113,7 @@ fn vectors() {
         let mut case = device(source, "/task/dev", "rwm");
         case.survey.kinds.insert(source.into(), Some(FileKind::Device));
         case.survey.nodes.insert(source.into(), node);
-        let rules: Vec<String> =
-            compiled(&case).unwrap().cgroup.devices.iter().map(ToString::to_string).collect();
+        let rules = device_rules(&compiled(&case).unwrap());
         assert_eq!(rules.iter().filter(|found| *found == rule).count(), 1, "{rules:?}");
     }
 }
@@ -173,21 +170,28 @@ fn a_device_cgroup_that_must_be() {
 
 /// The kernel may refuse what a plan has.
 #[test]
-fn a_filter_that_was_refused() {
+fn a_refused_device_filter_weakens_what_only_it_holds_or_fails_where_it_is_required() {
+    let refusal = |plan: &Plan| {
+        let filter = plan.parent.iter().find(|step| step.control == Control::DEVICES).unwrap();
+        let refused = Error::Prepare { step: "bpf(...)".into(), source: nix::errno::Errno::EPERM.into() };
+        let mut report = plan.report.clone();
+        filter.on_refusal.take(refused, &mut report).map(|()| report)
+    };
     let mut case = device("/dev/fuse", "/dev/fuse", "r");
-    let mut report = check(&case, "weakened  none").report;
-    crate::compile::devices::unfiltered(&case.spec, "bpf(...): EPERM", &mut report).unwrap();
+    let report = refusal(&check(&case, "weakened  none")).unwrap();
     assert_eq!(report.weakened, Control::DEVICES);
     let reasons: Vec<&str> =
         report.reasons.iter().filter(|r| r.control == Control::DEVICES).map(|r| r.why.as_str()).collect();
+    let cause = "bpf(...): Operation not permitted (os error 1)";
     let expected = [
-        "held by nodev mounts and a sealed /dev, by no device cgroup: bpf(...): EPERM",
-        "\"/dev/fuse\" can be opened for more than \"r\": there is no device cgroup",
+        format!("held by nodev mounts and a sealed /dev, by no device cgroup: {cause}"),
+        "\"/dev/fuse\" can be opened for more than \"r\": there is no device cgroup".to_owned(),
     ];
     assert_eq!(reasons, expected);
     case.spec.device_cgroup = Some(true);
-    let error = crate::compile::devices::unfiltered(&case.spec, "bpf(...): EPERM", &mut report).unwrap_err();
-    assert!(matches!(error, Error::Unsupported { control: Control::DEVICES, .. }), "{error:?}");
+    let error = refusal(&check(&case, "")).unwrap_err();
+    let Error::Unsupported { control: Control::DEVICES, reason } = &error else { panic!("{error:?}") };
+    assert_eq!(*reason, format!("there is no device cgroup: {cause}"));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn who_shares_something_is_in_a_domain() {
         (0, "private", &["sys_ptrace"], Network::Host, &none, &[SOCKETS, TRACES]),
     ] {
         let case = on(abi, pid, caps, network);
-        let plan = compiled(&case).unwrap().plan;
+        let plan = compiled(&case).unwrap();
         let (text, report) = (text(&plan), &plan.report);
         match ruleset.as_str() {
             "" => assert!(!text.contains("landlock_"), "{abi} {pid} {caps:?}\n{text}"),

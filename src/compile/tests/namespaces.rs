@@ -5,7 +5,8 @@ use super::*;
 const CLONE: &str = "clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|";
 
 fn clone_line(plan: &Plan) -> String {
-    let line = plan.parent.iter().find(|line| line.starts_with("clone3")).unwrap();
+    let step = plan.parent.iter().find(|step| matches!(step.op, ParentOp::Clone { .. })).unwrap();
+    let line = step.op.call();
     line.strip_prefix(CLONE).unwrap().trim_end_matches(')').trim_end_matches("|CLONE_INTO_CGROUP").to_owned()
 }
 
@@ -21,7 +22,7 @@ fn pid_and_ipc_modes() {
         let plan = check(&case, expected);
         assert_eq!(clone_line(&plan), namespaces, "{pid} {ipc}");
         // Init stays only where it is PID 1.
-        assert_eq!(plan.reaper, pid != "host", "{pid} {ipc}");
+        assert_eq!(order::has_pid_1(&plan), pid != "host", "{pid} {ipc}");
     }
 }
 
@@ -65,7 +66,7 @@ fn networks() {
          net_ns: the network is the host's
          net_ns: the task shares a network: it reaches the abstract unix sockets of whoever is in there",
     );
-    assert!(!plan.handed.iter().any(|handed| matches!(handed, Handed::Namespace(_))));
+    assert!(!plan.handed().any(|handed| matches!(handed, Handed::Namespace(_))));
     let plan = check(
         &case(|c| c.spec.network = Network::None),
         "# bring up the loopback interface
@@ -85,7 +86,7 @@ fn networks() {
          ! SIOCSIFFLAGS",
     );
     assert!(!clone_line(&plan).contains("CLONE_NEWNET"));
-    assert_eq!(plan.handed[3], Handed::Namespace("/run/netns/web".into()));
+    assert_eq!(*plan.handed().nth(3).unwrap(), Handed::Namespace("/run/netns/web".into()));
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn a_cgroup_namespace_where_cgroups_can_be_seen() {
         (on_v1("/sys/fs/cgroup/memory"), true),
         (on_v1("/srv/a"), false),
     ] {
-        let plan = compiled(&case).unwrap().plan;
+        let plan = compiled(&case).unwrap();
         let text = text(&plan);
         assert_eq!(text.contains("unshare(CLONE_NEWCGROUP)"), made, "{text}");
         assert_eq!(plan.report.enforced.contains(Control::CGROUP_NS), made, "{text}");
@@ -215,7 +216,7 @@ fn in_a_user_namespace_the_parent_writes_the_maps() {
          ! \"gid\", \"5\"",
     );
     let maps = IdMaps { uid: "0 1000 1\n".into(), gid: "0 100 1\n".into(), set_groups: false };
-    assert_eq!(plan.maps, Some(maps));
+    assert!(plan.parent.iter().any(|step| step.op == ParentOp::IdMaps(maps.clone())));
 }
 
 #[test]

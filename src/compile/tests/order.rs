@@ -2,27 +2,40 @@
 
 use super::*;
 use crate::step::wire::{Field, Program};
-
-/// The names of the operations of a plan, in order.
-fn names(plan: &Plan) -> Vec<String> {
-    let name = |step: &Step| {
-        let debug = format!("{:?}", step.op().unwrap());
-        debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
-    };
-    plan.init.iter().map(name).collect()
-}
+use crate::step::{InitStep, Phase};
 
 /// Asserts everything that this page says.
 #[track_caller]
-pub(super) fn holds(case: &Case, compiled: &Compiled) {
-    let plan = &compiled.plan;
+pub(super) fn holds(case: &Case, plan: &Plan) {
     report(case, plan);
-    once_and_in_order(plan);
-    nothing_before_its_time(plan);
+    in_order(plan);
+    mounts_in_order(plan);
     descriptors(plan);
+    parent_in_order(plan);
     survives_the_wire(plan);
-    assert_eq!(plan.maps.is_some(), plan.namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0);
-    assert_eq!(plan.reaper, names(plan).contains(&"Fork".to_owned()));
+    assert_eq!(has_maps(plan), clone_flags(plan) & libc::CLONE_NEWUSER.cast_unsigned() != 0);
+}
+
+fn op(step: &InitStep) -> Op<'_> {
+    step.op().unwrap()
+}
+
+/// Whether the parent writes id maps.
+pub(super) fn has_maps(plan: &Plan) -> bool {
+    plan.parent.iter().any(|step| matches!(step.op, ParentOp::IdMaps(_)))
+}
+
+/// Whether a process stays as PID 1.
+pub(super) fn has_pid_1(plan: &Plan) -> bool {
+    plan.init.iter().any(|step| matches!(op(step), Op::Fork { .. }))
+}
+
+pub(super) fn clone_flags(plan: &Plan) -> u32 {
+    let flags = |step: &ParentStep| match step.op {
+        ParentOp::Clone { namespaces, .. } => Some(namespaces),
+        _ => None,
+    };
+    plan.parent.iter().find_map(flags).unwrap()
 }
 
 fn report(case: &Case, plan: &Plan) {
@@ -32,7 +45,7 @@ fn report(case: &Case, plan: &Plan) {
         assert!(!a.intersects(b), "two of the three have {}:\n{r}", a & b);
     }
     for control in (r.weakened | r.missing).iter() {
-        assert!(!r.why(control).is_empty(), "nothing is said about {control}:\n{r}");
+        assert!(!r.why(control).is_empty(), "no reason for {control}:\n{r}");
     }
     for reason in &r.reasons {
         assert!(!reason.control.is_empty() && !reason.why.is_empty(), "{reason:?}");
@@ -42,150 +55,252 @@ fn report(case: &Case, plan: &Plan) {
         always | Control::DEVICES | Control::IDS | Control::CAPS | Control::OOM_SCORE | Control::KILL;
     assert!(r.asked.contains(always), "{r}");
     assert!(r.asked.contains(case.spec.limits.asked()), "{r}");
-    // What is lost with an optional step must have a place in the report.
-    for step in plan.init.iter().filter(|step| step.optional) {
-        assert!(!step.control.is_empty() && r.asked.contains(step.control), "{}", step.title());
+    // What is lost with a refused step must have a place in the report.
+    for step in plan.init.iter().filter(|step| step.may_be_refused()) {
+        assert!(!step.control.is_empty() && r.asked.contains(step.control), "{}", step.op.title());
     }
 }
 
-/// Where each of these stands, it stands once, and before the next.
-fn once_and_in_order(plan: &Plan) {
-    let names = names(plan);
-    for order in [
-        &["AwaitIdMaps", "OomScore", "Session", "Ordinary", "Fds", "Hostname", "Affinity", "Propagation"][..],
-        // No real-time process enters a cgroup without real-time budget; and a cpuset narrows whoever enters it.
-        &["Ordinary", "Enter", "Affinity"],
-        &["Fds", "Join", "Propagation"],
-        &["Fds", "Loopback", "Propagation"],
-        &["AwaitIdMaps", "Become", "Propagation", "RootTmpfs", "Seal", "PivotRoot", "Fork", "Bounding"],
-        &["Propagation", "RootBind", "Seal", "MoveRoot", "Fork", "Bounding"],
+/// The stages of a sandbox inside, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    IdMaps,
+    OomScore,
+    Session,
+    Ordinary,
+    Descriptors,
+    Namespaces,
+    Cgroups,
+    Affinity,
+    CgroupNamespace,
+    Trees,
+    User,
+    Propagation,
+    Upper,
+    Root,
+    Mounts,
+    Seals,
+    Streams,
+    Switch,
+    SharedFilter,
+    Pid1,
+    Rlimits,
+    /// Without no_new_privs both take CAP_SYS_ADMIN, which is given up after that.
+    PrivilegedLandlock,
+    PrivilegedFilter,
+    Bounding,
+    Ids,
+    Capabilities,
+    NoNewPrivs,
+    Landlock,
+    WorkDir,
+    Umask,
+    Lookup,
+    /// Last of all: it may refuse what the steps before it call.
+    Filter,
+    Exec,
+}
+
+/// The stage of an operation. A new one must be given its own here.
+fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
+    match op {
+        Op::AwaitIdMaps {} => Stage::IdMaps,
+        // Written in the host's /proc, as the caller.
+        Op::OomScore { .. } => Stage::OomScore,
+        Op::Session {} => Stage::Session,
+        // A real-time process enters no cgroup without a real-time budget.
+        Op::Ordinary {} => Stage::Ordinary,
+        Op::Fds { .. } => Stage::Descriptors,
+        Op::Join { .. } | Op::Loopback {} | Op::Hostname { .. } => Stage::Namespaces,
+        Op::Enter { .. } => Stage::Cgroups,
+        // A cpuset narrows each process that enters it.
+        Op::Affinity {} => Stage::Affinity,
+        // Rooted at the cgroups that were entered.
+        Op::Unshare { .. } => Stage::CgroupNamespace,
+        // Before the mounts of the host are slaves, or the copies would be slaves too.
+        Op::Tree { .. } => Stage::Trees,
+        Op::Become { .. } => Stage::User,
+        Op::Propagation { .. } => Stage::Propagation,
+        // The root covers it.
+        Op::Upper { .. } | Op::UpperBind { .. } => Stage::Upper,
+        Op::RootTmpfs { .. } | Op::RootBind { .. } => Stage::Root,
+        Op::Dir { .. }
+        | Op::Bind { .. }
+        | Op::Mount { .. }
+        | Op::Symlink { .. }
+        | Op::Node { .. }
+        | Op::MaskFile { .. }
+        | Op::MaskDir { .. }
+        | Op::Restrict { .. }
+        | Op::Overlay { .. }
+        | Op::Share { .. }
+        | Op::Empty { .. }
+        | Op::File { .. }
+        | Op::Write { .. } => Stage::Mounts,
+        Op::Seal { .. } => Stage::Seals,
+        // The sealed /dev's own null device.
+        Op::Null { .. } => Stage::Streams,
+        Op::PivotRoot {} | Op::MoveRoot {} => Stage::Switch,
+        // PID 1 and the task are both without what it refuses.
+        Op::NoUserNamespaces { .. } => Stage::SharedFilter,
+        Op::Fork { .. } => Stage::Pid1,
+        Op::Rlimit { .. } => Stage::Rlimits,
+        Op::Landlock { .. } if no_new_privs => Stage::Landlock,
+        Op::Landlock { .. } => Stage::PrivilegedLandlock,
+        Op::Filter { .. } if no_new_privs => Stage::Filter,
+        Op::Filter { .. } => Stage::PrivilegedFilter,
         // Dropping from the bounding set takes CAP_SETPCAP, and changing ids the other capabilities.
-        &["Bounding", "Ids", "Caps", "NoNewPrivs", "Cwd", "Umask", "Find", "Exec"],
-        // Both are loaded with no_new_privs or CAP_SYS_ADMIN; the domain first, as a filter may refuse it.
-        &["Fork", "Landlock", "Filter", "Exec"],
-        // What neither PID 1 nor the task needs both are without.
-        &["PivotRoot", "NoUserNamespaces", "Fork"],
-        &["MoveRoot", "NoUserNamespaces", "Fork"],
-    ] {
-        let at: Vec<usize> = order.iter().filter_map(|name| names.iter().position(|n| n == name)).collect();
-        assert!(at.is_sorted(), "{order:?} in {names:?}");
+        Op::Bounding { .. } => Stage::Bounding,
+        Op::Ids { .. } => Stage::Ids,
+        Op::Caps { .. } => Stage::Capabilities,
+        Op::NoNewPrivs {} => Stage::NoNewPrivs,
+        Op::Cwd { .. } => Stage::WorkDir,
+        Op::Umask { .. } => Stage::Umask,
+        Op::Find { .. } => Stage::Lookup,
+        Op::Exec { .. } => Stage::Exec,
     }
-    let count = |of: &[&str]| names.iter().filter(|name| of.contains(&name.as_str())).count();
-    for of in [
-        &["Session"][..],
-        &["Ordinary"],
-        &["Affinity"],
-        &["Fds"],
-        &["Propagation"],
-        &["RootTmpfs", "RootBind"],
-        &["PivotRoot", "MoveRoot"],
-        &["Bounding"],
-        &["Ids"],
-        &["Caps"],
-        &["Cwd"],
-        &["Find"],
-        &["Umask"],
-        &["Exec"],
-    ] {
-        assert_eq!(count(of), 1, "{of:?} in {names:?}");
-    }
-    for at_most_once in [
-        "AwaitIdMaps",
-        "OomScore",
-        "Become",
-        "Join",
-        "Loopback",
-        "Hostname",
-        "Unshare",
-        "Fork",
-        "NoNewPrivs",
-        "Null",
-        "NoUserNamespaces",
-        "Filter",
-        "Landlock",
-        "Upper",
-    ] {
-        assert!(count(&[at_most_once]) <= 1, "{at_most_once} in {names:?}");
-    }
-    assert_eq!(names.last().map(String::as_str), Some("Exec"));
-    // The task's filter is the last before it, or comes before the capabilities that loading it takes are gone.
-    if let Some(filter) = names.iter().position(|name| name == "Filter") {
-        let next = names.get(filter.saturating_add(1)).map(String::as_str);
-        let last = names.contains(&"NoNewPrivs".to_owned());
-        assert_eq!(next, Some(if last { "Exec" } else { "Bounding" }), "{names:?}");
-    }
-    assert_eq!(names.first().is_some_and(|name| name == "AwaitIdMaps"), plan.maps.is_some());
 }
 
-/// Steps of which there can be many: between which others each of them stands.
-fn nothing_before_its_time(plan: &Plan) {
-    let names = names(plan);
-    let at = |wanted: &[&str]| names.iter().position(|name| wanted.contains(&name.as_str())).unwrap();
-    let (fds, propagation) = (at(&["Fds"]), at(&["Propagation"]));
-    let (root, switch) = (at(&["RootTmpfs", "RootBind"]), at(&["PivotRoot", "MoveRoot"]));
-    let (seal, bounding) = (at(&["Seal"]), at(&["Bounding"]));
-    let sealed = |step: &Step| match step.op().unwrap() {
-        Op::Seal { path, .. } => Some(path.bytes().to_vec()),
-        _ => None,
-    };
-    let sealed: Vec<Vec<u8>> = plan.init.iter().filter_map(sealed).collect();
+/// How many steps a stage has.
+fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
+    match stage {
+        Stage::Session
+        | Stage::Ordinary
+        | Stage::Descriptors
+        | Stage::Affinity
+        | Stage::Propagation
+        | Stage::Root
+        | Stage::Switch
+        | Stage::Bounding
+        | Stage::Ids
+        | Stage::Capabilities
+        | Stage::WorkDir
+        | Stage::Umask
+        | Stage::Lookup
+        | Stage::Exec => 1..=1,
+        Stage::IdMaps
+        | Stage::OomScore
+        | Stage::CgroupNamespace
+        | Stage::User
+        | Stage::Upper
+        | Stage::Streams
+        | Stage::SharedFilter
+        | Stage::Pid1
+        | Stage::PrivilegedLandlock
+        | Stage::PrivilegedFilter
+        | Stage::NoNewPrivs
+        | Stage::Landlock
+        | Stage::Filter => 0..=1,
+        Stage::Namespaces => 0..=2,
+        Stage::Seals => 1..=2,
+        Stage::Mounts => 1..=usize::MAX,
+        Stage::Cgroups | Stage::Trees | Stage::Rlimits => 0..=usize::MAX,
+    }
+}
+
+fn stages(plan: &Plan) -> Vec<Stage> {
+    let no_new_privs = plan.init.iter().any(|step| matches!(op(step), Op::NoNewPrivs {}));
+    plan.init.iter().map(|step| stage(&op(step), no_new_privs)).collect()
+}
+
+fn in_order(plan: &Plan) {
+    let stages = stages(plan);
+    assert!(stages.is_sorted(), "{stages:?}");
+    for at in &stages {
+        let found = stages.iter().filter(|stage| *stage == at).count();
+        assert!(count(*at).contains(&found), "{found} of {at:?} in {stages:?}");
+    }
+    for must in [Stage::Session, Stage::Descriptors, Stage::Root, Stage::Mounts, Stage::Seals, Stage::Switch]
+    {
+        assert!(stages.contains(&must), "no {must:?} in {stages:?}");
+    }
+    for must in [Stage::Bounding, Stage::Ids, Stage::Capabilities, Stage::WorkDir, Stage::Exec] {
+        assert!(stages.contains(&must), "no {must:?} in {stages:?}");
+    }
+    assert_eq!(stages.first() == Some(&Stage::IdMaps), has_maps(plan));
+    // What another process takes that enters the sandbox comes of no mount, and of no file of the sandbox's own.
+    for (step, at) in plan.init.iter().zip(stages) {
+        let inside = (Stage::Trees..=Stage::Switch).contains(&at) && at != Stage::User;
+        assert!(!inside || step.phase != Phase::Enter, "{}", step.op.title());
+    }
+}
+
+/// What stands where among the mounts.
+fn mounts_in_order(plan: &Plan) {
+    let position = |wanted: fn(&Op<'_>) -> bool| plan.init.iter().position(|step| wanted(&op(step)));
+    let seal = position(|op| matches!(op, Op::Seal { .. })).unwrap();
+    let sealed: Vec<Vec<u8>> = plan
+        .init
+        .iter()
+        .filter_map(|step| match op(step) {
+            Op::Seal { path, .. } => Some(path.bytes().to_vec()),
+            _ => None,
+        })
+        .collect();
     assert!(sealed == [b"/dev".to_vec()] || sealed == [b"/dev".to_vec(), b"/".to_vec()], "{sealed:?}");
-    // Between the seals and the switch only the streams that become the sealed /dev's own null device.
-    let null = names.iter().filter(|name| *name == "Null").count();
-    assert_eq!(seal.saturating_add(sealed.len()).saturating_add(null), switch, "{names:?}");
-    let proc = plan.init.iter().position(|step| {
-        let target = match step.op().unwrap() {
-            Op::Bind { target, .. } | Op::Mount { target, .. } => target.bytes(),
-            _ => b"",
-        };
-        target == b"/proc"
-    });
-    let dev = plan.init.iter().position(|step| match step.op().unwrap() {
-        Op::Mount { target, .. } => target.bytes() == b"/dev",
-        _ => false,
-    });
-    let upper = names.iter().position(|name| name == "Upper");
-    for (i, (name, step)) in names.iter().zip(&plan.init).enumerate() {
-        let (from, to) = match name.as_str() {
-            // Before the mounts of the host are slaves, or they would be slaves too.
-            "Tree" => (fds, propagation),
-            "Enter" | "Unshare" => (fds, propagation),
-            "Dir" | "Empty" | "Bind" | "Mount" | "Share" => (root, switch),
-            // The root covers it.
-            "Upper" => (propagation, root),
-            "Overlay" => (upper.unwrap_or(root), switch),
-            // Made in /dev, or in a file system of the sandbox's own.
-            "File" | "Write" => (dev.unwrap(), seal),
-            // Nothing can be made in /dev once it is sealed.
-            "Symlink" | "Node" => (root, seal),
-            // What is covered must be there, and /dev/null to cover it with.
-            "MaskFile" | "MaskDir" | "Restrict" => (root, seal),
-            // In the task, not in the init that stays.
-            "Rlimit" => (names.iter().position(|name| name == "Fork").unwrap_or(switch), bounding),
-            _ => continue,
-        };
-        assert!(from < i && i < to, "{name} at {i}, not between {from} and {to}: {names:?}");
-        // What the root is populated with is masked at once, and what the kernel shows once it is mounted.
-        let kernels = match step.op().unwrap() {
-            Op::MaskFile { path } | Op::MaskDir { path } => {
-                path.bytes().starts_with(b"/proc/") || path.bytes().starts_with(b"/sys/")
-            }
+    let mounted = |at: &'static [u8]| {
+        plan.init.iter().position(|step| match op(step) {
+            Op::Bind { target, .. } | Op::Mount { target, .. } => target.bytes() == at,
             _ => false,
-        };
-        if kernels {
-            assert!(proc.is_some_and(|proc| proc < i), "{name} before /proc: {names:?}");
-        }
-    }
-    let last = |wanted: &str| names.iter().rposition(|name| name == wanted);
-    // A cgroup namespace is rooted where its maker is.
-    if let (Some(enter), Some(unshare)) = (last("Enter"), last("Unshare")) {
-        assert!(enter < unshare, "{names:?}");
-    }
-    // A device of the spec's is bound into /dev before it is sealed.
+        })
+    };
+    let (dev, proc) = (mounted(b"/dev").unwrap(), mounted(b"/proc").unwrap());
     for (i, step) in plan.init.iter().enumerate() {
-        if let Op::Bind { target, .. } | Op::Mount { target, .. } = step.op().unwrap() {
-            assert!(!target.bytes().starts_with(b"/dev") || i < seal, "{}", step.title());
+        match op(step) {
+            // Made in /dev, or in a file system of the sandbox's own.
+            Op::File { .. } | Op::Write { .. } | Op::Symlink { .. } | Op::Node { .. } => {
+                assert!(dev < i, "{} before /dev", step.op.title());
+            }
+            // What the kernel shows is masked once it is mounted; what the root is populated with, at once.
+            Op::MaskFile { path } | Op::MaskDir { path } => {
+                let kernels = path.bytes().starts_with(b"/proc/") || path.bytes().starts_with(b"/sys/");
+                assert!(!kernels || proc < i, "{} before /proc", step.op.title());
+            }
+            // A device of the spec's is bound into /dev before it is sealed.
+            Op::Bind { target, .. } | Op::Mount { target, .. } => {
+                assert!(!target.bytes().starts_with(b"/dev") || i < seal, "{}", step.op.title());
+            }
+            _ => {}
         }
+    }
+}
+
+/// What the parent holds comes before what uses it, and everything that can be refused before the clone.
+fn parent_in_order(plan: &Plan) {
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Part {
+        Sources,
+        Root,
+        Populate,
+        Cgroups,
+        Descriptors,
+        Channel,
+        Steps,
+        Init,
+        Clone,
+        IdMaps,
+        Command,
+        Check,
+    }
+    let part = |step: &ParentStep| match &step.op {
+        ParentOp::HoldSources { .. } => Part::Sources,
+        ParentOp::TempRoot(_) => Part::Root,
+        ParentOp::BuildRoot(_) => Part::Populate,
+        // Undone before the root: the processes in them use it.
+        ParentOp::Cgroup(_) => Part::Cgroups,
+        ParentOp::Hand(_) => Part::Descriptors,
+        ParentOp::Channel => Part::Channel,
+        ParentOp::SealSteps => Part::Steps,
+        ParentOp::SealInit => Part::Init,
+        ParentOp::Clone { .. } => Part::Clone,
+        ParentOp::IdMaps(_) => Part::IdMaps,
+        ParentOp::AwaitCommand => Part::Command,
+        ParentOp::CheckShare(_) => Part::Check,
+    };
+    let parts: Vec<Part> = plan.parent.iter().map(part).collect();
+    assert!(parts.is_sorted(), "{parts:?}");
+    for once in [Part::Channel, Part::Steps, Part::Init, Part::Clone, Part::Command] {
+        assert_eq!(parts.iter().filter(|part| **part == once).count(), 1, "{once:?} in {parts:?}");
     }
 }
 
@@ -195,9 +310,10 @@ fn descriptors(plan: &Plan) {
     let mut used = Vec::new();
     let mut trees = Vec::new();
     let mut mounting = false;
-    let handed = |fd: u32| &plan.handed[usize::try_from(fd).unwrap()];
+    let all: Vec<&Handed> = plan.handed().collect();
+    let handed = |fd: u32| all[usize::try_from(fd).unwrap()];
     for step in &plan.init {
-        match step.op().unwrap() {
+        match op(step) {
             Op::Fds { map } => {
                 used.extend(map.iter().map(|dup| dup.from));
                 let to: Vec<u32> = map.iter().map(|dup| dup.to).collect();
@@ -205,7 +321,7 @@ fn descriptors(plan: &Plan) {
             }
             Op::Join { fd, .. } | Op::Enter { fd, .. } | Op::Fork { caller: fd, .. } => used.push(fd),
             Op::Tree { fd, .. } => {
-                assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.title());
+                assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.op.title());
                 trees.push(fd);
             }
             Op::Propagation { .. } => mounting = true,
@@ -216,36 +332,37 @@ fn descriptors(plan: &Plan) {
                 let whole = match handed(fd) {
                     Handed::Tree { recursive, .. } => *recursive,
                     Handed::Source(_) => {
-                        let tree = plan.init.iter().find_map(|step| match step.op().unwrap() {
+                        let tree = plan.init.iter().find_map(|step| match op(step) {
                             Op::Tree { fd: of, recursive, .. } if of == fd => Some(recursive),
                             _ => None,
                         });
-                        assert!(trees.contains(&fd), "{}", step.title());
+                        assert!(trees.contains(&fd), "{}", step.op.title());
                         tree.unwrap()
                     }
-                    other => panic!("{other:?} is no tree: {}", step.title()),
+                    other => panic!("{other:?} is no tree: {}", step.op.title()),
                 };
-                let layer = matches!(step.op().unwrap(), Op::UpperBind { .. } | Op::Overlay { .. });
-                assert_eq!(whole, !layer, "{}", step.title());
+                let layer = matches!(op(step), Op::UpperBind { .. } | Op::Overlay { .. });
+                assert_eq!(whole, !layer, "{}", step.op.title());
                 used.push(fd);
             }
             _ => {}
         }
     }
     used.sort_unstable();
-    let all: Vec<u32> = (0..u32::try_from(plan.handed.len()).unwrap()).collect();
-    assert_eq!(used, all, "{:?}", plan.handed);
+    let every: Vec<u32> = (0..u32::try_from(all.len()).unwrap()).collect();
+    assert_eq!(used, every, "{all:?}");
 }
 
 /// What init decodes is what was planned.
 fn survives_the_wire(plan: &Plan) {
-    let numbers: Vec<u32> = (0..).take(plan.handed.len()).collect();
+    let handed = plan.handed().count();
+    let numbers: Vec<Option<u32>> = (0..).take(handed).map(Some).collect();
     let bytes = plan.encode(77, &numbers);
     let program = Program::decode(&mut bytes.as_slice()).unwrap();
-    assert_eq!((program.status, program.fds.len()), (77, plan.handed.len()));
+    assert_eq!((program.status, program.fds.len()), (77, handed));
     assert_eq!(program.steps.len(), plan.init.len());
     for (sent, planned) in program.steps.iter().zip(&plan.init) {
-        assert_eq!((sent.optional, Some(sent.op)), (planned.optional, planned.op()));
-        assert!(!planned.title().is_empty() && planned.calls().iter().all(|line| !line.is_empty()));
+        assert_eq!((sent.optional, Some(sent.op)), (planned.may_be_refused(), planned.op()));
+        assert!(!planned.op.title().is_empty() && planned.op.calls().iter().all(|line| !line.is_empty()));
     }
 }

@@ -166,7 +166,7 @@ fn overlays_of_who_has_no_privileges() {
     refused(&locked, &format!("unsupported: this host cannot enforce host_files: {why}"));
     let mut auto = locked;
     (auto.spec.root.populate, auto.spec.root.writable) = (Method::Auto, true);
-    assert_eq!(compiled(&auto).unwrap().root.method, Method::Reflink);
+    assert_eq!(build(&compiled(&auto).unwrap()).method, Method::Reflink);
     let lacking = overlay(|c| c.host.overlay = false);
     refused(
         &lacking,
@@ -214,13 +214,13 @@ fn auto_is_the_cheapest_that_the_request_allows() {
     ];
     for (set, method, why) in table {
         let case = auto(set);
-        assert_eq!(compiled(&case).unwrap().root.method, method, "{why}");
+        assert_eq!(build(&compiled(&case).unwrap()).method, method, "{why}");
         check(&case, &format!("host_files: auto: the root is populated by {why}"));
     }
     // With a place for it in the source, a bind will do.
     let mut there = auto(&|c| nested(c));
     there.survey.kinds.insert("/usr/a".into(), Some(FileKind::Dir));
-    assert_eq!(compiled(&there).unwrap().root.method, Method::Bind);
+    assert_eq!(build(&compiled(&there).unwrap()).method, Method::Bind);
 }
 
 /// A place in something that is mounted over an entry is none of the entry's, and what is left out needs none.
@@ -249,13 +249,13 @@ fn nothing_is_refused_that_something_else_gives_a_place() {
             set(c);
         });
         match refusal {
-            None => assert_eq!(compiled(&case).unwrap().root.method, Method::Bind),
+            None => assert_eq!(build(&compiled(&case).unwrap()).method, Method::Bind),
             Some(at) => {
                 let error = compiled(&case).unwrap_err();
                 assert!(error.contains(&format!("nothing can be mounted at {at:?}")), "{error}");
                 let mut auto = case;
                 auto.spec.root.populate = Method::Auto;
-                assert_eq!(compiled(&auto).unwrap().root.method, Method::Overlay, "{at}");
+                assert_eq!(build(&compiled(&auto).unwrap()).method, Method::Overlay, "{at}");
             }
         }
     }
@@ -293,10 +293,10 @@ fn what_is_left_out_is_empty_or_listed() {
     check(&case, masked);
     // A walk knows them by device and inode.
     case.spec.root.populate = Method::Copy;
-    assert_eq!(compiled(&case).unwrap().root.skip, [(1, 2); 3]);
+    assert_eq!(build(&compiled(&case).unwrap()).skip, [(1, 2); 3]);
     check(&case, "! # mask \"/usr/alloc\"");
     case.survey.real.insert("/srv/a".into(), "/real/a/b".into());
-    let work = compiled(&case).unwrap().root;
+    let work = build(&compiled(&case).unwrap());
     assert_eq!(work.env.keys().collect::<Vec<_>>(), [&PathBuf::from("/usr")]);
     assert_eq!(work.skipped.len(), 2);
 }
@@ -325,7 +325,7 @@ fn nothing_is_mounted_where_something_is_left_out() {
     case.spec.root.populate = Method::Bind;
     refused(&case, why);
     case.spec.root.populate = Method::Auto;
-    assert_eq!(compiled(&case).unwrap().root.method, Method::Reflink);
+    assert_eq!(build(&compiled(&case).unwrap()).method, Method::Reflink);
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn limits_are_the_operators_and_the_tasks() {
             (c.policy.max_entries, c.policy.max_bytes) = (policy, policy);
             (c.spec.root.max_entries, c.spec.root.max_bytes) = (spec, spec);
         });
-        let work = compiled(&case).unwrap().root;
+        let work = build(&compiled(&case).unwrap());
         assert_eq!((work.max_entries, work.max_bytes), (expect, expect));
     }
 }

@@ -91,7 +91,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
          seccomp(...
          # execute the command",
     );
-    assert!(plan.reaper);
+    assert!(order::has_pid_1(&plan));
     // Its user is not the task's, whose processes it would count among.
     let same = case(|c| c.survey.identity.uid = 65533);
     check(
@@ -99,7 +99,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
         "setresgid(65533, 65533, 65533)\n setresuid(65532, 65532, 65532)\n prctl(PR_SET_DUMPABLE, 0)",
     );
     for case in [staying(false, "private"), staying(true, "host"), staying(false, "host")] {
-        assert!(!check(&case, "! PID 1").reaper);
+        assert!(!order::has_pid_1(&check(&case, "! PID 1")));
     }
     // It is a process of the sandbox, but none of the task's.
     let limited = |init| {
@@ -177,7 +177,7 @@ fn the_oom_score_is_the_specs_whatever_the_callers_is() {
         case.spec.require = require;
         let plan = check(&case, "write(\"/proc/self/oom_score_adj\", \"0\")");
         let step = plan.init.iter().find(|step| step.control == Control::OOM_SCORE);
-        assert_eq!(step.unwrap().optional, optional, "{require:?}");
+        assert_eq!(step.unwrap().may_be_refused(), optional, "{require:?}");
     }
     for wrong in [1001, -1001] {
         let why = format!("spec oom_score_adj: oom_score_adj: {wrong} is not within -1000 to 1000");
@@ -198,8 +198,11 @@ fn descriptors() {
         case(|c| c.spec.fds = fds.iter().map(|(from, to)| Fd { from: *from, to: *to }).collect())
     };
     let plan = check(&given(&[(40, 9), (41, 3), (40, 1023)]), "dup3(to 0, 1, 2, 3, 9, 1023)");
-    let caller = |plan: &Plan| plan.handed.iter().filter(|h| matches!(h, Handed::Caller(_))).count();
-    assert_eq!(plan.handed[3..6], [Handed::Caller(40), Handed::Caller(41), Handed::Caller(40)]);
+    let caller = |plan: &Plan| plan.handed().filter(|h| matches!(h, Handed::Caller(_))).count();
+    assert_eq!(
+        plan.handed().skip(3).take(3).cloned().collect::<Vec<_>>(),
+        [Handed::Caller(40), Handed::Caller(41), Handed::Caller(40)]
+    );
     for wrong in [0, 2, 1024, u32::MAX] {
         refused(&given(&[(40, wrong)]), &format!("spec fds: fds: {wrong} is not within 3 to 1023"));
     }
@@ -212,7 +215,7 @@ fn descriptors() {
     most.host.cgroups = v1();
     most.spec.network = Network::Path("/run/netns/x".into());
     most.spec.limits = everything_limited();
-    assert!(check(&most, "").handed.len() <= step::wire::FDS as usize);
+    assert!(check(&most, "").handed().count() <= step::wire::FDS as usize);
 }
 
 fn everything_limited() -> cgroup::Limits {

@@ -1,6 +1,7 @@
 //! What becomes `/`, what stands in it, and how it is entered.
 
 use super::*;
+use crate::rootfs::work::MakeTempRoot;
 
 /// A root by method, path, writable, with `/usr` and a file.
 fn root(populate: Method, path: Option<&str>, writable: bool) -> Case {
@@ -64,9 +65,11 @@ fn linked() {
          missing   none
          ! bind \"/usr\"";
     let compiled = compiled(&root(Method::Link, None, false)).unwrap();
-    assert_eq!(compiled.root.temp, Some("/var/tmp".into()));
-    assert_eq!(compiled.root.dir, Some("/var/tmp/cofferdam-box/root".into()));
-    assert_eq!((compiled.root.method, compiled.root.env.len()), (Method::Link, 2));
+    let temp = MakeTempRoot { base: "/var/tmp".into(), id: "box".into() };
+    assert!(compiled.parent.iter().any(|step| step.op == ParentOp::TempRoot(temp.clone())));
+    let build = build(&compiled);
+    assert_eq!(build.dir, Some("/var/tmp/cofferdam-box/root".into()));
+    assert_eq!((build.method, build.env.len()), (Method::Link, 2));
     let plan = check(&root(Method::Link, None, false), fresh);
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
     check(
@@ -140,7 +143,7 @@ fn copied() {
              ! \"/usr\" read-only",
         );
         assert!(plan.report.enforced.contains(Control::HOST_FILES));
-        assert_eq!(plan.parent.iter().any(|line| line.starts_with("mkdirat(\"/var/tmp\"")), path.is_none());
+        assert_eq!(plan.parent.iter().any(|step| matches!(step.op, ParentOp::TempRoot(_))), path.is_none());
     }
 }
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use super::populate::Method;
 use super::probe::Owner;
 use super::{Device, FileKind, Propagation, Root, TaskDirs, Volume};
-use crate::plan::wire::{Blob, KIND_DIR, KIND_FILE, Op};
-use crate::plan::{
-    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Encoded, Handed, MS_PRIVATE,
-    MS_SHARED, MS_SLAVE, Step, path, text,
+use crate::report::Control;
+use crate::step::wire::{Blob, FileType, Op};
+use crate::step::{
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Draft, Encoded, Handed, InitStep,
+    MS_PRIVATE, MS_SHARED, MS_SLAVE, Phase, path, text,
 };
 
 mod dirs;
@@ -18,7 +19,7 @@ mod populated;
 
 /// What populates the root: a file or a directory of the host, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct RootEntry {
     pub source: PathBuf,
     /// The same without links.
     pub real: PathBuf,
@@ -34,7 +35,7 @@ pub(crate) struct Entry {
 }
 
 /// Everything that the root depends on, decided.
-pub(crate) struct Request<'a> {
+pub(crate) struct RootRequest<'a> {
     /// The root as the spec has it.
     pub root: &'a Root,
     /// The directory of the host that becomes the root; `None` for a tmpfs.
@@ -44,7 +45,7 @@ pub(crate) struct Request<'a> {
     /// How it is populated, decided: never `auto`.
     pub method: Method,
     /// What populates it, parents before children.
-    pub entries: &'a [Entry],
+    pub entries: &'a [RootEntry],
     /// The task's directories.
     pub task_dirs: &'a TaskDirs,
     /// Whom the task runs as: user and group.
@@ -87,9 +88,12 @@ pub(crate) struct Request<'a> {
     pub new_net: bool,
     /// Mounts that come from the host honour no setuid bit.
     pub nosuid: bool,
+    /// What is the same for every task may be prepared once: the task cannot change mounts, none of its volumes
+    /// propagates, and the root is entered by `pivot_root`.
+    pub prepares: bool,
 }
 
-impl Request<'_> {
+impl RootRequest<'_> {
     fn attrs(&self, more: u64) -> u64 {
         ATTR_NODEV | more | if self.nosuid { ATTR_NOSUID } else { 0 }
     }
@@ -151,46 +155,68 @@ const LINKS: [(&str, &str); 6] = [
 
 /// The steps of a root, with what must come before any of them.
 pub(crate) struct Steps<'a> {
-    req: &'a Request<'a>,
-    handed: &'a mut Vec<Handed>,
+    req: &'a RootRequest<'a>,
+    draft: &'a mut Draft,
     /// Clones of what the caller may not clone itself.
-    trees: Vec<Step>,
-    steps: Vec<Step>,
+    trees: Vec<InitStep>,
+    steps: Vec<InitStep>,
 }
 
 impl Steps<'_> {
-    fn push(&mut self, step: Step) {
+    fn push(&mut self, step: InitStep) {
         self.steps.push(step);
+    }
+
+    /// Adds a step that is the same for every task of the sandbox, and makes nothing that a task can write.
+    fn push_common(&mut self, step: InitStep) {
+        let phase = if self.req.prepares { Phase::Prepare } else { Phase::Build };
+        self.steps.push(step.in_phase(phase));
     }
 
     /// A detached copy of the tree at `source`, by its index among the descriptors. It is made before anything of the
     /// sandbox is mounted: in the caller's namespace by a caller who may, else by init from the path, which must lead
     /// to what the caller holds.
     fn tree(&mut self, source: &Path, recursive: bool) -> u32 {
-        let fd = u32::try_from(self.handed.len()).unwrap_or(u32::MAX);
         if self.req.privileged {
-            self.handed.push(Handed::Tree { source: source.into(), recursive });
-        } else {
-            self.handed.push(Handed::Source(source.into()));
-            let real = self.req.real.get(source).map_or(source, PathBuf::as_path);
-            let op = Op::Tree { fd, source: path(real), recursive };
-            self.trees.push(Step::new(Control::MOUNT_NS, op));
+            return self.draft.hand(Handed::Tree { source: source.into(), recursive });
         }
+        let fd = self.draft.hand(Handed::Source(source.into()));
+        let real = self.req.real.get(source).map_or(source, PathBuf::as_path);
+        let op = Op::Tree { fd, source: path(real), recursive };
+        self.trees.push(InitStep::new(Control::MOUNT_NS, op));
         fd
     }
 
     fn bind(
         &mut self,
         control: Control,
-        (source, kind): (&Path, FileKind),
+        source: (&Path, FileKind),
         target: &Path,
         attrs: u64,
         propagation: u64,
     ) {
+        let step = self.bound(control, source, target, attrs, propagation);
+        self.push(step);
+    }
+
+    /// A bind of what is in the root of every task, read-only.
+    fn bind_common(&mut self, source: (&Path, FileKind), target: &Path, attrs: u64) {
+        let step = self.bound(Control::HOST_FILES, source, target, attrs, MS_PRIVATE);
+        self.push_common(step);
+    }
+
+    fn bound(
+        &mut self,
+        control: Control,
+        (source, kind): (&Path, FileKind),
+        target: &Path,
+        attrs: u64,
+        propagation: u64,
+    ) -> InitStep {
         let fd = self.tree(source, true);
-        let kind = if kind == FileKind::Dir { KIND_DIR } else { KIND_FILE };
+        let file_type = if kind == FileKind::Dir { FileType::Dir } else { FileType::File };
         let (source, target) = (path(source), path(target));
-        self.push(Step::new(control, Op::Bind { source, target, attrs, propagation, file_type, fd }));
+        InitStep::new(control, Op::Bind { source, target, attrs, propagation, file_type, fd })
     }
 }
 
@@ -206,83 +232,86 @@ pub(crate) fn own_sources(privileged: bool, nodes: bool) -> Vec<PathBuf> {
     devices.chain(trees).collect()
 }
 
-/// Lowers the root, asking for its controls in `report` and handing over what is mounted in it.
-pub(crate) fn lower(req: &Request<'_>, handed: &mut Vec<Handed>, report: &mut Report) -> Vec<Step> {
-    let mut steps = Steps { req, handed, trees: Vec::new(), steps: Vec::new() };
-    steps.push(Step::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
+/// Lowers the root, and hands over what is mounted in it.
+pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
+    let mut steps = Steps { req, draft, trees: Vec::new(), steps: Vec::new() };
+    steps.push(InitStep::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
     populated::upper(req, &mut steps);
     root(req, &mut steps);
-    populated::lower(req, report, &mut steps);
-    steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: text(b"/tmp"), mode: 0o1777 }));
-    dev(req, report, &mut steps);
+    populated::lower(req, &mut steps);
+    steps.push(InitStep::new(Control::ROOT_SWITCH, Op::Dir { path: text(b"/tmp"), mode: 0o1777 }));
+    dev(req, &mut steps);
     kernel(req, &mut steps);
-    dirs::lower(req, report, &mut steps);
-    volumes(req, report, &mut steps);
+    dirs::lower(req, &mut steps);
+    volumes(req, &mut steps);
     devices(req, &mut steps);
     for (at, content) in req.files {
         let op = Op::File { path: text(at.as_bytes()), content: Blob(content.as_bytes()) };
-        steps.push(Step::new(Control::MOUNT_NS, op));
+        steps.push(InitStep::new(Control::MOUNT_NS, op));
     }
-    masks(req, report, &mut steps);
+    masks(req, &mut steps);
     if let Some(dir) = req.work_dir.filter(|dir| dir.parent().is_some()) {
-        steps.push(Step::new(Control::ROOT_SWITCH, Op::Dir { path: path(dir), mode: 0o755 }));
+        steps.push(InitStep::new(Control::ROOT_SWITCH, Op::Dir { path: path(dir), mode: 0o755 }));
     }
-    steps.push(Step::new(Control::DEVICES, Op::Seal { path: text(b"/dev"), attrs: ATTR_RDONLY }));
+    steps.push(InitStep::new(Control::DEVICES, Op::Seal { path: text(b"/dev"), attrs: ATTR_RDONLY }));
     if req.seals_root() {
-        steps.push(Step::new(Control::HOST_FILES, Op::Seal { path: text(b"/"), attrs: ATTR_RDONLY }));
+        steps.push(InitStep::new(Control::HOST_FILES, Op::Seal { path: text(b"/"), attrs: ATTR_RDONLY }));
     }
     if req.null != 0 {
-        steps.push(Step::new(Control::DEVICES, Op::Null { streams: req.null }));
+        steps.push(InitStep::new(Control::DEVICES, Op::Null { streams: req.null }));
     }
     let switch = if req.pivot { Op::PivotRoot {} } else { Op::MoveRoot {} };
-    steps.push(Step::new(Control::ROOT_SWITCH, switch));
-    report.enforce(Control::ROOT_SWITCH);
-    let Steps { mut trees, steps, .. } = steps;
+    steps.push(InitStep::new(Control::ROOT_SWITCH, switch));
+    let Steps { mut trees, steps, draft, .. } = steps;
+    draft.report.enforce(Control::ROOT_SWITCH);
     if req.becomes {
         let (uid, gid) = req.user;
-        trees.push(Step::new(Control::IDS, Op::Become { uid, gid }));
+        trees.push(InitStep::new(Control::IDS, Op::Become { uid, gid }).entering());
     }
-    trees.extend(steps);
-    trees
+    draft.init.extend(trees);
+    draft.init.extend(steps);
 }
 
-fn root(req: &Request<'_>, steps: &mut Steps<'_>) {
+fn root(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let attrs = req.attrs(0);
     let step = match req.dir {
         Some(dir) => {
             let fd = steps.tree(dir, true);
-            Step::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs, fd })
+            InitStep::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs, fd })
         }
         None => {
             let size = req.tmpfs_size().to_string();
             let options = Encoded::strings(["mode", "0755", "size", &size]);
-            Step::new(Control::ROOT_SWITCH, Op::RootTmpfs { attrs, options: options.list() })
+            InitStep::new(Control::ROOT_SWITCH, Op::RootTmpfs { attrs, options: options.list() })
         }
     };
-    steps.push(step);
+    if req.dir.is_none() { steps.push_common(step) } else { steps.push(step) }
 }
 
-fn mount(control: Control, fs: &str, target: &str, attrs: u64, options: &[&str]) -> Step {
+fn mount(control: Control, fs: &str, target: &str, attrs: u64, options: &[&str]) -> InitStep {
     let options = Encoded::strings(options);
     let (fs, target) = (text(fs.as_bytes()), text(target.as_bytes()));
-    Step::new(control, Op::Mount { fs, target, attrs, options: options.list() })
+    InitStep::new(control, Op::Mount { fs, target, attrs, options: options.list() })
 }
 
-fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
+fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::DEVICES;
-    report.enforce(control);
-    steps.push(mount(control, "tmpfs", "/dev", ATTR_NOSUID | ATTR_STRICTATIME, &["mode", "0755"]));
+    steps.draft.report.enforce(control);
+    steps.push_common(mount(control, "tmpfs", "/dev", ATTR_NOSUID | ATTR_STRICTATIME, &["mode", "0755"]));
     for (name, major, minor) in DEVICES {
         let node = format!("/dev/{name}");
         if req.nodes {
-            steps.push(Step::new(control, Op::Node { path: text(node.as_bytes()), major, minor }));
+            steps.push_common(InitStep::new(control, Op::Node { path: text(node.as_bytes()), major, minor }));
         } else {
             let node = Path::new(&node);
             steps.bind(control, (node, FileKind::Device), node, DEVICE, MS_PRIVATE);
         }
     }
     for (to, at) in LINKS {
-        steps.push(Step::new(control, Op::Symlink { text: text(to.as_bytes()), path: text(at.as_bytes()) }));
+        steps.push_common(InitStep::new(
+            control,
+            Op::Symlink { text: text(to.as_bytes()), path: text(at.as_bytes()) },
+        ));
     }
     let pts: &[&str] = &["ptmxmode", "0666", "mode", "0620", "gid", "5"];
     // Group 5 is not mapped in a user namespace of one id.
@@ -292,14 +321,14 @@ fn dev(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     if req.privileged || req.own_ipc {
         steps.push(mount(Control::IPC_NS, "mqueue", "/dev/mqueue", NO, &[]));
     } else {
-        report.note(
+        steps.draft.report.note(
             Control::IPC_NS,
             "no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges",
         );
     }
 }
 
-fn kernel(req: &Request<'_>, steps: &mut Steps<'_>) {
+fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     // In the host's PID namespace /proc/PID/oom_score_adj and others of every process could be written.
     let proc_attrs = if req.own_pid || req.user_namespaces { NO } else { NO | ATTR_RDONLY };
@@ -318,18 +347,20 @@ fn kernel(req: &Request<'_>, steps: &mut Steps<'_>) {
         let sys = Path::new("/sys");
         steps.bind(control, (sys, FileKind::Dir), sys, NO | ATTR_RDONLY, MS_PRIVATE);
     } else {
-        steps.push(mount(control, "sysfs", "/sys", NO | ATTR_RDONLY, &[]));
+        let sys = mount(control, "sysfs", "/sys", NO | ATTR_RDONLY, &[]);
+        // It shows the network of whoever mounts it.
+        if req.new_net { steps.push(sys) } else { steps.push_common(sys) }
     }
 }
 
-fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
+fn volumes(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     for (volume, kind) in req.volumes {
         if volume.propagation != Propagation::Private {
             let why = format!(
                 "later mounts of the host below {:?} come with its flags, and not nodev, nosuid or read-only",
                 volume.target
             );
-            report.weaken(Control::DEVICES, why);
+            steps.draft.report.weaken(Control::DEVICES, why);
         }
         let attrs = req.attrs(if volume.read_only { ATTR_RDONLY } else { 0 });
         let propagation = match volume.propagation {
@@ -341,21 +372,21 @@ fn volumes(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
     }
 }
 
-fn devices(req: &Request<'_>, steps: &mut Steps<'_>) {
+fn devices(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     for device in req.devices {
         steps.bind(Control::DEVICES, (&device.source, FileKind::Device), &device.target, DEVICE, MS_PRIVATE);
     }
 }
 
-fn masks(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
+fn masks(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
-    report.enforce(control);
+    steps.draft.report.enforce(control);
     for (at, _) in req.read_only {
-        steps.push(Step::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: false }));
+        steps.push(InitStep::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: false }));
     }
     for (at, kind) in req.masked.iter().chain(req.private) {
         let path = path(at);
         let op = if *kind == FileKind::Dir { Op::MaskDir { path } } else { Op::MaskFile { path } };
-        steps.push(Step::new(control, op));
+        steps.push(InitStep::new(control, op));
     }
 }

@@ -3,20 +3,22 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Request, Steps};
-use crate::report::{Control, Report};
+use super::{RootEntry, RootRequest, Steps};
+use crate::report::Control;
 use crate::rootfs::{FileKind, Method};
+use crate::step::wire::Op;
+use crate::step::{ATTR_RDONLY, Encoded, InitStep, path, text};
 
-pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_>) {
+pub(super) fn lower(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     match req.method {
         Method::Overlay => overlays(req, steps),
         Method::Bind => req.entries.iter().for_each(|entry| bound(req, entry, steps)),
         Method::Link if req.restricts() => restricted(req, steps),
         _ => {}
     }
-    report.enforce(Control::HOST_FILES);
+    steps.draft.report.enforce(Control::HOST_FILES);
     if req.method == Method::Link && req.root.writable {
-        report.miss(
+        steps.draft.report.miss(
             Control::HOST_FILES,
             "the root is linked and writable: the task can change the host's own files",
         );
@@ -24,43 +26,43 @@ pub(super) fn lower(req: &Request<'_>, report: &mut Report, steps: &mut Steps<'_
 }
 
 /// Where overlays are written to. It stands over `/` until the root covers it.
-pub(super) fn upper(req: &Request<'_>, steps: &mut Steps<'_>) {
+pub(super) fn upper(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let overlays = req.method == Method::Overlay && req.entries.iter().any(|e| e.kind == FileKind::Dir);
     match &req.root.upper {
         _ if !overlays => {}
         Some(upper) => {
             let fd = steps.tree(upper, false);
-            steps.push(Step::new(Control::HOST_FILES, Op::UpperBind { source: path(upper), fd }));
+            steps.push(InitStep::new(Control::HOST_FILES, Op::UpperBind { source: path(upper), fd }));
         }
         None => {
             let size = req.tmpfs_size().to_string();
             let options = Encoded::strings(["mode", "0700", "size", &size]);
-            steps.push(Step::new(Control::HOST_FILES, Op::Upper { options: options.list() }));
+            steps.push(InitStep::new(Control::HOST_FILES, Op::Upper { options: options.list() }));
         }
     }
 }
 
 /// Private: a later mount of the host's would come without these attributes.
-fn read_only(req: &Request<'_>, source: (&Path, FileKind), target: &Path, steps: &mut Steps<'_>) {
-    steps.bind(Control::HOST_FILES, source, target, req.attrs(ATTR_RDONLY), MS_PRIVATE);
+fn read_only(req: &RootRequest<'_>, source: (&Path, FileKind), target: &Path, steps: &mut Steps<'_>) {
+    steps.bind_common(source, target, req.attrs(ATTR_RDONLY));
 }
 
-fn bound(req: &Request<'_>, entry: &Entry, steps: &mut Steps<'_>) {
+fn bound(req: &RootRequest<'_>, entry: &RootEntry, steps: &mut Steps<'_>) {
     read_only(req, (&entry.source, entry.kind), &entry.target, steps);
     emptied(entry, steps);
 }
 
 /// Covers what is to be left out.
-fn emptied(entry: &Entry, steps: &mut Steps<'_>) {
+fn emptied(entry: &RootEntry, steps: &mut Steps<'_>) {
     for skip in &entry.skip {
         let at = entry.target.join(skip);
-        steps.push(Step::new(Control::HOST_FILES, Op::MaskDir { path: path(&at) }));
+        steps.push(InitStep::new(Control::HOST_FILES, Op::MaskDir { path: path(&at) }));
     }
 }
 
 /// An overlay for each directory; a file cannot have one. What is mounted below a source an overlay does not
 /// show, so that is bound on top.
-fn overlays(req: &Request<'_>, steps: &mut Steps<'_>) {
+fn overlays(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     for entry in req.entries {
         if entry.kind != FileKind::Dir {
             bound(req, entry, steps);
@@ -82,7 +84,7 @@ fn overlays(req: &Request<'_>, steps: &mut Steps<'_>) {
             userxattr: !req.privileged,
             attrs: req.attrs(0),
         };
-        steps.push(Step::new(Control::HOST_FILES, op));
+        steps.push(InitStep::new(Control::HOST_FILES, op));
         for (below, kind) in &entry.submounts {
             read_only(req, (&entry.real.join(below), *kind), &entry.target.join(below), steps);
         }
@@ -91,7 +93,7 @@ fn overlays(req: &Request<'_>, steps: &mut Steps<'_>) {
     for entry in req.entries {
         if let Some(at) = shared(req, entry) {
             let op = Op::Share { source: path(&at), target: path(&entry.target) };
-            steps.push(Step::new(Control::HOST_FILES, op));
+            steps.push(InitStep::new(Control::HOST_FILES, op));
         }
     }
 }
@@ -99,17 +101,17 @@ fn overlays(req: &Request<'_>, steps: &mut Steps<'_>) {
 /// Where another entry's overlay shows the source of this one, as `/usr` does that of a `/bin` which is a link into
 /// it: then they are one directory inside as they are outside, and one overlay less. Not where some third
 /// entry, or a mount of the host's, stands in one of the two only.
-fn shared(req: &Request<'_>, entry: &Entry) -> Option<PathBuf> {
+fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
     let others = || req.entries.iter().filter(|other| *other != entry);
-    let apart = |at: &Path, but: Option<&Entry>| {
-        let within = |other: &Entry| other.target.starts_with(at) || at.starts_with(&other.target);
+    let apart = |at: &Path, but: Option<&RootEntry>| {
+        let within = |other: &RootEntry| other.target.starts_with(at) || at.starts_with(&other.target);
         !others().any(|other| Some(other) != but && within(other))
     };
     if entry.kind != FileKind::Dir || !apart(&entry.target, None) {
         return None;
     }
     // One that is shared itself is not there in time. Each is below the other, so this comes to an end.
-    let own = |outer: &&Entry| {
+    let own = |outer: &&RootEntry| {
         let below = outer.real != entry.real && entry.real.starts_with(&outer.real);
         outer.kind == FileKind::Dir && below && shared(req, outer).is_none()
     };
@@ -122,7 +124,7 @@ fn shared(req: &Request<'_>, entry: &Entry) -> Option<PathBuf> {
     })
 }
 
-impl Entry {
+impl RootEntry {
     /// The name of the directory that holds the layers of its overlay: its target, with `%2F` for slashes.
     pub(crate) fn layer(&self) -> Vec<u8> {
         let mut name = Vec::new();
@@ -138,7 +140,7 @@ impl Entry {
 }
 
 /// What was linked becomes read-only. Mount points in it are made before; the directories are the root's own.
-fn restricted(req: &Request<'_>, steps: &mut Steps<'_>) {
+fn restricted(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
     let volumes = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
     let devices = req.devices.iter().map(|device| (device.target.as_path(), FileKind::Device));
@@ -150,11 +152,11 @@ fn restricted(req: &Request<'_>, steps: &mut Steps<'_>) {
             FileKind::Dir => Op::Dir { path, mode: 0o755 },
             _ => Op::Empty { path },
         };
-        steps.push(Step::new(Control::MOUNT_NS, op));
+        steps.push(InitStep::new(Control::MOUNT_NS, op));
     }
     // One that lies in another too: a link may have led it out of there.
     for target in req.entries.iter().map(|e| e.target.as_path()).filter(|t| *t != Path::new("/")) {
         let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: true };
-        steps.push(Step::new(Control::HOST_FILES, op));
+        steps.push(InitStep::new(Control::HOST_FILES, op));
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::stat::{fchmod, fstat};
 
 use super::error::{CallError, Side, failed};
 use super::unfinished::{UNFINISHED_DIR_WITH_ACL, UNFINISHED_FILE};
-use crate::sys::fs::{Kind, fgetxattr, flistxattr, fsetxattr};
+use crate::sys::fs::{DirentKind, fgetxattr, flistxattr, fsetxattr};
 
 /// Maximum length of a value and of a list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const LARGEST: usize = 64 * 1024;
@@ -112,8 +112,8 @@ fn copy_one(
 /// Sets a mode that marks `to` as unfinished even if an access control list changes the permission bits.
 fn keep_marked(to: BorrowedFd<'_>) -> Result<(), CallError> {
     let st = fstat(to).map_err(failed("fstat", Side::Dest))?;
-    let mode = match Kind::of_mode(st.st_mode) {
-        Kind::Dir => UNFINISHED_DIR_WITH_ACL,
+    let mode = match DirentKind::of_mode(st.st_mode) {
+        DirentKind::Dir => UNFINISHED_DIR_WITH_ACL,
         // The sticky bit alone marks a file.
         _ => UNFINISHED_FILE,
     };

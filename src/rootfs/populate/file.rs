@@ -23,7 +23,7 @@ use super::settings::{Meter, Settings};
 use super::twins::Twins;
 use super::unfinished::UNFINISHED_FILE;
 use super::{Method, Populated, add};
-use crate::sys::fs::Kind;
+use crate::sys::fs::DirentKind;
 
 /// How an entry was made in the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +259,7 @@ fn remove_unfinished<P: ?Sized + NixPath>(
         Err(Errno::ENOENT) => return Ok(false),
         Err(errno) => return Err(failed("fstatat", Side::Dest)(errno)),
     };
-    let unfinished = Kind::of_mode(st.st_mode) == Kind::File
+    let unfinished = DirentKind::of_mode(st.st_mode) == DirentKind::File
         && from.stat().is_ok_and(|source| by.metadata.is_unfinished(&st, &source));
     if unfinished {
         unlinkat(to.dir, to.name, UnlinkatFlags::NoRemoveDir).map_err(failed("unlinkat", Side::Dest))?;
@@ -280,7 +280,7 @@ fn open_regular<P: ?Sized + NixPath>(from: Origin<'_, P>) -> Result<Option<(Owne
         Err(errno) => return Err(failed("openat", Side::Source)(errno)),
     };
     let st = fstat(&fd).map_err(failed("fstat", Side::Source))?;
-    Ok((Kind::of_mode(st.st_mode) == Kind::File).then_some((fd, st)))
+    Ok((DirentKind::of_mode(st.st_mode) == DirentKind::File).then_some((fd, st)))
 }
 
 /// A file that is being written. Dropped before it is finished, it is removed.

@@ -26,7 +26,7 @@ use crate::Result;
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW};
 use crate::rootfs::hash::PathHash;
 use crate::rootfs::source::HeldSources;
-use crate::sys::fs::Kind;
+use crate::sys::fs::DirentKind;
 
 const NOT_A_DIRECTORY: &str = "the destination exists and is not a directory";
 
@@ -273,9 +273,9 @@ impl<'a> Visitor for Filler<'a> {
         let source = || self.part.source.join(at).join(os(entry.name));
         let FillWorker { files, done, .. } = worker;
         let outcome = match entry.kind {
-            Kind::Dir => return self.make_dir(to).map(Some),
-            Kind::File => files.make(self.by, from, to, entry.size)?,
-            Kind::Symlink => symlink::make(self.by, from, to)?,
+            DirentKind::Dir => return self.make_dir(to).map(Some),
+            DirentKind::File => files.make(self.by, from, to, entry.size)?,
+            DirentKind::Symlink => symlink::make(self.by, from, to)?,
             kind => {
                 done.skip(source(), kind.name());
                 return Ok(None);

@@ -16,7 +16,7 @@ use super::{ChrootEnv, validate};
 use crate::Result;
 use crate::rootfs::hash::PathHash;
 use crate::rootfs::{source, workers};
-use crate::sys::fs::Kind;
+use crate::sys::fs::DirentKind;
 
 /// The [`Populated::fingerprint`](super::Populated::fingerprint) that a population would return now. Makes nothing.
 ///
@@ -73,7 +73,7 @@ impl Visitor for MakeNothing {
         _: &Path,
         _: &mut (),
     ) -> Result<Option<()>, CallError> {
-        Ok((entry.kind == Kind::Dir).then_some(()))
+        Ok((entry.kind == DirentKind::Dir).then_some(()))
     }
 
     fn vanished(&self, _: &Path, _: Option<(&(), &())>, _: &mut ()) {}

@@ -16,7 +16,7 @@ use super::dest;
 use super::error::{CallError, Side, failed};
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW};
 use crate::rootfs::source::HeldSources;
-use crate::sys::fs::{Batch, Dirents, Kind};
+use crate::sys::fs::{Batch, DirentKind, Dirents};
 use crate::{Error, Result};
 
 pub(super) const AVOIDED: &str = "is the root, or was to be left out";
@@ -41,10 +41,10 @@ pub(super) fn open_source<'h>(
     let Some(found) = held.get(source) else { return Ok(Found::Skip(Errno::ENOENT.desc().into(), None)) };
     let st = fstat(found.fd()).map_err(fail("fstat"))?;
     let skip = |why: &str| Ok(Found::Skip(why.into(), Some(st)));
-    match Kind::of_mode(st.st_mode) {
-        Kind::File => return Ok(Found::File(found.fd(), st)),
-        Kind::Dir if avoid.contains(&(st.st_dev, st.st_ino)) => return skip(AVOIDED),
-        Kind::Dir => {}
+    match DirentKind::of_mode(st.st_mode) {
+        DirentKind::File => return Ok(Found::File(found.fd(), st)),
+        DirentKind::Dir if avoid.contains(&(st.st_dev, st.st_ino)) => return skip(AVOIDED),
+        DirentKind::Dir => {}
         kind => return skip(kind.name()),
     }
     let dir = openat(found.fd(), c".", DIR, Mode::empty()).map_err(fail("openat"))?;

@@ -13,7 +13,7 @@ use super::error::{CallError, Side, failed};
 use super::file::{Origin, Outcome, Target, link};
 use super::metadata::{self, Ids, Owned};
 use super::settings::Settings;
-use crate::sys::fs::{Kind, set_times};
+use crate::sys::fs::{DirentKind, set_times};
 
 pub(super) fn make(by: &Settings<'_>, from: Origin<'_, CStr>, to: Target<'_>) -> Result<Outcome, CallError> {
     if by.method == Method::Link
@@ -87,7 +87,7 @@ fn apply_by_descriptor(by: &Settings<'_>, to: Target<'_>, like: &FileStat) -> Re
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = openat(to.dir, to.name, flags, Mode::empty()).map_err(failed("openat", Side::Dest))?;
     let st = fstat(&fd).map_err(failed("fstat", Side::Dest))?;
-    if Kind::of_mode(st.st_mode) != Kind::Symlink || st.st_nlink != 1 {
+    if DirentKind::of_mode(st.st_mode) != DirentKind::Symlink || st.st_nlink != 1 {
         return Ok(Owned::ByCaller);
     }
     let chown = || {

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::open;
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 
+use crate::Result;
 use crate::rootfs::directory::{DIR, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
-use crate::{Error, Result};
+use crate::step::Kernel;
 
 /// An empty directory to be a root, at `BASE/cofferdam-NAME/root`.
 ///
@@ -27,22 +27,29 @@ pub(crate) struct TempRoot {
 }
 
 impl TempRoot {
-    /// Makes one in `base`, at [`path_in`](TempRoot::path_in). A name that is taken is refused.
-    pub(crate) fn create(base: &Path, name: &str) -> Result<TempRoot> {
+    /// Makes one in `base`, at [`path_in`](TempRoot::path_in). A name that exists is refused.
+    /// `None` where calls are recorded.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] with the call.
+    pub(crate) fn create(kernel: &Kernel, base: &Path, name: &str) -> Result<Option<TempRoot>> {
         let around = around(base, name);
-        let path = Self::path_in(base, name);
-        let step = |path: &Path| Error::prepare::<Errno>(format!("mkdir({path:?}, 0700)"));
-        let base = open(base, DIR, Mode::empty())
-            .map_err(Error::prepare(format!("openat({base:?}, O_DIRECTORY)")))?;
         let name = around.file_name().map(OsString::from).unwrap_or_default();
-        mkdirat(&base, name.as_os_str(), Mode::S_IRWXU).map_err(step(&around))?;
-        match make_root(base.as_fd(), &name) {
-            Ok(root) => Ok(TempRoot { base, around, name, root, gone: false }),
-            Err(errno) => {
-                // The refusal is what to tell; there is at most an empty directory to lose.
+        let opened = || open(base, DIR, Mode::empty()).map(Some);
+        let opened = kernel.call(|| format!("openat({base:?}, O_DIRECTORY)"), None, opened)?;
+        let step = || format!("mkdirat({base:?}, {name:?}, 0700)");
+        let made = || opened.as_ref().map_or(Ok(()), |dir| mkdirat(dir, name.as_os_str(), Mode::S_IRWXU));
+        kernel.call(step, (), made)?;
+        let root = || opened.as_ref().map(|base| make_root(base.as_fd(), &name)).transpose();
+        let root = kernel.call(|| format!("mkdirat({around:?}, \"root\", 0700)"), None, root);
+        match (root, opened) {
+            (Ok(Some(root)), Some(base)) => Ok(Some(TempRoot { base, around, name, root, gone: false })),
+            (Err(refused), Some(base)) => {
+                // The refusal is what to return; at most an empty directory is left.
                 let _ = remove_tree(base.as_fd(), &name);
-                Err(step(&path)(errno))
+                Err(refused)
             }
+            (root, _) => root.map(|_| None),
         }
     }
 
@@ -113,6 +120,10 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
+    fn create(base: &Path, name: &str) -> Result<TempRoot> {
+        TempRoot::create(&Kernel::real(), base, name).map(Option::unwrap)
+    }
+
     #[test]
     fn a_temporary_root_is_private_and_is_removed_completely() {
         let base = tempdir().unwrap();
@@ -120,12 +131,12 @@ mod tests {
         std::thread::scope(|s| {
             for name in ["a", "b", "c", "d"] {
                 let (roots, base) = (&roots, base.path());
-                s.spawn(move || roots.lock().unwrap().push((name, TempRoot::create(base, name).unwrap())));
+                s.spawn(move || roots.lock().unwrap().push((name, create(base, name).unwrap())));
             }
         });
         let roots = roots.into_inner().unwrap();
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 4);
-        assert!(TempRoot::create(base.path(), "a").unwrap_err().to_string().starts_with("mkdir("));
+        assert!(create(base.path(), "a").unwrap_err().to_string().starts_with("mkdirat("));
         for (i, (name, mut root)) in roots.into_iter().enumerate() {
             let path = TempRoot::path_in(base.path(), name);
             assert_eq!(mode(&path), 0o755);
@@ -136,7 +147,7 @@ mod tests {
             if i % 2 == 0 {
                 root.close().unwrap();
                 // Its name is free by now, and the next one's.
-                let next = TempRoot::create(base.path(), name).unwrap();
+                let next = create(base.path(), name).unwrap();
                 root.close().unwrap();
                 drop(root);
                 assert_eq!(mode(&path), 0o755);
@@ -144,7 +155,7 @@ mod tests {
             }
         }
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
-        let error = TempRoot::create(&base.path().join("nowhere"), "x").unwrap_err();
+        let error = create(&base.path().join("nowhere"), "x").unwrap_err();
         assert_eq!(error.to_string(), format!("openat({:?}, O_DIRECTORY)", base.path().join("nowhere")));
     }
 }

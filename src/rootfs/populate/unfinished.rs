@@ -7,7 +7,7 @@
 
 use nix::sys::stat::{FileStat, Mode};
 
-use crate::sys::fs::Kind;
+use crate::sys::fs::DirentKind;
 
 /// Mode of an unfinished directory. The umask may take bits of the owner.
 pub(super) const UNFINISHED_DIR: Mode = Mode::S_ISVTX.union(Mode::S_IRWXU);
@@ -21,10 +21,10 @@ pub(super) const UNFINISHED_DIR_WITH_ACL: Mode = UNFINISHED_DIR.union(Mode::S_IS
 
 /// Whether the mode of `st` marks an unfinished directory or file.
 pub(super) fn is_marked(st: &FileStat) -> bool {
-    match Kind::of_mode(st.st_mode) {
-        Kind::Dir => st.st_mode & 0o5077 == 0o1000 || st.st_mode & 0o5000 == 0o5000,
+    match DirentKind::of_mode(st.st_mode) {
+        DirentKind::Dir => st.st_mode & 0o5077 == 0o1000 || st.st_mode & 0o5000 == 0o5000,
         // An access control list may have changed the permission bits.
-        Kind::File => st.st_mode & 0o7000 == 0o1000 && st.st_nlink == 1,
+        DirentKind::File => st.st_mode & 0o7000 == 0o1000 && st.st_nlink == 1,
         _ => false,
     }
 }

@@ -22,7 +22,7 @@ use super::host::{self, Opened, Part};
 use crate::rootfs::directory::DIR;
 use crate::rootfs::hash::PathHash;
 use crate::rootfs::workers;
-use crate::sys::fs::{Dirents, Entry, Kind};
+use crate::sys::fs::{Dirent, DirentKind, Dirents};
 use crate::{Error, Result};
 
 /// Maximum number of directories, each with its counterpart, that queued jobs hold open.
@@ -89,7 +89,7 @@ pub(super) struct Met<'a, N> {
 #[derive(Clone, Copy)]
 pub(super) struct NamedEntry<'a> {
     pub(super) name: &'a CStr,
-    pub(super) kind: Kind,
+    pub(super) kind: DirentKind,
     /// Its size, if that was asked for.
     pub(super) size: Option<u64>,
 }
@@ -286,12 +286,12 @@ impl<'w, V: Visitor> Walk<'w, V> {
     fn entry(
         &self,
         dir: &WalkDir<'_, V::Counterpart>,
-        entry: Entry<'_>,
+        entry: Dirent<'_>,
         (at, path): (&Path, Option<PathHash>),
         sum: &mut u64,
         own: &mut V::Worker,
     ) -> Result<Option<V::Note>, CallError> {
-        let Entry { name, mut kind } = entry;
+        let Dirent { name, mut kind } = entry;
         let mut size = None;
         if self.must_stat(kind) {
             let st = match fstatat(&dir.src, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -302,10 +302,10 @@ impl<'w, V: Visitor> Walk<'w, V> {
                 }
                 Err(errno) => return Err(failed("fstatat", Side::Source)(errno)),
             };
-            kind = Kind::of_mode(st.st_mode);
+            kind = DirentKind::of_mode(st.st_mode);
             size = u64::try_from(st.st_size).ok();
             // A directory is hashed when it is opened, because something may be mounted on it.
-            if let (Some(path), false) = (path, kind == Kind::Dir) {
+            if let (Some(path), false) = (path, kind == DirentKind::Dir) {
                 *sum = sum.wrapping_add(path.join_name(name).entry(&st));
             }
         }
@@ -313,11 +313,11 @@ impl<'w, V: Visitor> Walk<'w, V> {
     }
 
     /// Whether an entry needs `fstatat(2)`: for its type, its size or its hash.
-    fn must_stat(&self, kind: Kind) -> bool {
+    fn must_stat(&self, kind: DirentKind) -> bool {
         match kind {
-            Kind::Unknown => true,
-            Kind::Dir => false,
-            Kind::File if self.tree.sizes => true,
+            DirentKind::Unknown => true,
+            DirentKind::Dir => false,
+            DirentKind::File if self.tree.sizes => true,
             _ => self.path.is_some(),
         }
     }

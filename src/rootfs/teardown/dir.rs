@@ -9,7 +9,7 @@ use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::rootfs::directory::{DIR_NOFOLLOW, chmod_path_fd};
-use crate::sys::fs::{Dirents, Kind, mount_id};
+use crate::sys::fs::{DirentKind, Dirents, mount_id};
 
 /// Opens the directory `name` in `here`, which the caller is about to empty. `ENOTDIR` or `ELOOP` if it is not a
 /// directory, `EXDEV` if it is a mount.
@@ -49,7 +49,7 @@ pub(super) fn unlink_files(
             }
         };
         for entry in batch {
-            if entry.kind == Kind::Dir {
+            if entry.kind == DirentKind::Dir {
                 dirs.push(entry.name.to_owned());
                 continue;
             }

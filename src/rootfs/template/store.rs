@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, symlinkat, syncfs, unlinkat};
 use crate::rootfs::check_path;
 use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW, make_private};
 use crate::rootfs::teardown::remove_tree;
-use crate::sys::lock::{Lock, flock};
+use crate::sys::lock::{Lock, Locked};
 use crate::{Error, Result};
 
 /// The open directory.
@@ -95,7 +95,7 @@ impl Store {
 
     /// Waits for the exclusive lock on the key, which is held until the descriptor is closed. Each call opens the
     /// file anew, so threads of one process exclude each other too.
-    pub(super) fn lock(&self, key: u64) -> Result<OwnedFd> {
+    pub(super) fn lock(&self, key: u64) -> Result<Locked> {
         let name = format!("lock-{key:016x}");
         let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         // The umask may take the read bit. The process that makes the file has it open; later ones need the bit.
@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// The newest complete template, with a shared lock. The caller holds the lock on the key.
-    pub(super) fn newest(&self, key: u64) -> Result<Option<(u64, OwnedFd)>> {
+    pub(super) fn newest(&self, key: u64) -> Result<Option<(u64, Locked)>> {
         let prefix = format!("template-{key:016x}-");
         let mut found = Vec::new();
         for name in self.names(&prefix)? {
@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// A generation, with a shared lock; `None` if it does not exist, or another process was removing it.
-    pub(super) fn lock_shared(&self, key: u64, generation: u64) -> Result<Option<OwnedFd>> {
+    pub(super) fn lock_shared(&self, key: u64, generation: u64) -> Result<Option<Locked>> {
         let name = name(key, generation);
         let fd = match openat(&self.fd, &*name, DIR_NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
@@ -166,7 +166,7 @@ impl Store {
         for name in self.names(&removed(key))? {
             let Ok(fd) = openat(&self.fd, &*name, DIR_NOFOLLOW, Mode::empty()) else { continue };
             // Locked: another process removes it.
-            if flock(fd.as_fd(), Lock::ExclusiveNow).is_ok() {
+            if let Ok(_held) = Locked::new(fd, Lock::ExclusiveNow) {
                 self.remove_name(&name)?;
             }
         }
@@ -181,7 +181,7 @@ impl Store {
 
     /// Gives the complete template `root` its final name, and locks it. The caller holds the lock on the key. If a
     /// template of that name exists, locks that one and removes `root`.
-    pub(super) fn publish(&self, key: u64, generation: u64, root: OwnedFd) -> Result<OwnedFd> {
+    pub(super) fn publish(&self, key: u64, generation: u64, root: OwnedFd) -> Result<Locked> {
         let (from, to) = (partial(key), name(key, generation));
         let step = |call: &str| self.step(call, &from);
         fchmod(&root, Mode::from_bits_truncate(0o755)).map_err(Error::prepare(step("fchmod")))?;
@@ -204,7 +204,7 @@ impl Store {
 
     /// Removes the generation whose root is `held`, with an exclusive lock. Succeeds if another process has removed
     /// it.
-    pub(super) fn remove(&self, key: u64, generation: u64, held: OwnedFd) -> Result<()> {
+    pub(super) fn remove(&self, key: u64, generation: u64, held: Locked) -> Result<()> {
         let from = name(key, generation);
         let step = |call: &str| self.step(call, &from);
         if !self.is_named(held.as_fd(), &from).map_err(Error::task(step("fstatat")))? {
@@ -215,7 +215,7 @@ impl Store {
         renameat(&self.fd, &*from, &self.fd, &*to).map_err(Error::task(step("renameat")))?;
         // Processes that wait for a lock go on and find that the name has changed. The shared lock keeps
         // `remove_stale` of other processes away.
-        let _ = flock(held.as_fd(), Lock::Shared);
+        let _ = held.change(Lock::Shared);
         self.remove_name(&to)
     }
 

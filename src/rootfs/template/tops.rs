@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat, renameat};
 use nix::unistd::symlinkat;
 
 use crate::rootfs::directory;
-use crate::sys::fs::Kind;
+use crate::sys::fs::DirentKind;
 use crate::{Error, Result};
 
 /// Temporary name of a new link, in a template that has no final name yet. No template has such a name at its top.
@@ -24,7 +24,7 @@ const TEMPORARY: &CStr = c".cofferdam.top";
 /// Replaces the symbolic links at the top of a template that is being filled at `path` by relative ones.
 pub(super) fn relink(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     for (name, kind) in directory::list(root, path)? {
-        if kind != Kind::Symlink {
+        if kind != DirentKind::Symlink {
             continue;
         }
         let Some(plain) = target(root, &name) else { continue };
@@ -45,8 +45,9 @@ pub(super) fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>> {
         Ok(text) => target(root, name).is_some_and(|plain| plain == text),
         Err(_) => false,
     };
-    let kept =
-        directory::list(root, path)?.into_iter().filter(|(name, kind)| *kind != Kind::Symlink || plain(name));
+    let kept = directory::list(root, path)?
+        .into_iter()
+        .filter(|(name, kind)| *kind != DirentKind::Symlink || plain(name));
     let mut list: Vec<OsString> =
         kept.map(|(name, _)| OsStr::from_bytes(name.to_bytes()).to_owned()).collect();
     list.sort_unstable();

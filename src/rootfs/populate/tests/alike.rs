@@ -1,6 +1,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::step::Kernel;
 
 #[test]
 fn every_method_makes_the_same_tree() {
@@ -184,7 +185,7 @@ fn the_umask_has_no_effect_and_does_not_change() {
         umask(Mode::from_bits_truncate(0o777));
         site.populate(Method::Link, &[("t", "/a/link")]).unwrap();
         site.populate(Method::Copy, &[("t", "/a/copy")]).unwrap();
-        let temp = TempRoot::create(site.dir.path(), "umask").unwrap();
+        let temp = TempRoot::create(&Kernel::real(), site.dir.path(), "umask").unwrap().unwrap();
         assert_eq!(nix::sys::stat::fstat(temp.fd()).unwrap().st_mode & 0o7777, 0o755);
         assert_eq!(umask(Mode::empty()).bits(), 0o777);
     });

@@ -1,0 +1,237 @@
+//! The table of controllers: where each is, whether the kernel has it enabled, and whether a task can be
+//! given it.
+//!
+//! What comes from where:
+//!
+//! | what | from |
+//! | --- | --- |
+//! | the kernel has it, and did not disable it at boot | `/proc/cgroups` (`cgroups(7)`); a v2 `cgroup.controllers` |
+//! | the v1 hierarchy it is bound to, and its mount | `/proc/self/cgroup`, `/proc/self/mountinfo`, `statfs(2)` |
+//! | v2 has it | `cgroup.controllers` at the mount point and in [`Unified::top`](super::Unified::top) |
+//! | it is on below `top` | `cgroup.subtree_control` of `top` |
+//! | who above does not hand it down | `cgroup.subtree_control` from the mount point down to `top` |
+//! | it may be handed to a task | `access(2)` on directories and `cgroup.procs`, and making a cgroup in `top` |
+//!
+//! `/proc/cgroups` is of v1: since Linux 6.12 it leaves out controllers that have no v1 form in that kernel
+//! (`memory` without `CONFIG_MEMCG_V1`, `cpuset` without `CONFIG_CPUSETS_V1`), and it never mentions that v2
+//! does without a controller what `freezer`, `cpuacct` and `devices` do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::facts::Facts;
+use super::{Hierarchy, Unified};
+
+/// The controllers that the `exec` driver's documentation wants enabled, in the order of its table, which is that
+/// of `/proc/cgroups`.
+pub const CONTROLLERS: [&str; 12] = [
+    "cpuset",
+    "cpu",
+    "cpuacct",
+    "blkio",
+    "memory",
+    "devices",
+    "freezer",
+    "net_cls",
+    "perf_event",
+    "net_prio",
+    "hugetlb",
+    "pids",
+];
+
+/// One row of the table. [`Detection::controllers`](super::Detection::controllers) has one for each of
+/// [`CONTROLLERS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Controller {
+    /// Its name in `/proc/cgroups`.
+    pub name: String,
+    /// Where it is.
+    pub place: Where,
+    /// Whether the kernel has it, in some form.
+    pub available: bool,
+    /// Whether the kernel has it enabled: the last column of `/proc/cgroups`; for what is not listed there,
+    /// whether v2 has it.
+    pub enabled: bool,
+    /// Whether it is at work already: bound to a v1 hierarchy that is mounted, or in the
+    /// `cgroup.subtree_control` of the highest v2 cgroup that the caller may manage.
+    pub active: bool,
+    /// Whether a task can be given it: its v1 hierarchy can be written, or v2 cgroups that the caller makes
+    /// can have it.
+    pub delegated: bool,
+    /// Why it is not [`delegated`](Self::delegated).
+    pub why: Option<String>,
+}
+
+/// Where a controller is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Where {
+    /// In a v1 hierarchy.
+    V1 {
+        /// The mount point.
+        mount: PathBuf,
+    },
+    /// In the v2 tree.
+    V2 {
+        /// Its name there: `blkio` is `io`.
+        name: String,
+    },
+    /// The v2 tree does its work without a controller that could be enabled.
+    V2Core {
+        /// By what: `cgroup.freeze` (Linux 5.2) for `freezer`, `cpu.stat` (4.15) for `cpuacct`, an eBPF program
+        /// (4.15) for `devices`; `perf_event` is there implicitly, `perf_event_open(2)` takes any v2 cgroup.
+        by: String,
+    },
+    /// In no hierarchy that can be seen.
+    Nowhere,
+}
+
+/// What v2 does without a controller, and by what.
+const CORE: [(&str, &str); 4] =
+    [("cpuacct", "cpu.stat"), ("devices", "eBPF"), ("freezer", "cgroup.freeze"), ("perf_event", "implicit")];
+
+/// The name of a v1 controller in v2.
+pub(super) fn name_v2(name: &str) -> &str {
+    if name == "blkio" { "io" } else { name }
+}
+
+/// One line of `/proc/cgroups`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// The v1 hierarchy; 0 for none, be it on v2 or nowhere.
+    pub hierarchy: u32,
+    /// False: `cgroup_disable=` on the kernel's command line.
+    pub enabled: bool,
+}
+
+impl Listed {
+    /// The line of one controller, if there is one.
+    pub fn find(proc_cgroups: &str, name: &str) -> Option<Listed> {
+        let mut lines = proc_cgroups.lines().map(str::split_whitespace);
+        let mut fields = lines.find_map(|mut f| (f.next() == Some(name)).then_some(f))?;
+        let hierarchy = fields.next()?.parse().ok()?;
+        let enabled = fields.nth(1)? != "0";
+        Some(Listed { hierarchy, enabled })
+    }
+}
+
+/// Fills the table.
+pub(super) fn table(
+    facts: &Facts<'_>,
+    v1: &BTreeMap<String, Hierarchy>,
+    v2: Option<&Unified>,
+) -> Vec<Controller> {
+    CONTROLLERS.iter().map(|name| TableRow { name, facts, v1, v2 }.fill()).collect()
+}
+
+struct TableRow<'a> {
+    name: &'a str,
+    facts: &'a Facts<'a>,
+    v1: &'a BTreeMap<String, Hierarchy>,
+    v2: Option<&'a Unified>,
+}
+
+impl TableRow<'_> {
+    fn fill(&self) -> Controller {
+        let listed = Listed::find(self.facts.proc_cgroups, self.name);
+        let place = self.place(listed);
+        let has = |set: fn(&Unified) -> &std::collections::BTreeSet<String>| {
+            self.v2.is_some_and(|v2| set(v2).contains(name_v2(self.name)))
+        };
+        let top = self.v2.is_some_and(|v2| v2.top.is_some());
+        let (active, delegated) = match &place {
+            Where::V1 { .. } => (true, self.v1.get(self.name).is_some_and(|h| h.writable)),
+            Where::V2 { .. } => (has(|v2| &v2.enabled), has(|v2| &v2.controllers)),
+            Where::V2Core { .. } => (true, top && (self.name != "devices" || self.facts.root)),
+            Where::Nowhere => (false, false),
+        };
+        let there = place != Where::Nowhere;
+        Controller {
+            name: self.name.to_owned(),
+            available: listed.is_some() || there,
+            enabled: listed.map_or(there, |l| l.enabled),
+            active,
+            delegated,
+            why: (!delegated).then(|| self.why(&place, listed)),
+            place,
+        }
+    }
+
+    fn place(&self, listed: Option<Listed>) -> Where {
+        if let Some(v1) = self.v1.get(self.name) {
+            return Where::V1 { mount: v1.mount.clone() };
+        }
+        let Some(v2) = self.v2 else { return Where::Nowhere };
+        let name = name_v2(self.name);
+        if self.is_offered() || v2.controllers.contains(name) {
+            return Where::V2 { name: name.to_owned() };
+        }
+        // The only one of them that is a controller there too, one without files.
+        let implicit = listed.is_some_and(|l| l.enabled && l.hierarchy == 0);
+        match CORE.iter().find(|(core, _)| *core == name) {
+            Some((core, by)) if *core != "perf_event" || implicit => Where::V2Core { by: (*by).to_owned() },
+            _ => Where::Nowhere,
+        }
+    }
+
+    /// Whether the cgroup at the v2 mount point has it.
+    fn is_offered(&self) -> bool {
+        self.facts.offered.split_whitespace().any(|word| word == name_v2(self.name))
+    }
+
+    fn why(&self, place: &Where, listed: Option<Listed>) -> String {
+        let no_top = || self.v2.filter(|v2| v2.top.is_none()).and_then(|v2| v2.why.clone());
+        match place {
+            Where::V1 { mount } => match self.facts.located.v1.get(self.name) {
+                Some(m) if m.read_only => format!("{} is mounted read-only", mount.display()),
+                _ if !self.facts.root => "cgroup v1 needs root".to_owned(),
+                _ => format!("{} cannot be written", mount.display()),
+            },
+            Where::V2 { .. } => no_top().unwrap_or_else(|| self.not_handed_down()),
+            Where::V2Core { .. } => no_top().unwrap_or_else(|| "an eBPF program needs root".to_owned()),
+            Where::Nowhere => self.nowhere(listed),
+        }
+    }
+
+    /// Why the highest manageable cgroup cannot have what the mount point's has.
+    fn not_handed_down(&self) -> String {
+        let name = name_v2(self.name);
+        let has = |text: &str| text.split_whitespace().any(|word| word == name);
+        let top = self.facts.top.as_ref();
+        if top.is_some_and(|top| has(&top.controllers)) {
+            return self.v2.and_then(|v2| v2.why.clone()).unwrap_or_default();
+        }
+        let mut above = top.iter().flat_map(|top| &top.above);
+        match above.find(|(_, control)| !has(control)) {
+            Some((level, _)) => format!("not in cgroup.subtree_control of cgroup {level}"),
+            None => "not in cgroup.controllers".to_owned(),
+        }
+    }
+
+    fn nowhere(&self, listed: Option<Listed>) -> String {
+        let only_v1 = matches!(self.name, "net_cls" | "net_prio");
+        match listed {
+            Some(Listed { enabled: false, .. }) => "disabled at boot".to_owned(),
+            Some(Listed { hierarchy: 0, .. }) => match (self.facts.located.v1.get(self.name), self.v2) {
+                (Some(m), _) => {
+                    format!("{} is mounted, but /proc/cgroups knows no such hierarchy", m.path.display())
+                }
+                (None, Some(_)) if only_v1 => {
+                    "no v1 hierarchy has it, and v2 has no such controller".to_owned()
+                }
+                (None, Some(v2)) => {
+                    let file = v2.mount.join("cgroup.controllers");
+                    let above =
+                        if self.facts.part { ": what is above and not seen here must enable it" } else { "" };
+                    format!("not in {}{above}", file.display())
+                }
+                (None, None) => "in no hierarchy that is mounted".to_owned(),
+            },
+            Some(Listed { hierarchy, .. }) => format!("in v1 hierarchy {hierarchy}, which is not mounted"),
+            None if self.facts.proc_cgroups.is_empty() => "/proc/cgroups cannot be read".to_owned(),
+            None => "this kernel has none".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The required controllers: limits are all or nothing, and the operator chooses which controllers they require.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::controllers::{CONTROLLERS, name_v2};
+use super::{Controller, Detection, Mode, V1_REQUIRED, V2_REQUIRED, Version, Where};
+
+/// The controllers that must be usable on v1 if they are required: limits use them.
+const V1_USED: [&str; 6] = ["blkio", "cpu", "cpuset", "freezer", "memory", "pids"];
+
+/// The controllers that must be there before any limit is set. One that is lacking turns all limits off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Required {
+    /// What limits are made of: [`V1_REQUIRED`] where they are set through v1, [`V2_REQUIRED`] where through v2.
+    #[default]
+    Minimal,
+    /// All of [`CONTROLLERS`], as the `exec` driver's documentation wants them.
+    ///
+    /// What it wants is that `/proc/cgroups` has them *enabled*, and so a driver that does no more than that goes
+    /// on where half of the limits cannot be set. Here those that limits are made of must be usable, and the others
+    /// enabled:
+    ///
+    /// | controller | on v1 | on v2 |
+    /// | --- | --- | --- |
+    /// | cpuset, cpu, memory, pids, blkio | its hierarchy is mounted and can be written | the controller (`io` for `blkio`) can be handed to tasks |
+    /// | freezer | the same | always: `cgroup.freeze` |
+    /// | cpuacct | enabled | always: `cpu.stat` |
+    /// | devices, perf_event, hugetlb | enabled | enabled |
+    /// | net_cls, net_prio | enabled | enabled; v2 has no such controllers, and nothing here is made of them |
+    ///
+    /// Enabled is what [`Controller::enabled`] says.
+    Documented,
+}
+
+impl Required {
+    /// The names, as they are on this interface, sorted.
+    pub fn names(self, on: Version) -> Vec<&'static str> {
+        match (self, on) {
+            (Required::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
+            (Required::Minimal, Version::V2) => V2_REQUIRED.to_vec(),
+            (Required::Documented, _) => {
+                let named = |name| if on == Version::V2 { name_v2(name) } else { name };
+                CONTROLLERS.into_iter().map(named).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
+    }
+}
+
+impl FromStr for Required {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "minimal" => Ok(Required::Minimal),
+            "documented" => Ok(Required::Documented),
+            _ => Err(format!("required_controllers must be \"minimal\" or \"documented\", got {word:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Required {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Required::Minimal => "minimal",
+            Required::Documented => "documented",
+        })
+    }
+}
+
+impl Detection {
+    /// The same host with another required set: [`missing`](Self::missing), [`reason`](Self::reason) and
+    /// [`can_limit`](Self::can_limit) follow it, nothing else.
+    pub fn requiring(&self, required: Required) -> Detection {
+        let mut found = self.clone();
+        found.required = required;
+        found.shut();
+        found
+    }
+
+    /// The same host as if its kernel had not this controller, by the name that it has in v1 or in v2 (`io` is
+    /// `blkio`): to see what a plan would be on a lesser host, without having one.
+    ///
+    /// ```
+    /// # use cofferdam::{Host, Sandbox, cgroup::Limits};
+    /// # fn main() -> Result<(), cofferdam::Error> {
+    /// let mut host = Host::probe()?;
+    /// host.cgroups = host.cgroups.without("memory");
+    /// let limits = Limits { pids_max: Some(9), ..Limits::default() };
+    /// if let Ok(plan) = Sandbox::command("true").limits(limits).host(&host).plan() {
+    ///     println!("{}", plan.report); // missing   pids: cgroup v2 lacks memory (left out)
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn without(&self, controller: &str) -> Detection {
+        let mut found = self.clone();
+        for name in names_of(controller) {
+            found.v1.remove(name);
+            if let Some(v2) = &mut found.v2 {
+                v2.controllers.remove(name);
+                v2.enabled.remove(name);
+            }
+            for row in found.controllers.iter_mut().filter(|row| row.name == name) {
+                *row = Controller {
+                    name: name.to_owned(),
+                    place: Where::Nowhere,
+                    available: false,
+                    enabled: false,
+                    active: false,
+                    delegated: false,
+                    why: Some("left out".to_owned()),
+                };
+            }
+        }
+        found.shut();
+        found
+    }
+
+    /// The row of one controller, by either name.
+    pub(super) fn row(&self, name: &str) -> Option<&Controller> {
+        self.controllers.iter().find(|row| row.name == name || name_v2(&row.name) == name)
+    }
+
+    /// Judges anew: through which interface limits are set, what it lacks, and so why none can be set.
+    pub(super) fn shut(&mut self) {
+        let lacking = |on| -> Vec<String> {
+            let names = self.required.names(on).into_iter();
+            names.filter(|name| !self.has(on, name)).map(str::to_owned).collect()
+        };
+        let on = self.interface();
+        let missing = lacking(on);
+        let reason = match on {
+            // Why that is was known before.
+            _ if self.mode == Mode::Off => self.reason.clone(),
+            Version::V1 => self.reason_v1(&missing),
+            Version::V2 => self.reason_v2(&missing),
+        };
+        (self.limits_on, self.missing, self.reason) = (on, missing, reason);
+    }
+
+    /// The one that lacks nothing that limits are made of, else the one that has some of it.
+    fn interface(&self) -> Version {
+        let lacks = |on, all: &[&str]| all.iter().filter(|name| !self.has(on, name)).count();
+        let v1 = lacks(Version::V1, &V1_REQUIRED);
+        let v2 = lacks(Version::V2, &V2_REQUIRED);
+        if v1 == 0 || (v1 < V1_REQUIRED.len() && v2 > 0) { Version::V1 } else { Version::V2 }
+    }
+
+    /// Whether a required controller is there, as [`Required`] has it.
+    fn has(&self, on: Version, name: &str) -> bool {
+        let row = self.row(name);
+        let enabled = row.is_some_and(|row| row.enabled);
+        match (on, name) {
+            (Version::V1, name) if V1_USED.contains(&name) => self.v1.contains_key(name),
+            (Version::V2, "cpu" | "cpuset" | "io" | "memory" | "pids") => {
+                self.v2.as_ref().is_some_and(|v2| v2.controllers.contains(name))
+            }
+            (Version::V2, "cpuacct" | "freezer") => {
+                enabled || row.is_some_and(|row| matches!(row.place, Where::V2Core { .. }))
+            }
+            _ => enabled,
+        }
+    }
+
+    fn reason_v1(&self, missing: &[String]) -> Option<String> {
+        if !missing.is_empty() {
+            return Some(format!("cgroup v1 lacks {}", self.named(Version::V1, missing)));
+        }
+        let used = self.required.names(Version::V1).into_iter().filter(|name| V1_USED.contains(name));
+        let mut used = used.filter_map(|name| Some((name, self.v1.get(name)?)));
+        let (name, closed) = used.find(|(_, hierarchy)| !hierarchy.writable)?;
+        let why = self.row(name).and_then(|row| row.why.clone());
+        Some(why.unwrap_or_else(|| format!("{} cannot be written", closed.mount.display())))
+    }
+
+    fn reason_v2(&self, missing: &[String]) -> Option<String> {
+        if missing.is_empty() {
+            return None;
+        }
+        match &self.v2 {
+            // Without a top nothing is known of controllers: then that is the reason, and not what they lack.
+            Some(v2) if v2.top.is_none() && v2.why.is_some() => v2.why.clone(),
+            _ => Some(format!("cgroup v2 lacks {}", self.named(Version::V2, missing))),
+        }
+    }
+
+    /// `cpuset, io (why); memory (disabled at boot)`: with those together that lack for one reason.
+    fn named(&self, on: Version, missing: &[String]) -> String {
+        let mut groups: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
+        for name in missing {
+            let why = self.row(name).and_then(|row| match (&row.why, &row.place) {
+                (None, Where::V2 { .. }) if on == Version::V1 => Some("on v2, unlike the others"),
+                (why, _) => why.as_deref(),
+            });
+            match groups.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, names)) => names.push(name),
+                None => groups.push((why, vec![name])),
+            }
+        }
+        let said = groups.into_iter().map(|(why, names)| match why {
+            Some(why) => format!("{} ({why})", names.join(", ")),
+            None => names.join(", "),
+        });
+        said.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// A controller's name in v1, and the one in v2 where that is another.
+fn names_of(controller: &str) -> Vec<&str> {
+    match controller {
+        "blkio" | "io" => vec!["blkio", "io"],
+        name => vec![name],
+    }
+}

@@ -1,0 +1,65 @@
+//! The spelling of system calls on cgroups, for plans and errors alike.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+pub fn mkdir(path: &Path) -> String {
+    format!("mkdir({path:?}, 0755)")
+}
+
+pub fn mkdir_private(path: &Path) -> String {
+    format!("mkdir({path:?}, 0711)")
+}
+
+pub fn rmdir(path: &Path) -> String {
+    format!("rmdir({path:?})")
+}
+
+pub fn open_dir(path: &Path) -> String {
+    format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC|O_DIRECTORY)")
+}
+
+pub fn lock(path: &Path) -> String {
+    format!("flock({path:?}, LOCK_EX|LOCK_NB)")
+}
+
+pub fn lock_shared(path: &Path) -> String {
+    format!("flock({path:?}, LOCK_SH|LOCK_NB)")
+}
+
+pub fn get_record(path: &Path) -> String {
+    format!("fgetxattr({path:?}, \"user.cofferdam.cores\")")
+}
+
+pub fn set_record(path: &Path, text: &str) -> String {
+    format!("fsetxattr({path:?}, \"user.cofferdam.cores\", {text:?})")
+}
+
+pub fn open_read(path: &Path) -> String {
+    format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC)")
+}
+
+/// A file that holds a value is read again after it was written.
+pub fn open_set(path: &Path) -> String {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let mode = if holds_a_value(name) { "O_RDWR" } else { "O_WRONLY" };
+    format!("openat(AT_FDCWD, {path:?}, {mode}|O_CLOEXEC)")
+}
+
+pub fn open_write(path: &Path) -> String {
+    format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)")
+}
+
+/// The descriptor is shown as the path that it was opened by. A text in angle brackets is known only when it is
+/// written.
+pub fn write(path: &Path, text: &str) -> String {
+    match text.starts_with('<') {
+        true => format!("write({path:?}, {text})"),
+        false => format!("write({path:?}, {text:?})"),
+    }
+}
+
+/// Whether a control file holds a value, which can be read again. The others are commands.
+pub fn holds_a_value(file: &str) -> bool {
+    !file.starts_with("cgroup.") && !file.starts_with("devices.")
+}

@@ -1,0 +1,244 @@
+//! The files and directories of the cgroup file systems: open, read, write, make and remove.
+//!
+//! Calls that belong to a step of a plan go through a [`Kernel`]; the others are made at once. Where a cgroup is held
+//! by descriptor it is used by descriptor: another cgroup that was made under the same name later is never hit.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
+use nix::sys::stat::Mode;
+
+use crate::error::{Error, Result};
+use crate::step::Kernel;
+
+pub(super) mod call;
+mod dirs;
+mod tree;
+
+pub(super) use dirs::{DirOwner, NewDir};
+pub(super) use tree::{Backoff, pids, populated, remove_dir, remove_tree, subtree};
+
+/// Mode of a directory that the crate alone manages. No other user may open it: who can open it can hold its lock.
+const PRIVATE: u32 = 0o711;
+
+/// `mkdir(2)` of a task's own cgroup.
+pub(super) fn make_leaf(kernel: &Kernel, path: &Path) -> Result<()> {
+    kernel.call(|| call::mkdir(path), (), || mkdir(path, 0o755))
+}
+
+/// `mkdir(2)` of a cgroup that holds others, which may exist. Whether it is new.
+pub(super) fn make_parent(kernel: &Kernel, path: &Path) -> Result<bool> {
+    kernel.call(
+        || call::mkdir_private(path),
+        true,
+        || match mkdir(path, PRIVATE) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            made => made.map(|()| true),
+        },
+    )
+}
+
+/// `mkdir(2)` of a task's own cgroup that holds a reservation.
+pub(super) fn make_private_leaf(kernel: &Kernel, path: &Path) -> Result<()> {
+    kernel.call(|| call::mkdir_private(path), (), || mkdir(path, PRIVATE))
+}
+
+fn mkdir(path: &Path, mode: u32) -> io::Result<()> {
+    Ok(nix::unistd::mkdir(path, Mode::from_bits_truncate(mode))?)
+}
+
+/// Opens a cgroup's directory as a step. A recorder has no descriptor.
+pub(super) fn hold(kernel: &Kernel, path: &Path) -> Result<Option<OwnedFd>> {
+    kernel.call(|| call::open_dir(path), None, || open_dir(path).map(Some))
+}
+
+/// As [`hold`]; `None` if the directory does not exist, which a recorder assumes.
+pub(super) fn hold_existing(kernel: &Kernel, path: &Path) -> Result<Option<OwnedFd>> {
+    kernel.call(|| call::open_dir(path), None, || existing(open_dir(path)))
+}
+
+/// The text of a file, as a step; `None` if it does not exist. A recorder answers `assumed`.
+pub(super) fn read_existing(kernel: &Kernel, file: &Path, assumed: Option<String>) -> Result<Option<String>> {
+    kernel.call(|| call::open_read(file), assumed, || existing(std::fs::read_to_string(file)))
+}
+
+/// Writes a file, as a step, without reading it again.
+pub(super) fn write(kernel: &Kernel, file: &Path, text: &str) -> Result<()> {
+    let opened = || std::fs::OpenOptions::new().write(true).open(file).map(Some);
+    let opened = kernel.call(|| call::open_write(file), None, opened)?;
+    kernel.call(
+        || call::write(file, text),
+        (),
+        || opened.map_or(Ok(()), |mut file| file.write_all(text.as_bytes())),
+    )
+}
+
+/// Gives `file` of a version 1 cpuset the value that its parent's has, if it is blank. Nothing may enter a cpuset
+/// without processors or memory nodes.
+pub(super) fn inherit(kernel: &Kernel, file: &Path) -> Result<()> {
+    let read = |file: &Path, assumed: String| {
+        kernel.call(|| call::open_read(file), assumed, || std::fs::read_to_string(file))
+    };
+    let blank = read(file, String::new())?.trim().is_empty();
+    let name = file.file_name().unwrap_or_default();
+    let above = file.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join(name);
+    kernel.only_if("that was blank", blank, || {
+        let text = read(&above, format!("<what {above:?} has>"))?.trim().to_owned();
+        if text.is_empty() {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "the parent cgroup has none to give");
+            return Err(Error::Prepare { step: call::open_read(&above), source });
+        }
+        write(kernel, file, &text)
+    })
+}
+
+/// Opens a cgroup's directory.
+pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?)
+}
+
+/// The text of a file in or below `dir`.
+pub(super) fn read_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>) -> io::Result<String> {
+    let fd = openat(dir, file.as_ref(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    File::from(fd).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Writes a file in or below `dir`, with one `write(2)` if the kernel takes all of it.
+pub(super) fn write_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>, text: &str) -> io::Result<()> {
+    let fd = openat(dir, file.as_ref(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    File::from(fd).write_all(text.as_bytes())
+}
+
+/// The number after `key` in a file of `key value` lines (`memory.events`, `cgroup.events`).
+pub(super) fn field(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    value?.trim().parse().ok()
+}
+
+/// Whether an error means that the cgroup does not exist any more: no such name, or a directory that was one.
+pub(super) fn is_gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+/// `Ok(None)` for what does not exist.
+pub(super) fn existing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(e) if is_gone(&e) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// The directories in `dir`; `None` if it does not exist.
+pub(super) fn children(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    };
+    existing(list()).map_err(Error::prepare(call::open_dir(dir)))
+}
+
+/// One cgroup's directory: by descriptor where it is held, by path where it is not.
+///
+/// The counters of a held one can be read whatever became of its name. The others are found by path, as long as the
+/// group has not been removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dir<'a> {
+    path: &'a Path,
+    held: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Dir<'a> {
+    pub fn new(path: &'a Path, held: Option<BorrowedFd<'a>>) -> Dir<'a> {
+        Dir { path, held }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// The text of a file in it.
+    pub fn read(&self, file: &str) -> io::Result<String> {
+        match self.held {
+            Some(dir) => read_at(dir, file),
+            None => read_at(AT_FDCWD, self.path.join(file)),
+        }
+    }
+
+    /// Writes a file in it, with one `write(2)`.
+    pub fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        match self.held {
+            Some(dir) => write_at(dir, file, text),
+            None => write_at(AT_FDCWD, self.path.join(file), text),
+        }
+    }
+
+    /// Opens a file in it, close-on-exec.
+    pub fn open(&self, file: &str, flags: OFlag) -> io::Result<OwnedFd> {
+        let flags = flags | OFlag::O_CLOEXEC;
+        Ok(match self.held {
+            Some(dir) => openat(dir, file, flags, Mode::empty())?,
+            None => openat(AT_FDCWD, &self.path.join(file), flags, Mode::empty())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields() {
+        let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(field(events, "oom_kill"), Some(2));
+        assert_eq!(field(events, "oom"), Some(3));
+        assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 9\n", "oom_kill"), Some(9));
+        assert_eq!(field("oom_kill_disable 0\nunder_oom 0\n", "oom_kill"), None);
+        assert_eq!(field("oom_kill max\n", "oom_kill"), None);
+        assert_eq!(field("", "oom_kill"), None);
+    }
+
+    #[test]
+    fn what_does_not_exist_is_no_error_where_it_may_be_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let nothing = dir.path().join("nothing");
+        assert_eq!(children(&nothing).unwrap(), None);
+        assert_eq!(children(dir.path()).unwrap(), Some(vec![]));
+        let kernel = Kernel::real();
+        assert!(hold_existing(&kernel, &nothing).unwrap().is_none());
+        assert_eq!(read_existing(&kernel, &nothing, None).unwrap(), None);
+        let error = write(&kernel, &nothing, "0").unwrap_err();
+        assert_eq!(error.to_string(), format!("openat(AT_FDCWD, {nothing:?}, O_WRONLY|O_CLOEXEC)"));
+    }
+
+    #[test]
+    fn a_blank_file_gets_what_its_parent_has() {
+        let top = tempfile::tempdir().unwrap();
+        let below = top.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        let file = below.join("cpuset.mems");
+        let lines = Kernel::recorder();
+        inherit(&lines, &file).unwrap();
+        assert_eq!(lines.into_lines().len(), 4);
+        for (above, own, expected) in [("0-1\n", "\n", "0-1"), ("0-1\n", "0\n", "0\n")] {
+            std::fs::write(top.path().join("cpuset.mems"), above).unwrap();
+            std::fs::write(&file, own).unwrap();
+            inherit(&Kernel::real(), &file).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), expected);
+        }
+        std::fs::write(top.path().join("cpuset.mems"), "\n").unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert!(inherit(&Kernel::real(), &file).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! What the kernel counts of a group's memory, and what it had counted before the task.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::fs::{Dir, field};
+use crate::cgroup::v1::oom::{failures, stalls};
+
+/// The most OOM kills that were ever read from a group's counter, which goes with the cgroup.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cgroup) struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    pub fn of(kills: u64) -> Tally {
+        Tally(Arc::new(AtomicU64::new(kills)))
+    }
+
+    /// Adds what was read now, and returns the most that was ever read.
+    pub fn update(&self, kills: Option<u64>) -> u64 {
+        let kills = kills.unwrap_or(0);
+        self.0.fetch_max(kills, Ordering::SeqCst).max(kills)
+    }
+}
+
+/// Where a group's memory is accounted.
+pub(in crate::cgroup) enum Counters<'a> {
+    V1(Dir<'a>),
+    V2(Dir<'a>),
+}
+
+impl Counters<'_> {
+    /// The text of the file with the number of OOM kills.
+    pub fn read(&self) -> Option<String> {
+        match self {
+            Counters::V1(leaf) => leaf.read("memory.oom_control"),
+            Counters::V2(leaf) => leaf.read("memory.events"),
+        }
+        .ok()
+    }
+}
+
+/// What was counted before the task was born.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::cgroup) struct Baseline {
+    /// Of the cgroups above the group's, the nearest first.
+    above: Vec<(PathBuf, u64)>,
+    /// Direct reclaims on the host; v1 only.
+    pub stalls: Option<u64>,
+}
+
+impl Baseline {
+    /// Reads the counters, which are absent where the task's memory is not accounted.
+    pub fn take(counters: Option<&Counters<'_>>) -> Baseline {
+        match counters {
+            Some(Counters::V1(leaf)) => Baseline { above: above(leaf.path(), failures), stalls: stalls() },
+            Some(Counters::V2(leaf)) => Baseline { above: above(leaf.path(), shortages), stalls: None },
+            None => Baseline::default(),
+        }
+    }
+
+    /// What was counted for this cgroup.
+    pub fn of(&self, path: &Path) -> Option<u64> {
+        self.above.iter().find(|(known, _)| known == path).map(|(_, count)| *count)
+    }
+}
+
+/// A counter of every cgroup above `leaf`, as far up as it exists.
+pub(in crate::cgroup) fn above(leaf: &Path, counter: fn(&Path) -> Option<u64>) -> Vec<(PathBuf, u64)> {
+    leaf.ancestors().skip(1).map_while(|dir| Some((dir.to_owned(), counter(dir)?))).collect()
+}
+
+/// How often a v2 cgroup's own limit made the kernel look for a process to kill.
+pub(in crate::cgroup) fn shortages(dir: &Path) -> Option<u64> {
+    field(&fs::read_to_string(dir.join("memory.events.local")).ok()?, "oom")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_never_falls() {
+        let tally = Tally::default();
+        assert_eq!(tally.update(Some(3)), 3);
+        assert_eq!(tally.clone().update(None), 3);
+        assert_eq!(tally.update(Some(2)), 3);
+        assert_eq!(Tally::of(4).update(None), 4);
+    }
+}

@@ -1,0 +1,49 @@
+//! Killing every process in a cgroup.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::freeze::Frozen;
+use crate::cgroup::fs::{Backoff, pids, write_at};
+
+/// Sends SIGKILL to every process in `dir` and below.
+///
+/// One write to `cgroup.kill` (Linux 5.14) does it, and the kernel includes processes that are being forked. Without
+/// that file the cgroup is frozen (v1 freezer, v2 since 5.2) so that none can fork, each process is killed, and the
+/// cgroup is thawed so that they can die, until none is left or the timeout is over. The caller, PID 1 and processes of
+/// other PID namespaces (which are listed as 0) are never signalled.
+pub(super) fn kill_all(dir: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    match write_at(dir, "cgroup.kill", "1") {
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => kill_each(dir, timeout),
+        done => done,
+    }
+}
+
+pub(in crate::cgroup) fn kill_each(dir: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    let me = Pid::this();
+    let mut backoff = Backoff::new(timeout);
+    loop {
+        let frozen = Frozen::new(dir);
+        let mut targets = pids(dir)?;
+        targets.retain(|pid| pid.as_raw() > 1 && *pid != me);
+        for pid in &targets {
+            match kill(*pid, Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        drop(frozen);
+        if targets.is_empty() {
+            return Ok(());
+        }
+        if !backoff.pause() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}

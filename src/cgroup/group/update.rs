@@ -1,0 +1,203 @@
+//! Other limits for a task that runs.
+
+use super::Group;
+use crate::cgroup::detect::Version;
+use crate::cgroup::fs::Dir;
+use crate::cgroup::limits::Limits;
+use crate::cgroup::limits::row::{Row, Terms, changes};
+use crate::cgroup::limits::table::{remarks, rows};
+use crate::cgroup::limits::write::{enable, set};
+use crate::cgroup::reserve::{Reserved, exchange};
+use crate::error::{Error, Result};
+use crate::report::{Control, Effect, Reason, Report};
+use crate::step::{Kernel, OnRefusal};
+
+impl Group {
+    /// Sets other limits on the processes that are in the group and those that will be.
+    ///
+    /// Returns what of them holds. Only what differs is written: wider limits first, narrower ones last. `limits` is
+    /// complete: what it leaves unset is no longer limited. Memory that is in use beyond a new limit is reclaimed,
+    /// which may take long; where that is not enough, v1 refuses the limit (`EBUSY`) and v2 sets it, and its OOM killer
+    /// makes room.
+    ///
+    /// Reserved processors can be exchanged for others, and be made exclusive or not; on the way the task has the old
+    /// and the new ones, so that no other task is on any of them.
+    ///
+    /// On v2 controllers that were not in use before are enabled on the way; memory that the task has by then counts as
+    /// its parent's, which the report says. A hierarchy of v1 is entered at birth only, so there a limit
+    /// of a controller that the task is not in is refused. [`Limits::accounting`] puts a task in all of them.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for limits that [`Limits::validate`] refuses; [`Error::Unsupported`] where no limits can be
+    /// set, and for what a running task cannot be given; [`Error::Task`] with the write that the kernel refused. What
+    /// was written is taken back then; what cannot be is named too, and written anew by the next update.
+    pub fn update(&mut self, limits: &Limits) -> Result<Report> {
+        limits.validate()?;
+        let Some(terms) = self.paths.terms else {
+            return self.without_limits(limits);
+        };
+        let mut old = rows(&self.paths.limits, &terms);
+        // What was refused is not in the file.
+        old.retain(|row| !self.paths.refused.contains(&(row.file.clone(), row.line())));
+        let mut changes = changes(&old, &rows(limits, &terms));
+        let mut report = self.expected(limits, &terms);
+        let missing = self.paths.missing.iter().fold(Control::empty(), |set, r| set | r.control);
+        changes.retain(|(_, now)| !missing.contains(now.control));
+        self.check_dirs(&changes, &terms)?;
+        let mut done: Vec<&Row> = Vec::new();
+        let mut refused = Vec::new();
+        for (was, now) in &changes {
+            if let Err(e) = self.change(now, &terms, &mut report) {
+                // A limit that could not be set need not be lifted.
+                let lifted = OnRefusal::Skip;
+                let degrades = matches!(now.on_refusal, OnRefusal::Degrade(_));
+                let on_refusal = if degrades && !now.limits { &lifted } else { &now.on_refusal };
+                if let Err(e) = on_refusal.take(e, &mut report) {
+                    return Err(self.take_back(&done, &terms, e));
+                }
+                if now.limits || now.on_refusal == OnRefusal::Skip {
+                    refused.push((now.file.clone(), now.line()));
+                }
+            }
+            done.push(was);
+        }
+        match self.exchange_cores(limits) {
+            Ok(unusable) => unusable.into_iter().for_each(|r| report.weaken(r.control, r.why)),
+            Err(e) => return Err(self.take_back(&done, &terms, e)),
+        }
+        self.paths.refused = refused;
+        self.paths.limits = limits.clone();
+        Ok(report)
+    }
+
+    /// Undoes what was done, the last first.
+    fn take_back(&mut self, done: &[&Row], terms: &Terms, e: Error) -> Error {
+        let mut left = Vec::new();
+        for was in done.iter().rev() {
+            let undone = self.change(was, terms, &mut Report::default());
+            if undone.is_err() && was.on_refusal == OnRefusal::Fail {
+                left.push(was.file.clone());
+                self.paths.refused.push((was.file.clone(), was.line()));
+            }
+        }
+        match e.of_task() {
+            Error::Task { step, source } if !left.is_empty() => {
+                let step = format!("{step}, and taking back {}", left.join(", "));
+                Error::Task { step, source }
+            }
+            other => other,
+        }
+    }
+
+    /// What holds if every write succeeds.
+    fn expected(&self, limits: &Limits, terms: &Terms) -> Report {
+        let born = &self.paths.born;
+        let asked = limits.asked();
+        let mut report = Report::default();
+        report.enforce(asked);
+        for reason in self.paths.missing.iter().filter(|r| asked.contains(r.control)) {
+            report.miss(reason.control, reason.why.clone());
+        }
+        remarks(limits, terms, &mut report);
+        let late = |control| {
+            let why = "what the task had before it was in the controller counts as its parent's";
+            Effect::weakened(control, why)
+        };
+        if terms.version == Version::V2 && asked.contains(Control::MEMORY) && !born.uses_memory() {
+            report.add(&late(Control::MEMORY), None);
+        }
+        if terms.hugetlb == Version::V2 && asked.contains(Control::HUGETLB) && born.hugetlb.is_empty() {
+            report.add(&late(Control::HUGETLB), None);
+        }
+        if limits.accounting && !born.accounting {
+            let why = "what only counts is entered at birth, and not by an update";
+            report.note(Control::empty(), why);
+        }
+        report
+    }
+
+    /// Other reserved processors, where they are others.
+    fn exchange_cores(&self, limits: &Limits) -> Result<Option<Reason>> {
+        let old = &self.paths.limits;
+        if (&old.cores, old.exclusive) == (&limits.cores, limits.exclusive) {
+            return Ok(None);
+        }
+        let why = if !self.divides() {
+            "processors are not divided among the tasks here"
+        } else if old.cores.is_empty() || limits.cores.is_empty() {
+            "reserved and shared processors are cgroups of their own, and a task stays where it was born"
+        } else {
+            return self.exchange(limits).map_err(Error::of_task);
+        };
+        Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() })
+    }
+
+    /// Whether processors can be reserved where the task is.
+    fn divides(&self) -> bool {
+        let on_v2 = self.paths.terms.is_some_and(|terms| terms.version == Version::V2);
+        on_v2 || self.paths.reservation.is_some() || self.paths.share.is_some()
+    }
+
+    fn exchange(&self, limits: &Limits) -> Result<Option<Reason>> {
+        let cores = limits.cpuset().map_err(|why| Error::spec("cores", why))?;
+        let leaf = self.v1("cpuset").or_else(|| self.tree()).map(|dir| dir.path());
+        match (&self.paths.reservation, leaf, cores) {
+            (Some(site), Some(leaf), Some(cores)) => {
+                exchange(site, leaf, &Reserved { cores, exclusive: limits.exclusive })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// On a host without limits only what asks for none can be had.
+    fn without_limits(&self, limits: &Limits) -> Result<Report> {
+        if limits.asked().is_empty() {
+            return Ok(Report::default());
+        }
+        let reason = self.paths.unlimited.clone().unwrap_or_else(|| "the task has no cgroup".to_owned());
+        Err(Error::Unsupported { control: limits.asked(), reason })
+    }
+
+    /// Finds out before anything is written whether every change has a file.
+    fn check_dirs(&self, changes: &[(Row, Row)], terms: &Terms) -> Result<()> {
+        let must = changes.iter().filter(|(_, now)| now.limits && now.on_refusal == OnRefusal::Fail);
+        for (_, now) in must {
+            if self.dir_of(now.controller, terms).is_none() {
+                let reason = format!(
+                    "the task is in no {} hierarchy, which can be entered at birth only (Limits::accounting does it)",
+                    now.controller
+                );
+                return Err(Error::Unsupported { control: now.control, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a controller's files are. On v2 a controller is enabled when it is first needed.
+    fn dir_of(&self, controller: &str, terms: &Terms) -> Option<Dir<'_>> {
+        let version = if controller == "hugetlb" { terms.hugetlb } else { terms.version };
+        match version {
+            Version::V1 => self.v1(controller),
+            Version::V2 => self.tree(),
+        }
+    }
+
+    fn change(&self, to: &Row, terms: &Terms, report: &mut Report) -> Result<()> {
+        let kernel = Kernel::real();
+        let Some(dir) = self.dir_of(to.controller, terms) else {
+            let source = std::io::ErrorKind::NotFound.into();
+            return if to.limits { Err(Error::Prepare { step: to.file.clone(), source }) } else { Ok(()) };
+        };
+        let file = dir.path().join(&to.file);
+        // What no controller limits yet may have no file at all.
+        if self.v1(to.controller).is_none() && !file.exists() {
+            if !to.limits {
+                return Ok(());
+            }
+            for level in &self.paths.levels {
+                enable(&kernel, level, to.controller)?;
+            }
+        }
+        set(&kernel, &file, &to.line(), to.control, report)
+    }
+}

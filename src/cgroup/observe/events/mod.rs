@@ -1,0 +1,448 @@
+//! Events of a group: a process is OOM-killed, processes wait too long for a resource, the last process ends.
+//!
+//! The kernel only signals that something changed. The events come from the counters, compared with the last event: so
+//! none comes twice, and none is lost that happened before the caller listened. On v2 the files `memory.events` and
+//! `cgroup.events` are polled. That costs one descriptor, where inotify has 128 queues for each user, and a change
+//! stays readable until it is read. On v1 an eventfd signals that memory ran out, and nothing signals that a cgroup is
+//! empty: it is looked at from the end of the group's first process on, ever less often.
+//!
+//! v2 is looked at as well: the kernel signals a file at most every 10 milliseconds, and drops a signal that is due
+//! when the cgroup is removed meanwhile. In that case the handle that removes the cgroup supplies the last count.
+//!
+//! All sources are in one `epoll(7)` descriptor. There is no thread, and the group can be removed meanwhile.
+
+use std::fs::File;
+use std::io;
+use std::iter::FusedIterator;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::fs::{Dir, call, field, populated};
+use crate::cgroup::group::Group;
+use crate::cgroup::group::baseline::{Counters, Tally};
+use crate::error::{Error, Result};
+
+mod pressure;
+
+use pressure::Gauge;
+pub use pressure::{PressureResource, PressureThreshold};
+
+/// The longest pause between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a victim is looked for after v1 signals that memory ran out, which it does before it kills.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// Which events come beside those that always come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventOptions {
+    /// The pressures to watch.
+    pub pressure: Vec<PressureThreshold>,
+}
+
+/// Something that happened to a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The kernel's OOM killer killed processes of the task. [`Task::oom`](crate::Task::oom) says whose memory ran out.
+    ///
+    /// On v1 a kill because the host ran out of memory comes only together with the next event, or the end.
+    Oom {
+        /// How many since the last such event.
+        kills: u64,
+    },
+    /// The last process is gone. Nothing comes after it.
+    Empty,
+    /// Processes had to wait too long.
+    #[non_exhaustive]
+    Pressure {
+        /// What for.
+        resource: PressureResource,
+        /// Whether all of them waited together, as the threshold asked.
+        full: bool,
+        /// How long, of the threshold's window.
+        stalled: Duration,
+    },
+}
+
+/// What happens to a task, one after the other: made by [`Task::events`](crate::Task::events).
+///
+/// As an iterator it blocks, and ends after [`Event::Empty`] or an error. For an event loop it is a descriptor
+/// ([`AsFd`]) that polls readable when there may be something: then call [`try_next`](Self::try_next) until
+/// it gives `None`, which may be at once. After the end it stays readable.
+///
+/// It keeps nothing alive, neither the task nor its cgroup, and closes what it has opened when dropped.
+#[derive(Debug)]
+pub struct Events {
+    epoll: Epoll,
+    timer: TimerFd,
+    /// Until it has ended.
+    first: Option<OwnedFd>,
+    unit: Option<Unit>,
+    memory: Option<Memory>,
+    gauges: Vec<Gauge>,
+    search: Option<Search>,
+    tally: Tally,
+    reported: u64,
+    over: bool,
+}
+
+/// Where it is seen that all processes are gone.
+#[derive(Debug)]
+enum Unit {
+    /// `cgroup.events`.
+    V2(File),
+    /// The directory.
+    V1(OwnedFd),
+}
+
+/// Where it is seen that memory has run out.
+#[derive(Debug)]
+enum Memory {
+    /// `memory.events`.
+    V2(File),
+    /// `memory.oom_control`, and what the kernel signals.
+    V1(File, EventFd),
+}
+
+/// Looking again and again.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    due: Instant,
+    pause: Duration,
+    /// `None`: until it is over.
+    end: Option<Instant>,
+}
+
+/// What is ready.
+mod token {
+    pub const TIMER: u64 = 0;
+    pub const FIRST: u64 = 1;
+    pub const UNIT: u64 = 2;
+    pub const MEMORY: u64 = 3;
+}
+
+impl Group {
+    /// What happens to the group from now on, and what has happened to its memory before.
+    ///
+    /// `first` is a pidfd (`pidfd_open(2)`) of the process that is expected to end last: from then on it is searched
+    /// whether the group is empty. Without it, it is searched all the time, ten times a second.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for a threshold that is none. [`Error::Task`] with the call that was refused; `Unsupported` if
+    /// there is no cgroup to watch, or a pressure cannot be known: the kernel has no PSI, or there is no v2 cgroup.
+    pub fn events(&self, first: Option<BorrowedFd<'_>>, options: &EventOptions) -> Result<Events> {
+        let Some(unit) = self.unit_dir() else { return Err(unsupported("there is no cgroup to watch")) };
+        let mut events = Events::new(self.tally().clone())?;
+        for threshold in &options.pressure {
+            let Some(tree) = self.tree() else { return Err(unsupported("cgroup v1 counts no pressure")) };
+            events.gauges.push(Gauge::open(&tree, threshold, Instant::now())?);
+        }
+        events.watch_first(first)?;
+        events.watch_unit(&unit, self.tree().is_some())?;
+        if let Some(counters) = self.counters() {
+            events.watch_memory(&counters)?;
+        }
+        Ok(events)
+    }
+}
+
+fn unsupported(why: &str) -> Error {
+    Error::task("watch the cgroup")(io::Error::new(io::ErrorKind::Unsupported, why))
+}
+
+impl Events {
+    fn new(tally: Tally) -> Result<Events> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(Error::task("epoll_create1"))?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(Error::task("timerfd_create"))?;
+        let events = Events {
+            epoll,
+            timer,
+            first: None,
+            unit: None,
+            memory: None,
+            gauges: Vec::new(),
+            search: None,
+            tally,
+            reported: 0,
+            over: false,
+        };
+        events.add(&events.timer, EpollFlags::EPOLLIN, token::TIMER)?;
+        // The first look is due.
+        events.wake()?;
+        Ok(events)
+    }
+
+    /// Those of a group that is gone, with what its counter said last.
+    pub(crate) fn gone(kills: u64) -> Result<Events> {
+        Events::new(Tally::of(kills))
+    }
+
+    fn watch_first(&mut self, first: Option<BorrowedFd<'_>>) -> Result<()> {
+        let Some(first) = first else {
+            self.search(Instant::now(), None);
+            return Ok(());
+        };
+        let first = first.try_clone_to_owned().map_err(Error::task("fcntl(pidfd, F_DUPFD_CLOEXEC)"))?;
+        self.add(&first, EpollFlags::EPOLLIN, token::FIRST)?;
+        self.first = Some(first);
+        Ok(())
+    }
+
+    fn watch_unit(&mut self, unit: &Dir<'_>, v2: bool) -> Result<()> {
+        self.unit = Some(if v2 {
+            let file = open(unit, "cgroup.events")?;
+            self.add(&file, EpollFlags::EPOLLPRI, token::UNIT)?;
+            Unit::V2(file)
+        } else {
+            let dir = unit.open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+            Unit::V1(dir.map_err(Error::task(call::open_dir(unit.path())))?)
+        });
+        Ok(())
+    }
+
+    fn watch_memory(&mut self, counters: &Counters<'_>) -> Result<()> {
+        let leaf = match counters {
+            Counters::V1(leaf) => leaf,
+            Counters::V2(leaf) => {
+                let file = match open(leaf, "memory.events") {
+                    // Memory is not accounted.
+                    Err(Error::Task { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                        return Ok(());
+                    }
+                    file => file?,
+                };
+                self.add(&file, EpollFlags::EPOLLPRI, token::MEMORY)?;
+                self.memory = Some(Memory::V2(file));
+                return Ok(());
+            }
+        };
+        let file = open(leaf, "memory.oom_control")?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let notice = EventFd::from_flags(flags).map_err(Error::task("eventfd2"))?;
+        let text = format!("{} {}", notice.as_fd().as_raw_fd(), file.as_raw_fd());
+        let control = "cgroup.event_control";
+        leaf.write(control, &text).map_err(Error::task(call::write(&leaf.path().join(control), &text)))?;
+        self.add(&notice, EpollFlags::EPOLLIN, token::MEMORY)?;
+        self.memory = Some(Memory::V1(file, notice));
+        Ok(())
+    }
+
+    fn add(&self, fd: impl AsFd, flags: EpollFlags, token: u64) -> Result<()> {
+        self.epoll.add(fd, EpollEvent::new(flags, token)).map_err(Error::task("epoll_ctl(EPOLL_CTL_ADD)"))
+    }
+
+    /// The next event that there is already; `None` when there is none, or no more.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the call that was refused. Nothing comes after it.
+    pub fn try_next(&mut self) -> Result<Option<Event>> {
+        self.next_timeout(Duration::ZERO)
+    }
+
+    /// The next event, waiting for it for at most `timeout`; `None` when it does not come in time, or no more does:
+    /// see [`is_over`](Self::is_over).
+    ///
+    /// # Errors
+    /// As [`try_next`](Self::try_next).
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>> {
+        self.next_until(Instant::now().checked_add(timeout))
+    }
+
+    /// Whether nothing more will come.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Event>> {
+        while !self.over {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = left.map_or(EpollTimeout::NONE, |left| {
+                // Rounded up, so that the last wait does not spin.
+                EpollTimeout::try_from(left.saturating_add(Duration::from_micros(999)))
+                    .unwrap_or(EpollTimeout::MAX)
+            });
+            let timeout = if left.is_some_and(|left| left.is_zero()) { EpollTimeout::ZERO } else { timeout };
+            let mut ready = [EpollEvent::empty(); 4];
+            match self.epoll.wait(&mut ready, timeout) {
+                Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(None),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(n) => match self.look(ready.get(..n).unwrap_or_default()) {
+                    Ok(None) => {}
+                    found => {
+                        self.over |= found.is_err();
+                        return found;
+                    }
+                },
+                Err(e) => {
+                    self.over = true;
+                    return Err(Error::task("epoll_wait")(e));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks at everything, whatever it was that is ready.
+    fn look(&mut self, ready: &[EpollEvent]) -> Result<Option<Event>> {
+        let now = Instant::now();
+        for event in ready {
+            self.take(event.data(), now)?;
+        }
+        // In this order: what is counted when all are gone is final.
+        let empty = self.is_empty()?;
+        let kills = self.kills()?;
+        let new = kills.saturating_sub(self.reported);
+        if new > 0 {
+            self.reported = kills;
+            self.wake()?;
+            return Ok(Some(Event::Oom { kills: new }));
+        }
+        if empty {
+            self.over = true;
+            self.wake()?;
+            return Ok(Some(Event::Empty));
+        }
+        let pressure = self.gauges.iter_mut().find_map(|gauge| {
+            let PressureThreshold { resource, full, .. } = gauge.threshold;
+            gauge.look(now).map(|stalled| Event::Pressure { resource, full, stalled })
+        });
+        if pressure.is_some() {
+            self.wake()?;
+            return Ok(pressure);
+        }
+        self.sleep(now)?;
+        Ok(None)
+    }
+
+    /// Takes note of one that is ready, and makes it not ready.
+    fn take(&mut self, token: u64, now: Instant) -> Result<()> {
+        match (token, &self.memory) {
+            (token::TIMER, _) => match self.timer.wait() {
+                Ok(()) | Err(Errno::EAGAIN) => {}
+                Err(e) => return Err(Error::task("read(timerfd)")(e)),
+            },
+            (token::FIRST, _) => {
+                if let Some(first) = self.first.take() {
+                    self.epoll.delete(first).map_err(Error::task("epoll_ctl(EPOLL_CTL_DEL)"))?;
+                }
+                self.search(now, None);
+            }
+            (token::MEMORY, Some(Memory::V1(_, notice))) => {
+                match notice.read() {
+                    Ok(_) | Err(Errno::EAGAIN) => {}
+                    Err(e) => return Err(Error::task("read(eventfd)")(e)),
+                }
+                if self.first.is_some() {
+                    self.search(now, now.checked_add(AFTERMATH));
+                }
+            }
+            // They are read anyway.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn search(&mut self, now: Instant, end: Option<Instant>) {
+        self.search = Some(Search { due: now, pause: Duration::from_micros(500), end });
+    }
+
+    /// Whether all processes are gone, the first one among them.
+    fn is_empty(&mut self) -> Result<bool> {
+        match &self.unit {
+            None => Ok(true),
+            Some(Unit::V2(file)) => {
+                Ok(read(file, "read(cgroup.events)")?.is_none_or(|text| field(&text, "populated") == Some(0)))
+            }
+            // The search is expensive.
+            Some(Unit::V1(_)) if self.first.is_some() => Ok(false),
+            Some(Unit::V1(dir)) => {
+                populated(dir.as_fd()).map(|populated| !populated).map_err(Error::task("read(cgroup.procs)"))
+            }
+        }
+    }
+
+    fn kills(&mut self) -> Result<u64> {
+        let text = match &self.memory {
+            None => None,
+            Some(Memory::V2(file)) => read(file, "read(memory.events)")?,
+            Some(Memory::V1(file, _)) => read(file, "read(memory.oom_control)")?,
+        };
+        if let (None, Some(Memory::V2(file))) = (&text, &self.memory) {
+            // The operator has taken the controller away, or all of it is gone. It would be ready for ever.
+            self.epoll.delete(file).map_err(Error::task("epoll_ctl(EPOLL_CTL_DEL)"))?;
+            self.memory = None;
+        }
+        Ok(self.tally.update(text.and_then(|text| field(&text, "oom_kill"))))
+    }
+
+    /// Makes the descriptor readable: there may be more.
+    fn wake(&self) -> Result<()> {
+        self.alarm(Duration::from_nanos(1))
+    }
+
+    /// Sets the timer to what is due next.
+    fn sleep(&mut self, now: Instant) -> Result<()> {
+        if let Some(search) = &mut self.search
+            && search.due <= now
+        {
+            search.pause = search.pause.saturating_mul(2).min(PAUSE);
+            search.due = now.checked_add(search.pause).unwrap_or(now);
+        }
+        self.search.take_if(|search| search.end.is_some_and(|end| end <= now));
+        let due = self.gauges.iter().filter_map(|gauge| gauge.due);
+        let Some(due) = due.chain(self.search.map(|search| search.due)).min() else {
+            return self.timer.unset().map_err(Error::task("timerfd_settime"));
+        };
+        self.alarm(due.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)))
+    }
+
+    fn alarm(&self, after: Duration) -> Result<()> {
+        let once = Expiration::OneShot(TimeSpec::from_duration(after));
+        self.timer.set(once, TimerSetTimeFlags::empty()).map_err(Error::task("timerfd_settime"))
+    }
+}
+
+impl Iterator for Events {
+    type Item = Result<Event>;
+
+    /// The next event, however long it takes.
+    fn next(&mut self) -> Option<Result<Event>> {
+        self.next_until(None).transpose()
+    }
+}
+
+impl FusedIterator for Events {}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+fn open(place: &Dir<'_>, file: &str) -> Result<File> {
+    let opened = place.open(file, OFlag::O_RDONLY).map(File::from);
+    opened.map_err(Error::task(call::open_read(&place.path().join(file))))
+}
+
+/// The text of a small file from its beginning; `None` if its cgroup was removed.
+fn read(file: &File, step: &str) -> Result<Option<String>> {
+    let mut buffer = [0u8; 1024];
+    match file.read_at(&mut buffer, 0) {
+        Ok(n) => Ok(Some(String::from_utf8_lossy(buffer.get(..n).unwrap_or_default()).into_owned())),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(Error::task(step)(e)),
+    }
+}

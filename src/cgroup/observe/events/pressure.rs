@@ -1,0 +1,247 @@
+//! How long processes of a group had to wait for a resource, as `*.pressure` counts it (PSI, Linux 4.20).
+//!
+//! The totals are sampled. The kernel can also watch a threshold by itself and wake a process that polls the file
+//! (Linux 5.2), but polling consumes the event: behind a descriptor that is polled itself (`epoll(7)`) it would be
+//! lost. The kernel also refuses short windows without `CAP_SYS_RESOURCE`, and before Linux 6.2 uses freed memory when
+//! a cgroup is removed whose pressure is being polled.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::fs::{Dir, call};
+use crate::error::{Error, Result};
+
+/// How many samples are taken during a window.
+const SAMPLES: u32 = 4;
+
+/// The shortest and the longest window, those of the kernel's own triggers.
+const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(10);
+
+/// What processes may have to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PressureResource {
+    /// A processor.
+    Cpu,
+    /// A disk.
+    Io,
+    /// Memory: what was reclaimed or swapped out comes back, or something else must be reclaimed first.
+    Memory,
+}
+
+impl fmt::Display for PressureResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PressureResource::Cpu => "cpu",
+            PressureResource::Io => "io",
+            PressureResource::Memory => "memory",
+        })
+    }
+}
+
+/// When it is worth an event that processes have to wait.
+///
+/// `stall` out of every `window` is allowed. It needs a v2 cgroup (a hybrid host has one too) and a kernel with
+/// PSI (`CONFIG_PSI`, which some switch on by `psi=1` only). See `Documentation/accounting/psi.rst`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PressureThreshold {
+    /// What they wait for.
+    pub resource: PressureResource,
+    /// Whether only the time counts in which all of them waited that had something to do (`full`; Linux 5.13 for
+    /// the processor), and not any one of them (`some`).
+    pub full: bool,
+    /// From how much waiting on, more than nothing and at most the window.
+    pub stall: Duration,
+    /// In how long a time, 0.5 to 10 seconds. At most one event comes in each.
+    pub window: Duration,
+}
+
+impl PressureThreshold {
+    fn line(&self) -> &'static str {
+        if self.full { "full" } else { "some" }
+    }
+
+    fn check(&self) -> Result<()> {
+        let PressureThreshold { stall, window, .. } = *self;
+        let wrong = |why: String| Err(Error::spec("pressure", why));
+        if !WINDOWS.contains(&window) {
+            return wrong(format!("a window of {window:?} is not within {WINDOWS:?}"));
+        }
+        if stall.is_zero() || stall > window {
+            return wrong(format!("a stall of {stall:?} is not more than nothing and at most {window:?}"));
+        }
+        Ok(())
+    }
+}
+
+/// One threshold, watched.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    pub threshold: PressureThreshold,
+    file: File,
+    window: Window,
+    /// When the next sample is due; `None` once the cgroup is gone.
+    pub due: Option<Instant>,
+}
+
+impl Gauge {
+    pub fn open(tree: &Dir<'_>, threshold: &PressureThreshold, now: Instant) -> Result<Gauge> {
+        threshold.check()?;
+        let name = format!("{}.pressure", threshold.resource);
+        let step = call::open_read(&tree.path().join(&name));
+        let none = |e: io::Error| match e.raw_os_error() {
+            Some(libc::ENOENT | libc::EOPNOTSUPP) => {
+                io::Error::new(io::ErrorKind::Unsupported, "the kernel has no PSI (CONFIG_PSI, psi=1)")
+            }
+            _ => e,
+        };
+        let sample = || {
+            let file = File::from(tree.open(&name, OFlag::O_RDONLY)?);
+            let first = read(&file)?;
+            Ok((file, total(&first, threshold.line())))
+        };
+        let (file, first) = sample().map_err(none).map_err(Error::task(step.as_str()))?;
+        let Some(first) = first else {
+            let why = format!("the kernel has no line `{}` there", threshold.line());
+            return Err(Error::task(step)(io::Error::new(io::ErrorKind::Unsupported, why)));
+        };
+        let window = Window::new(threshold.stall, threshold.window, now, first);
+        let mut gauge = Gauge { threshold: *threshold, file, window, due: None };
+        gauge.wait(now);
+        Ok(gauge)
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.due = now.checked_add(self.threshold.window.checked_div(SAMPLES).unwrap_or_default());
+    }
+
+    /// Takes a sample if it is due; how long they waited, if that was too long.
+    pub fn look(&mut self, now: Instant) -> Option<Duration> {
+        self.due.filter(|due| *due <= now)?;
+        self.due = None;
+        let total = total(&read(&self.file).ok()?, self.threshold.line())?;
+        self.wait(now);
+        self.window.sample(now, total)
+    }
+}
+
+/// The samples of about one window.
+#[derive(Debug)]
+struct Window {
+    stall: Duration,
+    length: Duration,
+    samples: VecDeque<(Instant, Duration)>,
+}
+
+impl Window {
+    fn new(stall: Duration, length: Duration, now: Instant, total: Duration) -> Window {
+        Window { stall, length, samples: VecDeque::from([(now, total)]) }
+    }
+
+    /// Adds one; how long they waited in the last window, if that was too long. The next window begins anew then.
+    fn sample(&mut self, now: Instant, total: Duration) -> Option<Duration> {
+        let old = |at: &Instant| now.saturating_duration_since(*at) >= self.length;
+        while self.samples.get(1).is_some_and(|(at, _)| old(at)) {
+            self.samples.pop_front();
+        }
+        let (start, before) = *self.samples.front()?;
+        self.samples.push_back((now, total));
+        let stalled = total.saturating_sub(before);
+        let elapsed = now.saturating_duration_since(start);
+        // A sample that comes late covers more than one window.
+        let stalled = match elapsed.max(self.length).as_secs_f64() {
+            longest if longest > 0.0 => stalled.mul_f64(self.length.as_secs_f64() / longest),
+            _ => stalled,
+        };
+        if stalled < self.stall {
+            return None;
+        }
+        self.samples.clear();
+        self.samples.push_back((now, total));
+        Some(stalled)
+    }
+}
+
+fn read(file: &File) -> io::Result<String> {
+    let mut buffer = [0u8; 512];
+    let n = file.read_at(&mut buffer, 0)?;
+    Ok(String::from_utf8_lossy(buffer.get(..n).unwrap_or_default()).into_owned())
+}
+
+/// The time after `total=` in the line that begins with `line`, which is in microseconds.
+fn total(text: &str, line: &str) -> Option<Duration> {
+    let rest = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '))?;
+    let total = rest.split(' ').find_map(|word| word.strip_prefix("total="))?;
+    total.parse().ok().map(Duration::from_micros)
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn totals() {
+        let text = "some avg10=0.00 avg60=0.28 avg300=0.66 total=303969340\n\
+                    full avg10=0.00 avg60=0.25 avg300=0.53 total=145435161\n";
+        assert_eq!(total(text, "some"), Some(Duration::from_micros(303_969_340)));
+        assert_eq!(total(text, "full"), Some(Duration::from_micros(145_435_161)));
+        assert_eq!(total("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n", "full"), None);
+        assert_eq!(total("some avg10=0.00\n", "some"), None);
+        assert_eq!(total("", "some"), None);
+    }
+
+    /// Samples as (milliseconds, total in milliseconds) against 150 ms in each second.
+    #[track_caller]
+    fn check(samples: &[(u32, u32)], expected: &[Option<u32>]) {
+        let start = Instant::now();
+        let mut window = Window::new(150 * MS, 1000 * MS, start, Duration::ZERO);
+        let said: Vec<_> =
+            samples.iter().map(|(at, total)| window.sample(start + MS * *at, MS * *total)).collect();
+        assert_eq!(said, expected.iter().map(|ms| ms.map(|ms| MS * ms)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn windows() {
+        // At once when it is too much, and not again for the same.
+        check(&[(250, 149), (500, 150), (750, 299)], &[None, Some(150), None]);
+        check(&[(250, 200), (500, 400)], &[Some(200), Some(200)]);
+        // What a window does not hold together does not count together.
+        check(&[(250, 100), (500, 100), (750, 100), (1000, 100), (1250, 100), (1500, 200)], &[None; 6]);
+        // A late sample is spread over its time.
+        check(&[(10_000, 1000)], &[None]);
+        check(&[(10_000, 2000)], &[Some(200)]);
+        check(&[(250, 0), (250, 0)], &[None, None]);
+    }
+
+    #[test]
+    fn thresholds_are_checked() {
+        let good = PressureThreshold {
+            resource: PressureResource::Memory,
+            full: false,
+            stall: 150 * MS,
+            window: 1000 * MS,
+        };
+        good.check().unwrap();
+        for (stall, window, why) in [
+            (0, 1000, "a stall of 0ns"),
+            (1001, 1000, "a stall of 1.001s"),
+            (1, 499, "a window of 499ms"),
+            (1, 10_001, "a window of 10.001s"),
+        ] {
+            let wrong = PressureThreshold { stall: stall * MS, window: window * MS, ..good };
+            let error = wrong.check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("pressure: {why}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The reservations of a parent cgroup, locked: read from the tree, and the control files made to agree with them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::stat::{fstat, stat};
+
+use super::lock::OwnerLock;
+use super::record::{self, Reserved, change_set, read_set};
+use super::{CpuHolder, CpuReservations, Partition, Site};
+use crate::cgroup::detect::{Detection, Version};
+use crate::cgroup::fs::{Backoff, call, children, existing, hold_existing, open_dir, populated};
+use crate::cgroup::set::CpuSet;
+use crate::error::{Error, Result};
+use crate::report::{Control, Reason};
+use crate::step::Kernel;
+use crate::sys::lock::{self, Lock};
+
+/// How long another holder of the lock may take. The first reservation on v1 moves every process that runs, each of
+/// which takes some milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest pause between two attempts to lock: no holder takes long.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How a plan prints the shared set, which is known only when it is written.
+const UNRESERVED: &str = "<the unreserved ones>";
+
+/// The processors that a recorder assumes to be usable.
+const ALL: &str = "0-65535";
+
+/// The reservations of a site, which no other process can change meanwhile.
+pub(in crate::cgroup) struct Reservations<'a> {
+    pub site: &'a Site,
+    /// None where calls are recorded.
+    lock: Option<lock::Locked>,
+}
+
+/// One cgroup with a reservation.
+#[derive(Clone, Debug)]
+pub(in crate::cgroup) struct Holding {
+    pub leaf: PathBuf,
+    pub reserved: Reserved,
+}
+
+/// How the processors are divided.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cgroup) struct Division {
+    /// Whether the directory of reservations exists. It is made before a processor is taken from the shared set, and
+    /// removed after the last one was given back: without it the shared set has all.
+    pub exists: bool,
+    /// Read only if the directory exists.
+    pub usable: CpuSet,
+    pub holdings: Vec<Holding>,
+}
+
+impl<'a> Reservations<'a> {
+    /// Locks the reservations; `None` if the parent's directory does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] with the call; `TimedOut` if another process keeps the lock.
+    pub fn open(kernel: &Kernel, site: &'a Site) -> Result<Option<Reservations<'a>>> {
+        Reservations::open_within(kernel, site, TIMEOUT)
+    }
+
+    pub(super) fn open_within(
+        kernel: &Kernel,
+        site: &'a Site,
+        timeout: Duration,
+    ) -> Result<Option<Reservations<'a>>> {
+        let parent = &site.parent;
+        let mut backoff = Backoff::new(timeout).at_most(PAUSE);
+        loop {
+            let dir = hold_existing(kernel, parent)?;
+            if dir.is_none() && !kernel.records() {
+                return Ok(None);
+            }
+            let lock = || dir.map(|dir| lock_exclusive(dir, &mut backoff)).transpose();
+            let locked = Reservations { site, lock: kernel.call(|| call::lock(parent), None, lock)? };
+            // The last task removes the directory, and the next one makes another.
+            if locked.is_at_its_path()? {
+                return Ok(Some(locked));
+            }
+        }
+    }
+
+    /// Whether the directory that is locked is the one at the path.
+    fn is_at_its_path(&self) -> Result<bool> {
+        let Some(lock) = &self.lock else { return Ok(true) };
+        let parent = &self.site.parent;
+        let locked = fstat(lock.as_fd()).map_err(Error::prepare(format!("fstat({parent:?})")))?;
+        match stat(parent.as_path()) {
+            Ok(found) => Ok((found.st_dev, found.st_ino) == (locked.st_dev, locked.st_ino)),
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
+            Err(e) => Err(Error::prepare(format!("stat({parent:?})"))(e)),
+        }
+    }
+
+    /// What the tree says.
+    pub fn division(&self, kernel: &Kernel) -> Result<Division> {
+        let reserve = self.site.reserve();
+        if hold_existing(kernel, &reserve)?.is_none() {
+            return Ok(Division::default());
+        }
+        let mut holdings = Vec::new();
+        for leaf in children(&reserve)?.unwrap_or_default() {
+            if let Some(reserved) = record::get(&leaf)? {
+                holdings.push(Holding { leaf, reserved });
+            }
+        }
+        Ok(Division { exists: true, usable: self.usable(kernel)?, holdings })
+    }
+
+    /// What the parent may use; nothing on v2 before cpuset is enabled there.
+    pub fn usable(&self, kernel: &Kernel) -> Result<CpuSet> {
+        Ok(read_set(kernel, &self.site.effective(), Some(ALL))?.unwrap_or_default())
+    }
+
+    /// Whether a cgroup is in use: by an owner, or by a process. The owner is looked for first, since without one no
+    /// process comes.
+    ///
+    /// v1 moves the processes of a cgroup whose processors are all offline to the one above it, where nothing shows
+    /// whose they are.
+    pub fn is_in_use(&self, leaf: &Path) -> Result<bool> {
+        let above = self.site.reserve().join("cgroup.procs");
+        let strays = || -> io::Result<bool> {
+            let v1 = self.site.version == Version::V1;
+            let text = if v1 { existing(std::fs::read_to_string(&above))? } else { None };
+            Ok(text.is_some_and(|text| !text.is_empty()))
+        };
+        let in_use = || -> io::Result<bool> {
+            let Some(dir) = existing(open_dir(leaf))? else { return Ok(false) };
+            Ok(OwnerLock::is_held(leaf)? || existing(populated(dir.as_fd()))?.unwrap_or(false) || strays()?)
+        };
+        in_use().map_err(Error::prepare(call::open_dir(leaf)))
+    }
+
+    /// The cgroups of tasks without a reservation that are in use: they need shared processors, or are about to.
+    pub fn sharing(&self, division: &Division) -> Result<Vec<PathBuf>> {
+        let dir = self.site.tasks.clone().unwrap_or_else(|| self.site.share());
+        let reserves =
+            |leaf: &Path| division.holdings.iter().any(|h| self.site.name(&h.leaf) == self.site.name(leaf));
+        let mut tasks = children(&dir)?.unwrap_or_default();
+        tasks.retain(|leaf| !reserves(leaf) && self.is_in_use(leaf).unwrap_or(true) && !is_parent(leaf));
+        Ok(tasks)
+    }
+
+    /// Makes the cpusets agree with `division`: first the shared one, then each reservation's.
+    ///
+    /// Before a reservation this narrows, after one it widens, and after a crash it may do both. A file changes at
+    /// once, so a task always has either its old processors or its new ones.
+    pub fn write_cpusets(&self, kernel: &Kernel, division: &Division) -> Result<()> {
+        let share = self.site.share().join("cpuset.cpus");
+        if self.site.version == Version::V2 && division.holdings.is_empty() {
+            // A blank file, as before the first reservation, means all. It cannot be made blank while processes are
+            // below it (ENOSPC, Linux 6.1).
+            if read_set(kernel, &share, Some(""))?.is_none_or(|now| now.is_empty()) {
+                return Ok(());
+            }
+        }
+        if division.usable.is_empty() {
+            return Ok(());
+        }
+        if self.site.version == Version::V1 {
+            let reserve = self.site.reserve().join("cpuset.cpus");
+            change_set(kernel, &reserve, &division.usable, "<the usable ones>")?;
+        }
+        // An empty set would mean all, and the tasks there still run on something.
+        if !division.share().is_empty() {
+            change_set(kernel, &share, &division.share(), UNRESERVED)?;
+        }
+        for holding in &division.holdings {
+            if let Some(cores) = division.cores(&holding.reserved) {
+                let text = division.text(&holding.reserved);
+                change_set(kernel, &holding.leaf.join("cpuset.cpus"), &cores, &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As a scheduler needs it.
+    pub fn to_public(&self, detection: &Detection) -> Result<CpuReservations> {
+        let kernel = Kernel::real();
+        let mut division = self.division(&kernel)?;
+        if division.usable.is_empty() {
+            let usable = self.usable(&kernel)?;
+            division.usable = if usable.is_empty() { detection.online.clone() } else { usable };
+        }
+        let mut in_use = Vec::new();
+        for holding in std::mem::take(&mut division.holdings) {
+            // A stale one is unreserved.
+            if self.is_in_use(&holding.leaf)? {
+                in_use.push(holding);
+            }
+        }
+        division.holdings = in_use;
+        let mut holders = Vec::new();
+        for holding in &division.holdings {
+            let Reserved { cores, exclusive } = holding.reserved.clone();
+            let populated = has_processes(&holding.leaf)?;
+            holders.push(CpuHolder { name: self.site.name(&holding.leaf), cores, exclusive, populated });
+        }
+        holders.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(CpuReservations { share: division.share(), usable: division.usable, holders })
+    }
+}
+
+impl Division {
+    /// The unreserved processors.
+    pub fn share(&self) -> CpuSet {
+        let mut partition = Partition::new(self.usable.clone());
+        for holding in &self.holdings {
+            partition.restore(&holding.reserved.cores);
+        }
+        partition.share
+    }
+
+    /// Whether reservations leave none for a task that has none.
+    pub fn is_exhausted(&self) -> bool {
+        !self.holdings.is_empty() && self.share().is_empty()
+    }
+
+    /// What of a reservation cannot be used now.
+    pub fn unusable(&self, reserved: &Reserved) -> Option<Reason> {
+        let Reserved { cores, .. } = reserved;
+        let have = cores.intersection(&self.usable);
+        let why = format!("of processors {cores} only {have} can be used now");
+        (have != *cores).then_some(Reason { control: Control::CPUSET, why })
+    }
+
+    /// What a task with this reservation runs on; `None` while all its processors are offline, and the kernel lets it
+    /// run elsewhere.
+    pub fn cores(&self, reserved: &Reserved) -> Option<CpuSet> {
+        let own = reserved.cores.intersection(&self.usable);
+        if own.is_empty() {
+            return None;
+        }
+        Some(if reserved.exclusive { own } else { own.union(&self.share()) })
+    }
+
+    /// How a plan prints that.
+    pub fn text(&self, reserved: &Reserved) -> String {
+        match reserved.exclusive {
+            true => reserved.cores.to_string(),
+            false => format!("<cores {} and the unreserved ones>", reserved.cores),
+        }
+    }
+}
+
+/// Whether a cgroup of the v1 freezer, which stands beside those of tasks, is the parent of other tasks: one that an
+/// operator named may be below another. It has neither an owner nor a process of its own.
+fn is_parent(dir: &Path) -> bool {
+    let own = |file: &str| std::fs::read_to_string(dir.join(file));
+    own("freezer.state").is_ok()
+        && own("cgroup.procs").is_ok_and(|pids| pids.is_empty())
+        && !OwnerLock::is_held(dir).unwrap_or(true)
+}
+
+/// Whether a process is in a cgroup or below; false for one that does not exist.
+pub(super) fn has_processes(leaf: &Path) -> Result<bool> {
+    let found = open_dir(leaf).and_then(|dir| populated(dir.as_fd()));
+    let found = existing(found).map_err(Error::prepare(call::open_dir(leaf)))?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Locks without waiting in the kernel, so that the wait can end.
+fn lock_exclusive(dir: OwnedFd, backoff: &mut Backoff) -> io::Result<lock::Locked> {
+    loop {
+        match lock::flock(dir.as_fd(), Lock::ExclusiveNow) {
+            Err(Errno::EWOULDBLOCK) if backoff.pause() => {}
+            Err(Errno::EWOULDBLOCK) => {
+                let why = "another process keeps the CPU reservations locked";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            answer => {
+                answer?;
+                return Ok(lock::Locked::held(dir));
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What a task's steps do with reservations: reserve, join the shared set, and give back.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::lock::OwnerLock;
+use super::locked::{Division, Holding, Reservations, has_processes};
+use super::record::{self, Reserved, read_set, write_set};
+use super::site::Site;
+use crate::cgroup::detect::Version;
+use crate::cgroup::fs::{
+    NewDir, call, hold_existing, inherit, is_gone, make_parent, make_private_leaf, remove_dir, remove_tree,
+};
+use crate::cgroup::limits::write::enable;
+use crate::cgroup::v1::cpuset::{make_share, move_tasks};
+use crate::error::{Error, Result};
+use crate::report::Reason;
+use crate::step::Kernel;
+
+/// Reserves processors, and makes the cgroup that has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reserve {
+    pub site: Site,
+    /// The directories down to the site's, made before it is locked.
+    pub parents: Vec<NewDir>,
+    /// v2: in whose `cgroup.subtree_control` cpuset must be, the highest first.
+    pub enable: Vec<PathBuf>,
+    /// v1: the files that the parents must have a value in before a process may enter.
+    pub inherit: Vec<PathBuf>,
+    /// The cgroup of the task.
+    pub leaf: PathBuf,
+    pub reserved: Reserved,
+}
+
+/// Keeps a task without a reservation off the reserved processors. Does nothing while none is reserved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JoinShare {
+    pub site: Site,
+    /// As in [`Reserve`].
+    pub inherit: Vec<PathBuf>,
+}
+
+/// What a reservation came to.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub owner: OwnerLock,
+    /// What is reserved but cannot be used now.
+    pub unusable: Option<Reason>,
+}
+
+impl Reserve {
+    /// Reserves, and makes the leaf; pushes it to `leaves` as soon as it exists. `None` if the site's directory does
+    /// not exist, or not any more.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] with the call; `ResourceBusy` if the processors cannot be had. `AlreadyExists` if there is a
+    /// leaf of that name.
+    pub fn run(&self, kernel: &Kernel, leaves: &mut Vec<PathBuf>) -> Result<Option<Admitted>> {
+        let Some(locked) = Reservations::open(kernel, &self.site)? else { return Ok(None) };
+        let Reserve { leaf, reserved, .. } = self;
+        self.inherit.iter().try_for_each(|file| inherit(kernel, file))?;
+        self.enable.iter().try_for_each(|dir| enable(kernel, dir, "cpuset"))?;
+        let division = locked.division(kernel)?;
+        if division.holdings.iter().any(|holding| holding.leaf == *leaf) {
+            let source = io::ErrorKind::AlreadyExists.into();
+            return Err(Error::Prepare { step: call::mkdir_private(leaf), source });
+        }
+        // Before it is looked for tasks without a reservation: one that is not seen then sees this directory.
+        let slice = self.site.reserve();
+        make_parent(kernel, &slice)?;
+        let after = locked.with(kernel, division.holdings, leaf, reserved)?;
+        match self.site.version {
+            Version::V1 => inherit(kernel, &slice.join("cpuset.mems"))?,
+            Version::V2 => enable(kernel, &slice, "cpuset")?,
+        }
+        locked.write_cpusets(kernel, &after)?;
+        if self.site.version == Version::V1 {
+            move_tasks(kernel, &locked, &after)?;
+        }
+        make_private_leaf(kernel, leaf)?;
+        leaves.push(leaf.clone());
+        let owner = OwnerLock::take(kernel, leaf)?;
+        record::set(kernel, leaf, reserved)?;
+        if self.site.version == Version::V1 {
+            inherit(kernel, &leaf.join("cpuset.mems"))?;
+        }
+        let cores = after.cores(reserved).unwrap_or_default();
+        write_set(kernel, &leaf.join("cpuset.cpus"), &cores, &after.text(reserved))?;
+        Ok(Some(Admitted { owner, unusable: after.unusable(reserved) }))
+    }
+}
+
+impl JoinShare {
+    /// Looks whether a processor is reserved. If so, makes the shared cpuset agree with the reservations; on v1 the
+    /// task then enters it at its birth, and the owner lock on it is returned.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] with the call; `ResourceBusy` if no unreserved processor is left.
+    pub fn run(&self, kernel: &Kernel) -> Result<Option<OwnerLock>> {
+        let mut owner = None;
+        let reserved = hold_existing(kernel, &self.site.reserve())?.is_some();
+        // A list that was written once does not grow by itself when a processor comes online.
+        let share = self.site.share().join("cpuset.cpus");
+        let listed = read_set(kernel, &share, None)?.is_some_and(|now| !now.is_empty());
+        kernel.only_if("a processor is reserved", reserved || listed, || {
+            let Some(locked) = Reservations::open(kernel, &self.site)? else { return Ok(()) };
+            // What is written then depends on the reservations.
+            if kernel.records() {
+                return Ok(());
+            }
+            let mut division = locked.with_room(kernel)?;
+            if self.site.version == Version::V1 {
+                make_share(kernel, &locked, &division, &self.inherit)?;
+                owner = Some(OwnerLock::take(kernel, &self.site.share())?);
+            } else {
+                division.usable = locked.usable(kernel)?;
+                locked.write_cpusets(kernel, &division)?;
+            }
+            Ok(())
+        })?;
+        Ok(owner)
+    }
+}
+
+/// Looks again whether processors are reserved, after a process entered a task that has no reservation and is in no
+/// cpuset: a reservation that came meanwhile has not seen that process. v1 only: on v2 the shared cpuset is above the
+/// task's cgroup, whenever it is narrowed.
+///
+/// # Errors
+/// As [`JoinShare::run`].
+pub(in crate::cgroup) fn look_again(site: &Site) -> Result<()> {
+    let kernel = Kernel::real();
+    if site.version == Version::V2 || hold_existing(&kernel, &site.reserve())?.is_none() {
+        return Ok(());
+    }
+    let Some(locked) = Reservations::open(&kernel, site)? else { return Ok(()) };
+    let division = locked.with_room(&kernel)?;
+    move_tasks(&kernel, &locked, &division)
+}
+
+/// Gives the task of `leaf`, which has a reservation, another one; what of it cannot be used now.
+///
+/// # Errors
+/// As [`Reserve::run`]. `ResourceBusy` also where the old and the new processors together would be the last unreserved
+/// ones. The next operation completes what failed in between.
+pub(in crate::cgroup) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
+    match Reservations::open(&Kernel::real(), site)? {
+        Some(locked) => locked.exchange(leaf, reserved),
+        None => {
+            Err(Error::prepare::<io::Error>(call::open_dir(&site.parent))(io::ErrorKind::NotFound.into()))
+        }
+    }
+}
+
+/// Takes the owner lock on a reservation's cgroup again; `None` if it does not exist any more.
+///
+/// # Errors
+/// [`Error::Prepare`] with the call.
+pub(in crate::cgroup) fn own_again(site: &Site, leaf: &Path) -> Result<Option<OwnerLock>> {
+    let kernel = Kernel::real();
+    // No other process looks for owners meanwhile.
+    let Some(_locked) = Reservations::open(&kernel, site)? else { return Ok(None) };
+    match OwnerLock::take(&kernel, leaf) {
+        Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(None),
+        owner => owner.map(Some),
+    }
+}
+
+/// Gives back what a task had whose own directory is removed, and removes the directories that no task needs any more:
+/// those of the reservations, and `parents` as far as the site is in them, children after their parents.
+///
+/// # Errors
+/// [`Error::Task`] with the call.
+pub(in crate::cgroup) fn leave(site: &Site, parents: &mut Vec<PathBuf>) -> Result<()> {
+    let kernel = Kernel::real();
+    let done = Reservations::open(&kernel, site)
+        .and_then(|locked| locked.map_or(Ok(()), |locked| locked.close_down(&kernel, parents)));
+    if done.is_ok() {
+        // Never without the lock: another process may have made it anew.
+        parents.retain(|dir| *dir != site.parent);
+    }
+    done.map_err(Error::of_task)
+}
+
+impl Reservations<'_> {
+    /// The division, which leaves something for one more task without a reservation. Removes stale reservations if
+    /// nothing is left otherwise.
+    fn with_room(&self, kernel: &Kernel) -> Result<Division> {
+        let mut division = self.division(kernel)?;
+        if division.is_exhausted() {
+            division.holdings.retain(|holding| !self.reap(holding));
+            if division.is_exhausted() {
+                let why =
+                    format!("no unreserved processor is left: {}", self.holders(division.holdings.iter()));
+                return Err(busy(call::mkdir_private(&self.site.share()), why));
+            }
+        }
+        Ok(division)
+    }
+
+    /// The division with one more reservation, if the others leave room for it.
+    fn with(
+        &self,
+        kernel: &Kernel,
+        holdings: Vec<Holding>,
+        leaf: &Path,
+        reserved: &Reserved,
+    ) -> Result<Division> {
+        let step = || call::set_record(leaf, &reserved.text());
+        let overlaps = |h: &&Holding| !h.reserved.cores.intersection(&reserved.cores).is_empty();
+        let mut after = Division { exists: true, usable: self.usable(kernel)?, holdings };
+        // Before a stale reservation is removed for it.
+        if after.cores(reserved).is_none() {
+            let why =
+                format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
+            return Err(busy(step(), why));
+        }
+        after.holdings.retain(|h| !overlaps(&h) || !self.reap(h));
+        if after.holdings.iter().any(|h| overlaps(&h)) {
+            return Err(busy(step(), self.holders(after.holdings.iter().filter(overlaps))));
+        }
+        after.holdings.push(Holding { leaf: leaf.to_owned(), reserved: reserved.clone() });
+        if after.is_exhausted() {
+            let sharing = self.sharing(&after)?;
+            if let Some(first) = sharing.first() {
+                after.holdings.retain(|h| h.leaf == leaf || !self.reap(h));
+                if after.is_exhausted() {
+                    let (count, name) = (sharing.len(), self.site.name(first));
+                    let why = format!(
+                        "processors {} are the last unreserved ones, and {count} tasks need one, {name:?} for one",
+                        reserved.cores
+                    );
+                    return Err(busy(step(), why));
+                }
+            }
+        }
+        Ok(after)
+    }
+
+    /// Other processors for a task that has some. In between it has both, so that no other task is on any of them.
+    fn exchange(&self, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
+        let kernel = Kernel::real();
+        let mut holdings = self.division(&kernel)?.holdings;
+        let Some(old) = holdings.iter().position(|h| h.leaf == leaf).map(|at| holdings.swap_remove(at))
+        else {
+            return Err(Error::prepare::<io::Error>(call::get_record(leaf))(io::ErrorKind::NotFound.into()));
+        };
+        // A stale reservation may have been removed in vain.
+        let restore =
+            |_: &Error| drop(self.division(&kernel).and_then(|now| self.write_cpusets(&kernel, &now)));
+        let after = self.with(&kernel, holdings.clone(), leaf, reserved).inspect_err(restore)?;
+        let union = old.reserved.cores.union(&reserved.cores);
+        let both = Reserved { cores: union, exclusive: reserved.exclusive };
+        let both = self.with(&kernel, holdings, leaf, &both).inspect_err(restore)?;
+        self.write_cpusets(&kernel, &both)?;
+        record::set(&kernel, leaf, reserved)?;
+        // The task gives up its old ones before others get them.
+        let cores = after.cores(reserved).unwrap_or_default();
+        write_set(&kernel, &leaf.join("cpuset.cpus"), &cores, "").inspect_err(|_| {
+            let _ = record::set(&kernel, leaf, &old.reserved);
+        })?;
+        self.write_cpusets(&kernel, &after)?;
+        Ok(after.unusable(reserved))
+    }
+
+    /// Removes the cgroup of a stale reservation; whether it did. What the task had in other hierarchies stays, and has
+    /// no processors.
+    fn reap(&self, holding: &Holding) -> bool {
+        // The kernel refuses to remove a cgroup with processes that are invisible here.
+        !self.is_in_use(&holding.leaf).unwrap_or(true) && remove_tree(&holding.leaf, Duration::ZERO).is_ok()
+    }
+
+    /// Who has what, for an error.
+    fn holders<'h>(&self, holdings: impl Iterator<Item = &'h Holding>) -> String {
+        let one = |holding: &Holding| {
+            let Reserved { cores, .. } = &holding.reserved;
+            let (what, are) = if cores.len() == 1 { ("processor", "is") } else { ("processors", "are") };
+            let idle =
+                if has_processes(&holding.leaf).unwrap_or(true) { "" } else { ", which has no processes" };
+            format!("{what} {cores} {are} reserved by {:?}{idle}", self.site.name(&holding.leaf))
+        };
+        holdings.map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    fn close_down(&self, kernel: &Kernel, parents: &mut Vec<PathBuf>) -> Result<()> {
+        let division = self.division(kernel)?;
+        if division.exists {
+            self.write_cpusets(kernel, &division)?;
+        }
+        // Most often other tasks are in what is removed here, and the last of them removes it.
+        if division.exists && division.holdings.is_empty() {
+            let _ = remove_dir(&self.site.reserve());
+        }
+        let share = self.site.share();
+        let entering = self.site.version == Version::V1 && OwnerLock::is_held(&share).unwrap_or(true);
+        if entering || remove_dir(&share).is_err() {
+            return Ok(());
+        }
+        while let Some(parent) = parents.pop_if(|dir| self.site.parent.starts_with(dir)) {
+            let _ = remove_dir(&parent);
+        }
+        Ok(())
+    }
+}
+
+fn busy(step: String, why: String) -> Error {
+    Error::Prepare { step, source: io::Error::new(io::ErrorKind::ResourceBusy, why) }
+}

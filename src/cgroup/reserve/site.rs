@@ -1,0 +1,88 @@
+//! Where the reservations of a parent cgroup are recorded.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::detect::place::{in_hierarchy, in_tree};
+use crate::cgroup::detect::{Detection, Hierarchy, Version};
+use crate::cgroup::name::CgroupPath;
+
+/// The parents of leaves in the v2 tree.
+pub(in crate::cgroup) const SHARE_V2: &str = "share.slice";
+pub(in crate::cgroup) const RESERVE_V2: &str = "reserve.slice";
+
+/// The directories of one parent cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Site {
+    pub version: Version,
+    /// The directory that the processors belong to. Its lock guards the reservations.
+    pub parent: PathBuf,
+    /// v1: the crate's own directories down to that one, which the last task in the shared cpuset removes.
+    pub own: Vec<PathBuf>,
+    /// v1: the directory whose children are the cgroups in which the tasks are found and killed, one a task.
+    pub tasks: Option<PathBuf>,
+}
+
+impl Site {
+    /// The site of `parent` on this host, or why there is none.
+    pub fn find(detection: &Detection, parent: &CgroupPath) -> Result<Site, String> {
+        detection.can_limit()?;
+        match detection.limits_on {
+            Version::V2 => {
+                let parent = in_tree(detection, parent)?.dir().to_owned();
+                Ok(Site { version: Version::V2, parent, own: Vec::new(), tasks: None })
+            }
+            Version::V1 => Ok(Site::in_v1(detection, own_cpuset(detection)?, parent)),
+        }
+    }
+
+    /// The site in a cpuset hierarchy.
+    pub fn in_v1(detection: &Detection, cpuset: &Hierarchy, parent: &CgroupPath) -> Site {
+        let tree = in_tree(detection, parent).ok().map(|tree| tree.dir().join(SHARE_V2));
+        let freezer = || {
+            let freezer = detection.v1.get("freezer").filter(|h| h.writable)?;
+            in_hierarchy(freezer, parent).pop()
+        };
+        let tasks = tree.or_else(freezer);
+        let levels = in_hierarchy(cpuset, parent);
+        let dir = levels.last().unwrap_or(&cpuset.mount).clone();
+        let own = if parent.is_default() { levels } else { Vec::new() };
+        Site { version: Version::V1, parent: dir, own, tasks }
+    }
+
+    /// The cgroup of tasks without a reservation.
+    pub fn share(&self) -> PathBuf {
+        self.parent.join(if self.version == Version::V2 { SHARE_V2 } else { "share" })
+    }
+
+    /// The directory of reservations. It exists while there is any.
+    pub fn reserve(&self) -> PathBuf {
+        self.parent.join(if self.version == Version::V2 { RESERVE_V2 } else { "reserve" })
+    }
+
+    /// The file with the processors that the parent may use.
+    pub fn effective(&self) -> PathBuf {
+        let file =
+            if self.version == Version::V2 { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
+        self.parent.join(file)
+    }
+
+    /// The name of the task that a leaf belongs to.
+    pub fn name(&self, leaf: &Path) -> String {
+        let name = leaf.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_suffix(".scope").unwrap_or(&name).to_owned()
+    }
+}
+
+/// The hierarchy of v1 in which processors can be reserved, or why there is none. A task is in one cgroup of a
+/// hierarchy: if cpuset is mounted together with another controller, tasks with different limits cannot share one.
+pub(in crate::cgroup) fn own_cpuset(detection: &Detection) -> Result<&Hierarchy, String> {
+    let hierarchy = detection.v1.get("cpuset").filter(|h| h.writable).ok_or("cgroup v1 lacks cpuset")?;
+    let beside = |(name, h): &(&String, &Hierarchy)| *name != "cpuset" && h.mount == hierarchy.mount;
+    let others: Vec<&str> = detection.v1.iter().filter(beside).map(|(name, _)| name.as_str()).collect();
+    if others.is_empty() {
+        return Ok(hierarchy);
+    }
+    Err(format!("cpuset is mounted together with {}, so other tasks are not kept off", others.join(", ")))
+}

@@ -1,0 +1,333 @@
+//! Tasks without a reservation: what they make while none is reserved, and what the first reservation does to them.
+
+use super::*;
+use crate::cgroup::detect::Hierarchy;
+use crate::cgroup::tests::stubborn::light;
+
+/// A shell in a group of its own, which forks continually.
+struct Forker {
+    group: Group,
+    shell: Child,
+}
+
+impl Forker {
+    fn new(at: &Parent, name: &str) -> Forker {
+        let group = at.group(name, "", false).unwrap();
+        let script = "read go; while :; do sh -c ':' & sh -c ':'; done";
+        let mut shell = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+        group.add(shell.id()).unwrap();
+        drop(shell.stdin.take());
+        let start = Instant::now();
+        while group.pids().unwrap().len() < 2 {
+            assert!(start.elapsed() < Duration::from_secs(30), "the shell does not fork");
+        }
+        Forker { group, shell }
+    }
+
+    fn remove(mut self) {
+        self.group.kill().unwrap();
+        self.shell.wait().unwrap();
+        self.group.remove().unwrap();
+    }
+}
+
+/// The processors that the living threads of a group may run on, one set each.
+fn allowed(group: &Group) -> Vec<CpuSet> {
+    let mut found = Vec::new();
+    for pid in group.pids().unwrap() {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let Ok(status) = fs::read_to_string(thread.path().join("status")) else { continue };
+            let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+            if !field("State:").starts_with(['Z', 'X']) {
+                found.push(CpuSet::parse_lenient(field("Cpus_allowed_list:")));
+            }
+        }
+    }
+    found
+}
+
+/// The parent on each host that this one can be, and a name for each.
+fn parents(name: &str, processors: u64) -> Vec<Parent> {
+    let parents = hosts().into_iter().enumerate();
+    parents.filter_map(|(n, host)| Parent::on(host, &format!("{name}.{n}"), processors)).collect()
+}
+
+#[test]
+fn a_task_makes_and_locks_nothing_for_reservations_while_none_is_reserved() {
+    for at in parents("nothing", 1) {
+        let v1 = at.site.version == Version::V1;
+        if v1 {
+            fs::create_dir(&at.site.parent).unwrap();
+        }
+        let first = at.group("first", "", false).unwrap();
+        // Another lock would time out.
+        let locked = Reservations::open(&Kernel::real(), &at.site).unwrap().unwrap();
+        let start = Instant::now();
+        let mut task = at.group("task", "", false).unwrap();
+        assert!(task.paths.share_tasks().is_some_and(|tasks| !tasks.exists()));
+        let sleeper = Sleeper::new(&task);
+        task.check_reservations(&at.cgroups("task", "", false).share.unwrap()).unwrap();
+        assert_eq!(sleeper.cores(), at.usable);
+        if v1 {
+            assert_eq!(children(&at.site.parent).unwrap(), Some(vec![]));
+        } else {
+            assert!(!at.site.reserve().exists());
+        }
+        drop(sleeper);
+        task.remove().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        drop((locked, first));
+        at.assert_gone();
+    }
+}
+
+#[test]
+fn the_first_reservation_moves_every_process_of_the_tasks_that_run() {
+    for at in parents("first", 2) {
+        let tasks = ["a", "b", "c"].map(|name| Forker::new(&at, name));
+        let last = at.nth(1);
+        assert!(tasks.iter().all(|task| allowed(&task.group).contains(&at.usable)));
+        let holder = at.group("holder", &last.to_string(), true).unwrap();
+        for _ in 0..20 {
+            for task in &tasks {
+                let found = allowed(&task.group);
+                let free = at.without(&[last]);
+                assert!(!found.is_empty() && found.iter().all(|cores| *cores == free), "{found:?}");
+            }
+        }
+        drop(holder);
+        assert!(!at.site.reserve().exists());
+        for task in tasks {
+            let found = allowed(&task.group);
+            assert!(found.iter().all(|cores| *cores == at.usable), "{found:?}");
+            task.remove();
+        }
+        assert!(!at.site.share().exists());
+        at.assert_gone();
+    }
+}
+
+/// Each process of it forks and exits at once, so no list of them is true for long.
+#[test]
+fn the_first_reservation_moves_a_fork_bomb() {
+    for at in parents("bomb", 2) {
+        let name = CgroupName::new("bomb").unwrap();
+        let limits = Limits { pids_max: Some(64), ..Limits::default() };
+        let request = Request::new(&limits, &at.host, &at.parent, &name);
+        let cgroups = lower(&request, &mut Report::default()).unwrap();
+        let mut bomb = Group::create(&cgroups, &mut Report::default()).unwrap();
+        let mut child = light(&bomb);
+        let start = Instant::now();
+        let holder = at.group("holder", &at.nth(1).to_string(), true).unwrap();
+        eprintln!("moved within {:?}", start.elapsed());
+        for _ in 0..20 {
+            let found = allowed(&bomb);
+            assert!(found.iter().all(|cores| *cores == at.without(&[at.nth(1)])), "{found:?}");
+        }
+        bomb.kill().unwrap();
+        child.wait().unwrap();
+        bomb.remove().unwrap();
+        drop(holder);
+        at.assert_gone();
+    }
+}
+
+/// Each process of them starts the next one and exits, so what is listed is gone when it is moved.
+#[test]
+fn the_first_reservation_moves_chains_of_processes() {
+    for at in parents("chain", 2) {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        fs::write(&link, "#!/bin/sh\nsh \"$0\" &\n").unwrap();
+        let groups: Vec<Group> =
+            (0..3).map(|n| at.group(&format!("chain.{n}"), "", false).unwrap()).collect();
+        for group in &groups {
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", "read go; sh \"$0\" &"]).arg(&link).stdin(Stdio::piped());
+            let mut shell = shell.spawn().unwrap();
+            group.add(shell.id()).unwrap();
+            drop(shell.stdin.take());
+            shell.wait().unwrap();
+        }
+        let start = Instant::now();
+        let holder = at.group("holder", &at.nth(1).to_string(), true).unwrap();
+        eprintln!("moved within {:?}", start.elapsed());
+        for group in &groups {
+            let found: Vec<CpuSet> = (0..50).flat_map(|_| allowed(group)).collect();
+            assert!(found.iter().all(|cores| *cores == at.without(&[at.nth(1)])), "{found:?}");
+            assert!(!found.is_empty());
+        }
+        drop(groups);
+        drop(holder);
+        at.assert_gone();
+    }
+}
+
+#[test]
+fn a_process_that_comes_after_the_reservation_is_moved() {
+    for at in parents("late", 2) {
+        let (early, share) = (at.group("early", "", false).unwrap(), at.cgroups("early", "", false).share);
+        let holder = at.group("holder", &at.nth(1).to_string(), true).unwrap();
+        let free = at.without(&[at.nth(1)]);
+        assert_eq!(Sleeper::new(&early).cores(), free, "by `add`");
+        // As a birth in the cgroup does it, which enters no cpuset.
+        let born = Sleeper(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap());
+        let unit = early.paths().unit.as_ref().unwrap();
+        fs::write(unit.join("cgroup.procs"), born.0.id().to_string()).unwrap();
+        early.check_reservations(&share.unwrap()).unwrap();
+        assert_eq!(born.cores(), free, "by `check_reservations`");
+        drop((born, early, holder));
+        at.assert_gone();
+    }
+}
+
+#[test]
+fn the_last_processor_is_refused_while_a_task_without_a_reservation_lives() {
+    for at in parents("last", 1) {
+        let all = at.usable.to_string();
+        let task = at.group("task", "", false).unwrap();
+        let why = at.refused("all", &all, true);
+        assert!(why.contains("are the last unreserved ones, and 1 tasks need one, \"task\""), "{why}");
+        let sleeper = Sleeper::new(&task);
+        assert!(at.refused("all", &all, false).contains("are the last unreserved ones"));
+        assert_eq!(sleeper.cores(), at.usable);
+        assert!(!at.site.reserve().exists(), "a refusal leaves nothing");
+        drop((sleeper, task));
+        let holder = at.group("all", &all, true).unwrap();
+        assert!(at.refused("task", "", false).starts_with("no unreserved processor is left: "));
+        drop(holder);
+        at.assert_gone();
+    }
+}
+
+#[test]
+fn a_task_and_a_reservation_of_all_processors_never_both_begin() {
+    for at in parents("both", 1) {
+        let all = at.usable.to_string();
+        // What keeps the parents, so that only the two race.
+        let (mut tasks, mut reservations) = (0, 0);
+        for round in 0..if emulated() { 20 } else { 100 } {
+            std::thread::scope(|scope| {
+                let task = scope.spawn(|| at.group(&format!("task.{round}"), "", false));
+                let holder = scope.spawn(|| at.group(&format!("holder.{round}"), &all, true));
+                let (task, holder) = (task.join().unwrap(), holder.join().unwrap());
+                assert!(task.is_err() || holder.is_err(), "both began in round {round}");
+                tasks += usize::from(task.is_ok());
+                reservations += usize::from(holder.is_ok());
+                for refused in [task.err(), holder.err()].into_iter().flatten() {
+                    let busy = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ResourceBusy;
+                    assert!(matches!(&refused, Error::Prepare { source, .. } if busy(source)), "{refused:?}");
+                }
+            });
+        }
+        assert!(tasks + reservations > 0);
+        at.assert_gone();
+    }
+}
+
+#[test]
+fn tasks_below_a_nested_parent_are_not_moved() {
+    for at in parents("outer", 2) {
+        let inner = Parent::at(&format!("{}/inner", at.parent), at.host.clone());
+        let outer = at.group("plain", "", false).unwrap();
+        let nested = inner.group("nested", &at.nth(1).to_string(), true).unwrap();
+        let (outers, nesteds) = (Sleeper::new(&outer), Sleeper::new(&nested));
+        let holder = at.group("holder", &at.nth(0).to_string(), true).unwrap();
+        assert_eq!((outers.cores(), nesteds.cores()), (at.without(&[at.nth(0)]), set(&[at.nth(1)])));
+        let inside = fs::read_to_string(inner.leaf("nested").join("cgroup.procs")).unwrap();
+        assert_eq!(inside.trim(), nesteds.0.id().to_string(), "it was moved");
+        drop((outers, nesteds, nested));
+        inner.assert_gone();
+        drop((outer, holder));
+        at.assert_gone();
+    }
+}
+
+/// The whole host, moved into a cgroup of this test in each hierarchy.
+fn moved_into(host: &Detection, name: &str) -> (Detection, Vec<PathBuf>) {
+    let (mut host, mut mounts) = (host.clone(), Vec::new());
+    host.v1.retain(|controller, _| controller == "cpuset" || controller == "freezer");
+    for (controller, Hierarchy { mount, .. }) in &mut host.v1 {
+        let above = mount.clone();
+        mount.push(name);
+        fs::create_dir(&mount).unwrap();
+        if controller == "cpuset" {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(mount.join(file), fs::read_to_string(above.join(file)).unwrap()).unwrap();
+            }
+        }
+        mounts.push(mount.clone());
+    }
+    if let Some(v2) = &mut host.v2 {
+        v2.mount.push(name);
+        fs::create_dir(&v2.mount).unwrap();
+        mounts.push(v2.mount.clone());
+    }
+    (host, mounts)
+}
+
+#[test]
+fn the_last_task_in_the_shared_cpuset_removes_it_and_the_crates_own_parents() {
+    for (n, host) in hosts().iter().enumerate().filter(|(_, host)| host.limits_on == Version::V1) {
+        let (host, mounts) = moved_into(host, &format!("cofferdam-own-{}-{n}", std::process::id()));
+        let at = Parent::at("", host);
+        if at.usable.len() < 2 {
+            eprintln!("skipped: needs 2 processors");
+            mounts.iter().for_each(|mount| fs::remove_dir(mount).unwrap());
+            return;
+        }
+        for task_last in [true, false] {
+            let task = at.group("task", "", false).unwrap();
+            let sleeper = Sleeper::new(&task);
+            let holder = at.group("holder", &at.nth(1).to_string(), true).unwrap();
+            assert_eq!(sleeper.cores(), at.without(&[at.nth(1)]));
+            assert!(at.site.share().exists());
+            if task_last {
+                drop(holder);
+                assert!(at.site.share().exists() && !at.site.reserve().exists());
+                drop((sleeper, task));
+            } else {
+                drop((sleeper, task));
+                assert!(!at.site.share().exists() && at.site.reserve().exists());
+                drop(holder);
+            }
+            for mount in &mounts {
+                assert_eq!(children(mount).unwrap(), Some(vec![]), "{mount:?}, {task_last}");
+            }
+        }
+        mounts.iter().for_each(|mount| fs::remove_dir(mount).unwrap());
+    }
+}
+
+/// The reservation's owner and processes are gone, and so are those of a task that had none.
+#[test]
+fn the_next_task_heals_a_crash_in_the_first_reservation() {
+    for at in parents("heals", 2) {
+        let last = at.nth(1).to_string();
+        let running = at.group("running", "", false).unwrap();
+        let sleeper = Sleeper::new(&running);
+        let _ = at.group("stale", &last, true).unwrap().into_paths();
+        let _ = at.group("plain", "", false).unwrap().into_paths();
+        assert_eq!(sleeper.cores(), at.without(&[at.nth(1)]));
+        assert_eq!((at.reservations().share, at.reservations().holders), (at.usable.clone(), vec![]));
+        // The stale reservation is removed for one that needs its processors.
+        let next = at.group("next", &last, true).unwrap();
+        assert!(!at.leaf("stale").exists());
+        assert_eq!(sleeper.cores(), at.without(&[at.nth(1)]));
+        drop(next);
+        assert_eq!(sleeper.cores(), at.usable);
+        // It was killed when it had made the directory of reservations only.
+        fs::create_dir(at.site.reserve()).unwrap();
+        let healer = at.group("healer", "", false).unwrap();
+        let healers = Sleeper::new(&healer);
+        assert_eq!((healers.cores(), sleeper.cores()), (at.usable.clone(), at.usable.clone()));
+        drop((healers, healer));
+        assert!(!at.site.reserve().exists());
+        // The other hierarchies have what is left of the two until a task of their names comes.
+        for (name, cores) in [("stale", &*last), ("plain", "")] {
+            drop(at.group(name, cores, false).unwrap());
+        }
+        drop((sleeper, running));
+        at.assert_gone();
+    }
+}

@@ -1,0 +1,70 @@
+//! The list of a task's devices in the files of the v1 controller.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+
+use crate::cgroup::devices::DeviceRule;
+use crate::cgroup::fs::call;
+use crate::error::{Error, Result};
+use crate::report::{Control, Report};
+use crate::step::Kernel;
+
+/// Denies everything in `leaf`, then allows each rule: a `write(2)` takes one.
+///
+/// The leaf is new and has no children, as the kernel requires for a denial of everything (`a`). A rule that is refused
+/// after that is one that the cgroup above does not have: the task is refused that device, which is a remark.
+///
+/// # Errors
+/// [`Error::Prepare`] with the call, if nothing could be denied.
+pub(in crate::cgroup) fn set(
+    kernel: &Kernel,
+    leaf: &Path,
+    rules: &[DeviceRule],
+    report: &mut Report,
+) -> Result<()> {
+    let deny = leaf.join("devices.deny");
+    write_line(kernel, &deny, &mut open(kernel, &deny)?, "a")?;
+    let allow = leaf.join("devices.allow");
+    let mut file = open(kernel, &allow)?;
+    for rule in rules {
+        match write_line(kernel, &allow, &mut file, &rule.to_string()) {
+            Err(Error::Prepare { step, source }) => {
+                let why = format!("the task is refused {:?}: {step}: {source}", rule.to_string());
+                report.note(Control::DEVICES, why);
+            }
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+fn open(kernel: &Kernel, file: &Path) -> Result<Option<File>> {
+    let open = || OpenOptions::new().write(true).open(file).map(Some);
+    kernel.call(|| call::open_write(file), None, open)
+}
+
+fn write_line(kernel: &Kernel, path: &Path, file: &mut Option<File>, text: &str) -> Result<()> {
+    let write = || file.as_mut().map_or(Ok(()), |file| file.write_all(text.as_bytes()));
+    kernel.call(|| call::write(path, text), (), write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::devices::{Access, DeviceKind, rules};
+
+    #[test]
+    fn everything_is_denied_before_anything_is_allowed() {
+        let device =
+            DeviceRule { kind: DeviceKind::Block, major: Some(7), minor: None, access: Access::READ };
+        let list = rules([device]);
+        let kernel = Kernel::recorder();
+        set(&kernel, Path::new("/cg/devices/x"), &list, &mut Report::default()).unwrap();
+        let lines = kernel.into_lines();
+        assert_eq!(lines[1], "write(\"/cg/devices/x/devices.deny\", \"a\")");
+        assert_eq!(lines[3], "write(\"/cg/devices/x/devices.allow\", \"c *:* m\")");
+        assert_eq!(lines.last().unwrap(), "write(\"/cg/devices/x/devices.allow\", \"b 7:* r\")");
+        assert_eq!(lines.len(), list.len().saturating_add(3));
+    }
+}

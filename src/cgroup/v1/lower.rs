@@ -1,0 +1,130 @@
+//! The limits of a task as cgroups in the hierarchies of v1.
+
+use std::path::PathBuf;
+
+use crate::cgroup::detect::place::in_hierarchy;
+use crate::cgroup::detect::{Hierarchy, Version};
+use crate::cgroup::group::CgroupOp;
+use crate::cgroup::layout::{Layout, Tree};
+use crate::cgroup::limits::row::Row;
+use crate::cgroup::reserve::{JoinShare, Reserve, Site, own_cpuset};
+use crate::report::Control;
+
+/// Lays out the limits, each in the hierarchy of its controller, or in the v2 tree where only that has it.
+pub(in crate::cgroup) fn lower(layout: &mut Layout<'_>, tree: Option<&Tree<'_>>) {
+    cpuset(layout);
+    let terms = layout.terms(Version::V1);
+    let used = layout.rows(&terms);
+    for controller in ["cpu", "memory", "blkio", "pids", "hugetlb"] {
+        let own: Vec<Row> = used.iter().filter(|row| row.controller == controller).cloned().collect();
+        if own.is_empty() {
+            continue;
+        }
+        let in_v1 = layout.detection().v1.contains_key(controller);
+        match (tree, writable(layout, controller)) {
+            (Some(tree), _) if !in_v1 && tree.parent.v2.controllers.contains(controller) => {
+                layout.enable(tree, &[controller]);
+                layout.write(&tree.leaf, &own);
+            }
+            (_, Some(hierarchy)) => {
+                let leaf = leaf(layout, controller, hierarchy);
+                layout.write(&leaf, &own);
+            }
+            // Those that every host should have are there: can_limit() has looked.
+            (_, None) => {
+                let asked = own.iter().fold(Control::empty(), |set, row| set | row.control);
+                layout.miss(asked, format!("cgroup v1 lacks {controller}"));
+            }
+        }
+    }
+    if layout.limits().accounting {
+        for controller in ["memory", "cpu", "cpuacct", "pids", "blkio", "hugetlb"] {
+            if let Some(hierarchy) = writable(layout, controller) {
+                leaf(layout, controller, hierarchy);
+            }
+        }
+    }
+    layout.remark(&terms);
+}
+
+fn cpuset(layout: &mut Layout<'_>) {
+    let cores = layout.cores();
+    let cpuset = match layout.request.partition {
+        true => own_cpuset(layout.detection()),
+        false => Err("the operator has no processors reserved, so other tasks are not kept off".to_owned()),
+    };
+    let (hierarchy, reserved) = match (cpuset, cores) {
+        (Ok(hierarchy), reserved) => (hierarchy, reserved),
+        (Err(_), None) => return,
+        (Err(why), Some(reserved)) => {
+            match writable(layout, "cpuset") {
+                Some(hierarchy) => {
+                    let leaf = leaf(layout, "cpuset", hierarchy);
+                    layout.write_cores(&leaf, &reserved.cores);
+                    layout.report.weaken(Control::CPUSET, why);
+                }
+                None => layout.miss(Control::CPUSET, "cgroup v1 lacks cpuset"),
+            }
+            return;
+        }
+    };
+    let levels = in_hierarchy(hierarchy, layout.parent());
+    let site = Site::in_v1(layout.detection(), hierarchy, layout.parent());
+    let leaf = site.reserve().join(layout.request.name.as_ref());
+    layout.stale(leaf.clone());
+    let files = |dir: &PathBuf| ["cpuset.mems", "cpuset.cpus"].map(|file| dir.join(file));
+    let inherit = levels.iter().flat_map(files).collect();
+    match reserved {
+        Some(reserved) => {
+            if site.tasks.is_none() {
+                let why = "tasks without a reservation cannot be found, as there is no cgroup v2 tree and no freezer: those that run already are not kept off";
+                layout.report.weaken(Control::CPUSET, why);
+            }
+            layout.paths.v1.insert("cpuset".to_owned(), leaf.clone());
+            layout.paths.enter.push(leaf.join("tasks"));
+            let parents = layout.parents(&levels);
+            layout.divide(CgroupOp::Reserve(Reserve {
+                site,
+                parents,
+                enable: Vec::new(),
+                inherit,
+                leaf,
+                reserved,
+            }));
+        }
+        None => {
+            layout.paths.share = Some(site.clone());
+            layout.divide(CgroupOp::JoinShare(JoinShare { site, inherit }));
+        }
+    }
+}
+
+/// The hierarchy of `controller`, if it may be written.
+pub(in crate::cgroup) fn writable<'a>(layout: &Layout<'a>, controller: &str) -> Option<&'a Hierarchy> {
+    layout.detection().v1.get(controller).filter(|hierarchy| hierarchy.writable)
+}
+
+/// The task's leaf in a hierarchy, which several controllers may share; `controller` is the first to use it.
+pub(in crate::cgroup) fn leaf(layout: &mut Layout<'_>, controller: &str, hierarchy: &Hierarchy) -> PathBuf {
+    let levels = in_hierarchy(hierarchy, layout.parent());
+    let leaf = levels.last().unwrap_or(&hierarchy.mount).join(layout.request.name.as_ref());
+    let together = layout.detection().v1.iter().filter(|(_, other)| other.mount == hierarchy.mount);
+    let together: Vec<_> = together.map(|(name, _)| (name.clone(), leaf.clone())).collect();
+    layout.paths.v1.extend(together);
+    if layout.makes(&leaf) {
+        return leaf;
+    }
+    let parents = layout.parents(&levels);
+    layout.make(parents, &leaf);
+    layout.paths.enter.push(leaf.join("tasks"));
+    // Also where cpuset is only mounted together with the controller that is wanted.
+    if layout.detection().v1.get("cpuset").is_some_and(|h| h.mount == hierarchy.mount) {
+        for dir in levels.iter().chain([&leaf]) {
+            layout.inherit(dir.join("cpuset.mems"));
+            if controller != "cpuset" || *dir != leaf {
+                layout.inherit(dir.join("cpuset.cpus"));
+            }
+        }
+    }
+    leaf
+}

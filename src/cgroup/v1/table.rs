@@ -1,0 +1,105 @@
+//! The limits of cgroup v1: limit, file and value. Reference: `Documentation/admin-guide/cgroup-v1/`.
+
+use crate::cgroup::limits::row::{PERIOD, QUOTA, Row, Terms, share_of_time, unlimited_swap};
+use crate::cgroup::limits::v2::{burst_row, idle_row};
+use crate::cgroup::limits::weight::clamp_shares;
+use crate::cgroup::limits::{CpuMax, IoMax, Limits, bfq_weight};
+use crate::report::{Control, Effect, Report};
+
+/// The table, in the order of that of v2. Every field of [`Limits`] is named here too.
+pub(in crate::cgroup) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
+    let Limits {
+        cpu_shares,
+        cpu_idle,
+        cpu_max,
+        cores: _,
+        exclusive: _,
+        memory: _,
+        memory_max: _,
+        memory_high: _,
+        swap: _,
+        oom_group: _,
+        pids_max: _,
+        io_weight,
+        io_max,
+        hugetlb: _,
+        accounting: _,
+    } = limits;
+    let mut rows = cpu(*cpu_shares, *cpu_idle, *cpu_max);
+    rows.extend(memory(limits, terms));
+    rows.extend(io(*io_weight, io_max));
+    rows
+}
+
+fn cpu(shares: Option<u64>, idle: bool, max: Option<CpuMax>) -> Vec<Row> {
+    let period = max.map_or(CpuMax::PERIOD, |max| max.period);
+    let quota = max.map_or_else(|| "-1".to_owned(), |max| max.quota.to_string());
+    let allows = max.map_or(u64::MAX, |max| share_of_time(max.quota, max.period));
+    let shares = shares.map(|shares| clamp_shares(shares, None));
+    vec![
+        Row::weight("cpu", Control::CPU, "cpu.shares", shares, 1024),
+        idle_row(idle),
+        Row::new("cpu", Control::CPU_MAX, PERIOD, period.to_string(), period != CpuMax::PERIOD),
+        Row::new("cpu", Control::CPU_MAX, QUOTA, quota, max.is_some()).allows(allows),
+        burst_row("cpu.cfs_burst_us", max),
+    ]
+}
+
+fn memory(limits: &Limits, terms: &Terms) -> Vec<Row> {
+    let memory = limits.memory_limits();
+    let soft = Row::ceiling("memory", Control::MEMORY, "memory.soft_limit_in_bytes", memory.reserve, "-1");
+    let mut rows = vec![
+        Row::ceiling("memory", Control::MEMORY, "memory.limit_in_bytes", memory.hard, "-1"),
+        soft.degrades("memory.soft_limit_in_bytes is refused by this kernel (PREEMPT_RT does that)"),
+    ];
+    if terms.swap.accounted == Some(true) {
+        let together = memory.hard.and_then(|hard| Some(hard.saturating_add(limits.swap_bytes()?)));
+        rows.push(Row::ceiling("memory", Control::SWAP, "memory.memsw.limit_in_bytes", together, "-1"));
+    }
+    if limits.swap_bytes() == Some(0) {
+        // The value before it is the parent's and is not known, so it is never restored.
+        rows.push(Row::new("memory", Control::SWAP, "memory.swappiness", "0", true).skips());
+    }
+    rows
+}
+
+fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
+    let weight = Row::weight("blkio", Control::IO, "blkio.bfq.weight", weight.map(bfq_weight), 100);
+    let mut rows = vec![weight.degrades("the kernel weighs no block devices (no blkio.bfq.weight)")];
+    for max in max {
+        for (_, file, value) in max.limits() {
+            let row = Row::ceiling("blkio", Control::IO, file, value, "0");
+            rows.push(row.on(&max.device).degrades("the kernel throttles no block devices"));
+        }
+    }
+    rows
+}
+
+/// Adds what of the limits no file can hold, or only in part.
+pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Report) {
+    let hard = limits.memory_limits().hard.is_some();
+    if let Some(bytes) = limits.swap_bytes()
+        && !(terms.swap.accounted == Some(true) && hard)
+    {
+        let why = match terms.swap.active && bytes == 0 {
+            true => "no limit can be set on swap; memory.swappiness=0 makes the kernel avoid it",
+            false => "no limit can be set on swap",
+        };
+        unlimited_swap(Effect::weakened(Control::SWAP, why), terms.swap.active, report);
+    }
+    if limits.memory_high.is_some() {
+        let why = "cgroup v1 has no memory.high: the task is not slowed down before it reaches a hard limit";
+        match hard {
+            true => report.weaken(Control::MEMORY, why),
+            false => report.miss(Control::MEMORY, why),
+        }
+    }
+    if !limits.io_max.is_empty() {
+        let why =
+            "cgroup v1 throttles direct and synchronous access only, and nothing that is written back later";
+        report.weaken(Control::IO, why);
+    }
+    if limits.oom_group {
+        report.miss(Control::OOM_GROUP, "cgroup v1 kills one process (memory.oom.group is of v2)");
+    }
+}

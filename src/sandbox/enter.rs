@@ -1,0 +1,23 @@
+//! Another process in a running task. What a driver calls comes later; this is the mechanism.
+
+use crate::compile::enter::{EnterCommand, enter};
+use crate::error::Result;
+use crate::spawn::{self, Given};
+use crate::task::{Spawned, Task};
+
+/// Runs a command in the enclosure of `task`: in its namespaces and cgroups, as its user, with its capabilities and
+/// filters.
+///
+/// # Errors
+/// See [`Error`](crate::Error). The task is as it was.
+#[cfg_attr(not(test), expect(dead_code, reason = "the public way to it comes with exec"))]
+pub(crate) fn run_in(task: &Task, command: &EnterCommand) -> Result<Spawned> {
+    let plan = enter(task.plan(), command)?;
+    task.with_group(|group| {
+        let stdio = command.stdio;
+        spawn::spawn(&plan, Given { stdio, running: Some((task.pidfd(), group)), ..Given::default() })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! What a process that entered a task shares with it, seen from inside and from outside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+
+use super::*;
+use crate::spec::Stdio;
+use crate::task::ExitStatus;
+use crate::{Policy, Sandbox};
+
+/// Whether this machine lets the caller make sandboxes; CI's must.
+fn sandboxes(sandbox: &Sandbox) -> Option<Task> {
+    match sandbox.spawn() {
+        Ok(task) => Some(task),
+        Err(e) => {
+            crate::skip::skip(&["root", "userns"], e);
+            None
+        }
+    }
+}
+
+fn sleeper() -> Sandbox {
+    Sandbox::command("/bin/sleep").args(["600"])
+}
+
+fn shell(script: &str, stdout: Stdio) -> EnterCommand {
+    let args = vec!["-c".to_owned(), script.to_owned()];
+    EnterCommand {
+        command: "/bin/sh".into(),
+        args,
+        env: vec!["PATH=/usr/bin:/bin".into(), "X=entered".into()],
+        stdio: [Stdio::Null, stdout, Stdio::Inherit],
+    }
+}
+
+/// Runs a script in the task; what it printed, and how it ended.
+fn run(task: &Task, script: &str) -> (String, ExitStatus) {
+    let mut entered = run_in(task, &shell(script, Stdio::Piped)).unwrap();
+    let mut printed = String::new();
+    entered.streams.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    let status = loop {
+        match entered.child.reap().unwrap() {
+            Some(status) => break status,
+            None => std::thread::yield_now(),
+        }
+    };
+    (printed, status)
+}
+
+/// The lines of /proc/PID/status that confine a process.
+fn confinement(status: &str) -> BTreeMap<String, String> {
+    const LINES: [&str; 12] = [
+        "Uid",
+        "Gid",
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Seccomp_filters",
+        "Cpus_allowed_list",
+    ];
+    let pairs = status.lines().filter_map(|line| line.split_once(':'));
+    pairs.filter(|(key, _)| LINES.contains(key)).map(|(k, v)| (k.into(), v.trim().into())).collect()
+}
+
+fn of_the_task(task: &Task, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{}/{file}", task.pid().unwrap())).unwrap()
+}
+
+const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+fn namespaces_of_the_task(task: &Task) -> Vec<String> {
+    let link = |ns| fs::read_link(format!("/proc/{}/ns/{ns}", task.pid().unwrap())).unwrap();
+    NAMESPACES.iter().map(|ns| link(ns).display().to_string()).collect()
+}
+
+fn same(sandbox: &Sandbox) {
+    let Some(task) = sandboxes(sandbox) else { return };
+    let links = NAMESPACES.map(|ns| format!("/proc/self/ns/{ns}")).join(" ");
+    let (printed, status) = run(&task, &format!("readlink {links}"));
+    assert!(status.success(), "{status}");
+    assert_eq!(printed.lines().collect::<Vec<_>>(), namespaces_of_the_task(&task));
+    let (printed, _) = run(&task, "cat /proc/self/status");
+    assert_eq!(confinement(&printed), confinement(&of_the_task(&task, "status")));
+    let (printed, _) = run(&task, "cat /proc/self/mountinfo");
+    assert!(printed.lines().count() > 3 && !printed.contains("/proc/self/fd"), "{printed}");
+    let (printed, status) = run(&task, "echo $X; pwd; exit 7");
+    assert_eq!((printed.as_str(), status.code), ("entered\n/\n", Some(7)));
+    task.kill().unwrap();
+    task.wait().unwrap();
+}
+
+#[test]
+fn an_entered_process_has_the_namespaces_ids_capabilities_and_filters_of_the_task() {
+    same(&sleeper());
+    same(&sleeper().with(|s| {
+        s.network = crate::Network::None;
+        s.hostname = Some("dam".into());
+    }));
+}
+
+#[test]
+fn it_has_those_of_a_task_without_a_pid_1_of_ours() {
+    same(&sleeper().with(|s| s.init = false));
+}
+
+#[test]
+fn it_has_those_of_a_task_that_was_put_in_a_chroot() {
+    same(&sleeper().policy(&Policy { no_pivot_root: true, ..Policy::default() }));
+}
+
+#[test]
+fn an_entered_process_is_in_the_cgroups_of_the_task_and_ends_with_it() {
+    let Some(task) = sandboxes(&sleeper()) else { return };
+    if !task.report().enforced.contains(crate::Control::KILL) || task.processes().is_err() {
+        eprintln!("skipped: no cgroups");
+        return;
+    }
+    let mut entered = run_in(&task, &shell("sleep 600", Stdio::Null)).unwrap();
+    let inside = task.processes().unwrap().len();
+    assert!(inside >= 3, "{:?}", task.processes());
+    task.kill().unwrap();
+    let status = loop {
+        match entered.child.reap().unwrap() {
+            Some(status) => break status,
+            None => std::thread::yield_now(),
+        }
+    };
+    assert!(!status.success(), "{status}");
+    task.wait().unwrap();
+}
+
+#[test]
+fn what_cannot_be_executed_is_named() {
+    let Some(task) = sandboxes(&sleeper()) else { return };
+    let nothing = EnterCommand { command: "/nothing".into(), ..EnterCommand::default() };
+    let refused = run_in(&task, &nothing).unwrap_err();
+    assert!(matches!(&refused, crate::Error::Exec { program, .. } if program == "/nothing"), "{refused:?}");
+    let (printed, _) = run(&task, "echo still");
+    assert_eq!(printed, "still\n");
+}
