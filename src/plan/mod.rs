@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CgroupOp, Cgroups};
 use crate::error::{Error, Result};
 use crate::report::{Control, Report};
 use crate::step::wire::{self, Field, List, Op};
@@ -112,6 +112,25 @@ impl Plan {
         Plan { parent: Vec::new(), init, cgroups, ..self.clone() }
     }
 
+    /// The system calls that undo what the parent's steps make on the host: after the end of the task, and after a
+    /// refusal as far as they were made.
+    pub(crate) fn undo_calls(&self) -> Vec<String> {
+        let ops: Vec<&CgroupOp> = self
+            .parent
+            .iter()
+            .filter_map(|step| match &step.op {
+                ParentOp::Cgroup(op) => Some(op),
+                _ => None,
+            })
+            .collect();
+        let mut lines = Cgroups::undo_calls(&ops, &self.cgroups.paths);
+        lines.extend(self.parent.iter().filter_map(|step| match &step.op {
+            ParentOp::TempRoot(make) => Some(make.undo_call()),
+            _ => None,
+        }));
+        lines
+    }
+
     /// The step of init with this number.
     pub(crate) fn init_step(&self, step: u32) -> Option<&InitStep> {
         self.init.get(usize::try_from(step).ok()?)
@@ -154,7 +173,8 @@ impl fmt::Display for Plan {
         for step in &self.init {
             print(f, step.phase, &step.op.title(), step.may_be_refused(), &step.op.calls())?;
         }
-        Ok(())
+        writeln!(f, "# release")?;
+        self.undo_calls().iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
 }
 

@@ -25,6 +25,13 @@ impl MakeTempRoot {
         TempRoot::path_in(&self.base, &self.id)
     }
 
+    /// How it is removed.
+    pub(crate) fn undo_call(&self) -> String {
+        let around = self.path();
+        let around = around.parent().and_then(Path::file_name).unwrap_or_default();
+        format!("unlinkat({:?}, {around:?}, AT_REMOVEDIR) # after everything in it", self.base)
+    }
+
     /// Makes it; `None` where calls are recorded.
     ///
     /// # Errors

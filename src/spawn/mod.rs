@@ -58,17 +58,17 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
         undo: Undo::default(),
         report: plan.report.clone(),
         populated: None,
-        birth: Birth::default(),
+        attempt: Attempt::default(),
     };
-    let birth = plan.parent.iter().position(|step| matches!(step.op, ParentOp::Hand(_)));
-    let (before, birth) = plan.parent.split_at(birth.unwrap_or(plan.parent.len()));
+    let first = plan.parent.iter().position(|step| matches!(step.op, ParentOp::Hand(_)));
+    let (before, clone) = plan.parent.split_at(first.unwrap_or(plan.parent.len()));
     before.iter().try_for_each(|step| run.step(step))?;
     if let Some(group) = run.own_group() {
         group.start_counting();
     }
-    run.bear(birth)?;
-    let Run { undo, report, populated, birth, .. } = run;
-    let Birth { streams, child, .. } = birth;
+    run.attempt(clone)?;
+    let Run { undo, report, populated, attempt, .. } = run;
+    let Attempt { streams, child, .. } = attempt;
     let child = child.ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))?;
     Ok(Spawned { child, streams, undo, report, populated })
 }
@@ -77,7 +77,7 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
 struct Run<'a> {
     plan: &'a Plan,
     given: Given<'a>,
-    birth: Birth,
+    attempt: Attempt,
     undo: Undo,
     report: Report,
     populated: Option<Populated>,
@@ -85,7 +85,7 @@ struct Run<'a> {
 
 /// What is made for one clone, and dropped after it but for the child and the caller's ends of the streams.
 #[derive(Default)]
-struct Birth {
+struct Attempt {
     /// The child is killed and reaped before anything that it uses goes.
     child: Option<Child>,
     streams: Streams,
@@ -103,7 +103,7 @@ impl Run<'_> {
     /// Linux 6.14, and stable kernels since February 2025, compare how often the cgroup of the *caller* was killed by
     /// `cgroup.kill` with how often that of the child was, which is meant for forks within one; so a caller whose cgroup
     /// has been killed before it entered it gets dead children only. Killing the child's cgroup as often helps.
-    fn bear(&mut self, steps: &[ParentStep]) -> Result<()> {
+    fn attempt(&mut self, steps: &[ParentStep]) -> Result<()> {
         let report = self.report.clone();
         let mut kills = 0u32;
         loop {
@@ -121,7 +121,7 @@ impl Run<'_> {
                 Ok(()) => return Ok(()),
             }
             kills = kills.saturating_add(1);
-            self.birth = Birth::default();
+            self.attempt = Attempt::default();
             self.report = report.clone();
         }
     }
@@ -166,26 +166,26 @@ impl Run<'_> {
             }
             ParentOp::Hand(handed) => {
                 let fd = self.open(handed)?;
-                self.birth.handed.push(fd);
+                self.attempt.handed.push(fd);
             }
             ParentOp::Channel => {
                 let flags = SockFlag::SOCK_CLOEXEC;
                 let ends = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
-                self.birth.channel = Some(ends.map_err(|e| refused(e.into()))?);
+                self.attempt.channel = Some(ends.map_err(|e| refused(e.into()))?);
             }
             ParentOp::SealSteps => {
                 let number = |fd: &OwnedFd| fd.as_raw_fd().unsigned_abs();
-                let fds: Vec<_> = self.birth.handed.iter().map(|fd| fd.as_ref().map(number)).collect();
-                let status = self.birth.channel.as_ref().map_or(0, |(_, theirs)| number(theirs));
+                let fds: Vec<_> = self.attempt.handed.iter().map(|fd| fd.as_ref().map(number)).collect();
+                let status = self.attempt.channel.as_ref().map_or(0, |(_, theirs)| number(theirs));
                 let program = self.plan.encode(status, &fds);
                 let sealed = sys::sealed_memfd(c"cofferdam-plan", &program, false);
-                self.birth.steps = Some(sealed.map_err(refused)?);
+                self.attempt.steps = Some(sealed.map_err(refused)?);
             }
-            ParentOp::SealInit => self.birth.init = Some(init_program(&step.op)?),
+            ParentOp::SealInit => self.attempt.init = Some(init_program(&step.op)?),
             ParentOp::Clone { namespaces, into_cgroup } => self.clone(*namespaces, *into_cgroup, &step.op)?,
             ParentOp::IdMaps(maps) => self.write_maps(maps)?,
             ParentOp::AwaitCommand => {
-                if let Some(child) = &mut self.birth.child {
+                if let Some(child) = &mut self.attempt.child {
                     listen(self.plan, child, &mut self.report)?;
                 }
             }
@@ -217,7 +217,7 @@ impl Run<'_> {
 
     /// Clones, and gives up what init has its own copies of.
     fn clone(&mut self, namespaces: u32, into_cgroup: bool, op: &ParentOp) -> Result<()> {
-        let Birth { handed, channel, steps, init, .. } = &mut self.birth;
+        let Attempt { handed, channel, steps, init, .. } = &mut self.attempt;
         let (handed, channel, steps, init) =
             (std::mem::take(handed), channel.take(), steps.take(), init.take());
         let missing = || Error::Prepare { step: op.call(), source: Errno::EBADF.into() };
@@ -238,14 +238,14 @@ impl Run<'_> {
             clone::CloneError::Clone(source) => Error::Prepare { step: op.call(), source },
             clone::CloneError::Execute(source) => Error::Prepare { step: EXECUTE_INIT.into(), source },
         })?;
-        self.birth.child = Some(Child::new(child, ours));
+        self.attempt.child = Some(Child::new(child, ours));
         Ok(())
     }
 
     /// Writes the maps of the child's user namespace. `setgroups` must be denied first where the caller
     /// has no `CAP_SETGID` over it (`user_namespaces(7)`).
     fn write_maps(&self, maps: &IdMaps) -> Result<()> {
-        let Some(child) = &self.birth.child else { return Ok(()) };
+        let Some(child) = &self.attempt.child else { return Ok(()) };
         // A caller in a new PID namespace may have the old one's /proc, where its numbers are other processes'.
         let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
             let source = io::Error::other("/proc shows another PID namespace than the caller's");
@@ -311,7 +311,7 @@ impl Run<'_> {
             }
             StreamSource::Pipe => {
                 let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-                Ok(self.birth.streams.keep(number, read, write))
+                Ok(self.attempt.streams.keep(number, read, write))
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::cgroup::stats::Stats;
 use crate::cgroup::{Oom, Paths};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
+use crate::step::Kernel;
 
 /// One thing that was made on the host.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl Undo {
             let undone = match &mut made {
                 Made::TempRoot(root) => root.close(),
                 Made::Cgroups(group) => {
-                    group.kill_and_wait();
+                    group.kill_and_wait(&Kernel::real());
                     self.oom = group.oom().or(self.oom.take());
                     self.used.get_or_insert_with(|| group.stats());
                     group.remove()

@@ -171,7 +171,8 @@ fn exports(lib: &str) -> BTreeMap<String, String> {
 fn import_faults(file: &str, text: &str, exports: &BTreeMap<String, String>) -> Vec<String> {
     let module = module_path(file);
     let Some(room) = module.first().copied().filter(|r| *r != "lib") else { return Vec::new() };
-    if file.ends_with("/tests.rs") {
+    // Test files may import what they like.
+    if module.iter().any(|part| *part == "tests" || *part == "live") {
         return Vec::new();
     }
     let Some(_) = level(room) else { return vec![format!("{file}: {room} is no room of the table")] };

@@ -249,6 +249,9 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
                 && device(line).is_some()
         }
         "symlinkat" => call.text(0) == Some(first) && given(objects.get(1).unwrap_or(&""), call, 2),
+        "unlinkat" if end == "AT_REMOVEDIR" => {
+            refers(first, call, 0) && call.text(1) == objects.get(1).copied() && call.arg(2) == end
+        }
         "unlinkat" => given(first, call, 1) && call.arg(2) == "0",
         "fchownat" => {
             let [uid, gid] = [1, 2].map(|back| line.arg(line.args.len() - (3 - back)));

@@ -30,7 +30,15 @@ fn strace() -> bool {
 /// no order where they wait for nothing of each other.
 fn halves(calls: Vec<Call>) -> (Vec<Call>, Vec<Call>) {
     let clone = calls.iter().position(|call| call.name == "clone3").unwrap();
-    let front: Vec<u32> = calls[..=clone].iter().map(|call| call.pid).collect();
+    let mut front: Vec<u32> = calls[..=clone].iter().map(|call| call.pid).collect();
+    // Also the threads that it starts later, for the teardown.
+    for call in &calls[clone + 1..] {
+        let thread =
+            call.name.starts_with("clone") && call.args.iter().any(|arg| arg.contains("CLONE_THREAD"));
+        if thread && front.contains(&call.pid) {
+            front.extend(call.result.split(' ').next().and_then(|pid| pid.parse::<u32>().ok()));
+        }
+    }
     calls.into_iter().partition(|call| front.contains(&call.pid))
 }
 
@@ -59,6 +67,7 @@ fn compare(flags: &[&str]) {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let (front, init) = halves(trace::calls(&std::fs::read_to_string(log.path()).unwrap()));
     let (parents, inits) = plan.split_once("# init\n").unwrap();
+    let (inits, release) = inits.split_once("# release\n").unwrap();
     // Init is executed by the clone itself, while the front waits.
     let (execute, parents): (Vec<&str>, Vec<&str>) =
         parents.lines().map(str::trim).partition(|line| line.starts_with("execveat"));
@@ -66,6 +75,8 @@ fn compare(flags: &[&str]) {
     let (of_front, of_init) = (in_order(&parents.join("\n"), &front), in_order(&inits, &init));
     assert!(of_front.len() + of_init.len() > 60, "{plan}");
     nothing_else(&init, &of_init);
+    // What was made is removed after the end of the task.
+    assert!(!in_order(release, &front[of_front[of_front.len() - 1]..]).is_empty());
 }
 
 /// Finds the lines of the plan in the trace, in its order; the indices of the calls that were found. What is made `# if`

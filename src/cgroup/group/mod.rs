@@ -16,7 +16,7 @@ use super::limits::Limits;
 use super::limits::row::Terms;
 use super::reserve::{JoinShare, OwnerLock, Reserve, Site, hold_locked, leave, look_again};
 use crate::error::{Error, Result};
-use crate::report::{Reason, Report};
+use crate::report::{Control, Reason, Report};
 use crate::step::{Kernel, Step};
 use crate::sys::lock::Locked;
 use baseline::{Baseline, Counters, Tally};
@@ -71,6 +71,19 @@ impl Cgroups {
             CgroupOp::Reserve(reserve) => vec![reserve.leaf.as_path()],
             _ => Vec::new(),
         })
+    }
+
+    /// The system calls that undo them, as those of [`calls`](Self::calls).
+    pub(crate) fn undo_calls(steps: &[&CgroupOp], paths: &Paths) -> Vec<String> {
+        let mut group = Group::recorded(paths.clone());
+        for op in steps {
+            // A recorder is refused nothing.
+            let _ = op.run(Control::empty(), &Kernel::recorder(), &mut group, &mut Report::default());
+        }
+        let kernel = Kernel::recorder();
+        group.kill_and_wait(&kernel);
+        let _ = group.remove_with(&kernel);
+        kernel.into_lines()
     }
 
     /// The system calls of [`Group::create`], in order and as strace spells them, on a host where no task has run yet.
@@ -172,8 +185,8 @@ impl Group {
     }
 
     /// A group to record calls with, which removes nothing.
-    fn recorded() -> Group {
-        let mut group = Group::of(Paths::default(), None, None);
+    fn recorded(paths: Paths) -> Group {
+        let mut group = Group::of(paths, None, None);
         group.keep = true;
         group
     }
@@ -309,10 +322,10 @@ impl Group {
     }
 
     /// Kills every process and waits until all are gone. What cannot be killed shows when the group cannot be removed.
-    pub(crate) fn kill_and_wait(&self) {
-        if self.unit.is_some() {
-            let _ = self.kill().and_then(|()| self.wait_empty(self.timeout));
-        }
+    pub(crate) fn kill_and_wait(&self, kernel: &Kernel) {
+        let Some(unit) = &self.paths.unit else { return };
+        let line = || format!("{} # and until it is empty", call::write(&unit.join("cgroup.kill"), "1"));
+        let _ = kernel.call(line, (), || self.kill().and_then(|()| self.wait_empty(self.timeout)).map(drop));
     }
 
     /// Removes the cgroups, and the parents if they are the crate's own or made by this group, and empty.
@@ -323,13 +336,19 @@ impl Group {
     /// # Errors
     /// [`Error::Task`] with every directory that could not be removed; `EBUSY` if processes live on.
     pub fn remove(&mut self) -> Result<()> {
+        self.remove_with(&Kernel::real())
+    }
+
+    /// As [`remove`](Self::remove), or records the calls.
+    pub(crate) fn remove_with(&mut self, kernel: &Kernel) -> Result<()> {
         let (mut steps, mut cause) = (Vec::new(), None);
         let (start, leaves) = (Instant::now(), std::mem::take(&mut self.paths.leaves));
         for leaf in leaves.into_iter().rev() {
             let left = self.timeout.saturating_sub(start.elapsed()).max(LEAST);
-            if let Err(e) = remove_tree(&leaf, left) {
-                steps.push(call::rmdir(&leaf));
-                cause.get_or_insert(e);
+            let removed = kernel.call(|| call::rmdir(&leaf), (), || remove_tree(&leaf, left));
+            if let Err(Error::Prepare { step, source }) = removed {
+                steps.push(step);
+                cause.get_or_insert(source);
                 self.paths.leaves.insert(0, leaf);
             }
         }
@@ -339,16 +358,18 @@ impl Group {
         }
         self.owner = None;
         if let Some(site) = &self.paths.reservation {
-            leave(site, &mut self.paths.parents)?;
+            leave(kernel, site, &mut self.paths.parents)?;
             self.paths.reservation = None;
         }
         // The task was moved there when another one reserved processors; the last one removes it.
-        if let Some(site) = self.paths.share.as_ref().filter(|site| site.share().exists()) {
-            leave(site, &mut site.own.clone())?;
+        let shared = |site: &&Site| !kernel.records() && site.share().exists();
+        if let Some(site) = self.paths.share.as_ref().filter(shared) {
+            leave(kernel, site, &mut site.own.clone())?;
         }
         while let Some(parent) = self.paths.parents.pop() {
             // Most often another task is in it, and removes it later.
-            let _ = remove_dir(&parent);
+            let line = || format!("{} # if no other task is in it", call::rmdir(&parent));
+            let _ = kernel.call(line, (), || remove_dir(&parent));
         }
         Ok(())
     }
@@ -457,7 +478,7 @@ impl Group {
         loop {
             self.make_dirs(kernel, &reserve.parents)?;
             // From here on there may be something to give back.
-            self.paths.reservation = Some(reserve.site.clone()).filter(|_| !kernel.records());
+            self.paths.reservation = Some(reserve.site.clone());
             match reserve.run(kernel, &mut self.paths.leaves) {
                 Ok(Some(admitted)) => {
                     self.owner = Some(admitted.owner);
@@ -535,7 +556,7 @@ impl Drop for Group {
         }
         // A failure has no one to be returned to; what is busy stays behind.
         if !self.paths.leaves.is_empty() {
-            self.kill_and_wait();
+            self.kill_and_wait(&Kernel::real());
         }
         let _ = self.remove();
     }

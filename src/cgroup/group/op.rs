@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Group;
+use super::{Group, Paths};
 use crate::cgroup::devices::{DeviceRule, bpf};
 use crate::cgroup::fs::{NewDir, inherit};
 use crate::cgroup::limits::write::set;
@@ -107,7 +107,12 @@ impl CgroupOp {
     pub(crate) fn calls(&self) -> Vec<String> {
         let kernel = Kernel::recorder();
         // A recorder is refused nothing.
-        let _ = self.run(Control::empty(), &kernel, &mut Group::recorded(), &mut Report::default());
+        let _ = self.run(
+            Control::empty(),
+            &kernel,
+            &mut Group::recorded(Paths::default()),
+            &mut Report::default(),
+        );
         kernel.into_lines()
     }
 }

@@ -172,10 +172,9 @@ pub(in crate::cgroup) fn own_again(site: &Site, leaf: &Path) -> Result<Option<Ow
 ///
 /// # Errors
 /// [`Error::Task`] with the call.
-pub(in crate::cgroup) fn leave(site: &Site, parents: &mut Vec<PathBuf>) -> Result<()> {
-    let kernel = Kernel::real();
-    let done = Reservations::open(&kernel, site)
-        .and_then(|locked| locked.map_or(Ok(()), |locked| locked.close_down(&kernel, parents)));
+pub(in crate::cgroup) fn leave(kernel: &Kernel, site: &Site, parents: &mut Vec<PathBuf>) -> Result<()> {
+    let done = Reservations::open(kernel, site)
+        .and_then(|locked| locked.map_or(Ok(()), |locked| locked.close_down(kernel, parents)));
     if done.is_ok() {
         // Never without the lock: another process may have made it anew.
         parents.retain(|dir| *dir != site.parent);
@@ -289,16 +288,21 @@ impl Reservations<'_> {
             self.write_cpusets(kernel, &division)?;
         }
         // Most often other tasks are in what is removed here, and the last of them removes it.
-        if division.exists && division.holdings.is_empty() {
-            let _ = remove_dir(&self.site.reserve());
+        let remove = |dir: &Path| {
+            let line = || format!("{} # if no other task is in it", call::rmdir(dir));
+            kernel.call(line, (), || remove_dir(dir))
+        };
+        if kernel.records() || division.exists && division.holdings.is_empty() {
+            let _ = remove(&self.site.reserve());
         }
         let share = self.site.share();
-        let entering = self.site.version == Version::V1 && OwnerLock::is_held(&share).unwrap_or(true);
-        if entering || remove_dir(&share).is_err() {
+        let v1 = self.site.version == Version::V1;
+        let entering = v1 && !kernel.records() && OwnerLock::is_held(&share).unwrap_or(true);
+        if entering || remove(&share).is_err() {
             return Ok(());
         }
         while let Some(parent) = parents.pop_if(|dir| self.site.parent.starts_with(dir)) {
-            let _ = remove_dir(&parent);
+            let _ = remove(&parent);
         }
         Ok(())
     }
