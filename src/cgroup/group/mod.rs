@@ -264,17 +264,18 @@ impl Group {
     /// [`Error::Task`] with the call.
     pub fn add(&self, pid: u32) -> Result<()> {
         let text = pid.to_string();
-        let share = self.paths.share.as_ref().map(Site::share).filter(|share| share.exists());
-        for dir in self.paths.leaves.iter().chain(&share) {
+        let share = self.paths.share.as_ref();
+        let entered = share.filter(|_| self.owner.is_some()).map(Site::share);
+        for dir in self.paths.leaves.iter().chain(&entered) {
             let file = dir.join("cgroup.procs");
             let opened = OpenOptions::new().write(true).open(&file);
             let mut procs = opened.map_err(Error::task(call::open_write(&file)))?;
             procs.write_all(text.as_bytes()).map_err(Error::task(call::write(&file, &text)))?;
         }
         // A reservation that came after the group was made has not seen this process.
-        match &self.paths.share {
-            Some(site) if self.owner.is_none() => look_again(site).map_err(Error::of_task),
-            _ => Ok(()),
+        match share.filter(|_| entered.is_none()) {
+            Some(site) => look_again(site).map_err(Error::of_task),
+            None => Ok(()),
         }
     }
 

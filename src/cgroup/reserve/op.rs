@@ -282,6 +282,14 @@ impl Reservations<'_> {
         holdings.map(one).collect::<Vec<_>>().join("; ")
     }
 
+    /// v1: whether the shared cpuset has processes, or a task lives that may be about to enter it.
+    fn is_needed(&self, share: &Path, division: &Division) -> bool {
+        share.exists()
+            && (has_processes(share).unwrap_or(true)
+                || OwnerLock::is_held(share).unwrap_or(true)
+                || self.sharing(division).map_or(true, |tasks| !tasks.is_empty()))
+    }
+
     fn close_down(&self, kernel: &Kernel, parents: &mut Vec<PathBuf>) -> Result<()> {
         let division = self.division(kernel)?;
         if division.exists {
@@ -297,8 +305,10 @@ impl Reservations<'_> {
         }
         let share = self.site.share();
         let v1 = self.site.version == Version::V1;
-        let entering = v1 && !kernel.records() && OwnerLock::is_held(&share).unwrap_or(true);
-        if entering || remove(&share).is_err() {
+        if v1 && !kernel.records() && self.is_needed(&share, &division) {
+            return Ok(());
+        }
+        if remove(&share).is_err() {
             return Ok(());
         }
         while let Some(parent) = parents.pop_if(|dir| self.site.parent.starts_with(dir)) {

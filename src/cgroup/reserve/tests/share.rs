@@ -299,6 +299,24 @@ fn the_last_task_in_the_shared_cpuset_removes_it_and_the_crates_own_parents() {
     }
 }
 
+#[test]
+fn the_shared_cpuset_stays_while_a_task_lives_that_may_be_about_to_enter_it() {
+    for at in parents("stays", 2) {
+        let early = at.group("early", "", false).unwrap();
+        let sharer = at.group("sharer", "", false).unwrap();
+        let sharers = Sleeper::new(&sharer);
+        let holder = at.group("holder", &at.nth(1).to_string(), true).unwrap();
+        drop((sharers, sharer, holder));
+        assert!(at.site.share().exists(), "a birth in `early` may have opened it");
+        for fd in early.enter_fds().unwrap() {
+            drop(fd);
+        }
+        drop(early);
+        assert!(!at.site.share().exists());
+        at.assert_gone();
+    }
+}
+
 /// The reservation's owner and processes are gone, and so are those of a task that had none.
 #[test]
 fn the_next_task_heals_a_crash_in_the_first_reservation() {
