@@ -19,13 +19,14 @@
 //! by half of its limits looks confined and is not. The report names the controllers. Killing does not depend on that,
 //! and neither do [`devices`].
 //!
-//! What it does not do: it talks to no systemd, it never moves the caller or any process that it did not
-//! start, it mounts nothing, and it does not write into a cgroup that it did not create, with three exceptions:
-//! on v2 the controllers that are asked for are enabled in `cgroup.subtree_control` from the highest cgroup
-//! that may be written down to the parent of the leaf; on v1 an operator's parent whose `cpuset.cpus` and
-//! `cpuset.mems` are blank gets those of its own parent; and when processors are reserved or given back, `cpuset.cpus`
-//! of the share and of the other reserved leaves below the same parent are rewritten, under a lock. Detection makes
-//! a cgroup where it may write, and removes it.
+//! What it does not do: it does not use systemd, it mounts nothing, it never moves the caller, and it moves no process
+//! that is not in a task's cgroup. On v1 the first reservation moves the processes of the tasks below the same parent
+//! into the shared cpuset. It does not write into a cgroup that it did not create, with three exceptions. On v2 the
+//! controllers that are asked for are enabled in `cgroup.subtree_control` from the highest cgroup that may be written
+//! down to the parent of the leaf. On v1 an operator's parent whose `cpuset.cpus` and `cpuset.mems` are blank gets those
+//! of its own parent. When processors are reserved or given back, `cpuset.cpus` of the shared set and of the other
+//! reservations below the same parent are rewritten, under a lock. Detection makes a cgroup where it may write, and
+//! removes it.
 //!
 //! Reference: `cgroups(7)`, and the kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
 

@@ -48,12 +48,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// [`Error::Prepare`](crate::Error::Prepare) with the call; `TimedOut` if another process keeps the lock.
 pub(in crate::cgroup) fn hold_locked(kernel: &Kernel, dir: &Path) -> Result<Option<Locked>> {
     let fd = hold(kernel, dir)?;
-    kernel.call(|| call::lock_shared(dir), None, || fd.map(lock_shared).transpose())
+    kernel.call(|| call::lock_shared(dir), None, || fd.map(|fd| lock_shared(fd, TIMEOUT)).transpose())
 }
 
 /// Locks without waiting in the kernel, so that the wait can end.
-fn lock_shared(dir: OwnedFd) -> io::Result<Locked> {
-    let mut backoff = Backoff::new(TIMEOUT).at_most(PAUSE);
+fn lock_shared(dir: OwnedFd, timeout: Duration) -> io::Result<Locked> {
+    let mut backoff = Backoff::new(timeout).at_most(PAUSE);
     loop {
         match flock(dir.as_fd(), Lock::SharedNow) {
             Err(Errno::EWOULDBLOCK) if backoff.pause() => {}
@@ -68,5 +68,28 @@ fn lock_shared(dir: OwnedFd) -> io::Result<Locked> {
                 return Ok(Locked::held(dir));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_waits_for_a_process_that_looks_for_owners() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = Locked::new(open_dir(dir.path()).unwrap(), Lock::Exclusive).unwrap();
+        let refused = lock_shared(open_dir(dir.path()).unwrap(), Duration::from_millis(5)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        std::thread::scope(|scope| {
+            let owner = scope.spawn(|| OwnerLock::take(&Kernel::real(), dir.path()).unwrap());
+            std::thread::sleep(Duration::from_millis(30));
+            drop(alone);
+            let owner = owner.join().unwrap();
+            assert!(OwnerLock::is_held(dir.path()).unwrap());
+            drop(owner);
+            assert!(!OwnerLock::is_held(dir.path()).unwrap());
+        });
+        assert!(!OwnerLock::is_held(&dir.path().join("nothing")).unwrap());
     }
 }
