@@ -20,7 +20,7 @@ use crate::rootfs::lower::RootRequest;
 use crate::rootfs::{self, Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::Op;
-use crate::step::{self, Draft, Handed, IdMaps, Step};
+use crate::step::{self, Draft, Enter, Handed, IdMaps, Step};
 use identity::Mapping;
 
 mod breaches;
@@ -109,12 +109,12 @@ pub(crate) fn compile(
         draft.build(Control::IDS, Op::AwaitIdMaps {});
     }
     process::oom_score(policy, spec, host, &mut draft)?;
-    draft.enter(Control::MOUNT_NS, Op::Session {});
-    draft.enter(Control::MOUNT_NS, Op::Ordinary {});
+    draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Session {});
+    draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Ordinary {});
     process::descriptors(spec, &mut draft)?;
     let clone = ns::lower::join(&namespaces, &mut draft);
     process::enter(&cgroups, &mut draft);
-    draft.enter(Control::MOUNT_NS, Op::Affinity {});
+    draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
     ns::lower::unshare(&namespaces, &mut draft);
     rootfs::lower::lower(&request, &mut draft);
     filters.common(policy, spec, &mut draft);
@@ -125,7 +125,8 @@ pub(crate) fn compile(
     }
     let stays = private.then(|| process::stay(host, identity, mapping, 0));
     process::rlimits(spec, &mut draft)?;
-    // Last of all; but without no_new_privs both take CAP_SYS_ADMIN.
+    // The filter and the domain come last. Without no_new_privs both need CAP_SYS_ADMIN, so they come before it is
+    // given up.
     let mut filter = filters.own(policy, spec, &mut draft);
     let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
@@ -142,8 +143,8 @@ pub(crate) fn compile(
         draft.init.extend(domain.step());
     }
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
-    draft.enter(Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) });
-    draft.enter(Control::IDS, Op::Umask { mask: spec.umask });
+    draft.enter(Enter::Inside, Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) });
+    draft.enter(Enter::Inside, Control::IDS, Op::Umask { mask: spec.umask });
     let candidates = process::candidates(&spec.command);
     process::find(&candidates, &mut draft);
     draft.init.extend(filter);

@@ -72,7 +72,7 @@ pub struct Host {
     pub private: Vec<(PathBuf, FileKind)>,
     /// Options of the host's `/proc` that hide processes: a sandbox in the host's PID namespace has them too.
     pub proc_options: Vec<(String, String)>,
-    /// Those that it makes read-only.
+    /// Files and directories of this kernel that a sandbox makes read-only.
     pub read_only: Vec<(PathBuf, FileKind)>,
 }
 

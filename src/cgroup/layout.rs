@@ -29,16 +29,15 @@ pub struct Request<'a> {
     pub name: &'a CgroupName,
     /// How many processes of the sandbox itself are allowed for beyond [`Limits::pids_max`]; 0 unless set.
     pub extra_pids: u64,
-    /// The devices that the task may use, all others being refused; with none, as it is unless set, nothing is. They
-    /// are held by the devices controller of v1 where it is mounted and root may write it, and by a program on the
-    /// leaf in the v2 tree elsewhere.
+    /// The devices that the task may use; all others are refused. Empty, the default: no device is refused. The devices
+    /// controller of v1 enforces it where root may write it, and an eBPF program on the v2 leaf elsewhere.
     pub devices: &'a [DeviceRule],
-    /// What it means if that list cannot be had.
+    /// What it means if the kernel refuses the list.
     pub(crate) without_devices: &'a OnRefusal,
-    /// Whether the task is killed by other means too, unset unless set: the end of its PID namespace.
+    /// Whether the task has a PID namespace of its own, whose end kills it too. Off by default.
     pub own_pid: bool,
-    /// Whether tasks keep off the processors that others reserve, true unless set. Without it [`Limits::cores`] holds
-    /// the task that asks for it on v1, and no other. On v2 it changes nothing: others are always kept off.
+    /// Whether other tasks keep off the processors that a task reserves. On by default. Off, on v1, [`Limits::cores`]
+    /// confines the task that asks for it and no other; on v2 others are always kept off.
     pub partition: bool,
 }
 

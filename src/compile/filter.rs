@@ -12,7 +12,7 @@ use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::{Blob, Op};
-use crate::step::{Draft, InitStep};
+use crate::step::{Draft, Enter, InitStep};
 
 /// The filters of a task.
 pub(super) struct Filters {
@@ -79,14 +79,17 @@ impl Filters {
         };
         draft.report.enforce(Control::NO_USER_NS);
         let op = Op::NoUserNamespaces { program: Blob(&filter.program.bytes()) };
-        draft.init.push(step(policy, spec, Control::NO_USER_NS, op));
+        draft.init.push(step(policy, spec, (Control::NO_USER_NS, Enter::Inside), op));
     }
 
     /// Loads the task's own.
     pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, draft: &mut Draft) -> Option<InitStep> {
         let filter = self.own.as_ref()?;
         draft.report.enforce(Control::SYSCALLS);
-        Some(step(policy, spec, Control::SYSCALLS, Op::Filter { program: Blob(&filter.program.bytes()) }))
+        // Without no_new_privs it must be loaded before the capabilities are given up.
+        let at = if spec.no_new_privs { Enter::Last } else { Enter::Inside };
+        let op = Op::Filter { program: Blob(&filter.program.bytes()) };
+        Some(step(policy, spec, (Control::SYSCALLS, at), op))
     }
 
     /// Whether the task can make a call with some arguments, of which the lower half of one may be known.
@@ -150,9 +153,10 @@ const OPEN: [(&str, &str); 2] = [
     ("userfaultfd", "it makes races of the kernel winnable"),
 ];
 
-/// A kernel without seccomp filters may refuse it, which only who asked for best effort goes with.
-fn step(policy: &Policy, spec: &SandboxSpec, control: Control, op: Op<'_>) -> InitStep {
+/// The step that loads one. A kernel without seccomp filters refuses it: the spawn then fails, unless the author
+/// required other controls only.
+fn step(policy: &Policy, spec: &SandboxSpec, (control, at): (Control, Enter), op: Op<'_>) -> InitStep {
     let must = spec.require.is_none() || demanded(policy, spec, control);
-    let step = InitStep::new(control, op).entering();
+    let step = InitStep::new(control, op).entering(at);
     if must { step } else { step.optional() }
 }

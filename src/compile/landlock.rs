@@ -9,8 +9,8 @@ use crate::host::Host;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
 use crate::spec::SandboxSpec;
-use crate::step::InitStep;
 use crate::step::wire::Op;
+use crate::step::{Enter, InitStep};
 
 /// What a domain keeps within.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Domain {
         let sockets = ns.network != Network::None;
         if host.landlock_abi >= 6 {
             let scoped = if processes { SCOPE_SIGNAL } else { 0 };
-            // A domain must handle something, and nobody has abstract sockets in an empty network.
+            // A domain must handle something. In an empty network the scope of abstract sockets costs nothing.
             let scoped = scoped | if sockets || traces { SCOPE_ABSTRACT_UNIX_SOCKET } else { 0 };
             return Domain { fs: 0, scoped };
         }
@@ -62,6 +62,7 @@ impl Domain {
     /// The step that enters it.
     pub(super) fn step(self) -> Option<InitStep> {
         let Domain { fs, scoped } = self;
-        self.keeps_traces().then(|| InitStep::new(Control::PID_NS, Op::Landlock { fs, scoped }).entering())
+        self.keeps_traces()
+            .then(|| InitStep::new(Control::PID_NS, Op::Landlock { fs, scoped }).entering(Enter::Inside))
     }
 }

@@ -13,7 +13,7 @@ use crate::ids::{self, Identity};
 use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec, Stdio};
 use crate::step::wire::{Dup, Op};
-use crate::step::{self, Draft, Encoded, Handed, InitStep, StreamSource};
+use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
 /// Whether author or operator require `control` by name, or all.
 pub(super) fn demanded(policy: &Policy, spec: &SandboxSpec, control: Control) -> bool {
@@ -29,7 +29,7 @@ pub(super) fn oom_score(policy: &Policy, spec: &SandboxSpec, host: &Host, draft:
     if value != host.oom_score_adj {
         let text = value.to_string();
         let op = Op::OomScore { value: step::text(text.as_bytes()) };
-        let step = InitStep::new(Control::OOM_SCORE, op).entering();
+        let step = InitStep::new(Control::OOM_SCORE, op).entering(Enter::Outside);
         // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
         let must = demanded(policy, spec, Control::OOM_SCORE);
         draft.init.push(if must { step } else { step.optional() });
@@ -60,7 +60,7 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
         }
     }
     let map = Encoded::of(map.into_iter().map(|(to, from)| Dup { from, to }));
-    draft.enter(Control::MOUNT_NS, Op::Fds { map: map.list() });
+    draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Fds { map: map.list() });
     Ok(())
 }
 
@@ -94,7 +94,7 @@ pub(super) fn enter(cgroups: &Cgroups, draft: &mut Draft) {
 pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
     let may_be_absent = matches!(handed, Handed::Share(_));
     let fd = draft.hand(handed);
-    draft.enter(Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
+    draft.enter(Enter::Outside, Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
 }
 
 /// The step of a process that stays, to reap and to record the exit, while its child goes on. The child waits for it to
@@ -117,7 +117,7 @@ pub(super) fn rlimits(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
         if soft > hard {
             return Err(Error::spec("rlimits", format!("{name}: the soft limit is above the hard one")));
         }
-        draft.enter(Control::RLIMITS, Op::Rlimit { resource, soft, hard });
+        draft.enter(Enter::Inside, Control::RLIMITS, Op::Rlimit { resource, soft, hard });
         draft.report.enforce(Control::RLIMITS);
     }
     Ok(())
@@ -132,17 +132,17 @@ pub(super) fn credentials(
     draft: &mut Draft,
 ) {
     let keep = sets.bounding.bits();
-    draft.enter(Control::CAPS, Op::Bounding { keep, last: last_capability(host) });
+    draft.enter(Enter::Inside, Control::CAPS, Op::Bounding { keep, last: last_capability(host) });
     let groups = Encoded::of(identity::groups(host, who));
     let set_groups = mapping != Mapping::Caller;
     let ids = Op::Ids { uid: who.uid, gid: who.gid, set_groups, groups: groups.list() };
-    draft.enter(Control::IDS, ids);
+    draft.enter(Enter::Inside, Control::IDS, ids);
     identity::report(host, who, mapping, draft);
     let (permitted, inheritable, ambient) =
         (sets.permitted.bits(), sets.inheritable.bits(), sets.ambient.bits());
-    draft.enter(Control::CAPS, Op::Caps { permitted, inheritable, ambient });
+    draft.enter(Enter::Inside, Control::CAPS, Op::Caps { permitted, inheritable, ambient });
     if spec.no_new_privs {
-        draft.enter(Control::NO_NEW_PRIVS, Op::NoNewPrivs {});
+        draft.enter(Enter::Inside, Control::NO_NEW_PRIVS, Op::NoNewPrivs {});
         draft.report.enforce(Control::NO_NEW_PRIVS);
     } else if host.no_new_privs {
         draft

@@ -49,7 +49,7 @@ pub(crate) struct Survey {
     pub skip: Vec<Skip>,
     /// Where something is mounted on the host, where that matters, with what it is.
     pub mounts: BTreeMap<PathBuf, FileKind>,
-    /// Those that lie on a file system from which nothing may be executed.
+    /// The sources that lie on a file system mounted noexec.
     pub noexec: BTreeSet<PathBuf>,
     /// What inherited streams and descriptors are that give something away, by their names in a spec.
     pub streams: Vec<(String, Stream)>,

@@ -34,7 +34,8 @@ pub struct Plan {
     pub(crate) cgroups: Cgroups,
     /// The namespaces of the task that are not the caller's: `CLONE_NEW*` bits.
     pub(crate) namespaces: u32,
-    /// How a process stays that has a child in the task's PID namespace, if that is not the caller's.
+    /// The step of a process that joins the task's PID namespace, if that is not the caller's: it stays outside, and its
+    /// child goes on inside.
     pub(crate) stays: Option<InitStep>,
     /// What must hold without reservation.
     pub(crate) must_hold: MustHold,
@@ -42,6 +43,25 @@ pub struct Plan {
     pub(crate) command: String,
     /// Where it is looked for in the root, in order.
     pub(crate) candidates: Vec<String>,
+}
+
+/// What a process must do that joins the task later. It holds no file of the sandbox's own, and so no secret.
+#[derive(Clone, Debug)]
+pub(crate) struct Enclosure {
+    /// The sandbox's name.
+    pub id: String,
+    /// What holds around the task.
+    pub report: Report,
+    /// The steps of init's of the phase [`Enter`](Phase::Enter), in order.
+    pub steps: Vec<InitStep>,
+    /// The record of the task's cgroups.
+    pub cgroups: Cgroups,
+    /// The namespaces of the task that are not the caller's: `CLONE_NEW*` bits.
+    pub namespaces: u32,
+    /// As in [`Plan`].
+    pub stays: Option<InitStep>,
+    /// As in [`Plan`].
+    pub must_hold: MustHold,
 }
 
 /// What must hold, by the author's word and by the operator's.
@@ -104,12 +124,19 @@ impl Plan {
         bytes
     }
 
-    /// What of the plan outlives the spawn: the steps that every process takes that enters the enclosure, and the record
-    /// of the cgroups. Files of the sandbox's own, secrets among them, are in none of those.
-    pub(crate) fn kept(&self) -> Plan {
-        let init = self.init.iter().filter(|step| step.phase == Phase::Enter).cloned().collect();
+    /// What of the plan outlives the spawn. `report` is the one that the spawn ended with.
+    pub(crate) fn enclosure(&self, report: Report) -> Enclosure {
+        let steps = self.init.iter().filter(|step| matches!(step.phase, Phase::Enter(_))).cloned().collect();
         let cgroups = Cgroups { steps: Vec::new(), ..self.cgroups.clone() };
-        Plan { parent: Vec::new(), init, cgroups, ..self.clone() }
+        Enclosure {
+            id: self.id.clone(),
+            report,
+            steps,
+            cgroups,
+            namespaces: self.namespaces,
+            stays: self.stays.clone(),
+            must_hold: self.must_hold,
+        }
     }
 
     /// The system calls that undo what the parent's steps make on the host: after the end of the task, and after a
@@ -189,7 +216,7 @@ fn print(
     let phase = match phase {
         Phase::Build => "",
         Phase::Prepare => " (prepare)",
-        Phase::Enter => " (enter)",
+        Phase::Enter(_) => " (enter)",
     };
     let refused = if may_be_refused { " (may be refused)" } else { "" };
     writeln!(f, "# {title}{phase}{refused}")?;

@@ -12,7 +12,7 @@ use crate::task::{Spawned, Task};
 /// See [`Error`](crate::Error). The task is as it was.
 #[cfg_attr(not(test), expect(dead_code, reason = "the public way to it comes with exec"))]
 pub(crate) fn run_in(task: &Task, command: &EnterCommand) -> Result<Spawned> {
-    let plan = enter(task.plan(), command)?;
+    let plan = enter(task.enclosure(), command)?;
     task.with_group(|group| {
         let stdio = command.stdio;
         spawn::spawn(&plan, Given { stdio, running: Some((task.pidfd(), group)), ..Given::default() })

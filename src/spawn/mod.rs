@@ -190,7 +190,7 @@ impl Run<'_> {
                 }
             }
             ParentOp::CheckShare(share) => {
-                if let Some(group) = self.undo.group() {
+                if let Some(group) = self.group() {
                     group.check_reservations(share)?;
                 }
             }

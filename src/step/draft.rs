@@ -1,7 +1,7 @@
 //! A plan while it is compiled.
 
 use super::wire::Op;
-use super::{Handed, InitStep};
+use super::{Enter, Handed, InitStep};
 use crate::report::{Control, Report};
 
 /// What the lowerings add to: the report, the steps of init, and the descriptors that those name.
@@ -20,9 +20,9 @@ impl Draft {
         self.init.push(InitStep::new(control, op));
     }
 
-    /// Adds a step of init for every process that enters the enclosure, the first one among them.
-    pub(crate) fn enter(&mut self, control: Control, op: Op<'_>) {
-        self.init.push(InitStep::new(control, op).entering());
+    /// Adds a step of init for every process that runs in the enclosure, the first one among them.
+    pub(crate) fn enter(&mut self, at: Enter, control: Control, op: Op<'_>) {
+        self.init.push(InitStep::new(control, op).entering(at));
     }
 
     /// Hands over a descriptor; its index.

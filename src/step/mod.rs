@@ -111,8 +111,19 @@ pub(crate) enum Phase {
     Prepare,
     /// Once a task.
     Build,
-    /// Once a process that enters the task's enclosure, the first one among them.
-    Enter,
+    /// Once a process that runs in the task's enclosure, the first one among them.
+    Enter(Enter),
+}
+
+/// Where a process that joins a running enclosure takes a step of the phase [`Enter`](Phase::Enter).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Enter {
+    /// Before it joins the namespaces.
+    Outside,
+    /// In the namespaces.
+    Inside,
+    /// In the namespaces, after everything but the exec.
+    Last,
 }
 
 /// What a refused step means.
@@ -120,11 +131,11 @@ pub(crate) enum Phase {
 pub(crate) enum OnRefusal {
     /// The spawn fails.
     Fail,
-    /// The spawn fails, as this host cannot enforce a control. The refusal stands behind the reason.
+    /// The spawn fails: this host cannot enforce the control. The error gives this reason, then the kernel's.
     Unsupported(Control, String),
     /// Nothing is lost.
     Skip,
-    /// The report says what is lost. The refusal stands behind the first reason.
+    /// The report says what is lost, and why: the first effect's reason is followed by the kernel's.
     Degrade(Vec<Effect>),
 }
 
@@ -262,8 +273,8 @@ impl InitStep {
     }
 
     /// The same step in the phase [`Enter`](Phase::Enter).
-    pub(crate) fn entering(self) -> Self {
-        self.in_phase(Phase::Enter)
+    pub(crate) fn entering(self, at: Enter) -> Self {
+        self.in_phase(Phase::Enter(at))
     }
 }
 

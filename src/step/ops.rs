@@ -307,7 +307,7 @@ ops! {
     }
     /// A Landlock domain (`landlock(7)`).
     Landlock {
-        /// `LANDLOCK_ACCESS_FS_*` bits that it handles: of these only `REFER` is allowed, everywhere.
+        /// `LANDLOCK_ACCESS_FS_*` bits that the domain handles. `REFER` is allowed everywhere, the others nowhere.
         fs: u64,
         /// `LANDLOCK_SCOPE_*` bits.
         scoped: u64,

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::cgroup::stats::{Process, Stats};
 use crate::cgroup::{Group, Limits};
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::{Enclosure, Plan};
 use crate::report::Report;
 use crate::rootfs::Populated;
 use crate::step::wire::{RECORD, Record};
@@ -160,10 +160,9 @@ pub struct Task {
     init: OwnedFd,
     main: OwnedFd,
     inner: Mutex<Inner>,
-    report: Report,
     populated: Option<Populated>,
-    /// What another process takes that enters the enclosure.
-    plan: Plan,
+    /// What a process must do that joins the task.
+    enclosure: Enclosure,
     /// The write end of the task's standard input, when it was asked for as a pipe.
     pub stdin: Option<ChildStdin>,
     /// The read end of its standard output, when it was asked for as a pipe.
@@ -184,13 +183,13 @@ impl Task {
         let (init, main) = (dup(inner.child.pidfd())?, dup(inner.child.main())?);
         let Streams { stdin, stdout, stderr } = streams;
         let inner = Mutex::new(inner);
-        let (id, plan) = (plan.id.clone(), plan.kept());
-        Ok(Task { id, init, main, inner, report, populated, plan, stdin, stdout, stderr })
+        let (id, enclosure) = (plan.id.clone(), plan.enclosure(report));
+        Ok(Task { id, init, main, inner, populated, enclosure, stdin, stdout, stderr })
     }
 
-    /// What another process takes that enters the enclosure.
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
+    /// What a process must do that joins the task.
+    pub(crate) fn enclosure(&self) -> &Enclosure {
+        &self.enclosure
     }
 
     /// Calls `f` with the cgroups, as long as the task has any.
@@ -205,7 +204,7 @@ impl Task {
 
     /// What holds around the task, and why the rest does not.
     pub fn report(&self) -> &Report {
-        &self.report
+        &self.enclosure.report
     }
 
     /// What stands in the root, and how it came there; `None` for a directory that was taken as it is.

@@ -396,9 +396,15 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
         "landlock_create_ruleset" => {
             // strace 6.1 does not know the scopes.
             let handled = field(call.arg(0), "handled_access_fs");
-            let agrees =
-                if line.arg(0) == "fs=0x0" { handled == "0" } else { handled == "LANDLOCK_ACCESS_FS_REFER" };
-            agrees && call.arg(2) == "0"
+            let bit = |name: &str| match name {
+                "0" => Some(0),
+                "LANDLOCK_ACCESS_FS_MAKE_BLOCK" => Some(1 << 11),
+                "LANDLOCK_ACCESS_FS_REFER" => Some(1 << 13),
+                _ => None,
+            };
+            let handled: Option<u64> = handled.split('|').map(bit).sum();
+            let planned = line.arg(0).strip_prefix("fs=").and_then(number);
+            handled.is_some() && handled == planned && call.arg(2) == "0"
         }
         "landlock_add_rule" => call.arg(1) == "LANDLOCK_RULE_PATH_BENEATH" && call.arg(2).contains(end),
         "landlock_restrict_self" => call.object(0).is_none_or(|object| object.contains("landlock-ruleset")),

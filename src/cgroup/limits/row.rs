@@ -21,7 +21,7 @@ pub(in crate::cgroup) struct Row {
     pub text: String,
     /// Whether it limits anything. What does not is the default of a new cgroup.
     pub limits: bool,
-    /// How much it allows: a larger number is a wider limit. The same for rows that have no such order.
+    /// How much it allows: a larger number is a wider limit. A limit without such an order has the same number always.
     pub allows: u64,
     pub on_refusal: OnRefusal,
 }
@@ -104,11 +104,11 @@ pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &m
     }
 }
 
-/// What turns `old` into `new`, in an order in which the kernel takes each step and no limit is ever wider than before
-/// and after: what widens first, what narrows last. With each change goes what takes it back.
+/// The writes that turn `old` into `new`, each with the write that takes it back. Wider limits are written first and
+/// tighter ones last: so the kernel accepts each write, and no limit is wider on the way than before or after.
 pub(in crate::cgroup) fn changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
     let same = |a: &Row, b: &Row| a.file == b.file && a.device == b.device;
-    // What only one of the lists knows is given back, or is a limit where none was.
+    // A limit that only `old` has is lifted; one that only `new` has is set.
     let gone =
         old.iter().filter(|was| was.limits && !new.iter().any(|now| same(was, now))).filter_map(|was| {
             let text = without_limit(was)?;

@@ -42,7 +42,8 @@ pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Re
     }
 }
 
-/// Neither a reservation nor memory.high stops a task: without a hard limit nothing of the memory control does.
+/// A reservation and memory.high protect or slow a task down, but do not stop it: only a hard limit enforces the memory
+/// control.
 fn soft_memory(limits: &Limits, reserved_by: &str, report: &mut Report) {
     let memory = limits.memory_limits();
     let mut add = |why: String| match memory.hard {

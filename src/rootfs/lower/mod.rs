@@ -10,8 +10,8 @@ use super::{Device, FileKind, Propagation, Root, TaskDirs, Volume};
 use crate::report::Control;
 use crate::step::wire::{Blob, FileType, Op};
 use crate::step::{
-    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Draft, Encoded, Handed, InitStep,
-    MS_PRIVATE, MS_SHARED, MS_SLAVE, Phase, path, text,
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, Draft, Encoded, Enter, Handed,
+    InitStep, MS_PRIVATE, MS_SHARED, MS_SLAVE, Phase, path, text,
 };
 
 mod dirs;
@@ -266,7 +266,7 @@ pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
     draft.report.enforce(Control::ROOT_SWITCH);
     if req.becomes {
         let (uid, gid) = req.user;
-        trees.push(InitStep::new(Control::IDS, Op::Become { uid, gid }).entering());
+        trees.push(InitStep::new(Control::IDS, Op::Become { uid, gid }).entering(Enter::Inside));
     }
     draft.init.extend(trees);
     draft.init.extend(steps);
