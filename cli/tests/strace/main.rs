@@ -76,7 +76,8 @@ fn compare(flags: &[&str]) {
     assert!(of_front.len() + of_init.len() > 60, "{plan}");
     nothing_else(&init, &of_init);
     // What was made is removed after the end of the task.
-    assert!(!in_order(release, &front[of_front[of_front.len() - 1]..]).is_empty());
+    let released = in_order(release, &front[of_front[of_front.len() - 1]..]);
+    assert_eq!(released.is_empty(), lines(release).next().is_none(), "{release}");
 }
 
 /// Finds the lines of the plan in the trace, in its order; the indices of the calls that were found. What is made `# if`
