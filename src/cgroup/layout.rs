@@ -16,7 +16,7 @@ use super::{Limits, Version};
 use crate::report::{Control, Reason, Report};
 use crate::step::{OnRefusal, Step};
 
-/// Arguments of [`lower`](super::lower).
+/// Arguments of [`lower`](super::lower()).
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// Limits of the task.

@@ -6,9 +6,9 @@
 //! the device list. CPUs may be reserved for one task: `reserve` has the rules, and [`CpuReservations`] lists for a
 //! scheduler which task has reserved which CPUs.
 //!
-//! [`Detection`] describes what this host offers. It is a plain value, which tests write by hand. [`lower`] turns
-//! [`Limits`] and a detection into [`Cgroups`], the steps of one task, and adds to a report which limits will hold. It
-//! touches nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
+//! [`Detection`] describes what this host offers. It is a plain value, which tests write by hand. [`lower`](lower())
+//! turns [`Limits`] and a detection into [`Cgroups`], the steps of one task, and adds to a report which limits will
+//! hold. It touches nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
 //!
 //! The modules are layers. Each one uses only those before it: `fs` (files and directories), `detect`, `limits` (one
 //! table per version: limit, file, value), `reserve` (CPUs) and `devices`, `group` (make, enter, kill, freeze, update),

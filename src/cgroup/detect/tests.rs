@@ -431,7 +431,7 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
         assert_eq!(found.can_limit(), Err(why));
         assert_eq!(found.requiring(Required::Minimal), judge(&facts(case)));
     }
-    // A caller without any permission gets that as the reason, before missing controllers.
+    // With either required set, a caller without permission gets a reason.
     for case in [Case { root: false, ..V1 }, Case { root: false, top: None, ..V2 }] {
         let minimal = judge(&facts(case)).reason.unwrap();
         let found = documented(Case { proc_cgroups: PROC_CGROUPS, ..case });

@@ -14,10 +14,11 @@ use super::read;
 use crate::cgroup::fs::remove_tree;
 use crate::cgroup::name::levels;
 
-/// Maximum number of names to try for the probe cgroup while the name exists.
+/// Maximum number of names that are tried for the probe cgroup. The next one is tried if a cgroup of that name exists.
 const NAMES: u32 = 8;
 
-/// Message about a cgroup with processes of its own.
+/// Message for a cgroup with processes of its own, which cannot enable controllers (`cgroup-v2.rst`, "No Internal
+/// Process Constraint").
 const INTERNAL: &str = "it has processes of its own; run the caller, and whatever else is in it, in a leaf below it, \
     as systemd's DelegateSubgroup= does";
 
@@ -161,7 +162,7 @@ mod tests {
     fn top_is_the_highest_writable_cgroup_above_the_caller() {
         let dir = tempfile::tempdir().unwrap();
         let mount = dir.path();
-        // The cgroups above cannot be written, and the caller's own has no files: neither matters.
+        // Neither the cgroups above nor the caller's own have a writable cgroup.procs. That does not matter.
         fs::create_dir_all(mount.join("a/b/own")).unwrap();
         fs::write(mount.join("cgroup.subtree_control"), "cpu io\n").unwrap();
         fs::write(mount.join("a/cgroup.subtree_control"), "cpu\n").unwrap();

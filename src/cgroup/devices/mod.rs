@@ -1,11 +1,11 @@
 //! Device lists: which device nodes a task may open or make. The kernel enforces the list regardless of where the node
 //! is and of its mode.
 //!
-//! One list of [`DeviceRule`]s, [`rules`], is made from the same declaration as the device nodes of the sandbox. It is
-//! enforced in one of two equivalent ways: by the files of the v1 `devices` controller, or by an eBPF program on the v2
-//! cgroup (`BPF_PROG_TYPE_CGROUP_DEVICE`, Linux 4.15; v2 has no files for devices). Access to a device that is not on
-//! the list fails with `EPERM`. A descriptor that is already open stays usable, but opening it again through
-//! `/proc/self/fd` is checked.
+//! One list of [`DeviceRule`]s, [`rules`](rules()), is made from the same declaration as the device nodes of the
+//! sandbox. It is enforced in one of two equivalent ways: by the files of the v1 `devices` controller, or by an eBPF
+//! program on the v2 cgroup (`BPF_PROG_TYPE_CGROUP_DEVICE`, Linux 4.15; v2 has no files for devices). Access to a
+//! device that is not on the list fails with `EPERM`. A descriptor that is already open stays usable, but opening it
+//! again through `/proc/self/fd` is checked.
 //!
 //! The list is the second line of defence. The first is that every mount of a sandbox is `nodev` and its `/dev` cannot
 //! be written. In addition to these, the list covers file systems that are mounted later, and can restrict a device to

@@ -17,7 +17,8 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::{field, is_gone, open_dir, read_at};
 
-/// Pauses for polling: the first is 50 microseconds, each next one twice as long up to a maximum, until a timeout.
+/// Pauses for polling, until a timeout. The first pause is 50 microseconds, and each pause doubles the one before, up
+/// to a maximum.
 pub(in crate::cgroup) struct Backoff {
     start: Instant,
     timeout: Duration,

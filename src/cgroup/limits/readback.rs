@@ -1,6 +1,6 @@
 //! Comparison of the value that was written to a control file with the value that is read back.
 //!
-//! The kernel rounds memory down to pages, normalizes CPU lists, and shows a number for "no limit".
+//! The kernel rounds memory down to pages, rewrites CPU lists in its own form, and shows a number for "no limit".
 
 use crate::cgroup::set::CpuSet;
 

@@ -105,9 +105,9 @@ pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &m
     }
 }
 
-/// Returns the writes that turn `old` into `new`, as pairs of the row before and the row after. Writing the rows before
-/// in reverse order takes the update back. Wider limits are written first and narrower ones last. So the kernel accepts
-/// each write, and in between no limit is wider than both the old one and the new one.
+/// Returns the writes that turn `old` into `new`, as pairs of rows (before, after). To take them back, write the
+/// `before` rows in reverse order. Wider limits are written first and narrower ones last. So the kernel accepts each
+/// write, and at no time is a limit wider than both the old and the new one.
 pub(in crate::cgroup) fn changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
     let same = |a: &Row, b: &Row| a.file == b.file && a.device == b.device;
     // A limit that only `old` has is set to "no limit". One that only `new` has is added.
