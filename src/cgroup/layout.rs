@@ -1,4 +1,4 @@
-//! A task's cgroups while they are laid out: the steps so far, by kind, and the record.
+//! Builder of a task's cgroups: collects the steps by kind, and the record of the cgroups' paths.
 
 use std::path::{Path, PathBuf};
 
@@ -16,33 +16,33 @@ use super::{Limits, Version};
 use crate::report::{Control, Reason, Report};
 use crate::step::{OnRefusal, Step};
 
-/// What [`lower`](super::lower) is asked for.
+/// Arguments of [`lower`](super::lower()).
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// What the task may use.
+    /// Limits of the task.
     pub limits: &'a Limits,
-    /// The host.
+    /// What the host offers.
     pub detection: &'a Detection,
-    /// The cgroup above the task's.
+    /// Parent of the task's cgroups.
     pub parent: &'a CgroupPath,
-    /// The name of the task's own.
+    /// Name of the task's own cgroup.
     pub name: &'a CgroupName,
-    /// How many processes of the sandbox itself are allowed for beyond [`Limits::pids_max`]; 0 unless set.
+    /// Number of the sandbox's own processes. They are allowed in addition to [`Limits::pids_max`]. 0 by default.
     pub extra_pids: u64,
-    /// The devices that the task may use; all others are refused. Empty, the default: no device is refused. The devices
-    /// controller of v1 enforces it where root may write it, and an eBPF program on the v2 leaf elsewhere.
+    /// Devices that the task may use; access to all others is refused. If empty, the default, no device is refused. The
+    /// v1 `devices` controller enforces the list where root may write it, else an eBPF program on the v2 leaf.
     pub devices: &'a [DeviceRule],
-    /// What it means if the kernel refuses the list.
+    /// What to do if the kernel refuses the device list.
     pub(crate) without_devices: &'a OnRefusal,
-    /// Whether the task has a PID namespace of its own, whose end kills it too. Off by default.
+    /// Whether the task has its own PID namespace, whose end kills the whole task. Off by default.
     pub own_pid: bool,
-    /// Whether other tasks keep off the processors that a task reserves. On by default. Off, on v1, [`Limits::cores`]
-    /// confines the task that asks for it and no other; on v2 others are always kept off.
+    /// Whether other tasks are kept off the CPUs that a task reserves. On by default. If off, [`Limits::cores`] on v1
+    /// confines only the task that has it. On v2, other tasks are always kept off.
     pub partition: bool,
 }
 
 impl<'a> Request<'a> {
-    /// A request for a task without devices.
+    /// Returns a request with defaults for all other fields: no device list, no extra processes, no PID namespace.
     pub fn new(
         limits: &'a Limits,
         detection: &'a Detection,
@@ -63,10 +63,10 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The controllers of v2 that limits use, in the order in which they are enabled.
+/// v2 controllers that limits use, in the order in which they are enabled.
 const TREE_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "hugetlb"];
 
-/// A place in the v2 tree.
+/// A task's leaf in the v2 tree, and its parents.
 pub(super) struct Tree<'a> {
     pub parent: TreeParent<'a>,
     /// The parent of the leaf, `share.slice` or `reserve.slice`.
@@ -75,20 +75,20 @@ pub(super) struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// The cgroups that hand controllers down to the leaf.
+    /// The cgroups whose `cgroup.subtree_control` enables controllers for the leaf, the highest first.
     pub fn levels(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.parent.top).chain(&self.parent.levels).chain([&self.slice])
     }
 }
 
-/// What is laid out so far.
+/// The steps that are collected so far, by kind.
 pub(super) struct Layout<'a> {
     pub request: &'a Request<'a>,
     pub report: &'a mut Report,
     pub paths: Paths,
     stale: Vec<PathBuf>,
     make: Vec<Vec<NewDir>>,
-    /// What divides the processors; once the other directories exist.
+    /// Reserves CPUs or joins the shared set. Runs after the directories in `make` are made.
     processors: Option<Step<CgroupOp>>,
     share: Option<JoinShare>,
     writes: Vec<Step<CgroupOp>>,
@@ -117,7 +117,7 @@ impl<'a> Layout<'a> {
         self.request.parent
     }
 
-    /// The steps in order, and the record.
+    /// Puts the steps in order, and returns them with the record.
     pub fn finish(self) -> Cgroups {
         let reserves_unit = self.paths.unit.as_ref().is_some_and(|unit| !self.makes(unit));
         let Layout { paths, stale, make, processors, share, writes, devices, .. } = self;
@@ -126,7 +126,7 @@ impl<'a> Layout<'a> {
         steps.extend(make.into_iter().map(CgroupOp::Make).map(step));
         let memory = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref()).cloned();
         let hold = paths.unit.clone().map(CgroupOp::Hold).map(step);
-        // The task takes its owner lock before it looks for reservations. A reservation makes its directory before it
+        // A task takes its owner lock before it looks for reservations. A reservation makes its directory before it
         // looks for tasks. So one of the two sees the other.
         match reserves_unit {
             true => steps.extend(processors.into_iter().chain(hold)),
@@ -138,36 +138,38 @@ impl<'a> Layout<'a> {
         Cgroups { steps, paths, share }
     }
 
-    /// Records that this host cannot set the limits of `control`, now or by an update.
+    /// Records that this host cannot set the limits of `control`, neither now nor by a later update.
     pub fn miss(&mut self, control: Control, why: impl Into<String>) {
         let why = why.into();
         self.paths.missing.push(Reason { control, why: why.clone() });
         self.report.miss(control, why);
     }
 
-    /// Another place in which an earlier task of this name may have left something.
+    /// Adds a path where an earlier task of the same name may have left a stale cgroup. It is removed first.
     pub fn stale(&mut self, leaf: PathBuf) {
         self.stale.push(leaf);
     }
 
-    /// The directories of one hierarchy.
+    /// Adds the directories of one hierarchy: `parents`, then the task's own `leaf`.
     pub fn make(&mut self, parents: Vec<NewDir>, leaf: &Path) {
         let leaf = NewDir { path: leaf.to_owned(), owner: DirOwner::Task };
         self.make.push(parents.into_iter().chain([leaf]).collect());
     }
 
-    /// Whether the directory is made already.
+    /// Whether a step that makes this directory was added.
     pub fn makes(&self, leaf: &Path) -> bool {
         self.make.iter().flatten().any(|dir| dir.path == leaf)
     }
 
-    /// Parents, which are the operator's if it named one.
+    /// The directories at `paths` as parents of a leaf. They belong to the operator if it named the parent cgroup, else
+    /// to the crate.
     pub fn parents(&self, paths: &[PathBuf]) -> Vec<NewDir> {
         let owner = if self.parent().is_default() { DirOwner::Crate } else { DirOwner::Operator };
         paths.iter().map(|path| NewDir { path: path.clone(), owner }).collect()
     }
 
-    /// What divides the processors: a reservation, or what keeps a task without one off those of others.
+    /// Sets the step that assigns CPUs: [`Reserve`](CgroupOp::Reserve) for a task with reserved CPUs, or
+    /// [`JoinShare`](CgroupOp::JoinShare), which keeps a task without a reservation off the CPUs of other tasks.
     pub fn divide(&mut self, op: CgroupOp) {
         if let CgroupOp::JoinShare(share) = &op {
             self.share = Some(share.clone());
@@ -175,7 +177,8 @@ impl<'a> Layout<'a> {
         self.processors = Some(Step::of(Control::CPUSET, op));
     }
 
-    /// The processors to reserve, if any of those that were asked for exist.
+    /// The CPUs to reserve: those of the requested CPUs that are online. Adds to the report which of them do not exist.
+    /// `None` if none is requested, or none exists.
     pub fn cores(&mut self) -> Option<Reserved> {
         let limits = self.limits();
         let asked = match limits.cpuset() {
@@ -199,14 +202,14 @@ impl<'a> Layout<'a> {
         Some(Reserved { cores, exclusive: limits.exclusive })
     }
 
-    /// Whether processors will be reserved.
+    /// Whether the task will have reserved CPUs.
     pub fn reserves(&self) -> bool {
         let asked: CpuSet = self.limits().cpuset().ok().flatten().unwrap_or_default();
         self.detection().can_limit().is_ok() && !asked.intersection(&self.detection().online).is_empty()
     }
 
-    /// Hands controllers down from the highest manageable cgroup to the leaf, one write for each and level, so
-    /// that a refusal names both.
+    /// Enables `controllers` in `cgroup.subtree_control`, from the highest manageable cgroup down to the parent of the
+    /// leaf. Each write enables one controller in one cgroup, so that an error names both.
     pub fn enable(&mut self, tree: &Tree<'_>, controllers: &[&str]) {
         for (level, dir) in tree.levels().enumerate() {
             for name in TREE_CONTROLLERS.iter().filter(|name| controllers.contains(name)) {
@@ -219,7 +222,7 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// How the limits are spelled in files.
+    /// How the limits are written to control files. Also stored in the record, for updates.
     pub fn terms(&mut self, version: Version) -> Terms {
         let hugetlb = match version {
             Version::V1 if self.detection().v1.contains_key("hugetlb") => Version::V1,
@@ -231,17 +234,17 @@ impl<'a> Layout<'a> {
         terms
     }
 
-    /// The rows to write for a new task: only those that limit something.
+    /// The rows to write for a new task: those that limit something.
     pub fn rows(&self, terms: &Terms) -> Vec<Row> {
         rows(self.limits(), terms).into_iter().filter(|row| row.limits).collect()
     }
 
-    /// Adds to the report what no file can hold.
+    /// Adds to the report the limits that no control file can enforce.
     pub fn remark(&mut self, terms: &Terms) {
         remarks(self.limits(), terms, self.report);
     }
 
-    /// Writes the rows in `leaf`.
+    /// Adds one write for each row to the control files of `leaf`.
     pub fn write(&mut self, leaf: &Path, rows: &[Row]) {
         for row in rows {
             let op = CgroupOp::Write { file: leaf.join(&row.file), text: row.line() };
@@ -249,13 +252,13 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// Writes the processors of a cpuset that no reservations are recorded in.
+    /// Adds the write of `cpuset.cpus` in a cpuset without recorded reservations.
     pub fn write_cores(&mut self, leaf: &Path, cores: &CpuSet) {
         let op = CgroupOp::Write { file: leaf.join("cpuset.cpus"), text: cores.to_string() };
         self.writes.push(Step::of(Control::CPUSET, op));
     }
 
-    /// Gives a file of a v1 cpuset its parent's value.
+    /// Adds the step that gives a blank file of a v1 cpuset its parent's value.
     pub fn inherit(&mut self, file: PathBuf) {
         self.writes.push(Step::of(Control::RESOURCES, CgroupOp::Inherit(file)));
     }

@@ -1,4 +1,4 @@
-//! Limits and a detection become the steps of a task's cgroups. Nothing is touched here.
+//! Turns limits and a detection into the steps of a task's cgroups. Touches nothing on the host.
 
 use super::detect::Version;
 use super::detect::place::in_tree;
@@ -12,21 +12,25 @@ use crate::error::Result;
 use crate::report::{Control, Report};
 use crate::step::Step;
 
-/// Lays out the cgroups of one task.
+/// Plans the cgroups of one task.
 ///
-/// The leaf is `<parent>/share.slice/<name>.scope` in the v2 tree, or `<parent>/reserve.slice/<name>.scope` for a
-/// task with reserved processors, and `<parent>/<name>` in a v1 hierarchy. In that of cpuset it is
-/// `<parent>/reserve/<name>` for a task with reserved processors; other tasks are in none while none is reserved.
+/// In the v2 tree the leaf is `<parent>/reserve.slice/<name>.scope` for a task with reserved CPUs, and
+/// `<parent>/share.slice/<name>.scope` for any other task. In a v1 hierarchy it is `<parent>/<name>`. In the cpuset
+/// hierarchy of v1 it is `<parent>/reserve/<name>` for a task with reserved CPUs. Other tasks have no cpuset while no
+/// CPUs are reserved.
 ///
-/// The v2 tree is always used when it may be, for birth, killing and events; a v1 hierarchy only if its controller is
-/// to limit something, and the freezer only where there is no tree to kill in.
+/// The v2 tree is used wherever possible: to start the task in its cgroup, to kill it, and for its events. A v1
+/// hierarchy is used only if its controller has to limit or count something. The v1 freezer is used only where there is
+/// no v2 tree to kill the task in.
 ///
-/// What cannot hold is added to `report`: a host without any cgroups is no error.
+/// Limits that cannot be enforced are added to `report`. A host without any cgroups is not an error.
 ///
-/// Where the operator named a parent, it and the levels above it must not have processes of their own on v2.
+/// On v2, a parent cgroup that the operator named must not have processes of its own, and neither must the cgroups
+/// above it.
 ///
 /// # Errors
-/// [`Error::Unsupported`](crate::Error::Unsupported) if a list of devices must be held and cannot be.
+/// [`Error::Unsupported`](crate::Error::Unsupported) if the device list must be enforced and this host cannot enforce
+/// it.
 pub fn lower(request: &Request<'_>, report: &mut Report) -> Result<Cgroups> {
     let mut layout = Layout::new(request, report);
     let (limits, detection) = (request.limits, request.detection);
@@ -43,7 +47,7 @@ pub fn lower(request: &Request<'_>, report: &mut Report) -> Result<Cgroups> {
     Ok(layout.finish())
 }
 
-/// The leaf in the v2 tree, or why there is none.
+/// Plans the leaf in the v2 tree. The error says why there is no v2 tree to use.
 fn tree<'a>(layout: &mut Layout<'a>) -> Result<Tree<'a>, String> {
     let parent = in_tree(layout.detection(), layout.parent())?;
     let reserves = layout.reserves();
@@ -58,7 +62,7 @@ fn tree<'a>(layout: &mut Layout<'a>) -> Result<Tree<'a>, String> {
     layout.paths.levels = tree.levels().cloned().collect();
     let on_v2 = layout.detection().can_limit().is_ok() && layout.detection().limits_on == Version::V2;
     if on_v2 && reserves {
-        // The reservation makes it.
+        // The `Reserve` step makes the leaf.
         layout.stale(tree.leaf.clone());
     } else {
         let mut parents = layout.parents(&tree.parent.levels);
@@ -91,13 +95,13 @@ fn v2(layout: &mut Layout<'_>, tree: &Tree<'_>) {
     let mut used = layout.rows(&terms);
     let controllers = &tree.parent.v2.controllers;
     let lacking: Vec<Row> = used.extract_if(.., |row| !controllers.contains(row.controller)).collect();
-    // Those that every host should have are there: can_limit() has looked.
+    // Only optional controllers can be missing here: can_limit() has checked the required ones.
     for row in lacking {
         layout.miss(row.control, format!("cgroup v2 lacks {}", row.controller));
     }
     let mut needed: Vec<&str> = used.iter().map(|row| row.controller).collect();
     if layout.limits().accounting {
-        // What the kernel lacks is not missed: it only counts.
+        // Accounting limits nothing, so a missing controller is not reported.
         needed.extend(["cpu", "memory", "io", "pids"].into_iter().filter(|name| controllers.contains(*name)));
     }
     layout.enable(tree, &needed);
@@ -105,7 +109,7 @@ fn v2(layout: &mut Layout<'_>, tree: &Tree<'_>) {
     layout.remark(&terms);
 }
 
-/// Devices need no controller of v2, and of v1 no other one.
+/// Plans the device list. v2 needs no controller for it, and v1 only `devices`.
 fn devices(layout: &mut Layout<'_>, no_tree: Option<&String>) -> Result<()> {
     let request = layout.request;
     if request.devices.is_empty() {
@@ -129,7 +133,8 @@ fn devices(layout: &mut Layout<'_>, no_tree: Option<&String>) -> Result<()> {
     Ok(())
 }
 
-/// Killing needs one cgroup that has all processes; without the tree that is the freezer's.
+/// Plans how the task is killed. That needs one cgroup with all of its processes: the v2 leaf or, without a v2 tree,
+/// the one in the v1 freezer hierarchy.
 fn kill(layout: &mut Layout<'_>, no_tree: Option<&String>) {
     layout.report.enforce(Control::KILL);
     let Some(no_tree) = no_tree else { return };

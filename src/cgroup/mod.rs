@@ -1,32 +1,35 @@
-//! Control groups: the resource limits of a task, and the handle by which all of it is killed.
+//! Control groups: the resource limits of a task, and the cgroups through which all of its processes are killed.
 //!
-//! A [`Group`] is one leaf per task, in each hierarchy that is needed and in no other: the cgroup v2
-//! tree wherever there is one (for `CLONE_INTO_CGROUP`, `cgroup.kill` and the events), and on a host whose
-//! controllers are still v1 one directory for each controller that was asked to limit or count something, the
-//! devices controller's. Processors may be reserved for one task; the rules are in `reserve`, and
-//! [`CpuReservations`] shows a scheduler which tasks have which.
+//! A [`Group`] holds the cgroups of one task: one leaf in each hierarchy that the task needs. On a host with a cgroup
+//! v2 tree there is always a leaf in that tree, for `CLONE_INTO_CGROUP`, `cgroup.kill` and events. On a host whose
+//! controllers are on v1 there is also one directory for each controller that limits or counts something, or that holds
+//! the device list. CPUs may be reserved for one task: `reserve` has the rules, and [`CpuReservations`] lists for a
+//! scheduler which task has reserved which CPUs.
 //!
-//! [`Detection`] is what this host offers, a plain value that tests fake. [`lower`] turns [`Limits`] and a detection
-//! into [`Cgroups`], the steps of one task, and adds to a report what of the limits will hold; it touches nothing.
-//! [`Group::create`] carries the steps out, and undoes them when the kernel refuses one.
+//! [`Detection`] describes what this host offers. It is a plain value, which tests write by hand. [`lower`](lower())
+//! turns [`Limits`] and a detection into [`Cgroups`], the steps of one task, and adds to a report which limits will
+//! hold. It touches nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
 //!
-//! The modules are layers, each of which knows only those below it: `fs` (files and directories), `detect`, `limits`
-//! (one table a version: limit, file, value), `reserve` (processors) and `devices`, `group` (make, enter, kill, freeze,
-//! update), `observe` (stats, events, oom) and `lower`. `v1` has what only v1 needs.
+//! The modules are layers. Each one uses only those before it: `fs` (files and directories), `detect`, `limits` (one
+//! table per version: limit, file, value), `reserve` (CPUs) and `devices`, `group` (make, enter, kill, freeze, update),
+//! `observe` (stats, events, oom) and `lower`. `v1` has what only v1 needs.
 //!
-//! Limits are all or nothing: when one of the controllers that every host should have is missing
-//! ([`V1_REQUIRED`], [`V2_REQUIRED`], or all twelve: [`Required`]) no limit is set at all, because a task that is held
-//! by half of its limits looks confined and is not. The report names the controllers. Killing does not depend on that,
-//! and neither do [`devices`].
+//! Limits are all or nothing. If a required controller is missing ([`V1_REQUIRED`], [`V2_REQUIRED`], or all twelve:
+//! [`Required`]), no limit is set at all, because a task with half of its limits looks confined and is not. The report
+//! names the missing controllers. Killing and [`devices`] do not depend on the required controllers.
 //!
-//! What it does not do: it does not use systemd, it mounts nothing, it never moves the caller, and it moves no process
-//! that is not in a task's cgroup. On v1 the first reservation moves the processes of the tasks below the same parent
-//! into the shared cpuset. It does not write into a cgroup that it did not create, with three exceptions. On v2 the
-//! controllers that are asked for are enabled in `cgroup.subtree_control` from the highest cgroup that may be written
-//! down to the parent of the leaf. On v1 an operator's parent whose `cpuset.cpus` and `cpuset.mems` are blank gets those
-//! of its own parent. When processors are reserved or given back, `cpuset.cpus` of the shared set and of the other
-//! reservations below the same parent are rewritten, under a lock. Detection makes a cgroup where it may write, and
-//! removes it.
+//! This module does not use systemd, mounts nothing, never moves the caller, and moves no process outside of a task's
+//! cgroup. On v1 the first reservation moves the processes of the tasks below the same parent into the shared cpuset.
+//! The module does not write into a cgroup that it did not create, with three exceptions:
+//!
+//! - On v2 it enables the requested controllers in `cgroup.subtree_control`, from the highest writable cgroup down to
+//!   the parent of the leaf.
+//! - On v1, if `cpuset.cpus` or `cpuset.mems` of an operator's parent cgroup is blank, it copies the value of that
+//!   cgroup's own parent.
+//! - When CPUs are reserved or released, it rewrites `cpuset.cpus` of the shared set and of the other reservations
+//!   below the same parent, under a lock.
+//!
+//! In a delegated v2 cgroup, detection makes a cgroup and removes it at once.
 //!
 //! Reference: `cgroups(7)`, and the kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
 

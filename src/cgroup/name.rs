@@ -1,48 +1,49 @@
-//! Names below a hierarchy's mount point. A wrong one would be a write outside of it.
+//! Validated cgroup names and paths, relative to a hierarchy's mount point. Validation ensures that no write leaves the
+//! mount point.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// What one directory name may be: long enough for any identifier, and with room for a suffix.
+/// Maximum length of a cgroup name, in bytes. Long enough for any identifier, and leaves room for a suffix (`.scope`).
 const NAME_MAX: usize = 200;
 
-/// Files that every directory of a v1 hierarchy has, besides those that begin with `cgroup.`.
+/// Files that every directory of a v1 hierarchy has, besides those whose names begin with `cgroup.`.
 const RESERVED: [&str; 3] = ["notify_on_release", "release_agent", "tasks"];
 
-/// The name of a task's own cgroup, unique among the tasks that live below the same parent.
+/// Name of a task's own cgroup, unique among the tasks below the same parent.
 ///
-/// One path component of at most 200 bytes, no control characters, not beginning with a dot, and none of the
-/// kernel's own files that every cgroup has (`tasks`, `cgroup.procs`).
+/// One path component of at most 200 bytes, without control characters. It does not begin with a dot, and is not the
+/// name of a kernel file that every cgroup has (`tasks`, `cgroup.procs`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CgroupName(String);
 
 impl CgroupName {
-    /// Takes `name` if it can be one directory name.
+    /// Validates `name` as a single directory name.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message that says what is wrong with the name.
     pub fn new(name: &str) -> Result<CgroupName, String> {
         component(name).map(|()| CgroupName(name.to_owned()))
     }
 }
 
-/// The parent of tasks' cgroups: a path relative to the hierarchies' mount points, the same in all of them.
+/// Parent of the tasks' cgroups: a path relative to the mount point of each hierarchy, the same in all of them.
 ///
-/// Empty means the crate's own: `cofferdam.slice` on v2 and `cofferdam` on v1, made when it is needed and
-/// removed with its last task.
+/// An empty path means the crate's own parent: `cofferdam.slice` on v2 and `cofferdam` on v1. It is made when it is
+/// needed, and removed with its last task.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CgroupPath(String);
 
 impl CgroupPath {
-    /// Takes `path` if it stays below the mount point: no `..`, `.` or empty component. A leading
-    /// slash means the mount point, as in `/proc/self/cgroup`, and not the file system's root.
+    /// Validates `path`: it must stay below the mount point, without `..`, `.` or empty components, and have at most
+    /// 2048 bytes. As in `/proc/self/cgroup`, a leading slash means the mount point, not the file system's root.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message that says what is wrong with the path.
     pub fn new(path: &str) -> Result<CgroupPath, String> {
         let relative = path.strip_prefix('/').unwrap_or(path);
         if relative.starts_with("sys/fs/cgroup") {
@@ -57,7 +58,7 @@ impl CgroupPath {
         Ok(CgroupPath(relative.to_owned()))
     }
 
-    /// Whether this is the crate's own parent.
+    /// Whether this is the crate's own parent, that is, whether the path is empty.
     pub fn is_default(&self) -> bool {
         self.0.is_empty()
     }
@@ -80,7 +81,7 @@ fn component(name: &str) -> Result<(), String> {
     Err(format!("{name:?} {why}"))
 }
 
-/// Every directory from `base` (left out) down to `base` + `path`, the highest first.
+/// Every directory from `base` (exclusive) down to `base` joined with `path`, the highest first.
 pub(super) fn levels(base: &Path, path: &str) -> Vec<PathBuf> {
     path.split('/')
         .filter(|part| !part.is_empty())
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn cgroup_name_is_one_component_of_at_most_200_bytes() {
         for good in ["x", "a1.web", "ünï", "with space", &"n".repeat(200)] {
             assert_eq!(CgroupName::new(good).unwrap().as_ref(), good);
         }
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn paths() {
+    fn cgroup_path_stays_below_the_mount_point() {
         for (given, kept) in
             [("", ""), ("/", ""), ("custom/path", "custom/path"), ("/custom.slice", "custom.slice")]
         {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_go_down() {
+    fn levels_lists_directories_from_the_highest_down() {
         let found = levels(Path::new("/cg"), "a/b.slice");
         assert_eq!(found, [Path::new("/cg/a"), Path::new("/cg/a/b.slice")]);
         assert!(levels(Path::new("/cg"), "").is_empty());

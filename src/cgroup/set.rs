@@ -1,24 +1,24 @@
-//! Sets of processors in the kernel's list format.
+//! CPU sets in the kernel's list format (`cpuset(7)`).
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A set of processor numbers, kept as intervals: `0-4294967295` costs as much as `0`.
+/// Set of CPU numbers, stored as intervals: `0-4294967295` takes as much memory as `0`.
 ///
-/// [`Display`](fmt::Display) writes the kernel's list format (`0-3,8`). The empty set is written as one space,
-/// because the kernel ignores a write of nothing.
+/// [`Display`](fmt::Display) writes the kernel's list format (`0-3,8`). The empty set is written as one space, because
+/// the kernel ignores an empty write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuSet {
-    /// Sorted, disjoint, not adjacent; both bounds belong to the set.
+    /// Sorted, disjoint and not adjacent. Both bounds of an interval are inclusive.
     ranges: Vec<(u32, u32)>,
 }
 
 impl CpuSet {
-    /// Reads `0-3,8`, and nothing else: no blanks, no reversed or empty pieces, no strides (`0-8:1/2`).
+    /// Parses a list such as `0-3,8`. Blanks, reversed or empty pieces and strides (`0-8:1/2`) are errors.
     ///
     /// # Errors
-    /// What is wrong with which piece.
+    /// A message that names the invalid piece.
     pub fn parse(list: &str) -> Result<CpuSet, String> {
         list.split(',')
             .map(|piece| match range(piece) {
@@ -30,8 +30,8 @@ impl CpuSet {
             .map(CpuSet::from_ranges)
     }
 
-    /// Reads what a kernel file or a person wrote: blanks are trimmed, reversed bounds are swapped, and pieces
-    /// that are no number or range are skipped.
+    /// Parses a list leniently, such as the text of a kernel file: trims blanks, swaps reversed bounds, and skips
+    /// pieces that are not a number or a range.
     pub fn parse_lenient(list: &str) -> CpuSet {
         let pieces = list.split(',').filter_map(|piece| range(piece.trim()));
         CpuSet::from_ranges(pieces.map(|(a, b)| (a.min(b), a.max(b))).collect())
@@ -49,27 +49,27 @@ impl CpuSet {
         CpuSet { ranges: merged }
     }
 
-    /// Whether there is no processor in the set.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// How many processors are in the set.
+    /// Number of CPUs in the set.
     pub fn len(&self) -> u64 {
         self.ranges.iter().map(|(low, high)| u64::from(high.saturating_sub(*low)).saturating_add(1)).sum()
     }
 
-    /// The processors, in rising order.
+    /// Iterates over the CPU numbers in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.ranges.iter().flat_map(|(low, high)| *low..=*high)
     }
 
-    /// The processors that are in one of the sets or in both.
+    /// CPUs that are in either set.
     pub fn union(&self, other: &CpuSet) -> CpuSet {
         CpuSet::from_ranges(self.ranges.iter().chain(&other.ranges).copied().collect())
     }
 
-    /// The processors that are in this set and not in the other.
+    /// CPUs that are in this set but not in `other`.
     pub fn difference(&self, other: &CpuSet) -> CpuSet {
         let without = |left: Vec<(u32, u32)>, &(from, to): &(u32, u32)| {
             let pieces = left.into_iter().flat_map(|(low, high)| {
@@ -82,12 +82,12 @@ impl CpuSet {
         CpuSet { ranges: other.ranges.iter().fold(self.ranges.clone(), without) }
     }
 
-    /// Whether every processor of this set is in the other.
+    /// Whether every CPU of this set is also in `other`.
     pub fn is_subset(&self, other: &CpuSet) -> bool {
         self.difference(other).is_empty()
     }
 
-    /// The processors that are in both sets.
+    /// CPUs that are in both sets.
     pub fn intersection(&self, other: &CpuSet) -> CpuSet {
         let both = self.ranges.iter().flat_map(|(low, high)| {
             other.ranges.iter().map(move |(from, to)| (*low.max(from), *high.min(to)))
@@ -96,7 +96,7 @@ impl CpuSet {
     }
 }
 
-/// `7` or `3-5`, digits only: `u32::from_str` alone would also take `+7`.
+/// Parses `7` or `3-5`, digits only: `u32::from_str` alone would also accept `+7`.
 fn range(piece: &str) -> Option<(u32, u32)> {
     let number = |s: &str| if s.bytes().all(|b| b.is_ascii_digit()) { s.parse().ok() } else { None };
     match piece.split_once('-') {
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lenient() {
+    fn lenient_parsing_swaps_bounds_and_skips_invalid_pieces() {
         for (text, expected) in [
             ("0", "0"),
             ("3-6", "3-6"),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn strict() {
+    fn strict_parsing_accepts_only_numbers_and_ranges() {
         for text in ["0", "1-3", "1,3-5,9,11-14", "0-4294967295"] {
             assert_eq!(CpuSet::parse(text).unwrap().to_string(), text);
         }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn intersections() {
+    fn intersection_has_the_cpus_of_both_sets() {
         for (a, b, expected) in [
             ("0-3", "0-1", "0-1"),
             ("2-3", "0-1", " "),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn unions_and_differences() {
+    fn union_and_difference_follow_set_algebra() {
         for (a, b, union, difference) in [
             ("0-3", "2-5", "0-5", "0-1"),
             ("0-3", "4", "0-4", "0-3"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn counted_and_listed() {
+    fn len_and_iter_agree_with_the_list() {
         for (list, all) in [("0", vec![0]), (" ", vec![]), ("1,3-5,9", vec![1, 3, 4, 5, 9])] {
             let set = CpuSet::parse_lenient(list);
             assert_eq!(set.iter().collect::<Vec<_>>(), all);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_stored() {
+    fn cpu_set_survives_json() {
         for list in ["1,3-5", " "] {
             let set = CpuSet::parse_lenient(list);
             let json = serde_json::to_string(&set).unwrap();

@@ -1,20 +1,19 @@
-//! The table of controllers: where each is, whether the kernel has it enabled, and whether a task can be
-//! given it.
+//! Table of the controllers: where each one is, whether the kernel has it enabled, and whether a task can have it.
 //!
-//! What comes from where:
+//! Sources of the table:
 //!
-//! | what | from |
+//! | fact | source |
 //! | --- | --- |
-//! | the kernel has it, and did not disable it at boot | `/proc/cgroups` (`cgroups(7)`); a v2 `cgroup.controllers` |
-//! | the v1 hierarchy it is bound to, and its mount | `/proc/self/cgroup`, `/proc/self/mountinfo`, `statfs(2)` |
+//! | the kernel has the controller and did not disable it at boot | `/proc/cgroups` (`cgroups(7)`); a v2 `cgroup.controllers` |
+//! | its v1 hierarchy and where that is mounted | `/proc/self/cgroup`, `/proc/self/mountinfo`, `statfs(2)` |
 //! | v2 has it | `cgroup.controllers` at the mount point and in [`Unified::top`](super::Unified::top) |
-//! | it is on below `top` | `cgroup.subtree_control` of `top` |
-//! | who above does not hand it down | `cgroup.subtree_control` from the mount point down to `top` |
-//! | it may be handed to a task | `access(2)` on directories and `cgroup.procs`, and making a cgroup in `top` |
+//! | it is enabled below `top` | `cgroup.subtree_control` of `top` |
+//! | the cgroup above `top` that does not enable it | `cgroup.subtree_control` from the mount point down to `top` |
+//! | a task can have it | `access(2)` on directories and `cgroup.procs`, and making a cgroup in `top` |
 //!
-//! `/proc/cgroups` is of v1: since Linux 6.12 it leaves out controllers that have no v1 form in that kernel
-//! (`memory` without `CONFIG_MEMCG_V1`, `cpuset` without `CONFIG_CPUSETS_V1`), and it never mentions that v2
-//! does without a controller what `freezer`, `cpuacct` and `devices` do.
+//! `/proc/cgroups` describes v1. Since Linux 6.12 it omits controllers that are built without v1 support (`memory`
+//! without `CONFIG_MEMCG_V1`, `cpuset` without `CONFIG_CPUSETS_V1`). It does not show that v2 provides `freezer`,
+//! `cpuacct` and `devices` without controllers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,8 +23,7 @@ use serde::Serialize;
 use super::facts::Facts;
 use super::{Hierarchy, Unified};
 
-/// The controllers that the `exec` driver's documentation wants enabled, in the order of its table, which is that
-/// of `/proc/cgroups`.
+/// The controllers that the `exec` driver's documentation requires, in the order of its table and of `/proc/cgroups`.
 pub const CONTROLLERS: [&str; 12] = [
     "cpuset",
     "cpu",
@@ -41,73 +39,72 @@ pub const CONTROLLERS: [&str; 12] = [
     "pids",
 ];
 
-/// One row of the table. [`Detection::controllers`](super::Detection::controllers) has one for each of
-/// [`CONTROLLERS`].
+/// A controller of this host: one row of [`Detection::controllers`](super::Detection::controllers).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Controller {
-    /// Its name in `/proc/cgroups`.
+    /// Name in `/proc/cgroups`.
     pub name: String,
-    /// Where it is.
+    /// Hierarchy that has the controller.
     pub place: Where,
-    /// Whether the kernel has it, in some form.
+    /// Whether the kernel has the controller, in v1 or v2 or as a v2 core feature.
     pub available: bool,
-    /// Whether the kernel has it enabled: the last column of `/proc/cgroups`; for what is not listed there,
-    /// whether v2 has it.
+    /// Whether the kernel has the controller enabled: the last column of `/proc/cgroups` or, if that file does not list
+    /// it, whether v2 has it.
     pub enabled: bool,
-    /// Whether it is at work already: bound to a v1 hierarchy that is mounted, or in the
-    /// `cgroup.subtree_control` of the highest v2 cgroup that the caller may manage.
+    /// Whether the controller is active already: bound to a mounted v1 hierarchy, in the `cgroup.subtree_control` of
+    /// the highest v2 cgroup that the caller may manage, or a v2 core feature.
     pub active: bool,
-    /// Whether a task can be given it: its v1 hierarchy can be written, or v2 cgroups that the caller makes
-    /// can have it.
+    /// Whether a task can have the controller: its v1 hierarchy can be written, or it can be enabled for v2 cgroups
+    /// that the caller makes. A v2 core feature needs only a cgroup that the caller may manage, and `devices` root too.
     pub delegated: bool,
-    /// Why it is not [`delegated`](Self::delegated).
+    /// Why the controller is not [`delegated`](Self::delegated).
     pub why: Option<String>,
 }
 
-/// Where a controller is.
+/// Hierarchy that has a controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Where {
-    /// In a v1 hierarchy.
+    /// A v1 hierarchy.
     V1 {
-        /// The mount point.
+        /// Mount point of the hierarchy.
         mount: PathBuf,
     },
-    /// In the v2 tree.
+    /// The v2 tree, as a controller that can be enabled.
     V2 {
-        /// Its name there: `blkio` is `io`.
+        /// Name of the controller on v2: `io` for `blkio`.
         name: String,
     },
-    /// The v2 tree does its work without a controller that could be enabled.
+    /// The v2 tree, as a core feature: no controller has to be enabled.
     V2Core {
-        /// By what: `cgroup.freeze` (Linux 5.2) for `freezer`, `cpu.stat` (4.15) for `cpuacct`, an eBPF program
-        /// (4.15) for `devices`; `perf_event` is there implicitly, `perf_event_open(2)` takes any v2 cgroup.
+        /// The feature: `cgroup.freeze` (Linux 5.2) for `freezer`, `cpu.stat` (4.15) for `cpuacct`, an eBPF program
+        /// (4.15) for `devices`, `implicit` for `perf_event`, since `perf_event_open(2)` accepts any v2 cgroup.
         by: String,
     },
-    /// In no hierarchy that can be seen.
+    /// No visible hierarchy.
     Nowhere,
 }
 
-/// What v2 does without a controller, and by what.
+/// v1 controllers that v2 replaces with core features, and the name of each feature.
 const CORE: [(&str, &str); 4] =
     [("cpuacct", "cpu.stat"), ("devices", "eBPF"), ("freezer", "cgroup.freeze"), ("perf_event", "implicit")];
 
-/// The name of a v1 controller in v2.
+/// Returns the v2 name of a v1 controller.
 pub(super) fn name_v2(name: &str) -> &str {
     if name == "blkio" { "io" } else { name }
 }
 
-/// One line of `/proc/cgroups`.
+/// A line of `/proc/cgroups`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// The v1 hierarchy; 0 for none, be it on v2 or nowhere.
+    /// ID of the v1 hierarchy. 0 if the controller is not in a v1 hierarchy, whether or not it is on v2.
     pub hierarchy: u32,
-    /// False: `cgroup_disable=` on the kernel's command line.
+    /// False if `cgroup_disable=` on the kernel's command line disables the controller.
     pub enabled: bool,
 }
 
 impl Listed {
-    /// The line of one controller, if there is one.
+    /// Finds the line of one controller. `None` if it is absent or malformed.
     pub fn find(proc_cgroups: &str, name: &str) -> Option<Listed> {
         let mut lines = proc_cgroups.lines().map(str::split_whitespace);
         let mut fields = lines.find_map(|mut f| (f.next() == Some(name)).then_some(f))?;
@@ -117,7 +114,7 @@ impl Listed {
     }
 }
 
-/// Fills the table.
+/// Makes the table: one row for each of [`CONTROLLERS`].
 pub(super) fn table(
     facts: &Facts<'_>,
     v1: &BTreeMap<String, Hierarchy>,
@@ -168,7 +165,8 @@ impl TableRow<'_> {
         if self.is_offered() || v2.controllers.contains(name) {
             return Where::V2 { name: name.to_owned() };
         }
-        // The only one of them that is a controller there too, one without files.
+        // Of the core features only `perf_event` is a controller on v2 too, one without files. v2 has it if the kernel
+        // enabled it and it is in no v1 hierarchy.
         let implicit = listed.is_some_and(|l| l.enabled && l.hierarchy == 0);
         match CORE.iter().find(|(core, _)| *core == name) {
             Some((core, by)) if *core != "perf_event" || implicit => Where::V2Core { by: (*by).to_owned() },
@@ -176,7 +174,7 @@ impl TableRow<'_> {
         }
     }
 
-    /// Whether the cgroup at the v2 mount point has it.
+    /// Whether the cgroup at the v2 mount point has the controller.
     fn is_offered(&self) -> bool {
         self.facts.offered.split_whitespace().any(|word| word == name_v2(self.name))
     }
@@ -195,7 +193,7 @@ impl TableRow<'_> {
         }
     }
 
-    /// Why the highest manageable cgroup cannot have what the mount point's has.
+    /// Why the highest manageable cgroup cannot enable a controller that the cgroup at the mount point has.
     fn not_handed_down(&self) -> String {
         let name = name_v2(self.name);
         let has = |text: &str| text.split_whitespace().any(|word| word == name);

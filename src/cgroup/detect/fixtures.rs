@@ -1,4 +1,4 @@
-//! Texts of real hosts, for the tests of this room.
+//! Texts of real hosts, for the tests of this module.
 
 pub(super) const HYBRID_MOUNTS: &str = "\
 23 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -28,7 +28,7 @@ pub(super) const HYBRID_SELF: &str = "\
 0::/
 ";
 
-/// systemd's way of old: cpu with cpuacct, net_cls with net_prio, and no v2 tree.
+/// The layout of old systemd: cpu mounted with cpuacct, net_cls with net_prio, and no v2 tree.
 pub(super) const V1_MOUNTS: &str = "\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 25 22 0:22 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:8 - tmpfs tmpfs ro,mode=755
@@ -56,7 +56,7 @@ pub(super) const V2_MOUNTS: &str = "\
 26 22 0:23 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
 ";
 
-/// A container with a cgroup namespace of its own, as docker starts it: read-only.
+/// A container with its own cgroup namespace, mounted read-only, as docker starts it.
 pub(super) const CGROUPNS_MOUNTS: &str = "\
 600 500 0:60 / / rw,relatime - overlay overlay rw
 610 600 0:26 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate
@@ -64,7 +64,7 @@ pub(super) const CGROUPNS_MOUNTS: &str = "\
 
 pub(super) const ALL_V2: &str = "cpuset cpu io memory hugetlb pids rdma misc\n";
 
-/// Debian, everything on v2.
+/// Debian with all controllers on v2.
 pub(super) const PROC_CGROUPS: &str = "\
 #subsys_name\thierarchy\tnum_cgroups\tenabled
 cpuset\t0\t94\t1
@@ -83,7 +83,7 @@ rdma\t0\t94\t1
 misc\t0\t94\t1
 ";
 
-/// Linux 6.12 without `CONFIG_MEMCG_V1` and `CONFIG_CPUSETS_V1`, and without a network controller.
+/// Linux 6.12 without `CONFIG_MEMCG_V1` and `CONFIG_CPUSETS_V1`, and without network controllers.
 pub(super) const PROC_CGROUPS_6_12: &str = "\
 #subsys_name\thierarchy\tnum_cgroups\tenabled
 cpu\t0\t94\t1
@@ -113,7 +113,7 @@ hugetlb\t0\t1\t1
 pids\t8\t1\t1
 ";
 
-/// Goes with [`V1_SELF`]; an old kernel, without hugetlb, and with blkio and devices that are not mounted.
+/// Goes with [`V1_SELF`]: an old kernel without hugetlb, whose blkio and devices are not mounted.
 pub(super) const V1_PROC_CGROUPS: &str = "\
 #subsys_name\thierarchy\tnum_cgroups\tenabled
 cpuset\t3\t1\t1
@@ -129,7 +129,7 @@ net_prio\t6\t1\t1
 pids\t7\t60\t1
 ";
 
-/// `cgroup_no_v1=all` under an init that lays things out as of old: the named hierarchy, and all else on v2.
+/// `cgroup_no_v1=all` with an init that uses the old layout: the named v1 hierarchy, and all controllers on v2.
 pub(super) const NO_V1_MOUNTS: &str = "\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 25 22 0:22 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:8 - tmpfs tmpfs ro,mode=755

@@ -1,4 +1,4 @@
-//! What the facts of a host amount to: where things are, and what may be written.
+//! Conclusions from the facts of a host: where the hierarchies are, and what the caller may write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,9 +7,9 @@ use super::facts::Facts;
 use super::{Detection, Hierarchy, Mode, Required, Swap, Unified, Version};
 use crate::cgroup::CpuSet;
 
-/// Decides what the facts amount to.
+/// Turns facts into a detection.
 pub(super) fn judge(facts: &Facts<'_>) -> Detection {
-    // The kernel knows better than a mount that has outlived its controllers.
+    // A v1 mount may name a controller that has left its hierarchy since. `/proc/cgroups` then shows hierarchy 0.
     let stale = |name: &str| Listed::find(facts.proc_cgroups, name).is_some_and(|l| l.hierarchy == 0);
     let hierarchies = facts.located.v1.iter().filter(|(name, _)| !stale(name)).map(|(name, m)| {
         let writable = facts.root && facts.v1_writable.contains(name) && !m.read_only;
@@ -45,7 +45,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Detection {
     found
 }
 
-/// The v2 tree with the controllers that its highest manageable cgroup can hand down.
+/// The v2 tree, with the controllers that its highest manageable cgroup can enable.
 fn unified(facts: &Facts<'_>) -> Option<Unified> {
     let mounted = facts.located.v2.as_ref()?;
     let own = facts.located.own.clone();

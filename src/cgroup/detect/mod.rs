@@ -1,8 +1,9 @@
-//! What this host offers: which hierarchies, which controllers, and where the caller may write.
+//! Detection of the host's cgroup hierarchies, their controllers, and where the caller may write.
 //!
-//! Here the files are read. `mounts` finds the hierarchies, `top` the place where the caller may make cgroups,
-//! `judge` says what all of it amounts to, `controllers` puts it into a table, and `required` decides whether that is
-//! enough. Only `top` ever makes anything: a cgroup, removed at once, below a cgroup that was delegated.
+//! This file reads the kernel's files. `mounts` finds the hierarchies, and `top` the cgroup in which the caller may
+//! make others. `judge` draws conclusions from both, `controllers` fills the table of controllers, and `required`
+//! decides whether limits can be set. Only `top` changes anything on the host: it makes a cgroup below a delegated one,
+//! and removes it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -34,108 +35,108 @@ mod tests;
 pub use controllers::{CONTROLLERS, Controller, Where};
 pub use required::Required;
 
-/// The controllers without which no limit is set on cgroup v1.
+/// Controllers that must be usable on cgroup v1; without any one of them no limit is set.
 pub const V1_REQUIRED: [&str; 4] = ["cpu", "cpuset", "freezer", "memory"];
 
-/// The controllers without which no limit is set on cgroup v2.
+/// Controllers that must be usable on cgroup v2; without any one of them no limit is set.
 pub const V2_REQUIRED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 /// Which hierarchies are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Hierarchies with controllers of v1, and no v2 tree.
+    /// Hierarchies with v1 controllers, and no v2 tree.
     V1,
-    /// The unified tree alone.
+    /// Only the v2 tree (the unified hierarchy).
     V2,
-    /// Controllers of v1 beside a v2 tree, which may have some controllers too.
+    /// Hierarchies with v1 controllers and a v2 tree, which may have some controllers too.
     Hybrid,
-    /// Neither.
+    /// Neither v1 controllers nor a v2 tree.
     Off,
 }
 
-/// One of the two interfaces.
+/// Version of the cgroup interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Version {
-    /// A hierarchy for each controller, `Documentation/admin-guide/cgroup-v1/`.
+    /// One hierarchy per controller: `Documentation/admin-guide/cgroup-v1/`.
     V1,
-    /// The unified hierarchy, `Documentation/admin-guide/cgroup-v2.rst`.
+    /// The unified hierarchy: `Documentation/admin-guide/cgroup-v2.rst`.
     V2,
 }
 
-/// The v2 tree as the caller sees it. Cgroups are named as below [`mount`](Self::mount), which is `/`.
+/// The v2 tree as the caller sees it. Cgroups are named relative to [`mount`](Self::mount), which is `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unified {
-    /// The mount point.
+    /// Mount point of the tree.
     pub mount: PathBuf,
-    /// The cgroup that the caller is in; `None` when it is not below the mount point.
+    /// The cgroup that the caller is in. `None` if it is not below the mount point.
     pub own: Option<String>,
-    /// The highest cgroup, on the way up from [`own`](Self::own), below which the caller may make cgroups
-    /// and start processes into them: `/` for root, the delegated cgroup for others, `None` without delegation.
+    /// The highest cgroup, from [`own`](Self::own) upwards, below which the caller may make cgroups and start processes
+    /// in them. It is `/` for root and the delegated cgroup for other users. `None` without delegation.
     ///
-    /// That a cgroup elsewhere belongs to the caller is not enough without root: to start a process in it the
-    /// kernel asks for the right to write `cgroup.procs` of the common ancestor of both, and says `EACCES`.
+    /// Without root, owning a cgroup elsewhere is not enough: to start a process in it, the kernel requires write
+    /// access to `cgroup.procs` of the common ancestor of both cgroups, and fails with `EACCES`.
     pub top: Option<String>,
-    /// The controllers that cgroups below [`top`](Self::top) can have.
+    /// Controllers that cgroups below [`top`](Self::top) can have.
     pub controllers: BTreeSet<String>,
-    /// Those of them that are already enabled in `top`'s `cgroup.subtree_control`.
+    /// Those of `controllers` that are already enabled in `cgroup.subtree_control` of `top`.
     pub enabled: BTreeSet<String>,
-    /// Why there is no `top`, or why it cannot hand down all the controllers that it has.
+    /// Why there is no `top`, or why `top` cannot enable all of the controllers that it has.
     pub why: Option<String>,
 }
 
-/// A hierarchy of cgroup v1.
+/// A cgroup v1 hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hierarchy {
-    /// The mount point; controllers mounted together share it.
+    /// Mount point. Controllers that are mounted together have the same one.
     pub mount: PathBuf,
-    /// Whether the caller may make cgroups there; v1 cannot be delegated safely, so only root may.
+    /// Whether the caller may make cgroups in it. Only root may, because v1 cannot be delegated safely.
     pub writable: bool,
 }
 
-/// What is known of swap.
+/// State of swap on this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swap {
-    /// Whether any is in use by the host now (`/proc/swaps`).
+    /// Whether the host has an active swap area (`/proc/swaps`).
     pub active: bool,
-    /// Whether the memory controller accounts it: v1 has `memory.memsw.limit_in_bytes`, v2 `memory.swap.max`.
-    /// `None`: not known before a cgroup with a memory controller exists.
+    /// Whether the memory controller accounts swap: v1 has `memory.memsw.limit_in_bytes`, v2 `memory.swap.max`. `None`
+    /// if unknown, because no cgroup with a memory controller exists yet.
     pub accounted: Option<bool>,
 }
 
-/// What this host offers, and whether it is enough.
+/// What this host offers, and whether limits can be set on it.
 ///
-/// A plain value: [`Detection::probe`] fills it once, tests write it by hand.
+/// This is a plain value: [`Detection::probe`] fills it once, and tests write it by hand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Detection {
-    /// Which hierarchies there are.
+    /// Which hierarchies are mounted.
     pub mode: Mode,
-    /// The interface that limits are set through, when they can be: v1 where all of [`V1_REQUIRED`] are there.
+    /// The version that limits are set through, if they can be set: v1 if it has all of [`V1_REQUIRED`].
     pub limits_on: Version,
-    /// The v2 tree.
+    /// The v2 tree, if one is mounted.
     pub v2: Option<Unified>,
-    /// The hierarchies of v1, by controller.
+    /// The v1 hierarchies by controller.
     pub v1: BTreeMap<String, Hierarchy>,
-    /// A row for each of [`CONTROLLERS`], in that order.
+    /// One row for each of [`CONTROLLERS`], in that order.
     pub controllers: Vec<Controller>,
-    /// The set that `missing` and `reason` are about; see [`requiring`](Self::requiring).
+    /// The set of required controllers that `missing` and `reason` refer to; see [`requiring`](Self::requiring).
     pub required: Required,
-    /// The required controllers that are not there, sorted. One is enough to turn limits off.
+    /// The required controllers that are missing, sorted. A single one prevents all limits.
     pub missing: Vec<String>,
-    /// Why no limits can be set; `None` when they can.
+    /// Why no limits can be set. `None` if they can.
     pub reason: Option<String>,
-    /// The processors that a task can be given.
+    /// The CPUs that a task can use.
     pub online: CpuSet,
-    /// Swap.
+    /// State of swap.
     pub swap: Swap,
 }
 
 impl Detection {
-    /// Reads this host. Whatever cannot be read is taken as not there.
+    /// Detects what this host offers. A file that cannot be read counts as absent.
     ///
-    /// Where the caller may make cgroups in one that was delegated to it (it is not the root of the whole tree), a
-    /// cgroup is made there and removed at once, to know.
+    /// If the highest cgroup that the caller may manage is delegated, that is, not the root of the whole tree, this
+    /// makes a cgroup in it and removes it at once. Permissions alone do not tell whether that works.
     pub fn probe() -> Detection {
         let mountinfo = read("/proc/self/mountinfo");
         let root = nix::unistd::geteuid().is_root();
@@ -168,8 +169,8 @@ impl Detection {
         })
     }
 
-    /// What the texts of `/proc/self/mountinfo` and `/proc/self/cgroup` say by themselves: where the
-    /// hierarchies are. Nothing is asked of the kernel, so nothing is known to be writable, and no limits can be set.
+    /// Returns what the texts of `/proc/self/mountinfo` and `/proc/self/cgroup` tell by themselves: where the
+    /// hierarchies are. The kernel is not asked, so no hierarchy is known to be writable, and no limits can be set.
     ///
     /// ```
     /// # use cofferdam::cgroup::{Detection, Mode};
@@ -194,22 +195,23 @@ impl Detection {
         })
     }
 
-    /// Whether limits can be set, and if not why.
+    /// Whether limits can be set.
     ///
     /// # Errors
-    /// The reason; it names the missing controllers, sorted.
+    /// The reason why not. It names the missing controllers, sorted.
     pub fn can_limit(&self) -> Result<(), &str> {
         self.reason.as_deref().map_or(Ok(()), Err)
     }
 
-    /// The controllers that a task's cgroup can have, in both hierarchies, sorted.
+    /// The controllers that a task's cgroups can have, on v1 and v2 together, sorted.
     pub fn available(&self) -> BTreeSet<&str> {
         let v1 = self.v1.iter().filter(|(_, h)| h.writable).map(|(name, _)| name.as_str());
         v1.chain(self.v2.iter().flat_map(|v2| v2.controllers.iter().map(String::as_str))).collect()
     }
 }
 
-/// Whether swap is accounted: looked up where there is a cgroup with a memory controller.
+/// Whether the memory controller accounts swap. On v2 this looks for a cgroup with a memory controller: the caller's
+/// own, or a child of `top`.
 fn swap_accounted(located: &Located, top: Option<&Top>) -> Option<bool> {
     if let Some(memory) = located.v1.get("memory") {
         return Some(memory.path.join("memory.memsw.limit_in_bytes").exists());
@@ -231,7 +233,7 @@ fn is_fs(path: &Path, magic: FsType) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == magic)
 }
 
-/// The text of a kernel file; nothing if it cannot be read.
+/// Reads a kernel file. The text is empty if the file cannot be read.
 fn read(path: impl AsRef<Path>) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

@@ -1,33 +1,33 @@
-//! Where the cgroup hierarchies are, from the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+//! Mount points of the cgroup hierarchies, from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
 //!
-//! Nothing is assumed about paths: hierarchies are found by file system type, wherever they are mounted.
+//! No path is assumed: hierarchies are found by file system type, wherever they are mounted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::sys::mountinfo::Mount;
 
-/// One visible mount of a cgroup hierarchy.
+/// A visible mount of a cgroup hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mounted {
     pub path: PathBuf,
-    /// The directory of the hierarchy that is mounted, as seen from the reader's cgroup namespace.
+    /// The directory of the hierarchy that is mounted, as the reader's cgroup namespace shows it.
     pub root: String,
     pub read_only: bool,
 }
 
-/// Where everything is.
+/// Mounts of the hierarchies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Located {
     pub v2: Option<Mounted>,
-    /// The caller's own cgroup below the v2 mount point; `/` is the mount point. `None` when it is elsewhere.
+    /// The caller's cgroup relative to the v2 mount point, which is `/`. `None` if it is not below the mount point.
     pub own: Option<String>,
-    /// Controllers of v1 by name; co-mounted ones have the same path.
+    /// v1 controllers by name. Controllers that are mounted together have the same path.
     pub v1: BTreeMap<String, Mounted>,
 }
 
-/// Reads `/proc/self/mountinfo` and `/proc/self/cgroup` (`proc(5)`, `cgroups(7)`). Of several mounts of one
-/// hierarchy the first that shows all of it is taken, else the first.
+/// Parses `/proc/self/mountinfo` and `/proc/self/cgroup` (`proc(5)`, `cgroups(7)`). If a hierarchy has several mounts,
+/// takes the first that shows all of it, else the first.
 pub(super) fn locate(mountinfo: &str, self_cgroup: &str) -> Located {
     let mounts: Vec<Mount> = mountinfo.lines().filter_map(|line| Mount::parse(line.as_bytes())).collect();
     let visible = |kind: &'static str| {
@@ -53,13 +53,13 @@ pub(super) fn locate(mountinfo: &str, self_cgroup: &str) -> Located {
     found
 }
 
-/// The controllers that are bound to v1 hierarchies: what stands between the colons of `4:cpu,cpuacct:/`.
+/// The controllers that are bound to v1 hierarchies: the second field of lines such as `4:cpu,cpuacct:/`.
 fn v1_controllers(self_cgroup: &str) -> BTreeSet<&str> {
     let lists = self_cgroup.lines().filter_map(|line| line.split(':').nth(1));
     lists.flat_map(|list| list.split(',')).filter(|name| !name.is_empty() && !name.contains('=')).collect()
 }
 
-/// The caller's v2 cgroup: the path in `0::/path`.
+/// The caller's v2 cgroup: the path of the line `0::/path`.
 fn v2_path(self_cgroup: &str) -> Option<&str> {
     self_cgroup
         .lines()
@@ -67,7 +67,8 @@ fn v2_path(self_cgroup: &str) -> Option<&str> {
         .map(|path| path.trim_end_matches(" (deleted)"))
 }
 
-/// `path` as seen from a mount of `root`. Both come from the same cgroup namespace.
+/// `path` relative to `root`, the mounted directory. Both are named as in the same cgroup namespace. `None` if `path`
+/// is not below `root`.
 fn relative(root: &str, path: &str) -> Option<String> {
     if path.split('/').any(|part| part == "..") {
         return None;
@@ -79,23 +80,24 @@ fn relative(root: &str, path: &str) -> Option<String> {
     }
 }
 
-/// Whether another mount lies over this one or over a directory on the way to it.
+/// Whether another mount covers this mount point, or a directory above it.
 ///
-/// Whatever is stacked upon this mount's root has it as its parent, and whatever is mounted on the same parent at
-/// the same or a shorter path hides this mount. The latter must hold for the parents too; but what is stacked
-/// upon a parent's root may be the very mount that was come from, and if it is another it hides that one.
+/// A mount that is stacked on this mount has this mount as its parent, at the same mount point, and hides it. A
+/// sibling, that is, a mount with the same parent, hides this mount if it is at the same or a shorter path. The
+/// siblings of every ancestor hide it in the same way. A mount that is stacked on an ancestor needs no check of its
+/// own: it is either the next mount on the way down to this one, or a sibling of that mount.
 fn is_hidden(this: &Mount, all: &[Mount]) -> bool {
     let on_top = |other: &Mount| other.parent == this.id && other.id != this.id && other.point == this.point;
     if all.iter().any(on_top) {
         return true;
     }
     let beside = |mount: &Mount, other: &Mount| {
-        // What is stacked on the process's own root is never entered: lookups start below it.
+        // A mount that is stacked on the process's root is never entered: lookups start below it.
         let beside = other.id != mount.id && other.parent == mount.parent && other.point.parent().is_some();
         beside && mount.point.starts_with(&other.point)
     };
     let mut at = Some(this);
-    // A tree is never deeper than it has members; the bound guards against a cycle in a forged text.
+    // The bound is for a cycle in a forged text: no path in the tree is longer than the list of mounts.
     for _ in all {
         let Some(mount) = at else { return false };
         let up = all.iter().find(|e| e.id == mount.parent && e.id != mount.id);
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn this_kind_of_machine() {
+    fn hybrid_host_has_v1_hierarchies_and_a_v2_tree() {
         let found = locate(HYBRID_MOUNTS, HYBRID_SELF);
         assert_eq!(found.v2, Some(mounted("/sys/fs/cgroup/unified")));
         assert_eq!(found.own.as_deref(), Some("/"));
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn custom_mount_point_with_a_blank() {
+    fn mount_point_with_an_escaped_blank_is_decoded() {
         let text = "50 20 0:40 / /mnt/my\\040groups rw - cgroup2 none rw,nsdelegate\n";
         let found = locate(text, "0::/a.slice/b.scope\n");
         assert_eq!(found.v2, Some(mounted("/mnt/my groups")));
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_of_a_part() {
+    fn own_cgroup_is_relative_to_the_mounted_directory() {
         let text = "50 20 0:40 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
         let found = locate(text, "0::/docker/abc/init\n");
         assert_eq!(found.own.as_deref(), Some("/init"));
@@ -164,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_covered_is_not_there() {
+    fn covered_mounts_are_ignored() {
         for (text, expected) in [
-            // Stacked on one path: the later has the earlier as its parent.
+            // Stacked at the same path: the earlier mount is the parent of the later one.
             (
                 "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
                  40 31 0:50 / /sys/fs/cgroup rw - tmpfs b rw\n",
@@ -177,20 +179,20 @@ mod tests {
                  40 31 0:50 / /sys/fs/cgroup rw - cgroup2 a rw\n",
                 Some("/sys/fs/cgroup"),
             ),
-            // A later mount on a directory above, on the same parent.
+            // A later mount on a directory above, with the same parent.
             (
                 "31 23 0:28 / /sys/fs/cgroup/unified rw - cgroup2 a rw\n\
                  40 23 0:50 / /sys/fs rw - tmpfs b rw\n",
                 None,
             ),
-            // A bind mount of it over itself, as systemd's ProtectControlGroups= makes one.
+            // The tree bind-mounted over itself, as systemd's ProtectControlGroups= does.
             (
                 "23 1 0:2 / / rw - ext4 r rw\n\
                  31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
                  40 31 0:28 / /sys/fs/cgroup ro - cgroup2 a rw\n",
                 Some("/sys/fs/cgroup"),
             ),
-            // Three on one path, and what is mounted in the last.
+            // Three mounts at one path, and a tree that is mounted in the last.
             (
                 "23 1 0:2 / / rw - ext4 r rw\n\
                  31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
@@ -199,7 +201,7 @@ mod tests {
                  42 41 0:28 / /sys/fs/cgroup/unified rw - cgroup2 a rw\n",
                 Some("/sys/fs/cgroup/unified"),
             ),
-            // The same, but what is mounted in the second.
+            // The same, but the tree is mounted in the second, which the third covers.
             (
                 "23 1 0:2 / / rw - ext4 r rw\n\
                  31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
@@ -208,20 +210,20 @@ mod tests {
                  42 40 0:28 / /sys/fs/cgroup/unified rw - cgroup2 a rw\n",
                 None,
             ),
-            // Its parent is covered.
+            // The parent mount is covered.
             (
                 "31 23 0:28 / /sys/fs/cgroup rw - tmpfs a rw\n\
                  32 31 0:29 / /sys/fs/cgroup/unified rw - cgroup2 b rw\n\
                  33 31 0:30 / /sys/fs/cgroup rw - tmpfs c rw\n",
                 None,
             ),
-            // The root is listed last, is its own parent's only child, and hides nothing that stands on it.
+            // The root mount is listed last. It has no sibling and hides no mount below it.
             (
                 "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n\
                  23 1 0:2 / / rw - ext4 r rw\n",
                 Some("/sys/fs/cgroup"),
             ),
-            // The whole mount and a bind mount of a part of it.
+            // A bind mount of a subtree, and a mount of the whole hierarchy.
             (
                 "31 23 0:28 /x /srv/x rw - cgroup2 a rw\n\
                  32 23 0:28 / /sys/fs/cgroup rw - cgroup2 a rw\n",

@@ -1,31 +1,31 @@
-//! Where a task's cgroups go: the directories from the highest that may be managed down to the leaf's parent.
+//! Directories of a task's cgroups, from the highest manageable cgroup down to the leaf's parent.
 
 use std::path::{Path, PathBuf};
 
 use super::{Detection, Hierarchy, Unified};
 use crate::cgroup::name::{CgroupPath, levels};
 
-/// The crate's own parents.
+/// Parents of the tasks' cgroups if the operator names none.
 const OWN_PARENT_V2: &str = "cofferdam.slice";
 const OWN_PARENT_V1: &str = "cofferdam";
 
 /// A parent cgroup in the v2 tree.
 pub(in crate::cgroup) struct TreeParent<'a> {
     pub v2: &'a Unified,
-    /// The highest cgroup that may be managed.
+    /// The highest cgroup that the caller may manage.
     pub top: PathBuf,
-    /// Everything below it down to the parent.
+    /// The cgroups below `top`, down to the parent.
     pub levels: Vec<PathBuf>,
 }
 
 impl TreeParent<'_> {
-    /// The parent's directory.
+    /// Directory of the parent.
     pub fn dir(&self) -> &Path {
         self.levels.last().unwrap_or(&self.top)
     }
 }
 
-/// Finds `parent` in the v2 tree, or why it cannot be used.
+/// Finds `parent` in the v2 tree. The error says why it cannot be used.
 pub(in crate::cgroup) fn in_tree<'a>(
     detection: &'a Detection,
     parent: &CgroupPath,
@@ -47,7 +47,7 @@ pub(in crate::cgroup) fn in_tree<'a>(
     Ok(TreeParent { v2, top, levels })
 }
 
-/// Everything below the mount point of a v1 hierarchy down to `parent`.
+/// The directories below the mount point of a v1 hierarchy, down to `parent`.
 pub(in crate::cgroup) fn in_hierarchy(hierarchy: &Hierarchy, parent: &CgroupPath) -> Vec<PathBuf> {
     levels(&hierarchy.mount, if parent.is_default() { OWN_PARENT_V1 } else { parent.as_ref() })
 }

@@ -1,4 +1,4 @@
-//! The required controllers: limits are all or nothing, and the operator chooses which controllers they require.
+//! Required controllers. Limits are all or nothing, and the operator chooses which controllers they require.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,36 +9,37 @@ use serde::Serialize;
 use super::controllers::{CONTROLLERS, name_v2};
 use super::{Controller, Detection, Mode, V1_REQUIRED, V2_REQUIRED, Version, Where};
 
-/// The controllers that must be usable on v1 if they are required: limits use them.
+/// Controllers that limits use on v1. If required, they must be usable and not only enabled.
 const V1_USED: [&str; 6] = ["blkio", "cpu", "cpuset", "freezer", "memory", "pids"];
 
-/// The controllers that must be there before any limit is set. One that is lacking turns all limits off.
+/// Controllers that are required before any limit is set. If one is missing, no limit is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Required {
-    /// What limits are made of: [`V1_REQUIRED`] where they are set through v1, [`V2_REQUIRED`] where through v2.
+    /// The controllers that limits are made of: [`V1_REQUIRED`] where limits are set through v1, [`V2_REQUIRED`] where
+    /// they are set through v2.
     #[default]
     Minimal,
-    /// All of [`CONTROLLERS`], as the `exec` driver's documentation wants them.
+    /// All of [`CONTROLLERS`], as the `exec` driver's documentation requires.
     ///
-    /// What it wants is that `/proc/cgroups` has them *enabled*, and so a driver that does no more than that goes
-    /// on where half of the limits cannot be set. Here those that limits are made of must be usable, and the others
-    /// enabled:
+    /// That documentation requires only that `/proc/cgroups` shows them as *enabled*. A driver that checks no more than
+    /// that goes on where half of the limits cannot be set. Here the controllers that limits are made of must be
+    /// usable, and the others enabled:
     ///
     /// | controller | on v1 | on v2 |
     /// | --- | --- | --- |
-    /// | cpuset, cpu, memory, pids, blkio | its hierarchy is mounted and can be written | the controller (`io` for `blkio`) can be handed to tasks |
+    /// | cpuset, cpu, memory, pids, blkio | its hierarchy is mounted and can be written | the controller (`io` for `blkio`) can be enabled for tasks |
     /// | freezer | the same | always: `cgroup.freeze` |
     /// | cpuacct | enabled | always: `cpu.stat` |
     /// | devices, perf_event, hugetlb | enabled | enabled |
-    /// | net_cls, net_prio | enabled | enabled; v2 has no such controllers, and nothing here is made of them |
+    /// | net_cls, net_prio | enabled | enabled; v2 has no such controllers, and no limit uses them |
     ///
-    /// Enabled is what [`Controller::enabled`] says.
+    /// Enabled means [`Controller::enabled`].
     Documented,
 }
 
 impl Required {
-    /// The names, as they are on this interface, sorted.
+    /// The names of the required controllers on this version, sorted.
     pub fn names(self, on: Version) -> Vec<&'static str> {
         match (self, on) {
             (Required::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
@@ -73,8 +74,8 @@ impl fmt::Display for Required {
 }
 
 impl Detection {
-    /// The same host with another required set: [`missing`](Self::missing), [`reason`](Self::reason) and
-    /// [`can_limit`](Self::can_limit) follow it, nothing else.
+    /// Returns the same host with another required set. Only [`required`](Self::required), [`missing`](Self::missing),
+    /// [`reason`](Self::reason) and [`can_limit`](Self::can_limit) change.
     pub fn requiring(&self, required: Required) -> Detection {
         let mut found = self.clone();
         found.required = required;
@@ -82,8 +83,8 @@ impl Detection {
         found
     }
 
-    /// The same host as if its kernel had not this controller, by the name that it has in v1 or in v2 (`io` is
-    /// `blkio`): to see what a plan would be on a lesser host, without having one.
+    /// Returns the same host as if its kernel lacked a controller, named as on v1 or on v2 (`io` is `blkio`). This
+    /// shows the plan for a host with fewer controllers.
     ///
     /// ```
     /// # use cofferdam::{Host, Sandbox, cgroup::Limits};
@@ -121,12 +122,13 @@ impl Detection {
         found
     }
 
-    /// The row of one controller, by either name.
+    /// The row of a controller, by its v1 or v2 name.
     pub(super) fn row(&self, name: &str) -> Option<&Controller> {
         self.controllers.iter().find(|row| row.name == name || name_v2(&row.name) == name)
     }
 
-    /// Judges anew: through which interface limits are set, what it lacks, and so why none can be set.
+    /// Recomputes the version that limits are set through, its missing controllers, and the reason why no limits can be
+    /// set.
     pub(super) fn shut(&mut self) {
         let lacking = |on| -> Vec<String> {
             let names = self.required.names(on).into_iter();
@@ -135,7 +137,7 @@ impl Detection {
         let on = self.interface();
         let missing = lacking(on);
         let reason = match on {
-            // Why that is was known before.
+            // judge() has set the reason.
             _ if self.mode == Mode::Off => self.reason.clone(),
             Version::V1 => self.reason_v1(&missing),
             Version::V2 => self.reason_v2(&missing),
@@ -143,7 +145,8 @@ impl Detection {
         (self.limits_on, self.missing, self.reason) = (on, missing, reason);
     }
 
-    /// The one that lacks nothing that limits are made of, else the one that has some of it.
+    /// The version that has all controllers that limits are made of, v1 first. If neither has, v1 if it has some of
+    /// them.
     fn interface(&self) -> Version {
         let lacks = |on, all: &[&str]| all.iter().filter(|name| !self.has(on, name)).count();
         let v1 = lacks(Version::V1, &V1_REQUIRED);
@@ -151,7 +154,7 @@ impl Detection {
         if v1 == 0 || (v1 < V1_REQUIRED.len() && v2 > 0) { Version::V1 } else { Version::V2 }
     }
 
-    /// Whether a required controller is there, as [`Required`] has it.
+    /// Whether a required controller is usable or enabled, as [`Required`] defines it.
     fn has(&self, on: Version, name: &str) -> bool {
         let row = self.row(name);
         let enabled = row.is_some_and(|row| row.enabled);
@@ -183,13 +186,13 @@ impl Detection {
             return None;
         }
         match &self.v2 {
-            // Without a top nothing is known of controllers: then that is the reason, and not what they lack.
+            // Without a `top` no controllers are known, so the reason is why there is no `top`.
             Some(v2) if v2.top.is_none() && v2.why.is_some() => v2.why.clone(),
             _ => Some(format!("cgroup v2 lacks {}", self.named(Version::V2, missing))),
         }
     }
 
-    /// `cpuset, io (why); memory (disabled at boot)`: with those together that lack for one reason.
+    /// Formats missing controllers as `cpuset, io (why); memory (disabled at boot)`, grouped by reason.
     fn named(&self, on: Version, missing: &[String]) -> String {
         let mut groups: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
         for name in missing {
@@ -210,7 +213,7 @@ impl Detection {
     }
 }
 
-/// A controller's name in v1, and the one in v2 where that is another.
+/// The v1 name of a controller and, if different, its v2 name.
 fn names_of(controller: &str) -> Vec<&str> {
     match controller {
         "blkio" | "io" => vec!["blkio", "io"],

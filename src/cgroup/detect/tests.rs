@@ -1,4 +1,4 @@
-//! Hosts of every kind, from their texts.
+//! Detection on all kinds of hosts, from the texts of their kernel files.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use super::controllers::Listed;
 use super::fixtures::*;
 use super::*;
 
-/// What a top is made of: its name, `cgroup.controllers`, `cgroup.subtree_control`, and why it is closed.
+/// Parts of a [`Top`]: its name, `cgroup.controllers`, `cgroup.subtree_control`, and why it is closed.
 type TopText = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 #[derive(Clone, Copy)]
@@ -16,9 +16,9 @@ struct Case {
     proc_cgroups: &'static str,
     root: bool,
     top: Option<TopText>,
-    /// What is above the top: name and `cgroup.subtree_control`.
+    /// The cgroups above the top: name and `cgroup.subtree_control`.
     above: &'static [(&'static str, &'static str)],
-    /// `cgroup.controllers` at the mount point; the top's when blank.
+    /// Text of `cgroup.controllers` at the mount point. If blank, that of the top.
     offered: &'static str,
     v1_writable: bool,
 }
@@ -43,7 +43,7 @@ const V2: Case = Case {
     v1_writable: false,
     ..HYBRID
 };
-/// A container that sees the cgroup that it is in as the root.
+/// A container whose cgroup namespace shows its own cgroup as the root.
 const CONTAINER: Case =
     Case { cgroup: "0::/\n", top: Some(("/", ALL_V2, "", Some("it has processes"))), ..V2 };
 const USER: &str = "/user.slice/user-1000.slice/user@1000.service";
@@ -76,7 +76,7 @@ fn facts(case: Case) -> Facts<'static> {
     }
 }
 
-/// `name enabled place`, then `!` and why a task cannot have it.
+/// Formats each row as `name enabled place`, then `!` and the reason why a task cannot have the controller.
 fn rows(found: &Detection) -> Vec<String> {
     let row = |row: &Controller| {
         let place = match &row.place {
@@ -103,7 +103,7 @@ fn table(case: Case, expected: &str) {
 }
 
 #[test]
-fn the_table_of_a_hybrid_host() {
+fn hybrid_host_takes_each_controller_from_v1_or_else_v2() {
     table(
         HYBRID,
         "cpuset yes v1 /sys/fs/cgroup/cpuset
@@ -122,7 +122,7 @@ fn the_table_of_a_hybrid_host() {
 }
 
 #[test]
-fn the_table_of_a_v1_host() {
+fn v1_host_says_why_a_controller_cannot_be_used() {
     table(
         V1,
         "cpuset yes v1 /sys/fs/cgroup/cpuset
@@ -146,7 +146,7 @@ fn the_table_of_a_v1_host() {
 }
 
 #[test]
-fn the_table_of_a_v2_host() {
+fn v2_host_has_controllers_and_core_features() {
     let all = "cpuset yes v2 cpuset
          cpu yes v2 cpu
          cpuacct yes core cpu.stat
@@ -160,7 +160,7 @@ fn the_table_of_a_v2_host() {
          hugetlb yes v2 hugetlb
          pids yes v2 pids";
     table(V2, all);
-    // Whatever is mounted beside it: that is what cgroup_no_v1=all comes to.
+    // The same for cgroup_no_v1=all, which leaves a named v1 hierarchy mounted beside the v2 tree.
     table(Case { mounts: NO_V1_MOUNTS, cgroup: NO_V1_SELF, ..V2 }, all);
     let active: Vec<String> = judge(&facts(V2))
         .controllers
@@ -171,8 +171,8 @@ fn the_table_of_a_v2_host() {
 }
 
 #[test]
-fn what_proc_cgroups_does_not_say() {
-    // Since 6.12 it leaves out what has no v1 form.
+fn v2_controllers_need_not_be_in_proc_cgroups() {
+    // Since Linux 6.12 /proc/cgroups omits controllers without v1 support.
     table(
         Case { proc_cgroups: PROC_CGROUPS_6_12, ..V2 },
         "cpuset yes v2 cpuset
@@ -195,8 +195,8 @@ fn what_proc_cgroups_does_not_say() {
 }
 
 #[test]
-fn the_table_of_who_may_not() {
-    // The level that does not hand it down is named, and the highest of them.
+fn reason_names_the_cgroup_that_does_not_enable_a_controller() {
+    // The reason names the highest cgroup that does not enable the controller.
     table(
         Case {
             root: false,
@@ -230,14 +230,14 @@ fn the_table_of_who_may_not() {
     let found = judge(&facts(CONTAINER));
     let why = "cgroup / can enable no more: it has processes";
     assert_eq!(rows(&found).first().unwrap(), &format!("cpuset yes v2 cpuset ! {why}"));
-    // The container was not given it, so it cannot be enabled.
+    // The container's cgroup does not have the controller, so it cannot be enabled.
     let found = judge(&facts(Case { top: Some(("/", "memory pids", "memory pids", None)), ..CONTAINER }));
     let why = "not in /sys/fs/cgroup/cgroup.controllers: what is above and not seen here must enable it";
     assert_eq!(rows(&found).first().unwrap(), &format!("cpuset yes nowhere ! {why}"));
 }
 
 #[test]
-fn a_trial_that_failed_is_the_reason() {
+fn failed_probe_is_the_reason_for_no_limits() {
     let mut facts = facts(Case { root: false, top: Some((USER, ALL_V2, ALL_V2, None)), ..V2 });
     facts.top.as_mut().unwrap().refused =
         Some("cgroup /x: no cgroup can be made in it: mkdir: EAGAIN".into());
@@ -247,7 +247,7 @@ fn a_trial_that_failed_is_the_reason() {
 }
 
 #[test]
-fn modes_and_reasons() {
+fn each_kind_of_host_has_its_mode_version_and_reason() {
     let v2_with = |controllers| Case { top: Some(("/", controllers, "", None)), ..V2 };
     let off = Case { mounts: "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n", top: None, ..V2 };
     for (what, case, mode, on, reason) in [
@@ -351,7 +351,7 @@ fn modes_and_reasons() {
 }
 
 #[test]
-fn what_is_half_on_v1_is_off() {
+fn missing_v1_hierarchy_prevents_all_limits() {
     let without =
         |name: &str| HYBRID_MOUNTS.lines().filter(|l| !l.ends_with(name)).collect::<Vec<_>>().join("\n");
     let mounts = without(",memory");
@@ -364,7 +364,7 @@ fn what_is_half_on_v1_is_off() {
     let found = judge(&Facts { located: located(), proc_cgroups: &disabled, ..facts(HYBRID) });
     assert_eq!(found.reason.as_deref(), Some("cgroup v1 lacks memory (disabled at boot)"));
     assert_eq!(rows(&found).get(4).unwrap(), "memory no nowhere ! disabled at boot");
-    // Two that lack for two reasons.
+    // Two controllers are missing for two reasons.
     let mounts = HYBRID_MOUNTS
         .lines()
         .filter(|l| !l.ends_with(",memory") && !l.ends_with(",cpuset"))
@@ -377,13 +377,13 @@ fn what_is_half_on_v1_is_off() {
 }
 
 #[test]
-fn a_mount_that_the_kernel_knows_nothing_of() {
+fn v1_mount_without_a_live_hierarchy_is_ignored() {
     let stale = HYBRID_PROC_CGROUPS.replace("memory\t4", "memory\t0");
     let found = judge(&Facts { proc_cgroups: &stale, ..facts(HYBRID) });
     let why = "/sys/fs/cgroup/memory is mounted, but /proc/cgroups knows no such hierarchy";
     assert_eq!(found.can_limit(), Err(format!("cgroup v1 lacks memory ({why})").as_str()));
     assert_eq!(rows(&found).get(4).unwrap(), &format!("memory yes nowhere ! {why}"));
-    // Where v2 has it, it is there that it is: cgroup_no_v1=memory. Limits through both are not a thing.
+    // With cgroup_no_v1=memory the controller is on v2. Limits cannot be set through both versions.
     let top = Some(("/", "hugetlb memory", "", None));
     let found = judge(&Facts { proc_cgroups: &stale, ..facts(Case { top, ..HYBRID }) });
     assert_eq!(rows(&found).get(4).unwrap(), "memory yes v2 memory");
@@ -391,7 +391,7 @@ fn a_mount_that_the_kernel_knows_nothing_of() {
 }
 
 #[test]
-fn lines_of_proc_cgroups() {
+fn malformed_lines_of_proc_cgroups_are_skipped() {
     let find = |name| Listed::find(HYBRID_PROC_CGROUPS, name);
     assert_eq!(find("memory"), Some(Listed { hierarchy: 4, enabled: true }));
     assert_eq!(find("cpu"), Some(Listed { hierarchy: 1, enabled: true }));
@@ -402,9 +402,9 @@ fn lines_of_proc_cgroups() {
     assert_eq!(find("rdma"), None);
 }
 
-/// The set, a case, and why no limits can be set.
+/// Each case has the missing controllers and the reason.
 #[test]
-fn the_required_sets() {
+fn required_set_decides_which_missing_controllers_prevent_limits() {
     let documented = |case| judge(&facts(case)).requiring(Required::Documented);
     for case in [HYBRID, V2] {
         assert_eq!(documented(case).can_limit(), Ok(()));
@@ -431,7 +431,7 @@ fn the_required_sets() {
         assert_eq!(found.can_limit(), Err(why));
         assert_eq!(found.requiring(Required::Minimal), judge(&facts(case)));
     }
-    // Who may do nothing has a reason that comes before what is lacking.
+    // With either required set, a caller without permission gets a reason.
     for case in [Case { root: false, ..V1 }, Case { root: false, top: None, ..V2 }] {
         let minimal = judge(&facts(case)).reason.unwrap();
         let found = documented(Case { proc_cgroups: PROC_CGROUPS, ..case });
@@ -451,10 +451,10 @@ fn the_required_sets() {
     assert!(Required::Documented.names(Version::V2).contains(&"io"));
 }
 
-/// Any one of the twelve, on any kind of host: without it no limits can be set exactly if it is in the set; the reason
-/// names it.
+/// Removes each of the twelve controllers on each kind of host. Limits become impossible exactly if the controller is
+/// in the required set, and the reason names it.
 #[test]
-fn a_host_without_one() {
+fn removing_a_required_controller_prevents_limits_and_names_it() {
     for (case, on) in [(HYBRID, Version::V1), (V1, Version::V1), (V2, Version::V2)] {
         for set in [Required::Minimal, Required::Documented] {
             let whole = judge(&facts(case)).requiring(set);
@@ -483,10 +483,10 @@ fn a_host_without_one() {
     assert_eq!(two.can_limit(), Err("cgroup v1 lacks freezer, memory (left out)"));
 }
 
-/// What the reference does with the same hosts: on v1 it never runs without root; on v2 it wants five controllers,
-/// and without root a cgroup of its own.
+/// The `exec` driver decides the same: on v1 it requires root, on v2 five controllers and, without root, a delegated
+/// cgroup.
 #[test]
-fn as_the_exec_driver_detects() {
+fn detection_agrees_with_the_exec_driver() {
     for (controllers, on) in [
         ("cpuset cpu io memory pids", true),
         ("cpuset cpu io memory hugetlb pids rdma misc", true),
@@ -506,19 +506,19 @@ fn as_the_exec_driver_detects() {
 }
 
 #[test]
-fn odd_layouts() {
-    // All controllers in one mount, at a place of its own.
+fn unusual_mount_layouts_are_detected() {
+    // All controllers in one mount, at an unusual mount point.
     let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
                   30 22 0:30 / /mnt/cg rw - cgroup cgroup rw,cpuset,cpu,cpuacct,memory,freezer,pids\n";
     let own = "1:cpuset,cpu,cpuacct,memory,freezer,pids:/\n";
     let found = judge(&facts(Case { mounts, cgroup: own, proc_cgroups: "", ..V1 }));
     assert_eq!((found.mode, found.reason), (Mode::V1, None));
     assert!(found.v1.values().all(|h| h.mount == Path::new("/mnt/cg") && h.writable));
-    // A named hierarchy alone is none that could limit anything.
+    // A named hierarchy has no controllers that could limit anything.
     let mounts = "26 22 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
     let found = judge(&facts(Case { mounts, cgroup: "1:name=systemd:/\n", top: None, ..V2 }));
     assert_eq!((found.mode, found.can_limit()), (Mode::Off, Err("no cgroup hierarchy is mounted")));
-    // Itself over itself, read-only.
+    // The tree bind-mounted over itself, read-only.
     let mounts = format!("{V2_MOUNTS}40 26 0:23 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n");
     let found = judge(&Facts { located: locate(&mounts, V2.cgroup), ..facts(V2) });
     assert_eq!(found.can_limit(), Err("/sys/fs/cgroup is mounted read-only"));
@@ -529,7 +529,7 @@ fn odd_layouts() {
 }
 
 #[test]
-fn a_stray_v1_controller_leaves_v2_in_charge() {
+fn stray_v1_controller_leaves_limits_on_v2() {
     let mounts = format!("{V2_MOUNTS}50 22 0:60 / /mnt/net rw - cgroup net rw,net_cls\n");
     let located = locate(&mounts, "1:net_cls:/\n0::/\n");
     let proc_cgroups = PROC_CGROUPS.replace("net_cls\t0", "net_cls\t1");
@@ -538,7 +538,7 @@ fn a_stray_v1_controller_leaves_v2_in_charge() {
 }
 
 #[test]
-fn processors_and_swap() {
+fn usable_cpus_are_online_and_in_the_cpuset() {
     let found = judge(&Facts { usable: "2-7\n", swaps: SWAPS_ONE, ..facts(V2) });
     assert_eq!(found.online.to_string(), "2-3");
     assert!(found.swap.active);
@@ -549,7 +549,7 @@ fn processors_and_swap() {
 }
 
 #[test]
-fn it_is_data() {
+fn detection_serialises_to_json() {
     let found = judge(&facts(HYBRID));
     assert_eq!(found.available().len(), 9);
     let json = serde_json::to_value(&found).unwrap();

@@ -1,4 +1,5 @@
-//! The highest cgroup of the v2 tree that the caller may manage: found by the kernel's rule, and by trying.
+//! The highest cgroup of the v2 tree that the caller may manage. It is found by the kernel's rule, and confirmed by
+//! making a cgroup in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,39 +14,40 @@ use super::read;
 use crate::cgroup::fs::remove_tree;
 use crate::cgroup::name::levels;
 
-/// How often a name that is taken makes the trial take another.
+/// Maximum number of names that are tried for the probe cgroup. The next one is tried if a cgroup of that name exists.
 const NAMES: u32 = 8;
 
-/// What to do about a cgroup that has processes of its own.
+/// Message for a cgroup with processes of its own, which cannot enable controllers (`cgroup-v2.rst`, "No Internal
+/// Process Constraint").
 const INTERNAL: &str = "it has processes of its own; run the caller, and whatever else is in it, in a leaf below it, \
     as systemd's DelegateSubgroup= does";
 
-/// What was found.
+/// The highest manageable cgroup.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Top {
-    /// As below the mount point.
+    /// Path relative to the mount point, which is `/`.
     pub name: String,
     pub dir: PathBuf,
-    /// The text of `cgroup.controllers`.
+    /// Text of its `cgroup.controllers`.
     pub controllers: String,
-    /// The text of `cgroup.subtree_control`.
+    /// Text of its `cgroup.subtree_control`.
     pub enabled: String,
-    /// The cgroups above, from the mount point down, each with its `cgroup.subtree_control`.
+    /// The cgroups above, from the mount point down, each with the text of its `cgroup.subtree_control`.
     pub above: Vec<(String, String)>,
-    /// Why no further controller can be enabled there.
+    /// Why no further controller can be enabled in it.
     pub closed: Option<String>,
-    /// Why nothing can be made there after all.
+    /// Why no cgroup can be made in it, although its permissions allow that.
     pub refused: Option<String>,
 }
 
 impl Top {
-    /// Goes from the mount point down to the caller's cgroup, and takes the first whose directory and whose
+    /// Goes from the mount point down to the caller's cgroup, and takes the first cgroup whose directory and
     /// `cgroup.procs` may be written.
     ///
-    /// That is all that the kernel asks for: to start a process in another cgroup, its `cgroup.procs` and that
-    /// of the *common ancestor* of here and there must be writable (`cgroup-v2.rst`, "Delegation Containment").
-    /// Neither the caller's own cgroup nor what is between matters, so they are not asked about. A caller
-    /// without root who is not below the mount point has no such ancestor that could be seen.
+    /// The kernel requires no more than that: to start a process in another cgroup, the caller must be able to write
+    /// `cgroup.procs` of that cgroup and of the *common ancestor* of the two (`cgroup-v2.rst`, "Delegation
+    /// Containment"). The caller's own cgroup and the cgroups in between are not checked, because they do not matter.
+    /// `None` for a caller that is neither root nor below the mount point: no common ancestor is visible.
     pub fn find(mount: &Path, own: Option<&str>, root: bool) -> Option<Top> {
         let mut chain = vec![mount.to_owned()];
         match own {
@@ -57,7 +59,8 @@ impl Top {
         let dir = chain.get(at)?.clone();
         let above = chain.iter().take(at);
         let above = above.map(|dir| (name(mount, dir), read(dir.join("cgroup.subtree_control")))).collect();
-        // The real root has no cgroup.events, and is the one cgroup that may have processes and controllers.
+        // The root of the whole tree has no cgroup.events. It is the only cgroup that may have both processes and
+        // enabled controllers.
         let delegated = dir.join("cgroup.events").exists();
         let name = name(mount, &dir);
         let mut top = Top {
@@ -76,19 +79,19 @@ impl Top {
     }
 }
 
-/// As below the mount point.
+/// Path of `dir` relative to the mount point, which is `/`.
 fn name(mount: &Path, dir: &Path) -> String {
     format!("/{}", dir.strip_prefix(mount).unwrap_or(dir).to_string_lossy())
 }
 
-/// Whether a cgroup can be made in `dir` and a process put there, as far as the modes say.
+/// Whether the permissions allow making a cgroup in `dir` and moving a process to it.
 pub(super) fn writable(dir: &Path) -> bool {
     let may = |path: &Path| eaccess(path, AccessFlags::W_OK).is_ok();
     may(dir) && may(&dir.join("cgroup.procs"))
 }
 
-/// Why no controller can be enabled in a cgroup that is not the real root. A blank `cgroup.subtree_control` is no
-/// reason: it is what every cgroup has after it was delegated.
+/// Why no controller can be enabled in a cgroup that is not the root of the whole tree. A blank
+/// `cgroup.subtree_control` is no reason: a newly delegated cgroup has no controllers enabled.
 fn closed(dir: &Path) -> Option<String> {
     if !read(dir.join("cgroup.procs")).is_empty() {
         return Some(INTERNAL.to_owned());
@@ -97,8 +100,8 @@ fn closed(dir: &Path) -> Option<String> {
     Some(format!("its cgroup.subtree_control cannot be written ({refused})"))
 }
 
-/// Makes a cgroup in `dir` and removes it again. Modes do not show what this does: limits of depth and
-/// number, security modules, threaded parents.
+/// Makes a cgroup in `dir` and removes it. This shows what permissions do not: limits of depth and number, security
+/// modules, threaded parents.
 fn attempt(dir: &Path) -> Result<(), String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..NAMES {
@@ -111,7 +114,7 @@ fn attempt(dir: &Path) -> Result<(), String> {
                 removed.map_err(|e| format!("rmdir({path:?}): {e}"))?;
                 return fit(kind.trim());
             }
-            // Of another PID namespace, which has the same numbers.
+            // A process in another PID namespace may have the same PID.
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(refusal(errno)),
         }
@@ -119,7 +122,7 @@ fn attempt(dir: &Path) -> Result<(), String> {
     Err(refusal(Errno::EEXIST))
 }
 
-/// Whether a cgroup of this type takes processes.
+/// Whether a cgroup of this `cgroup.type` accepts processes.
 fn fit(kind: &str) -> Result<(), String> {
     match kind {
         "domain invalid" | "threaded" => {
@@ -142,7 +145,7 @@ fn refusal(errno: Errno) -> String {
 mod tests {
     use super::*;
 
-    /// A directory that looks like a delegated cgroup. What is tried in it is tried on a tmpfs or the like.
+    /// Makes a directory that looks like a delegated cgroup, on a tmpfs or another ordinary file system.
     fn fake(dir: &Path, procs: &str, enabled: &str) {
         fs::create_dir_all(dir).unwrap();
         for (file, text) in [
@@ -156,10 +159,10 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_below_a_delegated_cgroup() {
+    fn top_is_the_highest_writable_cgroup_above_the_caller() {
         let dir = tempfile::tempdir().unwrap();
         let mount = dir.path();
-        // Nothing above may be written, and the caller's own leaf belongs to another user: neither matters.
+        // Neither the cgroups above nor the caller's own have a writable cgroup.procs. That does not matter.
         fs::create_dir_all(mount.join("a/b/own")).unwrap();
         fs::write(mount.join("cgroup.subtree_control"), "cpu io\n").unwrap();
         fs::write(mount.join("a/cgroup.subtree_control"), "cpu\n").unwrap();
@@ -176,21 +179,21 @@ mod tests {
     }
 
     #[test]
-    fn processes_in_the_way() {
+    fn delegated_cgroup_with_processes_enables_no_controllers() {
         let dir = tempfile::tempdir().unwrap();
         fake(dir.path(), "1\n", "");
         let top = Top::find(dir.path(), Some("/"), false).unwrap();
         assert_eq!(top.name, "/");
         let why = top.closed.unwrap();
         assert!(why.contains("processes of its own") && why.contains("DelegateSubgroup="), "{why}");
-        // Where there is no cgroup.events it is the real root, and that one may.
+        // Without cgroup.events it is the root of the whole tree, which may have processes.
         fs::remove_file(dir.path().join("cgroup.events")).unwrap();
         assert_eq!(Top::find(dir.path(), Some("/"), false).unwrap().closed, None);
         assert!(Top::find(dir.path(), None, true).is_some());
     }
 
     #[test]
-    fn refusals_are_named() {
+    fn probe_error_names_the_errno_and_its_cause() {
         let gone = tempfile::tempdir().unwrap().path().join("gone");
         assert!(attempt(&gone).unwrap_err().contains("mkdir: ENOENT"));
         for (errno, needle) in [
@@ -206,7 +209,7 @@ mod tests {
         assert!(fit("domain invalid").unwrap_err().contains("threaded"));
     }
 
-    /// A cgroup of the test's own below the highest that it may manage; removed in the end.
+    /// A cgroup of the test's own, below the highest one that the test may manage. Removed on drop.
     struct Scratch {
         top: PathBuf,
         dir: PathBuf,
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_kernel_answers() {
+    fn probe_finds_depth_limits_and_threaded_cgroups_on_this_kernel() {
         let Some(scratch) = Scratch::new("top") else { return };
         let dir = &scratch.dir;
         assert_eq!(attempt(dir), Ok(()));
@@ -248,7 +251,7 @@ mod tests {
         assert!(why.contains("mkdir: EAGAIN") && why.contains("cgroup.max.descendants"), "{why}");
         fs::write(dir.join("cgroup.max.descendants"), "max").unwrap();
         assert_eq!(attempt(dir), Ok(()));
-        // The search begins at the mount point, whatever is below.
+        // The search goes down from the given mount point. The first writable cgroup is the mount point itself.
         let own = format!("/{}", dir.strip_prefix(&scratch.top).unwrap().display());
         let found = Top::find(&scratch.top, Some(&own), false).unwrap();
         assert_eq!((&found.dir, found.name.as_str(), found.refused), (&scratch.top, "/", None));
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_in_the_way() {
+    fn cgroup_with_a_live_process_is_closed() {
         let Some(scratch) = Scratch::new("busy") else { return };
         let sleep = std::process::Command::new("sleep").arg("60").stdin(std::process::Stdio::null()).spawn();
         let mut child = sleep.unwrap();

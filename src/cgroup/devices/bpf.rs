@@ -1,7 +1,8 @@
-//! The list as an eBPF program, which the kernel runs for every open and mknod of a device in the cgroup.
+//! Compiles a device list into an eBPF program. The kernel runs the program for every open and mknod of a device in the
+//! cgroup.
 //!
-//! The program is data and is made here, by hand: it has nine kinds of instruction, and only jumps forward. Its length
-//! is what loading it costs, 2 microseconds an instruction, so what rules have in common is asked once.
+//! The program is built as an array of instructions. It uses nine kinds of them, and jumps only forward. Loading costs
+//! 2 microseconds an instruction, so rules of the same kind and access share the checks of both.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,17 +14,19 @@ use crate::error::Result;
 use crate::step::Kernel;
 use crate::sys::bpf::{self, Insn};
 
-/// Registers: the context, which is free for other use once it is read, and what was read of it.
+/// Registers. The kernel passes the context in register 1, which becomes [`SCRATCH`] after [`HEAD`] has read the
+/// context.
 const CONTEXT: u8 = 1;
 const SCRATCH: u8 = 1;
 const KIND: u8 = 2;
 const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
-/// Major and minor number in one, as the kernel has them (`MKDEV`): 12 bits and 20.
+/// Major and minor number in one, as in the kernel's `MKDEV`: 12 and 20 bits. Shares register 0 with [`VERDICT`], which
+/// is set last.
 const NUMBER: u8 = 0;
 const MINOR_BITS: u32 = 20;
-/// The verdict, 1 to allow.
+/// Return value: 1 allows the access, 0 refuses it.
 const VERDICT: u8 = 0;
 
 /// `dst = *(u32 *)(src + off)`.
@@ -31,7 +34,7 @@ const fn load(dst: u8, src: u8, off: i16) -> Insn {
     Insn::new(0x61, dst, src, off, 0)
 }
 
-/// `dst = src`. This and all that follow are of 32 bits (jumps since Linux 5.1).
+/// `dst = src`. This instruction and the following ones work on 32 bits (32-bit jumps: Linux 5.1).
 const fn copy(dst: u8, src: u8) -> Insn {
     Insn::new(0xbc, dst, src, 0, 0)
 }
@@ -61,12 +64,12 @@ const fn or(dst: u8, src: u8) -> Insn {
     Insn::new(0x4c, dst, src, 0, 0)
 }
 
-/// `if dst != value`, go to the end of the [`group`].
+/// `if dst != value`, jump past the end of the [`group`].
 const fn unless(dst: u8, value: u32) -> Insn {
     Insn::new(UNLESS, dst, 0, 0, value)
 }
 
-/// `if dst == value`, go to where the [`group`] allows.
+/// `if dst == value`, jump to the end of the [`group`] that allows the access.
 const fn when(dst: u8, value: u32) -> Insn {
     Insn::new(WHEN, dst, 0, 0, value)
 }
@@ -77,8 +80,8 @@ const WHEN: u8 = 0x16;
 /// `return VERDICT`.
 const EXIT: Insn = Insn::new(0x95, 0, 0, 0, 0);
 
-/// Takes `struct bpf_cgroup_dev_ctx { u32 access_type, major, minor }` apart: the type is in the lower half of the
-/// first, the access in the upper.
+/// Reads `struct bpf_cgroup_dev_ctx { u32 access_type, major, minor }` into registers. The low 16 bits of `access_type`
+/// are the device type, the high 16 bits are the access.
 const HEAD: [Insn; 9] = [
     load(KIND, CONTEXT, 0),
     copy(ACCESS, KIND),
@@ -91,10 +94,10 @@ const HEAD: [Insn; 9] = [
     or(NUMBER, MINOR),
 ];
 
-/// Rules in one group, at most: a jump must reach over them.
+/// Maximum number of rules in a group. The offset of a jump has 16 bits, and must reach past the group.
 const GROUP: usize = 1000;
 
-/// The program that allows what the list does.
+/// Compiles `rules`: the program allows an access if a rule allows it.
 pub(in crate::cgroup) fn program(rules: &[DeviceRule]) -> Vec<Insn> {
     let mut alike: BTreeMap<(DeviceKind, Access), Vec<Test>> = BTreeMap::new();
     for rule in rules {
@@ -105,10 +108,10 @@ pub(in crate::cgroup) fn program(rules: &[DeviceRule]) -> Vec<Insn> {
     HEAD.into_iter().chain(groups).chain([set(VERDICT, 0), EXIT]).collect()
 }
 
-/// What a rule asks of the numbers: that a register has a value, or nothing.
+/// Test of the device numbers: a register and the value that it must have, or `None` if any number matches.
 type Test = Option<(u8, u32)>;
 
-/// Nothing for a rule about numbers that no device can have.
+/// The test for a rule. `None` if no device can have the rule's numbers: majors have 12 bits, minors 20.
 fn test(rule: &DeviceRule) -> Option<Test> {
     let fits = |number: Option<u32>, bits| number.is_none_or(|number| number >> bits == 0);
     let possible = fits(rule.major, 12) && fits(rule.minor, MINOR_BITS);
@@ -120,7 +123,8 @@ fn test(rule: &DeviceRule) -> Option<Test> {
     })
 }
 
-/// Allows where one of the tests holds, or goes on behind itself.
+/// Instructions that allow the access if the device has `kind`, the request asks for no more than `access`, and one of
+/// `tests` succeeds. Otherwise they jump past their end.
 fn group(kind: DeviceKind, access: Access, tests: &[Test]) -> Vec<Insn> {
     let kind = match kind {
         DeviceKind::Block => 1,
@@ -131,14 +135,14 @@ fn group(kind: DeviceKind, access: Access, tests: &[Test]) -> Vec<Insn> {
         let beyond = access.complement().bits();
         group.extend([copy(SCRATCH, ACCESS), and(SCRATCH, beyond), unless(SCRATCH, 0)]);
     }
-    // Where one asks nothing the others do not matter.
+    // A test that matches any number makes the others redundant.
     let tests: Vec<(u8, u32)> = tests.iter().copied().collect::<Option<_>>().unwrap_or_default();
     if let Some(((register, value), others)) = tests.split_last() {
         group.extend(others.iter().map(|(register, value)| when(*register, *value)));
         group.push(unless(*register, *value));
     }
     group.extend([set(VERDICT, 1), EXIT]);
-    // Counted from the instruction after the jump.
+    // Offsets count from the instruction after the jump. WHEN jumps to the last two instructions, UNLESS past them.
     for (insn, behind) in group.iter_mut().rev().zip(0i16..) {
         match insn.code {
             UNLESS => insn.off = behind,
@@ -149,13 +153,14 @@ fn group(kind: DeviceKind, access: Access, tests: &[Test]) -> Vec<Insn> {
     group
 }
 
-/// Loads the program and attaches it to the v2 cgroup at `path`, which is held by `cgroup`.
+/// Loads the program and attaches it to the v2 cgroup at `path`, whose open directory is `cgroup`.
 ///
-/// That takes `CAP_SYS_ADMIN`, or `CAP_BPF` and `CAP_NET_ADMIN` (Linux 5.8), in the initial user namespace, a kernel
-/// with `CONFIG_CGROUP_BPF`, and no program above that was attached to be the only one.
+/// That requires `CAP_SYS_ADMIN`, or `CAP_BPF` and `CAP_NET_ADMIN` (Linux 5.8), in the initial user namespace, and a
+/// kernel with `CONFIG_CGROUP_BPF`. No cgroup above may have a program that was attached as exclusive, with neither
+/// `BPF_F_ALLOW_MULTI` nor `BPF_F_ALLOW_OVERRIDE`.
 ///
 /// # Errors
-/// [`Error::Prepare`](crate::Error::Prepare) with the call.
+/// [`Error::Prepare`](crate::Error::Prepare) with the refused call.
 pub(in crate::cgroup) fn attach(
     kernel: &Kernel,
     cgroup: Option<BorrowedFd<'_>>,
@@ -185,7 +190,7 @@ mod tests {
     use super::super::{Access, rules};
     use super::*;
 
-    /// What the kernel would do with the few instructions there are. Panics where its verifier would refuse.
+    /// Interprets the instructions that the compiler uses. Panics where the kernel's verifier would refuse the program.
     fn run(program: &[Insn], context: [u32; 3]) -> u32 {
         let mut registers: [Option<u32>; 11] = [None; 11];
         let mut at = 0;
@@ -195,7 +200,7 @@ mod tests {
             at = at.checked_add(1).unwrap();
             match code {
                 0x61 => {
-                    // Register 1 is the context for as long as nothing was written to it.
+                    // Register 1 is the context until something is written to it.
                     assert!(src == 1 && registers[1].is_none() && off % 4 == 0);
                     registers[dst] = Some(context[usize::try_from(off).unwrap() / 4]);
                 }
@@ -217,7 +222,7 @@ mod tests {
         panic!("the program runs off its end");
     }
 
-    /// The list's verdict, as the kernel's document has it: one rule must have all that is asked.
+    /// Decides by the list, as the kernel's documentation defines it: one rule must allow all of the requested access.
     fn decides(rules: &[DeviceRule], kind: DeviceKind, major: u32, minor: u32, access: u32) -> bool {
         rules.iter().any(|rule| {
             rule.kind == kind
@@ -249,8 +254,8 @@ mod tests {
     }
 
     #[test]
-    fn the_program_decides_as_the_list_does() {
-        // The kernel has no others than of 12 and of 20 bits.
+    fn program_allows_exactly_what_the_list_allows() {
+        // The kernel's majors have 12 bits, its minors 20.
         let majors = [0, 1, 5, 7, 8, 10, 136, 137, 4094, 4095];
         let minors = [0, 1, 2, 3, 5, 7, 8, 9, 11, 200, 229, 0xf_fffe, 0xf_ffff];
         let any = |kind| DeviceRule { kind, major: None, minor: None, access: Access::all() };
@@ -283,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_reads_as_bytes_of_the_kernels_structure() {
+    fn instructions_have_the_kernels_layout_and_the_calls_are_printed() {
         assert_eq!(size_of::<Insn>(), 8);
         // ldxw r2, [r1]; mov w3, w2
         assert_eq!((HEAD[0].code, HEAD[0].registers), (0x61, 0x12));

@@ -1,4 +1,4 @@
-//! Filters on the kernel that the tests run on, against nodes that root made where nodes can be opened.
+//! Device lists on the running kernel. Root makes the nodes, in a directory that is not mounted `nodev`.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::cgroup::{CgroupOp, CgroupPath, Cgroups, Detection, Group, Limits, Req
 use crate::report::{Control, Effect, Report};
 use crate::step::OnRefusal;
 
-/// The host, if a list can be held there.
+/// The host, if this user can make device nodes there.
 fn host() -> Option<Detection> {
     let host = detected()?;
     if nix::unistd::geteuid().is_root() {
@@ -37,8 +37,8 @@ fn rule(kind: DeviceKind, major: u32, minor: u32, access: &str) -> DeviceRule {
     DeviceRule { kind, major: Some(major), minor: Some(minor), access }
 }
 
-/// A directory with device nodes. Those of null, zero and full are on every host, and opening them needs
-/// nothing but the right to.
+/// A temporary directory with device nodes. The devices null, zero and full exist on every host, and opening them
+/// requires only permission.
 fn nodes() -> tempfile::TempDir {
     let nodev = |path: &Path| statvfs(path).unwrap().flags().contains(FsFlags::ST_NODEV);
     let places = [std::env::temp_dir(), "/root".into(), "/".into()];
@@ -57,7 +57,8 @@ fn nodes() -> tempfile::TempDir {
     dir
 }
 
-/// What a shell says to each of `tries`, `< name`, `> name` or `<> name`: `ok`, `EPERM`, or its own words.
+/// Runs `tries` in a shell that is in `group`: redirections `< name`, `> name` or `<> name`. Returns for each `ok`,
+/// `EPERM`, or the shell's message.
 fn tries(group: Option<&Group>, dir: &Path, tries: &[&str]) -> Vec<String> {
     let one = |t: &&str| format!("said=$( (: {t}) 2>&1) && echo ok || echo \"$said\"\n");
     let script = format!("read go\n{}", tries.iter().map(one).collect::<String>());
@@ -72,7 +73,7 @@ fn tries(group: Option<&Group>, dir: &Path, tries: &[&str]) -> Vec<String> {
     said.lines().map(words).collect()
 }
 
-/// The group, if this kernel takes the list; CI's must.
+/// The group, if this kernel accepts the device list. In CI it must.
 fn filtered(cgroups: &Cgroups) -> Option<Group> {
     let (group, report) = created(cgroups);
     if report.missing.is_empty() {
@@ -83,7 +84,7 @@ fn filtered(cgroups: &Cgroups) -> Option<Group> {
 }
 
 #[test]
-fn a_task_opens_what_its_list_has() {
+fn task_opens_only_the_devices_of_its_list() {
     let Some(host) = host() else { return };
     let dir = nodes();
     let all = [
@@ -95,19 +96,19 @@ fn a_task_opens_what_its_list_has() {
         rule(DeviceKind::Char, 7, 0, "rwm"),
         rule(DeviceKind::Block, 1, 7, "rwm"),
     ];
-    // Without a filter nothing is in the way; who may read the log or has a loop device is not asked.
+    // Without a list these are allowed. kmsg and loop are left out: they may need privileges, or not exist.
     assert_eq!(tries(None, dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
     let empty = create(&cgroups(&host, &[], "devices.none"));
     assert_eq!(tries(Some(&empty), dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
     let Some(group) = filtered(&cgroups(&host, &list, "devices.list")) else { return };
     let no = "EPERM";
     assert_eq!(tries(Some(&group), dir.path(), &all), ["ok", "ok", "ok", no, no, no, no, no, no, no]);
-    // It is this group's alone.
+    // The list applies to this group only.
     assert_eq!(tries(Some(&empty), dir.path(), all.get(..7).unwrap()), ["ok"; 7]);
 }
 
 #[test]
-fn every_task_has_its_six_devices_and_terminals() {
+fn default_list_opens_dev_and_refuses_other_devices() {
     let Some(host) = host() else { return };
     let dir = nodes();
     let cgroups = cgroups(&host, &rules([rule(DeviceKind::Char, 1, 11, "w")]), "devices.default");
@@ -118,14 +119,14 @@ fn every_task_has_its_six_devices_and_terminals() {
         &["<> null", "<> zero", "<> full", "< kmsg", "> loop", "< /dev/ptmx"],
     );
     assert_eq!(said, ["ok", "ok", "ok", "EPERM", "EPERM", "ok"]);
-    // Making nodes is up to capabilities.
+    // The default list allows mknod of any device; only capabilities restrict it.
     let made = tries(Some(&group), dir.path(), &["< null; mknod made b 7 1", "< null; mknod made.too c 1 1"]);
     assert_eq!(made, ["ok"; 2]);
     assert_eq!(tries(Some(&group), dir.path(), &["< made", "< made.too"]), ["EPERM"; 2]);
 }
 
 #[test]
-fn a_list_without_mknod_makes_no_nodes() {
+fn list_without_mknod_refuses_mknod() {
     let Some(host) = host() else { return };
     let dir = nodes();
     let Some(group) = filtered(&cgroups(&host, &[rule(DeviceKind::Char, 1, 3, "rwm")], "devices.mknod"))
@@ -137,9 +138,9 @@ fn a_list_without_mknod_makes_no_nodes() {
     assert_eq!(tries(Some(&group), dir.path(), &[&null, &full]), ["ok", "EPERM"]);
 }
 
-/// The kernel's own list has the same lines on v1; on v2 a program is on the leaf, and goes with it.
+/// On v1 `devices.list` has the same rules. On v2 the leaf has a program, which is removed with it.
 #[test]
-fn the_v1_controller_has_the_list_or_the_v2_leaf_a_program() {
+fn list_is_in_the_v1_controller_or_in_a_v2_program() {
     let Some(host) = host() else { return };
     let list = rules([rule(DeviceKind::Block, 7, 0, "r")]);
     let cgroups = cgroups(&host, &list, "devices.where");
@@ -162,9 +163,9 @@ fn the_v1_controller_has_the_list_or_the_v2_leaf_a_program() {
     assert!(cgroups.leaves().all(|leaf| !leaf.exists()));
 }
 
-/// v1 gives a cgroup no device that the one above it does not have; on v2 nothing is refused, and both filters hold.
+/// v1 refuses a cgroup a device that its parent lacks. v2 refuses nothing, and the programs of both cgroups apply.
 #[test]
-fn a_device_that_the_cgroup_above_lacks_is_a_remark() {
+fn device_that_the_v1_parent_lacks_is_noted_in_the_report() {
     let Some(host) = host() else { return };
     if !host.v1.get("devices").is_some_and(|h| h.writable) {
         eprintln!("skipped: no devices controller of v1");
@@ -193,7 +194,7 @@ fn a_device_that_the_cgroup_above_lacks_is_a_remark() {
 }
 
 #[test]
-fn a_refused_device_list_is_missing_in_the_report_and_no_error() {
+fn refused_device_list_is_reported_as_missing_without_an_error() {
     let Some(host) = host() else { return };
     let mut cgroups = cgroups(&host, &rules([]), "devices.refused");
     for step in &mut cgroups.steps {

@@ -1,24 +1,28 @@
-//! Which device nodes a task may open or make, held by the kernel whatever the node's place and mode.
+//! Device lists: which device nodes a task may open or make. The kernel enforces the list regardless of where the node
+//! is and of its mode.
 //!
-//! One list of [`DeviceRule`]s, [`rules`], comes of the same declaration as the nodes of the sandbox, and goes to one of
-//! two places that mean the same: the files of the v1 `devices` controller, or an eBPF program on the v2
-//! cgroup (`BPF_PROG_TYPE_CGROUP_DEVICE`, Linux 4.15; v2 has no files for it). Whatever is not on the list is
-//! `EPERM`. A descriptor that is open already stays usable; to open it anew through `/proc/self/fd` is an open.
+//! One list of [`DeviceRule`]s, [`rules`](rules()), is made from the same declaration as the device nodes of the
+//! sandbox. It is enforced in one of two equivalent ways: by the files of the v1 `devices` controller, or by an eBPF
+//! program on the v2 cgroup (`BPF_PROG_TYPE_CGROUP_DEVICE`, Linux 4.15; v2 has no files for devices). Access to a
+//! device that is not on the list fails with `EPERM`. A descriptor that is already open stays usable, but opening it
+//! again through `/proc/self/fd` is checked.
 //!
-//! The second wall, not the first: every mount of a sandbox is `nodev` and its `/dev` cannot be written. Beyond
-//! those, it holds for what is mounted later, and it holds a device to reading or to writing.
+//! The list is the second line of defence. The first is that every mount of a sandbox is `nodev` and its `/dev` cannot
+//! be written. In addition to these, the list covers file systems that are mounted later, and can restrict a device to
+//! reading or to writing.
 //!
-//! The cgroup is the task's own leaf. The program is attached once, when the leaf is made, with `BPF_F_ALLOW_MULTI`:
-//! another process's program is added to it and does not replace it. It does not replace those of the cgroups above,
-//! and all of them must allow an access, except one above that was attached with `BPF_F_ALLOW_OVERRIDE`, which a
-//! program below replaces. The program goes with the cgroup: no descriptor of it is kept, and no file in bpffs. Devices
-//! do not depend on the required controllers of limits: the program needs no controller, and the v1 hierarchy is used
-//! whatever the others lack.
+//! The list applies to the task's own leaf. The program is attached once, when the leaf is made, with
+//! `BPF_F_ALLOW_MULTI`: a program of another process is added to it and does not replace it. It does not replace the
+//! programs of the cgroups above either, and all programs must allow an access. The exception is a program above that
+//! was attached with `BPF_F_ALLOW_OVERRIDE`: a program below replaces it. The program is removed with the cgroup: no
+//! descriptor of it is kept, and no file in bpffs. Device lists do not depend on the controllers that limits require:
+//! the program needs no controller, and the v1 hierarchy is used even if other controllers are missing.
 //!
-//! What it does not do: allow `/dev/net/tun` to every task, as the `exec` driver does. Declare it as a device.
+//! Unlike the `exec` driver, the default list does not allow `/dev/net/tun`. A task that needs it must declare it as a
+//! device.
 //!
-//! Reference: `Documentation/admin-guide/cgroup-v1/devices.rst`, the section *Device controller* of
-//! `cgroup-v2.rst`, `bpf(2)`.
+//! Reference: `Documentation/admin-guide/cgroup-v1/devices.rst`, the section *Device controller* of `cgroup-v2.rst`,
+//! `bpf(2)`.
 
 pub(super) mod bpf;
 #[cfg(test)]

@@ -1,25 +1,25 @@
-//! The list.
+//! Device rules, and the list of a task.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
 bitflags::bitflags! {
-    /// What can be done with a device node. The bits are those that the kernel gives to an eBPF program
-    /// (`BPF_DEVCG_ACC_*`).
+    /// Access to a device node. The bits are those that the kernel passes to an eBPF program (`BPF_DEVCG_ACC_*`).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Access: u32 {
-        /// Make one, `mknod(2)`.
+        /// Make a node with `mknod(2)`.
         const MKNOD = 1;
-        /// Open it for reading.
+        /// Open the device for reading.
         const READ = 2;
-        /// Open it for writing.
+        /// Open the device for writing.
         const WRITE = 4;
     }
 }
 
 impl Access {
-    /// Reads any of `r`, `w` and `m`, in any order; `None` when there is anything else, or nothing.
+    /// Parses any of the letters `r`, `w` and `m`, in any order. `None` if the text is empty or has any other
+    /// character.
     pub fn parse(text: &str) -> Option<Access> {
         let letters = text.chars().map(|c| match c {
             'r' => Some(Access::READ),
@@ -39,7 +39,7 @@ impl fmt::Display for Access {
     }
 }
 
-/// Of what kind a device is.
+/// Kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceKind {
     /// A character device.
@@ -48,16 +48,17 @@ pub enum DeviceKind {
     Block,
 }
 
-/// One thing that is allowed.
+/// Rule of a device list: a set of devices, and the access to them that is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceRule {
     /// The kind of device.
     pub kind: DeviceKind,
-    /// Its major number (the driver); any when absent.
+    /// Major number, which selects the driver. `None` matches any.
     pub major: Option<u32>,
-    /// Its minor number; any when absent.
+    /// Minor number. `None` matches any.
     pub minor: Option<u32>,
-    /// What may be done with it. A request is allowed by one rule or by none: what two of them allow in part is not.
+    /// Access that is allowed. A single rule must allow all of the access that a request asks for: two rules that each
+    /// allow a part of it do not.
     pub access: Access,
 }
 
@@ -70,14 +71,14 @@ impl DeviceRule {
         DeviceRule { kind, major: None, minor: None, access: Access::MKNOD }
     }
 
-    /// Whether it is about this device.
+    /// Whether the rule matches this device.
     fn covers(&self, kind: DeviceKind, major: u32, minor: u32) -> bool {
         let fits = |asked: Option<u32>, number| asked.is_none_or(|asked| asked == number);
         self.kind == kind && fits(self.major, major) && fits(self.minor, minor)
     }
 }
 
-/// As the v1 controller reads it: `c 1:3 rwm`, `b *:* m`.
+/// Writes the rule as the v1 controller reads it: `c 1:3 rwm`, `b *:* m`.
 impl fmt::Display for DeviceRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
@@ -92,7 +93,7 @@ impl Serialize for DeviceRule {
     }
 }
 
-/// What every task may do: make any node, and use those that its `/dev` has.
+/// Rules that every list has: make any device node, and use the devices of the sandbox's `/dev`.
 const DEFAULT: [DeviceRule; 10] = [
     DeviceRule::mknod(DeviceKind::Char),
     DeviceRule::mknod(DeviceKind::Block),
@@ -107,8 +108,8 @@ const DEFAULT: [DeviceRule; 10] = [
     DeviceRule::char(136, None),
 ];
 
-/// The list of a task: what every task may do, and `declared`. Rules for the same numbers become one that
-/// allows what any of them does, as the v1 controller takes them.
+/// Returns the list of a task: the default rules and `declared`. Rules for the same device numbers are merged into one
+/// that allows the access of all of them, as the v1 controller does.
 ///
 /// ```
 /// # use cofferdam::cgroup::devices::{Access, DeviceKind, DeviceRule, rules};
@@ -129,7 +130,8 @@ pub fn rules(declared: impl IntoIterator<Item = DeviceRule>) -> Vec<DeviceRule> 
     list
 }
 
-/// All that `list` allows to be done with one device, in one request or several.
+/// Returns the union of the access that the rules of `list` allow to one device. A single request for all of it may
+/// still be refused, because one rule must allow a request completely ([`DeviceRule::access`]).
 pub fn allows(list: &[DeviceRule], kind: DeviceKind, major: u32, minor: u32) -> Access {
     list.iter().filter(|rule| rule.covers(kind, major, minor)).map(|rule| rule.access).collect()
 }
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_task_may_do() {
+    fn default_list_allows_mknod_and_the_devices_of_dev() {
         let list: Vec<String> = rules([]).iter().map(DeviceRule::to_string).collect();
         let expected = [
             "c *:* m",
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn access_is_read_and_printed() {
+    fn access_parses_in_any_order_and_prints_as_rwm() {
         for (text, printed) in
             [("r", "r"), ("w", "w"), ("m", "m"), ("wr", "rw"), ("mwr", "rwm"), ("rr", "r"), ("rm", "rm")]
         {
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_for_one_device_become_one() {
+    fn rules_for_the_same_numbers_are_merged() {
         let list = rules([
             rule(DeviceKind::Char, 10, 229, "r"),
             rule(DeviceKind::Block, 7, 0, "rw"),
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_list_allows() {
+    fn allows_is_the_union_of_matching_rules() {
         let list = rules([rule(DeviceKind::Char, 10, 229, "r")]);
         for (kind, major, minor, allowed) in [
             (DeviceKind::Char, 10, 229, "rm"),

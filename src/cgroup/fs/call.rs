@@ -1,4 +1,4 @@
-//! The spelling of system calls on cgroups, for plans and errors alike.
+//! Text of the system calls on cgroups, as plans and errors print them.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -39,7 +39,8 @@ pub fn open_read(path: &Path) -> String {
     format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC)")
 }
 
-/// A file that holds a value is read again after it was written.
+/// `openat(2)` to set a control file. A file that holds a value is opened for reading too, because it is read back
+/// after the write.
 pub fn open_set(path: &Path) -> String {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let mode = if holds_a_value(name) { "O_RDWR" } else { "O_WRONLY" };
@@ -50,8 +51,8 @@ pub fn open_write(path: &Path) -> String {
     format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)")
 }
 
-/// The descriptor is shown as the path that it was opened by. A text in angle brackets is known only when it is
-/// written.
+/// `write(2)`, with the path of the file in place of the descriptor. Text in angle brackets stands for a value that is
+/// known only when it is written.
 pub fn write(path: &Path, text: &str) -> String {
     match text.starts_with('<') {
         true => format!("write({path:?}, {text})"),
@@ -59,7 +60,7 @@ pub fn write(path: &Path, text: &str) -> String {
     }
 }
 
-/// Whether a control file holds a value, which can be read again. The others are commands.
+/// Whether a control file holds a value that can be read back. The others (`cgroup.*`, `devices.*`) take commands.
 pub fn holds_a_value(file: &str) -> bool {
     !file.starts_with("cgroup.") && !file.starts_with("devices.")
 }

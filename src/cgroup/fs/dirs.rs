@@ -1,24 +1,25 @@
-//! Directories that a group is to make.
+//! Directories that a [`Group`](crate::cgroup::Group) makes.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A directory that a group is to make.
+/// A directory that a group makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NewDir {
     pub path: PathBuf,
     pub owner: DirOwner,
 }
 
-/// Whose a directory is, and so who removes it.
+/// Owner of a directory. The owner decides when the directory is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum DirOwner {
-    /// The operator's: made if it does not exist, removed by the group that made it, when empty.
+    /// The operator: the directory is made if it does not exist. The group that made it removes it when it is empty.
     Operator,
-    /// The crate's own parent: made if it does not exist, removed when empty by whichever group is last.
+    /// The crate, for its own parent: the directory is made if it does not exist. The last group that leaves it empty
+    /// removes it.
     Crate,
-    /// The task's: must be new, is removed with the task.
+    /// The task: the directory must not exist before. It is removed with the task.
     Task,
 }

@@ -1,7 +1,8 @@
-//! The files and directories of the cgroup file systems: open, read, write, make and remove.
+//! Files and directories of the cgroup file systems: open, read, write, make and remove.
 //!
-//! Calls that belong to a step of a plan go through a [`Kernel`]; the others are made at once. Where a cgroup is held
-//! by descriptor it is used by descriptor: another cgroup that was made under the same name later is never hit.
+//! Calls that belong to a step of a plan go through a [`Kernel`], which makes or records them. The other calls are made
+//! at once. A cgroup that is held by descriptor is accessed by descriptor, so a cgroup that is made later under the
+//! same name is never affected.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -21,15 +22,16 @@ mod tree;
 pub(super) use dirs::{DirOwner, NewDir};
 pub(super) use tree::{Backoff, pids, populated, remove_dir, remove_tree, subtree};
 
-/// Mode of a directory that the crate alone manages. No other user may open it: who can open it can hold its lock.
+/// Mode of a directory that the crate alone manages. Other users cannot open it, because a process that can open it can
+/// hold its lock.
 const PRIVATE: u32 = 0o711;
 
-/// `mkdir(2)` of a task's own cgroup.
+/// Makes a task's own cgroup with `mkdir(2)`.
 pub(super) fn make_leaf(kernel: &Kernel, path: &Path) -> Result<()> {
     kernel.call(|| call::mkdir(path), (), || mkdir(path, 0o755))
 }
 
-/// `mkdir(2)` of a cgroup that holds others, which may exist. Whether it is new.
+/// Makes a parent cgroup with `mkdir(2)`. Returns false if it exists already.
 pub(super) fn make_parent(kernel: &Kernel, path: &Path) -> Result<bool> {
     kernel.call(
         || call::mkdir_private(path),
@@ -41,7 +43,7 @@ pub(super) fn make_parent(kernel: &Kernel, path: &Path) -> Result<bool> {
     )
 }
 
-/// `mkdir(2)` of a task's own cgroup that holds a reservation.
+/// Makes a task's own cgroup with a reservation, with `mkdir(2)`. Other users cannot open it.
 pub(super) fn make_private_leaf(kernel: &Kernel, path: &Path) -> Result<()> {
     kernel.call(|| call::mkdir_private(path), (), || mkdir(path, PRIVATE))
 }
@@ -50,22 +52,22 @@ fn mkdir(path: &Path, mode: u32) -> io::Result<()> {
     Ok(nix::unistd::mkdir(path, Mode::from_bits_truncate(mode))?)
 }
 
-/// Opens a cgroup's directory as a step. A recorder has no descriptor.
+/// Opens a cgroup's directory, as a step. `None` from a recorder.
 pub(super) fn hold(kernel: &Kernel, path: &Path) -> Result<Option<OwnedFd>> {
     kernel.call(|| call::open_dir(path), None, || open_dir(path).map(Some))
 }
 
-/// As [`hold`]; `None` if the directory does not exist, which a recorder assumes.
+/// Like [`hold`], but returns `None` if the directory does not exist. A recorder assumes that it does not exist.
 pub(super) fn hold_existing(kernel: &Kernel, path: &Path) -> Result<Option<OwnedFd>> {
     kernel.call(|| call::open_dir(path), None, || existing(open_dir(path)))
 }
 
-/// The text of a file, as a step; `None` if it does not exist. A recorder answers `assumed`.
+/// Reads a file, as a step. `None` if it does not exist. A recorder returns `assumed`.
 pub(super) fn read_existing(kernel: &Kernel, file: &Path, assumed: Option<String>) -> Result<Option<String>> {
     kernel.call(|| call::open_read(file), assumed, || existing(std::fs::read_to_string(file)))
 }
 
-/// Writes a file, as a step, without reading it again.
+/// Writes a file, as a step, without reading it back.
 pub(super) fn write(kernel: &Kernel, file: &Path, text: &str) -> Result<()> {
     let opened = || std::fs::OpenOptions::new().write(true).open(file).map(Some);
     let opened = kernel.call(|| call::open_write(file), None, opened)?;
@@ -76,8 +78,8 @@ pub(super) fn write(kernel: &Kernel, file: &Path, text: &str) -> Result<()> {
     )
 }
 
-/// Gives `file` of a version 1 cpuset the value that its parent's has, if it is blank. Nothing may enter a cpuset
-/// without processors or memory nodes.
+/// Copies the parent cgroup's value to `file` of a v1 cpuset if `file` is blank. No process can enter a cpuset without
+/// CPUs or memory nodes.
 pub(super) fn inherit(kernel: &Kernel, file: &Path) -> Result<()> {
     let read = |file: &Path, assumed: String| {
         kernel.call(|| call::open_read(file), assumed, || std::fs::read_to_string(file))
@@ -100,7 +102,7 @@ pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty())?)
 }
 
-/// The text of a file in or below `dir`.
+/// Reads a file in or below `dir`.
 pub(super) fn read_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>) -> io::Result<String> {
     let fd = openat(dir, file.as_ref(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut text = String::new();
@@ -108,7 +110,7 @@ pub(super) fn read_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>) -> io::Result
     Ok(text)
 }
 
-/// Writes a file in or below `dir`, with one `write(2)` if the kernel takes all of it.
+/// Writes a file in or below `dir`, with a single `write(2)` unless the kernel accepts only part of the text.
 pub(super) fn write_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>, text: &str) -> io::Result<()> {
     let fd = openat(dir, file.as_ref(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     File::from(fd).write_all(text.as_bytes())
@@ -120,12 +122,13 @@ pub(super) fn field(text: &str, key: &str) -> Option<u64> {
     value?.trim().parse().ok()
 }
 
-/// Whether an error means that the cgroup does not exist any more: no such name, or a directory that was one.
+/// Whether an error means that the cgroup no longer exists: `ENOENT` for its path, `ENODEV` for files of a removed
+/// cgroup whose directory is still open.
 pub(super) fn is_gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// `Ok(None)` for what does not exist.
+/// Turns an error that means "does not exist" ([`is_gone`]) into `Ok(None)`.
 pub(super) fn existing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(e) if is_gone(&e) => Ok(None),
@@ -133,7 +136,7 @@ pub(super) fn existing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The directories in `dir`; `None` if it does not exist.
+/// The child directories of `dir`. `None` if `dir` does not exist.
 pub(super) fn children(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
     let list = || -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
@@ -148,10 +151,10 @@ pub(super) fn children(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
     existing(list()).map_err(Error::prepare(call::open_dir(dir)))
 }
 
-/// One cgroup's directory: by descriptor where it is held, by path where it is not.
+/// Directory of one cgroup, accessed by descriptor if one is held, else by path.
 ///
-/// The counters of a held one can be read whatever became of its name. The others are found by path, as long as the
-/// group has not been removed.
+/// The counters of a held cgroup can be read even after its directory is renamed, removed or replaced. Without a
+/// descriptor the cgroup is found by path until the group is removed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dir<'a> {
     path: &'a Path,
@@ -163,12 +166,11 @@ impl<'a> Dir<'a> {
         Dir { path, held }
     }
 
-    /// Its path.
     pub fn path(&self) -> &'a Path {
         self.path
     }
 
-    /// The text of a file in it.
+    /// Reads a file in the directory.
     pub fn read(&self, file: &str) -> io::Result<String> {
         match self.held {
             Some(dir) => read_at(dir, file),
@@ -176,7 +178,7 @@ impl<'a> Dir<'a> {
         }
     }
 
-    /// Writes a file in it, with one `write(2)`.
+    /// Writes a file in the directory, with a single `write(2)` unless the kernel accepts only part of the text.
     pub fn write(&self, file: &str, text: &str) -> io::Result<()> {
         match self.held {
             Some(dir) => write_at(dir, file, text),
@@ -184,7 +186,7 @@ impl<'a> Dir<'a> {
         }
     }
 
-    /// Opens a file in it, close-on-exec.
+    /// Opens a file in the directory. Adds `O_CLOEXEC` to `flags`.
     pub fn open(&self, file: &str, flags: OFlag) -> io::Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC;
         Ok(match self.held {
@@ -199,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields() {
+    fn field_matches_only_the_whole_key() {
         let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n";
         assert_eq!(field(events, "oom_kill"), Some(2));
         assert_eq!(field(events, "oom"), Some(3));
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_no_error_where_it_may_be_absent() {
+    fn missing_files_read_as_none_but_cannot_be_written() {
         let dir = tempfile::tempdir().unwrap();
         let nothing = dir.path().join("nothing");
         assert_eq!(children(&nothing).unwrap(), None);
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_file_gets_what_its_parent_has() {
+    fn blank_cpuset_file_inherits_the_parents_value() {
         let top = tempfile::tempdir().unwrap();
         let below = top.path().join("below");
         std::fs::create_dir(&below).unwrap();

@@ -1,6 +1,6 @@
-//! A cgroup with all below it: its processes, and its removal.
+//! Processes and removal of a cgroup and its descendants.
 //!
-//! Both versions: the files that exist show which one it is.
+//! Works on v1 and v2, and tells them apart by the files that exist.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,7 +17,8 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::{field, is_gone, open_dir, read_at};
 
-/// Pauses that grow from 50 microseconds to a limit, until a timeout.
+/// Pauses for polling, until a timeout. The first pause is 50 microseconds, and each pause doubles the one before, up
+/// to a maximum.
 pub(in crate::cgroup) struct Backoff {
     start: Instant,
     timeout: Duration,
@@ -37,7 +38,7 @@ impl Backoff {
         Backoff { longest, ..self }
     }
 
-    /// Sleeps; false, without sleeping, after the timeout.
+    /// Sleeps for the next pause. Returns false without sleeping after the timeout.
     pub fn pause(&mut self) -> bool {
         let left = self.timeout.saturating_sub(self.start.elapsed());
         if left.is_zero() {
@@ -49,7 +50,8 @@ impl Backoff {
     }
 }
 
-/// The processes in `dir` and below, by the ids of the caller's PID namespace; 0 for what it cannot see.
+/// The processes in `dir` and below, as process ids in the caller's PID namespace. The kernel lists a process outside
+/// of that namespace as 0.
 pub(in crate::cgroup) fn pids(dir: BorrowedFd<'_>) -> io::Result<Vec<Pid>> {
     let mut found = Vec::new();
     for below in subtree(dir)? {
@@ -62,7 +64,8 @@ pub(in crate::cgroup) fn pids(dir: BorrowedFd<'_>) -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
-/// Whether a process is in `dir` or below: v2 has a file for that, v1 must be searched.
+/// Whether a process is in `dir` or below. v2 says so in `cgroup.events`; v1 has no such file, so the subtree is
+/// searched.
 pub(in crate::cgroup) fn populated(dir: BorrowedFd<'_>) -> io::Result<bool> {
     match read_at(dir, "cgroup.events") {
         Ok(text) => Ok(field(&text, "populated") != Some(0)),
@@ -72,7 +75,8 @@ pub(in crate::cgroup) fn populated(dir: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// The cgroups of a subtree, relative to `dir`: itself as the empty path, and children after their parents.
+/// The cgroups of a subtree, relative to `dir`. The first is `dir` itself as the empty path; parents precede their
+/// children.
 pub(in crate::cgroup) fn subtree(dir: BorrowedFd<'_>) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::new()];
     let mut next = 0usize;
@@ -101,8 +105,8 @@ fn directories(dir: BorrowedFd<'_>, parent: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-/// Removes a cgroup and all below it. Tries again until the timeout while the kernel answers `EBUSY`, as it does while
-/// a process is there and for a moment after the last one has gone.
+/// Removes a cgroup and its descendants. Retries until the timeout while the kernel returns `EBUSY`: while a process is
+/// in the cgroup, and for a moment after the last one has exited.
 pub(in crate::cgroup) fn remove_tree(path: &Path, timeout: Duration) -> io::Result<()> {
     let mut backoff = Backoff::new(timeout);
     loop {
@@ -110,14 +114,14 @@ pub(in crate::cgroup) fn remove_tree(path: &Path, timeout: Duration) -> io::Resu
             Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY)) => e,
             done => return done,
         };
-        // Usually nothing is below. What cannot be removed yet is met again in the next round.
+        // Usually the cgroup has no children. A child that is still busy is tried again in the next round.
         if let Ok(dir) = open_dir(path) {
             for below in subtree(dir.as_fd())?.iter().skip(1).rev() {
                 let _ = unlinkat(dir.as_fd(), below, UnlinkatFlags::RemoveDir);
             }
         }
         if !backoff.pause() {
-            // Perhaps only what was below was in the way.
+            // The children, removed above, may have been the only obstacle.
             return remove_dir(path).map_err(|_| busy);
         }
     }
@@ -136,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backoff_ends_at_its_timeout() {
+    fn backoff_ends_at_its_timeout() {
         let start = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(3));
         while backoff.pause() {}
@@ -145,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subtree_is_removed_from_below() {
+    fn remove_tree_removes_descendants_and_accepts_a_missing_path() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("x");
         std::fs::create_dir_all(path.join("a/b/c")).unwrap();

@@ -1,4 +1,4 @@
-//! The environment variables that show a task its limits.
+//! Environment variables that tell a task its limits.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::{Limits, MemoryMax};
 use crate::error::{Error, Result};
 
-/// The names of the environment variables that hold a task's limits. A limit without a name, or one that is not set,
-/// has no variable. If the spec's own environment has one of the names too, the limit wins.
+/// Names of the environment variables that hold a task's limits. A limit whose name is empty, or that is not set, has
+/// no variable. If the spec's own environment has one of the names too, the limit's value wins.
 ///
-/// The values are what was asked for. Whether it holds is in the report.
+/// The values are the requested limits. The report says whether they hold.
 ///
 /// ```
 /// # use cofferdam::cgroup::{LimitEnv, Limits};
@@ -24,19 +24,19 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitEnv {
-    /// For [`Limits::cpu_shares`], which a scheduler may mean as MHz.
+    /// Variable for [`Limits::cpu_shares`], in the unit that the scheduler uses, often MHz.
     pub cpu: String,
-    /// For [`Limits::cores`], in the kernel's list format.
+    /// Variable for [`Limits::cores`], in the kernel's list format.
     pub cores: String,
-    /// For [`Limits::memory`], in units of 1048576 bytes, rounded down.
+    /// Variable for [`Limits::memory`], in MiB (1048576 bytes), rounded down.
     pub memory: String,
-    /// For [`Limits::memory_max`], likewise; no variable when it is unlimited.
+    /// Variable for [`Limits::memory_max`], in MiB, rounded down. Not set if there is no hard limit.
     pub memory_max: String,
 }
 
 impl LimitEnv {
-    /// The names of the `exec` driver's tasks: `CPU_LIMIT`, `CPU_CORES`, `MEMORY_LIMIT` and `MEMORY_MAX_LIMIT` after
-    /// `prefix`, which is `NOMAD_` there.
+    /// Returns the names that the `exec` driver uses: `CPU_LIMIT`, `CPU_CORES`, `MEMORY_LIMIT` and `MEMORY_MAX_LIMIT`,
+    /// each after `prefix`. The driver's prefix is `NOMAD_`.
     pub fn with_prefix(prefix: &str) -> LimitEnv {
         let name = |name: &str| format!("{prefix}{name}");
         LimitEnv {
@@ -47,10 +47,10 @@ impl LimitEnv {
         }
     }
 
-    /// The variables for these limits.
+    /// Returns the variables and their values for these limits.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a name with `=` or NUL, or one that is there twice.
+    /// [`Error::Spec`] if a name contains `=` or NUL, or is used for two limits that are set.
     pub fn variables(&self, limits: &Limits) -> Result<BTreeMap<String, String>> {
         const MB: u64 = 1 << 20;
         let megabytes = |bytes: u64| bytes.checked_div(MB).unwrap_or(0).to_string();
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_and_absences() {
+    fn variables_are_in_mib_and_absent_for_unset_limits() {
         let names = LimitEnv::with_prefix("X_");
         let text = |limits: &Limits| {
             let variables = names.variables(limits).unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be() {
+    fn invalid_or_duplicate_names_are_refused() {
         let limits = Limits { memory: Some(1 << 20), cpu_shares: Some(2), ..Limits::default() };
         for names in [
             LimitEnv { memory: "A=B".into(), ..LimitEnv::default() },

@@ -1,4 +1,4 @@
-//! What a task may use, and what of it contradicts itself.
+//! Resource limits of a task, and their validation.
 
 use std::collections::BTreeMap;
 
@@ -15,19 +15,20 @@ pub(super) mod v2;
 pub(super) mod weight;
 pub(super) mod write;
 
-/// The smallest [`Limits::memory`] that is accepted, in bytes: 1 MiB.
+/// Smallest accepted [`Limits::memory`], in bytes: 1 MiB.
 ///
-/// The kernel charges a process for its page tables, stacks and copied pages from its first instruction on, and
-/// the crate's own init lives in the same cgroup. Of sixty starts of a static program that does nothing, with init and
-/// without, on Linux 6.1 and 6.18, v1 and v2, all went well with 512 KiB, one failed with 384, and none went well
-/// with 128. Below this limit a task dies in its start, which is hard to tell from a broken program; and what does
-/// more than nothing needs more.
+/// The kernel charges a process for its page tables, stacks and copied pages from its first instruction on, and the
+/// crate's own init is in the same cgroup. A static program that does nothing was started sixty times, with and without
+/// init, on Linux 6.1 and 6.18, v1 and v2. With 512 KiB every start succeeded, with 384 KiB one failed, and with 128
+/// KiB all failed. A task with too little memory dies while it starts, which is hard to tell from a broken program.
+/// Real programs need more than this minimum.
 pub const MEMORY_MIN: u64 = 1024 * 1024;
 
-/// The largest number of processes that the kernel can count (`PID_MAX_LIMIT`); `pids.max` takes no more.
+/// Largest number of processes that the kernel supports (`PID_MAX_LIMIT`), which is the largest value that `pids.max`
+/// accepts.
 pub const PIDS_LIMIT: u64 = 4 * 1024 * 1024;
 
-/// The resources that a task may use. What is unset is not limited.
+/// Resource limits of a task. A resource whose field is unset is not limited.
 ///
 /// ```
 /// # use cofferdam::cgroup::Limits;
@@ -38,77 +39,78 @@ pub const PIDS_LIMIT: u64 = 4 * 1024 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The task's share of the processors when they are contended, relative to its siblings; 1024 is what a
-    /// group has by default. Schedulers often put MHz here.
+    /// Share of CPU time under contention, relative to sibling cgroups. The kernel's default is 1024. Schedulers often
+    /// use MHz.
     ///
-    /// Held within [`SHARES_MIN`](super::SHARES_MIN) and [`SHARES_MAX`](super::SHARES_MAX), as the kernel does it: 0
-    /// and 1 mean 2. Where shares are MHz of a machine with more of them than that,
-    /// [`clamp_shares`](super::clamp_shares) scales them first. v1 writes `cpu.shares`; v2 writes
-    /// [`shares_to_weight`](super::shares_to_weight) of it to `cpu.weight`.
+    /// Clamped to [`SHARES_MIN`](super::SHARES_MIN) and [`SHARES_MAX`](super::SHARES_MAX), as the kernel does: 0 and 1
+    /// mean 2. If shares are MHz and the machine has more MHz than `SHARES_MAX`, scale them with
+    /// [`clamp_shares`](super::clamp_shares) first. v1 writes `cpu.shares`. v2 writes the result of
+    /// [`shares_to_weight`](super::shares_to_weight) to `cpu.weight`.
     pub cpu_shares: Option<u64>,
-    /// Whether the task runs only when no other task wants the processor. Excludes [`cpu_shares`](Self::cpu_shares).
-    /// v1 and v2 `cpu.idle` (Linux 5.15).
+    /// Whether the task runs only when no other task wants the CPU. Cannot be combined with
+    /// [`cpu_shares`](Self::cpu_shares). v1 and v2 `cpu.idle` (Linux 5.15).
     pub cpu_idle: bool,
-    /// The most processor time, whether or not others want it.
+    /// Maximum CPU time, even if CPUs are idle.
     pub cpu_max: Option<CpuMax>,
-    /// The processors that are reserved for this task alone, in the kernel's list format: `0-3,8`. Empty: none, and
-    /// the task runs on those that no task below the same parent cgroup has reserved.
+    /// CPUs that are reserved for this task, in the kernel's list format: `0-3,8`. If empty, none is reserved, and the
+    /// task runs on the CPUs that no task below the same parent cgroup has reserved.
     ///
-    /// The task runs on the unreserved ones as well, unless it is [`exclusive`](Self::exclusive). A reservation
-    /// is refused when another task has one of them ([`CpuReservations`](super::CpuReservations) says which task), and
-    /// when it would leave none for a running task without reserved processors. v1 and v2 `cpuset.cpus`.
+    /// A task with reserved CPUs also runs on the unreserved ones, unless it is [`exclusive`](Self::exclusive). A
+    /// reservation is refused if another task has reserved one of the CPUs ([`CpuReservations`](super::CpuReservations)
+    /// says which task), and if it would leave no CPU for a running task without reserved CPUs. v1 and v2
+    /// `cpuset.cpus`.
     pub cores: String,
-    /// Whether a task with reserved [`cores`](Self::cores) runs on these only.
+    /// Whether a task with reserved [`cores`](Self::cores) runs only on these.
     pub exclusive: bool,
-    /// Bytes of memory, page cache and kernel memory included; at least [`MEMORY_MIN`].
+    /// Memory in bytes, including page cache and kernel memory; at least [`MEMORY_MIN`].
     ///
-    /// This is a hard limit when [`memory_max`](Self::memory_max) is unset, and otherwise the amount that is
-    /// kept back for the task when memory is short (v1 `memory.soft_limit_in_bytes`, v2 `memory.low`).
+    /// This is the hard limit if [`memory_max`](Self::memory_max) is unset. Otherwise it is the amount that the kernel
+    /// protects from reclaim when memory is short (v1 `memory.soft_limit_in_bytes`, v2 `memory.low`).
     pub memory: Option<u64>,
-    /// The hard limit of a task that may use more than [`memory`](Self::memory) while there is some to spare.
+    /// Hard limit of a task that may use more than [`memory`](Self::memory) while memory is available.
     pub memory_max: Option<MemoryMax>,
-    /// Bytes of memory above which the kernel slows the task down and reclaims its memory, at least [`MEMORY_MIN`] and
-    /// at most the hard limit. It does not stop the task: only a hard limit does. v2 `memory.high` (Linux 4.5); v1 has
+    /// Memory in bytes above which the kernel slows the task down and reclaims its memory; at least [`MEMORY_MIN`] and
+    /// at most the hard limit. It does not stop the task: only a hard limit does. v2 `memory.high` (Linux 4.5). v1 has
     /// no such limit, and the report says so.
     pub memory_high: Option<u64>,
-    /// How much swap a task with a memory limit may use beyond it; none by default. Means nothing without a
+    /// Swap that a task with a memory limit may use in addition to that limit; none by default. Has no effect without a
     /// memory limit.
     pub swap: SwapMax,
-    /// When memory runs out, whether all of the task is killed and not the one process that the kernel chooses.
-    /// v2 `memory.oom.group` (Linux 4.19); v1 has no such thing, and the report says so.
+    /// Whether the OOM killer kills the whole task, and not only the process that the kernel chooses. v2
+    /// `memory.oom.group` (Linux 4.19). v1 has no such setting, and the report says so.
     pub oom_group: bool,
-    /// The number of processes and threads that may exist at once, at least 1. The crate's own init process
-    /// is not counted. v1 needs the `pids` controller (Linux 4.3).
+    /// Maximum number of processes and threads at the same time, at least 1. The crate's own init process is not
+    /// counted. v1 needs the `pids` controller (Linux 4.3).
     pub pids_max: Option<u64>,
-    /// The task's share of contended block devices, 1 to 10000, where 100 is what a group has by default.
+    /// Weight of the task's I/O on contended block devices, 1 to 10000. The kernel's default is 100.
     ///
-    /// v2 `io.weight`, which means something where the device has an `io.cost` model, and `io.bfq.weight`; v1
-    /// `blkio.bfq.weight`. For the BFQ scheduler the range above 100 is compressed to 1000. Kernels without
+    /// Written to v2 `io.weight`, which has an effect on devices with an `io.cost` model, and to v2 `io.bfq.weight` or
+    /// v1 `blkio.bfq.weight`. For the BFQ scheduler the range above 100 is compressed to at most 1000. Kernels without
     /// either file are common, and the report says so.
     pub io_weight: Option<u16>,
-    /// The most that the task may read from and write to block devices. v2 `io.max`, v1 `blkio.throttle.*`;
-    /// v1 throttles direct and synchronous access only, since it accounts later writeback to no task.
+    /// Maximum rates of reads and writes per block device. v2 `io.max`, v1 `blkio.throttle.*`. v1 throttles only direct
+    /// and synchronous I/O, because it charges later writeback to no task.
     pub io_max: Vec<IoMax>,
-    /// Bytes of huge pages by their size, as the kernel spells it: `2MB`, `1GB`. v2 `hugetlb.2MB.max` (Linux
-    /// 5.6), v1 `hugetlb.2MB.limit_in_bytes`. A task that touches more gets SIGBUS.
+    /// Huge pages in bytes by page size, spelled as the kernel does: `2MB`, `1GB`. v2 `hugetlb.2MB.max` (Linux 5.6), v1
+    /// `hugetlb.2MB.limit_in_bytes`. A task that touches more gets SIGBUS.
     pub hugetlb: BTreeMap<String, u64>,
-    /// Puts the task in every controller that counts something (memory, cpu, pids, io, on v1 hugetlb), limited or not,
-    /// so that its statistics are complete, and so that on v1 any limit but [`cores`](Self::cores) can be set by an
-    /// update later. Off by default: on v1 each hierarchy costs a directory.
+    /// Whether the task is in every controller that counts something (memory, cpu, pids, io, on v1 hugetlb), even
+    /// without a limit. Its statistics are then complete, and on v1 an update can later set any limit except
+    /// [`cores`](Self::cores). Off by default, because on v1 each hierarchy costs a directory.
     pub accounting: bool,
 }
 
-/// Processor time that a task may use in each period, all its threads together: `quota` of 200000 in a `period` of
-/// 100000 is two processors' worth. v2 `cpu.max`, v1 `cpu.cfs_quota_us`. All in microseconds.
+/// Maximum CPU time in each period, for all threads of a task together. A `quota` of 200000 in a `period` of 100000 is
+/// the time of two CPUs. All fields are in microseconds. v2 `cpu.max`, v1 `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CpuMax {
-    /// Time in each period, at least 1000.
+    /// CPU time in each period, 1000 to 2^39.
     pub quota: u64,
-    /// 1000 to 1000000; 100000 by default, as the kernel has it.
+    /// Length of a period, 1000 to 1000000. The default is 100000, as in the kernel.
     #[serde(default = "period")]
     pub period: u64,
-    /// Unused time of earlier periods that may be used up in one, at most `quota`. v2 `cpu.max.burst`, v1
+    /// Unused time of earlier periods that may be used in a single period, at most `quota`. v2 `cpu.max.burst`, v1
     /// `cpu.cfs_burst_us` (Linux 5.14).
     #[serde(default)]
     pub burst: u64,
@@ -122,7 +124,7 @@ impl CpuMax {
     /// The kernel's default period, in microseconds.
     pub const PERIOD: u64 = 100_000;
 
-    /// `quota` microseconds in each period of [`PERIOD`](Self::PERIOD), without burst.
+    /// Returns a limit of `quota` microseconds in each period of [`PERIOD`](Self::PERIOD), without burst.
     pub fn new(quota: u64) -> CpuMax {
         CpuMax { quota, period: Self::PERIOD, burst: 0 }
     }
@@ -131,7 +133,7 @@ impl CpuMax {
         if !(1000..=1_000_000).contains(&self.period) {
             return Err(format!("a period of {} is not within 1000 to 1000000 microseconds", self.period));
         }
-        // The kernel refuses more than a week of it as an overflow.
+        // The kernel refuses a quota that overflows. 2^39 microseconds are six days.
         if !(1000..=1 << 39).contains(&self.quota) {
             return Err(format!("a quota of {} microseconds is not within 1000 to 2^39", self.quota));
         }
@@ -142,24 +144,25 @@ impl CpuMax {
     }
 }
 
-/// The most of a block device that a task may use. What is unset is not limited.
+/// Maximum rates of I/O on a block device. A rate that is unset is not limited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IoMax {
-    /// `MAJOR:MINOR` of a whole device, not of a partition, as `/sys/block/NAME/dev` and `lsblk` have it: `8:0`.
+    /// `MAJOR:MINOR` of a whole device, not of a partition, as in `/sys/block/NAME/dev` and the output of `lsblk`:
+    /// `8:0`.
     pub device: String,
-    /// Bytes read in a second, at least 1.
+    /// Bytes read per second, at least 1.
     pub read_bps: Option<u64>,
-    /// Bytes written in a second, at least 1.
+    /// Bytes written per second, at least 1.
     pub write_bps: Option<u64>,
-    /// Reads in a second, at least 1.
+    /// Reads per second, at least 1.
     pub read_iops: Option<u64>,
-    /// Writes in a second, at least 1.
+    /// Writes per second, at least 1.
     pub write_iops: Option<u64>,
 }
 
 impl IoMax {
-    /// The four limits, with their names of v2 and v1.
+    /// The four limits, each with its key in v2 `io.max` and its v1 file.
     pub(crate) fn limits(&self) -> [(&'static str, &'static str, Option<u64>); 4] {
         [
             ("rbps", "blkio.throttle.read_bps_device", self.read_bps),
@@ -184,25 +187,25 @@ impl IoMax {
     }
 }
 
-/// How much swap a task may use.
+/// Swap limit of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SwapMax {
-    /// None. v2 `memory.swap.max` 0; v1 `memory.memsw.limit_in_bytes` no higher than the memory limit.
+    /// No swap. v2 `memory.swap.max` is 0, and v1 `memory.memsw.limit_in_bytes` equals the memory limit.
     #[default]
     Off,
-    /// This many bytes, beside the memory limit.
+    /// This many bytes, in addition to the memory limit.
     Bytes(u64),
     /// No limit.
     Unlimited,
 }
 
 impl SwapMax {
-    /// What v1 and the OCI specification mean by a limit of memory and swap together, where `memory` is the hard
-    /// limit of memory alone, if there is one.
+    /// Converts a limit of memory and swap together, as v1 and the OCI specification use it. `memory` is the hard limit
+    /// of memory alone, if there is one.
     ///
     /// # Errors
-    /// Why the two do not go together: together is less than memory alone, or the latter is 0.
+    /// A message if `together` is less than `memory`, or if `memory` is 0.
     ///
     /// ```
     /// # use cofferdam::cgroup::SwapMax;
@@ -221,17 +224,17 @@ impl SwapMax {
     }
 }
 
-/// A hard memory limit that is not the amount reserved.
+/// Hard memory limit, apart from the reservation in [`Limits::memory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryMax {
-    /// This many bytes, at least [`Limits::memory`].
+    /// This many bytes, at least [`MEMORY_MIN`] and [`Limits::memory`].
     Bytes(u64),
-    /// No hard limit: only the reservation counts.
+    /// No hard limit, only a reservation: [`Limits::memory`] must be set.
     Unlimited,
 }
 
-/// What [`Limits`] mean for the memory controller, in bytes.
+/// Values of the memory controller that follow from [`Limits`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryLimits {
     /// v1 `memory.limit_in_bytes`, v2 `memory.max`.
@@ -241,11 +244,7 @@ pub(crate) struct MemoryLimits {
 }
 
 impl Limits {
-    /// Refuses limits that contradict themselves or that no task could live with.
-    ///
-    /// # Errors
-    /// [`Error::Spec`] that names the field: `memory`, `memory_max`, `memory_high`, `cores`, `exclusive`, `cpu_idle`,
-    /// `cpu_max`, `pids_max`, `io_weight`, `io_max` or `hugetlb`.
+    /// Checks that the limits do not contradict each other, and that a task can run with them.
     pub fn validate(&self) -> Result<()> {
         let Limits {
             cpu_shares,
@@ -315,7 +314,8 @@ impl Limits {
         self.cpuset().map_err(|why| Error::spec("cores", why)).map(|_| ())
     }
 
-    /// Bytes of swap beside the memory limit; `None`: no limit, also where memory is not limited.
+    /// Swap limit in bytes, in addition to the memory limit. `None` means no limit. It is always `None` if memory is
+    /// not limited.
     pub(crate) fn swap_bytes(&self) -> Option<u64> {
         match self.swap {
             _ if self.memory.is_none() && self.memory_max.is_none() => None,
@@ -325,12 +325,12 @@ impl Limits {
         }
     }
 
-    /// The processors of [`cores`](Self::cores); `None` when there are none.
+    /// The CPUs of [`cores`](Self::cores). `None` if it is empty.
     pub(crate) fn cpuset(&self) -> Result<Option<CpuSet>, String> {
         if self.cores.is_empty() { Ok(None) } else { CpuSet::parse(&self.cores).map(Some) }
     }
 
-    /// The hard limit and the reservation that follow from `memory` and `memory_max`.
+    /// Returns the hard limit and the reservation that follow from `memory` and `memory_max`.
     pub(crate) fn memory_limits(&self) -> MemoryLimits {
         match self.memory_max {
             None => MemoryLimits { hard: self.memory, reserve: None },
@@ -340,14 +340,14 @@ impl Limits {
     }
 }
 
-/// 1 to 10000 as BFQ's 1 to 1000, where 100 stays 100.
+/// Converts a weight of 1 to 10000 to BFQ's 1 to 1000. Weights up to 100 stay the same.
 pub(super) fn bfq_weight(weight: u16) -> u64 {
     let weight = u64::from(weight);
     let above = weight.saturating_sub(100).saturating_mul(900).checked_div(9900).unwrap_or(0);
     weight.min(100).saturating_add(above)
 }
 
-/// A number and a unit, as in the names of the kernel's files; anything else would be another file.
+/// Whether `size` is a number and a unit, as in the kernel's file names. Any other text would name another file.
 fn is_page_size(size: &str) -> bool {
     let digits = size.trim_end_matches(|c: char| c.is_ascii_uppercase());
     let unit = size.strip_prefix(digits).unwrap_or_default();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_swap_together_become_swap() {
+    fn memsw_minus_memory_is_the_swap_limit() {
         for (together, memory, expected) in [
             (500, Some(200), Some(SwapMax::Bytes(300))),
             (300, Some(400), None),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_memory_max_become_hard_and_reserve() {
+    fn memory_is_a_reservation_if_memory_max_is_set() {
         for (memory, max, hard, reserve) in [
             (Some(100 * MB), None, Some(104_857_600), None),
             (Some(100 * MB), Some(MemoryMax::Bytes(200 * MB)), Some(209_715_200), Some(104_857_600)),
@@ -396,12 +396,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_field_is_named() {
+    fn validation_error_names_the_field() {
         let base = Limits::default;
         for (limits, field) in [
             (Limits { memory: Some(0), ..base() }, "memory"),
             (Limits { memory: Some(MEMORY_MIN - 1), ..base() }, "memory"),
-            // The reference passes this one on (its job validation refuses it earlier); we are the last to look.
+            // The `exec` driver accepts this, because Nomad's job validation refuses it earlier. Here validate() is the
+            // last check.
             (
                 Limits { memory: Some(200 * MB), memory_max: Some(MemoryMax::Bytes(100 * MB)), ..base() },
                 "memory_max",
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_set_is_asked() {
+    fn asked_has_only_the_controls_of_limits_that_are_set() {
         let base = Limits::default;
         for (limits, asked) in [
             (base(), Control::empty()),
@@ -472,14 +473,14 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_bfq() {
+    fn bfq_weight_compresses_the_range_above_100() {
         for (weight, bfq) in [(1, 1), (100, 100), (101, 100), (1000, 181), (10_000, 1000)] {
             assert_eq!(bfq_weight(weight), bfq, "{weight}");
         }
     }
 
     #[test]
-    fn the_serialised_form_is_stable() {
+    fn limits_have_a_stable_json_form() {
         let limits = Limits { memory_max: Some(MemoryMax::Unlimited), ..Limits::default() };
         let json = r#"{"memory_max":"unlimited"}"#;
         assert_eq!(serde_json::from_str::<Limits>(json).unwrap(), limits);

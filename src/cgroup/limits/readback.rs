@@ -1,10 +1,10 @@
-//! Whether a control file says afterwards what was written to it.
+//! Comparison of the value that was written to a control file with the value that is read back.
 //!
-//! The kernel rounds memory down to pages, spells sets of processors its own way, and shows a number for no limit.
+//! The kernel rounds memory down to pages, rewrites CPU lists in its own form, and shows a number for "no limit".
 
 use crate::cgroup::set::CpuSet;
 
-/// Whether what is found in `file` means what was `written` to it.
+/// Whether the text `found` in `file` has the same meaning as the text that was `written` to it.
 pub(super) fn agrees(file: &str, written: &str, found: &str) -> bool {
     let (written, found) = (written.trim(), found.trim());
     match file {
@@ -18,13 +18,13 @@ pub(super) fn agrees(file: &str, written: &str, found: &str) -> bool {
     }
 }
 
-/// What is not a limit any more: v1 says so with a large number that depends on the page size.
+/// Compares single values. "No limit" is `max`, -1 or, on v1, a large number that depends on the page size.
 fn same(written: &str, found: &str) -> bool {
     let none = |text: &str| text == "max" || text.parse::<u64>().is_ok_and(|n| n >= 1 << 62) || text == "-1";
     written == found || (none(written) && none(found))
 }
 
-/// Whether one of the lines is of the same device, and has all of the words; a line that limits nothing is not shown.
+/// Whether the line of the same device has all of the words. The kernel does not show a line that limits nothing.
 fn has_line(found: &str, written: &str) -> bool {
     let Some((device, rest)) = written.split_once(' ') else { return false };
     let line = found.lines().find_map(|line| line.strip_prefix(device)?.strip_prefix(' '));
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_answers() {
+    fn readback_accepts_equal_values_in_the_kernels_spelling() {
         for (file, written, found, expected) in [
             ("memory.max", "1048576", "1048576\n", true),
             ("memory.max", "1048577", "1048576\n", false),

@@ -1,6 +1,6 @@
-//! A limit as a line of a control file, and what turns one list of lines into another.
+//! Limits as lines of control files, and the changes between two sets of limits.
 //!
-//! A task is born with the lines that limit something. An update writes the lines that differ.
+//! For a new task, the rows that limit something are written. An update writes the rows that differ.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,20 +8,20 @@ use crate::cgroup::detect::{Swap, Version};
 use crate::report::{Control, Effect, Report};
 use crate::step::OnRefusal;
 
-/// What one file, or one line of it, should say.
+/// The value of a control file, or of one line of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cgroup) struct Row {
-    /// The v1 or v2 name of the controller.
+    /// Name of the controller on v1 or v2.
     pub controller: &'static str,
     pub control: Control,
     pub file: String,
-    /// The device, where the file has a line for each.
+    /// The device, if the file has one line for each device; else empty.
     pub device: String,
-    /// What is written, after the device.
+    /// The text to write, without the device.
     pub text: String,
-    /// Whether it limits anything. What does not is the default of a new cgroup.
+    /// Whether the row limits anything. If not, `text` is the default of a new cgroup.
     pub limits: bool,
-    /// How much it allows: a larger number is a wider limit. A limit without such an order has the same number always.
+    /// How much the row allows: a larger number is a wider limit. Constant for values that have no such order.
     pub allows: u64,
     pub on_refusal: OnRefusal,
 }
@@ -38,7 +38,7 @@ impl Row {
         Row { controller, control, file, device, text, limits, allows: 0, on_refusal: OnRefusal::Fail }
     }
 
-    /// A number that may not be exceeded; `none` is how the file spells that there is none.
+    /// A maximum. `none` is how the file spells "no limit".
     pub fn ceiling(
         controller: &'static str,
         control: Control,
@@ -50,7 +50,7 @@ impl Row {
         Row::new(controller, control, file, text, max.is_some()).allows(max.unwrap_or(u64::MAX))
     }
 
-    /// A weight, or the default of a new cgroup.
+    /// A weight. `none` is the default of a new cgroup.
     pub fn weight(
         controller: &'static str,
         control: Control,
@@ -69,34 +69,35 @@ impl Row {
         Row { device: device.to_owned(), ..self }
     }
 
-    /// Its control does not hold if the kernel refuses it, because of `why`.
+    /// If the kernel refuses the row, its control is reported as lost because of `why`.
     pub fn degrades(self, why: &str) -> Row {
         let on_refusal = OnRefusal::Degrade(vec![Effect::lost(self.control, why)]);
         Row { on_refusal, ..self }
     }
 
-    /// Nothing is lost if the kernel refuses it.
+    /// If the kernel refuses the row, the refusal is ignored.
     pub fn skips(self) -> Row {
         Row { on_refusal: OnRefusal::Skip, ..self }
     }
 
-    /// What is written.
+    /// The line to write: the device, if any, and the text.
     pub fn line(&self) -> String {
         if self.device.is_empty() { self.text.clone() } else { format!("{} {}", self.device, self.text) }
     }
 }
 
-/// What the rows depend on beside the limits.
+/// Facts about the host and the sandbox that the rows depend on, in addition to the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Terms {
     pub version: Version,
-    /// Where huge pages are counted.
+    /// Version that has the `hugetlb` controller.
     pub hugetlb: Version,
     pub swap: Swap,
     pub extra_pids: u64,
 }
 
-/// Adds to `report` that nothing limits swap because of `why`; without swap on the host that is no loss.
+/// Adds to `report` that swap is not limited, because of `effect.why`. If the host has no active swap (`active`), this
+/// is only a note.
 pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &mut Report) {
     match active {
         true => report.add(&effect, None),
@@ -104,11 +105,12 @@ pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &m
     }
 }
 
-/// The writes that turn `old` into `new`, each with the write that takes it back. Wider limits are written first and
-/// tighter ones last: so the kernel accepts each write, and no limit is wider on the way than before or after.
+/// Returns the writes that turn `old` into `new`, as pairs of rows (before, after). To take them back, write the
+/// `before` rows in reverse order. Wider limits are written first and narrower ones last. So the kernel accepts each
+/// write, and at no time is a limit wider than both the old and the new one.
 pub(in crate::cgroup) fn changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
     let same = |a: &Row, b: &Row| a.file == b.file && a.device == b.device;
-    // A limit that only `old` has is lifted; one that only `new` has is set.
+    // A limit that only `old` has is set to "no limit". One that only `new` has is added.
     let gone =
         old.iter().filter(|was| was.limits && !new.iter().any(|now| same(was, now))).filter_map(|was| {
             let text = without_limit(was)?;
@@ -127,7 +129,7 @@ pub(in crate::cgroup) fn changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
     });
     let all: Vec<(Row, Row)> = kept.chain(gone).collect();
     let is_burst = |s: &Row| s.file.ends_with("burst") || s.file == "cpu.cfs_burst_us";
-    // No quota may pass below a burst that is still there.
+    // The kernel refuses a quota below the current burst, so bursts are set to 0 first.
     let bursts = all.iter().filter(|(was, _)| is_burst(was) && was.limits);
     let none = bursts.map(|(was, now)| (was.clone(), Row { text: "0".into(), ..now.clone() }));
     let mut ordered: Vec<(Row, Row)> = none.collect();
@@ -141,8 +143,8 @@ pub(in crate::cgroup) fn changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
     ordered
 }
 
-/// v1 has two files for what v2 says in one. Of the two orders the one is taken in which the task never has more than
-/// before and after; it may have less for a moment.
+/// Orders the writes of the v1 period and quota, which v2 has in a single file. Chooses the order in which the task
+/// never gets more CPU time than under the wider of the two limits. It may get less for a moment.
 fn period_beside_quota(changes: &mut Vec<(Row, Row)>) {
     let find = |list: &[(Row, Row)], file: &str| list.iter().position(|(_, now)| now.file == file);
     let Some(at) = find(changes, PERIOD) else { return };
@@ -158,7 +160,8 @@ fn period_beside_quota(changes: &mut Vec<(Row, Row)>) {
     changes.insert(if first { quota } else { quota.saturating_add(1) }, period);
 }
 
-/// How a line of the table spells that nothing is limited; `None` where a new list always has the line.
+/// The text that means "no limit", for rows that exist only while the limit is set. `None` for rows that are always in
+/// the table.
 fn without_limit(s: &Row) -> Option<String> {
     match s.file.as_str() {
         "io.max" => Some("rbps=max wbps=max riops=max wiops=max".into()),
@@ -170,11 +173,11 @@ fn without_limit(s: &Row) -> Option<String> {
     }
 }
 
-/// The two files of v1 that v2 has as one.
+/// The two v1 files whose values v2 has in `cpu.max`.
 pub(in crate::cgroup) const PERIOD: &str = "cpu.cfs_period_us";
 pub(in crate::cgroup) const QUOTA: &str = "cpu.cfs_quota_us";
 
-/// Millionths of a processor.
+/// CPU time as millionths of one CPU. `u64::MAX` means no limit.
 pub(in crate::cgroup) fn share_of_time(quota: u64, period: u64) -> u64 {
     match quota {
         u64::MAX => u64::MAX,

@@ -1,4 +1,4 @@
-//! From limits to the rows of a version, and to what those rows cannot hold.
+//! Rows of v1 or v2 for a set of limits, and remarks on limits that the rows cannot enforce.
 
 use super::row::{Row, Terms};
 use super::{Limits, PIDS_LIMIT, v2};
@@ -6,7 +6,7 @@ use crate::cgroup::detect::{Swap, Version};
 use crate::cgroup::v1;
 use crate::report::{Control, Report};
 
-/// Every row, also of what is not limited.
+/// Returns all rows, including those that limit nothing.
 pub(in crate::cgroup) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
     let mut rows = match terms.version {
         Version::V1 => v1::table::rows(limits, terms),
@@ -24,7 +24,7 @@ pub(in crate::cgroup) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
     rows
 }
 
-/// Adds to the report what of the limits no file can hold, or only in part.
+/// Adds to the report the limits that no control file can enforce, or only in part.
 pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Report) {
     match terms.version {
         Version::V1 => {
@@ -42,8 +42,8 @@ pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Re
     }
 }
 
-/// A reservation and memory.high protect or slow a task down, but do not stop it: only a hard limit enforces the memory
-/// control.
+/// Reports limits that do not stop a task. A reservation protects its memory and memory.high slows it down, but only a
+/// hard limit enforces the memory control.
 fn soft_memory(limits: &Limits, reserved_by: &str, report: &mut Report) {
     let memory = limits.memory_limits();
     let mut add = |why: String| match memory.hard {
@@ -59,18 +59,18 @@ fn soft_memory(limits: &Limits, reserved_by: &str, report: &mut Report) {
 }
 
 impl Limits {
-    /// The controls that these limits ask for, a subset of [`Control::RESOURCES`].
+    /// Returns the controls that these limits ask for, a subset of [`Control::RESOURCES`].
     pub fn asked(&self) -> Control {
         let cores = if self.cores.is_empty() { Control::empty() } else { Control::CPUSET };
         self.rows_in_use().fold(cores, |set, row| set | row.control)
     }
 
-    /// Whether the task is in the memory controller for these.
+    /// Whether these limits put the task in the memory controller.
     pub(in crate::cgroup) fn uses_memory(&self) -> bool {
         self.accounting || self.rows_in_use().any(|row| row.controller == "memory")
     }
 
-    /// The rows that limit something on a host that has everything.
+    /// The rows that limit something, on a host that has every controller.
     fn rows_in_use(&self) -> impl Iterator<Item = Row> {
         let swap = Swap { active: true, accounted: Some(true) };
         let terms = Terms { version: Version::V2, hugetlb: Version::V2, swap, extra_pids: 0 };
@@ -91,7 +91,7 @@ mod tests {
         Terms { version, hugetlb: version, swap, extra_pids: 1 }
     }
 
-    /// All that limits something, as `file = line`.
+    /// The rows that limit something, as `file = line`.
     fn text(limits: &Limits, version: Version) -> Vec<String> {
         let list = rows(limits, &terms(version));
         list.iter().filter(|s| s.limits).map(|s| format!("{} = {}", s.file, s.line())).collect()
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_has_its_file() {
+    fn every_limit_is_written_to_its_file() {
         let v1 = [
             "cpu.shares = 512",
             "cpu.cfs_period_us = 200000",
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_widens_comes_first_and_what_encloses_before_it() {
+    fn wider_limits_are_written_first_and_memsw_is_never_below_memory() {
         let memory = |mb: u64| Limits { memory: Some(mb * MB), ..Limits::default() };
         let (small, large) = (memory(64), memory(128));
         change(&small, &small, Version::V1, &[]);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_never_more_than_the_quota() {
+    fn burst_never_exceeds_the_quota_during_a_change() {
         let max = |quota, burst| Limits {
             cpu_max: Some(CpuMax { burst, ..CpuMax::new(quota) }),
             ..Limits::default()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_devices_and_page_sizes_come_and_go() {
+    fn device_and_page_size_lines_are_set_and_lifted() {
         let none = Limits::default();
         let some = Limits { io_max: all().io_max, hugetlb: all().hugetlb, ..none.clone() };
         let set = ["io.max = 8:0 rbps=1048576 wbps=max riops=max wiops=9", "hugetlb.2MB.max = 4194304"];
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn v1_never_has_more_time_than_before_and_after() {
+    fn v1_cpu_time_never_exceeds_both_limits_during_a_change() {
         let max =
             |quota, period| Limits { cpu_max: Some(CpuMax { quota, period, burst: 0 }), ..Limits::default() };
         let period_first = ["cpu.cfs_period_us = 200000", "cpu.cfs_quota_us = 100000"];
@@ -241,15 +241,15 @@ mod tests {
         );
         change(&max(100_000, 100_000), &max(100_000, 200_000), Version::V1, &["cpu.cfs_period_us = 200000"]);
         change(&max(50_000, 100_000), &max(100_000, 200_000), Version::V1, &period_first);
-        // The period first would make two processors of one.
+        // Writing the period first would give the task two CPUs instead of one.
         let quota_first = ["cpu.cfs_quota_us = 40000", "cpu.cfs_period_us = 50000"];
         change(&max(100_000, 100_000), &max(40_000, 50_000), Version::V1, &quota_first);
     }
 
-    /// A model of the files: applied one after the other the changes end in the new state, and from wherever they
-    /// stop their other halves lead back to the old one.
+    /// Applies the changes to a model of the files. All of them lead to the new state. After each of them, the reverse
+    /// changes lead back to the old state.
     #[test]
-    fn every_change_knows_the_way_back() {
+    fn interrupted_change_can_be_taken_back_at_every_point() {
         use std::collections::BTreeMap;
         let less = Limits {
             cpu_max: Some(CpuMax::new(20_000)),
@@ -261,7 +261,7 @@ mod tests {
         for version in [Version::V1, Version::V2] {
             for (old, new) in states.iter().flat_map(|a| states.iter().map(move |b| (a, b))) {
                 let (old, new) = (rows(old, &terms(version)), rows(new, &terms(version)));
-                // A row that limits nothing is the default of a file that was never written.
+                // A file that was never written has the default, as a row that limits nothing.
                 let files = |list: &[Row]| -> BTreeMap<(String, String), String> {
                     let lines = list.iter().filter(|s| s.limits && s.file != "memory.swappiness");
                     lines.map(|s| ((s.file.clone(), s.device.clone()), s.text.clone())).collect()
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_cgroup_is_written_no_weight() {
+    fn weight_is_written_only_while_the_cgroup_is_not_idle() {
         let shares = Limits { cpu_shares: Some(512), ..Limits::default() };
         let idle = Limits { cpu_idle: true, ..Limits::default() };
         change(&shares, &idle, Version::V2, &["cpu.weight = 100", "cpu.idle = 1"]);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_high_alone_stops_nothing() {
+    fn memory_high_without_a_hard_limit_is_not_enforced() {
         let high = Limits { memory_high: Some(64 * MB), ..Limits::default() };
         remarked(
             &high,

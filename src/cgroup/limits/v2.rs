@@ -1,14 +1,15 @@
-//! The limits of cgroup v2: limit, file and value. Reference: `Documentation/admin-guide/cgroup-v2.rst`.
+//! Limits of cgroup v2: limit, file and value. Reference: `Documentation/admin-guide/cgroup-v2.rst`.
 
 use super::row::{Row, Terms, share_of_time, unlimited_swap};
 use super::weight::shares_to_weight;
 use super::{CpuMax, IoMax, Limits, bfq_weight};
 use crate::report::{Control, Effect, Report};
 
-/// The table. A later row of a controller may need room in an earlier one: a limit may only grow after, and only
-/// shrink before, those that enclose it. So narrowing goes down the list, and widening up.
+/// The table of v2. A later row may enclose an earlier one of the same controller. An enclosed limit may grow only
+/// after, and shrink only before, the enclosing one. So an update narrows limits from the first row to the last, and
+/// widens them from the last to the first.
 ///
-/// Every field of [`Limits`] is named: a new one must be given its rows here, in the table of v1, and in
+/// The pattern names every field of [`Limits`], so that a new field must be given rows here, in the table of v1, and in
 /// [`Limits::validate`].
 pub(super) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
     let Limits {
@@ -47,14 +48,16 @@ fn cpu(shares: Option<u64>, idle: bool, max: Option<CpuMax>) -> Vec<Row> {
     ]
 }
 
-/// An idle cgroup takes no weight: it stops being idle before its weight is written, and becomes idle after that.
+/// The row of `cpu.idle`. The kernel refuses to set the weight of an idle cgroup. So `cpu.idle` is cleared before the
+/// weight is written, and set after it.
 pub(in crate::cgroup) fn idle_row(idle: bool) -> Row {
     let row = Row::new("cpu", Control::CPU, "cpu.idle", u8::from(idle).to_string(), idle);
     let row = row.allows(if idle { 0 } else { u64::MAX });
     row.degrades("the kernel has no idle cgroups (Linux 5.15)")
 }
 
-/// The burst may not exceed the quota at any time: an update takes it away before it changes the quota.
+/// The row of the burst. The kernel refuses a burst above the quota. So an update sets the burst to 0 before it changes
+/// the quota.
 pub(in crate::cgroup) fn burst_row(file: &str, max: Option<CpuMax>) -> Row {
     let burst = max.map_or(0, |max| max.burst);
     let row = Row::new("cpu", Control::CPU_MAX, file, burst.to_string(), burst > 0).allows(burst);
@@ -102,7 +105,7 @@ fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
     rows
 }
 
-/// Adds what of the limits no file can hold, or only in part.
+/// Adds to the report the limits that v2 cannot enforce, or only in part.
 pub(super) fn remarks(limits: &Limits, terms: &Terms, report: &mut Report) {
     if limits.swap_bytes().is_some() && terms.swap.accounted == Some(false) {
         unlimited_swap(Effect::lost(Control::SWAP, NO_SWAP), terms.swap.active, report);

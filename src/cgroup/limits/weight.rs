@@ -1,16 +1,16 @@
-//! CPU shares of cgroup v1 and CPU weights of v2.
+//! Conversion of CPU shares (cgroup v1) to CPU weights (v2).
 
-/// The least shares that the kernel takes (`MIN_SHARES`).
+/// Smallest value of `cpu.shares` (the kernel's `MIN_SHARES`).
 pub const SHARES_MIN: u64 = 2;
 
-/// The most shares that the kernel takes (`MAX_SHARES`).
+/// Largest value of `cpu.shares` (the kernel's `MAX_SHARES`).
 pub const SHARES_MAX: u64 = 262_144;
 
-/// The value for v2's `cpu.weight` (1 to 10000, 100 by default) that stands for `shares` of v1.
+/// Converts `shares` of v1 to `cpu.weight` of v2 (1 to 10000, 100 by default).
 ///
-/// The curve `10^((l² + 125 l) / 612 - 7/34)` with `l = log2(shares)` goes through the minimum, the default and
-/// the maximum of both scales: 2 -> 1, 1024 -> 100, 262144 -> 10000. It is the one that OCI runtimes
-/// use since 2025; the straight line that they used before made 39 of the default of 1024.
+/// The curve `10^((l² + 125 l) / 612 - 7/34)` with `l = log2(shares)` maps the minimum, the default and the maximum of
+/// shares to those of weights: 2 -> 1, 1024 -> 100, 262144 -> 10000. OCI runtimes use it since 2025. The linear
+/// conversion that they used before turned the default of 1024 into 39.
 ///
 /// ```
 /// # use cofferdam::cgroup::shares_to_weight;
@@ -25,15 +25,15 @@ pub fn shares_to_weight(shares: u64) -> u64 {
     }
     let l = (shares as f64).log2();
     let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
-    // Mathematical libraries differ in the last bit, and at 1024 that bit would make 101 of 100.
+    // Math libraries differ in the last bit, which at 1024 would turn 100 into 101.
     let weight = (10f64.powf(exponent) - 1e-9).ceil();
     (weight as u64).clamp(1, 10_000)
 }
 
-/// Holds `shares` within what the kernel takes.
+/// Clamps `shares` to [`SHARES_MIN`] and [`SHARES_MAX`].
 ///
-/// Where shares are MHz and the machine has more of them than the kernel's scale (`total_mhz`
-/// above [`SHARES_MAX`]), they are scaled down first, so that tasks keep their proportions.
+/// If shares are MHz and the machine has more of them than the kernel's maximum (`total_mhz` above [`SHARES_MAX`]),
+/// they are scaled down first, so that tasks keep their proportions.
 ///
 /// ```
 /// # use cofferdam::cgroup::clamp_shares;
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights() {
+    fn shares_map_to_weights_on_the_oci_curve() {
         for (shares, weight) in [
             (0, 1),
             (2, 1),
@@ -88,13 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn shares() {
+    fn shares_are_scaled_before_they_are_clamped() {
         for (total, shares, expected) in [
             (Some(12_000), 262_144, 262_144),
             (Some(262_144), 262_144, 262_144),
             (Some(262_145), 262_144, 262_143),
             (Some(262_145), 1, 2),
-            // The reference clamps before it scales, and writes 1 here.
+            // The `exec` driver clamps before it scales, and writes 1 here.
             (Some(524_288), 3, 2),
             (None, 0, 2),
             (Some(0), 0, 2),

@@ -1,4 +1,4 @@
-//! Writing a control file, and reading it again.
+//! Writes to control files, with readback.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::report::{Control, Report};
 use crate::step::Kernel;
 
-/// Writes `text` to `file` and reads it again. What the kernel made of the value, if it is another one, is a remark on
+/// Writes `text` to `file` and reads it back. If the kernel stored a different value, the report gets a note on
 /// `control`.
 pub(in crate::cgroup) fn set(
     kernel: &Kernel,
@@ -34,8 +34,8 @@ pub(in crate::cgroup) fn set(
     Ok(())
 }
 
-/// Opens a file to set it. `None` where another file says the same: a kernel with BFQ and without `io.cost` has
-/// io.bfq.weight instead of io.weight.
+/// Opens a control file to set it. `None` if `io.weight` cannot be opened and `io.bfq.weight` exists, which sets the
+/// same limit: a kernel with BFQ and without `io.cost` has only the latter.
 fn open(file: &Path) -> io::Result<Option<File>> {
     let opened = OpenOptions::new().read(call::holds_a_value(name(file))).write(true).open(file);
     match opened {
@@ -44,7 +44,7 @@ fn open(file: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// What the kernel made of `text`, if it is another value.
+/// Describes the value that the kernel stored, if it differs from `text`.
 fn changed(file: &mut File, name: &str, text: &str) -> Option<String> {
     let mut found = String::new();
     if !call::holds_a_value(name) || file.rewind().is_err() || file.read_to_string(&mut found).is_err() {
@@ -55,7 +55,7 @@ fn changed(file: &mut File, name: &str, text: &str) -> Option<String> {
         .then(|| format!("{name}: {text:?} was written, the kernel made {found:?} of it"))
 }
 
-/// v2: enables a controller for the children of `dir`, if it is not.
+/// Enables a v2 controller for the children of `dir`, if it is not enabled yet.
 pub(in crate::cgroup) fn enable(kernel: &Kernel, dir: &Path, controller: &str) -> Result<()> {
     let file = dir.join("cgroup.subtree_control");
     let now = read_existing(kernel, &file, Some(String::new()))?.unwrap_or_default();
