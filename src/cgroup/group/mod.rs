@@ -172,7 +172,8 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Prepare`] with the call as [`Cgroups::calls`] prints it. Everything that was created is removed. The
-    /// cause is `ResourceBusy` if CPUs cannot be reserved or shared; it names the tasks that hold them.
+    /// cause is `ResourceBusy` if CPUs cannot be reserved or shared; its message names the tasks that hold or need
+    /// them.
     pub fn create(cgroups: &Cgroups, report: &mut Report) -> Result<Group> {
         // On failure the group is dropped, which removes everything that it has created.
         let mut group = Group::new(cgroups);

@@ -4,12 +4,12 @@
 //! reserves CPUs for a task. The task also runs on the unreserved CPUs, unless it is
 //! [`exclusive`](super::Limits::exclusive). All other tasks run on the unreserved CPUs, the shared set.
 //!
-//! **Cost without reservations.** While no task has a reservation, nothing is created, locked or searched for one. A
-//! task without a reservation checks once, while it holds its owner lock, whether the directory of reservations or a
-//! shared set from earlier exists. The first reservation creates that directory before it searches for tasks with an
-//! owner, so at least one of the two sees the other. It then confines the running tasks to the shared set: on v2
-//! through `share.slice` above them, on v1 by moving their processes into the shared cpuset. On v1 a process may enter
-//! a task's cgroups during that move. The task therefore checks again after the process has entered, and moves it.
+//! **Cost without reservations.** While no task has a reservation, nothing is created, locked or searched for one.
+//! The owner of a task without a reservation takes the owner lock, and then checks once whether the directory of
+//! reservations or a shared set from earlier exists. The first reservation creates that directory before it searches
+//! for tasks with an owner, so at least one of the two sees the other. It then confines the running tasks to the shared
+//! set: on v2 through `share.slice` above them, on v1 by moving their processes into the shared cpuset. On v1 a process
+//! may enter a task's cgroups during that move. The owner of that task checks again afterwards and moves the process.
 //!
 //! **The cgroup tree is the record.** On v2 tasks live in `<parent>/share.slice/<name>.scope`, and tasks with a
 //! reservation in `<parent>/reserve.slice/<name>.scope`. In the cpuset hierarchy of v1 a reservation is

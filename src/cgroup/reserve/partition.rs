@@ -6,8 +6,8 @@ use super::super::set::CpuSet;
 
 /// The CPUs of a parent cgroup, divided into those that its tasks share and those that are reserved.
 ///
-/// This is arithmetic on sets: nothing is written, and no tasks are named. The caller checks first whether a reservation
-/// is possible ([`CpuSet::is_subset`] of [`share`](Self::share)).
+/// This is arithmetic on sets: nothing is written, and no tasks are named. The caller checks first whether a
+/// reservation is possible ([`CpuSet::is_subset`] of [`share`](Self::share)).
 ///
 /// ```
 /// # use cofferdam::cgroup::{CpuSet, Partition};

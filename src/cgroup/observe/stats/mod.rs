@@ -93,8 +93,8 @@ pub struct Stats {
 impl Stats {
     /// CPU time used since an `earlier` sample of the same task, in percent of one CPU: 250.0 is two and a half CPUs.
     ///
-    /// `None` if either sample has no CPU time, or if no time has passed between them. So the first sample of a task has
-    /// no rate.
+    /// `None` if either sample has no CPU time, or if no time has passed between them. So the first sample of a task
+    /// has no rate.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -148,7 +148,7 @@ pub struct Memory {
     pub major_faults: Option<u64>,
     /// How often the limit was reached and the kernel had to reclaim memory.
     pub limit_hits: Option<u64>,
-    /// Number of OOM kills in the task, by any limit. v1 since Linux 4.13.
+    /// Number of OOM kills in the task, by any limit. v1: Linux 4.13, without nested cgroups.
     pub oom_kills: Option<u64>,
 }
 

@@ -44,7 +44,7 @@ pub(super) fn memory_v2(files: Files<'_>) -> Result<Memory> {
 }
 
 /// Reads the v1 memory controller. Its `memory.stat` has every value twice: for the cgroup alone, and (`total_*`)
-/// including nested cgroups. All other files include nested cgroups.
+/// including nested cgroups. The other files include nested cgroups, except for `oom_kill` in `memory.oom_control`.
 pub(super) fn memory_v1(files: Files<'_>) -> Result<Memory> {
     let Some(usage) = files("memory.usage_in_bytes")? else { return Ok(Memory::default()) };
     let one = |file: &str| Ok(files(file)?.as_deref().and_then(number));
