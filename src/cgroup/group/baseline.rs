@@ -1,4 +1,4 @@
-//! What the kernel counts of a group's memory, and what it had counted before the task.
+//! The memory counters of a group's cgroups, and their values from before the task.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::fs::{Dir, field};
 use crate::cgroup::v1::oom::{failures, stalls};
 
-/// The most OOM kills that were ever read from a group's counter, which goes with the cgroup.
+/// The highest OOM kill count read so far. It outlives the kernel's counter, which is removed with the cgroup.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cgroup) struct Tally(Arc<AtomicU64>);
 
@@ -19,21 +19,21 @@ impl Tally {
         Tally(Arc::new(AtomicU64::new(kills)))
     }
 
-    /// Adds what was read now, and returns the most that was ever read.
+    /// Records a count that was read now, and returns the highest one read so far.
     pub fn update(&self, kills: Option<u64>) -> u64 {
         let kills = kills.unwrap_or(0);
         self.0.fetch_max(kills, Ordering::SeqCst).max(kills)
     }
 }
 
-/// Where a group's memory is accounted.
+/// The cgroup in which a group's memory is accounted.
 pub(in crate::cgroup) enum Counters<'a> {
     V1(Dir<'a>),
     V2(Dir<'a>),
 }
 
 impl Counters<'_> {
-    /// The text of the file with the number of OOM kills.
+    /// Reads the file that has the number of OOM kills: `memory.oom_control` (v1) or `memory.events` (v2).
     pub fn read(&self) -> Option<String> {
         match self {
             Counters::V1(leaf) => leaf.read("memory.oom_control"),
@@ -43,17 +43,17 @@ impl Counters<'_> {
     }
 }
 
-/// What was counted before the task was born.
+/// Values of the memory counters from before the task was born.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::cgroup) struct Baseline {
-    /// Of the cgroups above the group's, the nearest first.
+    /// One counter for each cgroup above the group's, the nearest first.
     above: Vec<(PathBuf, u64)>,
-    /// Direct reclaims on the host; v1 only.
+    /// Number of direct reclaims on the host; v1 only.
     pub stalls: Option<u64>,
 }
 
 impl Baseline {
-    /// Reads the counters, which are absent where the task's memory is not accounted.
+    /// Reads the counters. They are empty if the task's memory is not accounted.
     pub fn take(counters: Option<&Counters<'_>>) -> Baseline {
         match counters {
             Some(Counters::V1(leaf)) => Baseline { above: above(leaf.path(), failures), stalls: stalls() },
@@ -62,18 +62,19 @@ impl Baseline {
         }
     }
 
-    /// What was counted for this cgroup.
+    /// The count from before the task for the cgroup at `path`; `None` if it was not read.
     pub fn of(&self, path: &Path) -> Option<u64> {
         self.above.iter().find(|(known, _)| known == path).map(|(_, count)| *count)
     }
 }
 
-/// A counter of every cgroup above `leaf`, as far up as it exists.
+/// Reads `counter` for each cgroup above `leaf`, upwards until one has no such counter.
 pub(in crate::cgroup) fn above(leaf: &Path, counter: fn(&Path) -> Option<u64>) -> Vec<(PathBuf, u64)> {
     leaf.ancestors().skip(1).map_while(|dir| Some((dir.to_owned(), counter(dir)?))).collect()
 }
 
-/// How often a v2 cgroup's own limit made the kernel look for a process to kill.
+/// How often a v2 cgroup reached its own limit and the kernel looked for a process to kill (`oom` in
+/// `memory.events.local`).
 pub(in crate::cgroup) fn shortages(dir: &Path) -> Option<u64> {
     field(&fs::read_to_string(dir.join("memory.events.local")).ok()?, "oom")
 }
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tally_never_falls() {
+    fn a_tally_never_decreases() {
         let tally = Tally::default();
         assert_eq!(tally.update(Some(3)), 3);
         assert_eq!(tally.clone().update(None), 3);

@@ -1,8 +1,8 @@
-//! Stopping every process of a group at once, and letting them go on.
+//! Freezing and thawing all processes of a group.
 //!
-//! The unit is frozen: the v2 cgroup through `cgroup.freeze` (Linux 5.2), the v1 one through `freezer.state`. A
-//! frozen process of v2 can be killed as any other; one of v1 dies of its SIGKILL only once it is thawed, which
-//! [`Group::kill`] sees to. Reference: `Documentation/admin-guide/cgroup-v2.rst` and
+//! The group's unit cgroup is frozen: on v2 through `cgroup.freeze` (Linux 5.2), on v1 through `freezer.state`. A
+//! frozen process of v2 can be killed like any other. A frozen process of v1 dies of SIGKILL only after it is thawed,
+//! so [`Group::kill`] thaws it. Reference: `Documentation/admin-guide/cgroup-v2.rst` and
 //! `cgroup-v1/freezer-subsystem.rst`.
 
 use std::io;
@@ -18,11 +18,11 @@ use super::Group;
 use crate::cgroup::fs::{Backoff, call, field, is_gone, pids, read_at, subtree, write_at};
 use crate::error::{Error, Result};
 
-/// How long a cgroup that is to be killed may take to report that it is frozen. Processes that do not stop in time
-/// are killed all the same.
+/// How long to wait for a cgroup to freeze before it is killed. After that, processes that have not frozen are killed
+/// too.
 const FREEZE: Duration = Duration::from_millis(200);
 
-/// One of the two interfaces.
+/// The control files of one freezer version, and the text to write to them.
 struct Interface {
     file: &'static str,
     freeze: &'static str,
@@ -48,7 +48,10 @@ static V1: Interface = Interface {
 };
 
 impl Interface {
-    /// The one that `dir` has, by a look at its state.
+    /// Detects the version of `dir`, and returns it with the text of its state file.
+    ///
+    /// # Errors
+    /// `Unsupported` on v2 before Linux 5.2.
     fn of(dir: BorrowedFd<'_>) -> io::Result<(&'static Interface, String)> {
         match read_at(dir, V1.state) {
             Ok(state) => return Ok((&V1, state)),
@@ -56,7 +59,7 @@ impl Interface {
             Err(e) => return Err(e),
         }
         let state = read_at(dir, V2.state)?;
-        // Linux 5.2 has brought the file and this line.
+        // Linux 5.2 added `cgroup.freeze` and the `frozen` line of `cgroup.events` together.
         if field(&state, "frozen").is_none() {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -67,11 +70,12 @@ impl Interface {
         Ok((self.is_frozen)(&read_at(dir, self.state)?))
     }
 
-    /// Freezes, and waits until all are frozen. False if that takes longer than `timeout`.
+    /// Freezes the cgroup and waits until all its processes are frozen. Returns false if that takes longer than
+    /// `timeout`.
     fn freeze(&self, dir: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
         let mut backoff = Backoff::new(timeout);
         loop {
-            // In every round: on v1 a process that was forked meanwhile is frozen by another write only.
+            // Written in each round: on v1 a process that was forked meanwhile is only frozen by another write.
             write_at(dir, self.file, self.freeze)?;
             if self.holds(dir)? {
                 return Ok(true);
@@ -87,7 +91,7 @@ impl Interface {
     }
 }
 
-/// The cgroup of a group that is frozen, held by a descriptor of its own.
+/// Freezes and thaws a group's unit cgroup through a descriptor of its own, so it can be used without the [`Group`].
 #[derive(Debug)]
 pub(crate) struct Freezer {
     dir: OwnedFd,
@@ -134,7 +138,7 @@ impl Freezer {
         call::write(&self.path.join(interface.file), text)
     }
 
-    /// With its state; `None` when the cgroup is gone.
+    /// The freezer version of the cgroup and the text of its state file. `None` if the cgroup does not exist any more.
     fn interface(&self) -> Result<Option<(&'static Interface, String)>> {
         match Interface::of(self.dir.as_fd()) {
             Err(e) if is_gone(&e) => Ok(None),
@@ -147,20 +151,22 @@ impl Freezer {
 }
 
 impl Group {
-    /// Stops every process of the group where it is (v2 `cgroup.freeze`, Linux 5.2; v1 `freezer.state`), and
-    /// waits until all have stopped. They use no processor time then, keep their memory, and notice nothing but
-    /// the time. A process that is forked or joins meanwhile is stopped too. A frozen group can be killed.
+    /// Freezes every process of the group (v2 `cgroup.freeze`, Linux 5.2; v1 `freezer.state`), and waits until all are
+    /// frozen.
+    ///
+    /// Frozen processes use no CPU time and keep their memory. They notice nothing but the time that has passed. A
+    /// process that is forked or that joins the group meanwhile is frozen too. A frozen group can be killed.
     ///
     /// # Errors
-    /// [`Error::Task`] with the write: `TimedOut` if it takes longer than `timeout`, because of a process that
-    /// waits in the kernel and cannot be interrupted, and then the group is thawed again; `EDEADLK` if the caller
-    /// is in the group itself; `Unsupported` if there is no cgroup to freeze.
+    /// [`Error::Task`] with the write. Its cause is `TimedOut` if freezing takes longer than `timeout`, because a
+    /// process is in an uninterruptible wait; the group is then thawed again. It is `EDEADLK` if the caller itself is
+    /// in the group, `ESRCH` if the cgroup does not exist any more, and `Unsupported` if there is no cgroup to freeze.
     pub fn freeze(&self, timeout: Duration) -> Result<()> {
         self.freezer()?.freeze(timeout)
     }
 
-    /// Lets a frozen group go on; nothing changes for one that is not frozen. A cgroup above it that is frozen
-    /// keeps it so, which [`frozen`](Self::frozen) shows.
+    /// Thaws the group. Succeeds without effect if the group is not frozen. The processes stay frozen while a cgroup
+    /// above is frozen, which [`frozen`](Self::frozen) shows.
     ///
     /// # Errors
     /// [`Error::Task`] with the write; `Unsupported` if there is no cgroup to thaw.
@@ -168,15 +174,15 @@ impl Group {
         self.freezer()?.thaw()
     }
 
-    /// Whether every process of the group is stopped, by its own freezer or by one above.
+    /// Whether every process of the group is frozen, through the group's own cgroup or one above.
     ///
     /// # Errors
-    /// [`Error::Task`] with the read; `Unsupported` if there is no cgroup that could be frozen.
+    /// [`Error::Task`] with the read; `Unsupported` if there is no cgroup that can be frozen.
     pub fn frozen(&self) -> Result<bool> {
         self.freezer()?.frozen()
     }
 
-    /// What is frozen, to be used without the group.
+    /// A handle that freezes and thaws without the group.
     pub(crate) fn freezer(&self) -> Result<Freezer> {
         let Some(unit) = self.unit_dir() else {
             let none = io::Error::new(io::ErrorKind::Unsupported, "there is no cgroup that could be frozen");
@@ -188,7 +194,7 @@ impl Group {
     }
 }
 
-/// Holds a cgroup frozen, if it can be; thaws it when dropped.
+/// Freezes a cgroup for as long as this value lives, if the kernel can. Failures are ignored.
 pub(super) struct Frozen<'a> {
     dir: BorrowedFd<'a>,
     interface: Option<&'static Interface>,
@@ -209,7 +215,8 @@ impl Drop for Frozen<'_> {
         let Some(interface) = self.interface else { return };
         let _ = interface.thaw(self.dir);
         if std::ptr::eq(interface, &V1) {
-            // What is frozen in v1 does not die, and what was frozen by itself below is not thawed from above.
+            // On v1, frozen processes do not die, and thawing a cgroup does not thaw the cgroups below that were frozen
+            // themselves.
             for below in subtree(self.dir).unwrap_or_default() {
                 let _ = write_at(self.dir, below.join(V1.file), V1.thaw);
             }
@@ -227,7 +234,7 @@ mod tests {
     use crate::cgroup::tests::{LONG, assert_gone, cgroups, create, detected, emulated, sleeper};
     use crate::cgroup::{Cgroups, Limits, Paths};
 
-    /// Less than the timeout of any of the steps that may wait.
+    /// Shorter than the timeout of every step that may wait.
     const SOON: Duration = Duration::from_secs(4);
 
     fn errno(error: Error) -> Option<i32> {
@@ -238,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn states() {
+    fn v2_and_v1_state_files_tell_whether_a_cgroup_is_frozen() {
         for (interface, text, frozen) in [
             (&V2, "populated 1\nfrozen 1\n", true),
             (&V2, "populated 1\nfrozen 0\n", false),
@@ -272,13 +279,13 @@ mod tests {
             group.freeze(LONG).unwrap();
             assert!(group.frozen().unwrap());
             group.thaw().unwrap();
-            // More than a pipe holds, which is 64 KiB.
+            // 2,000 lines are more than the 64 KiB that a pipe holds.
             (0..2_000).for_each(|_| drop(lines.next().unwrap().unwrap()));
             assert!(!group.frozen().unwrap());
         }
         group.freeze(LONG).unwrap();
         group.freeze(LONG).unwrap();
-        // The processes stand still: one that is not stopped goes on taking time until the pipe is full.
+        // CPU times stay the same. A process that is not frozen would use CPU time until the pipe is full.
         let stat = format!("/proc/{}/stat", child.id());
         let times = || {
             std::fs::read_to_string(&stat).unwrap().split(' ').skip(13).take(2).collect::<Vec<_>>().join(" ")
@@ -299,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_stale_group_is_removed() {
+    fn a_frozen_stale_group_is_killed_and_removed() {
         let Some(host) = detected() else { return };
         let limits = Limits { memory: Some(16 << 20), cores: "0".into(), ..Limits::default() };
         let cgroups = cgroups(&host, &limits, "", "frozen");
@@ -332,7 +339,7 @@ mod tests {
         assert_gone(&cgroups);
     }
 
-    /// The two processes of this test are the same program: with the paths of a group it is the one in it.
+    /// This test runs itself again as the process in the group, with the group's paths in its environment.
     #[test]
     fn a_process_cannot_freeze_its_own_group() {
         const PATHS: &str = "COFFERDAM_TEST_PATHS";
@@ -340,7 +347,7 @@ mod tests {
             std::io::stdin().lines().next().unwrap().unwrap();
             let group = Group::reopen(serde_json::from_str::<Paths>(&paths).unwrap()).unwrap();
             let refused = group.freeze(LONG).unwrap_err();
-            // Dropped, it would kill this process.
+            // Dropping the group would kill this process.
             let _ = group.into_paths();
             assert_eq!(errno(refused), Some(libc::EDEADLK));
             return;
@@ -363,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cgroup_it_is_unsupported() {
+    fn freezing_without_a_cgroup_is_unsupported() {
         let group = create(&Cgroups::default());
         for refused in [group.freeze(LONG), group.thaw(), group.frozen().map(drop)] {
             let Err(Error::Task { source, .. }) = refused else { panic!("{refused:?}") };

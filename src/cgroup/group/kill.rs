@@ -13,10 +13,14 @@ use crate::cgroup::fs::{Backoff, pids, write_at};
 
 /// Sends SIGKILL to every process in `dir` and below.
 ///
-/// One write to `cgroup.kill` (Linux 5.14) does it, and the kernel includes processes that are being forked. Without
-/// that file the cgroup is frozen (v1 freezer, v2 since 5.2) so that none can fork, each process is killed, and the
-/// cgroup is thawed so that they can die, until none is left or the timeout is over. The caller, PID 1 and processes of
-/// other PID namespaces (which are listed as 0) are never signalled.
+/// Writes `cgroup.kill` (Linux 5.14), which includes processes that are being forked, and returns at once. If that file
+/// does not exist, this function freezes the cgroup (v1 freezer; v2 since 5.2) so that no process can fork, kills each
+/// process, and thaws the cgroup so that they can die. It repeats this until no process is left or `timeout` has
+/// passed. It never signals the caller, PID 1, or processes outside the caller's PID namespace (which are listed as 0).
+///
+/// # Errors
+/// `TimedOut` if processes are left; otherwise the kernel's error. A cgroup that was removed meanwhile (`ENODEV`) is a
+/// success if `cgroup.kill` reports it.
 pub(super) fn kill_all(dir: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     match write_at(dir, "cgroup.kill", "1") {
         Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),

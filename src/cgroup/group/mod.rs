@@ -1,4 +1,4 @@
-//! A task's cgroups: made by the steps of a plan, held by descriptor, killed and removed.
+//! A task's cgroups: created by the steps of a plan, held by descriptor, killed and removed.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -33,34 +33,34 @@ pub(crate) use op::CgroupOp;
 /// How long killing and removing may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The same after a first failure.
+/// How long another attempt to remove may take after one has failed.
 const TIMEOUT_AGAIN: Duration = Duration::from_millis(500);
 
 /// Minimum share of the timeout for each leaf when several are removed.
 const LEAST: Duration = Duration::from_millis(20);
 
-/// How often directories are made anew because another task removed the parent in between.
+/// How often creating the directories is tried again because another task has removed a parent meanwhile.
 const RACES: u32 = 1000;
 
-/// The cgroups of one task as data: the steps that make them, and the record to find them again by.
+/// The cgroups of one task as data: the steps that create them, and the record to find them again.
 ///
-/// [`lower`](super::lower) makes it, [`Group::create`] carries it out. A host without usable cgroups gets one
-/// without steps.
+/// [`lower`](super::lower) makes this value and [`Group::create`] runs its steps. On a host without usable cgroups it
+/// has no steps.
 #[derive(Clone, Debug, Default)]
 pub struct Cgroups {
     pub(crate) steps: Vec<Step<CgroupOp>>,
     pub(crate) paths: Paths,
-    /// v1: what a task without a reservation does about those of others.
+    /// v1: how a task without a reservation keeps off the CPUs that other tasks have reserved.
     pub(crate) share: Option<JoinShare>,
 }
 
 impl Cgroups {
-    /// Whether there is nothing to make.
+    /// Whether there are no steps.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// Every directory that is the task's own.
+    /// The directories that belong to this task alone.
     pub fn leaves(&self) -> impl Iterator<Item = &Path> {
         self.steps.iter().flat_map(|step| match &step.op {
             CgroupOp::Make(dirs) => dirs
@@ -73,11 +73,11 @@ impl Cgroups {
         })
     }
 
-    /// The system calls that undo them, as those of [`calls`](Self::calls).
+    /// The system calls that kill and remove what `steps` have created, in the format of [`calls`](Self::calls).
     pub(crate) fn undo_calls(steps: &[&CgroupOp], paths: &Paths) -> Vec<String> {
         let mut group = Group::recorded(paths.clone());
         for op in steps {
-            // A recorder is refused nothing.
+            // A recording kernel refuses no call.
             let _ = op.run(Control::empty(), &Kernel::recorder(), &mut group, &mut Report::default());
         }
         let kernel = Kernel::recorder();
@@ -86,8 +86,8 @@ impl Cgroups {
         kernel.into_lines()
     }
 
-    /// The system calls of [`Group::create`], in order and as strace spells them, on a host where no task has run yet.
-    /// A line with `# if` is made only then.
+    /// The system calls of [`Group::create`], in order and in strace's format, on a host where no task has run yet. A
+    /// line with `# if` is a call that is made only under that condition.
     pub fn calls(&self) -> Vec<String> {
         self.steps.iter().flat_map(|step| step.op.calls()).collect()
     }
@@ -95,83 +95,87 @@ impl Cgroups {
 
 /// The cgroups of one task.
 ///
-/// Dropping it kills every process in them and removes them; that can take some milliseconds, and at most a few seconds
-/// if processes do not die. [`remove`](Self::remove) returns a result, and kills nothing: see [`kill`](Self::kill).
+/// Dropping a group kills every process in its cgroups and removes them. That can take some milliseconds, and at most a
+/// few seconds if processes do not die. [`remove`](Self::remove) reports errors, but kills no process: call
+/// [`kill`](Self::kill) first.
 #[derive(Debug)]
 pub struct Group {
     pub(super) paths: Paths,
     unit: Option<Locked>,
-    /// If it is not the unit.
+    /// The v1 memory cgroup, if it is not the unit.
     memory: Option<OwnedFd>,
-    /// Outlives the counters.
+    /// The OOM kill count, which remains after the cgroup is removed.
     killed: Tally,
-    /// Held on the cgroup with the reservation, or on the shared cpuset of v1 that the task enters.
+    /// The owner lock on the cgroup with the reservation, or on the v1 shared cpuset that the task enters.
     owner: Option<OwnerLock>,
     keep: bool,
     timeout: Duration,
 }
 
-/// What it takes to find a group again, in another process or after a restart: its serialised form is a record
-/// that can be stored.
+/// A record to find a group again, in another process or after a restart. It can be serialised and stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Paths {
     pub(super) leaves: Vec<PathBuf>,
-    /// To be removed when empty; children after their parents.
+    /// Directories to remove when they are empty; children after their parents.
     pub(super) parents: Vec<PathBuf>,
-    /// The cgroup in which all processes are found and killed: the v2 one, else the v1 freezer's.
+    /// The unit cgroup, in which all processes of the task are found and killed: the v2 cgroup, else that of the v1
+    /// freezer.
     pub(crate) unit: Option<PathBuf>,
-    /// Whether that is the v2 cgroup that the task is born in, with `CLONE_INTO_CGROUP` (Linux 5.7).
+    /// Whether the unit is the v2 cgroup that the task is born in, with `CLONE_INTO_CGROUP` (Linux 5.7).
     pub(crate) into: bool,
-    /// The v1 `tasks` files that init, while it has a single thread, writes `0` to.
+    /// The v1 `tasks` files. Init writes `0` to each while it has a single thread.
     pub(crate) enter: Vec<PathBuf>,
-    /// Where the controllers of v1 that the task is in are; those that are mounted together have the same directory.
+    /// The task's cgroup in the v1 hierarchy of each controller. Controllers that are mounted together have the same
+    /// directory.
     pub(crate) v1: BTreeMap<String, PathBuf>,
-    /// The v2 cgroups that hand controllers down to the task's: from the highest that may be managed to the parent.
+    /// The v2 cgroups that enable controllers for the task's cgroup: from the highest that may be managed down to the
+    /// parent.
     pub(super) levels: Vec<PathBuf>,
-    /// How the limits are spelled in files; `None` where none can be set.
+    /// How limits are written to control files on this host; `None` if no limits can be set.
     pub(crate) terms: Option<Terms>,
     /// Why no limits can be set on this host.
     pub(super) unlimited: Option<String>,
     /// The limits that were last set.
     pub(super) limits: Limits,
-    /// Those that the task was born with.
+    /// The limits that the task was born with.
     pub(super) born: Limits,
-    /// Files and lines that the kernel refused.
+    /// The control files and lines that the kernel refused.
     pub(super) refused: Vec<(String, String)>,
     /// The limits that this host cannot set, and why.
     pub(super) missing: Vec<Reason>,
-    /// What was counted before the task was born, to find out later whose memory ran out.
+    /// The memory counters from before the task was born. The difference shows later which cgroup ran out of memory.
     pub(super) before: Baseline,
-    /// Where the task has a reservation.
+    /// The site of the task's reservation, if it has one.
     pub(super) reservation: Option<Site>,
-    /// v1: where other tasks may have one.
+    /// v1: the site in which other tasks may have a reservation, if this task has none.
     pub(super) share: Option<Site>,
 }
 
 impl Paths {
-    /// Whether there is a cgroup that holds every process of the task.
+    /// Whether the task has a unit cgroup, in which all its processes are found.
     pub fn has_unit(&self) -> bool {
         self.unit.is_some()
     }
 
-    /// v1: the `tasks` file of the shared cpuset, which the task enters if processors are reserved.
+    /// v1: the `tasks` file of the shared cpuset, which the task enters if any CPU is reserved.
     pub(crate) fn share_tasks(&self) -> Option<PathBuf> {
         Some(self.share.as_ref()?.share().join("tasks"))
     }
 }
 
 impl Group {
-    /// Makes the cgroups and writes the limits. Adds to `report` what the kernel refused or changed of them.
+    /// Creates the cgroups and writes the limits. Adds to `report` each limit that the kernel refused or changed.
     ///
-    /// Any number of groups may be made and removed at once below one parent, by any number of processes. A leaf
-    /// of the same name is taken for a stale one: its processes are killed and it is removed. So names must be unique
-    /// among living tasks.
+    /// Any number of processes may create and remove groups below one parent at the same time. An existing leaf of the
+    /// same name is treated as stale: its processes are killed and it is removed. So names must be unique among living
+    /// tasks.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call as [`Cgroups::calls`] prints it. Everything that was made is removed. The cause
-    /// is `ResourceBusy` if processors cannot be had, and says who has them.
+    /// [`Error::Prepare`] with the call as [`Cgroups::calls`] prints it. Everything that was created is removed. The
+    /// cause is `ResourceBusy` if CPUs cannot be reserved or shared; its message names the tasks that hold or need
+    /// them.
     pub fn create(cgroups: &Cgroups, report: &mut Report) -> Result<Group> {
-        // A failure drops the group, which removes what it has made.
+        // On failure the group is dropped, which removes everything that it has created.
         let mut group = Group::new(cgroups);
         let kernel = Kernel::real();
         cgroups.steps.iter().try_for_each(|step| step.run(&kernel, &mut group, report))?;
@@ -179,19 +183,19 @@ impl Group {
         Ok(group)
     }
 
-    /// A group of which nothing is made yet.
+    /// A group before its first step.
     pub(crate) fn new(cgroups: &Cgroups) -> Group {
         Group::of(cgroups.paths.clone(), None, None)
     }
 
-    /// A group to record calls with, which removes nothing.
+    /// A group for recording calls. Dropping it removes nothing.
     fn recorded(paths: Paths) -> Group {
         let mut group = Group::of(paths, None, None);
         group.keep = true;
         group
     }
 
-    /// Remembers what the kernel has counted so far, once everything is made.
+    /// Reads the memory counters as the baseline, after all steps have run.
     pub(crate) fn start_counting(&mut self) {
         self.paths.before = Baseline::take(self.counters().as_ref());
     }
@@ -201,10 +205,10 @@ impl Group {
         Group { paths, unit, memory, killed, owner: None, keep: false, timeout }
     }
 
-    /// Finds a group again that [`into_paths`](Self::into_paths) let go of.
+    /// Opens a group again from the record that [`into_paths`](Self::into_paths) returned.
     ///
     /// # Errors
-    /// [`Error::Task`] if it does not exist any more, or another process keeps the reservations locked.
+    /// [`Error::Task`] if the group does not exist any more, or another process keeps the CPU reservations locked.
     pub fn reopen(paths: Paths) -> Result<Group> {
         let open = |path: &PathBuf| open_dir(path).map_err(Error::task(call::open_dir(path)));
         let unit = paths.unit.as_ref().map(|path| hold_locked(&Kernel::real(), path)).transpose();
@@ -221,29 +225,30 @@ impl Group {
         Ok(group)
     }
 
-    /// Lets go of the group: nothing is killed or removed when the handle is dropped. Without an owner and without
-    /// processes the group is stale: another task may take its reserved processors. So a group without processes is
-    /// handed over by reopening it before the first handle is let go of.
+    /// Releases the group: its cgroups and processes stay.
+    ///
+    /// Without an owner and without processes a group is stale, and another task may take its reserved CPUs. To hand
+    /// over a group without processes, reopen it before releasing the first handle.
     pub fn into_paths(mut self) -> Paths {
         self.keep = true;
         std::mem::take(&mut self.paths)
     }
 
-    /// What it takes to find the group again.
+    /// The record to find the group again.
     pub fn paths(&self) -> &Paths {
         &self.paths
     }
 
-    /// The v2 cgroup for `CLONE_INTO_CGROUP`, if there is one.
+    /// The v2 cgroup for `CLONE_INTO_CGROUP`, if the task has one.
     pub fn into_fd(&self) -> Option<BorrowedFd<'_>> {
         self.unit.as_ref().filter(|_| self.paths.into).map(AsFd::as_fd)
     }
 
-    /// The v1 `tasks` files, opened for writing, close-on-exec. A process with a single thread enters by writing
-    /// `0` to each.
+    /// The v1 `tasks` files, opened for writing and close-on-exec. A process with a single thread enters the cgroups by
+    /// writing `0` to each.
     ///
-    /// That is 20 times as fast as being put there by another process, for which the kernel waits until
-    /// every processor has passed a quiet state.
+    /// This is 20 times as fast as [`add`](Self::add): when another process writes the id, the kernel waits for an RCU
+    /// grace period.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the call.
@@ -257,8 +262,8 @@ impl Group {
         files.map(open).collect()
     }
 
-    /// Puts a running process into all of the group's cgroups. Slow, see [`enter_fds`](Self::enter_fds): for
-    /// kernels without `CLONE_INTO_CGROUP`.
+    /// Moves a running process into all cgroups of the group, for kernels without `CLONE_INTO_CGROUP`. Slow, see
+    /// [`enter_fds`](Self::enter_fds).
     ///
     /// # Errors
     /// [`Error::Task`] with the call.
@@ -272,26 +277,28 @@ impl Group {
             let mut procs = opened.map_err(Error::task(call::open_write(&file)))?;
             procs.write_all(text.as_bytes()).map_err(Error::task(call::write(&file, &text)))?;
         }
-        // A reservation that came after the group was made has not seen this process.
+        // A reservation made after this group was created may have missed this process.
         match share.filter(|_| entered.is_none()) {
             Some(site) => look_again(site).map_err(Error::of_task),
             None => Ok(()),
         }
     }
 
-    /// Sends SIGKILL to every process in the group, those included that are being forked. With `cgroup.kill` it
-    /// returns at once; without, when all are gone or after 5 seconds.
+    /// Sends SIGKILL to every process in the group, including processes that are being forked. With `cgroup.kill`
+    /// (Linux 5.14) it returns at once. Without, it returns when all processes are gone, or after 5 seconds.
     ///
-    /// No process can be born in the group afterwards: kernels since 6.14, and stable ones since February 2025, kill
-    /// what is born by `CLONE_INTO_CGROUP` in a cgroup that was killed another number of times than the caller's own.
+    /// A new process cannot be born in the group afterwards. Linux 6.14, and stable kernels since February 2025, kill a
+    /// process created with `CLONE_INTO_CGROUP` if the target cgroup was killed a different number of times than the
+    /// caller's cgroup.
     ///
     /// # Errors
-    /// `Unsupported` if the group has no cgroup to find them in; `TimedOut`; the kernel's answer.
+    /// `Unsupported` if the group has no unit cgroup to find its processes in; `TimedOut` after 5 seconds; otherwise
+    /// the kernel's error.
     pub fn kill(&self) -> io::Result<()> {
         kill_all(self.unit()?, self.timeout)
     }
 
-    /// The processes in the group, by the ids of the caller's PID namespace; 0 for what it cannot see.
+    /// The processes in the group, as ids of the caller's PID namespace; 0 for a process outside that namespace.
     ///
     /// # Errors
     /// As [`kill`](Self::kill).
@@ -307,8 +314,8 @@ impl Group {
         populated(self.unit()?)
     }
 
-    /// Waits until the last process has gone; false if that takes longer than `timeout`. The counters are final
-    /// then, and must be read before [`remove`](Self::remove).
+    /// Waits until the group has no processes. Returns false if that takes longer than `timeout`. The counters are
+    /// final then; read them before [`remove`](Self::remove).
     ///
     /// # Errors
     /// As [`kill`](Self::kill).
@@ -322,25 +329,26 @@ impl Group {
         Ok(true)
     }
 
-    /// Kills every process and waits until all are gone. What cannot be killed shows when the group cannot be removed.
+    /// Kills every process and waits until all are gone. Errors are ignored: a group with processes left cannot be
+    /// removed, and removing it reports that.
     pub(crate) fn kill_and_wait(&self, kernel: &Kernel) {
         let Some(unit) = &self.paths.unit else { return };
         let line = || format!("{} # and until it is empty", call::write(&unit.join("cgroup.kill"), "1"));
         let _ = kernel.call(line, (), || self.kill().and_then(|()| self.wait_empty(self.timeout)).map(drop));
     }
 
-    /// Removes the cgroups, and the parents if they are the crate's own or made by this group, and empty.
+    /// Removes the cgroups. Also removes each parent that is empty and was created by the crate or by this group.
     ///
-    /// Waits up to 5 seconds for processes to be gone, but kills none: see [`kill`](Self::kill). Everything is
-    /// tried. Calling it again after a failure goes on with what is left, and that waits half a second only.
+    /// Waits up to 5 seconds for processes to exit, but kills none: see [`kill`](Self::kill). A failure does not stop
+    /// the removal of the other cgroups. Another call tries the remaining ones again, and waits up to half a second.
     ///
     /// # Errors
-    /// [`Error::Task`] with every directory that could not be removed; `EBUSY` if processes live on.
+    /// [`Error::Task`] with every directory that could not be removed; `EBUSY` if processes are left.
     pub fn remove(&mut self) -> Result<()> {
         self.remove_with(&Kernel::real())
     }
 
-    /// As [`remove`](Self::remove), or records the calls.
+    /// As [`remove`](Self::remove), or only records the calls.
     pub(crate) fn remove_with(&mut self, kernel: &Kernel) -> Result<()> {
         let (mut steps, mut cause) = (Vec::new(), None);
         let (start, leaves) = (Instant::now(), std::mem::take(&mut self.paths.leaves));
@@ -362,13 +370,13 @@ impl Group {
             leave(kernel, site, &mut self.paths.parents)?;
             self.paths.reservation = None;
         }
-        // The task was moved there when another one reserved processors; the last one removes it.
+        // If another task had reserved CPUs, this task was in the shared cpuset. The last task removes it.
         let shared = |site: &&Site| !kernel.records() && site.share().exists();
         if let Some(site) = self.paths.share.as_ref().filter(shared) {
             leave(kernel, site, &mut site.own.clone())?;
         }
         while let Some(parent) = self.paths.parents.pop() {
-            // Most often another task is in it, and removes it later.
+            // Usually another task is still in this directory, and removes it later.
             let line = || format!("{} # if no other task is in it", call::rmdir(&parent));
             let _ = kernel.call(line, (), || remove_dir(&parent));
         }
@@ -379,13 +387,13 @@ impl Group {
         self.unit.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// The cgroup that has all processes.
+    /// The unit cgroup.
     pub(super) fn unit_dir(&self) -> Option<Dir<'_>> {
         let path = self.paths.unit.as_ref()?;
         Some(Dir::new(path, Some(self.unit.as_ref()?.as_fd())))
     }
 
-    /// The counters of the cgroups above from before the task.
+    /// The memory counters from before the task was born.
     pub(super) fn before(&self) -> &Baseline {
         &self.paths.before
     }
@@ -394,7 +402,7 @@ impl Group {
         &self.killed
     }
 
-    /// Where the group's memory is accounted.
+    /// The cgroup in which the group's memory is accounted.
     pub(super) fn counters(&self) -> Option<Counters<'_>> {
         self.v1("memory").map(Counters::V1).or_else(|| self.tree().map(Counters::V2))
     }
@@ -413,22 +421,21 @@ impl Group {
         Some(Dir::new(path, unit.map(AsFd::as_fd).or(memory.map(AsFd::as_fd))))
     }
 
-    /// The task's cgroups in all v1 hierarchies; one of several controllers that are mounted together comes once for
-    /// each.
+    /// The task's cgroups in all v1 hierarchies. A hierarchy with several controllers appears once for each controller.
     pub(super) fn v1_dirs(&self) -> impl Iterator<Item = Dir<'_>> {
         self.paths.v1.keys().filter_map(|controller| self.v1(controller))
     }
 
-    /// Looks again, after the birth of the task, whether processors were reserved meanwhile.
+    /// Checks, after the birth of the task, whether CPUs were reserved meanwhile.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call; `ResourceBusy` if no unreserved processor is left.
+    /// [`Error::Prepare`] with the call; `ResourceBusy` if no CPU is unreserved.
     pub(crate) fn check_reservations(&self, share: &JoinShare) -> Result<()> {
         if self.owner.is_none() { look_again(&share.site) } else { Ok(()) }
     }
 
-    /// Makes all directories of one hierarchy. A task that removes a shared parent at the same time makes it begin
-    /// again; once the first leaf exists, its parents stay.
+    /// Creates all directories of one hierarchy. If another task removes a shared parent meanwhile, it starts again.
+    /// Once the first leaf exists, its parents cannot be removed.
     fn make_dirs(&mut self, kernel: &Kernel, dirs: &[NewDir]) -> Result<()> {
         let mut races = 0u32;
         let mut at = 0usize;
@@ -473,12 +480,12 @@ impl Group {
         Ok(())
     }
 
-    /// Makes the cgroup of a task with reserved processors; what of them cannot be used now.
+    /// Creates the cgroup of a task with reserved CPUs. Returns why some of them cannot be used now.
     fn reserve(&mut self, kernel: &Kernel, reserve: &Reserve) -> Result<Option<Reason>> {
         let mut races = 0u32;
         loop {
             self.make_dirs(kernel, &reserve.parents)?;
-            // From here on there may be something to give back.
+            // From here on a drop has to give back the reservation.
             self.paths.reservation = Some(reserve.site.clone());
             match reserve.run(kernel, &mut self.paths.leaves) {
                 Ok(Some(admitted)) => {
@@ -518,13 +525,13 @@ impl Group {
         Ok(())
     }
 
-    /// Remembers a line that the kernel refused.
+    /// Records a line that the kernel refused.
     fn note_refused(&mut self, file: &Path, text: &str) {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.paths.refused.push((name, text.to_owned()));
     }
 
-    /// Removes what an earlier task of the same name has left at `leaf`, if it exists.
+    /// Removes the stale cgroup of an earlier task of the same name at `leaf`, if it exists.
     fn remove_stale(&self, kernel: &Kernel, leaf: &Path) -> Result<()> {
         match fs::hold_existing(kernel, leaf)? {
             Some(_) => self.clear(leaf),
@@ -532,9 +539,11 @@ impl Group {
         }
     }
 
-    /// Kills the processes of a stale task and removes its leaf. The processes are killed in the unit first: in another
-    /// hierarchy of v1 nothing keeps them from forking, or thaws them. A unit that this group has made is spared, since
-    /// some kernels let nothing be born where there was a kill, see [`kill`](Self::kill).
+    /// Kills the processes of a stale task and removes its leaf.
+    ///
+    /// The processes in the unit are killed first: in another v1 hierarchy the kernel cannot keep them from forking or
+    /// thaw them. A unit that this group has created is skipped, because on some kernels no process can be born in a
+    /// cgroup that was killed before, see [`kill`](Self::kill).
     fn clear(&self, leaf: &Path) -> Result<()> {
         let unit = self.paths.unit.as_deref();
         let unit = unit.filter(|unit| *unit != leaf && !self.paths.leaves.iter().any(|made| made == unit));
@@ -555,7 +564,7 @@ impl Drop for Group {
         if self.keep || (leaves.is_empty() && parents.is_empty() && reservation.is_none()) {
             return;
         }
-        // A failure has no one to be returned to; what is busy stays behind.
+        // There is no caller to return an error to. Busy cgroups are left in place.
         if !self.paths.leaves.is_empty() {
             self.kill_and_wait(&Kernel::real());
         }

@@ -1,4 +1,4 @@
-//! What the parent does for a task's cgroups, one operation a step.
+//! The operations of the parent on a task's cgroups, one for each step.
 
 use std::path::PathBuf;
 
@@ -12,48 +12,45 @@ use crate::error::Result;
 use crate::report::{Control, Report};
 use crate::step::{Kernel, Step};
 
-/// An operation on the group that it belongs to. What it makes is undone by [`Group::remove`].
+/// An operation on one group. [`Group::remove`] undoes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CgroupOp {
-    /// Removes what an earlier task of the same name has left in another place.
+    /// Removes a stale cgroup of an earlier task of the same name, if one exists at this path.
     RemoveStale(PathBuf),
-    /// Makes the directories of one hierarchy, parents before their children.
+    /// Creates the directories of one hierarchy, parents before their children.
     Make(Vec<NewDir>),
-    /// Makes the cgroup of a task with reserved processors.
+    /// Creates the cgroup of a task with reserved CPUs.
     Reserve(Reserve),
-    /// Keeps a task without reserved processors off those of others.
+    /// Keeps a task without reserved CPUs off the CPUs that other tasks have reserved.
     JoinShare(JoinShare),
-    /// Opens the cgroup in which all processes are found and killed, and locks it for its owner.
+    /// Opens the unit cgroup, in which all processes are found and killed, and takes the owner lock on it.
     Hold(PathBuf),
-    /// Opens the memory cgroup of v1, whose counters are read to the end.
+    /// Opens the v1 memory cgroup. Its counters stay readable until the group is removed.
     HoldMemory(PathBuf),
-    /// Gives a file of a v1 cpuset its parent's value, if it is blank.
+    /// Copies the parent's value to a blank file of a v1 cpuset.
     Inherit(PathBuf),
     /// Writes a control file.
     Write {
-        /// The file.
         file: PathBuf,
-        /// The line.
+        /// The text to write.
         text: String,
     },
-    /// Lets the task use these devices only, by an eBPF program on its v2 cgroup.
+    /// Restricts the task to these devices with an eBPF program on its v2 cgroup.
     DeviceProgram {
-        /// The cgroup.
         cgroup: PathBuf,
-        /// What it allows.
+        /// The allowed devices.
         rules: Vec<DeviceRule>,
     },
-    /// The same, by the files of the v1 controller.
+    /// Restricts the task to these devices with the files of the v1 devices controller.
     DeviceFiles {
-        /// The cgroup.
         cgroup: PathBuf,
-        /// What it allows.
+        /// The allowed devices.
         rules: Vec<DeviceRule>,
     },
 }
 
 impl CgroupOp {
-    /// What a user would name it.
+    /// A short description for users.
     pub(crate) fn title(&self) -> String {
         match self {
             CgroupOp::RemoveStale(path) => format!("nothing is left of an earlier task at {path:?}"),
@@ -102,11 +99,11 @@ impl CgroupOp {
         }
     }
 
-    /// Its system calls, in order, on a host where no task has run yet. A line with `# if` is made only then. What is
-    /// found in the place of an earlier task takes more calls to remove.
+    /// The system calls of the operation, in order, on a host where no task has run yet. A line with `# if` is a call
+    /// that is made only under that condition. Removing a stale cgroup takes more calls.
     pub(crate) fn calls(&self) -> Vec<String> {
         let kernel = Kernel::recorder();
-        // A recorder is refused nothing.
+        // A recording kernel refuses no call.
         let _ = self.run(
             Control::empty(),
             &kernel,
@@ -118,7 +115,7 @@ impl CgroupOp {
 }
 
 impl Step<CgroupOp> {
-    /// Does it, or records its calls; a refusal means what the step says.
+    /// Runs the operation, or records its calls. A refused call is handled as the step says: fail, skip or degrade.
     ///
     /// # Errors
     /// [`Error::Prepare`](crate::Error::Prepare) with the call.

@@ -1,4 +1,4 @@
-//! Other limits for a task that runs.
+//! Changing the limits of a running task.
 
 use super::Group;
 use crate::cgroup::detect::Version;
@@ -13,31 +13,30 @@ use crate::report::{Control, Effect, Reason, Report};
 use crate::step::{Kernel, OnRefusal};
 
 impl Group {
-    /// Sets other limits on the processes that are in the group and those that will be.
+    /// Sets new limits on the group's current and future processes. Returns a report of the limits that hold.
     ///
-    /// Returns what of them holds. Only what differs is written: wider limits first, narrower ones last. `limits` is
-    /// complete: what it leaves unset is no longer limited. Memory that is in use beyond a new limit is reclaimed,
-    /// which may take long; where that is not enough, v1 refuses the limit (`EBUSY`) and v2 sets it, and its OOM killer
-    /// makes room.
+    /// `limits` is complete: a limit that it leaves unset is lifted. Only differences are written, wider limits first
+    /// and narrower ones last. If the task uses more memory than a new limit allows, the kernel reclaims memory, which
+    /// may take long. If that is not enough, v1 refuses the limit (`EBUSY`), and v2 sets it and invokes the OOM killer.
     ///
-    /// Reserved processors can be exchanged for others, and be made exclusive or not; on the way the task has the old
-    /// and the new ones, so that no other task is on any of them.
+    /// Reserved CPUs can be exchanged for others, and `exclusive` can be changed. During the exchange the task has both
+    /// its old and its new CPUs, so no other task runs on any of them.
     ///
-    /// On v2 controllers that were not in use before are enabled on the way; memory that the task has by then counts as
-    /// its parent's, which the report says. A hierarchy of v1 is entered at birth only, so there a limit
-    /// of a controller that the task is not in is refused. [`Limits::accounting`] puts a task in all of them.
+    /// On v2, controllers that were not in use before are enabled. Memory that the task used before that stays charged
+    /// to the parent, and the report says so. A v1 hierarchy can only be entered at birth, so a limit of a controller
+    /// that the task is not in is refused there. [`Limits::accounting`] puts a task into all of them.
     ///
     /// # Errors
-    /// [`Error::Spec`] for limits that [`Limits::validate`] refuses; [`Error::Unsupported`] where no limits can be
-    /// set, and for what a running task cannot be given; [`Error::Task`] with the write that the kernel refused. What
-    /// was written is taken back then; what cannot be is named too, and written anew by the next update.
+    /// [`Error::Spec`] if [`Limits::validate`] refuses the limits. [`Error::Unsupported`] if no limits can be set, or
+    /// if a running task cannot be given these. [`Error::Task`] with the write that the kernel refused. Earlier writes
+    /// are then reverted. A file that cannot be reverted is named too, and the next update writes it again.
     pub fn update(&mut self, limits: &Limits) -> Result<Report> {
         limits.validate()?;
         let Some(terms) = self.paths.terms else {
             return self.without_limits(limits);
         };
         let mut old = rows(&self.paths.limits, &terms);
-        // What was refused is not in the file.
+        // The file does not have a value that the kernel refused.
         old.retain(|row| !self.paths.refused.contains(&(row.file.clone(), row.line())));
         let mut changes = changes(&old, &rows(limits, &terms));
         let mut report = self.expected(limits, &terms);
@@ -48,7 +47,7 @@ impl Group {
         let mut refused = Vec::new();
         for (was, now) in &changes {
             if let Err(e) = self.change(now, &terms, &mut report) {
-                // A limit that could not be set need not be lifted.
+                // If the kernel refuses to lift this limit, it was not set either, and nothing is lost.
                 let lifted = OnRefusal::Skip;
                 let degrades = matches!(now.on_refusal, OnRefusal::Degrade(_));
                 let on_refusal = if degrades && !now.limits { &lifted } else { &now.on_refusal };
@@ -70,7 +69,7 @@ impl Group {
         Ok(report)
     }
 
-    /// Undoes what was done, the last first.
+    /// Reverts the changes in `done`, in reverse order.
     fn take_back(&mut self, done: &[&Row], terms: &Terms, e: Error) -> Error {
         let mut left = Vec::new();
         for was in done.iter().rev() {
@@ -89,7 +88,7 @@ impl Group {
         }
     }
 
-    /// What holds if every write succeeds.
+    /// The report if every write succeeds.
     fn expected(&self, limits: &Limits, terms: &Terms) -> Report {
         let born = &self.paths.born;
         let asked = limits.asked();
@@ -116,7 +115,7 @@ impl Group {
         report
     }
 
-    /// Other reserved processors, where they are others.
+    /// Exchanges the reserved CPUs, if `limits` has other ones.
     fn exchange_cores(&self, limits: &Limits) -> Result<Option<Reason>> {
         let old = &self.paths.limits;
         if (&old.cores, old.exclusive) == (&limits.cores, limits.exclusive) {
@@ -132,7 +131,7 @@ impl Group {
         Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() })
     }
 
-    /// Whether processors can be reserved where the task is.
+    /// Whether CPUs can be reserved in the place of this task.
     fn divides(&self) -> bool {
         let on_v2 = self.paths.terms.is_some_and(|terms| terms.version == Version::V2);
         on_v2 || self.paths.reservation.is_some() || self.paths.share.is_some()
@@ -149,7 +148,7 @@ impl Group {
         }
     }
 
-    /// On a host without limits only what asks for none can be had.
+    /// The result on a host without limits: an error, unless no limit is requested.
     fn without_limits(&self, limits: &Limits) -> Result<Report> {
         if limits.asked().is_empty() {
             return Ok(Report::default());
@@ -158,7 +157,7 @@ impl Group {
         Err(Error::Unsupported { control: limits.asked(), reason })
     }
 
-    /// Finds out before anything is written whether every change has a file.
+    /// Checks before the first write that the task is in the hierarchy of every changed limit that must hold.
     fn check_dirs(&self, changes: &[(Row, Row)], terms: &Terms) -> Result<()> {
         let must = changes.iter().filter(|(_, now)| now.limits && now.on_refusal == OnRefusal::Fail);
         for (_, now) in must {
@@ -173,7 +172,7 @@ impl Group {
         Ok(())
     }
 
-    /// Where a controller's files are. On v2 a controller is enabled when it is first needed.
+    /// The directory with a controller's files. On v2 it exists even if the controller is not enabled yet.
     fn dir_of(&self, controller: &str, terms: &Terms) -> Option<Dir<'_>> {
         let version = if controller == "hugetlb" { terms.hugetlb } else { terms.version };
         match version {
@@ -189,7 +188,7 @@ impl Group {
             return if to.limits { Err(Error::Prepare { step: to.file.clone(), source }) } else { Ok(()) };
         };
         let file = dir.path().join(&to.file);
-        // What no controller limits yet may have no file at all.
+        // On v2 the file does not exist if its controller is not enabled yet.
         if self.v1(to.controller).is_none() && !file.exists() {
             if !to.limits {
                 return Ok(());

@@ -1,4 +1,4 @@
-//! What is known of a group while it runs: what it uses, what happens to it, and why it was killed.
+//! Observation of a running group: resource usage, events and OOM kills.
 
 pub(super) mod events;
 pub(super) mod oom;

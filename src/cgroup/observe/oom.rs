@@ -1,14 +1,14 @@
-//! OOM kills: how many processes of a group the kernel's OOM killer killed, and whose memory ran out.
+//! OOM kills: how many processes of a group the kernel's OOM killer killed, and which cgroup ran out of memory.
 //!
-//! Both come from counters, never from a signal or an exit code: 137 is also the status after `kill -9`. The kernel
-//! counts a victim before it sends the SIGKILL, so the count is right once the victim was waited for.
+//! Both come from counters, never from a signal or an exit code: `kill -9` also gives 137. The kernel counts a victim
+//! before it sends SIGKILL, so the count is right once the victim has been waited for.
 //!
 //! v2 counts for each cgroup how often its own limit made the kernel look for a victim (`memory.events.local`, Linux
-//! 5.3). The cgroups whose counter has grown ran out. v1 only counts victims. There the cgroups that cannot have run
-//! out are ruled out (`v1/oom`); if more than one remains, the answer is [`OomLimit::Unknown`].
+//! 5.3). The cgroups whose counter has grown ran out of memory. v1 counts victims only. There the module rules out the
+//! cgroups that cannot have run out (`v1/oom`). If more than one remains, the result is [`OomLimit::Unknown`].
 //!
-//! The counters above the group are older than the task, so they are read when the group is made: one file for each
-//! level. Reference: `Documentation/admin-guide/cgroup-v2.rst`, `cgroup-v1/memory.rst`.
+//! The counters of the cgroups above are older than the task. Their values are therefore read when the group is
+//! created: one file for each level. Reference: `Documentation/admin-guide/cgroup-v2.rst`, `cgroup-v1/memory.rst`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,33 +20,33 @@ use crate::cgroup::group::Group;
 use crate::cgroup::group::baseline::{Counters, above, shortages};
 use crate::cgroup::v1::oom::{failures, is_root, is_used_up, stalls};
 
-/// What the kernel's out-of-memory killer did to a task.
+/// The OOM kills in one task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Oom {
-    /// How many processes of the task it killed, at least 1. v2 `memory.events` `oom_kill`, those in cgroups
-    /// that the task made included; v1 `memory.oom_control` `oom_kill` (Linux 4.13).
+    /// Number of processes of the task that were OOM-killed, at least 1. v2: `oom_kill` in `memory.events`, including
+    /// cgroups that the task created. v1: `oom_kill` in `memory.oom_control` (Linux 4.13).
     pub kills: u64,
-    /// How many times it killed the task as a whole, because `memory.oom.group` is set in its cgroup. v2
-    /// `oom_group_kill` (Linux 5.17); `None` where that is not counted.
+    /// How often the whole task was OOM-killed at once, because its cgroup has `memory.oom.group`. v2: `oom_group_kill`
+    /// (Linux 5.17). `None` if the kernel does not count it.
     pub group_kills: Option<u64>,
-    /// Whose memory ran out.
+    /// The limit that was exceeded.
     pub limit: OomLimit,
 }
 
-/// Whose memory ran out.
+/// The memory limit that caused an OOM kill.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OomLimit {
-    /// The task's: its own limit, or one that it set itself below that. On v2 it is said also if a cgroup above ran
-    /// out besides.
+    /// The task's own limit, or a lower one that the task set itself. On v2 this is the result even if a cgroup above
+    /// ran out of memory too.
     Own,
-    /// That of this cgroup above the task's, given by its directory: other tasks may have used it up.
+    /// The limit of a cgroup above the task's, given by its directory. Other tasks may have used the memory.
     Ancestor(PathBuf),
-    /// The host's, or the part of it that the task may allocate from (`cpuset.mems`).
+    /// No limit: the host ran out of memory, or the NUMA nodes that the task may allocate from (`cpuset.mems`).
     Host,
-    /// Unknown: several ran out, or one that cannot be seen from here may have.
+    /// Unknown: several cgroups ran out of memory, or a cgroup that this process cannot see may have.
     Unknown,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for OomLimit {
     }
 }
 
-/// `OOM-killed: 2 processes exceeded the task's memory limit`.
+/// Formats as `OOM-killed: 2 processes exceeded the task's memory limit`.
 impl fmt::Display for Oom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let noun = if self.kills == 1 { "process" } else { "processes" };
@@ -77,18 +77,21 @@ impl fmt::Display for Oom {
 impl Group {
     /// Number of OOM kills in the group, by any limit.
     ///
-    /// v2 `memory.events` (nested cgroups counted), v1 `memory.oom_control` (Linux 4.13; not counted). 0 when
-    /// the memory controller is not in use. After [`remove`](Self::remove) it is what was last read.
+    /// v2: `memory.events`, including nested cgroups. v1: `memory.oom_control` (Linux 4.13), without nested cgroups. 0
+    /// if the memory controller is not in use. After [`remove`](Self::remove) it returns the last value that was read.
     pub fn oom_kills(&self) -> u64 {
         let text = self.counters().and_then(|counters| counters.read());
         self.tally().update(text.and_then(|text| field(&text, "oom_kill")))
     }
 
-    /// What the OOM killer did to the group so far, and whose memory ran out. `None` if it killed no process, or if
-    /// kills are not counted: without a memory limit or [`Limits::accounting`](crate::cgroup::Limits::accounting) v1
-    /// never counts them, and v2 only while another task in the same slice has the memory controller.
+    /// The OOM kills in the group so far, and the limit that was exceeded. `None` if no process was OOM-killed, or if
+    /// kills are not counted.
     ///
-    /// What is counted is final once the group is [empty](Self::wait_empty), and gone with the cgroups.
+    /// Kills are counted if the task has a memory limit or [`Limits::accounting`](crate::cgroup::Limits::accounting).
+    /// Without these, v1 never counts them, and v2 counts them only while another task in the same slice uses the
+    /// memory controller.
+    ///
+    /// The counts are final once the group is [empty](Self::wait_empty), and are lost when its cgroups are removed.
     pub fn oom(&self) -> Option<Oom> {
         let counters = self.counters()?;
         let text = counters.read()?;
@@ -104,8 +107,8 @@ impl Group {
         })
     }
 
-    /// Every cgroup whose memory may have run out, and the host. `shortages_of_leaf` is v2's own count of that for the
-    /// leaf and below.
+    /// Every limit that may have been exceeded, with the evidence. `shortages_of_leaf` is the v2 count for the leaf and
+    /// the cgroups below it.
     fn suspects(&self, leaf: &Path, shortages_of_leaf: Option<u64>) -> Vec<(OomLimit, Said)> {
         let before = self.before();
         let v2 = shortages_of_leaf.is_some();
@@ -133,7 +136,7 @@ impl Group {
     }
 }
 
-/// What a counter says of whether the memory of its cgroup ran out.
+/// Whether a counter shows that its cgroup ran out of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
     No,
@@ -147,9 +150,9 @@ impl Said {
     }
 }
 
-/// Whose memory ran out, if only one is left.
+/// The limit that was exceeded, if only one is possible.
 fn verdict(suspects: Vec<(OomLimit, Said)>) -> OomLimit {
-    // A cgroup that has run out has had one of its own processes killed.
+    // A cgroup that has run out of memory has had one of its own processes killed.
     if suspects.contains(&(OomLimit::Own, Said::Yes)) {
         return OomLimit::Own;
     }
@@ -158,13 +161,13 @@ fn verdict(suspects: Vec<(OomLimit, Said)>) -> OomLimit {
     let mut left = suspects.into_iter().filter(|(_, said)| *said == wanted).map(|(limit, _)| limit);
     match (left.next(), left.next()) {
         (Some(limit), None) => limit,
-        // On v1, where only possibilities are known, no limit is left.
+        // Only on v1, where every answer is `Perhaps` or `No`: no limit remains.
         (None, _) => OomLimit::Host,
         (Some(_), Some(_)) => OomLimit::Unknown,
     }
 }
 
-/// Whether this is the root of the v2 tree itself, and not that of a cgroup namespace or a mount of a part.
+/// Whether `dir` is the root of the v2 hierarchy itself, not the root of a cgroup namespace or of a mounted subtree.
 fn is_root_v2(dir: &Path) -> bool {
     dir.join("cgroup.procs").exists() && !dir.join("cgroup.events").exists()
 }
@@ -174,10 +177,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_limit_is_left_or_it_is_unknown() {
+    fn an_oom_kill_is_ascribed_to_a_limit_only_if_one_is_possible() {
         use Said::{No, Perhaps, Yes};
         let above = |name: &str| OomLimit::Ancestor(name.into());
-        // The group, two above it, what cannot be seen, the host.
+        // The group, two cgroups above it, a cgroup that cannot be seen, the host.
         for (said, expected) in [
             ([Yes, No, No, No, Perhaps], OomLimit::Own),
             ([Yes, Yes, No, No, Perhaps], OomLimit::Own),
@@ -187,9 +190,9 @@ mod tests {
             ([No, Yes, Yes, No, Perhaps], OomLimit::Unknown),
             ([No, No, No, No, Perhaps], OomLimit::Host),
             ([No, No, No, Perhaps, Perhaps], OomLimit::Unknown),
-            // Found again without what was counted before.
+            // A group that was reopened without a baseline.
             ([No, Perhaps, No, No, Perhaps], OomLimit::Unknown),
-            // Version 1.
+            // Cgroup v1.
             ([Perhaps, No, No, No, No], OomLimit::Own),
             ([No, Perhaps, No, No, No], above("/a")),
             ([Perhaps, Perhaps, No, No, No], OomLimit::Unknown),

@@ -1,4 +1,4 @@
-//! The owner lock: a shared `flock(2)` on a cgroup, as long as the task's owner lives.
+//! The owner lock: a shared `flock(2)` on a task's cgroup, held while the task's owner lives.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,22 +12,26 @@ use crate::error::Result;
 use crate::step::Kernel;
 use crate::sys::lock::{Lock, Locked, flock};
 
-/// Other processes take an unlocked cgroup without processes for stale.
+/// A shared lock on one cgroup's directory, released on drop. Other processes treat a cgroup without this lock and
+/// without processes as stale.
 #[derive(Debug)]
 pub(crate) struct OwnerLock {
     _held: Option<Locked>,
 }
 
 impl OwnerLock {
-    /// Locks the cgroup at `dir`, by a descriptor of its own.
+    /// Opens `dir` with a descriptor of its own and locks it.
     ///
     /// # Errors
-    /// [`Error::Prepare`](crate::Error::Prepare) with the call.
+    /// [`Error::Prepare`](crate::Error::Prepare) with the call; `TimedOut` if another process holds an exclusive lock
+    /// for 5 seconds.
     pub fn take(kernel: &Kernel, dir: &Path) -> Result<OwnerLock> {
         Ok(OwnerLock { _held: hold_locked(kernel, dir)? })
     }
 
-    /// Whether an owner holds one on `dir`; false for a cgroup that does not exist.
+    /// Whether any process holds an owner lock on `dir`. False if the cgroup does not exist.
+    ///
+    /// Takes the exclusive lock for a moment to find out.
     pub fn is_held(dir: &Path) -> io::Result<bool> {
         let Some(dir) = crate::cgroup::fs::existing(open_dir(dir))? else { return Ok(false) };
         let held = flock(dir.as_fd(), Lock::ExclusiveNow).is_err();
@@ -36,22 +40,23 @@ impl OwnerLock {
     }
 }
 
-/// How long others may hold a cgroup's lock alone. [`OwnerLock::is_held`] does so for a moment.
+/// How long to wait for another process to release an exclusive lock. [`OwnerLock::is_held`] holds one for a moment.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest pause between two attempts.
+/// The longest pause between two attempts to lock.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Opens a cgroup's directory and takes the owner lock on it. A recorder has no descriptor.
+/// Opens a cgroup's directory and takes the owner lock on it. Returns `None` if calls are only recorded.
 ///
 /// # Errors
-/// [`Error::Prepare`](crate::Error::Prepare) with the call; `TimedOut` if another process keeps the lock.
+/// [`Error::Prepare`](crate::Error::Prepare) with the call; `TimedOut` if another process holds an exclusive lock for 5
+/// seconds.
 pub(in crate::cgroup) fn hold_locked(kernel: &Kernel, dir: &Path) -> Result<Option<Locked>> {
     let fd = hold(kernel, dir)?;
     kernel.call(|| call::lock_shared(dir), None, || fd.map(|fd| lock_shared(fd, TIMEOUT)).transpose())
 }
 
-/// Locks without waiting in the kernel, so that the wait can end.
+/// Takes a shared lock by repeated `LOCK_NB` attempts, because a blocking `flock(2)` has no timeout.
 fn lock_shared(dir: OwnedFd, timeout: Duration) -> io::Result<Locked> {
     let mut backoff = Backoff::new(timeout).at_most(PAUSE);
     loop {
@@ -76,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_waits_for_a_process_that_looks_for_owners() {
+    fn taking_the_owner_lock_waits_for_an_exclusive_lock() {
         let dir = tempfile::tempdir().unwrap();
         let alone = Locked::new(open_dir(dir.path()).unwrap(), Lock::Exclusive).unwrap();
         let refused = lock_shared(open_dir(dir.path()).unwrap(), Duration::from_millis(5)).unwrap_err();

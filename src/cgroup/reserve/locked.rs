@@ -1,4 +1,5 @@
-//! The reservations of a parent cgroup, locked: read from the tree, and the control files made to agree with them.
+//! The CPU reservations below one parent cgroup, under its lock: read from the cgroup tree and written to the cpuset
+//! files.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,49 +20,50 @@ use crate::report::{Control, Reason};
 use crate::step::Kernel;
 use crate::sys::lock::{self, Lock};
 
-/// How long another holder of the lock may take. The first reservation on v1 moves every process that runs, each of
-/// which takes some milliseconds.
+/// How long to wait for the lock. The first reservation on v1 holds it longest: it moves every running process, which
+/// takes some milliseconds each.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest pause between two attempts to lock: no holder takes long.
+/// The longest pause between two attempts to lock.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How a plan prints the shared set, which is known only when it is written.
+/// How a plan prints the shared set. Its value is known only when the step runs.
 const UNRESERVED: &str = "<the unreserved ones>";
 
-/// The processors that a recorder assumes to be usable.
+/// The usable CPUs that a recording [`Kernel`] assumes.
 const ALL: &str = "0-65535";
 
-/// The reservations of a site, which no other process can change meanwhile.
+/// The reservations of a site. While this value exists, no other process that takes the lock can change them.
 pub(in crate::cgroup) struct Reservations<'a> {
     pub site: &'a Site,
-    /// None where calls are recorded.
+    /// `None` if calls are only recorded.
     lock: Option<lock::Locked>,
 }
 
-/// One cgroup with a reservation.
+/// A cgroup that has a reservation.
 #[derive(Clone, Debug)]
 pub(in crate::cgroup) struct Holding {
     pub leaf: PathBuf,
     pub reserved: Reserved,
 }
 
-/// How the processors are divided.
+/// How the CPUs of a parent cgroup are divided between reservations and the shared set.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cgroup) struct Division {
-    /// Whether the directory of reservations exists. It is made before a processor is taken from the shared set, and
-    /// removed after the last one was given back: without it the shared set has all.
+    /// Whether the directory of reservations exists. It is created before a CPU is taken from the shared set and
+    /// removed after the last reservation has ended. Without it, the shared set contains all usable CPUs.
     pub exists: bool,
-    /// Read only if the directory exists.
+    /// The CPUs that the parent may use. Empty if the directory of reservations does not exist, because it is not read
+    /// then.
     pub usable: CpuSet,
     pub holdings: Vec<Holding>,
 }
 
 impl<'a> Reservations<'a> {
-    /// Locks the reservations; `None` if the parent's directory does not exist.
+    /// Locks the parent's directory. Returns `None` if that directory does not exist.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call; `TimedOut` if another process keeps the lock.
+    /// [`Error::Prepare`] with the call; `TimedOut` if another process holds the lock for 60 seconds.
     pub fn open(kernel: &Kernel, site: &'a Site) -> Result<Option<Reservations<'a>>> {
         Reservations::open_within(kernel, site, TIMEOUT)
     }
@@ -80,14 +82,15 @@ impl<'a> Reservations<'a> {
             }
             let lock = || dir.map(|dir| lock_exclusive(dir, &mut backoff)).transpose();
             let locked = Reservations { site, lock: kernel.call(|| call::lock(parent), None, lock)? };
-            // The last task removes the directory, and the next one makes another.
+            // The last task may have removed the directory while this process waited for the lock, and the next task
+            // may have created a new one.
             if locked.is_at_its_path()? {
                 return Ok(Some(locked));
             }
         }
     }
 
-    /// Whether the directory that is locked is the one at the path.
+    /// Whether the locked directory is still the one at the parent's path.
     fn is_at_its_path(&self) -> Result<bool> {
         let Some(lock) = &self.lock else { return Ok(true) };
         let parent = &self.site.parent;
@@ -99,7 +102,7 @@ impl<'a> Reservations<'a> {
         }
     }
 
-    /// What the tree says.
+    /// Reads the division from the cgroup tree.
     pub fn division(&self, kernel: &Kernel) -> Result<Division> {
         let reserve = self.site.reserve();
         if hold_existing(kernel, &reserve)?.is_none() {
@@ -114,16 +117,15 @@ impl<'a> Reservations<'a> {
         Ok(Division { exists: true, usable: self.usable(kernel)?, holdings })
     }
 
-    /// What the parent may use; nothing on v2 before cpuset is enabled there.
+    /// The CPUs that the parent may use. Empty on v2 while the cpuset controller is not enabled for the parent.
     pub fn usable(&self, kernel: &Kernel) -> Result<CpuSet> {
         Ok(read_set(kernel, &self.site.effective(), Some(ALL))?.unwrap_or_default())
     }
 
-    /// Whether a cgroup is in use: by an owner, or by a process. The owner is looked for first, since without one no
-    /// process comes.
+    /// Whether a cgroup has an owner or a process. Checks for the owner first: without an owner no process can enter.
     ///
-    /// v1 moves the processes of a cgroup whose processors are all offline to the one above it, where nothing shows
-    /// whose they are.
+    /// On v1, if all CPUs of a reservation are offline, the kernel moves its processes to the directory of
+    /// reservations. It is then unknown which reservation they belong to, so every cgroup counts as in use.
     pub fn is_in_use(&self, leaf: &Path) -> Result<bool> {
         let above = self.site.reserve().join("cgroup.procs");
         let strays = || -> io::Result<bool> {
@@ -138,7 +140,8 @@ impl<'a> Reservations<'a> {
         in_use().map_err(Error::prepare(call::open_dir(leaf)))
     }
 
-    /// The cgroups of tasks without a reservation that are in use: they need shared processors, or are about to.
+    /// The cgroups of tasks without a reservation that have an owner or a process. These tasks need shared CPUs, now or
+    /// once they start.
     pub fn sharing(&self, division: &Division) -> Result<Vec<PathBuf>> {
         let dir = self.site.tasks.clone().unwrap_or_else(|| self.site.share());
         let reserves =
@@ -148,15 +151,15 @@ impl<'a> Reservations<'a> {
         Ok(tasks)
     }
 
-    /// Makes the cpusets agree with `division`: first the shared one, then each reservation's.
+    /// Writes the `cpuset.cpus` files that differ from `division`: first the shared set, then each reservation.
     ///
-    /// Before a reservation this narrows, after one it widens, and after a crash it may do both. A file changes at
-    /// once, so a task always has either its old processors or its new ones.
+    /// This narrows cpusets before a reservation, widens them after one, and may do both after a crash. The kernel
+    /// applies each write at once, so a task has either its old CPUs or its new ones.
     pub fn write_cpusets(&self, kernel: &Kernel, division: &Division) -> Result<()> {
         let share = self.site.share().join("cpuset.cpus");
         if self.site.version == Version::V2 && division.holdings.is_empty() {
-            // A blank file, as before the first reservation, means all. It cannot be made blank while processes are
-            // below it (ENOSPC, Linux 6.1).
+            // An empty `cpuset.cpus`, as before the first reservation, means all CPUs. The file cannot be emptied again
+            // while there are processes below it (`ENOSPC`, Linux 6.1).
             if read_set(kernel, &share, Some(""))?.is_none_or(|now| now.is_empty()) {
                 return Ok(());
             }
@@ -168,7 +171,8 @@ impl<'a> Reservations<'a> {
             let reserve = self.site.reserve().join("cpuset.cpus");
             change_set(kernel, &reserve, &division.usable, "<the usable ones>")?;
         }
-        // An empty set would mean all, and the tasks there still run on something.
+        // An empty file would mean all CPUs. If no CPU is unreserved, the shared set keeps its old value, because the
+        // tasks that use it still need a CPU.
         if !division.share().is_empty() {
             change_set(kernel, &share, &division.share(), UNRESERVED)?;
         }
@@ -181,7 +185,7 @@ impl<'a> Reservations<'a> {
         Ok(())
     }
 
-    /// As a scheduler needs it.
+    /// The public form of the division, without stale reservations.
     pub fn to_public(&self, detection: &Detection) -> Result<CpuReservations> {
         let kernel = Kernel::real();
         let mut division = self.division(&kernel)?;
@@ -191,7 +195,7 @@ impl<'a> Reservations<'a> {
         }
         let mut in_use = Vec::new();
         for holding in std::mem::take(&mut division.holdings) {
-            // A stale one is unreserved.
+            // The CPUs of a stale reservation count as unreserved.
             if self.is_in_use(&holding.leaf)? {
                 in_use.push(holding);
             }
@@ -209,7 +213,7 @@ impl<'a> Reservations<'a> {
 }
 
 impl Division {
-    /// The unreserved processors.
+    /// The shared set: the usable CPUs that are not reserved.
     pub fn share(&self) -> CpuSet {
         let mut partition = Partition::new(self.usable.clone());
         for holding in &self.holdings {
@@ -218,12 +222,12 @@ impl Division {
         partition.share
     }
 
-    /// Whether reservations leave none for a task that has none.
+    /// Whether the reservations leave no CPU for a task without one.
     pub fn is_exhausted(&self) -> bool {
         !self.holdings.is_empty() && self.share().is_empty()
     }
 
-    /// What of a reservation cannot be used now.
+    /// Why some of the reserved CPUs cannot be used now; `None` if all are usable.
     pub fn unusable(&self, reserved: &Reserved) -> Option<Reason> {
         let Reserved { cores, .. } = reserved;
         let have = cores.intersection(&self.usable);
@@ -231,8 +235,8 @@ impl Division {
         (have != *cores).then_some(Reason { control: Control::CPUSET, why })
     }
 
-    /// What a task with this reservation runs on; `None` while all its processors are offline, and the kernel lets it
-    /// run elsewhere.
+    /// The CPUs that a task with this reservation runs on. `None` while all its reserved CPUs are offline; the kernel
+    /// then runs the task on other CPUs.
     pub fn cores(&self, reserved: &Reserved) -> Option<CpuSet> {
         let own = reserved.cores.intersection(&self.usable);
         if own.is_empty() {
@@ -241,7 +245,7 @@ impl Division {
         Some(if reserved.exclusive { own } else { own.union(&self.share()) })
     }
 
-    /// How a plan prints that.
+    /// How a plan prints the result of [`cores`](Self::cores).
     pub fn text(&self, reserved: &Reserved) -> String {
         match reserved.exclusive {
             true => reserved.cores.to_string(),
@@ -250,8 +254,8 @@ impl Division {
     }
 }
 
-/// Whether a cgroup of the v1 freezer, which stands beside those of tasks, is the parent of other tasks: one that an
-/// operator named may be below another. It has neither an owner nor a process of its own.
+/// Whether a v1 freezer cgroup is the parent of other tasks instead of a task: it has neither an owner nor a process of
+/// its own. The operator may have named a parent below another parent, so such a cgroup can be a sibling of tasks.
 fn is_parent(dir: &Path) -> bool {
     let own = |file: &str| std::fs::read_to_string(dir.join(file));
     own("freezer.state").is_ok()
@@ -259,14 +263,14 @@ fn is_parent(dir: &Path) -> bool {
         && !OwnerLock::is_held(dir).unwrap_or(true)
 }
 
-/// Whether a process is in a cgroup or below; false for one that does not exist.
+/// Whether there is a process in a cgroup or below it. False if the cgroup does not exist.
 pub(super) fn has_processes(leaf: &Path) -> Result<bool> {
     let found = open_dir(leaf).and_then(|dir| populated(dir.as_fd()));
     let found = existing(found).map_err(Error::prepare(call::open_dir(leaf)))?;
     Ok(found.unwrap_or_default())
 }
 
-/// Locks without waiting in the kernel, so that the wait can end.
+/// Takes an exclusive lock by repeated `LOCK_NB` attempts, because a blocking `flock(2)` has no timeout.
 fn lock_exclusive(dir: OwnedFd, backoff: &mut Backoff) -> io::Result<lock::Locked> {
     loop {
         match lock::flock(dir.as_fd(), Lock::ExclusiveNow) {

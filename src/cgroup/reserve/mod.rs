@@ -1,50 +1,52 @@
-//! CPU reservations: which processors each task has reserved, and the shared set that remains.
+//! CPU reservations: which CPUs each task has reserved, and the shared set that remains.
 //!
-//! The usable processors are divided among the tasks below one parent cgroup. A task with
-//! [`Limits::cores`](super::Limits::cores) has those reserved. It also runs on the unreserved ones, unless it is
-//! [`exclusive`](super::Limits::exclusive). All other tasks run on the unreserved ones, the shared set.
+//! The usable CPUs are divided among the tasks below one parent cgroup. [`Limits::cores`](super::Limits::cores)
+//! reserves CPUs for a task. The task also runs on the unreserved CPUs, unless it is
+//! [`exclusive`](super::Limits::exclusive). All other tasks run on the unreserved CPUs, the shared set.
 //!
-//! **Without a reservation nothing is made, locked or searched.** A task that reserves none looks once whether the
-//! directory of reservations exists, or a shared set that was written before. It holds its owner lock then. The first
-//! reservation makes that directory before it looks for tasks with an owner, so one of the two sees the other. Then it
-//! narrows the tasks that run: on v2 by the shared set above them, on v1 by moving their processes into it. On v1 a
-//! process that was being born meanwhile is moved when the task looks again after the birth.
+//! **Cost without reservations.** While no task has a reservation, nothing is created, locked or searched for one.
+//! The owner of a task without a reservation takes the owner lock, and then checks once whether the directory of
+//! reservations or a shared set from earlier exists. The first reservation creates that directory before it searches
+//! for tasks with an owner, so at least one of the two sees the other. It then confines the running tasks to the shared
+//! set: on v2 through `share.slice` above them, on v1 by moving their processes into the shared cpuset. On v1 a process
+//! may enter a task's cgroups during that move. The owner of that task checks again afterwards and moves the process.
 //!
-//! **The cgroup tree is the record.** On v2 tasks live in `<parent>/share.slice/<name>.scope`, and those with a
+//! **The cgroup tree is the record.** On v2 tasks live in `<parent>/share.slice/<name>.scope`, and tasks with a
 //! reservation in `<parent>/reserve.slice/<name>.scope`. In the cpuset hierarchy of v1 a reservation is
-//! `<parent>/reserve/<name>`, and while there is any, all other tasks are in `<parent>/share`. A cgroup with a
-//! reservation has the extended attribute `user.cofferdam.cores` (Linux 5.7, in every hierarchy and for delegated
-//! users). The shared set is what the parent may use, without what these attributes say. So a crash or a restart leaves
-//! nothing that could disagree with the tree, and a reservation ends with its directory.
+//! `<parent>/reserve/<name>`; while any exists, all other tasks are in `<parent>/share`. A cgroup with a reservation
+//! has the extended attribute `user.cofferdam.cores` (Linux 5.7, in every hierarchy and for delegated users). The
+//! shared set is computed: the CPUs that the parent may use, minus the CPUs in these attributes. There is no other
+//! record that a crash or a restart could make inconsistent, and a reservation ends when its directory is removed.
 //!
-//! **An owner lock shows that a cgroup is in use.** The owner of a task holds a shared `flock(2)` on the task's
-//! cgroup. A cgroup without that lock and without processes is stale. It is removed when another task needs its
-//! processors, and its processors count as unreserved before that.
+//! **An owner lock shows that a cgroup is in use.** The owner of a task holds a shared `flock(2)` on the task's cgroup.
+//! A cgroup without that lock and without processes is stale. Its CPUs count as unreserved, and it is removed when
+//! another task needs them.
 //!
-//! **Every change is made under a lock**, an exclusive `flock(2)` on the parent's directory. Its holder makes the files
-//! agree with the records, whatever an interrupted process has left. Processors are taken from the shared set, and from
-//! the tasks that use it, before the reservation's cgroup exists, and are given back after it is removed. The lock is
-//! held for microseconds, by the first reservation of v1 for some milliseconds a process that it moves, and never while
-//! processes are waited for. A process that may open the parent's directory can also hold the lock; after a minute that
-//! is an error.
+//! **Every change is made under a lock**, an exclusive `flock(2)` on the parent's directory. The holder rewrites the
+//! control files to match the records, and so repairs what an interrupted process has left. CPUs are taken from the
+//! shared set before the reservation's cgroup is created, and given back after it is removed. The lock is held for
+//! microseconds. The first reservation on v1 holds it for some milliseconds for each process that it moves. It is never
+//! held while waiting for processes to exit. Any process that may open the parent's directory can hold the lock too;
+//! waiting for it fails after one minute.
 //!
-//! **Refused** are a processor that is reserved already, with the name of its holder; a reservation that would leave
-//! none for a running task without one; and such a task when none is left.
+//! **Refused requests.** A reservation is refused if a CPU is already reserved (the error names the holder), or if it
+//! would leave no CPU for a running task without a reservation. A task without a reservation is refused if no CPU is
+//! unreserved.
 //!
-//! On v2 the `cpuset` controller is enabled with the first reservation. `reserve.slice` has no `cpuset.cpus` of its
-//! own, since the tasks in it use shared processors too.
+//! On v2 the first reservation enables the `cpuset` controller. `reserve.slice` has no `cpuset.cpus` of its own,
+//! because the tasks in it use shared CPUs too.
 //!
-//! **A processor that goes offline** stays reserved. Operations divide what is left until it is back. v1 removes it
-//! from every cpuset for good: it is back when the parent's `cpuset.cpus` is written. v1 also moves the processes of a
-//! task that has no processor left to `reserve`, where they stay and run on any; while there are such processes no
-//! cgroup counts as stale.
+//! **A CPU that goes offline** stays reserved. Until it is back online, operations divide the remaining CPUs. v1
+//! removes an offline CPU from every cpuset permanently: it is usable again once the parent's `cpuset.cpus` is written.
+//! If all CPUs of a task are offline, v1 also moves the task's processes to `reserve`. They stay there and run on any
+//! CPU, and meanwhile no cgroup counts as stale.
 //!
-//! Not done: reservations below other parents are unknown; no processors are chosen ([`CpuReservations::read`] is for a
-//! scheduler that chooses); NUMA nodes are not considered (`cpuset.mems` is the parent's). Kernel threads and
-//! processes outside of the parent run on any processor.
+//! **Out of scope.** Reservations below other parents are not considered. CPUs are not chosen: a scheduler chooses them
+//! with [`CpuReservations::read`]. NUMA nodes are not considered (`cpuset.mems` is the parent's). Kernel threads and
+//! processes outside the parent run on any CPU.
 //!
-//! Where no limits can be set there are no reservations. Where v1 has cpuset mounted together with other controllers, a
-//! reservation does not keep other tasks off, and the report says so.
+//! If the host cannot set limits, no CPUs can be reserved. If v1 mounts cpuset together with other controllers, a
+//! reservation does not keep other tasks off its CPUs, and the report says so.
 
 mod lock;
 pub(super) mod locked;
@@ -73,40 +75,41 @@ pub(super) use record::Reserved;
 pub(crate) use site::Site;
 pub(super) use site::{RESERVE_V2, SHARE_V2, own_cpuset};
 
-/// The reservations below one parent cgroup: what a scheduler must know before it gives out more.
+/// The CPU reservations below one parent cgroup: what a scheduler needs to know before it assigns more CPUs.
 ///
-/// They are read from the live cgroups, so they are right after a restart and whatever other processes do: a
-/// reservation lasts as long as its owner or any of its processes. A task can come between reading and reserving;
-/// [`Group::create`](super::Group::create) refuses then.
+/// They are read from the live cgroups, so they stay correct after a restart and whatever other processes do. A
+/// reservation lasts as long as its owner or any of its processes. Another task may reserve CPUs between this read and
+/// a reservation; [`Group::create`](super::Group::create) then returns an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuReservations {
-    /// The processors that the parent cgroup may use and that are online.
+    /// The online CPUs that the parent cgroup may use.
     pub usable: CpuSet,
-    /// The unreserved ones.
+    /// The shared set: the usable CPUs that are not reserved.
     pub share: CpuSet,
-    /// The tasks that have the others, by name.
+    /// The tasks with a reservation, sorted by name.
     pub holders: Vec<CpuHolder>,
 }
 
-/// A task with reserved processors.
+/// A task with reserved CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuHolder {
-    /// The task's name, as its [`CgroupName`](super::CgroupName) was.
+    /// The task's name: its [`CgroupName`](super::CgroupName).
     pub name: String,
-    /// What is reserved, with those that are offline now.
+    /// The reserved CPUs, including those that are offline now.
     pub cores: CpuSet,
-    /// Whether the task runs on these only.
+    /// Whether the task runs on its reserved CPUs only.
     pub exclusive: bool,
-    /// Whether it has processes. A task without any is about to start or has just ended: its owner lives.
+    /// Whether the task has processes. A task without processes has an owner that lives: it is about to start or has
+    /// just ended.
     pub populated: bool,
 }
 
 impl CpuReservations {
-    /// Reads the reservations below the parent cgroup `parent`, as [`lower`](super::lower) finds it. Nothing is
-    /// written; the lock is taken for a moment. A parent that does not exist has none.
+    /// Reads the reservations below the parent cgroup `parent`, which is resolved as in [`lower`](super::lower). Holds
+    /// the lock for a moment and writes nothing. A parent that does not exist has no reservations.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where there can be none. [`Error::Prepare`] with the call that was refused.
+    /// [`Error::Unsupported`] if this host cannot reserve CPUs. [`Error::Prepare`] with the call that was refused.
     pub fn read(detection: &Detection, parent: &CgroupPath) -> Result<CpuReservations> {
         let site = Site::find(detection, parent)
             .map_err(|reason| Error::Unsupported { control: Control::CPUSET, reason })?;

@@ -1,4 +1,4 @@
-//! What a task's steps do with reservations: reserve, join the shared set, and give back.
+//! Operations on CPU reservations: reserve CPUs, join the shared set, exchange a reservation, give it back.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,22 +18,22 @@ use crate::error::{Error, Result};
 use crate::report::Reason;
 use crate::step::Kernel;
 
-/// Reserves processors, and makes the cgroup that has them.
+/// Reserves CPUs and creates the cgroup that has the reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reserve {
     pub site: Site,
-    /// The directories down to the site's, made before it is locked.
+    /// The directories down to the site's parent, created before it is locked.
     pub parents: Vec<NewDir>,
-    /// v2: in whose `cgroup.subtree_control` cpuset must be, the highest first.
+    /// v2: the cgroups that need cpuset in `cgroup.subtree_control`, the highest first.
     pub enable: Vec<PathBuf>,
-    /// v1: the files that the parents must have a value in before a process may enter.
+    /// v1: the cpuset files of the parents that must have a value before a process may enter.
     pub inherit: Vec<PathBuf>,
-    /// The cgroup of the task.
+    /// The task's cgroup.
     pub leaf: PathBuf,
     pub reserved: Reserved,
 }
 
-/// Keeps a task without a reservation off the reserved processors. Does nothing while none is reserved.
+/// Keeps a task without a reservation off the reserved CPUs. Does nothing while no CPU is reserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JoinShare {
     pub site: Site,
@@ -41,21 +41,21 @@ pub(crate) struct JoinShare {
     pub inherit: Vec<PathBuf>,
 }
 
-/// What a reservation came to.
+/// The result of a reservation.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub owner: OwnerLock,
-    /// What is reserved but cannot be used now.
+    /// Why some of the reserved CPUs cannot be used now.
     pub unusable: Option<Reason>,
 }
 
 impl Reserve {
-    /// Reserves, and makes the leaf; pushes it to `leaves` as soon as it exists. `None` if the site's directory does
-    /// not exist, or not any more.
+    /// Reserves the CPUs and creates the leaf, which is pushed to `leaves` as soon as it exists. Returns `None` if the
+    /// parent's directory does not exist or was removed meanwhile.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call; `ResourceBusy` if the processors cannot be had. `AlreadyExists` if there is a
-    /// leaf of that name.
+    /// [`Error::Prepare`] with the call; `ResourceBusy` if the CPUs cannot be reserved; `AlreadyExists` if a leaf of
+    /// that name exists.
     pub fn run(&self, kernel: &Kernel, leaves: &mut Vec<PathBuf>) -> Result<Option<Admitted>> {
         let Some(locked) = Reservations::open(kernel, &self.site)? else { return Ok(None) };
         let Reserve { leaf, reserved, .. } = self;
@@ -66,7 +66,8 @@ impl Reserve {
             let source = io::ErrorKind::AlreadyExists.into();
             return Err(Error::Prepare { step: call::mkdir_private(leaf), source });
         }
-        // Before it is looked for tasks without a reservation: one that is not seen then sees this directory.
+        // Created before the search for tasks without a reservation: a task that the search misses will see this
+        // directory.
         let slice = self.site.reserve();
         make_parent(kernel, &slice)?;
         let after = locked.with(kernel, division.holdings, leaf, reserved)?;
@@ -92,20 +93,20 @@ impl Reserve {
 }
 
 impl JoinShare {
-    /// Looks whether a processor is reserved. If so, makes the shared cpuset agree with the reservations; on v1 the
-    /// task then enters it at its birth, and the owner lock on it is returned.
+    /// Checks whether any CPU is reserved. If so, rewrites the shared cpuset to match the reservations. On v1 the
+    /// task's first process then enters that cpuset, and the owner lock on it is returned.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call; `ResourceBusy` if no unreserved processor is left.
+    /// [`Error::Prepare`] with the call; `ResourceBusy` if no CPU is unreserved.
     pub fn run(&self, kernel: &Kernel) -> Result<Option<OwnerLock>> {
         let mut owner = None;
         let reserved = hold_existing(kernel, &self.site.reserve())?.is_some();
-        // A list that was written once does not grow by itself when a processor comes online.
+        // A `cpuset.cpus` that was written once does not grow by itself when a CPU comes online.
         let share = self.site.share().join("cpuset.cpus");
         let listed = read_set(kernel, &share, None)?.is_some_and(|now| !now.is_empty());
         kernel.only_if("a processor is reserved", reserved || listed, || {
             let Some(locked) = Reservations::open(kernel, &self.site)? else { return Ok(()) };
-            // What is written then depends on the reservations.
+            // The writes from here on depend on the reservations and cannot be recorded.
             if kernel.records() {
                 return Ok(());
             }
@@ -123,9 +124,9 @@ impl JoinShare {
     }
 }
 
-/// Looks again whether processors are reserved, after a process entered a task that has no reservation and is in no
-/// cpuset: a reservation that came meanwhile has not seen that process. v1 only: on v2 the shared cpuset is above the
-/// task's cgroup, whenever it is narrowed.
+/// Checks again whether CPUs are reserved, after a process has entered a task that has no reservation and is in no
+/// cpuset. A reservation made meanwhile may have missed that process. Does nothing on v2, where the shared cpuset is an
+/// ancestor of the task's cgroup and applies whenever it is narrowed.
 ///
 /// # Errors
 /// As [`JoinShare::run`].
@@ -139,11 +140,11 @@ pub(in crate::cgroup) fn look_again(site: &Site) -> Result<()> {
     move_tasks(&kernel, &locked, &division)
 }
 
-/// Gives the task of `leaf`, which has a reservation, another one; what of it cannot be used now.
+/// Replaces the reservation of the task at `leaf`. Returns why some of the new CPUs cannot be used now.
 ///
 /// # Errors
-/// As [`Reserve::run`]. `ResourceBusy` also where the old and the new processors together would be the last unreserved
-/// ones. The next operation completes what failed in between.
+/// As [`Reserve::run`]. Also `ResourceBusy` if the old and the new CPUs together would be the last unreserved ones. If
+/// a write fails, the next operation completes or reverts the exchange.
 pub(in crate::cgroup) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
     match Reservations::open(&Kernel::real(), site)? {
         Some(locked) => locked.exchange(leaf, reserved),
@@ -153,13 +154,13 @@ pub(in crate::cgroup) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved)
     }
 }
 
-/// Takes the owner lock on a reservation's cgroup again; `None` if it does not exist any more.
+/// Takes the owner lock on a reservation's cgroup again. Returns `None` if that cgroup does not exist any more.
 ///
 /// # Errors
 /// [`Error::Prepare`] with the call.
 pub(in crate::cgroup) fn own_again(site: &Site, leaf: &Path) -> Result<Option<OwnerLock>> {
     let kernel = Kernel::real();
-    // No other process looks for owners meanwhile.
+    // While this lock is held, no other process checks for owners.
     let Some(_locked) = Reservations::open(&kernel, site)? else { return Ok(None) };
     match OwnerLock::take(&kernel, leaf) {
         Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(None),
@@ -167,8 +168,9 @@ pub(in crate::cgroup) fn own_again(site: &Site, leaf: &Path) -> Result<Option<Ow
     }
 }
 
-/// Gives back what a task had whose own directory is removed, and removes the directories that no task needs any more:
-/// those of the reservations, and `parents` as far as the site is in them, children after their parents.
+/// Gives back the CPUs of a task whose own cgroup has been removed. Then removes the directories that no task needs any
+/// more: those of the reservations, and the `parents` that are the site's parent or above it. In `parents`, children
+/// come after their parents.
 ///
 /// # Errors
 /// [`Error::Task`] with the call.
@@ -176,15 +178,15 @@ pub(in crate::cgroup) fn leave(kernel: &Kernel, site: &Site, parents: &mut Vec<P
     let done = Reservations::open(kernel, site)
         .and_then(|locked| locked.map_or(Ok(()), |locked| locked.close_down(kernel, parents)));
     if done.is_ok() {
-        // Never without the lock: another process may have made it anew.
+        // The caller must not remove this directory without the lock: another process may have created it again.
         parents.retain(|dir| *dir != site.parent);
     }
     done.map_err(Error::of_task)
 }
 
 impl Reservations<'_> {
-    /// The division, which leaves something for one more task without a reservation. Removes stale reservations if
-    /// nothing is left otherwise.
+    /// The division, checked to leave a CPU for one more task without a reservation. Removes stale reservations only if
+    /// no CPU is unreserved.
     fn with_room(&self, kernel: &Kernel) -> Result<Division> {
         let mut division = self.division(kernel)?;
         if division.is_exhausted() {
@@ -198,7 +200,7 @@ impl Reservations<'_> {
         Ok(division)
     }
 
-    /// The division with one more reservation, if the others leave room for it.
+    /// The division with one more reservation, if the other reservations leave room for it.
     fn with(
         &self,
         kernel: &Kernel,
@@ -209,7 +211,7 @@ impl Reservations<'_> {
         let step = || call::set_record(leaf, &reserved.text());
         let overlaps = |h: &&Holding| !h.reserved.cores.intersection(&reserved.cores).is_empty();
         let mut after = Division { exists: true, usable: self.usable(kernel)?, holdings };
-        // Before a stale reservation is removed for it.
+        // Checked before any stale reservation is removed to make room.
         if after.cores(reserved).is_none() {
             let why =
                 format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
@@ -237,7 +239,8 @@ impl Reservations<'_> {
         Ok(after)
     }
 
-    /// Other processors for a task that has some. In between it has both, so that no other task is on any of them.
+    /// Replaces the reservation of `leaf`. During the exchange the task has both its old and its new CPUs, so no other
+    /// task runs on any of them.
     fn exchange(&self, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
         let kernel = Kernel::real();
         let mut holdings = self.division(&kernel)?.holdings;
@@ -245,7 +248,7 @@ impl Reservations<'_> {
         else {
             return Err(Error::prepare::<io::Error>(call::get_record(leaf))(io::ErrorKind::NotFound.into()));
         };
-        // A stale reservation may have been removed in vain.
+        // Rewrites the cpusets, because a stale reservation may have been removed before the refusal.
         let restore =
             |_: &Error| drop(self.division(&kernel).and_then(|now| self.write_cpusets(&kernel, &now)));
         let after = self.with(&kernel, holdings.clone(), leaf, reserved).inspect_err(restore)?;
@@ -254,7 +257,7 @@ impl Reservations<'_> {
         let both = self.with(&kernel, holdings, leaf, &both).inspect_err(restore)?;
         self.write_cpusets(&kernel, &both)?;
         record::set(&kernel, leaf, reserved)?;
-        // The task gives up its old ones before others get them.
+        // The task gives up its old CPUs before other tasks get them.
         let cores = after.cores(reserved).unwrap_or_default();
         write_set(&kernel, &leaf.join("cpuset.cpus"), &cores, "").inspect_err(|_| {
             let _ = record::set(&kernel, leaf, &old.reserved);
@@ -263,14 +266,14 @@ impl Reservations<'_> {
         Ok(after.unusable(reserved))
     }
 
-    /// Removes the cgroup of a stale reservation; whether it did. What the task had in other hierarchies stays, and has
-    /// no processors.
+    /// Removes the cgroup of a stale reservation, and returns whether it did. The task's cgroups in other hierarchies
+    /// stay; they hold no CPUs.
     fn reap(&self, holding: &Holding) -> bool {
-        // The kernel refuses to remove a cgroup with processes that are invisible here.
+        // The kernel refuses to remove a cgroup that has processes, even if they are invisible in this PID namespace.
         !self.is_in_use(&holding.leaf).unwrap_or(true) && remove_tree(&holding.leaf, Duration::ZERO).is_ok()
     }
 
-    /// Who has what, for an error.
+    /// The holders and their CPUs, for an error message.
     fn holders<'h>(&self, holdings: impl Iterator<Item = &'h Holding>) -> String {
         let one = |holding: &Holding| {
             let Reserved { cores, .. } = &holding.reserved;
@@ -282,7 +285,7 @@ impl Reservations<'_> {
         holdings.map(one).collect::<Vec<_>>().join("; ")
     }
 
-    /// v1: whether the shared cpuset has processes, or a task lives that may be about to enter it.
+    /// v1: whether the shared cpuset has processes or owners, or a task lives that may be about to enter it.
     fn is_needed(&self, share: &Path, division: &Division) -> bool {
         share.exists()
             && (has_processes(share).unwrap_or(true)
@@ -295,7 +298,7 @@ impl Reservations<'_> {
         if division.exists {
             self.write_cpusets(kernel, &division)?;
         }
-        // Most often other tasks are in what is removed here, and the last of them removes it.
+        // Usually other tasks are still in these directories, and the last task removes them.
         let remove = |dir: &Path| {
             let line = || format!("{} # if no other task is in it", call::rmdir(dir));
             kernel.call(line, (), || remove_dir(dir))

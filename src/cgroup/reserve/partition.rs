@@ -1,13 +1,13 @@
-//! Who has which processors, as arithmetic.
+//! The division of CPUs as set arithmetic.
 
 use serde::{Deserialize, Serialize};
 
 use super::super::set::CpuSet;
 
-/// The processors of a parent cgroup, divided in those that all its tasks share and those that are reserved.
+/// The CPUs of a parent cgroup, divided into those that its tasks share and those that are reserved.
 ///
-/// Plain sets, and no names: whether a reservation may be made is for the caller to ask first
-/// ([`CpuSet::is_subset`] of [`share`](Self::share)). Nothing is written.
+/// This is arithmetic on sets: nothing is written, and no tasks are named. The caller checks first whether a
+/// reservation is possible ([`CpuSet::is_subset`] of [`share`](Self::share)).
 ///
 /// ```
 /// # use cofferdam::cgroup::{CpuSet, Partition};
@@ -17,33 +17,33 @@ use super::super::set::CpuSet;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
-    /// All that there are to divide.
+    /// All CPUs to divide.
     pub usable: CpuSet,
-    /// Those that tasks without reserved processors run on.
+    /// The shared set: the CPUs for tasks without a reservation.
     pub share: CpuSet,
-    /// Those that are reserved.
+    /// The reserved CPUs.
     pub reserve: CpuSet,
 }
 
 impl Partition {
-    /// Nothing is reserved yet.
+    /// A partition without reservations: all CPUs are shared.
     pub fn new(usable: CpuSet) -> Partition {
         Partition { share: usable.clone(), usable, reserve: CpuSet::default() }
     }
 
-    /// Takes processors out of the share. Those that are not usable are not reserved either.
+    /// Moves CPUs from the shared set to the reserved ones. CPUs that are not usable are not reserved.
     pub fn reserve(&mut self, cores: &CpuSet) {
         self.share = self.share.difference(cores);
         self.reserve = self.reserve.union(&self.usable.intersection(cores));
     }
 
-    /// Gives processors back to the share. Those that are not usable do not come into it.
+    /// Moves CPUs back to the shared set. CPUs that are not usable are not added to it.
     pub fn release(&mut self, cores: &CpuSet) {
         self.reserve = self.reserve.difference(cores);
         self.share = self.share.union(&self.usable.intersection(cores));
     }
 
-    /// Takes in a reservation that was made before, by a task that still lives.
+    /// Adds a reservation that was made earlier, by a task that still lives. Same as [`reserve`](Self::reserve).
     pub fn restore(&mut self, cores: &CpuSet) {
         self.reserve(cores);
     }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn reserving_releasing_and_restoring() {
+    fn a_partition_reserves_releases_and_restores_cpus() {
         let three = ["reserve 10,15,19", "reserve 12,13", "reserve 11,18"];
         let and = |more: &[&'static str]| [&three, more].concat();
         for (ops, expected) in [
@@ -82,7 +82,7 @@ mod tests {
             (three.to_vec(), ("14,16-17", "10-13,15,18-19")),
             (and(&["release 12,13"]), ("12-14,16-17", "10-11,15,18-19")),
             (and(&["release 12,13", "release 10,15,19", "release 11,18"]), ("10-19", " ")),
-            // What is not usable goes nowhere.
+            // CPUs that are not usable are neither reserved nor shared.
             (vec!["reserve 19-25"], ("10-18", "19")),
             (vec!["reserve 19-25", "release 19-25"], ("10-19", " ")),
             (vec!["reserve 0-99"], (" ", "1-19")),

@@ -1,4 +1,4 @@
-//! The record of a reservation, and the sets of processors in control files.
+//! The record of a reservation (an extended attribute), and the CPU lists in cpuset files.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,10 +13,10 @@ use crate::sys::fs::{fgetxattr, fsetxattr};
 
 const RECORD: &std::ffi::CStr = c"user.cofferdam.cores";
 
-/// How often a write is tried again while the kernel moves processes (`EBUSY`).
+/// How many times a write is tried while the kernel migrates processes (`EBUSY`).
 const TRIES: u32 = 10;
 
-/// What a task reserves.
+/// The CPUs that a task reserves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reserved {
     pub cores: CpuSet,
@@ -24,7 +24,7 @@ pub(crate) struct Reserved {
 }
 
 impl Reserved {
-    /// `2-3`, or `2-3 exclusive`.
+    /// The value of the extended attribute: `2-3`, or `2-3 exclusive`.
     pub fn text(&self) -> String {
         format!("{}{}", self.cores, if self.exclusive { " exclusive" } else { "" })
     }
@@ -35,11 +35,11 @@ impl Reserved {
     }
 }
 
-/// The record of a directory; `None` without one, or without the directory.
+/// Reads the record of a cgroup. `None` if the cgroup has none or does not exist.
 pub(super) fn get(leaf: &Path) -> Result<Option<Reserved>> {
     let read = || -> io::Result<Vec<u8>> {
         let dir = open_dir(leaf)?;
-        // Room for a set without two neighbours, of as many processors as a kernel can be built for.
+        // Large enough for a list of alternate CPUs, with as many CPUs as a kernel can be built for.
         let mut bytes = vec![0; 64 * 1024];
         let length = fgetxattr(dir.as_fd(), RECORD, &mut bytes)?;
         bytes.truncate(length);
@@ -52,7 +52,7 @@ pub(super) fn get(leaf: &Path) -> Result<Option<Reserved>> {
     }
 }
 
-/// Writes the record of a directory.
+/// Writes the record of a cgroup.
 pub(super) fn set(kernel: &Kernel, leaf: &Path, reserved: &Reserved) -> Result<()> {
     let text = reserved.text();
     let dir = hold(kernel, leaf)?;
@@ -60,13 +60,13 @@ pub(super) fn set(kernel: &Kernel, leaf: &Path, reserved: &Reserved) -> Result<(
     kernel.call(|| call::set_record(leaf, &text), (), write)
 }
 
-/// The processors that a file lists; `None` if it does not exist. A recorder answers `assumed`.
+/// Reads the CPU list in a file. `None` if the file does not exist. A recording [`Kernel`] returns `assumed`.
 pub(super) fn read_set(kernel: &Kernel, file: &Path, assumed: Option<&str>) -> Result<Option<CpuSet>> {
     let text = read_existing(kernel, file, assumed.map(str::to_owned))?;
     Ok(text.map(|text| CpuSet::parse_lenient(&text)))
 }
 
-/// Writes a set to a file, if the file exists and lists others. In a plan it is printed as `text`.
+/// Writes a CPU list to a file, if the file exists and lists other CPUs. A plan prints the list as `text`.
 pub(super) fn change_set(kernel: &Kernel, file: &Path, set: &CpuSet, text: &str) -> Result<()> {
     let now = read_set(kernel, file, Some(""))?;
     let differs = now.is_some_and(|now| now != *set);
@@ -76,7 +76,7 @@ pub(super) fn change_set(kernel: &Kernel, file: &Path, set: &CpuSet, text: &str)
     })
 }
 
-/// Writes a set to a file. In a plan it is printed as `text`.
+/// Writes a CPU list to a file. A plan prints it as `text`.
 pub(super) fn write_set(kernel: &Kernel, file: &Path, set: &CpuSet, text: &str) -> Result<()> {
     if kernel.records() {
         return fs::write(kernel, file, text);
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_read_as_they_are_written() {
+    fn a_record_is_parsed_as_it_was_written() {
         for (text, cores, exclusive) in [
             ("2-3", "2-3", false),
             ("0,4-7 exclusive", "0,4-7", true),

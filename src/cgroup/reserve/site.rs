@@ -1,4 +1,4 @@
-//! Where the reservations of a parent cgroup are recorded.
+//! The directories in which the CPU reservations of a parent cgroup are recorded.
 
 use std::path::{Path, PathBuf};
 
@@ -8,24 +8,25 @@ use crate::cgroup::detect::place::{in_hierarchy, in_tree};
 use crate::cgroup::detect::{Detection, Hierarchy, Version};
 use crate::cgroup::name::CgroupPath;
 
-/// The parents of leaves in the v2 tree.
+/// The two directories for leaves in the v2 tree.
 pub(in crate::cgroup) const SHARE_V2: &str = "share.slice";
 pub(in crate::cgroup) const RESERVE_V2: &str = "reserve.slice";
 
-/// The directories of one parent cgroup.
+/// The paths that belong to one parent cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Site {
     pub version: Version,
-    /// The directory that the processors belong to. Its lock guards the reservations.
+    /// The directory whose CPUs are divided. A lock on it protects the reservations.
     pub parent: PathBuf,
-    /// v1: the crate's own directories down to that one, which the last task in the shared cpuset removes.
+    /// v1: the directories below the mount point, down to `parent`, if the crate creates them itself. The last task in
+    /// the shared cpuset removes them.
     pub own: Vec<PathBuf>,
-    /// v1: the directory whose children are the cgroups in which the tasks are found and killed, one a task.
+    /// v1: the directory whose children are the tasks' unit cgroups, in which processes are found and killed.
     pub tasks: Option<PathBuf>,
 }
 
 impl Site {
-    /// The site of `parent` on this host, or why there is none.
+    /// The site of `parent` on this host, or the reason why CPUs cannot be reserved.
     pub fn find(detection: &Detection, parent: &CgroupPath) -> Result<Site, String> {
         detection.can_limit()?;
         match detection.limits_on {
@@ -37,7 +38,7 @@ impl Site {
         }
     }
 
-    /// The site in a cpuset hierarchy.
+    /// The site of `parent` in the cpuset hierarchy `cpuset` of v1.
     pub fn in_v1(detection: &Detection, cpuset: &Hierarchy, parent: &CgroupPath) -> Site {
         let tree = in_tree(detection, parent).ok().map(|tree| tree.dir().join(SHARE_V2));
         let freezer = || {
@@ -51,32 +52,32 @@ impl Site {
         Site { version: Version::V1, parent: dir, own, tasks }
     }
 
-    /// The cgroup of tasks without a reservation.
+    /// The cgroup that contains the tasks without a reservation.
     pub fn share(&self) -> PathBuf {
         self.parent.join(if self.version == Version::V2 { SHARE_V2 } else { "share" })
     }
 
-    /// The directory of reservations. It exists while there is any.
+    /// The directory of reservations. It exists while there is a reservation.
     pub fn reserve(&self) -> PathBuf {
         self.parent.join(if self.version == Version::V2 { RESERVE_V2 } else { "reserve" })
     }
 
-    /// The file with the processors that the parent may use.
+    /// The file that lists the CPUs that the parent may use.
     pub fn effective(&self) -> PathBuf {
         let file =
             if self.version == Version::V2 { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
         self.parent.join(file)
     }
 
-    /// The name of the task that a leaf belongs to.
+    /// The name of the task that has `leaf`.
     pub fn name(&self, leaf: &Path) -> String {
         let name = leaf.file_name().unwrap_or_default().to_string_lossy();
         name.strip_suffix(".scope").unwrap_or(&name).to_owned()
     }
 }
 
-/// The hierarchy of v1 in which processors can be reserved, or why there is none. A task is in one cgroup of a
-/// hierarchy: if cpuset is mounted together with another controller, tasks with different limits cannot share one.
+/// The v1 cpuset hierarchy, if CPUs can be reserved in it, or the reason why not. It must have no other controller: a
+/// task is in one cgroup of a hierarchy, so tasks with different limits could not share one cpuset.
 pub(in crate::cgroup) fn own_cpuset(detection: &Detection) -> Result<&Hierarchy, String> {
     let hierarchy = detection.v1.get("cpuset").filter(|h| h.writable).ok_or("cgroup v1 lacks cpuset")?;
     let beside = |(name, h): &(&String, &Hierarchy)| *name != "cpuset" && h.mount == hierarchy.mount;

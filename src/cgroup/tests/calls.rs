@@ -1,4 +1,4 @@
-//! The system calls of a task's cgroups, as a plan prints them.
+//! Tests of the system calls of a task's cgroups as a plan prints them.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -7,7 +7,7 @@ use super::*;
 use crate::report::{Control, Effect};
 use crate::step::OnRefusal;
 
-/// The calls of the steps that `pick` picks.
+/// The calls of the steps that `pick` selects.
 fn calls(limits: &Limits, mode: Mode, pick: fn(&CgroupOp) -> bool) -> String {
     let (cgroups, _) = lowered(limits, &host(mode), "");
     let steps = cgroups.steps.iter().filter(|step| pick(&step.op));
@@ -20,7 +20,7 @@ fn check(limits: &Limits, mode: Mode, pick: fn(&CgroupOp) -> bool, expected: &st
 }
 
 #[test]
-fn calls_read_like_strace() {
+fn recorded_calls_have_the_format_of_strace() {
     let limits = Limits { cores: "0".into(), ..Limits::default() };
     check(
         &limits,
@@ -76,7 +76,7 @@ write("/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", <cores 0 and the unreserved 
 }
 
 #[test]
-fn the_calls_of_a_reservation_read_like_strace() {
+fn recorded_calls_of_a_reservation_have_the_format_of_strace() {
     let limits = Limits { cores: "1-2".into(), exclusive: true, ..Limits::default() };
     check(
         &limits,
@@ -115,7 +115,7 @@ write("/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", "1-2")"#,
 }
 
 #[test]
-fn a_task_without_a_reservation_only_looks_for_those_of_others() {
+fn a_task_without_a_reservation_only_checks_for_reservations() {
     let join = |op: &CgroupOp| matches!(op, CgroupOp::JoinShare(_));
     check(
         &Limits::default(),
@@ -140,7 +140,7 @@ flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB) # if a processor is reserved"#,
 }
 
 #[test]
-fn devices_are_held_whether_or_not_limits_can_be() {
+fn devices_are_restricted_even_if_no_limits_can_be_set() {
     let list = devices::rules([]);
     let lost = OnRefusal::Degrade(vec![Effect::lost(Control::DEVICES, "")]);
     let lowered = |host: &Detection| {
@@ -151,7 +151,7 @@ fn devices_are_held_whether_or_not_limits_can_be() {
         let mut report = Report::default();
         (lower(&request, &mut report).unwrap(), report)
     };
-    /// The rules, and whether a program has them.
+    /// The device rules in the steps, and whether they are enforced by an eBPF program.
     fn held(cgroups: &Cgroups) -> Vec<(&[devices::DeviceRule], bool)> {
         let held = cgroups.steps.iter().filter_map(|step| match &step.op {
             CgroupOp::DeviceProgram { rules, .. } => Some((rules.as_slice(), true)),
@@ -188,7 +188,7 @@ fn devices_are_held_whether_or_not_limits_can_be() {
         assert!(cgroups.paths.enter.contains(&"/cg/devices/cofferdam/x/tasks".into()));
     }
     let calls = lowered(&with_v1(Mode::V1)).0.calls().join("\n");
-    // One file is opened once.
+    // Each file is opened only once.
     let expected = r#"
 openat(AT_FDCWD, "/cg/devices/cofferdam/x/devices.deny", O_WRONLY|O_CLOEXEC)
 write("/cg/devices/cofferdam/x/devices.deny", "a")
@@ -198,7 +198,7 @@ write("/cg/devices/cofferdam/x/devices.allow", "b *:* m")
 write("/cg/devices/cofferdam/x/devices.allow", "c 1:3 rwm")
 "#;
     assert!(calls.contains(expected), "{calls}");
-    // One that cannot be written is as good as none, and the tree is not.
+    // A read-only devices hierarchy is not used, and the program on the v2 cgroup is used instead.
     let mut closed = with_v1(Mode::Hybrid);
     closed.v1.get_mut("devices").unwrap().writable = false;
     assert_eq!(held(&lowered(&closed).0), [(list.as_slice(), true)]);
@@ -209,7 +209,7 @@ write("/cg/devices/cofferdam/x/devices.allow", "c 1:3 rwm")
     assert_eq!(without.1.enforced, Control::KILL);
 }
 
-/// Also where the devices controller is the first to use the leaf.
+/// This also holds if the devices controller is the first to use the leaf.
 #[test]
 fn controllers_that_are_mounted_together_have_one_leaf_for_devices() {
     let list: Vec<devices::DeviceRule> = devices::rules([]).into_iter().take(1).collect();

@@ -1,4 +1,4 @@
-//! The cgroups of a task on hosts of every kind, as text.
+//! Golden tests: the cgroups of a task on each kind of host, as text.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -76,7 +76,7 @@ pub(super) fn lowered(limits: &Limits, host: &Detection, parent: &str) -> (Cgrou
     (lower(&request, &mut report).unwrap(), report)
 }
 
-/// One step without the noise: `mkdir path`, `path = value`, `hold path`.
+/// One step in short: `mkdir path`, `path = value`, `hold path`.
 fn step(op: &CgroupOp) -> Vec<String> {
     match op {
         CgroupOp::RemoveStale(_) => Vec::new(),
@@ -101,7 +101,7 @@ fn step(op: &CgroupOp) -> Vec<String> {
     }
 }
 
-/// The steps, where the task is born and what it enters, and what does not hold: `missing control: why`.
+/// The steps, the cgroups that the task is born in and enters, and the limits that do not hold: `missing control: why`.
 pub(super) fn text((cgroups, report): &(Cgroups, Report)) -> Vec<String> {
     let paths = &cgroups.paths;
     let steps = cgroups.steps.iter().flat_map(|s| step(&s.op));
@@ -123,7 +123,7 @@ fn check(limits: &Limits, host: &Detection, parent: &str, expected: &str) -> (Cg
 }
 
 #[test]
-fn v2_with_everything() {
+fn v2_writes_every_limit() {
     let (_, report) = check(
         &all(),
         &host(Mode::V2),
@@ -153,7 +153,7 @@ into /cg/cofferdam.slice/reserve.slice/x.scope",
 }
 
 #[test]
-fn v1_with_everything() {
+fn v1_writes_every_limit() {
     let (cgroups, report) = check(
         &all(),
         &host(Mode::V1),
@@ -188,7 +188,7 @@ enter /cg/freezer/cofferdam/x/tasks",
 }
 
 #[test]
-fn hybrid_takes_the_tree_for_birth_and_kill_and_v1_for_what_is_asked() {
+fn hybrid_uses_the_v2_tree_for_birth_and_kill_and_v1_for_limits() {
     let limits = Limits { memory: Some(MB), ..Limits::default() };
     let (cgroups, _) = check(
         &limits,
@@ -222,7 +222,7 @@ enter /cg/memory/ops/jobs/x/tasks",
 }
 
 #[test]
-fn nothing_asked_is_one_directory_to_kill_in() {
+fn without_limits_one_cgroup_is_created_for_killing() {
     let none = Limits::default();
     for (mode, expected) in [
         (
@@ -269,7 +269,7 @@ and no freezer of cgroup v1 that may be used",
 }
 
 #[test]
-fn all_controllers_in_one_mount_make_one_leaf() {
+fn controllers_that_are_mounted_together_share_one_leaf() {
     let mut host = host(Mode::V1);
     host.v1 = hierarchies(&["cpu", "cpuset", "freezer", "memory", "pids"].map(|name| (name, "/one")));
     check(
@@ -306,7 +306,7 @@ enter /one/cofferdam/x/tasks",
 }
 
 #[test]
-fn one_missing_controller_turns_all_limits_off_but_not_the_kill() {
+fn one_missing_required_controller_disables_all_limits_but_not_the_kill() {
     let why = "cgroup v2 lacks cpuset, io";
     let host = Detection { reason: Some(why.into()), ..host(Mode::V2) };
     let (_, report) = check(
@@ -326,7 +326,7 @@ missing memory,swap,cpu,cpuset,pids: cgroup v2 lacks cpuset, io",
 }
 
 #[test]
-fn delegation() {
+fn the_parent_is_below_the_delegated_cgroup() {
     let mut host = host(Mode::V2);
     let all_v2 = "cpu cpuset io memory pids";
     host.v2 = Some(tree("/cg", "/user.slice/u.service", all_v2, all_v2));
@@ -371,7 +371,7 @@ is not below /user.slice/u.service, the highest that may be written, and no free
 }
 
 #[test]
-fn processors() {
+fn only_cores_of_this_host_are_reserved() {
     let cores = |list: &str| Limits { cores: list.into(), ..Limits::default() };
     for (list, reserves, enforced, said) in [
         ("0", Some("0"), Control::CPUSET, None),
@@ -394,7 +394,7 @@ fn processors() {
 }
 
 #[test]
-fn swap() {
+fn swap_limits_are_written_where_swap_is_accounted() {
     let limits = Limits { memory: Some(MB), ..Limits::default() };
     let open = Limits { memory_max: Some(MemoryMax::Unlimited), ..limits.clone() };
     let (held, part, not) = (Some("enforced"), Some("weakened"), Some("missing"));
@@ -425,18 +425,18 @@ fn swap() {
 }
 
 #[test]
-fn a_limit_that_cannot_be_set_leaves_the_others() {
-    // A kernel whose v1 has no pids controller: the others hold.
+fn a_limit_that_cannot_be_set_does_not_affect_the_others() {
+    // A v1 kernel without a pids controller: the other limits hold.
     let mut host = host(Mode::V1);
     host.v1.remove("pids");
     let lowered_all = lowered(&all(), &host, "");
     assert!(text(&lowered_all).contains(&"missing pids: cgroup v1 lacks pids".to_owned()));
     assert!(lowered_all.1.enforced.contains(Control::MEMORY));
-    // A number of processes that the kernel cannot count is one that it cannot have.
+    // A limit above the kernel's maximum number of processes is reduced to that maximum.
     let limits = Limits { pids_max: Some(u64::MAX), ..Limits::default() };
     let (cgroups, _) = lowered(&limits, &super::golden::host(Mode::V2), "");
     assert_eq!(writes(&cgroups).last().unwrap().1, "4194304");
-    // Only a reservation: there is no limit that could hold.
+    // Without a hard limit, `memory` is only a reservation, which the report calls weakened.
     let limits = Limits { memory_max: Some(MemoryMax::Unlimited), ..all() };
     let (cgroups, report) = lowered(&limits, &super::golden::host(Mode::V2), "");
     assert!(report.weakened.contains(Control::MEMORY));
@@ -444,7 +444,7 @@ fn a_limit_that_cannot_be_set_leaves_the_others() {
 }
 
 #[test]
-fn huge_pages_are_counted_where_their_controller_is() {
+fn huge_pages_are_limited_in_the_hierarchy_that_has_hugetlb() {
     let limits = Limits { hugetlb: [("2MB".to_owned(), 2 * MB)].into(), ..Limits::default() };
     let mut host = host(Mode::Hybrid);
     let (_, report) = check(
@@ -495,7 +495,7 @@ fn accounting_uses_every_controller_that_the_host_has() {
 }
 
 #[test]
-fn killing_the_whole_task_needs_v2() {
+fn memory_oom_group_needs_v2() {
     let limits = Limits { memory: Some(MB), oom_group: true, ..Limits::default() };
     let (_, report) = lowered(&limits, &host(Mode::V1), "");
     assert_eq!(report.missing, Control::OOM_GROUP);

@@ -1,4 +1,4 @@
-//! Limits on the kernel that the tests run on: what the files say, and what the report says of them.
+//! Tests of limits on the running kernel: the values in the control files, and the report.
 
 use super::*;
 use crate::report::Control;
@@ -33,7 +33,7 @@ fn memory_high_is_written_on_v2_and_reported_on_v1() {
     assert_eq!((lowered.missing, file(&group, "memory", "memory.high")), (Control::MEMORY, None));
     assert!(why(&lowered).contains("cgroup v1 has no memory.high"), "{lowered}");
     drop(group);
-    // What is missing of one list of limits is not missing of another.
+    // A limit that is missing under one set of limits is not missing under another.
     let limits = Limits { accounting: true, ..high(32 * MB) };
     let mut group = create(&super::cgroups(&host, &limits, "", "high"));
     let report = group.update(&Limits { memory: Some(64 * MB), ..Limits::default() }).unwrap();

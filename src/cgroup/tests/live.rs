@@ -1,4 +1,4 @@
-//! Groups on the kernel that the tests run on. Each test makes and removes cgroups of its own only.
+//! Tests of groups on the running kernel. Each test creates and removes cgroups of its own only.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -17,7 +17,7 @@ use crate::report::{Control, Effect, Reason};
 use crate::step::{OnRefusal, Step};
 
 #[test]
-fn every_limit_is_there_and_all_is_removed() {
+fn every_limit_is_written_and_every_cgroup_is_removed() {
     let Some(host) = detected() else { return };
     let limits = Limits {
         cpu_shares: Some(512),
@@ -28,7 +28,7 @@ fn every_limit_is_there_and_all_is_removed() {
         pids_max: Some(7),
         ..Limits::default()
     };
-    // Below a parent of its own: who else runs tests here may have the processor.
+    // Below a parent of its own: other tests may have reserved the CPU below theirs.
     let parent = format!("{}/cofferdam-limits-{}", top(&host), std::process::id());
     let (cgroups, lowered) = lowered(&host, &limits, &parent, "limits");
     assert_eq!(lowered.missing, Control::empty(), "{lowered}");
@@ -64,7 +64,7 @@ fn every_limit_is_there_and_all_is_removed() {
     assert_gone(&cgroups);
 }
 
-/// What the files of the group say now, of those that an update writes.
+/// The current values of the control files that an update writes.
 fn values(group: &Group) -> Vec<String> {
     let read = |dir: Option<Dir<'_>>, file: &str| dir.and_then(|dir| dir.read(file).ok());
     let (v1, tree) = (|controller: &str| group.v1(controller), || group.tree());
@@ -78,7 +78,7 @@ fn values(group: &Group) -> Vec<String> {
 }
 
 #[test]
-fn limits_change_while_the_task_runs_and_are_as_before_after_a_refusal() {
+fn an_update_changes_limits_and_reverts_them_after_a_refusal() {
     let Some(host) = detected() else { return };
     let first = Limits {
         memory: Some(32 * MB),
@@ -107,17 +107,18 @@ fn limits_change_while_the_task_runs_and_are_as_before_after_a_refusal() {
     }
     group.update(&first).unwrap();
     assert_eq!(values(&group), before);
-    // A device that is not there.
+    // A device that does not exist.
     let io_max = vec![IoMax { device: "999999:9".into(), read_bps: Some(1), ..IoMax::default() }];
     let wrong = Limits { io_max, memory: Some(64 * MB), ..first.clone() };
-    // Said as often as it is asked for, and not only when it changes.
+    // The refusal is reported by every update, not only when the limit changes.
     for _ in 0..2 {
         let updated = group.update(&wrong).unwrap();
         let refused = |r: &Reason| r.control == Control::IO && r.why.contains("throttles no block devices: ");
         assert!(updated.reasons.iter().any(refused), "{updated}");
         assert_eq!(updated.missing | updated.weakened, Control::IO, "{updated}");
     }
-    // No such pages: the memory that was given first is taken back. Where no hierarchy has the controller, nothing is.
+    // The kernel has no pages of this size, so the memory limit that was written before is reverted. If no hierarchy
+    // has the controller, nothing is written.
     let hugetlb = [("3MB".to_owned(), 0)].into();
     let refused = Limits { memory: Some(128 * MB), hugetlb, ..first.clone() };
     match group.update(&refused) {
@@ -142,7 +143,7 @@ fn limits_change_while_the_task_runs_and_are_as_before_after_a_refusal() {
 }
 
 #[test]
-fn a_value_that_the_kernel_changes_is_a_remark_in_the_report() {
+fn the_report_notes_a_value_that_the_kernel_changed() {
     let Some(host) = detected() else { return };
     let limits = Limits { memory: Some(16 * MB + 5), ..Limits::default() };
     let (_group, report) = created(&cgroups(&host, &limits, "", "changed"));
@@ -151,7 +152,7 @@ fn a_value_that_the_kernel_changes_is_a_remark_in_the_report() {
 }
 
 #[test]
-fn an_update_needs_the_hierarchy_or_enables_the_controller() {
+fn an_update_enables_a_v2_controller_and_is_refused_without_the_v1_hierarchy() {
     let Some(host) = detected() else { return };
     let cgroups = super::cgroups(&host, &Limits { memory: Some(16 * MB), ..Limits::default() }, "", "late");
     let mut group = create(&cgroups);
@@ -164,7 +165,7 @@ fn an_update_needs_the_hierarchy_or_enables_the_controller() {
         (Version::V2, Ok(updated)) => {
             assert_eq!(updated.enforced, with_pids.asked(), "{updated}");
             assert_eq!(values(&group)[2], "5");
-            // Memory that is in use before is not counted, and the report says so.
+            // Memory that was in use before is not counted, and the report says so.
             let mut group = create(&super::cgroups(&host, &Limits::default(), "", "uncounted"));
             let late = group.update(&Limits { memory: Some(16 * MB), ..Limits::default() }).unwrap();
             assert_eq!(late.weakened, Control::MEMORY, "{late}");
@@ -182,12 +183,12 @@ fn an_update_needs_the_hierarchy_or_enables_the_controller() {
 }
 
 #[test]
-fn dropping_kills_and_removes() {
+fn dropping_a_group_kills_its_processes_and_removes_it() {
     let Some(host) = detected() else { return };
     let cgroups = super::cgroups(&host, &Limits { memory: Some(16 * MB), ..Limits::default() }, "", "drop");
     let group = create(&cgroups);
     let mut child = sleeper(&group);
-    // Reaped by another thread, as init's death would be: a zombie is not in the way of an rmdir on v2, but is on v1.
+    // Reaped by another thread, as init would be: a zombie does not prevent rmdir on v2, but it does on v1.
     let waiter = std::thread::spawn(move || child.wait().unwrap());
     let start = Instant::now();
     drop(group);
@@ -197,7 +198,7 @@ fn dropping_kills_and_removes() {
 }
 
 #[test]
-fn without_cgroup_kill_each_is_killed() {
+fn every_process_is_killed_without_cgroup_kill() {
     let Some(host) = detected() else { return };
     let cgroups = super::cgroups(&host, &Limits::default(), "", "each");
     let mut group = create(&cgroups);
@@ -214,7 +215,7 @@ fn without_cgroup_kill_each_is_killed() {
 }
 
 #[test]
-fn a_group_is_let_go_of_and_found_again() {
+fn a_released_group_can_be_reopened() {
     let Some(host) = detected() else { return };
     let cgroups = super::cgroups(&host, &Limits { pids_max: Some(5), ..Limits::default() }, "", "reopen");
     let group = create(&cgroups);
@@ -233,7 +234,7 @@ fn a_group_is_let_go_of_and_found_again() {
 }
 
 #[test]
-fn what_is_left_of_the_same_name_is_taken_away() {
+fn a_stale_group_of_the_same_name_is_removed() {
     let Some(host) = detected() else { return };
     let cgroups = super::cgroups(&host, &Limits { memory: Some(16 * MB), ..Limits::default() }, "", "again");
     let first = create(&cgroups);
@@ -251,7 +252,7 @@ fn what_is_left_of_the_same_name_is_taken_away() {
 }
 
 #[test]
-fn a_refused_write_is_named_and_taken_back() {
+fn a_refused_write_is_named_and_everything_is_removed() {
     let Some(host) = detected() else { return };
     let mut cgroups =
         super::cgroups(&host, &Limits { memory: Some(16 * MB), ..Limits::default() }, "", "refused");
@@ -274,7 +275,7 @@ fn a_refused_write_is_named_and_taken_back() {
 }
 
 #[test]
-fn a_refused_step_means_what_its_plan_says() {
+fn a_refused_step_is_skipped_or_degraded_as_its_plan_says() {
     let Some(host) = detected() else { return };
     let mut cgroups = super::cgroups(&host, &Limits::default(), "", "optional");
     let file = cgroups.paths.unit.as_ref().unwrap().join("no.such.file");
@@ -290,7 +291,7 @@ fn a_refused_step_means_what_its_plan_says() {
 }
 
 #[test]
-fn an_operators_parent_goes_with_the_group_that_made_it() {
+fn an_operators_parent_is_removed_by_the_group_that_created_it() {
     let Some(host) = detected() else { return };
     let parent = format!("{}/cofferdam-test-{}/jobs", top(&host), std::process::id());
     let limits = Limits { memory: Some(16 * MB), ..Limits::default() };
@@ -314,7 +315,7 @@ fn an_operators_parent_goes_with_the_group_that_made_it() {
 }
 
 #[test]
-fn many_at_once_leave_nothing() {
+fn concurrent_groups_leave_nothing() {
     let Some(host) = detected() else { return };
     let limits = Limits { memory: Some(16 * MB), ..Limits::default() };
     std::thread::scope(|scope| {
@@ -333,12 +334,12 @@ fn many_at_once_leave_nothing() {
 }
 
 #[test]
-fn too_much_memory_is_counted() {
+fn an_oom_kill_is_counted_and_ascribed_to_the_tasks_limit() {
     let Some(host) = detected() else { return };
     let cgroups = super::cgroups(&host, &Limits { memory: Some(4 * MB), ..Limits::default() }, "", "oom");
     let before = stalls();
     let group = create(&cgroups);
-    // It waits for a line, so that it is in the group before it starts to eat.
+    // The shell waits for a line, so that it is in the group before it uses memory.
     let eat = "read go; x=0123456789abcdef; while :; do x=$x$x; done";
     let mut child = Command::new("sh").args(["-c", eat]).stdin(Stdio::piped()).spawn().unwrap();
     group.add(child.id()).unwrap();
@@ -348,10 +349,10 @@ fn too_much_memory_is_counted() {
     assert!(group.wait_empty(LONG).unwrap());
     assert_eq!(group.oom_kills(), 1, "{status}");
     let oom = group.oom().unwrap();
-    // Where the host was short of memory as well, v1 does not know.
+    // If the host was short of memory as well, v1 cannot tell which limit was exceeded.
     let known = host.limits_on == Version::V2 || before == stalls();
     assert!(oom.limit == OomLimit::Own || (!known && oom.limit == OomLimit::Unknown), "{oom}");
-    // The record has what was counted above before, so that the answer is the same later.
+    // The record contains the counters from before the task, so a reopened group gives the same answer.
     let record = serde_json::to_string(group.paths()).unwrap();
     let again = Group::reopen(serde_json::from_str(&record).unwrap()).unwrap();
     assert_eq!(again.oom(), Some(oom));
@@ -363,7 +364,7 @@ fn too_much_memory_is_counted() {
     assert_gone(&cgroups);
 }
 
-/// Every cgroup below `dir`, in order.
+/// Every cgroup below `dir`, sorted.
 fn below(dir: &Path) -> Vec<std::path::PathBuf> {
     let Some(children) = children(dir).unwrap() else { return Vec::new() };
     let mut found: Vec<_> =
@@ -373,12 +374,12 @@ fn below(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn printing_the_calls_makes_none() {
+fn printing_the_calls_makes_no_call() {
     let Some(host) = detected() else { return };
     let parent = format!("{}/cofferdam-print-{}", top(&host), std::process::id());
     let limits = Limits { memory: Some(16 * MB), pids_max: Some(9), cores: "0".into(), ..Limits::default() };
     let plain = Limits { memory: Some(16 * MB), ..Limits::default() };
-    // The parent exists, and so do cgroups of the same names.
+    // The parent and cgroups of the same names exist.
     let (one, two) = (cgroups(&host, &limits, &parent, "one"), cgroups(&host, &plain, &parent, "two"));
     let before = [one.calls(), two.calls()];
     let (reserves, group) = (create(&one), create(&two));
@@ -389,7 +390,8 @@ fn printing_the_calls_makes_none() {
     let then = state();
     let printed = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // Whatever a cgroup is made, read, written or locked by; the thread reaches nothing any more.
+            // Refuses every call that creates, opens, removes or locks a cgroup. The thread cannot access anything any
+            // more.
             for call in
                 [libc::SYS_openat, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_flock, libc::SYS_fsetxattr]
             {
@@ -402,14 +404,14 @@ fn printing_the_calls_makes_none() {
     });
     assert_eq!(printed, before);
     assert_eq!(state(), then);
-    // The one that made the parents is the last.
+    // The group that created the parents is removed last.
     drop((group, reserves));
     assert_gone(&one);
     assert_gone(&two);
 }
 
 #[test]
-fn a_host_without_cgroups_gets_a_group_that_says_so() {
+fn without_cgroups_a_group_is_empty_and_its_operations_are_unsupported() {
     let mut group = create(&Cgroups::default());
     assert_eq!(group.kill().unwrap_err().kind(), std::io::ErrorKind::Unsupported);
     assert!(group.into_fd().is_none());

@@ -1,4 +1,4 @@
-//! Tests of the room as a whole, and what its tests have in common.
+//! Tests of the whole module, and helpers that its tests share.
 
 use std::fs;
 use std::path::Path;
@@ -17,8 +17,8 @@ pub(super) mod stubborn;
 pub(super) const MB: u64 = 1 << 20;
 pub(super) const LONG: Duration = Duration::from_secs(10);
 
-/// The host, if the tests can run on it. If not it says so, or fails where CI says that it must:
-/// `COFFERDAM_MUST_HAVE` is a list that may have `root`, `cgroup_v1` (limits are set through v1) and `cgroup_v2`.
+/// The host's detection; `None` if the tests cannot run here, with a message. Fails instead if CI requires it:
+/// `COFFERDAM_MUST_HAVE` is a list that may contain `root`, `cgroup_v1` (limits are set through v1) and `cgroup_v2`.
 pub(super) fn detected() -> Option<Detection> {
     let found = Detection::probe();
     let on = |version| found.can_limit().is_ok() && found.limits_on == version;
@@ -33,7 +33,7 @@ pub(super) fn detected() -> Option<Detection> {
     Some(found)
 }
 
-/// This host, and where it has both versions also one that seems to have v1 only.
+/// The host's detection. On a host with both versions, also one that has v1 only.
 pub(super) fn hosts() -> Vec<Detection> {
     let Some(host) = detected() else { return Vec::new() };
     let only_v1 = Detection { v2: None, ..host.clone() };
@@ -46,12 +46,12 @@ pub(super) fn emulated() -> bool {
     std::env::var_os("COFFERDAM_EMULATED").is_some()
 }
 
-/// A name that no other process's tests use.
+/// A name that the tests of other processes do not use.
 pub(super) fn name_of(name: &str) -> CgroupName {
     CgroupName::new(&format!("test.{}.{name}", std::process::id())).unwrap()
 }
 
-/// The cgroups for these limits, and what of them holds.
+/// The cgroups for `limits`, and the report.
 pub(super) fn lowered(host: &Detection, limits: &Limits, parent: &str, name: &str) -> (Cgroups, Report) {
     let mut report = Report::default();
     let (parent, name) = (CgroupPath::new(parent).unwrap(), name_of(name));
@@ -63,7 +63,7 @@ pub(super) fn cgroups(host: &Detection, limits: &Limits, parent: &str, name: &st
     lowered(host, limits, parent, name).0
 }
 
-/// The group, and what the kernel refused or changed of it.
+/// The group, and a report of what the kernel refused or changed.
 pub(super) fn created(cgroups: &Cgroups) -> (Group, Report) {
     let mut report = Report::default();
     (Group::create(cgroups, &mut report).unwrap(), report)
@@ -73,7 +73,7 @@ pub(super) fn create(cgroups: &Cgroups) -> Group {
     created(cgroups).0
 }
 
-/// A program in the group; the test itself must never be.
+/// A sleeping process in the group. The test process itself must never be in it.
 pub(super) fn sleeper(group: &Group) -> Child {
     let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
     group.add(child.id()).unwrap();
@@ -96,7 +96,7 @@ pub(super) fn assert_gone(cgroups: &Cgroups) {
     }
 }
 
-/// Every step that writes a file: the file, the line, and the step.
+/// The file and the line of every step that writes a file.
 pub(super) fn writes(cgroups: &Cgroups) -> impl Iterator<Item = (&Path, &str)> {
     cgroups.steps.iter().filter_map(|step| match &step.op {
         CgroupOp::Write { file, text } => Some((file.as_path(), text.as_str())),

@@ -1,4 +1,4 @@
-//! What will not die or will not go, on the kernel that the tests run on.
+//! Tests of processes and cgroups that resist being killed or removed, on the running kernel.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -16,12 +16,12 @@ use crate::error::Error;
 #[path = "../../../benches/birth/tiny.rs"]
 mod tiny;
 
-/// Fills the group with processes that ignore every signal that can be ignored, and fork for ever.
+/// Fills the group with processes that ignore every signal that can be ignored, and fork forever.
 pub(in crate::cgroup) fn light(group: &Group) -> Child {
     let dir = tempfile::tempdir().unwrap();
     let bomb = dir.path().join("bomb");
     tiny::write(&bomb, tiny::BOMB);
-    // What a program is started with ignored stays so. Ignoring SIGCHLD, it leaves no zombies.
+    // Ignored signals stay ignored after an exec. Ignoring SIGCHLD prevents zombies.
     let script = "trap '' HUP INT QUIT USR1 USR2 PIPE ALRM TERM CHLD TSTP TTIN TTOU; read go; exec \"$0\"";
     let shell = Command::new("sh").args(["-c", script]).arg(&bomb).stdin(Stdio::piped()).spawn();
     let mut child = shell.unwrap();
@@ -46,7 +46,7 @@ fn a_fork_bomb_dies_without_cgroup_kill() {
         let dir = open_dir(cgroups.paths.unit.as_ref().unwrap()).unwrap();
         kill_each(dir.as_fd(), LONG).unwrap();
         let took = start.elapsed();
-        // Emulated machines took up to 0.3 s; they share the processors with others.
+        // Emulated machines took up to 0.3 s, and they share their CPUs with others.
         let limit = if emulated() { 5 } else { 1 };
         assert!(took < Duration::from_secs(limit), "{took:?}");
         assert!(!group.populated().unwrap());
@@ -56,9 +56,9 @@ fn a_fork_bomb_dies_without_cgroup_kill() {
     }
 }
 
-/// A freezer below one that is thawed stays frozen, and a frozen process of v1 does not die.
+/// On v1, thawing a cgroup does not thaw a frozen cgroup below it, and a frozen process does not die.
 #[test]
-fn a_process_that_is_frozen_below_the_unit_is_killed() {
+fn a_process_in_a_frozen_cgroup_below_the_unit_is_killed() {
     for (n, host) in hosts().iter().enumerate() {
         let cgroups = super::cgroups(host, &Limits::default(), "", &format!("frozen.{n}"));
         let group = create(&cgroups);
@@ -81,9 +81,10 @@ fn a_process_that_is_frozen_below_the_unit_is_killed() {
     }
 }
 
-/// The timeout of five seconds passes once. The next attempt fails at once, and succeeds as soon as no process is left.
+/// The first attempt waits for the timeout of five seconds. Later attempts fail sooner, and succeed once no process is
+/// left.
 #[test]
-fn a_busy_cgroup_is_waited_for_once() {
+fn removing_a_busy_cgroup_waits_the_full_timeout_only_once() {
     for (n, host) in hosts().iter().enumerate() {
         let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
         let cgroups = super::cgroups(host, &limits, "", &format!("busy.{n}"));
@@ -93,7 +94,7 @@ fn a_busy_cgroup_is_waited_for_once() {
             let start = Instant::now();
             match group.remove() {
                 Err(Error::Task { step, source }) => {
-                    // All are named: each has the process in it.
+                    // Every leaf is named, because each has the process in it.
                     let all = cgroups.leaves().all(|leaf| step.contains(&format!("rmdir({leaf:?})")));
                     assert!(all, "{step} does not name all of {cgroups:#?}");
                     assert_eq!(source.raw_os_error(), Some(libc::EBUSY));

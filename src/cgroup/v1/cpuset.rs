@@ -1,8 +1,8 @@
-//! The shared cpuset of v1: the one cgroup of all tasks without a reservation, while any task has one.
+//! The shared cpuset of v1: one cgroup for all tasks without a reservation, which exists while any task has one.
 //!
-//! On v2 a task is below the shared cpuset from its birth. On v1 it enters no cpuset while no processor is reserved.
-//! The first reservation moves the tasks that run. That waits for every processor to pass a quiet state, some
-//! milliseconds, so a task that is born later enters by itself.
+//! On v2 a task is below the shared cpuset from its birth. On v1 a task enters no cpuset while no CPU is reserved, and
+//! the first reservation moves the running tasks. For each move the kernel waits for an RCU grace period, some
+//! milliseconds. So a task that is born later enters the cpuset itself.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,11 +14,11 @@ use crate::cgroup::reserve::locked::{Division, Reservations};
 use crate::error::{Error, Result};
 use crate::step::Kernel;
 
-/// Passes over the tasks, at most: each finds the processes that were forked meanwhile.
+/// The maximum number of passes over the tasks. Each pass moves the processes that were forked during the last one.
 const PASSES: u32 = 1000;
 
-/// Makes the shared cpuset, if it does not exist, and gives it the unreserved processors. `files` are those of its
-/// parents that must have a value first.
+/// Creates the shared cpuset, if it does not exist, and gives it the unreserved CPUs. `files` are the cpuset files of
+/// its parents that must have a value first.
 ///
 /// # Errors
 /// [`Error::Prepare`] with the call.
@@ -36,16 +36,16 @@ pub(in crate::cgroup) fn make_share(
     locked.write_cpusets(kernel, &Division { usable, ..division.clone() })
 }
 
-/// Moves the processes of all tasks without a reservation into the shared cpuset, until none is left outside.
+/// Moves the processes of all tasks without a reservation into the shared cpuset, until none is outside.
 ///
 /// # Errors
-/// [`Error::Prepare`] with the call; `TimedOut` if processes are forked faster than they are moved.
+/// [`Error::Prepare`] with the call; `TimedOut` if processes fork faster than they are moved.
 pub(in crate::cgroup) fn move_tasks(
     kernel: &Kernel,
     locked: &Reservations<'_>,
     division: &Division,
 ) -> Result<()> {
-    // Which tasks run is not known when a plan is made.
+    // A plan cannot know which tasks will be running.
     if kernel.records() {
         return Ok(());
     }
@@ -70,7 +70,7 @@ pub(in crate::cgroup) fn move_tasks(
         }
         for pid in outside {
             match write(kernel, &file, &pid.to_string()) {
-                // It has ended.
+                // The process has exited.
                 Err(Error::Prepare { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {}
                 moved => moved?,
             }
@@ -80,7 +80,7 @@ pub(in crate::cgroup) fn move_tasks(
     Err(Error::Prepare { step, source: io::ErrorKind::TimedOut.into() })
 }
 
-/// The processes in a cgroup and below; none if it does not exist.
+/// The processes in a cgroup and below it. Empty if the cgroup does not exist.
 fn processes(dir: &Path) -> Result<Vec<i32>> {
     let list = || -> io::Result<Vec<i32>> {
         let Some(dir) = existing(open_dir(dir))? else { return Ok(Vec::new()) };

@@ -1,4 +1,4 @@
-//! The list of a task's devices in the files of the v1 controller.
+//! A task's device list, in the files of the v1 devices controller.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 use crate::report::{Control, Report};
 use crate::step::Kernel;
 
-/// Denies everything in `leaf`, then allows each rule: a `write(2)` takes one.
+/// Denies all devices in `leaf`, then allows each rule with one `write(2)`.
 ///
-/// The leaf is new and has no children, as the kernel requires for a denial of everything (`a`). A rule that is refused
-/// after that is one that the cgroup above does not have: the task is refused that device, which is a remark.
+/// The leaf is new and has no children, as the kernel requires for denying all devices (`a`). The kernel refuses a rule
+/// that the parent cgroup does not allow. The task then lacks that device, which the report notes.
 ///
 /// # Errors
-/// [`Error::Prepare`] with the call, if nothing could be denied.
+/// [`Error::Prepare`] with the call, if denying all devices fails.
 pub(in crate::cgroup) fn set(
     kernel: &Kernel,
     leaf: &Path,
@@ -55,7 +55,7 @@ mod tests {
     use crate::cgroup::devices::{Access, DeviceKind, rules};
 
     #[test]
-    fn everything_is_denied_before_anything_is_allowed() {
+    fn all_devices_are_denied_before_any_is_allowed() {
         let device =
             DeviceRule { kind: DeviceKind::Block, major: Some(7), minor: None, access: Access::READ };
         let list = rules([device]);

@@ -1,4 +1,4 @@
-//! The limits of a task as cgroups in the hierarchies of v1.
+//! Lowers a task's limits into steps for cgroups in the v1 hierarchies.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::cgroup::limits::row::Row;
 use crate::cgroup::reserve::{JoinShare, Reserve, Site, own_cpuset};
 use crate::report::Control;
 
-/// Lays out the limits, each in the hierarchy of its controller, or in the v2 tree where only that has it.
+/// Lays out each limit in the hierarchy of its controller, or in the v2 tree if only v2 has that controller.
 pub(in crate::cgroup) fn lower(layout: &mut Layout<'_>, tree: Option<&Tree<'_>>) {
     cpuset(layout);
     let terms = layout.terms(Version::V1);
@@ -30,7 +30,7 @@ pub(in crate::cgroup) fn lower(layout: &mut Layout<'_>, tree: Option<&Tree<'_>>)
                 let leaf = leaf(layout, controller, hierarchy);
                 layout.write(&leaf, &own);
             }
-            // Those that every host should have are there: can_limit() has looked.
+            // Only an optional controller can be missing here: `can_limit()` has checked the required ones.
             (_, None) => {
                 let asked = own.iter().fold(Control::empty(), |set, row| set | row.control);
                 layout.miss(asked, format!("cgroup v1 lacks {controller}"));
@@ -99,12 +99,12 @@ fn cpuset(layout: &mut Layout<'_>) {
     }
 }
 
-/// The hierarchy of `controller`, if it may be written.
+/// The hierarchy of `controller`, if it is writable.
 pub(in crate::cgroup) fn writable<'a>(layout: &Layout<'a>, controller: &str) -> Option<&'a Hierarchy> {
     layout.detection().v1.get(controller).filter(|hierarchy| hierarchy.writable)
 }
 
-/// The task's leaf in a hierarchy, which several controllers may share; `controller` is the first to use it.
+/// The task's leaf in a hierarchy. Several controllers may share the hierarchy; `controller` is the first to use it.
 pub(in crate::cgroup) fn leaf(layout: &mut Layout<'_>, controller: &str, hierarchy: &Hierarchy) -> PathBuf {
     let levels = in_hierarchy(hierarchy, layout.parent());
     let leaf = levels.last().unwrap_or(&hierarchy.mount).join(layout.request.name.as_ref());
@@ -117,7 +117,8 @@ pub(in crate::cgroup) fn leaf(layout: &mut Layout<'_>, controller: &str, hierarc
     let parents = layout.parents(&levels);
     layout.make(parents, &leaf);
     layout.paths.enter.push(leaf.join("tasks"));
-    // Also where cpuset is only mounted together with the controller that is wanted.
+    // A process cannot enter a cpuset without CPUs or memory nodes. This applies also if cpuset is merely mounted
+    // together with the requested controller.
     if layout.detection().v1.get("cpuset").is_some_and(|h| h.mount == hierarchy.mount) {
         for dir in levels.iter().chain([&leaf]) {
             layout.inherit(dir.join("cpuset.mems"));

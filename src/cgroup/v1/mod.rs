@@ -1,4 +1,4 @@
-//! What only cgroup v1 needs.
+//! Code that only cgroup v1 needs.
 
 pub(super) mod cpuset;
 pub(super) mod devices;

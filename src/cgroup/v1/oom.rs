@@ -1,20 +1,25 @@
-//! Counters of v1's memory controller, and of the host, that show whose memory ran out.
+//! Counters of the v1 memory controller and of the host that show whose memory ran out.
 //!
-//! v1 counts OOM kills, but not for which limit. A cgroup that has never used as much as its limit allows is ruled out
-//! (`memory.max_usage_in_bytes`), so is one above whose limit has refused nothing meanwhile (`memory.failcnt`, which
-//! Linux 6.18 does not count any more), and so is the host if no process had to reclaim memory itself.
+//! v1 counts OOM kills, but not for which limit. The following are ruled out:
+//!
+//! - a cgroup that has never used as much memory as its limit allows (`memory.max_usage_in_bytes`),
+//! - a cgroup above the task whose limit has refused nothing meanwhile (`memory.failcnt`, no longer counted since
+//!   Linux 6.18),
+//! - the host, if no direct reclaim has happened meanwhile.
 
 use std::fs;
 use std::path::Path;
 
-/// How often a cgroup's own limits refused a charge. Most often something could be reclaimed then.
+/// How often the cgroup's own limits refused a charge. In most cases the kernel could then reclaim memory.
 pub(in crate::cgroup) fn failures(dir: &Path) -> Option<u64> {
     let count = |file| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
-    // The second file does not exist without swap accounting. Its limit refuses first where it is not higher.
+    // `memory.memsw.failcnt` does not exist without swap accounting. If the memsw limit is not higher than the memory
+    // limit, it is the one that refuses.
     Some(count("memory.failcnt")?.saturating_add(count("memory.memsw.failcnt").unwrap_or(0)))
 }
 
-/// Whether a cgroup ever came to its limit, as near as the largest allocation that kills: 8 pages.
+/// Whether the cgroup's peak usage reached its limit. The margin is the largest allocation that invokes the OOM killer:
+/// 8 pages.
 pub(in crate::cgroup) fn is_used_up(dir: &Path) -> bool {
     const NEAR: u64 = 8 << 12;
     let number = |file: &str| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
@@ -29,7 +34,7 @@ pub(in crate::cgroup) fn is_used_up(dir: &Path) -> bool {
     })
 }
 
-/// Whether this is the root of a hierarchy.
+/// Whether `dir` is the root of a v1 hierarchy.
 pub(in crate::cgroup) fn is_root(dir: &Path) -> bool {
     dir.join("release_agent").exists()
 }
@@ -49,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stalls_of_all_zones_are_added() {
+    fn direct_reclaims_of_all_zones_are_added() {
         let vmstat =
             "nr_free_pages 9\nallocstall_dma 1\nallocstall_normal 20\nallocstall_movable 300\noom_kill 7\n";
         assert_eq!(stalls_in(vmstat), Some(321));

@@ -1,4 +1,4 @@
-//! The limits of cgroup v1: limit, file and value. Reference: `Documentation/admin-guide/cgroup-v1/`.
+//! The limits of cgroup v1 as control files and values. Reference: `Documentation/admin-guide/cgroup-v1/`.
 
 use crate::cgroup::limits::row::{PERIOD, QUOTA, Row, Terms, share_of_time, unlimited_swap};
 use crate::cgroup::limits::v2::{burst_row, idle_row};
@@ -6,7 +6,8 @@ use crate::cgroup::limits::weight::clamp_shares;
 use crate::cgroup::limits::{CpuMax, IoMax, Limits, bfq_weight};
 use crate::report::{Control, Effect, Report};
 
-/// The table, in the order of that of v2. Every field of [`Limits`] is named here too.
+/// The rows for `limits`, in the same order as on v2. The destructuring names every field of [`Limits`], so a new field
+/// does not compile without a decision here.
 pub(in crate::cgroup) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
     let Limits {
         cpu_shares,
@@ -57,7 +58,7 @@ fn memory(limits: &Limits, terms: &Terms) -> Vec<Row> {
         rows.push(Row::ceiling("memory", Control::SWAP, "memory.memsw.limit_in_bytes", together, "-1"));
     }
     if limits.swap_bytes() == Some(0) {
-        // The value before it is the parent's and is not known, so it is never restored.
+        // The previous value is inherited from the parent and not known, so it is never restored.
         rows.push(Row::new("memory", Control::SWAP, "memory.swappiness", "0", true).skips());
     }
     rows
@@ -75,7 +76,7 @@ fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
     rows
 }
 
-/// Adds what of the limits no file can hold, or only in part.
+/// Reports the limits that v1 has no file for, or can only enforce in part.
 pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Report) {
     let hard = limits.memory_limits().hard.is_some();
     if let Some(bytes) = limits.swap_bytes()

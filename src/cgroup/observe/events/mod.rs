@@ -1,13 +1,15 @@
-//! Events of a group: a process is OOM-killed, processes wait too long for a resource, the last process ends.
+//! Events of a group: OOM kills, pressure above a threshold, and the exit of the last process.
 //!
-//! The kernel only signals that something changed. The events come from the counters, compared with the last event: so
-//! none comes twice, and none is lost that happened before the caller listened. On v2 the files `memory.events` and
-//! `cgroup.events` are polled. That costs one descriptor, where inotify has 128 queues for each user, and a change
-//! stays readable until it is read. On v1 an eventfd signals that memory ran out, and nothing signals that a cgroup is
-//! empty: it is looked at from the end of the group's first process on, ever less often.
+//! The kernel only signals that something changed. The events come from counters, compared with the previous event. So
+//! no event comes twice, and OOM kills that happened before the caller listened are reported too.
 //!
-//! v2 is looked at as well: the kernel signals a file at most every 10 milliseconds, and drops a signal that is due
-//! when the cgroup is removed meanwhile. In that case the handle that removes the cgroup supplies the last count.
+//! On v2 the files `memory.events` and `cgroup.events` are polled. That costs one descriptor each, and a change stays
+//! readable until it is read; inotify is limited to 128 instances for each user. On v1 an eventfd signals that memory
+//! ran out. Nothing signals that a v1 cgroup is empty, so its processes are listed at growing intervals, beginning when
+//! the group's first process ends.
+//!
+//! v2 is checked at intervals as well. The kernel signals a file at most every 10 milliseconds, and drops a pending
+//! signal when the cgroup is removed. In that case the handle that removes the cgroup supplies the last count.
 //!
 //! All sources are in one `epoll(7)` descriptor. There is no thread, and the group can be removed meanwhile.
 
@@ -36,58 +38,59 @@ mod pressure;
 use pressure::Gauge;
 pub use pressure::{PressureResource, PressureThreshold};
 
-/// The longest pause between two looks.
+/// The longest pause between two checks.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a victim is looked for after v1 signals that memory ran out, which it does before it kills.
+/// How long to look for a victim after v1 signals that memory ran out. v1 signals before it kills.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-/// Which events come beside those that always come.
+/// The optional events. OOM kills and the exit of the last process are always reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventOptions {
-    /// The pressures to watch.
+    /// The pressure thresholds to watch.
     pub pressure: Vec<PressureThreshold>,
 }
 
-/// Something that happened to a task.
+/// An event in the life of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// The kernel's OOM killer killed processes of the task. [`Task::oom`](crate::Task::oom) says whose memory ran out.
+    /// The kernel's OOM killer killed processes of the task. [`Task::oom`](crate::Task::oom) says which limit was
+    /// exceeded.
     ///
-    /// On v1 a kill because the host ran out of memory comes only together with the next event, or the end.
+    /// On v1, a kill because the host ran out of memory is only reported together with the next event or at the end.
     Oom {
-        /// How many since the last such event.
+        /// Number of OOM kills since the last such event.
         kills: u64,
     },
-    /// The last process is gone. Nothing comes after it.
+    /// The last process has exited. No event follows.
     Empty,
-    /// Processes had to wait too long.
+    /// Processes were stalled for longer than a threshold allows.
     #[non_exhaustive]
     Pressure {
-        /// What for.
+        /// The resource that they waited for.
         resource: PressureResource,
-        /// Whether all of them waited together, as the threshold asked.
+        /// Whether all processes waited at once, as the threshold requested.
         full: bool,
-        /// How long, of the threshold's window.
+        /// The stall time in the threshold's window.
         stalled: Duration,
     },
 }
 
-/// What happens to a task, one after the other: made by [`Task::events`](crate::Task::events).
+/// The events of a task, returned by [`Task::events`](crate::Task::events).
 ///
-/// As an iterator it blocks, and ends after [`Event::Empty`] or an error. For an event loop it is a descriptor
-/// ([`AsFd`]) that polls readable when there may be something: then call [`try_next`](Self::try_next) until
-/// it gives `None`, which may be at once. After the end it stays readable.
+/// As an iterator it blocks, and ends after [`Event::Empty`] or an error. In an event loop, poll its descriptor
+/// ([`AsFd`]): it is readable when there may be an event. Then call [`try_next`](Self::try_next) until it returns
+/// `None`, which the first call may do. After the end the descriptor stays readable.
 ///
-/// It keeps nothing alive, neither the task nor its cgroup, and closes what it has opened when dropped.
+/// It keeps neither the task nor its cgroup alive. Dropping it closes everything that it has opened.
 #[derive(Debug)]
 pub struct Events {
     epoll: Epoll,
     timer: TimerFd,
-    /// Until it has ended.
+    /// A pidfd of the first process, until that process has ended.
     first: Option<OwnedFd>,
     unit: Option<Unit>,
     memory: Option<Memory>,
@@ -98,34 +101,34 @@ pub struct Events {
     over: bool,
 }
 
-/// Where it is seen that all processes are gone.
+/// How to see that the group has no processes.
 #[derive(Debug)]
 enum Unit {
     /// `cgroup.events`.
     V2(File),
-    /// The directory.
+    /// The cgroup's directory, to list its processes.
     V1(OwnedFd),
 }
 
-/// Where it is seen that memory has run out.
+/// How to see that memory has run out.
 #[derive(Debug)]
 enum Memory {
     /// `memory.events`.
     V2(File),
-    /// `memory.oom_control`, and what the kernel signals.
+    /// `memory.oom_control`, and the eventfd that the kernel signals.
     V1(File, EventFd),
 }
 
-/// Looking again and again.
+/// Repeated checks at growing intervals.
 #[derive(Clone, Copy, Debug)]
 struct Search {
     due: Instant,
     pause: Duration,
-    /// `None`: until it is over.
+    /// When the checks stop; `None` if they continue until the events are over.
     end: Option<Instant>,
 }
 
-/// What is ready.
+/// The `epoll_event` data of each source.
 mod token {
     pub const TIMER: u64 = 0;
     pub const FIRST: u64 = 1;
@@ -134,14 +137,15 @@ mod token {
 }
 
 impl Group {
-    /// What happens to the group from now on, and what has happened to its memory before.
+    /// The events of the group from now on, and the OOM kills that have happened before.
     ///
-    /// `first` is a pidfd (`pidfd_open(2)`) of the process that is expected to end last: from then on it is searched
-    /// whether the group is empty. Without it, it is searched all the time, ten times a second.
+    /// `first` is a pidfd (`pidfd_open(2)`) of the process that is expected to end last. From its end on, the group is
+    /// checked at intervals for being empty. Without `first` it is checked all the time, ten times a second.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a threshold that is none. [`Error::Task`] with the call that was refused; `Unsupported` if
-    /// there is no cgroup to watch, or a pressure cannot be known: the kernel has no PSI, or there is no v2 cgroup.
+    /// [`Error::Spec`] for an invalid threshold. [`Error::Task`] with the call that was refused. Its cause is
+    /// `Unsupported` if there is no cgroup to watch, or if a pressure cannot be measured: the kernel has no PSI, or
+    /// there is no v2 cgroup.
     pub fn events(&self, first: Option<BorrowedFd<'_>>, options: &EventOptions) -> Result<Events> {
         let Some(unit) = self.unit_dir() else { return Err(unsupported("there is no cgroup to watch")) };
         let mut events = Events::new(self.tally().clone())?;
@@ -180,12 +184,12 @@ impl Events {
             over: false,
         };
         events.add(&events.timer, EpollFlags::EPOLLIN, token::TIMER)?;
-        // The first look is due.
+        // The first check is due at once.
         events.wake()?;
         Ok(events)
     }
 
-    /// Those of a group that is gone, with what its counter said last.
+    /// The events of a removed group, whose OOM kill counter last had the value `kills`.
     pub(crate) fn gone(kills: u64) -> Result<Events> {
         Events::new(Tally::of(kills))
     }
@@ -244,16 +248,16 @@ impl Events {
         self.epoll.add(fd, EpollEvent::new(flags, token)).map_err(Error::task("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 
-    /// The next event that there is already; `None` when there is none, or no more.
+    /// The next event, without waiting. `None` if there is none now, or no more will come.
     ///
     /// # Errors
-    /// [`Error::Task`] with the call that was refused. Nothing comes after it.
+    /// [`Error::Task`] with the call that was refused. No event follows an error.
     pub fn try_next(&mut self) -> Result<Option<Event>> {
         self.next_timeout(Duration::ZERO)
     }
 
-    /// The next event, waiting for it for at most `timeout`; `None` when it does not come in time, or no more does:
-    /// see [`is_over`](Self::is_over).
+    /// The next event, waiting for at most `timeout`. `None` if none came in time, or no more will come: see
+    /// [`is_over`](Self::is_over).
     ///
     /// # Errors
     /// As [`try_next`](Self::try_next).
@@ -261,7 +265,7 @@ impl Events {
         self.next_until(Instant::now().checked_add(timeout))
     }
 
-    /// Whether nothing more will come.
+    /// Whether no more events will come.
     pub fn is_over(&self) -> bool {
         self.over
     }
@@ -270,7 +274,7 @@ impl Events {
         while !self.over {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let timeout = left.map_or(EpollTimeout::NONE, |left| {
-                // Rounded up, so that the last wait does not spin.
+                // Rounded up to a millisecond, so that the last wait does not spin.
                 EpollTimeout::try_from(left.saturating_add(Duration::from_micros(999)))
                     .unwrap_or(EpollTimeout::MAX)
             });
@@ -295,13 +299,13 @@ impl Events {
         Ok(None)
     }
 
-    /// Looks at everything, whatever it was that is ready.
+    /// Acknowledges the sources in `ready`, then checks all of them for an event.
     fn look(&mut self, ready: &[EpollEvent]) -> Result<Option<Event>> {
         let now = Instant::now();
         for event in ready {
             self.take(event.data(), now)?;
         }
-        // In this order: what is counted when all are gone is final.
+        // Emptiness is checked first: the counters are final once the group is empty.
         let empty = self.is_empty()?;
         let kills = self.kills()?;
         let new = kills.saturating_sub(self.reported);
@@ -327,7 +331,7 @@ impl Events {
         Ok(None)
     }
 
-    /// Takes note of one that is ready, and makes it not ready.
+    /// Acknowledges one source, so that it is not ready any more.
     fn take(&mut self, token: u64, now: Instant) -> Result<()> {
         match (token, &self.memory) {
             (token::TIMER, _) => match self.timer.wait() {
@@ -349,7 +353,7 @@ impl Events {
                     self.search(now, now.checked_add(AFTERMATH));
                 }
             }
-            // They are read anyway.
+            // The other sources are files, which `look` reads.
             _ => {}
         }
         Ok(())
@@ -359,14 +363,14 @@ impl Events {
         self.search = Some(Search { due: now, pause: Duration::from_micros(500), end });
     }
 
-    /// Whether all processes are gone, the first one among them.
+    /// Whether the group has no processes. On v1 it is not checked before the first process has ended.
     fn is_empty(&mut self) -> Result<bool> {
         match &self.unit {
             None => Ok(true),
             Some(Unit::V2(file)) => {
                 Ok(read(file, "read(cgroup.events)")?.is_none_or(|text| field(&text, "populated") == Some(0)))
             }
-            // The search is expensive.
+            // Listing the processes is expensive.
             Some(Unit::V1(_)) if self.first.is_some() => Ok(false),
             Some(Unit::V1(dir)) => {
                 populated(dir.as_fd()).map(|populated| !populated).map_err(Error::task("read(cgroup.procs)"))
@@ -381,19 +385,20 @@ impl Events {
             Some(Memory::V1(file, _)) => read(file, "read(memory.oom_control)")?,
         };
         if let (None, Some(Memory::V2(file))) = (&text, &self.memory) {
-            // The operator has taken the controller away, or all of it is gone. It would be ready for ever.
+            // Either the controller was disabled for this cgroup, or the cgroup was removed. The file would stay ready
+            // forever.
             self.epoll.delete(file).map_err(Error::task("epoll_ctl(EPOLL_CTL_DEL)"))?;
             self.memory = None;
         }
         Ok(self.tally.update(text.and_then(|text| field(&text, "oom_kill"))))
     }
 
-    /// Makes the descriptor readable: there may be more.
+    /// Makes the descriptor readable again, because there may be more events.
     fn wake(&self) -> Result<()> {
         self.alarm(Duration::from_nanos(1))
     }
 
-    /// Sets the timer to what is due next.
+    /// Sets the timer to the next check or sample that is due.
     fn sleep(&mut self, now: Instant) -> Result<()> {
         if let Some(search) = &mut self.search
             && search.due <= now
@@ -418,7 +423,7 @@ impl Events {
 impl Iterator for Events {
     type Item = Result<Event>;
 
-    /// The next event, however long it takes.
+    /// Waits for the next event without a timeout.
     fn next(&mut self) -> Option<Result<Event>> {
         self.next_until(None).transpose()
     }
@@ -437,7 +442,7 @@ fn open(place: &Dir<'_>, file: &str) -> Result<File> {
     opened.map_err(Error::task(call::open_read(&place.path().join(file))))
 }
 
-/// The text of a small file from its beginning; `None` if its cgroup was removed.
+/// The first 1024 bytes of a file; `None` if its cgroup was removed.
 fn read(file: &File, step: &str) -> Result<Option<String>> {
     let mut buffer = [0u8; 1024];
     match file.read_at(&mut buffer, 0) {

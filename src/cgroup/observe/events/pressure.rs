@@ -1,9 +1,9 @@
-//! How long processes of a group had to wait for a resource, as `*.pressure` counts it (PSI, Linux 4.20).
+//! Pressure thresholds: how long processes of a group waited for a resource (PSI, the `*.pressure` files, Linux 4.20).
 //!
-//! The totals are sampled. The kernel can also watch a threshold by itself and wake a process that polls the file
-//! (Linux 5.2), but polling consumes the event: behind a descriptor that is polled itself (`epoll(7)`) it would be
-//! lost. The kernel also refuses short windows without `CAP_SYS_RESOURCE`, and before Linux 6.2 uses freed memory when
-//! a cgroup is removed whose pressure is being polled.
+//! The totals are sampled. The kernel can also watch a threshold itself and wake a process that polls the file (Linux
+//! 5.2). But polling consumes that event, so it would be lost behind a descriptor that is polled itself (`epoll(7)`).
+//! The kernel also refuses short windows without `CAP_SYS_RESOURCE`. Before Linux 6.2 it has a use-after-free when a
+//! cgroup is removed while its pressure is polled.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,22 +18,22 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::fs::{Dir, call};
 use crate::error::{Error, Result};
 
-/// How many samples are taken during a window.
+/// Number of samples in a window.
 const SAMPLES: u32 = 4;
 
-/// The shortest and the longest window, those of the kernel's own triggers.
+/// The shortest and the longest window, as for the kernel's own triggers.
 const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(10);
 
-/// What processes may have to wait for.
+/// A resource that processes may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PressureResource {
-    /// A processor.
+    /// A CPU.
     Cpu,
-    /// A disk.
+    /// A block device.
     Io,
-    /// Memory: what was reclaimed or swapped out comes back, or something else must be reclaimed first.
+    /// Memory: pages are read back after reclaim or swap-out, or other pages are reclaimed first.
     Memory,
 }
 
@@ -47,20 +47,21 @@ impl fmt::Display for PressureResource {
     }
 }
 
-/// When it is worth an event that processes have to wait.
+/// A limit on the time for which processes are stalled; exceeding it is an event.
 ///
-/// `stall` out of every `window` is allowed. It needs a v2 cgroup (a hybrid host has one too) and a kernel with
-/// PSI (`CONFIG_PSI`, which some switch on by `psi=1` only). See `Documentation/accounting/psi.rst`.
+/// An event is reported if processes were stalled for `stall` or longer within a `window`. This needs a v2 cgroup,
+/// which a hybrid host has too, and a kernel with PSI. PSI needs `CONFIG_PSI`, and on some kernels also the boot
+/// parameter `psi=1`. See `Documentation/accounting/psi.rst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PressureThreshold {
-    /// What they wait for.
+    /// The resource that processes wait for.
     pub resource: PressureResource,
-    /// Whether only the time counts in which all of them waited that had something to do (`full`; Linux 5.13 for
-    /// the processor), and not any one of them (`some`).
+    /// Whether to count only the time in which all non-idle processes waited at once (`full`; for the CPU since Linux
+    /// 5.13), instead of the time in which at least one waited (`some`).
     pub full: bool,
-    /// From how much waiting on, more than nothing and at most the window.
+    /// The stall time that triggers an event: more than zero and at most `window`.
     pub stall: Duration,
-    /// In how long a time, 0.5 to 10 seconds. At most one event comes in each.
+    /// The length of the window, 0.5 to 10 seconds. At most one event is reported in each window.
     pub window: Duration,
 }
 
@@ -82,13 +83,13 @@ impl PressureThreshold {
     }
 }
 
-/// One threshold, watched.
+/// A threshold that is being watched.
 #[derive(Debug)]
 pub(super) struct Gauge {
     pub threshold: PressureThreshold,
     file: File,
     window: Window,
-    /// When the next sample is due; `None` once the cgroup is gone.
+    /// When the next sample is due; `None` once the cgroup has been removed.
     pub due: Option<Instant>,
 }
 
@@ -123,7 +124,7 @@ impl Gauge {
         self.due = now.checked_add(self.threshold.window.checked_div(SAMPLES).unwrap_or_default());
     }
 
-    /// Takes a sample if it is due; how long they waited, if that was too long.
+    /// Takes a sample if one is due. Returns the stall time if it reached the threshold.
     pub fn look(&mut self, now: Instant) -> Option<Duration> {
         self.due.filter(|due| *due <= now)?;
         self.due = None;
@@ -146,7 +147,7 @@ impl Window {
         Window { stall, length, samples: VecDeque::from([(now, total)]) }
     }
 
-    /// Adds one; how long they waited in the last window, if that was too long. The next window begins anew then.
+    /// Adds a sample. If the stall time in the last window reached the threshold, returns it and starts a new window.
     fn sample(&mut self, now: Instant, total: Duration) -> Option<Duration> {
         let old = |at: &Instant| now.saturating_duration_since(*at) >= self.length;
         while self.samples.get(1).is_some_and(|(at, _)| old(at)) {
@@ -156,7 +157,7 @@ impl Window {
         self.samples.push_back((now, total));
         let stalled = total.saturating_sub(before);
         let elapsed = now.saturating_duration_since(start);
-        // A sample that comes late covers more than one window.
+        // A late sample covers more than one window.
         let stalled = match elapsed.max(self.length).as_secs_f64() {
             longest if longest > 0.0 => stalled.mul_f64(self.length.as_secs_f64() / longest),
             _ => stalled,
@@ -176,7 +177,7 @@ fn read(file: &File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(buffer.get(..n).unwrap_or_default()).into_owned())
 }
 
-/// The time after `total=` in the line that begins with `line`, which is in microseconds.
+/// The value of `total=`, in microseconds, in the line that begins with `line`.
 fn total(text: &str, line: &str) -> Option<Duration> {
     let rest = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '))?;
     let total = rest.split(' ').find_map(|word| word.strip_prefix("total="))?;
@@ -191,7 +192,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn totals() {
+    fn the_psi_total_of_a_line_is_parsed_as_microseconds() {
         let text = "some avg10=0.00 avg60=0.28 avg300=0.66 total=303969340\n\
                     full avg10=0.00 avg60=0.25 avg300=0.53 total=145435161\n";
         assert_eq!(total(text, "some"), Some(Duration::from_micros(303_969_340)));
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(total("", "some"), None);
     }
 
-    /// Samples as (milliseconds, total in milliseconds) against 150 ms in each second.
+    /// Checks samples of (milliseconds, total in milliseconds) against a threshold of 150 ms in 1 s.
     #[track_caller]
     fn check(samples: &[(u32, u32)], expected: &[Option<u32>]) {
         let start = Instant::now();
@@ -212,20 +213,20 @@ mod tests {
     }
 
     #[test]
-    fn windows() {
-        // At once when it is too much, and not again for the same.
+    fn a_pressure_event_needs_the_threshold_within_one_window() {
+        // Reports at once when the threshold is reached, and does not count the same time twice.
         check(&[(250, 149), (500, 150), (750, 299)], &[None, Some(150), None]);
         check(&[(250, 200), (500, 400)], &[Some(200), Some(200)]);
-        // What a window does not hold together does not count together.
+        // Stalls that are more than a window apart are not added up.
         check(&[(250, 100), (500, 100), (750, 100), (1000, 100), (1250, 100), (1500, 200)], &[None; 6]);
-        // A late sample is spread over its time.
+        // The stall time of a late sample is spread over the time that it covers.
         check(&[(10_000, 1000)], &[None]);
         check(&[(10_000, 2000)], &[Some(200)]);
         check(&[(250, 0), (250, 0)], &[None, None]);
     }
 
     #[test]
-    fn thresholds_are_checked() {
+    fn invalid_pressure_thresholds_are_refused() {
         let good = PressureThreshold {
             resource: PressureResource::Memory,
             full: false,

@@ -1,9 +1,10 @@
-//! The files of task cgroups, for the tests of the parsers.
+//! Contents of control files, for the tests of the parsers.
 
-/// Names and texts of one directory.
+/// The names and contents of the files in one directory.
 pub(super) type Dir = &'static [(&'static str, &'static str)];
 
-/// Debian's 6.1, pure v2: 20 MB of memory, a fifth of a processor, a file written, dropped from the cache and read.
+/// Debian's 6.1, v2 only: 20 MB of memory, a fifth of a CPU, and a file that was written, dropped from the cache and
+/// read.
 pub(super) const V2_6_1: Dir = &[
     ("memory.current", "19922944\n"),
     ("memory.peak", "19996672\n"),
@@ -92,7 +93,7 @@ burst_usec 0
     ("io.stat", "254:0 rbytes=31459328 wbytes=31457280 rios=242 wios=48 dbytes=0 dios=0\n"),
 ];
 
-/// The same on Debian's 6.1 with v1: all controllers as if they were mounted together.
+/// The same load on Debian's 6.1 with v1. All controllers in one list, as if they were mounted together.
 pub(super) const V1_6_1: Dir = &[
     ("memory.usage_in_bytes", "19841024\n"),
     ("memory.max_usage_in_bytes", "19996672\n"),
@@ -201,7 +202,7 @@ Total 0
     ),
 ];
 
-/// 6.18 with v1.
+/// Linux 6.18 with v1.
 pub(super) const V1_6_18: Dir = &[
     ("memory.usage_in_bytes", "18305024\n"),
     ("memory.max_usage_in_bytes", "19365888\n"),
@@ -312,7 +313,7 @@ Total 41
     ),
 ];
 
-/// The v2 tree beside it, which has no controllers.
+/// The v2 tree on the same host, which has no controllers.
 pub(super) const TREE_6_18: Dir = &[
     (
         "cpu.stat",
@@ -346,7 +347,7 @@ full avg10=0.14 avg60=0.03 avg300=0.00 total=36041
     ),
 ];
 
-/// Keys of 5.4, numbers made up: no peaks, no `kernel`, no `full` for the cpu.
+/// The keys of Linux 5.4 with invented numbers: no peaks, no `kernel`, no `full` for the CPU.
 pub(super) const V2_5_4: Dir = &[
     ("memory.current", "6533120\n"),
     ("memory.max", "max\n"),
@@ -411,7 +412,7 @@ system_usec 603991
     ("pids.events", "max 0\n"),
 ];
 
-/// Keys of 6.18, numbers made up.
+/// The keys of Linux 6.18 with invented numbers.
 pub(super) const V2_6_18: Dir = &[
     ("memory.current", "10293248\n"),
     ("memory.peak", "16777216\n"),

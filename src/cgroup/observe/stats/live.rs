@@ -1,4 +1,4 @@
-//! Counters of this kernel, against what was done to make them.
+//! Tests that compare the running kernel's counters with a known load.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -12,20 +12,20 @@ use crate::error::Error;
 
 const MB: u64 = 1 << 20;
 
-/// An emulated machine is slow, and a busy one stalls.
+/// Long enough for emulated and for busy machines.
 const LONG: Duration = Duration::from_secs(120);
 
-/// A shell in the group that runs `script` once it is there.
+/// A shell in the group that runs `script` after it was added.
 fn shell(group: &Group, script: &str) -> Child {
     let script = format!("read go; {script}");
     let mut child = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
     group.add(child.id()).unwrap();
-    // The end of its input lets it go, with `read` failing.
+    // Closing its input starts the script: `read` returns with a failure.
     drop(child.stdin.take());
     child
 }
 
-/// Samples until one is as it should be.
+/// Takes samples until one satisfies `what`.
 fn until(group: &Group, what: impl Fn(&Stats) -> bool) -> Stats {
     let start = Instant::now();
     loop {
@@ -38,18 +38,18 @@ fn until(group: &Group, what: impl Fn(&Stats) -> bool) -> Stats {
     }
 }
 
-/// Limits that need every controller which counts something, and that no test reaches.
+/// Limits that need every controller with counters and that no test reaches.
 fn limits() -> Limits {
     Limits { cpu_shares: Some(1024), memory: Some(256 * MB), pids_max: Some(40), ..Limits::default() }
 }
 
 #[test]
-fn processor_time_is_what_was_burnt() {
+fn cpu_time_grows_with_a_busy_process() {
     let Some(host) = detected() else { return };
     let group = create(&cgroups(&host, &limits(), "", "stats.cpu"));
     let before = group.stats().unwrap();
     let counted = before.cpu.total;
-    // There is no other place for it than the tree or a cpuacct that came with cpu.
+    // CPU time is only counted in the v2 tree, or if cpuacct is mounted together with cpu.
     let expected = host.mode != Mode::V1 || {
         let mount = |name| host.v1.get(name).map(|h| &h.mount);
         mount("cpuacct").is_some() && mount("cpuacct") == mount("cpu")
@@ -66,13 +66,14 @@ fn processor_time_is_what_was_burnt() {
     let last =
         until(&group, |stats| stats.cpu.total >= first.cpu.total.map(|t| t + Duration::from_millis(300)));
     let (total, user, system) = (last.cpu.total.unwrap(), last.cpu.user.unwrap(), last.cpu.system.unwrap());
-    // One thread cannot use more than one processor. The clocks that are compared do not tick together. Between two
-    // samples it may seem to: what a processor ran is added up when it ticks, and an emulated one may stand still.
+    // One thread cannot use more than one CPU. The two clocks compared are not synchronous. Between two samples the
+    // thread may seem to exceed one CPU: the kernel adds the run time at each tick, and an emulated CPU may stand
+    // still.
     assert!(total < start.elapsed().mul_f64(1.1) + Duration::from_millis(20), "{last:#?}");
     assert!(last.taken > first.taken && first.taken > before.taken, "{first:#?} {last:#?}");
     assert!(last.cpu_percent(&first).unwrap() > 0.0);
     assert!(user > system, "{last:#?}");
-    // One after the other on v1, and it goes on meanwhile.
+    // On v1 the values are read one after another while the shell goes on running.
     let begun = Instant::now();
     let Cpu { total, user, system, .. } = group.stats().unwrap().cpu;
     let parts = (user.unwrap() + system.unwrap()).abs_diff(total.unwrap());
@@ -86,14 +87,14 @@ fn processor_time_is_what_was_burnt() {
 }
 
 #[test]
-fn memory_is_what_was_touched() {
+fn memory_counts_what_a_process_has_touched() {
     let Some(host) = detected() else { return };
     let group = create(&cgroups(&host, &limits(), "", "stats.memory"));
-    // 16 MiB of its own, by doubling.
+    // 16 MiB of the shell's own memory, by doubling a string.
     let script =
         "x=0123456789abcdef; i=0; while [ $i -lt 20 ]; do x=$x$x; i=$((i+1)); done; sleep 1000; true";
     let mut child = shell(&group, script);
-    // While it doubles it has both; when it sleeps it has let go of the other.
+    // While the shell doubles the string it has both copies. Before it runs sleep it frees the old copy.
     let asleep = |stats: &Stats| stats.pids.current == Some(2) && stats.memory.rss >= Some(16 * MB);
     let stats = until(&group, asleep);
     let memory = stats.memory;
@@ -110,14 +111,14 @@ fn memory_is_what_was_touched() {
     if let Some(peak) = memory.peak {
         assert!(peak >= memory.rss.unwrap(), "{memory:#?}");
     }
-    // The other is as large until it executes something.
+    // Selected by PID: until it calls exec, the forked process is as large as the shell.
     let pid = i32::try_from(child.id()).unwrap();
     let shell = group.processes().unwrap().into_iter().find(|p| p.pid == pid).unwrap();
-    // The kernel adds up what the processors have counted from time to time only.
+    // The kernel adds the counts of each CPU to the total only now and then.
     assert!(shell.rss >= 15 * MB && shell.address_space >= shell.rss, "{shell:#?}");
     group.kill().unwrap();
     child.wait().unwrap();
-    // The most stays.
+    // The peak stays.
     let end = until(&group, |stats| stats.pids.current == Some(0));
     assert!(end.memory.rss < Some(8 * MB), "{end:#?}");
     assert!(end.memory.peak >= memory.peak, "{end:#?}");
@@ -166,13 +167,13 @@ fn refused_forks_are_counted() {
 }
 
 #[test]
-fn without_controllers_only_the_tree_counts() {
+fn without_controllers_only_the_v2_tree_counts() {
     let Some(host) = detected() else { return };
     let group = create(&cgroups(&host, &Limits::default(), "", "stats.none"));
     let mut child = shell(&group, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done");
     assert!(child.wait().unwrap().success());
     let stats = group.stats().unwrap();
-    // On v2 a sibling's limits, which are other tests', may enable a controller for all.
+    // On v2 the limits of a sibling, from another test, may enable a controller for all siblings.
     if host.limits_on == Version::V1 {
         assert_eq!((stats.memory, stats.pids, &stats.io), (Memory::default(), Pids::default(), &None));
         assert_eq!(stats.cpu.periods, None);
@@ -187,7 +188,7 @@ fn without_controllers_only_the_tree_counts() {
 }
 
 #[test]
-fn no_group_and_a_removed_group_are_no_errors() {
+fn stats_of_no_cgroup_and_of_a_removed_group_are_empty() {
     let nowhere = create(&Cgroups::default());
     let stats = nowhere.stats().unwrap();
     assert!(stats.taken > Duration::ZERO);

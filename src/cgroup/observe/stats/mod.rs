@@ -1,15 +1,15 @@
-//! What a task has used: memory, processors, processes, devices, and how long it was made to wait.
+//! Resource usage of a task: memory, CPU time, processes, block I/O and pressure.
 //!
-//! A [`Stats`] is one sample, taken by [`Group::stats`] or [`Task::stats`](crate::Task::stats). It is plain data:
-//! rates come from two samples ([`Stats::cpu_percent`]).
+//! A [`Stats`] is one sample, taken by [`Group::stats`] or [`Task::stats`](crate::Task::stats). It is plain data. Rates
+//! are computed from two samples ([`Stats::cpu_percent`]).
 //!
-//! What a kernel does not have, or a controller that the task is not in would know, is `None`. A task is in the
-//! controllers that its [`Limits`](crate::Limits) need; on v2 also in those that another task in the same slice
+//! A value is `None` if the kernel does not have it, or if it needs a controller that the task is not in. A task is in
+//! the controllers that its [`Limits`](crate::Limits) need, and on v2 also in those that another task in the same slice
 //! needs. So a task without a memory limit may have no memory counters, unless
-//! [`Limits::accounting`](crate::Limits::accounting) is set. The v2 tree counts processor time and stalls without any
+//! [`Limits::accounting`](crate::Limits::accounting) is set. The v2 tree counts CPU time and pressure without any
 //! controller.
 //!
-//! Where each number comes from:
+//! The file and key of each value:
 //!
 //! | | cgroup v1 | cgroup v2 |
 //! | --- | --- | --- |
@@ -41,8 +41,8 @@
 //! | [`io`](Stats::io) | `blkio.throttle.io_service_bytes_recursive`, `blkio.throttle.io_serviced_recursive` | `io.stat` |
 //! | [`pressure`](Stats::pressure) | | `cpu.pressure`, `memory.pressure`, `io.pressure`, `irq.pressure` (6.1) |
 //!
-//! On a hybrid host memory, processes and devices are counted by v1, where the task is in those controllers; time
-//! and stalls come from the tree, whose clock is finer than that of `cpuacct.stat`.
+//! On a hybrid host, memory, processes and block I/O are read from v1 if the task is in those controllers. CPU time and
+//! pressure are read from the v2 tree, which has a finer clock than `cpuacct.stat`.
 //!
 //! Reference: the kernel's `Documentation/admin-guide/cgroup-v2.rst`, `cgroup-v1/memory.rst`,
 //! `cgroup-v1/cpuacct.rst`, `cgroup-v1/blkio-controller.rst` and `Documentation/accounting/psi.rst`.
@@ -64,37 +64,37 @@ mod live;
 #[cfg(test)]
 mod tests;
 
-/// One sample of what a task has used. See the [module](self) for the file that each number is from.
+/// One sample of a task's resource usage. The [module](self) lists the file that each value is read from.
 ///
-/// Nested cgroups that the task made are counted in. So is the crate's own init, which is one process
-/// and little memory. Times are serialised as `{"secs": 1, "nanos": 5000000}`.
+/// It includes the nested cgroups that the task created, and the crate's own init, which is one process and little
+/// memory. Times are serialised as `{"secs": 1, "nanos": 5000000}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// When the sample was taken, on the clock `CLOCK_MONOTONIC`: it is the same for all processes of a host (of a
-    /// time namespace) and begins anew when that boots.
+    /// When the sample was taken, by `CLOCK_MONOTONIC`. That clock is the same for all processes of a host (of a time
+    /// namespace) and restarts when the host boots.
     pub taken: Duration,
     /// Memory.
     pub memory: Memory,
-    /// Processor time.
+    /// CPU time.
     pub cpu: Cpu,
     /// Processes and threads.
     pub pids: Pids,
-    /// What went to and came from block devices, for each of them that something did; `None` when that is not counted.
+    /// I/O on each block device that the task has used; `None` if it is not counted.
     ///
-    /// What is written through the page cache is counted by v2 where the file system supports it (ext4, xfs, btrfs),
-    /// and by v1 only when it is synchronous. v1 of today's kernels counts a device only while a `blkio.throttle`
-    /// limit is set on it.
+    /// v2 counts writes through the page cache if the file system supports it (ext4, xfs, btrfs); v1 counts only
+    /// synchronous writes. On current kernels, v1 counts a device only while a `blkio.throttle` limit is set on it.
     pub io: Option<Vec<Io>>,
-    /// Time in which the task could not run for want of something. v2 only, Linux 4.20 with `CONFIG_PSI`.
+    /// Time in which the task was stalled for lack of a resource. v2 only, Linux 4.20 with `CONFIG_PSI`.
     pub pressure: Pressures,
 }
 
 impl Stats {
-    /// The processor time that was used since an `earlier` sample of the same task, in percent of one processor: 250.0
-    /// is two and a half processors. `None` when either sample has no processor time, or no time lies between
-    /// them; so a first sample has none.
+    /// CPU time used since an `earlier` sample of the same task, in percent of one CPU: 250.0 is two and a half CPUs.
+    ///
+    /// `None` if either sample has no CPU time, or if no time has passed between them. So the first sample of a task
+    /// has no rate.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -106,7 +106,7 @@ impl Stats {
     /// assert_eq!(later.cpu_percent(&earlier), Some(150.0));
     /// ```
     ///
-    /// Schedulers that count in MHz multiply with the clock of one processor: `percent / 100.0 * mhz`.
+    /// A scheduler that counts in MHz multiplies by the clock rate of one CPU: `percent / 100.0 * mhz`.
     pub fn cpu_percent(&self, earlier: &Stats) -> Option<f64> {
         let wall = self.taken.checked_sub(earlier.taken).filter(|wall| !wall.is_zero())?;
         let used = self.cpu.total?.checked_sub(earlier.cpu.total?)?;
@@ -114,82 +114,82 @@ impl Stats {
     }
 }
 
-/// Memory of a task, in bytes where nothing else is said.
+/// Memory of a task, in bytes unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Memory {
-    /// All that is charged now, page cache and kernel memory included, swap not.
+    /// All memory charged now, including page cache and kernel memory, without swap.
     pub usage: Option<u64>,
-    /// The most that `usage` ever was.
+    /// The maximum of `usage` so far.
     pub peak: Option<u64>,
-    /// The hard limit of the task's own cgroup; `None` when there is none. One of a parent may be lower.
+    /// The hard limit of the task's own cgroup; `None` if it has none. A parent's limit may be lower.
     pub limit: Option<u64>,
     /// Anonymous memory: heaps, stacks, private copies.
     pub rss: Option<u64>,
-    /// Page cache, tmpfs and shared memory included.
+    /// Page cache, including tmpfs and shared memory.
     pub cache: Option<u64>,
-    /// What of the cache is mapped into a process.
+    /// The part of `cache` that is mapped into processes.
     pub mapped: Option<u64>,
-    /// What of the cache was not used lately, and is the first to be given up when memory is short. `usage` less
-    /// this is what many monitors call the working set.
+    /// The part of `cache` that was not used recently and is reclaimed first. Many monitors call `usage` minus this
+    /// value the working set.
     pub inactive_file: Option<u64>,
-    /// Swap in use, and nothing but swap. `None` when the kernel does not account it.
+    /// Swap in use, without memory. `None` if the kernel does not account swap.
     pub swap: Option<u64>,
-    /// The most that `swap` ever was.
+    /// The maximum of `swap` so far.
     pub swap_peak: Option<u64>,
-    /// Kernel memory on behalf of the task: stacks, page tables, sockets, caches of names and inodes.
+    /// Kernel memory charged to the task: stacks, page tables, sockets, dentry and inode caches.
     pub kernel: Option<u64>,
-    /// The most that `kernel` ever was. v1 only.
+    /// The maximum of `kernel` so far. v1 only.
     pub kernel_peak: Option<u64>,
     /// Number of page faults.
     pub faults: Option<u64>,
-    /// Number of page faults that had to read from a device.
+    /// Number of page faults that read from a device.
     pub major_faults: Option<u64>,
-    /// How often the limit was reached, and memory had to be reclaimed before it went on.
+    /// How often the limit was reached and the kernel had to reclaim memory.
     pub limit_hits: Option<u64>,
-    /// Number of OOM kills in the task, by any limit. v1 since Linux 4.13.
+    /// Number of OOM kills in the task, by any limit. v1: Linux 4.13, without nested cgroups.
     pub oom_kills: Option<u64>,
 }
 
-/// Processor time of a task, of all its processes since its start, those included that have ended.
+/// CPU time of all processes of a task since its start, including those that have ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Cpu {
-    /// All of it.
+    /// Total CPU time.
     pub total: Option<Duration>,
-    /// What of it was spent in the program. v1 counts in steps of 10 ms, here and in `system`; the kernel apportions
-    /// the total by samples, so the two are less exact than it.
+    /// CPU time in user mode. On v1 the unit of this value and of `system` is 10 ms. The kernel splits the total by
+    /// sampling, so both are less exact than `total`.
     pub user: Option<Duration>,
-    /// What of it was spent in the kernel.
+    /// CPU time in kernel mode.
     pub system: Option<Duration>,
-    /// Number of periods in which a bandwidth limit was in force while the task wanted to run. `None` without the cpu
-    /// controller, 0 without such a limit; likewise below.
+    /// Number of enforcement periods of a bandwidth limit in which the task was runnable. In this and the next two
+    /// fields, `None` means that the task is not in the cpu controller, and 0 that it has no such limit.
     pub periods: Option<u64>,
-    /// Number of those in which the limit was reached.
+    /// Number of periods in which the limit was reached.
     pub throttled_periods: Option<u64>,
-    /// Time that the task's processor queues stood still for that, summed over the processors.
+    /// Time for which the task was throttled, summed over all CPUs.
     pub throttled: Option<Duration>,
 }
 
-/// Number of processes and threads.
+/// Number of processes and threads, as counted by the pids controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Pids {
-    /// How many there are.
+    /// Current number of processes and threads.
     pub current: Option<u64>,
-    /// The most that there ever were.
+    /// The maximum of `current` so far.
     pub peak: Option<u64>,
-    /// How many there may be: [`Limits::pids_max`](crate::Limits::pids_max) and one for the crate's init. `None`
-    /// when there is no limit.
+    /// Maximum number allowed: [`Limits::pids_max`](crate::Limits::pids_max) plus one for the crate's init. `None` if
+    /// there is no limit.
     pub limit: Option<u64>,
-    /// How often one more was refused because of it.
+    /// How often the limit refused a fork or a new thread.
     pub limit_hits: Option<u64>,
 }
 
-/// What went to and came from one block device.
+/// I/O on one block device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -212,44 +212,44 @@ pub struct Io {
     pub discards: u64,
 }
 
-/// What the task had to wait for, by resource.
+/// Pressure stall information (PSI) of the task, by resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Pressures {
-    /// A processor, throttling included.
+    /// CPU, including throttling.
     pub cpu: Pressure,
-    /// Memory: reclaim, swapping in, reading back what was given up.
+    /// Memory: reclaim, swap-in, and reading reclaimed pages back.
     pub memory: Pressure,
-    /// Block devices.
+    /// Block I/O.
     pub io: Pressure,
-    /// Interrupts that took the processor away; it has no `some`. Needs `CONFIG_IRQ_TIME_ACCOUNTING`.
+    /// Interrupts that take CPU time from the task. It has no `some`. Linux 6.1 with `CONFIG_IRQ_TIME_ACCOUNTING`.
     pub irq: Pressure,
 }
 
-/// Stalls for want of one resource.
+/// Stalls on one resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Pressure {
-    /// Time in which at least one thread of the task waited.
+    /// Time in which at least one thread of the task was stalled.
     pub some: Option<Stall>,
-    /// Time in which all threads that were not idle waited at once. For the cpu since Linux 5.13.
+    /// Time in which all non-idle threads were stalled at once. For the CPU since Linux 5.13.
     pub full: Option<Stall>,
 }
 
-/// Shares of time, and time.
+/// Stalled time, as averages and as a total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Stall {
-    /// Percent of the last 10 seconds.
+    /// Percent of the last 10 seconds, as a running average.
     pub avg10: f64,
-    /// Percent of the last 60 seconds.
+    /// Percent of the last 60 seconds, as a running average.
     pub avg60: f64,
-    /// Percent of the last 300 seconds.
+    /// Percent of the last 300 seconds, as a running average.
     pub avg300: f64,
-    /// All of it since the start of the task.
+    /// Total since the start of the task.
     pub total: Duration,
 }
 
@@ -258,50 +258,50 @@ pub struct Stall {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Process {
-    /// Its id, as the caller's PID namespace numbers it.
+    /// The process id, in the caller's PID namespace.
     pub pid: i32,
-    /// Its parent's; 0 when the caller cannot see that.
+    /// The parent's process id; 0 if the parent is outside the caller's PID namespace.
     pub parent: i32,
-    /// The name of its main thread, at most 15 bytes, which the task may set to what it likes.
+    /// The name of the main thread, at most 15 bytes. The task can set it to anything.
     pub name: String,
-    /// `R` running, `S` sleeping, `D` in a wait that signals do not end, `T` stopped, `t` traced, `Z` ended and not
-    /// yet waited for, `I` an idle kernel thread.
+    /// The state: `R` running, `S` sleeping, `D` uninterruptible wait, `T` stopped, `t` traced, `Z` zombie (not yet
+    /// waited for), `I` idle kernel thread.
     pub state: char,
-    /// Number of its threads.
+    /// Number of threads.
     pub threads: u64,
-    /// Processor time in the program, in steps of 10 ms.
+    /// CPU time in user mode, in steps of 10 ms.
     pub user: Duration,
-    /// Processor time in the kernel, in steps of 10 ms.
+    /// CPU time in kernel mode, in steps of 10 ms.
     pub system: Duration,
-    /// Bytes of memory in use, pages that it shares with others included; a little behind.
+    /// Resident memory in bytes, including pages shared with other processes. The kernel updates it with some delay.
     pub rss: u64,
-    /// Bytes of address space.
+    /// Size of the address space in bytes.
     pub address_space: u64,
-    /// When it was started, since boot (`CLOCK_BOOTTIME`), in steps of 10 ms. With `pid` it identifies a process.
+    /// Start time since boot (`CLOCK_BOOTTIME`), in steps of 10 ms. Together with `pid` it identifies a process.
     pub started: Duration,
 }
 
 impl Group {
-    /// What the task has used so far.
+    /// Reads the task's resource usage.
     ///
-    /// Up to 20 files are read, one after another, so the numbers of one sample are some microseconds apart. That takes
-    /// a tenth of a millisecond or a few: the kernel gathers its counters from all processors.
+    /// This reads up to 20 files one after another, so the values of one sample are some microseconds apart. It takes
+    /// between a tenth of a millisecond and a few milliseconds, because the kernel collects its counters from all CPUs.
     ///
     /// # Errors
-    /// [`Error::Task`](crate::Error::Task) with the file that could not be read, for want of descriptors or memory, or
-    /// because it is not permitted. A file that is not there, or a group that was removed, is no error.
+    /// [`Error::Task`](crate::Error::Task) with the file that could not be read: out of descriptors, out of memory or
+    /// permission denied. A missing file or a removed group is no error.
     pub fn stats(&self) -> Result<Stats> {
         read::stats(self)
     }
 
-    /// The processes in the group that the caller can see, as they are while they are looked at. One file is read
-    /// for each.
+    /// The processes in the group that the caller can see. Reads one file for each process, one after another.
     ///
-    /// Left out is who ends meanwhile, and who is hidden from the caller by `hidepid` of its `/proc`.
+    /// Processes that end meanwhile are left out. So are processes that the `hidepid` option of the caller's `/proc`
+    /// hides.
     ///
     /// # Errors
-    /// [`Error::Task`](crate::Error::Task): `Unsupported` if the group has no cgroup to find them in, else with
-    /// the file that could not be read.
+    /// [`Error::Task`](crate::Error::Task): `Unsupported` if the group has no unit cgroup to find its processes in;
+    /// otherwise with the file that could not be read.
     pub fn processes(&self) -> Result<Vec<Process>> {
         read::processes(self)
     }

@@ -1,7 +1,7 @@
-//! The kernel's texts, and which file has what. Nothing is opened here: [`Files`] gives the text of a file.
+//! Parsers for the control files, and the choice of files for each value. Nothing is opened here: [`Files`] returns a
+//! file's text.
 //!
-//! Kernels add lines and keys wherever they like, so everything is found by its key, and what is not understood is
-//! passed over.
+//! Kernels may add lines and keys anywhere. So every value is found by its key, and unknown text is ignored.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::{Cpu, Io, Memory, Pids, Pressure, Process, Stall};
 use crate::cgroup::fs::field;
 use crate::error::Result;
 
-/// Gives the text of a file of one directory; `None` if it is not there.
+/// Returns the text of a file in one directory; `None` if the file does not exist.
 pub(super) type Files<'a> = &'a dyn Fn(&str) -> Result<Option<String>>;
 
-/// v1 shows the lack of a limit as the largest number of whole pages, just below 2^63.
+/// v1 shows "no limit" as the largest number of whole pages, just below 2^63.
 const NO_LIMIT_V1: u64 = 1 << 62;
 
-/// The memory controller of v2.
+/// Reads the v2 memory controller.
 pub(super) fn memory_v2(files: Files<'_>) -> Result<Memory> {
     let Some(usage) = files("memory.current")? else { return Ok(Memory::default()) };
     let one = |file: &str| Ok(files(file)?.as_deref().and_then(number));
@@ -43,8 +43,8 @@ pub(super) fn memory_v2(files: Files<'_>) -> Result<Memory> {
     })
 }
 
-/// The memory controller of v1. Its `memory.stat` has everything twice: of the cgroup by itself, and with those
-/// below it, as all the other files have it.
+/// Reads the v1 memory controller. Its `memory.stat` has every value twice: for the cgroup alone, and (`total_*`)
+/// including nested cgroups. The other files include nested cgroups, except for `oom_kill` in `memory.oom_control`.
 pub(super) fn memory_v1(files: Files<'_>) -> Result<Memory> {
     let Some(usage) = files("memory.usage_in_bytes")? else { return Ok(Memory::default()) };
     let one = |file: &str| Ok(files(file)?.as_deref().and_then(number));
@@ -69,7 +69,7 @@ pub(super) fn memory_v1(files: Files<'_>) -> Result<Memory> {
     })
 }
 
-/// `cpu.stat` of v2, which has times without the cpu controller too.
+/// Reads `cpu.stat` of v2, which has CPU times even without the cpu controller.
 pub(super) fn cpu_v2(files: Files<'_>) -> Result<Cpu> {
     let stat = files("cpu.stat")?.unwrap_or_default();
     let micros = |key| field(&stat, key).map(Duration::from_micros);
@@ -83,8 +83,8 @@ pub(super) fn cpu_v2(files: Files<'_>) -> Result<Cpu> {
     })
 }
 
-/// The cpuacct controller of v1. Its `cpuacct.usage_user` and `cpuacct.usage_sys` are no use: they are not made to add
-/// up to the total, and before Linux 5.17 take the one for the other.
+/// Reads the v1 cpuacct controller. `cpuacct.usage_user` and `cpuacct.usage_sys` are not used: they need not add up to
+/// the total, and kernels before Linux 5.17 swap the two.
 pub(super) fn cpuacct_v1(files: Files<'_>, hertz: u64) -> Result<Cpu> {
     let Some(usage) = files("cpuacct.usage")? else { return Ok(Cpu::default()) };
     let stat = files("cpuacct.stat")?.unwrap_or_default();
@@ -93,7 +93,7 @@ pub(super) fn cpuacct_v1(files: Files<'_>, hertz: u64) -> Result<Cpu> {
     Ok(Cpu { total, user: time("user"), system: time("system"), ..Cpu::default() })
 }
 
-/// What the cpu controller of v1 adds to it.
+/// Adds the throttling counters of the v1 cpu controller to `cpu`.
 pub(super) fn throttling_v1(files: Files<'_>, cpu: Cpu) -> Result<Cpu> {
     let stat = files("cpu.stat")?.unwrap_or_default();
     Ok(Cpu {
@@ -104,7 +104,7 @@ pub(super) fn throttling_v1(files: Files<'_>, cpu: Cpu) -> Result<Cpu> {
     })
 }
 
-/// The pids controller, whose files have the same names in both versions.
+/// Reads the pids controller, whose files have the same names in both versions.
 pub(super) fn pids(files: Files<'_>) -> Result<Pids> {
     let Some(current) = files("pids.current")? else { return Ok(Pids::default()) };
     let one = |file: &str| Ok(files(file)?.as_deref().and_then(number));
@@ -116,10 +116,10 @@ pub(super) fn pids(files: Files<'_>) -> Result<Pids> {
     })
 }
 
-/// `io.stat` of v2: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`, and what policies add.
+/// Reads `io.stat` of v2: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`, plus keys that I/O policies add.
 ///
-/// A device without counters has nothing but its name, and some kernels forget the end of that line; one whose name is
-/// not known is `(unknown)`.
+/// The line of a device without counters is only its name, and some kernels omit the newline after it. A device with an
+/// unknown name is `(unknown)`.
 pub(super) fn io_v2(files: Files<'_>) -> Result<Option<Vec<Io>>> {
     let Some(text) = files("io.stat")? else { return Ok(None) };
     let mut found: BTreeMap<(u32, u32), Io> = BTreeMap::new();
@@ -146,8 +146,8 @@ pub(super) fn io_v2(files: Files<'_>) -> Result<Option<Vec<Io>>> {
     Ok(Some(found.into_values().filter(is_used).collect()))
 }
 
-/// `8:0 Read 4096` and the like, from the blkio controller of v1. Devices that nothing is counted for are listed
-/// with zeros or not at all, so that zeros say nothing.
+/// Reads the v1 blkio controller: lines like `8:0 Read 4096`. A device without any count is listed with zeros or not at
+/// all, so zeros do not tell whether the device is counted.
 pub(super) fn io_v1(files: Files<'_>) -> Result<Option<Vec<Io>>> {
     let mut found: BTreeMap<(u32, u32), Io> = BTreeMap::new();
     for (file, is_bytes) in
@@ -181,7 +181,7 @@ fn is_used(io: &Io) -> bool {
     *io != Io { major: io.major, minor: io.minor, ..Io::default() }
 }
 
-/// A `*.pressure` file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and the same of `full`.
+/// Parses a `*.pressure` file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and a line `full` of the same form.
 pub(super) fn pressure(text: &str) -> Pressure {
     let stall = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
@@ -197,7 +197,7 @@ pub(super) fn pressure(text: &str) -> Pressure {
     Pressure { some: stall("some"), full: stall("full") }
 }
 
-/// A process from its `/proc/PID/stat`.
+/// Converts the fields of `/proc/PID/stat`.
 pub(super) fn process(stat: Stat, hertz: u64, page: u64) -> Process {
     let time = |n| ticks(n, hertz).unwrap_or_default();
     Process {
@@ -214,18 +214,18 @@ pub(super) fn process(stat: Stat, hertz: u64, page: u64) -> Process {
     }
 }
 
-/// One number, which may end with a newline; `None` for `max`.
+/// A single number, with or without a newline; `None` for `max`.
 fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// `8:16`.
+/// A device number such as `8:16`.
 fn device(word: &str) -> Option<(u32, u32)> {
     let (major, minor) = word.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// A time in the unit of `sysconf(_SC_CLK_TCK)`.
+/// Converts `n` clock ticks; `hertz` is `sysconf(_SC_CLK_TCK)`.
 fn ticks(n: u64, hertz: u64) -> Option<Duration> {
     let nanos = u128::from(n).checked_mul(1_000_000_000)?.checked_div(u128::from(hertz))?;
     Some(Duration::from_nanos(nanos.try_into().ok()?))

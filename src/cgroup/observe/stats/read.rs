@@ -1,4 +1,4 @@
-//! Opens the files, wherever the task is, and has them parsed.
+//! Finds and opens the files with a task's counters, and passes their text to the parsers.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub(super) fn stats(group: &Group) -> Result<Stats> {
     let taken =
         clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(Error::task("clock_gettime(CLOCK_MONOTONIC)"))?;
-    // Next to the clock, which they are divided by.
+    // Read right after the clock, because a rate divides the CPU time by it.
     let cpu = cpu(group)?;
     Ok(Stats {
         taken: taken.into(),
@@ -35,7 +35,7 @@ fn memory(group: &Group) -> Result<Memory> {
     }
 }
 
-/// Times of the tree, where there is one: it has them of every task, and to the microsecond.
+/// Prefers the CPU times of the v2 tree: it has them for every task, in microseconds.
 fn cpu(group: &Group) -> Result<Cpu> {
     let mut cpu = parse::cpu_v2(&|file| in_tree(group, file))?;
     if cpu.total.is_none()
@@ -77,8 +77,8 @@ fn pressures(group: &Group) -> Result<Pressures> {
     })
 }
 
-/// The directory of the task that has a v1 controller, found by one of its files: that controller's own, or one that
-/// the controller is mounted together with.
+/// The task's directory with a v1 controller, found by testing for `file`. This is the controller's own directory, or
+/// that of a controller that it is mounted together with.
 fn home<'a>(group: &'a Group, controller: &str, file: &str) -> Result<Option<Dir<'a>>> {
     for place in group.v1(controller).into_iter().chain(group.v1_dirs()) {
         match place.open(file, OFlag::O_RDONLY) {
@@ -94,7 +94,7 @@ fn in_tree(group: &Group, file: &str) -> Result<Option<String>> {
     group.tree().map_or(Ok(None), |place| text(place, file))
 }
 
-/// The text of a file, if there is such a file.
+/// The text of a file; `None` if the file does not exist.
 fn text(place: Dir<'_>, file: &str) -> Result<Option<String>> {
     match place.read(file) {
         Ok(text) => Ok(Some(text)),
@@ -107,7 +107,8 @@ fn unread(place: Dir<'_>, file: &str) -> impl FnOnce(io::Error) -> Error {
     Error::task(call::open_read(&place.path().join(file)))
 }
 
-/// Not in this kernel or not in use, the group was removed, or (`EOPNOTSUPP`) stalls are not accounted.
+/// Whether the file does not exist in this kernel, its controller is not in use, the group was removed, or
+/// (`EOPNOTSUPP`) PSI is off.
 fn is_absent(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP))
 }
@@ -121,13 +122,13 @@ pub(super) fn processes(group: &Group) -> Result<Vec<Process>> {
             found.push(parse::process(stat, hertz, page));
         }
     }
-    // A number may have gone to a stranger before it was looked up, who is not listed.
+    // The kernel may have reused a PID for a process outside the group, which this second list does not contain.
     let listed: BTreeSet<i32> = list()?.into_iter().collect();
     found.retain(|process| listed.contains(&process.pid));
     Ok(found)
 }
 
-/// The text of `/proc/PID/stat`, unless the process has ended or is hidden.
+/// The parsed `/proc/PID/stat`; `None` if the process has ended or is hidden.
 fn look(pid: i32) -> Result<Option<Stat>> {
     let path = format!("/proc/{pid}/stat");
     let refused = |e: io::Error| Err(Error::task(call::open_read(path.as_ref()))(e));

@@ -1,4 +1,4 @@
-//! Which number comes from which file, on every kernel, and what is made of texts that no kernel writes.
+//! Tests of which value comes from which file on each kernel, and of malformed text.
 
 use procfs::FromRead;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 const HERTZ: u64 = 100;
 
-/// A directory, for the parsers.
+/// A fixture as a source for the parsers.
 fn files(dir: Dir) -> impl Fn(&str) -> Result<Option<String>> {
     move |name| Ok(dir.iter().find(|(file, _)| *file == name).map(|(_, text)| (*text).to_owned()))
 }
@@ -22,7 +22,7 @@ fn us(n: u64) -> Option<Duration> {
 }
 
 #[test]
-fn memory_of_v2() {
+fn v2_memory_values_come_from_their_files() {
     let old = Memory {
         usage: Some(6_533_120),
         rss: Some(4_866_048),
@@ -76,7 +76,7 @@ fn memory_of_v2() {
 }
 
 #[test]
-fn memory_of_v1() {
+fn v1_memory_values_come_from_their_files() {
     let debian = Memory {
         usage: Some(19_841_024),
         peak: Some(19_996_672),
@@ -114,7 +114,7 @@ fn memory_of_v1() {
 }
 
 #[test]
-fn nested_cgroups_are_counted_and_no_limit_is_none() {
+fn v1_memory_includes_nested_cgroups_and_shows_no_limit_as_none() {
     let dir: Dir = &[
         ("memory.usage_in_bytes", "40960\n"),
         ("memory.limit_in_bytes", "9223372036854771712\n"),
@@ -129,7 +129,7 @@ fn nested_cgroups_are_counted_and_no_limit_is_none() {
 }
 
 #[test]
-fn processor_time() {
+fn cpu_times_and_throttling_come_from_their_files() {
     let v2 =
         |total, user, system| Cpu { total: us(total), user: us(user), system: us(system), ..Cpu::default() };
     let limited = |cpu: Cpu, periods, throttled_periods, throttled| Cpu {
@@ -163,7 +163,7 @@ fn processor_time() {
 }
 
 #[test]
-fn number_of_processes() {
+fn pids_values_come_from_their_files() {
     let pids =
         |current, peak, limit, hits| Pids { current: Some(current), peak, limit, limit_hits: Some(hits) };
     for (dir, expected) in [
@@ -185,7 +185,7 @@ fn io(device: (u32, u32), bytes: [u64; 3], times: [u64; 3]) -> Io {
 }
 
 #[test]
-fn devices() {
+fn io_values_come_from_their_files() {
     let disk = |read, write, reads, writes| io((254, 0), [read, write, 0], [reads, writes, 0]);
     let v2 = |dir| parse::io_v2(&files(dir)).unwrap();
     assert_eq!(v2(V2_5_4), None);
@@ -199,12 +199,12 @@ fn devices() {
 }
 
 #[test]
-fn odd_lines_of_devices() {
+fn malformed_io_lines_are_ignored() {
     for (text, expected) in [
         ("", vec![]),
         ("252:0 ", vec![]),
         ("8:0 \n8:16 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n", vec![(8, 16)]),
-        // A device without counters, whose line does not end.
+        // The line of a device without counters has no newline.
         ("7:7 7:6 7:5 rbytes=28672 wbytes=0 rios=22 wios=0 dbytes=0 dios=0\n", vec![(7, 5)]),
         ("(unknown) rbytes=1 wbytes=1 rios=1 wios=1 dbytes=0 dios=0\n8:0 rios=1\n", vec![(8, 0)]),
         ("8:0 rbytes=1 (unknown) rbytes=2\n", vec![(8, 0)]),
@@ -221,7 +221,7 @@ fn odd_lines_of_devices() {
 }
 
 #[test]
-fn stalls() {
+fn pressure_files_are_parsed() {
     let stall = |avg10, avg60, avg300, total| {
         Some(Stall { avg10, avg60, avg300, total: Duration::from_micros(total) })
     };
@@ -247,7 +247,7 @@ fn stalls() {
 }
 
 #[test]
-fn nonsense_is_none_and_the_largest_numbers_are_numbers() {
+fn malformed_values_are_none_and_the_largest_numbers_are_kept() {
     let all = |text: &'static str| {
         let files = move |_: &str| Ok(Some(text.to_owned()));
         let mut cpu = parse::cpuacct_v1(&files, HERTZ).unwrap();
@@ -299,8 +299,8 @@ fn a_file_that_cannot_be_read_is_an_error() {
 }
 
 #[test]
-fn a_process() {
-    // From Debian's 6.1, with a name that tries to look like fields.
+fn a_process_is_parsed_from_its_stat_file() {
+    // From Debian's 6.1, with a process name that imitates fields.
     let text = "135 (c) R 1 (at) R 133 133 133 0 -1 4194304 594 3250 0 0 123 42 5 268 20 0 1 0 521 2379776 1 \
                 18446744073709551615 4198400 5785993 140732062367648 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 6141704 \
                 6178576 840388608 140732062371702 140732062371722 140732062371722 140732062371817 0\n";
@@ -321,7 +321,7 @@ fn a_process() {
 }
 
 #[test]
-fn percent_of_a_processor() {
+fn cpu_percent_needs_two_samples_of_one_task() {
     let at = |taken: u64, total: Option<u64>| Stats {
         taken: Duration::from_millis(taken),
         cpu: Cpu { total: total.map(Duration::from_millis), ..Cpu::default() },
@@ -333,7 +333,7 @@ fn percent_of_a_processor() {
         (at(500, Some(100)), at(1000, Some(100)), Some(0.0)),
         (at(500, Some(100)), at(500, Some(200)), None),
         (at(500, Some(100)), at(400, Some(200)), None),
-        // Of another task.
+        // Samples of different tasks.
         (at(500, Some(100)), at(600, Some(50)), None),
         (at(500, None), at(600, Some(50)), None),
         (at(500, Some(1)), at(600, None), None),
@@ -343,7 +343,7 @@ fn percent_of_a_processor() {
 }
 
 #[test]
-fn it_is_data() {
+fn stats_survive_serialisation() {
     let stats = Stats {
         taken: Duration::from_millis(12_345),
         cpu: parse::cpu_v2(&files(V2_6_1)).unwrap(),

@@ -1,4 +1,4 @@
-//! Reservations on the kernel that the tests run on. Each test has a parent cgroup of its own.
+//! Tests of reservations on the running kernel. Each test has a parent cgroup of its own.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -24,12 +24,12 @@ use crate::step::Kernel;
 mod lost;
 mod share;
 
-/// A parent cgroup, on a host with enough processors.
+/// A parent cgroup, on a host with enough CPUs.
 struct Parent {
     host: Detection,
     parent: CgroupPath,
     site: Site,
-    /// What there is to divide.
+    /// The CPUs that can be divided.
     usable: CpuSet,
 }
 
@@ -81,7 +81,7 @@ impl Parent {
         CpuSet::parse_lenient(fs::read_to_string(dir.join(file)).unwrap().trim())
     }
 
-    /// The leaf in the hierarchy of cpuset.
+    /// The leaf in the hierarchy of the cpuset controller.
     fn leaf(&self, name: &str) -> PathBuf {
         let scope = if self.site.version == Version::V2 { ".scope" } else { "" };
         self.site.reserve().join(format!("{name}{scope}"))
@@ -95,7 +95,8 @@ impl Parent {
         self.usable.difference(&set(cores))
     }
 
-    /// The parents are the operator's: they go with the group that made them, if it is the last.
+    /// Asserts that the parent cgroup is empty in every hierarchy, and removes it. A parent named by the operator
+    /// stays, unless the last group below it has created it.
     fn assert_gone(&self) {
         let v1 = self.host.v1.values().map(|hierarchy| &hierarchy.mount);
         let mounts = self.host.v2.iter().map(|v2| &v2.mount).chain(v1);
@@ -113,7 +114,7 @@ fn set(cores: &[u32]) -> CpuSet {
     CpuSet::parse_lenient(&list.join(","))
 }
 
-/// A process in the group, ended and reaped with the value.
+/// A process in the group. Dropping it kills and reaps the process.
 struct Sleeper(Child);
 
 impl Sleeper {
@@ -123,7 +124,7 @@ impl Sleeper {
         child
     }
 
-    /// The processors that it may run on.
+    /// The CPUs that the process may run on.
     fn cores(&self) -> CpuSet {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
@@ -139,7 +140,7 @@ impl Drop for Sleeper {
 }
 
 #[test]
-fn a_running_task_exchanges_its_processors() {
+fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
     let Some(at) = Parent::new("exchange", 2) else { return };
     let (first, second) = (at.nth(0), at.nth(1));
     let limits = |cores: &str, exclusive| Limits { cores: cores.into(), exclusive, ..Limits::default() };
@@ -148,7 +149,7 @@ fn a_running_task_exchanges_its_processors() {
     assert_eq!(holders.cores(), set(&[first]));
     holder.update(&limits(&second.to_string(), true)).unwrap();
     assert_eq!((holders.cores(), at.reservations().share), (set(&[second]), at.without(&[second])));
-    // With the unreserved ones as well.
+    // Not exclusive: the task runs on the unreserved CPUs too.
     holder.update(&limits(&second.to_string(), false)).unwrap();
     assert_eq!(holders.cores(), at.usable);
     let moved = holder.update(&limits("", false)).unwrap_err();
@@ -163,7 +164,7 @@ fn a_running_task_exchanges_its_processors() {
             "{busy:?}"
         );
         assert_eq!(sharers.cores(), at.without(&[first, second]));
-        // A limit that is refused later gives the processors back.
+        // If a later limit is refused, the CPU exchange is reverted.
         let third = at.nth(2).to_string();
         let hugetlb = [("3MB".to_owned(), 0)].into();
         holder.update(&Limits { hugetlb, ..limits(&third, true) }).unwrap_err();
@@ -177,7 +178,7 @@ fn a_running_task_exchanges_its_processors() {
 }
 
 #[test]
-fn without_partitions_only_the_task_that_asks_is_held() {
+fn without_partition_cores_confine_their_own_task_only() {
     let Some(at) = Parent::new("none", 2) else { return };
     if at.site.version == Version::V2 {
         eprintln!("skipped: version 2 always keeps the others off");
@@ -205,7 +206,7 @@ fn without_partitions_only_the_task_that_asks_is_held() {
 }
 
 #[test]
-fn a_reservation_moves_all_others_off() {
+fn a_reserved_cpu_is_taken_from_all_other_tasks() {
     let Some(at) = Parent::new("moves", 2) else { return };
     let (first, mut all) = (at.nth(0), at.usable.clone());
     let sharer = at.group("sharer", "", false).unwrap();
@@ -222,7 +223,7 @@ fn a_reservation_moves_all_others_off() {
     assert_eq!((&*one.name, &one.cores, one.exclusive, one.populated), ("holder", &set(&[last]), true, true));
 
     if all.len() > 2 {
-        // One that uses the share too loses what the next one reserves, and gets it back.
+        // A task that is not exclusive loses a shared CPU when another task reserves it, and gets it back afterwards.
         let also = at.group("also", &first.to_string(), false).unwrap();
         let alsos = Sleeper::new(&also);
         assert_eq!(alsos.cores(), at.without(&[last]));
@@ -252,7 +253,7 @@ fn a_reservation_moves_all_others_off() {
 }
 
 #[test]
-fn processors_that_another_task_has_or_needs_are_refused() {
+fn reserving_cpus_that_another_task_holds_or_needs_is_refused() {
     let Some(at) = Parent::new("refused", 2) else { return };
     let (all, last) = (at.usable.to_string(), at.nth(1));
     let one = at.group("one", &last.to_string(), true).unwrap();
@@ -262,7 +263,7 @@ fn processors_that_another_task_has_or_needs_are_refused() {
     let ones = Sleeper::new(&one);
     assert_eq!(at.refused("two", &last.to_string(), true), reserved);
 
-    // A task that is about to start counts, too.
+    // A task that is about to start needs a CPU, too.
     let sharer = at.group("sharer", "", false).unwrap();
     let rest = at.without(&[last]);
     let why = at.refused("two", &rest.to_string(), true);
@@ -286,7 +287,7 @@ fn processors_that_another_task_has_or_needs_are_refused() {
     at.assert_gone();
 }
 
-/// Runs this very test, as a process of its own that finds `key` in its environment.
+/// A command that runs this same test in a new process, with `key` in its environment.
 fn again(test: &str, key: &str, value: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([&format!("cgroup::reserve::tests::{test}"), "--exact", "--nocapture"]);
@@ -323,7 +324,8 @@ fn another_process_finds_a_reservation_and_gives_it_back() {
     at.assert_gone();
 }
 
-/// What a leaf has for itself, if it is complete: its directory, its processors, and what it may run on.
+/// Reads every complete reservation, without the lock: its inode, its directory, the reserved CPUs and its
+/// `cpuset.cpus`.
 fn entries(at: &Parent) -> Vec<(u64, PathBuf, CpuSet, CpuSet)> {
     let (mut found, kernel) = (Vec::new(), Kernel::real());
     for leaf in children(&at.site.reserve()).unwrap().unwrap_or_default() {
@@ -337,7 +339,8 @@ fn entries(at: &Parent) -> Vec<(u64, PathBuf, CpuSet, CpuSet)> {
     found
 }
 
-/// Looks without the lock. What was there before and after something else was read was there meanwhile.
+/// Reads without the lock. A reservation that exists before and after another read existed during that read, too.
+/// Returns the number of reservations found.
 fn check(at: &Parent, sharers: &Sleeper) -> usize {
     let before = entries(at);
     let (shared, between) = (sharers.cores(), entries(at));
@@ -355,7 +358,7 @@ fn check(at: &Parent, sharers: &Sleeper) -> usize {
     before.len()
 }
 
-/// Reserves and gives back, over and over; how often it was not refused.
+/// Reserves and gives back CPUs `rounds` times. Returns how often it was not refused.
 fn churn(at: &Parent, who: &str, rounds: u32, seed: u32) -> usize {
     let count = u32::try_from(at.usable.len()).unwrap();
     let mut random = seed;
@@ -369,7 +372,7 @@ fn churn(at: &Parent, who: &str, rounds: u32, seed: u32) -> usize {
         match at.group(&format!("{who}.{round}"), &cores, exclusive) {
             Ok(mut group) => {
                 got += 1;
-                // So that the checker sees some.
+                // Time for the checker to see the reservation.
                 std::thread::sleep(Duration::from_millis(2));
                 group.remove().unwrap();
             }
@@ -381,7 +384,7 @@ fn churn(at: &Parent, who: &str, rounds: u32, seed: u32) -> usize {
 }
 
 #[test]
-fn threads_and_processes_at_once_never_overlap() {
+fn concurrent_reservations_never_overlap() {
     const KEY: &str = "COFFERDAM_TEST_CORES_CHURN";
     let rounds = if emulated() { 40 } else { 150 };
     if let Ok(text) = std::env::var(KEY) {
@@ -394,7 +397,7 @@ fn threads_and_processes_at_once_never_overlap() {
     let sharers = Sleeper::new(&sharer);
     let processes: Vec<Child> = (0..2)
         .map(|_| {
-            let mut command = again("threads_and_processes_at_once_never_overlap", KEY, at.parent.as_ref());
+            let mut command = again("concurrent_reservations_never_overlap", KEY, at.parent.as_ref());
             command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap()
         })
         .collect();
@@ -434,9 +437,9 @@ fn threads_and_processes_at_once_never_overlap() {
     at.assert_gone();
 }
 
-/// Removing the last task and creating the first one, at once, while a processor is reserved.
+/// Removes the last task and creates the first one concurrently, while a CPU is reserved.
 #[test]
-fn the_shared_cpuset_exists_as_long_as_a_task_is_about_to_enter_it() {
+fn the_shared_cpuset_is_not_removed_before_a_new_task_enters_it() {
     let Some(at) = Parent::new("comes", 2) else { return };
     let holder = at.group("holder", &at.nth(1).to_string(), true).unwrap();
     std::thread::scope(|scope| {
@@ -459,7 +462,7 @@ fn the_shared_cpuset_exists_as_long_as_a_task_is_about_to_enter_it() {
 }
 
 #[test]
-fn a_lock_that_is_never_given_up_is_an_error() {
+fn waiting_for_the_reservation_lock_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site { version: Version::V2, parent: dir.path().to_owned(), own: Vec::new(), tasks: None };
     let held = Reservations::open(&Kernel::real(), &site).unwrap().unwrap();
@@ -477,7 +480,7 @@ fn a_lock_that_is_never_given_up_is_an_error() {
 }
 
 #[test]
-fn the_directory_that_is_locked_is_the_one_at_the_path() {
+fn the_lock_is_taken_again_if_the_parent_was_removed_or_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site { version: Version::V2, parent: dir.path().join("parent"), own: Vec::new(), tasks: None };
     assert!(Reservations::open(&Kernel::real(), &site).unwrap().is_none());
@@ -487,7 +490,7 @@ fn the_directory_that_is_locked_is_the_one_at_the_path() {
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
                 let locked = Reservations::open(&Kernel::real(), &site).unwrap();
-                // What it has locked is at the path, and so still locked.
+                // The directory that it has locked is at the path, so a second attempt finds it locked.
                 let again = Reservations::open_within(&Kernel::real(), &site, Duration::ZERO);
                 (locked.is_some(), again.is_err())
             });

@@ -1,10 +1,11 @@
-//! Tasks without a reservation: what they make while none is reserved, and what the first reservation does to them.
+//! Tests of tasks without a reservation: what is created while no CPU is reserved, and the effect of the first
+//! reservation.
 
 use super::*;
 use crate::cgroup::detect::Hierarchy;
 use crate::cgroup::tests::stubborn::light;
 
-/// A shell in a group of its own, which forks continually.
+/// A shell that forks continually, in a group of its own.
 struct Forker {
     group: Group,
     shell: Child,
@@ -31,7 +32,7 @@ impl Forker {
     }
 }
 
-/// The processors that the living threads of a group may run on, one set each.
+/// The CPUs that the living threads of a group may run on: one set for each thread.
 fn allowed(group: &Group) -> Vec<CpuSet> {
     let mut found = Vec::new();
     for pid in group.pids().unwrap() {
@@ -46,21 +47,21 @@ fn allowed(group: &Group) -> Vec<CpuSet> {
     found
 }
 
-/// The parent on each host that this one can be, and a name for each.
+/// A parent with a name of its own on each host configuration that this host can emulate.
 fn parents(name: &str, processors: u64) -> Vec<Parent> {
     let parents = hosts().into_iter().enumerate();
     parents.filter_map(|(n, host)| Parent::on(host, &format!("{name}.{n}"), processors)).collect()
 }
 
 #[test]
-fn a_task_makes_and_locks_nothing_for_reservations_while_none_is_reserved() {
+fn without_reservations_a_task_creates_and_locks_nothing_for_them() {
     for at in parents("nothing", 1) {
         let v1 = at.site.version == Version::V1;
         if v1 {
             fs::create_dir(&at.site.parent).unwrap();
         }
         let first = at.group("first", "", false).unwrap();
-        // Another lock would time out.
+        // An attempt to take the lock again would time out.
         let locked = Reservations::open(&Kernel::real(), &at.site).unwrap().unwrap();
         let start = Instant::now();
         let mut task = at.group("task", "", false).unwrap();
@@ -82,7 +83,7 @@ fn a_task_makes_and_locks_nothing_for_reservations_while_none_is_reserved() {
 }
 
 #[test]
-fn the_first_reservation_moves_every_process_of_the_tasks_that_run() {
+fn the_first_reservation_confines_every_process_of_the_running_tasks() {
     for at in parents("first", 2) {
         let tasks = ["a", "b", "c"].map(|name| Forker::new(&at, name));
         let last = at.nth(1);
@@ -107,9 +108,9 @@ fn the_first_reservation_moves_every_process_of_the_tasks_that_run() {
     }
 }
 
-/// Each process of it forks and exits at once, so no list of them is true for long.
+/// Each process forks and exits at once, so every list of its processes is outdated when it is read.
 #[test]
-fn the_first_reservation_moves_a_fork_bomb() {
+fn the_first_reservation_confines_a_fork_bomb() {
     for at in parents("bomb", 2) {
         let name = CgroupName::new("bomb").unwrap();
         let limits = Limits { pids_max: Some(64), ..Limits::default() };
@@ -132,9 +133,9 @@ fn the_first_reservation_moves_a_fork_bomb() {
     }
 }
 
-/// Each process of them starts the next one and exits, so what is listed is gone when it is moved.
+/// Each process starts the next one and exits, so a listed process is gone when it is moved.
 #[test]
-fn the_first_reservation_moves_chains_of_processes() {
+fn the_first_reservation_confines_chains_of_processes() {
     for at in parents("chain", 2) {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
@@ -164,13 +165,13 @@ fn the_first_reservation_moves_chains_of_processes() {
 }
 
 #[test]
-fn a_process_that_comes_after_the_reservation_is_moved() {
+fn a_process_that_enters_after_the_reservation_is_confined() {
     for at in parents("late", 2) {
         let (early, share) = (at.group("early", "", false).unwrap(), at.cgroups("early", "", false).share);
         let holder = at.group("holder", &at.nth(1).to_string(), true).unwrap();
         let free = at.without(&[at.nth(1)]);
         assert_eq!(Sleeper::new(&early).cores(), free, "by `add`");
-        // As a birth in the cgroup does it, which enters no cpuset.
+        // Simulates `CLONE_INTO_CGROUP`, which enters no cpuset.
         let born = Sleeper(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap());
         let unit = early.paths().unit.as_ref().unwrap();
         fs::write(unit.join("cgroup.procs"), born.0.id().to_string()).unwrap();
@@ -182,7 +183,7 @@ fn a_process_that_comes_after_the_reservation_is_moved() {
 }
 
 #[test]
-fn the_last_processor_is_refused_while_a_task_without_a_reservation_lives() {
+fn the_last_unreserved_cpu_cannot_be_reserved_while_a_task_uses_it() {
     for at in parents("last", 1) {
         let all = at.usable.to_string();
         let task = at.group("task", "", false).unwrap();
@@ -201,10 +202,10 @@ fn the_last_processor_is_refused_while_a_task_without_a_reservation_lives() {
 }
 
 #[test]
-fn a_task_and_a_reservation_of_all_processors_never_both_begin() {
+fn a_task_and_a_reservation_of_all_cpus_never_both_succeed() {
     for at in parents("both", 1) {
         let all = at.usable.to_string();
-        // What keeps the parents, so that only the two race.
+        // No other task keeps the parents alive, so both threads also race to create and remove them.
         let (mut tasks, mut reservations) = (0, 0);
         for round in 0..if emulated() { 20 } else { 100 } {
             std::thread::scope(|scope| {
@@ -243,7 +244,7 @@ fn tasks_below_a_nested_parent_are_not_moved() {
     }
 }
 
-/// The whole host, moved into a cgroup of this test in each hierarchy.
+/// The host's detection with every mount point replaced by a new cgroup of this test.
 fn moved_into(host: &Detection, name: &str) -> (Detection, Vec<PathBuf>) {
     let (mut host, mut mounts) = (host.clone(), Vec::new());
     host.v1.retain(|controller, _| controller == "cpuset" || controller == "freezer");
@@ -300,7 +301,7 @@ fn the_last_task_in_the_shared_cpuset_removes_it_and_the_crates_own_parents() {
 }
 
 #[test]
-fn the_shared_cpuset_stays_while_a_task_lives_that_may_be_about_to_enter_it() {
+fn the_shared_cpuset_is_kept_while_a_living_task_may_enter_it() {
     for at in parents("stays", 2) {
         let early = at.group("early", "", false).unwrap();
         let sharer = at.group("sharer", "", false).unwrap();
@@ -317,9 +318,9 @@ fn the_shared_cpuset_stays_while_a_task_lives_that_may_be_about_to_enter_it() {
     }
 }
 
-/// The reservation's owner and processes are gone, and so are those of a task that had none.
+/// Both the owner and the processes of the reservation are gone, as are those of a task without one.
 #[test]
-fn the_next_task_heals_a_crash_in_the_first_reservation() {
+fn the_next_task_repairs_a_crash_during_the_first_reservation() {
     for at in parents("heals", 2) {
         let last = at.nth(1).to_string();
         let running = at.group("running", "", false).unwrap();
@@ -328,20 +329,20 @@ fn the_next_task_heals_a_crash_in_the_first_reservation() {
         let _ = at.group("plain", "", false).unwrap().into_paths();
         assert_eq!(sleeper.cores(), at.without(&[at.nth(1)]));
         assert_eq!((at.reservations().share, at.reservations().holders), (at.usable.clone(), vec![]));
-        // The stale reservation is removed for one that needs its processors.
+        // A stale reservation is removed for a task that needs its CPUs.
         let next = at.group("next", &last, true).unwrap();
         assert!(!at.leaf("stale").exists());
         assert_eq!(sleeper.cores(), at.without(&[at.nth(1)]));
         drop(next);
         assert_eq!(sleeper.cores(), at.usable);
-        // It was killed when it had made the directory of reservations only.
+        // A crash right after the directory of reservations was created.
         fs::create_dir(at.site.reserve()).unwrap();
         let healer = at.group("healer", "", false).unwrap();
         let healers = Sleeper::new(&healer);
         assert_eq!((healers.cores(), sleeper.cores()), (at.usable.clone(), at.usable.clone()));
         drop((healers, healer));
         assert!(!at.site.reserve().exists());
-        // The other hierarchies have what is left of the two until a task of their names comes.
+        // In the other hierarchies the leaves of both stale tasks stay until a task of the same name is created.
         for (name, cores) in [("stale", &*last), ("plain", "")] {
             drop(at.group(name, cores, false).unwrap());
         }
