@@ -1,4 +1,4 @@
-//! Directories by descriptor: open flags, opening one that was just made, and listing one.
+//! Helpers for directories by descriptor: open flags, opening a directory that was just made, and listing.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,13 +16,13 @@ use crate::{Error, Result};
 /// Flags for a directory that is read or filled.
 pub(super) const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// The same, and the last component must not be a symbolic link.
+/// [`DIR`], and the last component must not be a symbolic link.
 pub(super) const DIR_NOFOLLOW: OFlag = DIR.union(OFlag::O_NOFOLLOW);
 
 /// Opens the directory `name`, which the caller has just made with `mode`.
 ///
-/// The umask may have taken the owner's own bits, which opening needs unless the caller is root. They are given
-/// back through an `O_PATH` descriptor, so that no name is looked up twice.
+/// The umask may have removed permission bits of the owner. A caller other than root needs these to open the directory.
+/// They are restored through an `O_PATH` descriptor, because a `chmod(2)` by name follows symbolic links.
 pub(super) fn open_made<P: ?Sized + NixPath>(
     dir: BorrowedFd<'_>,
     name: &P,
@@ -58,10 +58,10 @@ pub(super) fn make_private<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -
     Ok(fd)
 }
 
-/// Names and types of all entries of `dir`. Errors name it as `path`.
+/// Names and types of all entries of `dir`. Errors name the directory as `path`.
 pub(super) fn list(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<(CString, DirentKind)>> {
     let fail = |call: &str| Error::prepare::<Errno>(format!("{call}({path:?})"));
-    // Opened anew: reading moves the offset of the open file.
+    // Opened again, because reading moves the offset of the open file.
     let dir = openat(dir, c".", DIR, Mode::empty()).map_err(fail("openat"))?;
     let (mut dirents, mut names) = (Dirents::new(), Vec::new());
     while let Some(batch) = dirents.read(dir.as_fd()).map_err(fail("getdents64"))? {

@@ -1,9 +1,9 @@
-//! The directories that a driver gives a task beside its root: `/alloc`, `/local`, `/secrets` and `/tmp`.
+//! The directories that a driver gives a task in addition to its root: `/alloc`, `/local`, `/secrets` and `/tmp`.
 //!
-//! They are mounted in the task's own mount namespace and nowhere on the host, so nothing must be unmounted there. A
-//! secret is never on a disk: `/secrets` is a tmpfs of the task, whose files init writes before the task runs.
+//! They are mounted in the task's own mount namespace and not on the host, so the host has nothing to unmount. A secret
+//! is never on a disk: `/secrets` is a tmpfs of the task, and init writes its files before the task runs.
 //!
-//! What it does not do: make or remove directories of the host.
+//! This module does not make or remove directories of the host.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{FileKind, check_path};
 use crate::error::{Error, Result};
 
-/// The directories that a task has beside its root. None exists unless it is set.
+/// The directories of a task in addition to its root. Each is mounted only if it is set.
 ///
 /// ```
 /// use cofferdam::{Secrets, TaskDirs};
@@ -25,29 +25,29 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskDirs {
-    /// A directory of the host that several tasks share, at `/alloc`, writable as its modes allow. A directory
-    /// `logs` in it is read-only.
+    /// A directory of the host that several tasks share, mounted at `/alloc`. Its file modes decide who may write. A
+    /// directory `logs` in it is read-only.
     pub alloc: Option<PathBuf>,
-    /// A directory of the host for this task, at `/local`, writable as its modes allow. The command is searched
-    /// there first.
+    /// A directory of the host for this task, mounted at `/local`. Its file modes decide who may write. The command is
+    /// searched for there first.
     pub local: Option<PathBuf>,
     /// A tmpfs at `/secrets`.
     pub secrets: Option<Secrets>,
-    /// Size in bytes of a tmpfs at `/tmp`, mode 1777, which replaces the directory of that name in the root. Its
-    /// pages count as the task's memory.
+    /// Size in bytes of a tmpfs at `/tmp`, mode 1777, which covers the directory of that name in the root. Its pages
+    /// count as the task's memory.
     pub tmp: Option<u64>,
 }
 
-/// A tmpfs for this task alone, mode 0700, `noexec`, `nodev`, `nosuid`. It is never written to swap if the kernel has
-/// `noswap` (`tmpfs(5)`, Linux 6.4) and the caller needs no user namespace; otherwise the report says so. Before, a
-/// secret is in the caller's memory, and during the spawn in a sealed memfd.
+/// A tmpfs for one task, mode 0700, `noexec`, `nodev`, `nosuid`. It is never written to swap if the kernel supports
+/// `noswap` (`tmpfs(5)`, Linux 6.4) and the sandbox has no user namespace; otherwise the report says so. Before the
+/// spawn, a secret is in the caller's memory; during the spawn, it is also in a sealed memfd.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
-    /// Its size limit in bytes; 1 MiB when 0. Its pages count as the task's memory.
+    /// Size limit in bytes; 0 means 1 MiB. Its pages count as the task's memory.
     pub size: u64,
-    /// Files in it when the task starts, by name: mode 0400, the task's user and group. Neither a plan nor
-    /// `Debug` prints their content.
+    /// Files that it contains when the task starts, by name: mode 0400, owned by the task's user and group. Neither a
+    /// plan nor `Debug` prints their content.
     pub files: BTreeMap<String, String>,
 }
 
@@ -67,7 +67,7 @@ impl Secrets {
 }
 
 impl TaskDirs {
-    /// The directories of the host, each with its mount point in the sandbox.
+    /// Each directory of the host, with its mount point in the sandbox.
     pub(crate) fn binds(&self) -> impl Iterator<Item = (&Path, &'static Path)> {
         [(&self.alloc, "/alloc"), (&self.local, "/local")]
             .into_iter()

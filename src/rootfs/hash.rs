@@ -1,6 +1,6 @@
 //! Hashes of paths and of file metadata.
 //!
-//! Names on the disk contain them, so they must not depend on the release of a library, as the hashers of the
+//! Names on disk contain these hashes, so they must not depend on the release of a library, as the hashers of the
 //! standard library do.
 
 use std::ffi::CStr;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::sys::stat::FileStat;
 
-/// FNV-1a of 64 bits.
+/// 64-bit FNV-1a.
 #[derive(Clone, Copy)]
 pub(super) struct Fnv(u64);
 
@@ -27,7 +27,7 @@ impl Fnv {
     }
 }
 
-/// The hash of a path below a source, to be ended with the metadata of what is there.
+/// Hash of the path of an entry below a source. [`entry`](PathHash::entry) adds the metadata of the entry.
 #[derive(Clone, Copy)]
 pub(super) struct PathHash(Fnv);
 
@@ -36,17 +36,17 @@ impl PathHash {
         PathHash(Fnv::new().bytes(source.as_os_str().as_bytes()).bytes(&[0]))
     }
 
-    /// The path with the relative path `at`, which may be empty, appended.
+    /// Appends the relative path `at`, which may be empty.
     pub(super) fn join(self, at: &Path) -> PathHash {
         if at.as_os_str().is_empty() { self } else { self.append(at.as_os_str().as_bytes()) }
     }
 
-    /// The path with one name appended.
+    /// Appends one name.
     pub(super) fn join_name(self, name: &CStr) -> PathHash {
         self.append(name.to_bytes())
     }
 
-    /// The hash of the entry at the path: type and mode, owner, size, time of modification and inode.
+    /// Hash of the entry at the path: type and mode, owner, size, modification time and inode.
     pub(super) fn entry(self, st: &FileStat) -> u64 {
         let mut hash = self.0.bytes(&[0]);
         for ids in [st.st_mode, st.st_uid, st.st_gid] {
@@ -58,8 +58,8 @@ impl PathHash {
         avalanche(hash.bytes(&st.st_ino.to_ne_bytes()).value())
     }
 
-    /// The hash of a directory that is left empty in the root. Its content does not matter, so neither do its
-    /// size and time of modification.
+    /// Hash of a directory that is left empty in the root. Its size and modification time do not count, because its
+    /// content does not matter.
     pub(super) fn emptied_dir(self, st: &FileStat) -> u64 {
         let mut st = *st;
         (st.st_size, st.st_mtime, st.st_mtime_nsec) = (0, 0, 0);
@@ -71,7 +71,7 @@ impl PathHash {
     }
 }
 
-/// Spreads each bit over all others (the finalizer of MurmurHash3), because these hashes are summed up.
+/// Spreads each bit over all others (the finalizer of MurmurHash3), because these hashes are summed.
 fn avalanche(mut h: u64) -> u64 {
     for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
         h = (h ^ h >> 33).wrapping_mul(factor);

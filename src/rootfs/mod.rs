@@ -1,37 +1,41 @@
-//! What the task sees as `/`: where it comes from, what is mounted in it, how it is entered, and how
-//! nothing of it stays behind.
+//! The root of a sandbox: what the task sees as `/`, what is mounted in it, how it is entered, and how it is removed.
 //!
-//! A root is a new tmpfs with read-only binds of host directories (the default: nothing is copied and
-//! the host cannot be written) or with overlays over them, or a directory of the host that was populated by
-//! linking, copying or reflinks, or one that is used as it is. The kernel's own file systems and a small `/dev`
-//! are mounted in it. Every writable mount is `nodev` and `/dev` itself is sealed read-only, so that a device
-//! node that a task makes cannot be opened, with or without a device cgroup.
+//! There are three kinds of root:
 //!
-//! Whatever the method ([`Method`]), the task sees the same tree: that of the sources of the map, each at its
-//! destination, where the more specific of two destinations wins. Where they differ:
+//! - A new tmpfs, with read-only bind mounts of host directories or with overlays of them. Read-only bind mounts are
+//!   the default: nothing is copied, and the task cannot write to the host.
+//! - A directory of the host, temporary by default, that is populated by hard links, copies or reflinks.
+//! - A directory of the host that is used as it is.
+//!
+//! procfs, sysfs and a small `/dev` are mounted in it. Every writable mount is `nodev`, and `/dev` itself is read-only
+//! once its nodes are made. So a device node that a task makes cannot be opened, with or without a device cgroup.
+//!
+//! Every method ([`Method`]) gives the task the same tree: each source of the map at its destination. If one
+//! destination is below another, the more specific one wins. The methods differ as follows:
 //!
 //! | | bind | overlay | reflink, copy | link |
 //! |---|---|---|---|---|
-//! | may be written | no | yes | yes | no; with `writable`, which gives the host's files away |
-//! | costs | a mount an entry | two mounts an entry | a walk, and the bytes | a walk |
-//! | setuid bits, file capabilities | shown | shown | with `setuid` only | shown |
-//! | other extended attributes | all | all | `user.*` and access lists | all |
-//! | file systems mounted below a source | shown | shown, read-only | copied | copied |
-//! | a file as a source | read-only | read-only | yes | no |
-//! | fifos, sockets, devices below a source | shown, the latter dead | shown, the latter dead | left out, listed | left out, listed |
-//! | a destination that another entry does not have | refused | made | made | made |
+//! | writable | no | yes | yes | no; with `writable` yes, and the task can then change the host's files |
+//! | cost | one mount per entry | two mounts per entry | a walk, and the bytes | a walk |
+//! | setuid bits, file capabilities | visible | visible | only with `setuid` | visible |
+//! | other extended attributes | all | all | `user.*` and access control lists | all |
+//! | file systems mounted below a source | visible | visible, read-only | copied | copied |
+//! | a file as a source | read-only | read-only | writable | read-only unless `writable` |
+//! | fifos and sockets below a source | visible | visible | skipped, listed | skipped, listed |
+//! | devices below a source | cannot be opened | cannot be opened | skipped, listed | skipped, listed |
+//! | a destination that is missing in another entry's source | refused | made | made | made |
 //!
-//! Shown setuid bits and file capabilities count for nothing: every mount is `nosuid` unless the spec turns
+//! Visible setuid bits and file capabilities have no effect: every mount is `nosuid` unless the spec turns
 //! `no_new_privs` off.
 //!
-//! Mount points are found by descriptor, resolved inside the root and never outside of it; below
-//! `/proc`, `/sys` and `/dev` no symbolic link is followed.
+//! Mount points are opened by descriptor and resolved inside the root (`RESOLVE_IN_ROOT`). Below `/proc`, `/sys` and
+//! `/dev`, no symbolic link is followed.
 //!
 //! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `probe`, `source` and
-//! `teardown`; `populate`; `template`. Beside them `lower` turns a spec's root into steps of a plan, with `dirs`
-//! and `names`.
+//! `teardown`; `populate`; `template` and `work`. Beside them, `lower` turns the root of a spec into steps of a plan,
+//! with `dirs` and `names`.
 //!
-//! What it does not do: decide which user or capabilities see it.
+//! This module does not decide which user and which capabilities the task has.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -65,63 +69,63 @@ pub use template::Template;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Root {
-    /// A directory of the host that becomes `/`, absolute. Without one the root is fresh and goes away
-    /// with the sandbox: a tmpfs for `bind` and `overlay`, a temporary directory for the others.
+    /// Absolute path of a directory of the host that becomes `/`. If absent, the root is new and is removed with the
+    /// sandbox: a tmpfs for `bind` and `overlay`, a temporary directory for the other methods.
     pub path: Option<PathBuf>,
-    /// How it is populated. `bind` when nothing is said.
+    /// The method that populates it. The default is `bind`.
     pub populate: Method,
-    /// What it is populated with. Empty means the operator's list, or where that is empty too the
-    /// `exec` driver's: /bin /etc /lib /lib32 /lib64 /run/resolvconf /run/systemd/resolve /sbin /usr.
+    /// Sources and their destinations. If empty, the operator's list is used. If that is empty too, the list of the
+    /// `exec` driver is used: /bin /etc /lib /lib32 /lib64 /run/resolvconf /run/systemd/resolve /sbin /usr.
     pub chroot_env: ChrootEnv,
-    /// Lets the task write to the root. `auto` then makes it something that may be written. What was linked is
-    /// the host's own files: the report then shows `host_files` missing. Overlays, copies and given directories
-    /// are writable anyway; for `bind` it is an error.
+    /// Lets the task write to the root; `auto` then chooses a writable method. With `link`, the task can change the
+    /// host's own files, and the report lists `host_files` as missing. Overlays, copies and given directories are
+    /// writable in any case. With `bind`, it is an error.
     pub writable: bool,
-    /// Size limit of a tmpfs root in bytes, and of the tmpfs that an `overlay` is written to; 64 MiB when 0.
-    /// Its pages count as the task's memory.
+    /// Size limit in bytes of a tmpfs root, and of the tmpfs that an `overlay` writes to; 0 means 64 MiB. The pages of
+    /// the tmpfs count as the task's memory.
     pub tmpfs_size: u64,
-    /// A directory of the host that an `overlay` is written to, absolute, on a file system that can be the upper
-    /// layer of one (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). What it holds by then is
-    /// seen again by the next sandbox that names it; two at a time must not. It stays when the sandbox is
-    /// gone. A tmpfs of its own when absent.
+    /// Absolute path of a directory of the host that an `overlay` writes to. Its file system must support upper layers
+    /// (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). The directory stays when the sandbox ends, and the next
+    /// sandbox that names it sees its content. Two sandboxes must not use it at the same time. If absent, the overlay
+    /// writes to a tmpfs of its own.
     pub upper: Option<PathBuf>,
-    /// Copies keep the setuid and setgid bits and the file capabilities of their source. They count for nothing
-    /// while `no_new_privs` holds.
+    /// Copies keep the setuid and setgid bits and the file capabilities of their source. These have no effect while
+    /// `no_new_privs` is set.
     pub setuid: bool,
-    /// The most entries that populating may make, directories included. The operator's limit holds beside it.
+    /// Maximum number of entries that populating makes, directories included. The operator's limit applies too.
     pub max_entries: Option<u64>,
-    /// The most bytes that the populated files may have together, linked ones included.
+    /// Maximum number of bytes in the populated files, linked ones included. The operator's limit applies too.
     pub max_bytes: Option<u64>,
 }
 
-/// How mounts travel between a volume and its source (`mount_namespaces(7)`).
+/// Mount propagation between a volume and its source (`mount_namespaces(7)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Propagation {
-    /// Not at all (`rprivate`).
+    /// None (`rprivate`).
     #[default]
     Private,
-    /// New mounts of the host appear in the task (`rslave`).
+    /// New mounts of the host appear in the sandbox (`rslave`).
     HostToTask,
-    /// Both ways (`rshared`); the source must be a shared mount.
+    /// New mounts appear on both sides (`rshared`). The source must be a shared mount.
     Bidirectional,
 }
 
-/// A file or directory of the host that the task gets at a path of its own.
+/// A file or directory of the host that is bind-mounted in the sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Volume {
     /// Absolute path on the host.
     pub source: PathBuf,
-    /// Absolute path in the sandbox; made when it is absent.
+    /// Absolute path in the sandbox. Made if it does not exist.
     pub target: PathBuf,
-    /// Read-only, with everything that is mounted below it (`mount_setattr(2)`, Linux 5.12).
+    /// Read-only, including all mounts below it (`mount_setattr(2)`, Linux 5.12).
     pub read_only: bool,
-    /// How mounts travel.
+    /// Propagation of later mounts.
     pub propagation: Propagation,
 }
 
-/// A device node of the host that the task gets.
+/// A device node of the host that is bind-mounted in the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
@@ -129,8 +133,8 @@ pub struct Device {
     pub source: PathBuf,
     /// Absolute path in the sandbox.
     pub target: PathBuf,
-    /// Any of `r`, `w`, `m`. Narrower than `rw` holds by the device cgroup only; where there is none the report
-    /// says so. The node is bound, so `m` changes nothing: making nodes is up to `CAP_MKNOD`.
+    /// Any of `r`, `w`, `m`. Only the device cgroup can enforce less than `rw`; without one, the report says so. `m`
+    /// has no effect, because the node is bind-mounted: making nodes needs `CAP_MKNOD`.
     #[serde(default = "read_write")]
     pub permissions: String,
 }
@@ -139,7 +143,7 @@ fn read_write() -> String {
     "rwm".into()
 }
 
-/// What kind of thing a path of the host is.
+/// Type of a file of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
@@ -153,8 +157,8 @@ pub enum FileKind {
     Other,
 }
 
-/// Where the host has what a root that is populated with `env` shows at `target`, if that lies in the destination
-/// of an entry and is not one itself: the source of the innermost such entry, and the path.
+/// Finds the entry of `env` that `target` belongs to: the innermost one whose destination is above `target`. Returns
+/// its source, and the path on the host that appears at `target`. `None` if no destination is above `target`.
 pub(crate) fn shown<'a>(env: &'a ChrootEnv, target: &Path) -> Option<(&'a Path, PathBuf)> {
     let target = in_root(target);
     env.iter()
@@ -167,12 +171,12 @@ pub(crate) fn shown<'a>(env: &'a ChrootEnv, target: &Path) -> Option<(&'a Path, 
         .map(|(_, source, path)| (source, path))
 }
 
-/// A path of the root, absolute, without dots and slashes that say nothing.
+/// Normalizes a path in the root: absolute, without `.` and repeated slashes.
 pub(crate) fn in_root(path: &Path) -> PathBuf {
     Path::new("/").join(path).components().collect()
 }
 
-/// Refuses a path that is not absolute, climbs with `..`, or holds a NUL.
+/// Refuses a path that is not absolute, contains `..` or a NUL byte, or has 4096 bytes or more.
 pub(crate) fn check_path(field: &'static str, path: &Path) -> Result<()> {
     use std::os::unix::ffi::OsStrExt;
     if !path.is_absolute() {

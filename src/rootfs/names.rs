@@ -1,8 +1,8 @@
 //! Name resolution in the sandbox: the text of its own `resolv.conf` and `hosts`.
 //!
-//! The host's `/etc/resolv.conf` is often a link to a file that the root does not contain, or names a resolver that a
-//! sandbox in another network cannot reach. So if a spec sets anything about names, the file is made anew and mounted
-//! read-only. This module converts text to text; the survey reads the host's files.
+//! The host's `/etc/resolv.conf` is often a symbolic link to a file that the root does not contain, or names a resolver
+//! that a sandbox in another network cannot reach. So if a spec sets anything about names, a new file is made and
+//! mounted read-only. This module converts text to text; the survey reads the host's files.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The content of `/etc/resolv.conf` in the sandbox (`resolv.conf(5)`). A part that is empty is taken from the host's
-/// file. If all three are empty, the host's file is copied.
+/// The content of `/etc/resolv.conf` in the sandbox (`resolv.conf(5)`). An empty part is taken from the host's file. If
+/// all three parts are empty, the host's file is copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dns {
@@ -39,13 +39,13 @@ pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Path of the table of host names.
 pub(crate) const HOSTS: &str = "/etc/hosts";
 
-/// The paths of those two files that a spec sets.
+/// Path of each of the two files that a spec sets.
 pub(crate) fn paths(dns: bool, hosts: bool) -> impl Iterator<Item = &'static str> {
     dns.then_some(RESOLV_CONF).into_iter().chain(hosts.then_some(HOSTS))
 }
 
 impl Dns {
-    /// The text of the file. `host` is the text of the host's file.
+    /// Returns the text of the file. `host` is the text of the host's file.
     ///
     /// # Errors
     /// [`Error::Spec`] for a server that is not an address, and for a part with blanks or control characters.
@@ -103,7 +103,7 @@ impl Dns {
     }
 }
 
-/// The text of a `hosts` file: the loopback names, the host name of the sandbox if it has one, and `entries`.
+/// Returns the text of a `hosts` file: the loopback names, the host name of the sandbox if it has one, and `entries`.
 ///
 /// # Errors
 /// [`Error::Spec`] for an invalid address or name.
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_are_not_set_come_from_the_host() {
+    fn dns_parts_that_are_not_set_come_from_the_host() {
         for (given, expect) in [
             (dns(&[], &[], &[]), HOST),
             (
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_must_be_one_word_and_a_server_an_address() {
+    fn dns_entries_must_be_single_words_and_servers_must_be_addresses() {
         for wrong in ["", "x", "1.1.1.1\nsearch evil", "1.1.1", "1.1.1.1%a b", "1.1.1.1#"] {
             assert!(dns(&[wrong], &[], &[]).render("").is_err(), "{wrong:?}");
         }

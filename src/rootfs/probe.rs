@@ -1,4 +1,4 @@
-//! Asks the host about paths: which sensitive ones exist, and the type and owner of a source.
+//! Probes paths of the host: which sensitive ones exist, and the type and owner of a source.
 
 use std::ffi::OsStr;
 use std::io;
@@ -31,12 +31,12 @@ pub(crate) const MASKED: [&str; 14] = [
     "/sys/kernel/tracing",
 ];
 
-/// Those that become read-only in every sandbox.
+/// Files and directories of the kernel that are read-only in every sandbox, if the host has them.
 pub(crate) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Whether the kernel has overlay file systems. `filesystems` is the text of `/proc/filesystems`, which lists file
-/// systems that are built in or loaded; a module may still be loaded.
+/// Whether the kernel supports overlay file systems. `filesystems` is the text of `/proc/filesystems`, which lists only
+/// file systems that are built in or loaded. If overlay is not listed, `fsopen(2)` is tried, which loads the module.
 pub(crate) fn overlay(filesystems: &str) -> bool {
     let listed = filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
     listed || crate::sys::probe::file_system(c"overlay").is_ok()
@@ -63,16 +63,16 @@ pub(crate) struct Owner {
 pub(crate) struct Look {
     pub kind: FileKind,
     pub owner: Owner,
-    /// `None` unless it is a device.
+    /// `None` unless the file is a device.
     pub node: Option<Node>,
 }
 
-/// The type of the file at a path, links followed; `None` if it does not exist or cannot be accessed.
+/// The type of the file at `path`, symbolic links followed. `None` if it does not exist or cannot be accessed.
 pub(crate) fn kind(path: &Path) -> Option<FileKind> {
     look(path).ok().flatten().map(|found| found.kind)
 }
 
-/// The file at a path, links followed; `None` if it does not exist.
+/// Type, owner and device of the file at `path`, symbolic links followed. `None` if it does not exist.
 pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
     use std::os::unix::fs::MetadataExt;
     let st = match std::fs::metadata(path) {
@@ -89,7 +89,7 @@ impl Look {
     }
 }
 
-/// From the fields of a `struct stat`.
+/// Converts the fields of a `struct stat`.
 fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
     let kind = match mode & libc::S_IFMT {
         libc::S_IFDIR => FileKind::Dir,
@@ -103,8 +103,9 @@ fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
     Look { kind, owner, node: (kind == FileKind::Device).then_some(node) }
 }
 
-/// Files below `top` that other users may not read, and directories that they may not read or enter. The content of
-/// such directories is not listed, nor is what cannot be accessed, because the task cannot access it either.
+/// Lists files below `top` that other users may not read, and directories that other users may not read or enter. Does
+/// not list the content of such directories, nor anything that the caller cannot access, because the task cannot access
+/// it either.
 pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
     let mut found = Vec::new();
     if let Ok(dir) = open(top, DIR_NOFOLLOW, Mode::empty()) {
@@ -114,7 +115,7 @@ pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
     found
 }
 
-/// A directory is read completely before its subdirectories, so that one buffer is enough.
+/// Reads a directory completely before its subdirectories, so that one buffer is enough.
 fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
     let mut inner = Vec::new();
     while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
@@ -140,7 +141,7 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
 }
 
 /// Options of `/proc` that hide processes of other users: `hidepid`, and `gid`, whose members see all processes
-/// (`proc(5)`). Read from the text of `mountinfo`, from the last `/proc` mounted.
+/// (`proc(5)`). `mountinfo` is the text of the mount table; the last mount at `/proc` counts.
 pub(crate) fn proc_options(mountinfo: &str) -> Vec<(String, String)> {
     let options = |line: &str| {
         let (mount, fs) = line.split_once(" - ")?;
@@ -156,7 +157,7 @@ pub(crate) fn proc_options(mountinfo: &str) -> Vec<(String, String)> {
     pairs.filter(hides).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Those of `paths` that exist, with their types.
+/// Each of `paths` that exists, with its type.
 pub(crate) fn present(paths: &[&str]) -> Vec<(PathBuf, FileKind)> {
     paths.iter().filter_map(|p| kind(Path::new(p)).map(|k| (PathBuf::from(p), k))).collect()
 }
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_that_hide_processes_are_read_from_the_last_proc() {
+    fn hidepid_and_gid_are_read_from_the_last_mount_at_proc() {
         let line = |point: &str, fs: &str| format!("22 1 0:20 / {point} rw,nosuid shared:5 - {fs}\n");
         let options = |lines: &[(&str, &str)]| {
             let text: String = lines.iter().map(|(point, fs)| line(point, fs)).collect();

@@ -1,13 +1,13 @@
 //! Opens sources, the files and directories of the host that a spec names, once.
 //!
-//! A user who may write a directory on the way can change what a path leads to. So each path is resolved once, to an
-//! `O_PATH` descriptor, before anything of the sandbox is made. Everything later uses the descriptor.
+//! A user with write permission for a directory of a path can change what the path leads to. So each path is resolved
+//! once, to an `O_PATH` descriptor, before anything of the sandbox is made. Everything later uses the descriptor.
 //!
-//! A symbolic link on the way is followed only if no user but root and the caller can have made it: root or the
-//! caller owns the link and its directory, and no other user may replace it there. Links of procfs belong to the
-//! kernel. The owner of `/` counts as root, because in a user namespace root may have no id.
+//! A symbolic link in a path is followed only if no user but root and the caller can have made it: root or the caller
+//! owns the link and its directory, and no other user may replace the link there. Links of procfs belong to the kernel.
+//! The owner of `/` counts as root, because in a user namespace root may have no id.
 //!
-//! What it does not do: decide which sources a task may have.
+//! This module does not decide which sources a task may have.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ use crate::Error;
 #[derive(Clone, Debug)]
 pub(crate) struct HostFile {
     fd: Arc<OwnedFd>,
-    /// Its path without symbolic links, at the time it was opened.
+    /// Its path without symbolic links, as of when it was opened.
     pub real: PathBuf,
     /// Its type, owner and device number.
     pub look: Look,
@@ -46,11 +46,11 @@ impl HostFile {
 /// Why a source cannot be opened.
 #[derive(Debug)]
 pub(crate) enum SourceError {
-    /// Another user may have made a symbolic link on the way.
+    /// Another user may have made a symbolic link in the path.
     Planted {
         /// The link.
         link: PathBuf,
-        /// The user who may have made it.
+        /// The user that may have made it.
         by: String,
     },
     /// The kernel refused a call.
@@ -74,7 +74,7 @@ impl fmt::Display for SourceError {
     }
 }
 
-/// Opens the file at the absolute path `path`; `None` if it does not exist.
+/// Opens the file at the absolute path `path`. `None` if it does not exist.
 pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, SourceError> {
     let how = OpenHow::new().flags(PATH).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     let found = match openat2(AT_FDCWD, path, how) {
@@ -93,13 +93,14 @@ pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, SourceError> {
     }
 }
 
-/// Sources by the path that names them.
+/// Open sources, by the path that the spec names.
 pub(crate) type HeldSources = BTreeMap<PathBuf, HostFile>;
 
-/// Opens those of `paths` that exist.
+/// Opens each of `paths` that exists.
 ///
 /// # Errors
-/// `Error::Spec` for `field` if another user may have made a link on the way, else `Error::Prepare` with the path.
+/// `Error::Spec` for `field` if another user may have made a symbolic link in a path, else `Error::Prepare` with the
+/// path.
 pub(crate) fn hold<'a>(
     field: &'static str,
     paths: impl IntoIterator<Item = &'a PathBuf>,
@@ -168,12 +169,12 @@ fn names(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// The user, other than `trusted`, who may have made a link in a directory.
+/// The user, other than `trusted`, that may have made `link` in `dir`. `None` if there is none.
 fn planted_by(dir: &FileStat, link: &FileStat, trusted: [u32; 3]) -> Option<String> {
     if let Some(uid) = [link.st_uid, dir.st_uid].into_iter().find(|uid| !trusted.contains(uid)) {
         return Some(format!("user {uid}"));
     }
-    // In a sticky directory, users cannot replace files of others.
+    // In a sticky directory, users cannot replace files of other users.
     let sticky = dir.st_mode & libc::S_ISVTX != 0;
     let others = dir.st_mode & (libc::S_IWGRP | libc::S_IWOTH);
     (others != 0 && !sticky)
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_as_the_kernel_follows_them() {
+    fn symlinks_are_resolved_as_the_kernel_resolves_them() {
         let site = tempfile::tempdir().unwrap();
         let top = site.path().canonicalize().unwrap();
         fs::create_dir_all(top.join("a/b")).unwrap();
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn links_of_procfs_are_followed() {
+    fn symlinks_of_procfs_are_followed() {
         let link = fs::read_link("/proc/self/cwd").unwrap();
         assert_eq!(opened(Path::new("/proc/self/cwd")), link.display().to_string());
         let site = tempfile::tempdir().unwrap();
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_another_user_may_have_planted_is_named() {
+    fn a_symlink_that_another_user_may_have_made_is_refused() {
         if crate::rootfs::populate::tests::lacks_root() {
             return;
         }

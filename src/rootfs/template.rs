@@ -1,40 +1,41 @@
 //! A root that is populated once and used by many sandboxes.
 //!
 //! Populating a root for every sandbox costs a walk of the host's directories each time. A template costs one walk.
-//! Each sandbox then uses it as the lower layer of an overlay, by read-only binds, or as the source of its links or
-//! copies: [`Template::root`] is the [`Root`] for such a spec. A template also keeps one state of the host: if the
-//! host's packages are upgraded meanwhile, a sandbox does not see a mixture of two states.
+//! Each sandbox then uses it as the lower layer of an overlay, by read-only bind mounts, or as the source of its links
+//! or copies: [`Template::root`] is the [`Root`] for such a spec. A template also keeps one state of the host. If the
+//! host's packages are upgraded while sandboxes use a template, they do not see a mixture of two states.
 //!
 //! A template is a directory `template-KEY-GENERATION` in a directory of the operator. The key is a hash of the
-//! request: map, method and what copies keep. The generation is a hash of the sources, so templates of two states
+//! request: map, method, `setuid` and `skip`. The generation is a hash of the sources, so templates of two states
 //! of the host can exist at the same time. For each key there are also an empty file `lock-KEY` and a symbolic link
 //! `newest-KEY`, which stay.
 //!
-//! - **One walk.** If several threads and processes [open](Template::open) the same template at once, one of them
-//!   fills it and the others wait. An existing template is used without a look at the host.
-//!   [`changed`](Template::changed) tells whether the host has changed, and costs a walk that makes nothing.
+//! - **One walk.** If several threads and processes [open](Template::open) the same template at once, one of them fills
+//!   it and the others wait. An existing template is used without reading the host. [`changed`](Template::changed)
+//!   returns whether the host has changed; it costs a walk that makes nothing.
 //! - **Complete or absent.** A template is filled under another name. It gets its final name by a rename, after
-//!   everything is written to the disk (`syncfs(2)`). A process that is killed leaves no lock, and at most a
-//!   `partial-KEY` or `removed-KEY-INODE`, which the next process that fills a template of that key removes. So a
-//!   template survives a power cut too, if the file system keeps the order of `syncfs` and a later rename.
-//! - **Locked.** Every [`Template`] holds a shared lock (`flock(2)`) on its generation, by a close-on-exec
-//!   descriptor of its own, and [`remove`](Template::remove) needs an exclusive lock. A sandbox holds no lock: keep
-//!   the value as long as the sandboxes that use it run. A program that forks without an exec shares the lock.
+//!   everything is written to the disk (`syncfs(2)`). So a template survives a power cut too, if the file system keeps
+//!   the order of `syncfs` and a later rename. A process that is killed leaves no lock, and at most a `partial-KEY` or
+//!   `removed-KEY-INODE`. The next process that fills a template of that key removes these.
+//! - **Locked.** Every [`Template`] holds a shared lock (`flock(2)`) on its generation, by a close-on-exec descriptor
+//!   of its own, and [`remove`](Template::remove) needs an exclusive lock. A sandbox holds no lock: keep the value as
+//!   long as the sandboxes that use it run. A process that is forked and does not exec shares the lock.
 //!
-//! No user but the operator may write in the directory, because a directory there with a template's name is used as
-//! one. It is made with mode 0700, and refused if another user owns it or may access it. So no other user reaches
-//! the setuid files of a linked template either. The root of a template itself is 0755, as it becomes `/`. The
-//! umask has no effect.
+//! No user but the operator may write in the directory, because a directory there that has the name of a template is
+//! used as one. It is made with mode 0700, and refused if another user owns it or may access it. So no other user can
+//! access the setuid files of a linked template either. The root of a template itself has mode 0755, because it becomes
+//! `/`. The umask has no effect.
 //!
-//! Disk space: a template by copies needs as much as its sources, one by links only the directories, one by reflinks
-//! little more. Each generation needs this again until it is removed. Nothing removes old generations automatically.
+//! Disk space: a template by copies needs as much as its sources, one by hard links only the directories, one by
+//! reflinks little more. Each generation needs this again until it is removed. Old generations are not removed
+//! automatically.
 //!
 //! A template by [`Link`](Method::Link) consists of the host's own files. It is safe below an overlay and with
-//! read-only binds, which do not write to it. A sandbox that is linked from it is as safe as one that is linked
-//! from the host. Such a template does not keep the state of the host: a file that is written in place changes in
-//! it too.
+//! read-only bind mounts, because these do not write to it. A sandbox that is linked from it is as safe as one that is
+//! linked from the host. Such a template does not keep the state of the host: a file that is written in place changes
+//! in the template too.
 //!
-//! What it does not do: watch the host, choose when to refresh, or count its disk space.
+//! A template does not watch the host, choose when to refresh, or count its disk space.
 
 #![forbid(unsafe_code)]
 
@@ -56,8 +57,8 @@ mod tops;
 
 use store::Store;
 
-/// A populated directory on the disk that any number of sandboxes may use. The [module](self) documents its layout
-/// and guarantees.
+/// A populated directory on disk that any number of sandboxes may use. The [module](self) documents its layout and
+/// guarantees.
 ///
 /// ```no_run
 /// use cofferdam::rootfs::{Options, Template, default_chroot_env};
@@ -78,7 +79,7 @@ pub struct Template {
     generation: u64,
     /// Its root, with a shared lock.
     held: Locked,
-    /// The names at its top that a sandbox can mount one by one.
+    /// The names at its top that a sandbox can mount one by one, sorted.
     tops: Vec<OsString>,
     built: Option<Populated>,
 }
@@ -89,7 +90,7 @@ struct Recipe {
     map: ChrootEnv,
     method: Method,
     setuid: bool,
-    /// Includes the directory that contains templates, which changes whenever one is made.
+    /// Includes the directory that contains templates, because it changes whenever a template is made.
     skip: Vec<(u64, u64)>,
     max_entries: Option<u64>,
     max_bytes: Option<u64>,
@@ -118,7 +119,7 @@ impl Recipe {
     }
 }
 
-/// A hash of the request, without its limits.
+/// Hash of the request, without its limits.
 fn key(map: &ChrootEnv, options: &Options<'_>) -> u64 {
     // Increase the number when templates of an earlier release cannot be used any more.
     let mut bytes = b"cofferdam template 1\0".to_vec();
@@ -135,17 +136,17 @@ fn key(map: &ChrootEnv, options: &Options<'_>) -> u64 {
 }
 
 impl Template {
-    /// The newest template in `dir` for this map, method, `setuid` and `skip`. Fills one if there is none. The
-    /// limits and the progress callback of `options` apply to filling only, and the fingerprint is always taken.
-    /// Makes `dir`, with mode 0700, if its parent exists.
+    /// Returns the newest template in `dir` for this map, method, `setuid` and `skip`. Fills one if there is none. The
+    /// limits and the progress callback of `options` apply to filling only. A fingerprint is taken in any case. Makes
+    /// `dir`, with mode 0700, if its parent exists.
     ///
     /// Waits while another thread or process fills the same template. `dir` itself is left empty if it is below a
     /// source.
     ///
     /// # Errors
-    /// [`Error::Spec`] for an invalid map (as [`populate`]), a method that does not [walk](Method::walks), and a
-    /// directory that is not absolute or that other users may access. [`Error::Prepare`] or [`Error::Task`] with the
-    /// refused call. Everything filled so far is removed.
+    /// [`Error::Spec`] for an invalid map (as [`populate`]), a map without any source that exists, a method that does
+    /// not [walk](Method::walks), and a directory that is not absolute or that other users may access.
+    /// [`Error::Prepare`] or [`Error::Task`] with the refused call. Everything filled so far is removed.
     pub fn open(dir: &Path, map: &ChrootEnv, options: &Options<'_>) -> Result<Template> {
         validate(map)?;
         if !options.method.walks() {
@@ -170,7 +171,7 @@ impl Template {
             let partial = store.partial(recipe.key);
             tops::relink(root.as_fd(), &partial)?;
             if tops::list(root.as_fd(), &partial)?.is_empty() {
-                // A root with an empty map would be populated with the host's default list.
+                // A root with an empty map would be populated with the host's default map.
                 let why = "no source of the template exists on the host";
                 return Err(Error::spec("chroot_env", why));
             }
@@ -179,8 +180,8 @@ impl Template {
         match filled {
             Ok((held, generation, done)) => Template::of(store, recipe, generation, held, Some(done)),
             Err(error) => {
-                // Report the first error. If this fails, the next process that fills a template of this key removes
-                // the rest.
+                // Return the first error. If this fails, the next process that fills a template of this key removes the
+                // rest.
                 let _ = store.remove_stale(recipe.key);
                 Err(error)
             }
@@ -199,32 +200,32 @@ impl Template {
         Ok(Template { store, recipe, path, generation, held, tops, built })
     }
 
-    /// The path of its root, in which nothing may be written.
+    /// Path of the template's root. Nothing may be written in it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The fingerprint of the sources when it was filled: see [`Populated::fingerprint`].
+    /// The fingerprint of the sources when the template was filled: see [`Populated::fingerprint`].
     pub fn fingerprint(&self) -> u64 {
         self.generation
     }
 
-    /// The result of filling it, if the [`open`](Template::open) or [`refresh`](Template::refresh) that returned this
-    /// value filled it; otherwise `None`.
+    /// The result of the population, if the [`open`](Template::open) or [`refresh`](Template::refresh) that returned
+    /// this value filled the template. Otherwise `None`.
     pub fn built(&self) -> Option<&Populated> {
         self.built.as_ref()
     }
 
-    /// Whether the sources have changed since it was filled. Walks the sources and makes nothing.
+    /// Whether the sources have changed since the template was filled. Walks the sources and makes nothing.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the source that could not be read.
+    /// [`Error::Prepare`] with the call that was refused and its source.
     pub fn changed(&self) -> Result<bool> {
         Ok(fingerprint(&self.recipe.map, &self.recipe.skip)? != self.generation)
     }
 
-    /// A template of the present state of the sources, which [`open`](Template::open) returns from then on; `None`
-    /// if they have not changed. This template stays as it is, and sandboxes may go on using it.
+    /// Returns a template of the present state of the sources, which [`open`](Template::open) returns from then on.
+    /// `None` if the sources have not changed. This template stays as it is, and sandboxes may go on using it.
     ///
     /// # Errors
     /// As [`open`](Template::open).
@@ -245,22 +246,22 @@ impl Template {
         }
     }
 
-    /// The root of a sandbox that uses it by `method`: each name at its top below `/`. [`Overlay`](Method::Overlay)
-    /// and [`Bind`](Method::Bind) walk nothing.
+    /// Returns the root of a sandbox that uses the template by `method`. Its map has each name at the top of the
+    /// template, with its destination below `/`. [`Overlay`](Method::Overlay) and [`Bind`](Method::Bind) walk nothing.
     ///
-    /// A symbolic link at the top appears as the file that it leads to within the template, and is missing if it
-    /// leads to nothing there.
+    /// A symbolic link at the top appears as the file that it points to within the template. It is missing if it points
+    /// to nothing there.
     pub fn root(&self, method: Method) -> Root {
         let top = |name: &OsString| (self.path.join(name), Path::new("/").join(name));
         Root { populate: method, chroot_env: self.tops.iter().map(top).collect(), ..Root::default() }
     }
 
-    /// Removes it from the disk, by descriptor, as [`remove_tree`](super::remove_tree). Other generations stay.
+    /// Removes the template from the disk, as [`remove_tree`](super::remove_tree). Other generations stay.
     ///
     /// # Errors
-    /// [`Error::Task`] with `EWOULDBLOCK` while another [`Template`], of this process or another, holds a lock on
-    /// it; then it stays as it is. Otherwise with the paths that could not be removed, which are no template any
-    /// more.
+    /// [`Error::Task`] with `EWOULDBLOCK` while another [`Template`], of this process or another, holds a lock on it;
+    /// then it stays as it is. Otherwise [`Error::Task`] with the paths that could not be removed. These are no longer
+    /// a template.
     pub fn remove(self) -> Result<()> {
         let step = format!("flock({:?}, LOCK_EX|LOCK_NB)", self.path);
         self.held.change(Lock::ExclusiveNow).map_err(Error::task(step))?;

@@ -1,4 +1,4 @@
-//! The parent's work on a root, as the operations of a plan: make a temporary directory, and populate it.
+//! Operations of the parent that prepare a root: making a temporary directory, and populating the root.
 
 use std::path::{Path, PathBuf};
 
@@ -13,62 +13,63 @@ use crate::step::Kernel;
 /// Makes the temporary directory that becomes the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MakeTempRoot {
-    /// Where it is made.
+    /// Directory in which it is made.
     pub base: PathBuf,
-    /// The sandbox's name.
+    /// Name of the sandbox.
     pub id: String,
 }
 
 impl MakeTempRoot {
-    /// The directory that becomes the root.
+    /// Path of the directory that becomes the root.
     pub(crate) fn path(&self) -> PathBuf {
         TempRoot::path_in(&self.base, &self.id)
     }
 
-    /// How it is removed.
+    /// The call that removes the directory, as the plan prints it.
     pub(crate) fn undo_call(&self) -> String {
         let around = self.path();
         let around = around.parent().and_then(Path::file_name).unwrap_or_default();
         format!("unlinkat({:?}, {around:?}, AT_REMOVEDIR) # after everything in it", self.base)
     }
 
-    /// Makes it; `None` where calls are recorded.
+    /// Makes the directory. `None` if `kernel` only records calls.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call.
+    /// [`Error::Prepare`] with the refused call.
     pub(crate) fn run(&self, kernel: &Kernel) -> Result<Option<TempRoot>> {
         TempRoot::create(kernel, &self.base, &self.id)
     }
 }
 
-/// Populates the root, as far as it is not mounted, and lists what is in it.
+/// Populates the root if its method walks, and lists the sources in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BuildRoot {
     /// The directory that becomes the root; `None` for a tmpfs.
     pub dir: Option<PathBuf>,
-    /// How it is populated: never `auto`.
+    /// The chosen method, never `auto`.
     pub method: Method,
-    /// What is linked or copied into it, if that is the method.
+    /// Sources to link or copy; empty unless the method walks.
     pub env: ChrootEnv,
-    /// What is mounted in it, if that is the method.
+    /// Sources that init mounts; empty if the method walks.
     pub mounted: Vec<Source>,
-    /// What the compiler left out.
+    /// Sources that the compiler skipped.
     pub skipped: Vec<Skipped>,
-    /// Directories to be left empty, by device and inode.
+    /// Directories that are left empty, by device and inode.
     pub skip: Vec<(u64, u64)>,
-    /// See [`Options`].
+    /// See [`Options::setuid`].
     pub setuid: bool,
-    /// See [`Options`].
+    /// See [`Options::max_entries`].
     pub max_entries: Option<u64>,
-    /// See [`Options`].
+    /// See [`Options::max_bytes`].
     pub max_bytes: Option<u64>,
 }
 
 impl BuildRoot {
-    /// Fills the directory that becomes the root, if it is to be filled, and lists what is in the root.
+    /// Populates the directory that becomes the root if the method walks. Returns what is in the root; `None` for
+    /// [`Method::None`].
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call.
+    /// [`Error::Prepare`] with the refused call.
     pub(crate) fn run(
         &self,
         held: &HeldSources,

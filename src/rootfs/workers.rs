@@ -25,7 +25,7 @@ const MAX_THREADS: usize = 4;
 /// contend for the same locks there, and no task is ready before the last one is.
 const MAX_WALKS: usize = 2;
 
-/// When to start helper threads, for most walks: see [`run`].
+/// Returns an `alone` predicate for [`run`] that suits most walks: false after [`ALONE`] jobs or after [`ALONE_TIME`].
 pub(super) fn alone_at_first() -> impl FnMut() -> bool {
     let (mut left, began) = (ALONE, Instant::now());
     move || {
@@ -34,9 +34,9 @@ pub(super) fn alone_at_first() -> impl FnMut() -> bool {
     }
 }
 
-/// Processes `first` and all jobs that jobs return. Returns the state of each worker, which `state` made.
+/// Processes `first` and all jobs that jobs return. Returns the state of each worker, made by `state`.
 ///
-/// The caller's thread works alone as long as `alone` returns true; it is asked after each job.
+/// The caller's thread works alone as long as `alone` returns true. `alone` is called after each job.
 ///
 /// # Errors
 /// The first error of a job. No job is started after it.
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_job_is_done_once() {
+    fn every_job_is_processed_once() {
         let split = |n: u32, sum: &mut u64| {
             *sum += 1;
             Ok(if n == 0 { Vec::new() } else { vec![n - 1; 3] })
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_walks_run_at_a_time_than_the_limit_and_a_panic_releases_the_permit() {
+    fn concurrent_walks_are_limited_and_a_panic_releases_the_permit() {
         let (limit, running, most) = (ConcurrentLimit::new(2), AtomicUsize::new(0), AtomicUsize::new(0));
         let walk = |i: u32| {
             let _permit = limit.acquire();

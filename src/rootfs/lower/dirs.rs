@@ -1,4 +1,4 @@
-//! `/alloc`, `/local`, `/secrets` and `/tmp`.
+//! Steps for the task's directories: `/alloc`, `/local`, `/secrets` and `/tmp`.
 
 use super::{NO, RootRequest, Steps, mount};
 use crate::report::Control;

@@ -1,5 +1,6 @@
-//! The root into steps, in the order in which they must happen: trees of the host's, no propagation to the host, the root, what populates it, `/dev`, `/proc`, `/sys`, the task's directories,
-//! volumes, devices, files of the sandbox's own, masks, the seal on `/dev`, and the switch.
+//! Lowers the root into steps of init, in the order in which init takes them: clones of mount trees of the host, mount
+//! propagation, the root, its sources, `/dev`, `/proc` and `/sys`, the task's directories, volumes, devices, generated
+//! files, masks, the read-only `/dev`, and `pivot_root(2)`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,79 +18,80 @@ use crate::step::{
 mod dirs;
 mod populated;
 
-/// What populates the root: a file or a directory of the host, and where it stands.
+/// One source of the root, a file or directory of the host, and its destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RootEntry {
     pub source: PathBuf,
-    /// The same without links.
+    /// `source` without symbolic links.
     pub real: PathBuf,
-    /// Absolute, in the sandbox.
+    /// Absolute path in the sandbox.
     pub target: PathBuf,
     pub kind: FileKind,
-    /// What the source is like; for the top of an overlay's written layer.
+    /// Mode and owner of the source, which the top of an overlay's upper layer gets.
     pub owner: Owner,
-    /// Mount points of the host below the source, the topmost ones, each relative to it.
+    /// The topmost mount points of the host below the source, relative to it.
     pub submounts: Vec<(PathBuf, FileKind)>,
     /// Directories below the source, relative to it, that are left empty.
     pub skip: Vec<PathBuf>,
 }
 
-/// Everything that the root depends on, decided.
+/// Everything that the steps of a root depend on, resolved and decided.
 pub(crate) struct RootRequest<'a> {
-    /// The root as the spec has it.
+    /// The root as the spec declares it.
     pub root: &'a Root,
     /// The directory of the host that becomes the root; `None` for a tmpfs.
     pub dir: Option<&'a Path>,
-    /// Paths of sources without symbolic links, where they are others than those that the spec names.
+    /// Paths without symbolic links, by the path in the spec, where the two differ.
     pub real: &'a BTreeMap<PathBuf, PathBuf>,
-    /// How it is populated, decided: never `auto`.
+    /// The chosen method, never `auto`.
     pub method: Method,
-    /// What populates it, parents before children.
+    /// Sources of the root, parents before children.
     pub entries: &'a [RootEntry],
     /// The task's directories.
     pub task_dirs: &'a TaskDirs,
-    /// Whom the task runs as: user and group.
+    /// User and group id of the task.
     pub user: (u32, u32),
-    /// Whether init becomes that user before it mounts anything, as only that one is mapped in the user namespace.
+    /// Whether init changes to the task's user before it mounts anything. It must if the user namespace maps the task's
+    /// ids and not the caller's.
     pub becomes: bool,
-    /// Why `/secrets` may be written to swap; `None` when it may not.
+    /// Why `/secrets` may be written to swap; `None` if it cannot be.
     pub swappable: Option<&'a str>,
-    /// Files of the sandbox's own: path and content.
+    /// Files that are generated for the sandbox: path in it and content.
     pub files: &'a [(&'static str, String)],
-    /// Volumes with the kind of their source.
+    /// Volumes, each with the type of its source.
     pub volumes: &'a [(Volume, FileKind)],
-    /// Devices of the caller's.
+    /// Device nodes of the host that the spec adds.
     pub devices: &'a [Device],
-    /// The task's working directory, made when it is absent.
+    /// The task's working directory. Made if it does not exist.
     pub work_dir: Option<&'a Path>,
-    /// Sensitive paths of this host's kernel that get covered, and those that become read-only.
+    /// Sensitive paths of the host's kernel that are covered.
     pub masked: &'a [(PathBuf, FileKind)],
-    /// Options of the host's `/proc`, for one of the same PID namespace.
+    /// Options of the host's `/proc`, for a new procfs of the same PID namespace.
     pub proc_options: &'a [(String, String)],
-    /// Files and directories that came with the root and get covered.
+    /// Files and directories of the sources that are covered, because other users may not read them on the host.
     pub private: &'a [(PathBuf, FileKind)],
-    /// See `masked`.
+    /// Sensitive paths of the host's kernel that become read-only.
     pub read_only: &'a [(PathBuf, FileKind)],
-    /// The standard streams that are `/dev/null`, a bit each.
+    /// The standard streams that are `/dev/null`: bit N for descriptor N.
     pub null: u8,
-    /// `pivot_root`, not `chroot`.
+    /// Whether the root is entered by `pivot_root(2)` or else by `chroot(2)`.
     pub pivot: bool,
-    /// The caller may mount by itself, without a user namespace.
+    /// The caller may mount without a user namespace.
     pub privileged: bool,
-    /// The caller may make device nodes. Those of the host are bound otherwise.
+    /// The caller may make device nodes. Otherwise the host's nodes are bind-mounted.
     pub nodes: bool,
-    /// The PID namespace is the sandbox's own.
+    /// The sandbox has its own PID namespace.
     pub own_pid: bool,
-    /// The task makes user namespaces, whose maps it writes in `/proc`.
+    /// The task may make user namespaces, whose id maps it writes in `/proc`.
     pub user_namespaces: bool,
-    /// The IPC namespace is the sandbox's own.
+    /// The sandbox has its own IPC namespace.
     pub own_ipc: bool,
     /// The network namespace is new.
     pub new_net: bool,
-    /// Mounts that come from the host honour no setuid bit.
+    /// Mounts of host files are `nosuid`.
     pub nosuid: bool,
-    /// What is the same for every task may be prepared once: the task cannot change mounts, none of its volumes
-    /// propagates, and the root is entered by `pivot_root`.
+    /// Steps that are the same for every task may be taken once per sandbox. This requires that the task cannot change
+    /// mounts, that no volume propagates mounts, and that the root is entered by `pivot_root(2)`.
     pub prepares: bool,
 }
 
@@ -98,12 +100,14 @@ impl RootRequest<'_> {
         ATTR_NODEV | more | if self.nosuid { ATTR_NOSUID } else { 0 }
     }
 
-    /// Whether `/sys` is the host's own tree: a new sysfs needs the network namespace to be ours.
+    /// Whether `/sys` is bind-mounted from the host. A caller without privileges may mount a new sysfs only in a new
+    /// network namespace.
     fn binds_sys(&self) -> bool {
         !self.privileged && !self.new_net
     }
 
-    /// Whether a cgroup file system can be seen inside, given where the host has them.
+    /// Whether a cgroup file system is visible in the sandbox. `cgroup_mounts` are the host's mount points of such file
+    /// systems.
     pub(crate) fn shows_cgroups(&self, cgroup_mounts: &[PathBuf]) -> bool {
         let sources = || {
             let volumes = self.volumes.iter().map(|(v, _)| v.source.as_path());
@@ -120,18 +124,18 @@ impl RootRequest<'_> {
         if self.root.tmpfs_size == 0 { SIZE_DEFAULT } else { self.root.tmpfs_size }
     }
 
-    /// Whether what populates the root is mounted in it.
+    /// Whether the sources are mounted in the root, and not linked or copied.
     fn mounts(&self) -> bool {
         matches!(self.method, Method::Bind | Method::Overlay)
     }
 
-    /// Whether the host's own files stand in the root and must not be written.
+    /// Whether the root contains hard links to the host's files that must not be written.
     fn restricts(&self) -> bool {
         self.method == Method::Link && !self.root.writable
     }
 
-    /// Whether they stand in `/` itself. It cannot be bound on itself like a directory of it, and must
-    /// stay writable until every mount point is made.
+    /// Whether such hard links are in `/` itself. A directory is made read-only by a bind mount on itself. `/` cannot
+    /// be, and must stay writable until every mount point is made.
     fn seals_root(&self) -> bool {
         self.restricts() && self.entries.iter().any(|e| e.target == Path::new("/"))
     }
@@ -139,9 +143,9 @@ impl RootRequest<'_> {
 
 const SIZE_DEFAULT: u64 = 64 << 20;
 const NO: u64 = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-/// Of a device node of the host's: what it drives can be written all the same, its mode and owner cannot.
+/// Attributes of a bind-mounted device node. Read-only protects its mode and owner; the device can still be written to.
 const DEVICE: u64 = ATTR_NOSUID | ATTR_NOEXEC | ATTR_RDONLY;
-/// Name, major and minor number of the devices that every task has.
+/// Name, major and minor number of the devices of every task.
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 const LINKS: [(&str, &str); 6] = [
@@ -153,11 +157,11 @@ const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-/// The steps of a root, with what must come before any of them.
+/// Collects the steps of a root.
 pub(crate) struct Steps<'a> {
     req: &'a RootRequest<'a>,
     draft: &'a mut Draft,
-    /// Clones of what the caller may not clone itself.
+    /// Clones of mount trees that the caller may not clone itself. They come before all other steps.
     trees: Vec<InitStep>,
     steps: Vec<InitStep>,
 }
@@ -167,15 +171,16 @@ impl Steps<'_> {
         self.steps.push(step);
     }
 
-    /// Adds a step that is the same for every task of the sandbox, and makes nothing that a task can write.
+    /// Adds a step that is the same for every task of the sandbox and makes nothing that a task can write to.
     fn push_common(&mut self, step: InitStep) {
         let phase = if self.req.prepares { Phase::Prepare } else { Phase::Build };
         self.steps.push(step.in_phase(phase));
     }
 
-    /// A detached copy of the tree at `source`, by its index among the descriptors. It is made before anything of the
-    /// sandbox is mounted: in the caller's namespace by a caller who may, else by init from the path, which must lead
-    /// to what the caller holds.
+    /// Returns the index, in the table of descriptors, of a detached clone of the mount tree at `source`. The clone is
+    /// made before anything of the sandbox is mounted. A privileged caller makes it in its own mount namespace.
+    /// Otherwise init makes it from the path, and refuses a path that does not lead to the file that the caller holds
+    /// open.
     fn tree(&mut self, source: &Path, recursive: bool) -> u32 {
         if self.req.privileged {
             return self.draft.hand(Handed::Tree { source: source.into(), recursive });
@@ -199,7 +204,7 @@ impl Steps<'_> {
         self.push(step);
     }
 
-    /// A bind of what is in the root of every task, read-only.
+    /// Adds a bind mount that every task has in its root. `attrs` must make it read-only.
     fn bind_common(&mut self, source: (&Path, FileKind), target: &Path, attrs: u64) {
         let step = self.bound(Control::HOST_FILES, source, target, attrs, MS_PRIVATE);
         self.push_common(step);
@@ -220,19 +225,20 @@ impl Steps<'_> {
     }
 }
 
-/// The device nodes of every sandbox.
+/// Paths of the device nodes of every sandbox.
 pub(crate) fn nodes() -> impl Iterator<Item = PathBuf> {
     DEVICES.iter().map(|(name, ..)| Path::new("/dev").join(name))
 }
 
-/// What must be handed over of the host beside what the spec names: the sources of what cannot be made anew.
+/// Paths of the host, other than those in the spec, that must be opened for a sandbox: the device nodes if the caller
+/// may not make any, and `/proc` and `/sys` if it may not mount new ones.
 pub(crate) fn own_sources(privileged: bool, nodes: bool) -> Vec<PathBuf> {
     let devices = self::nodes().filter(|_| !nodes);
     let trees = ["/proc", "/sys"].into_iter().filter(|_| !privileged).map(PathBuf::from);
     devices.chain(trees).collect()
 }
 
-/// Lowers the root, and hands over what is mounted in it.
+/// Adds the steps of the root to `draft`, with the descriptors that they need.
 pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
     let mut steps = Steps { req, draft, trees: Vec::new(), steps: Vec::new() };
     steps.push(InitStep::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
@@ -314,7 +320,7 @@ fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         ));
     }
     let pts: &[&str] = &["ptmxmode", "0666", "mode", "0620", "gid", "5"];
-    // Group 5 is not mapped in a user namespace of one id.
+    // A user namespace that maps one id does not map group 5.
     let pts = if req.privileged { pts } else { pts.get(..4).unwrap_or_default() };
     steps.push(mount(control, "devpts", "/dev/pts", ATTR_NOSUID | ATTR_NOEXEC, pts));
     steps.push(mount(control, "tmpfs", "/dev/shm", NO, &["mode", "1777", "size", "67108864"]));
@@ -330,9 +336,9 @@ fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
 
 fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
-    // In the host's PID namespace /proc/PID/oom_score_adj and others of every process could be written.
+    // In the host's PID namespace, the task could write files such as /proc/PID/oom_score_adj of every process.
     let proc_attrs = if req.own_pid || req.user_namespaces { NO } else { NO | ATTR_RDONLY };
-    // Private: a later mount of the host's would come without these attributes.
+    // Private, because a later mount of the host would propagate without these attributes.
     if req.privileged || req.own_pid {
         let options: Vec<&str> = match req.own_pid {
             true => Vec::new(),
@@ -348,7 +354,7 @@ fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         steps.bind(control, (sys, FileKind::Dir), sys, NO | ATTR_RDONLY, MS_PRIVATE);
     } else {
         let sys = mount(control, "sysfs", "/sys", NO | ATTR_RDONLY, &[]);
-        // It shows the network of whoever mounts it.
+        // A sysfs shows the network namespace of the process that mounts it.
         if req.new_net { steps.push(sys) } else { steps.push_common(sys) }
     }
 }

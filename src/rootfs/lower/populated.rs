@@ -1,4 +1,4 @@
-//! What populates the root: read-only binds, overlays, or a seal on what was linked into it.
+//! Steps that populate the root: read-only bind mounts, overlays, or read-only mounts over hard-linked files.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub(super) fn lower(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     }
 }
 
-/// Where overlays are written to. It stands over `/` until the root covers it.
+/// Adds the mount that overlays write to. It covers `/` until the root is mounted over it.
 pub(super) fn upper(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let overlays = req.method == Method::Overlay && req.entries.iter().any(|e| e.kind == FileKind::Dir);
     match &req.root.upper {
@@ -42,7 +42,8 @@ pub(super) fn upper(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     }
 }
 
-/// Private: a later mount of the host's would come without these attributes.
+/// Adds a read-only bind mount. It is private, because a later mount of the host would propagate without these
+/// attributes.
 fn read_only(req: &RootRequest<'_>, source: (&Path, FileKind), target: &Path, steps: &mut Steps<'_>) {
     steps.bind_common(source, target, req.attrs(ATTR_RDONLY));
 }
@@ -52,7 +53,7 @@ fn bound(req: &RootRequest<'_>, entry: &RootEntry, steps: &mut Steps<'_>) {
     emptied(entry, steps);
 }
 
-/// Covers what is to be left out.
+/// Covers the directories that are left empty.
 fn emptied(entry: &RootEntry, steps: &mut Steps<'_>) {
     for skip in &entry.skip {
         let at = entry.target.join(skip);
@@ -60,8 +61,8 @@ fn emptied(entry: &RootEntry, steps: &mut Steps<'_>) {
     }
 }
 
-/// An overlay for each directory; a file cannot have one. What is mounted below a source an overlay does not
-/// show, so that is bound on top.
+/// Adds an overlay for each directory, and a read-only bind mount for each file, which cannot have an overlay. An
+/// overlay does not show mounts below its lower layer, so those are bind-mounted on top.
 fn overlays(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     for entry in req.entries {
         if entry.kind != FileKind::Dir {
@@ -78,7 +79,7 @@ fn overlays(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
             target: path(&entry.target),
             name: text(&name),
             mode: entry.owner.mode & 0o7777,
-            // A user namespace maps no owner of the host's: then they are the task's own.
+            // A user namespace does not map the owners of the host. Then the task owns the directory.
             uid: if req.privileged { entry.owner.uid } else { req.user.0 },
             gid: if req.privileged { entry.owner.gid } else { req.user.1 },
             userxattr: !req.privileged,
@@ -98,9 +99,10 @@ fn overlays(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     }
 }
 
-/// Where another entry's overlay shows the source of this one, as `/usr` does that of a `/bin` which is a link into
-/// it: then they are one directory inside as they are outside, and one overlay less. Not where some third
-/// entry, or a mount of the host's, stands in one of the two only.
+/// The path in the sandbox at which another entry's overlay shows the source of `entry`. For example, the overlay of
+/// `/usr` shows `/usr/bin`, the source of a `/bin` that is a symbolic link to it. The two paths can then be one
+/// directory, as on the host, which saves an overlay. `None` if a third entry is above or below either of the two, or a
+/// mount of the host or a directory that is left empty above or below the source.
 fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
     let others = || req.entries.iter().filter(|other| *other != entry);
     let apart = |at: &Path, but: Option<&RootEntry>| {
@@ -110,7 +112,8 @@ fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
     if entry.kind != FileKind::Dir || !apart(&entry.target, None) {
         return None;
     }
-    // One that is shared itself is not there in time. Each is below the other, so this comes to an end.
+    // An entry that is shared itself may be mounted too late. Each outer source is above the inner one, so the
+    // recursion ends.
     let own = |outer: &&RootEntry| {
         let below = outer.real != entry.real && entry.real.starts_with(&outer.real);
         outer.kind == FileKind::Dir && below && shared(req, outer).is_none()
@@ -125,7 +128,7 @@ fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
 }
 
 impl RootEntry {
-    /// The name of the directory that holds the layers of its overlay: its target, with `%2F` for slashes.
+    /// Name of the directory that contains the layers of its overlay: its target, with `%2F` for `/` and `%25` for `%`.
     pub(crate) fn layer(&self) -> Vec<u8> {
         let mut name = Vec::new();
         for byte in self.target.as_os_str().as_bytes().iter().skip(1) {
@@ -139,7 +142,8 @@ impl RootEntry {
     }
 }
 
-/// What was linked becomes read-only. Mount points in it are made before; the directories are the root's own.
+/// Makes the hard-linked files read-only. Mount points among them are made before, in directories that belong to the
+/// root, because only files are linked.
 fn restricted(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
     let volumes = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
@@ -154,7 +158,7 @@ fn restricted(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         };
         steps.push(InitStep::new(Control::MOUNT_NS, op));
     }
-    // One that lies in another too: a link may have led it out of there.
+    // Includes an entry whose target is below another's, because a symbolic link may have led it elsewhere.
     for target in req.entries.iter().map(|e| e.target.as_path()).filter(|t| *t != Path::new("/")) {
         let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: true };
         steps.push(InitStep::new(Control::HOST_FILES, op));

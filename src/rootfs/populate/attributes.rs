@@ -90,16 +90,16 @@ fn copy_one(
     value.resize(LARGEST, 0);
     let value = match fgetxattr(from, name, value) {
         Ok(n) => value.get(..n).unwrap_or_default(),
-        // Removed meanwhile: nothing is lost.
+        // Removed in the meantime: nothing is lost.
         Err(Errno::ENODATA) => return Ok(Attributes::Kept),
         Err(errno) => return lost_or_error("fgetxattr", Side::Source, errno),
     };
     if name == ACCESS_LIST {
-        // It replaces the permission bits, which mark an unfinished directory.
+        // An access control list replaces the permission bits, which mark an unfinished directory.
         keep_marked(to)?;
     }
     let answer = match fsetxattr(to, name, value) {
-        // The umask may have taken the write bit that this needs.
+        // The umask may have removed the write bit that this needs.
         Err(Errno::EACCES) => {
             keep_marked(to)?;
             fsetxattr(to, name, value)
@@ -120,7 +120,7 @@ fn keep_marked(to: BorrowedFd<'_>) -> Result<(), CallError> {
     fchmod(to, mode).map_err(failed("fchmod", Side::Dest))
 }
 
-/// `Lost` for an errno that says that the attribute cannot be read or stored here, else the error.
+/// Returns `Lost` for an errno that says that the attribute cannot be read or stored here, else the error.
 fn lost_or_error(call: &'static str, on: Side, errno: Errno) -> Result<Attributes, CallError> {
     match errno {
         Errno::EOPNOTSUPP

@@ -1,7 +1,7 @@
 //! Clones or copies the content of one open file into another.
 //!
-//! The new file shares the blocks of its source if that is wanted and the file system can do it. Otherwise the data
-//! is copied without the holes, by the kernel if it can.
+//! The new file shares the blocks of its source if the method is a clone and the file system supports it. Otherwise the
+//! data is copied without the holes, by the kernel if possible.
 
 use std::os::fd::BorrowedFd;
 
@@ -19,11 +19,11 @@ use crate::sys::fs::clone_file;
 /// Bytes that are copied between two checks of the limit and two calls of the progress callback.
 const CHUNK: u64 = 16 << 20;
 
-/// Maximum number of bytes read from a file whose size is 0. Files that the kernel generates say so and have content,
-/// some without an end.
+/// Maximum number of bytes read from a file whose size is 0. Files that the kernel generates report size 0 although
+/// they have content, and some never end.
 const MAX_UNSIZED: u64 = 64 << 20;
 
-/// What one thread keeps between copies.
+/// State that one thread keeps between copies.
 #[derive(Default)]
 pub(super) struct Copier {
     buf: Vec<u8>,
@@ -32,8 +32,8 @@ pub(super) struct Copier {
 }
 
 impl Copier {
-    /// Makes `file` share the blocks of `source`; `false` if it must be copied. `devices` are those of the two. A
-    /// pair of devices that refused once is not tried again.
+    /// Makes `file` share the blocks of `source`. Returns `false` if the content must be copied. `devices` are the
+    /// devices of the two files. A pair of devices that was refused once is not tried again.
     pub(super) fn clone(
         &mut self,
         source: BorrowedFd<'_>,
@@ -49,14 +49,14 @@ impl Copier {
                 self.no_clones.push(devices);
                 Ok(false)
             }
-            // Only this file: a swap file for example, or one with other flags than the new file.
+            // Concerns this file only, for example a swap file, or one with other flags than the new file.
             Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES | Errno::ETXTBSY | Errno::EBADF) => Ok(false),
             Err(errno) => Err(failed("ioctl FICLONE", Side::Both)(errno)),
         }
     }
 
-    /// Copies the content that `source` had at `st`, so that a file that grows meanwhile has an end. Returns the
-    /// number of bytes copied.
+    /// Copies the content that `source` had at `st`, so that copying a growing file ends. Returns the number of bytes
+    /// copied.
     pub(super) fn copy(
         &mut self,
         source: BorrowedFd<'_>,
@@ -98,13 +98,13 @@ impl Copier {
             add(&mut total, self.range(source, file, data, end, meter)?);
             at = end;
         }
-        // If the source was truncated meanwhile, the copy must not end in zeros instead.
+        // If the source was truncated in the meantime, the copy must not end in zeros instead.
         let now = fstat(source).map_err(failed("fstat", Side::Source))?.st_size;
         ftruncate(file, size.min(now)).map_err(failed("ftruncate", Side::Dest))?;
         Ok(total)
     }
 
-    /// Copies the bytes from one offset to another, by the kernel if it can.
+    /// Copies the bytes from one offset to another, by the kernel if possible.
     fn range(
         &mut self,
         source: BorrowedFd<'_>,
@@ -169,7 +169,7 @@ impl Copier {
         Ok(total)
     }
 
-    /// Copies all that can be read.
+    /// Copies up to the end of the file. `EFBIG` if it does not end after [`MAX_UNSIZED`] bytes.
     fn stream(
         &mut self,
         source: BorrowedFd<'_>,

@@ -1,7 +1,7 @@
-//! Directories whose metadata is applied at the very end: those in which other entries of the map make something.
+//! Directories whose metadata is applied at the end, because other entries of the map make something in them.
 //!
-//! They stay unfinished until then. So what is made in them does not change their times and needs no permission that
-//! their final mode may not give, and the next run finds them unfinished if this one is killed.
+//! They stay unfinished until then. So making something in them does not change their times, and needs no permission
+//! that their final mode may not grant. If this population is killed, the next one finds them unfinished.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ use super::{Populated, add};
 use crate::rootfs::directory::DIR;
 use crate::{Error, Result};
 
-/// Path in the root, and the directory of the host whose metadata it gets, if there is one.
+/// Each directory by its path in the root, with the directory of the host whose metadata it gets, if there is one.
 #[derive(Default)]
 pub(super) struct Deferred(BTreeMap<PathBuf, Option<PathBuf>>);
 
@@ -29,7 +29,7 @@ impl Deferred {
         self.0.extend(more.into_iter().map(|(at, like)| (at, Some(like))));
     }
 
-    /// Opens the parent directory of `to`, and makes directories on the way that do not exist.
+    /// Opens the parent directory of `to`. Makes the directories of its path that do not exist.
     pub(super) fn make_parent(
         &mut self,
         by: &Settings<'_>,
@@ -83,7 +83,8 @@ impl Deferred {
         Ok(fd)
     }
 
-    /// Applies the metadata of all, the deepest first, because a final mode may forbid to enter what is below.
+    /// Applies the metadata of all directories, the deepest first, because a final mode may forbid entering a
+    /// directory.
     pub(super) fn apply_all(self, by: &Settings<'_>, done: &mut Populated) -> Result<()> {
         let mut buffers = Buffers::new();
         for (at, like) in self.0.iter().rev() {
@@ -91,7 +92,7 @@ impl Deferred {
             let fd = dest::open_dir(by.root, at).map_err(fail("openat2"))?;
             let st = fstat(&fd).map_err(fail("fstat"))?;
             let like = like.as_deref().and_then(open_like);
-            // It is finished already if it has another path too, through a symbolic link in the root.
+            // If a symbolic link in the root leads to the directory by another path too, it is finished already.
             if by.metadata.is_unfinished(&st, like.as_ref().map_or(&st, |(_, st)| st)) {
                 let applied = apply(by, fd.as_fd(), like.as_ref(), &mut buffers)
                     .map_err(|r| r.about(Path::new(""), at))?;
@@ -116,7 +117,7 @@ fn apply(
     }
 }
 
-/// Metadata of a directory of the host, which is open if the caller may read it.
+/// Metadata of a directory of the host, and its descriptor if the caller may read it.
 fn open_like(path: &Path) -> Option<(Option<OwnedFd>, FileStat)> {
     let fd = open(path, DIR, Mode::empty()).ok();
     let st = match &fd {

@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use super::unfinished::UNFINISHED_DIR;
 use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW};
 
-/// Makes the directory `name`, marked as unfinished. `false` if the name exists.
+/// Makes the directory `name`, marked as unfinished. Returns `false` if the name exists.
 pub(super) fn make<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, name: &P) -> nix::Result<bool> {
     match mkdirat(dir, name, UNFINISHED_DIR) {
         Ok(()) => Ok(true),
@@ -41,7 +41,7 @@ pub(super) fn open_dir(root: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd
         match openat2(root, path, OpenHow::new().flags(DIR).resolve(resolve)) {
             // A directory was renamed while the kernel resolved a `..` of a symbolic link.
             Err(Errno::EAGAIN) if tries > 0 => tries = tries.saturating_sub(1),
-            // Linux before 5.6, or a seccomp filter that does not know the call. Then no link is followed.
+            // Linux before 5.6, or a seccomp filter that does not know the call. Then no symbolic link is followed.
             Err(Errno::ENOSYS | Errno::EPERM) => return open_no_links(root, path),
             answer => return answer,
         }
@@ -76,8 +76,8 @@ fn open_piece(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The parent of `source` whose metadata `at`, a parent of `dest`, gets: the one as many levels up, if all names
-/// between are the same in both paths.
+/// Returns the parent of `source` whose metadata `at`, a parent of `dest`, gets. It is as many levels above `source` as
+/// `at` is above `dest`, and all names between are the same in both paths. Otherwise `None`.
 pub(super) fn parent_of_source<'a>(at: &Path, dest: &Path, source: &'a Path) -> Option<&'a Path> {
     let (mut d, mut s) = (dest.parent()?, source.parent()?);
     while d.file_name().is_some() && d.file_name() == s.file_name() {
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_of_a_destination_has_a_source_while_their_names_are_the_same() {
+    fn a_parent_of_a_destination_maps_to_a_parent_of_the_source_only_while_their_names_match() {
         let of = |at: &str, dest: &str, source: &'static str| {
             parent_of_source(Path::new(at), Path::new(dest), Path::new(source)).map(|p| p.to_str().unwrap())
         };

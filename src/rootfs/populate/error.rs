@@ -1,6 +1,6 @@
 //! The error of a call that the kernel refused, or of a limit that was exceeded.
 //!
-//! It becomes the crate's error where the paths are known that the call was about.
+//! It becomes the crate's error where the paths are known.
 
 use std::io;
 use std::path::Path;
@@ -50,7 +50,7 @@ impl From<Cause> for io::Error {
     }
 }
 
-/// The error of `call`, for `map_err`.
+/// Makes the error of `call`, for `map_err`.
 pub(super) fn failed<C: Into<Cause>>(call: &'static str, on: Side) -> impl Fn(C) -> CallError {
     move |cause| CallError { call, on, cause: cause.into() }
 }

@@ -28,7 +28,7 @@ use crate::sys::fs::DirentKind;
 /// How an entry was made in the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// A file, with its size if that was asked for.
+    /// A hard link to the host's file, with its size if that is needed.
     Linked(Option<u64>),
     Cloned(u64, Applied),
     Copied(u64, Applied),
@@ -125,7 +125,7 @@ pub(super) struct Target<'a> {
     pub(super) born: Option<Ids>,
 }
 
-/// What one worker thread keeps between files.
+/// State that one worker thread keeps between files.
 pub(super) struct FileWorker<'w> {
     /// The inodes with several names, if the source is a directory.
     twins: Option<&'w Twins<'w>>,
@@ -143,13 +143,13 @@ impl<'w> FileWorker<'w> {
         FileWorker { twins, copier, buffers, at: PathBuf::new(), device: None }
     }
 
-    /// The directory `at` is filled next.
+    /// Tells the worker that the directory `at` is filled next.
     pub(super) fn enter(&mut self, at: &Path) {
         self.device = None;
         self.at = at.into();
     }
 
-    /// Makes a regular file by the method of `by`, or the next one that the kernel does not refuse. `size` is the
+    /// Makes a regular file by the method of `by`, or by the next one that the kernel does not refuse. `size` is the
     /// size of the source, if known.
     pub(super) fn make<P: ?Sized + NixPath>(
         &mut self,
@@ -226,7 +226,7 @@ impl<'w> FileWorker<'w> {
     }
 }
 
-/// Whether a refusal of `linkat` means that a copy may succeed.
+/// Whether an errno of `linkat(2)` means that a copy may succeed.
 fn copy_instead(errno: Errno) -> bool {
     matches!(errno, Errno::EXDEV | Errno::EPERM | Errno::EMLINK | Errno::EOPNOTSUPP)
 }
@@ -241,7 +241,7 @@ pub(super) fn link<P: ?Sized + NixPath>(
         Ok(()) => Ok(Some(Outcome::Linked(None))),
         Err(Errno::EEXIST) => Ok(Some(Outcome::Kept)),
         Err(errno) if copy_instead(errno) => Ok(None),
-        // The errno does not say on which side. Files of a tree in use are removed while it is read.
+        // ENOENT does not say on which side. Files of a tree in use may be removed while it is read.
         Err(Errno::ENOENT) if from.is_gone() => Ok(Some(Outcome::Gone)),
         Err(errno) => Err(failed("linkat", Side::Both)(errno)),
     }
@@ -267,8 +267,8 @@ fn remove_unfinished<P: ?Sized + NixPath>(
     Ok(!unfinished)
 }
 
-/// Opens a regular file to read it; `None` if it was removed or became something else. With `O_NONBLOCK`, because
-/// opening a fifo would wait.
+/// Opens a regular file to read it. `None` if it was removed or is no regular file any more. `O_NONBLOCK` is set,
+/// because opening a fifo would wait.
 fn open_regular<P: ?Sized + NixPath>(from: Origin<'_, P>) -> Result<Option<(OwnedFd, FileStat)>, CallError> {
     let mut flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     if !from.follow {
@@ -283,7 +283,7 @@ fn open_regular<P: ?Sized + NixPath>(from: Origin<'_, P>) -> Result<Option<(Owne
     Ok((DirentKind::of_mode(st.st_mode) == DirentKind::File).then_some((fd, st)))
 }
 
-/// A file that is being written. Dropped before it is finished, it is removed.
+/// A file that is being written. It is removed if it is dropped before it is finished.
 struct NewFile<'a> {
     to: Target<'a>,
     file: OwnedFd,
@@ -291,7 +291,7 @@ struct NewFile<'a> {
 }
 
 impl<'a> NewFile<'a> {
-    /// `None` if the name exists.
+    /// Makes the file. `None` if the name exists.
     fn create(to: Target<'a>) -> Result<Option<Self>, CallError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match retry_on_eintr(|| openat(to.dir, to.name, flags, UNFINISHED_FILE)) {
@@ -309,7 +309,7 @@ impl<'a> NewFile<'a> {
 impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            // Best effort: if this fails, its mode marks it as unfinished.
+            // Best effort: if this fails, the mode of the file marks it as unfinished.
             let _ = unlinkat(self.to.dir, self.to.name, UnlinkatFlags::NoRemoveDir);
         }
     }

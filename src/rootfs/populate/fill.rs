@@ -1,7 +1,7 @@
-//! Fills the root: the entries of the map one after the other, those with the shorter destination first.
+//! Fills the root: one entry of the map after the other, each after the entries that it is below.
 //!
-//! A source that is a directory is walked. A directory of the host and its counterpart in the root are filled as a
-//! pair, both by descriptor.
+//! A source that is a directory is walked. Each directory of the host is read and its counterpart in the root is
+//! filled, both by descriptor.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -98,7 +98,7 @@ fn make_single(
         done.add_hash(PathHash::of_source(source).entry(st));
     }
     let dir = deferred.make_parent(by, source, to, done)?;
-    // This link of procfs leads to the open file, whatever has become of its path.
+    // This link of procfs leads to the open file, even if its path leads elsewhere by now.
     let held = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let from = Origin { dir: AT_FDCWD, name: held.as_path(), follow: true };
     let target = Target { dir: dir.as_fd(), name: &name, born: None };
@@ -109,7 +109,7 @@ fn make_single(
     Ok(())
 }
 
-/// The method that a source was made by: the requested one, if it worked for any of its files.
+/// The method that was used for a source: the requested one if it worked for any of its files.
 fn used(requested: Method, one: &Populated) -> Method {
     match requested {
         Method::Link | Method::Reflink if one.linked > 0 => requested,
@@ -178,7 +178,7 @@ fn make_tree(
 struct Filler<'a> {
     by: &'a Settings<'a>,
     part: &'a Part<'a>,
-    /// The counterpart of the source.
+    /// The counterpart of the source in the root.
     top: &'a OwnedFd,
     twins: &'a Twins<'a>,
 }
@@ -205,10 +205,10 @@ struct RootDir {
     was: DirState,
 }
 
-/// What a directory of the root was when the walk opened it.
+/// State of a directory of the root when the walk opened it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DirState {
-    /// Made by this population. What is made in it has this owner at first.
+    /// Made by this population. New entries in it get this owner at first.
     New(Ids),
     /// Left unfinished by a killed population.
     Unfinished,
@@ -289,7 +289,7 @@ impl<'a> Visitor for Filler<'a> {
     fn vanished(&self, at: &Path, made: Option<(&RootDir, &Made)>, worker: &mut FillWorker<'a>) {
         worker.done.skip(self.part.source.join(at), CHANGED);
         if let (Some((parent, Made { made: true, .. })), Some(name)) = (made, at.file_name()) {
-            // The directory was made before this was known. If it stays, it is empty.
+            // The directory was made before its source vanished. If it cannot be removed, it stays empty.
             let _ = unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir);
         }
     }
@@ -298,7 +298,8 @@ impl<'a> Visitor for Filler<'a> {
         self.by.meter.report_progress();
     }
 
-    /// Applies the metadata of a directory that this or a killed population made, now or at the very end.
+    /// Applies the metadata of a directory that this or a killed population made, either now or, if it is deferred, at
+    /// the end.
     fn leave(
         &self,
         dir: &WalkDir<'_, RootDir>,
@@ -342,7 +343,7 @@ impl Filler<'_> {
             return Ok(DirState::New(born));
         }
         let there = fstat(fd).map_err(failed("fstat", Side::Dest))?;
-        // The root itself belongs to the caller, whatever its mode.
+        // The root itself belongs to the caller and is never unfinished, whatever its mode.
         let root = dir.at.as_os_str().is_empty() && self.part.to.as_os_str().is_empty();
         Ok(match dir.note.made {
             true => DirState::New(ids(&there)),
@@ -352,7 +353,7 @@ impl Filler<'_> {
     }
 }
 
-/// Opens the directory `name` in a directory of the root; `None` if it is something else.
+/// Opens the directory `name` in a directory of the root. `None` if it is something else.
 fn open_subdir(parent: &RootDir, name: &OsStr, made: bool) -> Result<Option<OwnedFd>, CallError> {
     let fd = match made {
         true => dest::open_made(parent.fd.as_fd(), name),

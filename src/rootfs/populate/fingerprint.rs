@@ -1,9 +1,9 @@
-//! A number that tells whether the sources of a map have changed.
+//! A hash that shows whether the sources of a map have changed.
 //!
-//! It is the sum of a hash of each entry that a walk meets, whether or not the entry is made in the root: path, type,
-//! mode, owner, size, time of modification and inode. Of a directory that is left empty, size and time do not count.
-//! A population changes link counts and times of change, so these do not count either. A change that leaves all
-//! of these as they were, of an extended attribute for example, is not noticed.
+//! The fingerprint is the sum of a hash of each entry that a walk meets, whether or not the entry is made in the root.
+//! Each hash covers path, type, mode, owner, size, modification time and inode. Size and time of a directory that is
+//! left empty do not count. Link counts and change times do not count, because a population changes them. A change that
+//! leaves all of these as they were, of an extended attribute for example, is not noticed.
 
 use std::path::Path;
 
@@ -18,7 +18,8 @@ use crate::rootfs::hash::PathHash;
 use crate::rootfs::{source, workers};
 use crate::sys::fs::DirentKind;
 
-/// The [`Populated::fingerprint`](super::Populated::fingerprint) that a population would return now. Makes nothing.
+/// Returns the [`Populated::fingerprint`](super::Populated::fingerprint) that a population would return now. Makes
+/// nothing.
 ///
 /// The root is not known here: if it is below a source, `skip` must name it.
 ///

@@ -1,5 +1,5 @@
-//! The host's side of a population: what a source is, which directories are left empty, and which source a part
-//! of the root comes from.
+//! The host's side of a population: opens sources, decides which directories are left empty, and which entry of the map
+//! a part of the root comes from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -23,7 +23,7 @@ pub(super) const AVOIDED: &str = "is the root, or was to be left out";
 pub(super) const KERNEL_FS: &str = "is on a file system of the kernel's own";
 pub(super) const CHANGED: &str = "went away while it was read";
 
-/// What is at a source of the map.
+/// What was found at a source of the map.
 pub(super) enum Found<'h> {
     Dir(OwnedFd, FileStat),
     File(BorrowedFd<'h>, FileStat),
@@ -31,7 +31,7 @@ pub(super) enum Found<'h> {
     Skip(String, Option<FileStat>),
 }
 
-/// Opens a source of the map, through the descriptor that is held for it.
+/// Opens a source of the map through the descriptor in `held`.
 pub(super) fn open_source<'h>(
     source: &Path,
     held: &'h HeldSources,
@@ -56,7 +56,7 @@ pub(super) enum Opened {
     Dir(OwnedFd, FileStat),
     /// Its content is skipped, for this reason.
     Emptied(OwnedFd, FileStat, &'static str),
-    /// It was removed, or is no directory any more.
+    /// The directory was removed, or replaced by something else.
     Gone,
 }
 
@@ -109,13 +109,13 @@ pub(super) struct Part<'m> {
     pub(super) others: Others,
 }
 
-/// Destinations of other entries below this one: each directory that leads to one, relative to `to`, with the names
-/// in it that belong to another entry. Almost always empty.
+/// Destinations of other entries below this one. Maps each directory that leads to one, relative to `to`, to the names
+/// in it that belong to other entries. Almost always empty.
 #[derive(Default)]
 pub(super) struct Others(BTreeMap<PathBuf, BTreeSet<OsString>>);
 
 impl Others {
-    /// The names in the directory `at` that belong to another entry; `None` if nothing below it does.
+    /// The names in the directory `at` that belong to other entries. `None` if no other entry is below `at`.
     pub(super) fn at(&self, at: &Path) -> Option<&BTreeSet<OsString>> {
         if self.0.is_empty() { None } else { self.0.get(at) }
     }
@@ -128,8 +128,8 @@ impl Others {
     }
 }
 
-/// The entries of the map, each after those that it is below. Calls `skipped` for each source that is skipped. Such
-/// an entry takes nothing from another one whose destination is above.
+/// Returns the entries of the map, sorted so that each comes after the entries that it is below. Calls `skipped` for
+/// each source that is skipped. A skipped entry hides nothing of an entry above it.
 pub(super) fn parts<'m>(
     map: &'m ChrootEnv,
     held: &HeldSources,
@@ -148,7 +148,7 @@ pub(super) fn parts<'m>(
     parts.sort_by(|a, b| a.to.cmp(&b.to));
     let all: Vec<PathBuf> = parts.iter().map(|part| part.to.clone()).collect();
     for (i, part) in parts.iter_mut().enumerate() {
-        // Paths are ordered by component, so the paths below one follow it directly.
+        // Paths are sorted by component, so the paths below one follow it directly.
         for below in all.iter().skip(i.saturating_add(1)) {
             match below.strip_prefix(&part.to) {
                 Ok(below) => part.others.insert(below),
@@ -159,7 +159,7 @@ pub(super) fn parts<'m>(
     Ok(parts)
 }
 
-/// The next entries of a directory of the host; `None` at its end, or if it was removed meanwhile.
+/// The next entries of a directory of the host. `None` at its end, or if it was removed in the meantime.
 pub(super) fn entries<'a>(
     dirents: &'a mut Dirents,
     dir: BorrowedFd<'_>,
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_entry_knows_which_names_belong_to_another() {
+    fn each_entry_lists_the_names_that_belong_to_other_entries() {
         let map = ChrootEnv::from([
             ("/".into(), "/a".into()),
             ("/dev".into(), "/a/b/c".into()),

@@ -29,7 +29,7 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    /// Counts in `done` what the entry did not get.
+    /// Counts in `done` the metadata that could not be applied.
     pub(super) fn count(self, done: &mut Populated) {
         add(&mut done.disowned, u64::from(self.owned == Owned::ByCaller));
         add(&mut done.attributes_lost, u64::from(self.attributes == Attributes::Lost));
@@ -49,12 +49,13 @@ impl Metadata {
         Metadata { caller: geteuid(), setuid }
     }
 
-    /// Whether `st`, of an entry in the root, is what a killed population left unfinished. `like` is of its source.
+    /// Whether `st` is the metadata of an entry in the root that a killed population left unfinished. `like` is the
+    /// metadata of the entry's source.
     pub(super) fn is_unfinished(self, st: &FileStat, like: &FileStat) -> bool {
         unfinished::is_marked(st) && self.is_ours(st, like)
     }
 
-    /// Whether the owner of an entry in the root is one that a population gives: the caller or the source's owner.
+    /// Whether `st` has an owner that a population sets: the caller, or the source's owner in `like`.
     pub(super) fn is_ours(self, st: &FileStat, like: &FileStat) -> bool {
         st.st_uid == self.caller.as_raw() || st.st_uid == like.st_uid
     }
@@ -99,7 +100,7 @@ impl Metadata {
         Ok(Applied { owned, attributes })
     }
 
-    /// Finishes a directory that has no source: mode 0755, the caller's.
+    /// Finishes a directory that has no source: mode 0755, owned by the caller.
     pub(super) fn apply_default(self, fd: BorrowedFd<'_>) -> Result<Applied, CallError> {
         fchmod(fd, Mode::from_bits_truncate(0o755)).map_err(failed("fchmod", Side::Dest))?;
         Ok(Applied { owned: Owned::AsSource, attributes: Attributes::Kept })

@@ -1,57 +1,57 @@
 //! Populates a root directory with files and directories of the host.
 //!
-//! A map says which file or directory of the host is made where in the root. `populate` makes it by hard links
-//! ([`Method::Link`]), clones ([`Method::Reflink`]) or copies ([`Method::Copy`]). A file that cannot be linked is
-//! cloned, and a file that cannot be cloned is copied. Both sides are accessed by directory descriptor, so no
-//! symbolic link that a task left in the root leads out of it. Types of entries come from `getdents64` and cost no
-//! further call. [`Method::Bind`] consists of mounts and writes nothing, and [`Method::None`] uses the directory as
-//! it is. This module does nothing for either.
+//! The map says which file or directory of the host is made where in the root. [`Method::Link`] makes hard links,
+//! [`Method::Reflink`] clones and [`Method::Copy`] copies. A file that cannot be linked is cloned, and a file that
+//! cannot be cloned is copied. Both sides are accessed by directory descriptor, so no symbolic link that a task left in
+//! the root leads out of it. Types of entries come from `getdents64(2)` and cost no further call. [`Method::Bind`] and
+//! [`Method::Overlay`] consist of mounts, and [`Method::None`] uses the directory as it is. This module does nothing
+//! for these.
 //!
 //! The tree in the root:
 //!
-//! - A directory gets the mode (all twelve bits), owner, times and extended attributes of its source. A parent of a
-//!   destination has no source of its own. It gets the metadata of the source's parent as long as both have the
-//!   same name, from the end upwards (`/run` for `/run/resolvconf`). Otherwise it is 0755 and the caller's. A
-//!   directory that exists keeps its metadata.
-//! - A linked file is the host's inode, with its mode (setuid bit included), times, attributes and content. Whoever
-//!   may write it in the root writes the host's file. So the root must be mounted read-only, or the report must
-//!   list `HOST_FILES` as missing. A file whose link the kernel refuses (`EXDEV`, `EPERM`, `EMLINK`) is
+//! - A directory gets the mode (all twelve bits), owner and times of its source, its user attributes (`user.*`) and its
+//!   access control lists. A parent of a destination has no source of its own. It gets the metadata of the source's
+//!   parent as long as both have the same name, from the end upwards (`/run` for `/run/resolvconf`). Otherwise it gets
+//!   mode 0755 and belongs to the caller. A directory that exists keeps its metadata.
+//! - A linked file is the host's inode, with its mode (setuid bit included), times, attributes and content. A process
+//!   that writes to it in the root writes to the host's file. So the root must be mounted read-only, or the report must
+//!   list `HOST_FILES` as missing. A file whose link the kernel refuses (`EXDEV`, `EPERM`, `EMLINK`, `EOPNOTSUPP`) is
 //!   cloned or copied.
-//! - A clone or a copy gets the content, holes, owner, permission bits and times of its source. Of its extended
-//!   attributes, it gets user attributes (`user.*`) and access control lists, and no others. It gets setuid, setgid
-//!   and sticky bits and file capabilities only with [`Options::setuid`], and never if its owner could not be set. An
-//!   attribute that is refused is counted.
-//! - Files of one source that are one inode stay one inode, linked or copied. A copy is made of the first name, and
-//!   the other names are linked to it. A run that continues one that was killed may copy such an inode again.
+//! - A clone or a copy gets the content, holes, owner, permission bits and times of its source. Of the extended
+//!   attributes of its source, it gets user attributes (`user.*`) and access control lists, and no others. It gets
+//!   setuid, setgid and sticky bits and file capabilities only with [`Options::setuid`], and setuid, setgid and sticky
+//!   bits never if its owner could not be set. An attribute that is refused is counted.
+//! - Files of one source that are one inode stay one inode, linked or copied. A copy is made of the first name, and the
+//!   other names are linked to it. A run that continues one that was killed may copy such an inode again.
 //! - The owner is set if the caller may do so, which needs root. Entries that stay the caller's are counted.
-//! - A symbolic link has the same text, owner and times. With [`Method::Link`] it is linked, where the file system
-//!   can do that. No symbolic link is followed, neither in the host's tree nor in the root, with two
-//!   exceptions. A source that the map names may be one, and stands for the file or directory that it points
-//!   to. On the way to a destination, links are resolved inside the root.
+//! - A symbolic link has the same text, owner and times. With [`Method::Link`], it is linked if the file system
+//!   supports that. No symbolic link is followed, neither in the host's tree nor in the root, with two exceptions. A
+//!   source that is a symbolic link stands for the file or directory that it points to. On the way to a destination,
+//!   links are resolved inside the root.
 //! - Fifos, sockets and devices are skipped and listed, and so are sources that do not exist.
-//! - Where one destination is below another, the more specific one wins, as with mounts. There the root shows its
-//!   source and nothing of the other source; directories are not merged. This is decided by the names in the map, for
-//!   sources that exist. If a symbolic link in the root leads one destination into another, the first by
-//!   destination wins. Two equal destinations are refused.
+//! - If one destination is below another, the more specific one wins, as with mounts. There the root shows its source
+//!   and nothing of the other source; directories are not merged. This is decided by the names in the map, for sources
+//!   that exist. If a symbolic link in the root leads one destination into another, the first by destination wins. Two
+//!   equal destinations are refused.
 //! - Entries that exist in the root stay, and directories that exist are added to.
-//! - File systems mounted below a source are entered. Their files are copied, as no hard link crosses a mount.
-//!   Kernel file systems (proc, sysfs, cgroup and the like) are not entered, nor is the root itself where it is
-//!   below a source, nor a directory in [`Options::skip`]. Each of these becomes an empty directory with mode and
+//! - File systems mounted below a source are entered. Their files are copied, because no hard link crosses a mount.
+//!   Some directories are not entered: kernel file systems (proc, sysfs, cgroup and the like), the root itself if it is
+//!   below a source, and directories in [`Options::skip`]. Each of these becomes an empty directory with mode and
 //!   owner, and is listed.
 //!
-//! A process that is killed may populate the same root again. The second run ends with the tree that an undisturbed
-//! run makes. There are no temporary names. Each directory and each copied file has a mode that marks it as
-//! unfinished, from the call that makes it to the call that finishes it (`unfinished` says which modes, and why).
-//! An unfinished copy is made again, and an unfinished directory is walked and finished. So only root can read an
-//! incomplete file. A directory of the caller's with mode 01700 is taken for unfinished. Nothing is synced to
-//! survive a power cut.
+//! After a population was killed, another one may populate the same root again. It ends with the tree that an
+//! undisturbed population makes. There are no temporary names. Each directory and each copied file has a mode that
+//! marks it as unfinished, from the call that makes it to the call that finishes it (`unfinished` says which modes, and
+//! why). An unfinished copy is made again, and an unfinished directory is walked and finished. Only root can read an
+//! unfinished file. A directory of mode 01700 that belongs to the caller is taken for unfinished. Nothing is synced to
+//! disk.
 //!
-//! No other process may write in the root meanwhile. New entries get mode and owner by descriptor, but a directory
-//! that another process renames over a new one before it is opened would be opened instead. At most two
+//! No other process may write in the root during a population. New entries get mode and owner by descriptor. But if
+//! another process renames a directory over a new one before that is opened, the other directory is opened. At most two
 //! populations run at a time in a process; others wait.
 //!
-//! The first refusal ends the population with an error that names the path. Entries made so far stay for the caller
-//! to remove. A partly filled root is not for use. The caller's umask has no effect and does not change.
+//! The first refusal ends the population with an error that names the path. Entries made so far stay for the caller to
+//! remove. An incomplete root must not be used. The caller's umask has no effect and does not change.
 //!
 //! Modules, each of which imports only those before it: `error` and `unfinished`; `attributes` and `metadata`;
 //! `settings`; `dest`, `host` and `twins`; `copy`, `file` and `symlink` (one entry); `walk` (one source);
@@ -98,7 +98,7 @@ pub(crate) use temp::TempRoot;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// The cheapest of the other methods that the request allows. The report says which one and why.
+    /// The cheapest of the other methods that the request allows. The report says which one, and why.
     Auto,
     /// Read-only bind mounts: nothing is walked and nothing is written.
     #[default]
@@ -209,14 +209,15 @@ pub struct Options<'a> {
     /// Copies keep the setuid and setgid bits and the file capabilities of their source. Links and mounts always show
     /// them.
     pub setuid: bool,
-    /// Directories, by device and inode, that are left empty wherever they are below a source. The root itself always
-    /// is.
+    /// Directories, by device and inode, that are left empty wherever they are below a source. The root itself is
+    /// always left empty.
     pub skip: &'a [(u64, u64)],
     /// Maximum number of entries that are made, directories included.
     pub max_entries: Option<u64>,
     /// Maximum number of bytes in the files that are made, linked ones included.
     pub max_bytes: Option<u64>,
-    /// Called several times during the population, from any of its threads, and at the end. It must not populate.
+    /// Called several times during the population, from any of its threads, and at the end. It must not start a
+    /// population.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Take a [fingerprint](Populated::fingerprint) of the sources.
     pub fingerprint: bool,
@@ -287,7 +288,7 @@ pub struct Skipped {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
@@ -336,13 +337,13 @@ fn add(count: &mut u64, n: u64) {
 
 /// Populates the directory `root` with the sources of `map`.
 ///
-/// No other process may write in the root meanwhile. At most two populations run at a time in a process and others
-/// wait, so a `progress` callback must not populate. A population uses about 200 descriptors and one thread for
+/// No other process may write in the root during the population. At most two populations run at a time in a process and
+/// others wait, so a `progress` callback must not start one. A population uses about 200 descriptors and one thread for
 /// each CPU, at most four.
 ///
-/// A process that is killed may populate the same root again, which finishes the tree. Until then an unfinished
-/// directory has mode 01700 and an unfinished copy mode 01200. An entry with such a mode whose owner is the caller
-/// or the source's owner is taken for unfinished: a file is removed and made again. All other entries that exist
+/// After a population was killed, another one may populate the same root again, which finishes the tree. Until then, an
+/// unfinished directory has mode 01700 and an unfinished copy mode 01200. An entry with such a mode whose owner is the
+/// caller or the source's owner is taken for unfinished: a file is removed and made again. All other entries that exist
 /// stay. If one destination is below another, the longer one wins, as a whole.
 ///
 /// # Errors
@@ -370,7 +371,8 @@ pub(crate) fn populate_held(
     }
     let _permit = workers::wait_for_permit();
     let began = Instant::now();
-    // RLIMIT_FSIZE then causes an error and no signal that kills the caller. Worker threads inherit the mask.
+    // Exceeding RLIMIT_FSIZE then causes an error (EFBIG) and no signal that kills the caller. Worker threads inherit
+    // the mask.
     let masked = || Error::prepare("rt_sigprocmask(SIG_BLOCK, [XFSZ])");
     let mut done = without_sigxfsz(|| Ok(fill::fill(root, map, held, options))).map_err(masked())??;
     done.sources.sort();

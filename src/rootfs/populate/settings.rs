@@ -1,4 +1,4 @@
-//! What all threads of a population share: its settings, and the counters for limits and progress.
+//! State that all threads of a population share: its settings, and the counters for limits and progress.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -31,7 +31,7 @@ impl<'a> Settings<'a> {
         Ok(Settings { root, method, metadata, meter, fingerprint, avoid })
     }
 
-    /// A result in which nothing is counted yet. What is not asked for stays `None`.
+    /// A result in which nothing is counted yet. Fields that are not requested are `None`.
     pub(super) fn nothing_done(&self) -> Populated {
         Populated {
             bytes_linked: self.meter.needs_sizes().then_some(0),
@@ -61,9 +61,8 @@ impl<'a> Meter<'a> {
         self.max_bytes.is_some() || self.progress.is_some()
     }
 
-    /// Counts an entry that was made. An entry that exists already must not count, so the caller counts after the
-    /// call that makes it. A thread that exceeds the limit has made one entry too many, in a root that is then
-    /// given up.
+    /// Counts an entry that was made. Called after the call that makes the entry, because an entry that exists already
+    /// must not count. A thread that exceeds the limit has made one entry too many; the population then fails.
     pub(super) fn add_entry(&self) -> Result<(), Cause> {
         if self.max_entries.is_none() && self.progress.is_none() {
             return Ok(());

@@ -47,7 +47,7 @@ pub(super) fn make(by: &Settings<'_>, from: Origin<'_, CStr>, to: Target<'_>) ->
     owned.map(Outcome::Symlinked)
 }
 
-/// Applies owner and times, by name, to a link in a directory that no other process can enter yet.
+/// Applies owner and times, by name, to a symbolic link in a directory that no other process can enter yet.
 fn apply_to_new(by: &Settings<'_>, to: Target<'_>, born: Ids, like: &FileStat) -> Result<Owned, CallError> {
     let chown = || {
         let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
@@ -59,7 +59,7 @@ fn apply_to_new(by: &Settings<'_>, to: Target<'_>, born: Ids, like: &FileStat) -
     ignore_no_times(utimensat(to.dir, to.name, &access, &modification, nofollow)).map(|()| owned)
 }
 
-/// Success where the kernel (before 5.8) or the file system has no times of links.
+/// Ignores errors that mean that the kernel (before 5.8) or the file system has no timestamps of symbolic links.
 fn ignore_no_times(answer: nix::Result<()>) -> Result<(), CallError> {
     match answer {
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
@@ -67,8 +67,8 @@ fn ignore_no_times(answer: nix::Result<()>) -> Result<(), CallError> {
     }
 }
 
-/// Applies the metadata again to a link that exists, if it has the same text and the caller or the source's owner
-/// owns it: the mode of a link cannot mark it as unfinished.
+/// Applies the metadata again to a symbolic link that exists, if it has the same text and belongs to the caller or to
+/// the source's owner. This is done always, because the mode of a symbolic link cannot mark it as unfinished.
 fn finish_existing(by: &Settings<'_>, from: Origin<'_, CStr>, to: Target<'_>) -> Result<Outcome, CallError> {
     let (Ok(text), Ok(like)) = (readlinkat(from.dir, from.name), from.stat()) else {
         return Ok(Outcome::Kept);
@@ -81,7 +81,7 @@ fn finish_existing(by: &Settings<'_>, from: Origin<'_, CStr>, to: Target<'_>) ->
     Ok(Outcome::Kept)
 }
 
-/// Applies owner and times to a link by a descriptor, after checking that it is a symbolic link with one name. So if
+/// Applies owner and times to a symbolic link by descriptor, after checking that it is one and has one name. So if
 /// another process has put another file there, its owner does not change.
 fn apply_by_descriptor(by: &Settings<'_>, to: Target<'_>, like: &FileStat) -> Result<Owned, CallError> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -1,4 +1,4 @@
-//! A root directory of one's own for as long as a sandbox needs it.
+//! A temporary root directory that exists as long as its sandbox.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,11 +12,11 @@ use crate::rootfs::directory::{DIR, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::step::Kernel;
 
-/// An empty directory to be a root, at `BASE/cofferdam-NAME/root`.
+/// An empty directory for a root, at `BASE/cofferdam-NAME/root`.
 ///
-/// The root is 0755, as every user of the sandbox must be able to enter `/`. The directory around it is 0700
-/// so that on the host nobody else reaches what is in there: setuid files of one sandbox, say, or a root
-/// that is half filled. Both go when this value does, whatever is in them by then.
+/// The root has mode 0755, because every user of the sandbox must be able to enter `/`. The directory above it has mode
+/// 0700, so that no other user of the host can access its content, for example setuid files or an incomplete root.
+/// Dropping this value removes both directories and everything in them.
 #[derive(Debug)]
 pub(crate) struct TempRoot {
     base: OwnedFd,
@@ -27,11 +27,11 @@ pub(crate) struct TempRoot {
 }
 
 impl TempRoot {
-    /// Makes one in `base`, at [`path_in`](TempRoot::path_in). A name that exists is refused.
-    /// `None` where calls are recorded.
+    /// Makes a temporary root in `base`, at [`path_in`](TempRoot::path_in). Refuses a name that exists. Returns `None`
+    /// if `kernel` only records calls.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the call.
+    /// [`Error::Prepare`](crate::Error::Prepare) with the refused call.
     pub(crate) fn create(kernel: &Kernel, base: &Path, name: &str) -> Result<Option<TempRoot>> {
         let around = around(base, name);
         let name = around.file_name().map(OsString::from).unwrap_or_default();
@@ -45,7 +45,7 @@ impl TempRoot {
         match (root, opened) {
             (Ok(Some(root)), Some(base)) => Ok(Some(TempRoot { base, around, name, root, gone: false })),
             (Err(refused), Some(base)) => {
-                // The refusal is what to return; at most an empty directory is left.
+                // Return the first error. If this fails, at most an empty directory stays.
                 let _ = remove_tree(base.as_fd(), &name);
                 Err(refused)
             }
@@ -53,7 +53,7 @@ impl TempRoot {
         }
     }
 
-    /// Where the root directory is that `create` makes.
+    /// Path of the root directory that [`create`](TempRoot::create) makes.
     pub(crate) fn path_in(base: &Path, name: &str) -> PathBuf {
         around(base, name).join("root")
     }
@@ -63,10 +63,11 @@ impl TempRoot {
         self.root.as_fd()
     }
 
-    /// Removes it now. Once that is done, or again after a failure, it may be called again.
+    /// Removes both directories now. May be called again: after success it does nothing, after a failure it tries
+    /// again.
     ///
     /// # Errors
-    /// [`Error::Task`] with all that could not be removed.
+    /// [`Error::Task`](crate::Error::Task) with everything that could not be removed.
     pub(crate) fn close(&mut self) -> Result<()> {
         if !self.gone {
             remove_tree(self.base.as_fd(), &self.name)
@@ -76,14 +77,14 @@ impl TempRoot {
         Ok(())
     }
 
-    /// Lets go of it: nothing is removed when this value is gone.
+    /// Keeps the directories, which then stay when this value is dropped. Returns the path of the root.
     pub(crate) fn into_path(mut self) -> PathBuf {
         self.gone = true;
         self.around.join("root")
     }
 }
 
-/// The private directory around the root.
+/// Path of the private directory above the root.
 fn around(base: &Path, name: &str) -> PathBuf {
     base.join(format!("cofferdam-{name}"))
 }
@@ -91,13 +92,14 @@ fn around(base: &Path, name: &str) -> PathBuf {
 impl Drop for TempRoot {
     fn drop(&mut self) {
         if !self.gone {
-            // Who wants to know calls `close`.
+            // Best effort: a caller that needs the error calls `close`.
             let _ = remove_tree(self.base.as_fd(), &self.name);
         }
     }
 }
 
-/// Modes by descriptor, as the caller's umask may take any bit of them.
+/// Opens the private directory and makes the root in it. Sets modes by descriptor, because the umask may remove any
+/// bit.
 fn make_root(base: BorrowedFd<'_>, name: &OsString) -> nix::Result<OwnedFd> {
     let around = open_made(base, name.as_os_str(), Mode::S_IRWXU)?;
     fchmod(&around, Mode::S_IRWXU)?;
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_root_is_private_and_is_removed_completely() {
+    fn a_temporary_root_is_private_and_is_removed_with_its_content() {
         let base = tempdir().unwrap();
         let roots: Mutex<Vec<(&str, TempRoot)>> = Mutex::default();
         std::thread::scope(|s| {
@@ -146,7 +148,7 @@ mod tests {
             fs::write(path.join("usr/lib/x"), "").unwrap();
             if i % 2 == 0 {
                 root.close().unwrap();
-                // Its name is free by now, and the next one's.
+                // The name is free again. The closed root must not remove the next root of the same name.
                 let next = create(base.path(), name).unwrap();
                 root.close().unwrap();
                 drop(root);

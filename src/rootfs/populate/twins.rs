@@ -30,7 +30,7 @@ impl<'w> Twins<'w> {
         Twins { top, copies: Mutex::default() }
     }
 
-    /// The copy of the inode of `st`; `None` if the inode has only one name.
+    /// The copy of the inode of `st`. `None` if the inode has only one name.
     pub(super) fn copy_of(&self, st: &FileStat) -> Option<FirstCopy> {
         if st.st_nlink < 2 {
             return None;
@@ -39,7 +39,7 @@ impl<'w> Twins<'w> {
         Some(Arc::clone(copies.entry((st.st_dev, st.st_ino)).or_default()))
     }
 
-    /// Links the copy at `first` to `name` in `dir`; `false` if that is not possible and a copy must be made.
+    /// Links the copy at `first` to `name` in `dir`. Returns `false` if that fails and a copy must be made.
     pub(super) fn link(&self, first: &Path, dir: BorrowedFd<'_>, name: &CStr) -> bool {
         let (Some(up), Some(first)) = (first.parent(), first.file_name()) else { return false };
         let Ok(from) = dest::open_no_links(self.top, up) else { return false };

@@ -1,9 +1,9 @@
 //! The modes that mark an entry of the root as unfinished.
 //!
-//! A directory or a copied file is made with such a mode: sticky, and no permissions for group and others. It gets
-//! its final mode last. So a process that is killed at any point leaves nothing that could be taken for complete,
-//! and the next run knows what it must make again. This needs no call that a copy does not need anyway. A temporary
-//! name and `renameat2`, or `O_TMPFILE` and `linkat`, would cost a tenth to a fifth of the time of copying.
+//! A directory or a copied file is made with such a mode: sticky, and no permissions for group and others. It gets its
+//! final mode last. So a process that is killed at any point leaves no entry that could be taken for complete, and the
+//! next population knows which entries it must make again. This costs no additional call. A temporary name and
+//! `renameat2`, or `O_TMPFILE` and `linkat`, would cost a tenth to a fifth of the time of copying.
 
 use nix::sys::stat::{FileStat, Mode};
 

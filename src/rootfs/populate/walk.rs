@@ -1,8 +1,8 @@
 //! Walks the directories of one source, by descriptor and with several threads.
 //!
-//! The walk reads the host and hashes what it reads. A [`Visitor`] decides what is made of each entry.
-//! A directory is queued as a [`WalkJob`] that holds its parent open. When too many are open, as in a tree
-//! both deep and wide, the job holds nothing, and the parent is opened again from the top of the source. There is no
+//! The walk reads the host and hashes what it reads. A [`Visitor`] decides what is made of each entry. Each directory
+//! is queued as a [`WalkJob`] that holds its parent open. If too many directories are open, as in a tree that is both
+//! deep and wide, a job holds nothing, and the parent is opened again from the top of the source. There is no
 //! recursion.
 
 use std::ffi::{CStr, OsStr};
@@ -30,17 +30,17 @@ const MAX_OPEN: usize = 64;
 
 /// Decides what is made of the entries that a walk meets. All threads share it.
 pub(super) trait Visitor: Sync {
-    /// What is held open beside a directory of the source: its counterpart.
+    /// The counterpart of a directory of the source, for example a directory of the root. Both are held open together.
     type Counterpart: Send + Sync;
-    /// What is known about a subdirectory from when its name is met until it is opened.
+    /// What is known about a subdirectory between reading its name and opening it.
     type Note: Send;
     /// State of one worker thread.
     type Worker: Send;
 
     fn worker(&self) -> Self::Worker;
 
-    /// Opens the counterpart of a directory that is about to be read, in that of its `parent`; of the top if there is
-    /// none. `None`: the directory is skipped.
+    /// Opens the counterpart of `dir`, which is about to be read, in `parent`, the counterpart of its parent directory.
+    /// `parent` is `None` at the top of the source. Returns `None` to skip the directory.
     fn open(
         &self,
         parent: Option<&Self::Counterpart>,
@@ -51,7 +51,7 @@ pub(super) trait Visitor: Sync {
     /// Opens the counterpart of the directory `at` again, from the top.
     fn reopen(&self, at: &Path) -> Result<Self::Counterpart, CallError>;
 
-    /// Makes an entry. `Some` for a subdirectory that is to be walked.
+    /// Makes an entry. Returns `Some` for a subdirectory that is to be walked.
     fn entry(
         &self,
         dir: &WalkDir<'_, Self::Counterpart>,
@@ -60,14 +60,14 @@ pub(super) trait Visitor: Sync {
         worker: &mut Self::Worker,
     ) -> Result<Option<Self::Note>, CallError>;
 
-    /// An entry was removed, or became something else, after its name was read. `made` is given if it was a
-    /// subdirectory: its parent's counterpart and its note.
+    /// Called if an entry was removed, or became something else, after its name was read. For a subdirectory, `made` is
+    /// the counterpart of its parent and its note.
     fn vanished(&self, at: &Path, made: Option<(&Self::Counterpart, &Self::Note)>, worker: &mut Self::Worker);
 
-    /// Some entries of a directory are done.
+    /// Called after some entries of a directory were made.
     fn batch_done(&self);
 
-    /// All entries of a directory are done. `emptied` is the reason if its content is skipped.
+    /// Called after all entries of a directory were made. `emptied` is the reason if its content is skipped.
     fn leave(
         &self,
         dir: &WalkDir<'_, Self::Counterpart>,
@@ -90,7 +90,7 @@ pub(super) struct Met<'a, N> {
 pub(super) struct NamedEntry<'a> {
     pub(super) name: &'a CStr,
     pub(super) kind: DirentKind,
-    /// Its size, if that was asked for.
+    /// Its size, if sizes are needed.
     pub(super) size: Option<u64>,
 }
 
@@ -107,7 +107,8 @@ pub(super) struct SourceTree<'a> {
 }
 
 impl SourceTree<'_> {
-    /// Walks the tree. `top` is the note of its top. Returns the sum of the hashes, and the state of each worker.
+    /// Walks the tree. `top` is the note of the top directory. Returns the sum of the hashes, and the state of each
+    /// worker.
     pub(super) fn walk<V: Visitor>(&self, visitor: &V, top: V::Note) -> Result<(u64, Vec<V::Worker>)> {
         let path = self.fingerprint.then(|| PathHash::of_source(self.part.source));
         let walk = Walk { tree: self, visitor, path, open: AtomicUsize::new(0) };
@@ -126,7 +127,7 @@ struct Walk<'a, V> {
     visitor: &'a V,
     /// The hash of the source's path, if entries are hashed.
     path: Option<PathHash>,
-    /// Number of directories that are open.
+    /// Number of open directories.
     open: AtomicUsize,
 }
 
@@ -145,7 +146,7 @@ impl<W> WalkWorker<W> {
 
 /// A directory that is to be read.
 struct WalkJob<'w, V: Visitor> {
-    /// The directory that it is in; `None` at the top, and where too many were open.
+    /// The directory that contains it. `None` at the top, and if too many directories were open.
     parent: Option<Arc<WalkDir<'w, V::Counterpart>>>,
     /// Path from the top of the source; empty for the top itself.
     at: PathBuf,
@@ -182,7 +183,7 @@ impl<'w, V: Visitor> Walk<'w, V> {
         self.read(&Arc::new(dir), &st, &job.at, worker)
     }
 
-    /// Opens the directory of a job; `None` if it is not to be read.
+    /// Opens the directory of a job. `None` if it is not to be read.
     fn open(
         &'w self,
         job: &WalkJob<'w, V>,

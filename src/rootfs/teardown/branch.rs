@@ -1,7 +1,7 @@
-//! The thorough removal: one thread, one branch at a time.
+//! Thorough removal: one thread removes one branch at a time.
 //!
-//! It is slower than several threads. But it reports for each path that stays why it does, goes to any depth, and
-//! reads a directory again that is not empty yet.
+//! It is slower than several threads. But it reports each path that stays, with the reason. It removes trees of any
+//! depth, and reads a directory again that is not empty yet.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,14 +15,14 @@ use super::Left;
 use super::dir::{open_child, open_up, rmdir, unlink, unlink_files};
 use crate::sys::fs::Dirents;
 
-/// Maximum number of directories of the branch that stay open.
+/// Maximum number of directories of a branch that are open.
 pub(super) const MAX_OPEN: usize = 48;
 
-/// How often a directory is read again that is not empty after all its entries were removed. The file system may skip
+/// How often a directory is read again if it is not empty after all its entries were removed. The file system may skip
 /// entries while others are removed, and another process may still write there.
 const ROUNDS: u8 = 8;
 
-/// Removes `name` in `parent` and all that is below it, as the user `me`. Returns what stays.
+/// Removes `name` in `parent` and everything below it, as user id `me`. Returns what stays.
 pub(super) fn remove(parent: BorrowedFd<'_>, name: &CStr, me: u32) -> Vec<Left> {
     let mut removal = Removal { parent, branch: Vec::new(), left: Vec::new(), me };
     removal.run(name.to_owned());
@@ -39,7 +39,7 @@ struct Removal<'a> {
 
 struct Level {
     name: CString,
-    /// Open, or closed to bound the number of descriptors and then identified by device and inode.
+    /// Open, or closed to limit the number of descriptors. A closed directory is identified by device and inode.
     dir: Handle,
     /// Its subdirectories that must still be removed.
     todo: Vec<CString>,
@@ -105,7 +105,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Unlinks everything in the current directory but subdirectories, and notes those.
+    /// Unlinks everything in the current directory except subdirectories, which are queued.
     fn empty(&mut self, dirents: &mut Dirents) {
         let Some(Level { dir: Handle::Open(dir), .. }) = self.branch.last() else { return };
         let mut failed = Vec::new();
@@ -120,7 +120,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Makes the parent the current directory, and removes the former one unless something in it stays.
+    /// Makes the parent the current directory. Removes the former current directory unless something in it stays.
     fn leave(&mut self, dirents: &mut Dirents) {
         let Some(mut level) = self.branch.pop() else { return };
         let Handle::Open(dir) = &level.dir else {
@@ -161,7 +161,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Opens the current directory again, from its child, if it was closed.
+    /// Opens the current directory again if it was closed, as the parent of `child`.
     fn reopen(&mut self, child: BorrowedFd<'_>) -> nix::Result<()> {
         let Some(level) = self.branch.last_mut() else { return Ok(()) };
         let Handle::Closed { dev, ino } = level.dir else { return Ok(()) };
@@ -174,7 +174,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Closes the directory `i` of the branch; false if it is closed already, or cannot be.
+    /// Closes the directory `i` of the branch. Returns `false` if it is closed already or cannot be closed.
     fn close(&mut self, i: usize) -> bool {
         let Some(level) = self.branch.get_mut(i) else { return false };
         let Handle::Open(dir) = &level.dir else { return false };

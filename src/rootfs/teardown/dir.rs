@@ -1,4 +1,4 @@
-//! Opens one directory without leaving the tree, and unlinks all that is not a directory in it.
+//! Opens one directory without leaving the tree, and unlinks everything in it that is not a directory.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -99,8 +99,8 @@ fn check_same_mount(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> nix::Result<()> {
     }
 }
 
-/// Sets the owner's permission bits, which a caller that is not root needs to empty a directory. Only a directory
-/// of the caller's, and by descriptor. A directory has no second name, so this changes nothing outside of the tree.
+/// Sets the owner's permission bits, which a caller other than root needs to empty a directory. Changes only a
+/// directory of the caller, by descriptor. A directory has no second name, so nothing outside of the tree changes.
 fn make_writable(dir: BorrowedFd<'_>, me: u32) {
     if let Ok(st) = fstat(dir)
         && st.st_uid == me
@@ -111,7 +111,8 @@ fn make_writable(dir: BorrowedFd<'_>, me: u32) {
     }
 }
 
-/// The same for a directory that cannot be opened, by an `O_PATH` descriptor.
+/// As [`make_writable`], for a directory that cannot be opened, by an `O_PATH` descriptor. `EACCES` if another user
+/// owns it.
 fn make_readable(dir: BorrowedFd<'_>, name: &CStr, me: u32) -> nix::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = openat(dir, name, flags, Mode::empty())?;
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_removed_directory_has_no_entries() {
+    fn unlinking_in_a_removed_directory_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let fd = File::open(dir.path()).unwrap();
         dir.close().unwrap();
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_distinguished_without_openat2() {
+    fn a_mount_is_detected_without_openat2() {
         let open = |p: &str| File::open(p).unwrap();
         check_same_mount(open("/proc").as_fd(), open("/proc/self").as_fd()).unwrap();
         assert_eq!(check_same_mount(open("/").as_fd(), open("/proc").as_fd()), Err(Errno::EXDEV));

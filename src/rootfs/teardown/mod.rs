@@ -1,14 +1,14 @@
 //! Removes a tree that a task could write, without ever leaving it.
 //!
-//! After a task has run, its root contains what the task made: symbolic links to anywhere, directories nested
-//! thousands deep. Other processes may have mounted file systems there that are in use. So nothing is unlinked
-//! before the mount table shows that nothing is mounted on any part of the tree (`proof`). Then the removal works
-//! by directory descriptor, and opens every directory with `RESOLVE_NO_XDEV` and without following symbolic links,
-//! so that a later mount is not entered either. Every refusal is collected with its path, and the removal goes on.
-//! An entry that does not exist any more counts as removed.
+//! After a task has run, its root contains what the task made: symbolic links to anywhere, and directories nested
+//! thousands deep. Other processes may have mounted file systems there that are in use. So nothing is unlinked before
+//! the mount table shows that nothing is mounted on any part of the tree (`proof`). Then the removal works by directory
+//! descriptor. It opens every directory with `RESOLVE_NO_XDEV` and follows no symbolic link, so that a later mount is
+//! not entered either. Every refusal is collected with its path, and the removal goes on. An entry that does not exist
+//! any more counts as removed.
 //!
-//! Several threads remove all they can (`threads`). If anything stays, one thread tries again and notes why it stays
-//! (`branch`). Both hold a bounded number of descriptors and do not recurse. Nothing is unmounted: the mounts of
+//! Several threads remove everything they can (`threads`). If anything stays, one thread tries again and records why it
+//! stays (`branch`). Both hold a bounded number of descriptors and do not recurse. Nothing is unmounted: the mounts of
 //! a sandbox are in its own mount namespace and end with it.
 
 #![forbid(unsafe_code)]
@@ -35,19 +35,18 @@ mod threads;
 /// Maximum number of paths in one error message.
 const MAX_PATHS: usize = 64;
 
-/// Removes `name` in `parent` and all that is below it. `name` is a single name, of a directory or of any other file.
+/// Removes `name` in `parent` and everything below it. `name` is a single name, of a directory or of any other file.
 ///
-/// Succeeds if it does not exist or is removed meanwhile: any number of threads and processes may remove the same
-/// tree at once. Follows no symbolic link and enters no mount. The caller's thread and at most three helper
-/// threads, which end with the call, hold about 300 descriptors at most. If the limit of descriptors is lower, two
-/// are enough.
+/// Succeeds if it does not exist. Any number of threads and processes may remove the same tree at once. Follows no
+/// symbolic link and enters no mount. The caller's thread and at most three helper threads, which end with the call,
+/// hold about 300 descriptors at most. Two descriptors are enough if the limit is lower.
 ///
-/// Removes nothing while anything is mounted at `name` or below it in the mount namespace of the calling thread.
-/// This is read from `/proc/thread-self/mountinfo` (Linux 3.17). So it needs a `/proc`, and `parent` must be
-/// reached through a mount of that namespace, at a path shorter than 4096 bytes; otherwise nothing is removed.
-/// Mounts in other namespaces are not seen. The kernel detaches them when their mount point is removed, and their
-/// content stays. A mount that is made after this check is not entered. It stays, and so do the directories that
-/// lead to it; all else is removed.
+/// Removes nothing while anything is mounted at `name` or below it in the mount namespace of the calling thread. This
+/// is read from `/proc/thread-self/mountinfo` (Linux 3.17). So it needs a `/proc`, and `parent` must be reached through
+/// a mount of that namespace, at a path shorter than 4096 bytes; otherwise nothing is removed. Mounts in other
+/// namespaces are not seen. The kernel detaches them when their mount point is removed, and their content stays. A
+/// mount that is made after this check is not entered. It stays, and so do the directories that lead to it; everything
+/// else is removed.
 ///
 /// Needs `openat2` (Linux 5.6). Without it, `statx` with mount ids (Linux 5.8) is needed to enter a directory. If
 /// the caller is not root, the permission bits of its own directories are changed so that they can be emptied.
@@ -61,7 +60,7 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Leftovers
         Ok(one) if !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/') => one,
         _ => return Err(Leftovers(vec![Left::stays(name.into(), Errno::EINVAL)])),
     };
-    // A name that does not exist needs no check. Any other error will come again.
+    // A name that does not exist needs no check. Any other error will recur.
     if fstatat(parent, &*one, AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_NO_AUTOMOUNT) == Err(Errno::ENOENT) {
         return Ok(());
     }
@@ -83,8 +82,8 @@ fn remove_unproven(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Leftovers>
 
 /// The paths that could not be removed, and why. Never empty.
 ///
-/// A directory that stays only because of something below it is not listed, and of mounts on top of mounts only the
-/// lowest. `Display` prints all paths with their reasons.
+/// A directory that stays only because of something below it is not listed. If mounts are mounted on other mounts, only
+/// the lowest is listed. `Display` prints all paths with their reasons.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Leftovers(Vec<Left>);
 
@@ -113,7 +112,7 @@ impl Leftovers {
         self.0.iter().map(|left| (&*left.path, left.errno.into()))
     }
 
-    /// As the crate's error, with paths below `parent`. Its cause is the first error.
+    /// Converts to the crate's error, with paths below `parent`. Its source is the first error.
     pub(crate) fn into_error(self, parent: &Path) -> Error {
         let first = self.0.first().map_or(Errno::UnknownErrno, |left| left.errno);
         let calls = self.0.iter().take(MAX_PATHS).map(|left| {

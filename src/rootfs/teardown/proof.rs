@@ -1,10 +1,10 @@
 //! Proves that nothing is mounted on any part of a tree, from the mount table of the calling thread.
 //!
-//! The tree is given by the descriptor of its parent. The kernel shows the parent's path (the link in `/proc`) and
-//! the mount that it was opened through (`statx`, Linux 5.8). The mount table says which directory of which file
-//! system that mount shows. Two kinds of mounts are found: those whose parent is the same mount, at the tree or
-//! below it, and those that are mounted on the same directories of the same file system, seen through another
-//! mount. The removal would notice the latter only when it reaches that directory.
+//! The tree is given by the descriptor of its parent. The kernel shows the parent's path (the link in `/proc`) and the
+//! mount that it was opened through (`statx(2)`, Linux 5.8). The mount table says which directory of which file system
+//! that mount shows. Two kinds of mounts are found: those whose parent is the same mount, at the tree or below it, and
+//! those that are mounted on the same directories of the same file system, seen through another mount. The removal
+//! itself would notice the second kind only when it reaches that directory.
 //!
 //! If anything cannot be read or parsed, or is inconsistent, there is no proof.
 
@@ -22,10 +22,10 @@ use super::{Left, Leftovers};
 use crate::sys::fs::mount_id;
 use crate::sys::mountinfo::Mount;
 
-/// Of the thread, because a thread may have its own mount namespace and root.
+/// The mount table of the thread, because a thread may have its own mount namespace and root.
 const TABLE: &str = "/proc/thread-self/mountinfo";
 
-/// Fails with all mounts at `name` in `parent` or below, or with the call whose failure leaves that unknown.
+/// Returns an error with all mounts at `name` in `parent` or below, or with the call whose failure leaves that unknown.
 pub(super) fn nothing_is_mounted(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Leftovers> {
     let link = PathBuf::from(format!("/proc/thread-self/fd/{}", parent.as_raw_fd()));
     let facts = MountFacts {
@@ -60,8 +60,8 @@ struct MountFacts {
 }
 
 impl MountFacts {
-    /// The mount points at `name` or below, as paths that begin with `name`; those outside of the tree as absolute
-    /// paths. `leads_back` says whether a path leads to the parent.
+    /// Returns the mount points at `name` or below, as paths that begin with `name`. Mount points outside of the tree
+    /// are absolute paths. `leads_back` returns whether a path leads to the parent.
     fn mounts_at(&self, name: &OsStr, leads_back: impl FnOnce(&Path) -> bool) -> Result<Vec<PathBuf>, Left> {
         let unread = |call, path: &Path, errno| Left { path: path.into(), errno, call };
         let parent = self.path.as_ref().map_err(|e| unread("readlink", &self.link, errno(e)))?;
@@ -72,8 +72,8 @@ impl MountFacts {
         let mounts: Option<Vec<Mount>> = lines.map(Mount::parse).collect();
         let mounts = mounts.ok_or_else(|| unread("read", Path::new(TABLE), Errno::EBADMSG))?;
         let table = MountTable::new(&mounts, id);
-        // The table does not list the mount if it is in another namespace, or detached, or if the root was changed
-        // to a directory that is not a mount point. Only in the last case the path is right, and leads back.
+        // The table does not list the mount if it is in another namespace, or detached, or if the root was changed to a
+        // directory that is not a mount point. Only in the last case is the path right, and leads back.
         if table.own(parent).is_none() && !leads_back(parent) {
             return Err(unread("read", Path::new(TABLE), Errno::EXDEV));
         }
@@ -85,7 +85,7 @@ fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// All mounts, and the id of the one that the tree is on.
+/// All mounts, and the id of the mount that the tree is on.
 struct MountTable<'a> {
     mounts: BTreeMap<u64, &'a Mount>,
     id: u64,
@@ -102,7 +102,7 @@ impl<'a> MountTable<'a> {
         self.mounts.get(&self.id).copied().filter(|own| parent.starts_with(&own.point))
     }
 
-    /// See [`MountFacts::mounts_at`]. Mounts on top of another one that is listed are left out.
+    /// See [`MountFacts::mounts_at`]. A mount on top of another listed one is left out.
     fn mounted(&self, parent: &Path, name: &OsStr) -> Vec<PathBuf> {
         let tree = parent.join(name);
         // The file system that contains the tree, and the path of the tree in it.
@@ -172,7 +172,7 @@ mod tests {
             (30, format!("{roots}/base"), &[]),
             (30, format!("{roots}/tree"), &[]),
             (30, roots.into(), &[]),
-            // By another way to the same place, and to places that are only called alike.
+            // Another mount of the same directory, and other directories with similar paths.
             (31, "/other/part/base/tree/x".into(), &["/other/part/base/tree/x"]),
             (31, "/other/part/base/tree".into(), &["/other/part/base/tree"]),
             (31, "/other/base/tree/x".into(), &[]),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn of_mounts_on_top_of_mounts_only_the_lowest_is_listed() {
+    fn mounts_on_top_of_a_listed_mount_are_not_listed() {
         let at = "/srv/my\\040roots/base/tree";
         let lines = [(50, 30, "b"), (51, 50, "b/deep"), (52, 30, "a"), (53, 52, "a"), (54, 30, "a-b")];
         let text = lines.map(|(id, on, name)| format!("{id} {on} 0:9 /x {at}/{name} rw - tmpfs t rw\n"));
@@ -200,9 +200,9 @@ mod tests {
         assert_eq!(mounted(&text), ["tree/b"]);
     }
 
-    /// Also for a caller that has no `/proc`.
+    /// Covers a caller without `/proc`.
     #[test]
-    fn without_all_facts_there_is_no_proof() {
+    fn missing_or_inconsistent_mount_facts_are_an_error() {
         let missing = || io::Error::from_raw_os_error(Errno::ENOENT as i32);
         let link = "/proc/thread-self/fd/7";
         let cases: [(MountFacts, &str, &str, Errno); 7] = [
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_leads_back_to_the_parent_replaces_its_mount() {
+    fn an_unlisted_parent_mount_is_accepted_if_its_path_leads_back_to_it() {
         let unlisted = |more: &str| {
             let facts = MountFacts { mount: Ok(Some(77)), ..facts(more) };
             facts.mounts_at(OsStr::new("tree"), |path| path == Path::new("/srv/my roots/base")).unwrap()

@@ -15,7 +15,7 @@ fn remove(dir: &Path, name: &str) -> Result<(), Leftovers> {
     remove_tree(fs::File::open(dir).unwrap().as_fd(), OsStr::new(name))
 }
 
-/// Directories one in the other, more than any path or recursion could hold, `width` at each level.
+/// Makes directories inside each other, `width` at each level, deeper than PATH_MAX and recursion allow.
 pub(crate) fn deep(dir: &Path, depth: usize, width: usize) {
     let mut fd = OwnedFd::from(fs::File::open(dir).unwrap());
     for _ in 0..depth {
@@ -78,7 +78,7 @@ fn a_deep_tree_needs_bounded_stack_and_descriptors() {
     assert!(!dir.path().join("tree").exists());
 }
 
-/// The paths that stayed, sorted, all for the same reason.
+/// The paths that stayed, sorted. Panics unless all have the same errno.
 fn all(left: Result<(), Leftovers>, errno: Errno) -> Vec<PathBuf> {
     let left = left.unwrap_err();
     assert!(left.iter().all(|(_, e)| e.raw_os_error() == Some(errno as i32)), "{left}");
@@ -101,7 +101,7 @@ struct Site {
 }
 
 impl Site {
-    /// One with a name that the mount table escapes.
+    /// The name of the directory contains characters that the mount table escapes.
     fn new() -> Site {
         let dir = tempfile::Builder::new().prefix("a \\040\tb").tempdir_in("/dev/shm").unwrap();
         let site = Site { dir };
@@ -145,7 +145,7 @@ fn nothing_is_removed_while_anything_is_mounted_in_the_tree() {
     let site = Site::new();
     let before = site.entries();
     in_own_mount_ns(|| {
-        // A name that only begins alike is no part of the tree.
+        // A directory whose name only begins like the tree is not part of it.
         bind(&site.at("outside"), &site.at("tree-2/m"));
         bind(&site.at("outside"), &site.at("tree/a/b/mnt"));
         bind(&site.at("outside"), &site.at("tree/a/b/mnt/deep"));
@@ -156,7 +156,7 @@ fn nothing_is_removed_while_anything_is_mounted_in_the_tree() {
         assert_eq!(all(site.remove(), Errno::EBUSY), left);
         assert!(site.at("tree/a/x/y").is_dir() && site.at("tree/c/plain").exists());
         assert_eq!(fs::read_to_string(site.at("tree/a/b/mnt/deep/deep/er/canary")).unwrap(), "alive");
-        // At the top itself.
+        // A mount on the top of the tree.
         bind(&site.at("outside"), &site.at("tree"));
         assert_eq!(all(site.remove(), Errno::EBUSY), [PathBuf::from("tree")]);
         for at in ["tree", "tree/a/b/mnt/deep", "tree/a/b/mnt", "tree/a/b/file", "tree/c/d", "tree/c/d"] {
@@ -170,7 +170,7 @@ fn nothing_is_removed_while_anything_is_mounted_in_the_tree() {
     });
 }
 
-/// The directory of the tree is busy although no mount point begins with its path.
+/// A directory of the tree is busy although no mount point begins with its path.
 #[test]
 fn a_mount_seen_through_another_mount_is_found() {
     if lacks_root() {
@@ -187,7 +187,7 @@ fn a_mount_seen_through_another_mount_is_found() {
         assert_eq!(all(site.remove(), Errno::EBUSY), [way.join("b/mnt")]);
         assert_eq!(site.entries(), before);
         unbind(&way.join("b/mnt"));
-        // A part of the tree that is mounted elsewhere keeps nothing from going.
+        // A part of the tree that is mounted elsewhere does not prevent its removal.
         site.remove().unwrap();
         unbind(&way);
     });
@@ -220,9 +220,9 @@ fn a_mount_that_comes_after_the_proof_is_not_entered() {
     });
 }
 
-/// Seen from where the parent is not, there is no telling what is mounted in it.
+/// The mount table of another namespace does not show what is mounted in the parent.
 #[test]
-fn nothing_is_removed_without_a_proof() {
+fn nothing_is_removed_if_the_parent_is_in_another_mount_namespace() {
     if lacks_root() {
         return;
     }
@@ -231,16 +231,17 @@ fn nothing_is_removed_without_a_proof() {
     let dir = fs::File::open(site.dir.path()).unwrap();
     let table = [PathBuf::from("/proc/thread-self/mountinfo")];
     in_own_mount_ns(|| {
-        // Its mount is of the other namespace, even though the path leads to a copy of it.
+        // The parent's mount is in the other namespace, even though the path leads to a copy of it.
         assert_eq!(all(remove_tree(dir.as_fd(), OsStr::new("tree")), Errno::EXDEV), table);
-        // What is not there needs none.
+        // A name that does not exist needs no proof.
         remove_tree(dir.as_fd(), OsStr::new("nothing")).unwrap();
     });
     assert_eq!(site.entries(), before);
     remove_tree(dir.as_fd(), OsStr::new("tree")).unwrap();
 }
 
-/// A root that is no mount point is missing from the table, and the mounts on it are not.
+/// After `chroot(2)` to a directory that is not a mount point, the table lists the mounts on it but not the root
+/// itself.
 #[test]
 fn after_chroot_mounts_are_found_and_trees_outside_are_refused() {
     if lacks_root() {
@@ -258,7 +259,7 @@ fn after_chroot_mounts_are_found_and_trees_outside_are_refused() {
         std::os::unix::fs::chroot(inside.dir.path()).unwrap();
         let tree = Path::new("/");
         assert_eq!(all(remove(tree, "tree"), Errno::EBUSY), [PathBuf::from("tree/a/b/mnt")]);
-        // The kernel gives a path for what is outside, but it is none that this root knows.
+        // The kernel shows a path of the directory outside, but inside the new root that path leads elsewhere.
         let table = [PathBuf::from("/proc/thread-self/mountinfo")];
         assert_eq!(all(remove_tree(far.as_fd(), OsStr::new("tree")), Errno::EXDEV), table);
         unbind(Path::new("/tree/a/b/mnt"));
@@ -315,10 +316,10 @@ fn a_wide_directory_is_removed() {
     assert!(!tree.exists());
 }
 
-/// In a process of its own, as the limit is the process's. Few are enough for one thread, and what all of them
-/// hold together is bounded.
+/// Runs in a process of its own, because the limit is per process. Ten descriptors are enough for one thread. The
+/// number of descriptors of all threads together is bounded.
 #[test]
-fn few_descriptors_are_enough() {
+fn a_tree_is_removed_under_a_low_descriptor_limit() {
     const ASKED: &str = "COFFERDAM_TEARDOWN_DIR";
     if let Some(dir) = std::env::var_os(ASKED) {
         let fast = std::env::var_os("COFFERDAM_TEARDOWN_THREADS").is_some();
@@ -333,7 +334,7 @@ fn few_descriptors_are_enough() {
             fs::create_dir_all(tree.join(format!("{}/{i}/x/y/z", i % 3))).unwrap();
         }
         deep(&tree, 800, 2);
-        let test = "rootfs::teardown::tests::few_descriptors_are_enough";
+        let test = "rootfs::teardown::tests::a_tree_is_removed_under_a_low_descriptor_limit";
         let run = std::process::Command::new("sh")
             .args(["-c", "ulimit -n $2 && exec \"$0\" --exact \"$1\""])
             .args([std::env::current_exe().unwrap().as_os_str(), OsStr::new(test), OsStr::new(limit)])
@@ -347,7 +348,7 @@ fn few_descriptors_are_enough() {
 }
 
 #[test]
-fn the_error_names_every_path() {
+fn the_error_names_at_most_64_paths_and_counts_the_rest() {
     let one = |p: &str, errno| Left::stays(p.into(), errno);
     let left =
         Leftovers(vec![one("t/a", Errno::EBUSY), one("t/b", Errno::EACCES), one("/m/c", Errno::EBUSY)]);

@@ -1,8 +1,8 @@
-//! The fast removal: several worker threads, one directory each.
+//! Fast removal: several worker threads remove one directory each.
 //!
-//! A job is a directory. A worker unlinks all that is not a directory in it, and each subdirectory becomes a job. The
-//! worker that removes the last subdirectory removes the directory above, and so on upwards. A refusal is not
-//! analysed here: the directories that lead to it stay, and the result is false.
+//! A job is a directory. A worker unlinks everything in it that is not a directory, and each subdirectory becomes a
+//! job. The worker that removes the last subdirectory of a directory removes that directory too, and so on upwards. A
+//! refusal is not analysed here: the directories that lead to it stay, and the result is `false`.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,17 +17,17 @@ use super::dir::{open_child, rmdir, unlink, unlink_files};
 use crate::rootfs::workers;
 use crate::sys::fs::Dirents;
 
-/// Levels below which a whole branch is one job, which bounds the descriptors of waiting directories.
+/// Depth at which a whole branch becomes one job, which bounds the descriptors of waiting directories.
 const MAX_DEPTH: usize = 24;
 
-/// Maximum number of directories that wait, open, for their subdirectories. Beyond it, a branch is one job.
+/// Maximum number of open directories that wait for their subdirectories. Beyond it, a branch is one job.
 const MAX_OPEN: usize = 96;
 
-/// Directories that the caller's thread removes alone, and for how long it goes on alone. Starting a thread takes a
-/// tenth of that time. The number of directories alone is not enough, because one may contain thousands of files.
+/// Number of jobs and time: helper threads start only after both. Starting a thread takes a tenth of that time. The
+/// number of jobs alone is not enough, because one directory may contain thousands of files.
 const ALONE: (usize, Duration) = (4, Duration::from_micros(300));
 
-/// Removes `name` in `parent` and all that is below it, as the user `me`. Returns whether everything is removed.
+/// Removes `name` in `parent` and everything below it, as user id `me`. Returns whether everything is removed.
 pub(super) fn remove(parent: BorrowedFd<'_>, name: &CStr, me: u32) -> bool {
     let open = AtomicUsize::new(0);
     let removal = ParallelRemoval { parent, me, open: &open, stays: AtomicBool::new(false) };
@@ -56,7 +56,7 @@ struct RemovalJob<'a> {
     depth: usize,
 }
 
-/// The directory above; `None` for the top.
+/// The parent directory; `None` for the top.
 type Up<'a> = Option<Arc<WaitingDir<'a>>>;
 
 /// A directory that waits until its subdirectories are removed.
@@ -76,7 +76,7 @@ impl Drop for WaitingDir<'_> {
 }
 
 impl<'a> ParallelRemoval<'a> {
-    /// Empties a directory, and removes it if it has no subdirectories. Otherwise returns those.
+    /// Empties a directory. Removes it if it has no subdirectories, otherwise returns these as jobs.
     fn work(&self, job: RemovalJob<'a>, dirents: &mut Dirents) -> Vec<RemovalJob<'a>> {
         if job.depth >= MAX_DEPTH || self.open.load(Ordering::Relaxed) >= MAX_OPEN {
             let left = branch::remove(self.within(&job.up), &job.name, self.me);
@@ -105,8 +105,8 @@ impl<'a> ParallelRemoval<'a> {
         dirs.into_iter().map(|name| RemovalJob { up: up.clone(), name, depth }).collect()
     }
 
-    /// Counts the removal, or the failed removal, of an entry in `up`. Removes the directories above that are empty
-    /// now.
+    /// Counts the removal, or the failed removal, of an entry in `up`. Removes `up` and the directories above it if
+    /// they are empty now.
     fn finish(&self, mut up: Up<'a>, mut gone: nix::Result<()>) -> Vec<RemovalJob<'a>> {
         while let Some(node) = up {
             if gone.is_err() || node.pending.fetch_sub(1, Ordering::AcqRel) != 1 {

@@ -3,9 +3,9 @@
 //! - `lock-KEY`: locked exclusively by a process that looks for a template of that key or fills one. It stays.
 //! - `partial-KEY`: a template that the holder of that lock fills, or that a killed process left unfinished.
 //! - `template-KEY-GENERATION`: a complete template. Its users hold shared locks on the directory itself.
-//! - `newest-KEY`: a symbolic link to the newest template. Times would not tell, because two templates may be of the
-//!   same clock tick, and clocks can go back. It stays, and may dangle.
-//! - `removed-KEY-INODE`: a template that the holder of a lock on it removes, or that a killed process left.
+//! - `newest-KEY`: a symbolic link to the newest template. Timestamps are not enough, because two templates may be of
+//!   the same clock tick, and clocks can be set back. It stays, and may dangle.
+//! - `removed-KEY-INODE`: a template that a process with a lock on it removes, or that a killed process left.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::rootfs::teardown::remove_tree;
 use crate::sys::lock::{Lock, Locked};
 use crate::{Error, Result};
 
-/// The open directory.
+/// The open directory that contains templates.
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
@@ -56,7 +56,7 @@ impl Store {
         let step = |call: &str| format!("{call}({path:?})");
         let fd = match make_private(AT_FDCWD, path) {
             Ok(fd) => fd,
-            // A symbolic link to a directory is allowed.
+            // A symbolic link to a directory is accepted.
             Err(Errno::EEXIST) => openat(AT_FDCWD, path, DIR, Mode::empty())
                 .map_err(Error::prepare(format!("openat({path:?}, O_DIRECTORY)")))?,
             Err(errno) => return Err(Error::prepare(step("mkdir"))(errno)),
@@ -70,7 +70,7 @@ impl Store {
         Ok(Store { path: path.into(), fd })
     }
 
-    /// The same directory, by another descriptor.
+    /// Duplicates the descriptor.
     pub(super) fn duplicate(&self) -> Result<Store> {
         let fd = self.fd.try_clone().map_err(Error::prepare(format!("fcntl({:?}, F_DUPFD)", self.path)))?;
         Ok(Store { path: self.path.clone(), fd })
@@ -98,7 +98,8 @@ impl Store {
     pub(super) fn lock(&self, key: u64) -> Result<Locked> {
         let name = format!("lock-{key:016x}");
         let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // The umask may take the read bit. The process that makes the file has it open; later ones need the bit.
+        // The umask may remove the read bit. The process that makes the file gets a descriptor anyway; later ones need
+        // the bit.
         let fd = match openat(&self.fd, &*name, flags, Mode::S_IRUSR) {
             Err(Errno::EACCES) => {
                 let _ = fchmodat(&self.fd, &*name, Mode::S_IRUSR, FchmodatFlags::FollowSymlink);
@@ -110,7 +111,7 @@ impl Store {
         Locked::new(fd, Lock::Exclusive).map_err(Error::prepare(self.step("flock", &name)))
     }
 
-    /// The newest complete template, with a shared lock. The caller holds the lock on the key.
+    /// Returns the newest complete template, with a shared lock on it. The caller holds the lock on the key.
     pub(super) fn newest(&self, key: u64) -> Result<Option<(u64, Locked)>> {
         let prefix = format!("template-{key:016x}-");
         let mut found = Vec::new();
@@ -120,7 +121,7 @@ impl Store {
                 found.push((false, st.st_ctime, st.st_ctime_nsec, generation));
             }
         }
-        // The link may dangle, or not be updated if a process was killed right after it filled a template.
+        // The link may dangle. It may also be out of date, if a process was killed right after it filled a template.
         let linked = readlinkat(&self.fd, &*newest(key)).ok();
         let linked =
             linked.as_ref().and_then(|text| text.to_str()?.strip_prefix(&prefix).and_then(generation));
@@ -134,7 +135,7 @@ impl Store {
         Ok(None)
     }
 
-    /// A generation, with a shared lock; `None` if it does not exist, or another process was removing it.
+    /// Returns a generation with a shared lock on it. `None` if it does not exist, or another process was removing it.
     pub(super) fn lock_shared(&self, key: u64, generation: u64) -> Result<Option<Locked>> {
         let name = name(key, generation);
         let fd = match openat(&self.fd, &*name, DIR_NOFOLLOW, Mode::empty()) {
@@ -160,12 +161,12 @@ impl Store {
         renameat(&self.fd, &*made, &self.fd, &*link).map_err(Error::prepare(step("renameat")))
     }
 
-    /// Removes partial and removed templates that killed processes left. The caller holds the lock on the key.
+    /// Removes partial and removed templates of killed processes. The caller holds the lock on the key.
     pub(super) fn remove_stale(&self, key: u64) -> Result<()> {
         self.remove_name(&partial(key))?;
         for name in self.names(&removed(key))? {
             let Ok(fd) = openat(&self.fd, &*name, DIR_NOFOLLOW, Mode::empty()) else { continue };
-            // Locked: another process removes it.
+            // If it is locked, another process removes it.
             if let Ok(_held) = Locked::new(fd, Lock::ExclusiveNow) {
                 self.remove_name(&name)?;
             }
@@ -173,13 +174,14 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the directory to be filled. The caller holds the lock on the key, and no stale one exists.
+    /// Makes the directory of a template that is to be filled. The caller holds the lock on the key, and no stale one
+    /// exists.
     pub(super) fn make_partial(&self, key: u64) -> Result<OwnedFd> {
         let name = partial(key);
         make_private(self.fd.as_fd(), &*name).map_err(Error::prepare(self.step("mkdirat", &name)))
     }
 
-    /// Gives the complete template `root` its final name, and locks it. The caller holds the lock on the key. If a
+    /// Renames the complete template `root` to its final name, and locks it. The caller holds the lock on the key. If a
     /// template of that name exists, locks that one and removes `root`.
     pub(super) fn publish(&self, key: u64, generation: u64, root: OwnedFd) -> Result<Locked> {
         let (from, to) = (partial(key), name(key, generation));
@@ -202,8 +204,7 @@ impl Store {
         }
     }
 
-    /// Removes the generation whose root is `held`, with an exclusive lock. Succeeds if another process has removed
-    /// it.
+    /// Removes the generation whose root is `held`, with an exclusive lock. Succeeds if another process has removed it.
     pub(super) fn remove(&self, key: u64, generation: u64, held: Locked) -> Result<()> {
         let from = name(key, generation);
         let step = |call: &str| self.step(call, &from);
@@ -213,8 +214,8 @@ impl Store {
         let st = fstat(held.as_fd()).map_err(Error::task(step("fstat")))?;
         let to = format!("{}{:016x}", removed(key), st.st_ino);
         renameat(&self.fd, &*from, &self.fd, &*to).map_err(Error::task(step("renameat")))?;
-        // Processes that wait for a lock go on and find that the name has changed. The shared lock keeps
-        // `remove_stale` of other processes away.
+        // Processes that wait for a lock get it now and find that the name has changed. The shared lock keeps
+        // `remove_stale` in other processes from removing it too.
         let _ = held.change(Lock::Shared);
         self.remove_name(&to)
     }
@@ -238,7 +239,7 @@ impl Store {
         }
     }
 
-    /// The names that begin with `prefix`.
+    /// Names that begin with `prefix`.
     fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let all = directory::list(self.fd.as_fd(), &self.path)?.into_iter();
         let known = all.filter(|(name, _)| name.to_bytes().starts_with(prefix.as_bytes()));

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 
-/// A source of a few files and a place for templates. Filling a template writes its file system out, so it lies
-/// in memory where there is such a place.
+/// A source with a few files, and a path for a directory of templates. It is in /dev/shm if that exists, because
+/// filling a template writes its file system to disk (`syncfs(2)`).
 struct Site(tempfile::TempDir);
 
 impl Site {
@@ -42,7 +42,7 @@ impl Site {
         Template::open(&self.dir(), &self.map(), &copy()).unwrap()
     }
 
-    /// What lies there beside what stays for each key.
+    /// Names in the directory of templates, without the lock files and `newest` links, which stay.
     fn names(&self) -> Vec<String> {
         let names = fs::read_dir(self.dir()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<String> =
@@ -56,7 +56,7 @@ fn copy() -> Options<'static> {
     Options { method: Method::Copy, ..Options::default() }
 }
 
-/// Panics unless the template is all that the source of a [`Site`] was at first.
+/// Panics unless the template has everything that the source of a new [`Site`] contains.
 fn complete(template: &Template) {
     let lib = template.path().join("usr/lib");
     assert_eq!(fs::read_dir(lib.join("deep")).unwrap().count(), 30);
@@ -72,7 +72,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn many_threads_walk_once() {
+fn of_many_threads_that_open_a_template_one_fills_it() {
     let site = Site::new();
     let (start, built) = (Barrier::new(100), AtomicUsize::new(0));
     let mut all: Vec<Template> = std::thread::scope(|s| {
@@ -97,9 +97,9 @@ fn many_threads_walk_once() {
     assert!(site.names().is_empty());
 }
 
-/// Another thread's fork copies every descriptor into a child that keeps them until it executes a program.
+/// A fork in another thread copies every descriptor into a child, which keeps them until it executes a program.
 #[test]
-fn a_dropped_template_is_not_in_use_because_a_forked_child_has_its_descriptor() {
+fn a_forked_child_with_a_copy_of_its_descriptor_does_not_keep_a_template_locked() {
     let site = Site::new();
     let (dropped, kept) = (site.open(), site.open());
     let copy = dropped.held.as_fd().try_clone_to_owned().unwrap();
@@ -110,9 +110,9 @@ fn a_dropped_template_is_not_in_use_because_a_forked_child_has_its_descriptor() 
 }
 
 #[test]
-fn many_processes_walk_once() {
+fn of_many_processes_that_open_a_template_one_fills_it() {
     const SITE: &str = "COFFERDAM_TEST_TEMPLATE_SITE";
-    const NAME: &str = "rootfs::template::tests::many_processes_walk_once";
+    const NAME: &str = "rootfs::template::tests::of_many_processes_that_open_a_template_one_fills_it";
     if let Some(base) = std::env::var_os(SITE) {
         let base = PathBuf::from(base);
         let map = [(base.join("src/lib"), "/usr/lib".into())].into();
@@ -145,11 +145,11 @@ fn many_processes_walk_once() {
 }
 
 #[test]
-fn what_a_killed_process_left_is_replaced() {
+fn stale_partial_templates_are_removed_and_a_complete_template_is_used() {
     let site = Site::new();
     let key = key(&site.map(), &copy());
     let left = [format!("partial-{key:016x}"), format!("removed-{key:016x}-{:016x}", 77)];
-    // Not ours: of another key.
+    // Belongs to another key and must stay.
     let other = format!("partial-{:016x}", key ^ 1);
     fs::create_dir(site.dir()).unwrap();
     fs::set_permissions(site.dir(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -163,7 +163,7 @@ fn what_a_killed_process_left_is_replaced() {
     complete(&template);
     assert!(template.built().is_some() && !template.path().join("usr/lib/stale").exists());
     assert_eq!(site.names(), [other, store::name(key, template.fingerprint())]);
-    // One that is there is taken as it is, be it that nobody came to say that it is the newest.
+    // An existing template is used even if no `newest` link points to it.
     fs::remove_file(site.dir().join(format!("newest-{key:016x}"))).unwrap();
     let again = site.open();
     assert!(again.built().is_none());
@@ -181,7 +181,7 @@ fn a_failed_open_leaves_only_the_lock_file() {
 }
 
 #[test]
-fn only_changes_of_the_sources_are_noticed() {
+fn a_template_is_refreshed_only_if_its_sources_have_changed() {
     type Act = fn(&Site);
     let cases: [(&str, bool, Act); 7] = [
         ("nothing", false, |_| {}),
@@ -207,7 +207,7 @@ fn only_changes_of_the_sources_are_noticed() {
             let Some(new) = new else { continue };
             assert!(!new.changed().unwrap() && new.built().is_some());
             assert!(old.path() != new.path() && old.path().join("usr/lib/one").exists());
-            // It is the one that is given from now on.
+            // `refresh` and `open` return the new template from now on.
             assert!(old.refresh().unwrap().is_some_and(|t| t.path() == new.path() && t.built().is_none()));
             assert_eq!(Template::open(&site.dir(), &site.map(), &options).unwrap().path(), new.path());
         }
@@ -215,7 +215,7 @@ fn only_changes_of_the_sources_are_noticed() {
 }
 
 #[test]
-fn sources_that_change_back_give_the_old_template() {
+fn sources_that_change_back_select_the_old_template() {
     let site = Site::new();
     let touch = |time| {
         fs::File::options().append(true).open(site.src("lib/one")).unwrap().set_modified(time).unwrap();
@@ -289,7 +289,7 @@ fn a_template_directory_below_a_source_is_left_empty() {
 }
 
 #[test]
-fn the_key_depends_on_the_request() {
+fn the_key_depends_on_the_request_but_not_on_its_limits() {
     let map = |to: &str| ChrootEnv::from([("/a".into(), to.into())]);
     let skip = [(1, 2)];
     let of = |to: &str, options: Options<'_>| key(&map(to), &options);
@@ -304,12 +304,12 @@ fn the_key_depends_on_the_request() {
     let all: BTreeSet<u64> = others.into_iter().chain([base]).collect();
     assert_eq!(all.len(), 6);
     assert_eq!(of("b", Options { max_bytes: Some(1), max_entries: Some(1), ..copy() }), base);
-    // Names on the disk outlive the program.
+    // Names on disk outlive the program, so the hash must not change.
     assert_eq!(format!("{base:016x}"), "b1b7f05f23827df1");
 }
 
 #[test]
-fn unsuitable_directories_are_refused() {
+fn a_template_directory_that_other_users_may_access_is_refused() {
     let site = Site::new();
     let refused = |dir: &Path, method, part: &str| {
         let options = Options { method, ..Options::default() };
@@ -389,9 +389,9 @@ fn a_sandbox_runs_in_a_template() {
     assert!(!template.changed().unwrap());
 }
 
-/// A root without anything in its map would be the host's default list.
+/// A root with an empty map would be populated with the host's default map.
 #[test]
-fn a_template_of_nothing_is_refused() {
+fn a_template_without_any_existing_source_is_refused() {
     let site = Site::new();
     let map = ChrootEnv::from([(site.src("no/such"), "/usr".into())]);
     let error = Template::open(&site.dir(), &map, &copy()).unwrap_err();

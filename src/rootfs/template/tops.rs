@@ -1,10 +1,10 @@
-//! The names at the top of a template, each of which a sandbox gets as a mount or a source of its own.
+//! The names at the top of a template. A sandbox mounts or copies each of them separately.
 //!
-//! Sources of a map are resolved from the host's `/`, symbolic links followed. This is right for `bin -> usr/bin`
-//! in a template, and wrong for `bin -> /usr/bin`, which would lead to the host's. So when a template is filled,
-//! each symbolic link at its top is replaced by one with a relative path that contains no other link. Inside the
-//! sandbox both lead to the same file. A link that leads to nothing inside the template is not listed, because
-//! outside of the template it may lead to something.
+//! Sources of a map are resolved from the host's `/`, symbolic links followed. This is right for `bin -> usr/bin` in a
+//! template, and wrong for `bin -> /usr/bin`, which would lead to the host's directory. So when a template is filled,
+//! each symbolic link at its top is replaced by a link with a relative path that contains no other link. Inside the
+//! sandbox both lead to the same file. A link that leads to nothing inside the template is not listed, because outside
+//! of the template it may lead to something.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// Temporary name of a new link, in a template that has no final name yet. No template has such a name at its top.
 const TEMPORARY: &CStr = c".cofferdam.top";
 
-/// Replaces the symbolic links at the top of a template that is being filled at `path` by relative ones.
+/// Replaces the symbolic links at the top of a template by relative ones. The template is being filled at `path`.
 pub(super) fn relink(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     for (name, kind) in directory::list(root, path)? {
         if kind != DirentKind::Symlink {
@@ -39,7 +39,7 @@ pub(super) fn relink(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The names at the top that lead to the same file from the host and from inside a sandbox.
+/// Lists the names at the top that lead to the same file from the host and from inside a sandbox.
 pub(super) fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>> {
     let plain = |name: &CString| match readlinkat(root, &**name) {
         Ok(text) => target(root, name).is_some_and(|plain| plain == text),
@@ -54,7 +54,7 @@ pub(super) fn list(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>> {
     Ok(list)
 }
 
-/// The path that `name` leads to with `root` as `/`, relative to it; `None` if it leads to nothing or to the root
+/// The path that `name` leads to with `root` as `/`, relative to `root`. `None` if it leads to nothing or to the root
 /// itself.
 fn target(root: BorrowedFd<'_>, name: &CStr) -> Option<OsString> {
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;

@@ -4,7 +4,7 @@ use super::*;
 use crate::step::Kernel;
 
 #[test]
-fn every_method_makes_the_same_tree() {
+fn link_reflink_and_copy_make_the_same_tree() {
     let site = Site::new();
     one_of_everything(&site);
     let expect = tree(&site.src("t"));
@@ -15,7 +15,7 @@ fn every_method_makes_the_same_tree() {
         let done = site.populate(method, &[("t", &to)]).unwrap();
         let mut made = tree(&site.root(&to));
         for facts in made.values_mut() {
-            // A link shows what its file has.
+            // A hard link has all attributes of the host's file.
             facts.attributes.remove("trusted.secret");
         }
         assert_same(&made, &without_secret(expect.clone()), &to);
@@ -29,7 +29,7 @@ fn every_method_makes_the_same_tree() {
         assert_eq!(same("large"), method == Method::Link);
         if method == Method::Copy {
             assert_eq!((done.linked, done.cloned), (0, 0));
-            // Whatever the holes: they are neither counted nor filled.
+            // Holes are neither counted nor filled, however large they are.
             assert!(done.bytes_copied >= sizes && done.bytes_copied < sizes + (1 << 20));
         }
     }
@@ -135,7 +135,7 @@ fn copying_a_file_that_grows_ends() {
     assert!(fs::metadata(site.src("t/log")).unwrap().len() > 20 << 20);
 }
 
-/// On a file system that can, made in a file for the test.
+/// Uses btrfs on a loop device, because cloning needs support by the file system.
 #[test]
 fn clones_share_blocks_with_their_source() {
     if lacks_root() {
@@ -163,7 +163,7 @@ fn clones_share_blocks_with_their_source() {
         assert!(done.bytes_shared > 4 << 20);
         assert_eq!(done.sources[0].method, Method::Reflink);
         assert_same(&without_secret(tree(&site.root("to"))), &without_secret(tree(&site.src("t"))), "clones");
-        // From elsewhere there is nothing to share, and each pair of file systems is asked once.
+        // Files of another file system cannot be cloned. Each pair of devices is tried once.
         let elsewhere = Site::in_dir(tempdir_in("/dev/shm").unwrap());
         elsewhere.write("t/file", "content");
         let map = elsewhere.map(&[("t", "from-elsewhere")]);

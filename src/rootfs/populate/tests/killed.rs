@@ -2,12 +2,12 @@ use super::*;
 
 const TOLD: &str = "COFFERDAM_TEST_POPULATE_IN";
 
-/// An emulated processor takes twenty times as long.
+/// Fewer rounds on an emulated processor, which takes twenty times as long.
 fn rounds() -> u64 {
     if std::env::var_os("COFFERDAM_EMULATED").is_some() { 12 } else { 200 }
 }
 
-/// The map of the process that is killed: a tree, something over a part of it, and a file.
+/// The map of the population that is killed: a tree, a source whose destination is inside that tree, and a file.
 fn map(src: &Path) -> ChrootEnv {
     let to = |from: &str, to: &str| (src.join(from), PathBuf::from(to));
     ChrootEnv::from([to("t", "to"), to("over", "to/3/over"), to("one", "up/one")])
@@ -45,8 +45,9 @@ fn sources(src: &Path) {
     fs::write(src.join("one"), vec![b'1'; 1 << 20]).unwrap();
 }
 
-/// The populating process is this test again, told so by its environment, and killed at any time. What it made
-/// is complete, or has a mode that says that it is not; the next one finishes it, to the last time and mode.
+/// Kills a population at a random time. The population runs in a child process: this test again, told so by the
+/// environment. Each entry that it made must be complete or marked as unfinished by its mode. The next population must
+/// finish the tree, with all times and modes.
 #[test]
 fn a_killed_population_leaves_no_truncated_file() {
     if let Some(told) = std::env::var_os(TOLD).map(PathBuf::from) {
@@ -66,7 +67,7 @@ fn a_killed_population_leaves_no_truncated_file() {
     }
     let (mut halfway, mut random) = (BTreeMap::new(), 0x2545_f491_4f6c_dd1d_u64);
     let rounds = rounds();
-    // More, if chance has not killed each method halfway by then.
+    // More rounds, until each method was killed halfway at least once.
     let enough = |halfway: &BTreeMap<_, u32>| WALKS.iter().all(|method| halfway.get(method) > Some(&0));
     for round in 0..10 * rounds {
         if round >= rounds && enough(&halfway) {
@@ -95,7 +96,7 @@ fn a_killed_population_leaves_no_truncated_file() {
     assert!(enough(&halfway), "{halfway:?}");
 }
 
-/// The caller made the root itself.
+/// Facts of all entries except the top, which the caller made itself.
 fn all_facts_but_of_top(root: &Path) -> BTreeMap<PathBuf, Facts> {
     let mut all = all_by(root, |path| {
         let st = fs::symlink_metadata(path).unwrap();
@@ -103,12 +104,12 @@ fn all_facts_but_of_top(root: &Path) -> BTreeMap<PathBuf, Facts> {
         if !unreadable && (st.nlink() == 1 || st.is_dir()) {
             return facts(path);
         }
-        // The host's own file, or one that nobody can read yet.
+        // A hard link to the host's file, or an unfinished file, which only root can read.
         let (time, content) = (st.mtime(), st.ino().to_ne_bytes().into());
         Facts { mode: st.mode(), ids: (st.uid(), st.gid()), time, content, attributes: BTreeMap::new() }
     });
     all.remove(Path::new(""));
-    // Parents without a source have the time when they were made.
+    // Parents without a source keep the time when they were made.
     for (path, facts) in &mut all {
         if path == Path::new("up") {
             facts.time = 0;
@@ -117,9 +118,9 @@ fn all_facts_but_of_top(root: &Path) -> BTreeMap<PathBuf, Facts> {
     all
 }
 
-/// An entry that somebody left who was killed is unfinished by its mode, or is what it should be.
+/// Panics unless an entry of a killed population is marked as unfinished by its mode or is complete.
 fn judge(path: &Path, left: &Facts, whole: &Facts) {
-    // The text of a link comes with it, and nobody takes it for something else.
+    // A symbolic link is made with its text, so it is never incomplete.
     let link = left.mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits() && left.content == whole.content;
     assert!(link || unfinished(left.mode) || left == whole, "{path:?} is {left:?}");
 }

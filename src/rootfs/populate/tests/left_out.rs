@@ -15,7 +15,7 @@ fn fifos_sockets_and_devices_are_skipped_and_listed() {
         let done = site.populate(method, &[("t", to)]).unwrap();
         assert_eq!(whys(&done), expect);
         assert_eq!(fs::read_dir(site.root(to)).unwrap().count(), 1);
-        // The map may name one, and nothing waits for its other end.
+        // If the map names a fifo or a socket, opening it must not wait for the other end.
         let done = site.populate(method, &[("t/fifo", "f"), ("t/socket", "s")]).unwrap();
         assert_eq!(whys(&done), [("fifo", "a fifo"), ("socket", "a socket")]);
         assert!(!site.root("f").exists());
@@ -36,7 +36,7 @@ fn sources_that_do_not_exist_are_skipped_and_listed() {
 }
 
 #[test]
-fn a_source_that_is_a_symlink_stands_for_its_target() {
+fn a_source_that_is_a_symlink_is_resolved() {
     let site = Site::new();
     site.write("real/dir/file", "content");
     symlink("real/dir", site.src("to-dir")).unwrap();
@@ -68,7 +68,7 @@ fn a_root_below_its_own_source_is_left_empty() {
     fs::set_permissions(site.src("avoid"), fs::Permissions::from_mode(0o710)).unwrap();
     let root = File::open(site.src("b/root")).unwrap();
     let avoid = fs::metadata(site.src("avoid")).unwrap();
-    // Spelled with a trailing slash, through a link, from above.
+    // The source with a trailing slash, by a symbolic link, and a directory above it.
     symlink(site.src(""), site.dir.path().join("alias")).unwrap();
     for (i, source) in
         [site.src(""), site.dir.path().join("alias/"), site.src("../src/..")].into_iter().enumerate()
@@ -86,13 +86,13 @@ fn a_root_below_its_own_source_is_left_empty() {
         assert_eq!(out.iter().map(|o| o.0).collect::<Vec<_>>(), ["avoid", "root"]);
         let made = site.src("b/root/to").join(i.to_string()).join(if i == 2 { "src" } else { "" });
         assert!(made.join("a/file").exists() && made.join("b").exists() && made.join("inside").exists());
-        // They are there, but empty, and look like their sources.
+        // The directories exist, are empty, and have the mode of their sources.
         for out in ["b/root", "avoid"] {
             assert_eq!(fs::read_dir(made.join(out)).unwrap().count(), 0);
             assert_eq!(mode(&made.join(out)), mode(&site.src(out)));
         }
     }
-    // A source that is in the root does not grow into itself.
+    // A source inside the root is not copied into itself.
     let map = ChrootEnv::from([(site.src("b/root/old"), "old/again".into())]);
     let done = populate(root.as_fd(), &map, &Options { method: Method::Copy, ..Options::default() }).unwrap();
     assert_eq!(whys(&done), [("again", "is the root, or was to be left out")]);

@@ -28,7 +28,7 @@ mod twins;
 
 const WALKS: [Method; 3] = [Method::Link, Method::Reflink, Method::Copy];
 
-/// Says so when a test cannot run; a failure where `COFFERDAM_MUST_HAVE` lists `root`.
+/// Whether the caller is not root; reports the skipped test. Fails where `COFFERDAM_MUST_HAVE` lists `root`.
 pub(crate) fn lacks_root() -> bool {
     let lacks = !geteuid().is_root();
     if lacks {
@@ -37,7 +37,7 @@ pub(crate) fn lacks_root() -> bool {
     lacks
 }
 
-/// Runs `f` on a thread of its own, with a mount table of its own.
+/// Runs `f` on a thread with its own mount namespace.
 pub(crate) fn in_own_mount_ns(f: impl FnOnce() + Send) {
     on_thread(|| {
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
@@ -46,7 +46,8 @@ pub(crate) fn in_own_mount_ns(f: impl FnOnce() + Send) {
     });
 }
 
-/// Whoever starts a program in another test has a copy of all descriptors for a moment.
+/// Detaches a mount. A plain unmount may fail with EBUSY, because a child that another test has just forked holds
+/// copies of all descriptors.
 fn unmount(path: &Path) {
     nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).unwrap();
 }
@@ -55,7 +56,7 @@ fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|s| s.spawn(f).join().unwrap())
 }
 
-/// A directory of the host's and a root, side by side.
+/// A source directory of the host and a root, side by side.
 struct Site {
     dir: TempDir,
 }
@@ -71,7 +72,7 @@ impl Site {
         Site { dir }
     }
 
-    /// What is to be filled is on another file system than the source; `None` if there is none.
+    /// A directory on another file system than the source. `None` if there is no such file system.
     fn elsewhere() -> Option<TempDir> {
         let dir = tempdir_in("/dev/shm").unwrap();
         let here = fs::metadata(std::env::temp_dir()).unwrap().dev();
@@ -108,7 +109,8 @@ impl Site {
     }
 }
 
-/// As who is not root, the standard library cannot remove directories that are not writable.
+/// Removes the directories by `remove_tree`: without root, the standard library cannot remove directories that are not
+/// writable.
 impl Drop for Site {
     fn drop(&mut self) {
         remove(self.dir.path(), "src");
@@ -133,15 +135,15 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// What there is to know about an entry.
+/// Everything that is compared of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Facts {
     /// Type and permissions, all twelve bits.
     mode: u32,
     ids: (u32, u32),
-    /// Of modification, in nanoseconds.
+    /// Modification time in nanoseconds.
     time: i64,
-    /// Of a file, or the text of a link.
+    /// Content of a file, or text of a symbolic link.
     content: Vec<u8>,
     attributes: BTreeMap<String, Vec<u8>>,
 }
@@ -176,7 +178,7 @@ fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// That two trees are alike; the first difference if they are not.
+/// Panics with the first difference unless the two trees are the same.
 fn assert_same(made: &BTreeMap<PathBuf, Facts>, expect: &BTreeMap<PathBuf, Facts>, what: &str) {
     for path in made.keys().chain(expect.keys()) {
         let (a, b) = (made.get(path), expect.get(path));
@@ -204,8 +206,8 @@ fn all_by(top: &Path, facts: impl Fn(&Path) -> Facts) -> BTreeMap<PathBuf, Facts
     all
 }
 
-/// What must not depend on the method, when nothing more was asked for: a copied file has neither the upper
-/// three bits of its mode nor its capabilities.
+/// Facts that do not depend on the method without further options: a copied file has neither the upper three bits of
+/// its mode nor its capabilities.
 fn tree(top: &Path) -> BTreeMap<PathBuf, Facts> {
     let mut all = all_facts(top);
     for facts in all.values_mut() {
@@ -217,14 +219,14 @@ fn tree(top: &Path) -> BTreeMap<PathBuf, Facts> {
     all
 }
 
-/// Sets an attribute; says so where the file system refuses it.
+/// Sets an extended attribute. Prints a message if the file system refuses it.
 fn set_attribute(path: &Path, name: &std::ffi::CStr, value: &[u8]) {
     if let Err(errno) = fsetxattr(File::open(path).unwrap().as_fd(), name, value) {
         eprintln!("without {name:?} on {path:?}: {errno}");
     }
 }
 
-/// An access control list as the kernel stores it: one more user, and a mask.
+/// An access control list in the kernel's format: one additional user, and a mask.
 fn access_list(user: u32, mask: u16) -> Vec<u8> {
     let mut list = 2_u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in
@@ -236,12 +238,12 @@ fn access_list(user: u32, mask: u16) -> Vec<u8> {
     list
 }
 
-/// `cap_net_raw=ep` as the kernel stores it.
+/// `cap_net_raw=ep` in the kernel's format.
 fn capability() -> Vec<u8> {
     [0x0200_0001_u32, 1 << 13, 0, 0, 0].map(u32::to_le_bytes).concat()
 }
 
-/// A tree with one of everything that is brought along.
+/// A tree with one of each kind of entry and metadata that is copied.
 fn one_of_everything(site: &Site) {
     use std::ffi::OsStr;
     site.write("t/dir/file", "content");

@@ -15,7 +15,7 @@ fn symlinks_in_the_root_do_not_lead_out_of_it() {
         let done = site.populate(method, &[("t", to)]).unwrap();
         assert_eq!(whys(&done), [("sub", "the destination exists and is not a directory")]);
         assert_eq!(done.kept, 3);
-        // On the way to a destination a link is followed, as the task would see it.
+        // A symbolic link on the way to a destination is resolved inside the root, as the task would see it.
         let _ = fs::remove_file(site.root("up"));
         let _ = fs::remove_file(site.root("in"));
         symlink("../../../../../../..", site.root("up")).unwrap();
@@ -23,7 +23,7 @@ fn symlinks_in_the_root_do_not_lead_out_of_it() {
         site.populate(method, &[("t", &format!("up/x{to}")), ("t/name", &format!("in/{to}"))]).unwrap();
         assert!(site.root(&format!("x{to}/name")).is_file());
         assert!(site.root("l").join(to).is_file());
-        // One that dangles inside is neither created through nor replaced.
+        // A symbolic link that dangles inside the root is neither followed nor replaced.
         let absolute = site.root("abs");
         let _ = fs::remove_file(&absolute);
         symlink(&outside, &absolute).unwrap();
@@ -57,7 +57,7 @@ fn existing_entries_stay() {
     }
 }
 
-/// A source that others of the map have something to put into.
+/// A map in which other entries have their destinations inside the first source.
 fn overlapping(site: &Site) -> Vec<(&'static str, &'static str)> {
     site.write("a/own", "of a");
     site.write("a/sub/of-a", "of a");
@@ -73,7 +73,7 @@ fn overlapping(site: &Site) -> Vec<(&'static str, &'static str)> {
     for dir in ["a", "a/sub", "a/other", "a/kept", "b"] {
         File::open(site.src(dir)).unwrap().set_modified(old).unwrap();
     }
-    // In no order, with slashes as people write them.
+    // In no order, and with additional slashes.
     vec![("c", "/to/other/x/y/z"), ("b", "to/sub/"), ("c", "to//file"), ("a", "/to"), ("gone", "to/kept")]
 }
 
@@ -81,7 +81,7 @@ fn overlapping(site: &Site) -> Vec<(&'static str, &'static str)> {
 fn the_more_specific_destination_wins_completely() {
     let site = Site::new();
     let map = overlapping(&site);
-    // The map has each source once.
+    // A map can have each source only once.
     site.write("c2", "of c");
     let map: Vec<_> = map.into_iter().map(|(s, d)| (if d == "to//file" { "c2" } else { s }, d)).collect();
     for method in WALKS {
@@ -110,7 +110,7 @@ fn the_more_specific_destination_wins_completely() {
         {
             assert_eq!(fs::read_to_string(site.root("to").join(path)).unwrap(), content, "{method} {path}");
         }
-        // What others put there changed neither times nor modes.
+        // Entries that other sources made in a directory changed neither its times nor its mode.
         for (path, source) in [("", "a"), ("sub", "b"), ("other", "a/other"), ("kept", "a/kept")] {
             assert_eq!(facts(&site.root("to").join(path)), facts(&site.src(source)), "{method} {path}");
         }
@@ -125,7 +125,7 @@ fn the_more_specific_destination_wins_completely() {
 }
 
 #[test]
-fn a_skipped_source_takes_nothing_from_another() {
+fn a_skipped_source_hides_nothing_of_another_source() {
     let site = Site::new();
     site.write("a/sub/of-a", "of a");
     mkfifo(&site.src("fifo"), Mode::S_IRWXU).unwrap();

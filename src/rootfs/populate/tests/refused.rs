@@ -24,7 +24,7 @@ fn an_unreadable_source_is_an_error_with_its_path() {
             };
             assert_eq!(error("t", "a"), format!("openat({:?})", site.src("t/secret")));
             assert_eq!(error("u", "b"), format!("openat({:?})", site.src("u/sub")));
-            // Who may not give files away says so.
+            // A caller that cannot change owners reports it.
             let done = site.populate(method, &[("v", &format!("c{method}"))]).unwrap();
             assert_eq!((done.dirs, done.copied + done.linked), (1, 1));
             assert_eq!(done.disowned, 1 + done.copied);
@@ -37,7 +37,7 @@ fn a_full_file_system_is_an_error_and_leaves_no_partial_file() {
     if lacks_root() {
         return;
     }
-    // Within one file system the kernel copies, from another one we do.
+    // Within one file system `copy_file_range(2)` copies, across file systems `pwrite64(2)`.
     for within in [true, false] {
         let outer = tempdir().unwrap();
         let path = outer.path().join("at");
@@ -59,7 +59,8 @@ fn a_full_file_system_is_an_error_and_leaves_no_partial_file() {
             }
             for method in WALKS.into_iter().filter(|m| !within || *m != Method::Link) {
                 let error = site.populate(method, &[("t", "to")]).unwrap_err();
-                // That of the large file, or of a small one by the other thread while the large one took the rest.
+                // The error is that of the large file, or of a small file that another thread wrote when the large file
+                // had filled the file system.
                 let call = if within { "copy_file_range(" } else { "pwrite64(" };
                 assert!(error.to_string().starts_with(call), "{error}");
                 assert!(error.to_string().contains("ROOT \"/to/"), "{error}");
@@ -82,7 +83,7 @@ fn a_full_file_system_is_an_error_and_leaves_no_partial_file() {
     }
 }
 
-/// The limit is a process's, so this is the test again in one of its own.
+/// Runs in a process of its own, because the limit is per process.
 #[test]
 fn a_file_size_limit_is_an_error_and_no_signal() {
     const TOLD: &str = "COFFERDAM_TEST_POPULATE_LIMITED";
@@ -111,7 +112,7 @@ fn cause(error: &Error) -> String {
     std::error::Error::source(error).unwrap().to_string()
 }
 
-/// What a kernel may refuse, and what becomes of it.
+/// Lists calls that a kernel may refuse, and the result of each refusal.
 #[test]
 fn a_refused_call_is_worked_around_or_named_with_its_path() {
     use nix::errno::Errno;
@@ -184,7 +185,7 @@ fn a_refused_call_is_worked_around_or_named_with_its_path() {
                 assert_eq!(fs::read_to_string(site.root("to/file")).unwrap(), "content");
                 let lost = if let Lost(n) = then { n * u64::from(noted) } else { 0 };
                 assert_eq!(done.attributes_lost, lost, "{row}");
-                // A program must not run as the caller because it could not be given away.
+                // A setuid program must not run as the caller because its owner could not be set.
                 let disowned = root && matches!(then, Disowned);
                 assert_eq!(done.disowned, u64::from(disowned), "{row}");
                 assert_eq!(mode(&site.root("to/file")), if disowned { 0o640 } else { 0o4640 }, "{row}");
@@ -257,7 +258,7 @@ fn files_behind_a_mount_are_copied() {
     site.write("t/sub/file", "content");
     site.write("t/file", "content");
     in_own_mount_ns(|| {
-        // The same file system, and still no link crosses the mount.
+        // The file system is the same, but no hard link crosses the mount.
         let (sub, none) = (site.src("t/sub"), None::<&str>);
         mount(Some(&sub), &sub, none, MsFlags::MS_BIND, none).unwrap();
         let done = site.populate(Method::Link, &[("t", "to")]).unwrap();
@@ -267,14 +268,14 @@ fn files_behind_a_mount_are_copied() {
 }
 
 #[test]
-fn limits_are_exact_to_the_entry_and_to_the_byte() {
+fn max_entries_and_max_bytes_are_exact() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     for i in 0..100 {
         site.write(&format!("t/{}/{i}", i % 10), vec![b'x'; 100]);
     }
     symlink("nowhere", site.src("t/link")).unwrap();
     site.write("large", vec![b'x'; 40 << 20]);
-    // t and its ten directories, a parent, 100 files and a link.
+    // t and its ten directories, a parent, 100 files and a symbolic link.
     let (entries, bytes) = (1 + 11 + 100 + 1, 10_000);
     for method in WALKS {
         let with = |max_entries, max_bytes| {
@@ -299,13 +300,13 @@ fn limits_are_exact_to_the_entry_and_to_the_byte() {
             );
             assert!(step.contains("(ROOT \"/up") || step.contains(", ROOT \"/up"), "{step}");
         }
-        // What is there already counts for nothing.
+        // Entries that exist already do not count.
         let map = [("t", "up/to")];
         site.populate(method, &map).unwrap();
         let none = Options { method, max_entries: Some(0), max_bytes: Some(0), ..Options::default() };
         assert_eq!(site.with(&map, &none).unwrap().kept, 112);
         remove(&site.root(""), "up");
-        // A large file is not written first and refused then.
+        // A large file is refused before any of it is written.
         let options = Options { method, max_bytes: Some(1 << 20), ..Options::default() };
         let error = site.with(&[("large", "large")], &options).unwrap_err();
         assert_eq!(cause(&error), "more than 1048576 bytes: max_bytes");
@@ -315,7 +316,7 @@ fn limits_are_exact_to_the_entry_and_to_the_byte() {
 }
 
 #[test]
-fn maps_are_checked_before_anything_is_touched() {
+fn invalid_maps_are_refused_before_anything_is_made() {
     let site = Site::new();
     site.write("a", "");
     let check = |source: PathBuf, dest: &str| {

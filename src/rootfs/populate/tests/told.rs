@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 
 #[test]
-fn a_method_is_parsed_from_what_it_prints() {
+fn a_method_is_parsed_from_its_printed_name() {
     for (method, name) in
         [(Method::Bind, "bind"), (Method::Link, "link"), (Method::Copy, "copy"), (Method::None, "none")]
     {
@@ -26,7 +26,7 @@ fn methods_that_do_not_walk_are_refused() {
 }
 
 #[test]
-fn a_summary_can_be_serialised_whatever_the_names() {
+fn a_result_with_names_that_are_not_utf8_can_be_serialised() {
     let mut done = Populated::default();
     done.skip(PathBuf::from(std::ffi::OsStr::from_bytes(b"/a\xff")), "a fifo");
     let json = serde_json::to_value(&done).unwrap();
@@ -34,7 +34,7 @@ fn a_summary_can_be_serialised_whatever_the_names() {
 }
 
 #[test]
-fn progress_is_reported_up_to_the_end() {
+fn the_last_progress_report_counts_everything() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     for i in 0..60 {
         site.write(&format!("t/{i}/file"), vec![b'x'; 1000]);
@@ -50,7 +50,7 @@ fn progress_is_reported_up_to_the_end() {
         let entries = done.dirs + done.linked + done.cloned + done.copied + done.symlinks;
         assert_eq!(*told.last().unwrap(), Progress { entries, bytes }, "{method}");
         assert_eq!((entries, bytes), (122, 60_000 + (50 << 20)));
-        // Once for each directory, and within the large file.
+        // One call for each directory, and several within the large file.
         assert!(told.len() >= 61, "{}", told.len());
         let within = told.iter().filter(|p| p.bytes > 60_000 && p.bytes < 50 << 20).count();
         assert!(method == Method::Link || within >= 2, "{method}: {within}");
@@ -84,7 +84,7 @@ fn a_fingerprint_depends_on_the_sources_only() {
         }
         fs::remove_file(site.root("l")).unwrap();
     }
-    // What another entry covers and what is left out does not matter.
+    // Changes below another entry's destination or in a skipped directory do not matter.
     site.write("t/dir/file", "changed");
     site.write("t/many/new", "");
     assert_eq!(alone(), {

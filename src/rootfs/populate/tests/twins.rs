@@ -1,6 +1,6 @@
 use super::*;
 
-/// Names of one inode stay names of one inode, whatever thread copies which, and its bytes are copied once.
+/// Names of one inode stay names of one inode, whichever thread copies which name, and its bytes are copied once.
 #[test]
 fn hard_links_inside_a_source_stay_hard_links() {
     for method in [Method::Copy, Method::Reflink] {
@@ -12,7 +12,7 @@ fn hard_links_inside_a_source_stay_hard_links() {
         for i in 1..40 {
             fs::hard_link(site.src("t/0/one"), site.src(&format!("t/{i}/name"))).unwrap();
         }
-        // A second name in another source, and one outside.
+        // A second name in another source, and one outside of the map.
         fs::hard_link(site.src("t/0/one"), site.src("single")).unwrap();
         fs::hard_link(site.src("t/5/own"), site.src("outside")).unwrap();
         let done = site.populate(method, &[("t", "to"), ("single", "single")]).unwrap();
