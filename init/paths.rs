@@ -72,8 +72,8 @@ impl Prefix {
     }
 }
 
-/// Opens the directory that holds the last component of `path`, and creates it and its parents if they do not exist.
-/// Returns its descriptor and the last component. Resolution never leaves the root.
+/// Opens the parent directory of `path`, and creates missing directories on the way. Returns the parent's descriptor
+/// and the last component of `path`. Resolution never leaves the root.
 pub fn open_parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
     let bytes = path.bytes();
     let Some(slash) = bytes.iter().rposition(|b| *b == b'/') else { return Ok((root, path.into())) };

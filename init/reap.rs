@@ -1,6 +1,6 @@
 //! Init as PID 1: a child executes the command, and PID 1 reaps processes and reports the task's exit status.
 //!
-//! Without it the task itself would be PID 1. For PID 1 the kernel drops signals of default disposition: `abort()` and
+//! Otherwise the task itself would be PID 1. For PID 1 the kernel drops signals of default disposition: `abort()` and
 //! `kill -TERM $$` would do nothing. Orphans would stay zombies.
 //!
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
@@ -18,7 +18,7 @@ use crate::uapi::{
 };
 use crate::wire::Record;
 
-/// Credentials that PID 1 keeps, and what it drops.
+/// Credentials of PID 1 after the fork.
 pub struct Left {
     /// User id of PID 1.
     pub uid: u32,

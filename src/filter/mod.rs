@@ -2,7 +2,7 @@
 //!
 //! The spec chooses a [`Filter`]: the default profile, a [`Profile`] of its own, or none. The default profile refuses
 //! the calls that moby's profile refuses for the task's capabilities, and more; [`GROUPS`] lists them with reasons. The
-//! parent [compiles](compile) the profile into a program, and init loads the program last.
+//! parent [compiles](compile()) the profile into a program, and init loads the program last.
 //!
 //! This module loads no filter.
 #![forbid(unsafe_code)]

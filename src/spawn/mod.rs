@@ -44,7 +44,7 @@ pub(crate) struct Given<'a> {
     pub running: Option<(BorrowedFd<'a>, Option<&'a Group>)>,
 }
 
-/// Maximum number of retries after the kernel killed a newborn init.
+/// Maximum number of retries after the kernel killed init right after the clone.
 const KILLS: u32 = 16;
 
 /// Runs a plan, until the command has been executed.
@@ -98,7 +98,8 @@ struct Attempt {
 }
 
 impl Run<'_> {
-    /// Runs the steps from the first descriptor for init on, and repeats them if the kernel kills the newborn init.
+    /// Runs the steps from the first descriptor for init on. Repeats them if the kernel kills init right after the
+    /// clone.
     ///
     /// Since Linux 6.14, and in stable kernels since February 2025, `clone` compares the `cgroup.kill` count of the
     /// *caller's* cgroup with the count of the child's cgroup, and kills the child if they differ. The check is meant

@@ -163,7 +163,7 @@ impl OnRefusal {
         }
     }
 
-    /// Handles a step that is known to fail before it is tried, with `cause` as the reason. Otherwise as
+    /// Handles a step that is known to fail before it is tried, for the reason `cause`. The consequences are those of
     /// [`take`](Self::take).
     ///
     /// # Errors

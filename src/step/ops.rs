@@ -77,13 +77,13 @@ ops! {
         /// Pairs of source and target descriptor.
         map: List<'a, Dup>,
     }
-    /// Joins a namespace (`setns(2)`).
+    /// Joins a namespace, or several namespaces of a process (`setns(2)`).
     Join {
-        /// Index into the table of descriptors.
+        /// Index into the table of descriptors, of a namespace file or of a pidfd (Linux 5.8).
         fd: u32,
-        /// The `CLONE_NEW*` bit of the expected kind.
+        /// `CLONE_NEW*` bits: the expected kind of the namespace file, or the namespaces to join.
         kind: u32,
-        /// The path that the parent opened; only for the printed plan.
+        /// Path of the namespace file, or a name of the process; only for the printed plan.
         path: Str<'a>,
     }
     /// Moves into new namespaces (`unshare(2)`).
@@ -289,7 +289,7 @@ ops! {
     }
     /// Executes the command that [`Op::Find`] found.
     Exec {
-        /// Arguments after argv[0], which is the path that was found.
+        /// Arguments after `argv[0]`, which is the path that was found.
         args: List<'a, Str<'a>>,
         /// Environment: `KEY=value` strings.
         env: List<'a, Str<'a>>,
