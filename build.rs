@@ -1,13 +1,13 @@
-//! Compiles `init/` for the target, to a small static program that the library embeds.
+//! Compiles `init/` for the target, into a small static program that the library embeds.
 //!
-//! `init/` has no dependencies and no manifest: one call of `rustc` makes it. Its lints are checked elsewhere, by the
-//! target named `init` in `Cargo.toml`.
+//! `init/` has no dependencies and no manifest: one call of `rustc` builds it. Its lints are checked by the target
+//! named `init` in `Cargo.toml`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The flags that a C compiler takes as the linker, and what it passes on.
+/// Linker arguments if a C compiler is the linker driver, some of which it passes on by `-Wl`.
 const BY_COMPILER: [&str; 4] = [
     "-nostartfiles",
     "-nostdlib",
@@ -15,7 +15,7 @@ const BY_COMPILER: [&str; 4] = [
     "-Wl,--gc-sections,--build-id=none,-z,noexecstack,-z,norelro,--no-eh-frame-hdr",
 ];
 
-/// The same for a linker that is called itself.
+/// The same arguments for a linker that rustc calls directly.
 const BY_LINKER: [&str; 8] = [
     "-static",
     "--gc-sections",
@@ -31,12 +31,13 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let target = var("TARGET");
     let out = PathBuf::from(var("OUT_DIR")).join("init");
-    // Only where init can be built: elsewhere the crate's own compile_error says what is wrong.
+    // Elsewhere init cannot be built: the crate's own compile_error names the reason.
     if var("CARGO_CFG_TARGET_OS") != "linux" || var("CARGO_CFG_TARGET_ARCH") != "x86_64" {
         fs::write(&out, b"").ok();
         return;
     }
-    // What makes Cargo choose a linker, a compiler or a wrapper. It does not compare the variables that it sets itself.
+    // Variables by which Cargo chooses a linker, a compiler or a wrapper. Cargo does not track changes of the ones that
+    // it sets itself.
     let own = format!("CARGO_TARGET_{}_", target.to_uppercase().replace(['-', '.'], "_"));
     for name in ["LINKER", "RUSTFLAGS"] {
         println!("cargo::rerun-if-env-changed={own}{name}");
@@ -65,7 +66,7 @@ fn var(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
-/// The linkers to try; `None` is rustc's default.
+/// The linkers to try, in order; `None` is rustc's default.
 fn linkers() -> Vec<Option<String>> {
     if let Some(told) = told("linker") {
         return vec![Some(told)];
@@ -74,12 +75,13 @@ fn linkers() -> Vec<Option<String>> {
     if host.starts_with("x86_64-") && host.contains("-linux-") {
         return vec![None];
     }
-    // The default would be the compiler of the host, for its own processor. rustc brings a linker for every target; a
-    // distribution that leaves it out of its rustc may have a cross compiler.
+    // rustc's default would be the host's C compiler, which links for the host's processor. rustc ships a linker for
+    // every target (rust-lld). A distribution that leaves it out may have a cross compiler.
     ["rust-lld", "x86_64-linux-gnu-gcc"].map(|name| Some(name.to_owned())).into()
 }
 
-/// What Cargo was told for this target: by `target.<triple>.linker` or its variable, or by a flag.
+/// The value that Cargo was given for this target: by a `-C` flag, or for the linker by `target.<triple>.linker` or its
+/// environment variable. A flag has precedence, the last one over earlier ones.
 fn told(option: &str) -> Option<String> {
     let flags = var("CARGO_ENCODED_RUSTFLAGS");
     let mut by_flag = None;
@@ -96,13 +98,16 @@ fn told(option: &str) -> Option<String> {
         .or_else(|| env::var("RUSTC_LINKER").ok().filter(|linker| option == "linker" && !linker.is_empty()))
 }
 
-/// Whether this is a linker itself, and not a compiler that calls one. rustc tells them apart by the same names.
+/// Whether `path` is a linker itself, rather than a compiler that calls one. rustc tells them apart by the same names.
 fn is_linker(path: &str) -> bool {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     matches!(name, "ld" | "lld" | "rust-lld") || name.starts_with("ld.") || name.ends_with("-ld")
 }
 
-/// Compiles and links; the compiler's messages if it could not.
+/// Compiles and links init.
+///
+/// # Errors
+/// The compiler's messages.
 fn compile(target: &str, linker: &Option<String>, out: &Path) -> Result<(), String> {
     let dependencies = out.with_extension("d");
     let mut command = rustc();
@@ -112,7 +117,8 @@ fn compile(target: &str, linker: &Option<String>, out: &Path) -> Result<(), Stri
         .args(["-Copt-level=s", "-Cpanic=abort", "-Ccodegen-units=1", "-Coverflow-checks=off"])
         .args(["-Cdebug-assertions=off", "-Crelocation-model=static", "-Cstrip=symbols"])
         .arg(format!("--emit=link={},dep-info={}", out.display(), dependencies.display()));
-    // There rustc would add the C library's entry; elsewhere the option would take its own linker away.
+    // On musl, rustc would add the C library's startup objects. On other targets the option would disable rustc's
+    // bundled linker.
     if var("CARGO_CFG_TARGET_ENV") == "musl" {
         command.arg("-Clink-self-contained=no");
     }
@@ -130,7 +136,7 @@ fn compile(target: &str, linker: &Option<String>, out: &Path) -> Result<(), Stri
             command.arg(format!("-Clinker-flavor={flavor}"));
         }
         None if direct => {
-            // lld is several linkers in one, and has to be told.
+            // lld contains several linkers, and needs to be told which one to be.
             let lld = linker.as_deref().is_some_and(|linker| linker.ends_with("lld"));
             command.arg(if lld { "-Clinker-flavor=ld.lld" } else { "-Clinker-flavor=ld" });
         }
@@ -142,7 +148,7 @@ fn compile(target: &str, linker: &Option<String>, out: &Path) -> Result<(), Stri
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    // One line for each file, with nothing behind the colon.
+    // The dependency file has one line per source file, which ends with a colon.
     for line in fs::read_to_string(dependencies).unwrap_or_default().lines() {
         if let Some(file) = line.strip_suffix(':') {
             println!("cargo::rerun-if-changed={}", file.replace("\\ ", " "));
@@ -151,8 +157,9 @@ fn compile(target: &str, linker: &Option<String>, out: &Path) -> Result<(), Stri
     Ok(())
 }
 
-/// The compiler, behind the wrapper that Cargo calls it by: a cache, or what prepares its environment. The wrapper of the
-/// workspace is left out: it is that of linters (clippy), which want Cargo's own calls.
+/// The compiler, behind the wrapper that Cargo calls it by (`RUSTC_WRAPPER`): a compiler cache, or a program that
+/// prepares the environment. `RUSTC_WORKSPACE_WRAPPER` is left out: it is used by linters such as clippy, which expect
+/// Cargo's own calls.
 fn rustc() -> Command {
     match env::var("RUSTC_WRAPPER").ok().filter(|wrapper| !wrapper.is_empty()) {
         None => Command::new(var("RUSTC")),

@@ -1,26 +1,26 @@
-//! Which call of an operation the kernel refused.
+//! Names the call of an operation that the kernel refused.
 
 use crate::sys::Errno;
 
-/// The kernel refused a call of an operation.
+/// A refused call of an operation.
 pub struct CallFailed {
-    /// Index of the line that the plan prints for the call, among those of the operation.
+    /// Index of the call's line among the lines that the plan prints for the operation.
     pub index: u8,
-    /// The kernel's answer.
+    /// The errno.
     pub errno: Errno,
 }
 
-/// What an operation comes to.
+/// Result of an operation.
 pub type Done = Result<(), CallFailed>;
 
-/// Names the call that a result comes from.
+/// Adds the index of the call to a result.
 pub trait At<T> {
-    /// The call is on the line of this index (`src/step/render.rs`). A test makes every call of every operation fail
-    /// and compares the line.
+    /// Marks the call with the index of its line in `src/step/render.rs`. A test makes every call of every operation
+    /// fail and compares the line.
     fn at(self, index: u8) -> Result<T, CallFailed>;
 }
 
-/// The index of the next call, where how many come before it depends on the operation's fields.
+/// Counter for the index of the next call, where the number of calls before it depends on the operation's fields.
 pub struct NextCall(u8);
 
 impl NextCall {
@@ -29,7 +29,7 @@ impl NextCall {
         NextCall(first)
     }
 
-    /// The index of one more call.
+    /// Returns the index of the next call, and counts it.
     pub fn index(&mut self) -> u8 {
         let index = self.0;
         self.0 = index.wrapping_add(1);

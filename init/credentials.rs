@@ -1,4 +1,4 @@
-//! Ids, capabilities, and the Landlock domain.
+//! Sets ids, capabilities and the Landlock domain.
 
 use crate::call::{At, Done, NextCall};
 use crate::sys;
@@ -8,11 +8,11 @@ use crate::uapi::{
 };
 use crate::wire::List;
 
-/// Sets all user and group ids, by three calls.
+/// Sets all group and user ids and clears the dumpable flag: three calls.
 pub fn set_ids(uid: u32, gid: u32, next: &mut NextCall) -> Done {
     sys::setresgid(gid).at(next.index())?;
     sys::setresuid(uid).at(next.index())?;
-    // Becoming another user set it to the value of fs.suid_dumpable.
+    // setresuid(2) sets the flag to the value of fs.suid_dumpable.
     sys::prctl(PR_SET_DUMPABLE, 0, 0).at(next.index()).map(drop)
 }
 
@@ -33,7 +33,8 @@ pub fn become_user(uid: u32, gid: u32, set_groups: bool, groups: List<'static, u
     set_ids(uid, gid, &mut next)
 }
 
-/// Drops all but the capabilities in `keep` from the bounding set, up to `last`. `index` is that of the call.
+/// Drops the capabilities up to `last` from the bounding set, except those in `keep`. `index` is the index of the
+/// call's line.
 pub fn drop_bounding(keep: u64, last: u32, index: u8) -> Done {
     for cap in (0..CAP_BITS).filter(|cap| *cap <= last && keep & (1 << cap) == 0) {
         sys::prctl(PR_CAPBSET_DROP, cap as usize, 0).at(index)?;
@@ -41,7 +42,7 @@ pub fn drop_bounding(keep: u64, last: u32, index: u8) -> Done {
     Ok(())
 }
 
-/// Sets the capabilities of the thread.
+/// Sets the permitted, effective, inheritable and ambient capabilities of the thread.
 pub fn set_caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {
     sys::capset(permitted, inheritable).at(0)?;
     sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(1)?;
@@ -51,7 +52,7 @@ pub fn set_caps(permitted: u64, inheritable: u64, ambient: u64) -> Done {
     Ok(())
 }
 
-/// Enters a Landlock domain, in which only `REFER` is allowed, everywhere.
+/// Enters a Landlock domain that handles the rights `fs`. Only `LANDLOCK_ACCESS_FS_REFER` is allowed, below `/`.
 pub fn enter_landlock_domain(fs: u64, scoped: u64) -> Done {
     let mut next = NextCall::from(0);
     let ruleset = sys::landlock_create_ruleset(fs, scoped).at(next.index())?;

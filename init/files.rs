@@ -1,4 +1,4 @@
-//! Files of the sandbox's own, with what the plan says is in them.
+//! Files that init creates in the sandbox, with content from the plan.
 
 use crate::call::{At, Done};
 use crate::mount::{MASK_ATTRS, attach};
@@ -8,8 +8,8 @@ use crate::sys;
 use crate::uapi::{ENOENT, O_NOFOLLOW, O_PATH};
 use crate::wire::{Blob, FileType, Str};
 
-/// Makes a file in the sandbox's own `/dev` and binds it over `path`. It is unlinked after that: the kernel mounts no
-/// file without a name.
+/// Creates a file in the sandbox's `/dev`, binds it read-only over `path`, and unlinks it. The unlink comes last
+/// because the kernel cannot bind a file without a name.
 pub fn mount_file_over(init: &Init, path: Str<'static>, content: Blob<'static>) -> Done {
     let dev = init.dev();
     let fd = sys::openat(dev, c".file", sys::O_NEW, 0o644).at(0)?;
@@ -18,7 +18,7 @@ pub fn mount_file_over(init: &Init, path: Str<'static>, content: Blob<'static>) 
     let tree = sys::open_tree(dev, c".file", false).at(2)?;
     sys::mount_setattr(tree, MASK_ATTRS, 0, false).at(3)?;
     let at = match open_mount_point(init, path, FileType::File, sys::IN_ROOT) {
-        // A link that leads nowhere in this root, as resolv.conf often is: the link itself is covered.
+        // ENOENT: a dangling symbolic link, as resolv.conf often is. The file is mounted over the link itself.
         Err(ENOENT) => sys::openat2(init.root, path, O_PATH | O_NOFOLLOW, sys::IN_ROOT),
         other => other,
     };
@@ -26,7 +26,7 @@ pub fn mount_file_over(init: &Init, path: Str<'static>, content: Blob<'static>) 
     sys::unlinkat(dev, c".file").at(6)
 }
 
-/// Writes a new file in a directory of the sandbox's own.
+/// Creates a file with mode, owner and content. Fails if the name exists.
 pub fn write_new_file(
     init: &Init,
     path: Str<'static>,

@@ -1,13 +1,15 @@
-//! Init: the small static program between the clone and the command.
+//! Init: the static program that runs between the clone and the command.
 //!
-//! The parent executes it from a sealed memfd inside the new namespaces. It maps the plan, runs its steps and executes
-//! the command; where the plan says so it stays as PID 1, reaps, and reports the task's exit status. It allocates
-//! nothing, knows no policy, and ends at the first refusal with nine bytes that say which call of which step it was.
+//! The parent executes it from a sealed memfd inside the new namespaces. Init maps the plan, runs its steps and
+//! executes the command. If the plan says so, init stays as PID 1, reaps processes, and reports the task's exit status.
+//! It has no allocator and no policy. At the first refused call of a mandatory step it sends a nine-byte record that
+//! names the step, the call and the errno, and exits.
 //!
-//! It is no crate of the workspace: `build.rs` compiles it for the target and the library embeds it.
-//! From the top: `run.rs` (the steps in order), `step.rs` (one operation), `reap.rs`, `files.rs`, `overlay.rs`, `mount.rs`,
-//! `credentials.rs`, `paths.rs`, `state.rs`, `call.rs`, `sys.rs` (system calls), `uapi.rs` (the kernel's constants). Each
-//! imports from those below it only. What depends on the processor stands in `x86_64.rs` and `x86_64_nr.rs`.
+//! Init is not a crate of the workspace: `build.rs` compiles it for the target and the library embeds it. Its files,
+//! from the top: `run.rs` (the steps in order), `step.rs` (one operation), `reap.rs` (PID 1), `files.rs`, `overlay.rs`,
+//! `mount.rs`, `credentials.rs`, `paths.rs`, `state.rs`, `call.rs`, `sys.rs` (system calls), `uapi.rs` (the kernel's
+//! constants). Each file imports only from files after it in this list. Code that depends on the processor is in
+//! `x86_64.rs` and `x86_64_nr.rs`.
 #![no_std]
 #![no_main]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
@@ -36,10 +38,10 @@ mod wire;
 use state::{FAILED, Init};
 use wire::{Field, NO_STEP, Program, Record};
 
-/// Entry, from `arch::_start`, with the initial stack of the process.
+/// Entry point, called by `arch::_start` with the initial stack of the process.
 #[unsafe(no_mangle)]
 extern "C" fn cofferdam_init(stack: *const usize) -> ! {
-    // SAFETY: the kernel lays out argc, then argc pointers to NUL-terminated strings (elf(5)).
+    // SAFETY: the kernel puts argc on the initial stack, then argc pointers to NUL-terminated strings (elf(5)).
     let (plan, status) = unsafe {
         let argc = *stack;
         if argc != 3 {
@@ -57,7 +59,7 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
     run::run_steps(&mut Init::new(status, program, mapped))
 }
 
-/// A decimal number, as the parent formats it.
+/// Parses a decimal number, as the parent formats it.
 ///
 /// # Safety
 /// `text` must point to a NUL-terminated string.
@@ -70,7 +72,7 @@ unsafe fn number(mut text: *const u8) -> i32 {
             return n;
         }
         n = n.wrapping_mul(10).wrapping_add(i32::from(c & 0xf));
-        // SAFETY: not at the NUL yet, so the next byte belongs to the string.
+        // SAFETY: the byte at `text` was not the NUL, so the next byte belongs to the string.
         text = unsafe { text.add(1) };
     }
 }

@@ -1,4 +1,4 @@
-//! The memory functions that the compiler calls and that no C library is here to give.
+//! Memory functions that the compiler emits calls to. Init links no C library that would provide them.
 
 use core::arch::asm;
 
@@ -15,7 +15,8 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= n {
-        // SAFETY: a forward copy is right when `to` does not lie inside the source.
+        // SAFETY: a forward copy is correct, since `to` does not lie inside the source; the caller promises n bytes on
+        // both sides.
         return unsafe { memcpy(to, from, n) };
     }
     let mut i = n;
@@ -53,7 +54,7 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
-    // SAFETY: the same contract.
+    // SAFETY: the contract is that of memcmp.
     unsafe { memcmp(a, b, n) }
 }
 
@@ -67,6 +68,6 @@ unsafe extern "C" fn strlen(text: *const u8) -> usize {
     n
 }
 
-/// The precompiled core library names it in its unwind tables; nothing unwinds here.
+/// The unwind tables of the precompiled core library refer to this symbol. Init aborts on panic and never unwinds.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}

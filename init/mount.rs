@@ -1,4 +1,4 @@
-//! New mounts, and where they are attached.
+//! Creates mounts and attaches them.
 
 use crate::call::{At, CallFailed, Done, NextCall};
 use crate::paths::{ANCHORS, open_mount_point, open_unless_link};
@@ -10,12 +10,13 @@ use crate::uapi::{
 };
 use crate::wire::{FileType, List, Str};
 
-/// Attributes of what covers a path that the task must not see.
+/// Mount attributes of a mask: the mount that covers a path the task must not see.
 pub const MASK_ATTRS: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-/// Attributes of the file system that overlays are written to.
+/// Mount attributes of the file system that overlays write to.
 pub const UPPER_ATTRS: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
 
-/// Makes a detached mount: fsopen, one fsconfig an option, which is a flag where it has no value, create, fsmount.
+/// Creates a detached mount: fsopen, one fsconfig for each option, create, fsmount. An option with an empty value is a
+/// flag.
 pub fn new_mount(
     next: &mut NextCall,
     fs: impl Into<Z>,
@@ -37,7 +38,7 @@ pub fn new_mount(
     Ok(tree)
 }
 
-/// Attaches a detached mount at what `at` refers to, and closes both.
+/// Attaches a detached mount at `at`, and closes both descriptors.
 pub fn attach(tree: i32, at: i32) -> Result<(), Errno> {
     let attached = sys::move_mount(tree, at);
     sys::close(tree);
@@ -45,7 +46,8 @@ pub fn attach(tree: i32, at: i32) -> Result<(), Errno> {
     attached
 }
 
-/// As [`attach`], but the tree stays open when it is mounted at one of [`ANCHORS`].
+/// Attaches a detached mount, as [`attach`]. If `target` is one of [`ANCHORS`], the mount's descriptor stays open in
+/// `Init::anchors`.
 pub fn attach_anchor(init: &mut Init, tree: i32, at: i32, target: Str<'static>) -> Result<(), Errno> {
     let index = ANCHORS.iter().position(|path| *path == target.bytes());
     let Some(fd) = index.and_then(|i| init.anchors.get_mut(i)) else { return attach(tree, at) };
@@ -55,8 +57,9 @@ pub fn attach_anchor(init: &mut Init, tree: i32, at: i32, target: Str<'static>) 
     attached
 }
 
-/// Clones the mount tree at a path of the host, which takes the place of the descriptor that was handed over. It must
-/// be the same object: a directory on the way may have been exchanged since the caller opened it.
+/// Clones the mount tree at a path of the host, and puts it in the place of the descriptor `fd` in the table. Fails
+/// with ESTALE unless the path leads to the same object as `fd`: a directory on the way may have been replaced since
+/// the caller opened it.
 pub fn clone_held_tree(init: &mut Init, fd: u32, source: Str<'static>, recursive: bool) -> Done {
     let held = init.take_fd(fd);
     let again = sys::openat2(AT_FDCWD, source, O_PATH, sys::NO_LINKS).at(0)?;
@@ -66,15 +69,16 @@ pub fn clone_held_tree(init: &mut Init, fd: u32, source: Str<'static>, recursive
     let tree = sys::open_tree(again, c"", recursive).at(2)?;
     sys::close(again);
     sys::close(held);
-    // An index outside of the table has no descriptor, and was refused above.
+    // An index outside the table has no descriptor: `same_object` has failed with EBADF above.
     if let Some(slot) = init.fds.get_mut(fd as usize) {
         *slot = tree;
     }
     Ok(())
 }
 
-/// Binds a tree at a path of the sandbox. `own`: it is the host's file system in the place of one of the sandbox's own,
-/// where a new one cannot be mounted. Anything else at such a place is a volume.
+/// Binds a mount tree at a path of the sandbox. `own` says that source and target are the same path. If that path is
+/// one of [`ANCHORS`], the host's file system takes the place of a new one that cannot be mounted, and becomes the
+/// anchor. A tree from another path is a volume.
 pub fn bind(
     init: &mut Init,
     (tree, own): (i32, bool),
@@ -89,9 +93,13 @@ pub fn bind(
     attached.at(2)
 }
 
-/// Binds a path on itself with more attributes. The mount over the root does not stay there, so a link to the root is
-/// refused, as one to nothing is. A path that may be absent may also be a link, to `/proc` say, and a copy of that would
-/// show what is covered in the other.
+/// Binds a path on itself with more mount attributes.
+///
+/// If `must`, symbolic links are followed. A dangling link is refused with ENOENT. A link to the root is refused with
+/// ELOOP: `/` becomes the mount below, so a bind over it would have no effect.
+///
+/// Otherwise an absent path or a symbolic link is skipped. A link may lead to `/proc`, say, and a copy of that mount
+/// would show what is masked in the original.
 pub fn bind_on_itself(init: &Init, path: Str<'static>, attrs: u64, must: bool) -> Done {
     let at = if must {
         let at = sys::openat2(init.root, path, O_PATH, sys::IN_ROOT).at(0)?;
@@ -108,7 +116,7 @@ pub fn bind_on_itself(init: &Init, path: Str<'static>, attrs: u64, must: bool) -
     attach(tree, at).at(3)
 }
 
-/// Makes the sandbox's root `/`, and detaches the host's.
+/// Makes the sandbox's root `/` (`pivot_root(2)`), and detaches the host's root.
 pub fn pivot_into_root(init: &Init) -> Done {
     sys::fchdir(init.root).at(0)?;
     sys::pivot_root().at(1)?;
@@ -118,10 +126,11 @@ pub fn pivot_into_root(init: &Init) -> Done {
     Ok(())
 }
 
-/// Moves the sandbox's root over the host's, which stays below it.
+/// Makes the sandbox's root `/` by chroot(2). The host's root stays mounted below it.
 pub fn move_into_root(init: &Init) -> Done {
     sys::fchdir(init.root).at(0)?;
-    // The host's own proc and sysfs stay mounted below the root otherwise. The kernel refuses this where they are absent.
+    // The host's own proc and sysfs would stay mounted below the root. The kernel refuses the call where they are not
+    // mounted.
     let _ = sys::unmount(c"/proc");
     let _ = sys::unmount(c"/sys");
     sys::chroot(c".").at(3)?;
@@ -130,8 +139,9 @@ pub fn move_into_root(init: &Init) -> Done {
     Ok(())
 }
 
-/// Detaches every mount over the root once it is `/`: the host's, and what was mounted over that, by init or in the
-/// caller's namespace. The kernel takes the topmost one a call, and `/..` would lead to any that is left.
+/// Detaches every mount over the sandbox's root after `pivot_root(2)`: the host's root, and the mounts over that by
+/// init or in the caller's namespace. Each umount2(2) detaches the topmost mount. `/..` would lead to any mount that
+/// remains.
 fn detach_over_root(init: &Init) -> Done {
     let root = sys::mount_id(init.root, c"").at(3)?;
     for _ in 0..MOST_OVER_ROOT {
@@ -143,10 +153,10 @@ fn detach_over_root(init: &Init) -> Done {
     Err(EBUSY).at(3)
 }
 
-/// Limit on the mounts over the caller's own root.
+/// Maximum number of mounts over the root that are detached. With more, the step fails with EBUSY.
 const MOST_OVER_ROOT: u32 = 64;
 
-/// Closes the descriptors that lead to the root from outside.
+/// Closes the descriptors of the root, of the upper file system and of the anchors.
 fn close_roots(init: &Init) {
     sys::close(init.root);
     sys::close(init.upper);

@@ -1,9 +1,9 @@
-//! An overlay file system over a directory of the host, and the tmpfs that such are written to.
+//! Overlay file systems over directories of the host, and the tmpfs or directory that they write to.
 //!
-//! The layers are named to the kernel by descriptor, through `/proc/self/fd`: a path of the host would have to
-//! escape colons and backslashes, kernels before 6.5 take no comma at all, and the task could read it in its
-//! mountinfo. Every layer must be mounted in this namespace, so the tmpfs stands over `/`, where the root
-//! covers it at once and `pivot_root` takes both away; the overlays keep it.
+//! The layers are named to the kernel by descriptor, as `/proc/self/fd/N`. A path of the host would need its colons and
+//! backslashes escaped, kernels before 6.5 accept no comma, and the task could read the path in its mountinfo. Every
+//! layer must be mounted in this mount namespace. So the upper file system is mounted over `/`, where the root covers
+//! it at once and `pivot_root` removes both. The overlays keep a reference to it.
 
 use crate::call::{At, Done, NextCall};
 use crate::mount::{UPPER_ATTRS, attach, new_mount};
@@ -13,45 +13,45 @@ use crate::sys::{self, Z};
 use crate::uapi::{EEXIST, MS_PRIVATE, O_DIRECTORY, O_NOFOLLOW, O_PATH};
 use crate::wire::{FileType, List, Str};
 
-/// Mounts the tmpfs.
+/// Mounts the tmpfs that overlays write to.
 pub fn mount_upper_tmpfs(init: &mut Init, options: List<'static, Str<'static>>) -> Done {
     let mut next = NextCall::from(0);
     init.upper = new_mount(&mut next, c"tmpfs", UPPER_ATTRS, options)?;
     sys::move_mount_over_root(init.upper).at(next.index())
 }
 
-/// Mounts a directory of the host instead.
+/// Mounts a directory of the host that overlays write to.
 pub fn mount_upper_dir(init: &mut Init, fd: u32) -> Done {
     init.upper = init.take_fd(fd);
     sys::mount_setattr(init.upper, UPPER_ATTRS, MS_PRIVATE, false).at(0)?;
     sys::move_mount_over_root(init.upper).at(1)
 }
 
-/// An overlay: the fields of the operation.
+/// The fields of `Op::Overlay`.
 pub struct Overlay {
-    /// The lower layer, by its index in the table of descriptors.
+    /// Index of the lower layer in the table of descriptors.
     pub lower: u32,
     /// Path in the sandbox.
     pub target: Str<'static>,
-    /// Name of its directory in the file system that is written to.
+    /// Name of this overlay's directory in the upper file system.
     pub name: Str<'static>,
-    /// Mode, user and group of the top of its upper layer when that is made.
+    /// Mode, user and group of the top of the upper layer, if init creates it.
     pub owner: (u32, u32, u32),
-    /// Whether its metadata is in `user.*` attributes.
+    /// Whether overlayfs stores its metadata in `user.*` attributes (`userxattr`, Linux 5.11).
     pub userxattr: bool,
     /// `MOUNT_ATTR_*` bits.
     pub attrs: u64,
 }
 
-/// Mounts an overlay. Its lower layer is attached where the overlay comes to lie, and detached once the overlay has it:
-/// most kernels take no layer that is mounted nowhere.
+/// Mounts an overlay. The lower layer is attached at the target first, and detached once the overlay has a reference to
+/// it: most kernels accept only layers that are mounted.
 pub fn mount_overlay(init: &mut Init, overlay: Overlay) -> Done {
     let Overlay { lower, target, name, owner: (mode, uid, gid), userxattr, attrs } = overlay;
     let lower = init.take_fd(lower);
     allow_existing(sys::mkdirat(init.upper, name, 0o700)).at(0)?;
     let flags = O_PATH | O_DIRECTORY | O_NOFOLLOW;
     let layer = sys::openat(init.upper, name, flags, 0).at(1)?;
-    // One that is there is that of an earlier sandbox, and keeps what it has.
+    // EEXIST: the upper layer of an earlier sandbox. It keeps its owner, mode and content.
     match sys::mkdirat(layer, c"upper", 0o700) {
         Err(EEXIST) => {}
         made => {
@@ -84,7 +84,7 @@ pub fn mount_overlay(init: &mut Init, overlay: Overlay) -> Done {
     attach(tree, at).at(next.index())
 }
 
-/// `/proc/self/fd/N` and what follows.
+/// The path `/proc/self/fd/N`, followed by a path below that descriptor.
 struct FdPath([u8; 40]);
 
 impl FdPath {
@@ -99,7 +99,7 @@ impl FdPath {
             }
         }
         let mut path = [0u8; 40];
-        // 14, at most 10, and at most 6 bytes: a NUL is left.
+        // At most 14 + 10 + 6 bytes, so a NUL remains at the end.
         let bytes =
             b"/proc/self/fd/".iter().chain(digits.iter().skip_while(|digit| **digit == 0)).chain(below);
         for (to, from) in path.iter_mut().zip(bytes) {

@@ -1,19 +1,20 @@
-//! Where a path of the sandbox is: always by descriptor, below the root or below what was mounted in it, and
-//! never out of there, whatever links say and whoever moves directories meanwhile.
+//! Resolves paths of the sandbox. Every path is resolved from a descriptor of the root or of a mount in it, and never
+//! leaves that mount tree, whatever symbolic links say and whatever directories other processes move meanwhile.
 
 use crate::state::Init;
 use crate::sys::{self, Errno, Z};
 use crate::uapi::{EEXIST, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, O_DIRECTORY, O_PATH};
 use crate::wire::{FileType, Str};
 
-/// Where the kernel's own file systems go and what nobody else may see, in the order of `Init::anchors`.
+/// Mount points of the kernel's file systems and of the secrets, in the order of `Init::anchors`.
 pub const ANCHORS: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/secrets"];
 
-/// The descriptor from which a path of the sandbox is resolved, and the path from there.
+/// The descriptor from which a path of the sandbox is resolved, and the path relative to it: an anchor, or else the
+/// root.
 pub fn split_at_anchor(init: &Init, path: Str<'static>) -> (i32, Str<'static>) {
     for (front, fd) in ANCHORS.iter().zip(init.anchors).filter(|(_, fd)| *fd >= 0) {
         match path.bytes().strip_prefix(*front) {
-            // A literal with its NUL behind it, as decoded strings have theirs.
+            // The literal includes its NUL, as decoded strings do.
             Some([]) => return (fd, Str::new(&b"/\0"[..1]).unwrap_or_default()),
             Some(rest @ [b'/', ..]) => return (fd, Str::new(rest).unwrap_or_default()),
             _ => {}
@@ -22,7 +23,7 @@ pub fn split_at_anchor(init: &Init, path: Str<'static>) -> (i32, Str<'static>) {
     (init.root, path)
 }
 
-/// Success where the name exists already.
+/// Treats EEXIST as success.
 pub fn allow_existing(made: Result<(), Errno>) -> Result<(), Errno> {
     match made {
         Err(EEXIST) => Ok(()),
@@ -30,7 +31,7 @@ pub fn allow_existing(made: Result<(), Errno>) -> Result<(), Errno> {
     }
 }
 
-/// Opens a path of the sandbox, which may be absent.
+/// Opens a path of the sandbox with O_PATH. `None` if it does not exist.
 pub fn open_if_present(init: &Init, path: Str<'static>) -> Result<Option<i32>, Errno> {
     let (base, path) = split_at_anchor(init, path);
     match sys::openat2(base, path, O_PATH, sys::IN_ROOT) {
@@ -40,7 +41,7 @@ pub fn open_if_present(init: &Init, path: Str<'static>) -> Result<Option<i32>, E
     }
 }
 
-/// Opens a path of the sandbox. None where it is absent or a symbolic link.
+/// Opens a path of the sandbox with O_PATH. `None` if it does not exist or is a symbolic link.
 pub fn open_unless_link(init: &Init, path: Str<'static>) -> Result<Option<i32>, Errno> {
     let (base, path) = split_at_anchor(init, path);
     let (parent, name) = open_parent(base, path)?;
@@ -53,14 +54,14 @@ pub fn open_unless_link(init: &Init, path: Str<'static>) -> Result<Option<i32>, 
     }
 }
 
-/// A copy of the front of a path, for the calls that want it by itself.
+/// A NUL-terminated copy of a path's leading components.
 struct Prefix([u8; 4096]);
 
 impl Prefix {
     fn of(bytes: &[u8]) -> Result<Prefix, Errno> {
         let mut buffer = [0u8; 4096];
         match buffer.get_mut(..bytes.len()) {
-            // One byte is left for the NUL.
+            // One byte is kept for the NUL.
             Some(front) if bytes.len() < 4095 => front.copy_from_slice(bytes),
             _ => return Err(ENAMETOOLONG),
         }
@@ -71,8 +72,8 @@ impl Prefix {
     }
 }
 
-/// Opens the directory that holds the last component of `path`, made with its parents when it is absent.
-/// Gives it and that component. Resolution never leaves the root.
+/// Opens the parent directory of `path`, and creates missing directories on the way. Returns the parent's descriptor
+/// and the last component of `path`. Resolution never leaves the root.
 pub fn open_parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
     let bytes = path.bytes();
     let Some(slash) = bytes.iter().rposition(|b| *b == b'/') else { return Ok((root, path.into())) };
@@ -88,10 +89,11 @@ pub fn open_parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
     }
 }
 
-/// mkdir -p in the root, each component by the descriptor of the one before it.
+/// Creates the directories of `path` below the root, as `mkdir -p`. Each component is created relative to the
+/// descriptor of the component before it.
 fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
     let mut dir = sys::openat2(root, c"/", O_PATH | O_DIRECTORY, sys::IN_ROOT)?;
-    // A component ends where a slash follows, or nothing.
+    // A component ends before a slash or at the end of the path.
     for end in (1..=path.len()).filter(|end| path.get(*end).is_none_or(|b| *b == b'/')) {
         let front = path.get(..end).unwrap_or_default();
         let name = front.rsplit(|b| *b == b'/').next().unwrap_or_default();
@@ -112,21 +114,21 @@ fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
     Ok(dir)
 }
 
-/// Closes what [`open_parent`] gave, unless that is the descriptor that it was given.
+/// Closes the descriptor that [`open_parent`] returned, unless it is `base` itself.
 pub fn close_parent(base: i32, parent: i32) {
     if parent != base {
         sys::close(parent);
     }
 }
 
-/// Opens what to mount on, making an empty directory or file when it is absent.
+/// Opens a mount point with O_PATH. Creates an empty directory or file if it does not exist.
 pub fn open_mount_point(
     init: &Init,
     path: Str<'static>,
     file_type: FileType,
     resolve: u64,
 ) -> Result<i32, Errno> {
-    // Only the kernel's own file systems are mounted without following a link, and those go to the anchors.
+    // Only mounts of the kernel's file systems are resolved without following links, and they may lie below an anchor.
     let (base, path) =
         if resolve == sys::IN_ROOT_NO_LINKS { split_at_anchor(init, path) } else { (init.root, path) };
     match sys::openat2(base, path, O_PATH, resolve) {

@@ -1,10 +1,11 @@
-//! PID 1 that stays: the child executes the command, and this one reaps and tells how it ended.
+//! Init as PID 1: a child executes the command, and PID 1 reaps processes and reports the task's exit status.
 //!
-//! Without it the task itself would be PID 1, whose signals of default disposition the kernel drops:
-//! `abort()` and `kill -TERM $$` would do nothing, and orphans would stay zombies.
+//! Otherwise the task itself would be PID 1. For PID 1 the kernel drops signals of default disposition: `abort()` and
+//! `kill -TERM $$` would do nothing. Orphans would stay zombies.
 //!
-//! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So at no
-//! time is PID 1 stronger than the task: a task that takes it over wins nothing, and finds no secret in its memory.
+//! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
+//! never has more privileges than the task: a task that takes control of PID 1 gains no privilege and finds no secret
+//! in its memory.
 
 use crate::arch::{self, nr};
 use crate::call::{At, Done, NextCall};
@@ -17,23 +18,23 @@ use crate::uapi::{
 };
 use crate::wire::Record;
 
-/// What PID 1 is left with, and what it drops.
+/// Credentials of PID 1 after the fork.
 pub struct Left {
-    /// Its user id.
+    /// User id of PID 1.
     pub uid: u32,
-    /// Its group id.
+    /// Group id of PID 1.
     pub gid: u32,
-    /// Whether it leaves its supplementary groups.
+    /// Whether PID 1 drops its supplementary groups.
     pub set_groups: bool,
     /// The highest capability that the kernel knows.
     pub last: u32,
 }
 
-/// Forks. Returns in the child, once PID 1 has given up its rights. PID 1 stays and reaps; it returns only when a call
-/// is refused before the child goes on.
+/// Forks. Returns in the child, after PID 1 has given up its privileges. PID 1 stays and reaps. It returns only if a
+/// call is refused before the child continues.
 pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let caller = init.take_fd(caller);
-    // Without it PID 1 blocks in wait4(2) and does not see the end of the caller.
+    // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends.
     let signals = sys::open_child_signals().unwrap_or(-1);
     let (ours, theirs) = sys::socketpair().at(1)?;
     let mut pidfd = -1;
@@ -50,8 +51,8 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     }
     sys::close(theirs);
     drop_rights(left, [init.status, signals, caller, ours, pidfd])?;
-    // SAFETY: the child has a copy of its own. What follows here, and in `run_steps` after a failure, reads neither the
-    // plan nor the lists and strings decoded from it.
+    // SAFETY: the child has its own copy of the mapping. From here on PID 1 reads neither the plan nor the lists and
+    // strings decoded from it, neither below nor in `run_steps` after a failure.
     unsafe { sys::unmap(init.plan) };
     sys::send(ours, b"g").at(LAST_CALL)?;
     await_exec(init.status, ours, caller);
@@ -61,11 +62,11 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     reap_until_exit(init.status, signals, caller, child)
 }
 
-/// Index of the last line of the operation, however many come before it.
+/// Index past all lines of the operation. The parent prints the last line for it.
 const LAST_CALL: u8 = u8::MAX;
 
-/// Returns once the child has executed the command, which closes its end of the socket. Ends when the child sends a byte:
-/// a step was refused, and the child has reported it. Ends when the parent is gone.
+/// Returns after the child has executed the command: exec closes the child's end of the socket. Exits if the child
+/// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone.
 fn await_exec(status: i32, child: i32, caller: i32) {
     let mut fds = [child, status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     while fds.iter().all(|fd| fd.revents == 0) {
@@ -77,7 +78,8 @@ fn await_exec(status: i32, child: i32, caller: i32) {
     }
 }
 
-/// Gives up everything that reaping does not need. Bounding set and groups come first: they take capabilities.
+/// Gives up everything that reaping does not need. The bounding set and the groups come first: changing them needs
+/// capabilities.
 fn drop_rights(left: Left, mut kept: [i32; 5]) -> Done {
     let Left { uid, gid, set_groups, last } = left;
     kept.sort_unstable();
@@ -96,12 +98,13 @@ fn drop_rights(left: Left, mut kept: [i32; 5]) -> Done {
     sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(next.index())?;
     sys::capset(0, 0).at(next.index())?;
     sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(next.index())?;
-    // A kernel that refuses it refuses the task's own filter too, and the plan says what that means.
+    // The error is ignored: a kernel that refuses this filter refuses the task's own filter too, and the plan says what
+    // that means.
     let _ = sys::seccomp(FILTER.as_flattened());
     Ok(())
 }
 
-/// What PID 1 calls from then on, and nothing else: EPERM.
+/// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM.
 const CALLS: [usize; 11] = [
     nr::READ,
     nr::CLOSE,
@@ -116,7 +119,7 @@ const CALLS: [usize; 11] = [
     nr::RESTART_SYSCALL,
 ];
 
-/// An array of `struct sock_filter`.
+/// The filter of PID 1: an array of `struct sock_filter`.
 #[allow(
     clippy::indexing_slicing,
     reason = "the compiler evaluates it, and refuses an index that is out of range"
@@ -124,9 +127,9 @@ const CALLS: [usize; 11] = [
 const FILTER: [[u8; 8]; CALLS.len() + 5] = {
     let over = CALLS.len() as u8;
     let mut filter = [instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ALLOW); CALLS.len() + 5];
-    filter[0] = instruction(BPF_LOAD, [0, 0], 4); // the architecture
+    filter[0] = instruction(BPF_LOAD, [0, 0], 4); // seccomp_data.arch
     filter[1] = instruction(BPF_JUMP_IF_EQUAL, [0, over + 1], arch::AUDIT_ARCH);
-    filter[2] = instruction(BPF_LOAD, [0, 0], 0); // the number
+    filter[2] = instruction(BPF_LOAD, [0, 0], 0); // seccomp_data.nr
     let mut i = 0;
     while i < CALLS.len() {
         filter[3 + i] = instruction(BPF_JUMP_IF_EQUAL, [over - i as u8, 0], CALLS[i] as u32);
@@ -142,8 +145,9 @@ const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
     [a, b, yes, no, c, d, e, f]
 }
 
-/// Reaps until the task ends. When the parent dies and has not let go, ends at once: the kernel then kills the whole
-/// namespace. The end of the socket alone is no sign of that: a fork of the parent may hold it open.
+/// Reaps until the task ends. Exits at once when the parent dies without having detached the task: the kernel then
+/// kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a fork of the parent may
+/// hold the socket open.
 fn reap_until_exit(status: i32, signals: i32, caller: i32, task: i32) -> ! {
     let mut fds = [signals, status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     loop {
@@ -157,7 +161,7 @@ fn reap_until_exit(status: i32, signals: i32, caller: i32, task: i32) -> ! {
         }
         if of_status.revents != 0 {
             match sys::recv(status, &mut [0u8; 1]) {
-                // Any byte: the parent lets the task live on without it.
+                // One byte from the parent detaches the task: it survives the parent.
                 Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
                 _ => sys::exit(FAILED),
             }
@@ -167,7 +171,7 @@ fn reap_until_exit(status: i32, signals: i32, caller: i32, task: i32) -> ! {
     }
 }
 
-/// Reaps every process that has ended, the task with its record.
+/// Reaps every process that has ended. If the task is among them, sends its exit record and exits with its status.
 fn reap_ended(status: i32, task: i32, block: bool) {
     while let Ok((pid, how)) = sys::wait_any(block) {
         if pid == 0 {

@@ -1,11 +1,11 @@
-//! Runs a program: its steps in order, up to the one that executes the command.
+//! Runs a program: its steps in order. The last step executes the command.
 
 use crate::state::Init;
 use crate::step::run_op;
 use crate::wire::{NO_STEP, Record};
 
-/// Runs the steps. The last one executes the command, so there is no way back. A step that forks goes on in the child
-/// and does not return in PID 1.
+/// Runs the steps of the program. The last step executes the command, so this function never returns. After a step that
+/// forks, only the child continues with the next step: PID 1 does not return from it.
 pub fn run_steps(init: &mut Init) -> ! {
     let steps = init.program.steps;
     for (number, step) in (0u32..).zip(steps.iter()) {

@@ -1,32 +1,32 @@
-//! What init holds while it works, and how it reports.
+//! Init's state, and its reports to the parent and to PID 1.
 
 use crate::sys;
 use crate::wire::{FDS, Program, Record, Str};
 
-/// What init holds while it works: descriptors only.
+/// Init's state: descriptors, the program, and the command.
 pub struct Init {
     /// The socket to the parent.
     pub status: i32,
-    /// In the child of a staying init, the socket to that; else -1.
+    /// In the child of a staying PID 1, the socket to PID 1; else -1.
     pub pid1: i32,
-    /// What the parent handed over; -1 once used up.
+    /// Descriptors that the parent handed over; -1 once a step has taken one.
     pub fds: [i32; FDS as usize],
-    /// The root of the sandbox, from the step that mounts it.
+    /// The root of the sandbox, from the step that mounts it on; -1 before.
     pub root: i32,
-    /// The tmpfs that overlays are written to, from the step that mounts it.
+    /// The file system that overlays write to, from the step that mounts it on; -1 before.
     pub upper: i32,
-    /// What was mounted at `/dev`, `/proc`, `/sys` and `/secrets`, from then on: whoever can write the root may
-    /// move those directories meanwhile, but not what is mounted there.
+    /// The mounts at `/dev`, `/proc`, `/sys` and `/secrets`, each from the step that mounts it on. A process that can
+    /// write to the root may move those directories meanwhile, but the descriptors still refer to the mounts.
     pub anchors: [i32; 4],
-    /// The command, once it is found: which candidate, and its path.
+    /// Index of the candidate that was found as the command, and its path.
     pub command: Option<(u8, Str<'static>)>,
-    /// The program.
     pub program: Program<'static>,
-    /// The bytes of it.
+    /// The mapped bytes of the program.
     pub plan: &'static [u8],
 }
 
-/// Exit status when a step was refused or the plan is malformed. The parent has the record; this is for `ps`.
+/// Exit status when a step was refused or the plan is malformed. The parent reads the record instead; this value shows
+/// in `ps`.
 pub const FAILED: i32 = 125;
 
 impl Init {
@@ -39,7 +39,7 @@ impl Init {
         Init { status, pid1: -1, fds, root: -1, upper: -1, anchors: [-1; 4], command: None, program, plan }
     }
 
-    /// Takes a descriptor out of the table of those that were handed over.
+    /// Takes a descriptor out of the table, and leaves -1 in its place. -1 if the index has no descriptor.
     pub fn take_fd(&mut self, index: u32) -> i32 {
         match self.fds.get_mut(index as usize) {
             Some(fd) => core::mem::replace(fd, -1),
@@ -47,18 +47,18 @@ impl Init {
         }
     }
 
-    /// The sandbox's own `/dev`, once it is mounted.
+    /// Descriptor of the sandbox's `/dev` mount; -1 before it is mounted.
     pub fn dev(&self) -> i32 {
         let [dev, ..] = self.anchors;
         dev
     }
 
-    /// Sends a record to the parent. A failure has no one to be reported to.
+    /// Sends a record to the parent. Errors are ignored: there is no other process to report to.
     pub fn send_record(&self, record: Record) {
         let _ = sys::send(self.status, &record.encode());
     }
 
-    /// Ends after a refusal. The child of a staying init says so to it, which waits for the child's exec.
+    /// Exits after a refusal. The child of a staying PID 1 notifies PID 1 first, which waits for the child's exec.
     pub fn exit_failed(&self) -> ! {
         if self.pid1 >= 0 {
             let _ = sys::send(self.pid1, b"f");

@@ -1,5 +1,5 @@
-//! One function an operation. The index given to `at` is the line that the plan prints for the call
-//! (`src/step/render.rs` prints them in the same order).
+//! The operations, one function each. The index given to `at` is the index of the line that the plan prints for the
+//! call: `src/step/render.rs` prints the calls in the same order.
 
 use crate::call::{At, Done, NextCall};
 use crate::credentials::{become_user, drop_bounding, enter_landlock_domain, set_caps, set_ids};
@@ -41,7 +41,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             let entered = sys::write(fd, b"0");
             sys::close(fd);
             match entered {
-                // It was removed since it was opened, or it has no processors yet.
+                // ENODEV: the cgroup was removed after it was opened. ENOSPC: its cpuset has no CPUs yet.
                 Err(ENODEV | ENOSPC) if may_be_absent => Ok(()),
                 entered => entered.at(0),
             }
@@ -176,7 +176,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
 fn await_id_maps(init: &Init) -> Done {
     let mut byte = [0u8; 1];
     match sys::recv(init.status, &mut byte).at(0)? {
-        // The parent has closed its end, and with that given up the sandbox.
+        // The parent has closed its end of the socket: it has given up the spawn.
         0 => sys::exit(1),
         _ => Ok(()),
     }
@@ -185,7 +185,8 @@ fn await_id_maps(init: &Init) -> Done {
 fn start_session() -> Done {
     sys::prctl(PR_SET_DUMPABLE, 0, 0).at(0)?;
     sys::setsid().at(1)?;
-    // A kernel without keys has none to inherit; an outer filter that forbids the call forbids it to the task too.
+    // ENOSYS: a kernel without keyrings, so there is none to inherit. EPERM, EACCES: an outer seccomp filter forbids
+    // the call, and forbids it to the task too.
     match sys::join_new_keyring() {
         Err(ENOSYS | EPERM | EACCES) => {}
         done => done.at(2)?,
@@ -195,22 +196,22 @@ fn start_session() -> Done {
     Ok(())
 }
 
-/// Resets what execve(2) keeps of how the caller is scheduled and treated. A setting that this kernel lacks, or that an
-/// outer filter forbids to change, has its default.
+/// Resets the scheduling and process settings of the caller that execve(2) keeps. A setting is taken to have its
+/// default value if this kernel lacks it or if an outer seccomp filter forbids the call.
 fn reset_scheduling() -> Done {
     let lenient = |done: Result<(), Errno>| match done {
         Err(ENOSYS | EPERM | EACCES) => Ok(()),
         done => done,
     };
     lenient(sys::reset_scheduler()).at(0)?;
-    // Raising it takes CAP_SYS_NICE. The task of a caller that lacks it keeps the caller's nice value.
+    // Raising the priority needs CAP_SYS_NICE. Without it, the task keeps the caller's nice value.
     lenient(sys::reset_nice()).at(1)?;
     lenient(sys::reset_io_priority()).at(2)?;
     sys::prctl(PR_SET_TIMERSLACK, 50_000, 0).at(3)?;
     lenient(sys::reset_memory_policy()).at(4)?;
     lenient(sys::personality(0)).at(5)?;
     lenient(sys::prctl(PR_SET_THP_DISABLE, 0, 0).map(drop)).at(6)?;
-    // EINVAL: the kernel does not have the setting (Linux 6.4 and 5.6).
+    // EINVAL: the kernel lacks the setting (PR_SET_MEMORY_MERGE: Linux 6.4, PR_SET_IO_FLUSHER: Linux 5.6).
     for (call, option) in [(7, PR_SET_MEMORY_MERGE), (8, PR_SET_IO_FLUSHER)] {
         let done = sys::prctl(option, 0, 0).map(drop);
         if done != Err(EINVAL) {
@@ -223,7 +224,8 @@ fn reset_scheduling() -> Done {
     Ok(())
 }
 
-/// Moves every descriptor of init above the highest target, duplicates onto the targets, and closes all others.
+/// Arranges the task's descriptors: moves init's own descriptors above the highest target, duplicates the sources onto
+/// the targets, and closes all others.
 fn arrange_fds(init: &mut Init, map: List<'static, Dup>) -> Done {
     let base = map.iter().map(|d| (d.to as i32).saturating_add(1)).max().unwrap_or(0).max(3);
     for fd in init.fds.iter_mut().filter(|fd| **fd >= 0) {
@@ -240,7 +242,8 @@ fn arrange_fds(init: &mut Init, map: List<'static, Dup>) -> Done {
     close_others(init, map)
 }
 
-/// Closes every descriptor that is neither a target nor init's: the gaps between those, in order.
+/// Closes every descriptor that is neither a target nor init's, by closing the ranges between the kept descriptors in
+/// ascending order.
 fn close_others(init: &Init, map: List<'static, Dup>) -> Done {
     let ours = || init.fds.iter().copied().filter(|fd| *fd >= 0).chain([init.status]);
     let mut first = 0;
@@ -260,7 +263,8 @@ fn write_oom_score(value: Str<'static>) -> Done {
     written
 }
 
-/// Finds the command with the rights of the user, and reports to the parent that only the filter and execve are left.
+/// Finds the command with the user's credentials. Then reports to the parent that only the filter and execve(2) are
+/// left.
 fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Done {
     let mut errno = ENOENT;
     for (index, path) in candidates.iter().enumerate() {
@@ -281,7 +285,7 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
     Ok(())
 }
 
-/// Executes the command. The index of a refusal is that of the candidate that was found.
+/// Executes the command. A refusal is reported with the index of the candidate that `find_command` found.
 fn exec_command(init: &Init, args: List<'static, Str<'static>>, env: List<'static, Str<'static>>) -> Done {
     let Some((index, path)) = init.command else { return Err(ENOENT).at(0) };
     let argv = sys::map_words(args.len().saturating_add(2)).at(index)?;
@@ -293,8 +297,8 @@ fn exec_command(init: &Init, args: List<'static, Str<'static>>, env: List<'stati
         *word = text.bytes().as_ptr() as usize;
     }
     let mut errno = sys::execve(path, argv, envp);
-    // Another process may hold the file open for writing between its own fork and exec: the children of a threaded
-    // program inherit descriptors that other threads have open.
+    // ETXTBSY: another process holds the file open for writing between its own fork and exec. In a multi-threaded
+    // program, a forked child inherits descriptors that other threads have open.
     for _ in 0..TEXT_BUSY_TRIES {
         if errno != ETXTBSY {
             break;
@@ -305,5 +309,5 @@ fn exec_command(init: &Init, args: List<'static, Str<'static>>, env: List<'stati
     Err(errno).at(index)
 }
 
-/// Milliseconds that a file may stay busy.
+/// Number of retries, 1 ms apart, while execve(2) fails with ETXTBSY.
 const TEXT_BUSY_TRIES: u32 = 100;

@@ -1,7 +1,7 @@
-//! System calls, by the names of their manual pages. Each returns the kernel's errno on refusal.
+//! System calls, named as their manual pages. Each returns the kernel's errno on refusal.
 //!
-//! Unsafe stands here and in `x86_64.rs` and `mem.rs`. Every block relies on one of two things: the
-//! arguments are numbers, or they are references and slices that outlive the call.
+//! Unsafe code is here, in `x86_64.rs` and in `mem.rs`. Every block relies on one of two things: the arguments are
+//! numbers, or they are references and slices that outlive the call.
 
 use core::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::arch::{nr, syscall};
 use crate::uapi::*;
 use crate::wire::Str;
 
-/// errno, positive.
+/// errno, as a positive number.
 pub type Errno = i32;
 
 fn check(ret: isize) -> Result<usize, Errno> {
@@ -17,7 +17,7 @@ fn check(ret: isize) -> Result<usize, Errno> {
 }
 
 fn call(number: usize, args: [usize; 6]) -> Result<usize, Errno> {
-    // SAFETY: private to this file; every caller passes numbers, or addresses of live references.
+    // SAFETY: this function is private to the file; every caller passes numbers, or addresses of live references.
     check(unsafe { syscall(number, args) })
 }
 
@@ -34,14 +34,14 @@ fn addr_mut<T: ?Sized>(value: &mut T) -> usize {
 pub struct Z(usize);
 
 impl Z {
-    /// The string without its first `n` bytes, which must be fewer than it has.
+    /// The string without its first `n` bytes. `n` must not be more than its length.
     pub fn skip(self, n: usize) -> Z {
         Z(self.0.wrapping_add(n))
     }
 }
 
 impl From<Str<'static>> for Z {
-    /// Decoded strings are followed by their NUL: the decoder refuses others.
+    /// Decoded strings are followed by a NUL: the decoder refuses others.
     fn from(text: Str<'static>) -> Z {
         Z(text.bytes().as_ptr() as usize)
     }
@@ -55,37 +55,37 @@ impl From<&core::ffi::CStr> for Z {
 
 /// exit_group(2).
 pub fn exit(code: i32) -> ! {
-    // A filter of the task's may refuse these.
+    // The task's seccomp filter may refuse either call.
     let _ = call(nr::EXIT_GROUP, [code as usize, 0, 0, 0, 0, 0]);
     let _ = call(nr::EXIT, [code as usize, 0, 0, 0, 0, 0]);
     crate::arch::fault()
 }
 
-/// Maps the whole of `fd` for reading, until `unmap`.
+/// Maps the whole of `fd` for reading, until [`unmap`].
 pub fn map(fd: i32) -> Option<&'static [u8]> {
     let mut stat = [0u64; 18];
     call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0]).ok()?;
     // st_size is the seventh word of struct stat on x86_64.
     let len = stat[6] as usize;
     let base = call(nr::MMAP, [0, len, PROT_READ, MAP_PRIVATE, fd as usize, 0]).ok()?;
-    // SAFETY: the kernel mapped len readable bytes at base; the memfd is sealed against change and
-    // shrinking, and who unmaps it promises to read it no more.
+    // SAFETY: the kernel mapped len readable bytes at base. The memfd is sealed against writing and shrinking, and the
+    // caller of `unmap` promises not to read the bytes afterwards.
     Some(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
 }
 
-/// Takes back a mapping of `map`.
+/// Unmaps a mapping that `map` returned.
 ///
 /// # Safety
-/// Nothing of it may be read any more.
+/// The mapping must not be read afterwards.
 pub unsafe fn unmap(bytes: &'static [u8]) {
     let _ = call(nr::MUNMAP, [bytes.as_ptr() as usize, bytes.len(), 0, 0, 0, 0]);
 }
 
-/// Anonymous memory of at least `words` machine words, zeroed, never given back.
+/// Maps at least `words` machine words of anonymous, zeroed memory, which is never unmapped.
 pub fn map_words(words: usize) -> Result<&'static mut [usize], Errno> {
     let len = words.saturating_mul(8).max(8);
     let base = call(nr::MMAP, [0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, usize::MAX, 0])?;
-    // SAFETY: a fresh anonymous mapping of len bytes, page-aligned, that nobody else knows.
+    // SAFETY: a fresh anonymous mapping of len bytes, page-aligned; no other reference to it exists.
     Ok(unsafe { core::slice::from_raw_parts_mut(base as *mut usize, words) })
 }
 
@@ -94,7 +94,7 @@ pub fn close(fd: i32) {
     let _ = call(nr::CLOSE, [fd as usize, 0, 0, 0, 0, 0]);
 }
 
-/// close_range(2) of `fds`, unless that is empty.
+/// close_range(2) of the descriptors in `fds`. Does nothing for an empty range.
 pub fn close_range(fds: Range<i32>) -> Result<(), Errno> {
     if fds.is_empty() {
         return Ok(());
@@ -102,7 +102,7 @@ pub fn close_range(fds: Range<i32>) -> Result<(), Errno> {
     call(nr::CLOSE_RANGE, [fds.start as usize, fds.end.wrapping_sub(1) as usize, 0, 0, 0, 0]).map(drop)
 }
 
-/// close_range(2) from `first` to the last that can be.
+/// close_range(2) of all descriptors from `first` up.
 pub fn close_from(first: i32) -> Result<(), Errno> {
     call(nr::CLOSE_RANGE, [first as usize, u32::MAX as usize, 0, 0, 0, 0]).map(drop)
 }
@@ -132,7 +132,7 @@ pub fn send(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
     call(nr::SENDTO, [fd as usize, bytes.as_ptr() as usize, bytes.len(), MSG_NOSIGNAL, 0, 0]).map(drop)
 }
 
-/// recv(2); 0 is the end of the stream.
+/// recv(2), repeated on EINTR. 0 is the end of the stream.
 pub fn recv(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
     loop {
         match call(nr::RECVFROM, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) {
@@ -145,7 +145,7 @@ pub fn recv(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
 /// Sends `bytes` with one descriptor (SCM_RIGHTS, unix(7)).
 pub fn send_fd(socket: i32, bytes: &[u8], fd: i32) -> Result<(), Errno> {
     let iov = [bytes.as_ptr() as usize, bytes.len()];
-    // struct cmsghdr, of 20 bytes with its int, and padding.
+    // struct cmsghdr with one int: 20 bytes, then 4 bytes of padding.
     let control: [u32; 6] = [20, 0, SOL_SOCKET, SCM_RIGHTS, fd as u32, 0];
     let message: [usize; 7] = [0, 0, addr(&iov), 1, addr(&control), 24, 0];
     call(nr::SENDMSG, [socket as usize, addr(&message), MSG_NOSIGNAL, 0, 0, 0]).map(drop)
@@ -159,7 +159,7 @@ pub fn socketpair() -> Result<(i32, i32), Errno> {
     Ok((one, other))
 }
 
-/// clone(2) as fork does it, with a pidfd of the child. 0 in the child, which has a copy of all memory.
+/// clone(2) without shared memory, as fork(2), with a pidfd of the child. Returns 0 in the child.
 pub fn fork(pidfd: &mut i32) -> Result<i32, Errno> {
     call(nr::CLONE, [CLONE_PIDFD | SIGCHLD, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
 }
@@ -179,7 +179,7 @@ pub fn setsid() -> Result<(), Errno> {
     call(nr::SETSID, [0; 6]).map(drop)
 }
 
-/// keyctl(KEYCTL_JOIN_SESSION_KEYRING): a new anonymous one.
+/// keyctl(KEYCTL_JOIN_SESSION_KEYRING) with no name: joins a new anonymous session keyring.
 pub fn join_new_keyring() -> Result<(), Errno> {
     call(nr::KEYCTL, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0]).map(drop)
 }
@@ -189,7 +189,7 @@ pub fn umask(mask: u32) {
     let _ = call(nr::UMASK, [mask as usize, 0, 0, 0, 0, 0]);
 }
 
-/// rt_sigaction(2): the default disposition for every signal.
+/// rt_sigaction(2): sets the default disposition of every signal.
 pub fn reset_signals() {
     let action = [0usize; 4];
     for signal in 1..=NSIG {
@@ -197,7 +197,7 @@ pub fn reset_signals() {
     }
 }
 
-/// rt_sigprocmask(2): no signal blocked.
+/// rt_sigprocmask(2): unblocks every signal.
 pub fn unblock_signals() -> Result<(), Errno> {
     let none = 0u64;
     call(nr::RT_SIGPROCMASK, [SIG_SETMASK, addr(&none), 0, 8, 0, 0]).map(drop)
@@ -212,26 +212,26 @@ pub fn open_child_signals() -> Result<i32, Errno> {
 /// struct pollfd.
 #[repr(C)]
 pub struct PollFd {
-    /// Negative: passed over.
+    /// The descriptor; ppoll(2) ignores a negative one.
     pub fd: i32,
-    /// What to wait for.
+    /// Requested events.
     pub events: i16,
-    /// What came.
+    /// Returned events.
     pub revents: i16,
 }
 
-/// ppoll(2) without a time-out.
+/// ppoll(2) without a timeout.
 pub fn poll(fds: &mut [PollFd; 3]) -> Result<(), Errno> {
     call(nr::PPOLL, [addr_mut(fds), 3, 0, 0, 0, 0]).map(drop)
 }
 
-/// Sleeps for some milliseconds, by ppoll(2) on nothing.
+/// Sleeps for a number of milliseconds, by ppoll(2) without descriptors.
 pub fn sleep_ms(milliseconds: usize) {
     let time = [0usize, milliseconds.saturating_mul(1_000_000)];
     let _ = call(nr::PPOLL, [0, 0, addr(&time), 0, 0, 0]);
 }
 
-/// wait4(2) for any child: `(pid, status)`; pid 0 when none has ended and `block` is false.
+/// wait4(2) for any child: `(pid, status)`. The pid is 0 if `block` is false and no child has ended.
 pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
     let mut status = 0i32;
     let options = WALL | if block { 0 } else { WNOHANG };
@@ -244,23 +244,23 @@ pub fn prctl(option: usize, a: usize, b: usize) -> Result<usize, Errno> {
     call(nr::PRCTL, [option, a, b, 0, 0, 0])
 }
 
-/// sched_setscheduler(2): SCHED_OTHER.
+/// sched_setscheduler(2): sets SCHED_OTHER.
 pub fn reset_scheduler() -> Result<(), Errno> {
     let priority = 0i32;
     call(nr::SCHED_SETSCHEDULER, [0, SCHED_OTHER, addr(&priority), 0, 0, 0]).map(drop)
 }
 
-/// setpriority(2) of this process: nice 0.
+/// setpriority(2): sets the nice value of this process to 0.
 pub fn reset_nice() -> Result<(), Errno> {
     call(nr::SETPRIORITY, [PRIO_PROCESS, 0, 0, 0, 0, 0]).map(drop)
 }
 
-/// ioprio_set(2) of this process: as nice says.
+/// ioprio_set(2) of this process to 0: the I/O priority follows the nice value.
 pub fn reset_io_priority() -> Result<(), Errno> {
     call(nr::IOPRIO_SET, [IOPRIO_WHO_PROCESS, 0, 0, 0, 0, 0]).map(drop)
 }
 
-/// set_mempolicy(2): MPOL_DEFAULT.
+/// set_mempolicy(2): sets MPOL_DEFAULT.
 pub fn reset_memory_policy() -> Result<(), Errno> {
     call(nr::SET_MEMPOLICY, [MPOL_DEFAULT, 0, 0, 0, 0, 0]).map(drop)
 }
@@ -270,29 +270,30 @@ pub fn personality(value: usize) -> Result<(), Errno> {
     call(nr::PERSONALITY, [value, 0, 0, 0, 0, 0]).map(drop)
 }
 
-/// sched_setaffinity(2) to every processor; the kernel keeps to those of the cpuset.
+/// sched_setaffinity(2) to all CPUs. The kernel restricts the mask to the cpuset.
 pub fn allow_all_processors() -> Result<(), Errno> {
     let all = [u64::MAX; 128];
     call(nr::SCHED_SETAFFINITY, [0, 1024, addr(&all), 0, 0, 0]).map(drop)
 }
 
-/// seccomp(SECCOMP_SET_MODE_FILTER) for this thread, without turning on mitigations (SPEC_ALLOW).
-/// The program is an array of `struct sock_filter`, of eight bytes each.
+/// seccomp(SECCOMP_SET_MODE_FILTER) for this thread. SPEC_ALLOW: the filter turns on no speculation mitigation. The
+/// filter is an array of `struct sock_filter`, eight bytes each.
 pub fn seccomp(filter: &[u8]) -> Result<(), Errno> {
     let program = [filter.len() / 8, filter.as_ptr() as usize];
     call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, addr(&program), 0, 0, 0])
         .map(drop)
 }
 
-/// landlock_create_ruleset(2), with `struct landlock_ruleset_attr` as of ABI 6. Older ones take it if the rest is zero.
+/// landlock_create_ruleset(2), with `struct landlock_ruleset_attr` as of ABI 6. Kernels with an older ABI accept it if
+/// the fields they do not know are zero.
 pub fn landlock_create_ruleset(fs: u64, scoped: u64) -> Result<i32, Errno> {
     let attr = [fs, 0, scoped];
     call(nr::LANDLOCK_CREATE_RULESET, [addr(&attr), 24, 0, 0, 0, 0]).map(|fd| fd as i32)
 }
 
-/// landlock_add_rule(2): LANDLOCK_ACCESS_FS_REFER below a directory.
+/// landlock_add_rule(2): allows LANDLOCK_ACCESS_FS_REFER below a directory.
 pub fn landlock_allow_refer(ruleset: i32, dir: i32) -> Result<(), Errno> {
-    // struct landlock_path_beneath_attr, which is packed: the access, then the descriptor.
+    // struct landlock_path_beneath_attr is packed: the 64-bit access mask, then the descriptor.
     let attr = [LANDLOCK_ACCESS_FS_REFER, 0, dir as u32];
     call(nr::LANDLOCK_ADD_RULE, [ruleset as usize, LANDLOCK_RULE_PATH_BENEATH, addr(&attr), 0, 0, 0])
         .map(drop)
@@ -323,16 +324,16 @@ pub fn open_inet_socket() -> Result<i32, Errno> {
     call(nr::SOCKET, [AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0]).map(|fd| fd as i32)
 }
 
-/// ioctl(SIOCSIFFLAGS) on `lo`: up and running (netdevice(7)).
+/// ioctl(SIOCSIFFLAGS): brings `lo` up (netdevice(7)).
 pub fn bring_up_loopback(socket: i32) -> Result<(), Errno> {
-    // struct ifreq: sixteen bytes of name, then the flags.
+    // struct ifreq: 16 bytes of name, then the flags.
     let mut request = [[0u8; 8]; 5];
     request[0] = *b"lo\0\0\0\0\0\0";
     request[2] = [IFF_UP | IFF_RUNNING, 0, 0, 0, 0, 0, 0, 0];
     call(nr::IOCTL, [socket as usize, SIOCSIFFLAGS, addr(&request), 0, 0, 0]).map(drop)
 }
 
-/// prlimit64(2) on ourselves.
+/// prlimit64(2) on this process.
 pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limits = [soft, hard];
     call(nr::PRLIMIT64, [0, resource as usize, addr(&limits), 0, 0, 0]).map(drop)
@@ -343,17 +344,17 @@ pub fn setgroups(groups: &[usize], count: usize) -> Result<(), Errno> {
     call(nr::SETGROUPS, [count, groups.as_ptr() as usize, 0, 0, 0, 0]).map(drop)
 }
 
-/// setresgid(2), all three.
+/// setresgid(2) of the real, effective and saved group id.
 pub fn setresgid(gid: u32) -> Result<(), Errno> {
     call(nr::SETRESGID, [gid as usize, gid as usize, gid as usize, 0, 0, 0]).map(drop)
 }
 
-/// setresuid(2), all three.
+/// setresuid(2) of the real, effective and saved user id.
 pub fn setresuid(uid: u32) -> Result<(), Errno> {
     call(nr::SETRESUID, [uid as usize, uid as usize, uid as usize, 0, 0, 0]).map(drop)
 }
 
-/// capset(2), effective as permitted.
+/// capset(2). The effective set equals the permitted set.
 pub fn capset(permitted: u64, inheritable: u64) -> Result<(), Errno> {
     let header = [LINUX_CAPABILITY_VERSION_3, 0];
     let (p, i) = (permitted, inheritable);
@@ -367,13 +368,13 @@ pub fn openat(dir: i32, path: impl Into<Z>, flags: usize, mode: u32) -> Result<i
         .map(|fd| fd as i32)
 }
 
-/// O_CREAT | O_EXCL | O_NOFOLLOW, for writing.
+/// Flags of a new file: O_CREAT | O_EXCL | O_NOFOLLOW, for writing.
 pub const O_NEW: usize = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
-/// Resolution that does not leave the root.
+/// openat2(2) resolve flags: resolution stays below `dir`.
 pub const IN_ROOT: u64 = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-/// Resolution from anywhere that follows no link.
+/// openat2(2) resolve flags: no symbolic link is followed.
 pub const NO_LINKS: u64 = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-/// Resolution that does not leave the root and follows no link.
+/// openat2(2) resolve flags: resolution stays below `dir` and follows no symbolic link.
 pub const IN_ROOT_NO_LINKS: u64 = RESOLVE_IN_ROOT | NO_LINKS;
 
 /// openat2(2), close-on-exec.
@@ -392,13 +393,13 @@ pub fn mkdirat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
     call(nr::MKDIRAT, [dir as usize, name.into().0, mode as usize, 0, 0, 0]).map(drop)
 }
 
-/// fchownat(2) of a name in `dir`, no link followed.
+/// fchownat(2) of a name in `dir`. Does not follow a symbolic link.
 pub fn fchownat(dir: i32, name: impl Into<Z>, uid: u32, gid: u32) -> Result<(), Errno> {
     let args = [dir as usize, name.into().0, uid as usize, gid as usize, AT_SYMLINK_NOFOLLOW, 0];
     call(nr::FCHOWNAT, args).map(drop)
 }
 
-/// fchownat(2) of what `fd` refers to.
+/// fchownat(2) of the file that `fd` refers to.
 pub fn fchown(fd: i32, uid: u32, gid: u32) -> Result<(), Errno> {
     let args = [fd as usize, Z::from(c"").0, uid as usize, gid as usize, AT_EMPTY_PATH, 0];
     call(nr::FCHOWNAT, args).map(drop)
@@ -409,7 +410,7 @@ pub fn fchmodat(dir: i32, name: impl Into<Z>, mode: u32) -> Result<(), Errno> {
     call(nr::FCHMODAT, [dir as usize, name.into().0, mode as usize, 0, 0, 0]).map(drop)
 }
 
-/// mknodat(2) of a character device, mode 0666.
+/// mknodat(2) of a character device with mode 0666.
 pub fn mknodat(dir: i32, name: impl Into<Z>, major: u32, minor: u32) -> Result<(), Errno> {
     let device = ((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)) as usize;
     call(nr::MKNODAT, [dir as usize, name.into().0, S_IFCHR | 0o666, device, 0, 0]).map(drop)
@@ -420,31 +421,31 @@ pub fn symlinkat(text: impl Into<Z>, dir: i32, name: impl Into<Z>) -> Result<(),
     call(nr::SYMLINKAT, [text.into().0, dir as usize, name.into().0, 0, 0, 0]).map(drop)
 }
 
-/// Whether `path` is a regular file, by statx(2).
+/// Whether `path` is a regular file (statx(2)).
 pub fn is_regular(path: impl Into<Z>) -> Result<bool, Errno> {
     let mut buffer = [0u16; 128];
     call(nr::STATX, [AT_FDCWD as usize, path.into().0, 0, STATX_TYPE, addr_mut(&mut buffer), 0])?;
-    // stx_mode is the half-word at 0x1c.
+    // stx_mode is the 16-bit word at 0x1c.
     Ok(buffer[14] & S_IFMT == S_IFREG)
 }
 
-/// The id of the mount that a path is on (statx(2), Linux 5.8); an empty one is `dir` itself.
+/// Id of the mount that a path is on (statx(2), Linux 5.8). An empty path is `dir` itself.
 pub fn mount_id(dir: i32, path: impl Into<Z>) -> Result<u64, Errno> {
     mount_and_inode(dir, path).map(|(mount, _)| mount)
 }
 
-/// Whether two descriptors refer to the same file or directory, through whatever mounts.
+/// Whether two descriptors refer to the same file or directory, even through different mounts.
 pub fn same_object(one: i32, other: i32) -> Result<bool, Errno> {
     let of = |fd: i32| {
         let mut buffer = [0u64; 32];
         let args = [fd as usize, Z::from(c"").0, AT_EMPTY_PATH, STATX_INO, addr_mut(&mut buffer), 0];
-        // stx_ino is the word at 0x20, stx_dev_major and stx_dev_minor that at 0x88.
+        // stx_ino is at 0x20; stx_dev_major and stx_dev_minor are at 0x88.
         call(nr::STATX, args).map(|_| (buffer[4], buffer[17]))
     };
     Ok(of(one)? == of(other)?)
 }
 
-/// Whether two descriptors refer to the same file or directory of the same mount.
+/// Whether two descriptors refer to the same file or directory through the same mount.
 pub fn same_place(one: i32, other: i32) -> Result<bool, Errno> {
     Ok(mount_and_inode(one, c"")? == mount_and_inode(other, c"")?)
 }
@@ -454,7 +455,7 @@ fn mount_and_inode(dir: i32, path: impl Into<Z>) -> Result<(u64, u64), Errno> {
     let args =
         [dir as usize, path.into().0, AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, addr_mut(&mut buffer), 0];
     call(nr::STATX, args)?;
-    // stx_mask is the first half of the first word, stx_ino the word at 0x20, stx_mnt_id that at 0x90.
+    // stx_mask is the first half of the first word, stx_ino is at 0x20, stx_mnt_id is at 0x90.
     if buffer[0] as usize & STATX_MNT_ID == 0 { Err(ENOSYS) } else { Ok((buffer[18], buffer[4])) }
 }
 
@@ -468,7 +469,8 @@ pub fn fchdir(fd: i32) -> Result<(), Errno> {
     call(nr::FCHDIR, [fd as usize, 0, 0, 0, 0, 0]).map(drop)
 }
 
-/// Whether getcwd(2) gives a path below the root: the kernel says "(unreachable)" when it is not.
+/// Fails with ENOENT unless getcwd(2) returns a path below the root. The kernel prefixes other paths with
+/// "(unreachable)".
 pub fn check_cwd() -> Result<(), Errno> {
     let mut buffer = [0u8; 4096];
     call(nr::GETCWD, [addr_mut(&mut buffer), 4096, 0, 0, 0, 0])?;
@@ -491,32 +493,32 @@ pub fn unmount(path: impl Into<Z>) -> Result<(), Errno> {
     call(nr::UMOUNT2, [path.into().0, MNT_DETACH, 0, 0, 0, 0]).map(drop)
 }
 
-/// mount(2) that only sets the propagation of `/` and everything below.
+/// mount(2): sets the propagation of `/` and of all mounts below it.
 pub fn set_propagation(flags: u64) -> Result<(), Errno> {
     call(nr::MOUNT, [0, Z::from(c"/").0, 0, (flags | MS_REC) as usize, 0, 0]).map(drop)
 }
 
-/// open_tree(2) with OPEN_TREE_CLONE; an empty path is `dir` itself.
+/// open_tree(2) with OPEN_TREE_CLONE. An empty path is `dir` itself.
 pub fn open_tree(dir: i32, path: impl Into<Z>, recursive: bool) -> Result<i32, Errno> {
     let flags = OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     call(nr::OPEN_TREE, [dir as usize, path.into().0, flags, 0, 0, 0]).map(|fd| fd as i32)
 }
 
-/// mount_setattr(2) on the mount that `fd` refers to. `propagation` 0 leaves it.
+/// mount_setattr(2) on the mount that `fd` refers to. `propagation` 0 leaves the propagation unchanged.
 pub fn mount_setattr(fd: i32, attrs: u64, propagation: u64, recursive: bool) -> Result<(), Errno> {
     let attr = [attrs, 0, propagation, 0];
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     call(nr::MOUNT_SETATTR, [fd as usize, Z::from(c"").0, flags, addr(&attr), 32, 0]).map(drop)
 }
 
-/// move_mount(2) of a detached tree onto what `target` refers to.
+/// move_mount(2) of a detached mount tree onto the file or directory that `target` refers to.
 pub fn move_mount(tree: i32, target: i32) -> Result<(), Errno> {
     let empty = Z::from(c"").0;
     let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
     call(nr::MOVE_MOUNT, [tree as usize, empty, target as usize, empty, flags, 0]).map(drop)
 }
 
-/// move_mount(2) of a detached tree over `/`.
+/// move_mount(2) of a detached mount tree onto `/`.
 pub fn move_mount_over_root(tree: i32) -> Result<(), Errno> {
     let (empty, root) = (Z::from(c"").0, Z::from(c"/").0);
     let args = [tree as usize, empty, AT_FDCWD as usize, root, MOVE_MOUNT_F_EMPTY_PATH, 0];
@@ -548,7 +550,7 @@ pub fn fsmount(fs: i32, attrs: u64) -> Result<i32, Errno> {
     call(nr::FSMOUNT, [fs as usize, FSMOUNT_CLOEXEC, attrs as usize, 0, 0, 0]).map(|fd| fd as i32)
 }
 
-/// execve(2); returns only when it is refused.
+/// execve(2). Returns only on refusal.
 pub fn execve(path: impl Into<Z>, argv: &[usize], envp: &[usize]) -> Errno {
     match call(nr::EXECVE, [path.into().0, argv.as_ptr() as usize, envp.as_ptr() as usize, 0, 0, 0]) {
         Err(errno) => errno,

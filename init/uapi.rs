@@ -1,5 +1,5 @@
-//! Constants of the kernel's interface, by the names of its headers (`include/uapi`). The numbers of the system calls
-//! depend on the processor and stand in its own file.
+//! Constants of the kernel's interface, named as in its headers (`include/uapi`). System call numbers depend on the
+//! processor and are in a file per processor.
 
 // errno, positive.
 pub const EPERM: i32 = 1;
@@ -100,7 +100,7 @@ pub const IFF_RUNNING: u8 = 0x40;
 pub const CLONE_PIDFD: usize = 0x1000;
 pub const SIGCHLD: usize = 17;
 pub const SIG_SETMASK: usize = 2;
-/// Signals are numbered from 1 to this one.
+/// The highest signal number; signals are numbered from 1.
 pub const NSIG: usize = 64;
 pub const SFD_CLOEXEC: usize = O_CLOEXEC;
 pub const POLLIN: i16 = 1;
@@ -117,10 +117,10 @@ pub const MPOL_DEFAULT: usize = 0;
 // credentials
 pub const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
 pub const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-/// Capability sets have this many bits.
+/// Number of bits in a capability set.
 pub const CAP_BITS: u32 = 64;
 
-// seccomp(2), with the instructions that init's own filter is made of
+// seccomp(2), with the BPF instructions of PID 1's own filter
 pub const SECCOMP_SET_MODE_FILTER: usize = 1;
 pub const SECCOMP_FILTER_FLAG_SPEC_ALLOW: usize = 4;
 pub const SECCOMP_RET_ERRNO: u32 = 0x0005_0000;

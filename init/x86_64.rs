@@ -1,5 +1,4 @@
-//! What depends on the processor: the entry, the system call, the clone onto another stack, and the
-//! numbers of the system calls.
+//! Code that depends on the processor: the entry point, the system call instruction, and the system call numbers.
 
 use core::arch::{asm, global_asm};
 
@@ -18,20 +17,21 @@ pub mod nr;
 
 pub use nr::AUDIT_ARCH;
 
-/// Dies of SIGILL.
+/// Ends the process by SIGILL.
 pub fn fault() -> ! {
-    // SAFETY: an undefined instruction touches nothing.
+    // SAFETY: an undefined instruction accesses no memory.
     unsafe { asm!("ud2", options(noreturn)) }
 }
 
-/// A system call of up to six arguments.
+/// Makes a system call with up to six arguments.
 ///
 /// # Safety
-/// The arguments must be what the call wants: pointers valid for what the kernel reads or writes.
+/// The arguments must be what the call expects: numbers, or pointers to memory that is valid for the kernel's reads and
+/// writes.
 #[inline(always)]
 pub unsafe fn syscall(nr: usize, a: [usize; 6]) -> isize {
     let ret: isize;
-    // SAFETY: the kernel clobbers rcx and r11 only; the caller vouches for the arguments.
+    // SAFETY: the kernel clobbers rcx and r11 only; the caller guarantees that the arguments are valid.
     unsafe {
         asm!("syscall", inlateout("rax") nr as isize => ret,
              in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],

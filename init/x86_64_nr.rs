@@ -1,4 +1,4 @@
-//! Numbers of the system calls (arch/x86/entry/syscalls/syscall_64.tbl), and how seccomp(2) calls their table.
+//! System call numbers (arch/x86/entry/syscalls/syscall_64.tbl), and the AUDIT_ARCH value of that table for seccomp(2).
 
 /// `AUDIT_ARCH_X86_64`.
 pub const AUDIT_ARCH: u32 = 0xc000_003e;
@@ -42,7 +42,7 @@ pub const MOUNT: usize = 165;
 pub const UMOUNT2: usize = 166;
 pub const SETHOSTNAME: usize = 170;
 pub const SCHED_SETAFFINITY: usize = 203;
-/// The kernel itself makes this call of one that a stop interrupted.
+/// The kernel makes this call itself, to restart a call that a stop signal interrupted.
 pub const RESTART_SYSCALL: usize = 219;
 pub const EXIT_GROUP: usize = 231;
 pub const SET_MEMPOLICY: usize = 238;

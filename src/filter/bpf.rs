@@ -1,4 +1,4 @@
-//! The kernel's language for filters, classic BPF (`Documentation/networking/filter.rst`), as far as it is used here.
+//! The subset of classic BPF that the filters use (`Documentation/networking/filter.rst`).
 
 use super::calls::Arch;
 use super::profile::{Action, Call};
@@ -7,9 +7,9 @@ use super::profile::{Action, Call};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Instruction {
     code: u16,
-    /// How many instructions are left out where a comparison holds.
+    /// Number of instructions to skip if the comparison holds.
     yes: u8,
-    /// And where it does not.
+    /// Number of instructions to skip if the comparison does not hold.
     no: u8,
     k: u32,
 }
@@ -27,7 +27,7 @@ impl Instruction {
         Instruction { code, yes: 0, no: 0, k }
     }
 
-    /// Loads a word of the call.
+    /// Loads a word of `struct seccomp_data` into the accumulator.
     pub(super) const fn load(at: u32) -> Instruction {
         Instruction::plain(LOAD, at)
     }
@@ -36,12 +36,12 @@ impl Instruction {
         Instruction::plain(AND, mask)
     }
 
-    /// Leaves out so many instructions.
+    /// Skips `over` instructions.
     pub(super) const fn go(over: u32) -> Instruction {
         Instruction::plain(GO, over)
     }
 
-    /// Ends with a word.
+    /// Ends the program with the return value `word`.
     pub(super) const fn give(word: u32) -> Instruction {
         Instruction::plain(GIVE, word)
     }
@@ -59,22 +59,22 @@ impl Instruction {
     }
 }
 
-/// A filter, compiled.
+/// A compiled filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program(pub(super) Vec<Instruction>);
 
 impl Program {
-    /// How many instructions it has.
+    /// Number of instructions.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether it has none, which no compiled filter is.
+    /// Whether the program has no instructions. A compiled filter is never empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As the kernel takes it: an array of `struct sock_filter`.
+    /// The program in the kernel's format: an array of `struct sock_filter`.
     pub fn bytes(&self) -> Vec<u8> {
         let one = |i: &Instruction| {
             let [a, b] = i.code.to_ne_bytes();
@@ -84,7 +84,7 @@ impl Program {
         self.0.iter().flat_map(one).collect()
     }
 
-    /// What the kernel does about a call: the program, executed as the kernel would.
+    /// The kernel's action for a call: interprets the program as the kernel does.
     pub fn decide(&self, call: &Call) -> Action {
         let word = |at: u32| match at {
             0 => call.number,
@@ -98,7 +98,7 @@ impl Program {
             }
         };
         let (mut at, mut accumulator) = (0_usize, 0_u32);
-        // A program has no way back, so it ends.
+        // BPF jumps lead forward only, so the program ends.
         while let Some(instruction) = self.0.get(at) {
             let Instruction { code, yes, no, k } = *instruction;
             let branch = |holds: bool| usize::from(if holds { yes } else { no });

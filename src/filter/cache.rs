@@ -1,4 +1,4 @@
-//! Programs that were compiled before: sandboxes are many, and their profiles few.
+//! A cache of compiled filters: a process makes many sandboxes from few profiles.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,12 +8,12 @@ use super::compile::{Rules, compile};
 use super::{Grants, Profile};
 use crate::error::Result;
 
-/// A program, and the rules that it was made of: what they leave open is asked for every task.
+/// A compiled filter, with its rules, which `compile` queries for every task.
 #[derive(Debug)]
 pub(crate) struct CompiledFilter {
     pub program: Program,
     x86_64: Rules,
-    /// None where the profile refuses all of i386.
+    /// `None` if the profile refuses all i386 calls.
     i386: Option<Rules>,
 }
 
@@ -25,7 +25,8 @@ impl CompiledFilter {
         Ok(CompiledFilter { program, x86_64: rules(Arch::X86_64), i386 })
     }
 
-    /// See [`Rules::may_execute`]; the architecture has the call.
+    /// Whether a call may be executed with some arguments; see [`Rules::may_execute`]. The architecture must have the
+    /// call.
     pub(crate) fn may_execute(&self, arch: Arch, name: &str, known: Option<(u8, u32)>) -> bool {
         let rules = match arch {
             Arch::X86_64 => Some(&self.x86_64),
@@ -37,17 +38,17 @@ impl CompiledFilter {
 
 type Known = Vec<((Profile, Grants), Arc<CompiledFilter>)>;
 
-/// The last ones, the latest in front.
+/// The cached filters, most recently used first.
 static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
 const MOST: usize = 32;
 
-/// [`compile`], or what it gave before for the same profile and task.
+/// Compiles a profile, or returns the cached filter for the same profile and grants.
 ///
 /// # Errors
-/// As `compile`.
+/// See [`compile`].
 pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<CompiledFilter>> {
     let key = (profile, grants);
-    // Nothing that is done while it is locked can panic.
+    // A poisoned lock is used: no code panics while it holds the lock.
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     {
         let mut known = known();

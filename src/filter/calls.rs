@@ -5,22 +5,22 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-/// By which table a process makes a system call. A 64-bit process uses both as it likes: `int 0x80` is i386.
+/// The table by which a process makes a system call. A 64-bit process may use both: `int 0x80` makes an i386 call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
-    /// 64 bits.
+    /// The 64-bit table.
     #[serde(rename = "x86_64")]
     X86_64,
-    /// 32 bits.
+    /// The 32-bit table.
     I386,
 }
 
 impl Arch {
-    /// Both.
+    /// Both architectures.
     pub const ALL: [Arch; 2] = [Arch::X86_64, Arch::I386];
 
-    /// `AUDIT_ARCH_*`, as `seccomp_data` has it (`seccomp(2)`).
+    /// The `AUDIT_ARCH_*` value in `seccomp_data.arch` (`seccomp(2)`).
     pub const fn audit(self) -> u32 {
         match self {
             Arch::X86_64 => 0xc000_003e,
@@ -44,7 +44,7 @@ static CALLS: LazyLock<Vec<Call>> = LazyLock::new(|| {
 });
 
 static BY_NAME: LazyLock<BTreeMap<&'static str, [Option<u32>; 2]>> = LazyLock::new(|| {
-    // One by one: collecting sorts them first, with 8 KiB of stack.
+    // Inserted one by one: `collect` sorts first, which takes 8 KiB of stack.
     let mut map = BTreeMap::new();
     for (name, numbers) in CALLS.iter() {
         map.insert(*name, *numbers);
@@ -52,7 +52,7 @@ static BY_NAME: LazyLock<BTreeMap<&'static str, [Option<u32>; 2]>> = LazyLock::n
     map
 });
 
-/// The number of a call; `None` where the architecture has no call of that name.
+/// The number of a system call. `None` if the architecture has no call of that name.
 pub fn number(arch: Arch, name: &str) -> Option<u32> {
     let [x86_64, i386] = BY_NAME.get(name)?;
     match arch {
@@ -61,12 +61,12 @@ pub fn number(arch: Arch, name: &str) -> Option<u32> {
     }
 }
 
-/// Whether any architecture has a call of that name.
+/// Whether any architecture has a system call of that name.
 pub(crate) fn known(name: &str) -> bool {
     BY_NAME.contains_key(name)
 }
 
-/// Every call of an architecture: number and name.
+/// The number and name of every system call of an architecture.
 pub fn all(arch: Arch) -> impl Iterator<Item = (u32, &'static str)> {
     CALLS.iter().filter_map(move |(name, [x86_64, i386])| {
         let number = match arch {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_those_of_the_kernels_headers() {
+    fn call_numbers_match_the_kernel_headers() {
         for (name, x86_64, i386) in [
             ("read", Some(0), Some(3)),
             ("clone", Some(56), Some(120)),

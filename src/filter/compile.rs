@@ -1,8 +1,8 @@
-//! Rules into a program for the kernel (`seccomp(2)`): for each architecture a search tree over ranges of numbers that
-//! are decided alike, whose leaves compare arguments.
+//! Compiles rules into a program for the kernel (`seccomp(2)`). For each architecture, the program is a search tree
+//! over ranges of call numbers with the same decision. The leaves of the tree compare arguments.
 //!
-//! The kernel checks such a program and executes it for each call; calls that it always allows it remembers in a bitmap
-//! (Linux 5.11). A tree loads in a fifth of the time that a chain of all calls takes.
+//! The kernel verifies the program and runs it for each call. It keeps calls that are always allowed in a bitmap (Linux
+//! 5.11). A tree loads in a fifth of the time of a linear list of all calls.
 
 use super::bpf::{EQUAL, GREATER, GREATER_EQUAL, Instruction, Program};
 use super::calls::{self, Arch};
@@ -11,7 +11,7 @@ use super::profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 use super::{Grants, default, multiplex};
 use crate::error::{Error, Result};
 
-/// What is done about one call: the action of the first arm whose comparisons all hold, else the last.
+/// The decision for a call: the action of the first arm whose comparisons all hold, otherwise `last`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Decision {
     arms: Vec<(Vec<Compare>, Action)>,
@@ -24,17 +24,17 @@ impl Decision {
     }
 }
 
-/// Numbers from `first` to below the next one's.
+/// Call numbers with the same decision, from `first` to the next range.
 struct Range {
     first: u32,
     decision: Decision,
 }
 
-/// Numbers from here on are those of x32.
+/// The first x32 call number.
 const X32: u32 = 0x4000_0000;
 
-/// The rules that are tried for each call, in order, and what is done about a call without one: of those that the tables
-/// have, and of others.
+/// The rules of one architecture, in order, and the actions for calls without a matching rule: one for calls in the
+/// tables, one for unknown calls.
 #[derive(Debug)]
 pub(super) struct Rules {
     rules: Vec<Rule>,
@@ -54,14 +54,14 @@ impl Rules {
                 (Action::Allow, ENOSYS)
             }
             Base::Action(action) if action.executes() => (action, action),
-            // A program that asks for what is newer than the table does without.
+            // Programs fall back to older calls when a call newer than the table fails with ENOSYS.
             Base::Action(action) => (action, ENOSYS),
         };
         Rules { rules, known, unknown }
     }
 
-    /// Whether a call may be executed with some arguments, of which one is known: the lower half of `known.0` is `known.1`.
-    /// A doubt counts as yes.
+    /// Whether a call may be executed with some arguments. `known` is an argument's index and the value of its lower 32
+    /// bits. If the rules do not decide, the answer is true.
     pub(super) fn may_execute(&self, name: &str, known: Option<(u8, u32)>) -> bool {
         let answer = |compare: &Compare| match known {
             Some((arg, value)) if arg == compare.arg && upper(compare.mask) == 0 => {
@@ -71,7 +71,7 @@ impl Rules {
                 }
                 Some(compare.holds(&args))
             }
-            // With the right upper half it may be equal, if the lower ones are.
+            // The comparison covers upper bits, which are unknown, so equal lower bits do not decide.
             Some((arg, value)) if arg == compare.arg && compare.is == Is::Eq => {
                 (value & lower(compare.mask) != lower(compare.value)).then_some(false)
             }
@@ -92,11 +92,11 @@ impl Rules {
     }
 }
 
-/// Compiles a profile for a task with these capabilities.
+/// Compiles a profile for a task with these grants.
 ///
 /// # Errors
-/// [`Error::Spec`] for `filter`, where the profile is wrong or its program is longer than the 4096 instructions that the
-/// kernel takes.
+/// [`Error::Spec`] for `filter` if the profile is invalid, or if the program is longer than 4096 instructions, the
+/// kernel's limit.
 pub fn compile(profile: &Profile, grants: &Grants) -> Result<Program> {
     profile.validate()?;
     let ranges = |arch| ranges(&Rules::of(profile, grants, arch), arch);
@@ -121,10 +121,10 @@ pub fn compile(profile: &Profile, grants: &Grants) -> Result<Program> {
     Ok(Program(program))
 }
 
-/// `BPF_MAXINSNS`.
+/// Maximum number of instructions (`BPF_MAXINSNS`).
 const MOST: usize = 4096;
 
-/// What a profile says of a call: the rules as they are read, without any program.
+/// The action of a profile for a call, from the rules themselves, without compiling them.
 pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
     if call.arch == Arch::I386 && !profile.i386 || call.arch == Arch::X86_64 && call.number >= X32 {
         return ENOSYS;
@@ -138,14 +138,14 @@ pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
     rules.rules.iter().find(fits).map_or(rules.known, |rule| rule.action)
 }
 
-/// Every number of an architecture, as ranges that are decided alike.
+/// Ranges of call numbers with the same decision, over all numbers of an architecture.
 fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
-    // One by one: collecting sorts them first, with 8 KiB of stack.
+    // Inserted one by one: `collect` sorts first, which takes 8 KiB of stack.
     let mut decided: std::collections::BTreeMap<u32, Decision> = std::collections::BTreeMap::new();
     for (number, _) in calls::all(arch) {
         decided.insert(number, Decision::always(rules.known));
     }
-    // From the last to the first, as an earlier rule decides before a later one.
+    // From the last rule to the first, because an earlier rule overrides a later one.
     for rule in rules.rules.iter().rev() {
         for number in rule.calls.iter().filter_map(|name| calls::number(arch, name)) {
             let Some(decision) = decided.get_mut(&number) else { continue };
@@ -180,7 +180,7 @@ fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
     ranges
 }
 
-/// The number is in the accumulator.
+/// Code that decides by the call number, which is in the accumulator.
 fn tree(ranges: &[Range]) -> Vec<Instruction> {
     let (left, right) = ranges.split_at(ranges.len() / 2);
     let ([.., _], [first, ..]) = (left, right) else {
@@ -188,7 +188,7 @@ fn tree(ranges: &[Range]) -> Vec<Instruction> {
     };
     let (below, from) = (tree(left), tree(right));
     let mut code = Vec::with_capacity(below.len().saturating_add(from.len()).saturating_add(2));
-    // A conditional jump reaches 255 instructions.
+    // A conditional jump reaches at most 255 instructions.
     match u8::try_from(below.len()) {
         Ok(over) => code.push(Instruction::jump(GREATER_EQUAL, first.first, over, 0)),
         Err(_) => {
@@ -206,7 +206,7 @@ fn leaf(decision: &Decision) -> Vec<Instruction> {
     arms.chain([Instruction::give(decision.last.word())]).collect()
 }
 
-/// Gives the action where all comparisons hold, else goes on behind it.
+/// Code that returns `action` if all comparisons hold, and otherwise continues after it.
 fn arm(compares: &[Compare], action: Action) -> Vec<Instruction> {
     let mut code = vec![Instruction::give(action.word())];
     for compare in compares.iter().rev() {
@@ -217,22 +217,22 @@ fn arm(compares: &[Compare], action: Action) -> Vec<Instruction> {
     code
 }
 
-/// The code of a comparison, before it is known how far away its ends are.
+/// The code of a comparison, whose jump distances are not yet known.
 struct Comparison(Vec<(Instruction, [To; 2])>);
 
-/// Where a jump leads.
+/// Target of a jump.
 #[derive(Clone, Copy)]
 enum To {
-    /// To the next instruction.
+    /// The next instruction.
     Next,
-    /// It holds.
+    /// The code for a comparison that holds.
     Holds,
-    /// It does not.
+    /// The code for a comparison that does not hold.
     Fails,
 }
 
 impl Comparison {
-    /// The upper half decides unless it is equal.
+    /// Compares the upper 32 bits first. The lower 32 bits decide if they are equal.
     fn of(compare: &Compare) -> Comparison {
         let (holds, fails) = match compare.is {
             Is::Ne | Is::Lt | Is::Le => (To::Fails, To::Holds),
@@ -247,7 +247,7 @@ impl Comparison {
                 code.load(compare, 0, lower(compare.mask));
                 code.jump(EQUAL, low, holds, fails);
             }
-            // Not less is greater or equal, and not less or equal is greater.
+            // Lt is the negation of Ge, and Le the negation of Gt, with the targets exchanged.
             Is::Ge | Is::Lt | Is::Gt | Is::Le => {
                 code.jump(GREATER, high, holds, To::Next);
                 code.jump(EQUAL, high, To::Next, fails);
@@ -269,7 +269,7 @@ impl Comparison {
         self.0.push((Instruction::jump(code, k, 0, 0), [yes, no]));
     }
 
-    /// `behind` instructions follow that belong to what holds.
+    /// Computes the jump distances. The `behind` instructions after the comparison run if it holds.
     fn assemble(self, behind: usize) -> Vec<Instruction> {
         let count = self.0.len();
         let line = |at: usize, (instruction, to): (Instruction, [To; 2])| {
@@ -279,7 +279,7 @@ impl Comparison {
                 To::Holds => rest,
                 To::Fails => rest.saturating_add(behind),
             };
-            // `MOST_COMPARES` of seven instructions are fewer than 255.
+            // `MOST_COMPARES` comparisons have at most seven instructions each, so fewer than 255.
             let [yes, no] = to.map(|to| u8::try_from(far(to)).unwrap_or(u8::MAX));
             if instruction.jumps() { instruction.to(yes, no) } else { instruction }
         };

@@ -1,6 +1,6 @@
-//! The default profile: what is refused, unless a capability of the task asks for it, and why.
+//! The default profile: the calls that it refuses, with reasons, and the capabilities that allow them.
 //!
-//! All that is in the tables and not here is allowed. What is in no table is `ENOSYS`.
+//! Calls in the tables and not listed here are allowed. Calls in no table fail with `ENOSYS`.
 
 use super::Grants;
 use super::profile::{Action, Compare, Is, Rule};
@@ -8,23 +8,23 @@ use super::profile::{Action, Compare, Is, Rule};
 const EPERM: Action = Action::Errno(1);
 const EPROTONOSUPPORT: Action = Action::Errno(93);
 const AF_NETLINK: u32 = 16;
-/// Process events come by it, of all PID namespaces.
+/// Reports process events of all PID namespaces.
 const NETLINK_CONNECTOR: u32 = 11;
 const EAFNOSUPPORT: Action = Action::Errno(97);
 pub(super) const ENOSYS: Action = Action::Errno(38);
 
-/// Calls that the default profile refuses for one reason.
+/// System calls that the default profile refuses for the same reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// Names, of either architecture.
+    /// Names; either architecture may have them.
     pub calls: &'static [&'static str],
-    /// With one of these capabilities they are allowed.
+    /// Capabilities, by name. With any of them, the calls are allowed.
     pub unless: &'static [&'static str],
-    /// With user namespaces of its own the task may make them, too.
+    /// Whether the calls are also allowed for a task that may create user namespaces.
     pub namespaces: bool,
-    /// What the caller sees.
+    /// The action for a refused call.
     pub action: Action,
-    /// Why.
+    /// The reason.
     pub why: &'static str,
 }
 
@@ -32,7 +32,7 @@ const fn group(calls: &'static [&'static str], unless: &'static [&'static str], 
     Group { calls, unless, namespaces: false, action: EPERM, why }
 }
 
-/// What the default profile refuses, whatever the arguments are.
+/// Calls that the default profile refuses regardless of their arguments.
 pub const GROUPS: &[Group] = &[
     group(
         &["setns", "listns"],
@@ -167,26 +167,26 @@ pub const GROUPS: &[Group] = &[
 const CLONE_PARENT: u32 = 0x8000;
 /// `CLONE_NEW*` of mount, cgroup, UTS, IPC, user, PID and network namespaces.
 const CLONE_NEW: u32 = 0x7e02_0000;
-/// Of time namespaces, for `unshare` only: in `clone` the bit belongs to the exit signal.
+/// Time namespaces; for `unshare` only. In the flags of `clone` this bit belongs to the exit signal.
 const CLONE_NEWTIME: u32 = 0x80;
 
-/// Families of sockets that everybody may open: unix, inet, inet6, netlink; and packet, for which the kernel wants
-/// `CAP_NET_RAW`. moby's profile allows all but vsock. No network namespace has a vsock of its own; the other ones are
-/// code that few programs need and that holes were found in.
+/// Socket families that every task may open: unix, inet, inet6, netlink, packet. For packet sockets the kernel requires
+/// `CAP_NET_RAW`. moby's profile allows all families except vsock. vsock is refused because it is not isolated by
+/// network namespaces. The other families are code that few programs need and that has had vulnerabilities.
 const FAMILIES: [u32; 5] = [1, 2, 10, 16, 17];
-/// Those that take a capability.
+/// Socket families that need a capability.
 const MORE_FAMILIES: [(u32, &str); 2] = [(15 /* key */, "net_admin"), (44 /* xdp */, "net_raw")];
-/// `socketcall` names the call by a number, and the family by a pointer that no filter follows.
+/// The operation in `socketcall`, whose other arguments are behind a pointer that a filter cannot read.
 const SYS_SOCKET: u32 = 1;
 const SYS_SOCKETPAIR: u32 = 8;
 
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
 
-/// `PER_LINUX`, `PER_LINUX32`, and the question for the current one.
+/// `PER_LINUX`, `PER_LINUX32`, and the query for the current value.
 const PERSONALITIES: [u32; 3] = [0, 8, 0xffff_ffff];
 
-/// The rules for a task with these capabilities.
+/// The rules for a task with these grants.
 pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     let rule = Rule::new;
     let is = |arg: u8, value: u32| vec![Compare::int(arg, Is::Eq, value)];
@@ -196,18 +196,19 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     };
     let refused = GROUPS.iter().filter(|group| !granted(group));
     let mut rules: Vec<Rule> = refused.map(|group| rule(group.calls, Vec::new(), group.action)).collect();
-    // Its flags are behind a pointer. The C libraries use clone then.
+    // The flags are behind a pointer. C libraries fall back to clone on ENOSYS.
     rules.push(rule(&["clone3"], Vec::new(), ENOSYS));
-    // Children of the task that are none, but its parent's.
+    // With CLONE_PARENT, a child of the task would become a child of the task's parent.
     rules.push(rule(&["clone"], vec![Compare::any_of(0, CLONE_PARENT)], EPERM));
     if !grants.user_namespaces && !grants.capabilities.contains("sys_admin") {
         rules.push(rule(&["clone"], vec![Compare::any_of(0, CLONE_NEW)], EPERM));
         rules.push(rule(&["unshare"], vec![Compare::any_of(0, CLONE_NEW | CLONE_NEWTIME)], EPERM));
     }
-    // Which process of the host begins, what it executes, and how it ends.
+    // The proc connector reports starts, execs and exits of processes of the host.
     let connector = [Compare::int(0, Is::Eq, AF_NETLINK), Compare::int(2, Is::Eq, NETLINK_CONNECTOR)];
     rules.push(rule(&["socket"], connector.to_vec(), EPROTONOSUPPORT));
-    // What kills a process slowly: of others no limit is changed.
+    // In the host's PID namespace, prlimit(2) on another process could lower its limits and so kill it. Only pid 0, the
+    // caller, is allowed.
     if grants.host_processes {
         let other = Compare { is: Is::Ne, ..Compare::int(0, Is::Eq, 0) };
         rules.push(rule(&["prlimit64"], vec![other], EPERM));
@@ -218,7 +219,8 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     rules.extend(families.map(|family| rule(&sockets, is(0, family), Action::Allow)));
     rules.push(rule(&sockets, Vec::new(), EAFNOSUPPORT));
     rules.extend([SYS_SOCKET, SYS_SOCKETPAIR].map(|call| rule(&["socketcall"], is(0, call), ENOSYS)));
-    // What is typed into a terminal by a program is read by whoever has it next.
+    // TIOCSTI and TIOCLINUX put input into a terminal, which its next reader executes or reads, such as a shell of the
+    // host.
     rules.extend([TIOCSTI, TIOCLINUX].map(|request| rule(&["ioctl"], is(1, request), EPERM)));
     rules.extend(PERSONALITIES.map(|persona| rule(&["personality"], is(0, persona), Action::Allow)));
     rules.push(rule(&["personality"], Vec::new(), EPERM));

@@ -1,10 +1,10 @@
-//! Which system calls a task can make.
+//! System call filters (`seccomp(2)`).
 //!
-//! A [`Filter`] is chosen by the spec: the default profile, a [`Profile`] of its own, or none. The default profile refuses
-//! what moby's does at the capabilities that the task has, and more (`default.rs` has every group with its reason). The
-//! parent [compiles](compile) it into a program; init loads that last of all.
+//! The spec chooses a [`Filter`]: the default profile, a [`Profile`] of its own, or none. The default profile refuses
+//! the calls that moby's profile refuses for the task's capabilities, and more; [`GROUPS`] lists them with reasons. The
+//! parent [compiles](compile()) the profile into a program, and init loads the program last.
 //!
-//! This room decides and compiles. It loads nothing.
+//! This module loads no filter.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -28,21 +28,22 @@ pub use compile::{compile, decide};
 pub use default::{GROUPS, Group};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 
-/// Which system calls a task can make.
+/// The system call filter of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
-    /// Those of the default profile.
+    /// The default profile.
     #[default]
     Default,
-    /// All. The report says what that opens. New user namespaces are refused all the same, unless the spec asks for them.
+    /// No profile: every call is allowed, and the report says what that exposes. New user namespaces are still refused,
+    /// unless the spec asks for them.
     None,
-    /// Those of this profile.
+    /// A profile of the spec.
     Profile(Profile),
 }
 
 impl Filter {
-    /// The profile, where there is one.
+    /// The profile; `None` for [`Filter::None`].
     pub fn profile(&self) -> Option<Profile> {
         match self {
             Filter::Default => Some(Profile::default()),
@@ -52,13 +53,13 @@ impl Filter {
     }
 }
 
-/// What of a task opens calls in the default profile.
+/// Properties of a task that make the default profile allow more calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grants {
-    /// Its capabilities, by name: `sys_admin`.
+    /// The task's capabilities, by lower-case name without `CAP_`, such as `sys_admin`.
     pub capabilities: BTreeSet<String>,
-    /// Whether it may make user namespaces, in which it mounts what it likes.
+    /// Whether the task may create user namespaces, in which it may mount.
     pub user_namespaces: bool,
-    /// Whether it shares the host's PID namespace.
+    /// Whether the task is in the host's PID namespace.
     pub host_processes: bool,
 }

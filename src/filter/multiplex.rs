@@ -1,4 +1,5 @@
-//! Calls of i386 that are many in one: what is refused by its own name must not be had by way of these.
+//! Multiplexed i386 calls: `socketcall`, `ipc`, and calls with their arguments in memory. A call that is refused by its
+//! own name is refused through them too.
 
 use super::profile::{Compare, Is, Rule};
 
@@ -40,11 +41,12 @@ const IPC: [(&str, u32); 12] = [
     ("shmctl", 24),
 ];
 
-/// Those whose arguments are behind a pointer on i386.
+/// Calls whose arguments are behind a pointer on i386.
 const POINTERS: [&str; 2] = ["mmap", "select"];
 
-/// The rules for i386: before each that refuses a call stands what refuses the same where it is one of many, whatever the
-/// arguments are, as no filter sees those.
+/// Expands rules for i386. Before each rule that refuses a call, a rule is inserted that refuses the same operation of
+/// the multiplexed call. The inserted rule ignores the comparisons of arguments, because a filter cannot read arguments
+/// in memory.
 pub(super) fn expanded(rules: &[Rule]) -> Vec<Rule> {
     let mut all = Vec::with_capacity(rules.len());
     for rule in rules {
@@ -63,7 +65,7 @@ fn one_of_many(name: &str, compares: bool) -> Option<(&'static str, Vec<Compare>
         return Some(("socketcall", vec![Compare::int(0, Is::Eq, number)]));
     }
     if let Some((_, number)) = IPC.iter().find(|(n, _)| *n == name) {
-        // The upper half is a version.
+        // The upper half of the first argument is a version.
         let compare = Compare { arg: 0, is: Is::Eq, value: u64::from(*number), mask: 0xffff };
         return Some(("ipc", vec![compare]));
     }

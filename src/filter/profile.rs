@@ -1,11 +1,11 @@
-//! A profile: rules as data, and what they say of a call.
+//! A profile: filter rules as data.
 
 use serde::{Deserialize, Serialize};
 
 use super::calls::{self, Arch};
 use crate::error::{Error, Result};
 
-/// What a process may ask of the kernel. Rules are tried in order, and the first that fits decides.
+/// The system calls that a task may make. Rules are tried in order, and the first rule that matches decides.
 ///
 /// ```
 /// use cofferdam::filter::{Action, Arch, Base, Call, Profile, Rule};
@@ -21,12 +21,12 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
-    /// What decides where no rule of this profile fits.
+    /// The decision for calls that no rule of this profile matches.
     pub base: Base,
-    /// The rules.
+    /// The rules, at most 1024.
     pub rules: Vec<Rule>,
-    /// Whether programs of 32 bits run, and `int 0x80` of those of 64. True by default. Turned off, each such call is
-    /// `ENOSYS`.
+    /// Whether i386 calls are allowed: 32-bit programs, and `int 0x80` in 64-bit programs. True by default. If false,
+    /// each such call fails with `ENOSYS`.
     pub i386: bool,
 }
 
@@ -36,49 +36,49 @@ impl Default for Profile {
     }
 }
 
-/// What decides where no rule fits.
+/// The decision for calls that no rule matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Base {
-    /// The default profile, at the capabilities that the task has.
+    /// The default profile, for the task's capabilities.
     #[default]
     Default,
-    /// This action: of a list of what is allowed `Errno(1)`, of one of what is refused `Allow`.
+    /// This action: `Errno(1)` for a list of allowed calls, `Allow` for a list of refused calls.
     Action(Action),
 }
 
-/// A rule: these calls, where all comparisons hold, get this action.
+/// A rule: an action for these calls if all comparisons hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Names as in the kernel's tables: `openat`, `socketcall`. A name that only one architecture has is of no concern
-    /// to the other; one that neither has is an error.
+    /// Names as in the kernel's system call tables: `openat`, `socketcall`. A name that only one architecture has is
+    /// ignored for the other. A name that neither has is an error.
     pub calls: Vec<String>,
-    /// What the kernel does.
+    /// The action for matching calls.
     pub action: Action,
-    /// Comparisons of arguments.
+    /// Comparisons of arguments, at most 32. Without any, the rule matches all arguments.
     #[serde(default)]
     pub args: Vec<Compare>,
 }
 
 impl Rule {
-    /// From names that are known here.
+    /// A rule from names that must be known.
     pub(crate) fn new(calls: &[&str], args: Vec<Compare>, action: Action) -> Rule {
         Rule { calls: calls.iter().map(|name| (*name).to_string()).collect(), action, args }
     }
 }
 
-/// What the kernel does about a call (`seccomp(2)`).
+/// The kernel's action for a system call (`seccomp(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Executes it.
+    /// Executes the call.
     Allow,
-    /// Executes it, and writes it to the audit log.
+    /// Executes the call, and writes it to the audit log.
     Log,
-    /// Returns this error number, 1 to 4095.
+    /// Fails the call with this errno, 1 to 4095.
     Errno(u16),
-    /// Sends the thread SIGSYS.
+    /// Sends SIGSYS to the thread.
     Trap,
     /// Kills the thread.
     KillThread,
@@ -87,7 +87,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// `SECCOMP_RET_*`.
+    /// The action as a `SECCOMP_RET_*` value.
     pub(super) const fn word(self) -> u32 {
         match self {
             Action::Allow => 0x7fff_0000,
@@ -99,7 +99,7 @@ impl Action {
         }
     }
 
-    /// The action of such a word; the kernel kills the process for one that it does not know.
+    /// The action of a `SECCOMP_RET_*` value. The kernel kills the process for an unknown value.
     pub(super) const fn of(word: u32) -> Action {
         match word & 0xffff_0000 {
             0x7fff_0000 => Action::Allow,
@@ -111,7 +111,7 @@ impl Action {
         }
     }
 
-    /// Whether the call is executed.
+    /// Whether the kernel executes the call.
     pub fn executes(self) -> bool {
         matches!(self, Action::Allow | Action::Log)
     }
@@ -119,18 +119,18 @@ impl Action {
 
 /// A comparison of one argument, as an unsigned number, with a constant.
 ///
-/// The kernel takes many arguments as `int`, and of those a filter that compares all 64 bits is slipped past by setting
-/// one of the upper 32. `mask` says which bits count.
+/// The kernel reads many arguments as `int`. A filter that compares all 64 bits of such an argument can be bypassed by
+/// setting one of the upper 32 bits. `mask` selects the bits that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Compare {
-    /// Which argument, from 0 to 5.
+    /// Index of the argument, 0 to 5.
     pub arg: u8,
-    /// How.
+    /// The comparison operator.
     pub is: Is,
-    /// With what.
+    /// The constant.
     pub value: u64,
-    /// The bits of the argument that are looked at; all by default.
+    /// Bits of the argument that are compared; all by default. The other bits count as zero.
     #[serde(default = "all_bits")]
     pub mask: u64,
 }
@@ -139,31 +139,31 @@ const fn all_bits() -> u64 {
     u64::MAX
 }
 
-/// How an argument compares.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Is {
-    /// Equal.
+    /// The argument equals the constant.
     Eq,
-    /// Not equal.
+    /// The argument does not equal the constant.
     Ne,
-    /// Less.
+    /// The argument is less than the constant.
     Lt,
-    /// Less or equal.
+    /// The argument is less than or equal to the constant.
     Le,
-    /// Greater.
+    /// The argument is greater than the constant.
     Gt,
-    /// Greater or equal.
+    /// The argument is greater than or equal to the constant.
     Ge,
 }
 
 impl Compare {
-    /// Of the lower half of an argument: what the kernel takes as `int`.
+    /// Compares the lower 32 bits of an argument, which the kernel reads as `int`.
     pub const fn int(arg: u8, is: Is, value: u32) -> Compare {
         Compare { arg, is, value: value as u64, mask: 0xffff_ffff }
     }
 
-    /// Whether any of these bits is set in the lower half of an argument.
+    /// Holds if any of `bits` is set in the lower 32 bits of an argument.
     pub const fn any_of(arg: u8, bits: u32) -> Compare {
         Compare { arg, is: Is::Ne, value: 0, mask: bits as u64 }
     }
@@ -181,27 +181,28 @@ impl Compare {
     }
 }
 
-/// A call as a filter sees it: `struct seccomp_data`, without the instruction pointer.
+/// A system call as a filter sees it: `struct seccomp_data` without the instruction pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// By which table.
+    /// The system call table.
     pub arch: Arch,
-    /// Its number there; that of x32 has the bit 30.
+    /// Number of the call in that table. x32 calls have bit 30 set.
     pub number: u32,
-    /// Its arguments. Those of i386 have 32 bits.
+    /// Arguments. Those of i386 calls have 32 bits.
     pub args: [u64; 6],
 }
 
-/// So many that the end of a rule is reached by a jump (`struct sock_filter` has a byte for it).
+/// Maximum number of comparisons in a rule, so that a jump reaches the end of the rule (the jump offsets of `struct
+/// sock_filter` are one byte).
 pub(super) const MOST_COMPARES: usize = 32;
 const MOST_RULES: usize = 1024;
 
 impl Profile {
-    /// Refuses what no filter can be made of.
+    /// Checks that the profile can be compiled, except for the length of the program.
     ///
     /// # Errors
-    /// [`Error::Spec`] for `filter`: a name that no table has, an argument beyond the sixth, an error number beyond 4095, more
-    /// than 1024 rules, or than 32 comparisons in one.
+    /// [`Error::Spec`] for `filter`: a name that no table has, an argument index above 5, an errno outside 1 to 4095,
+    /// more than 1024 rules, or more than 32 comparisons in a rule.
     pub fn validate(&self) -> Result<()> {
         let wrong = |why: String| Err(Error::spec("filter", why));
         if self.rules.len() > MOST_RULES {

@@ -1,4 +1,4 @@
-//! The default profile, call by call, and the compiler against the rules as they are read.
+//! Tests of the default profile call by call, and of the compiler against the uncompiled rules.
 
 use super::*;
 
@@ -16,13 +16,13 @@ fn call(arch: Arch, name: &str, args: &[u64]) -> Call {
 const EPERM: Action = Action::Errno(1);
 const ENOSYS: Action = Action::Errno(38);
 
-/// What the default profile says on x86_64, with these capabilities.
+/// The action of the default profile for an x86_64 call of a task with these capabilities.
 fn says(capabilities: &[&str], name: &str, args: &[u64]) -> Action {
     compile(&Profile::default(), &grants(capabilities)).unwrap().decide(&call(Arch::X86_64, name, args))
 }
 
 #[test]
-fn what_takes_a_capability() {
+fn default_profile_allows_privileged_calls_only_with_their_capability() {
     for (name, capability) in [
         ("bpf", "bpf"),
         ("perf_event_open", "perfmon"),
@@ -42,7 +42,7 @@ fn what_takes_a_capability() {
         assert_eq!(says(&[], name, &[]), EPERM, "{name}");
         assert_eq!(says(&[capability], name, &[]), Action::Allow, "{name}");
     }
-    // Nothing opens these.
+    // No capability allows these.
     let all: Vec<&str> =
         "sys_admin dac_read_search sys_boot sys_ptrace sys_module bpf perfmon".split(' ').collect();
     for name in ["setns", "io_uring_setup", "keyctl", "add_key", "request_key", "userfaultfd", "kexec_load"] {
@@ -56,14 +56,14 @@ fn what_takes_a_capability() {
 }
 
 #[test]
-fn what_depends_on_an_argument() {
+fn default_profile_compares_arguments_as_the_kernel_reads_them() {
     const HIGH: u64 = 1 << 32;
     for (name, args, expected) in [
         ("clone", &[0x0100_0011][..], Action::Allow),
         ("clone", &[0x1000_0011], EPERM),
         ("clone", &[0x0002_0000], EPERM),
         ("clone", &[0x8000], EPERM),
-        // The kernel looks at the lower half only.
+        // The kernel reads the lower 32 bits only.
         ("clone", &[HIGH | 0x1000_0000], EPERM),
         ("unshare", &[0x400], Action::Allow),
         ("unshare", &[0x1000_0000], EPERM),
@@ -103,7 +103,7 @@ fn what_depends_on_an_argument() {
 }
 
 #[test]
-fn i386_by_its_own_numbers_and_x32_by_none() {
+fn i386_calls_are_filtered_by_i386_numbers_and_x32_calls_fail_with_enosys() {
     let program = compile(&Profile::default(), &grants(&[])).unwrap();
     let says = |name, args: &[u64]| program.decide(&call(Arch::I386, name, args));
     assert_eq!(says("setns", &[]), EPERM);
@@ -116,7 +116,7 @@ fn i386_by_its_own_numbers_and_x32_by_none() {
     for name in ["read", "mmap2", "set_thread_area", "fcntl64", "waitpid"] {
         assert_eq!(says(name, &[]), Action::Allow, "{name}");
     }
-    // 56 is clone on x86_64 and mpx on i386.
+    // Number 56 is clone on x86_64 and mpx on i386.
     let numbered = |arch, number| program.decide(&Call { arch, number, args: [0x1000_0000; 6] });
     assert_eq!((numbered(Arch::X86_64, 56), numbered(Arch::I386, 56)), (EPERM, ENOSYS));
     for number in [0, 56, 272, 512, 520, 547] {
@@ -132,7 +132,7 @@ fn i386_by_its_own_numbers_and_x32_by_none() {
 }
 
 #[test]
-fn every_group_is_of_calls_that_there_are() {
+fn every_refused_call_exists_and_is_in_one_group() {
     let mut seen = BTreeSet::new();
     for group in GROUPS {
         assert!(!group.why.is_empty());
@@ -144,7 +144,7 @@ fn every_group_is_of_calls_that_there_are() {
 }
 
 #[test]
-fn profiles_that_are_wrong() {
+fn invalid_profiles_are_refused_with_the_reason() {
     let wrong = |profile: Profile| match compile(&profile, &Grants::default()) {
         Err(crate::Error::Spec { field, message }) => format!("{field}: {message}"),
         other => panic!("{other:?}"),
@@ -173,7 +173,7 @@ fn profiles_that_are_wrong() {
     assert!(wrong(long).contains("instructions, and the kernel takes 4096"));
 }
 
-/// Numbers from a seed: the same ones each time.
+/// A pseudo-random number generator with a fixed seed.
 struct Numbers(u64);
 
 impl Numbers {
@@ -187,9 +187,9 @@ impl Numbers {
     }
 }
 
-/// The program against the rules as they are read, for profiles of every shape.
+/// Compares compiled programs with the uncompiled rules, for random profiles and calls.
 #[test]
-fn the_program_says_what_the_rules_say() {
+fn compiled_program_decides_as_the_uncompiled_rules() {
     let values = [0, 1, 2, 0xffff_ffff, 1 << 32, (1 << 32) + 1, u64::MAX, 0x1000_0000];
     let masks = [u64::MAX, 0xffff_ffff, 0xffff_ffff_0000_0000, 1, 0x1000_0001];
     let actions =
@@ -207,7 +207,7 @@ fn the_program_says_what_the_rules_say() {
                 value: numbers.any(&values),
                 mask: numbers.any(&masks),
             };
-            // Now and then as many as there may be.
+            // Sometimes up to the maximum of 32 comparisons.
             let most = if numbers.next(20) == 0 { 33 } else { 4 };
             let args = (0..numbers.next(most)).map(|_| compare(&mut numbers)).collect();
             rules.push(Rule { calls, action: numbers.any(&actions), args });
@@ -242,9 +242,8 @@ fn the_program_says_what_the_rules_say() {
     }
 }
 
-/// What a profile refuses by its name is not had by a call of i386 that is many in one.
 #[test]
-fn what_is_refused_is_not_had_by_way_of_another() {
+fn call_refused_by_name_is_refused_through_i386_multiplexed_calls() {
     let rule =
         |name: &str, args: Vec<Compare>| Rule { calls: vec![name.into()], action: Action::Errno(13), args };
     let executable = vec![Compare::any_of(2, 4)];
@@ -268,7 +267,7 @@ fn what_is_refused_is_not_had_by_way_of_another() {
 }
 
 #[test]
-fn whether_a_call_may_be_executed() {
+fn may_execute_is_false_only_if_the_rules_always_refuse() {
     let rule = |name: &str, action, args: Vec<Compare>| Rule { calls: vec![name.into()], action, args };
     let may = |rules: Vec<Rule>, name: &str, known| {
         let profile = Profile { rules, base: Base::Action(Action::Allow), i386: true };
@@ -276,7 +275,8 @@ fn whether_a_call_may_be_executed() {
     };
     let vsock = |compare: Compare| may(vec![rule("socket", EPERM, vec![compare])], "socket", Some((0, 40)));
     assert!(!vsock(Compare::int(0, Is::Eq, 40)));
-    // With a bit above 32 it is another number here, and the same for the kernel.
+    // A comparison of all 64 bits does not match a value with an upper bit set, while the kernel reads the lower 32
+    // bits only.
     assert!(vsock(Compare { mask: u64::MAX, ..Compare::int(0, Is::Eq, 40) }));
     assert!(vsock(Compare::int(1, Is::Eq, 1)));
     let narrow = vec![

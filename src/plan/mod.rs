@@ -1,11 +1,11 @@
-//! The plan: what the parent does, what init does, and the report, as data.
+//! The plan of a sandbox: the steps of the parent, the steps of init, and the report, as data.
 //!
-//! A plan is made by compiling a spec and touches nothing. It prints like strace, which is what the golden tests
-//! compare and what `cofferdam explain` shows. Both halves are steps of one shape: an operation, the control that it
-//! serves, what its refusal means, and the phase that it belongs to. The parent carries out its half with an undo list;
-//! the undo list is the rollback of a failed spawn and the teardown of a task.
+//! Compiling a spec into a plan changes nothing on the host. A plan prints like strace; `cofferdam explain` shows that
+//! text and the golden tests compare it. The steps of the parent and of init have one form: an operation, the control
+//! that it serves, the consequence of a refusal, and a phase. The parent runs its steps with an undo list. The undo
+//! list is the rollback of a failed spawn and the teardown of a task.
 //!
-//! What it does not do: decide (that is `compile`) or act (that is `spawn` and `init`).
+//! This module makes no decisions (`compile` does) and runs no step (`spawn` and `init` do).
 
 use std::fmt;
 
@@ -19,67 +19,68 @@ mod parent;
 
 pub(crate) use parent::{EXECUTE_INIT, ParentOp, ParentStep, map_call};
 
-/// What is done, in order, by whom, and what of the spec will hold.
+/// A compiled sandbox: the steps of the parent and of init in order, and the report of the controls that will hold. Its
+/// `Display` output lists the steps with their system calls in strace's format.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The sandbox's name: that of its cgroup, and of its temporary root.
+    /// The sandbox's name, which is also in the names of its cgroup and its temporary root.
     pub id: String,
-    /// What holds when every step succeeds.
+    /// The controls that hold if every step succeeds.
     pub report: Report,
-    /// What the parent does before the clone and beside init.
+    /// Steps of the parent, before the clone and while init runs.
     pub(crate) parent: Vec<ParentStep>,
-    /// What init does.
+    /// Steps of init.
     pub(crate) init: Vec<InitStep>,
-    /// The record of the cgroups that the parent's steps make.
+    /// The cgroups that the parent's steps create.
     pub(crate) cgroups: Cgroups,
-    /// The namespaces of the task that are not the caller's: `CLONE_NEW*` bits.
+    /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub(crate) namespaces: u32,
-    /// The step of a process that joins the task's PID namespace, if that is not the caller's: it stays outside, and its
-    /// child goes on inside.
+    /// The step by which a process joins the task's PID namespace: the process stays outside, and its child is inside.
+    /// `None` if the task is in the caller's PID namespace.
     pub(crate) stays: Option<InitStep>,
-    /// What must hold without reservation.
+    /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
     /// The command, as the spec names it.
     pub(crate) command: String,
-    /// Where it is looked for in the root, in order.
+    /// Paths in the root at which the command is looked for, in order.
     pub(crate) candidates: Vec<String>,
 }
 
-/// What a process must do that joins the task later. It holds no file of the sandbox's own, and so no secret.
+/// The part of a plan that a process needs to join the running task. It holds no content of files, and so no secret.
 #[derive(Clone, Debug)]
 pub(crate) struct Enclosure {
     /// The sandbox's name.
     pub id: String,
-    /// What holds around the task.
+    /// The controls that hold for the task.
     pub report: Report,
-    /// The steps of init's of the phase [`Enter`](Phase::Enter), in order.
+    /// Init's steps of the phase [`Enter`](Phase::Enter), in order.
     pub steps: Vec<InitStep>,
-    /// The record of the task's cgroups.
+    /// The task's cgroups.
     pub cgroups: Cgroups,
-    /// The namespaces of the task that are not the caller's: `CLONE_NEW*` bits.
+    /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub namespaces: u32,
-    /// As in [`Plan`].
+    /// See [`Plan::stays`].
     pub stays: Option<InitStep>,
-    /// As in [`Plan`].
+    /// See [`Plan::must_hold`].
     pub must_hold: MustHold,
 }
 
-/// What must hold, by the author's word and by the operator's.
+/// The controls that must be enforced, by the spec and by the policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MustHold {
-    /// What the author requires; `None`: whatever is not missing, but for `forgiven`.
+    /// Controls that the spec's author requires. `None`: no control may be missing except those in `forgiven`.
     pub author: Option<Control>,
-    /// What the operator requires.
+    /// Controls that the operator's policy requires.
     pub operator: Option<Control>,
-    /// What may be missing where the author requires nothing by name.
+    /// Controls that may be missing if `author` is `None`.
     pub forgiven: Control,
 }
 
 impl MustHold {
-    /// Refuses a report with less.
+    /// Checks a report against the required controls.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with the controls that do not hold, and why.
+    /// [`Error::Unsupported`] with the controls that are not enforced, and the reasons.
     pub(crate) fn check(&self, report: &Report) -> Result<()> {
         let by_author = match self.author {
             None => report.missing.difference(self.forgiven),
@@ -89,7 +90,7 @@ impl MustHold {
         if unmet.is_empty() {
             return Ok(());
         }
-        // A remark on a control that was not asked for is no reason why it does not hold.
+        // A remark on a control that the spec did not ask for does not explain why the control is missing.
         let reason = match report.why(unmet & report.asked) {
             why if why.is_empty() => "the spec does not ask for it".to_string(),
             why => why,
@@ -99,7 +100,7 @@ impl MustHold {
 }
 
 impl Plan {
-    /// The descriptors that init is handed, by index.
+    /// The descriptors that the parent hands to init, by index.
     #[cfg(test)]
     pub(crate) fn handed(&self) -> impl Iterator<Item = &crate::step::Handed> {
         self.parent.iter().filter_map(|step| match &step.op {
@@ -108,8 +109,8 @@ impl Plan {
         })
     }
 
-    /// Encodes the program for init: the numbers of the socket and of the descriptors, and the steps. A descriptor that
-    /// the parent found not to be needed has none, and init passes over the step that names it.
+    /// Encodes the program for init: the number of the socket, the numbers of the descriptors, and the steps. A
+    /// descriptor is `None` if the parent found that it is not needed. Init then skips the step that refers to it.
     pub(crate) fn encode(&self, status: u32, fds: &[Option<u32>]) -> Vec<u8> {
         let mut steps = Vec::new();
         for step in &self.init {
@@ -124,7 +125,7 @@ impl Plan {
         bytes
     }
 
-    /// What of the plan outlives the spawn. `report` is the one that the spawn ended with.
+    /// The part of the plan that is kept after the spawn. `report` is the report at the end of the spawn.
     pub(crate) fn enclosure(&self, report: Report) -> Enclosure {
         let steps = self.init.iter().filter(|step| matches!(step.phase, Phase::Enter(_))).cloned().collect();
         let cgroups = Cgroups { steps: Vec::new(), ..self.cgroups.clone() };
@@ -139,8 +140,8 @@ impl Plan {
         }
     }
 
-    /// The system calls that undo what the parent's steps make on the host: after the end of the task, and after a
-    /// refusal as far as they were made.
+    /// The system calls that undo the parent's steps on the host. They are made after the end of the task, and after a
+    /// refused step for the steps before it.
     pub(crate) fn undo_calls(&self) -> Vec<String> {
         let ops: Vec<&CgroupOp> = self
             .parent
@@ -158,18 +159,18 @@ impl Plan {
         lines
     }
 
-    /// The step of init with this number.
+    /// The step of init with this index.
     pub(crate) fn init_step(&self, step: u32) -> Option<&InitStep> {
         self.init.get(usize::try_from(step).ok()?)
     }
 
-    /// The line of a call of init's, for an error.
+    /// The printed line of a call of init, for an error.
     pub(crate) fn call(&self, step: u32, index: u8) -> String {
         let op = self.init_step(step).and_then(InitStep::op);
         op.map_or_else(|| "decode the plan".to_string(), |op| call(&op, index))
     }
 
-    /// What a refusal by init means, where the errno alone does not tell.
+    /// An explanation of a refused call of init, if the errno alone is ambiguous.
     pub(crate) fn meaning(&self, step: u32, index: u8, errno: i32) -> Option<String> {
         let op = self.init_step(step).and_then(InitStep::op)?;
         let Op::Bind { source, target, file_type, .. } = op else { return None };
@@ -205,7 +206,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// The title of a step with its phase, unless that is to build, then its calls.
+/// Prints the title of a step with its phase unless it is [`Build`](Phase::Build), then its calls.
 fn print(
     f: &mut fmt::Formatter<'_>,
     phase: Phase,

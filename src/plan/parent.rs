@@ -1,4 +1,4 @@
-//! The operations of the parent: before the clone, and beside init.
+//! The operations of the parent, before the clone and while init runs.
 
 use std::path::PathBuf;
 
@@ -6,49 +6,49 @@ use crate::cgroup::{CgroupOp, JoinShare};
 use crate::rootfs::work::{BuildRoot, MakeTempRoot};
 use crate::step::{Handed, IdMaps, Kernel, Step, namespaces};
 
-/// An operation of the parent. `spawn` carries it out; what it makes is undone by the task's undo list.
+/// An operation of the parent. `spawn` runs it. The task's undo list removes what it creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ParentOp {
-    /// Opens the sources that are linked or copied into the root. It is done before there is a plan, which depends on
-    /// what is found.
+    /// Opens the sources that are linked or copied into the root. This happens while the plan is compiled, since the
+    /// plan depends on what the sources are.
     HoldSources {
-        /// By the names of the spec.
+        /// Paths of the sources, as the spec names them.
         sources: Vec<PathBuf>,
-        /// The call that is made later for each file of them.
+        /// The call that is made later for each file of the sources.
         then: &'static str,
     },
-    /// Makes the temporary directory that becomes the root. Undone by removing it with all in it.
+    /// Creates the temporary directory that becomes the root. Undone by removing it with its content.
     TempRoot(MakeTempRoot),
-    /// Links or copies what populates the root. What stands in a temporary root is removed with it; what stands in a
-    /// directory of the author's own stays.
+    /// Populates the root with links or copies. They are removed with a temporary root. In a directory that the spec
+    /// names as the root, they stay.
     BuildRoot(Box<BuildRoot>),
-    /// One operation on the task's cgroups. Undone by killing what is in them and removing them.
+    /// One operation on the task's cgroups. Undone by killing their processes and removing them.
     Cgroup(CgroupOp),
-    /// Opens a descriptor for init. Closed after the clone.
+    /// Opens a descriptor for init. The parent closes it after the clone.
     Hand(Handed),
-    /// Makes the socket between the parent and init.
+    /// Creates the socket between the parent and init.
     Channel,
-    /// Seals the steps of init into a memfd.
+    /// Writes the steps of init to a sealed memfd.
     SealSteps,
-    /// Seals the program of init into a memfd.
+    /// Writes the program of init to a sealed memfd.
     SealInit,
-    /// Clones, and executes init in the child. Undone by killing and reaping it.
+    /// Clones, and executes init in the child. Undone by killing and reaping the child.
     Clone {
         /// `CLONE_NEW*` bits.
         namespaces: u32,
-        /// Whether the child is born in the task's v2 cgroup (`CLONE_INTO_CGROUP`, Linux 5.7).
+        /// Whether the child is created in the task's v2 cgroup (`CLONE_INTO_CGROUP`, Linux 5.7).
         into_cgroup: bool,
     },
-    /// Writes the id maps of the child's user namespace, and lets init go on.
+    /// Writes the id maps of the child's user namespace, and lets init continue.
     IdMaps(IdMaps),
-    /// Waits until the command has been executed, or a step of init was refused.
+    /// Waits until init has executed the command or a step of init was refused.
     AwaitCommand,
-    /// Looks again whether processors were reserved while the task was being born.
+    /// Checks again whether another task reserved CPUs while this task was being created.
     CheckShare(JoinShare),
 }
 
 impl ParentOp {
-    /// What a user would name it.
+    /// A short title of the operation for users.
     pub(crate) fn title(&self) -> String {
         match self {
             ParentOp::HoldSources { .. } => "hold what populates the root".into(),
@@ -66,8 +66,8 @@ impl ParentOp {
         }
     }
 
-    /// Its system calls, in order, one a line, in the manner of strace. An operation of several calls is run with a
-    /// recorder; the text of a single call is that of its error.
+    /// The system calls of the operation in order, one per line, in strace's format. An operation of several calls is
+    /// run with a recorder. An operation of one call has one text, which is also used in its error.
     pub(crate) fn calls(&self) -> Vec<String> {
         match self {
             ParentOp::HoldSources { sources, then } => {
@@ -76,7 +76,7 @@ impl ParentOp {
             }
             ParentOp::TempRoot(make) => {
                 let kernel = Kernel::recorder();
-                // A recorder is refused nothing.
+                // A recorder makes no call, so there is no error.
                 let _ = make.run(&kernel);
                 kernel.into_lines()
             }
@@ -93,7 +93,7 @@ impl ParentOp {
         }
     }
 
-    /// The text of its only call, or of its first.
+    /// The text of the first call, or the title if there are no calls.
     pub(crate) fn call(&self) -> String {
         self.calls().into_iter().next().unwrap_or_else(|| self.title())
     }
@@ -102,7 +102,7 @@ impl ParentOp {
 /// A step of the parent.
 pub(crate) type ParentStep = Step<ParentOp>;
 
-/// The call of the cloned child.
+/// The call by which the cloned child executes init.
 pub(crate) const EXECUTE_INIT: &str = "execveat(memfd \"cofferdam-init\")";
 
 fn clone_call(flags: u32, into_cgroup: bool) -> String {
@@ -111,7 +111,7 @@ fn clone_call(flags: u32, into_cgroup: bool) -> String {
     format!("clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND{namespaces}{cgroup})")
 }
 
-/// The write of an id map.
+/// The text of the call that writes an id map.
 pub(crate) fn map_call(file: &str, text: &str) -> String {
     format!("write(\"/proc/PID/{file}\", {text:?})")
 }

@@ -1,10 +1,9 @@
-//! The clone: the one place where two processes share the caller's memory, for as long as it takes to
-//! execute init.
+//! The clone, whose child shares the caller's memory until it executes init.
 //!
-//! `CLONE_VM|CLONE_VFORK` makes the cost independent of how much memory the caller has. What is
-//! dangerous about it (uid changes, oom scores, locks) is not done here: the child clears the
-//! close-on-exec flags that it must and its securebits, keeps its capabilities across the exec where it is in a new
-//! user namespace, and executes init, by raw system calls only. It allocates nothing and takes no lock.
+//! `CLONE_VM|CLONE_VFORK` makes the cost independent of the size of the caller's memory. The child does nothing that is
+//! dangerous in shared memory: no uid changes, no oom scores, no locks, no allocation. It makes raw system calls only.
+//! It clears close-on-exec flags and its securebits, keeps its capabilities across the exec if it is in a new user
+//! namespace, and executes init.
 
 use std::ffi::CString;
 use std::io;
@@ -14,28 +13,28 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::sys::arch::{clone3_vfork, syscall};
 
-/// What is cloned and executed.
+/// Arguments of [`clone`].
 pub(super) struct CloneRequest<'a> {
     /// `CLONE_NEW*` bits.
     pub namespaces: u32,
-    /// The version 2 cgroup to be born in (`CLONE_INTO_CGROUP`, Linux 5.7).
+    /// The version 2 cgroup to create the child in (`CLONE_INTO_CGROUP`, Linux 5.7).
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The program.
+    /// The program to execute.
     pub program: BorrowedFd<'a>,
-    /// Its arguments, name first.
+    /// The arguments of the program, its name first.
     pub argv: [CString; 3],
-    /// Descriptors that it inherits. All others of the caller's that are not close-on-exec reach it
-    /// too, and it closes them.
+    /// Descriptors that the program inherits. It also inherits all other descriptors of the caller that are not
+    /// close-on-exec, and closes them.
     pub inherit: Vec<RawFd>,
 }
 
-/// Which call failed: the clone itself, or the execution of init in the child.
+/// The call that failed: the clone, or the execution of init in the child.
 pub(super) enum CloneError {
     Clone(io::Error),
     Execute(io::Error),
 }
 
-/// What the child reads and writes, in the caller's memory.
+/// Data that the child reads, and `errno`, which it writes, in the caller's memory.
 struct Shared {
     inherit: *const RawFd,
     inherit_len: usize,
@@ -46,7 +45,8 @@ struct Shared {
     errno: isize,
 }
 
-/// Clones and executes. The caller's signal mask is the same afterwards.
+/// Clones a child that executes the program. Returns the child's pidfd. The caller's signal mask is the same
+/// afterwards.
 pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
     let argv =
         [request.argv[0].as_ptr(), request.argv[1].as_ptr(), request.argv[2].as_ptr(), std::ptr::null()];
@@ -62,20 +62,20 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
     };
     let mut pidfd: RawFd = -1;
     let args = clone_args(request, &mut pidfd);
-    // Without signals no handler of the caller's can run in the child, on the shared stack.
+    // All signals are blocked, so no signal handler of the caller runs in the child, on the shared stack.
     let mask =
         SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| CloneError::Clone(e.into()))?;
-    // SAFETY: args ask for CLONE_VM|CLONE_VFORK without a stack; `child` makes raw system calls only
-    // and touches `shared` only, which outlives it since this thread is suspended meanwhile.
+    // SAFETY: args have CLONE_VM|CLONE_VFORK and no stack. `child` makes raw system calls only and accesses `shared`
+    // only, which outlives the child's use since this thread is suspended meanwhile.
     let pid = unsafe { clone3_vfork(&args, child, (&raw mut shared).cast()) };
     let restored = mask.thread_set_mask();
     if pid < 0 {
         return Err(CloneError::Clone(os_error(pid)));
     }
-    // SAFETY: the clone succeeded, so the kernel stored a descriptor of ours there.
+    // SAFETY: the clone succeeded, so the kernel stored a new descriptor there, which has no other owner.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    // SAFETY: the child is past its exec or its end, so nobody else writes to it any more; volatile
-    // because the compiler has not seen the child's write.
+    // SAFETY: the child has executed init or ended, so no other process writes to `shared` any more. The read is
+    // volatile because the compiler does not know of the child's write.
     let errno = unsafe { std::ptr::read_volatile(&raw const shared.errno) };
     if errno != 0 || restored.is_err() {
         let _ = crate::sys::pidfd_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
@@ -92,7 +92,7 @@ fn os_error(ret: isize) -> io::Error {
 fn clone_args(request: &CloneRequest<'_>, pidfd: &mut RawFd) -> libc::clone_args {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    // SAFETY: clone_args is plain data for which all zeroes is a value.
+    // SAFETY: clone_args is plain data for which all zeroes are a valid value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     let base = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD).cast_unsigned();
     args.flags = u64::from(base | request.namespaces) | CLONE_CLEAR_SIGHAND;
@@ -105,10 +105,10 @@ fn clone_args(request: &CloneRequest<'_>, pidfd: &mut RawFd) -> libc::clone_args
     args
 }
 
-/// The child.
+/// Entry point of the child.
 ///
 /// # Safety
-/// `argument` is a `Shared` whose pointers are good and which nobody else touches.
+/// `argument` must point to a `Shared` with valid pointers that no other thread or process accesses.
 unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
     let shared = argument.cast::<Shared>();
     // SAFETY: the contract of this function; every call below takes numbers, or pointers of `shared`.
@@ -119,7 +119,8 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
             syscall(libc::SYS_fcntl, [fd as usize, libc::F_SETFD as usize, 0, 0, 0]);
             i = i.wrapping_add(1);
         }
-        // Under SECBIT_NOROOT init would have no capability. Refused where the bits are locked: init then says so.
+        // Under SECBIT_NOROOT init would have no capability. The call is refused if the bits are locked; init then
+        // reports that.
         syscall(libc::SYS_prctl, [libc::PR_SET_SECUREBITS as usize, 0, 0, 0, 0]);
         if (*shared).new_user {
             keep_capabilities();
@@ -134,11 +135,11 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
     }
 }
 
-/// Makes all capabilities ambient. A process that executes a program in a user namespace whose maps
-/// are not written yet is not uid 0 there and would lose them.
+/// Makes all permitted capabilities ambient. In a user namespace whose maps are not written yet, a process is not uid
+/// 0, so it would lose its capabilities at the exec.
 ///
 /// # Safety
-/// None beyond raw system calls in a `CLONE_VM` child: its credentials are its own.
+/// Makes raw system calls only. Must run in the child, whose credentials are its own.
 unsafe fn keep_capabilities() {
     #[repr(C)]
     struct Half {
@@ -149,8 +150,8 @@ unsafe fn keep_capabilities() {
     const NONE: Half = Half { effective: 0, permitted: 0, inheritable: 0 };
     let header = [0x2008_0522u32, 0];
     let mut sets = [NONE; 2];
-    // SAFETY: header and sets are the structs of capget(2) and capset(2), and outlive the calls; the
-    // pointers are made anew for each call, so what the kernel writes is seen.
+    // SAFETY: `header` and `sets` are the structs of capget(2) and capset(2), and outlive the calls. Each call gets a
+    // new pointer, so the kernel's write is visible to the following code.
     unsafe {
         let h = header.as_ptr() as usize;
         syscall(libc::SYS_capget, [h, sets.as_mut_ptr() as usize, 0, 0, 0]);

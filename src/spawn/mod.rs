@@ -1,7 +1,7 @@
-//! The parent's executor: runs the parent's steps of a plan, each with its undo, and reads what init answers.
+//! Runs the parent's steps of a plan, with their undo, and reads init's records.
 //!
-//! What a step makes on the host goes into the undo list at once, and everything else is owned by a value that takes it
-//! back when it is dropped. So an early return is a rollback.
+//! A step adds what it creates on the host to the undo list at once. All other resources are owned by values that
+//! release them when they are dropped. So an early return is a rollback.
 
 use std::ffi::CString;
 use std::io;
@@ -28,29 +28,29 @@ use crate::task::{Child, Spawned, Streams, Undo};
 
 mod clone;
 
-/// The static program that does the child's half.
+/// The static program init.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
-/// What the steps work on.
+/// Inputs of the steps.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Given<'a> {
     /// Standard input, output and error.
     pub stdio: [Stdio; 3],
-    /// What the spec names of the host.
+    /// Users and opened paths of the host that the spec names.
     pub survey: Option<&'a Survey>,
-    /// Whom to tell how far the population of a root is.
+    /// Callback for the progress of populating a root.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
-    /// The task that is entered: the pidfd of its first process, and its cgroups.
+    /// The task to join: the pidfd of its first process, and its cgroups. `None` for a new task.
     pub running: Option<(BorrowedFd<'a>, Option<&'a Group>)>,
 }
 
-/// How many kills of its own cgroup a caller may have survived.
+/// Maximum number of retries after the kernel killed init right after the clone.
 const KILLS: u32 = 16;
 
-/// Carries out the plan, up to the point where the command has been executed.
+/// Runs a plan, until the command has been executed.
 ///
 /// # Errors
-/// The step that was refused. Everything is undone then.
+/// The refused step. Everything created is removed.
 pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
     let mut run = Run {
         plan,
@@ -73,7 +73,7 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
     Ok(Spawned { child, streams, undo, report, populated })
 }
 
-/// A plan that is being carried out.
+/// The state of a running plan.
 struct Run<'a> {
     plan: &'a Plan,
     given: Given<'a>,
@@ -83,26 +83,28 @@ struct Run<'a> {
     populated: Option<Populated>,
 }
 
-/// What is made for one clone, and dropped after it but for the child and the caller's ends of the streams.
+/// Resources of one clone attempt. They are dropped after it, except the child and the caller's ends of the streams.
 #[derive(Default)]
 struct Attempt {
-    /// The child is killed and reaped before anything that it uses goes.
+    /// Dropped first: the child is killed and reaped before its resources are released.
     child: Option<Child>,
     streams: Streams,
-    /// By index; `None` for what is not needed.
+    /// Descriptors for init, by index; `None` for one that is not needed.
     handed: Vec<Option<OwnedFd>>,
-    /// The parent's end of the socket, and init's.
+    /// The parent's end of the socket, and init's end.
     channel: Option<(OwnedFd, OwnedFd)>,
     steps: Option<OwnedFd>,
     init: Option<OwnedFd>,
 }
 
 impl Run<'_> {
-    /// Runs the steps from the first descriptor on, and again where the kernel kills what is born.
+    /// Runs the steps from the first descriptor for init on. Repeats them if the kernel kills init right after the
+    /// clone.
     ///
-    /// Linux 6.14, and stable kernels since February 2025, compare how often the cgroup of the *caller* was killed by
-    /// `cgroup.kill` with how often that of the child was, which is meant for forks within one; so a caller whose cgroup
-    /// has been killed before it entered it gets dead children only. Killing the child's cgroup as often helps.
+    /// Since Linux 6.14, and in stable kernels since February 2025, `clone` compares the `cgroup.kill` count of the
+    /// *caller's* cgroup with the count of the child's cgroup, and kills the child if they differ. The check is meant
+    /// for forks within one cgroup. If the caller's cgroup had been killed before the caller entered it, every child in
+    /// another cgroup dies. Killing the child's cgroup as often makes the counts equal.
     fn attempt(&mut self, steps: &[ParentStep]) -> Result<()> {
         let report = self.report.clone();
         let mut kills = 0u32;
@@ -126,7 +128,7 @@ impl Run<'_> {
         }
     }
 
-    /// A spawn that failed because init was OOM-killed says so.
+    /// Replaces the error if init was OOM-killed.
     fn explained(&self, e: Error) -> Error {
         if was_killed(&e) && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
             let why = "out of memory: init was OOM-killed, the memory limit is too small to start in";
@@ -135,7 +137,7 @@ impl Run<'_> {
         e
     }
 
-    /// Runs one step. A refusal means what the step says, and what must hold is checked again after it.
+    /// Runs one step. Handles a refusal as the step says, then checks the required controls again.
     fn step(&mut self, step: &ParentStep) -> Result<()> {
         let plan = self.plan;
         match self.run(step) {
@@ -148,7 +150,7 @@ impl Run<'_> {
     fn run(&mut self, step: &ParentStep) -> Result<()> {
         let refused = |e: io::Error| Error::Prepare { step: step.op.call(), source: e };
         match &step.op {
-            // Done when the plan was made.
+            // The sources were opened while the plan was compiled.
             ParentOp::HoldSources { .. } => {}
             ParentOp::TempRoot(make) => {
                 make.run(&Kernel::real())?.into_iter().for_each(|root| self.undo.temp_root(root));
@@ -198,8 +200,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The cgroups that are being made, unless a task is entered. They come after the root, and so are undone before it:
-    /// their processes use it.
+    /// The cgroups of a new task; `None` if a task is joined. They are added to the undo list after the root, so they
+    /// are removed before it: their processes use the root.
     fn own_group(&mut self) -> Option<&mut Group> {
         if self.undo.group().is_none() && self.given.running.is_none() {
             self.undo.cgroups(Group::new(&self.plan.cgroups));
@@ -207,7 +209,7 @@ impl Run<'_> {
         self.undo.group_mut()
     }
 
-    /// The cgroups of the task: those that are being made, or those that are entered.
+    /// The cgroups of the task, new or joined.
     fn group(&self) -> Option<&Group> {
         match self.given.running {
             Some((_, group)) => group,
@@ -215,7 +217,7 @@ impl Run<'_> {
         }
     }
 
-    /// Clones, and gives up what init has its own copies of.
+    /// Clones, and drops the descriptors of which init has its own copies.
     fn clone(&mut self, namespaces: u32, into_cgroup: bool, op: &ParentOp) -> Result<()> {
         let Attempt { handed, channel, steps, init, .. } = &mut self.attempt;
         let (handed, channel, steps, init) =
@@ -242,11 +244,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes the maps of the child's user namespace. `setgroups` must be denied first where the caller
-    /// has no `CAP_SETGID` over it (`user_namespaces(7)`).
+    /// Writes the maps of the child's user namespace, then lets init continue. `setgroups` must be denied before
+    /// `gid_map` is written if the caller has no `CAP_SETGID` over the namespace (`user_namespaces(7)`).
     fn write_maps(&self, maps: &IdMaps) -> Result<()> {
         let Some(child) = &self.attempt.child else { return Ok(()) };
-        // A caller in a new PID namespace may have the old one's /proc, where its numbers are other processes'.
+        // In a new PID namespace the caller may still have the old namespace's /proc, where its own pids are other
+        // processes.
         let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
             let source = io::Error::other("/proc shows another PID namespace than the caller's");
             Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
@@ -258,7 +261,7 @@ impl Run<'_> {
         sys::send(child.status(), b"g").map_err(|e| unheard(child, "sendto(status)", e))
     }
 
-    /// Opens a descriptor for init; `None` if it is not needed.
+    /// Opens a descriptor for init. `None` if it is not needed.
     fn open(&mut self, handed: &Handed) -> Result<Option<OwnedFd>> {
         let refused = |e: io::Error| Error::Prepare { step: handed.call(), source: e };
         let duplicate = |held: Option<BorrowedFd<'_>>| {
@@ -279,7 +282,7 @@ impl Run<'_> {
             Handed::Source(path) => duplicate(self.source(path).ok())?,
             Handed::Tasks(path) => open_write(path).map_err(|e| refused(e.into()))?,
             Handed::Share(path) => match open_write(path) {
-                // No processor is reserved.
+                // No CPU is reserved.
                 Err(Errno::ENOENT | Errno::ENODEV) => return Ok(None),
                 opened => opened.map_err(|e| refused(e.into()))?,
             },
@@ -287,7 +290,7 @@ impl Run<'_> {
         Ok(Some(fd))
     }
 
-    /// The descriptor of a source.
+    /// The descriptor of a source: the temporary root, or a path of the spec.
     fn source(&self, path: &Path) -> Result<BorrowedFd<'_>> {
         let is_root =
             |step: &ParentStep| matches!(&step.op, ParentOp::TempRoot(make) if make.path() == *path);
@@ -321,8 +324,8 @@ fn open_write(path: &Path) -> nix::Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Refuses a number that is no descriptor now. What is opened for the sandbox from here on, a directory of the
-/// host among it, would get that number, and be handed to the task as what the caller meant.
+/// Checks that the descriptors which the spec names are open now. Otherwise a descriptor opened later for the sandbox,
+/// such as a directory of the host, could get the number, and the task would inherit it.
 pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
     let streams =
         [spec.stdin, spec.stdout, spec.stderr].into_iter().zip(0..).filter_map(|(how, n)| match how {
@@ -336,13 +339,13 @@ pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
         .try_for_each(|fd| callers(fd).map(drop))
 }
 
-/// A duplicate of a descriptor of the caller's.
+/// Duplicates a descriptor of the caller.
 fn callers(fd: RawFd) -> Result<OwnedFd> {
     sys::dup_number(fd).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)")))
 }
 
-/// Init as a descriptor that can be executed: a sealed memfd, or where those may not be executed
-/// (`vm.memfd_noexec` = 2, Linux 6.3) an unlinked file that nobody can write any more.
+/// Opens init for execution: a sealed memfd, or an unlinked file without a writable descriptor if memfds may not be
+/// executed (`vm.memfd_noexec` = 2, Linux 6.3).
 fn init_program(op: &ParentOp) -> Result<OwnedFd> {
     match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
@@ -357,7 +360,7 @@ fn unlinked_init() -> io::Result<OwnedFd> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let file = nix::fcntl::open(&dir, flags, Mode::S_IRWXU)?;
     sys::write_all(&file, INIT)?;
-    // A file that is open for writing cannot be executed (ETXTBSY).
+    // execve(2) of a file that is open for writing fails with ETXTBSY, so the file is opened again for reading.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
@@ -370,7 +373,7 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
         let (n, fd) = sys::recv_with_fd(child.status(), &mut buffer, true)
             .map_err(|e| unheard(child, "recvmsg(status)", e))?;
         if n == 0 {
-            // The end of the stream: the command was executed, or init died before it got there.
+            // End of the stream: the command was executed, or init died before the exec.
             return if ready { Ok(()) } else { Err(init_died(child)) };
         }
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
@@ -411,7 +414,7 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
     Error::Exec { program, source }
 }
 
-/// Init went on after a refusal.
+/// Handles a refused step after which init continued.
 fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) -> Result<()> {
     let source = io::Error::from_raw_os_error(errno);
     let refused = Error::Prepare { step: plan.call(step, call), source };
@@ -421,7 +424,7 @@ fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) ->
     }
 }
 
-/// The socket failed: because init is gone, or for a reason of its own.
+/// The error for a failed call on the socket: init has died, or the call failed for another reason.
 fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
     match e.raw_os_error() {
         Some(libc::EPIPE | libc::ECONNRESET) => init_died(child),
@@ -429,7 +432,7 @@ fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
     }
 }
 
-/// Init ended without a word: say how.
+/// The error for an init that ended without a record.
 fn init_died(child: &Child) -> Error {
     let source = match sys::wait_pidfd(child.pidfd(), true, false) {
         Ok(Some(sys::Ended::Signal(libc::SIGKILL))) => io::Error::other(Killed),
@@ -446,7 +449,7 @@ fn init_died(child: &Child) -> Error {
 #[error("init was killed by signal 9")]
 struct Killed;
 
-/// Whether a spawn failed because init was killed (SIGKILL) before it could say anything.
+/// Whether the spawn failed because init was killed by SIGKILL before it sent a record.
 fn was_killed(error: &Error) -> bool {
     let Error::Setup { source, .. } = error else { return false };
     source.get_ref().is_some_and(|e| e.is::<Killed>())

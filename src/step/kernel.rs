@@ -1,46 +1,45 @@
 //! System calls of the parent, made or recorded.
 //!
-//! The code that acts is the code that prints: an operation of the parent makes each call through [`Kernel::call`],
-//! which has the call's text beside it. A plan is printed by running the operation with a recorder. So the printed
-//! line, the line in an error and the call cannot disagree.
+//! An operation of the parent makes each call through [`Kernel::call`], next to the text of the call. A plan is printed
+//! by running the operation with a recorder. So the printed line, the line in an error and the call are the same.
 
 use std::cell::RefCell;
 use std::io;
 
 use crate::error::{Error, Result};
 
-/// Makes system calls, or records them.
+/// An executor of system calls, or a recorder of their text.
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
-    /// The lines so far, where nothing is to be touched.
+    /// The recorded lines; `None` if calls are made.
     recorded: Option<RefCell<Vec<String>>>,
 }
 
 impl Kernel {
-    /// Makes each call.
+    /// A kernel that makes each call.
     pub(crate) fn real() -> Kernel {
         Kernel::default()
     }
 
-    /// Touches nothing. Answers as a host on which no sandbox has run yet.
+    /// A recorder: makes no call. It answers as a host on which no sandbox has run yet.
     pub(crate) fn recorder() -> Kernel {
         Kernel { recorded: Some(RefCell::default()) }
     }
 
-    /// Whether nothing is touched.
+    /// Whether calls are recorded and not made.
     pub(crate) fn records(&self) -> bool {
         self.recorded.is_some()
     }
 
-    /// The lines that were recorded.
+    /// The recorded lines.
     pub(crate) fn into_lines(self) -> Vec<String> {
         self.recorded.map(RefCell::into_inner).unwrap_or_default()
     }
 
-    /// Makes the call `real`, which prints as `line`. A recorder answers `assumed` instead.
+    /// Makes the call `real`. A recorder records `line` instead, and returns `assumed`.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the line.
+    /// [`Error::Prepare`] with `line` as the step.
     pub(crate) fn call<T, E>(
         &self,
         line: impl FnOnce() -> String,
@@ -59,7 +58,7 @@ impl Kernel {
         }
     }
 
-    /// Runs `calls` if `holds`. A recorder always runs them, and adds the condition to their lines: `# if remark`.
+    /// Runs `calls` if `holds`. A recorder always runs them, and appends the condition to their lines: `# if remark`.
     pub(crate) fn only_if(
         &self,
         remark: &str,
@@ -82,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recorder_touches_nothing_and_marks_what_depends() {
+    fn recorder_makes_no_call_and_appends_the_condition_to_lines() {
         let kernel = Kernel::recorder();
         let unreached = || -> io::Result<u8> { unreachable!() };
         assert_eq!(kernel.call(|| "a()".into(), 7, unreached).unwrap(), 7);
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_call_is_made_once_and_its_error_has_the_line() {
+    fn error_of_a_real_call_names_its_line() {
         let kernel = Kernel::real();
         let refused = || -> io::Result<()> { Err(io::ErrorKind::NotFound.into()) };
         let error = kernel.call(|| "a()".into(), (), refused).unwrap_err();

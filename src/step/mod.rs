@@ -1,9 +1,9 @@
 //! The steps of a plan: the operations of init as data, their wire format, and their text.
 //!
-//! A step of init is kept encoded and is decoded to be printed, so what is shown is what is sent. The domains make
-//! steps; `plan` puts them in order.
+//! A step of init is stored encoded, and decoded to be printed. So the printed plan is the plan that init gets. The
+//! domains create steps; `compile` puts them in order.
 //!
-//! What it does not do: decide (that is `compile`) or act (that is `spawn` and `init`).
+//! This module makes no decisions (`compile` does) and runs no step (`spawn` and `init` do).
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,7 @@ use crate::report::{Control, Effect, Report};
 mod draft;
 mod kernel;
 mod render;
-// Compiled into init as well: each program uses one half of it.
+// Compiled into init as well. Each of the two programs uses one half of it.
 #[allow(dead_code, unused_imports)]
 pub mod wire;
 
@@ -47,7 +47,7 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// Items encoded one behind the other, to build a [`List`] of.
+/// Encoded items, one after the other, from which [`list`](Encoded::list) makes a [`List`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
     count: u32,
@@ -63,7 +63,7 @@ impl Encoded {
         })
     }
 
-    /// Encodes strings. One with a NUL in it is cut there: specs that hold one never come this far.
+    /// Encodes strings. A string with a NUL is cut at the NUL; `compile` refuses specs that have one.
     pub fn strings<S: AsRef<[u8]>>(items: impl IntoIterator<Item = S>) -> Self {
         items.into_iter().fold(Encoded::default(), |mut list, item| {
             list.push(&text(item.as_ref()));
@@ -76,19 +76,20 @@ impl Encoded {
         item.encode(&mut self.bytes);
     }
 
-    /// The list.
+    /// The items as a list.
     pub fn list<'a, T: Field<'a>>(&'a self) -> List<'a, T> {
         List::from_encoded(self.count, &self.bytes)
     }
 }
 
-/// A string field; cut at a NUL, which `compile` has refused before.
+/// A string field. A string with a NUL is cut at the NUL; `compile` refuses specs that have one.
 pub(crate) fn text(bytes: &[u8]) -> Str<'_> {
     let front = bytes.split(|b| *b == 0).next().unwrap_or_default();
     Str::new(front).unwrap_or_default()
 }
 
-/// A path as a string field, without slashes and dots at its end: the last name is what is made.
+/// A path as a string field, without trailing slashes and `.` components, so that its last component is a name to
+/// create.
 pub(crate) fn path(path: &Path) -> Str<'_> {
     text(path.components().as_path().as_os_str().as_bytes())
 }
@@ -104,46 +105,48 @@ pub(crate) fn to_path(text: Str<'_>) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(text.bytes()))
 }
 
-/// When a step is done, by the lifetime of what it makes.
+/// The phase of a step: how often it runs, by the lifetime of what it creates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// Once a sandbox. It does not depend on the task, no task can write what it makes, and nothing of it propagates.
+    /// Once per sandbox. The step does not depend on the task, no task can write to what it creates, and none of its
+    /// mounts propagates.
     Prepare,
-    /// Once a task.
+    /// Once per task.
     Build,
-    /// Once a process that runs in the task's enclosure, the first one among them.
+    /// Once per process that runs in the task's enclosure, the first process included.
     Enter(Enter),
 }
 
-/// Where a process that joins a running enclosure takes a step of the phase [`Enter`](Phase::Enter).
+/// The point at which a process that joins a running enclosure makes a step of the phase [`Enter`](Phase::Enter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Enter {
     /// Before it joins the namespaces.
     Outside,
     /// In the namespaces.
     Inside,
-    /// In the namespaces, after everything but the exec.
+    /// In the namespaces, after everything except the exec.
     Last,
 }
 
-/// What a refused step means.
+/// The consequence of a refused step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OnRefusal {
     /// The spawn fails.
     Fail,
     /// The spawn fails: this host cannot enforce the control. The error gives this reason, then the kernel's.
     Unsupported(Control, String),
-    /// Nothing is lost.
+    /// The refusal is ignored: no control depends on the step.
     Skip,
-    /// The report says what is lost, and why: the first effect's reason is followed by the kernel's.
+    /// The report loses these effects. The kernel's error is appended to the reason of the first.
     Degrade(Vec<Effect>),
 }
 
 impl OnRefusal {
-    /// Takes a refusal: an error if the step must succeed, else its effects on `report`.
+    /// Handles a refusal. A step that must succeed returns an error; for others, the effects are applied to `report`.
     ///
     /// # Errors
-    /// `refused`, where the step must succeed, and where it is not the kernel that refused.
+    /// `refused` if the step must succeed, or if the error is not a refusal by the kernel. [`Error::Unsupported`] for
+    /// [`OnRefusal::Unsupported`].
     pub(crate) fn take(&self, refused: Error, report: &mut Report) -> Result<()> {
         match (self, &refused) {
             (OnRefusal::Skip, Error::Prepare { .. }) => Ok(()),
@@ -160,10 +163,11 @@ impl OnRefusal {
         }
     }
 
-    /// As [`take`](Self::take), where it is known before anything is tried that the step cannot be done, and why.
+    /// Handles a step that is known to fail before it is tried, for the reason `cause`. The consequences are those of
+    /// [`take`](Self::take).
     ///
     /// # Errors
-    /// [`Error::Unsupported`], where the step must succeed.
+    /// [`Error::Unsupported`] if the step must succeed.
     pub(crate) fn give_up(&self, control: Control, cause: &str, report: &mut Report) -> Result<()> {
         let reason = match self {
             OnRefusal::Skip => return Ok(()),
@@ -183,7 +187,7 @@ fn degrade(effects: &[Effect], cause: &str, report: &mut Report) {
     effects.iter().zip(causes).for_each(|(effect, cause)| report.add(effect, cause));
 }
 
-/// One step of a plan: an operation, the control that it serves, and what its refusal means.
+/// A step of a plan: an operation, the control that it serves, the consequence of a refusal, and its phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step<O> {
     pub op: O,
@@ -193,7 +197,7 @@ pub(crate) struct Step<O> {
 }
 
 impl<O> Step<O> {
-    /// A step of the phase [`Build`](Phase::Build), without which there is no sandbox.
+    /// A step of the phase [`Build`](Phase::Build) whose refusal fails the spawn.
     pub(crate) fn of(control: Control, op: O) -> Self {
         Step { op, control, on_refusal: OnRefusal::Fail, phase: Phase::Build }
     }
@@ -203,7 +207,7 @@ impl<O> Step<O> {
         Step { on_refusal, ..self }
     }
 
-    /// The same step, whose refusal only costs its control.
+    /// The same step. If it is refused, the report loses the step's control and the spawn continues.
     pub(crate) fn optional(self) -> Self {
         let lost = Effect::lost(self.control, "");
         self.on_refusal(OnRefusal::Degrade(vec![lost]))
@@ -214,13 +218,13 @@ impl<O> Step<O> {
         Step { phase, ..self }
     }
 
-    /// Whether its refusal does not fail the spawn.
+    /// Whether the spawn continues after a refusal.
     pub(crate) fn may_be_refused(&self) -> bool {
         matches!(self.on_refusal, OnRefusal::Skip | OnRefusal::Degrade(_))
     }
 }
 
-/// An operation of init, encoded. Its system calls are fixed.
+/// An encoded operation of init. Its system calls are fixed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct InitOp(Vec<u8>);
 
@@ -234,22 +238,22 @@ impl InitOp {
         InitOp(wire)
     }
 
-    /// Its bytes in a program.
+    /// The encoded bytes, as they are in a program.
     pub(crate) fn wire(&self) -> &[u8] {
         &self.0
     }
 
-    /// The operation; `None` for bytes that are none.
+    /// Decodes the operation. `None` if the bytes are malformed.
     pub(crate) fn decode(&self) -> Option<Op<'_>> {
         Op::decode(&mut self.0.as_slice()).ok()
     }
 
-    /// Its system calls, in order, one a line, in the manner of strace.
+    /// The system calls of the operation in order, one per line, in strace's format.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.decode().map(|op| render::calls(&op)).unwrap_or_default()
     }
 
-    /// What a user would name it.
+    /// A short title of the operation for users.
     pub(crate) fn title(&self) -> String {
         self.decode().map(|op| render::title(&op)).unwrap_or_default()
     }
@@ -262,12 +266,12 @@ impl fmt::Debug for InitOp {
 }
 
 impl InitStep {
-    /// A step without which there is no sandbox.
+    /// A step of the phase [`Build`](Phase::Build) whose refusal fails the spawn.
     pub(crate) fn new(control: Control, op: Op<'_>) -> Self {
         Step::of(control, InitOp::new(op))
     }
 
-    /// The operation.
+    /// Decodes the operation.
     pub(crate) fn op(&self) -> Option<Op<'_>> {
         self.op.decode()
     }
@@ -278,14 +282,14 @@ impl InitStep {
     }
 }
 
-/// Where a standard stream of the task comes from.
+/// Source of a standard stream of the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamSource {
     /// A descriptor of the caller.
     Caller,
     /// `/dev/null`.
     Null,
-    /// A pipe, whose other end the caller gets.
+    /// A pipe. The caller gets the other end.
     Pipe,
 }
 
@@ -302,24 +306,24 @@ pub(crate) enum Handed {
     Task,
     /// A namespace file.
     Namespace(PathBuf),
-    /// A detached copy of the mount tree at a source, made in the caller's mount namespace.
+    /// A detached copy of the mount tree at a source, cloned in the caller's mount namespace.
     Tree {
         /// The source, as the spec names it.
         source: PathBuf,
-        /// Whether what is mounted below comes along.
+        /// Whether the mounts below it are cloned too.
         recursive: bool,
     },
-    /// A source itself, by an `O_PATH` descriptor: init opens its path again and compares.
+    /// An `O_PATH` descriptor of a source. Init opens the path again, and compares the two.
     Source(PathBuf),
     /// The `tasks` file of a version 1 cgroup.
     Tasks(PathBuf),
-    /// The `tasks` file of the shared cpuset of version 1, if the task must enter it. The step that names it is left
-    /// out otherwise.
+    /// The `tasks` file of the shared cpuset of version 1. It is opened only if CPUs are reserved; otherwise init skips
+    /// the step that refers to it.
     Share(PathBuf),
 }
 
 impl Handed {
-    /// What a user would name it.
+    /// A short title of the descriptor for users.
     pub(crate) fn title(&self) -> String {
         match self {
             Handed::Stream(number, _) => format!("standard stream {number}"),
@@ -335,7 +339,7 @@ impl Handed {
         }
     }
 
-    /// The call that opens it, in the manner of strace.
+    /// The call that opens it, in strace's format.
     pub(crate) fn call(&self) -> String {
         match self {
             Handed::Stream(number, StreamSource::Caller) => {
@@ -366,12 +370,12 @@ pub(crate) struct IdMaps {
     pub uid: String,
     /// Lines of `gid_map`.
     pub gid: String,
-    /// Whether `setgroups(2)` stays allowed, which an unprivileged caller must deny before it writes `gid_map`.
+    /// Whether `setgroups(2)` stays allowed. An unprivileged caller must deny it before it writes `gid_map`.
     pub set_groups: bool,
 }
 
 impl IdMaps {
-    /// The files of `/proc/PID` and what is written to each, in order.
+    /// The files of `/proc/PID` and the text that is written to each, in order.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let files = [("setgroups", "deny"), ("uid_map", self.uid.as_str()), ("gid_map", self.gid.as_str())];
         files.into_iter().skip(usize::from(self.set_groups))
@@ -384,7 +388,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_survives_the_wire() {
+    fn decoding_an_encoded_program_yields_the_same_program() {
         let options = Encoded::strings(["size", "1m"]);
         let args = Encoded::strings(["-c", ""]);
         let groups = Encoded::of([65534u32, 7]);
@@ -408,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn records_survive_the_wire() {
+    fn decoding_an_encoded_record_yields_the_same_record() {
         for record in [
             Record::Failed { step: 70000, call: 3, errno: 13 },
             Record::Degraded { step: 0, call: 0, errno: 38 },
@@ -423,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_with_a_nul_are_refused_by_the_decoder() {
+    fn decoder_refuses_strings_with_a_nul_inside_or_none_behind() {
         assert_eq!(Str::decode(&mut [3, 0, 0, 0, b'a', 0, b'b', 0].as_slice()), Err(Malformed));
         assert_eq!(Str::decode(&mut [1, 0, 0, 0, b'a', b'b'].as_slice()), Err(Malformed));
     }

@@ -1,22 +1,22 @@
-//! The operations of init; part of `wire`, and so compiled into both.
+//! The operations of init. Part of `wire`, so compiled into the library and into init.
 
 use super::{Blob, Dup, Field, FileType, List, Malformed, Sink, Str};
 
-/// Declares the operations once: their type, their codes and their encoding.
+/// Declares the operations once: generates their type, their codes and their encoding.
 macro_rules! ops {
     ($(
         $(#[$doc:meta])*
         $name:ident { $( $(#[$fdoc:meta])* $field:ident : $t:ty ),* $(,)? }
     )*) => {
-        /// One operation of init. What a user would name is one operation; the system calls that it is
-        /// made of are fixed, and a plan prints them in order.
+        /// One operation of init: a unit that a user would name. Each operation makes a fixed sequence of system calls,
+        /// which the plan prints in order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Op<'a> {
             $( $(#[$doc])* $name { $( $(#[$fdoc])* $field: $t ),* } ),*
         }
 
-        /// The name of an operation without its fields. Its number on the wire is its position in the declaration:
-        /// init is built together with the parent, so the two cannot differ.
+        /// The kind of an operation, without its fields. Its number on the wire is its position in the declaration.
+        /// Init is built together with the library, so both have the same numbers.
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum OpCode {
@@ -24,12 +24,12 @@ macro_rules! ops {
         }
 
         impl OpCode {
-            /// All of them, in order of their numbers.
+            /// All kinds, in order of their numbers.
             pub const ALL: &'static [OpCode] = &[ $( OpCode::$name ),* ];
         }
 
         impl Op<'_> {
-            /// The name of the operation.
+            /// The kind of the operation.
             pub fn code(&self) -> OpCode {
                 match self {
                     $( Op::$name { .. } => OpCode::$name ),*
@@ -55,134 +55,137 @@ macro_rules! ops {
 }
 
 ops! {
-    /// Wait until the parent has written the id maps of the new user namespace.
+    /// Waits until the parent has written the id maps of the new user namespace.
     AwaitIdMaps {}
-    /// A session of its own, default signal dispositions, umask 0 until the end.
+    /// Starts a new session with a new session keyring. Clears the dumpable flag, sets default signal dispositions, and
+    /// umask 0 until [`Op::Umask`].
     Session {}
-    /// Nothing of how the caller is scheduled and treated: policy, nice, I/O priority, timer slack, memory policy,
-    /// personality, securebits.
+    /// Resets the caller's scheduling and process settings: policy, nice value, I/O priority, timer slack, memory
+    /// policy, personality, transparent huge pages, KSM, I/O flusher, securebits.
     Ordinary {}
-    /// Become a user who is mapped in the user namespace, and keep every capability there.
+    /// Changes to a user and group that are mapped in the user namespace, and keeps every capability there.
     Become {
         /// User id.
         uid: u32,
         /// Group id.
         gid: u32,
     }
-    /// Any processor of the cpuset.
+    /// Allows every CPU of the cpuset (`sched_setaffinity(2)`).
     Affinity {}
-    /// Arrange the descriptors of the task and close all others.
+    /// Arranges the descriptors of the task and closes all others.
     Fds {
-        /// Which descriptor becomes which.
+        /// Pairs of source and target descriptor.
         map: List<'a, Dup>,
     }
-    /// Join a namespace.
+    /// Joins a namespace, or several namespaces of a process (`setns(2)`).
     Join {
-        /// Index into the table of descriptors.
+        /// Index into the table of descriptors, of a namespace file or of a pidfd (Linux 5.8).
         fd: u32,
-        /// The `CLONE_NEW*` bit that says which kind it must be.
+        /// `CLONE_NEW*` bits: the expected kind of the namespace file, or the namespaces to join.
         kind: u32,
-        /// The path that the parent opened, for the printed plan.
+        /// Path of the namespace file, or a name of the process; only for the printed plan.
         path: Str<'a>,
     }
-    /// Leave namespaces for new ones.
+    /// Moves into new namespaces (`unshare(2)`).
     Unshare {
         /// `CLONE_NEW*` bits.
         flags: u32,
     }
-    /// Enter a version 1 cgroup.
+    /// Enters a version 1 cgroup.
     Enter {
         /// Index into the table of descriptors: the group's `tasks` file, open for writing.
         fd: u32,
-        /// Its path, for the printed plan.
+        /// Path of the file; only for the printed plan.
         path: Str<'a>,
-        /// Whether it may not be handed over: then it is not entered.
+        /// Whether the operation is skipped if the parent has handed over no descriptor, if the cgroup was removed
+        /// since (`ENODEV`), or if its cpuset has no CPUs (`ENOSPC`).
         may_be_absent: bool,
     }
-    /// Write `/proc/self/oom_score_adj`.
+    /// Writes `/proc/self/oom_score_adj`.
     OomScore {
         /// -1000 to 1000, in decimal.
         value: Str<'a>,
     }
-    /// Bring the loopback interface up.
+    /// Brings the loopback interface up.
     Loopback {}
-    /// Set the host name.
+    /// Sets the host name.
     Hostname {
         /// At most 64 bytes.
         name: Str<'a>,
     }
-    /// Set the propagation of every mount.
+    /// Sets the propagation of every mount.
     Propagation {
         /// `MS_SLAVE` or `MS_PRIVATE`.
         flags: u64,
     }
-    /// Open a file or directory of the host again, refuse unless it is the one whose descriptor was handed over, and
-    /// clone its mount tree, which takes the place of that descriptor. Only where the caller may clone none itself.
+    /// Opens a file or directory of the host again, fails unless it is the object that the parent's descriptor refers
+    /// to, and clones its mount tree. The tree takes the place of that descriptor. Used only where the caller itself
+    /// may not clone mount trees.
     Tree {
         /// Index into the table of descriptors.
         fd: u32,
         /// Path on the host, without symbolic links.
         source: Str<'a>,
-        /// Whether what is mounted below comes along.
+        /// Whether the mounts below it are cloned too.
         recursive: bool,
     }
-    /// The root is a new tmpfs.
+    /// Mounts a new tmpfs as the root.
     RootTmpfs {
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
-        /// Options, key and value in turn.
+        /// Mount options: key, value, key, value, and so on. An empty value means a flag.
         options: List<'a, Str<'a>>,
     }
-    /// The root is a directory of the host.
+    /// Mounts a directory of the host as the root.
     RootBind {
-        /// Path on the host, for the printed plan.
+        /// Path on the host; only for the printed plan.
         source: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
-        /// Index into the table of descriptors: a detached mount tree.
+        /// Index into the table of descriptors, of a detached mount tree.
         fd: u32,
     }
-    /// Make a directory in the root, with its parents, unless it is there.
+    /// Creates a directory in the root, with its parents, unless it exists.
     Dir {
         /// Path in the sandbox.
         path: Str<'a>,
-        /// Permission bits of the last component when it is made.
+        /// Permission bits of the last component, if it is created.
         mode: u32,
     }
-    /// Bind a file or a directory of the host, with all that is mounted below it.
+    /// Binds a file or directory of the host, with all mounts below it.
     Bind {
-        /// Path on the host, for the printed plan.
+        /// Path on the host; only for the printed plan.
         source: Str<'a>,
-        /// Path in the sandbox; made when it is absent.
+        /// Path in the sandbox; created if it does not exist.
         target: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
         /// `MS_PRIVATE`, `MS_SLAVE` or `MS_SHARED`.
         propagation: u64,
-        /// The type of the source, and of the mount point that is made when the target is absent.
+        /// The type of the source, and of the mount point that is created if the target does not exist.
         file_type: FileType,
-        /// Index into the table of descriptors: a detached mount tree.
+        /// Index into the table of descriptors, of a detached mount tree.
         fd: u32,
     }
-    /// Mount a file system of the kernel's own.
+    /// Mounts one of the kernel's own file systems.
     Mount {
-        /// Its type.
+        /// File system type.
         fs: Str<'a>,
-        /// Path in the sandbox; no component may be a symbolic link. Made when it is absent.
+        /// Path in the sandbox; created if it does not exist. No component may be a symbolic link.
         target: Str<'a>,
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
-        /// Options, key and value in turn.
+        /// Mount options: key, value, key, value, and so on. An empty value means a flag.
         options: List<'a, Str<'a>>,
     }
-    /// Make a symbolic link, unless the name is taken.
+    /// Creates a symbolic link, unless the name exists.
     Symlink {
-        /// What it holds.
+        /// The link's target.
         text: Str<'a>,
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// Make a character device node, mode 0666.
+    /// Creates a character device node with mode 0666.
     Node {
         /// Path in the sandbox.
         path: Str<'a>,
@@ -191,185 +194,191 @@ ops! {
         /// Minor number.
         minor: u32,
     }
-    /// Cover a file with the sandbox's own `/dev/null`, when it is there.
+    /// Covers a file with the sandbox's `/dev/null`, if the file exists.
     MaskFile {
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// Cover a directory with an empty read-only tmpfs, when it is there.
+    /// Covers a directory with an empty read-only tmpfs, if the directory exists.
     MaskDir {
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// Bind a path on itself with more mount attributes.
+    /// Binds a path on itself with more mount attributes.
     Restrict {
         /// Path in the sandbox.
         path: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
-        /// Whether an absent path or a symbolic link is refused. Else init skips the operation there.
+        /// Whether an absent path or a symbolic link to the root is an error and other symbolic links are followed.
+        /// Otherwise init skips the operation for an absent path and for a symbolic link.
         must: bool,
     }
-    /// Add attributes to the mount at a path, and to no other.
+    /// Adds attributes to the mount at a path, and to no other mount.
     Seal {
         /// Path in the sandbox.
         path: Str<'a>,
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
     }
-    /// Make the root `/` and detach the host's.
+    /// Makes the root `/` by `pivot_root(2)`, and detaches the host's root.
     PivotRoot {}
-    /// Make the root `/` by moving it over the host's, which stays below it.
+    /// Makes the root `/` by `chroot(2)`. The host's root stays mounted below it.
     MoveRoot {}
-    /// Set a resource limit.
+    /// Sets a resource limit (`prlimit(2)`).
     Rlimit {
         /// `RLIMIT_*`.
         resource: u32,
-        /// Soft limit; `u64::MAX` is none.
+        /// Soft limit; `u64::MAX` is unlimited.
         soft: u64,
-        /// Hard limit; `u64::MAX` is none.
+        /// Hard limit; `u64::MAX` is unlimited.
         hard: u64,
     }
-    /// Stay as PID 1, to reap and to record the exit. What follows is done by a child, once PID 1 has given up all
-    /// that it does not need for that.
+    /// Forks, and stays as PID 1, which reaps processes and reports the exit status. The child makes the following
+    /// steps, after PID 1 has given up all privileges that it does not need for that.
     Fork {
-        /// User id of PID 1 from then on.
+        /// User id of PID 1 after the fork.
         uid: u32,
-        /// Group id of PID 1 from then on.
+        /// Group id of PID 1 after the fork.
         gid: u32,
-        /// Whether PID 1 leaves its supplementary groups; the kernel forbids it in some user namespaces.
+        /// Whether PID 1 drops its supplementary groups; some user namespaces forbid it.
         set_groups: bool,
-        /// The highest capability that the kernel knows; all are dropped from the bounding set.
+        /// The highest capability that the kernel knows. PID 1 drops all up to it from its bounding set.
         last: u32,
-        /// Index into the table of descriptors: a pidfd of the caller, with whose end PID 1 ends.
+        /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends.
         caller: u32,
     }
-    /// Drop capabilities from the bounding set.
+    /// Drops capabilities from the bounding set.
     Bounding {
-        /// Bits to keep.
+        /// Bits of the capabilities to keep.
         keep: u64,
         /// The highest capability that the kernel knows.
         last: u32,
     }
-    /// Become the user.
+    /// Changes to the task's user and groups.
     Ids {
-        /// User id, real, effective and saved.
+        /// Real, effective and saved user id.
         uid: u32,
-        /// Group id, real, effective and saved.
+        /// Real, effective and saved group id.
         gid: u32,
-        /// Whether to set the supplementary groups; the kernel forbids it in some user namespaces.
+        /// Whether to set the supplementary groups; some user namespaces forbid it.
         set_groups: bool,
         /// Supplementary groups.
         groups: List<'a, u32>,
     }
-    /// Set the capabilities of the thread.
+    /// Sets the capabilities of the thread.
     Caps {
-        /// Permitted and effective bits.
+        /// Bits of the permitted and effective sets.
         permitted: u64,
-        /// Inheritable bits.
+        /// Bits of the inheritable set.
         inheritable: u64,
-        /// Ambient bits.
+        /// Bits of the ambient set.
         ambient: u64,
     }
-    /// No more privileges by execve.
+    /// Sets no_new_privs (`PR_SET_NO_NEW_PRIVS`).
     NoNewPrivs {}
-    /// Change to a directory, and verify that it lies in the root.
+    /// Changes the working directory, and verifies that it lies below the root.
     Cwd {
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// Set the umask.
+    /// Sets the umask.
     Umask {
         /// Permission bits.
         mask: u32,
     }
-    /// Execute the first of some paths that is a regular file.
+    /// Executes the command that [`Op::Find`] found.
     Exec {
-        /// Arguments after the name, which is the path that was found.
+        /// Arguments after `argv[0]`, which is the path that was found.
         args: List<'a, Str<'a>>,
-        /// `KEY=value`.
+        /// Environment: `KEY=value` strings.
         env: List<'a, Str<'a>>,
     }
-    /// Open the sandbox's own `/dev/null` for standard streams. The host's would be a way to its mode.
+    /// Opens the sandbox's `/dev/null` for standard streams. A descriptor of the host's device node would let the task
+    /// change the node's mode.
     Null {
-        /// A bit for each of 0, 1 and 2.
+        /// Bits 0, 1 and 2 for the descriptors of the same number.
         streams: u8,
     }
-    /// A filter of what neither PID 1 nor the task needs from here on: no user namespace is made or joined (`seccomp(2)`).
+    /// Loads a seccomp filter that refuses to create or join a user namespace, which neither PID 1 nor the task needs
+    /// from here on (`seccomp(2)`).
     NoUserNamespaces {
         /// An array of `struct sock_filter`.
         program: Blob<'a>,
     }
-    /// The task's filter.
+    /// Loads the task's seccomp filter.
     Filter {
         /// An array of `struct sock_filter`.
         program: Blob<'a>,
     }
-    /// A Landlock domain (`landlock(7)`).
+    /// Enters a Landlock domain (`landlock(7)`).
     Landlock {
         /// `LANDLOCK_ACCESS_FS_*` bits that the domain handles. `REFER` is allowed everywhere, the others nowhere.
         fs: u64,
         /// `LANDLOCK_SCOPE_*` bits.
         scoped: u64,
     }
-    /// Find the command, and tell the parent that it is there.
+    /// Finds the command, the first candidate that is a regular file, and reports to the parent that only the filter
+    /// and `execve(2)` are left.
     Find {
         /// Absolute paths in the sandbox, in order of preference.
         candidates: List<'a, Str<'a>>,
     }
-    /// A tmpfs for what overlays are written to, out of the sandbox's sight.
+    /// Mounts a tmpfs that overlays write to, outside the sandbox's root.
     Upper {
         /// Options, key and value in turn.
         options: List<'a, Str<'a>>,
     }
-    /// A directory of the host for what overlays are written to.
+    /// Mounts a directory of the host that overlays write to, outside the sandbox's root.
     UpperBind {
-        /// Path on the host, for the printed plan.
+        /// Path on the host; only for the printed plan.
         source: Str<'a>,
-        /// Index into the table of descriptors: a detached mount of it.
+        /// Index into the table of descriptors, of a detached mount.
         fd: u32,
     }
-    /// An overlay file system over a directory of the host, written to what [`Op::Upper`] or [`Op::UpperBind`] mounted.
+    /// Mounts an overlay file system over a directory of the host. It writes to the file system that [`Op::Upper`] or
+    /// [`Op::UpperBind`] mounted.
     Overlay {
-        /// Path on the host, for the printed plan.
+        /// Path on the host; only for the printed plan.
         source: Str<'a>,
-        /// Index into the table of descriptors: a detached mount of it, without what is mounted below.
+        /// Index into the table of descriptors, of a detached mount without the mounts below it.
         fd: u32,
-        /// Path in the sandbox; made when it is absent.
+        /// Path in the sandbox; created if it does not exist.
         target: Str<'a>,
-        /// Name of this overlay's own directory in there.
+        /// Name of this overlay's directory in the upper file system.
         name: Str<'a>,
-        /// What the top of the written layer is like when it is made: permission bits, owner, group.
+        /// Permission bits of the top of the upper layer, if init creates it.
         mode: u32,
-        /// See `mode`.
+        /// Its owner.
         uid: u32,
-        /// See `mode`.
+        /// Its group.
         gid: u32,
-        /// Whether the overlay stores its metadata in `user.*` attributes, as it must in a user namespace.
+        /// Whether overlayfs stores its metadata in `user.*` attributes, as it must in a user namespace (`userxattr`).
         userxattr: bool,
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
     }
-    /// Bind a directory of the sandbox at a second path in it, with what is mounted below and as it is mounted.
+    /// Binds a directory of the sandbox at a second path in the sandbox. The mounts at and below it keep their
+    /// attributes.
     Share {
         /// Path in the sandbox.
         source: Str<'a>,
-        /// Path in the sandbox; made when it is absent.
+        /// Path in the sandbox; created if it does not exist.
         target: Str<'a>,
     }
-    /// A file of the sandbox's own, read-only, over whatever is at a path.
+    /// Mounts a read-only file with content from the plan over a path.
     File {
-        /// Path in the sandbox; made when it is absent.
+        /// Path in the sandbox; created if it does not exist.
         path: Str<'a>,
-        /// What is in it.
+        /// The content.
         content: Blob<'a>,
     }
-    /// Make an empty file in the root, with its parents, unless there is something.
+    /// Creates an empty file in the root, with its parents, unless the name exists.
     Empty {
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// A new file in a directory of the sandbox's own.
+    /// Creates a file on one of the sandbox's own file systems. Fails if the name exists.
     Write {
         /// Path in the sandbox.
         path: Str<'a>,
@@ -379,7 +388,7 @@ ops! {
         uid: u32,
         /// Group.
         gid: u32,
-        /// What is in it.
+        /// The content.
         content: Blob<'a>,
     }
 }

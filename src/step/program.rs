@@ -1,13 +1,14 @@
-//! The program that init is given: steps in order; part of `wire`, and so compiled into both.
+//! The program that the parent sends to init: steps in order. Part of `wire`, so compiled into the library and into
+//! init.
 
 use super::{FDS, Field, List, Malformed, Op, Sink};
 
-/// A step: an operation, and whether init goes on when the kernel refuses it.
+/// A step of a program: an operation, and whether init continues if the kernel refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramStep<'a> {
-    /// Whether init reports a refusal and goes on. Else it ends at the refusal.
+    /// Whether init reports a refusal and continues. Otherwise init exits at the refusal.
     pub optional: bool,
-    /// What to do.
+    /// The operation.
     pub op: Op<'a>,
 }
 
@@ -21,14 +22,14 @@ impl<'a> Field<'a> for ProgramStep<'a> {
     }
 }
 
-/// What init gets: the descriptors by number, and the steps.
+/// A program: descriptors by number, and steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program<'a> {
-    /// The socket to the parent.
+    /// Number of the socket to the parent.
     pub status: u32,
-    /// Numbers of the descriptors handed over; the steps name them by index.
+    /// Numbers of the descriptors that the parent hands over. Steps refer to them by index.
     pub fds: List<'a, u32>,
-    /// What to do, in order.
+    /// The steps, in order.
     pub steps: List<'a, ProgramStep<'a>>,
 }
 

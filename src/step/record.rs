@@ -1,38 +1,39 @@
-//! What init tells the parent, byte for byte; part of `wire`, and so compiled into both.
+//! The records that init sends to the parent. Part of `wire`, so compiled into the library and into init.
 
 use super::Malformed;
 
-/// The step at which the plan itself, not one of its steps, is at fault.
+/// Step number of a failure of the plan itself: it could not be decoded, or has no step that executes the command.
 pub const NO_STEP: u32 = 0x00ff_ffff;
 
-/// What init tells the parent: nine bytes.
+/// A record that init sends to the parent: nine bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// The kernel refused call `call` of step `step`; init has ended.
+    /// The kernel refused call `call` of step `step`, and init has exited.
     Failed {
         /// Index of the step in the program.
         step: u32,
-        /// Index of the call among those of the operation.
+        /// Index of the call in the operation.
         call: u8,
-        /// The kernel's answer.
+        /// The errno.
         errno: i32,
     },
-    /// The same, but the step is optional and init went on.
+    /// The kernel refused call `call` of step `step`. The step is optional, and init continued.
     Degraded {
         /// Index of the step in the program.
         step: u32,
-        /// Index of the call among those of the operation.
+        /// Index of the call in the operation.
         call: u8,
-        /// The kernel's answer.
+        /// The errno.
         errno: i32,
     },
-    /// All steps are done; execve is next. The end of the stream after it means that it succeeded.
+    /// The command was found; only the filter and `execve(2)` are left. If the stream ends after this record,
+    /// `execve(2)` succeeded.
     Ready,
-    /// The child of a staying init executed the command; its pidfd comes with the record.
+    /// The child of a staying PID 1 executed the command. Its pidfd comes with the record (`SCM_RIGHTS`).
     Running,
-    /// The child of a staying init ended.
+    /// The child of a staying PID 1 ended.
     Exited {
-        /// The status as `wait4(2)` gives it.
+        /// The wait status, as `wait4(2)` returns it.
         status: i32,
     },
 }
@@ -41,7 +42,7 @@ pub enum Record {
 pub const RECORD: usize = 9;
 
 impl Record {
-    /// The nine bytes: kind, step and call, errno.
+    /// Encodes the record: kind, step (three bytes), call, errno or status; little-endian.
     pub fn encode(self) -> [u8; RECORD] {
         let (kind, step, call, number) = match self {
             Record::Failed { step, call, errno } => (1, step, call, errno),
@@ -55,7 +56,10 @@ impl Record {
         [kind, s0, s1, s2, call, n0, n1, n2, n3]
     }
 
-    /// The opposite of [`encode`](Record::encode).
+    /// Decodes a record.
+    ///
+    /// # Errors
+    /// [`Malformed`] unless `bytes` are nine bytes that [`encode`](Record::encode) could have written.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let [kind, s0, s1, s2, call, n0, n1, n2, n3] = *bytes else { return Err(Malformed) };
         let step = u32::from_le_bytes([s0, s1, s2, 0]);

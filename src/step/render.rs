@@ -1,21 +1,21 @@
-//! Prints an operation as the system calls that init makes of it, in the manner of strace.
+//! Prints an operation as the system calls that init makes for it, in strace's format.
 //!
-//! The order is that of init's calls (`init/step.rs`): a refusal comes back as the index of a line of these.
-//! `tests/init_calls` compares the two, call by call.
+//! The order of the lines is the order of init's calls (`init/step.rs`), because init reports a refused call as the
+//! index of its line. `tests/init_calls` compares the two, call by call.
 
 use super::wire::{Blob, FileType, List, Op, Str};
 
-/// As in init: what covers a path that the task must not see.
+/// Mount attributes of a mask, as in `init/mount.rs`.
 const MASK_ATTRS: u64 =
     libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-/// As in init: the file system that overlays are written to.
+/// Mount attributes of the file system that overlays write to, as in `init/mount.rs`.
 const UPPER_ATTRS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
 fn filter(program: &Blob<'_>) -> String {
     format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", program.0.len() / 8)
 }
 
-/// The system calls of `op`, one a line.
+/// The system calls of `op`, one per line.
 pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
     let one = |line: String| vec![line];
     match *op {
@@ -224,13 +224,13 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
     }
 }
 
-/// The line of call `index`, or the whole operation when there is no such line.
+/// The line of call `index`. If there is no such line, the last line of the operation.
 pub(crate) fn call(op: &Op<'_>, index: u8) -> String {
     let lines = calls(op);
     lines.get(usize::from(index)).or(lines.last()).cloned().unwrap_or_default()
 }
 
-/// What a user would name the operation: `bind /usr at /usr, read-only`.
+/// A short title of the operation for users: `bind /usr at /usr, read-only`.
 pub(crate) fn title(op: &Op<'_>) -> String {
     match *op {
         Op::AwaitIdMaps {} => "wait for the id maps".into(),
@@ -394,7 +394,7 @@ fn attr_names(attrs: u64) -> String {
     )
 }
 
-/// `CLONE_NEW*` bits by name.
+/// The names of `CLONE_NEW*` bits.
 pub(crate) fn namespaces(flags: u32) -> String {
     let names = [
         (libc::CLONE_NEWNS, "CLONE_NEWNS"),

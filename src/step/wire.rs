@@ -1,12 +1,11 @@
-//! The wire format between the parent and init, compiled into both: how a value is encoded. The operations stand in
-//! `ops.rs`, the program that they make up in `program.rs`, what init sends back in `record.rs`.
+//! The wire format between the parent and init, compiled into both: the encoding of values. The operations are in
+//! `ops.rs`, the program that init runs in `program.rs`, the records that init sends back in `record.rs`.
 //!
-//! A program is a run of operations, each a one-byte code and its fields in order, little-endian;
-//! strings and lists carry their length and every string ends with a NUL that is not part of it, so
-//! that init hands pointers into the plan straight to the kernel and allocates nothing.
-//! The decoder trusts nothing: whatever the bytes, it answers with an operation or [`Malformed`].
+//! A program is a sequence of operations, each a one-byte code and its fields in order, little-endian. Strings and
+//! lists carry their length. Every string is followed by a NUL that is not part of it, so init passes pointers into the
+//! plan to the kernel and needs no allocator. The decoder accepts any bytes, and returns an operation or [`Malformed`].
 //!
-//! It does not decide anything and knows no policy: what stands here has been decided.
+//! This module makes no decisions: `compile` has made them.
 
 #[path = "ops.rs"]
 mod ops;
@@ -19,21 +18,21 @@ pub use ops::{Op, OpCode};
 pub use program::{Program, ProgramStep};
 pub use record::{NO_STEP, RECORD, Record};
 
-/// What the decoder answers to bytes that no encoder wrote.
+/// The bytes are not an encoded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Where encoded bytes go: a vector in the parent; init only decodes.
+/// Destination of encoded bytes: a vector in the parent. Init only decodes.
 pub trait Sink {
     /// Appends `bytes`.
     fn put(&mut self, bytes: &[u8]);
 }
 
-/// A value that stands in the wire format.
+/// A value with an encoding in the wire format.
 pub trait Field<'a>: Sized {
     /// Appends the value to `sink`.
     fn encode<S: Sink>(&self, sink: &mut S);
-    /// Takes the value off the front of `input`.
+    /// Removes the value from the front of `input`.
     fn decode(input: &mut &'a [u8]) -> Result<Self, Malformed>;
 }
 
@@ -71,13 +70,13 @@ impl Field<'_> for bool {
     }
 }
 
-/// The type of the source and of the target of a bind mount. The kernel mounts a directory on a directory only, and
-/// another file on another file only.
+/// Type of the source and target of a bind mount. The kernel binds directories only on directories, and other files
+/// only on other files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileType {
     /// A directory.
     Dir,
-    /// A file that is no directory.
+    /// Any file other than a directory.
     File,
 }
 
@@ -90,7 +89,7 @@ impl Field<'_> for FileType {
     }
 }
 
-/// A string without a NUL in it. A decoded one is followed by a NUL in memory.
+/// A string without NUL bytes. A decoded string is followed by a NUL in memory.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Str<'a>(&'a [u8]);
 
@@ -100,7 +99,7 @@ impl<'a> Str<'a> {
         self.0
     }
 
-    /// Wraps `bytes`; `None` when they hold a NUL.
+    /// Wraps `bytes`. `None` if they contain a NUL.
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
         if bytes.contains(&0) { None } else { Some(Str(bytes)) }
     }
@@ -128,7 +127,7 @@ impl<'a> Field<'a> for Str<'a> {
     }
 }
 
-/// Bytes of a file. Printed by their number only: they may be a secret.
+/// Content of a file. Its `Debug` output shows only the length, since the content may be a secret.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Blob<'a>(pub &'a [u8]);
 
@@ -149,7 +148,7 @@ impl<'a> Field<'a> for Blob<'a> {
     }
 }
 
-/// A list of values of one type, encoded; the items are decoded as one walks.
+/// A list of encoded values of one type. Items are decoded during iteration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct List<'a, T> {
     count: u32,
@@ -158,17 +157,17 @@ pub struct List<'a, T> {
 }
 
 impl<'a, T: Field<'a>> List<'a, T> {
-    /// A list over bytes that already hold `count` encoded items. Wrong bytes are found on decoding.
+    /// A list over `bytes` that hold `count` encoded items. Iteration ends at the first malformed item.
     pub fn from_encoded(count: u32, bytes: &'a [u8]) -> Self {
         List { count, bytes, items: core::marker::PhantomData }
     }
 
-    /// How many items there are.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.count as usize
     }
 
-    /// Whether there is none.
+    /// Whether the list has no items.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -207,12 +206,12 @@ impl<'a, T: Field<'a>> Field<'a> for List<'a, T> {
     }
 }
 
-/// Source index of a descriptor in the plan's table, and the number that it gets in the task.
+/// A descriptor to duplicate: an index in the plan's table, and the number that it gets in the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dup {
     /// Index into the table of descriptors that the parent hands over.
     pub from: u32,
-    /// Number in the task.
+    /// Number of the descriptor in the task.
     pub to: u32,
 }
 
@@ -226,5 +225,5 @@ impl Field<'_> for Dup {
     }
 }
 
-/// How many descriptors the parent may hand over.
+/// Maximum number of descriptors that the parent hands over.
 pub const FDS: u32 = 512;

@@ -1,4 +1,4 @@
-//! `bpf(2)`: programs that decide about devices, loaded and attached to a cgroup of v2.
+//! `bpf(2)`: loads device programs and attaches them to v2 cgroups.
 
 use std::ffi::CStr;
 use std::io;
@@ -6,11 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
-/// `BPF_PROG_TYPE_CGROUP_DEVICE`, Linux 4.15.
+/// `BPF_PROG_TYPE_CGROUP_DEVICE` (Linux 4.15).
 const CGROUP_DEVICE_PROGRAM: u32 = 15;
-/// `BPF_CGROUP_DEVICE`, what such a program is attached to.
+/// `BPF_CGROUP_DEVICE`, the attach type of device programs.
 const CGROUP_DEVICE: u32 = 6;
-/// `BPF_F_ALLOW_MULTI`, Linux 4.15: others may be attached beside it and below, and all must allow.
+/// `BPF_F_ALLOW_MULTI` (Linux 4.15): the cgroup and its descendants may have more programs, and access needs the
+/// consent of all.
 const ALLOW_MULTI: u32 = 2;
 
 /// One instruction (`struct bpf_insn`).
@@ -18,7 +19,7 @@ const ALLOW_MULTI: u32 = 2;
 #[repr(C)]
 pub(crate) struct Insn {
     pub code: u8,
-    /// The destination in the lower half, the source in the upper.
+    /// Destination register in the low four bits, source register in the high four.
     pub registers: u8,
     pub off: i16,
     pub imm: u32,
@@ -30,7 +31,7 @@ impl Insn {
     }
 }
 
-/// The part of `union bpf_attr` for `BPF_PROG_LOAD` up to the name.
+/// The fields of `union bpf_attr` for `BPF_PROG_LOAD`, up to `prog_name`.
 #[repr(C)]
 struct Load {
     kind: u32,
@@ -45,7 +46,7 @@ struct Load {
     name: [u8; 16],
 }
 
-/// That for `BPF_PROG_ATTACH` up to the flags.
+/// The fields of `union bpf_attr` for `BPF_PROG_ATTACH`, up to `attach_flags`.
 #[repr(C)]
 struct Attach {
     target: u32,
@@ -55,14 +56,15 @@ struct Attach {
 }
 
 fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads size_of::<T>() bytes at attr, and takes what it knows beyond them for zero. Attr is one
-    // of the two structures above, without padding, and what it points to outlives the call.
+    // SAFETY: the kernel reads size_of::<T>() bytes at attr and treats the fields after them as zero. Attr is one of
+    // the two structures above, without padding; the memory that it points to outlives the call.
     super::check(unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) })
 }
 
-/// Loads a program for [`attach_device`]; the kernel keeps it as long as its descriptor, or what it is attached to.
+/// Loads a program for [`attach_device`]. The kernel keeps the program as long as its descriptor is open or it is
+/// attached.
 pub(crate) fn load_device(program: &[Insn]) -> io::Result<OwnedFd> {
-    // It uses no function that asks for another one.
+    // The program calls no helper function, so no GPL-compatible license is needed.
     const LICENSE: &CStr = c"MIT";
     let mut name = [0; 16];
     name.iter_mut().zip(b"cofferdam").for_each(|(to, from)| *to = *from);
@@ -78,7 +80,7 @@ pub(crate) fn load_device(program: &[Insn]) -> io::Result<OwnedFd> {
         flags: 0,
         name,
     };
-    // The verifier gives up when a signal comes.
+    // EAGAIN: a signal interrupted the verifier.
     let mut tries = 0..5;
     loop {
         match bpf(PROG_LOAD, &attr) {
@@ -88,7 +90,8 @@ pub(crate) fn load_device(program: &[Insn]) -> io::Result<OwnedFd> {
     }
 }
 
-/// Attaches a program to a cgroup of v2, beside what may be there, for as long as the cgroup is there.
+/// Attaches a program to a v2 cgroup, in addition to programs that are attached already. The program stays attached
+/// until the cgroup is removed.
 pub(crate) fn attach_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attr = Attach {
         target: cgroup.as_raw_fd().unsigned_abs(),

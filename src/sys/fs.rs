@@ -1,9 +1,9 @@
-//! Directory entries with the types that the kernel tells along with the names, extended attributes, clones,
-//! the times of links, and mount ids.
+//! Directory entries with the types that `getdents64(2)` returns, extended attributes, file clones, timestamps, mount
+//! trees, and mount ids.
 //!
-//! nix reads directories through the C library, which allocates and asks `fstat` once per directory; a
-//! walker that meets tens of thousands of them wants one buffer and no question asked twice. What the
-//! wrappers rely on is only that the kernel writes no more than the length that it is given.
+//! nix reads directories through the C library, which allocates and calls `fstat` once per directory. The walkers read
+//! tens of thousands of directories, and use one buffer and no extra call. The unsafe blocks rely on the kernel writing
+//! no more bytes than the length that it is given.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 
-/// What an entry of a directory is.
+/// Type of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DirentKind {
     Dir,
@@ -22,12 +22,12 @@ pub(crate) enum DirentKind {
     Socket,
     Char,
     Block,
-    /// The file system does not tell with the name: ask `fstatat`.
+    /// The file system does not report the type; `fstatat` does.
     Unknown,
 }
 
 impl DirentKind {
-    /// Of the type bits of a `st_mode`.
+    /// The type in the type bits of `st_mode`.
     pub(crate) fn of_mode(mode: libc::mode_t) -> DirentKind {
         match mode & libc::S_IFMT {
             libc::S_IFDIR => DirentKind::Dir,
@@ -54,7 +54,7 @@ impl DirentKind {
         }
     }
 
-    /// As a person would call it.
+    /// The type in words, for messages.
     pub(crate) fn name(self) -> &'static str {
         match self {
             DirentKind::Dir => "a directory",
@@ -76,23 +76,23 @@ pub(crate) struct Dirent<'a> {
     pub(crate) kind: DirentKind,
 }
 
-/// The buffer that directories are read into, one for many of them.
+/// A buffer that directories are read into. One buffer serves many directories.
 pub(crate) struct Dirents(Box<[u8]>);
 
 impl Dirents {
-    /// A buffer of the size that the C library uses.
+    /// A buffer of 32 KiB, as the C library uses.
     pub(crate) fn new() -> Self {
         Dirents(vec![0; 32 * 1024].into_boxed_slice())
     }
 
-    /// The next entries of `dir`; `None` at its end.
+    /// Reads the next entries of `dir`. `None` at the end of the directory.
     pub(crate) fn read(&mut self, dir: BorrowedFd<'_>) -> nix::Result<Option<Batch<'_>>> {
         let n = getdents64(dir, &mut self.0)?;
         Ok(self.0.get(..n).filter(|b| !b.is_empty()).map(|rest| Batch { rest }))
     }
 }
 
-/// The entries of one `getdents64`.
+/// The entries that one call of `getdents64` returned.
 pub(crate) struct Batch<'a> {
     rest: &'a [u8],
 }
@@ -100,7 +100,7 @@ pub(crate) struct Batch<'a> {
 impl<'a> Iterator for Batch<'a> {
     type Item = Dirent<'a>;
 
-    /// `struct linux_dirent64`: inode 8, offset 8, record length 2, type 1, name up to its NUL.
+    /// Parses a `struct linux_dirent64`: inode (8 bytes), offset (8), record length (2), type (1), NUL-terminated name.
     fn next(&mut self) -> Option<Dirent<'a>> {
         loop {
             let len = u16::from_ne_bytes(self.rest.get(16..18)?.try_into().ok()?);
@@ -116,22 +116,22 @@ impl<'a> Iterator for Batch<'a> {
 }
 
 fn getdents64(dir: BorrowedFd<'_>, buf: &mut [u8]) -> nix::Result<usize> {
-    // SAFETY: the kernel writes at most `buf.len()` bytes at `buf`, which is borrowed exclusively for
-    // the length of the call, and every byte pattern is a valid `u8`.
+    // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`, which is borrowed exclusively during the call;
+    // every byte pattern is a valid `u8`.
     let n = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buf.as_mut_ptr(), buf.len()) };
     Errno::result(n).map(|n| usize::try_from(n).unwrap_or(0))
 }
 
-/// Writes the names of the extended attributes of `fd` to `buf`, each with a NUL behind it, and returns their
-/// length; `ERANGE` if they are longer.
+/// Writes the names of the extended attributes of `fd` to `buf`, each with a NUL after it. Returns their total length.
+/// `ERANGE` if the buffer is too small.
 pub(crate) fn flistxattr(fd: BorrowedFd<'_>, buf: &mut [u8]) -> nix::Result<usize> {
-    // SAFETY: the kernel writes at most `buf.len()` bytes at `buf`, which is borrowed exclusively for
-    // the length of the call, and every byte pattern is a valid `u8`.
+    // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`, which is borrowed exclusively during the call;
+    // every byte pattern is a valid `u8`.
     let n = unsafe { libc::flistxattr(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
     Errno::result(n).map(|n| usize::try_from(n).unwrap_or(0))
 }
 
-/// Writes the value of one extended attribute to `buf` and returns its length; `ERANGE` if it is longer.
+/// Writes the value of an extended attribute to `buf`. Returns its length. `ERANGE` if the buffer is too small.
 pub(crate) fn fgetxattr(fd: BorrowedFd<'_>, name: &CStr, buf: &mut [u8]) -> nix::Result<usize> {
     let (to, room) = (buf.as_mut_ptr().cast(), buf.len());
     // SAFETY: as in `flistxattr`; the name is NUL-terminated and outlives the call.
@@ -139,55 +139,53 @@ pub(crate) fn fgetxattr(fd: BorrowedFd<'_>, name: &CStr, buf: &mut [u8]) -> nix:
     Errno::result(n).map(|n| usize::try_from(n).unwrap_or(0))
 }
 
-/// Sets one extended attribute, whether or not it is there.
+/// Creates or replaces an extended attribute.
 pub(crate) fn fsetxattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
     let from = value.as_ptr().cast();
-    // SAFETY: the kernel reads the NUL-terminated name and `value.len()` bytes of the value; both outlive
-    // the call.
+    // SAFETY: the kernel reads the NUL-terminated name and `value.len()` bytes of the value; both outlive the call.
     let r = unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), from, value.len(), 0) };
     Errno::result(r).map(drop)
 }
 
-/// Makes `to` share the blocks of `from` (`FICLONE`, Linux 4.5).
+/// Makes `to` share the data blocks of `from` (`FICLONE`, Linux 4.5).
 pub(crate) fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> nix::Result<()> {
-    // SAFETY: the argument is a descriptor's number; no memory is passed.
+    // SAFETY: the argument is a descriptor's number; the call takes no pointer.
     let r = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
     Errno::result(r).map(drop)
 }
 
-/// A detached copy of the mount at `fd`, with what is mounted below it if `recursive` (`open_tree(2)`, Linux 5.2).
-/// It needs `CAP_SYS_ADMIN` over the caller's mount namespace, in which `fd` must be.
+/// Creates a detached copy of the mount at `fd`; if `recursive`, also of the mounts below it (`open_tree(2)`, Linux
+/// 5.2). Needs `CAP_SYS_ADMIN` over the caller's mount namespace, and `fd` must be in that namespace.
 pub(crate) fn clone_tree(fd: BorrowedFd<'_>, recursive: bool) -> nix::Result<OwnedFd> {
     let recursive = if recursive { libc::AT_RECURSIVE.unsigned_abs() } else { 0 };
     let flags =
         libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.unsigned_abs() | recursive;
-    // SAFETY: a descriptor's number, a NUL-terminated constant and flags.
+    // SAFETY: the arguments are a descriptor's number, a NUL-terminated constant and flags.
     let tree = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_raw_fd(), c"".as_ptr(), flags) };
     let tree = RawFd::try_from(Errno::result(tree)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel just returned this descriptor to us, so nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(tree) })
 }
 
-/// Sets access and modification time of what `fd`, which may be path-only, refers to, be it a symbolic link
-/// (`AT_EMPTY_PATH`, Linux 5.8; `EINVAL` before).
+/// Sets the access and modification time of the file that `fd` refers to, which may be a symbolic link. `fd` may be an
+/// `O_PATH` descriptor (`AT_EMPTY_PATH`, Linux 5.8; `EINVAL` before).
 pub(crate) fn set_times(fd: BorrowedFd<'_>, access: TimeSpec, modification: TimeSpec) -> nix::Result<()> {
     let times = [*access.as_ref(), *modification.as_ref()];
-    // SAFETY: the path is a NUL-terminated constant and the two times outlive the call, which reads them.
+    // SAFETY: the path is a NUL-terminated constant; the kernel reads the two times, which outlive the call.
     let r = unsafe { libc::utimensat(fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) };
     Errno::result(r).map(drop)
 }
 
-/// The id of the mount that `fd` was opened through; `None` where the kernel is older than 5.8.
+/// Id of the mount that `fd` was opened through. `None` on kernels before 5.8.
 pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> nix::Result<Option<u64>> {
     let mut st = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the path is a NUL-terminated constant and `st` has room for the one `struct statx` that
-    // the kernel writes.
+    // SAFETY: the path is a NUL-terminated constant; `st` has room for the one `struct statx` that the kernel writes.
     let r = unsafe {
         libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, st.as_mut_ptr())
     };
     Errno::result(r)?;
-    // SAFETY: the kernel filled it in, and all its fields are integers, which the zeroes of before
-    // were valid values of too.
+    // SAFETY: `st` was zeroed and then written by the kernel; all its fields are integers, for which every value is
+    // valid.
     let st = unsafe { st.assume_init() };
     Ok((st.stx_mask & libc::STATX_MNT_ID != 0).then_some(st.stx_mnt_id))
 }
@@ -201,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_kinds_are_those_of_the_standard_library() {
+    fn read_returns_every_entry_once_with_its_type() {
         let dir = tempfile::tempdir().unwrap();
         for i in 0..2000 {
             std::fs::write(dir.path().join(format!("file-with-a-name-that-fills-the-buffer-{i}")), "")
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_record_ends_the_batch() {
+    fn truncated_or_malformed_record_ends_the_batch() {
         for len in 0..40_usize {
             for reclen in [0_u16, 3, 19, 24, 40, 4096] {
                 let mut bytes = vec![b'x'; len];
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_have_ids_of_their_own() {
+    fn mount_id_differs_between_mounts_and_not_within_one() {
         let id = |p: &str| mount_id(File::open(p).unwrap().as_fd()).unwrap();
         assert_eq!(id("/proc/self"), id("/proc"));
         assert_ne!(id("/"), id("/proc"));

@@ -1,41 +1,42 @@
-//! Locks on open files, `flock(2)`.
+//! Advisory locks on open files (`flock(2)`).
 //!
-//! nix's guard panics when unlocking fails; [`Locked`] does not.
+//! nix's guard panics if unlocking fails; [`Locked`] does not.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-/// What is asked of a lock.
+/// A lock operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
-    /// Held beside other shared ones; waits for one that excludes.
+    /// Shared lock; waits for an exclusive one.
     Shared,
-    /// Held beside other shared ones, or `EWOULDBLOCK`.
+    /// Shared lock; `EWOULDBLOCK` if another process holds an exclusive one.
     SharedNow,
-    /// Held alone; waits for all others.
+    /// Exclusive lock; waits for all others.
     Exclusive,
-    /// Held alone, or `EWOULDBLOCK`; then a lock that was held before through `fd` is gone too.
+    /// Exclusive lock; `EWOULDBLOCK` if there is another lock. On failure, a lock held before through the descriptor is
+    /// lost.
     ExclusiveNow,
-    /// Given up.
+    /// Unlocks.
     None,
 }
 
 /// A descriptor that holds a lock until it is dropped.
 ///
-/// Closing alone does not unlock: a lock belongs to the open file, and a child that another thread forks holds a copy
-/// of every descriptor until it executes a program.
+/// Drop unlocks explicitly. Closing the descriptor is not enough: the lock belongs to the open file description, and a
+/// child that another thread forks has a copy of every descriptor until it executes a program.
 #[derive(Debug)]
 pub(crate) struct Locked(OwnedFd);
 
 impl Locked {
-    /// Locks the open file that `fd` refers to.
+    /// Locks the open file description of `fd`.
     pub(crate) fn new(fd: OwnedFd, lock: Lock) -> nix::Result<Locked> {
         flock(fd.as_fd(), lock)?;
         Ok(Locked::held(fd))
     }
 
-    /// A descriptor that holds its lock already.
+    /// Wraps a descriptor that already holds a lock.
     pub(crate) fn held(fd: OwnedFd) -> Locked {
         Locked(fd)
     }
@@ -58,7 +59,7 @@ impl Drop for Locked {
     }
 }
 
-/// Locks the open file that `fd` refers to, or changes the lock that is held through it. Waits again when a signal handler of the caller's ran.
+/// Locks the open file description of `fd`, or changes the lock that it holds. Repeats the call on EINTR.
 pub(crate) fn flock(fd: BorrowedFd<'_>, lock: Lock) -> nix::Result<()> {
     let operation = match lock {
         Lock::Shared => libc::LOCK_SH,
@@ -68,7 +69,7 @@ pub(crate) fn flock(fd: BorrowedFd<'_>, lock: Lock) -> nix::Result<()> {
         Lock::None => libc::LOCK_UN,
     };
     loop {
-        // SAFETY: the descriptor is borrowed and so open throughout; the call takes no memory.
+        // SAFETY: the descriptor is borrowed, so it is open during the call; the call takes no pointer.
         match Errno::result(unsafe { libc::flock(fd.as_raw_fd(), operation) }) {
             Err(Errno::EINTR) => {}
             answer => return answer.map(drop),

@@ -1,8 +1,8 @@
-//! System calls that nix lacks, and the one place outside `spawn` and `init` where unsafe stands.
+//! System calls that nix lacks. The only unsafe code outside `spawn` and `init` is here.
 //!
-//! Each wrapper takes and gives owned or borrowed descriptors and plain values, so that the code above
-//! it is safe. Every block relies on its arguments being numbers, or pointers to values that outlive
-//! the call; nothing here keeps a pointer. No policy: a wrapper does what its manual page says.
+//! Each wrapper takes and returns owned or borrowed descriptors and plain values, so its callers need no unsafe code.
+//! Every unsafe block relies on its arguments being numbers, or pointers to values that outlive the call; no wrapper
+//! keeps a pointer. The wrappers have no policy: each does what the manual page of its call says.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,46 +22,47 @@ pub(crate) mod probe;
 #[cfg(test)]
 pub(crate) mod refuse;
 
-/// `Ok` of a system call's result through libc, or the thread's errno.
+/// Converts the return value of a libc call: `Ok`, or the thread's errno.
 fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
 }
 
 fn own(ret: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(check(ret)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel just returned this descriptor to us, so nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A memfd (`memfd_create(2)`, Linux 3.17) that holds `bytes`, sealed against every change.
-/// `exec` asks for one that may be executed whatever `vm.memfd_noexec` says, if it may (Linux 6.3).
+/// Creates a memfd (`memfd_create(2)`, Linux 3.17) with the content `bytes`, sealed against writing, shrinking, growing
+/// and further seals. `exec` requests an executable one (`MFD_EXEC`, Linux 6.3), whatever the default of
+/// `vm.memfd_noexec` is. With `vm.memfd_noexec` = 2 the kernel refuses that with `EACCES`.
 pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8], exec: bool) -> io::Result<OwnedFd> {
     const MFD_NOEXEC_SEAL: libc::c_uint = 0x8;
     const MFD_EXEC: libc::c_uint = 0x10;
     let base = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let wanted = base | if exec { MFD_EXEC } else { MFD_NOEXEC_SEAL };
-    // SAFETY: name is a NUL-terminated string; the flags are numbers.
+    // SAFETY: `name` is a NUL-terminated string; the flags are numbers.
     let create =
         |flags: libc::c_uint| own(unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) });
     let fd = match create(wanted) {
-        // Before 6.3 the kernel knows neither flag.
+        // Before Linux 6.3 the kernel knows neither flag.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => create(base)?,
         other => other?,
     };
     write_all(&fd, bytes)?;
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: fcntl on a descriptor of ours with a number.
+    // SAFETY: fcntl on a descriptor that this function owns, with a number.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into())?;
     Ok(fd)
 }
 
-/// Runs `work` so that a file size limit of the caller's makes it fail with `EFBIG` and does not end the
-/// caller by SIGXFSZ, which the kernel sends to this thread besides (`setrlimit(2)`).
+/// Runs `work` with SIGXFSZ blocked in this thread. So a write beyond the caller's file size limit (`RLIMIT_FSIZE`,
+/// `setrlimit(2)`) fails with `EFBIG`, and the signal that the kernel sends in addition does not end the caller.
 pub(crate) fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     use nix::sys::signal::{SigSet, SigmaskHow, Signal};
     let mut only = SigSet::empty();
     only.add(Signal::SIGXFSZ);
-    // Set back even when `work` panics, in a function of the caller's.
+    // A guard, so the signal mask is restored even if `work` panics: it may call a function of the caller.
     struct Blocked(SigSet, SigSet);
     impl Drop for Blocked {
         fn drop(&mut self) {
@@ -69,11 +70,11 @@ pub(crate) fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Re
             if !mask.contains(Signal::SIGXFSZ) {
                 let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
                 let set: &libc::sigset_t = (*only).as_ref();
-                // SAFETY: the set and the time outlive the call, and no information is asked for. It takes a
-                // pending signal off this thread, which blocks it, and does not wait.
+                // SAFETY: the set and the time outlive the call; the null pointer asks for no siginfo. The call removes
+                // a pending SIGXFSZ from this thread, which blocks the signal, and does not wait.
                 unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &raw const now) };
             }
-            // It takes a mask that this thread has had before.
+            // It cannot fail: the mask is a former mask of this thread.
             let _ = mask.thread_set_mask();
         }
     }
@@ -82,7 +83,7 @@ pub(crate) fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Re
     work()
 }
 
-/// Writes all of `bytes` to a file.
+/// Writes all of `bytes` to a file, with SIGXFSZ blocked.
 pub(crate) fn write_all(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     without_sigxfsz(|| {
         let mut rest = bytes;
@@ -94,23 +95,23 @@ pub(crate) fn write_all(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Duplicates a descriptor that the caller named by its number; the copy is closed on exec.
+/// Duplicates a descriptor of the caller by its number. The copy is close-on-exec and not below 3.
 pub(crate) fn dup_number(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_DUPFD_CLOEXEC on any number gives a new descriptor or EBADF and changes nothing else.
+    // SAFETY: F_DUPFD_CLOEXEC on any number returns a new descriptor or EBADF, and changes nothing else.
     own(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())
 }
 
-/// How a child ended, as `waitid(2)` tells it.
+/// How a child ended, as reported by `waitid(2)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// By `exit`, with this code.
+    /// It exited with this code.
     Code(i32),
-    /// By this signal.
+    /// It was killed by this signal.
     Signal(i32),
 }
 
-/// `waitid(P_PIDFD)` (Linux 5.4) for the end of a child. `None` when it still runs and `block` is
-/// false; `reap` false leaves it to be waited for again.
+/// Waits for the end of a child (`waitid(P_PIDFD)`, Linux 5.4). Returns `None` if the child is running and `block` is
+/// false. If `reap` is false, the child stays waitable.
 pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::Result<Option<Ended>> {
     let mut options = libc::WEXITED | libc::__WALL;
     if !block {
@@ -120,7 +121,7 @@ pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::
         options |= libc::WNOWAIT;
     }
     loop {
-        // SAFETY: siginfo_t is plain data for which all zeroes is a value.
+        // SAFETY: siginfo_t is plain data for which all zeroes are a valid value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(io::Error::other)?;
         // SAFETY: info outlives the call.
@@ -128,7 +129,7 @@ pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
             Ok(_) => {
-                // SAFETY: waitid filled the fields of a SIGCHLD, or left them zero.
+                // SAFETY: waitid wrote the fields for SIGCHLD, or left them zero.
                 let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
                 return Ok(match (pid, info.si_code) {
                     (0, _) => None,
@@ -140,8 +141,8 @@ pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::
     }
 }
 
-/// The number of a process in the PID namespace that `/proc` shows, whatever the caller's own is; `None` when it has
-/// been reaped, or is not shown.
+/// Pid of a process in the PID namespace of the mounted `/proc`, whatever the caller's own PID namespace is. `None` if
+/// the process has been reaped or is not visible in that namespace.
 pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
@@ -150,25 +151,25 @@ pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
 
 /// A pidfd of the calling process (`pidfd_open(2)`, Linux 5.3).
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
+    // SAFETY: the arguments are numbers.
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })
 }
 
 /// `pidfd_send_signal(2)` (Linux 5.1).
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: numbers and a null pointer, which means a plain signal.
+    // SAFETY: the arguments are numbers, and a null siginfo, which means a plain signal.
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) }).map(drop)
 }
 
-/// Sends one record, without raising SIGPIPE in a caller that does not ignore it.
+/// Sends one record, without raising SIGPIPE.
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
     nix::sys::socket::send(socket.as_raw_fd(), bytes, flags)?;
     Ok(())
 }
 
-/// Receives one record of at most `buffer.len()` bytes, with the descriptor that may come with it.
+/// Receives one record of at most `buffer.len()` bytes, and the descriptor that may come with it.
 pub(crate) fn recv_with_fd(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -176,7 +177,7 @@ pub(crate) fn recv_with_fd(
 ) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut control = [0u64; 8];
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: msghdr is plain data for which all zeroes is a value.
+    // SAFETY: msghdr is plain data for which all zeroes are a valid value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
@@ -184,20 +185,21 @@ pub(crate) fn recv_with_fd(
     message.msg_controllen = size_of_val(&control);
     let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
     let received = loop {
-        // SAFETY: message points to an iovec and a control buffer that outlive the call.
+        // SAFETY: `message` points to an iovec and a control buffer that outlive the call.
         match check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) } as libc::c_long) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => break other?,
         }
     };
-    // SAFETY: the kernel filled message; CMSG_FIRSTHDR gives null or a whole header in `control`.
+    // SAFETY: the kernel filled `message`; CMSG_FIRSTHDR returns null or a complete header in `control`.
     let fd = unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         if !header.is_null()
             && (*header).cmsg_level == libc::SOL_SOCKET
             && (*header).cmsg_type == libc::SCM_RIGHTS
         {
-            // init sends one descriptor a message; MSG_CMSG_CLOEXEC made it ours and close-on-exec.
+            // Init sends at most one descriptor per message. The kernel has installed it in this process, and it has no
+            // other owner.
             Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()))
         } else {
             None

@@ -1,7 +1,7 @@
-//! The lines of `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`), from their text.
+//! A parser for the lines of `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 //!
-//! Nothing is read here and nothing asked of the kernel. Paths are given byte for byte, whatever they are encoded
-//! in: the parser beneath takes text, so every byte is handed to it as the character of that number, and back.
+//! It reads no file and makes no system call. Paths are returned byte for byte, in any encoding. procfs's parser takes
+//! UTF-8 text, so every byte is passed to it as the character of the same number (Latin-1), and converted back.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -9,26 +9,26 @@ use std::path::PathBuf;
 
 use procfs::process::MountInfo;
 
-/// One mount, as far as it matters here.
+/// A mount. Only the fields that the crate uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     pub(crate) id: i32,
-    /// The mount that it stands on.
+    /// Id of the parent mount.
     pub(crate) parent: i32,
     /// `MAJOR:MINOR` of the file system.
     pub(crate) device: String,
-    /// The directory or file of that file system that is mounted.
+    /// The directory or file of that file system which is the root of this mount.
     pub(crate) root: PathBuf,
-    /// Where, as seen from the reader's root.
+    /// Path of the mount point, relative to the root of the process whose mountinfo it is.
     pub(crate) point: PathBuf,
     pub(crate) read_only: bool,
     pub(crate) fs_type: String,
-    /// The names of the file system's own options.
+    /// Names of the file system's options (per superblock).
     pub(crate) super_options: Vec<String>,
 }
 
 impl Mount {
-    /// Of one line without its end; `None` if it is none.
+    /// Parses a line without its newline. `None` if it is malformed.
     pub(crate) fn parse(line: &[u8]) -> Option<Mount> {
         let line: String = line.iter().copied().map(char::from).collect();
         let info = MountInfo::from_line(&line).ok()?;
@@ -46,7 +46,7 @@ impl Mount {
     }
 }
 
-/// The bytes that were made characters.
+/// Converts the characters back to bytes.
 fn bytes(field: &str) -> Vec<u8> {
     field.chars().filter_map(|c| u8::try_from(c).ok()).collect()
 }
@@ -59,7 +59,7 @@ fn path(field: &str) -> PathBuf {
     OsString::from_vec(unescape(&bytes(field))).into()
 }
 
-/// Undoes the octal escapes: the kernel writes `\040` for a blank, `\011`, `\012`, `\134`, and none for a byte
+/// Decodes octal escapes. The kernel writes `\040` for a space, `\011`, `\012` and `\134`, and never escapes a byte
 /// above 127.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes() {
+    fn unescape_decodes_only_complete_octal_escapes() {
         for (field, expected) in [
             (&b"a\\040b"[..], &b"a b"[..]),
             (b"\\134\\011\\012", b"\\\t\n"),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_and_its_bytes() {
+    fn parse_keeps_path_bytes_and_refuses_incomplete_lines() {
         let line =
             b"50 20 0:40 /a\\040b /mnt/\xff\xc3\xa9\\134 rw,nosuid shared:1 master:2 - tmpfs x ro,size=1k";
         let mount = Mount::parse(line).unwrap();

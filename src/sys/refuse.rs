@@ -1,8 +1,9 @@
-//! For tests: a system call that fails, on this thread and all that it starts from now on, for good.
+//! For tests: makes a system call fail on this thread and on all threads and processes that it starts afterwards. It
+//! cannot be undone.
 
 use nix::errno::Errno;
 
-/// Makes every call of that number fail (a seccomp filter, `seccomp(2)`).
+/// Makes every call with that number fail with `errno` (a seccomp filter, `seccomp(2)`).
 pub(crate) fn refuse(call: libc::c_long, errno: Errno) {
     const LOAD: u16 = 0x20;
     const JUMP_EQUAL: u16 = 0x15;
@@ -18,7 +19,8 @@ pub(crate) fn refuse(call: libc::c_long, errno: Errno) {
     ];
     let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
     let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
-    // SAFETY: numbers, and a program that outlives the calls; the kernel copies and checks it.
+    // SAFETY: the arguments are numbers, and a program that outlives the calls; the kernel copies and verifies the
+    // program.
     let ret = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter)

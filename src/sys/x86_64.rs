@@ -1,18 +1,19 @@
-//! What depends on the processor, on the parent's side: a system call without libc, and `clone3`
-//! whose child runs in the caller's memory.
+//! Code of the parent that depends on the processor: a system call without libc, and a `clone3` whose child runs in the
+//! caller's memory.
 
 use std::arch::asm;
 
-/// A system call of up to six arguments that touches no thread-local `errno`: the child of a
-/// `CLONE_VM` clone runs on the caller's thread-local storage and must leave it alone.
+/// Makes a system call with up to five arguments, and does not set the thread-local `errno`. The child of a `CLONE_VM`
+/// clone shares the caller's thread-local storage and must not change it.
 ///
 /// # Safety
-/// The arguments must be what the call wants: pointers valid for what the kernel reads or writes.
+/// The arguments must be what the call expects: numbers, or pointers to memory that is valid for the kernel's reads and
+/// writes.
 #[inline(always)]
 pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 5]) -> isize {
     let ret: isize;
     let [a, b, c, d, e] = args;
-    // SAFETY: the kernel clobbers rcx and r11 only; the caller vouches for the arguments.
+    // SAFETY: the kernel clobbers rcx and r11 only; the caller guarantees that the arguments are valid.
     unsafe {
         asm!("syscall", inlateout("rax") number as isize => ret,
              in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
@@ -21,22 +22,22 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 5]) -> isize {
     ret
 }
 
-/// `clone3(2)` (Linux 5.3). The child calls `child(argument)`, which must not return, on the caller's
-/// own stack below the current frame. Returns in the parent only: the pid, or minus errno.
+/// `clone3(2)` (Linux 5.3). The child calls `child(argument)`, which must not return, on the caller's stack below the
+/// current frame. Returns in the parent only: the child's pid, or the negative errno.
 ///
 /// # Safety
-/// `args` must hold `CLONE_VM|CLONE_VFORK` and a null stack, so that this thread is suspended until
-/// the child has executed another program or ended. `child` must only make raw system calls and touch
-/// memory reachable from `argument`; all signals must be blocked.
+/// `args` must have `CLONE_VM|CLONE_VFORK` and a null stack, so that the kernel suspends this thread until the child
+/// has executed another program or ended. `child` must only make raw system calls and access memory that is reachable
+/// from `argument`. All signals must be blocked.
 pub(crate) unsafe fn clone3_vfork(
     args: &libc::clone_args,
     child: unsafe extern "C" fn(*mut libc::c_void) -> !,
     argument: *mut libc::c_void,
 ) -> isize {
     let ret: isize;
-    // SAFETY: parent and child share the stack, but the parent does not run before the child is gone;
-    // the child only pushes below this frame (asm without `nostack` keeps the red zone clear), and
-    // the values that the parent reads afterwards are in registers of its own.
+    // SAFETY: parent and child share the stack, but the parent is suspended until the child has left it. The child only
+    // pushes below this frame (asm without `nostack` keeps the red zone free). The values that the parent reads
+    // afterwards are in registers, of which each process has its own.
     unsafe {
         asm!(
             "syscall",
