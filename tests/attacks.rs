@@ -363,7 +363,7 @@ fn task_cannot_read_trace_or_end_pid_1() {
     }
 }
 
-/// Even if the caller leaves a descriptor of the host's `/` inheritable.
+/// The caller leaves a descriptor of the host's `/` inheritable; the task does not have it.
 #[test]
 fn no_descriptor_or_working_directory_leads_to_the_host() {
     if !sandboxes() {
@@ -385,7 +385,7 @@ fn no_descriptor_or_working_directory_leads_to_the_host() {
     assert_eq!((before.len(), before.mtime()), (after.len(), after.mtime()));
 }
 
-/// Wherever the task can create one: every mount is nodev.
+/// A task with CAP_MKNOD can create nodes, but every mount that it can write is nodev.
 #[test]
 fn device_nodes_created_by_a_task_cannot_be_opened() {
     if !sandboxes() {
@@ -447,7 +447,7 @@ fn cve_2022_0185_a_user_namespace_gives_no_control_over_inherited_mounts() {
     }
 }
 
-/// Neither the host's cgroups nor the limits of the task's own cgroup.
+/// The task can change neither the host's cgroups nor the limits of its own cgroup.
 #[test]
 fn cve_2022_0492_2023_25809_task_cannot_write_cgroup_files() {
     if !can("root") || !can("cgroups") {
@@ -505,7 +505,7 @@ fn cve_2017_16539_proc_and_sys_are_read_only_and_masked() {
     }
 }
 
-/// The capability is not in the default set. If it is granted, the report says what it weakens.
+/// CAP_DAC_READ_SEARCH is not a default capability. If it is granted, the report says what it weakens.
 #[test]
 fn open_by_handle_at_needs_a_capability_that_is_reported() {
     if !sandboxes() {

@@ -223,8 +223,8 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// PID 1 notices the death of the caller while it waits for the id maps, while it gives up its rights, or later. The
-/// empty cgroup stays.
+/// A caller is killed at arbitrary moments. PID 1 notices its death while it waits for the id maps, while it gives up
+/// its rights, or later. The empty cgroup stays.
 #[test]
 fn no_process_survives_a_caller_killed_during_spawn() {
     if !sandboxes() {
@@ -245,7 +245,7 @@ fn no_process_survives_a_caller_killed_during_spawn() {
     }
 }
 
-/// While both run, PID 1 has three descriptors, under 200 KiB of memory and no capabilities.
+/// While caller and task run, PID 1 has three descriptors, under 200 KiB of memory and no capabilities.
 #[test]
 fn task_dies_with_its_caller_and_pid_1_is_small() {
     if !sandboxes() {
@@ -285,7 +285,7 @@ fn task_dies_with_its_caller_and_pid_1_is_small() {
     }
 }
 
-/// The forked process also holds the socket to PID 1, so PID 1 cannot rely on its end alone.
+/// The forked process has a copy of the socket to PID 1, so the end of that socket does not show the caller's death.
 #[test]
 fn task_dies_with_its_caller_even_if_a_fork_of_the_caller_lives() {
     if !sandboxes() {

@@ -191,7 +191,8 @@ fn late(attack: &mut Attack) {
     attack.never("a later mount of the host is there", Path::new("/x/late/mark").exists());
 }
 
-/// Tries every change of a file on what each method brings into the root, also from a user namespace of the task.
+/// Tries every change of a file on what each method brings into the root, also from a user namespace of the task. The
+/// host's files stay as they are.
 #[test]
 fn no_population_method_lets_a_task_change_the_hosts_files() {
     if !sandboxes() {
@@ -214,7 +215,7 @@ fn no_population_method_lets_a_task_change_the_hosts_files() {
     }
 }
 
-/// The same attack succeeds on a linked root that the spec asks to be writable. The report says so.
+/// The same attack succeeds on a linked root that the spec asks to be writable, and the report says so.
 #[test]
 fn writable_linked_root_exposes_the_hosts_files_and_is_reported() {
     if !can("root") {
@@ -447,7 +448,7 @@ fn temporary_root_is_private_and_removed_with_all_its_files() {
     }
 }
 
-/// A link that names a program of the host finds nothing, and no link leads the search out of the root.
+/// A link that names a program of the host finds nothing. No link leads the search out of the root.
 #[test]
 fn command_lookup_follows_no_link_out_of_the_root() {
     if !sandboxes() {

@@ -147,7 +147,8 @@ fn shared_pid_namespace_reaches_the_host_only_if_reported() {
     }
 }
 
-/// By no task with the default root: neither root, nor nobody with CAP_DAC_OVERRIDE, which is a default capability.
+/// With the default root, neither root nor nobody (with CAP_DAC_OVERRIDE, a default capability) can read files of the
+/// real `/etc` that other users may not read.
 #[test]
 fn default_root_hides_files_that_other_users_may_not_read() {
     if !can("root") || !sandboxes() {

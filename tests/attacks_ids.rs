@@ -57,8 +57,8 @@ fn without(name: &str) {
     }
 }
 
-/// Root without CAP_SYS_ADMIN needs a user namespace. There, nobody must have no more rights to the host's files than
-/// outside, or the report says which uid the task has instead.
+/// Root without CAP_SYS_ADMIN needs a user namespace. In it, user nobody must have no rights of root to the host's
+/// files. If it has, the report says which outside uid it is.
 #[test]
 fn user_nobody_lacks_rights_of_host_root_in_a_user_namespace() {
     if !can("root") || !sandboxes() || Host::probe().unwrap().user_ns_forbidden.is_some() {

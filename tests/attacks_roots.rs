@@ -120,7 +120,7 @@ fn pid_1_does_not_keep_the_plan_in_memory() {
     task.wait().unwrap();
 }
 
-/// In the incidents, another task of the same `/alloc` put a link in place of the log directory.
+/// In the incidents, another task with the same `/alloc` put a link in place of the log directory.
 #[test]
 fn nomad_cve_2020_27195_2022_24683_a_link_in_place_of_the_logs_is_not_followed() {
     if !sandboxes() {

@@ -424,7 +424,7 @@ fn caller_entry() {
     }
 }
 
-/// As a service that was killed by its cgroup, and is restarted in the same cgroup.
+/// The caller is like a service that was killed by its cgroup and restarted in the same cgroup.
 #[test]
 fn spawn_works_in_a_cgroup_that_was_killed_earlier() {
     let _alone = alone();
@@ -449,7 +449,7 @@ fn spawn_works_in_a_cgroup_that_was_killed_earlier() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
 }
 
-/// The operator's limit on the parent cgroup is too small; a spec cannot ask for that little.
+/// The operator limits the parent cgroup to less than a spec may ask for.
 #[test]
 fn oom_kill_during_setup_is_reported_as_oom_killed() {
     let _alone = alone();

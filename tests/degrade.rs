@@ -309,7 +309,7 @@ fn refused_calls_that_restrict_the_process_are_reported_and_rolled_back() {
         s.with(|s| s.rlimits = [("core".into(), none)].into())
     };
     refused(Setup, "prlimit64(0, 4, {0, 0})", all(libc::SYS_prlimit64), limited);
-    // With an init that stays as PID 1, and without.
+    // With an init that stays as PID 1, and with the command as PID 1.
     let alone: Set = |s| s.with(|s| s.init = false);
     for set in [as_it_is, alone] {
         refused(Setup, "seccomp(SECCOMP_SET_MODE_FILTER", all(libc::SYS_seccomp), set);
@@ -544,8 +544,8 @@ fn seccomp_filters_may_be_missing_only_if_not_required() {
     }
 }
 
-/// A refused signal or wait is an error with the kernel's errno. The task can still be killed and waited for from
-/// another thread.
+/// A refused signal or wait is an error with the kernel's errno. A thread without the filter can still kill the task
+/// and wait for it.
 #[test]
 fn refused_signal_or_wait_is_an_error_and_the_task_stays_usable() {
     let _alone = alone();

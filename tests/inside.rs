@@ -344,7 +344,7 @@ fn rlimits_of_the_spec_are_set() {
     assert_eq!(output(sandbox), "37\n38");
 }
 
-/// Wherever the files are linked, `/` included.
+/// The host's files cannot be changed wherever they are linked into the root, `/` included.
 #[test]
 fn linked_host_files_cannot_be_changed() {
     if !sandboxes() {
@@ -437,7 +437,7 @@ fn pids_max_does_not_count_init() {
     assert_eq!(refused, "alone");
 }
 
-/// The device number has no driver, so open(2) gives ENXIO if it is permitted.
+/// The device number has no driver, so an open(2) that is permitted fails with ENXIO.
 #[test]
 fn devices_open_only_with_their_granted_permissions() {
     if !can("device_cgroup") {

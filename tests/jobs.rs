@@ -219,7 +219,7 @@ _start:
 text: .ascii "32 bits\n"
 "#;
 
-/// By the i386 system call table, unless the profile has `i386: false`.
+/// An i386 program makes calls by the i386 table, unless the profile has `i386: false`.
 #[test]
 fn i386_program_runs_unless_the_profile_forbids_it() {
     assembled(OF_32_BITS, "-m32", "32 bits", Filter::Default);

@@ -83,7 +83,7 @@ fn root(populate: Method, map: &[(&Path, &str)]) -> Root {
     Root { populate, chroot_env, ..Root::default() }
 }
 
-/// Equal to the host's, entry by entry.
+/// The tree inside equals the host's, entry by entry.
 #[test]
 fn every_population_method_gives_the_same_tree() {
     if !can("root") || !sandboxes() {
@@ -145,7 +145,7 @@ fn copied_files_lose_setuid_and_file_capabilities_by_default() {
     }
 }
 
-/// Neither the host nor the next sandbox sees the changes, unless the overlay has an upper directory to keep them.
+/// Neither the host nor the next sandbox sees what was written, unless the overlay has an upper directory to keep it.
 #[test]
 fn writes_to_an_overlay_do_not_reach_the_host() {
     if !sandboxes() || !overlay() {
@@ -175,7 +175,7 @@ fn writes_to_an_overlay_do_not_reach_the_host() {
     remove(&upper);
 }
 
-/// Both paths of a source show one overlay.
+/// A directory of the host that two entries show, by two paths, is one overlay.
 #[test]
 fn overlay_of_a_directory_with_two_paths_is_coherent() {
     if !sandboxes() || !overlay() {
