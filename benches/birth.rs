@@ -1,10 +1,10 @@
-//! How a process comes into its cgroups: what each way costs from the clone to the reaped exit of a program that does
-//! nothing, beside the bare clone and exec of the same program in the same run.
+//! Cost of starting a process in its cgroups. Each way is timed from the clone to the reaped exit of a program that
+//! exits at once, next to a bare clone and exec of the same program in the same run.
 //!
-//! Each birth comes after a quiet moment. On a kernel without `favordynmods` the first write to a `cgroup.procs` after
-//! one waits until every processor has passed a quiet state (RCU), which is what this is about; a run of
-//! writes without a pause would hide it. Compare ratios, not milliseconds: `cargo bench --bench birth`. With `--test`
-//! there are few rounds. It needs no compiler and no file but itself, so a static build runs in `tools/vm-run`.
+//! Each start follows a pause. On a kernel without `favordynmods` the first write to `cgroup.procs` after a pause waits
+//! for an RCU grace period, which is the cost of interest; a run of writes without pauses would hide it. Compare
+//! ratios, not milliseconds: `cargo bench --bench birth`. With `--test` there are few rounds. The bench needs no
+//! compiler and no other file, so a static build runs in `tools/vm-run`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::ffi::CString;
@@ -27,20 +27,21 @@ mod tiny;
 const QUIET: Duration = Duration::from_millis(50);
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// What the child reads, in the memory of its parent.
+/// What the child needs, read from its parent's memory.
 struct Child {
     program: CString,
     enter: Vec<RawFd>,
-    /// Read before the exec, by a child that is moved by its parent.
+    /// A pipe that the child reads before the exec, so that its parent can move it first.
     gate: Option<RawFd>,
 }
 
 /// # Safety
-/// `argument` is a `Child` that outlives this.
+/// `argument` points to a `Child` that outlives the call.
 unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
     let child = argument.cast::<Child>();
     let (mut byte, none) = ([0u8; 1], [0usize; 1]);
-    // SAFETY: raw system calls on what the contract vouches for; nothing is written but this frame.
+    // SAFETY: the caller vouches for `argument`. Only raw system calls follow, and the only memory written is this
+    // frame.
     unsafe {
         for fd in &(*child).enter {
             arch::syscall(libc::SYS_write, [*fd as usize, c"0".as_ptr() as usize, 1, 0, 0]);
@@ -57,7 +58,7 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
 }
 
 fn clone_args(flags: u64, into: Option<BorrowedFd<'_>>) -> libc::clone_args {
-    // SAFETY: clone_args is plain data for which all zeroes is a value.
+    // SAFETY: `clone_args` is plain data, and all zeroes is a valid value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags;
     args.exit_signal = libc::SIGCHLD as u64;
@@ -74,22 +75,24 @@ fn reap(pid: isize) {
     assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0)), "{ended:?}");
 }
 
-/// As the crate does it: a clone on shared memory, which enters and executes.
+/// Starts the process as the crate does: a clone with shared memory, whose child enters the cgroups and executes.
 fn born(spec: &mut Child, into: Option<BorrowedFd<'_>>) {
     let args = clone_args((libc::CLONE_VM | libc::CLONE_VFORK) as u64, into);
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
-    // SAFETY: VM and VFORK without a stack; the child makes raw system calls, and all signals are blocked.
+    // SAFETY: CLONE_VM and CLONE_VFORK without a stack: the caller is suspended while the child uses its frame. The
+    // child makes raw system calls only, and all signals are blocked.
     let pid = unsafe { arch::clone3_vfork(&args, child, std::ptr::from_mut(spec).cast()) };
     mask.thread_set_mask().unwrap();
     reap(pid);
 }
 
-/// A process that waits while its parent moves it, as whoever has neither of the two does it.
+/// Starts a process that waits while its parent moves it. This is the way without CLONE_INTO_CGROUP and without a child
+/// that enters by itself.
 fn moved(spec: &mut Child, group: &Group) {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     spec.gate = Some(read.as_raw_fd());
     let args = clone_args(0, None);
-    // SAFETY: without CLONE_VM this is a fork; the child, on its copy of the stack, only calls `child`.
+    // SAFETY: without CLONE_VM this is a fork. The child has a copy of the stack, and only calls `child`.
     let pid = unsafe {
         let pid = arch::syscall(
             libc::SYS_clone3,

@@ -1,7 +1,7 @@
-//! What a system call filter costs: to compile, to load, and with each call that is made. `cargo bench --bench filter`.
+//! Cost of a system call filter: to compile, to load, and on each call. `cargo bench --bench filter`.
 //!
-//! Loading is timed on a thread that has no filter yet, as what is loaded stays; beside it the same profile as a chain of
-//! comparisons, one a call, which is what other compilers make.
+//! Loading is timed on a new thread, because a loaded filter cannot be removed. For comparison, the same profile is
+//! also loaded as a chain with one comparison a call, which is what other compilers produce.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use cofferdam::filter::{Action, Arch, Base, Grants, Profile, Rule, all, compile}
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn no_new_privs() {
-    // SAFETY: numbers.
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
 }
 
@@ -20,13 +20,13 @@ fn load(program: &[u8]) {
         filter: program.as_ptr().cast_mut().cast(),
     };
     let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-    // SAFETY: the program outlives the call, which copies it.
+    // SAFETY: the program outlives the call, and the kernel copies it.
     let loaded =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) };
     assert_eq!(loaded, 0);
 }
 
-/// Loads it so often, each time on a new thread.
+/// Total time of `times` loads, each on a new thread.
 fn loading(program: &[u8], times: u64) -> Duration {
     let one = || {
         no_new_privs();
@@ -37,7 +37,7 @@ fn loading(program: &[u8], times: u64) -> Duration {
     (0..times).map(|_| std::thread::scope(|scope| scope.spawn(one).join().unwrap())).sum()
 }
 
-/// What is allowed of x86_64, one comparison a call.
+/// The default profile's allowed x86_64 calls as a program with one comparison a call.
 fn chain(grants: &Grants) -> Vec<u8> {
     let allowed: Vec<u32> = {
         let program = compile(&Profile::default(), grants).unwrap();
@@ -61,7 +61,7 @@ fn chain(grants: &Grants) -> Vec<u8> {
     program
 }
 
-/// A call that every filter allows, so often, by a thread with this filter.
+/// Total time of `times` calls that every filter allows, on a thread with this filter.
 fn calling(program: Option<&[u8]>, times: u64) -> Duration {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -71,7 +71,7 @@ fn calling(program: Option<&[u8]>, times: u64) -> Duration {
             }
             let start = Instant::now();
             for _ in 0..times {
-                // SAFETY: no arguments.
+                // SAFETY: getppid(2) has no arguments.
                 unsafe { libc::syscall(libc::SYS_getppid) };
             }
             start.elapsed()
@@ -84,7 +84,7 @@ fn filter(c: &mut Criterion) {
     let grants = Grants::default();
     let tree = compile(&Profile::default(), &grants).unwrap().bytes();
     let chain = chain(&grants);
-    // A thread that has it must still end.
+    // A small filter still allows what a thread needs to end.
     let calls = ["setns", "keyctl", "bpf"].map(String::from).to_vec();
     let rules = vec![Rule { calls, action: Action::Errno(1), args: Vec::new() }];
     let small = Profile { base: Base::Action(Action::Allow), rules, i386: true };

@@ -1,15 +1,16 @@
-//! Filling a root and removing it again, each beside the least that it could cost, in the same run.
+//! Populating a root and removing it, each next to the least that it could cost (the floor), in the same run.
 //!
-//! `cargo bench --bench populate` prints a table for each method, file system and tree, in which the contestants
-//! took turns: compare ratios, not milliseconds. A word after `--` chooses the tables whose title has it.
-//! criterion's groups come first and are for the history only. With `--test` everything runs once, on small
-//! trees. The rest is asked for by the environment:
+//! `cargo bench --bench populate` prints a table for each method, file system and tree. The rows of a table take turns:
+//! compare ratios, not milliseconds. A word after `--` selects the tables whose title contains it. criterion's groups
+//! come first; they only keep a history. With `--test` everything runs once, on small trees. Environment variables ask
+//! for the rest:
 //!
-//! - `COFFERDAM_BENCH_ROUNDS`: how many turns, 15 when unset.
-//! - `COFFERDAM_BENCH_B=1`: the host's own directories of the default list too, by link, below `/var/tmp`.
-//! - `COFFERDAM_BENCH_PLOT=FILE`: a drawing of how time grows with the number of entries.
+//! - `COFFERDAM_BENCH_ROUNDS`: number of rounds, 15 if unset.
+//! - `COFFERDAM_BENCH_B=1`: also links the host's own directories of the default list, below `/var/tmp`.
+//! - `COFFERDAM_BENCH_PLOT=FILE`: writes an SVG plot of time against the number of entries.
 //!
-//! It wants root, for file systems of its own; what cannot be had says so. Nothing stays behind.
+//! Root is needed to mount the file systems; a table whose file system cannot be mounted is reported as skipped.
+//! Everything created is removed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::ffi::OsStr;
@@ -45,12 +46,12 @@ use place::Place;
 use table::{Bar, Contest, Row};
 use tree::Shape;
 
-/// How it was called.
+/// Command line and environment of the run.
 struct Call {
-    /// Everything once, on small trees.
+    /// Runs everything once, on small trees.
     test: bool,
     rounds: usize,
-    /// Part of the title of the tables that are wanted.
+    /// Selects the tables whose title contains this.
     filter: String,
     host: bool,
 }
@@ -77,7 +78,7 @@ impl Call {
     }
 }
 
-/// Ours, of one directory into `to`/tree.
+/// Populates `to`/tree with the crate, from one directory.
 fn ours(method: Method, from: &Path, to: &Path) {
     fill(method, &[(from.to_owned(), "/tree".into())].into(), to);
 }
@@ -92,7 +93,7 @@ fn ours_remove(parent: &Path, name: &str) {
     remove_tree(File::open(parent).unwrap().as_fd(), OsStr::new(name)).unwrap();
 }
 
-/// What a round leaves in `to`.
+/// Removes the directory of a round.
 fn clear(to: &Path) {
     floor::remove(floor::threads(), to);
 }
@@ -188,12 +189,12 @@ fn removing(call: &Call, title: &str, base: &Path) {
     contest.print();
 }
 
-/// What the rounds before have left to be written is written now, not in somebody's turn.
+/// Flushes what earlier rounds left to be written, so that it does not slow a row's turn.
 fn settle(base: &Path) {
     nix::unistd::syncfs(File::open(base).unwrap()).unwrap();
 }
 
-/// The default list of this host. It needs a destination on the same file system.
+/// Links the default list of this host. The destination must be on the same file system.
 fn host_lists(call: &Call) {
     let dir = tempfile::TempDir::with_prefix_in("cofferdam-bench-", "/var/tmp").unwrap();
     let map: ChrootEnv = default_chroot_env().into_iter().filter(|(s, _)| s.exists()).collect();
@@ -227,7 +228,7 @@ fn host_lists(call: &Call) {
     contest.print();
 }
 
-/// One file system and what runs on it.
+/// Runs the tables of one file system.
 fn on(call: &Call, place: Result<&Path, &str>, name: &str, tables: &[(&str, Table)]) {
     let shape = call.shape();
     let size = format!("{} files, {} directories, {} links", shape.files, shape.dirs, shape.links);
@@ -275,7 +276,7 @@ fn tables(call: &Call, place: &Place) {
     }
 }
 
-/// Times `work` on a fresh directory, and removes that directory untimed.
+/// Time that `work` takes on `rounds` fresh directories. Their removal is not timed.
 fn timed(base: &Path, rounds: u64, before: impl Fn(&Path), work: impl Fn(&Path)) -> Duration {
     let mut spent = Duration::ZERO;
     for _ in 0..rounds {
@@ -288,7 +289,7 @@ fn timed(base: &Path, rounds: u64, before: impl Fn(&Path), work: impl Fn(&Path))
     spent
 }
 
-/// Ours and the floor on tmpfs.
+/// The crate and the floor on tmpfs, for criterion's history.
 fn history(call: &Call, place: &Place) {
     let source = place.tmpfs.join("source");
     tree::build(&source, call.shape());

@@ -1,8 +1,8 @@
-//! From spawn to reaped exit of a static program that does nothing, beside a floor in the same run.
+//! Time from spawn to the reaped exit of a static program that exits at once, next to a floor in the same run.
 //!
-//! The floor is the least that any implementation does for the same namespaces: a clone on shared
-//! memory, a bind root, `/proc`, `pivot_root` and the exec, by raw calls without any check. Compare
-//! ratios, not microseconds: `cargo bench --bench spawn`.
+//! The floor is the least that any implementation does for the same namespaces: a clone on shared memory, a
+//! bind-mounted root, `/proc`, `pivot_root` and the exec, by raw calls without checks. Compare ratios, not
+//! microseconds: `cargo bench --bench spawn`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::ffi::CString;
@@ -14,7 +14,7 @@ use cofferdam::filter::Filter;
 use cofferdam::{Host, Method, Policy, Root, Sandbox};
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// `exit(0)`, 400 bytes of code and headers, without a C library.
+/// Builds `exit(0)`: 400 bytes of code and headers, without a C library.
 fn payload(dir: &Path) -> PathBuf {
     let source = dir.join("exit.s");
     let program = dir.join("exit");
@@ -24,7 +24,7 @@ fn payload(dir: &Path) -> PathBuf {
     program
 }
 
-/// The floor: private mount, PID and IPC namespaces, a bind root with `/proc`, and the exec.
+/// The floor: private mount, PID and IPC namespaces, a bind-mounted root with `/proc`, and the exec.
 mod floor {
     use super::CString;
 
@@ -36,7 +36,8 @@ mod floor {
 
     extern "C" fn child(args: *mut libc::c_void) -> libc::c_int {
         let none = std::ptr::null::<libc::c_char>();
-        // SAFETY: the caller's Args outlive us, as CLONE_VFORK suspends it; raw calls only.
+        // SAFETY: the caller's Args outlive the child, because CLONE_VFORK suspends the caller. Only raw calls are
+        // made.
         unsafe {
             let args = &*args.cast::<Args>();
             libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast());
@@ -60,13 +61,13 @@ mod floor {
     pub fn run(args: &mut Args, stack: &mut [u128]) -> i32 {
         let flags =
             libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
-        // SAFETY: the stack is ours, and CLONE_VFORK suspends us while the child uses it.
+        // SAFETY: the caller owns the stack, and CLONE_VFORK suspends the caller while the child uses it.
         let pid = unsafe {
             let top = stack.as_mut_ptr_range().end.cast();
             libc::clone(child, top, flags | libc::SIGCHLD, std::ptr::from_mut(args).cast())
         };
         let mut status = 0;
-        // SAFETY: waits for the child that was just made.
+        // SAFETY: waits for the child that was just created; `status` outlives the call.
         unsafe { libc::waitpid(pid, &raw mut status, 0) };
         status
     }
@@ -109,7 +110,7 @@ fn spawn(c: &mut Criterion) {
             ..Default::default()
         });
     });
-    // What the device cgroup and the partition of the processors cost, where they are on version 1 above all.
+    // Without device cgroup and core partitions, whose cost is largest on cgroup v1.
     let undivided = Policy { core_partitions: false, ..Policy::default() };
     let plain = given.clone().policy(&undivided).with(|s| s.device_cgroup = Some(false));
     let unfiltered = given.clone().with(|s| s.filter = Filter::None);
@@ -130,7 +131,7 @@ fn spawn(c: &mut Criterion) {
     group.bench_function("plan only", |b| b.iter(|| given.plan().unwrap()));
     group.bench_function("probe of the host", |b| b.iter(|| Host::probe().unwrap()));
 
-    // The same with a caller that holds a GiB, touched: the cost must not follow its memory.
+    // The caller holds 1 GiB of touched memory: the cost must not depend on the caller's memory.
     let held = vec![1u8; 1 << 30];
     group.bench_function("a directory as root, caller holds 1 GiB", |b| {
         b.iter(|| given.spawn().unwrap().wait().unwrap())

@@ -1,4 +1,4 @@
-//! Attacks on the enclosure from inside: on init, the kernel's files, devices, mounts and namespaces.
+//! Attacks from inside a sandbox: on init, the kernel's files, devices, mounts and namespaces.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -14,7 +14,7 @@ use attack_tools::*;
 use cofferdam::{Control, Device, Error, Limits, Method, Network, Policy, Root};
 use common::{asked, can, probe, run_probe, sandboxes};
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -37,13 +37,13 @@ fn probe_entry() {
     }
     attack.tell(&mut say);
     if what == "init" {
-        // What the task ends with is what is told, whatever it did to who tells it.
+        // PID 1 must report this exit status, whatever the attack did to PID 1.
         drop(say);
         std::process::exit(42);
     }
 }
 
-/// Overwrites, enters, traces, reads and ends PID 1.
+/// Tries to overwrite, enter, trace, read and end PID 1.
 fn init(attack: &mut Attack) {
     for file in ["exe", "root", "cwd", "ns/mnt"] {
         attack.attempt_io(file, fs::read_link(format!("/proc/1/{file}")));
@@ -76,7 +76,7 @@ fn init(attack: &mut Attack) {
             attack.attempt(format!("setns {kind:#x}"), call!(libc::SYS_setns, pidfd, kind));
         }
     }
-    // These may be sent; it is just that nothing must come of them.
+    // These calls may succeed, but must have no effect on PID 1.
     for signal in 1..=64 {
         let _ = call!(libc::SYS_kill, 1, signal);
     }
@@ -90,7 +90,7 @@ fn init(attack: &mut Attack) {
     let _ = fs::write("/proc/1/oom_score_adj", "1000");
 }
 
-/// Looks for a way to the host in what the process holds.
+/// Looks for a way to the host through descriptors, working directory, environment and executable.
 fn descriptors(attack: &mut Attack) {
     let open = (0..1024).filter(|fd| call!(libc::SYS_fcntl, *fd, libc::F_GETFD).is_ok());
     for fd in open.collect::<Vec<i32>>() {
@@ -116,7 +116,7 @@ fn descriptors(attack: &mut Attack) {
     attack.attempt_io("own program by name", OpenOptions::new().append(true).open(exe));
 }
 
-/// Makes device nodes wherever something can be made, and opens them.
+/// Creates device nodes wherever that is possible, and opens them.
 fn devices(attack: &mut Attack) {
     let disk = fs::metadata("/usr").or_else(|_| fs::metadata("/")).unwrap().dev();
     let (block, char) = (0o060666, 0o020666);
@@ -136,9 +136,9 @@ fn devices(attack: &mut Attack) {
     }
 }
 
-/// Changes what a device node is, not what it drives.
+/// Changes the metadata of a device node.
 fn node(attack: &mut Attack, path: &Path) {
-    // To what it has, so that the machine survives a success.
+    // Sets the values that it has already, so that a success does no harm.
     let m = fs::metadata(path).unwrap();
     attack.attempt_io(format!("chmod {path:?}"), fs::set_permissions(path, m.permissions()));
     attack
@@ -148,7 +148,7 @@ fn node(attack: &mut Attack, path: &Path) {
     attack.attempt(format!("setxattr {path:?}"), set);
 }
 
-/// Mounts, without CAP_SYS_ADMIN.
+/// Tries to change mounts, and other operations that need CAP_SYS_ADMIN.
 fn mounts(attack: &mut Attack) {
     let remount = libc::MS_REMOUNT | libc::MS_BIND;
     attack.attempt("tmpfs", mount("t", "/tmp", "tmpfs", 0, ""));
@@ -180,9 +180,9 @@ fn mounts(attack: &mut Attack) {
     attack.attempt("settimeofday", call!(libc::SYS_settimeofday, [1u64, 1].as_ptr(), 0));
 }
 
-/// As root of a user namespace of its own, should it get one, takes apart the mounts that it came with.
+/// As root of a user namespace, if one can be created: changes or uncovers the inherited mounts.
 fn user_namespace(attack: &mut Attack) {
-    // Each attempt in a process of its own: what it leaves must not be in the way of the next.
+    // Each attempt runs in a process of its own, so that its effects do not hinder the next.
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let lines: Vec<Vec<&str>> = info.lines().map(|l| l.split(' ').collect()).collect();
     let inside = |name: String, what: &dyn Fn() -> nix::Result<()>, attack: &mut Attack| {
@@ -210,7 +210,7 @@ fn user_namespace(attack: &mut Attack) {
         }
     }
     for at in ["/", "/proc", "/dev", "/sys"] {
-        // Not recursive, so that what covers it stays behind.
+        // Not recursive, so that the mounts that cover it are not bound along.
         inside(format!("bare bind of {at}"), &|| mount(at, "/tmp", "", libc::MS_BIND, ""), attack);
     }
     inside("a proc without masks".into(), &|| mount("p", "/tmp", "proc", 0, ""), attack);
@@ -227,8 +227,8 @@ fn user_namespace(attack: &mut Attack) {
     inside("a device on a tmpfs of its own".into(), &device, attack);
 }
 
-/// Mounts cgroups in a user namespace, and writes to them from outside of it, where the task is not mapped away
-/// and CAP_DAC_OVERRIDE counts.
+/// A child mounts cgroup hierarchies in a user namespace. The parent, outside of it, writes to them through the child's
+/// /proc/PID/root, where its own uid and CAP_DAC_OVERRIDE apply.
 fn cgroups(attack: &mut Attack) {
     use std::io::Write;
     let canary = std::env::var("CANARY").unwrap();
@@ -244,7 +244,7 @@ fn cgroups(attack: &mut Attack) {
         let uid = nix::unistd::getuid();
         if call!(libc::SYS_unshare, libc::CLONE_NEWUSER).is_ok() {
             let _ = fs::write("/proc/self/uid_map", format!("0 {uid} 1"));
-            // Of their own, so that a mount changes nothing of the hierarchies themselves.
+            // New namespaces, so that the mounts do not change the existing hierarchies.
             if call!(libc::SYS_unshare, libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).is_ok() {
                 let _ = mount("c", "/tmp/freezer", "cgroup", 0, "freezer");
                 let _ = mount("c", "/tmp/pids", "cgroup", 0, "pids");
@@ -254,7 +254,7 @@ fn cgroups(attack: &mut Attack) {
         let _ = call!(libc::SYS_write, up[1], b"x".as_ptr(), 1);
         let mut byte = 0u8;
         let _ = call!(libc::SYS_read, down[0], &raw mut byte, 1);
-        // SAFETY: a number.
+        // SAFETY: _exit(2) takes a number.
         unsafe { libc::_exit(0) };
     }
     let mut byte = 0u8;
@@ -266,7 +266,7 @@ fn cgroups(attack: &mut Attack) {
     attack.attempt_io("the host's cgroup", write(format!("{root}/freezer/{canary}/freezer.state"), "FROZEN"));
     for dir in ["pids", "v2"] {
         let max = format!("{root}/{dir}/pids.max");
-        // Only the cgroup of this sandbox has this limit.
+        // Only the cgroup of this sandbox has this limit (22, and one for init).
         if fs::read_to_string(&max).is_ok_and(|text| text.starts_with("23")) {
             attack.attempt_io("its own limit", write(max, "max"));
         }
@@ -274,11 +274,12 @@ fn cgroups(attack: &mut Attack) {
     attack.never("nothing else", false);
     let _ = call!(libc::SYS_write, down[1], b"x".as_ptr(), 1);
     let mut status = 0;
-    // SAFETY: status outlives the call.
+    // SAFETY: `status` outlives the call.
     unsafe { libc::waitpid(child, &mut status, 0) };
 }
 
-/// The classical way out of a chroot: keep the directory that one is in outside of a second one, and climb.
+/// The classic chroot escape: chroots into a subdirectory, keeps the working directory outside of it, and climbs by
+/// `..`.
 fn chroot(attack: &mut Attack) {
     let canary = std::env::var("CANARY").unwrap();
     let inside = fs::metadata("/").unwrap();
@@ -295,7 +296,7 @@ fn chroot(attack: &mut Attack) {
     attack.never("the host's files are there", Path::new(&canary).exists());
 }
 
-/// Opens for writing what the kernel's file systems offer, and reads what is to be covered. Nothing is written.
+/// Opens files of /proc and /sys for writing, without writing, and reads files that must be masked.
 fn kernel(attack: &mut Attack) {
     for file in ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sysrq-trigger"] {
         attack.attempt_io(file, OpenOptions::new().write(true).open(file));
@@ -321,7 +322,7 @@ fn kernel(attack: &mut Attack) {
     }
 }
 
-/// Opens by handle, for which no path and no mount of the sandbox is needed.
+/// Opens a file by handle, which needs no path and no mount of the sandbox.
 fn handle(attack: &mut Attack) {
     let mut handle = [128u32, 0].iter().copied().chain([0; 32]).collect::<Vec<u32>>();
     let (mut id, at) = (0, z("/usr"));
@@ -334,7 +335,7 @@ fn handle(attack: &mut Attack) {
     );
 }
 
-/// Looks for a key of the caller's session.
+/// Searches the keyrings for a key of the caller's session.
 fn keyring(attack: &mut Attack) {
     const SEARCH: i32 = 10;
     for keyring in [-1, -2, -3, -4, -5] {
@@ -350,9 +351,9 @@ fn say_won(sandbox: cofferdam::Sandbox, least: u32) -> common::Seen {
     seen
 }
 
-/// PID 1 cannot be overwritten, entered, traced or ended, and tells the truth about the end.
+/// PID 1 cannot be overwritten, entered, traced or ended, and reports the true exit status.
 #[test]
-fn init_is_out_of_reach() {
+fn task_cannot_read_trace_or_end_pid_1() {
     if !sandboxes() {
         return;
     }
@@ -362,9 +363,9 @@ fn init_is_out_of_reach() {
     }
 }
 
-/// Nothing that the process holds leads to the host, even where the caller is careless.
+/// The caller leaves a descriptor of the host's `/` inheritable; the task does not have it.
 #[test]
-fn nothing_held_leads_to_the_host() {
+fn no_descriptor_or_working_directory_leads_to_the_host() {
     if !sandboxes() {
         return;
     }
@@ -384,9 +385,9 @@ fn nothing_held_leads_to_the_host() {
     assert_eq!((before.len(), before.mtime()), (after.len(), after.mtime()));
 }
 
-/// A device node that a task makes cannot be opened, wherever it can be made.
+/// A task with CAP_MKNOD can create nodes, but every mount that it can write is nodev.
 #[test]
-fn device_nodes_that_a_task_makes_are_dead() {
+fn device_nodes_created_by_a_task_cannot_be_opened() {
     if !sandboxes() {
         return;
     }
@@ -404,9 +405,9 @@ fn device_nodes_that_a_task_makes_are_dead() {
     say_won(with_libraries(probe("devices").user("root").root(root)), 100);
 }
 
-/// The host's own nodes, as standard streams and as devices, keep their mode and owner.
+/// The task cannot change mode, owner or attributes of the host's nodes that it has as streams or devices.
 #[test]
-fn device_nodes_of_the_host_keep_their_modes() {
+fn task_cannot_change_metadata_of_the_hosts_device_nodes() {
     if !sandboxes() {
         return;
     }
@@ -421,9 +422,8 @@ fn device_nodes_of_the_host_keep_their_modes() {
     }
 }
 
-/// Without CAP_SYS_ADMIN no mount is made, changed or taken away.
 #[test]
-fn mounts_stay_as_they_are() {
+fn task_without_cap_sys_admin_cannot_change_mounts() {
     if !sandboxes() {
         return;
     }
@@ -432,9 +432,8 @@ fn mounts_stay_as_they_are() {
     }
 }
 
-/// What a user namespace of its own gives a task does not reach the mounts that it came with.
 #[test]
-fn cve_2022_0185_a_user_namespace_does_not_open_the_mounts() {
+fn cve_2022_0185_a_user_namespace_gives_no_control_over_inherited_mounts() {
     if !sandboxes() {
         return;
     }
@@ -448,9 +447,9 @@ fn cve_2022_0185_a_user_namespace_does_not_open_the_mounts() {
     }
 }
 
-/// No cgroup can be written, neither the host's nor the limits of the task's own.
+/// The task can change neither the host's cgroups nor the limits of its own cgroup.
 #[test]
-fn cve_2022_0492_2023_25809_cgroups_cannot_be_written() {
+fn cve_2022_0492_2023_25809_task_cannot_write_cgroup_files() {
     if !can("root") || !can("cgroups") {
         return;
     }
@@ -473,9 +472,9 @@ fn cve_2022_0492_2023_25809_cgroups_cannot_be_written() {
     }
 }
 
-/// The classical escape from a chroot ends at the root of the sandbox, or the report has said that it may not.
+/// With `no_pivot_root` the escape may succeed, and the report must say so.
 #[test]
-fn a_chroot_in_the_root_is_no_way_out() {
+fn nested_chroot_does_not_escape_the_root() {
     if !sandboxes() {
         return;
     }
@@ -495,9 +494,8 @@ fn a_chroot_in_the_root_is_no_way_out() {
     }
 }
 
-/// Nothing of the kernel's can be written through /proc and /sys, and what is sensitive is covered.
 #[test]
-fn cve_2017_16539_the_kernels_files_are_covered() {
+fn cve_2017_16539_proc_and_sys_are_read_only_and_masked() {
     if !sandboxes() {
         return;
     }
@@ -507,9 +505,9 @@ fn cve_2017_16539_the_kernels_files_are_covered() {
     }
 }
 
-/// open_by_handle_at needs a capability that is not in the default set; granted, the report says what it means.
+/// CAP_DAC_READ_SEARCH is not a default capability. If it is granted, the report says what it weakens.
 #[test]
-fn handles_need_a_capability_that_weakens() {
+fn open_by_handle_at_needs_a_capability_that_is_reported() {
     if !sandboxes() {
         return;
     }
@@ -524,13 +522,12 @@ fn handles_need_a_capability_that_weakens() {
     assert!(run_probe(granted).unwrap().report.weakened.contains(Control::ROOT_SWITCH));
 }
 
-/// The caller's session keyring stays with the caller.
 #[test]
-fn the_callers_keys_are_not_found() {
+fn task_cannot_find_keys_of_the_callers_session_keyring() {
     if !sandboxes() {
         return;
     }
-    // The keyring is of this thread alone.
+    // A session keyring of this thread only.
     let join = call!(libc::SYS_keyctl, 1, 0);
     let (kind, name, secret) = (c"user".as_ptr(), c"canary".as_ptr(), b"secret".as_ptr());
     let add = call!(libc::SYS_add_key, kind, name, secret, 6, -3 as libc::c_long);
@@ -545,7 +542,8 @@ fn the_callers_keys_are_not_found() {
     }
 }
 
-/// A setuid program of a volume gives nothing; where new privileges are allowed, no more than the bounding set.
+/// With `no_new_privs` the set-user-ID bit of a program in a volume has no effect; without it, the program gets no more
+/// than the bounding set.
 #[test]
 fn nomad_cve_2019_14803_a_setuid_program_stays_within_the_bounding_set() {
     if !can("root") {
@@ -569,7 +567,7 @@ fn nomad_cve_2019_14803_a_setuid_program_stays_within_the_bounding_set() {
     assert_eq!((seen.get("Uid"), seen.get("Gid")), ("65534 65534 65534 65534", "65534 65534 65534 65534"));
     assert_eq!(seen.get("CapEff"), "0000000000000001");
     let seen = run(false);
-    // Unless the host honours no setuid bit there itself.
+    // Unless the file system is mounted nosuid on the host.
     let at = nix::sys::statfs::statfs(dir.path()).unwrap();
     if !at.flags().contains(nix::sys::statvfs::FsFlags::ST_NOSUID) {
         assert_eq!(seen.get("Uid"), "65534 0 0 0");
@@ -577,9 +575,8 @@ fn nomad_cve_2019_14803_a_setuid_program_stays_within_the_bounding_set() {
     assert_eq!((seen.get("CapEff"), seen.get("CapBnd")), ("0000000000000001", "0000000000000001"));
 }
 
-/// What is shared with the host, by default or as asked: the report says what that leaves open.
 #[test]
-fn the_report_names_what_sharing_leaves_open() {
+fn report_names_the_risks_of_sharing_with_the_host() {
     if !sandboxes() {
         return;
     }

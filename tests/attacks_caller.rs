@@ -1,5 +1,5 @@
-//! Attacks that need a caller of their own: one that is killed, short of descriptors, or careless. The caller is
-//! this test binary once more, run as a program.
+//! Attacks for which the caller is a process of its own: it is killed, has few descriptors, or is careless. This test
+//! binary runs as that process.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use cofferdam::{Error, Sandbox, Stdio};
 use common::{remove_cgroup, sandboxes};
 
-/// What runs inside; outside it has nothing to do.
+/// Entry point of this binary inside a sandbox; does nothing elsewhere.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = common::asked() else { return };
     assert_eq!(what, "terminal");
     let mut attack = attack_tools::Attack::default();
     let byte = b'x';
-    // Pushing input needs the terminal to be ours; so it is tried to make it that first.
+    // TIOCSTI needs a controlling terminal, so the task first tries to acquire one.
     let _ = call!(libc::SYS_setsid);
     attack.attempt("TIOCSCTTY", call!(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 1));
     attack.attempt("TIOCSTI", call!(libc::SYS_ioctl, 0, libc::TIOCSTI, &raw const byte));
@@ -37,13 +37,13 @@ fn sleeper(id: &str) -> Sandbox {
     Sandbox::command("/bin/sleep").arg("1000").with(|s| s.id = id)
 }
 
-/// The callers, by name; outside of one it has nothing to do.
+/// Entry point of this binary as a caller; does nothing elsewhere.
 #[test]
 fn caller_entry() {
     let Ok(what) = std::env::var("COFFERDAM_CALLER") else { return };
     let id = std::env::var("ID").unwrap_or_default();
     match what.as_str() {
-        // To be killed at any moment.
+        // Is killed at an arbitrary moment.
         "spawning" => {
             for i in 0.. {
                 drop(sleeper(&format!("{id}-{i}")).spawn());
@@ -54,7 +54,7 @@ fn caller_entry() {
             println!("pid {}", task.pid().unwrap());
             task.wait().unwrap();
         }
-        // A child of the caller's has copies of all its descriptors, and lives on.
+        // A forked child of the caller has copies of all its descriptors, and outlives it.
         "forked" => {
             let task = sleeper(&id).spawn().unwrap();
             // SAFETY: the child sleeps and ends, by system calls only.
@@ -62,7 +62,7 @@ fn caller_entry() {
             if copy == 0 {
                 let nap = libc::timespec { tv_sec: 60, tv_nsec: 0 };
                 let _ = call!(libc::SYS_nanosleep, &raw const nap, 0);
-                // SAFETY: a number.
+                // SAFETY: _exit(2) takes a number.
                 unsafe { libc::_exit(0) };
             }
             println!("copy {copy}");
@@ -81,7 +81,8 @@ fn caller_entry() {
             let piped = Sandbox::command("/bin/echo").arg("through").stdout(Stdio::Piped).spawn();
             let text = piped.map(|mut task| std::io::read_to_string(task.stdout.take().unwrap()).unwrap());
             let through = text.is_ok_and(|t| t == "through\n");
-            // What is opened for the sandbox has these numbers now, and is not what the caller means by them.
+            // Descriptors 0 to 2 are closed, so files opened for the sandbox get these numbers. `Inherit` must not pass
+            // those to the task.
             let leaks = [0, 1, 2].map(|fd| {
                 let run = Sandbox::command("/bin/sh").args(["-c", &format!("cd -P /proc/self/fd/{fd}/")]);
                 let how = |n| if n == fd { Stdio::Inherit } else { Stdio::Null };
@@ -107,7 +108,7 @@ fn caller_entry() {
         "terminal" => {
             let path = std::env::var("PTY").unwrap();
             nix::unistd::setsid().unwrap();
-            // Opened by the leader of a session without one, it becomes its terminal.
+            // A session leader without a controlling terminal acquires the first one that it opens.
             let tty = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
             let _ = call!(libc::SYS_ioctl, tty.as_raw_fd(), libc::TIOCSCTTY, 0);
             assert!(fs::File::open("/dev/tty").is_ok(), "the caller has a terminal");
@@ -120,18 +121,18 @@ fn caller_entry() {
     }
 }
 
-/// At each limit either the task runs, or the refusal comes as an error, and nothing is left open.
+/// At each limit of descriptors the task runs, or spawn returns an error. No descriptor stays open.
 fn few_descriptors() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
     let mut ran = 0;
     for limit in 3..90u64 {
         let limits = libc::rlimit { rlim_cur: limit, rlim_max: 1024 };
-        // SAFETY: limits outlives the call.
+        // SAFETY: `limits` outlives the call.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
         let done = Sandbox::command("/bin/true").spawn().and_then(|task| task.wait());
         let limits = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };
-        // SAFETY: limits outlives the call.
+        // SAFETY: `limits` outlives the call.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
         match done {
             Ok(status) => {
@@ -147,7 +148,7 @@ fn few_descriptors() {
     assert!(ran > 0);
 }
 
-/// Spawns while another thread forks children that live for a while and hold copies of every descriptor.
+/// Spawns while another thread forks children. Each lives for 20 ms and holds copies of all descriptors.
 fn forking() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -158,10 +159,10 @@ fn forking() {
                 if pid == 0 {
                     let nap = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
                     let _ = call!(libc::SYS_nanosleep, &raw const nap, 0);
-                    // SAFETY: a number.
+                    // SAFETY: _exit(2) takes a number.
                     unsafe { libc::_exit(0) };
                 }
-                // SAFETY: a null pointer is allowed.
+                // SAFETY: waitpid(2) accepts a null pointer.
                 unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
             }
         });
@@ -187,7 +188,7 @@ fn succeeds(mut command: Command) {
     assert!(done.status.success(), "{}\n{out}{err}", done.status);
 }
 
-/// The cgroups whose name begins with `id`: a caller that is killed cannot remove them.
+/// The cgroups whose name begins with `id`. A killed caller cannot remove them.
 fn groups(id: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
@@ -212,7 +213,7 @@ fn processes_in(group: &std::path::Path) -> usize {
     fs::read_to_string(group.join("cgroup.procs")).map_or(0, |text| text.lines().count())
 }
 
-/// Waits until `done`, for at most ten seconds.
+/// Waits until `done` returns true, for at most ten seconds.
 #[track_caller]
 fn eventually(what: &str, done: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
@@ -222,10 +223,10 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// A caller that is killed at any point of a spawn leaves no process behind: PID 1 notices, at the gate, when it
-/// settles, or later. Its empty cgroup stays.
+/// A caller is killed at arbitrary moments. PID 1 notices its death while it waits for the id maps, while it gives up
+/// its rights, or later. The empty cgroup stays.
 #[test]
-fn a_killed_caller_leaves_no_process() {
+fn no_process_survives_a_caller_killed_during_spawn() {
     if !sandboxes() {
         return;
     }
@@ -244,9 +245,9 @@ fn a_killed_caller_leaves_no_process() {
     }
 }
 
-/// A task ends with its caller. While both run, PID 1 holds next to nothing.
+/// While caller and task run, PID 1 has three descriptors, under 200 KiB of memory and no capabilities.
 #[test]
-fn a_task_ends_with_its_caller_and_its_init_is_small() {
+fn task_dies_with_its_caller_and_pid_1_is_small() {
     if !sandboxes() {
         return;
     }
@@ -265,7 +266,7 @@ fn a_task_ends_with_its_caller_and_its_init_is_small() {
     };
     let init = field(pid, "PPid:");
     assert_ne!(init, child.id().cast_signed(), "the task's parent is its init");
-    // Settling goes on for a moment after the task has begun.
+    // PID 1 closes its last descriptors shortly after the command has started.
     if attack_tools::privileged() {
         let fds = || fs::read_dir(format!("/proc/{init}/fd")).map_or(0, Iterator::count);
         eventually("init holds more than its socket, its signals and the caller's pidfd", || fds() == 3);
@@ -284,9 +285,9 @@ fn a_task_ends_with_its_caller_and_its_init_is_small() {
     }
 }
 
-/// A process that the caller forked holds the socket to PID 1 as well. The task ends with the caller all the same.
+/// The forked process has a copy of the socket to PID 1, so the end of that socket does not show the caller's death.
 #[test]
-fn a_task_ends_with_its_caller_though_a_fork_of_that_lives() {
+fn task_dies_with_its_caller_even_if_a_fork_of_the_caller_lives() {
     if !sandboxes() {
         return;
     }
@@ -313,25 +314,24 @@ fn a_task_ends_with_its_caller_though_a_fork_of_that_lives() {
     }
 }
 
-/// Whatever the limit of descriptors is, spawn runs or says why not, and keeps none.
 #[test]
-fn a_caller_short_of_descriptors_gets_an_error() {
+fn spawn_without_free_descriptors_fails_and_leaks_none() {
     if sandboxes() {
         succeeds(caller("descriptors"));
     }
 }
 
-/// Without descriptors 0 to 2 the task still gets the streams that it was to have.
+/// The task gets the standard streams that the spec asks for.
 #[test]
-fn a_caller_with_closed_streams_can_spawn() {
+fn spawn_works_with_descriptors_0_to_2_closed() {
     if sandboxes() {
         succeeds(caller("closed"));
     }
 }
 
-/// A caller that ignores SIGCHLD still learns the status from init, and without init that it is lost.
+/// Init reports the exit status through its socket. Without init the status may be lost, and `wait` says so.
 #[test]
-fn a_caller_that_ignores_its_children_can_wait() {
+fn wait_works_while_the_caller_ignores_sigchld() {
     if sandboxes() {
         let id = format!("sigchld-{}", std::process::id());
         let mut command = caller("no-sigchld");
@@ -340,21 +340,21 @@ fn a_caller_that_ignores_its_children_can_wait() {
     }
 }
 
-/// Forked copies of the caller, with all of its descriptors, neither hang a spawn nor spoil its answer.
+/// Forked copies of the caller hold all of its descriptors. They neither block a spawn nor change its result.
 #[test]
-fn a_caller_that_forks_meanwhile_can_spawn() {
+fn spawn_works_while_another_thread_forks() {
     if sandboxes() {
         succeeds(caller("forking"));
     }
 }
 
-/// A terminal that is handed in cannot be made to type for the task.
+/// A task that has a terminal as its standard input cannot push characters into the terminal's input queue.
 #[test]
-fn cve_2017_5226_a_terminal_takes_no_input_from_the_task() {
+fn cve_2017_5226_task_cannot_push_input_into_the_callers_terminal() {
     if !sandboxes() {
         return;
     }
-    // SAFETY: the numbers of posix_openpt(3); the buffer outlives the call.
+    // SAFETY: posix_openpt(3) takes numbers, and the buffer outlives the calls.
     let (master, name) = unsafe {
         let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
         let mut name = [0u8; 64];

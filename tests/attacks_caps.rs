@@ -1,4 +1,4 @@
-//! What a capability undoes: each row of the report's table, tried from inside, with the capability and without.
+//! What each capability weakens: every row of the report's table is tried from inside, with and without the capability.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -11,11 +11,11 @@ use cofferdam::{Control, Host, Policy};
 use common::{asked, can, probe, run_probe, sandboxes};
 use nix::errno::Errno;
 
-/// A call that the kernel refuses with EPERM for want of the capability, and that changes nothing where it is not: its
-/// arguments are wrong, or what is set is set already.
+/// A call that the kernel refuses with EPERM without the capability. With it the call changes nothing: its arguments
+/// are invalid, or it sets a value that is set already.
 type Attack = fn() -> nix::Result<libc::c_long>;
 
-/// Capability, what it must weaken (empty: it is only named), and the attack.
+/// Capability, the controls that it weakens (if none, the report only names it), and the attack.
 const ROWS: [(&str, Control, Attack); 20] = [
     ("sys_admin", Control::HOST_FILES.union(Control::ROOT_SWITCH), || {
         attack_tools::mount("none", "/tmp", "tmpfs", 0, "").map(|()| 0)
@@ -28,20 +28,20 @@ const ROWS: [(&str, Control, Attack); 20] = [
         call!(libc::SYS_ptrace, PTRACE_SEIZE, 1, 0, 0)
     }),
     ("perfmon", Control::PID_NS.union(Control::MASKED_PATHS), || {
-        // struct perf_event_attr: a software clock, of all processes on processor 0, in the kernel too.
+        // struct perf_event_attr: a software clock, for all processes on processor 0, in the kernel too.
         let mut attr = [0_u32; 28];
         attr[0] = 1;
         attr[1] = 112;
         call!(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, 0)
     }),
     ("bpf", Control::MASKED_PATHS, || {
-        // Of no bytes.
+        // Zero bytes of BTF.
         const BPF_BTF_LOAD: i32 = 18;
         let attr = [0_u32; 8];
         call!(libc::SYS_bpf, BPF_BTF_LOAD, attr.as_ptr(), 28)
     }),
     ("syslog", Control::MASKED_PATHS, || {
-        // SYSLOG_ACTION_CONSOLE_LEVEL with a level that there is not.
+        // SYSLOG_ACTION_CONSOLE_LEVEL with an invalid level.
         call!(libc::SYS_syslog, 8, 0, 99)
     }),
     ("sys_resource", Control::OOM_SCORE, || {
@@ -54,7 +54,7 @@ const ROWS: [(&str, Control, Attack); 20] = [
         call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, limits.as_ptr(), 0)
     }),
     ("net_admin", Control::empty(), || {
-        // SO_MARK of a socket of one's own.
+        // SO_MARK of a socket of the task.
         let socket = call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0)?;
         let mark = 1_u32;
         call!(libc::SYS_setsockopt, socket, libc::SOL_SOCKET, libc::SO_MARK, &raw const mark, 4)
@@ -63,7 +63,7 @@ const ROWS: [(&str, Control, Attack); 20] = [
         call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)
     }),
     ("sys_time", Control::empty(), || {
-        // ADJ_TICK, with a value that is out of range.
+        // ADJ_TICK with a value out of range.
         let mut timex = [0_u64; 32];
         timex[0] = 0x4000;
         call!(libc::SYS_adjtimex, timex.as_mut_ptr())
@@ -81,12 +81,12 @@ const ROWS: [(&str, Control, Attack); 20] = [
         let file = call!(libc::SYS_open, c"/tmp/fixed".as_ptr(), libc::O_RDONLY)?;
         call!(libc::SYS_ioctl, file, FS_IOC_SETFLAGS, &raw const immutable)
     }),
-    // A group of listeners, and what takes a message.
+    // audit_read joins a multicast group; the others send a message.
     ("audit_read", Control::empty(), || audit(1).map(|_| 0)),
     ("audit_write", Control::empty(), || ask_audit(audit(0)?, 1005 /* AUDIT_USER */)),
     ("audit_control", Control::empty(), || ask_audit(audit(0)?, 1000 /* AUDIT_GET */)),
     ("block_suspend", Control::empty(), || {
-        // Dropped without a word for want of the capability.
+        // Without the capability the kernel silently drops the flag.
         const EPOLLWAKEUP: u32 = 1 << 29;
         std::fs::exists("/sys/power/wakeup_count").ok().filter(|there| *there).ok_or(Errno::ENOSYS)?;
         let (epoll, timer) = (call!(libc::SYS_epoll_create1, 0)?, call!(libc::SYS_timerfd_create, 1, 0)?);
@@ -102,7 +102,7 @@ const ROWS: [(&str, Control, Attack); 20] = [
     }),
 ];
 
-/// A socket to the kernel's audit, in these groups.
+/// A socket to the kernel's audit subsystem, in these multicast groups.
 fn audit(groups: u32) -> nix::Result<libc::c_long> {
     const NETLINK_AUDIT: i32 = 9;
     let socket = call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_AUDIT);
@@ -112,27 +112,27 @@ fn audit(groups: u32) -> nix::Result<libc::c_long> {
     call!(libc::SYS_bind, socket, address.as_ptr(), 12).map(|_| socket)
 }
 
-/// The errno with which audit acknowledges a message of this type.
+/// The errno with which the audit subsystem acknowledges a message of this type.
 fn ask_audit(socket: libc::c_long, kind: u32) -> nix::Result<libc::c_long> {
     // struct nlmsghdr: length, type and flags (request, acknowledge), sequence, port; then the text.
     let message = [24, kind | (5 << 16), 1, 0, u32::from_ne_bytes(*b"test"), 0];
     call!(libc::SYS_write, socket, message.as_ptr(), 24)?;
     let mut answer = [0_i32; 64];
     call!(libc::SYS_read, socket, answer.as_mut_ptr(), 256)?;
-    // NLMSG_ERROR carries the errno, negative, or zero.
+    // NLMSG_ERROR carries a negative errno, or zero.
     match answer[1] & 0xffff {
         2 if answer[4] != 0 => Err(Errno::from_raw(-answer[4])),
         _ => Ok(0),
     }
 }
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
     let (.., attack) = ROWS.into_iter().find(|(name, ..)| *name == what).unwrap();
     let answer = attack();
-    // Above 2, which Debian adds, only CAP_SYS_ADMIN opens the door.
+    // With a level above 2, which Debian's kernel adds, only CAP_SYS_ADMIN may open perf events.
     let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     let closed = what == "perfmon" && paranoid.trim().parse::<i32>().is_ok_and(|level| level > 2);
     let lacks = closed
@@ -142,9 +142,9 @@ fn probe_entry() {
     say.fact("answer", answer.map_or_else(|e| e.to_string(), |n| n.to_string()));
 }
 
-/// The capability is what the attack takes; granted, the report says what it undoes.
+/// The attack succeeds only with the capability. If the capability is granted, the report names it and what it weakens.
 #[test]
-fn a_capability_that_undoes_a_control_is_in_the_report() {
+fn capability_that_weakens_a_control_is_in_the_report() {
     if !can("root") || !sandboxes() {
         return;
     }
@@ -153,13 +153,13 @@ fn a_capability_that_undoes_a_control_is_in_the_report() {
     let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
     for (name, weakened, _) in ROWS {
         let ask = |cap_add: Vec<String>| {
-            // In a domain there is nobody to trace.
+            // A Landlock domain forbids the trace.
             let host = if name == "sys_ptrace" { attack_tools::without_landlock() } else { host.clone() };
             let sandbox = probe(name).user("nobody").policy(&policy).host(&host).with(|s| {
                 (s.cap_drop, s.cap_add) = (vec!["all".into()], cap_add);
-                // Which the default profile refuses to everybody.
+                // The default profile refuses kexec_load(2) whatever the capabilities are.
                 s.filter = if name == "sys_boot" { Filter::None } else { Filter::Default };
-                // Audit obeys nobody else.
+                // The audit subsystem accepts control messages from the initial PID namespace only.
                 s.pid_mode = if name == "audit_control" { "host" } else { "private" }.into();
             });
             run_probe(sandbox).unwrap()
@@ -170,11 +170,11 @@ fn a_capability_that_undoes_a_control_is_in_the_report() {
         let told = |seen: &common::Seen| seen.report.reasons.iter().any(|r| r.why.contains(&said));
         assert!(!told(&without), "{name}: {}", without.report);
         if !held.names().iter().any(|held| held == name) {
-            // Root of this machine lacks it.
+            // Root of this machine does not have the capability.
             continue;
         }
         let with = ask(vec![name.into()]);
-        // A kernel without modules, say, has nothing to undo.
+        // The kernel may lack the feature (loadable modules, say).
         if with.get("lacks") != "true" {
             assert_eq!(with.get("passed"), "true", "{name}: {}", with.get("answer"));
         }

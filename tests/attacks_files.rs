@@ -1,4 +1,4 @@
-//! Attacks on the host's files through the root, its mount points, and what a task leaves in it.
+//! Attacks on the host's files through the root, its mount points, and the files that a task leaves in it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -16,7 +16,7 @@ use attack_tools::*;
 use cofferdam::{Control, Error, Method, Policy, Root, Sandbox, Stdio};
 use common::{asked, can, probe, run_probe, sandboxes};
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -25,7 +25,7 @@ fn probe_entry() {
         "spoil" => {
             let top = std::env::var("TOP").unwrap();
             spoil_all(Path::new(&top));
-            // The same from a user namespace, where all capabilities are to be had.
+            // Again from a user namespace, where the task has all capabilities.
             forked(|| {
                 let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
                 if call!(libc::SYS_unshare, flags).is_ok() {
@@ -49,7 +49,7 @@ fn probe_entry() {
     attack.tell(&mut say);
 }
 
-/// Inside: does to everything below `top` whatever can be done to a file.
+/// Inside: tries every change of a file on everything below `top`.
 fn spoil_all(top: &Path) {
     let mut todo = vec![top.to_path_buf()];
     let mut paths = Vec::new();
@@ -61,7 +61,7 @@ fn spoil_all(top: &Path) {
         }
         paths.push(path);
     }
-    // Children first: what is removed or renamed is out of reach afterwards.
+    // Children first: a directory that was removed or renamed hides its content.
     for path in paths.iter().rev() {
         spoil(path);
     }
@@ -80,7 +80,7 @@ fn spoil(path: &Path) {
     let open = |options: &mut fs::OpenOptions| options.open(path).and_then(|mut f| f.write_all(b"spoiled"));
     let _ = open(fs::OpenOptions::new().append(true));
     if let Ok(file) = fs::File::open(path) {
-        // Read-only, and opened again for more.
+        // Reopens a read-only descriptor for writing.
         let again = format!("/proc/self/fd/{}", file.as_raw_fd());
         let _ = fs::OpenOptions::new().write(true).open(&again).and_then(|mut f| f.write_all(b"s"));
         let _ = file.set_permissions(fs::Permissions::from_mode(0o4757));
@@ -110,8 +110,8 @@ fn spoil(path: &Path) {
     let _ = fs::remove_dir(path);
 }
 
-/// Inside: the enclosure must be whole, whatever was done to the root while it was built. Mounts are told by
-/// their ids: the paths may change while they are read.
+/// Inside: checks that the enclosure is complete, whatever happened to the root while it was built. Mounts are
+/// identified by their ids, because paths may change meanwhile.
 fn look(attack: &mut Attack) {
     struct Seen<'a> {
         id: &'a str,
@@ -146,13 +146,13 @@ fn look(attack: &mut Attack) {
     attack.never("the host's directory is there", !file.is_empty() && Path::new(&file).exists());
 }
 
-/// How many files of `/proc` are to be covered with `/dev/null` here.
+/// Number of files of this host's `/proc` that are to be masked with `/dev/null`.
 fn masks() -> String {
     let names = ["interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats"];
     names.iter().filter(|name| Path::new("/proc").join(name).is_file()).count().to_string()
 }
 
-/// Inside: leaves behind what is hard to remove.
+/// Inside: leaves files that are hard to remove: deep, unreadable, oddly named, immutable.
 fn litter() {
     std::env::set_current_dir("/tmp").unwrap();
     for i in 0..3000 {
@@ -181,7 +181,7 @@ fn litter() {
     }
 }
 
-/// Inside: waits for a mount of the host to appear below `/x`, and uses it.
+/// Inside: waits for the host to mount something below `/x`, and tries to use it.
 fn late(attack: &mut Attack) {
     std::io::stdin().read_exact(&mut [0]).unwrap();
     attack.attempt_io("write to a later mount", fs::write("/x/late/new", "x"));
@@ -191,10 +191,10 @@ fn late(attack: &mut Attack) {
     attack.never("a later mount of the host is there", Path::new("/x/late/mark").exists());
 }
 
-/// Everything that can be done to a file is done to what each method brings into the root, also from a user
-/// namespace of the task's own: the host's files stay as they are.
+/// Tries every change of a file on what each method brings into the root, also from a user namespace of the task. The
+/// host's files stay as they are.
 #[test]
-fn no_method_lets_the_hosts_files_be_changed() {
+fn no_population_method_lets_a_task_change_the_hosts_files() {
     if !sandboxes() {
         return;
     }
@@ -215,10 +215,9 @@ fn no_method_lets_the_hosts_files_be_changed() {
     }
 }
 
-/// The same attack on a linked root that was asked to be writable succeeds, and the report has said so: it is
-/// the enclosure that keeps the others from it.
+/// The same attack succeeds on a linked root that the spec asks to be writable, and the report says so.
 #[test]
-fn a_writable_linked_root_gives_the_hosts_files_away_and_says_so() {
+fn writable_linked_root_exposes_the_hosts_files_and_is_reported() {
     if !can("root") {
         return;
     }
@@ -227,7 +226,7 @@ fn a_writable_linked_root_gives_the_hosts_files_away_and_says_so() {
     chroot_env.insert(canary.path().into(), "/canary".into());
     let root = Root { populate: Method::Link, chroot_env, writable: true, ..Root::default() };
     let sandbox = probe("spoil").env("TOP", "/canary").user("root").root(root);
-    // It is the operator's to allow.
+    // The operator must allow it.
     assert!(matches!(sandbox.plan(), Err(Error::Denied { .. })));
     let policy = Policy { allow_privileged: true, ..Policy::default() };
     let seen = run_probe(sandbox.policy(&policy)).unwrap();
@@ -235,9 +234,9 @@ fn a_writable_linked_root_gives_the_hosts_files_away_and_says_so() {
     assert_ne!(fs::read_to_string(canary.path().join("file")).unwrap(), "alive");
 }
 
-/// A given directory is the task's own; what its links lead to is not.
+/// The task may change the given directory, but not the targets of its links.
 #[test]
-fn a_given_root_is_all_that_changes() {
+fn task_changes_only_the_given_root_and_not_its_link_targets() {
     if !sandboxes() {
         return;
     }
@@ -253,10 +252,10 @@ fn a_given_root_is_all_that_changes() {
     }
 }
 
-/// A source that stands for the whole root has no mount of its own that could protect it: linked, the root
-/// itself is sealed; bound, it is refused.
+/// A source for the whole root has no mount of its own that could be read-only. By links, the root itself is made
+/// read-only; by bind mounts, it is refused.
 #[test]
-fn a_source_that_is_the_root_itself_is_protected_too() {
+fn source_mapped_to_the_whole_root_is_read_only_or_refused() {
     if !sandboxes() {
         return;
     }
@@ -275,15 +274,15 @@ fn a_source_that_is_the_root_itself_is_protected_too() {
     }
 }
 
-/// What the host mounts later below a bound directory carries none of the sandbox's flags: it must not appear.
+/// A later mount would have none of the sandbox's flags (nosuid, nodev, read-only), so it must not propagate.
 #[test]
-fn later_mounts_of_the_host_do_not_come_in() {
+fn later_mounts_of_the_host_do_not_propagate_into_the_sandbox() {
     if !can("root") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_path_buf();
-    // A mount namespace of this thread's own, so that the host sees nothing of it.
+    // In a mount namespace of this thread, so that the host does not see it.
     let attack = move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "").unwrap();
@@ -301,9 +300,9 @@ fn later_mounts_of_the_host_do_not_come_in() {
             let sandbox = probe("late").user("root").root(root).stdin(Stdio::Fd(input.as_raw_fd()));
             let sandbox = sandbox.stdout(Stdio::Fd(out.as_raw_fd()));
             let running = scope.spawn(|| run_probe(sandbox).unwrap());
-            // It says that it runs, by what the test harness prints; then it waits.
+            // The test harness prints as it starts; then the probe waits.
             (&begun).read_exact(&mut [0]).unwrap();
-            // A scoped thread shares this thread's namespace: it was cloned after the unshare.
+            // A scoped thread has this thread's mount namespace, because it was started after the unshare.
             mount("late", late.to_str().unwrap(), "tmpfs", 0, "mode=777").unwrap();
             fs::write(late.join("mark"), "x").unwrap();
             (&go).write_all(b"x").unwrap();
@@ -315,10 +314,10 @@ fn later_mounts_of_the_host_do_not_come_in() {
     std::thread::spawn(attack).join().unwrap();
 }
 
-/// A root that was prepared by an enemy: links to the host where the kernel's file systems, volumes, the
-/// working directory and `/tmp` go.
+/// An attacker prepared the root: symbolic links to the host stand where /proc, /sys, /dev, /tmp, volumes and the
+/// working directory are mounted.
 #[test]
-fn cve_2019_19921_2023_27561_2024_45310_2026_41579_links_in_a_given_root_lead_nowhere() {
+fn cve_2019_19921_2023_27561_2024_45310_2026_41579_links_in_a_given_root_do_not_redirect_mounts() {
     if !sandboxes() {
         return;
     }
@@ -344,9 +343,9 @@ fn cve_2019_19921_2023_27561_2024_45310_2026_41579_links_in_a_given_root_lead_no
     }
 }
 
-/// The source of a mask is the sandbox's own device, not what a volume at `/dev` calls `null`.
+/// A mask is a bind mount of the sandbox's own null device, not of the file `null` that a volume puts at `/dev`.
 #[test]
-fn cve_2025_31133_a_volume_at_dev_does_not_choose_what_masks_are_made_of() {
+fn cve_2025_31133_volumes_at_dev_and_dev_null_are_refused() {
     if !sandboxes() {
         return;
     }
@@ -363,10 +362,10 @@ fn cve_2025_31133_a_volume_at_dev_does_not_choose_what_masks_are_made_of() {
     }
 }
 
-/// Somebody who can write the root swaps directories for links to the host, and the kernel's file systems for
-/// other directories, while sandboxes are built in it.
+/// Another process with write access to the root exchanges directories for links to the host, and mount points of
+/// /proc, /sys and /dev for other directories, while sandboxes are built.
 #[test]
-fn cve_2021_30465_swapping_mount_points_wins_no_race() {
+fn cve_2021_30465_exchanging_mount_points_during_setup_does_not_escape() {
     if !sandboxes() {
         return;
     }
@@ -424,10 +423,10 @@ fn cve_2021_30465_swapping_mount_points_wins_no_race() {
     assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 0);
 }
 
-/// The directory around a temporary root is closed to others while the task runs, and all of it goes at the
-/// end, whatever the task has left there.
+/// Other users cannot enter the directory around a temporary root while the task runs. It is removed at the end,
+/// whatever the task left in it.
 #[test]
-fn a_temporary_root_is_private_and_goes_with_its_litter() {
+fn temporary_root_is_private_and_removed_with_all_its_files() {
     if !sandboxes() {
         return;
     }
@@ -449,10 +448,9 @@ fn a_temporary_root_is_private_and_goes_with_its_litter() {
     }
 }
 
-/// A command is found inside the root only: a link there that names a program of the host finds nothing, and
-/// no link leads the search out.
+/// A link that names a program of the host finds nothing. No link leads the search out of the root.
 #[test]
-fn a_command_is_not_followed_out_of_the_root() {
+fn command_lookup_follows_no_link_out_of_the_root() {
     if !sandboxes() {
         return;
     }

@@ -1,4 +1,4 @@
-//! The host's `/` as a source: what is shown is the host's root, and never a second view of the sandbox's own.
+//! The host's `/` as a source: the sandbox shows the host's root, and never a second view of the sandbox's own root.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -12,7 +12,7 @@ use attack_tools::*;
 use cofferdam::{Control, Host, IsolationMode, Method, Policy, Propagation, Root, Sandbox, TaskDirs, Volume};
 use common::{asked, can, probe, run_probe, sandboxes};
 
-/// What runs inside: `PLACE` is where the host's root should be.
+/// Entry point of this binary inside a sandbox. `PLACE` is where the host's root should be.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -40,7 +40,7 @@ fn probe_entry() {
     say.fact("names", names(Path::new(&place)));
     say.fact("inode", fs::metadata(&place).unwrap().ino());
     let mut attack = Attack::default();
-    // A second view of the sandbox's own /dev would show it before it was sealed.
+    // A second view of the sandbox's own root would show its /dev without the read-only seal.
     for own in ["dev", "proc", "dev/shm"] {
         let of = |top: &str| fs::metadata(Path::new(top).join(own)).map(|st| (st.dev(), st.ino())).ok();
         attack.never(format!("the sandbox's own {own}"), of("/").is_some() && of("/") == of(&place));
@@ -64,7 +64,7 @@ fn names(dir: &Path) -> String {
 fn shows_the_host(what: &str, place: &str, sandbox: Sandbox) {
     let seen = run_probe(sandbox.env("PLACE", place)).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(seen.get("names"), names(Path::new("/")), "{what}");
-    // An overlay has inode numbers of its own.
+    // An overlay has its own inode numbers.
     if what != "overlay" {
         assert_eq!(seen.get("inode"), fs::metadata("/").unwrap().ino().to_string(), "{what}");
     }
@@ -76,7 +76,7 @@ fn host_root(source: &Path, read_only: bool, propagation: Propagation) -> Volume
 }
 
 #[test]
-fn the_hosts_root_as_a_volume_is_the_hosts_root() {
+fn volume_of_slash_shows_the_hosts_root() {
     if !sandboxes() {
         return;
     }
@@ -99,14 +99,14 @@ fn the_hosts_root_as_a_volume_is_the_hosts_root() {
 }
 
 #[test]
-fn the_hosts_root_in_the_map_is_the_hosts_root() {
+fn chroot_env_entry_of_slash_shows_the_hosts_root() {
     if !sandboxes() {
         return;
     }
     let mut map = cofferdam::rootfs::default_chroot_env();
     map.insert("/".into(), "/host".into());
     let mut methods = vec![Method::Bind];
-    // Without privileges no overlay shows what something is mounted in.
+    // An unprivileged overlay is not possible for a directory that has mounts in it.
     if can("root") && Host::probe().unwrap().overlay {
         methods.push(Method::Overlay);
     }
@@ -116,11 +116,11 @@ fn the_hosts_root_in_the_map_is_the_hosts_root() {
     }
 }
 
-/// In the host's PID namespace `/proc/PID/root` of a plain process of the same user is the host's root, where a file
-/// is written that only root may write. A Landlock domain keeps the task from it; where there is none the report must not
-/// call enforced what that undoes.
+/// In the host's PID namespace, `/proc/PID/root` of an ordinary process of the same user is the host's root. The task
+/// (nobody, with CAP_DAC_OVERRIDE) can write a file there that only root may write. A Landlock domain prevents that;
+/// without one the report must not call enforced what the write undoes.
 #[test]
-fn a_shared_pid_namespace_is_no_way_to_the_host_or_the_report_says_so() {
+fn shared_pid_namespace_reaches_the_host_only_if_reported() {
     use std::os::unix::process::CommandExt;
     if !can("root") || !sandboxes() {
         return;
@@ -147,10 +147,10 @@ fn a_shared_pid_namespace_is_no_way_to_the_host_or_the_report_says_so() {
     }
 }
 
-/// What of the real `/etc` other users may not read is read by no task with the default root, be it root, or nobody with
-/// CAP_DAC_OVERRIDE, which is among the default capabilities.
+/// With the default root, neither root nor nobody (with CAP_DAC_OVERRIDE, a default capability) can read files of the
+/// real `/etc` that other users may not read.
 #[test]
-fn what_other_users_may_not_read_is_not_shown_by_the_default_root() {
+fn default_root_hides_files_that_other_users_may_not_read() {
     if !can("root") || !sandboxes() {
         return;
     }
@@ -185,16 +185,16 @@ fn what_other_users_may_not_read_is_not_shown_by_the_default_root() {
             assert_eq!(seen.get("shown"), "", "{user} {populate}");
             assert!(seen.report.why(Control::MASKED_PATHS).contains(&private[0]), "{}", seen.report);
         }
-        // The attack is a real one: who writes the list shows what it names.
+        // The check is meaningful: with the list written out as a map, the paths are shown.
         let written = cofferdam::rootfs::default_chroot_env();
         let root = Root { chroot_env: written, ..Root::default() };
         assert!(ask(probe("private").user(user).root(root)).get("shown").contains(&private[0]), "{user}");
     }
 }
 
-/// Where the host's `/proc` hides the processes of other users, that of a task in the host's PID namespace does too.
+/// If the host's `/proc` is mounted with hidepid, so is that of a task in the host's PID namespace.
 #[test]
-fn processes_that_the_host_hides_stay_hidden() {
+fn hidepid_of_the_host_applies_in_a_shared_pid_namespace() {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
     if !can("root") || !sandboxes() {

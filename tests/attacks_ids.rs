@@ -1,4 +1,4 @@
-//! Who a task is on the host, where the caller is root by name but not by right.
+//! A task's identity on the host, if the caller is uid 0 without the privileges of the initial user namespace.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -17,7 +17,7 @@ use cofferdam::{Control, Host, Method, Root, Sandbox, Volume};
 use common::{asked, can, probe, run_probe, sandboxes};
 use nix::fcntl::OFlag;
 
-/// What runs inside: what only root of the host may do to a file of root's.
+/// Entry point of this binary inside a sandbox: tries what only root of the host may do to root's file.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -33,7 +33,7 @@ fn errno(e: std::io::Error) -> nix::errno::Errno {
     nix::errno::Errno::from_raw(e.raw_os_error().unwrap())
 }
 
-/// Files of root's, and a sandbox that shows them to nobody.
+/// Files owned by root, and a sandbox of user nobody that has them as a volume.
 fn site() -> (tempfile::TempDir, Sandbox) {
     let site = tempfile::tempdir().unwrap();
     let top = site.path();
@@ -47,7 +47,7 @@ fn site() -> (tempfile::TempDir, Sandbox) {
     (site, probe("ids").user("65534:65534").volume(volume))
 }
 
-/// Gives up a capability of this thread, as a container gives none to its root.
+/// Drops a capability of this thread, as a container runtime drops it for its root.
 fn without(name: &str) {
     let capability = name.parse::<caps::Capability>().unwrap();
     for set in
@@ -57,10 +57,10 @@ fn without(name: &str) {
     }
 }
 
-/// Root without CAP_SYS_ADMIN needs a user namespace. In it nobody is nobody, also for the host's files, or the report
-/// says what he is instead.
+/// Root without CAP_SYS_ADMIN needs a user namespace. In it, user nobody must have no rights of root to the host's
+/// files. If it has, the report says which outside uid it is.
 #[test]
-fn nobody_is_not_root_of_the_host() {
+fn user_nobody_lacks_rights_of_host_root_in_a_user_namespace() {
     if !can("root") || !sandboxes() || Host::probe().unwrap().user_ns_forbidden.is_some() {
         return;
     }
@@ -84,7 +84,8 @@ fn nobody_is_not_root_of_the_host() {
         assert_eq!(seen.get("Groups"), "65534");
         assert!(seen.report.enforced.contains(Control::IDS), "{}", seen.report);
     }
-    // A populated root is written by the caller, who is the task's user then: the same attack succeeds, and is told.
+    // The caller writes a populated root, and the task's user is mapped to the caller. The same attack succeeds, and
+    // the report says so.
     let root = Root {
         populate: Method::Copy,
         chroot_env: [(site.path().join("open"), "/copied".into())].into(),
@@ -102,8 +103,8 @@ fn nobody_is_not_root_of_the_host() {
     assert!(seen.report.why(Control::IDS).contains("inside is 0 outside"), "{}", seen.report);
 }
 
-/// In a user namespace root's capabilities are good for that namespace, and the probe knows. Told is what root and nobody
-/// are outside; nothing for nobody where only root is mapped.
+/// Entry point of this binary as root of a user namespace. The probe must notice that the capabilities apply to that
+/// namespace only. `COFFERDAM_NESTED` has the outside uids of root and nobody, the latter empty if only root is mapped.
 #[test]
 fn nested_entry() {
     let Ok(expected) = std::env::var("COFFERDAM_NESTED") else { return };
@@ -125,11 +126,11 @@ fn nested_entry() {
 }
 
 #[test]
-fn root_of_a_user_namespace_is_not_privileged() {
+fn root_of_a_user_namespace_counts_as_unprivileged() {
     if !sandboxes() || Host::probe().unwrap().user_ns_forbidden.is_some() {
         return;
     }
-    // The build may lie where no other user can go.
+    // The build directory may be closed to other users.
     let site = tempfile::tempdir().unwrap();
     fs::set_permissions(site.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let exe = site.path().join("exe");
@@ -146,7 +147,7 @@ fn root_of_a_user_namespace_is_not_privileged() {
     let enter = move || {
         let errno = |n: i64| if n < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) };
         let mut byte = 0_u8;
-        // SAFETY: between fork and exec these make system calls only, on memory of this frame.
+        // SAFETY: runs between fork and exec, and makes system calls only, on memory of this frame.
         unsafe {
             errno(libc::unshare(libc::CLONE_NEWUSER).into())?;
             let pid = libc::getpid();
@@ -179,7 +180,7 @@ fn root_of_a_user_namespace_is_not_privileged() {
     maps.join().unwrap();
     let text = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success() && text.contains("nested: all holds"), "{text}");
-    // In a PID namespace of its own with the /proc of the old one, where every number is another process's.
+    // In a new PID namespace that still has the old /proc, where every pid belongs to another process.
     if !can("unshare") {
         return;
     }

@@ -1,4 +1,4 @@
-//! Published incidents of this field, each tried on a sandbox. Others have their name in the file of their kind: `grep cve_`.
+//! Published incidents, each tried on a sandbox. Others are in the file of their subject: `grep cve_ tests`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -14,7 +14,7 @@ use attack_tools::{USERS, beaten, open_dir, writable};
 use cofferdam::{Control, Error, Host, Sandbox, Stdio};
 use common::{asked, can, output, probe, run_probe, sandboxes, shell};
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -27,7 +27,7 @@ fn probe_entry() {
         "facts" => common::say_facts(&mut say),
         "others" => {
             let mut attack = attack_tools::Attack::default();
-            // Whatever there is of processes is the task's own.
+            // Every process that the task sees is its own.
             let own = ["/proc/1".to_string(), format!("/proc/{}", std::process::id())];
             for entry in fs::read_dir("/proc").unwrap().flatten() {
                 let path = entry.path().display().to_string();
@@ -35,7 +35,7 @@ fn probe_entry() {
                 attack.never(&path, process && !own.contains(&path));
             }
             attack.attempt_io("the environment of PID 1", fs::read("/proc/1/environ"));
-            // With CAP_DAC_OVERRIDE the numbers are seen, and nothing of what they are.
+            // With CAP_DAC_OVERRIDE the task may list PID 1's descriptors, but not read or open them.
             for entry in fs::read_dir("/proc/1/fd").into_iter().flatten().flatten() {
                 attack.attempt_io(entry.path().display(), fs::read_link(entry.path()));
                 attack.attempt_io(entry.path().display(), fs::File::open(entry.path()));
@@ -46,10 +46,10 @@ fn probe_entry() {
     }
 }
 
-/// A script whose interpreter is `/proc/self/exe`: what executes it is init, whose program would then be at hand to be
-/// overwritten for whoever is next. Init is a sealed memfd, and nothing of it can be written.
+/// A script has the interpreter `/proc/self/exe`, so init's own program would be executed and exposed for writing, for
+/// the next task to run. Init is a sealed memfd, which cannot be written.
 #[test]
-fn cve_2019_5736_the_program_that_executes_the_command_is_not_written() {
+fn cve_2019_5736_init_cannot_be_overwritten() {
     if !sandboxes() {
         return;
     }
@@ -58,7 +58,7 @@ fn cve_2019_5736_the_program_that_executes_the_command_is_not_written() {
         let script = dir.path().join("script");
         fs::write(&script, "#!/proc/self/exe\n").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        // While it is executed over and over, somebody else tries to write what executes it.
+        // While the script is executed again and again, another task tries to write every init that it sees.
         let writer = shell(
             "n=0; while [ $n -lt 300 ]; do n=$((n+1)); for exe in /proc/[0-9]*/exe; do \
              case $(readlink $exe) in *cofferdam*) { echo x >$exe; } 2>/dev/null && echo written;; esac; done; done",
@@ -78,13 +78,13 @@ fn cve_2019_5736_the_program_that_executes_the_command_is_not_written() {
     }
 }
 
-/// A working directory, a command or an argument that leads through a descriptor that the runtime forgot.
+/// A working directory, a command or an argument may name a descriptor that the runtime forgot to close.
 #[test]
-fn cve_2024_21626_no_descriptor_leads_to_the_host() {
+fn cve_2024_21626_no_inherited_descriptor_leads_to_the_host() {
     if !sandboxes() {
         return;
     }
-    // What could be forgotten: a directory of the host, inheritable.
+    // A descriptor of the host that could be forgotten: inheritable, and of a directory.
     let dir = open_dir();
     fs::write(dir.path().join("host"), "").unwrap();
     let held = fs::File::open(dir.path()).unwrap();
@@ -104,7 +104,7 @@ fn cve_2024_21626_no_descriptor_leads_to_the_host() {
             assert!(matches!(run, Err(Error::Exec { .. } | Error::Setup { .. })), "{at}");
         }
     }
-    // The attack is a real one: a plain child has the descriptor.
+    // The attack works without a sandbox: a child of std has the descriptor.
     let plain = std::process::Command::new("ls")
         .arg(format!("/proc/self/fd/{}/", held.as_raw_fd()))
         .output()
@@ -112,9 +112,10 @@ fn cve_2024_21626_no_descriptor_leads_to_the_host() {
     assert_eq!(String::from_utf8_lossy(&plain.stdout), "host\n");
 }
 
-/// An abstract socket of the host's is reached by who shares its network, unless a Landlock domain keeps him from it.
+/// A task in the host's network namespace can connect to the host's abstract sockets, unless a Landlock domain (ABI 6)
+/// prevents it.
 #[test]
-fn cve_2020_15257_abstract_sockets_of_the_host_are_not_reached() {
+fn cve_2020_15257_landlock_blocks_abstract_sockets_of_the_host() {
     if !sandboxes() {
         return;
     }
@@ -132,9 +133,9 @@ fn cve_2020_15257_abstract_sockets_of_the_host_are_not_reached() {
     }
 }
 
-/// Inheritable capabilities that nobody asked for came back with a file's.
+/// In the incident, unrequested inheritable capabilities became permitted again with a program's file capabilities.
 #[test]
-fn cve_2022_29162_inheritable_capabilities_are_the_ambient_ones() {
+fn cve_2022_29162_inheritable_capabilities_equal_the_ambient_set() {
     if !sandboxes() {
         return;
     }
@@ -146,9 +147,9 @@ fn cve_2022_29162_inheritable_capabilities_are_the_ambient_ones() {
     }
 }
 
-/// A user that is no user must not become another one, root least of all.
+/// A user that does not exist must not be taken for another, least of all for root.
 #[test]
-fn cve_2026_30892_what_is_no_user_is_an_error() {
+fn cve_2026_30892_unknown_and_malformed_users_are_refused() {
     if !sandboxes() {
         return;
     }
@@ -173,14 +174,14 @@ fn cve_2026_30892_what_is_no_user_is_an_error() {
             refused.map(|_| ())
         );
     }
-    // What is not said is nobody.
+    // An empty user means nobody.
     let seen = run_probe(probe("facts").user("")).unwrap();
     assert_eq!(seen.get("Uid"), "65534 65534 65534 65534");
 }
 
-/// Tasks shared a PID namespace, and read each other's environment and descriptors.
+/// In the incident, tasks shared a PID namespace, and read each other's environment and descriptors.
 #[test]
-fn nomad_cve_2021_3283_a_task_sees_no_other() {
+fn nomad_cve_2021_3283_task_sees_no_processes_of_other_tasks() {
     if !sandboxes() {
         return;
     }
@@ -192,7 +193,7 @@ fn nomad_cve_2021_3283_a_task_sees_no_other() {
     other.wait().unwrap();
 }
 
-/// CAP_NET_RAW by default let a task forge what its neighbours believe.
+/// In the incident, CAP_NET_RAW was granted by default, so that a task could forge its neighbours' packets.
 #[test]
 fn nomad_cve_2021_32575_no_raw_sockets_by_default() {
     if !sandboxes() || !can("root") {

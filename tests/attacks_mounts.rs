@@ -1,4 +1,4 @@
-//! Attacks on the host's files by mounts that somebody else makes in a task's temporary root.
+//! Attacks on the host's files by mounts that another process makes in a task's temporary root.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -14,7 +14,7 @@ use attack_tools::*;
 use cofferdam::{Error, Method, Policy, Root, Sandbox, Stdio};
 use common::can;
 
-/// Runs `attack` on a thread with a mount table of its own, so that the host sees nothing of it.
+/// Runs `attack` on a thread with a private mount namespace, so that the host does not see its mounts.
 fn with_own_mounts(attack: impl FnOnce() + Send) {
     let alone = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
@@ -24,7 +24,7 @@ fn with_own_mounts(attack: impl FnOnce() + Send) {
     std::thread::scope(|scope| scope.spawn(alone).join().unwrap());
 }
 
-/// A task with a temporary root in `base` that waits for a line; with the directory of that root.
+/// A task with a temporary root in `base`, which waits for a line of input; and the path of that root.
 fn waits_in(base: &Path) -> (cofferdam::Task, PathBuf) {
     let policy = Policy { temp_dir: base.into(), ..Policy::default() };
     let chroot_env = ["/bin/sh", "/lib64"].map(|p| (PathBuf::from(p), PathBuf::from(p)));
@@ -40,10 +40,10 @@ fn unmount(at: &Path) {
     call!(libc::SYS_umount2, z(at).as_ptr(), libc::UMOUNT_NOFOLLOW).unwrap();
 }
 
-/// Somebody mounts a directory of the host's in the root of a task that runs: it survives the task, with all that is
-/// in it. The one who waits is told where, and nothing of the root is gone until that is unmounted.
+/// Another process bind-mounts a directory of the host in the root of a running task. The directory and its content
+/// survive the task. `wait` names the mount points, and nothing of the root is removed until they are unmounted.
 #[test]
-fn what_somebody_mounts_in_a_temporary_root_survives_it() {
+fn foreign_mount_in_a_temporary_root_survives_its_removal() {
     if !can("root") {
         return;
     }
@@ -53,7 +53,7 @@ fn what_somebody_mounts_in_a_temporary_root_survives_it() {
         let (mut task, root) = waits_in(base.path());
         let count = || fs::read_dir(&root).unwrap().count();
         let (one, other) = (root.join("planted"), root.join("lib64/planted"));
-        // From another thread, which shares the mounts of this one.
+        // On another thread of the same mount namespace.
         let plant = |at: &Path| {
             fs::create_dir_all(at).unwrap();
             mount(canary.path().to_str().unwrap(), at.to_str().unwrap(), "", libc::MS_BIND, "").unwrap();
@@ -82,9 +82,9 @@ fn what_somebody_mounts_in_a_temporary_root_survives_it() {
     });
 }
 
-/// The same for who does not wait but drops the task. It can be taken away by hand later.
+/// The caller drops the task instead of waiting. `remove_tree` can remove the root later.
 #[test]
-fn what_somebody_mounts_survives_a_task_that_is_dropped() {
+fn foreign_mount_in_a_temporary_root_survives_a_dropped_task() {
     if !can("root") {
         return;
     }
@@ -111,10 +111,9 @@ fn what_somebody_mounts_survives_a_task_that_is_dropped() {
     assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
 }
 
-/// Mounted in a namespace of somebody's own it does not show, and does not hold up the removal: the kernel takes it
-/// off, and its content stays.
+/// The mount is not visible here, and does not prevent the removal: the kernel detaches it, and its content stays.
 #[test]
-fn what_is_mounted_in_another_namespace_survives_a_temporary_root() {
+fn mount_in_another_namespace_survives_and_does_not_block_removal() {
     if !can("root") {
         return;
     }
@@ -132,7 +131,7 @@ fn what_is_mounted_in_another_namespace_survives_a_temporary_root() {
                 mount(from, to, "", libc::MS_BIND, "").unwrap();
                 assert!(Path::new(to).join("sub/file").exists());
                 say.send(()).unwrap();
-                // Until the removal is over.
+                // Waits until the root is removed.
                 let _ = wait.recv();
             });
         });

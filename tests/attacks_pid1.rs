@@ -1,4 +1,4 @@
-//! Attacks on PID 1 by a task that may trace it: what it wins by taking PID 1 over.
+//! Attacks on PID 1 by a task that may trace it: PID 1 has nothing that the task does not have.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -11,10 +11,10 @@ use attack_tools::*;
 use cofferdam::{Control, Host, Policy, Secrets, TaskDirs};
 use common::{asked, probe, run_probe, sandboxes};
 
-/// In the plan of every sandbox here, and so in the memory of init at first.
+/// In the plan of every sandbox here, and so at first in the memory of init.
 const SECRET: &str = "a-secret-that-stays-with-the-task";
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -25,7 +25,7 @@ fn probe_entry() {
     attack.tell(&mut say);
 }
 
-/// Reads what PID 1 could do and what it knows, from the first moment of the task on.
+/// Checks PID 1's capabilities, ids, descriptors and memory, from the start of the task on.
 fn take_over(attack: &mut Attack) {
     let status = fs::read_to_string("/proc/1/status").unwrap();
     let field = |name: &str| {
@@ -36,7 +36,7 @@ fn take_over(attack: &mut Attack) {
         let bits = u64::from_str_radix(&field(set), 16).unwrap();
         attack.never(format!("{set} {bits:#x}"), bits != 0);
     }
-    // Root of a user namespace is, outside, the user that its map says.
+    // Uid 0 in a user namespace is the uid that the map gives outside.
     let map = fs::read_to_string("/proc/self/uid_map").unwrap();
     let host_root = map.split_whitespace().take(2).all(|id| id == "0");
     let uid = field("Uid");
@@ -63,10 +63,10 @@ fn take_over(attack: &mut Attack) {
     }
 }
 
-/// A task with CAP_SYS_PTRACE can trace PID 1, and wins nothing by it, however early: no capability, not even in the
-/// bounding set, no uid 0, no descriptor of a file, no way to a user namespace, no secret.
+/// A task with CAP_SYS_PTRACE may trace PID 1, but gains no capability (not even in the bounding set), no uid 0, no
+/// descriptor of a file, no user namespace and no secret, however early it traces.
 #[test]
-fn a_tracer_of_pid_1_wins_nothing() {
+fn tracing_pid_1_gains_no_privilege_and_no_secret() {
     if !sandboxes() {
         return;
     }
@@ -85,7 +85,7 @@ fn a_tracer_of_pid_1_wins_nothing() {
                 }))
                 .unwrap()
             };
-            // In a Landlock domain it cannot even begin.
+            // A Landlock domain forbids the trace.
             if host.landlock_abi >= 2 {
                 let seen = run(&host);
                 assert_eq!(seen.get("traced"), "false", "{user}, round {round}");
@@ -93,7 +93,7 @@ fn a_tracer_of_pid_1_wins_nothing() {
             }
             let seen = run(&bare);
             beaten(&seen, if privileged() { 12 } else { 9 });
-            // The attack is a real one.
+            // The attack is real: the trace succeeds.
             if privileged() {
                 assert_eq!(seen.get("traced"), "true", "{user}, round {round}");
                 assert!(seen.report.weakened.contains(Control::PID_NS), "{}", seen.report);

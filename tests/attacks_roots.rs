@@ -1,4 +1,4 @@
-//! Attacks on how a root is built: links and swaps where it mounts, and what is kept of its secrets.
+//! Attacks on the construction of a root: links and exchanges at its mount points, and traces of its secrets.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cofferdam::{Method, Policy, Root, Sandbox, Secrets, TaskDirs, Volume};
 use common::{asked, can, probe, run_probe, sandboxes};
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -44,7 +44,7 @@ fn probe_entry() {
     }
 }
 
-/// A directory that anybody can enter.
+/// A directory that any user can enter.
 fn site() -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(std::env::temp_dir()).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -57,7 +57,7 @@ fn dir(path: PathBuf) -> PathBuf {
     path
 }
 
-/// The libraries of the host for what runs inside, whatever the root is populated with.
+/// Adds the host's libraries as volumes, so that the probe runs whatever the root is populated with.
 fn libraries(sandbox: Sandbox) -> Sandbox {
     let there = ["/lib", "/lib64", "/usr/lib"].into_iter().filter(|p| Path::new(p).exists());
     there.fold(sandbox, |sandbox, path| {
@@ -66,9 +66,9 @@ fn libraries(sandbox: Sandbox) -> Sandbox {
     })
 }
 
-/// Whoever can write a given root moves `/secrets` while it is mounted, and puts a link there.
+/// Another process with write access to the root exchanges `/secrets` for a link while the tmpfs is mounted there.
 #[test]
-fn secrets_are_written_nowhere_but_in_memory() {
+fn secrets_are_written_only_to_their_tmpfs() {
     if !sandboxes() {
         return;
     }
@@ -90,7 +90,7 @@ fn secrets_are_written_nowhere_but_in_memory() {
             }
         });
         for _ in 0..50 {
-            // Everything is mounted and written by the time that there is no such command.
+            // By the time the missing command is reported, everything is mounted and written.
             let _ =
                 Sandbox::command("/none").root(given.clone()).with(|s| s.task_dirs = dirs.clone()).spawn();
         }
@@ -100,9 +100,9 @@ fn secrets_are_written_nowhere_but_in_memory() {
     assert_eq!(found, [""; 0]);
 }
 
-/// The plan, which has the secrets in it, is memory that may be written to swap.
+/// The plan contains the secrets, and its memory may be swapped to disk.
 #[test]
-fn nothing_keeps_the_plan_while_the_task_runs() {
+fn pid_1_does_not_keep_the_plan_in_memory() {
     if !can("root") || !sandboxes() {
         return;
     }
@@ -120,9 +120,9 @@ fn nothing_keeps_the_plan_while_the_task_runs() {
     task.wait().unwrap();
 }
 
-/// Another task of the same `/alloc` put a link where the logs are to be.
+/// In the incidents, another task with the same `/alloc` put a link in place of the log directory.
 #[test]
-fn nomad_cve_2020_27195_2022_24683_logs_that_are_a_link_lead_nowhere() {
+fn nomad_cve_2020_27195_2022_24683_a_link_in_place_of_the_logs_is_not_followed() {
     if !sandboxes() {
         return;
     }
@@ -142,9 +142,9 @@ fn nomad_cve_2020_27195_2022_24683_logs_that_are_a_link_lead_nowhere() {
     assert_eq!((seen.get("logs"), seen.get("local")), ("false", "true"));
 }
 
-/// The host's files that were linked into a root, where links lead: all that is linked is read-only.
+/// The host's files that are linked into a root are read-only there, wherever links of the root led the population.
 #[test]
-fn what_is_linked_is_read_only_wherever_a_link_led_it() {
+fn linked_host_files_are_read_only_wherever_links_lead() {
     if !sandboxes() {
         return;
     }
@@ -192,9 +192,10 @@ fn what_is_linked_is_read_only_wherever_a_link_led_it() {
     }
 }
 
-/// What is left out of every root is left out where a bind mount shows it, or what holds it, a second time.
+/// A path that is excluded from every root is also excluded where a bind mount shows it, or a directory above it,
+/// again.
 #[test]
-fn what_is_left_out_is_not_shown_by_another_mount() {
+fn excluded_paths_are_excluded_under_other_mounts_too() {
     if !can("root") || !sandboxes() {
         return;
     }

@@ -1,4 +1,5 @@
-//! Attacks on the way to a source: a directory on it is exchanged for a link, over and over, while sandboxes are made.
+//! Attacks on the path to a source: one of its directories is exchanged for a link again and again, while sandboxes are
+//! spawned.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -15,7 +16,7 @@ use attack_tools::z;
 use cofferdam::{Device, Error, Method, Network, Policy, Root, Sandbox, TaskDirs, Volume};
 use common::{asked, can, emulated, probe, run_probe, sandboxes};
 
-/// What runs inside: what the file `READ` holds, at most eight bytes of it.
+/// Entry point of this binary inside a sandbox: reports at most eight bytes of the file `READ`.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -29,7 +30,7 @@ fn probe_entry() {
     say.fact("read", read.map_or_else(|e| e.to_string(), |_| String::from_utf8_lossy(&bytes).into_owned()));
 }
 
-/// A directory with one of everything that can be a source, each of which tells `who`.
+/// Creates a directory with one of each kind of source. The content of each is `who`.
 fn tree(top: &Path, who: &str, minor: u64) {
     for dir in ["dir", "up", "tmp", "root"] {
         fs::create_dir_all(top.join(dir)).unwrap();
@@ -41,7 +42,7 @@ fn tree(top: &Path, who: &str, minor: u64) {
     let _ = call!(libc::SYS_mknodat, libc::AT_FDCWD, node.as_ptr(), 0o020666, (1_u64 << 8) | minor);
 }
 
-/// Everything below a directory, by path.
+/// All paths below a directory.
 fn list(top: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![top.to_owned()];
@@ -65,14 +66,14 @@ fn exchange(one: &Path, other: &Path) {
     call!(libc::SYS_renameat2, cwd, one.as_ptr(), cwd, other.as_ptr(), RENAME_EXCHANGE).unwrap();
 }
 
-/// Runs `work` while `one` and `other` change places without an end.
+/// Runs `work` while another thread exchanges `one` and `other` again and again.
 fn while_exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let swapper = scope.spawn(|| {
             let mut swaps = 0_u32;
             let pause = if emulated() { 5000 } else { 100 };
-            // Ends with each in its place.
+            // An even number of exchanges leaves each in its place.
             while !stop.load(Ordering::Relaxed) || swaps % 2 == 1 {
                 exchange(one, other);
                 swaps += 1;
@@ -87,7 +88,7 @@ fn while_exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T 
     })
 }
 
-/// Ends the exchange, also when the work panics.
+/// Stops the exchange, also if the work panics.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -100,12 +101,12 @@ fn rounds(usual: u32) -> u32 {
     if emulated() { 2 } else { usual }
 }
 
-/// How a source is named by a spec, and where what it holds is read inside.
+/// The kind of source, the path inside at which its content is read, and how a spec names it.
 type Way = (&'static str, &'static str, fn(Sandbox, PathBuf) -> Sandbox);
 
 fn mapped(sandbox: Sandbox, source: PathBuf, populate: Method) -> Sandbox {
     let mut map = cofferdam::rootfs::default_chroot_env();
-    // Links and copies of the whole host take too long.
+    // Linking or copying all of the host takes too long.
     if populate.walks() {
         map.clear();
         let libraries = ["/bin", "/lib", "/lib64", "/usr/bin", "/usr/lib"];
@@ -153,10 +154,11 @@ const WAYS: [Way; 13] = [
     }),
 ];
 
-/// A directory on the way to a source becomes a link to another tree and back, by a user who owns the link. Whatever
-/// the source is for, the task sees what is not behind the link, or there is an error that names the link.
+/// A directory on the path to a source is exchanged for a link that another user owns, to another tree. Whatever the
+/// source is used for, the task does not see that tree: spawn uses the original, or returns an error that names the
+/// link.
 #[test]
-fn cve_2017_1002101_nomad_2026_14896_no_source_is_reached_by_a_link_that_another_user_plants() {
+fn cve_2017_1002101_nomad_2026_14896_sources_are_not_reached_through_links_of_other_users() {
     if !can("root") || !sandboxes() {
         return;
     }
@@ -164,19 +166,19 @@ fn cve_2017_1002101_nomad_2026_14896_no_source_is_reached_by_a_link_that_another
     let top = site.path().canonicalize().unwrap();
     fs::set_permissions(&top, fs::Permissions::from_mode(0o755)).unwrap();
     let (way, link, secret) = (top.join("way"), top.join("link"), top.join("secret"));
-    // The good node is null, of which nothing is read; the other is zero.
+    // The original's node is /dev/null, which reads as empty; the other is /dev/zero.
     tree(&way, "good", 3);
     tree(&secret, "secret", 5);
     symlink(&secret, &link).unwrap();
     lchown(&link, Some(1234), Some(1234)).unwrap();
     let before = list(&secret);
-    // The attack is a real one: who follows links reads the secret now and then.
+    // The attack is real: a reader that follows links sometimes reads the secret.
     let plain = while_exchanging(&way, &link, || {
         (0..100_000).any(|_| fs::read(way.join("file")).is_ok_and(|bytes| bytes == b"secret"))
     });
     assert!(plain, "the attack is none any more");
     let (shown, refused) = (AtomicU32::new(0), AtomicU32::new(0));
-    // Where the file system is mounted nodev, nobody opens a node of it.
+    // On a file system mounted nodev, no device node can be opened.
     let node = fs::File::open(way.join("node")).map_or_else(|e| e.to_string(), |_| String::new());
     let check = |what: &str, expected: &[&str], sandbox: Sandbox| match run_probe(sandbox) {
         Ok(seen) => {
@@ -198,7 +200,7 @@ fn cve_2017_1002101_nomad_2026_14896_no_source_is_reached_by_a_link_that_another
                 check(&format!("{n}: {name} at {read}"), &["good", nothing], sandbox);
             }
         }
-        // What is written goes to the same place.
+        // Paths that are written are protected as well.
         for _ in 0..rounds(8) {
             let root = Root { populate: Method::Overlay, upper: Some(way.join("up")), ..Root::default() };
             check(
@@ -217,9 +219,9 @@ fn cve_2017_1002101_nomad_2026_14896_no_source_is_reached_by_a_link_that_another
     assert!(shown > least && refused > least, "{shown} shown, {refused} refused");
 }
 
-/// The same for the network namespace: a task never joins the one behind the link.
+/// A task never joins the network namespace behind the link.
 #[test]
-fn no_network_is_joined_by_a_link_that_another_user_plants() {
+fn network_namespace_is_not_joined_through_links_of_other_users() {
     if !can("root") || !sandboxes() || !can("unshare") {
         return;
     }
@@ -244,7 +246,7 @@ fn no_network_is_joined_by_a_link_that_another_user_plants() {
     lchown(&link, Some(1234), Some(1234)).unwrap();
     let network = || Network::Path(way.join("net"));
     while_exchanging(&way, &link, || {
-        // Who follows links joins the other one now and then.
+        // An open that follows links sometimes gets the other one.
         let plain = |_| {
             fs::File::open(way.join("net")).is_ok_and(|file| {
                 let ino = file.metadata().unwrap().ino();
@@ -261,7 +263,7 @@ fn no_network_is_joined_by_a_link_that_another_user_plants() {
     });
 }
 
-/// A process that holds a namespace.
+/// A process in a network namespace.
 struct Holder(Child);
 
 impl Drop for Holder {
@@ -271,9 +273,9 @@ impl Drop for Holder {
     }
 }
 
-/// Two directories of the caller's change places on the way. The task sees one of them as a whole, or there is an error.
+/// Two directories of the caller are exchanged. The task sees one of them as a whole, or spawn returns an error.
 #[test]
-fn what_is_mounted_is_what_was_looked_at() {
+fn mounted_source_is_the_one_that_was_checked() {
     if !sandboxes() {
         return;
     }
@@ -287,7 +289,7 @@ fn what_is_mounted_is_what_was_looked_at() {
     while_exchanging(&way, &other, || {
         for (name, read, set) in &WAYS[..4] {
             for round in 0..200 {
-                // Few rounds may show only one of the two.
+                // A few rounds may show only one of the two.
                 if round >= rounds(15) && seen[0] > 0 && seen[1] > 0 {
                     break;
                 }
@@ -298,7 +300,7 @@ fn what_is_mounted_is_what_was_looked_at() {
                         "two" => seen[1] += 1,
                         none => panic!("{name}: {none}"),
                     },
-                    // Without privileges init opens the path again.
+                    // An unprivileged init opens the path again, and compares the inode.
                     Err(Error::Setup { step, source }) if !attack_tools::privileged() => {
                         assert!(step.starts_with("statx(opened "), "{step}");
                         assert_eq!(source.raw_os_error(), Some(libc::ESTALE), "{step}");
@@ -312,9 +314,9 @@ fn what_is_mounted_is_what_was_looked_at() {
     assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
 }
 
-/// The strict policy runs a command where everything holds, and no other.
+/// The strict policy runs a command only if every control is enforced.
 #[test]
-fn under_the_strict_policy_everything_holds() {
+fn strict_policy_enforces_every_requested_control() {
     use cofferdam::Control;
     if !can("root") || !sandboxes() {
         return;

@@ -1,5 +1,5 @@
-//! Ring 2: what the cgroups of a task are for. Whatever a task does it dies at once and whole, its limits hold, and
-//! nothing of it stays, also when an earlier caller was killed in the middle. One test at a time: some take all processors, some count what belongs to the whole process.
+//! A task's cgroups: limits hold, a kill ends every process at once, and no cgroup stays, even if a caller was killed.
+//! One test at a time: some take all CPUs, some count what belongs to the whole process. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -29,7 +29,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What runs inside; outside it has nothing to do.
+/// Entry point of this binary inside a sandbox; does nothing elsewhere.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -53,7 +53,7 @@ fn probe_entry() {
     }
 }
 
-/// Forks until that is refused: the children, which only wait, and the refusal.
+/// Forks until the kernel refuses; returns the children, which only wait, and the errno.
 fn loop_forks() -> (Vec<Pid>, nix::errno::Errno) {
     let mut children = Vec::new();
     loop {
@@ -69,14 +69,14 @@ fn loop_forks() -> (Vec<Pid>, nix::errno::Errno) {
     }
 }
 
-/// Fills its limit with processes that ignore every signal that can be ignored, and never stands still: half of them
-/// fork and leave, so that whoever lists them first and kills them then comes too late.
+/// Forks up to the limit, and ignores every signal that can be ignored. Half of the processes fork and exit at once, so
+/// that killing the pids of a list comes too late.
 fn bomb() -> ! {
     for signal in Signal::iterator() {
         // SAFETY: SIG_IGN is a valid disposition.
         let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
     }
-    // In the host's PID namespace its orphans are its own, and nobody else's to reap.
+    // In the host's PID namespace, the orphans are reparented to this process.
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let mut first = true;
     loop {
@@ -86,22 +86,22 @@ fn bomb() -> ! {
                 first = false;
                 let _ = nix::unistd::setsid();
             }
-            // SAFETY: ends this process.
+            // SAFETY: _exit(2) takes a number.
             Ok(_) if !first && Pid::this().as_raw() % 2 == 0 => unsafe { libc::_exit(0) },
             _ => {}
         }
     }
 }
 
-// ---- what is looked at -----------------------------------------------------------------------------------------
+// ---- observations ----------------------------------------------------------------------------------------------
 
-/// The v2 cgroup below which this user may make others, as a path below the mount point.
+/// The v2 cgroup below which this user may create cgroups, relative to the mount point.
 fn top() -> String {
     let top = Host::probe().unwrap().cgroups.v2.and_then(|v2| v2.top).unwrap_or_default();
     top.trim_matches('/').to_owned()
 }
 
-/// Where cgroups are made, in all hierarchies.
+/// The directories of all hierarchies in which cgroups are created.
 fn tops() -> Vec<PathBuf> {
     let host = Host::probe().unwrap().cgroups;
     let v1: BTreeSet<PathBuf> = host.v1.into_values().map(|h| h.mount).collect();
@@ -116,7 +116,7 @@ fn groups(id: &str) -> Vec<PathBuf> {
     entries.filter(|e| e.file_name().to_string_lossy().starts_with(id)).map(|e| e.path()).collect()
 }
 
-/// The processes that live in a cgroup of that name, removed or not.
+/// `/proc/PID/stat` of each process in a cgroup of that name, even if the cgroup is removed. Zombies are left out.
 fn processes(id: &str) -> Vec<String> {
     let all = fs::read_dir("/proc").unwrap().flatten().map(|e| e.path());
     let read = |path: &Path, file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
@@ -131,7 +131,7 @@ fn procs(group: &Path) -> Vec<i32> {
     pids
 }
 
-/// Nothing of `id` is left, at once.
+/// Asserts, without waiting, that no cgroup and no process of `id` exists.
 fn assert_gone(id: &str) {
     assert_eq!(groups(id), Vec::<PathBuf>::new(), "cgroups were left behind");
     assert_eq!(processes(id), Vec::<String>::new(), "processes were left behind");
@@ -149,7 +149,7 @@ fn named(sandbox: Sandbox, id: &str) -> Sandbox {
     sandbox.with(|s| s.id = id.to_owned())
 }
 
-/// A program of `tiny`, and what keeps it.
+/// A sandbox for a program of `tiny`, and the directory that holds the program.
 fn program(code: &[u8]) -> (tempfile::TempDir, Sandbox) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("program");
@@ -158,10 +158,10 @@ fn program(code: &[u8]) -> (tempfile::TempDir, Sandbox) {
     (dir, Sandbox::command("/program").volume(volume))
 }
 
-// ---- dying -----------------------------------------------------------------------------------------------------
+// ---- kill ------------------------------------------------------------------------------------------------------
 
-/// How long a bomb of 64 may take to be gone. It takes some 20 ms; emulated 25 to 400 were measured, and CI runs two
-/// such machines at a time beside each other.
+/// Time in which a fork bomb of 64 processes must be gone. It takes about 20 ms. Emulated, 25 to 400 ms were measured,
+/// and CI runs two such machines at a time.
 fn quick() -> Duration {
     Duration::from_secs(if emulated() { 5 } else { 1 })
 }
@@ -171,7 +171,8 @@ fn lit(id: &str, set: impl FnOnce(Sandbox) -> Sandbox) -> Task {
     let bomb = named(probe("bomb").limits(limits), id).with(|s| s.fds.clear());
     let task = set(bomb).spawn().unwrap();
     let report = task.report();
-    // By /proc/PID/root of its user's processes a task may leave its cgroup, but not from a user namespace or a domain.
+    // Through /proc/PID/root of its user's processes a task may leave its cgroup; not from a user namespace or
+    // Landlock.
     let host = Host::probe().unwrap();
     let outside = !report.asked.contains(Control::PID_NS) && host.privileged() && host.landlock_abi < 2;
     let held = if outside { report.weakened } else { report.enforced };
@@ -183,7 +184,7 @@ fn lit(id: &str, set: impl FnOnce(Sandbox) -> Sandbox) -> Task {
 }
 
 #[test]
-fn a_fork_bomb_that_ignores_every_signal_is_gone_at_once() {
+fn fork_bomb_that_ignores_every_signal_is_killed_within_a_second() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -212,17 +213,16 @@ fn a_fork_bomb_that_ignores_every_signal_is_gone_at_once() {
     }
 }
 
-/// What a thousand lives could leave in this process.
+/// Descriptors and children of this process, which a thousand tasks might leave behind.
 fn own_traces() -> (BTreeMap<i32, String>, String) {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let children = tasks.map(|t| fs::read_to_string(t.path().join("children")).unwrap_or_default()).collect();
     (common::descriptors(), children)
 }
 
-/// Four threads, each limit set, a process in each: 250 lives each, and 15 where that would take minutes. One thread
-/// reserves a processor each time, which nobody else may have meanwhile.
+/// Four threads with all limits set; 250 tasks each, or 15 where that takes minutes. One thread reserves a CPU.
 #[test]
-fn a_thousand_groups_come_and_go_and_leave_nothing() {
+fn a_thousand_tasks_leave_no_cgroup_process_or_descriptor() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -270,7 +270,7 @@ fn a_thousand_groups_come_and_go_and_leave_nothing() {
 
 // ---- limits ----------------------------------------------------------------------------------------------------
 
-/// What a program that does nothing and needs no library says to a limit of `memory`.
+/// Runs a static program that exits at once, with a limit of `memory`; the error says how that failed.
 fn nothing_within(memory: u64, init: bool) -> Result<(), String> {
     let (_dir, sandbox) = program(tiny::EXIT);
     let limits = Limits { memory: Some(memory), ..Limits::default() };
@@ -283,7 +283,7 @@ fn nothing_within(memory: u64, init: bool) -> Result<(), String> {
 }
 
 #[test]
-fn a_program_that_does_nothing_runs_in_four_mebibytes_and_in_the_least_that_is_accepted() {
+fn trivial_program_runs_in_the_smallest_accepted_memory_limit() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -300,7 +300,7 @@ fn a_program_that_does_nothing_runs_in_four_mebibytes_and_in_the_least_that_is_a
 }
 
 #[test]
-fn fork_is_refused_at_the_limit_of_processes() {
+fn fork_fails_with_eagain_at_pids_max() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -314,7 +314,7 @@ fn fork_is_refused_at_the_limit_of_processes() {
 }
 
 #[test]
-fn reserved_processors_are_among_those_of_the_task() {
+fn task_may_run_on_its_requested_cpus() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -327,7 +327,7 @@ fn reserved_processors_are_among_those_of_the_task() {
     assert!(allowed.split([',', '-']).any(|cpu| cpu == last), "{last} is not in {allowed}");
 }
 
-/// What a program says that writes 64 MiB where 32 are allowed: how it ended, and whether it was OOM-killed.
+/// Writes 64 MiB with a limit of 32 MiB. Returns whether it succeeded, whether it was OOM-killed, and its output.
 fn eats(swap: SwapMax) -> (bool, bool, Option<String>) {
     let limits = Limits { memory: Some(32 * MB), swap, ..Limits::default() };
     let sandbox = probe("eat").env("BYTES", (64 * MB).to_string()).limits(limits);
@@ -338,7 +338,7 @@ fn eats(swap: SwapMax) -> (bool, bool, Option<String>) {
 }
 
 #[test]
-fn more_memory_than_allowed_is_death() {
+fn exceeding_the_memory_limit_is_an_oom_kill() {
     let _alone = alone();
     if can("cgroups") {
         assert_eq!(eats(SwapMax::Off), (false, true, None));
@@ -346,7 +346,7 @@ fn more_memory_than_allowed_is_death() {
 }
 
 #[test]
-fn more_memory_than_allowed_goes_to_swap_where_that_is_allowed_and_only_there() {
+fn memory_beyond_the_limit_is_swapped_only_if_swap_is_allowed() {
     let _alone = alone();
     if !can("cgroups") || !can("swap") {
         return;
@@ -364,7 +364,7 @@ fn own_cgroups() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_caller_is_never_in_the_cgroups_of_a_task() {
+fn caller_never_enters_the_cgroups_of_a_task() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -412,7 +412,7 @@ fn the_caller_is_never_in_the_cgroups_of_a_task() {
     }
 }
 
-/// The caller of the test below; outside of it, it has nothing to do.
+/// Entry point of this binary as the caller of the test below; does nothing elsewhere.
 #[test]
 fn caller_entry() {
     let Ok(group) = std::env::var("COFFERDAM_CALLER") else { return };
@@ -424,9 +424,9 @@ fn caller_entry() {
     }
 }
 
-/// As of a service that was killed by its cgroup, and started anew in the same one.
+/// The caller is like a service that was killed by its cgroup and restarted in the same cgroup.
 #[test]
-fn a_caller_whose_own_cgroup_was_killed_before_it_came_spawns_all_the_same() {
+fn spawn_works_in_a_cgroup_that_was_killed_earlier() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -441,7 +441,7 @@ fn a_caller_whose_own_cgroup_was_killed_before_it_came_spawns_all_the_same() {
     }
     let mut caller = std::process::Command::new(std::env::current_exe().unwrap());
     caller.args(["--exact", "caller_entry", "--test-threads=1"]);
-    // Without the tree it is any caller.
+    // Without a v2 tree it is an ordinary caller.
     let done = caller.env("COFFERDAM_CALLER", group.as_deref().unwrap_or(Path::new(""))).output().unwrap();
     if let Some(group) = &group {
         eventually("the caller's cgroup stays", || fs::remove_dir(group).is_ok());
@@ -449,9 +449,9 @@ fn a_caller_whose_own_cgroup_was_killed_before_it_came_spawns_all_the_same() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
 }
 
-/// When the operator's own limit is what is too small, since a spec cannot ask for so little.
+/// The operator limits the parent cgroup to less than a spec may ask for.
 #[test]
-fn too_little_memory_to_start_in_is_said_so() {
+fn oom_kill_during_setup_is_reported_as_oom_killed() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -465,8 +465,8 @@ fn too_little_memory_to_start_in_is_said_so() {
     let holder = Group::create(&cgroups, &mut report).unwrap();
     let limit = |leaf: &Path| ["memory.max", "memory.limit_in_bytes"].map(|f| leaf.with_file_name(f));
     let file = cgroups.leaves().flat_map(limit).find(|f| f.exists()).unwrap();
-    // EBUSY: version 1 takes no limit below what is in use, which is what the cgroups themselves use and what each
-    // processor holds in advance, until it is asked to give that back.
+    // EBUSY: v1 refuses a limit below the current usage. That is the cgroups' own memory, and charges cached per CPU,
+    // until memory.force_empty reclaims it.
     eventually("nothing can be started in 128 KiB", || {
         let _ = fs::write(file.with_file_name("memory.force_empty"), "0");
         [65536, 131_072].iter().any(|bytes| fs::write(&file, bytes.to_string()).is_ok())
@@ -478,9 +478,9 @@ fn too_little_memory_to_start_in_is_said_so() {
     assert!(matches!(error, Error::Setup { .. }) && cause.contains("OOM-killed"), "{error}: {cause}");
 }
 
-// ---- what is left behind ---------------------------------------------------------------------------------------
+// ---- stale cgroups ---------------------------------------------------------------------------------------------
 
-/// Reaps what a detached task has left to this process.
+/// Reaps the processes that a detached task left to this process.
 fn reap(pids: &[i32]) {
     for pid in pids {
         let _ = nix::sys::wait::waitpid(Pid::from_raw(*pid), None);
@@ -495,12 +495,12 @@ fn freeze(group: &Path) {
     }
 }
 
-/// Puts a process into a cgroup two levels below its own.
+/// Moves a process into a cgroup two levels below `leaf`.
 fn nest(leaf: &Path, pid: i32) -> PathBuf {
     let below = leaf.join("a/b");
     for dir in [leaf.join("a"), below.clone(), leaf.join("c")] {
         fs::create_dir(&dir).unwrap();
-        // In v1 nothing may enter a cpuset that has no processors or no memory.
+        // A v1 cpuset without CPUs or memory nodes admits no process.
         for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| dir.join(file).exists()) {
             fs::copy(leaf.join(file), dir.join(file)).unwrap();
         }
@@ -509,10 +509,10 @@ fn nest(leaf: &Path, pid: i32) -> PathBuf {
     below
 }
 
-/// A cgroup of a caller that is no more, with everything in it that it might have left, does not keep a task of the
-/// same name from starting, and nothing of it lives on beside that.
+/// Whatever state the processes in it are in, a stale cgroup of the same name does not prevent a spawn, and none of its
+/// processes survives.
 #[test]
-fn what_a_lost_caller_left_is_taken_away() {
+fn stale_cgroup_of_the_same_name_is_killed_and_replaced() {
     let _alone = alone();
     if !can("cgroups") {
         return;
@@ -552,10 +552,10 @@ fn what_a_lost_caller_left_is_taken_away() {
     }
 }
 
-/// A cgroup that cannot be removed, here since something is mounted over it, is named, is waited for once, and is
-/// gone with the first wait after nothing is in the way any more.
+/// `wait` names the cgroup (EBUSY, here from a mount on it), retries for seconds only once, and removes the cgroup when
+/// that is possible again.
 #[test]
-fn a_cgroup_that_cannot_be_removed_is_named_and_waited_for_once() {
+fn wait_names_a_cgroup_that_cannot_be_removed() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let _alone = alone();
     if !can("root") || !can("cgroups") {
@@ -563,7 +563,7 @@ fn a_cgroup_that_cannot_be_removed_is_named_and_waited_for_once() {
     }
     let (_dir, pausing) = program(tiny::PAUSE);
     let id = format!("covered-{}", std::process::id());
-    // In a namespace of this thread's own, so that the host sees no mount of ours.
+    // In a mount namespace of this thread, so that the host does not see the mount.
     let covered = std::thread::spawn({
         let id = id.clone();
         move || {

@@ -1,9 +1,8 @@
-//! Ring 3: an old or a hostile kernel, played by a seccomp filter on the test's own thread.
+//! An old or hostile kernel, simulated by a seccomp filter on the test's own thread. (CONTRIBUTING.md, ring 3.)
 //!
-//! The filter makes one system call fail; the child inherits it, so it reaches the caller's half of a
-//! spawn and init's alike. Each row then asserts that the error is of the right kind, that its message is
-//! the line of the plan, its source what the kernel said, and that nothing is left behind: no process, no
-//! descriptor, no cgroup, no directory.
+//! The filter makes one system call fail. The child inherits it, so it affects both the caller's half of a spawn and
+//! init. Each case asserts the kind of the error, that its message is a line of the plan, and that its source is the
+//! kernel's errno. It also asserts that no process, descriptor, cgroup or directory stays.
 //!
 //! Descriptors and children belong to the whole process, so one test runs at a time.
 
@@ -27,11 +26,11 @@ use cofferdam::{Control, Error, Host, Method, Network, Policy, Rlimit, Sandbox, 
 use common::{can, descriptors, sandboxes};
 use libc::{EACCES, EINVAL, ENOSYS, EPERM};
 
-/// One system call that fails, if one of its arguments has a value.
+/// A system call to refuse, always or if one argument has a value.
 #[derive(Clone, Copy)]
 struct Refuse {
     call: libc::c_long,
-    /// Index and lower half.
+    /// Index of the argument, and the low 32 bits of its value.
     argument: Option<(u32, u32)>,
     errno: i32,
 }
@@ -49,7 +48,7 @@ impl Refuse {
         Refuse { errno, ..self }
     }
 
-    /// The classic BPF program: every test that fails jumps to the last instruction.
+    /// The classic BPF program. A comparison that fails jumps to the last instruction, which allows the call.
     fn program(self) -> Vec<libc::sock_filter> {
         const ARCH: u32 = 4;
         const ARCH_X86_64: u32 = 0xc000_003e;
@@ -70,25 +69,25 @@ impl Refuse {
         program
     }
 
-    /// On the calling thread and all that it starts, for good.
+    /// Loads the filter on the calling thread, whose children inherit it. It cannot be removed.
     fn install(self) {
         let mut program = self.program();
         let program =
             libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
-        // SAFETY: the program outlives the calls, and the kernel checks it.
+        // SAFETY: the program outlives the call, and the kernel checks it.
         let install = || unsafe {
             libc::syscall(libc::SYS_seccomp, 1 /* SET_MODE_FILTER */, 0, &raw const program)
         };
         if install() == 0 {
             return;
         }
-        // Without CAP_SYS_ADMIN the thread must have given up on privileges.
+        // Without CAP_SYS_ADMIN the kernel requires no_new_privs.
         // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only.
         assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
         assert_eq!(install(), 0, "{}", io::Error::last_os_error());
     }
 
-    /// Does `work` on a thread of its own, under the filter.
+    /// Runs `work` on a new thread with the filter.
     fn during<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
@@ -101,10 +100,10 @@ impl Refuse {
 }
 
 #[test]
-fn the_filter_refuses_what_it_should_and_nothing_else() {
+fn test_filter_refuses_only_the_given_call() {
     let _alone = alone();
     let umask = |mask: libc::mode_t| {
-        // SAFETY: umask takes a number. The whole process has one, which is put back.
+        // SAFETY: umask(2) takes a number. The process's umask is restored at the end.
         let ret = unsafe { libc::syscall(libc::SYS_umask, mask) };
         if ret < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap()) } else { Ok(ret) }
     };
@@ -121,7 +120,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a spawn could leave behind.
+/// What a failed spawn could leave behind.
 struct Traces {
     id: String,
     temp: tempfile::TempDir,
@@ -137,7 +136,7 @@ impl Traces {
         Traces { id: format!("degrade-{}-{count}", std::process::id()), temp, descriptors: descriptors() }
     }
 
-    /// A sandbox that would leave them.
+    /// A sandbox with this id and temporary directory.
     fn sandbox(&self) -> Sandbox {
         let policy = Policy { temp_dir: self.temp.path().into(), ..Policy::default() };
         Sandbox::command("/bin/true").policy(&policy).with(|s| s.id.clone_from(&self.id))
@@ -156,7 +155,7 @@ impl Traces {
 
 #[track_caller]
 fn assert_no_children() {
-    // SAFETY: all zeroes is a siginfo_t, and it outlives the call, which reaps nothing.
+    // SAFETY: all zeroes is a valid siginfo_t. It outlives the call, and WNOWAIT reaps nothing.
     let (ret, info) = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
@@ -167,7 +166,7 @@ fn assert_no_children() {
 }
 
 fn find(dir: &Path, name: &str) -> Option<std::path::PathBuf> {
-    // Other cgroups come and go meanwhile.
+    // Other cgroups may appear and disappear meanwhile.
     let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
     let mut dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
     dirs.find_map(|path| {
@@ -176,7 +175,7 @@ fn find(dir: &Path, name: &str) -> Option<std::path::PathBuf> {
     })
 }
 
-/// What kind of error is expected.
+/// The expected kind of error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Prepare,
@@ -196,7 +195,8 @@ fn kind(error: &Error) -> Kind {
 
 type Set = fn(Sandbox) -> Sandbox;
 
-/// Spawns under the filter, twice, and holds the error to what the plan says; `message` is how it begins.
+/// Spawns under the filter, with ENOSYS and with EPERM, and checks the error against the plan. `message` is the start
+/// of its text.
 #[track_caller]
 fn refused(expected: Kind, message: &str, refuse: Refuse, set: Set) {
     for errno in [ENOSYS, EPERM] {
@@ -218,7 +218,7 @@ fn as_it_is(sandbox: Sandbox) -> Sandbox {
     sandbox
 }
 
-/// A root in a directory that must be removed again.
+/// A copied root, in a directory that must be removed again.
 fn copied(sandbox: Sandbox) -> Sandbox {
     sandbox.with(|s| {
         s.root.populate = Method::Copy;
@@ -227,7 +227,7 @@ fn copied(sandbox: Sandbox) -> Sandbox {
 }
 
 #[test]
-fn what_the_caller_does() {
+fn refused_calls_of_the_caller_are_reported_and_rolled_back() {
     let _alone = alone();
     if !sandboxes() {
         return;
@@ -244,7 +244,7 @@ fn what_the_caller_does() {
 }
 
 #[test]
-fn what_init_does_before_it_has_a_root() {
+fn refused_calls_of_init_before_the_root_are_reported_and_rolled_back() {
     let _alone = alone();
     if !sandboxes() {
         return;
@@ -265,7 +265,7 @@ fn what_init_does_before_it_has_a_root() {
 }
 
 #[test]
-fn what_init_does_to_the_root() {
+fn refused_calls_that_build_the_root_are_reported_and_rolled_back() {
     let _alone = alone();
     if !sandboxes() {
         return;
@@ -280,14 +280,14 @@ fn what_init_does_to_the_root() {
     refused(Setup, "umount2(\".\", MNT_DETACH)", all(libc::SYS_umount2), as_it_is);
     for set in [as_it_is, copied] {
         refused(Setup, "move_mount(", all(libc::SYS_move_mount), set);
-        // Who may clones what is held; for others init does, of what is the same.
+        // A privileged caller clones the mount through its descriptor. Otherwise init opens the path again.
         match can("root") {
             true => refused(Prepare, "open_tree(held \"/", all(libc::SYS_open_tree), set),
             false => refused(Setup, "open_tree(opened \"/", all(libc::SYS_open_tree), set),
         }
         refused(Setup, "mount_setattr(\"/", all(libc::SYS_mount_setattr), set);
         refused(Setup, "pivot_root(\".\", \".\")", all(libc::SYS_pivot_root), set);
-        // STATX_INO | STATX_MNT_ID; the parent asks for other things.
+        // STATX_INO | STATX_MNT_ID. The caller's half uses another mask.
         refused(Setup, "statx(\"/..\", STATX_MNT_ID)", only(libc::SYS_statx, 3, 0x1100), set);
     }
     let first = if can("root") { "openat2(root, \"/" } else { "openat2(\"/" };
@@ -297,7 +297,7 @@ fn what_init_does_to_the_root() {
 }
 
 #[test]
-fn what_init_does_to_itself() {
+fn refused_calls_that_restrict_the_process_are_reported_and_rolled_back() {
     let _alone = alone();
     if !sandboxes() {
         return;
@@ -309,7 +309,7 @@ fn what_init_does_to_itself() {
         s.with(|s| s.rlimits = [("core".into(), none)].into())
     };
     refused(Setup, "prlimit64(0, 4, {0, 0})", all(libc::SYS_prlimit64), limited);
-    // With init, and as PID 1 itself.
+    // With an init that stays as PID 1, and with the command as PID 1.
     let alone: Set = |s| s.with(|s| s.init = false);
     for set in [as_it_is, alone] {
         refused(Setup, "seccomp(SECCOMP_SET_MODE_FILTER", all(libc::SYS_seccomp), set);
@@ -326,9 +326,9 @@ fn what_init_does_to_itself() {
     }
 }
 
-/// What is done otherwise, or not at all, in a user namespace.
+/// Calls that are made differently, or not at all, in a user namespace.
 #[test]
-fn what_only_root_does() {
+fn refused_calls_of_a_privileged_spawn_are_reported_and_rolled_back() {
     let _alone = alone();
     if !can("root") {
         return;
@@ -343,19 +343,19 @@ fn what_only_root_does() {
         refused(Setup, "capset(", all(libc::SYS_capset), set);
         refused(Setup, "prctl(PR_CAP_AMBIENT", only(libc::SYS_prctl, 0, libc::PR_CAP_AMBIENT), set);
     }
-    // Wherever there is a cgroup to kill in.
+    // Every task has a cgroup if there are any, to be killed by it.
     if Host::probe().unwrap().cgroups.mode != cofferdam::cgroup::Mode::Off {
         refused(Prepare, "mkdir(\"/", all(libc::SYS_mkdir), as_it_is);
     }
 }
 
 #[test]
-fn what_looks_for_the_command_and_executes_it() {
+fn refused_lookup_or_exec_of_the_command_is_an_exec_error() {
     let _alone = alone();
     if !sandboxes() {
         return;
     }
-    // The root asks for other things of statx.
+    // Other uses of statx(2) have another mask.
     let looks = only(libc::SYS_statx, 3, libc::STATX_TYPE.cast_signed());
     for (call, program) in [(looks, "/bin/true"), (all(libc::SYS_execve), "/bin/true")] {
         for errno in [ENOSYS, EPERM] {
@@ -365,25 +365,26 @@ fn what_looks_for_the_command_and_executes_it() {
             assert_eq!(kind(&error), Kind::Exec, "{error}");
             assert_eq!(error.to_string(), format!("execve({program:?})"));
             let source = error.source().and_then(|s| s.downcast_ref::<io::Error>()).unwrap();
-            // It is not "not found": nobody could look.
+            // Not "not found" (127), because the search was refused.
             assert_eq!((source.raw_os_error(), error.exit_code()), (Some(errno), 126));
             traces.are_gone(program);
         }
     }
 }
 
-/// The socket is how the two halves speak; the plan has no line for that.
+/// The caller and init talk over a socket, for which the plan has no lines.
 #[test]
-fn an_init_that_is_not_heard_is_no_running_task() {
+fn spawn_fails_if_init_cannot_report() {
     let _alone = alone();
     if !sandboxes() {
         return;
     }
-    // One that stays has told by the descriptor that it sends once the command runs.
+    // An init that stays reports success by the pidfd that it sends once the command runs, so only one that does not
+    // stay depends on this call.
     let alone: Set = |s| s.with(|s| s.init = false);
     for (call, set, steps) in [
         (libc::SYS_recvmsg, as_it_is as Set, &["recvmsg(status)"][..]),
-        // In a user namespace the caller speaks first.
+        // With a user namespace, the caller sends first: the id maps are written.
         (libc::SYS_sendto, alone, &["init", "sendto(status)"]),
     ] {
         let traces = Traces::before();
@@ -395,10 +396,10 @@ fn an_init_that_is_not_heard_is_no_running_task() {
     }
 }
 
-/// Kernels before 6.3 know no MFD_EXEC; others forbid to execute memfds (`vm.memfd_noexec`); and there is
-/// more that a spawn can do without.
+/// Kernels before 6.3 do not know MFD_EXEC. Others forbid executable memfds (`vm.memfd_noexec`). A spawn needs none of
+/// the features in this list.
 #[test]
-fn what_is_done_without() {
+fn spawn_works_without_optional_kernel_features() {
     let _alone = alone();
     if !sandboxes() {
         return;
@@ -422,7 +423,7 @@ fn what_is_done_without() {
     }
 }
 
-/// The host's programs, by copies of a directory for a root and binds for the rest.
+/// A copied root, and the host's program directories as read-only volumes.
 fn copied_shell(sandbox: Sandbox) -> Sandbox {
     copied(sandbox).with(|s| {
         for dir in ["/bin", "/lib", "/lib64", "/usr"].into_iter().filter(|dir| Path::new(dir).exists()) {
@@ -433,14 +434,14 @@ fn copied_shell(sandbox: Sandbox) -> Sandbox {
 }
 
 #[test]
-fn an_optional_step_degrades_into_the_report() {
+fn refused_optional_step_is_missing_in_the_report() {
     let _alone = alone();
     if !sandboxes() {
         return;
     }
     let own = Host::probe().unwrap().oom_score_adj;
     assert_ne!(own, -1000, "a score that no test should have");
-    // Nothing else of a spawn without limits writes five bytes.
+    // No other call of a spawn without limits writes five bytes.
     let refuse = only(libc::SYS_write, 2, 5).with(EACCES);
     let lowered = |traces: &Traces| traces.sandbox().with(|s| s.oom_score_adj = -1000);
     let line = "write(\"/proc/self/oom_score_adj\", \"-1000\")";
@@ -469,9 +470,10 @@ fn an_optional_step_degrades_into_the_report() {
     }
 }
 
-/// A kernel without eBPF for cgroups, or a caller that may not use it: the mounts hold devices too.
+/// The kernel lacks eBPF for cgroups, or the caller may not use it. The mounts (nodev, a sealed /dev) restrict devices
+/// as well.
 #[test]
-fn a_device_filter_is_required_if_the_spec_says_so() {
+fn device_filter_is_optional_unless_the_spec_requires_it() {
     let _alone = alone();
     if !can("root") {
         return;
@@ -480,9 +482,9 @@ fn a_device_filter_is_required_if_the_spec_says_so() {
     if host.cgroups.v2.is_none() {
         return eprintln!("skipped: there is no cgroup v2 tree");
     }
-    // On version 2 whatever else there is.
+    // Uses the v2 device filter even if v1 has a devices hierarchy.
     host.cgroups.v1.remove("devices");
-    // The command of bpf(2) that is refused: BPF_PROG_LOAD, BPF_PROG_ATTACH.
+    // First argument of the refused bpf(2) call: BPF_PROG_LOAD or BPF_PROG_ATTACH.
     for (refuse, call) in [(5, "bpf(BPF_PROG_LOAD, "), (8, "bpf(BPF_PROG_ATTACH, ")] {
         for errno in [ENOSYS, EPERM, EINVAL] {
             let refuse = only(libc::SYS_bpf, 0, refuse).with(errno);
@@ -510,9 +512,10 @@ fn a_device_filter_is_required_if_the_spec_says_so() {
     }
 }
 
-/// A kernel without seccomp filters will do for an author who asks for best effort, or for other things.
+/// Without seccomp filters the task runs if the spec does not require the controls that they enforce. The report calls
+/// these missing.
 #[test]
-fn a_filter_is_required_unless_the_spec_says_otherwise() {
+fn seccomp_filters_may_be_missing_only_if_not_required() {
     let _alone = alone();
     if !sandboxes() {
         return;
@@ -541,9 +544,10 @@ fn a_filter_is_required_unless_the_spec_says_otherwise() {
     }
 }
 
-/// A task is an ordinary value: who may not signal or wait for it gets told, and somebody else may.
+/// A refused signal or wait is an error with the kernel's errno. A thread without the filter can still kill the task
+/// and wait for it.
 #[test]
-fn a_running_task_that_cannot_be_signalled_or_waited_for() {
+fn refused_signal_or_wait_is_an_error_and_the_task_stays_usable() {
     let _alone = alone();
     if !sandboxes() {
         return;

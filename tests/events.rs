@@ -1,4 +1,4 @@
-//! Ring 2: what happens to a task is told, and a task is stopped and goes on.
+//! Events of a task, and freezing. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -15,7 +15,7 @@ use common::{can, emulated, probe, shell};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const LONG: Duration = Duration::from_secs(60);
-/// Less than the patience of any step that might wait in vain.
+/// Shorter than the timeout of any step that could wait in vain.
 const SOON: Duration = Duration::from_secs(4);
 
 #[test]
@@ -28,14 +28,14 @@ fn probe_entry() {
                 kept.push(vec![1u8; 1 << 20]);
             }
         }
-        // A child is killed for every byte that comes in.
+        // For every byte of input, a child exceeds the memory limit and is killed.
         "parent" => {
             while std::io::stdin().read_exact(&mut [0]).is_ok() {
                 let entry = ["--exact", "probe_entry", "--test-threads=1"];
                 let mut child =
                     Command::new("/probe").args(entry).env("COFFERDAM_PROBE", "hog").spawn().unwrap();
                 assert!(!child.wait().unwrap().success());
-                // Past the capture of the test harness.
+                // Past libtest's capture.
                 writeln!(std::io::stdout(), "killed").unwrap();
             }
         }
@@ -51,7 +51,7 @@ fn events(task: &Task) -> Events {
     task.events(&EventOptions::default()).unwrap()
 }
 
-/// As an event loop does it: only the descriptor is waited for.
+/// Waits by poll(2) on the descriptor only, as an event loop does.
 fn polled(events: &mut Events) -> Option<Event> {
     let deadline = Instant::now() + LONG;
     while !events.is_over() {
@@ -73,7 +73,7 @@ fn step(error: Error) -> (String, std::io::Error) {
 }
 
 #[test]
-fn each_kill_is_told_once_and_then_the_end() {
+fn each_oom_kill_is_one_event_and_the_end_is_the_last() {
     if !can("cgroups") {
         return;
     }
@@ -86,9 +86,9 @@ fn each_kill_is_told_once_and_then_the_end() {
     for round in 1..=3 {
         stdin.write_all(b"\n").unwrap();
         assert_eq!(polled(&mut early), Some(Event::Oom { kills: 1 }), "{round}");
-        // While it runs.
+        // While the task runs.
         assert_eq!(task.oom().unwrap().kills, round);
-        // Wait for the word of the probe, so that the next child is another one.
+        // Wait until the probe reports the kill, so that the next kill is another child's.
         while told.iter().filter(|line| **line == b'\n').count() < usize::try_from(round).unwrap() {
             let mut buffer = [0; 512];
             let n = stdout.read(&mut buffer).unwrap();
@@ -99,7 +99,7 @@ fn each_kill_is_told_once_and_then_the_end() {
         }
     }
     assert_eq!(early.try_next().unwrap(), None);
-    // Who comes late is told of all.
+    // A later subscriber gets all kills so far as one event.
     let mut late = events(&task);
     assert_eq!(polled(&mut late), Some(Event::Oom { kills: 3 }));
     assert_eq!(late.try_next().unwrap(), None);
@@ -110,13 +110,13 @@ fn each_kill_is_told_once_and_then_the_end() {
     assert_eq!(late.next().unwrap().unwrap(), Event::Empty);
     assert!(task.wait().unwrap().success());
     assert_eq!(task.oom().unwrap().limit, OomLimit::Own);
-    // And who comes when all is over.
+    // A subscriber after the end gets them too.
     let gone: Vec<_> = events(&task).map(Result::unwrap).collect();
     assert_eq!(gone, [Event::Oom { kills: 3 }, Event::Empty]);
 }
 
 #[test]
-fn whoever_removes_the_cgroup_takes_no_event_away() {
+fn events_survive_the_removal_of_the_cgroup() {
     if !can("cgroups") {
         return;
     }
@@ -143,11 +143,11 @@ fn whoever_removes_the_cgroup_takes_no_event_away() {
 }
 
 #[test]
-fn it_is_not_over_before_the_last_process_is_gone() {
+fn empty_event_comes_after_the_last_process_ended() {
     if !can("cgroups") {
         return;
     }
-    // Without a PID namespace and its init a child outlives the main process.
+    // Without a PID namespace and init, a child outlives the main process.
     let script = "sleep 1 & echo; exit 0";
     let sandbox = shell(script).stdout(Stdio::Null).with(|s| s.init = false);
     let task = sandbox.pid_mode(cofferdam::IsolationMode::Host);
@@ -161,7 +161,7 @@ fn it_is_not_over_before_the_last_process_is_gone() {
 }
 
 #[test]
-fn waiting_for_a_processor_is_pressure() {
+fn cpu_contention_causes_pressure_events() {
     if !can("cgroups") {
         return;
     }
@@ -210,7 +210,7 @@ fn waiting_for_a_processor_is_pressure() {
 }
 
 #[test]
-fn a_frozen_task_stands_still_until_it_is_thawed() {
+fn frozen_task_does_not_run_until_it_is_thawed() {
     if !can("cgroups") {
         return;
     }
@@ -232,12 +232,12 @@ fn a_frozen_task_stands_still_until_it_is_thawed() {
     drained(&mut stdout);
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(stdout.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    // Init stands still too, so the end is not told.
+    // Init is frozen as well, so it cannot report the end.
     task.signal(Signal::TERM).unwrap();
     assert_eq!(task.wait_timeout(Duration::from_millis(200)).unwrap(), None);
     task.thaw().unwrap();
     assert_eq!(task.wait().unwrap().signal, Some(15));
-    // Afterwards.
+    // After the end.
     assert!(!task.frozen().unwrap());
     task.thaw().unwrap();
     let (_, why) = step(task.freeze().unwrap_err());
@@ -245,7 +245,7 @@ fn a_frozen_task_stands_still_until_it_is_thawed() {
 }
 
 #[test]
-fn a_frozen_task_is_killed_and_dropped_soon() {
+fn frozen_task_can_be_killed_and_dropped() {
     if !can("cgroups") {
         return;
     }
@@ -268,7 +268,7 @@ fn a_frozen_task_is_killed_and_dropped_soon() {
 }
 
 #[test]
-fn one_thread_waits_while_another_freezes() {
+fn one_thread_may_wait_while_another_freezes() {
     if !can("cgroups") {
         return;
     }

@@ -1,4 +1,4 @@
-//! Ring 2: the sandbox runs this test binary, which says what it sees.
+//! Tests in which the sandbox runs this binary, which reports what it sees. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -15,7 +15,7 @@ use cofferdam::rootfs::Device;
 use cofferdam::{Control, Error, IsolationMode, Limits, Network, Policy, Rlimit, Root, Sandbox, Volume};
 use common::{asked, can, output, probe, run_probe, sandboxes, say_facts, shell, status};
 
-/// What runs inside; outside it has nothing to do.
+/// Entry point of this binary inside a sandbox; does nothing elsewhere.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -49,7 +49,7 @@ fn errno(e: std::io::Error) -> nix::errno::Errno {
 }
 
 #[test]
-fn nobody_has_exactly_the_thirteen_capabilities() {
+fn user_nobody_has_exactly_the_13_default_capabilities() {
     if !sandboxes() {
         return;
     }
@@ -69,7 +69,7 @@ fn nobody_has_exactly_the_thirteen_capabilities() {
 }
 
 #[test]
-fn groups_are_the_users_own() {
+fn task_has_only_the_groups_of_its_user() {
     if !can("root") {
         return;
     }
@@ -80,7 +80,7 @@ fn groups_are_the_users_own() {
 }
 
 #[test]
-fn drop_all_and_add_one_leaves_that_one() {
+fn cap_drop_all_with_one_cap_add_leaves_that_one() {
     if !sandboxes() {
         return;
     }
@@ -95,7 +95,7 @@ fn drop_all_and_add_one_leaves_that_one() {
 }
 
 #[test]
-fn root_obeys_the_lists_unless_the_operator_says_otherwise() {
+fn root_is_limited_by_the_cap_lists_unless_root_keeps_caps() {
     if !can("root") {
         return;
     }
@@ -117,7 +117,7 @@ fn root_obeys_the_lists_unless_the_operator_says_otherwise() {
 }
 
 #[test]
-fn pid_and_ipc_namespaces_follow_the_mode() {
+fn pid_and_ipc_namespaces_follow_pid_mode_and_ipc_mode() {
     if !sandboxes() {
         return;
     }
@@ -134,7 +134,7 @@ fn pid_and_ipc_namespaces_follow_the_mode() {
 }
 
 #[test]
-fn the_task_is_not_pid_1_unless_asked() {
+fn task_is_pid_1_only_without_init() {
     if !sandboxes() {
         return;
     }
@@ -143,7 +143,7 @@ fn the_task_is_not_pid_1_unless_asked() {
 }
 
 #[test]
-fn a_network_of_its_own_has_only_lo_and_a_joined_one_is_joined() {
+fn private_network_has_only_lo_and_a_given_one_is_joined() {
     if !sandboxes() {
         return;
     }
@@ -167,7 +167,7 @@ fn a_network_of_its_own_has_only_lo_and_a_joined_one_is_joined() {
 }
 
 #[test]
-fn a_host_name_of_its_own() {
+fn task_has_the_given_hostname() {
     if !sandboxes() {
         return;
     }
@@ -178,11 +178,11 @@ fn a_host_name_of_its_own() {
 }
 
 #[test]
-fn only_the_declared_descriptors_are_there() {
+fn task_has_only_the_declared_descriptors() {
     if !sandboxes() {
         return;
     }
-    // One that is not close-on-exec, as a careless caller leaves it.
+    // A descriptor that is not close-on-exec, as a careless caller leaves it.
     let leaky = nix::unistd::dup(std::io::stderr()).unwrap();
     let seen = run_probe(probe("facts")).unwrap();
     drop(leaky);
@@ -191,7 +191,7 @@ fn only_the_declared_descriptors_are_there() {
 }
 
 #[test]
-fn the_environment_is_the_specs_and_says_who_the_user_is() {
+fn environment_is_from_the_spec_with_home_and_name_of_the_user() {
     if !sandboxes() {
         return;
     }
@@ -207,7 +207,7 @@ fn the_environment_is_the_specs_and_says_who_the_user_is() {
 }
 
 #[test]
-fn the_working_directory_is_made_and_entered() {
+fn working_directory_is_created_and_entered() {
     if !sandboxes() {
         return;
     }
@@ -222,7 +222,7 @@ fn the_working_directory_is_made_and_entered() {
         }
         other => panic!("{other:?}"),
     }
-    // What only the kernel knows: a volume that cannot be written.
+    // A read-only volume: only the kernel's refusal reveals it.
     let volume = Volume { source: "/etc".into(), target: "/v".into(), read_only: true, ..Volume::default() };
     match shell("pwd").volume(volume).work_dir("/v/no/dir").spawn() {
         Err(Error::Setup { step, source }) => {
@@ -234,7 +234,7 @@ fn the_working_directory_is_made_and_entered() {
 }
 
 #[test]
-fn the_root_holds_what_it_should_and_no_mount_of_the_host() {
+fn root_has_its_directories_and_only_nosuid_nodev_private_mounts() {
     if !sandboxes() {
         return;
     }
@@ -259,7 +259,7 @@ fn the_root_holds_what_it_should_and_no_mount_of_the_host() {
 }
 
 #[test]
-fn no_pivot_root_works_and_is_weakened_by_sys_chroot() {
+fn no_pivot_root_is_reported_as_weakened_by_cap_sys_chroot() {
     if !sandboxes() {
         return;
     }
@@ -275,7 +275,7 @@ fn no_pivot_root_works_and_is_weakened_by_sys_chroot() {
 }
 
 #[test]
-fn volumes_are_writable_or_really_read_only() {
+fn volumes_are_writable_unless_read_only() {
     if !sandboxes() {
         return;
     }
@@ -296,14 +296,14 @@ fn volumes_are_writable_or_really_read_only() {
 }
 
 #[test]
-fn read_only_covers_what_is_mounted_below() {
+fn read_only_volume_includes_mounts_below_it() {
     if !can("root") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let below = dir.path().join("below");
     std::fs::create_dir(&below).unwrap();
-    // A namespace of this thread's own, so that the host sees no mount of ours.
+    // In a mount namespace of this thread, so that the host does not see the mount.
     std::thread::spawn({
         let (dir, below) = (dir.path().to_path_buf(), below.clone());
         move || {
@@ -322,7 +322,7 @@ fn read_only_covers_what_is_mounted_below() {
 }
 
 #[test]
-fn a_task_is_told_its_limits_under_the_names_that_the_caller_chose() {
+fn limits_are_in_the_environment_under_the_callers_prefix() {
     if !sandboxes() {
         return;
     }
@@ -335,7 +335,7 @@ fn a_task_is_told_its_limits_under_the_names_that_the_caller_chose() {
 }
 
 #[test]
-fn resource_limits_of_the_process_are_set() {
+fn rlimits_of_the_spec_are_set() {
     if !sandboxes() {
         return;
     }
@@ -344,9 +344,9 @@ fn resource_limits_of_the_process_are_set() {
     assert_eq!(output(sandbox), "37\n38");
 }
 
-/// Whatever the host's files stand below in a linked root, `/` itself among them, they cannot be changed.
+/// The host's files cannot be changed wherever they are linked into the root, `/` included.
 #[test]
-fn what_is_linked_is_the_hosts_and_stays_as_it_is() {
+fn linked_host_files_cannot_be_changed() {
     if !sandboxes() {
         return;
     }
@@ -373,11 +373,11 @@ fn what_is_linked_is_the_hosts_and_stays_as_it_is() {
 }
 
 #[test]
-fn linked_and_copied_roots_run_the_hosts_own_programs() {
+fn linked_and_copied_roots_run_the_hosts_programs() {
     if !sandboxes() || !can("python3") {
         return;
     }
-    // Few files: this is about what runs, not about how fast it is built.
+    // Few files, because the test is about running the programs, not about copying many.
     let libs = [
         "ld-linux-x86-64.so.2",
         "libc.so.6",
@@ -404,7 +404,7 @@ fn linked_and_copied_roots_run_the_hosts_own_programs() {
 }
 
 #[test]
-fn a_hog_is_killed_at_its_memory_limit_and_the_status_says_why() {
+fn exit_status_of_a_task_over_its_memory_limit_says_oom_killed() {
     if !can("cgroups") {
         return;
     }
@@ -415,12 +415,12 @@ fn a_hog_is_killed_at_its_memory_limit_and_the_status_says_why() {
     let seen = run_probe(sandbox).unwrap();
     assert_eq!(seen.status.signal, Some(9), "{}", seen.status);
     assert!(seen.status.oom_killed);
-    // The same signal without a memory limit is no such thing.
+    // A SIGKILL without a memory limit is not reported as an OOM kill.
     assert!(!status(shell("kill -KILL $$")).oom_killed);
 }
 
 #[test]
-fn the_limit_of_processes_does_not_count_init() {
+fn pids_max_does_not_count_init() {
     if !can("cgroups") {
         return;
     }
@@ -437,9 +437,9 @@ fn the_limit_of_processes_does_not_count_init() {
     assert_eq!(refused, "alone");
 }
 
-/// Of a device that nothing drives: who may open it is told that there is none.
+/// The device number has no driver, so an open(2) that is permitted fails with ENXIO.
 #[test]
-fn devices_open_for_what_they_are_given() {
+fn devices_open_only_with_their_granted_permissions() {
     if !can("device_cgroup") {
         return;
     }
@@ -449,7 +449,7 @@ fn devices_open_for_what_they_are_given() {
     let mut sandbox = probe("open").user("root");
     for (minor, permissions) in [(1, "r"), (2, "w"), (3, "rw")] {
         let (source, target) = (dir.path().join(permissions), format!("/dev/given.{permissions}").into());
-        // Major 60 is kept free for experiments.
+        // Major number 60 is reserved for experimental use.
         mknod(&source, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(60, minor)).unwrap();
         let permissions = permissions.to_owned();
         sandbox = sandbox.with(|s| s.devices.push(Device { source, target, permissions }));
@@ -467,7 +467,7 @@ fn devices_open_for_what_they_are_given() {
 }
 
 #[test]
-fn bad_input_is_a_spec_error_that_names_its_field() {
+fn invalid_input_is_a_spec_error_that_names_its_field() {
     let spec = |set: &dyn Fn(&mut cofferdam::SandboxSpec, &mut Policy)| {
         let mut policy = Policy::default();
         let mut spec = cofferdam::SandboxSpec { command: "true".into(), ..Default::default() };

@@ -1,5 +1,5 @@
-//! Real programs do real jobs under the default profile: what a filter takes from them is seen here first.
-//! A program that this machine lacks is said to be skipped.
+//! Real programs under the default filter profile, which must not refuse what they need. A test is skipped if this
+//! machine lacks its program.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -15,7 +15,7 @@ use cofferdam::filter::{Filter, Profile};
 use cofferdam::{Control, Sandbox, Stdio};
 use common::{can, output, sandboxes, shell};
 
-/// A shell script in a default sandbox, with a directory of its own at `/work` and the host's programs.
+/// A shell script in a default sandbox, with a writable directory at `/work` and the host's programs.
 fn job(dir: &Path, script: &str) -> Sandbox {
     let opt = [Path::new("/opt")].into_iter().filter(|path| path.is_dir()).map(|path| read_only(path, path));
     let sandbox = shell(script).volume(writable(dir, "/work")).work_dir("/work").env("HOME", "/work");
@@ -27,7 +27,7 @@ fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
-/// What a job prints, where the program that it needs is there.
+/// Runs a job, if its program is installed, and checks what it prints.
 fn prints(program: &str, script: &str, expected: &str) {
     if !sandboxes() {
         return;
@@ -63,7 +63,7 @@ python3 job.py 2>&1",
 }
 
 #[test]
-fn git_clones() {
+fn git_commits_and_clones() {
     prints(
         "git",
         "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a
@@ -88,7 +88,7 @@ cc -pthread -o a a.c 2>&1 && ./a"#,
     );
 }
 
-/// The toolchain may lie in a home directory where nobody else can go: it is mounted elsewhere.
+/// The toolchain is mounted elsewhere, because it may be in a home directory that other users cannot enter.
 #[test]
 fn cargo_builds_a_crate() {
     if !sandboxes() || !can("root") {
@@ -114,7 +114,7 @@ fn cargo_builds_a_crate() {
 }
 
 #[test]
-fn a_jvm_runs() {
+fn java_runs_threads_and_sockets() {
     prints(
         "java",
         r#"cat >A.java <<'END'
@@ -136,7 +136,7 @@ if command -v javac >/dev/null; then javac A.java 2>&1 && java A 2>&1; else java
 }
 
 #[test]
-fn node_runs() {
+fn node_runs_workers_and_sockets() {
     prints(
         "node",
         r#"cat >a.js <<'END'
@@ -165,7 +165,7 @@ fn strace_traces_its_own_child() {
     );
 }
 
-/// A program without a C library that makes a thread by `clone` itself, as Go's runtime does.
+/// A program without a C library that creates a thread by clone(2) itself, as Go's runtime does.
 const THREADS: &str = r#"
 .globl _start
 _start:
@@ -200,7 +200,7 @@ text: .ascii "threads\n"
 "#;
 
 #[test]
-fn a_static_program_makes_threads_by_itself() {
+fn static_program_creates_threads_by_clone() {
     assembled(THREADS, "-m64", "threads", Filter::Default);
 }
 
@@ -219,15 +219,15 @@ _start:
 text: .ascii "32 bits\n"
 "#;
 
-/// A program of 32 bits runs by its own table, unless the profile refuses that.
+/// An i386 program makes calls by the i386 table, unless the profile has `i386: false`.
 #[test]
-fn a_program_of_32_bits_runs() {
+fn i386_program_runs_unless_the_profile_forbids_it() {
     assembled(OF_32_BITS, "-m32", "32 bits", Filter::Default);
     let off = Filter::Profile(Profile { i386: false, ..Profile::default() });
     assembled(OF_32_BITS, "-m32", "", off);
 }
 
-/// Assembles a program without any library and runs it; it must print `expected`, or fail where that is empty.
+/// Assembles a program without libraries and runs it. It must print `expected`, or fail if that is empty.
 fn assembled(source: &str, bits: &str, expected: &str, filter: Filter) {
     if !sandboxes() {
         return;

@@ -1,4 +1,4 @@
-//! The caller is never touched, and nothing is left: many spawns, of every outcome, from four threads.
+//! Spawns with every outcome, from four threads, change nothing in the caller and leave nothing on the machine.
 //!
 //! One test, in a binary of its own, because it counts what belongs to the whole process.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -11,7 +11,7 @@ use std::path::Path;
 use cofferdam::{Error, Host, Limits, Method, Network, Policy, Root, Sandbox, Stdio, Volume};
 use common::{can, emulated};
 
-/// What of this process and of this machine a spawn could leave behind or change.
+/// State of this process and machine that a spawn could change or leave behind.
 #[derive(Debug, PartialEq, Eq)]
 struct Traces {
     fds: BTreeMap<i32, String>,
@@ -62,7 +62,7 @@ fn traces() -> Traces {
         cgroups,
         children,
         temporary,
-        // SAFETY: PR_GET_DUMPABLE takes and gives numbers.
+        // SAFETY: PR_GET_DUMPABLE takes and returns numbers.
         dumpable: unsafe { libc::prctl(libc::PR_GET_DUMPABLE) },
         cwd: std::env::current_dir().unwrap(),
         umask: line("Umask:"),
@@ -75,7 +75,7 @@ fn traces() -> Traces {
     }
 }
 
-/// One spawn of outcome `n`; each checks that it got the one it was after.
+/// Spawns with outcome number `n` and checks the outcome.
 fn one(n: usize, thread: usize) {
     let id = format!("leak-test-{thread}-{n}");
     let base = |command: &str| Sandbox::command(command).with(|s| s.id = id.clone());
@@ -109,7 +109,7 @@ fn one(n: usize, thread: usize) {
             succeeds(base("true").limits(limits));
         }
         12 => {
-            // Fails after the cgroup and the temporary root were made, at a mount point below a file.
+            // Fails at a mount point below a file, after the cgroup and the temporary root were created.
             let root = Root {
                 populate: Method::Copy,
                 chroot_env: [("/etc/passwd".into(), "/etc/passwd".into())].into(),
@@ -132,11 +132,11 @@ fn one(n: usize, thread: usize) {
 }
 
 #[test]
-fn two_hundred_spawns_leave_no_trace() {
+fn two_hundred_spawns_leave_caller_and_machine_unchanged() {
     if !can("userns") {
         return;
     }
-    // While other threads allocate, as in any program that embeds us.
+    // Other threads allocate meanwhile, as in any program that uses this crate.
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -152,7 +152,7 @@ fn two_hundred_spawns_leave_no_trace() {
             });
         }
         let before = traces();
-        // Emulated, each outcome comes once per thread.
+        // On an emulated machine, each thread spawns with each outcome once.
         let rounds = if emulated() { 14 } else { 50 };
         let spawning: Vec<_> =
             (0..4).map(|t| scope.spawn(move || (0..rounds).for_each(|n| one(n, t)))).collect();

@@ -1,4 +1,4 @@
-//! Ring 2: how a task starts, ends, and is handled in between.
+//! How a task starts and ends, and what its caller can do meanwhile. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -11,7 +11,7 @@ use cofferdam::{Error, Limits, Method, Root, Sandbox, Signal, Stdio, Volume};
 use common::{remove_cgroup, sandboxes, shell, status};
 
 #[test]
-fn limits_change_while_the_task_runs() {
+fn limits_can_be_updated_while_the_task_runs() {
     if !common::can("cgroups") {
         return;
     }
@@ -27,7 +27,7 @@ fn limits_change_while_the_task_runs() {
 }
 
 #[test]
-fn exit_codes_and_signals_come_through() {
+fn exit_codes_and_signals_are_reported() {
     if !sandboxes() {
         return;
     }
@@ -43,7 +43,7 @@ fn exit_codes_and_signals_come_through() {
 }
 
 #[test]
-fn a_task_is_signalled_waited_for_and_killed() {
+fn task_can_be_signalled_waited_for_and_killed() {
     if !sandboxes() {
         return;
     }
@@ -63,7 +63,7 @@ fn a_task_is_signalled_waited_for_and_killed() {
 }
 
 #[test]
-fn one_thread_waits_while_another_signals() {
+fn one_thread_may_wait_while_another_signals() {
     if !sandboxes() {
         return;
     }
@@ -96,7 +96,7 @@ fn dropping_a_task_kills_it_and_detaching_does_not() {
     task.detach().unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert!(alive(pid), "a detached task lives on");
-    // Its init was detached too: ending the task ends it, and this process reaps it.
+    // Its init was detached as well. It ends with the task, and this process reaps it.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < deadline {
@@ -107,7 +107,7 @@ fn dropping_a_task_kills_it_and_detaching_does_not() {
 }
 
 #[test]
-fn standard_streams_are_pipes_when_asked() {
+fn piped_standard_streams_reach_the_task() {
     if !sandboxes() {
         return;
     }
@@ -122,7 +122,7 @@ fn standard_streams_are_pipes_when_asked() {
 }
 
 #[test]
-fn a_file_that_is_still_being_written_is_waited_for() {
+fn exec_waits_until_the_program_is_no_longer_open_for_writing() {
     if !sandboxes() {
         return;
     }
@@ -143,7 +143,7 @@ fn a_file_that_is_still_being_written_is_waited_for() {
 }
 
 #[test]
-fn a_missing_interpreter_is_named_as_such() {
+fn missing_script_interpreter_is_named_in_the_error() {
     if !sandboxes() {
         return;
     }
@@ -160,7 +160,7 @@ fn a_missing_interpreter_is_named_as_such() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_told_from_what_is_not_there() {
+fn missing_command_is_127_and_non_executable_command_is_126() {
     if !sandboxes() {
         return;
     }
@@ -181,7 +181,7 @@ fn what_cannot_be_executed_is_told_from_what_is_not_there() {
     }
 }
 
-/// The cgroups of a process in all hierarchies, as directories, those of them that are this crate's.
+/// Directories of a process's cgroups in all hierarchies, if this crate created them.
 fn cofferdam_groups(pid: i32) -> Vec<std::path::PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let host = cofferdam::Host::probe().unwrap().cgroups;
@@ -196,7 +196,7 @@ fn cofferdam_groups(pid: i32) -> Vec<std::path::PathBuf> {
 
 fn remove_groups(groups: &[std::path::PathBuf]) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    // The one that all share is in use by other tests, and goes with the last of them.
+    // The shared v1 cgroup is used by other tests, and is removed with the last task.
     for group in groups.iter().filter(|group| !group.ends_with("cofferdam/share")) {
         while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
@@ -206,9 +206,9 @@ fn remove_groups(groups: &[std::path::PathBuf]) {
     }
 }
 
-/// A root that is used as it is, and a volume; what is looked for, and where it is found.
+/// A root that is used as it is, and a volume: which names are found there, and where.
 #[test]
-fn a_command_is_looked_up_inside_the_root() {
+fn command_is_looked_up_inside_the_root() {
     if !sandboxes() {
         return;
     }
@@ -230,7 +230,8 @@ fn a_command_is_looked_up_inside_the_root() {
         let root = Root { path: Some(dir.path().join("root")), populate: Method::None, ..Root::default() };
         let volume = Volume { source: dir.path().join("vol"), target: "/srv".into(), ..Volume::default() };
         match Sandbox::command(command).root(root).volume(volume).spawn() {
-            // Found, and refused by the kernel as no program: the error names where it was found.
+            // Found, but refused by the kernel as not executable (ENOEXEC). The error has the path at which it was
+            // found.
             Err(Error::Exec { program, source }) if source.raw_os_error() == Some(libc::ENOEXEC) => {
                 Some(program)
             }
@@ -252,10 +253,10 @@ fn a_command_is_looked_up_inside_the_root() {
     }
 }
 
-/// A filter under which the command cannot be executed after all, and neither can that be said nor the process end: it
-/// dies all the same, and the caller is told.
+/// Under this filter the exec fails, and the process can neither report that nor exit. It ends by an invalid instruction
+/// (SIGILL). The caller does not hang, and does not see a success.
 #[test]
-fn a_filter_that_refuses_everything_is_no_endless_start() {
+fn filter_that_refuses_every_call_does_not_hang_the_spawn() {
     use cofferdam::filter::{Action, Base, Compare, Filter, Is, Profile, Rule};
     if !sandboxes() {
         return;
@@ -270,8 +271,8 @@ fn a_filter_that_refuses_everything_is_no_endless_start() {
     }
 }
 
-/// A caller may keep its threads small, as servers with many do. In a process of its own, which a stack that overflows
-/// takes with it.
+/// A server with many threads may keep their stacks small. The test runs itself as a child process, because a stack
+/// overflow ends the process.
 #[test]
 fn a_thread_with_64_kib_of_stack_spawns_a_sandbox() {
     const MARK: &str = "COFFERDAM_TEST_SMALL_STACK";

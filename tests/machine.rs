@@ -1,7 +1,7 @@
-//! Ring 4 only: what takes a machine of its own, whose processors go and come, whose pages are reserved, whose disk
-//! is read.
+//! Tests that change the machine: they take CPUs offline, reserve huge pages, and read the swap disk. They run in a
+//! virtual machine only. (CONTRIBUTING.md, ring 4.)
 //!
-//! One test at a time, as each changes the machine and puts it back.
+//! One test at a time, because each changes the machine and restores it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -20,13 +20,13 @@ use common::{asked, can, probe, run_probe, shell, status};
 
 const MB: u64 = 1 << 20;
 
-/// The machine, for one test.
+/// A lock on the machine; `None` if this machine must not be changed.
 fn machine() -> Option<MutexGuard<'static, ()>> {
     static ONE: Mutex<()> = Mutex::new(());
     can("machine").then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// A file of the machine that says something else for a while.
+/// A file of the machine with a temporary value. Dropping it restores the old one.
 struct Set(PathBuf, String);
 
 impl Set {
@@ -44,24 +44,24 @@ impl Drop for Set {
     }
 }
 
-/// What runs inside; outside it has nothing to do.
+/// Entry point of this binary inside a sandbox; does nothing elsewhere.
 #[test]
 fn probe_entry() {
     let Some((pages, mut say)) = asked() else { return };
     for page in 1..=pages.parse().unwrap() {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
         let (size, prot) = (usize::try_from(2 * MB).unwrap(), libc::PROT_READ | libc::PROT_WRITE);
-        // SAFETY: an anonymous mapping at an address that the kernel chooses takes nobody's memory.
+        // SAFETY: an anonymous mapping at an address that the kernel chooses replaces no other mapping.
         let map = unsafe { libc::mmap(std::ptr::null_mut(), size, prot, flags, -1, 0) };
         assert_ne!(map, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
-        // SAFETY: its first byte may be written, by the flags above; or SIGBUS is the answer that is looked for.
+        // SAFETY: the mapping is writable. If no huge page is left, SIGBUS ends the process, as the test expects.
         unsafe { map.cast::<u8>().write_volatile(1) };
         say.fact("pages", page);
     }
 }
 
 #[test]
-fn huge_pages_beyond_the_limit_are_no_pages() {
+fn huge_page_beyond_the_limit_raises_sigbus() {
     let Some(_alone) = machine() else { return };
     let _pages = Set::to("/proc/sys/vm/nr_hugepages", "8");
     let limits = Limits { hugetlb: [("2MB".to_owned(), 4 * MB + 1)].into(), ..Limits::default() };
@@ -72,13 +72,13 @@ fn huge_pages_beyond_the_limit_are_no_pages() {
     }
 }
 
-/// The swap disk, of which nobody reads meanwhile.
+/// Device number of the swap disk, which nothing else reads meanwhile.
 fn disk() -> String {
     fs::read_to_string("/sys/block/vda/dev").unwrap().trim().to_owned()
 }
 
 #[test]
-fn a_block_device_is_read_as_fast_as_allowed() {
+fn block_device_reads_are_throttled_to_read_bps() {
     let Some(_alone) = machine() else { return };
     let max = IoMax { device: disk(), read_bps: Some(MB / 2), ..IoMax::default() };
     let limits = Limits { io_max: vec![max], accounting: true, ..Limits::default() };
@@ -89,7 +89,7 @@ fn a_block_device_is_read_as_fast_as_allowed() {
     let report = task.report();
     assert!((report.enforced | report.weakened).contains(Control::IO), "{report}");
     assert!(task.wait().unwrap().success());
-    // 2 MiB at half a MiB a second, less what the first moment may take.
+    // 2 MiB at 0.5 MiB/s take 4 s, less what the first interval lets through.
     assert!(start.elapsed() > Duration::from_secs(3), "{:?}", start.elapsed());
     let io = task.stats().unwrap().io.unwrap();
     let read: u64 =
@@ -104,7 +104,7 @@ fn cgroups(limits: &Limits, report: &mut Report) -> Cgroups {
 }
 
 #[test]
-fn block_limits_are_written_changed_and_taken_away() {
+fn io_limits_can_be_set_changed_and_removed() {
     let Some(_alone) = machine() else { return };
     let on = Host::probe().unwrap().cgroups.limits_on;
     let limit = |read_bps, write_iops| Limits {
@@ -134,7 +134,7 @@ fn block_limits_are_written_changed_and_taken_away() {
         }
     };
     assert_eq!(both(), "1048576/");
-    // v1 throttles some kinds of access only, and says so each time.
+    // v1 throttles only some kinds of I/O, and each report says so.
     let mut update = |limits| {
         let some = on == Version::V1 && limits != Limits::default();
         let told = group.update(&limits).unwrap();
@@ -155,11 +155,11 @@ fn block_limits_are_written_changed_and_taken_away() {
     let Err(Error::Unsupported { control, reason }) = sandbox.require(Control::IO).spawn() else {
         panic!("it is required");
     };
-    // On v1 what holds is not enough for that in the first place.
+    // On v1 the requirement is refused earlier, because throttling is incomplete there.
     assert_eq!((control, reason.contains("(os error 19)")), (Control::IO, on == Version::V2), "{reason}");
 }
 
-/// The processors that a task may run on now.
+/// The CPUs that a task may run on at present.
 fn allowed(task: &Task) -> CpuSet {
     let text = fs::read_to_string(format!("/proc/{}/status", task.pid().unwrap())).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
@@ -167,7 +167,7 @@ fn allowed(task: &Task) -> CpuSet {
 }
 
 #[test]
-fn processors_go_and_come() {
+fn cpu_reservations_follow_cpu_hotplug() {
     let Some(_alone) = machine() else { return };
     let sleeper = |cores: &str| {
         shell("sleep 1000").limits(Limits {
@@ -190,7 +190,7 @@ fn processors_go_and_come() {
     let switch = format!("/sys/devices/system/cpu/cpu{last}/online");
     let off = Set::to(switch.as_str(), "0");
     assert_eq!((reservations().usable, reservations().share), (rest.clone(), rest.clone()));
-    // The reservation stays, though the kernel runs its task elsewhere meanwhile.
+    // The reservation stays, although the kernel meanwhile runs its task elsewhere.
     assert!(matches!(reservations().holders.as_slice(), [only] if only.cores == one), "{:?}", reservations());
     let late = sleeper("").spawn().unwrap();
     assert_eq!((allowed(&late), allowed(&guest)), (rest.clone(), rest.clone()));
@@ -200,13 +200,13 @@ fn processors_go_and_come() {
     assert!(refused.contains(&none), "{refused}");
     let some = format!("{},{gone}", rest.iter().max().unwrap());
     drop(holder);
-    // Whoever looked at the host before that.
+    // A caller that probed the host before the CPU went offline.
     let stale = sleeper(&gone).host(&before).spawn().unwrap_err();
     assert!(
         matches!(&stale, Error::Prepare { source, .. } if source.to_string().contains(&none)),
         "{stale:?}"
     );
-    // Some of what is asked for is there.
+    // Only some of the requested CPUs are online.
     if rest.len() < 2 {
         let _ = writeln!(std::io::stderr(), "skipped: a part of it: needs 3 processors");
     } else {
@@ -217,11 +217,11 @@ fn processors_go_and_come() {
         assert_eq!((allowed(&part), allowed(&guest)), (own.clone(), rest.difference(&own)));
     }
 
-    // Back, it is the share's with whoever comes next, and can be reserved.
+    // Back online, the CPU returns to the shared set with the next task, and can be reserved.
     drop(off);
     if let Some(cpuset) = before.cgroups.v1.get("cpuset").filter(|_| before.cgroups.limits_on == Version::V1)
     {
-        // The kernel took it away from every cpuset, and gives it back to none.
+        // The kernel removed the CPU from every v1 cpuset, and does not restore it.
         fs::write(cpuset.mount.join("cofferdam/cpuset.cpus"), all.to_string()).unwrap();
     }
     assert!(status(sleeper("").with(|s| s.args = vec!["-c".into(), "true".into()])).success());

@@ -1,4 +1,4 @@
-//! Ring 2: which task was OOM-killed, and whose memory ran out.
+//! OOM kills: whether a task was killed, and which memory limit was exceeded. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -19,7 +19,7 @@ fn probe_entry() {
     let Ok(what) = std::env::var("COFFERDAM_PROBE") else { return };
     match what.as_str() {
         "hog" => hog(),
-        // Two of them, of which the other one is the larger.
+        // A small process and a large child, so that the child is the victim.
         "parent" => {
             let mut child = again("hog");
             let status = child.wait().unwrap();
@@ -30,7 +30,7 @@ fn probe_entry() {
             std::io::stdin().read_exact(&mut [0]).unwrap();
             let mut child = again("hog");
             child.wait().unwrap();
-            // Killed with the child; if not, it is an end that the test can tell from that.
+            // The group kill ends this process too. If it does not, this exit code tells the test.
             std::process::exit(3);
         }
         other => panic!("no probe {other}"),
@@ -53,18 +53,18 @@ fn limits(memory: u64) -> Limits {
     Limits { memory: Some(memory), ..Limits::default() }
 }
 
-/// A sandbox that tells nobody.
+/// A probe without standard error.
 fn quiet(what: &str) -> Sandbox {
     probe(what).stderr(Stdio::Null)
 }
 
-/// How often anybody on this machine had to find memory himself.
+/// Number of direct reclaims on this machine (`allocstall_*` in /proc/vmstat).
 fn stalls() -> String {
     let vmstat = std::fs::read_to_string("/proc/vmstat").unwrap();
     vmstat.lines().filter(|line| line.starts_with("allocstall")).collect()
 }
 
-/// Runs a task until it is OOM-killed, and returns whose memory ran out.
+/// Runs a task that must be OOM-killed, checks whose limit was exceeded, and returns the details.
 #[track_caller]
 fn killed(sandbox: &Sandbox, host: &Detection, expected: &OomLimit) -> Oom {
     let before = stalls();
@@ -73,7 +73,7 @@ fn killed(sandbox: &Sandbox, host: &Detection, expected: &OomLimit) -> Oom {
     let oom = task.oom().unwrap();
     assert_eq!((status.signal, status.oom_killed), (Some(9), true), "{status}");
     assert!(oom.kills > 0);
-    // Where the host was short of memory as well, v1 does not know.
+    // v1 cannot tell if the host was short of memory as well.
     let told = host.limits_on == Version::V2 || before == stalls();
     assert!(oom.limit == *expected || (!told && oom.limit == OomLimit::Unknown), "{oom}");
     assert_eq!(task.wait().unwrap(), status, "it is said again");
@@ -85,14 +85,14 @@ fn detection() -> Detection {
     Host::probe().unwrap().cgroups
 }
 
-/// Held by who makes the host run out, so that nobody else is the victim.
+/// Write-locked by the test that exhausts the host's memory, so that the task of no other test is the victim.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 fn calm() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A cgroup with a memory limit, for tasks to be in.
+/// A parent cgroup with a memory limit.
 struct Parent {
     name: String,
     dir: PathBuf,
@@ -112,7 +112,7 @@ impl Parent {
         std::fs::create_dir(&dir).unwrap();
         let parent = Parent { name, dir };
         std::fs::write(parent.dir.join(file), limit.to_string()).unwrap();
-        // Where swap is accounted; with it this would only take longer.
+        // Swap would only delay the kill. The files exist only if swap accounting is enabled.
         let _ = std::fs::write(parent.dir.join("memory.swap.max"), "0");
         let _ = std::fs::write(parent.dir.join("memory.memsw.limit_in_bytes"), limit.to_string());
         parent
@@ -130,7 +130,7 @@ impl Drop for Parent {
 }
 
 #[test]
-fn its_own_limit_kills_the_main_process() {
+fn oom_kill_by_the_tasks_limit_is_attributed_to_that_limit() {
     if !can("cgroups") {
         return;
     }
@@ -140,7 +140,7 @@ fn its_own_limit_kills_the_main_process() {
 }
 
 #[test]
-fn a_child_is_killed_and_the_task_goes_on() {
+fn oom_killed_child_does_not_end_the_task() {
     if !can("cgroups") {
         return;
     }
@@ -152,7 +152,7 @@ fn a_child_is_killed_and_the_task_goes_on() {
 }
 
 #[test]
-fn the_limit_of_a_cgroup_above_kills() {
+fn oom_kill_by_an_ancestors_limit_is_attributed_to_the_ancestor() {
     if !can("cgroups") || !can("root") {
         return;
     }
@@ -160,20 +160,20 @@ fn the_limit_of_a_cgroup_above_kills() {
     let host = detection();
     let parent = Parent::new(&host, "above", 48 * MB);
     let sandbox = |memory| quiet("hog").policy(&parent.policy()).limits(limits(memory));
-    // What was counted there before the second task is not taken for what kills it.
+    // Kills that were counted in the parent earlier are not attributed to the second task.
     for _ in 0..2 {
         killed(&sandbox(512 * MB), &host, &OomLimit::Ancestor(parent.dir.clone()));
     }
     let own = match host.limits_on {
         Version::V2 => OomLimit::Own,
-        // It was at its limit once, and without a count of failures that may be so again.
+        // The parent has been at its limit before. Without a count of failures, v1 cannot rule it out.
         Version::V1 => return,
     };
     killed(&sandbox(24 * MB), &host, &own);
 }
 
 #[test]
-fn below_a_limit_that_does_not_run_out_it_is_the_tasks_own() {
+fn oom_kill_below_an_unexhausted_ancestor_is_attributed_to_the_task() {
     if !can("cgroups") || !can("root") {
         return;
     }
@@ -185,7 +185,7 @@ fn below_a_limit_that_does_not_run_out_it_is_the_tasks_own() {
 }
 
 #[test]
-fn a_group_that_is_killed_as_one_is_counted_so() {
+fn oom_group_kill_is_counted_as_a_group_kill() {
     if !can("cgroups") || !can("root") || !can("cgroup_v2") {
         return;
     }
@@ -202,12 +202,12 @@ fn a_group_that_is_killed_as_one_is_counted_so() {
     let Oom { kills, group_kills, limit, .. } = task.oom().unwrap();
     assert_eq!(limit, OomLimit::Own);
     assert!(kills >= 2, "{kills}");
-    // Linux 5.17.
+    // The count exists since Linux 5.17.
     assert!(matches!(group_kills, None | Some(1)), "{group_kills:?}");
 }
 
 #[test]
-fn a_signal_is_no_want_of_memory() {
+fn sigkill_is_not_reported_as_an_oom_kill() {
     if !can("cgroups") {
         return;
     }
@@ -225,13 +225,13 @@ fn a_signal_is_no_want_of_memory() {
     let task = sandbox("sleep 60");
     task.kill().unwrap();
     killed(task);
-    // The code that a shell makes of it is no sign of it either.
+    // An exit code of 137, which a shell uses for SIGKILL, is no OOM kill either.
     let task = sandbox("exit 137");
     assert_eq!((task.wait().unwrap().code, task.oom()), (Some(137), None));
 }
 
 #[test]
-fn memory_that_runs_out_without_a_limit_of_its_own() {
+fn oom_kill_of_an_unlimited_task_is_known_only_with_accounting() {
     if !can("cgroups") || !can("root") || !can("cgroup_v2") {
         return;
     }
@@ -239,17 +239,18 @@ fn memory_that_runs_out_without_a_limit_of_its_own() {
     let host = detection();
     let parent = Parent::new(&host, "alone", 48 * MB);
     let sandbox = quiet("hog").policy(&parent.policy());
-    // Nobody hands the memory controller down to it, so nobody counts.
+    // The memory controller is not enabled for the task's cgroup, so no kill is counted.
     let task = sandbox.spawn().unwrap();
     let status = task.wait().unwrap();
     assert_eq!((status.signal, status.oom_killed, task.oom()), (Some(9), false, None));
-    // A task that is counted without being limited is known.
+    // With `accounting` the kills are counted, although the task has no limit.
     let sandbox = sandbox.limits(Limits { accounting: true, ..Limits::default() });
     assert!(!sandbox.plan().unwrap().report.enforced.contains(Control::MEMORY));
     killed(&sandbox, &host, &OomLimit::Ancestor(parent.dir.clone()));
 }
 
-/// Huge pages, which nobody can use for anything else and which need not be written: the rest runs out sooner.
+/// Reserves huge pages, which normal allocations cannot use, so that the remaining memory runs out sooner. The pages
+/// need not be written.
 struct Reserved;
 
 impl Reserved {
@@ -274,13 +275,13 @@ impl Drop for Reserved {
 }
 
 #[test]
-fn the_host_runs_out() {
+fn oom_kill_by_the_host_is_attributed_to_the_host() {
     if !can("cgroups") || !can("machine") {
         return;
     }
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let _few = Reserved::all_but(300 * MB);
-    // Of all on this machine it is to be the victim.
+    // With this score the task is the kernel's first victim.
     let sandbox = quiet("hog").limits(limits(1 << 40)).with(|s| s.oom_score_adj = 1000);
     killed(&sandbox, &detection(), &OomLimit::Host);
 }

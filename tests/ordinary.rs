@@ -1,4 +1,4 @@
-//! How the caller's thread is scheduled and treated does not become the task's.
+//! The scheduling and process attributes of the caller's thread are not inherited by the task.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod attack_tools;
@@ -16,13 +16,14 @@ const PR_SET_MDWE: i32 = 65;
 const PR_GET_MDWE: i32 = 66;
 const TIMERSLACK: i32 = libc::PR_GET_TIMERSLACK;
 
-/// What this thread is: policy, nice, I/O priority, timer slack, personality, securebits, processors.
+/// Attributes of this thread: policy, nice, I/O priority, timer slack, personality, securebits and others, and its
+/// number of CPUs.
 fn state() -> Vec<(&'static str, i64)> {
     let mut mask = [0_u64; 128];
     let _ = call!(libc::SYS_sched_getaffinity, 0, 1024, mask.as_mut_ptr());
     vec![
         ("policy", call!(libc::SYS_sched_getscheduler, 0).unwrap()),
-        // The system call gives 20 less it.
+        // The system call returns 20 minus the nice value.
         ("nice", 20 - call!(libc::SYS_getpriority, 0, 0).unwrap()),
         ("ioprio", call!(libc::SYS_ioprio_get, 1, 0).unwrap() >> 13),
         ("slack", call!(libc::SYS_prctl, TIMERSLACK).unwrap()),
@@ -35,7 +36,7 @@ fn state() -> Vec<(&'static str, i64)> {
     ]
 }
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((_, mut say)) = asked() else { return };
@@ -48,7 +49,7 @@ fn probe_entry() {
     say.fact("mdwe", call!(libc::SYS_prctl, PR_GET_MDWE, 0, 0, 0, 0).unwrap_or(0));
 }
 
-/// What one task reserves the others have not.
+/// One test at a time, because a CPU that one task reserves is not available to the others.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,7 +62,7 @@ fn set(what: &str) {
         "policy" => call!(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, [0_i32].as_ptr()),
         "real-time" => call!(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, priority.as_ptr()),
         "nice" => call!(libc::SYS_setpriority, 0, 0, 7),
-        // Idle.
+        // IOPRIO_CLASS_IDLE.
         "ioprio" => call!(libc::SYS_ioprio_set, 1, 0, 3 << 13),
         "slack" => call!(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 1_000_000),
         "personality" => call!(libc::SYS_personality, libc::ADDR_NO_RANDOMIZE),
@@ -75,7 +76,7 @@ fn set(what: &str) {
     }
 }
 
-/// Of whole processes, so in one of its own.
+/// Entry point of a child process: the attributes that it changes belong to the whole process.
 #[test]
 fn process_entry() {
     if std::env::var_os("COFFERDAM_ORDINARY").is_none() {
@@ -83,7 +84,7 @@ fn process_entry() {
     }
     let usual = state();
     for option in [libc::PR_SET_THP_DISABLE, libc::PR_SET_MEMORY_MERGE, PR_SET_IO_FLUSHER] {
-        // Old kernels lack one or the other, and some users may not.
+        // Older kernels lack some of these, and some need privileges.
         let _ = call!(libc::SYS_prctl, option, 1, 0, 0, 0);
     }
     assert_ne!(state(), usual);
@@ -101,7 +102,7 @@ fn process_entry() {
 }
 
 #[test]
-fn the_callers_process_does_not_lend_its_state_to_the_task() {
+fn process_attributes_of_the_caller_are_not_inherited() {
     if !sandboxes() {
         return;
     }
@@ -114,7 +115,7 @@ fn the_callers_process_does_not_lend_its_state_to_the_task() {
 }
 
 #[test]
-fn the_callers_thread_does_not_lend_its_state_to_the_task() {
+fn thread_attributes_of_the_caller_are_not_inherited() {
     if !sandboxes() {
         return;
     }
@@ -130,7 +131,7 @@ fn the_callers_thread_does_not_lend_its_state_to_the_task() {
                     let limits = Limits { cpu_max: None, ..Limits::default() };
                     let seen = run_probe(probe("state").limits(limits).with(|s| s.init = init)).unwrap();
                     for (name, value) in &usual {
-                        // To raise it again takes CAP_SYS_NICE.
+                        // Lowering the nice value again needs CAP_SYS_NICE.
                         if *name == "nice" && !attack_tools::privileged() {
                             continue;
                         }
@@ -152,9 +153,9 @@ fn the_callers_thread_does_not_lend_its_state_to_the_task() {
     }
 }
 
-/// Under `taskset -c 0` a task runs on the processors that it was given, and not on the caller's.
+/// A caller under `taskset -c 0` does not restrict its task to CPU 0.
 #[test]
-fn the_processors_of_a_task_are_its_cpusets() {
+fn cpu_affinity_of_the_caller_does_not_restrict_the_task() {
     if !can("cgroups") || !sandboxes() {
         return;
     }

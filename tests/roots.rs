@@ -1,4 +1,4 @@
-//! Ring 2: what a sandbox sees of a root, by every method of population, and what it has of its own in there.
+//! Roots by every population method, and the files and directories that a sandbox adds. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -19,7 +19,7 @@ use roots_tools::{describe, one_of_everything};
 
 const ALL: [Method; 5] = [Method::Bind, Method::Overlay, Method::Reflink, Method::Copy, Method::Link];
 
-/// What runs inside.
+/// Entry point of this binary inside a sandbox.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -41,14 +41,14 @@ fn probe_entry() {
     }
 }
 
-/// A directory that anybody can enter, where nothing is cleaned up while the tests run.
+/// A directory that any user can enter, where nothing is cleaned up while the tests run.
 fn site() -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(std::env::temp_dir()).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     dir
 }
 
-/// The libraries of the host for what runs inside, whatever the root is populated with.
+/// Adds the host's libraries as volumes, so that the probe runs whatever the root is populated with.
 fn libraries(sandbox: Sandbox) -> Sandbox {
     ["/lib", "/lib64", "/usr/lib"].into_iter().filter(|p| Path::new(p).exists()).fold(
         sandbox,
@@ -63,7 +63,7 @@ fn libraries(sandbox: Sandbox) -> Sandbox {
     )
 }
 
-/// As above, with a shell and its tools.
+/// Adds the host's libraries, shell and tools as volumes.
 fn programs(sandbox: Sandbox) -> Sandbox {
     ["/bin", "/usr/bin"].into_iter().filter(|p| Path::new(p).exists()).fold(
         libraries(sandbox),
@@ -83,9 +83,9 @@ fn root(populate: Method, map: &[(&Path, &str)]) -> Root {
     Root { populate, chroot_env, ..Root::default() }
 }
 
-/// The same tree for a task, by every method: that of the host, entry by entry.
+/// The tree inside equals the host's, entry by entry.
 #[test]
-fn every_method_gives_the_same_tree() {
+fn every_population_method_gives_the_same_tree() {
     if !can("root") || !sandboxes() {
         return;
     }
@@ -95,7 +95,7 @@ fn every_method_gives_the_same_tree() {
     let mut map = vec![(tree.as_path(), "/tree")];
     let real = ["/etc", "/usr/bin"].map(Path::new);
     map.extend(real.into_iter().filter(|path| path.is_dir()).map(|path| (path, path.to_str().unwrap())));
-    // Links must be on the file system of what is linked, everything else may be in memory.
+    // Links need the file system of their source. Everything else may be in memory.
     let tops: Vec<&str> = map.iter().map(|(_, to)| *to).collect();
     let mut expect = BTreeMap::new();
     for (source, to) in &map {
@@ -128,9 +128,8 @@ fn every_method_gives_the_same_tree() {
     }
 }
 
-/// A copy has no setuid bit and no file capability unless that is asked for.
 #[test]
-fn copies_gain_no_privileges_unless_they_are_to() {
+fn copied_files_lose_setuid_and_file_capabilities_by_default() {
     if !can("root") {
         return;
     }
@@ -146,9 +145,9 @@ fn copies_gain_no_privileges_unless_they_are_to() {
     }
 }
 
-/// An overlay is written to, and neither the host nor the next sandbox sees it, unless it has a place to stay.
+/// Neither the host nor the next sandbox sees what was written, unless the overlay has an upper directory to keep it.
 #[test]
-fn overlays_are_written_and_the_host_is_not() {
+fn writes_to_an_overlay_do_not_reach_the_host() {
     if !sandboxes() || !overlay() {
         return;
     }
@@ -176,9 +175,9 @@ fn overlays_are_written_and_the_host_is_not() {
     remove(&upper);
 }
 
-/// A directory of the host that has two paths has them in the sandbox too.
+/// A directory of the host that two entries show, by two paths, is one overlay.
 #[test]
-fn what_is_written_by_one_path_is_read_by_the_other() {
+fn overlay_of_a_directory_with_two_paths_is_coherent() {
     if !sandboxes() || !overlay() {
         return;
     }
@@ -200,7 +199,7 @@ fn what_is_written_by_one_path_is_read_by_the_other() {
     assert_eq!(fs::read_to_string(tree.join("bin/file")).unwrap(), "host");
 }
 
-/// What a task of another owner wrote is removed by descriptor, as whoever made it.
+/// Removes a tree that a task wrote as another user, by descriptor.
 fn remove(path: &Path) {
     let parent = fs::File::open(path.parent().unwrap()).unwrap();
     use std::os::fd::AsFd;
@@ -215,9 +214,9 @@ fn overlay() -> bool {
     there
 }
 
-/// Nothing of the host lies over the root or leads out of it, even where something lies over the caller's own.
+/// No mount covers the root, and no path leads out of it, even if something is mounted over the caller's own root.
 #[test]
-fn no_way_leads_up_from_the_root() {
+fn no_path_leads_out_of_the_root() {
     if !sandboxes() {
         return;
     }
@@ -253,7 +252,7 @@ fn no_way_leads_up_from_the_root() {
 }
 
 #[test]
-fn the_task_has_its_own_directories() {
+fn task_directories_have_their_content_modes_and_size_limits() {
     if !sandboxes() {
         return;
     }
@@ -284,14 +283,14 @@ fn the_task_has_its_own_directories() {
     let expect = "s3cr3t\n700 65534 65534\n400 65534 65534\nnoexec\nfull\nalloc\nlogs\nlocal\n1777\ntmp";
     assert_eq!(said, expect);
     assert!(alloc.join("x").exists() && local.join("x").exists());
-    // The host has neither the mounts nor the files.
+    // The host sees neither the mounts nor the files.
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mountinfo.contains("/secrets"));
 }
 
-/// A link to nowhere, a link to a file, a file, or nothing: the sandbox's own file is what is read.
+/// `resolv.conf` is replaced whether it is a dangling link, a link to a file, a file, or absent.
 #[test]
-fn names_are_resolved_by_the_sandboxs_own_files() {
+fn resolv_conf_and_hosts_are_the_sandboxs_own() {
     if !sandboxes() {
         return;
     }
@@ -314,7 +313,7 @@ fn names_are_resolved_by_the_sandboxs_own_files() {
         fs::write(etc.join("real"), "host").unwrap();
         let before = describe(&etc);
         for method in ALL.into_iter().filter(|m| *m != Method::Overlay || overlay()) {
-            // Nothing can be made in what is bound read-only.
+            // In a read-only bind mount, no missing file can be created.
             if kind == "absent" && method == Method::Bind {
                 continue;
             }
@@ -339,9 +338,8 @@ fn names_are_resolved_by_the_sandboxs_own_files() {
     }
 }
 
-/// The more specific destination wins, by every method.
 #[test]
-fn the_more_specific_entry_wins() {
+fn more_specific_chroot_env_entry_wins() {
     if !sandboxes() {
         return;
     }
@@ -380,7 +378,7 @@ fn populated(sandbox: Sandbox) -> Populated {
 }
 
 #[test]
-fn every_method_says_what_stands_in_the_root() {
+fn population_reports_sources_skipped_paths_and_progress() {
     if !sandboxes() {
         return;
     }
@@ -429,9 +427,9 @@ fn every_method_says_what_stands_in_the_root() {
     }
 }
 
-/// A limit that is passed leaves nothing behind and says which.
+/// The error names the limit that was exceeded.
 #[test]
-fn limits_end_a_population_and_leave_nothing() {
+fn population_over_a_limit_fails_and_leaves_nothing() {
     if !sandboxes() {
         return;
     }
@@ -462,9 +460,9 @@ fn limits_end_a_population_and_leave_nothing() {
     }
 }
 
-/// What stands in a given root is known to init only: what cannot be mounted over it is told in words.
+/// Only init sees the content of a given root. The error says in words why the mount point cannot be used.
 #[test]
-fn what_cannot_be_mounted_over_is_told() {
+fn unusable_mount_point_in_a_given_root_is_explained() {
     if !sandboxes() {
         return;
     }

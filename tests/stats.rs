@@ -1,4 +1,4 @@
-//! Ring 2: what a task has used, while it runs and when it has ended.
+//! Resource usage of a task, while it runs and after its end. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -12,7 +12,7 @@ use common::{can, sandboxes, shell};
 
 const MB: u64 = 1 << 20;
 
-/// An emulated machine is slow, and a busy one stalls.
+/// Long, because an emulated machine is slow, and a busy one stalls.
 const LONG: Duration = Duration::from_secs(120);
 
 fn limited(script: &str) -> Sandbox {
@@ -21,7 +21,7 @@ fn limited(script: &str) -> Sandbox {
     shell(script).limits(limits)
 }
 
-/// Samples until one is as it should be.
+/// Samples until `what` is true for a sample.
 fn until(task: &Task, what: impl Fn(&Stats) -> bool) -> Stats {
     let start = Instant::now();
     loop {
@@ -34,7 +34,7 @@ fn until(task: &Task, what: impl Fn(&Stats) -> bool) -> Stats {
     }
 }
 
-/// Whether processor time is counted: by the tree, or by a cpuacct that comes with cpu.
+/// Whether CPU time is counted: by the v2 tree, or by a cpuacct that is mounted with cpu.
 fn counts_time() -> bool {
     let host = Detection::probe();
     let mount = |name| host.v1.get(name).map(|h| &h.mount);
@@ -44,7 +44,7 @@ fn counts_time() -> bool {
 const BURN: &str = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
 
 #[test]
-fn a_running_task_tells_what_it_uses() {
+fn stats_of_a_running_task_count_cpu_memory_and_processes() {
     if !can("root") || !can("cgroups") {
         return;
     }
@@ -57,12 +57,12 @@ fn a_running_task_tells_what_it_uses() {
     if counts_time() {
         let enough = first.cpu.total.unwrap() + Duration::from_millis(200);
         let last = until(&task, |stats| stats.cpu.total >= Some(enough));
-        // An upper limit holds for the whole only: a processor adds up what it ran when it ticks.
+        // An upper bound holds for the total only, because a CPU adds the time that it ran at its next tick.
         assert!(last.cpu_percent(&first).unwrap() > 0.0, "{last:#?}");
         assert!(last.cpu.total < Some(begun.elapsed().mul_f64(1.2) + Duration::from_millis(50)), "{last:#?}");
     }
     let start = Instant::now();
-    // Between its fork and its exec it has the name of the shell.
+    // Between fork and exec, the child has the name of the shell.
     let processes = loop {
         let processes = task.processes().unwrap();
         if processes.iter().any(|p| p.name == "sleep") {
@@ -83,7 +83,7 @@ fn a_running_task_tells_what_it_uses() {
 }
 
 #[test]
-fn what_it_had_used_is_known_when_it_has_ended() {
+fn stats_stay_available_after_the_end() {
     if !can("root") || !can("cgroups") {
         return;
     }
@@ -111,7 +111,7 @@ fn what_it_had_used_is_known_when_it_has_ended() {
 }
 
 #[test]
-fn one_thread_samples_while_another_waits() {
+fn one_thread_may_sample_while_another_waits() {
     if !can("root") || !can("cgroups") {
         return;
     }
@@ -123,7 +123,7 @@ fn one_thread_samples_while_another_waits() {
             assert!(task.stats().unwrap().memory.usage.is_some());
         }
         drop(stdin);
-        // Some of these are from before the end, and some from after it.
+        // Samples from before and after the end.
         let start = Instant::now();
         while !waiting.is_finished() && start.elapsed() < LONG {
             assert!(task.stats().unwrap().memory.usage.is_some());
@@ -133,14 +133,14 @@ fn one_thread_samples_while_another_waits() {
 }
 
 #[test]
-fn a_task_without_limits_or_cgroups_has_none_of_it() {
+fn task_without_limits_has_no_memory_and_pids_stats() {
     if !sandboxes() {
         return;
     }
     let task = shell("exec sleep 1000").spawn().unwrap();
     let stats = task.stats().unwrap();
     let host = Detection::probe();
-    // On v2 a sibling's limits, which are other tests', may enable a controller for all.
+    // On v2 the limits of a sibling (another test's task) may enable a controller for all siblings.
     let alone = host.limits_on == Version::V1 || host.can_limit().is_err();
     if alone {
         assert_eq!((stats.memory.usage, stats.pids.current, &stats.io), (None, None, &None));

@@ -1,5 +1,5 @@
-//! Programs of a hundred bytes, made without a compiler: static, one page, no C library, so that they run under every
-//! kernel and in every root, and measure nothing but what starts them.
+//! Executables of about a hundred bytes, written without a compiler: static, one page, no C library. They run under
+//! every kernel and in every root, and a measurement of them shows only the cost of starting.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub const PAUSE: &[u8] = &[0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 #[allow(dead_code)]
 pub const BOMB: &[u8] = &[0xb8, 57, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 
-/// Writes an executable of x86_64 whose one segment is the whole file, header included.
+/// Writes an x86_64 executable. Its one segment is the whole file, headers included.
 pub fn write(path: &Path, code: &[u8]) {
     const BASE: u64 = 0x40_0000;
     const HEADERS: u64 = 64 + 56;

@@ -1,8 +1,9 @@
-//! The least that any implementation does for the same result: raw calls by directory descriptor, no allocation
-//! per entry, no check of anything, and a panic for whatever goes wrong.
+//! The floor: the least work that gives the same result. Raw calls by directory descriptor, no allocation per file, no
+//! checks, and a panic on any error.
 //!
-//! Directories are jobs of a queue that all threads share, the newest first. A job holds its parent open and is
-//! opened when it is taken, so that the number of descriptors follows the depth of the tree, not its width.
+//! Directories are jobs in a queue that all threads share, last in, first out. A job holds its parent open, and its
+//! directory is opened only when the job runs. The number of open descriptors therefore follows the depth of the tree,
+//! not its width.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 const DIR: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
 
-/// As many threads as there are cores, at most 4.
+/// Number of processors, at most 4.
 pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
 }
@@ -29,7 +30,7 @@ fn cstring(path: &Path) -> CString {
 }
 
 fn open(dir: RawFd, name: &CStr, flags: i32) -> OwnedFd {
-    // SAFETY: the name is NUL-terminated; a descriptor that the kernel just gave is nobody else's.
+    // SAFETY: the name is NUL-terminated. The kernel returned the descriptor just now, so nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(ok(libc::openat(dir, name.as_ptr(), flags), "openat", name)) }
 }
 
@@ -38,7 +39,7 @@ fn mkdir(dir: RawFd, name: &CStr) {
     ok(unsafe { libc::mkdirat(dir, name.as_ptr(), 0o755) }, "mkdirat", name);
 }
 
-/// A buffer for directories, aligned as `struct linux_dirent64` wants it.
+/// A buffer for getdents64(2), aligned as `struct linux_dirent64` requires.
 type Buffer = Vec<u64>;
 
 fn entries(dir: RawFd, buffer: &mut Buffer, mut each: impl FnMut(&CStr, u8)) {
@@ -53,8 +54,8 @@ fn entries(dir: RawFd, buffer: &mut Buffer, mut each: impl FnMut(&CStr, u8)) {
         }
         let mut at = 0;
         while at < end {
-            // SAFETY: records follow each other in what the kernel wrote: inode 8, offset 8, length 2,
-            // type 1, and a name up to its NUL.
+            // SAFETY: the kernel wrote consecutive records: inode (8 bytes), offset (8), length (2), type (1), and a
+            // NUL-terminated name.
             let (kind, name) = unsafe {
                 let record = buffer.as_ptr().cast::<u8>().add(at);
                 at += usize::from(record.add(16).cast::<u16>().read());
@@ -67,14 +68,14 @@ fn entries(dir: RawFd, buffer: &mut Buffer, mut each: impl FnMut(&CStr, u8)) {
     }
 }
 
-/// Jobs, and how many threads work on one.
+/// Pending jobs, and the number of jobs in progress.
 struct Queue<J> {
     state: Mutex<(Vec<J>, usize)>,
     wake: Condvar,
 }
 
 impl<J: Send> Queue<J> {
-    /// Works until nothing is left. `work` gets a job and the place for the jobs that follow from it.
+    /// Runs until no job is left. `work` gets a job and a list for the jobs that follow from it.
     fn run(threads: usize, first: J, work: impl Fn(J, &mut Buffer, &mut Vec<J>) + Sync) {
         let queue = Queue { state: Mutex::new((vec![first], 0)), wake: Condvar::new() };
         std::thread::scope(|s| {
@@ -109,13 +110,14 @@ impl<J: Send> Queue<J> {
     }
 }
 
-/// A directory and its counterpart, and the subdirectory that is meant; the directory itself without one.
+/// A source and destination directory, and the name of the subdirectory to process in them; without a name, the pair
+/// itself.
 struct Job {
     pair: Arc<(OwnedFd, OwnedFd)>,
     name: Option<CString>,
 }
 
-/// Makes `to` like `from`: directories by mkdirat, everything else by `place`.
+/// Replicates `from` at `to`: directories by mkdirat(2), everything else by `place`.
 fn walk(threads: usize, from: &Path, to: &Path, place: impl Fn(RawFd, RawFd, &CStr, u8) + Sync) {
     let (from, to) = (cstring(from), cstring(to));
     mkdir(libc::AT_FDCWD, &to);
@@ -137,7 +139,7 @@ fn walk(threads: usize, from: &Path, to: &Path, place: impl Fn(RawFd, RawFd, &CS
     });
 }
 
-/// getdents64, mkdirat and linkat. What is on another file system is left out.
+/// Links a tree: getdents64, mkdirat and linkat. Entries on another file system are left out.
 pub fn link(threads: usize, from: &Path, to: &Path) {
     walk(threads, from, to, |from, to, name, _| {
         // SAFETY: the name is NUL-terminated and only read.
@@ -148,7 +150,7 @@ pub fn link(threads: usize, from: &Path, to: &Path) {
     });
 }
 
-/// How the content gets into a copy.
+/// How the content of a file is copied.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Content {
     /// `copy_file_range`.
@@ -157,9 +159,10 @@ pub enum Content {
     Cloned,
 }
 
-/// openat of both, fstat, the content, fchmod, fchown if the owner differs, and futimens; readlinkat and symlinkat.
+/// Copies a tree: openat of both files, fstat, the content, fchmod, fchown if the owner differs, and futimens;
+/// readlinkat and symlinkat for links.
 pub fn copy(threads: usize, content: Content, from: &Path, to: &Path) {
-    // SAFETY: asks for a number.
+    // SAFETY: geteuid(2) has no arguments.
     let me = unsafe { libc::geteuid() };
     walk(threads, from, to, move |from, to, name, kind| match kind {
         libc::DT_LNK => symlink(from, to, name),
@@ -169,7 +172,8 @@ pub fn copy(threads: usize, content: Content, from: &Path, to: &Path) {
 
 fn symlink(from: RawFd, to: RawFd, name: &CStr) {
     let mut text = [0_u8; 4096];
-    // SAFETY: the kernel writes less than the buffer holds, so that a NUL is left; names are NUL-terminated.
+    // SAFETY: the kernel writes at most one byte less than the buffer holds, so a NUL remains. Names are
+    // NUL-terminated.
     unsafe {
         let n = libc::readlinkat(from, name.as_ptr(), text.as_mut_ptr().cast(), text.len() - 1);
         assert!(n >= 0, "readlinkat({name:?})");
@@ -179,8 +183,8 @@ fn symlink(from: RawFd, to: RawFd, name: &CStr) {
 
 fn file(content: Content, me: u32, from: RawFd, to: RawFd, name: &CStr) {
     let source = open(from, name, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW);
-    // SAFETY: the flags ask for a mode, which is given; zeroes are a `struct stat`, which the kernel fills; the
-    // descriptors are open throughout, and names and times are only read.
+    // SAFETY: O_CREAT comes with a mode. All zeroes is a valid `struct stat`, which the kernel fills. The descriptors
+    // stay open throughout, and names and times are only read.
     unsafe {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
         let made = ok(libc::openat(to, name.as_ptr(), flags, 0o600), "openat", name);
@@ -209,7 +213,7 @@ fn file(content: Content, me: u32, from: RawFd, to: RawFd, name: &CStr) {
     }
 }
 
-/// A directory that is being removed, and how many of its subdirectories are left, plus one while it is read.
+/// A directory being removed. `left` counts its remaining subdirectories, plus one while it is read.
 struct Node {
     up: Option<Arc<Node>>,
     name: CString,
@@ -217,7 +221,7 @@ struct Node {
     left: AtomicUsize,
 }
 
-/// getdents64, unlinkat, and rmdir when the last subdirectory is gone.
+/// Removes a tree: getdents64, unlinkat, and rmdir once the last subdirectory is gone.
 pub fn remove(threads: usize, top: &Path) {
     let top = cstring(top);
     Queue::run(threads, (None, top), |(up, name): (Option<Arc<Node>>, CString), buffer, more| {

@@ -1,4 +1,4 @@
-//! How the time grows with the number of entries, and a drawing of it.
+//! Growth of the time with the number of entries, as a table and a plot.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::table::{Contest, Row, millis};
 use crate::tree::{self, Shape};
 use crate::{Call, clear, ours, ours_remove};
 
-/// What is drawn: entries and milliseconds, ours and the floor's.
+/// One work's points: entries, milliseconds of the crate, milliseconds of the floor.
 struct Curve {
     name: &'static str,
     points: Vec<(f64, f64, f64)>,
@@ -87,7 +87,7 @@ const TOP: f64 = 60.0;
 const BOTTOM: f64 = 60.0;
 const COLOURS: [&str; 3] = ["#b4491f", "#1f5fa8", "#2f7d4f"];
 
-/// An axis from a power of ten to another.
+/// A logarithmic axis between two powers of ten.
 struct Axis {
     from: i32,
     to: i32,
@@ -167,7 +167,7 @@ fn draw(out: &mut String, curve: &Curve, colour: &str, x: &Axis, y: &Axis) {
     }
 }
 
-/// The names at the ends of the curves, from the top downwards and never one on the other.
+/// Labels the ends of the curves, from the top downwards, without overlaps.
 fn name(out: &mut String, curves: &[Curve], x: &Axis, y: &Axis) {
     let end = |c: &Curve| c.points.last().map_or((1.0, 1.0), |p| (x.at(p.0), y.at(p.1)));
     let mut order: Vec<_> = curves.iter().zip(COLOURS).collect();
@@ -196,7 +196,7 @@ fn label(out: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
     writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>").unwrap();
 }
 
-/// With a thin space between the thousands.
+/// Formats a number with thin spaces between thousands.
 fn number(n: f64) -> String {
     if n < 1.0 {
         return n.to_string();

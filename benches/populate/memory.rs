@@ -1,4 +1,4 @@
-//! The most memory that a process holds that populates, measured in one that does nothing else.
+//! Peak resident memory (VmHWM) of a process that populates a root and does nothing else.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,8 @@ use crate::{Call, clear, fill, floor};
 const VARIABLE: &str = "COFFERDAM_BENCH_MEMORY";
 const BAR: u64 = 64 << 10;
 
-/// What this process is for if the variable is set: `METHOD:SOURCE:TO`, or the default list without a source.
+/// Does the work of a measured child process, if the variable asks for it. The variable holds `METHOD:SOURCE:TO`;
+/// without a source, the default list is populated. Prints the peak.
 pub fn child() -> bool {
     let Ok(work) = std::env::var(VARIABLE) else { return false };
     let [method, source, to] = work.split(':').collect::<Vec<_>>()[..] else { panic!("{work}") };

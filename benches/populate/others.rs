@@ -1,4 +1,4 @@
-//! Those who do the same: the tools of every system, and the plain algorithm of a task driver.
+//! Other implementations: common tools, and the plain algorithm of a task driver.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -7,28 +7,28 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Runs a program that must succeed.
+/// Runs a program, which must succeed.
 pub fn run(program: &str, args: &[&str], paths: &[&Path]) {
     let status = Command::new(program).args(args).args(paths).status();
     assert!(status.unwrap().success(), "{program} {args:?} {paths:?}");
 }
 
-/// Why a program cannot be run.
+/// Why a program cannot be run; `None` if it can.
 pub fn missing(program: &str) -> Option<String> {
     let quiet = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     quiet.err().map(|e| format!("{program}: {e}"))
 }
 
-/// How the naive one places a file.
+/// How the naive algorithm places a file.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Way {
     Link,
     Copy,
 }
 
-/// What a well-known task driver does: breadth first, by path strings, one thread. Every directory is looked up and
-/// made component by component with the mode and owner of the host's directory of the same path; every
-/// entry is asked for in the source, as reading a directory does in its language, and in the destination.
+/// The algorithm of a well-known task driver: breadth first, by path strings, on one thread. It creates every directory
+/// component by component, with the mode and owner of the host's directory at the same path. It calls lstat(2) on every
+/// entry twice: on the source, as its language's directory listing does, and on the destination.
 pub fn naive(root: &Path, map: &[(PathBuf, PathBuf)], way: Way) {
     let mut todo: VecDeque<(PathBuf, PathBuf)> = map.iter().cloned().collect();
     while let Some((source, dest)) = todo.pop_front() {
@@ -89,7 +89,7 @@ fn place(host: &Path, task: &Path, info: &fs::Metadata, way: Way) {
     chown(task, Some(info.uid()), Some(info.gid())).unwrap();
 }
 
-/// Reading and writing in turn; `std::io::copy` would let the kernel do it.
+/// Copies by read(2) and write(2); `std::io::copy` would let the kernel copy.
 fn copy(host: &Path, task: &Path) -> io::Result<()> {
     let (mut from, mut to, mut buffer) = (File::open(host)?, File::create(task)?, vec![0; 32 * 1024]);
     loop {

@@ -1,8 +1,8 @@
-//! Where the trees lie: file systems in a mount namespace of the bench's own.
+//! The file systems that hold the trees, in a private mount namespace.
 //!
-//! All of it, the image files of the loop mounts too, lies in a tmpfs that is mounted over `/dev/shm` in a private
-//! mount namespace. So it is gone when this process is, however that ends, and nobody else ever sees it.
-//! Without the privilege there is only a directory in the host's `/dev/shm`, removed when it is dropped.
+//! Everything, including the image files of the loop mounts, is in a tmpfs mounted over `/dev/shm` in that namespace.
+//! The kernel removes it when this process ends, however it ends, and no other process sees it. Without the privilege
+//! to mount, a directory in the host's `/dev/shm` is used, and removed when `Place` is dropped.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,13 +13,13 @@ use tempfile::TempDir;
 
 pub struct Place {
     pub tmpfs: PathBuf,
-    /// Why nothing can be mounted.
+    /// Why nothing can be mounted, if so.
     cannot: Option<String>,
     _dir: Option<TempDir>,
 }
 
 impl Place {
-    /// Call it before there are threads: they would stay in the old namespace.
+    /// Enters a new mount namespace. Must be called before any thread starts: threads would stay in the old namespace.
     pub fn enter() -> Place {
         match own_namespace() {
             Ok(()) => Place { tmpfs: "/dev/shm".into(), cannot: None, _dir: None },
@@ -31,7 +31,7 @@ impl Place {
         }
     }
 
-    /// Mounts a new file system of `kind` on a sparse image of `size` bytes; why not, if not.
+    /// Mounts a new file system of `kind` on a sparse image of `size` bytes. The error says why it cannot.
     pub fn image(&self, kind: &str, mkfs: &[&str], size: u64) -> Result<PathBuf, String> {
         if let Some(why) = &self.cannot {
             return Err(why.clone());

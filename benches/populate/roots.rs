@@ -1,5 +1,5 @@
-//! Roots that are made of mounts, by init while it spawns: what a list of directories costs a sandbox more than an
-//! empty one does, from the plan to the command that runs.
+//! Roots made of mounts, which init assembles during the spawn. Measures how much longer a list of directories takes
+//! than a list with one empty directory, from the plan to the running command.
 
 use std::error::Error;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::place::Place;
 use crate::table::{median, millis};
 use crate::{Call, clear, tree};
 
-/// `exit(0)`, 400 bytes of code and headers, without a C library.
+/// Builds `exit(0)`: 400 bytes of code and headers, without a C library.
 fn payload(dir: &Path) -> Result<PathBuf, String> {
     let source = dir.join("exit.s");
     let program = dir.join("exit");
@@ -41,7 +41,7 @@ fn spawn(sandbox: &Sandbox) -> Result<Duration, String> {
     if status.success() { Ok(took) } else { Err(status.to_string()) }
 }
 
-/// The step and the kernel's answer.
+/// The failed step and its cause.
 fn told(error: cofferdam::Error) -> String {
     error.source().map_or(error.to_string(), |cause| format!("{error}: {cause}"))
 }
@@ -89,7 +89,7 @@ fn rows(call: &Call, dir: &Path, program: &Path) {
     }
 }
 
-/// Whether the plan mounts what the method says: one that does nothing would win.
+/// Checks that the plan contains the method's mounts, since a plan without them would be the fastest.
 fn made_of(method: Method, sandbox: &Sandbox) -> Result<(), String> {
     let plan = sandbox.plan().map_err(told)?.to_string();
     let shown = method != Method::Overlay || plan.contains("overlay");

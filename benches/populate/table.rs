@@ -1,11 +1,11 @@
-//! Contests: rows that take turns, and their medians side by side.
+//! Contests: rows that take turns, and a table of their medians.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 type Work<'a> = Box<dyn Fn(&Path) + 'a>;
 
-/// One contestant. What `run` is given is an empty directory, or what `before` of the contest made there.
+/// One contestant. `run` gets an empty directory, or the directory that the contest's `before` prepared.
 pub struct Row<'a> {
     name: String,
     run: Result<Work<'a>, String>,
@@ -13,12 +13,12 @@ pub struct Row<'a> {
     times: Vec<Duration>,
 }
 
-/// What is asked of a row.
+/// A target for the time of a row.
 #[derive(Clone, Copy)]
 pub enum Bar {
-    /// To take at most so many times what the floor takes.
+    /// At most this many times the floor's time.
     OfFloor(f64),
-    /// To take at least so many times what the first row takes.
+    /// At least this many times the first row's time.
     OfFirst(f64),
 }
 
@@ -27,7 +27,7 @@ impl<'a> Row<'a> {
         Row { name: name.into(), run: Ok(Box::new(run)), bar: None, times: Vec::new() }
     }
 
-    /// A row that is skipped if there is a reason to.
+    /// A row that is skipped if there is a reason.
     pub fn unless(why: Option<String>, name: impl Into<String>, run: impl Fn(&Path) + 'a) -> Row<'a> {
         let row = Row::new(name, run);
         match why {
@@ -41,23 +41,23 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Rows that do the same work in turn; the second is the floor.
+/// Rows that do the same work in turn. The first row is the crate, the second is the floor.
 pub struct Contest<'a> {
     pub title: String,
     pub rows: Vec<Row<'a>>,
-    /// Where directories can be made.
+    /// Directory in which each turn's directory is created.
     pub base: &'a Path,
-    /// Prepares the directory of a round, untimed.
+    /// Prepares the directory of a turn; not timed.
     pub before: &'a dyn Fn(&Path),
-    /// Looks at what became of it in the first round, untimed.
+    /// Checks the result in the first round; not timed.
     pub check: &'a dyn Fn(&str, &Path),
-    /// Removes it, untimed.
+    /// Removes the directory; not timed.
     pub after: &'a dyn Fn(&Path),
 }
 
 impl Contest<'_> {
-    /// Lets every row have its turn in each of the rounds. Each round begins with another row, so that none
-    /// always comes after the one that leaves the most behind.
+    /// Runs every row once in each round. Each round starts with another row, so that no row always follows the one
+    /// that leaves the most to be written.
     pub fn run(&mut self, rounds: usize) {
         for round in 0..rounds {
             for i in 0..self.rows.len() {
@@ -77,7 +77,6 @@ impl Contest<'_> {
         }
     }
 
-    /// Prints the table.
     pub fn print(&self) {
         let of = |i: usize| self.rows.get(i).map(|r| median(&r.times)).filter(|t| !t.is_zero());
         let (first, floor) = (of(0), of(1));
@@ -100,13 +99,13 @@ impl Contest<'_> {
                 millis(least),
                 shown(to_floor),
                 shown(to_first),
-                // One turn is no measurement.
+                // A single turn is no measurement.
                 if row.times.len() > 1 { verdict(row.bar, to_floor, to_first) } else { String::new() },
             );
         }
     }
 
-    /// The median of a row, by its place.
+    /// Median time of the row with this index.
     pub fn median(&self, row: usize) -> Duration {
         median(&self.rows[row].times)
     }

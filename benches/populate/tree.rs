@@ -1,10 +1,10 @@
-//! Trees to populate from, the same on every machine and in every run.
+//! Source trees, identical on every machine and in every run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// How many of what.
+/// Number of entries by kind, and the total size of the files.
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub files: usize,
@@ -14,9 +14,9 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// What Debian's essential packages bring.
+    /// Size of Debian's essential packages.
     pub const DEBIAN: Shape = Shape { files: 5731, dirs: 800, links: 757, bytes: 100_000_000 };
-    /// The same a twentieth of the size, for a run that only shows that everything runs.
+    /// A twentieth of it, for a run that only shows that everything works.
     pub const SMALL: Shape = Shape { files: 280, dirs: 40, links: 37, bytes: 1_000_000 };
 
     /// `entries` in the proportions of [`DEBIAN`](Shape::DEBIAN), with files of 1 KB on average.
@@ -31,7 +31,7 @@ impl Shape {
     }
 }
 
-/// xorshift64*, as the numbers must stay the same when a dependency changes.
+/// A xorshift64* generator. Written here so that the numbers do not change with a dependency.
 struct Random(u64);
 
 impl Random {
@@ -46,19 +46,19 @@ impl Random {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Below `n`, the more probable the smaller: a few directories hold most of the files.
+    /// A number below `n`. Small numbers are more probable, so that a few directories hold most of the files.
     fn skewed(&mut self, n: usize) -> usize {
         ((self.unit() * self.unit() * n as f64) as usize).min(n - 1)
     }
 
-    /// Log-normal, median 1.
+    /// A log-normal number with median 1.
     fn size(&mut self) -> f64 {
         let normal: f64 = (0..12).map(|_| self.unit()).sum::<f64>() - 6.0;
         (1.9 * normal).exp()
     }
 }
 
-/// Makes the tree `at`, which must not exist: `shape.dirs` directories, itself included.
+/// Creates the tree at `at`, which must not exist. `shape.dirs` counts `at` itself.
 pub fn build(at: &Path, shape: Shape) {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let dirs = directories(at, shape.dirs, &mut random);
@@ -82,7 +82,7 @@ pub fn build(at: &Path, shape: Shape) {
     }
 }
 
-/// A dozen at the top like `/usr` and `/etc`, the rest somewhere below them, at most seven deep.
+/// Creates a dozen directories at the top, like `/usr` and `/etc`, and the rest below them, at most seven levels deep.
 fn directories(at: &Path, count: usize, random: &mut Random) -> Vec<PathBuf> {
     fs::create_dir(at).unwrap();
     let mut dirs = vec![at.to_owned()];
@@ -98,7 +98,7 @@ fn directories(at: &Path, count: usize, random: &mut Random) -> Vec<PathBuf> {
     dirs
 }
 
-/// Directories, the top included, and everything else.
+/// Number of entries of a tree, the top included.
 pub fn count(at: &Path) -> usize {
     let below = |e: std::io::Result<fs::DirEntry>| {
         let e = e.unwrap();

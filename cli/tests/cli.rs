@@ -1,10 +1,10 @@
-//! The command line as a user meets it.
+//! The command line: exit status, messages and output of `cofferdam`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-/// The program. The run-time variable comes first: CI runs this test from a copy of the tree.
+/// The program. The run-time variable has precedence, because CI runs this test from a copy of the tree.
 fn binary() -> std::ffi::OsString {
     std::env::var_os("CARGO_BIN_EXE_cofferdam").unwrap_or_else(|| env!("CARGO_BIN_EXE_cofferdam").into())
 }
@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> String {
 #[path = "../../tests/common/skip.rs"]
 mod skip;
 
-/// Sandboxes need root or user namespaces; a machine with neither says so.
+/// Whether sandboxes can be created. If not, the test prints that it is skipped.
 fn sandboxes() -> bool {
     let doctor = cofferdam(&["doctor"]);
     if doctor.status.code() == Some(2) {
@@ -36,7 +36,7 @@ fn sandboxes() -> bool {
 }
 
 #[test]
-fn the_exit_status_is_the_commands_own() {
+fn exit_status_is_that_of_the_command() {
     if !sandboxes() {
         return;
     }
@@ -53,7 +53,7 @@ fn the_exit_status_is_the_commands_own() {
 }
 
 #[test]
-fn refusals_are_one_line_and_125() {
+fn refusal_is_one_line_and_exit_status_125() {
     for (args, needle) in [
         (&["--deny-uids", "1-2-3", "id"][..], "invalid range deniedHostUIDs \"1-2-3\""),
         (&["--deny-gids", "5-", "id"], "invalid range deniedHostGIDs \"5-\""),
@@ -87,7 +87,7 @@ fn refusals_are_one_line_and_125() {
 }
 
 #[test]
-fn system_calls_are_those_of_the_profile() {
+fn filter_flag_selects_the_system_call_profile() {
     if !sandboxes() {
         return;
     }
@@ -99,12 +99,12 @@ fn system_calls_are_those_of_the_profile() {
     let with = |file: &tempfile::NamedTempFile, args: &[&str]| {
         run(&[&["--filter", file.path().to_str().unwrap()], args].concat())
     };
-    // Before the default profile, which still refuses what it refuses.
+    // Rules before the default profile, which still refuses its own list.
     let file = profile(r#"{"rules": [{"calls": ["mkdir", "mkdirat"], "action": {"errno": 122}}]}"#);
     let output = with(&file, &["--", "sh", "-c", "mkdir /tmp/a; chroot / true && unshare -U true"]);
     assert!(text(&output.stderr).contains("Disk quota exceeded"), "{}", text(&output.stderr));
     assert!(!output.status.success());
-    // Instead of it.
+    // Rules instead of the default profile.
     let file =
         profile(r#"{"base": {"action": "kill"}, "rules": [{"calls": ["execve"], "action": "allow"}]}"#);
     assert_eq!(with(&file, &["true"]).status.code(), Some(128 + 31 /* SIGSYS */));
@@ -124,7 +124,7 @@ fn system_calls_are_those_of_the_profile() {
 }
 
 #[test]
-fn the_report_is_json_that_names_what_holds() {
+fn report_flag_writes_the_enforced_controls_as_json() {
     if !sandboxes() {
         return;
     }
@@ -139,7 +139,7 @@ fn the_report_is_json_that_names_what_holds() {
 }
 
 #[test]
-fn a_spec_file_is_read_and_flags_override_it() {
+fn flags_override_the_spec_file() {
     if !sandboxes() {
         return;
     }
@@ -155,7 +155,7 @@ fn a_spec_file_is_read_and_flags_override_it() {
 }
 
 #[test]
-fn the_oom_score_is_not_the_callers() {
+fn oom_score_of_the_caller_is_not_inherited() {
     if !sandboxes() {
         return;
     }
@@ -165,7 +165,7 @@ fn the_oom_score_is_not_the_callers() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
+fn rlimit_fsize_of_the_caller_is_an_error_and_not_a_signal() {
     if !sandboxes() {
         return;
     }
@@ -177,7 +177,7 @@ fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn a_signal_to_the_front_reaches_the_command() {
+fn signal_to_cofferdam_is_forwarded_to_the_command() {
     if !sandboxes() {
         return;
     }
@@ -195,7 +195,7 @@ fn a_signal_to_the_front_reaches_the_command() {
 }
 
 #[test]
-fn doctor_says_what_this_host_can_do() {
+fn doctor_exit_status_and_json_match_its_health_line() {
     let output = cofferdam(&["doctor"]);
     let first = text(&output.stdout).lines().next().unwrap_or_default().to_string();
     let health = first.split_whitespace().nth(1).unwrap_or_default().trim_end_matches(':').to_string();
@@ -207,9 +207,9 @@ fn doctor_says_what_this_host_can_do() {
     assert!(value["host"]["kernel"].is_array());
 }
 
-/// The twelve rows, in the order of `/proc/cgroups`, and the same ones as JSON.
+/// Twelve rows in the order of `/proc/cgroups`, equal to the rows of the JSON output.
 #[test]
-fn doctor_has_a_row_for_each_controller() {
+fn doctor_lists_every_controller() {
     let output = text(&cofferdam(&["doctor"]).stdout);
     let mut lines = output.lines().skip_while(|line| !line.trim().starts_with("controller ")).skip(1);
     let json = cofferdam(&["doctor", "--json"]);
@@ -233,7 +233,7 @@ fn doctor_has_a_row_for_each_controller() {
 }
 
 #[test]
-fn explain_shows_a_lesser_host() {
+fn explain_without_controller_reports_the_missing_limits() {
     if !sandboxes() {
         return;
     }
@@ -257,7 +257,7 @@ fn explain_shows_a_lesser_host() {
     }
     let output = text(&explain(&["--without-controller", "cpu", "--without-controller", "memory"]).stdout);
     assert!(!healthy || output.contains("lacks cpu, memory (left out)"), "{output}");
-    // One that no limit is made of, unless the operator wants them all.
+    // No limit needs net_prio, so it is missed only if the operator requires all controllers.
     let output = text(&explain(&["--without-controller", "net_prio"]).stdout);
     assert_eq!(missing(&output), here, "{output}");
     let all = ["--without-controller", "net_prio", "--required-controllers", "documented"];
@@ -272,9 +272,10 @@ fn explain_shows_a_lesser_host() {
     assert!(text(&wrong.stderr).contains("without-controller: \"mem\" is none of cpuset, cpu, "));
 }
 
-/// A log that root redirects to is no way to leave a setuid program on the host, and standard input is not written.
+/// A task that is root cannot make a log file set-user-ID on the host, nor write to the file that is its standard
+/// input.
 #[test]
-fn regular_files_reach_the_task_as_pipes() {
+fn regular_file_streams_reach_the_task_as_pipes() {
     if !sandboxes() {
         return;
     }
@@ -300,7 +301,7 @@ fn regular_files_reach_the_task_as_pipes() {
     for path in [&log, &input] {
         assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o7111, 0, "{path:?}");
     }
-    // More than a pipe holds, in both directions, and a task that does not read.
+    // More than a pipe holds, in both directions, and a task that does not read its input.
     let big = site.path().join("big");
     std::fs::write(&big, vec![b'x'; 1 << 20]).unwrap();
     for (command, expected) in [("cat", 1 << 20), ("true", 0)] {

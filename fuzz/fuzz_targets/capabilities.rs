@@ -1,5 +1,5 @@
-//! Three lists of names, most of them right: the result is within what policy allows, holds all that was
-//! added and nothing that was only dropped; a wrong name is always an error.
+//! Three lists of capability names, most of them valid. The resulting set is within what the policy allows, contains
+//! everything added, and contains nothing that was dropped and not added. An invalid name is always an error.
 
 #![no_main]
 
@@ -11,11 +11,11 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Arbitrary, Debug)]
 struct List {
     bits: u64,
-    /// Leaves out of `bits` what the kernel lacks: else few lists would be read at all.
+    /// Removes from `bits` what the kernel does not support; otherwise most lists would be refused at once.
     known: bool,
     upper: bool,
     all: bool,
-    /// Anything: seldom a name.
+    /// Arbitrary text, rarely a valid name.
     noise: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ impl List {
         names.into_iter().chain(all).chain(self.noise.iter().cloned()).collect()
     }
 
-    /// What the list means, or none if some name in it has no meaning here.
+    /// The set that the list denotes; `None` if it contains a name that is unknown or not supported.
     fn set(&self, supported: CapSet) -> Option<CapSet> {
         let mut set = self.explicit(supported);
         if self.all {
@@ -92,7 +92,7 @@ fuzz_target!(|input: Input| {
         },
         _ => assert!(matches!(result, Err(Error::Spec { .. })), "{result:?}"),
     }
-    // Neither may panic.
+    // These parsers must not panic.
     let _ = caps::parse_last_cap(&input.status);
     let _ = caps::parse_status(&input.status);
 });

@@ -1,5 +1,4 @@
-//! Any profile: what is compiled decides each call as the rules do when they are read one by one, and a profile survives
-//! its serialised form.
+//! Any filter profile: the compiled program decides each call as the rules do when they are evaluated one by one.
 
 #![no_main]
 
@@ -59,12 +58,12 @@ fuzz_target!(|input: Input| {
         user_namespaces: input.user_namespaces,
         host_processes: input.capability & 4 != 0,
     };
-    // Rules that compare much are longer than the kernel takes.
+    // Rules with many comparisons exceed the kernel's maximum program length, and are refused.
     let Ok(program) = compile(&profile, &grants) else { return };
     for (i386, number, args) in input.calls.iter().take(64) {
         let arch = if *i386 { Arch::I386 } else { Arch::X86_64 };
         let args = if *i386 { args.map(|arg| arg & 0xffff_ffff) } else { *args };
-        // Mostly numbers that there are.
+        // Mostly numbers of existing calls.
         let number = if number & 7 == 0 { *number } else { number >> 3 & 511 };
         let call = Call { arch, number, args };
         assert_eq!(program.decide(&call), decide(&profile, &grants, &call), "{call:x?} {profile:?}");

@@ -1,7 +1,7 @@
-//! Any mount table and any list of cgroups: what is found in them is named in them, once, and nothing that lies
-//! under another mount or outside of the tree is taken for the caller's.
+//! Any mount table and any list of cgroups. Every hierarchy that is detected appears in them, once. A hierarchy that is
+//! covered by another mount, or outside the tree, is not taken for the caller's.
 //!
-//! Half of the inputs are built of lines, since few texts at random are one.
+//! Half of the inputs are built from lines, since random text is rarely valid.
 
 #![no_main]
 
@@ -34,7 +34,7 @@ struct Cgroup<'a> {
     path: Place<'a>,
 }
 
-/// A path, short so that mounts meet on it.
+/// A path; short, so that mounts cover each other.
 #[derive(Arbitrary, Debug)]
 enum Place<'a> {
     Root,
@@ -81,19 +81,20 @@ fn texts(input: &Input<'_>) -> (String, String) {
     (text, cgroups.iter().map(cgroup).collect::<String>() + &own)
 }
 
-/// Parent, path and type of file system of a line; optional fields are between the sixth and a dash.
+/// Parent, mount point and file system type of a mountinfo line. Optional fields stand between the sixth field and a
+/// dash.
 fn fields(line: &str) -> Option<(&str, &str, &str)> {
     let fields: Vec<&str> = line.split(' ').collect();
     let dash = fields.iter().skip(6).position(|field| *field == "-")? + 6;
     Some((fields[1], fields[4], fields.get(dash + 1)?))
 }
 
-/// The paths of all lines of a file system type, read without any cleverness.
+/// Mount points of all lines with this file system type: a naive parser to compare with.
 fn mounted(text: &str, fs: &str) -> Vec<PathBuf> {
     text.lines().filter_map(fields).filter(|f| f.2 == fs).map(|f| plain(f.1)).collect()
 }
 
-/// Undoes `\040` and the like, byte by byte.
+/// Decodes `\040` and other octal escapes, byte by byte.
 fn plain(field: &str) -> PathBuf {
     let bytes = field.as_bytes();
     let mut out = Vec::new();
@@ -114,7 +115,7 @@ fn plain(field: &str) -> PathBuf {
 fuzz_target!(|input: Input<'_>| {
     let (mountinfo, cgroup) = texts(&input);
     let found = Detection::parse(&mountinfo, &cgroup);
-    // Nothing was asked of a kernel, so nothing may be written.
+    // No kernel was probed, so no hierarchy may count as writable.
     assert!(found.gate().is_err() && found.available().is_empty());
     assert_eq!(found.v2.is_some(), matches!(found.mode, Mode::V2 | Mode::Hybrid));
     assert_eq!(found.v1.is_empty(), matches!(found.mode, Mode::V2 | Mode::Off));
@@ -124,7 +125,7 @@ fuzz_target!(|input: Input<'_>| {
         if let Some(own) = &v2.own {
             assert!(own.starts_with('/'), "{own:?}");
             assert!(Path::new(own).components().all(|c| c != std::path::Component::ParentDir), "{own:?}");
-            // It is what `0::` says, without what is above the mount.
+            // `own` is the path after `0::`, relative to the root of the mount.
             let said = cgroup.lines().filter_map(|line| line.strip_prefix("0::"));
             let tail = |said: &str| own == "/" || said.trim_end_matches(" (deleted)").ends_with(own.as_str());
             assert!(said.clone().any(tail), "{own:?}");
@@ -137,12 +138,13 @@ fuzz_target!(|input: Input<'_>| {
         assert!(!hierarchy.writable);
     }
     assert_covered(&mountinfo, &cgroup);
-    // Blank lines are nothing. (No text at all is a file that cannot be read.)
+    // Blank lines are ignored. (Empty text stands for a file that cannot be read.)
     let spaced = Detection::parse(&format!("\n{mountinfo}\n\n"), &cgroup);
     assert!(mountinfo.is_empty() || spaced == found, "{spaced:?}");
 });
 
-/// With one more mount upon each there is nothing left to be seen; the process's own root cannot be covered.
+/// With one more mount on top of each mount, no hierarchy is visible. A mount on `/` cannot cover the process's own
+/// root.
 fn assert_covered(mountinfo: &str, cgroup: &str) {
     const ID: &str = "2147483647";
     let cover = |line| {

@@ -1,7 +1,7 @@
-//! Any bytes as a program for init, and any as a record of its: the decoder refuses them or gives a value that is
-//! encoded to the same bytes, is cut nowhere, and is printed.
+//! Any bytes as a program for init, and any bytes as one of its records. The decoder refuses them, or returns a value
+//! that encodes to the same bytes. A truncated program is refused, and every decoded step can be printed.
 //!
-//! Half of the inputs are built of operations, since few bytes at random are one.
+//! Half of the inputs are built from operations, since random bytes rarely are a valid program.
 
 #![no_main]
 
@@ -18,7 +18,7 @@ enum Input {
     Steps { status: u32, fds: Vec<u32>, steps: Vec<Made>, flip: Option<(u16, u8)> },
 }
 
-/// Material for an operation. The fields are more than any needs.
+/// Material for one operation. No operation needs all fields.
 #[derive(Arbitrary, Debug)]
 struct Made {
     optional: bool,
@@ -148,7 +148,7 @@ fuzz_target!(|input: Input| {
     program.encode(&mut again);
     assert_eq!(again, bytes, "another encoding of the same program");
     assert!(program.fds.len() <= FDS as usize);
-    // Whoever walks a list meets all that it says it has.
+    // An iterator over a list yields as many items as the list's length says.
     assert_eq!(program.steps.iter().count(), program.steps.len());
     assert_eq!(program.fds.iter().count(), program.fds.len());
     for cut in [0, bytes.len() / 2, bytes.len() - 1] {
@@ -157,13 +157,13 @@ fuzz_target!(|input: Input| {
     print(&program);
 });
 
-/// A step is printed whatever is in it.
+/// Prints every step, whatever it contains.
 fn print(program: &Program<'_>) {
     for step in program.steps.iter() {
         let (title, calls) = printed(&step.op);
         assert!(!title.is_empty() && !calls.is_empty(), "{:?}", step.op);
         assert!(calls.iter().all(|line| !line.is_empty()), "{:?}", step.op);
-        // A control character in a path is no end of a line, and no escape sequence of a terminal.
+        // A control character in a path must not end the line or start a terminal escape sequence.
         let lines = calls.iter().chain(&[title]).all(|line| !line.contains(char::is_control));
         assert!(lines, "{calls:?}");
     }

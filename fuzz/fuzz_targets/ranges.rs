@@ -1,12 +1,12 @@
-//! Any text: whatever is read as ranges is what a straightforward reading of the grammar says, prints back to
-//! itself, and contains its bounds and not their neighbours.
+//! Any text as a list of id ranges. The parser agrees with a naive reading of the grammar, a parsed list prints and
+//! parses back to itself, and it contains exactly the ids of its ranges.
 
 #![no_main]
 
 use cofferdam::ids::{IdRanges, denied_gids, denied_uids};
 use libfuzzer_sys::fuzz_target;
 
-/// The grammar, element by element, without any merging.
+/// A naive reading of the grammar, element by element, without merging.
 fn naive(list: &str) -> Option<Vec<(u32, u32)>> {
     let id = |text: &str| {
         let digits = !text.is_empty() && text.chars().all(|c| matches!(c, '0'..='9'));
@@ -45,7 +45,7 @@ fuzz_target!(|list: &str| {
     let bounds = naive.iter().flat_map(|&(first, last)| [first, last]);
     let bounds = bounds.chain(intervals.iter().flat_map(|i| [*i.start(), *i.end()]));
     let probes = bounds.flat_map(|id| [id.saturating_sub(1), id, id.saturating_add(1)]);
-    // Each probe looks at every element: long lists are cut, short ones are checked in full.
+    // Each probe looks at every element, so at most 1000 probes are made; short lists are checked in full.
     for id in probes.chain([0, u32::MAX]).take(1000) {
         let expect = naive.iter().any(|&(first, last)| first <= id && id <= last);
         assert_eq!(ranges.contains(id), expect, "{id}");

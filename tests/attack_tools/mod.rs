@@ -1,5 +1,4 @@
-//! What the tests that attack share: attempts that are counted, raw calls, and fingerprints of what the
-//! attacks are after.
+//! Shared by the tests that attack: counted attempts, raw system calls, and fingerprints of the files under attack.
 #![allow(dead_code, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -14,7 +13,7 @@ use nix::errno::Errno;
 
 use crate::common::{Say, Seen};
 
-/// A system call by number: what the attack wants is the kernel's answer, not a wrapper's.
+/// A system call by number, so that the kernel answers and not a libc wrapper.
 #[macro_export]
 macro_rules! call {
     ($number:expr $(, $argument:expr)* $(,)?) => {
@@ -22,7 +21,7 @@ macro_rules! call {
     };
 }
 
-/// An argument of a system call: a number, or a pointer to what outlives the call.
+/// An argument of a system call: a number, or a pointer to a value that outlives the call.
 pub struct Word(pub libc::c_long);
 
 macro_rules! word {
@@ -56,14 +55,15 @@ impl<T> From<&T> for Word {
 
 pub fn system_call(number: libc::c_long, arguments: &[libc::c_long]) -> nix::Result<libc::c_long> {
     let a = |i: usize| arguments.get(i).copied().unwrap_or(0);
-    // SAFETY: the arguments are numbers, or pointers to values that outlive the call: `call!` takes references.
+    // SAFETY: each argument is a number, or a pointer to a value that outlives the call, because `call!` takes
+    // references.
     Errno::result(unsafe { libc::syscall(number, a(0), a(1), a(2), a(3), a(4), a(5)) })
 }
 
-/// Whom the tasks run as: the caller's root, if it is that, and nobody. Both have the 13 default capabilities.
+/// The users that tasks run as. Both have the 13 default capabilities.
 pub const USERS: [&str; 2] = ["root", "nobody"];
 
-/// Inside: counts what was tried and keeps what succeeded.
+/// Inside: counts the attempts, and keeps the names of those that succeeded.
 #[derive(Default)]
 pub struct Attack {
     tried: u32,
@@ -80,7 +80,7 @@ impl Attack {
     pub fn attempt_io<T>(&mut self, what: impl Display, result: std::io::Result<T>) {
         self.attempt(what, result.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))));
     }
-    /// What must not be so.
+    /// Counts as an attempt that succeeded if `is` is true.
     pub fn never(&mut self, what: impl Display, is: bool) {
         self.attempt(what, if is { Ok(()) } else { Err(Errno::EPERM) });
     }
@@ -90,45 +90,45 @@ impl Attack {
     }
 }
 
-/// Nothing succeeded, and at least so much was tried.
+/// Asserts that no attempt succeeded, and that at least `least` were made.
 #[track_caller]
 pub fn beaten(seen: &Seen, least: u32) {
     assert_eq!(seen.get("won"), "", "of {} attacks", seen.get("tried"));
     assert!(seen.get("tried").parse::<u32>().unwrap() >= least, "only {}", seen.get("tried"));
 }
 
-/// `path` as the kernel wants it.
+/// `path` as a NUL-terminated string.
 pub fn z(path: impl AsRef<Path>) -> std::ffi::CString {
     std::ffi::CString::new(path.as_ref().as_os_str().as_bytes()).unwrap()
 }
 
-/// `mount(2)`; empty strings are null.
+/// `mount(2)`. An empty string is passed as a null pointer.
 pub fn mount(source: &str, target: &str, fs: &str, flags: u64, data: &str) -> nix::Result<()> {
     let [source, target, fs, data] = [source, target, fs, data].map(z);
     let or_null = |text: &std::ffi::CString| if text.is_empty() { std::ptr::null() } else { text.as_ptr() };
     call!(libc::SYS_mount, or_null(&source), target.as_ptr(), or_null(&fs), flags, or_null(&data)).map(drop)
 }
 
-/// Runs `child` in a forked process and gives what it returns, 0 to 255; 255 when it died.
+/// Runs `child` in a forked process and returns its result, 0 to 255; 255 if the process died.
 pub fn forked(child: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: inside a probe, which runs one thread of interest; the child ends by _exit.
+    // SAFETY: called inside a probe, whose other threads hold nothing that the child needs. The child ends by _exit.
     match unsafe { libc::fork() } {
         0 => {
             let code = child();
-            // SAFETY: a number.
+            // SAFETY: _exit(2) takes a number.
             unsafe { libc::_exit(code) }
         }
         pid => {
             let mut status = 0;
-            // SAFETY: status outlives the call.
+            // SAFETY: `status` outlives the call.
             unsafe { libc::waitpid(pid, &mut status, 0) };
             if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 255 }
         }
     }
 }
 
-/// All but times of access and change, which population itself moves: content, mode, owner, time of
-/// modification, extended attributes and names of everything below `dir`.
+/// Describes everything below `dir`: names, content, mode, owner, modification time and extended attributes. Access and
+/// change times are left out, because populating a root changes them.
 pub fn fingerprint(dir: &Path) -> String {
     let mut lines = Vec::new();
     let mut todo = vec![dir.to_path_buf()];
@@ -151,7 +151,7 @@ pub fn fingerprint(dir: &Path) -> String {
     lines.join("\n")
 }
 
-/// A directory of the host that nothing may change: open to everybody, so that only the enclosure protects it.
+/// A directory of the host that must not change. Any user may write it, so that only the enclosure protects it.
 pub struct Canary {
     pub dir: tempfile::TempDir,
     before: String,
@@ -186,7 +186,7 @@ impl Canary {
     }
 }
 
-/// The shared libraries of this test binary, as a map that lets it run in a root that was linked or copied.
+/// The shared libraries of this test binary, as a map that lets the binary run in a linked or copied root.
 pub fn libraries() -> ChrootEnv {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let mapped = maps.lines().filter_map(|l| l.split_whitespace().nth(5)).filter(|p| p.contains(".so"));
@@ -203,7 +203,7 @@ pub fn libraries() -> ChrootEnv {
     env
 }
 
-/// The host's libraries as volumes, for roots that are used as they are.
+/// Adds the host's libraries as volumes, for a root that is used as it is.
 pub fn with_libraries(sandbox: Sandbox) -> Sandbox {
     ["/usr", "/lib", "/lib64"]
         .into_iter()
@@ -219,21 +219,21 @@ pub fn writable(source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Volum
     Volume { read_only: false, ..read_only(source, target) }
 }
 
-/// A temporary directory that everybody may write.
+/// A temporary directory that any user may write.
 pub fn open_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     dir
 }
 
-/// This host as if its kernel had no Landlock: the protection off.
+/// This host as if its kernel had no Landlock, for tests of what Landlock prevents.
 pub fn without_landlock() -> cofferdam::Host {
     let mut host = cofferdam::Host::probe().unwrap();
     host.landlock_abi = 0;
     host
 }
 
-/// Whether this process is the host's root, with what making namespaces needs.
+/// Whether this process is root of the initial user namespace, with the privileges to create namespaces.
 pub fn privileged() -> bool {
     cofferdam::Host::probe().unwrap().privileged()
 }

@@ -1,4 +1,4 @@
-//! What the integration tests share: abilities of this machine, and the probe that runs inside.
+//! Shared by the integration tests: what this machine is able to do, and the probe that runs inside a sandbox.
 #![allow(dead_code, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -13,8 +13,8 @@ use cofferdam::{Error, ExitStatus, Fd, Sandbox, Stdio, Volume};
 
 mod skip;
 
-/// Whether this machine can do what a test needs. Where it cannot, the test says so and passes, unless
-/// `COFFERDAM_MUST_HAVE` names the ability: then it fails.
+/// Whether this machine has what a test needs. If not, the test prints so and passes; it fails if `COFFERDAM_MUST_HAVE`
+/// names the ability.
 pub fn can(ability: &str) -> bool {
     let lacks = match ability {
         "root" => {
@@ -53,7 +53,7 @@ fn user_namespaces() -> Result<(), &'static str> {
     }
 }
 
-/// Whether the kernel takes the rules is known when it has.
+/// Loads the rules to find out, because only the kernel can tell.
 fn device_cgroup() -> Result<(), &'static str> {
     let task = Sandbox::command("/bin/true").with(|s| s.device_cgroup = Some(true)).spawn();
     task.and_then(|task| task.wait()).map(drop).map_err(|_| "no device cgroup")
@@ -66,7 +66,7 @@ fn v2_limits() -> Result<(), &'static str> {
     }
 }
 
-/// Whether the machine is the tests' own, to change: one that `tools/vm-run` made.
+/// Whether the tests may change this machine: it was started by `tools/vm-run`.
 fn own_machine() -> Result<(), &'static str> {
     let made = Path::new("/vm/guest").exists() && nix::unistd::geteuid().is_root();
     if made { Ok(()) } else { Err("it is somebody's") }
@@ -77,26 +77,26 @@ fn swap() -> Result<(), &'static str> {
     if swaps.lines().count() > 1 { Ok(()) } else { Err("the host has none") }
 }
 
-/// Whether this is an emulated machine, on which everything takes 20 times as long.
+/// Whether this machine is emulated, where everything takes about 20 times as long.
 pub fn emulated() -> bool {
     std::env::var_os("COFFERDAM_EMULATED").is_some()
 }
 
-/// Removes a cgroup whose caller was killed or let go of it, and what was made above it if it was the last.
+/// Removes a cgroup that a killed or detached caller left, and its parents if they are empty.
 pub fn remove_cgroup(group: &Path) {
     for dir in group.ancestors().take_while(|dir| dir.to_string_lossy().contains("cofferdam")) {
         let _ = std::fs::remove_dir(dir);
     }
-    // The cgroup that all share on version 1 goes with the next task that is the last.
+    // On cgroup v1 the next task that ends as the last one removes the shared cgroup.
     status(Sandbox::command("/bin/true"));
 }
 
-/// Whether sandboxes can be made at all, by root or in a user namespace.
+/// Whether sandboxes can be created at all, by root or in a user namespace.
 pub fn sandboxes() -> bool {
     can("userns")
 }
 
-/// What the probe said, and how it ended.
+/// What the probe reported, how it ended, and the sandbox's report.
 pub struct Seen {
     pub facts: BTreeMap<String, String>,
     pub status: ExitStatus,
@@ -109,7 +109,7 @@ impl Seen {
     }
 }
 
-/// A sandbox whose command is this test binary, which will run `probe_entry` inside it.
+/// A sandbox whose command is this test binary, which runs `probe_entry` inside.
 pub fn probe(what: &str) -> Sandbox {
     let exe = std::env::current_exe().unwrap();
     let volume = Volume { source: exe, target: "/probe".into(), read_only: true, ..Volume::default() };
@@ -119,7 +119,7 @@ pub fn probe(what: &str) -> Sandbox {
         .volume(volume)
 }
 
-/// Runs a probe and reads what it writes to descriptor 3, `key=value` and NUL in turn.
+/// Runs a probe and reads what it writes to descriptor 3: `key=value`, each followed by a NUL.
 pub fn run_probe(sandbox: Sandbox) -> Result<Seen, Error> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     let fd = Fd { from: write.as_raw_fd(), to: 3 };
@@ -136,8 +136,8 @@ pub fn run_probe(sandbox: Sandbox) -> Result<Seen, Error> {
     Ok(Seen { facts, status, report: task.report().clone() })
 }
 
-/// Number and target of every descriptor of this process, but for those that are open for a moment only: the one that reads
-/// the list, and one of the C library's allocator on another thread.
+/// Number and target of every descriptor of this process. Left out are two that are open only briefly: the one that
+/// reads the list, and one that the C library's allocator opens on another thread.
 pub fn descriptors() -> BTreeMap<i32, String> {
     let dir = std::fs::read_dir("/proc/self/fd").unwrap();
     let entry = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -150,14 +150,14 @@ pub fn descriptors() -> BTreeMap<i32, String> {
     dir.filter_map(entry).collect()
 }
 
-/// Inside: what to say through descriptor 3.
+/// Inside: writes facts to descriptor 3.
 pub struct Say(File);
 
 impl Say {
     pub fn fact(&mut self, key: &str, value: impl std::fmt::Display) {
         write!(self.0, "{key}={value}\0").unwrap();
     }
-    /// The result of an attempt: `ok`, or the name of the errno.
+    /// Writes the result of an attempt: `ok`, or the name of the errno.
     pub fn attempt<T>(&mut self, key: &str, result: nix::Result<T>) {
         match result {
             Ok(_) => self.fact(key, "ok"),
@@ -166,16 +166,16 @@ impl Say {
     }
 }
 
-/// Inside: which probe was asked for, when there is one.
+/// Inside: the name of the requested probe; `None` outside a sandbox.
 pub fn asked() -> Option<(String, Say)> {
     let what = std::env::var("COFFERDAM_PROBE").ok()?;
-    // SAFETY: `probe` declared descriptor 3, and this is the only place that takes it.
+    // SAFETY: `probe` declared descriptor 3, and nothing else takes it.
     Some((what, Say(unsafe { File::from_raw_fd(3) })))
 }
 
-/// Inside: what can be seen of the process itself.
+/// Inside: writes what the process can see of itself.
 pub fn say_facts(say: &mut Say) {
-    // Of this thread: the C library blocks all signals of the main one while it makes another.
+    // Of this thread, because the C library blocks all signals of the main thread while it creates another.
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     for line in status.lines() {
         if let Some((key, value)) = line.split_once(':') {
@@ -209,17 +209,17 @@ pub fn say_facts(say: &mut Say) {
     say.fact("args", std::env::args().next().unwrap());
 }
 
-/// A shell with a script.
+/// A sandbox that runs a shell script.
 pub fn shell(script: &str) -> Sandbox {
     Sandbox::command("/bin/sh").args(["-c", script]).env("PATH", "/usr/bin:/bin")
 }
 
-/// How it ends.
+/// Runs the sandbox and returns its exit status.
 pub fn status(sandbox: Sandbox) -> ExitStatus {
     sandbox.spawn().unwrap().wait().unwrap()
 }
 
-/// What it prints.
+/// Runs the sandbox and returns its standard output, trimmed.
 pub fn output(sandbox: Sandbox) -> String {
     let mut task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The attempts.
+//! The attempts of the escape suite.
 
 use std::fs::{self, OpenOptions};
 use std::os::linux::net::SocketAddrExt;
@@ -13,7 +13,7 @@ use super::attack_tools::{forked, mount, z};
 use super::calls::{int80, x32};
 use crate::call;
 
-/// What is outside, to be reached.
+/// What exists outside of the sandbox: a process, an abstract socket and a file.
 pub struct Outside {
     pid: i32,
     socket: String,
@@ -31,7 +31,7 @@ impl Outside {
     }
 }
 
-/// How an attempt is told.
+/// Text of an attempt's result.
 pub struct Answer;
 
 impl Answer {
@@ -41,7 +41,7 @@ impl Answer {
         text == Answer::THROUGH
     }
 
-    /// It got through if it succeeded.
+    /// Through if the call succeeded; otherwise the errno.
     pub fn of<T>(result: nix::Result<T>) -> String {
         match result {
             Ok(_) => Answer::THROUGH.into(),
@@ -53,7 +53,8 @@ impl Answer {
         Answer::of(result.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))))
     }
 
-    /// It got through if the kernel looked at its arguments, which are wrong.
+    /// Through if the kernel examined the arguments, which are invalid: any result but EPERM, ENOSYS, EACCES and
+    /// EAFNOSUPPORT.
     pub fn reached(result: nix::Result<i64>) -> String {
         match result {
             Err(Errno::EPERM | Errno::ENOSYS | Errno::EACCES | Errno::EAFNOSUPPORT) => Answer::of(result),
@@ -66,14 +67,15 @@ impl Answer {
     }
 }
 
-/// An attempt.
+/// An attempt to escape.
 pub struct Attempt {
     pub name: &'static str,
-    /// Where it is from: the number of an incident.
+    /// The incident that it is from: a CVE, or another name.
     from: &'static str,
-    /// What is not enforced where it gets through.
+    /// Controls that the report must not call enforced if the attempt succeeds.
     pub undoes: Control,
-    /// Or else what the report says of it: one of these words, between bars.
+    /// For an attempt that no control covers: texts, separated by `|`, one of which the report must contain if the
+    /// attempt succeeds.
     pub told: &'static str,
     pub run: fn(&Outside) -> String,
 }
@@ -93,7 +95,7 @@ const fn new(
     Attempt { name, from, undoes, told: "", run }
 }
 
-/// One for which there is no control: the report tells of it by these words.
+/// An attempt that no control covers. If it succeeds, the report must contain one of these texts.
 const fn told(name: &'static str, told: &'static str, run: fn(&Outside) -> String) -> Attempt {
     Attempt { name, from: "", undoes: Control::empty(), told, run }
 }
@@ -109,13 +111,13 @@ fn reads(path: &str) -> String {
     let mut byte = [0; 1];
     let read = fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut byte));
     match read {
-        // Masked by an empty file.
+        // An empty file masks it.
         Ok(0) => "empty".into(),
         read => Answer::of_io(read),
     }
 }
 
-/// A node of that device, opened.
+/// Creates a device node and opens it.
 fn device(kind: u32, major: u64, minor: u64) -> String {
     let node = z("/tmp/escape-node");
     let made = call!(libc::SYS_mknodat, libc::AT_FDCWD, node.as_ptr(), kind | 0o666, (major << 8) | minor);
@@ -124,7 +126,7 @@ fn device(kind: u32, major: u64, minor: u64) -> String {
     Answer::of(opened)
 }
 
-/// Any file of that name below a directory, opened for writing.
+/// Opens for writing the files of that name below a directory, until one succeeds.
 fn writes_any(top: &str, name: &str) -> String {
     let mut todo = vec![Path::new(top).to_owned()];
     let mut last = "ENOENT".to_string();
@@ -148,11 +150,11 @@ fn socket(family: i32) -> String {
     Answer::of(call!(libc::SYS_socket, family, libc::SOCK_STREAM, 0))
 }
 
-/// A buffer below 4 GiB, for the arguments of i386.
+/// A buffer below 4 GiB, for the 32-bit arguments of i386.
 fn low(words: [u32; 3]) -> u32 {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
     let at = call!(libc::SYS_mmap, 0, 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0).unwrap();
-    // SAFETY: a page of our own.
+    // SAFETY: the mapping is new, writable, and larger than the array.
     unsafe { (at as *mut [u32; 3]).write(words) };
     u32::try_from(at).unwrap()
 }
@@ -162,7 +164,7 @@ fn by_proc(outside: &Outside, name: &str) -> String {
     Answer::of_io(fs::metadata(format!("/proc/{}/{name}/", outside.pid)))
 }
 
-/// Makes children of which it is not the parent.
+/// Creates a child of the caller's parent (CLONE_PARENT).
 fn clone_parent() -> String {
     let flags = libc::CLONE_PARENT | libc::SIGCHLD;
     match call!(libc::SYS_clone, flags, 0, 0, 0, 0) {
@@ -174,7 +176,7 @@ fn clone_parent() -> String {
     }
 }
 
-/// Whether the host's root can be had by changing roots.
+/// Tries to reach the host's root by chroot(2) and `..`.
 fn chroots() -> String {
     let code = forked(|| {
         let _ = call!(libc::SYS_mkdirat, libc::AT_FDCWD, c"/tmp/jail".as_ptr(), 0o755);
@@ -190,14 +192,14 @@ fn chroots() -> String {
             last = here;
             let _ = call!(libc::SYS_chdir, c"..".as_ptr());
         }
-        // What every sandbox's root has, and no host's.
+        // Every sandbox has `/probe`, and no host.
         if fs::metadata("probe").is_ok() { 1 } else { 0 }
     });
     Answer::when(code == 0)
 }
 
 pub static ATTEMPTS: [Attempt; 69] = [
-    // First: the others open descriptors.
+    // Must be first, because other attempts open descriptors.
     new("the working directory of the caller", "CVE-2024-21626", Control::ROOT_SWITCH, |_| {
         let leaked = (3..64).any(|fd| fs::read_dir(format!("/proc/self/fd/{fd}/..")).is_ok());
         Answer::when(leaked)
@@ -275,7 +277,7 @@ pub static ATTEMPTS: [Attempt; 69] = [
     new("read the memory of a process outside", "", Control::ROOT_SWITCH, |outside| {
         let mut buffer = [0_u8; 8];
         let local = [buffer.as_mut_ptr() as usize, 8];
-        // Its program, if it has no fixed address: a wrong one is EFAULT for who may read.
+        // If nothing is mapped there, a reader with permission gets EFAULT, which counts as through.
         let remote = [0x40_0000_usize, 8];
         let read = call!(libc::SYS_process_vm_readv, outside.pid, local.as_ptr(), 1, remote.as_ptr(), 1, 0);
         if read == Err(Errno::ESRCH) { Answer::of(read) } else { Answer::reached(read) }

@@ -1,4 +1,4 @@
-//! Raw system calls by either table, and every call that the default profile refuses.
+//! Raw system calls of the i386 and x32 tables, and all calls that the default profile refuses.
 
 use cofferdam::filter::{Arch, GROUPS, number};
 use nix::errno::Errno;
@@ -6,11 +6,11 @@ use nix::errno::Errno;
 use super::attempts::Answer;
 use crate::call;
 
-/// By the table of i386, as a 64-bit process may: `int 0x80`. Arguments have 32 bits.
+/// Makes an i386 system call by `int 0x80`, which 64-bit processes may use too. Arguments have 32 bits.
 pub fn int80(number: u32, args: [u32; 4]) -> nix::Result<i64> {
     let answer: u64;
-    // SAFETY: the kernel gets numbers; what it takes for pointers is no address of ours, or one of a buffer below 4 GiB
-    // that outlives the call. rbx is kept by hand, as the compiler wants it for itself.
+    // SAFETY: an argument that the kernel takes for a pointer is either no address of this process, or a buffer below 4
+    // GiB that outlives the call. rbx is saved by hand, because the compiler reserves it.
     unsafe {
         std::arch::asm!(
             "xchg {one}, rbx",
@@ -29,16 +29,17 @@ pub fn int80(number: u32, args: [u32; 4]) -> nix::Result<i64> {
     if (-4095..0).contains(&answer) { Err(Errno::from_raw(-answer)) } else { Ok(answer.into()) }
 }
 
-/// By the number of x32, which is that of x86_64 with the bit 30.
+/// Makes an x32 system call: the number of x86_64 with bit 30 set.
 pub fn x32(number: i64, args: [u64; 3]) -> nix::Result<i64> {
     call!(number | 0x4000_0000, args[0], args[1], args[2])
 }
 
-/// Those of which even wrong arguments do something: a trap, a hang-up.
+/// Left out, because even wrong arguments have an effect: a trap, a hang-up.
 const LEFT_OUT: [&str; 4] = ["uprobe", "vhangup", "vm86", "vm86old"];
 
-/// Each with arguments that no call takes. That is no EPERM and no ENOSYS, where it reaches the kernel: for want of a
-/// capability that would be EPERM, so it says nothing about those.
+/// Makes each refused call with arguments that no call accepts, and returns the answers. A call that reaches the kernel
+/// fails neither with EPERM nor with ENOSYS, unless it lacks a capability. So EPERM proves nothing for calls that need
+/// one.
 pub fn refused_by_default() -> Vec<(String, String)> {
     let names = GROUPS.iter().flat_map(|group| group.calls).chain(&["clone3"]);
     let mut answers = Vec::new();

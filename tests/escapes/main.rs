@@ -1,7 +1,7 @@
-//! The escape suite: what published escapes and attackers of this crate tried, from inside of sandboxes of every kind.
+//! The escape suite: published escapes, and attacks on this crate, tried inside sandboxes of every kind.
 //!
-//! `docs/escape-matrix.md` has the answers of one machine; `COFFERDAM_BLESS=1` writes it anew, as root. What is checked on
-//! each machine is that no attempt gets through where the report calls enforced what it undoes.
+//! `docs/escape-matrix.md` has the results of one machine; root writes it anew with `COFFERDAM_BLESS=1`. On every
+//! machine, an attempt must not succeed if the report calls enforced a control that the attempt undoes.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 #[path = "../attack_tools/mod.rs"]
@@ -26,7 +26,7 @@ use cofferdam::filter::Filter;
 use cofferdam::{IsolationMode, Policy, Report, Sandbox};
 use common::{asked, can, probe, run_probe, sandboxes};
 
-/// What runs inside: every attempt, and every call that the default profile refuses.
+/// Entry point of this binary inside a sandbox: makes every attempt, and every call that the default profile refuses.
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
@@ -40,7 +40,7 @@ fn probe_entry() {
     }
 }
 
-/// How a kind of sandbox is made of the default one.
+/// Turns the default sandbox into one of another kind.
 type Make = fn(Sandbox) -> Sandbox;
 
 const KINDS: [(&str, Make); 7] = [
@@ -60,7 +60,7 @@ const KINDS: [(&str, Make); 7] = [
     ("rootless", |sandbox| sandbox.user("nobody")),
 ];
 
-/// A process of nobody's and an abstract socket, outside of every sandbox.
+/// Targets outside of every sandbox: a process of user nobody, an abstract socket and a file.
 struct Bait {
     process: Child,
     _socket: UnixListener,
@@ -84,7 +84,7 @@ impl Bait {
         Bait { process: process.spawn().unwrap(), _socket: socket, name, file, _site: site }
     }
 
-    /// Tells a sandbox where the baits are.
+    /// Tells the probe where the targets are.
     fn shown_to(&self, sandbox: Sandbox) -> Sandbox {
         sandbox
             .env("OUTSIDE_PID", self.process.id().to_string())
@@ -102,7 +102,7 @@ impl Drop for Bait {
 
 type Answers = BTreeMap<String, String>;
 
-/// The answers in a sandbox of this kind; its report must call enforced nothing that one of them undid.
+/// Runs all attempts in a sandbox of this kind. Asserts that the report accounts for each that succeeds.
 fn answers(kind: &str, make: Make, bait: &Bait) -> Answers {
     let seen = run_probe(make(bait.shown_to(probe("escape")))).unwrap();
     assert!(seen.status.success(), "{kind}: {} after {:?}", seen.status, seen.facts.keys().last());
@@ -116,13 +116,14 @@ fn answers(kind: &str, make: Make, bait: &Bait) -> Answers {
     let through: Vec<&str> =
         calls.filter(|(_, answer)| Answer::passed(answer)).map(|(name, _)| name.as_str()).collect();
     if ["default", "host PID", "no_pivot_root", "rootless"].contains(&kind) {
-        // Those which one of the 13 default capabilities opens.
+        // chroot(2) is permitted by one of the 13 default capabilities.
         assert!(through.iter().all(|name| name.starts_with("call chroot")), "{kind}: {through:?}");
     }
     seen.facts
 }
 
-/// Whether a report says what an attempt that got through undid.
+/// Whether the report accounts for an attempt that succeeded: it does not call the undone controls enforced, or it has
+/// the expected remark.
 fn told(report: &Report, attempt: &attempts::Attempt) -> bool {
     let remark = report.reasons.iter().any(|r| attempt.told.split('|').any(|told| r.why.contains(told)));
     let enforced = report.enforced.intersects(attempt.undoes);
@@ -130,7 +131,7 @@ fn told(report: &Report, attempt: &attempts::Attempt) -> bool {
 }
 
 #[test]
-fn nothing_gets_through_that_the_report_calls_enforced() {
+fn no_attempt_defeats_a_control_reported_as_enforced() {
     if !sandboxes() {
         return;
     }
@@ -139,14 +140,14 @@ fn nothing_gets_through_that_the_report_calls_enforced() {
     let mut table: BTreeMap<&str, Answers> = BTreeMap::new();
     for (kind, make) in KINDS {
         let answers = match (kind, privileged) {
-            // Without privileges there is no chroot that could be left.
+            // An unprivileged sandbox has no chroot that could be left.
             ("no_pivot_root", false) => continue,
             ("rootless", true) => as_nobody(),
             _ => answers(kind, make, &bait),
         };
         table.insert(kind, answers);
     }
-    // The attempts are real: something gets through where the protection is off.
+    // The attempts are real: without a filter, some succeed.
     let none = &table["no filter"];
     let through = none.values().filter(|answer| Answer::passed(answer)).count();
     assert!(through >= 10, "{none:?}");
@@ -155,7 +156,7 @@ fn nothing_gets_through_that_the_report_calls_enforced() {
     }
 }
 
-/// The same as uid 65534, in a process of its own.
+/// Runs the attempts as uid 65534, in a new process.
 fn as_nobody() -> Answers {
     let site = tempfile::tempdir().unwrap();
     fs::set_permissions(site.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -186,7 +187,7 @@ fn rootless_entry() {
     }
 }
 
-/// The page: as it is in the tree it must know every attempt; it is written by who asks for it.
+/// Writes `docs/escape-matrix.md` if COFFERDAM_BLESS is set. Asserts that the page lists every attempt.
 fn page(table: &BTreeMap<&str, Answers>) {
     let path = format!(
         "{}/docs/escape-matrix.md",
@@ -196,7 +197,7 @@ fn page(table: &BTreeMap<&str, Answers>) {
     if std::env::var_os("COFFERDAM_BLESS").is_some() {
         fs::write(&path, &text).unwrap();
     }
-    // A machine that has no copy of the tree has nothing to compare.
+    // A machine without a copy of the source tree has no page to compare.
     let Ok(there) = fs::read_to_string(&path) else { return };
     for attempt in &ATTEMPTS {
         assert!(there.contains(attempt.name), "{path} lacks {}: COFFERDAM_BLESS=1 writes it", attempt.name);

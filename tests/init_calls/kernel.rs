@@ -1,7 +1,7 @@
-//! A kernel that init can be compiled against: it records the calls, answers them plausibly, and refuses one of them.
+//! A simulated kernel to compile init against. It records the calls, gives plausible results, and refuses one call.
 //!
-//! It takes the place of `init/x86_64.rs`, so all of init above the system call instruction is the real one. A name comes
-//! from libc's numbers and not from init's, so a wrong number is found as well.
+//! It replaces `init/x86_64.rs`, so everything of init above the system call instruction is the real code. Calls are
+//! named by libc's numbers, not init's, so a wrong number in init is found as well.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,17 +14,17 @@ pub use nr::AUDIT_ARCH;
 
 use crate::wire::Record;
 
-/// What the kernel refuses with: no operation is lenient about it.
+/// The errno of a refused call. No operation tolerates it.
 pub const REFUSAL: i32 = libc::EIO;
-/// The PID of a child.
+/// The pid that clone(2) returns.
 const CHILD: i32 = 42;
 
-/// A call that was made.
+/// A call that init made.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub name: &'static str,
-    /// What a line that prints the call must show: options, commands, and the last component of each path with the quote
-    /// behind it.
+    /// What the plan's line for this call must contain: options, commands, and the last component of each path with its
+    /// closing quote.
     pub shows: Vec<String>,
 }
 
@@ -34,24 +34,23 @@ pub enum Ended {
     Executed,
 }
 
-/// The facts that differ between the samples of an operation.
+/// State of the simulated kernel, which differs between the samples of an operation.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Paths that openat2(2) finds only once their last component is made.
+    /// Paths that openat2(2) does not find until their last component is created.
     pub absent: Vec<&'static str>,
-    /// Names that mkdirat(2) finds taken.
+    /// Names for which mkdirat(2) fails with EEXIST.
     pub taken: Vec<&'static str>,
-    /// The path whose object the descriptors are that were handed over.
+    /// The path of the object that the inherited descriptors refer to.
     pub held: &'static str,
-    /// Whether securebits are set.
     pub securebits: bool,
-    /// Whether clone(2) returns in the child.
+    /// Whether clone(2) returns as in the child.
     pub child: bool,
-    /// How many mounts lie over the root.
+    /// Number of mounts stacked at the root.
     pub over_root: usize,
-    /// Whether the working directory lies outside of the root.
+    /// Whether the working directory is outside of the root.
     pub unreachable: bool,
-    /// Whether statx(2) finds nothing.
+    /// Whether statx(2) fails with ENOENT.
     pub missing: bool,
 }
 
@@ -59,11 +58,11 @@ pub struct Facts {
 pub struct Kernel {
     pub facts: Facts,
     pub calls: Vec<Call>,
-    /// The index of the call to refuse.
+    /// Index of the call to refuse.
     pub refuse: Option<usize>,
-    /// What was sent to the parent.
+    /// Records that init sent to the parent.
     pub records: Vec<Record>,
-    /// Paths by the descriptors that were opened.
+    /// Paths by opened descriptor.
     opened: HashMap<usize, String>,
     forked: bool,
 }
@@ -72,19 +71,19 @@ thread_local! {
     pub static KERNEL: RefCell<Kernel> = RefCell::default();
 }
 
-/// The socket to the parent. `F_DUPFD_CLOEXEC` and `dup3` give the same number again.
+/// The socket to the parent. Duplicating it gives the same number.
 pub const STATUS: i32 = 200;
 
-/// The kernel's half of a system call.
+/// The simulated system call.
 ///
 /// # Safety
-/// As of the real one: pointers among the arguments are valid for what the call reads and writes.
+/// As for the real one: pointers among the arguments are valid for what the call reads and writes.
 pub unsafe fn syscall(number: usize, a: [usize; 6]) -> isize {
-    // SAFETY: the caller's promise is handed on.
+    // SAFETY: the caller vouches for the pointers.
     let answer = KERNEL.with_borrow_mut(|kernel| unsafe { kernel.answer(number, a) });
     match answer {
         Ok(value) => value,
-        // No panic, so nothing is printed.
+        // `resume_unwind` prints no panic message.
         Err(ended) => std::panic::resume_unwind(Box::new(ended)),
     }
 }
@@ -151,7 +150,7 @@ fn fsconfig(command: usize) -> &'static str {
     }
 }
 
-/// Which arguments of a call are paths, or other strings that its line shows.
+/// Indices of the arguments that are paths, or other strings that the call's line shows.
 fn strings(name: &str) -> &'static [usize] {
     match name {
         "chdir" | "chroot" | "umount2" | "fsopen" => &[0],
@@ -165,12 +164,12 @@ fn strings(name: &str) -> &'static [usize] {
     }
 }
 
-/// A string argument; empty where there is none.
+/// The string at `address`; empty for a null pointer.
 unsafe fn string(address: usize) -> String {
     if address == 0 {
         return String::new();
     }
-    // SAFETY: `strings` and the arms of `answer` name arguments that are NUL-terminated strings.
+    // SAFETY: the caller passes arguments that are NUL-terminated strings for this call.
     unsafe { CStr::from_ptr(address as *const libc::c_char) }.to_str().unwrap().to_owned()
 }
 
@@ -189,17 +188,17 @@ impl Kernel {
         }
         let name = name(number);
         if name == "sendto" {
-            // SAFETY: send(2) reads the bytes of its buffer.
+            // SAFETY: send(2) reads `a[2]` bytes at `a[1]`.
             let bytes = unsafe { std::slice::from_raw_parts(a[1] as *const u8, a[2]) };
             if let Ok(record) = Record::decode(bytes) {
                 self.records.push(record);
-                // How the run of steps ends is no call of the operation.
+                // A record on how the run of steps ended is not a call of the operation.
                 if !matches!(record, Record::Ready) {
                     return Ok(bytes.len() as isize);
                 }
             }
         }
-        // SAFETY: what `strings` names are strings.
+        // SAFETY: the arguments that `strings` names are NUL-terminated strings.
         let texts: Vec<String> = strings(name).iter().map(|i| unsafe { string(a[*i]) }).collect();
         let mut shows: Vec<String> =
             texts.iter().filter(|text| !text.is_empty()).map(|text| format!("{}\"", last(text))).collect();
@@ -217,7 +216,7 @@ impl Kernel {
         unsafe { self.done(name, path, a) }
     }
 
-    /// What the call returns, with what it writes.
+    /// Writes the call's output and returns its result.
     unsafe fn done(&mut self, name: &str, path: &str, a: [usize; 6]) -> Result<isize, Ended> {
         let fresh = (300 + self.calls.len()) as isize;
         Ok(match name {
@@ -248,7 +247,7 @@ impl Kernel {
                 unsafe { (a[2] as *mut i32).write(fresh as i32) };
                 if self.facts.child { 0 } else { CHILD as isize }
             }
-            // PID 1 hears the end of the stream from its child, and everyone else a byte.
+            // PID 1 reads the end of the stream from its child; every other reader gets one byte.
             "recvfrom" => isize::from(!self.forked),
             "ppoll" if a[0] != 0 => {
                 // SAFETY: ppoll(2) writes the last two bytes of each struct pollfd.
@@ -280,7 +279,8 @@ impl Kernel {
         self.facts.absent.retain(|absent| last(absent) != path);
     }
 
-    /// A regular file whose inode number follows its path. All are on one mount, but `/..` as long as that is not the root.
+    /// Describes a regular file whose inode number is a hash of its path. All files are on one mount; `/..` is on
+    /// another one while something is mounted over the root.
     unsafe fn statx(&mut self, path: &str, a: [usize; 6]) {
         let held = self.facts.held.to_owned();
         let object =
@@ -290,7 +290,7 @@ impl Kernel {
             self.facts.over_root -= 1;
             mount = 8;
         }
-        // SAFETY: a zeroed struct statx is a valid one.
+        // SAFETY: all zeroes is a valid struct statx.
         let mut answer: libc::statx = unsafe { std::mem::zeroed() };
         answer.stx_mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
         answer.stx_mode = libc::S_IFREG as u16;

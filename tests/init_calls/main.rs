@@ -1,6 +1,6 @@
-//! A call that the kernel refuses is reported as the index of a line of the plan. Init and the text are written apart
-//! (`init/` has no strings), so this test holds them together: it compiles init against a kernel that records, runs every
-//! operation, refuses each of its calls in turn, and reads the line that is printed for the reported index.
+//! Init reports a refused call as the index of a line of the plan. Init has no strings and does not share code with the
+//! lines, so these tests check that both agree. They compile init against a simulated kernel, run every operation,
+//! refuse each of its calls in turn, and compare the call with the line at the reported index.
 
 #![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -52,18 +52,18 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// What came of an operation of which a call was refused.
+/// What became of an operation one of whose calls was refused.
 #[derive(Debug, PartialEq)]
 enum Outcome {
-    /// Init reported it.
+    /// Init reported the refused call.
     Reported { call: u8, errno: i32 },
-    /// Init went on.
+    /// Init continued.
     Passed,
     /// Init ended without a record.
     Gone,
 }
 
-/// Runs init on the one operation, with this call refused. Gives the calls that were made, too.
+/// Runs init on one operation, with one call refused. Returns the outcome and all calls that were made.
 fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<Call>) {
     KERNEL.set(Kernel::new(sample.facts.clone(), refuse));
     let (mut steps, mut fds) = (Vec::new(), Vec::new());
@@ -73,7 +73,7 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
     let program = Program { status: STATUS as u32, fds: List::from_encoded(3, leak(fds)), steps };
     let mut init = Init::new(STATUS, program, &[]);
     (init.root, init.upper, init.anchors) = (220, 221, [222, 223, 224, 225]);
-    // Only the last operation relies on the one that found it.
+    // Exec uses the command that Find found, which did not run here.
     init.command = (matches!(sample.op, Op::Exec { .. }) && !sample.facts.missing)
         .then(|| (0, samples::text("/bin/true")));
     let ended = catch_unwind(AssertUnwindSafe(|| run::run_steps(&mut init))).unwrap_err();
@@ -100,31 +100,31 @@ fn name(line: &str) -> &str {
     line.split('(').next().unwrap_or_default()
 }
 
-/// Whether the line prints this very call.
+/// Whether the line prints exactly this call.
 fn prints(line: &str, call: &Call) -> bool {
-    // A line without a quote shows no path.
+    // A line without quotes shows no path.
     let shown = |text: &String| line.contains(text.as_str()) || text.contains('"') && !line.contains('"');
     name(line) == call.name && call.shows.iter().all(shown)
 }
 
-/// The calls that a line stands for besides the one that it prints.
+/// Whether the line stands for this call, although it prints another one.
 fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
     match (op.code(), name(line), call.name) {
-        // The directory that a name is made in is opened, and its parents are made.
+        // Opening the directory of the new name, and creating its parents.
         (
             OpCode::Dir | OpCode::Empty | OpCode::Symlink | OpCode::Node | OpCode::Write,
             "mkdirat" | "openat" | "symlinkat" | "mknodat",
             "openat2" | "mkdirat",
         ) => true,
-        // A mount point is made when it is absent.
+        // Creating a missing mount point.
         (
             OpCode::Bind | OpCode::Mount | OpCode::Share | OpCode::File | OpCode::Overlay,
             "openat2",
             "openat2" | "mkdirat" | "openat",
         ) => true,
-        // What may be a link is opened from its directory, and what must be there is compared with the root.
+        // A path that may be a link is opened from its directory; one that must exist is compared with the root.
         (OpCode::Restrict, "openat2", "openat2" | "mkdirat" | "statx") => true,
-        // The root is looked at before what lies over it is detached.
+        // Looking at the root before the mounts over it are detached.
         (OpCode::PivotRoot, "statx", "statx") => true,
         // Memory for an array of arguments.
         (OpCode::Ids, "setgroups", "mmap") | (OpCode::Exec, "execve", "mmap") => true,
@@ -137,7 +137,7 @@ fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
     }
 }
 
-/// Calls that no line prints, and whose refusal changes nothing.
+/// Whether no line prints the call, and its refusal has no effect.
 fn silent(op: &Op<'_>, call: &Call) -> bool {
     match (op.code(), call.name) {
         (_, "close") => true,
@@ -148,17 +148,17 @@ fn silent(op: &Op<'_>, call: &Call) -> bool {
     }
 }
 
-/// Checks one sample; the faults that were found.
+/// Checks one sample and returns the faults.
 fn faults(sample: &Sample) -> Vec<String> {
     let lines = render::calls(&sample.op);
-    // The last line, however many come before it, has an index of its own.
+    // Index 255 stands for the last line, whatever the number of lines.
     let line = |index: u8| if index == u8::MAX { lines.len() - 1 } else { usize::from(index) };
     let (outcome, calls) = run(sample, None, false);
     let mut faults = Vec::new();
     if outcome != Outcome::Passed {
         return vec![format!("{outcome:?} with nothing refused, after {calls:?}")];
     }
-    // The line of every call, where one was reported or is printed.
+    // For each call: the line that it was reported as, or that prints it.
     let mut at: Vec<Option<usize>> = Vec::new();
     let mut printed = vec![false; lines.len()];
     for (number, call) in calls.iter().enumerate() {
@@ -183,18 +183,18 @@ fn faults(sample: &Sample) -> Vec<String> {
                 if !prints(text, call) && !stands_for(&sample.op, text, call) {
                     faults.push(format!("{call:?} is reported as {text:?}"));
                 }
-                // What is looked at again and again has no place of its own.
+                // The repeated statx(2) has no fixed position.
                 (sample.op.code() != OpCode::PivotRoot || call.name != "statx").then_some(index)
             }
             Outcome::Passed if silent(&sample.op, call) => None,
-            // PID 1 and its child lost each other: the parent sees that both are gone.
+            // PID 1 and its child lost their connection. The parent sees both end.
             Outcome::Gone if sample.op.code() == OpCode::Fork && call.name == "recvfrom" => None,
             Outcome::Gone => {
                 faults.push(format!("{call:?} ends init without a record"));
                 None
             }
             Outcome::Passed => {
-                // The first line of these that comes after what was done before.
+                // The first line that prints the call, from the last line used so far.
                 let after = at.iter().flatten().max().copied().unwrap_or(0);
                 let index = (after..lines.len()).find(|index| prints(&lines[*index], call));
                 match index {
@@ -236,7 +236,7 @@ fn every_refused_call_is_reported_as_the_line_that_prints_it() {
 }
 
 #[test]
-fn a_refusal_of_inits_own_names_the_call_that_showed_the_reason() {
+fn error_found_by_init_is_reported_as_the_call_that_revealed_it() {
     for (sample, errno, line) in samples::refused_by_init() {
         let (outcome, calls) = run(&sample, None, false);
         let Outcome::Reported { call, errno: reported } = outcome else {
@@ -245,7 +245,7 @@ fn a_refusal_of_inits_own_names_the_call_that_showed_the_reason() {
         assert_eq!(reported, errno, "{:?}", sample.op);
         let text = render::calls(&sample.op)[usize::from(call)].clone();
         assert_eq!(text, line, "{:?}", sample.op);
-        // The same name as the last call that was made for it, but for what stands for several.
+        // The line prints the last call that was made, or stands for it.
         let Some(last) = calls.iter().rfind(|call| call.name != "close") else { continue };
         assert!(prints(&text, last) || stands_for(&sample.op, &text, last), "{last:?} and {text:?}");
     }

@@ -1,13 +1,13 @@
-//! For every operation, the shapes that it can have: with and without what is optional, and on kernels that differ.
+//! Samples of every operation: with and without its optional parts, and on kernels that differ.
 
 use crate::arch::Facts;
 use crate::wire::{Blob, Dup, Field, FileType, List, Op, OpCode, Str};
 
-/// An operation and the kernel that it meets.
+/// An operation, and the state of the kernel that it runs on.
 pub struct Sample {
     pub op: Op<'static>,
     pub facts: Facts,
-    /// Indices of lines for which this kernel needs no call.
+    /// Indices of lines for which init makes no call on this kernel.
     pub not_made: &'static [usize],
 }
 
@@ -15,7 +15,7 @@ pub fn leak(bytes: Vec<u8>) -> &'static [u8] {
     Box::leak(bytes.into_boxed_slice())
 }
 
-/// A string as the decoder gives it: with its NUL behind it.
+/// A string as the decoder returns it, followed by a NUL.
 pub fn text(text: &str) -> Str<'static> {
     let mut bytes = Vec::new();
     Str::new(text.as_bytes()).unwrap().encode(&mut bytes);
@@ -43,12 +43,12 @@ fn plain<const N: usize>(ops: [Op<'static>; N]) -> Vec<Sample> {
     ops.map(|op| on(op, Facts::default())).into()
 }
 
-/// A kernel on which these paths are absent.
+/// A kernel without these paths.
 fn without(absent: &[&'static str]) -> Facts {
     Facts { absent: absent.to_vec(), ..Facts::default() }
 }
 
-/// Operations that init refuses though the kernel refuses no call: with the errno and the line.
+/// Operations that init itself refuses, although the kernel refused no call; with the errno and the line.
 pub fn refused_by_init() -> Vec<(Sample, i32, &'static str)> {
     let path = || text("/a/b/c");
     let exchanged = Op::Tree { fd: 1, source: path(), recursive: true };
@@ -58,7 +58,7 @@ pub fn refused_by_init() -> Vec<(Sample, i32, &'static str)> {
     let missing = || Facts { missing: true, ..Facts::default() };
     vec![
         (on(exchanged, Facts::default()), libc::ESTALE, "statx(opened \"/a/b/c\", STATX_INO)"),
-        // The path leads to the object that the root is.
+        // The path leads to the same object as the root.
         (
             on(Op::Restrict { path: path(), attrs: 1, must: true }, root),
             libc::ELOOP,
@@ -83,7 +83,7 @@ pub fn refused_by_init() -> Vec<(Sample, i32, &'static str)> {
     ]
 }
 
-/// The samples of an operation. No arm stands for the rest, so a new operation has none until it gets one here.
+/// The samples of an operation. There is no catch-all arm, so the compiler asks for samples of a new operation.
 pub fn samples(code: OpCode) -> Vec<Sample> {
     let options = || [texts(&[]), texts(&["size", "1m"]), texts(&["size", "1m", "ro", "", "mode", "755"])];
     let path = || text("/a/b/c");
@@ -215,7 +215,7 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             vec![
                 on(op(true), Facts::default()),
                 on(op(false), without(&["/d/e", "/d"])),
-                // The layer of an earlier sandbox keeps its owner and its mode.
+                // A layer of an earlier sandbox keeps its owner and mode.
                 Sample { op: op(false), facts: again, not_made: &[3, 4] },
             ]
         }

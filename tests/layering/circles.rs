@@ -1,16 +1,16 @@
-//! Modules that import each other in a circle, of any length, also through a name that a page re-exports.
+//! Finds import cycles between modules, of any length, also through re-exported names.
 
 use std::collections::BTreeMap;
 
 use super::tokens::{Token, lex_without_tests, use_tree};
 
-/// The path of a module, from the root of its crate.
+/// Path of a module from the crate root.
 type Module = Vec<String>;
 
-/// The modules of a crate, without their tests.
+/// The modules of a crate, without test modules.
 pub struct Modules {
     pub texts: BTreeMap<Module, Vec<Token>>,
-    /// What each re-exports: name -> the module below it that the name comes from.
+    /// Re-exported names of each module, with the module that defines each name.
     exports: BTreeMap<Module, BTreeMap<String, Module>>,
 }
 
@@ -25,7 +25,7 @@ impl Modules {
             }
             texts.insert(module, lex_without_tests(&text));
         }
-        // A file that only tests include is a test.
+        // A file that only a test module declares is a test.
         let declared = |module: &Module| match module.split_last() {
             None => true,
             Some((name, parent)) => texts.get(parent).is_none_or(|tokens: &Vec<Token>| {
@@ -63,7 +63,7 @@ impl Modules {
         names
     }
 
-    /// The module that `path`, written in `here` and `depth` inline modules below it, leads to.
+    /// Resolves `path`, as written in `here` (`depth` inline modules deep), to a module.
     fn resolve(&self, here: &Module, depth: usize, path: &[String]) -> Option<Module> {
         let mut parts = path.iter().peekable();
         let mut at = here.clone();
@@ -87,7 +87,7 @@ impl Modules {
                 continue;
             }
             at.pop();
-            // A re-exported name comes from where it is defined.
+            // A re-exported name counts as an import of the module that defines it.
             while let Some(from) = self.exports.get(&at).and_then(|names| names.get(part)) {
                 if *from == at {
                     break;
@@ -99,7 +99,7 @@ impl Modules {
         self.texts.contains_key(&at).then_some(at)
     }
 
-    /// What `module` imports. Its own parents and children are its page and its parts, and not imports.
+    /// The modules that `module` imports. Ancestors and descendants do not count.
     pub fn imports(&self, module: &Module) -> Vec<Module> {
         let tokens = &self.texts[module];
         let mut found = Vec::new();
@@ -127,13 +127,13 @@ impl Modules {
         found
     }
 
-    /// The shortest circle that each module is in, once.
+    /// For each module the shortest cycle through it, reported at the cycle's first module only.
     pub fn circles(&self) -> Vec<String> {
         let imports: BTreeMap<&Module, Vec<Module>> =
             self.texts.keys().map(|module| (module, self.imports(module))).collect();
         let mut found = Vec::new();
         for start in self.texts.keys() {
-            // From each module in order, so that a circle is found at its first one.
+            // Visits only later modules, so that each cycle is found from its first module.
             let mut ways: Vec<Vec<&Module>> = vec![vec![start]];
             let mut seen = vec![start];
             while let Some(way) = ways.pop() {
@@ -158,21 +158,21 @@ fn circles_of(files: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn circles_are_found_whatever_they_lead_through() {
+fn import_cycles_are_found_through_any_kind_of_path() {
     let lib = ("src/lib.rs", "mod a; mod b;");
     let page = ("src/b/mod.rs", "mod c; mod d; pub use c::Name; use crate::a::x;");
     let c = ("src/b/c.rs", "pub struct Name;");
     assert_eq!(circles_of(&[lib, ("src/a.rs", "use std::fs;"), page, c]), Vec::<String>::new());
-    // A page and its parts are one.
+    // A module and its children count as one.
     let part = ("src/b/d.rs", "use super::{Name, Other}; use super::c::f;");
     assert_eq!(circles_of(&[lib, ("src/a.rs", ""), page, c, part]), Vec::<String>::new());
     assert_eq!(circles_of(&[lib, ("src/a.rs", "fn f() { crate::b::g() }"), page, c]), ["a -> b -> a"]);
-    // Through a name that the page only passes on.
+    // Through a re-exported name.
     let passed = ("src/b/c.rs", "use super::d::x;");
     assert_eq!(circles_of(&[lib, ("src/a.rs", ""), page, passed, part]), ["b/c -> b/d -> b/c"]);
     let name = ("src/b/d.rs", "use super::Name;");
     assert_eq!(circles_of(&[lib, ("src/a.rs", ""), page, passed, name]), ["b/c -> b/d -> b/c"]);
-    // Tests may import what they like.
+    // Test code may import anything.
     let tests =
         ("src/b/c.rs", "#[cfg(test)] mod tests { use super::super::d::x; } #[cfg(test)] use super::d::y;");
     assert_eq!(circles_of(&[lib, ("src/a.rs", ""), page, tests, name]), Vec::<String>::new());

@@ -1,10 +1,9 @@
-//! Holds the sources to the rules that no lint knows: which room may import which, where unsafe code may
-//! stand, and how long a file may be.
+//! Rules for the sources that no lint checks: which room (ARCHITECTURE.md) may import which, where unsafe code may be,
+//! and how long a file may be.
 //!
-//! The table below is the one of `ARCHITECTURE.md`. Paths are read from the tokens of a file, so comments,
-//! strings and line breaks do not matter; code under `#[cfg(test)]` may import what it likes. A name that
-//! `lib.rs` re-exports counts as the room that it comes from. What the compiler would have to expand (a
-//! macro that builds a path) is not seen.
+//! The tables below are those of `ARCHITECTURE.md`. Imports are read from the tokens of a file, so comments, strings
+//! and line breaks do not matter. Code under `#[cfg(test)]` may import anything. A name that `lib.rs` re-exports counts
+//! as the room that defines it. Macros are not expanded, so a path that a macro builds is not seen.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -18,7 +17,7 @@ use tokens::{Token, lex, lex_without_tests, use_tree};
 mod circles;
 mod tokens;
 
-/// Highest first. Imports go downwards; the flag says whether rooms of this level may import each other.
+/// Levels, the highest first. A room may import from lower levels; the flag says whether also from its own level.
 const LEVELS: &[(&[&str], bool)] = &[
     (&["sandbox"], false),
     (&["spec", "host", "compile", "spawn", "task"], true),
@@ -29,7 +28,7 @@ const LEVELS: &[(&[&str], bool)] = &[
     (&["sys"], false),
 ];
 
-/// The layers of the room `cgroup`, the lowest first. What only v1 needs stands beside them.
+/// The layers of the room `cgroup`, the lowest first. `v1` belongs to no layer.
 const CGROUP: &[&[&str]] = &[
     &["name", "set", "fs"],
     &["detect"],
@@ -40,13 +39,13 @@ const CGROUP: &[&[&str]] = &[
     &["lower"],
 ];
 
-/// Where the keyword `unsafe` may stand.
+/// Where the keyword `unsafe` is allowed.
 const UNSAFE_ROOMS: &[&str] = &["src/sys.rs", "src/sys/", "src/spawn.rs", "src/spawn/", "init/"];
 
 const MAX_LINES: usize = 600;
 
 #[test]
-fn imports_go_downwards() {
+fn rooms_import_only_from_lower_levels() {
     let root = root();
     let exports = exports(&fs::read_to_string(root.join("src/lib.rs")).unwrap());
     let sources = sources(&["src"]);
@@ -55,7 +54,7 @@ fn imports_go_downwards() {
 }
 
 #[test]
-fn no_modules_import_each_other_in_a_circle() {
+fn no_import_cycle_between_modules() {
     for (folder, top) in [("src", "lib"), ("init", "main"), ("cli/src", "main")] {
         let modules = Modules::read(sources(&[folder]), folder, top);
         assert!(modules.texts.len() > 3, "no sources below {folder}");
@@ -64,7 +63,7 @@ fn no_modules_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn each_layer_of_cgroup_knows_only_those_below_it() {
+fn cgroup_layers_import_only_lower_layers() {
     let modules = Modules::read(sources(&["src"]), "src", "lib");
     let layer = |module: &[String]| match module {
         [room, name, ..] if room == "cgroup" => CGROUP.iter().position(|names| names.contains(&&**name)),
@@ -87,12 +86,12 @@ fn each_layer_of_cgroup_knows_only_those_below_it() {
 }
 
 #[test]
-fn unsafe_stands_in_its_rooms_and_says_why() {
+fn unsafe_code_is_only_in_sys_spawn_and_init_with_safety_comments() {
     hold(sources(&["src", "init"]).iter().flat_map(|(file, text)| unsafe_faults(file, text)));
 }
 
 #[test]
-fn no_test_is_ignored_and_no_file_is_long() {
+fn no_test_is_ignored_and_no_file_exceeds_600_lines() {
     let all = sources(&["src", "init", "cli", "tests", "benches", "examples", "fuzz"]);
     hold(all.iter().flat_map(|(file, text)| house_faults(file, text)));
 }
@@ -102,12 +101,12 @@ fn hold(faults: impl Iterator<Item = String>) {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
-/// The package's folder. The run-time variable comes first: CI runs this binary from a copy of the tree.
+/// The package's folder. The run-time variable has precedence, because CI runs this binary from a copy of the tree.
 fn root() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
-/// All `.rs` files below these folders, with their paths relative to the package's.
+/// All `.rs` files below these folders, with paths relative to the package's folder.
 fn sources(folders: &[&str]) -> Vec<(String, String)> {
     fn walk(root: &Path, folder: &Path, found: &mut Vec<(String, String)>) {
         let Ok(entries) = fs::read_dir(folder) else { return };
@@ -148,7 +147,7 @@ fn module_path(file: &str) -> Vec<&str> {
     inner.split('/').filter(|part| *part != "mod").collect()
 }
 
-/// What `lib.rs` re-exports: name -> room, from `pub use room::...` (also with `crate::` or `self::` before it).
+/// Names that `lib.rs` re-exports, with their rooms: `pub use room::...`, also with `crate::` or `self::` in front.
 fn exports(lib: &str) -> BTreeMap<String, String> {
     let tokens = lex(lib);
     let mut map = BTreeMap::new();
@@ -167,11 +166,11 @@ fn exports(lib: &str) -> BTreeMap<String, String> {
     map
 }
 
-/// The faults of one file below `src/`.
+/// The forbidden imports of one file below `src/`.
 fn import_faults(file: &str, text: &str, exports: &BTreeMap<String, String>) -> Vec<String> {
     let module = module_path(file);
     let Some(room) = module.first().copied().filter(|r| *r != "lib") else { return Vec::new() };
-    // Test files may import what they like.
+    // Test files may import anything.
     if module.iter().any(|part| *part == "tests" || *part == "live") {
         return Vec::new();
     }
@@ -190,11 +189,11 @@ fn import_faults(file: &str, text: &str, exports: &BTreeMap<String, String>) -> 
     faults
 }
 
-/// The first names after the crate's root of all paths that pass it: `crate::NAME`, `use crate::{NAME, ..}`,
-/// and chains of `super` that climb up to it.
+/// The first name after the crate root of every path that goes through it: `crate::NAME`, `use crate::{NAME, ..}`, and
+/// chains of `super` that reach it.
 fn root_names(tokens: &[Token], module: &[&str]) -> Vec<(String, usize)> {
     let mut found = Vec::new();
-    // For every open brace, whether it belongs to a `mod name { }`, which adds one to the depth.
+    // For each open brace, whether it belongs to `mod name { }`, which adds one to the depth.
     let mut braces: Vec<bool> = Vec::new();
     let mut i = 0;
     while i < tokens.len() {
@@ -204,7 +203,7 @@ fn root_names(tokens: &[Token], module: &[&str]) -> Vec<(String, usize)> {
         } else if token.is("}") {
             braces.pop();
         } else if token.is("use") || token.is("crate") || token.is("super") {
-            // `pub(crate)` and `pub(in crate::x)` open a scope; they import nothing.
+            // `pub(crate)` and `pub(in crate::x)` are no imports.
             let visibility = before.is_some_and(|b| b.is("in"))
                 || before.is_some_and(|b| b.is("(")) && i >= 2 && tokens[i - 2].is("pub");
             let (mut paths, mut next) = (Vec::new(), i + usize::from(token.is("use")));
@@ -223,7 +222,8 @@ fn root_names(tokens: &[Token], module: &[&str]) -> Vec<(String, usize)> {
     found
 }
 
-/// The name that a path, written in a module `depth` below the root, has after the root; if it passes it.
+/// The name after the crate root in a path written `depth` modules below the root; `None` if the path does not reach
+/// it.
 fn after_root(path: Vec<String>, depth: usize) -> Option<String> {
     let mut parts = path.into_iter().peekable();
     if parts.peek()? == "crate" {
@@ -237,7 +237,7 @@ fn after_root(path: Vec<String>, depth: usize) -> Option<String> {
     if climbed == depth { parts.next() } else { None }
 }
 
-// ---- unsafe, and the rest of the house -----------------------------------------------------------------------
+// ---- unsafe, ignored tests, long files -----------------------------------------------------------------------
 
 fn unsafe_faults(file: &str, text: &str) -> Vec<String> {
     let (tokens, lines) = (lex(text), text.lines().collect::<Vec<_>>());
@@ -254,7 +254,7 @@ fn unsafe_faults(file: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// Whether a SAFETY comment stands on `line`, or right above the statement that `line` belongs to.
+/// Whether a SAFETY comment is on `line`, or directly above the statement that `line` belongs to.
 fn has_safety_comment(lines: &[&str], line: usize) -> bool {
     if lines[line - 1].contains("// SAFETY:") {
         return true;
@@ -283,7 +283,7 @@ fn house_faults(file: &str, text: &str) -> Vec<String> {
     faults
 }
 
-// ---- the rules, tried on strings -----------------------------------------------------------------------------
+// ---- the rules, tested on strings ----------------------------------------------------------------------------
 
 fn check_imports(file: &str, text: &str) -> Vec<String> {
     import_faults(
@@ -294,7 +294,7 @@ fn check_imports(file: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn imports_that_are_allowed() {
+fn allowed_imports_are_accepted() {
     let cases = [
         ("src/sandbox.rs", "use crate::{compile, spec::{self, Command}, error::Error};"),
         (
@@ -330,7 +330,7 @@ fn imports_that_are_allowed() {
 }
 
 #[test]
-fn imports_that_are_faults() {
+fn forbidden_imports_are_reported() {
     let cases = [
         ("src/ns/mod.rs", "use crate::rootfs::Mounts;", "src/ns/mod.rs:1: ns may not import from rootfs"),
         ("src/ns/probe.rs", "use super::super::caps;", "src/ns/probe.rs:1: ns may not import from caps"),
@@ -380,7 +380,7 @@ fn imports_that_are_faults() {
 }
 
 #[test]
-fn unsafe_that_is_allowed_and_that_is_not() {
+fn misplaced_or_uncommented_unsafe_is_reported() {
     let good =
         "fn f() {\n    // SAFETY: the kernel\n    // copies it.\n    let x =\n        unsafe { g() };\n}";
     assert_eq!(unsafe_faults("src/sys/mod.rs", good), Vec::<String>::new());
@@ -400,7 +400,7 @@ fn unsafe_that_is_allowed_and_that_is_not() {
 }
 
 #[test]
-fn long_files_and_ignored_tests_are_faults() {
+fn long_files_and_ignored_tests_are_reported() {
     assert_eq!(
         house_faults("a.rs", "// #[ignore]\n#[test]\nfn f() { \"#[ignore]\"; }"),
         Vec::<String>::new()

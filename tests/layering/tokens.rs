@@ -1,4 +1,4 @@
-//! The tokens of a source, and the paths in them.
+//! A lexer for the sources, and a parser for their import paths.
 
 #[derive(Debug)]
 pub struct Token {
@@ -16,7 +16,7 @@ impl Token {
     }
 }
 
-/// The tokens of a source: names, `::`, and single characters. Comments and literals leave nothing behind.
+/// The tokens of a source: names, `::`, and single characters. Comments and literals are dropped.
 pub fn lex(source: &str) -> Vec<Token> {
     let chars: Vec<char> = source.chars().collect();
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
@@ -84,7 +84,7 @@ fn end_of_raw_string(chars: &[char], quote: usize, hashes: usize) -> usize {
     (quote + 1..chars.len()).find(closes).map_or(chars.len(), |j| j + 1 + hashes)
 }
 
-/// The tokens of a source without the items that stand under `#[cfg(test)]`.
+/// The tokens of a source without the items under `#[cfg(test)]`.
 pub fn lex_without_tests(source: &str) -> Vec<Token> {
     const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
@@ -95,7 +95,7 @@ pub fn lex_without_tests(source: &str) -> Vec<Token> {
         if kept[start..].iter().zip(ATTRIBUTE).all(|(t, a)| t.is(a)) {
             kept.truncate(start);
             let mut depth = 0;
-            // The item ends at its first `;` outside of brackets, or with its first block.
+            // The item ends at its first `;` outside of brackets, or after its first block.
             for token in tokens.by_ref() {
                 match &token.text[..] {
                     "{" | "(" | "[" => depth += 1,
@@ -111,7 +111,7 @@ pub fn lex_without_tests(source: &str) -> Vec<Token> {
     kept
 }
 
-/// Reads a path or a tree of paths, `a::{b, c::d as e, *}`, from `*at`, and adds each with its line.
+/// Parses a path or a tree of paths, `a::{b, c::d as e, *}`, at `*at`. Appends each path with its line.
 pub fn use_tree(tokens: &[Token], at: &mut usize, prefix: &[String], paths: &mut Vec<(Vec<String>, usize)>) {
     let (mut path, line) = (prefix.to_vec(), tokens.get(*at).map_or(0, |t| t.line));
     loop {

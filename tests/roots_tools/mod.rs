@@ -1,4 +1,4 @@
-//! A tree as text, entry by entry, and a tree with one of everything in it.
+//! Describes a tree as text, entry by entry; and creates a tree with one of everything.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-/// All that must not depend on how an entry came there. Of the top itself not its time: it may be a mount
-/// point, or hold some that are made for the sandbox.
+/// Describes each entry by all that must be equal for every population method. The top's time is left out, because the
+/// top may be a mount point, or contain mount points that were created for the sandbox.
 pub fn describe(top: &Path) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut todo = vec![top.to_owned()];
@@ -28,7 +28,7 @@ pub fn describe(top: &Path) -> BTreeMap<String, String> {
         } else if st.is_file() {
             ("file", format!("{} {:x}", st.size(), digest(&path)))
         } else {
-            // Neither fifos nor sockets nor devices come along.
+            // No method brings fifos, sockets and devices.
             continue;
         };
         let text = format!(
@@ -45,7 +45,7 @@ pub fn describe(top: &Path) -> BTreeMap<String, String> {
     all
 }
 
-/// Of the first and last bytes.
+/// Hash (FNV-1a) of the first and the last 8192 bytes.
 fn digest(path: &Path) -> u64 {
     let mut file = File::open(path).unwrap();
     let mut bytes = Vec::new();
@@ -58,7 +58,8 @@ fn digest(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Extended attributes, those of a label or of an overlay's own left out.
+/// Extended attributes: `user.*`, POSIX access lists and `security.capability`. Security labels and overlayfs's own
+/// attributes are left out.
 fn attributes(path: &Path) -> String {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     let mut names = vec![0u8; 4096];
@@ -86,12 +87,12 @@ fn set(path: &Path, name: &str, value: &[u8]) {
     // SAFETY: the kernel reads as many bytes as the value has.
     let r = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     let error = std::io::Error::last_os_error();
-    // A tmpfs has user.* since Linux 6.6.
+    // tmpfs supports user.* since Linux 6.6.
     let lacks = error.raw_os_error() == Some(libc::ENOTSUP) && name.to_bytes().starts_with(b"user.");
     assert!(r == 0 || lacks, "{path:?} {name:?}: {error}");
 }
 
-/// Takes root.
+/// Creates a tree with one of everything. Needs root, for owners and capabilities.
 pub fn one_of_everything(top: &Path) {
     let at = |path: &str| top.join(path);
     let write = |path: &str, content: &[u8]| {
@@ -120,7 +121,7 @@ pub fn one_of_everything(top: &Path) {
     }
     set(&at("noted"), "user.note", b"a note");
     set(&at("dir"), "user.note", b"a note");
-    // An access list: version 2; the owner, user 7 and the group may read, the mask says so, others not.
+    // A POSIX access list, version 2: the owner, user 7 and the group may read, as the mask permits; others may not.
     let entry = |tag: u16, perm: u16, id: u32| {
         [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat()
     };
@@ -134,7 +135,7 @@ pub fn one_of_everything(top: &Path) {
         &entry(32, 0, none),
     ];
     set(&at("noted"), "system.posix_acl_access", &list.concat());
-    // Version 2 of a file's capabilities: effective, CAP_NET_BIND_SERVICE permitted.
+    // File capabilities, version 2: CAP_NET_BIND_SERVICE permitted, with the effective bit.
     set(&at("capable"), "security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let mode = |p: &str, m| fs::set_permissions(at(p), fs::Permissions::from_mode(m)).unwrap();
     mode("suid", 0o4755);

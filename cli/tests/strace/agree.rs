@@ -1,12 +1,12 @@
-//! What must agree between a line of a plan and the system call that strace shows.
+//! Compares a line of a plan with a system call that strace shows.
 //!
-//! Every name that a plan prints stands here, with all that both sides show of it. A name that does not is a fault.
+//! `agrees` has an arm for every call that a plan prints. A call without an arm is a fault.
 
 use std::collections::BTreeSet;
 
 use crate::trace::{Call, split, text};
 
-/// In order of their numbers.
+/// Capabilities in the order of their numbers.
 const CAPS: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -51,7 +51,7 @@ const CAPS: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// In order of their numbers.
+/// Resource limits in the order of their numbers.
 const RLIMITS: [&str; 16] = [
     "CPU",
     "FSIZE",
@@ -71,18 +71,16 @@ const RLIMITS: [&str; 16] = [
     "RTTIME",
 ];
 
-/// How many calls a line stands for.
+/// Number of calls that a line stands for.
 #[derive(Debug, PartialEq)]
 pub enum Many {
-    /// One.
     One,
-    /// So many.
     Exactly(usize),
-    /// At least one, of the calls that follow.
+    /// At least one, in consecutive calls.
     Some,
 }
 
-/// How many calls the line stands for.
+/// The number of calls that the line stands for.
 pub fn many(line: &Call) -> Many {
     let bits = |text: &str| number(text.rsplit(' ').next().unwrap_or_default()).map(u64::count_ones);
     match (line.name.as_str(), line.arg(0), line.arg(line.args.len().saturating_sub(1))) {
@@ -105,7 +103,7 @@ fn capabilities() -> usize {
     last.trim().parse::<usize>().unwrap() + 1
 }
 
-/// A number in the notations of C.
+/// Parses a number in C notation, or a product of two.
 fn number(text: &str) -> Option<u64> {
     if let Some((a, b)) = text.split_once('*') {
         return Some(number(a)? * number(b)?);
@@ -121,25 +119,25 @@ fn same_number(one: &str, other: &str) -> bool {
     number(one).is_some_and(|n| number(other) == Some(n))
 }
 
-/// Permission bits, which are octal with or without a zero before them.
+/// Compares permission bits, which are octal with or without a leading zero.
 fn same_mode(line: &str, call: &str) -> bool {
     let mode = |text: &str| u32::from_str_radix(text.trim_start_matches("0o"), 8).ok();
     mode(line).is_some_and(|mode_of| mode(call) == Some(mode_of))
 }
 
 fn flags(text: &str) -> BTreeSet<&str> {
-    // A number that strace has no name for has a remark behind it.
+    // strace appends a comment to a number that it cannot name.
     let text = text.split(" /*").next().unwrap_or_default();
     text.split('|').map(str::trim).filter(|flag| !matches!(*flag, "" | "0")).collect()
 }
 
-/// The same flags, but for `more`, which a plan leaves out.
+/// Compares flags. The call may have some of `more` in addition, which the plan leaves out.
 fn same_flags(line: &str, call: &str, more: &[&str]) -> bool {
     let (line, call) = (flags(line), flags(call));
     line.is_subset(&call) && call.difference(&line).all(|flag| more.contains(flag))
 }
 
-/// A field of `{name=value, ...}`.
+/// The value of a field in `{name=value, ...}`.
 fn field<'a>(arg: &'a str, name: &str) -> &'a str {
     let inside = arg.trim_start_matches('{');
     let from = |at: usize| {
@@ -151,7 +149,7 @@ fn field<'a>(arg: &'a str, name: &str) -> &'a str {
     starts.filter(|at| *at == 0 || inside[..*at].ends_with([' ', '{'])).find_map(from).unwrap_or_default()
 }
 
-/// The strings of a line, wherever they stand in its arguments.
+/// The quoted strings in a line's arguments.
 fn strings(line: &Call) -> Vec<&str> {
     line.args.iter().flat_map(|arg| arg.split('"').skip(1).step_by(2)).collect()
 }
@@ -160,22 +158,22 @@ fn last(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 
-/// What init resolves paths below from the descriptor of what it mounted there.
+/// Mount points for which init has a descriptor, from which it resolves the paths below.
 const ANCHORS: [&str; 4] = ["/dev", "/proc", "/sys", "/secrets"];
 
-/// Whether the path was given to the call: from the root, from one of the file systems in it, or by its last component in
-/// the directory that holds it.
+/// Whether the call got the path: from the root, from one of the anchors, or as the last component in its directory.
 fn given(path: &str, call: &Call, arg: usize) -> bool {
     let Some(given) = call.text(arg) else { return false };
     let plain = |path: &str| path.trim_matches('/').to_owned();
     let from_dir = |dir: &str| plain(&format!("{}/{}", plain(dir), plain(given))) == plain(path);
     let in_some_dir = || path.ends_with(given) || given == "/" && ANCHORS.contains(&path);
-    // A directory on the way may be a symbolic link.
+    // A directory of the path may be a symbolic link.
     let name = !given.contains('/') && given == last(path);
     given == path || name || call.object(arg - 1).map_or_else(in_some_dir, from_dir)
 }
 
-/// Whether a descriptor is that of the path, which may lead there by symbolic links.
+/// Whether the descriptor argument refers to the path, directly or by symbolic links. True if strace does not show the
+/// descriptor's object.
 fn refers(path: &str, call: &Call, arg: usize) -> bool {
     call.object(arg).is_none_or(|object| {
         let real = || std::fs::canonicalize(path).is_ok_and(|real| real.as_os_str() == object);
@@ -199,7 +197,7 @@ fn cap(name: &str) -> u64 {
     caps(&format!("1<<{name}")).unwrap_or_default()
 }
 
-/// Whether the trace shows in `call` what the plan prints as `line`.
+/// Whether the call in the trace is the one that the plan prints as `line`.
 pub fn agrees(line: &Call, call: &Call) -> bool {
     if line.name != call.name {
         return false;
@@ -212,7 +210,7 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
         "openat" => {
             let how = line.args.iter().find(|arg| arg.starts_with("O_")).map_or("", String::as_str);
             let mode = !how.contains("O_CREAT") || same_mode(end, call.arg(3));
-            // A new file is opened for writing.
+            // The call opens a new file for writing.
             let more = ["O_CLOEXEC", "O_NONBLOCK", "O_WRONLY", "O_RDONLY"];
             let access = !how.contains("O_WRONLY") || call.arg(2).contains("O_WRONLY");
             given(first, call, 1) && same_flags(how, call.arg(2), &more) && access && mode
@@ -274,7 +272,7 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
             let size = end.strip_suffix(" bytes");
             let value =
                 size.map_or_else(|| end.starts_with('<') || call.arg(1) == end, |size| call.arg(2) == size);
-            // A number that is not quoted in the plan.
+            // A number that the plan prints without quotes.
             let value = value || end.chars().all(|c| c.is_ascii_digit()) && call.text(1) == Some(end);
             let own = first.starts_with("/proc/self/") || first.starts_with("/proc/PID/");
             let named = || call.object(0).is_some_and(|object| last(object) == last(first));
@@ -304,7 +302,7 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
         "move_mount" if line.arg(1) == "\"/\"" => call.text(3) == Some("/"),
         "move_mount" => {
             let target = objects.last().copied().unwrap_or_default();
-            // The path in the sandbox may lead elsewhere by symbolic links of the sandbox.
+            // The target may lead elsewhere by symbolic links in the sandbox.
             refers(target, call, 2) || call.object(2).is_some_and(|object| last(object) == last(target))
         }
         "mount_setattr" => {
@@ -394,7 +392,7 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
             line.arg(0) == call.arg(0) && (size == "what" || size == length)
         }
         "landlock_create_ruleset" => {
-            // strace 6.1 does not know the scopes.
+            // strace 6.1 does not show the scopes.
             let handled = field(call.arg(0), "handled_access_fs");
             let bit = |name: &str| match name {
                 "0" => Some(0),
@@ -417,7 +415,7 @@ fn is_socket(call: &Call) -> bool {
 }
 
 fn prctl(line: &Call, call: &Call) -> bool {
-    // Names that are younger than strace.
+    // Options that strace does not know by name.
     let option = match call.arg(0).split(' ').next().unwrap_or_default() {
         "0x43" => "PR_SET_MEMORY_MERGE",
         "0x39" => "PR_SET_IO_FLUSHER",

@@ -1,5 +1,5 @@
-//! What `explain` prints is what `run` does: every line of the plan is a system call that strace sees, with the
-//! same arguments and in the plan's order; and init makes no other call that changes anything.
+//! `explain` prints what `run` does. Every line of the plan is a system call in strace's output, with the same
+//! arguments and in the same order, and init makes no other call that changes anything.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod agree;
@@ -13,7 +13,7 @@ use trace::Call;
 #[path = "../../../tests/common/skip.rs"]
 mod skip;
 
-/// The program. The run-time variable comes first: CI runs this test from a copy of the tree.
+/// The program. The run-time variable has precedence, because CI runs this test from a copy of the tree.
 fn binary() -> std::ffi::OsString {
     std::env::var_os("CARGO_BIN_EXE_cofferdam").unwrap_or_else(|| env!("CARGO_BIN_EXE_cofferdam").into())
 }
@@ -26,12 +26,12 @@ fn strace() -> bool {
     there
 }
 
-/// Splits a trace into the calls of the front with its threads, and those of init with the task. Between the two there is
-/// no order where they wait for nothing of each other.
+/// Splits a trace into the calls of the caller (all its threads), and those of init and the task. The two run
+/// concurrently, so their order relative to each other is not fixed.
 fn halves(calls: Vec<Call>) -> (Vec<Call>, Vec<Call>) {
     let clone = calls.iter().position(|call| call.name == "clone3").unwrap();
     let mut front: Vec<u32> = calls[..=clone].iter().map(|call| call.pid).collect();
-    // Also the threads that it starts later, for the teardown.
+    // Includes threads that the caller starts later, for the teardown.
     for call in &calls[clone + 1..] {
         let thread =
             call.name.starts_with("clone") && call.args.iter().any(|arg| arg.contains("CLONE_THREAD"));
@@ -68,20 +68,20 @@ fn compare(flags: &[&str]) {
     let (front, init) = halves(trace::calls(&std::fs::read_to_string(log.path()).unwrap()));
     let (parents, inits) = plan.split_once("# init\n").unwrap();
     let (inits, release) = inits.split_once("# release\n").unwrap();
-    // Init is executed by the clone itself, while the front waits.
+    // The child executes init while the caller waits for the clone, so the trace has the exec among init's calls.
     let (execute, parents): (Vec<&str>, Vec<&str>) =
         parents.lines().map(str::trim).partition(|line| line.starts_with("execveat"));
     let inits = format!("{}\n{inits}", execute.join("\n"));
     let (of_front, of_init) = (in_order(&parents.join("\n"), &front), in_order(&inits, &init));
     assert!(of_front.len() + of_init.len() > 60, "{plan}");
     nothing_else(&init, &of_init);
-    // What was made is removed after the end of the task.
+    // After the end of the task, everything created is removed. A plan may create nothing that must be removed.
     let released = in_order(release, &front[of_front[of_front.len() - 1]..]);
     assert_eq!(released.is_empty(), lines(release).next().is_none(), "{release}");
 }
 
-/// Finds the lines of the plan in the trace, in its order; the indices of the calls that were found. What is made `# if`
-/// something else is so need not be there: a write then is right behind the call that opened its file.
+/// Finds the lines of the plan in the trace, in order, and returns the indices of their calls. A line with the remark
+/// `if ...` may be absent, and so may a write that directly follows it.
 fn in_order(plan: &str, trace: &[Call]) -> Vec<usize> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -93,7 +93,7 @@ fn in_order(plan: &str, trace: &[Call]) -> Vec<usize> {
         let many = many(&line);
         let mut count = 0;
         while let Some(next) = trace[at..].iter().position(|call| agrees(&line, call)) {
-            // Such a run ends where its process does something else.
+            // A run of calls ends when its process makes another call.
             let others = |call: &Call| found.last().is_some_and(|last: &usize| call.pid != trace[*last].pid);
             if count > 0 && many == Many::Some && !trace[at..at + next].iter().all(others) {
                 break;
@@ -119,8 +119,8 @@ fn in_order(plan: &str, trace: &[Call]) -> Vec<usize> {
     found
 }
 
-/// Asserts that init made no call that the plan does not print, up to the command. What a line needs besides is no more
-/// than these: it opens and makes what leads to a path, looks at what it opened, and talks to the parent.
+/// Asserts that up to the exec init makes no call that the plan does not print, but for the list below. With those
+/// calls init opens and creates the directories of a path, examines what it opened, and talks to the parent.
 fn nothing_else(init: &[Call], found: &[usize]) {
     const BESIDES: [&str; 19] = [
         "close",
@@ -151,7 +151,7 @@ fn nothing_else(init: &[Call], found: &[usize]) {
 }
 
 #[test]
-fn a_line_agrees_with_its_call_only() {
+fn plan_line_agrees_only_with_its_own_call() {
     for (line, call, yes) in [
         ("mkdir(\"/a\", 0711)", "mkdir(\"/a\", 0711)", true),
         ("mkdir(\"/a\", 0711)", "mkdir(\"/a\", 0755)", false),
@@ -247,7 +247,7 @@ fn a_line_agrees_with_its_call_only() {
 }
 
 #[test]
-fn every_line_of_the_plan_is_in_the_trace() {
+fn every_plan_line_is_a_traced_call_in_order() {
     if !strace() {
         return;
     }

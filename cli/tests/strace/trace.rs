@@ -1,19 +1,19 @@
-//! The output of `strace -f -y`, as calls with their arguments.
+//! Parses the output of `strace -f -y` into calls and their arguments.
 
 use std::collections::BTreeMap;
 
-/// A system call: of a trace, or as a line of a plan prints it.
+/// A system call, from a trace or from a line of a plan.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub pid: u32,
     pub name: String,
     pub args: Vec<String>,
-    /// What strace shows behind the `=`; empty for a line of a plan.
+    /// The result that strace shows after `=`; empty for a line of a plan.
     pub result: String,
 }
 
 impl Call {
-    /// Reads `name(arguments)` and what follows it.
+    /// Parses `name(arguments)` and the result.
     pub fn parse(pid: u32, text: &str) -> Option<Call> {
         let (name, rest) = text.trim().split_once('(')?;
         let (inside, behind) = split_at_end(rest)?;
@@ -21,18 +21,18 @@ impl Call {
         Some(Call { pid, name: name.to_owned(), args: split(inside, ','), result: result.to_owned() })
     }
 
-    /// An argument, or nothing.
+    /// An argument; empty if there is none.
     pub fn arg(&self, index: usize) -> &str {
         self.args.get(index).map_or("", String::as_str)
     }
 
-    /// The string that an argument is.
+    /// The content of an argument that is a quoted string.
     pub fn text(&self, index: usize) -> Option<&str> {
         text(self.arg(index))
     }
 
-    /// What a descriptor refers to, `5</dev>`. An unprivileged strace cannot look into init, which is not dumpable, and
-    /// shows the number only.
+    /// The object of a descriptor argument, `/dev` in `5</dev>`. An unprivileged strace cannot examine init, which is
+    /// not dumpable, and shows only the number.
     pub fn object(&self, index: usize) -> Option<&str> {
         let (_, path) = self.arg(index).split_once('<')?;
         path.rsplit_once('>').map(|(path, _)| path)
@@ -43,18 +43,18 @@ impl Call {
     }
 }
 
-/// What stands in double quotes, where that is all.
+/// The content of a quoted string; `None` for anything else.
 pub fn text(arg: &str) -> Option<&str> {
     arg.strip_prefix('"')?.strip_suffix('"').filter(|inside| !inside.contains('"'))
 }
 
-/// Splits the text behind an opening parenthesis at the one that closes it.
+/// Splits the text after an opening parenthesis at the closing one.
 fn split_at_end(text: &str) -> Option<(&str, &str)> {
     let end = scan(text).find(|(_, c, depth)| *c == ')' && *depth == 0)?.0;
     Some((&text[..end], &text[end + 1..]))
 }
 
-/// Splits at a separator that stands in no quotes and no brackets.
+/// Splits at separators outside of quotes and brackets.
 pub fn split(text: &str, separator: char) -> Vec<String> {
     let (mut parts, mut start) = (Vec::new(), 0);
     for (at, _, _) in scan(text).filter(|(_, c, depth)| *c == separator && *depth == 0) {
@@ -66,8 +66,8 @@ pub fn split(text: &str, separator: char) -> Vec<String> {
     parts
 }
 
-/// The characters outside of quotes, each with its place and how many brackets are open around it. A shift, `1<<CAP_KILL`,
-/// is no bracket.
+/// Yields the characters outside of quotes, each with its offset and the number of open brackets. A shift, as in
+/// `1<<CAP_KILL`, is no bracket.
 fn scan(text: &str) -> impl Iterator<Item = (usize, char, i32)> {
     let (mut quoted, mut escaped, mut depth) = (false, false, 0);
     let bytes = text.as_bytes();
@@ -96,7 +96,8 @@ fn scan(text: &str) -> impl Iterator<Item = (usize, char, i32)> {
     })
 }
 
-/// The calls of a trace in the order in which they began. One that others interrupt stands in two parts.
+/// The calls of a trace in the order in which they began. A call that strace splits (`<unfinished ...>` and `resumed`)
+/// is joined.
 pub fn calls(trace: &str) -> Vec<Call> {
     let mut begun: BTreeMap<u32, (usize, String)> = BTreeMap::new();
     let mut calls: Vec<Option<Call>> = Vec::new();
@@ -113,7 +114,7 @@ pub fn calls(trace: &str) -> Vec<Call> {
             calls.push(Call::parse(pid, text));
         }
     }
-    // Of a process that ended within a call there is the front only.
+    // A process that ended within a call has only the first part.
     for (pid, (at, front)) in begun {
         calls[at] = Call::parse(pid, &format!("{front})"));
     }
@@ -121,7 +122,7 @@ pub fn calls(trace: &str) -> Vec<Call> {
 }
 
 #[test]
-fn calls_of_a_trace_are_read() {
+fn strace_output_is_parsed() {
     let trace = "\
 7 openat2(5</dev>, \"a,\\\")b\", {flags=O_PATH, resolve=RESOLVE_IN_ROOT}, 24) = 3</dev/x, y>
 7 capset({pid=0}, {effective=1<<CAP_CHOWN|1<<CAP_KILL, permitted=0}) = 0
