@@ -6,10 +6,11 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::caps::{self, CapSet, Sets};
-use crate::cgroup::{self, CgroupName, CgroupPath, Cgroups, Required};
+use crate::cgroup::{self, CgroupName, Cgroups, Required};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, nodes};
 use crate::ids::Identity;
@@ -48,12 +49,13 @@ pub(crate) fn compile(
 ) -> Result<Plan> {
     checks::kernel(host)?;
     checks::strings(spec)?;
-    let id = checks::id(if spec.id.is_empty() { id } else { &spec.id })?;
+    let id = checks::id(spec.id.as_deref().unwrap_or(id))?;
     let namespaces = namespaces(policy, spec, host, survey)?;
     let identity = &survey.identity;
     let mut draft = Draft::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut draft)?;
     let filters = filter::choose(policy, spec, sets, namespaces.pid)?;
+    let must_hold = &must_hold(policy, spec);
     spec.limits.validate()?;
     let limits = spec.limit_env.variables(&spec.limits)?;
     checks::devices(spec, survey)?;
@@ -71,6 +73,8 @@ pub(crate) fn compile(
     let swappable = root::swappable(host, namespaces.user);
 
     let confined = !sets.bounding.has("sys_admin");
+    let places: Vec<(&Path, &Path)> =
+        spec.devices.iter().map(|device| (device.source.as_path(), device.place().as_path())).collect();
     let propagates = spec.volumes.iter().any(|volume| volume.propagation != Propagation::Private);
     let request = RootRequest {
         root: &spec.root,
@@ -84,7 +88,7 @@ pub(crate) fn compile(
         swappable: swappable.as_deref(),
         files: &files,
         volumes: &volumes,
-        devices: &spec.devices,
+        devices: &places,
         work_dir: spec.work_dir.as_deref(),
         masked: &host.masked,
         private: &covered,
@@ -108,7 +112,7 @@ pub(crate) fn compile(
     if maps.is_some() {
         draft.build(Control::IDS, Op::AwaitIdMaps {});
     }
-    process::oom_score(policy, spec, host, &mut draft)?;
+    process::oom_score(spec, host, must_hold, &mut draft)?;
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Session {});
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Ordinary {});
     process::descriptors(spec, &mut draft)?;
@@ -117,7 +121,7 @@ pub(crate) fn compile(
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
     ns::lower::unshare(&namespaces, &mut draft);
     rootfs::lower::lower(&request, &mut draft);
-    filters.common(policy, spec, &mut draft);
+    filters.common(must_hold, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
     if spec.init && private {
         let caller = draft.hand(Handed::Driver);
@@ -127,7 +131,7 @@ pub(crate) fn compile(
     process::rlimits(spec, &mut draft)?;
     // The filter and the domain come last. Without no_new_privs both need CAP_SYS_ADMIN, so they come before it is
     // given up.
-    let mut filter = filters.own(policy, spec, &mut draft);
+    let mut filter = filters.own(must_hold, spec, &mut draft);
     let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
         draft.init.extend(domain.step());
@@ -145,7 +149,8 @@ pub(crate) fn compile(
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     draft.enter(Enter::Inside, Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) });
     draft.enter(Enter::Inside, Control::IDS, Op::Umask { mask: spec.umask });
-    let candidates = process::candidates(&spec.command);
+    let path = spec.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
+    let candidates = process::candidates(&spec.command, work_dir, path)?;
     process::find(&candidates, &mut draft);
     draft.init.extend(filter);
     process::exec(spec, limits, identity, &mut draft);
@@ -154,7 +159,6 @@ pub(crate) fn compile(
         let why = format!("more than {} files, directories and descriptors are handed over", step::wire::FDS);
         return Err(Error::spec("volumes", why));
     }
-    let must_hold = must_hold(policy, spec);
     must_hold.check(&draft.report)?;
     let Draft { report, init, handed } = draft;
     let parent = parent(&mut cgroups, root, handed, clone, maps);
@@ -166,7 +170,7 @@ pub(crate) fn compile(
         cgroups,
         namespaces: namespaces.own(),
         stays,
-        must_hold,
+        must_hold: *must_hold,
         command: spec.command.clone(),
         candidates,
     })
@@ -210,10 +214,10 @@ fn parent(
 }
 
 fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey) -> Result<Namespaces> {
-    let default = ("default_pid_mode", policy.default_pid_mode.as_str());
-    let pid = ns::resolve_mode(("pid_mode", &spec.pid_mode), default, policy.allow_host_pid)?;
-    let default = ("default_ipc_mode", policy.default_ipc_mode.as_str());
-    let ipc = ns::resolve_mode(("ipc_mode", &spec.ipc_mode), default, policy.allow_host_ipc)?;
+    let pid = ("pid_mode", spec.pid_mode);
+    let pid = ns::resolve_mode(pid, policy.default_pid_mode, policy.allow_host_pid)?;
+    let ipc = ("ipc_mode", spec.ipc_mode);
+    let ipc = ns::resolve_mode(ipc, policy.default_ipc_mode, policy.allow_host_ipc)?;
     checks::network(&spec.network, survey)?;
     if !policy.allow_network && spec.network != Network::None {
         let why = "network: this host's policy allows no network (allow_network is off): ask for \"none\"";
@@ -280,13 +284,12 @@ fn cgroup(
     pid: IsolationMode,
     draft: &mut Draft,
 ) -> Result<Cgroups> {
-    let parent = CgroupPath::new(&policy.cgroup_parent).map_err(|why| Error::spec("cgroup_parent", why))?;
-    let name = CgroupName::new(id).map_err(|why| Error::spec("id", why))?;
-    let required = policy.required_controllers.parse::<Required>();
-    let required = required.map_err(|why| Error::spec("required_controllers", why))?;
-    let found = match host.cgroups.required == required {
+    let name = CgroupName::new(id).map_err(|why| Error::spec("id", why.to_string()))?;
+    let required = policy.required_controllers;
+    let asked = if required == Required::Asked { spec.limits.asked() } else { Control::empty() };
+    let found = match (host.cgroups.required, host.cgroups.asked) == (required, asked) {
         true => Cow::Borrowed(&host.cgroups),
-        false => Cow::Owned(host.cgroups.requiring(required)),
+        false => Cow::Owned(host.cgroups.requiring(required, asked)),
     };
     let rules = devices::rules(spec, host, survey, draft)?;
     let without_devices = devices::without(spec);
@@ -298,7 +301,7 @@ fn cgroup(
             without_devices: &without_devices,
             own_pid,
             partition: policy.core_partitions,
-            ..cgroup::Request::new(&spec.limits, &found, &parent, &name)
+            ..cgroup::Request::new(&spec.limits, &found, &policy.cgroup_parent, &name)
         },
         &mut draft.report,
     )?;
@@ -306,11 +309,12 @@ fn cgroup(
     Ok(cgroups)
 }
 
-/// What must hold without reservation.
+/// What must hold.
 fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
-    // Neither confines the task; and the kernel may forbid to lower the score below the caller's.
-    let degrades = Control::RESOURCES | Control::OOM_SCORE;
-    // What the author asked to go without is not missing.
-    let forgiven = if spec.root.writable { degrades | Control::HOST_FILES } else { degrades };
+    let mut forgiven = Control::empty();
+    // The kernel may forbid to lower the score below the caller's.
+    forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
+    // The author asked to go without.
+    forgiven.set(Control::HOST_FILES, spec.root.writable);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

@@ -6,6 +6,7 @@
 //! far was taken back before the error was returned.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::report::Control;
 
@@ -60,7 +61,7 @@ pub enum Error {
     #[error("execve({program:?})")]
     Exec {
         /// The command as the spec names it, or the path that it was found at.
-        program: String,
+        program: PathBuf,
         /// `NotFound` when there is no such regular file in the root (or its interpreter is missing),
         /// else why the kernel would not execute it.
         #[source]
@@ -80,6 +81,17 @@ pub enum Error {
 /// The message of a `Spec` error, with the field in front where it does not begin with it.
 fn named(field: &str, message: &str) -> String {
     if message.starts_with(field) { message.to_string() } else { format!("{field}: {message}") }
+}
+
+/// A text that is not a value of the type that was asked for. The message says what was found and what is accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(String);
+
+impl InvalidValue {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        InvalidValue(message.into())
+    }
 }
 
 /// The result of this crate's fallible functions.

@@ -45,6 +45,7 @@ mod error;
 pub mod filter;
 mod host;
 pub mod ids;
+pub mod notation;
 mod ns;
 mod plan;
 mod report;
@@ -60,19 +61,22 @@ mod task;
 #[path = "../tests/common/skip.rs"]
 mod skip;
 
-pub use cgroup::{Event, EventOptions, Events, Limits, MemoryMax, Oom, OomLimit, Stats};
-pub use error::{Error, Result};
+pub use cgroup::{
+    CpuMax, CpuSet, Event, EventOptions, Events, IoMax, Limits, MemoryMax, Oom, OomLimit, Required, Stats,
+    SwapMax,
+};
+pub use error::{Error, InvalidValue, Result};
 pub use filter::Filter;
 pub use host::{Health, Host};
 pub use ns::{IsolationMode, Network};
 pub use plan::Plan;
-pub use report::{Control, Reason, Report};
+pub use report::{Control, Reason, Report, Require};
 pub use rootfs::{
-    ChrootEnv, Device, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root, Secrets,
-    TaskDirs, Template, Volume,
+    ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root, Secrets, TaskDirs,
+    Template, Volume,
 };
 pub use sandbox::Sandbox;
-pub use spec::{Fd, Policy, Rlimit, SandboxSpec, Stdio};
+pub use spec::{CallerFd, Device, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};
 pub use task::{ExitStatus, Signal, Task};
 
 /// The wire format between the parent and init, for the fuzzers.

@@ -4,8 +4,12 @@
 //! that nothing is enforced, weakened or dropped in silence. It is data, not a log.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::error::InvalidValue;
 
 bitflags::bitflags! {
     /// One thing that can be enforced around a task. A set of them says what a spec requires.
@@ -87,7 +91,7 @@ impl Control {
     ///
     /// # Errors
     /// The first name that is no control.
-    pub fn parse(list: &str) -> Result<Control, String> {
+    pub fn parse(list: &str) -> Result<Control, InvalidValue> {
         match list {
             "all" => return Ok(Control::all()),
             "none" | "" => return Ok(Control::empty()),
@@ -95,7 +99,9 @@ impl Control {
         }
         list.split(',').try_fold(Control::empty(), |set, name| {
             let upper = name.trim().to_ascii_uppercase();
-            Control::from_name(&upper).map(|c| set | c).ok_or_else(|| format!("{name:?} is no control"))
+            Control::from_name(&upper)
+                .map(|c| set | c)
+                .ok_or_else(|| InvalidValue::new(format!("{name:?} is no control")))
         })
     }
 
@@ -129,6 +135,116 @@ impl<'de> Deserialize<'de> for Control {
         names.iter().try_fold(Control::empty(), |set, name| {
             Control::parse(name).map(|c| set | c).map_err(serde::de::Error::custom)
         })
+    }
+}
+
+/// What must hold, or the sandbox is refused with [`Error::Unsupported`](crate::Error::Unsupported). Both the author of a
+/// spec and its operator may choose; the sandbox must satisfy both.
+///
+/// Serialised: `"best_effort"`, `"asked"`, `"full"`, or a list of controls (`["memory", "pids"]`).
+///
+/// ```
+/// use cofferdam::{Control, Limits, Require, Sandbox};
+///
+/// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+/// let sandbox = Sandbox::command("make").limits(limits);
+/// // Refused where memory cannot be limited.
+/// let strict = sandbox.clone();
+/// // Runs without the limit there, and the report says so.
+/// let lenient = sandbox.clone().require(Require::BestEffort);
+/// // Refused also where swap, which the memory limit comes with, is limited in part only.
+/// let stricter = sandbox.require(Control::MEMORY | Control::SWAP);
+/// # let _ = (strict, lenient, stricter);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Require {
+    /// Nothing: the host enforces what it can, and the report says what it does not.
+    BestEffort,
+    /// Nothing that was asked for is missing. It may be weakened, with the reason in the report. The default.
+    #[default]
+    Asked,
+    /// All that was asked for holds without reservation: nothing is missing or weakened.
+    Full,
+    /// As [`Asked`](Require::Asked), and these hold without reservation. A control that the spec does not ask for does not
+    /// hold.
+    These(Control),
+}
+
+impl Require {
+    /// Whether `control` must hold without reservation, if it is asked for.
+    pub(crate) fn names(self, control: Control) -> bool {
+        match self {
+            Require::BestEffort | Require::Asked => false,
+            Require::Full => true,
+            Require::These(controls) => controls.contains(control),
+        }
+    }
+
+    /// What of it `report` does not hold. `forgiven` may be missing where it is not named.
+    pub(crate) fn unmet(self, report: &Report, forgiven: Control) -> Control {
+        let missing = report.missing.difference(forgiven);
+        match self {
+            Require::BestEffort => Control::empty(),
+            Require::Asked => missing,
+            Require::Full => report.unmet(report.asked),
+            Require::These(controls) => missing | report.unmet(controls),
+        }
+    }
+}
+
+impl From<Control> for Require {
+    fn from(controls: Control) -> Self {
+        Require::These(controls)
+    }
+}
+
+impl FromStr for Require {
+    type Err = InvalidValue;
+
+    /// A word of the serialised form, or names of controls separated by commas.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "best_effort" => Ok(Require::BestEffort),
+            "asked" => Ok(Require::Asked),
+            "full" => Ok(Require::Full),
+            list => Control::parse(list).map(Require::These).map_err(|e| {
+                InvalidValue::new(format!("{e}, nor one of \"best_effort\", \"asked\" and \"full\""))
+            }),
+        }
+    }
+}
+
+impl Serialize for Require {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Require::BestEffort => s.serialize_str("best_effort"),
+            Require::Asked => s.serialize_str("asked"),
+            Require::Full => s.serialize_str("full"),
+            Require::These(controls) => controls.serialize(s),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Require {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> de::Visitor<'de> for Form {
+            type Value = Require;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"best_effort\", \"asked\", \"full\" or a list of controls")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Require, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Require, A::Error> {
+                Control::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(Require::These)
+            }
+        }
+        d.deserialize_any(Form)
     }
 }
 
@@ -243,9 +359,8 @@ impl Report {
         }
     }
 
-    /// What of `required` does not hold without reservation; all controls together stand for all that were asked for.
+    /// What of `required` does not hold without reservation.
     pub(crate) fn unmet(&self, required: Control) -> Control {
-        let required = if required.is_all() { self.asked } else { required };
         required.difference(self.enforced)
     }
 

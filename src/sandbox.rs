@@ -1,24 +1,21 @@
 //! The front: a spec under a policy, to be planned or spawned.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cgroup::Limits;
 use crate::compile::compile;
 use crate::error::Result;
-use crate::filter::Filter;
 use crate::host::{Host, Survey};
-use crate::ns::{IsolationMode, Network};
 use crate::plan::Plan;
-use crate::report::Control;
-use crate::rootfs::{Method, Progress, Root, Volume};
+use crate::rootfs::Progress;
 use crate::spawn::{self, Given};
-use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::spec::{Policy, SandboxSpec};
 use crate::task::Task;
 
+mod build;
 mod enter;
 
 /// A sandbox that can be planned, or spawned any number of times.
@@ -62,7 +59,7 @@ impl Sandbox {
 
     /// A command under the default policy, to be refined by the methods below. Their order does not
     /// matter; each sets the field of the same name.
-    pub fn command(command: impl Into<String>) -> Self {
+    pub fn command(command: impl Into<OsString>) -> Self {
         let spec = SandboxSpec { command: command.into(), ..SandboxSpec::default() };
         Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default() }
     }
@@ -84,106 +81,6 @@ impl Sandbox {
     pub fn policy(mut self, policy: &Policy) -> Self {
         self.policy = policy.clone();
         self
-    }
-
-    /// Sets any field of the spec.
-    pub fn with(mut self, set: impl FnOnce(&mut SandboxSpec)) -> Self {
-        set(&mut self.spec);
-        self
-    }
-
-    /// Adds an argument.
-    pub fn arg(self, arg: impl Into<String>) -> Self {
-        self.with(|s| s.args.push(arg.into()))
-    }
-
-    /// Adds arguments.
-    pub fn args<S: Into<String>>(self, args: impl IntoIterator<Item = S>) -> Self {
-        self.with(|s| s.args.extend(args.into_iter().map(Into::into)))
-    }
-
-    /// Sets a variable of the environment, which is empty otherwise.
-    pub fn env(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.with(|s| drop(s.env.insert(key.into(), value.into())))
-    }
-
-    /// The user, and optionally the group: `NAME`, `UID`, `NAME:GROUP`, `UID:GID`.
-    pub fn user(self, user: impl Into<String>) -> Self {
-        self.with(|s| s.user = user.into())
-    }
-
-    /// The PID namespace.
-    pub fn pid_mode(self, mode: IsolationMode) -> Self {
-        self.with(|s| s.pid_mode = mode.to_string())
-    }
-
-    /// The IPC namespace.
-    pub fn ipc_mode(self, mode: IsolationMode) -> Self {
-        self.with(|s| s.ipc_mode = mode.to_string())
-    }
-
-    /// The network.
-    pub fn network(self, network: Network) -> Self {
-        self.with(|s| s.network = network)
-    }
-
-    /// The root.
-    pub fn root(self, root: Root) -> Self {
-        self.with(|s| s.root = root)
-    }
-
-    /// How a root is populated.
-    pub fn populate(self, method: Method) -> Self {
-        self.with(|s| s.root.populate = method)
-    }
-
-    /// Adds a file or directory of the host.
-    pub fn volume(self, volume: Volume) -> Self {
-        self.with(|s| s.volumes.push(volume))
-    }
-
-    /// The working directory.
-    pub fn work_dir(self, dir: impl Into<PathBuf>) -> Self {
-        self.with(|s| s.work_dir = Some(dir.into()))
-    }
-
-    /// Which system calls the task can make.
-    ///
-    /// ```no_run
-    /// use cofferdam::filter::{Action, Filter, Profile, Rule};
-    ///
-    /// let rule = Rule { calls: vec!["ptrace".into()], action: Action::Errno(1), args: Vec::new() };
-    /// let filter = Filter::Profile(Profile { rules: vec![rule], i386: false, ..Profile::default() });
-    /// let task = cofferdam::Sandbox::command("make").filter(filter).spawn()?;
-    /// # Ok::<(), cofferdam::Error>(())
-    /// ```
-    pub fn filter(self, filter: Filter) -> Self {
-        self.with(|s| s.filter = filter)
-    }
-
-    /// Resource limits, by cgroup.
-    pub fn limits(self, limits: Limits) -> Self {
-        self.with(|s| s.limits = limits)
-    }
-
-    /// Standard input.
-    pub fn stdin(self, stdio: Stdio) -> Self {
-        self.with(|s| s.stdin = stdio)
-    }
-
-    /// Standard output.
-    pub fn stdout(self, stdio: Stdio) -> Self {
-        self.with(|s| s.stdout = stdio)
-    }
-
-    /// Standard error.
-    pub fn stderr(self, stdio: Stdio) -> Self {
-        self.with(|s| s.stderr = stdio)
-    }
-
-    /// What must hold without reservation.
-    pub fn require(self, controls: Control) -> Self {
-        self.with(|s| s.require = Some(controls))
     }
 
     /// What would be done and what would hold. Touches nothing, beyond what [`Host::probe`] does where no host was
@@ -232,7 +129,7 @@ impl Sandbox {
         spawn::check_declared(&self.spec)?;
         let (plan, survey) = self.compile()?;
         let given = Given {
-            stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],
+            streams: spawn::streams([&self.spec.stdin, &self.spec.stdout, &self.spec.stderr]),
             survey: Some(&survey),
             progress: self.progress.as_fn(),
             running: None,

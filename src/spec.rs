@@ -1,37 +1,51 @@
 //! What is asked for, as plain data: the operator's [`Policy`] and the task's [`SandboxSpec`].
 //!
-//! Both are serde data with public fields. Names of modes, users, capabilities and ranges are strings
-//! here and are read when a sandbox is planned, so that a wrong one is an [`Error::Spec`] that names
-//! its field, whichever way it came in. A field of a domain (limits, volumes, network) has the type
-//! that the domain gives it.
+//! Both are serde data with public fields. A field that is absent when it is deserialised has its default, an unknown field
+//! is an error, and every error names the field. What depends on the host (users, capabilities, paths) is checked when a
+//! sandbox is planned: a wrong value is an [`Error::Spec`] with the name of its field.
+//!
+//! Fields are added in minor versions: write literals with `..Default::default()`.
 //!
 //! [`Error::Spec`]: crate::Error::Spec
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cgroup::{LimitEnv, Limits};
+use crate::cgroup::devices::Access;
+use crate::cgroup::{CgroupPath, LimitEnv, Limits, Required};
 use crate::filter::Filter;
-use crate::ns::Network;
-use crate::report::Control;
-use crate::rootfs::{ChrootEnv, Device, Dns, HostsEntry, Root, TaskDirs, Volume};
+use crate::ids::IdRanges;
+use crate::notation;
+use crate::ns::{IsolationMode, Network};
+use crate::report::Require;
+use crate::rootfs::{ChrootEnv, Dns, HostsEntry, Root, TaskDirs, Volume};
+
+mod fd;
+mod rlimit;
+
+pub use fd::{CallerFd, Fd, Stdio};
+pub use rlimit::{Resource, Rlimit};
 
 /// The operator's half: defaults for every task, and what no task may pass.
 ///
 /// ```
-/// let policy = cofferdam::Policy { denied_host_uids: "0,10-15,22".into(), ..Default::default() };
-/// assert_eq!(policy.default_pid_mode, "private");
+/// use cofferdam::Policy;
+///
+/// let policy = Policy { denied_host_uids: "0,10-15,22".parse()?, ..Policy::default() };
+/// assert_eq!(policy, serde_json::from_str(r#"{"denied_host_uids": "0,10-15,22"}"#)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Policy {
-    /// PID namespace of a task that asks for none: `private` (the default) or `host`.
-    pub default_pid_mode: String,
-    /// IPC namespace of a task that asks for none: `private` (the default) or `host`.
-    pub default_ipc_mode: String,
+    /// PID namespace of a task that asks for none. Private by default.
+    pub default_pid_mode: IsolationMode,
+    /// IPC namespace of a task that asks for none. Private by default.
+    pub default_ipc_mode: IsolationMode,
     /// Whether a task may share the host's PID namespace. True by default, as the `exec` driver has it.
     pub allow_host_pid: bool,
     /// Whether a task may share the host's IPC namespace. True by default, as the `exec` driver has it.
@@ -41,9 +55,9 @@ pub struct Policy {
     pub allow_network: bool,
     /// Whether a task may choose another system call filter than the default profile, or none. True by default.
     pub allow_filters: bool,
-    /// What must hold for every task without reservation, beside what its own
-    /// [`require`](SandboxSpec::require) asks for. `Control::all()` is all that the task asks for.
-    pub require: Option<Control>,
+    /// What must hold for every task, beside what its own [`require`](SandboxSpec::require) demands. Where neither says
+    /// anything, it is [`Require::Asked`].
+    pub require: Option<Require>,
     /// Enter the root by `chroot(2)`: for hosts whose `/` is a ramdisk, where `pivot_root(2)` is EINVAL.
     pub no_pivot_root: bool,
     /// The capabilities that a task may have, by name, `all` included; the 13 of
@@ -52,10 +66,10 @@ pub struct Policy {
     /// Gives user 0 the 38 capabilities 0 to 37 whatever the lists say, as the `exec` driver does for
     /// the user `root`. Off by default: root obeys the lists like anyone else.
     pub root_keeps_caps: bool,
-    /// User ids that no task may run as: ids and ranges, `"0,10-15,22"`.
-    pub denied_host_uids: String,
+    /// User ids that no task may run as, `"0,10-15,22"` when serialised.
+    pub denied_host_uids: IdRanges,
     /// Group ids that no task may be a member of, supplementary ones included.
-    pub denied_host_gids: String,
+    pub denied_host_gids: IdRanges,
     /// What a root is populated with when its spec does not say: host path to path in the root. Empty
     /// means the `exec` driver's list.
     pub chroot_env: ChrootEnv,
@@ -66,6 +80,7 @@ pub struct Policy {
     /// The most entries that populating one root may make; no limit when absent.
     pub max_entries: Option<u64>,
     /// The most bytes that the populated files of one root may have together; no limit when absent.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub max_bytes: Option<u64>,
     /// The cgroup below which every sandbox gets its own, relative to the root of the hierarchy.
     /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1. Processors are reserved below one
@@ -75,18 +90,16 @@ pub struct Policy {
     /// same one: to own this one is not enough. The kernel lets a process be started from one cgroup into another
     /// only by who may write `cgroup.procs` of the lowest cgroup that is above both, and answers `EACCES`. So a
     /// driver is put below the cgroup that is delegated to it, not beside it.
-    pub cgroup_parent: String,
+    pub cgroup_parent: CgroupPath,
     /// Whether tasks keep off the processors that other tasks below `cgroup_parent` reserve with
     /// [`Limits::cores`]. True by default. On version 1 every task must enter a cpuset for that, which costs each
     /// spawn 0.2 ms, and 0.6 where no other task runs. Turned off, `cores` hold the task that asks for them
     /// there, and the report says that others are not kept off. On version 2 it changes nothing: others are
     /// always kept off.
     pub core_partitions: bool,
-    /// The controllers that this host must have before any limit is set; if one is lacking none is, and the report
-    /// names it. `minimal` (the default): what limits are made of, freezer, memory, cpu and cpuset on version 1,
-    /// cpuset, cpu, io, memory and pids on version 2. `documented`: all 12 of the table in the `exec`
-    /// driver's documentation; [`Required`](crate::cgroup::Required) says what that means for each.
-    pub required_controllers: String,
+    /// The controllers that this host must have before any limit is set. If one is lacking, no limit is set at all, and the
+    /// report names the controller. [`Required::Minimal`] by default.
+    pub required_controllers: Required,
     /// Directories of the host below which every file or directory that a task names must lie, by its path without
     /// symbolic links: the sources of volumes, devices and its own `chroot_env`, its root, `upper`, `alloc` and `local`.
     /// Anything else is [`Denied`](crate::Error::Denied). Empty means anywhere. The operator's own `chroot_env` and the
@@ -98,16 +111,16 @@ pub struct Policy {
     /// [`Propagation::Bidirectional`](crate::Propagation::Bidirectional), and a linked root that is
     /// [`writable`](Root::writable). False by default.
     pub allow_privileged: bool,
-    /// Where temporary roots are made; the system's temporary directory when empty. Links need it on
+    /// Where temporary roots are made; the system's temporary directory when absent. Links need it on
     /// the file system of what is linked.
-    pub temp_dir: PathBuf,
+    pub temp_dir: Option<PathBuf>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Policy {
-            default_pid_mode: "private".into(),
-            default_ipc_mode: "private".into(),
+            default_pid_mode: IsolationMode::Private,
+            default_ipc_mode: IsolationMode::Private,
             allow_host_pid: true,
             allow_host_ipc: true,
             allow_network: true,
@@ -116,19 +129,19 @@ impl Default for Policy {
             no_pivot_root: false,
             allow_caps: None,
             root_keeps_caps: false,
-            denied_host_uids: String::new(),
-            denied_host_gids: String::new(),
+            denied_host_uids: IdRanges::default(),
+            denied_host_gids: IdRanges::default(),
             chroot_env: ChrootEnv::new(),
             chroot_skip: Vec::new(),
             max_entries: None,
             max_bytes: None,
-            cgroup_parent: String::new(),
+            cgroup_parent: CgroupPath::default(),
             core_partitions: true,
-            required_controllers: "minimal".into(),
+            required_controllers: Required::Minimal,
             allowed_source_roots: Vec::new(),
             volumes_enabled: true,
             allow_privileged: false,
-            temp_dir: PathBuf::new(),
+            temp_dir: None,
         }
     }
 }
@@ -150,81 +163,89 @@ impl Policy {
             allow_host_ipc: false,
             allow_network: false,
             allow_filters: false,
-            require: Some(Control::all()),
+            require: Some(Require::Full),
             allow_caps: Some(Vec::new()),
             ..Policy::default()
         }
     }
 }
 
-/// Where one of the task's standard streams goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stdio {
-    /// The caller's stream of the same number. Of a regular file the task can also open the inode anew, through
-    /// `/proc/self/fd`, for reading and writing, and change its mode and owner if it may: the report weakens
-    /// `host_files`. A pipe gives nothing away.
-    Inherit,
-    /// `/dev/null`.
-    #[default]
-    Null,
-    /// A pipe to the caller, in the [`Task`](crate::Task).
-    Piped,
-    /// A descriptor of the caller, by its number. It must stay open until `spawn` returns.
-    Fd(i32),
-}
-
-/// A descriptor that the task gets beside its standard streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fd {
-    /// Its number in the caller. It must stay open until `spawn` returns.
-    pub from: i32,
-    /// Its number in the task, 3 to 1023.
-    pub to: u32,
-}
-
-/// A limit of `setrlimit(2)`. `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A device node of the host that the task gets.
+///
+/// ```
+/// use cofferdam::{Device, cgroup::devices::Access};
+///
+/// let fuse = Device::new("/dev/fuse");
+/// let disk = Device { access: Access::READ, ..Device::new("/dev/loop0") };
+/// # let _ = (fuse, disk);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Rlimit {
-    /// The soft limit, at most the hard one.
-    pub soft: Option<u64>,
-    /// The hard limit; to raise it above the caller's needs `CAP_SYS_RESOURCE`.
-    pub hard: Option<u64>,
+pub struct Device {
+    /// Absolute path of the node on the host.
+    pub source: PathBuf,
+    /// Absolute path in the sandbox; the same as `source` when empty.
+    pub target: PathBuf,
+    /// What the task may do with it, any of `r`, `w` and `m` when serialised; all by default. Less than `rw` holds by the
+    /// device cgroup only; where there is none the report says so. The node is bound, so `m` changes nothing: making nodes
+    /// is up to `CAP_MKNOD`.
+    #[serde(alias = "permissions")]
+    pub access: Access,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Device { source: PathBuf::new(), target: PathBuf::new(), access: Access::all() }
+    }
+}
+
+impl Device {
+    /// The node at `path`, at the same place in the sandbox, with all access.
+    pub fn new(path: impl Into<PathBuf>) -> Device {
+        Device { source: path.into(), ..Device::default() }
+    }
+
+    /// Where it is in the sandbox.
+    pub(crate) fn place(&self) -> &PathBuf {
+        if self.target.as_os_str().is_empty() { &self.source } else { &self.target }
+    }
 }
 
 /// The task's half: what to run, as whom, in which root, with which limits.
 ///
 /// ```
 /// use cofferdam::SandboxSpec;
-/// let spec = SandboxSpec { command: "id".into(), user: "daemon".into(), ..Default::default() };
+/// let spec = SandboxSpec { command: "id".into(), user: Some("daemon".into()), ..Default::default() };
 /// let json = serde_json::to_string(&spec).unwrap();
 /// assert_eq!(serde_json::from_str::<SandboxSpec>(&json).unwrap(), spec);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct SandboxSpec {
-    /// The sandbox's name, for its cgroup and its temporary root: letters, digits, `.`, `_` and `-`,
-    /// at most 128. A random one when empty. It must be unique among running sandboxes: processes in a
-    /// cgroup of that name are taken for what an earlier one left behind, and killed.
-    pub id: String,
-    /// What to execute. It is looked up *inside the root*, with the user's own rights: below `/local`,
-    /// then as it stands below `/`, and a name without a slash in /usr/local/bin, /usr/bin and /bin.
-    /// `PATH` is not consulted.
-    pub command: String,
+    /// The sandbox's name, for its cgroup and its temporary root: letters, digits, `.`, `_` and `-`, at most 128. A random
+    /// one when absent. A name that a running sandbox has is refused. What a sandbox of that name left behind whose
+    /// owner is gone is killed and removed.
+    pub id: Option<String>,
+    /// What to execute. It is looked up *inside the root*, with the task's own rights, as a shell does it: a path as it
+    /// stands, relative to [`work_dir`](Self::work_dir), and a name without a slash in the directories of the `PATH` of
+    /// [`env`](Self::env) (`/usr/local/bin:/usr/bin:/bin` without one). A name or a relative path is looked up below
+    /// `/local` and `/` too, as the `exec` driver has it; [`lookup`](Self::lookup) lists the places.
+    #[serde(with = "notation::os_string")]
+    pub command: OsString,
     /// Its arguments, after the name, which is the absolute path that was found.
-    pub args: Vec<String>,
-    /// Its whole environment, but for `USER`, `LOGNAME` and `HOME`, which are the user's own and win.
-    pub env: BTreeMap<String, String>,
-    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up on the host; `nobody` when empty.
-    pub user: String,
+    #[serde(with = "notation::os_strings")]
+    pub args: Vec<OsString>,
+    /// Its whole environment. `USER`, `LOGNAME` and `HOME` are added from the host's user database unless they are given.
+    #[serde(with = "notation::os_map")]
+    pub env: BTreeMap<OsString, OsString>,
+    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up on the host; `nobody` when absent.
+    pub user: Option<String>,
     /// Absolute path inside the root; made, 0755, when it is absent; `/` when there is none.
     pub work_dir: Option<PathBuf>,
-    /// `private`, `host`, or empty for the operator's default.
-    pub pid_mode: String,
-    /// `private`, `host`, or empty for the operator's default.
-    pub ipc_mode: String,
+    /// The PID namespace; the operator's default when absent.
+    pub pid_mode: Option<IsolationMode>,
+    /// The IPC namespace; the operator's default when absent.
+    pub ipc_mode: Option<IsolationMode>,
     /// The network.
     pub network: Network,
     /// A host name of the task's own, at most 64 bytes, in a UTS namespace of its own.
@@ -277,11 +298,13 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// The variables in which the task finds its limits; none by default.
     pub limit_env: LimitEnv,
-    /// Resource limits, by `setrlimit(2)`: `nofile`, `core`, `memlock` ...
-    pub rlimits: BTreeMap<String, Rlimit>,
-    /// `oom_score_adj`, -1000 to 1000. 0 by default, whatever the caller's is.
-    pub oom_score_adj: i32,
-    /// The task's umask, 0022 by default.
+    /// Resource limits, by `setrlimit(2)`.
+    pub rlimits: BTreeMap<Resource, Rlimit>,
+    /// `oom_score_adj`, -1000 to 1000. When absent it is 0, whatever the caller's is, unless the kernel forbids to lower
+    /// it: then it is the caller's, and the report says so.
+    pub oom_score_adj: Option<i32>,
+    /// The task's umask, octal digits in a string when serialised. 0022 by default.
+    #[serde(with = "notation::octal")]
     pub umask: u32,
     /// The task's standard input.
     pub stdin: Stdio,
@@ -291,23 +314,22 @@ pub struct SandboxSpec {
     pub stderr: Stdio,
     /// Further descriptors. All that is not named here or above is closed.
     pub fds: Vec<Fd>,
-    /// What must hold, without reservation. When absent: every isolation control that is asked for
-    /// must hold, if only in part; resource controls may be missing, all together, and the kernel may
-    /// forbid to lower `oom_score`.
-    pub require: Option<Control>,
+    /// What must hold, or the sandbox is refused. Where neither this nor the operator's [`require`](Policy::require) says
+    /// anything, it is [`Require::Asked`].
+    pub require: Option<Require>,
 }
 
 impl Default for SandboxSpec {
     fn default() -> Self {
         SandboxSpec {
-            id: String::new(),
-            command: String::new(),
+            id: None,
+            command: OsString::new(),
             args: Vec::new(),
             env: BTreeMap::new(),
-            user: String::new(),
+            user: None,
             work_dir: None,
-            pid_mode: String::new(),
-            ipc_mode: String::new(),
+            pid_mode: None,
+            ipc_mode: None,
             network: Network::Host,
             hostname: None,
             cgroup_namespace: None,
@@ -327,7 +349,7 @@ impl Default for SandboxSpec {
             limits: Limits::default(),
             limit_env: LimitEnv::default(),
             rlimits: BTreeMap::new(),
-            oom_score_adj: 0,
+            oom_score_adj: None,
             umask: 0o022,
             stdin: Stdio::Null,
             stdout: Stdio::Null,
@@ -335,5 +357,29 @@ impl Default for SandboxSpec {
             fds: Vec::new(),
             require: None,
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        notation::with_field(d, |d| Policy::deserialize(d))
+    }
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Policy::serialize(self, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for SandboxSpec {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        notation::with_field(d, |d| SandboxSpec::deserialize(d))
+    }
+}
+
+impl Serialize for SandboxSpec {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        SandboxSpec::serialize(self, s)
     }
 }

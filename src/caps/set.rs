@@ -6,6 +6,8 @@ use std::str::FromStr;
 use caps::Capability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::error::InvalidValue;
+
 /// A set of capabilities; bit *n* is capability number *n* of `linux/capability.h`.
 ///
 /// Names are those of `capabilities(7)` in lower case and without `cap_`. They are read in any case, with or
@@ -76,10 +78,11 @@ impl CapSet {
     /// The set of the capabilities with these names.
     ///
     /// # Errors
-    /// The first name that is none, as it was given.
-    pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<CapSet, String> {
+    /// [`InvalidValue`] with the first name that is none.
+    pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<CapSet, InvalidValue> {
         names.into_iter().try_fold(CapSet::EMPTY, |set, name| {
-            let one = CapSet::from_name(name.as_ref()).ok_or_else(|| name.as_ref().to_owned())?;
+            let one = CapSet::from_name(name.as_ref())
+                .ok_or_else(|| InvalidValue::new(format!("{:?} is not a capability", name.as_ref())))?;
             Ok(set.union(one))
         })
     }

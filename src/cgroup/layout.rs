@@ -181,13 +181,7 @@ impl<'a> Layout<'a> {
     /// `None` if none is requested, or none exists.
     pub fn cores(&mut self) -> Option<Reserved> {
         let limits = self.limits();
-        let asked = match limits.cpuset() {
-            Ok(asked) => asked?,
-            Err(why) => {
-                self.miss(Control::CPUSET, why);
-                return None;
-            }
-        };
+        let asked = limits.cpuset()?;
         let online = &self.detection().online;
         let cores = asked.intersection(online);
         if cores.is_empty() {
@@ -195,7 +189,7 @@ impl<'a> Layout<'a> {
             self.miss(Control::CPUSET, why);
             return None;
         }
-        if cores != asked {
+        if cores != *asked {
             let why = format!("of processors {asked} this host has only {cores}");
             self.report.weaken(Control::CPUSET, why);
         }
@@ -204,8 +198,9 @@ impl<'a> Layout<'a> {
 
     /// Whether the task will have reserved CPUs.
     pub fn reserves(&self) -> bool {
-        let asked: CpuSet = self.limits().cpuset().ok().flatten().unwrap_or_default();
-        self.detection().can_limit().is_ok() && !asked.intersection(&self.detection().online).is_empty()
+        let online = &self.detection().online;
+        let asked = self.limits().cpuset().is_some_and(|asked| !asked.intersection(online).is_empty());
+        asked && self.detection().can_limit().is_ok()
     }
 
     /// Enables `controllers` in `cgroup.subtree_control`, from the highest manageable cgroup down to the parent of the

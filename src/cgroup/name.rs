@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::InvalidValue;
+
 /// Maximum length of a cgroup name, in bytes. Long enough for any identifier, and leaves room for a suffix (`.scope`).
 const NAME_MAX: usize = 200;
 
@@ -25,7 +27,7 @@ impl CgroupName {
     ///
     /// # Errors
     /// A message that says what is wrong with the name.
-    pub fn new(name: &str) -> Result<CgroupName, String> {
+    pub fn new(name: &str) -> Result<CgroupName, InvalidValue> {
         component(name).map(|()| CgroupName(name.to_owned()))
     }
 }
@@ -44,13 +46,14 @@ impl CgroupPath {
     ///
     /// # Errors
     /// A message that says what is wrong with the path.
-    pub fn new(path: &str) -> Result<CgroupPath, String> {
+    pub fn new(path: &str) -> Result<CgroupPath, InvalidValue> {
         let relative = path.strip_prefix('/').unwrap_or(path);
         if relative.starts_with("sys/fs/cgroup") {
-            return Err(format!("{path:?} is not relative to the mount points of the hierarchies"));
+            let why = format!("{path:?} is not relative to the mount points of the hierarchies");
+            return Err(InvalidValue::new(why));
         }
         if path.len() > 2048 {
-            return Err("the path is longer than 2048 bytes".to_owned());
+            return Err(InvalidValue::new("the path is longer than 2048 bytes"));
         }
         if !relative.is_empty() {
             relative.split('/').try_for_each(component)?;
@@ -64,7 +67,7 @@ impl CgroupPath {
     }
 }
 
-fn component(name: &str) -> Result<(), String> {
+fn component(name: &str) -> Result<(), InvalidValue> {
     let why = if name.is_empty() {
         "is empty"
     } else if name.len() > NAME_MAX {
@@ -78,7 +81,7 @@ fn component(name: &str) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!("{name:?} {why}"))
+    Err(InvalidValue::new(format!("{name:?} {why}")))
 }
 
 /// Every directory from `base` (exclusive) down to `base` joined with `path`, the highest first.
@@ -95,8 +98,8 @@ pub(super) fn levels(base: &Path, path: &str) -> Vec<PathBuf> {
 macro_rules! string_newtype {
     ($($type:ty),*) => {$(
         impl TryFrom<String> for $type {
-            type Error = String;
-            fn try_from(text: String) -> Result<Self, String> {
+            type Error = InvalidValue;
+            fn try_from(text: String) -> Result<Self, InvalidValue> {
                 Self::new(&text)
             }
         }

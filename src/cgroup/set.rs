@@ -1,8 +1,12 @@
 //! CPU sets in the kernel's list format (`cpuset(7)`).
 
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::InvalidValue;
 
 /// Set of CPU numbers, stored as intervals: `0-4294967295` takes as much memory as `0`.
 ///
@@ -19,12 +23,12 @@ impl CpuSet {
     ///
     /// # Errors
     /// A message that names the invalid piece.
-    pub fn parse(list: &str) -> Result<CpuSet, String> {
+    pub fn parse(list: &str) -> Result<CpuSet, InvalidValue> {
         list.split(',')
             .map(|piece| match range(piece) {
                 Some((low, high)) if low <= high => Ok((low, high)),
-                Some(_) => Err(format!("{piece:?} runs backwards")),
-                None => Err(format!("{piece:?} is no processor number or range")),
+                Some(_) => Err(InvalidValue::new(format!("{piece:?} runs backwards"))),
+                None => Err(InvalidValue::new(format!("{piece:?} is not a processor number or range"))),
             })
             .collect::<Result<Vec<_>, _>>()
             .map(CpuSet::from_ranges)
@@ -121,14 +125,37 @@ impl fmt::Display for CpuSet {
 
 impl Serialize for CpuSet {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        if self.is_empty() { s.serialize_str("") } else { s.collect_str(self) }
+    }
+}
+
+impl FromStr for CpuSet {
+    type Err = InvalidValue;
+
+    /// As [`CpuSet::parse`].
+    fn from_str(list: &str) -> Result<Self, InvalidValue> {
+        CpuSet::parse(list)
+    }
+}
+
+impl FromIterator<u32> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(processors: I) -> Self {
+        CpuSet::from_ranges(processors.into_iter().map(|number| (number, number)).collect())
+    }
+}
+
+impl From<RangeInclusive<u32>> for CpuSet {
+    /// The processors of a range; none where it runs backwards.
+    fn from(range: RangeInclusive<u32>) -> Self {
+        let (low, high) = range.into_inner();
+        CpuSet::from_ranges(if low <= high { vec![(low, high)] } else { Vec::new() })
     }
 }
 
 impl<'de> Deserialize<'de> for CpuSet {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let list = String::deserialize(d)?;
-        if list.trim().is_empty() { Ok(CpuSet::default()) } else { CpuSet::parse(&list) }
+        if list.is_empty() { Ok(CpuSet::default()) } else { CpuSet::parse(&list) }
             .map_err(serde::de::Error::custom)
     }
 }
@@ -211,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn cpu_set_survives_json() {
-        for list in ["1,3-5", " "] {
+    fn it_can_be_stored() {
+        for list in ["1,3-5", ""] {
             let set = CpuSet::parse_lenient(list);
             let json = serde_json::to_string(&set).unwrap();
             assert_eq!(json, format!("\"{list}\""));

@@ -1,5 +1,6 @@
 //! Checks of single fields, each an error that names its field.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Result};
@@ -23,12 +24,16 @@ pub(super) fn id(id: &str) -> Result<String> {
     Ok(id.to_string())
 }
 
-/// Everything that goes to the kernel as a string.
-pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
-    let no_nul = |field: &'static str, text: &str| match text.contains('\0') {
+/// Refuses a string that the kernel would cut.
+pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
+    match text.as_bytes().contains(&0) {
         true => Err(Error::spec(field, format!("{text:?} contains a NUL byte"))),
         false => Ok(()),
-    };
+    }
+}
+
+/// Everything that goes to the kernel as a string.
+pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
     if spec.command.is_empty() {
         return Err(Error::spec("command", "there is no command"));
     }
@@ -38,8 +43,8 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
     no_nul("command", &spec.command)?;
     spec.args.iter().try_for_each(|arg| no_nul("args", arg))?;
     for (key, value) in &spec.env {
-        if key.is_empty() || key.contains('=') {
-            return Err(Error::spec("env", format!("{key:?} is no name of a variable")));
+        if key.is_empty() || key.as_bytes().contains(&b'=') {
+            return Err(Error::spec("env", format!("{key:?} is not the name of a variable")));
         }
         no_nul("env", key)?;
         no_nul("env", value)?;
@@ -48,7 +53,7 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
         if name.is_empty() || name.len() > 64 {
             return Err(Error::spec("hostname", format!("{name:?} is not 1 to 64 bytes long")));
         }
-        no_nul("hostname", name)?;
+        no_nul("hostname", name.as_ref())?;
     }
     if spec.umask > 0o777 {
         return Err(Error::spec("umask", format!("{:o} is above 777", spec.umask)));
@@ -74,7 +79,7 @@ pub(super) fn network(network: &Network, survey: &Survey) -> Result<()> {
 pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
     for device in &spec.devices {
         check_path("devices", &device.source)?;
-        check_path("devices", &device.target)?;
+        check_path("devices", device.place())?;
         let kind = survey.kind(&device.source);
         if kind.is_none() {
             return Err(survey.absent("devices", &device.source));
@@ -82,39 +87,6 @@ pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
         if kind != Some(FileKind::Device) {
             return Err(Error::spec("devices", format!("{:?} is no device of the host", device.source)));
         }
-        let wrong = |c: char| !"rwm".contains(c);
-        if device.permissions.is_empty() || device.permissions.contains(wrong) {
-            return Err(Error::spec(
-                "devices",
-                format!("{:?} is not made of r, w and m", device.permissions),
-            ));
-        }
     }
     Ok(())
-}
-
-/// The number of a resource limit.
-pub(super) fn rlimit(name: &str) -> Result<u32> {
-    const NAMES: [(&str, u32); 16] = [
-        ("as", libc::RLIMIT_AS),
-        ("core", libc::RLIMIT_CORE),
-        ("cpu", libc::RLIMIT_CPU),
-        ("data", libc::RLIMIT_DATA),
-        ("fsize", libc::RLIMIT_FSIZE),
-        ("locks", libc::RLIMIT_LOCKS),
-        ("memlock", libc::RLIMIT_MEMLOCK),
-        ("msgqueue", libc::RLIMIT_MSGQUEUE),
-        ("nice", libc::RLIMIT_NICE),
-        ("nofile", libc::RLIMIT_NOFILE),
-        ("nproc", libc::RLIMIT_NPROC),
-        ("rss", libc::RLIMIT_RSS),
-        ("rtprio", libc::RLIMIT_RTPRIO),
-        ("rttime", libc::RLIMIT_RTTIME),
-        ("sigpending", libc::RLIMIT_SIGPENDING),
-        ("stack", libc::RLIMIT_STACK),
-    ];
-    NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number).ok_or_else(|| {
-        let known: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-        Error::spec("rlimits", format!("{name:?} is none of {}", known.join(", ")))
-    })
 }

@@ -4,9 +4,8 @@ use crate::cgroup::devices::{self, Access, DeviceKind, DeviceRule};
 use crate::error::Result;
 use crate::host::{Host, Survey};
 use crate::report::{Control, Effect};
-use crate::rootfs::Device;
 use crate::rootfs::probe::Node;
-use crate::spec::SandboxSpec;
+use crate::spec::{Device, SandboxSpec};
 use crate::step::{Draft, OnRefusal};
 
 /// The list of the device cgroup; empty where there is to be none, and then the report says why.
@@ -28,7 +27,7 @@ pub(super) fn rules(
         let declared = spec.devices.iter().filter_map(|device| {
             let (kind, node) = node(device, survey)?;
             let (major, minor) = (Some(node.major), Some(node.minor));
-            Some(DeviceRule { kind, major, minor, access: access(device) })
+            Some(DeviceRule { kind, major, minor, access: device.access })
         });
         return Ok(devices::rules(declared));
     };
@@ -66,7 +65,7 @@ pub(super) fn wider_than_declared(
 ) {
     for device in narrow(spec).filter(|_| !rules.is_empty()) {
         let all = node(device, survey).map(|(kind, n)| devices::allows(rules, kind, n.major, n.minor));
-        let more = all.unwrap_or_default().difference(access(device) | Access::MKNOD);
+        let more = all.unwrap_or_default().difference(device.access | Access::MKNOD);
         if !more.is_empty() {
             let why = "every task has that device, or it is declared twice";
             draft.report.weaken(Control::DEVICES, wider(device, why));
@@ -79,15 +78,11 @@ fn node(device: &Device, survey: &Survey) -> Option<(DeviceKind, Node)> {
     Some((if node.block { DeviceKind::Block } else { DeviceKind::Char }, *node))
 }
 
-fn access(device: &Device) -> Access {
-    Access::parse(&device.permissions).unwrap_or_default()
-}
-
 /// Devices that are not to be opened for both reading and writing.
 fn narrow(spec: &SandboxSpec) -> impl Iterator<Item = &Device> {
-    spec.devices.iter().filter(|device| !access(device).contains(Access::READ | Access::WRITE))
+    spec.devices.iter().filter(|device| !device.access.contains(Access::READ | Access::WRITE))
 }
 
 fn wider(device: &Device, why: &str) -> String {
-    format!("{:?} can be opened for more than {:?}: {why}", device.target, device.permissions)
+    format!("{:?} can be opened for more than \"{}\": {why}", device.place(), device.access)
 }

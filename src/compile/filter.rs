@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::process::demanded;
 use crate::caps::Sets;
 use crate::error::{Error, Result};
 use crate::filter::{
     Action, Arch, Base, Compare, CompiledFilter, Filter, Grants, Profile, Rule, compiled, number,
 };
 use crate::ns::{IsolationMode, Namespaces, Network};
+use crate::plan::MustHold;
 use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::{Blob, Op};
@@ -66,7 +66,7 @@ fn no_user_namespaces(grants: &Grants) -> Profile {
 
 impl Filters {
     /// Loads what PID 1 and the task have in common, before PID 1 forks.
-    pub(super) fn common(&self, policy: &Policy, spec: &SandboxSpec, draft: &mut Draft) {
+    pub(super) fn common(&self, must_hold: &MustHold, draft: &mut Draft) {
         let Some(filter) = &self.common else {
             let limits = draft.report.enforced & Control::RESOURCES;
             let why =
@@ -79,17 +79,22 @@ impl Filters {
         };
         draft.report.enforce(Control::NO_USER_NS);
         let op = Op::NoUserNamespaces { program: Blob(&filter.program.bytes()) };
-        draft.init.push(step(policy, spec, (Control::NO_USER_NS, Enter::Inside), op));
+        draft.init.push(step(must_hold, (Control::NO_USER_NS, Enter::Inside), op));
     }
 
     /// Loads the task's own.
-    pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, draft: &mut Draft) -> Option<InitStep> {
+    pub(super) fn own(
+        &self,
+        must_hold: &MustHold,
+        spec: &SandboxSpec,
+        draft: &mut Draft,
+    ) -> Option<InitStep> {
         let filter = self.own.as_ref()?;
         draft.report.enforce(Control::SYSCALLS);
         // Without no_new_privs it must be loaded before the capabilities are given up.
         let at = if spec.no_new_privs { Enter::Last } else { Enter::Inside };
         let op = Op::Filter { program: Blob(&filter.program.bytes()) };
-        Some(step(policy, spec, (Control::SYSCALLS, at), op))
+        Some(step(must_hold, (Control::SYSCALLS, at), op))
     }
 
     /// Whether the task can make a call with some arguments, of which the lower half of one may be known.
@@ -153,10 +158,10 @@ const OPEN: [(&str, &str); 2] = [
     ("userfaultfd", "it makes races of the kernel winnable"),
 ];
 
-/// The step that loads one. A kernel without seccomp filters refuses it: the spawn then fails, unless the author
-/// required other controls only.
-fn step(policy: &Policy, spec: &SandboxSpec, (control, at): (Control, Enter), op: Op<'_>) -> InitStep {
-    let must = spec.require.is_none() || demanded(policy, spec, control);
+/// The step that loads one. A kernel without seccomp filters refuses it: the spawn then fails, unless best effort was
+/// chosen.
+fn step(must_hold: &MustHold, (control, at): (Control, Enter), op: Op<'_>) -> InitStep {
+    let must = !must_hold.is_best_effort();
     let step = InitStep::new(control, op).entering(at);
     if must { step } else { step.optional() }
 }

@@ -47,8 +47,7 @@ pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, 
 /// Checks the ranges against what the task asks for, and against what it is on the host where a user
 /// namespace maps one to the other.
 pub(super) fn denied(policy: &Policy, host: &Host, asked: &Identity, mapping: Mapping) -> Result<()> {
-    let uids = ids::denied_uids(&policy.denied_host_uids)?;
-    let gids = ids::denied_gids(&policy.denied_host_gids)?;
+    let (uids, gids) = (&policy.denied_host_uids, &policy.denied_host_gids);
     ids::check(asked, &uids, &gids)?;
     if mapping == Mapping::Caller {
         let mut outside = asked.clone();

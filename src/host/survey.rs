@@ -20,7 +20,7 @@ use crate::rootfs::probe::Node;
 use crate::rootfs::probe::Owner;
 use crate::rootfs::source::{self, HeldSources, HostFile, SourceError};
 use crate::rootfs::{self, ChrootEnv, FileKind, Method};
-use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::spec::{Device, Policy, SandboxSpec};
 use crate::sys;
 use crate::sys::mountinfo::Mount;
 
@@ -77,7 +77,7 @@ pub(crate) struct Skip {
 impl Survey {
     /// Looks up the user and looks at the paths.
     pub(crate) fn take(policy: &Policy, spec: &SandboxSpec, host: &Host) -> Result<Survey> {
-        let identity = ids::lookup(&spec.user)?;
+        let identity = ids::lookup(spec.user.as_deref().unwrap_or_default())?;
         let env = chroot_env(policy, spec);
         let namespace = match &spec.network {
             Network::Path(path) if path.is_absolute() => namespace(path),
@@ -197,7 +197,7 @@ fn is_noexec(source: &HostFile) -> bool {
 
 /// Where temporary roots are made.
 pub(crate) fn temp_dir(policy: &Policy) -> PathBuf {
-    if policy.temp_dir.as_os_str().is_empty() { std::env::temp_dir() } else { policy.temp_dir.clone() }
+    policy.temp_dir.clone().unwrap_or_else(std::env::temp_dir)
 }
 
 /// Whether the nodes of `/dev` are made, and not bound.
@@ -208,20 +208,18 @@ pub(crate) fn nodes(host: &Host) -> bool {
 /// Where the host has what the sources of the root show at places where something is to be mounted.
 fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
     let volumes = spec.volumes.iter().map(|v| &v.target);
-    let devices = spec.devices.iter().map(|d| &d.target);
+    let devices = spec.devices.iter().map(Device::place);
     let targets = env.values().chain(volumes).chain(devices).chain(&spec.work_dir);
     targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path)).collect()
 }
 
 /// Those of a spec's descriptors that are files, directories or terminals.
 fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
-    let numbers = [("stdin", spec.stdin), ("stdout", spec.stdout), ("stderr", spec.stderr)];
-    let standard = (0..).zip(numbers).filter_map(|(n, (name, how))| match how {
-        Stdio::Inherit => Some((name.to_string(), n)),
-        Stdio::Fd(fd) => Some((name.to_string(), fd)),
-        Stdio::Null | Stdio::Piped => None,
-    });
-    let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from));
+    let numbers = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
+    let standard = (0..)
+        .zip(numbers)
+        .filter_map(|(number, (name, stdio))| Some((name.to_string(), stdio.of_caller(number)?)));
+    let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from.number()));
     // What is not open is an error of the spawn.
     let open = standard.chain(others).filter_map(|(name, fd)| Some((name, sys::dup_number(fd).ok()?)));
     open.filter_map(|(name, fd)| {

@@ -15,15 +15,17 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InvalidValue, Result};
 
 pub(crate) mod lower;
 pub(crate) mod probe;
 
 /// Whether a task has a namespace of its own or shares the caller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IsolationMode {
     /// A new namespace.
+    #[default]
     Private,
     /// The caller's namespace.
     Host,
@@ -39,39 +41,28 @@ impl fmt::Display for IsolationMode {
 }
 
 impl FromStr for IsolationMode {
-    type Err = ();
+    type Err = InvalidValue;
 
     /// Exactly `private` or `host`; upper case is refused.
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text {
             "private" => Ok(IsolationMode::Private),
             "host" => Ok(IsolationMode::Host),
-            _ => Err(()),
+            _ => Err(InvalidValue::new(format!("{text:?} is neither \"private\" nor \"host\""))),
         }
     }
-}
-
-/// Reads the value of `field`.
-///
-/// # Errors
-/// [`Error::Spec`] for anything but `private` and `host`, the empty string included.
-pub(crate) fn parse_mode(field: &'static str, value: &str) -> Result<IsolationMode> {
-    value
-        .parse()
-        .map_err(|()| Error::spec(field, format!("{field} must be \"private\" or \"host\", got {value:?}")))
 }
 
 /// The mode that a task gets: its own choice, else the operator's default; never `host` above the
 /// ceiling.
 pub(crate) fn resolve_mode(
-    task: (&'static str, &str),
-    default: (&'static str, &str),
+    (field, task): (&'static str, Option<IsolationMode>),
+    default: IsolationMode,
     allow_host: bool,
 ) -> Result<IsolationMode> {
-    let default = parse_mode(default.0, default.1)?;
-    let mode = if task.1.is_empty() { default } else { parse_mode(task.0, task.1)? };
+    let mode = task.unwrap_or(default);
     if mode == IsolationMode::Host && !allow_host {
-        return Err(Error::denied(format!("{} \"host\" is above the ceiling of this host's policy", task.0)));
+        return Err(Error::denied(format!("{field} \"host\" is above the ceiling of this host's policy")));
     }
     Ok(mode)
 }
@@ -79,6 +70,7 @@ pub(crate) fn resolve_mode(
 /// The network that a task sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Network {
     /// The caller's network namespace.
     #[default]
@@ -105,30 +97,36 @@ pub(crate) struct Namespaces {
 mod tests {
     use super::*;
 
-    fn resolve(plugin: &str, task: &str, allow: bool) -> String {
-        match resolve_mode(("pid_mode", task), ("default_pid_mode", plugin), allow) {
+    fn resolve(default: IsolationMode, task: Option<IsolationMode>, allow: bool) -> String {
+        match resolve_mode(("pid_mode", task), default, allow) {
             Ok(mode) => mode.to_string(),
             Err(e) => e.to_string(),
         }
     }
 
     #[test]
-    fn the_task_chooses_below_the_ceiling() {
-        for (plugin, task, allow, expect) in [
-            ("private", "private", true, "private"),
-            ("private", "host", true, "host"),
-            ("private", "", true, "private"),
-            ("host", "host", true, "host"),
-            ("host", "", true, "host"),
-            ("host", "private", false, "private"),
-            ("private", "host", false, "pid_mode \"host\" is above the ceiling of this host's policy"),
-            ("host", "", false, "pid_mode \"host\" is above the ceiling of this host's policy"),
-            ("private", "Host", true, "pid_mode must be \"private\" or \"host\", got \"Host\""),
-            ("private", "other", true, "pid_mode must be \"private\" or \"host\", got \"other\""),
-            ("other", "", true, "default_pid_mode must be \"private\" or \"host\", got \"other\""),
-            ("", "private", true, "default_pid_mode must be \"private\" or \"host\", got \"\""),
+    fn a_task_chooses_its_mode_below_the_ceiling() {
+        use IsolationMode::{Host, Private};
+        let above = "pid_mode \"host\" is above the ceiling of this host's policy";
+        for (default, task, allow, expect) in [
+            (Private, Some(Private), true, "private"),
+            (Private, Some(Host), true, "host"),
+            (Private, None, true, "private"),
+            (Host, Some(Host), true, "host"),
+            (Host, None, true, "host"),
+            (Host, Some(Private), false, "private"),
+            (Private, Some(Host), false, above),
+            (Host, None, false, above),
         ] {
-            assert_eq!(resolve(plugin, task, allow), expect, "{plugin:?} {task:?} {allow}");
+            assert_eq!(resolve(default, task, allow), expect, "{default} {task:?} {allow}");
+        }
+    }
+
+    #[test]
+    fn a_mode_is_spelled_exactly() {
+        for text in ["Host", "other", "", " host"] {
+            let refused = text.parse::<IsolationMode>().unwrap_err().to_string();
+            assert_eq!(refused, format!("{text:?} is neither \"private\" nor \"host\""));
         }
     }
 }

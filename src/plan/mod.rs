@@ -7,11 +7,13 @@
 //!
 //! This module makes no decisions (`compile` does) and runs no step (`spawn` and `init` do).
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::cgroup::{CgroupOp, Cgroups};
 use crate::error::{Error, Result};
-use crate::report::{Control, Report};
+use crate::report::{Control, Report, Require};
 use crate::step::wire::{self, Field, List, Op};
 use crate::step::{Encoded, InitStep, Phase, call};
 
@@ -41,9 +43,9 @@ pub struct Plan {
     /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
     /// The command, as the spec names it.
-    pub(crate) command: String,
+    pub(crate) command: OsString,
     /// Paths in the root at which the command is looked for, in order.
-    pub(crate) candidates: Vec<String>,
+    pub(crate) candidates: Vec<PathBuf>,
 }
 
 /// The part of a plan that a process needs to join the running task. It holds no content of files, and so no secret.
@@ -69,24 +71,36 @@ pub(crate) struct Enclosure {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MustHold {
     /// Controls that the spec's author requires. `None`: no control may be missing except those in `forgiven`.
-    pub author: Option<Control>,
+    pub author: Option<Require>,
     /// Controls that the operator's policy requires.
-    pub operator: Option<Control>,
+    pub operator: Option<Require>,
     /// Controls that may be missing if `author` is `None`.
     pub forgiven: Control,
 }
 
 impl MustHold {
+    /// What author and operator require; the default where neither says anything.
+    fn all(&self) -> impl Iterator<Item = Require> + use<> {
+        let default = (self.author.is_none() && self.operator.is_none()).then_some(Require::default());
+        [self.author, self.operator, default].into_iter().flatten()
+    }
+
+    /// Whether `control` must hold without reservation if it is asked for.
+    pub(crate) fn names(&self, control: Control) -> bool {
+        self.all().any(|require| require.names(control))
+    }
+
+    /// Whether the sandbox may lack something that was asked for.
+    pub(crate) fn is_best_effort(&self) -> bool {
+        self.all().all(|require| require == Require::BestEffort)
+    }
+
     /// Checks a report against the required controls.
     ///
     /// # Errors
     /// [`Error::Unsupported`] with the controls that are not enforced, and the reasons.
     pub(crate) fn check(&self, report: &Report) -> Result<()> {
-        let by_author = match self.author {
-            None => report.missing.difference(self.forgiven),
-            Some(some) => report.unmet(some),
-        };
-        let unmet = by_author | self.operator.map_or(Control::empty(), |some| report.unmet(some));
+        let unmet = self.all().fold(Control::empty(), |set, by| set | by.unmet(report, self.forgiven));
         if unmet.is_empty() {
             return Ok(());
         }

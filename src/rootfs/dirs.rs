@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FileKind, check_path};
 use crate::error::{Error, Result};
+use crate::notation;
 
 /// The directories of a task in addition to its root. Each is mounted only if it is set.
 ///
@@ -33,8 +34,9 @@ pub struct TaskDirs {
     pub local: Option<PathBuf>,
     /// A tmpfs at `/secrets`.
     pub secrets: Option<Secrets>,
-    /// Size in bytes of a tmpfs at `/tmp`, mode 1777, which covers the directory of that name in the root. Its pages
-    /// count as the task's memory.
+    /// Size in bytes of a tmpfs at `/tmp`, mode 1777, which replaces the directory of that name in the root. Its
+    /// pages count as the task's memory.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub tmp: Option<u64>,
 }
 
@@ -44,8 +46,10 @@ pub struct TaskDirs {
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
+    /// Its size limit in bytes; 1 MiB when absent. Its pages count as the task's memory.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     /// Size limit in bytes; 0 means 1 MiB. Its pages count as the task's memory.
-    pub size: u64,
+    pub size: Option<u64>,
     /// Files that it contains when the task starts, by name: mode 0400, owned by the task's user and group. Neither a
     /// plan nor `Debug` prints their content.
     pub files: BTreeMap<String, String>,
@@ -62,7 +66,7 @@ const SECRETS_DEFAULT: u64 = 1 << 20;
 
 impl Secrets {
     pub(super) fn bytes(&self) -> u64 {
-        if self.size == 0 { SECRETS_DEFAULT } else { self.size }
+        self.size.unwrap_or(SECRETS_DEFAULT)
     }
 }
 

@@ -43,6 +43,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::notation;
 
 mod directory;
 mod dirs;
@@ -81,9 +82,12 @@ pub struct Root {
     /// host's own files, and the report lists `host_files` as missing. Overlays, copies and given directories are
     /// writable in any case. With `bind`, it is an error.
     pub writable: bool,
+    /// Size limit of a tmpfs root in bytes, and of the tmpfs that an `overlay` is written to; 64 MiB when absent.
+    /// Its pages count as the task's memory.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     /// Size limit in bytes of a tmpfs root, and of the tmpfs that an `overlay` writes to; 0 means 64 MiB. The pages of
     /// the tmpfs count as the task's memory.
-    pub tmpfs_size: u64,
+    pub tmpfs_size: Option<u64>,
     /// Absolute path of a directory of the host that an `overlay` writes to. Its file system must support upper layers
     /// (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). The directory stays when the sandbox ends, and the next
     /// sandbox that names it sees its content. Two sandboxes must not use it at the same time. If absent, the overlay
@@ -94,7 +98,8 @@ pub struct Root {
     pub setuid: bool,
     /// Maximum number of entries that populating makes, directories included. The operator's limit applies too.
     pub max_entries: Option<u64>,
-    /// Maximum number of bytes in the populated files, linked ones included. The operator's limit applies too.
+    /// The most bytes that the populated files may have together, linked ones included.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub max_bytes: Option<u64>,
 }
 
@@ -123,24 +128,6 @@ pub struct Volume {
     pub read_only: bool,
     /// Propagation of later mounts.
     pub propagation: Propagation,
-}
-
-/// A device node of the host that is bind-mounted in the sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Device {
-    /// Absolute path of the node on the host.
-    pub source: PathBuf,
-    /// Absolute path in the sandbox.
-    pub target: PathBuf,
-    /// Any of `r`, `w`, `m`. Only the device cgroup can enforce less than `rw`; without one, the report says so. `m`
-    /// has no effect, because the node is bind-mounted: making nodes needs `CAP_MKNOD`.
-    #[serde(default = "read_write")]
-    pub permissions: String,
-}
-
-fn read_write() -> String {
-    "rwm".into()
 }
 
 /// Type of a file of the host.

@@ -14,8 +14,8 @@ use crate::task::{Spawned, Task};
 pub(crate) fn run_in(task: &Task, command: &EnterCommand) -> Result<Spawned> {
     let plan = enter(task.enclosure(), command)?;
     task.with_group(|group| {
-        let stdio = command.stdio;
-        spawn::spawn(&plan, Given { stdio, running: Some((task.pidfd(), group)), ..Given::default() })
+        let streams = spawn::streams(command.stdio.each_ref());
+        spawn::spawn(&plan, Given { streams, running: Some((task.pidfd(), group)), ..Given::default() })
     })
 }
 

@@ -34,8 +34,8 @@ static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 /// Inputs of the steps.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Given<'a> {
-    /// Standard input, output and error.
-    pub stdio: [Stdio; 3],
+    /// The caller's descriptors for standard input, output and error, where the spec names others than its own.
+    pub streams: [Option<RawFd>; 3],
     /// Users and opened paths of the host that the spec names.
     pub survey: Option<&'a Survey>,
     /// Callback for the progress of populating a root.
@@ -302,11 +302,8 @@ impl Run<'_> {
     fn stream(&mut self, number: u32, source: StreamSource) -> io::Result<OwnedFd> {
         match source {
             StreamSource::Caller => {
-                let how = usize::try_from(number).ok().and_then(|n| self.given.stdio.get(n)).copied();
-                match how {
-                    Some(Stdio::Fd(fd)) => sys::dup_number(fd),
-                    _ => sys::dup_number(number.cast_signed()),
-                }
+                let named = usize::try_from(number).ok().and_then(|n| self.given.streams.get(n).copied()?);
+                sys::dup_number(named.unwrap_or(number.cast_signed()))
             }
             StreamSource::Null => {
                 let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
@@ -324,17 +321,21 @@ fn open_write(path: &Path) -> nix::Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
+/// The caller's descriptors for the standard streams, where they are others than its own.
+pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
+    stdio.map(|stdio| match stdio {
+        Stdio::Fd(fd) => Some(fd.number()),
+        _ => None,
+    })
+}
+
 /// Checks that the descriptors which the spec names are open now. Otherwise a descriptor opened later for the sandbox,
 /// such as a directory of the host, could get the number, and the task would inherit it.
 pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
-    let streams =
-        [spec.stdin, spec.stdout, spec.stderr].into_iter().zip(0..).filter_map(|(how, n)| match how {
-            Stdio::Inherit => Some(n),
-            Stdio::Fd(fd) => Some(fd),
-            Stdio::Null | Stdio::Piped => None,
-        });
+    let streams = [&spec.stdin, &spec.stdout, &spec.stderr].into_iter().zip(0..);
     streams
-        .chain(spec.fds.iter().map(|fd| fd.from))
+        .filter_map(|(stdio, number)| stdio.of_caller(number))
+        .chain(spec.fds.iter().map(|fd| fd.from.number()))
         .filter(|fd| *fd >= 0)
         .try_for_each(|fd| callers(fd).map(drop))
 }
@@ -404,7 +405,11 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
         }
     };
     let (program, source) = match (found, errno) {
-        (None, _) => (plan.command.clone(), source),
+        (None, _) => {
+            let places: Vec<String> = plan.candidates.iter().map(|path| format!("{path:?}")).collect();
+            let why = format!("{source}: looked up at {}", places.join(", "));
+            (plan.command.clone().into(), io::Error::new(source.kind(), why))
+        }
         (Some(path), libc::ENOENT) => {
             let why = format!("{path:?} is there, but the interpreter that it names is not");
             (path.clone(), io::Error::new(io::ErrorKind::NotFound, why))

@@ -6,6 +6,7 @@ use super::controllers::{Listed, table};
 use super::facts::Facts;
 use super::{Detection, Hierarchy, Mode, Required, Swap, Unified, Version};
 use crate::cgroup::CpuSet;
+use crate::report::Control;
 
 /// Turns facts into a detection.
 pub(super) fn judge(facts: &Facts<'_>) -> Detection {
@@ -36,6 +37,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Detection {
         v2,
         v1,
         required: Required::Minimal,
+        asked: Control::empty(),
         missing: Vec::new(),
         reason: (mode == Mode::Off).then(|| nothing.to_owned()),
         online,

@@ -18,6 +18,7 @@ use self::mounts::{Located, locate};
 use self::top::{Top, writable};
 use super::name::levels;
 use super::set::CpuSet;
+use crate::report::Control;
 
 mod controllers;
 mod facts;
@@ -122,6 +123,8 @@ pub struct Detection {
     pub controllers: Vec<Controller>,
     /// The set of required controllers that `missing` and `reason` refer to; see [`requiring`](Self::requiring).
     pub required: Required,
+    /// What the limits ask for, where the set is [`Required::Asked`].
+    pub asked: Control,
     /// The required controllers that are missing, sorted. A single one prevents all limits.
     pub missing: Vec<String>,
     /// Why no limits can be set. `None` if they can.

@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::controllers::{CONTROLLERS, name_v2};
 use super::{Controller, Detection, Mode, V1_REQUIRED, V2_REQUIRED, Version, Where};
+use crate::error::InvalidValue;
+use crate::report::Control;
 
 /// Controllers that limits use on v1. If required, they must be usable and not only enabled.
 const V1_USED: [&str; 6] = ["blkio", "cpu", "cpuset", "freezer", "memory", "pids"];
 
 /// Controllers that are required before any limit is set. If one is missing, no limit is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Required {
     /// The controllers that limits are made of: [`V1_REQUIRED`] where limits are set through v1, [`V2_REQUIRED`] where
@@ -36,14 +38,33 @@ pub enum Required {
     ///
     /// Enabled means [`Controller::enabled`].
     Documented,
+    /// The controllers of the limits that the task asks for. A user to whom systemd delegates memory, pids and cpu can
+    /// then limit these three, although cpuset and io are missing.
+    Asked,
 }
 
+/// The controller of each limit in v2, by the control that it serves.
+const OF_CONTROLS: [(Control, &str); 6] = [
+    (Control::CPU.union(Control::CPU_MAX), "cpu"),
+    (Control::CPUSET, "cpuset"),
+    (Control::HUGETLB, "hugetlb"),
+    (Control::IO, "io"),
+    (Control::MEMORY.union(Control::SWAP).union(Control::OOM_GROUP), "memory"),
+    (Control::PIDS, "pids"),
+];
+
 impl Required {
-    /// The names of the required controllers on this version, sorted.
-    pub fn names(self, on: Version) -> Vec<&'static str> {
+    /// The names of the required controllers on this version, sorted. `asked` are the controls that the limits ask for; only
+    /// [`Asked`](Required::Asked) depends on it.
+    pub fn names(self, on: Version, asked: Control) -> Vec<&'static str> {
         match (self, on) {
             (Required::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
             (Required::Minimal, Version::V2) => V2_REQUIRED.to_vec(),
+            (Required::Asked, _) => {
+                let named = |name| if on == Version::V1 && name == "io" { "blkio" } else { name };
+                let used = OF_CONTROLS.into_iter().filter(|(controls, _)| asked.intersects(*controls));
+                used.map(|(_, name)| named(name)).collect::<BTreeSet<_>>().into_iter().collect()
+            }
             (Required::Documented, _) => {
                 let named = |name| if on == Version::V2 { name_v2(name) } else { name };
                 CONTROLLERS.into_iter().map(named).collect::<BTreeSet<_>>().into_iter().collect()
@@ -53,13 +74,17 @@ impl Required {
 }
 
 impl FromStr for Required {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(word: &str) -> Result<Self, String> {
+    fn from_str(word: &str) -> Result<Self, InvalidValue> {
         match word {
             "minimal" => Ok(Required::Minimal),
             "documented" => Ok(Required::Documented),
-            _ => Err(format!("required_controllers must be \"minimal\" or \"documented\", got {word:?}")),
+            "asked" => Ok(Required::Asked),
+            _ => {
+                let why = format!("{word:?} is none of \"minimal\", \"documented\" and \"asked\"");
+                Err(InvalidValue::new(why))
+            }
         }
     }
 }
@@ -69,16 +94,18 @@ impl fmt::Display for Required {
         f.write_str(match self {
             Required::Minimal => "minimal",
             Required::Documented => "documented",
+            Required::Asked => "asked",
         })
     }
 }
 
 impl Detection {
-    /// Returns the same host with another required set. Only [`required`](Self::required), [`missing`](Self::missing),
-    /// [`reason`](Self::reason) and [`can_limit`](Self::can_limit) change.
-    pub fn requiring(&self, required: Required) -> Detection {
+    /// Returns the same host with another required set. Only [`required`](Self::required), [`asked`](Self::asked),
+    /// [`missing`](Self::missing), [`reason`](Self::reason), [`can_limit`](Self::can_limit) and, with
+    /// [`Required::Asked`], [`limits_on`](Self::limits_on) change. `asked` is [`Limits::asked`](crate::Limits::asked).
+    pub fn requiring(&self, required: Required, asked: Control) -> Detection {
         let mut found = self.clone();
-        found.required = required;
+        (found.required, found.asked) = (required, asked);
         found.shut();
         found
     }
@@ -131,7 +158,7 @@ impl Detection {
     /// set.
     pub(super) fn shut(&mut self) {
         let lacking = |on| -> Vec<String> {
-            let names = self.required.names(on).into_iter();
+            let names = self.required.names(on, self.asked).into_iter();
             names.filter(|name| !self.has(on, name)).map(str::to_owned).collect()
         };
         let on = self.interface();
@@ -149,6 +176,11 @@ impl Detection {
     /// them.
     fn interface(&self) -> Version {
         let lacks = |on, all: &[&str]| all.iter().filter(|name| !self.has(on, name)).count();
+        if self.required == Required::Asked {
+            let lacks = |on| lacks(on, &self.required.names(on, self.asked));
+            let v1 = lacks(Version::V1) < lacks(Version::V2) || self.v2.is_none();
+            return if v1 { Version::V1 } else { Version::V2 };
+        }
         let v1 = lacks(Version::V1, &V1_REQUIRED);
         let v2 = lacks(Version::V2, &V2_REQUIRED);
         if v1 == 0 || (v1 < V1_REQUIRED.len() && v2 > 0) { Version::V1 } else { Version::V2 }
@@ -174,7 +206,8 @@ impl Detection {
         if !missing.is_empty() {
             return Some(format!("cgroup v1 lacks {}", self.named(Version::V1, missing)));
         }
-        let used = self.required.names(Version::V1).into_iter().filter(|name| V1_USED.contains(name));
+        let used =
+            self.required.names(Version::V1, self.asked).into_iter().filter(|name| V1_USED.contains(name));
         let mut used = used.filter_map(|name| Some((name, self.v1.get(name)?)));
         let (name, closed) = used.find(|(_, hierarchy)| !hierarchy.writable)?;
         let why = self.row(name).and_then(|row| row.why.clone());

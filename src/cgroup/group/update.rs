@@ -138,7 +138,7 @@ impl Group {
     }
 
     fn exchange(&self, limits: &Limits) -> Result<Option<Reason>> {
-        let cores = limits.cpuset().map_err(|why| Error::spec("cores", why))?;
+        let cores = limits.cpuset().cloned();
         let leaf = self.v1("cpuset").or_else(|| self.tree()).map(|dir| dir.path());
         match (&self.paths.reservation, leaf, cores) {
             (Some(site), Some(leaf), Some(cores)) => {

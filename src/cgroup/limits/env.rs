@@ -61,7 +61,7 @@ impl LimitEnv {
         let mut found = BTreeMap::new();
         for (name, value) in [
             (&self.cpu, limits.cpu_shares.map(|shares| shares.to_string())),
-            (&self.cores, Some(limits.cores.clone()).filter(|cores| !cores.is_empty())),
+            (&self.cores, limits.cpuset().map(ToString::to_string)),
             (&self.memory, limits.memory.map(megabytes)),
             (&self.memory_max, max),
         ] {

@@ -1,11 +1,15 @@
 //! Resource limits of a task, and their validation.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::set::CpuSet;
-use crate::error::{Error, Result};
+use crate::error::{Error, InvalidValue, Result};
+use crate::notation;
 
 pub(super) mod env;
 mod readback;
@@ -52,26 +56,28 @@ pub struct Limits {
     pub cpu_idle: bool,
     /// Maximum CPU time, even if CPUs are idle.
     pub cpu_max: Option<CpuMax>,
-    /// CPUs that are reserved for this task, in the kernel's list format: `0-3,8`. If empty, none is reserved, and the
+    /// CPUs that are reserved for this task, `0-3,8` in serialised form. If empty, none is reserved, and the
     /// task runs on the CPUs that no task below the same parent cgroup has reserved.
     ///
     /// A task with reserved CPUs also runs on the unreserved ones, unless it is [`exclusive`](Self::exclusive). A
     /// reservation is refused if another task has reserved one of the CPUs ([`CpuReservations`](super::CpuReservations)
     /// says which task), and if it would leave no CPU for a running task without reserved CPUs. v1 and v2
     /// `cpuset.cpus`.
-    pub cores: String,
+    pub cores: CpuSet,
     /// Whether a task with reserved [`cores`](Self::cores) runs only on these.
     pub exclusive: bool,
     /// Memory in bytes, including page cache and kernel memory; at least [`MEMORY_MIN`].
     ///
     /// This is the hard limit if [`memory_max`](Self::memory_max) is unset. Otherwise it is the amount that the kernel
     /// protects from reclaim when memory is short (v1 `memory.soft_limit_in_bytes`, v2 `memory.low`).
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub memory: Option<u64>,
     /// Hard limit of a task that may use more than [`memory`](Self::memory) while memory is available.
     pub memory_max: Option<MemoryMax>,
     /// Memory in bytes above which the kernel slows the task down and reclaims its memory; at least [`MEMORY_MIN`] and
     /// at most the hard limit. It does not stop the task: only a hard limit does. v2 `memory.high` (Linux 4.5). v1 has
     /// no such limit, and the report says so.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub memory_high: Option<u64>,
     /// Swap that a task with a memory limit may use in addition to that limit; none by default. Has no effect without a
     /// memory limit.
@@ -91,8 +97,9 @@ pub struct Limits {
     /// Maximum rates of reads and writes per block device. v2 `io.max`, v1 `blkio.throttle.*`. v1 throttles only direct
     /// and synchronous I/O, because it charges later writeback to no task.
     pub io_max: Vec<IoMax>,
-    /// Huge pages in bytes by page size, spelled as the kernel does: `2MB`, `1GB`. v2 `hugetlb.2MB.max` (Linux 5.6), v1
-    /// `hugetlb.2MB.limit_in_bytes`. A task that touches more gets SIGBUS.
+    /// Bytes of huge pages by their size, as the kernel spells it: `2MB`, `1GB`. v2 `hugetlb.2MB.max` (Linux
+    /// 5.6), v1 `hugetlb.2MB.limit_in_bytes`. A task that touches more gets SIGBUS.
+    #[serde(deserialize_with = "notation::sizes_from")]
     pub hugetlb: BTreeMap<String, u64>,
     /// Whether the task is in every controller that counts something (memory, cpu, pids, io, on v1 hugetlb), even
     /// without a limit. Its statistics are then complete, and on v1 an update can later set any limit except
@@ -152,8 +159,10 @@ pub struct IoMax {
     /// `8:0`.
     pub device: String,
     /// Bytes read per second, at least 1.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub read_bps: Option<u64>,
     /// Bytes written per second, at least 1.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub write_bps: Option<u64>,
     /// Reads per second, at least 1.
     pub read_iops: Option<u64>,
@@ -187,9 +196,10 @@ impl IoMax {
     }
 }
 
-/// Swap limit of a task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Limit of the swap that a task may use.
+///
+/// Serialised: `"off"`, `"unlimited"`, or a size (`"64m"`, or a number of bytes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SwapMax {
     /// No swap. v2 `memory.swap.max` is 0, and v1 `memory.memsw.limit_in_bytes` equals the memory limit.
     #[default]
@@ -212,27 +222,84 @@ impl SwapMax {
     /// assert_eq!(SwapMax::from_memsw(500, Some(200)), Ok(SwapMax::Bytes(300)));
     /// assert!(SwapMax::from_memsw(300, Some(400)).is_err());
     /// ```
-    pub fn from_memsw(together: u64, memory: Option<u64>) -> Result<SwapMax, String> {
+    pub fn from_memsw(together: u64, memory: Option<u64>) -> Result<SwapMax, InvalidValue> {
         let left = match memory {
             None => together,
-            Some(0) => return Err("memory and swap together are limited, but memory is not".to_owned()),
+            Some(0) => {
+                return Err(InvalidValue::new("memory and swap together are limited, but memory is not"));
+            }
             Some(memory) => together.checked_sub(memory).ok_or_else(|| {
-                format!("memory and swap together, {together}, are less than memory alone, {memory}")
+                let why =
+                    format!("memory and swap together, {together}, are less than memory alone, {memory}");
+                InvalidValue::new(why)
             })?,
         };
         Ok(if left == 0 { SwapMax::Off } else { SwapMax::Bytes(left) })
     }
 }
 
-/// Hard memory limit, apart from the reservation in [`Limits::memory`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Hard memory limit of a task whose [`Limits::memory`] is a reservation.
+///
+/// Serialised: `"unlimited"`, or a size (`"64m"`, or a number of bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryMax {
     /// This many bytes, at least [`MEMORY_MIN`] and [`Limits::memory`].
     Bytes(u64),
     /// No hard limit, only a reservation: [`Limits::memory`] must be set.
     Unlimited,
 }
+
+/// Reads and writes the two as one word or a size.
+macro_rules! amount {
+    ($type:ident, $wanted:literal, [$($word:literal => $value:ident),+]) => {
+        impl FromStr for $type {
+            type Err = InvalidValue;
+
+            fn from_str(text: &str) -> Result<Self, InvalidValue> {
+                match text {
+                    $($word => Ok($type::$value),)+
+                    size => notation::size(size).map($type::Bytes).map_err(|_| {
+                        InvalidValue::new(format!("{text:?} is not {}", $wanted))
+                    }),
+                }
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    $($type::$value => s.serialize_str($word),)+
+                    $type::Bytes(bytes) => s.serialize_u64(*bytes),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                struct Form;
+                impl de::Visitor<'_> for Form {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($wanted)
+                    }
+
+                    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<$type, E> {
+                        Ok($type::Bytes(bytes))
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                d.deserialize_any(Form)
+            }
+        }
+    };
+}
+
+amount!(SwapMax, "a size such as 64m, off or unlimited", ["off" => Off, "unlimited" => Unlimited]);
+amount!(MemoryMax, "a size such as 64m, or unlimited", ["unlimited" => Unlimited]);
 
 /// Values of the memory controller that follow from [`Limits`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,7 +378,7 @@ impl Limits {
         if self.exclusive && self.cores.is_empty() {
             return Err(Error::spec("exclusive", "there are no cores to run on"));
         }
-        self.cpuset().map_err(|why| Error::spec("cores", why)).map(|_| ())
+        Ok(())
     }
 
     /// Swap limit in bytes, in addition to the memory limit. `None` means no limit. It is always `None` if memory is
@@ -326,8 +393,8 @@ impl Limits {
     }
 
     /// The CPUs of [`cores`](Self::cores). `None` if it is empty.
-    pub(crate) fn cpuset(&self) -> Result<Option<CpuSet>, String> {
-        if self.cores.is_empty() { Ok(None) } else { CpuSet::parse(&self.cores).map(Some) }
+    pub(crate) fn cpuset(&self) -> Option<&CpuSet> {
+        Some(&self.cores).filter(|cores| !cores.is_empty())
     }
 
     /// Returns the hard limit and the reservation that follow from `memory` and `memory_max`.

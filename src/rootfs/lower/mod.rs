@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::populate::Method;
 use super::probe::Owner;
-use super::{Device, FileKind, Propagation, Root, TaskDirs, Volume};
+use super::{FileKind, Propagation, Root, TaskDirs, Volume};
 use crate::report::Control;
 use crate::step::wire::{Blob, FileType, Op};
 use crate::step::{
@@ -61,7 +61,7 @@ pub(crate) struct RootRequest<'a> {
     /// Volumes, each with the type of its source.
     pub volumes: &'a [(Volume, FileKind)],
     /// Device nodes of the host that the spec adds.
-    pub devices: &'a [Device],
+    pub devices: &'a [(&'a Path, &'a Path)],
     /// The task's working directory. Made if it does not exist.
     pub work_dir: Option<&'a Path>,
     /// Sensitive paths of the host's kernel that are covered.
@@ -121,7 +121,7 @@ impl RootRequest<'_> {
     }
 
     fn tmpfs_size(&self) -> u64 {
-        if self.root.tmpfs_size == 0 { SIZE_DEFAULT } else { self.root.tmpfs_size }
+        self.root.tmpfs_size.unwrap_or(SIZE_DEFAULT)
     }
 
     /// Whether the sources are mounted in the root, and not linked or copied.
@@ -379,8 +379,8 @@ fn volumes(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
 }
 
 fn devices(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
-    for device in req.devices {
-        steps.bind(Control::DEVICES, (&device.source, FileKind::Device), &device.target, DEVICE, MS_PRIVATE);
+    for (source, target) in req.devices {
+        steps.bind(Control::DEVICES, (source, FileKind::Device), target, DEVICE, MS_PRIVATE);
     }
 }
 

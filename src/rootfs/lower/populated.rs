@@ -147,7 +147,7 @@ impl RootEntry {
 fn restricted(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
     let volumes = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
-    let devices = req.devices.iter().map(|device| (device.target.as_path(), FileKind::Device));
+    let devices = req.devices.iter().map(|(_, target)| (*target, FileKind::Device));
     let files = req.files.iter().map(|(at, _)| (Path::new(at), FileKind::File));
     let points = volumes.chain(devices).chain(files).chain(req.work_dir.map(|dir| (dir, FileKind::Dir)));
     for (at, kind) in points.filter(|(at, _)| within(at)) {

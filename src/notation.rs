@@ -1,0 +1,247 @@
+//! How values are written in serialised specs and on command lines: sizes (`64m`), file modes (`0022`), byte strings.
+//!
+//! What it does not do: decide which values a field accepts. That is up to the type of the field, or to the plan.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::error::InvalidValue;
+
+/// Reads a number of bytes: decimal digits, and `k`, `m`, `g` or `t` for powers of 1024 (`64m`, `64MiB`).
+///
+/// # Errors
+/// [`InvalidValue`] for anything else, and for a size of 2^64 bytes or more.
+///
+/// ```
+/// assert_eq!(cofferdam::notation::size("64m")?, 64 << 20);
+/// assert!(cofferdam::notation::size("1.5g").is_err());
+/// # Ok::<(), cofferdam::InvalidValue>(())
+/// ```
+pub fn size(text: &str) -> Result<u64, InvalidValue> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase();
+    let shift = match unit.as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => u32::MAX,
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !plain || shift == u32::MAX {
+        let why = format!("{text:?} is not a size: decimal digits, and k, m, g or t for powers of 1024");
+        return Err(InvalidValue::new(why));
+    }
+    let bytes = digits.parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| InvalidValue::new(format!("{text:?} is 2^64 bytes or more")))
+}
+
+/// Reads a file mode or a umask: one to four octal digits (`0022`).
+///
+/// # Errors
+/// [`InvalidValue`] for anything else.
+pub fn mode(text: &str) -> Result<u32, InvalidValue> {
+    let octal = (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| octal);
+    mode.ok_or_else(|| InvalidValue::new(format!("{text:?} is not one to four octal digits")))
+}
+
+/// A size in serde data: a number of bytes, or a string that [`size`] reads.
+struct Size(u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes, or a size such as \"64m\"")
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
+                Ok(Size(bytes))
+            }
+
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
+                u64::try_from(bytes)
+                    .map(Size)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(bytes), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+                size(text).map(Size).map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Form)
+    }
+}
+
+/// For `deserialize_with`: a size, or none.
+pub(crate) fn optional_size_from<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    Ok(Option::<Size>::deserialize(d)?.map(|Size(bytes)| bytes))
+}
+
+/// For `deserialize_with`: sizes by name.
+pub(crate) fn sizes_from<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, u64>, D::Error> {
+    let sizes = BTreeMap::<String, Size>::deserialize(d)?;
+    Ok(sizes.into_iter().map(|(name, Size(bytes))| (name, bytes)).collect())
+}
+
+/// For `with`: a file mode as a string of octal digits.
+pub(crate) mod octal {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(mode: &u32, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{mode:04o}"))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = u32;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("octal digits in a string, such as \"0022\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+                mode(text).map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Form)
+    }
+}
+
+/// An [`OsString`] in serde data: a string, or an array of its bytes where it is not UTF-8.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct OsText(OsString);
+
+impl Serialize for OsText {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        os_string::serialize(&self.0, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for OsText {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        os_string::deserialize(d).map(OsText)
+    }
+}
+
+/// For `with`: an [`OsString`].
+pub(crate) mod os_string {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(text: &OsStr, s: S) -> Result<S::Ok, S::Error> {
+        match text.to_str() {
+            Some(text) => s.serialize_str(text),
+            None => s.collect_seq(text.as_bytes()),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OsString, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = OsString;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, or an array of bytes")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OsString, E> {
+                Ok(text.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<OsString, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = seq.next_element()? {
+                    bytes.push(byte);
+                }
+                Ok(OsString::from_vec(bytes))
+            }
+        }
+        d.deserialize_any(Form)
+    }
+}
+
+/// For `with`: a list of [`OsString`]s.
+pub(crate) mod os_strings {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(list: &[OsString], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(list.iter().map(|text| OsText(text.clone())))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<OsString>, D::Error> {
+        Ok(Vec::<OsText>::deserialize(d)?.into_iter().map(|OsText(text)| text).collect())
+    }
+}
+
+/// For `with`: [`OsString`]s by name.
+pub(crate) mod os_map {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        map: &BTreeMap<OsString, OsString>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        s.collect_map(map.iter().map(|(key, value)| (OsText(key.clone()), OsText(value.clone()))))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<BTreeMap<OsString, OsString>, D::Error> {
+        let map = BTreeMap::<OsText, OsText>::deserialize(d)?;
+        Ok(map.into_iter().map(|(OsText(key), OsText(value))| (key, value)).collect())
+    }
+}
+
+/// Adds the path of the field to the error of a `Deserialize` implementation that takes the deserializer.
+pub(crate) fn with_field<'de, D, T>(
+    d: D,
+    read: impl for<'a, 'b> FnOnce(serde_path_to_error::Deserializer<'a, 'b, D>) -> Result<T, D::Error>,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let mut track = serde_path_to_error::Track::new();
+    read(serde_path_to_error::Deserializer::new(d, &mut track)).map_err(|e| match track.path().to_string() {
+        top if top == "." => e,
+        field => de::Error::custom(format!("{field}: {e}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_digits_and_a_unit() {
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("1k", 1024), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1tb", 1 << 40)]
+        {
+            assert_eq!(size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "k", "1x", "-1", "+1", "1.5g", "99999999999g", "1ib", "1kk", " 1", "1 k", "٣"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mode_is_octal_digits() {
+        for (text, bits) in [("0022", 0o022), ("22", 0o022), ("0", 0), ("7777", 0o7777)] {
+            assert_eq!(mode(text).unwrap(), bits, "{text}");
+        }
+        for text in ["", "8", "0o22", "+22", "-1", "00022", " 22"] {
+            assert!(mode(text).is_err(), "{text}");
+        }
+    }
+}
