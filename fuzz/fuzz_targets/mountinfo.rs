@@ -116,7 +116,7 @@ fuzz_target!(|input: Input<'_>| {
     let (mountinfo, cgroup) = texts(&input);
     let found = Detection::parse(&mountinfo, &cgroup);
     // No kernel was probed, so no hierarchy may count as writable.
-    assert!(found.gate().is_err() && found.available().is_empty());
+    assert!(found.can_limit().is_err() && found.available().is_empty());
     assert_eq!(found.v2.is_some(), matches!(found.mode, Mode::V2 | Mode::Hybrid));
     assert_eq!(found.v1.is_empty(), matches!(found.mode, Mode::V2 | Mode::Off));
     if let Some(v2) = &found.v2 {

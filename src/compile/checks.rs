@@ -87,6 +87,12 @@ pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
         if kind != Some(FileKind::Device) {
             return Err(Error::spec("devices", format!("{:?} is no device of the host", device.source)));
         }
+        if device.access.is_empty() {
+            return Err(Error::spec(
+                "devices",
+                format!("{:?}: no access, neither r, w nor m", device.source),
+            ));
+        }
     }
     Ok(())
 }

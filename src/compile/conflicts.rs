@@ -28,7 +28,7 @@ fn placed(spec: &SandboxSpec) -> Vec<Placed> {
     let volumes = spec.volumes.iter();
     all.extend(volumes.map(|v| place("volumes", format!("the volume {:?}", v.source), &v.target)));
     let devices = spec.devices.iter();
-    all.extend(devices.map(|d| place("devices", format!("the device {:?}", d.source), &d.target)));
+    all.extend(devices.map(|d| place("devices", format!("the device {:?}", d.source), d.place())));
     let files = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
     all.extend(files.map(|at| place("volumes", format!("the sandbox's own {at}"), Path::new(at))));
     all

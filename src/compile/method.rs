@@ -120,7 +120,7 @@ fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[RootE
     over.extend(&volumes);
     let own = over.len().saturating_sub(volumes.len());
     let before = |n: usize| over.get(..own.saturating_add(n)).unwrap_or_default();
-    let devices = spec.devices.iter().map(|d| d.target.as_path());
+    let devices = spec.devices.iter().map(|d| d.place().as_path());
     let names = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
     let last = devices.chain(names.map(|name| -> &Path { Path::new(name) })).chain(spec.work_dir.as_deref());
     let targets = entries

@@ -11,7 +11,7 @@ use crate::rootfs::lower::RootEntry;
 use crate::rootfs::populate;
 use crate::rootfs::work::{BuildRoot, MakeTempRoot};
 use crate::rootfs::{self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, check_path, names};
-use crate::spec::{Policy, SandboxSpec};
+use crate::spec::{Device, Policy, SandboxSpec};
 use crate::step::Draft;
 
 /// The parent's work on the root.
@@ -173,7 +173,7 @@ pub(super) fn private(
     let Some(etc) = entries.iter().find(|e| default && e.source == Path::new("/etc")) else {
         return Vec::new();
     };
-    let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(|d| &d.target));
+    let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
     let given: Vec<PathBuf> = volumes.map(|target| rootfs::in_root(target)).collect();
     let shown =
         host.private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));

@@ -4,13 +4,18 @@
 //! takes an error. Every plan that any table makes is also held to what is true of all plans (`order.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::cgroup::{CgroupOp, CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version};
+use crate::cgroup::devices::Access;
+use crate::cgroup::{
+    CgroupOp, CgroupPath, CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version,
+};
 use crate::ids::IdMap;
+use crate::report::Require;
 use crate::rootfs::{FileKind, Volume};
-use crate::spec::Stdio;
+use crate::spec::{CallerFd, Device, Fd, Resource, Rlimit, Stdio};
 
 mod cgroups;
 mod conflicts;
@@ -102,6 +107,7 @@ fn v2(controllers: &str) -> Detection {
         v1: BTreeMap::new(),
         controllers: Vec::new(),
         required: cgroup::Required::Minimal,
+        asked: Control::empty(),
         reason: (!missing.is_empty()).then(|| format!("cgroup v2 lacks {}", missing.join(", "))),
         missing,
         online: CpuSet::parse("0-3").unwrap(),
@@ -183,6 +189,15 @@ fn who(uid: u32, groups: &[u32]) -> Identity {
 
 fn capabilities(names: &[&str]) -> CapSet {
     CapSet::from_names(names).unwrap()
+}
+
+/// A mode; the default for an empty text.
+fn mode(text: &str) -> Option<IsolationMode> {
+    (!text.is_empty()).then(|| text.parse().unwrap())
+}
+
+fn caller_fd(number: i32) -> CallerFd {
+    serde_json::from_value(number.into()).unwrap()
 }
 
 fn strings(items: &[&str]) -> Vec<String> {
@@ -272,7 +287,7 @@ fn whole_plans() {
 
 /// A linked root under version 1, joined, limited and full of volumes.
 fn everything() -> Case {
-    use crate::rootfs::{Device, Dns, HostsEntry, Propagation, Secrets, TaskDirs};
+    use crate::rootfs::{Dns, HostsEntry, Propagation, Secrets, TaskDirs};
     let volume = |source: &str, target: &str, read_only, propagation| Volume {
         source: source.into(),
         target: target.into(),
@@ -283,14 +298,14 @@ fn everything() -> Case {
         c.host.cgroups = v1();
         c.host.oom_score_adj = -900;
         c.policy.allow_caps = Some(strings(&["all"]));
-        c.policy.cgroup_parent = "/ops".into();
-        c.policy.temp_dir = "/var/tmp".into();
+        c.policy.cgroup_parent = CgroupPath::new("/ops").unwrap();
+        c.policy.temp_dir = Some("/var/tmp".into());
         c.policy.allow_privileged = true;
         c.survey.identity = who(1000, &[100, 27]);
         let spec = &mut c.spec;
-        spec.id = "job-1.web".into();
-        spec.args = strings(&["-v", ""]);
-        spec.env = [("A".to_owned(), "1".to_owned())].into();
+        spec.id = Some("job-1.web".into());
+        spec.args = vec!["-v".into(), "".into()];
+        spec.env = [("A".into(), "1".into())].into();
         spec.work_dir = Some("/work".into());
         spec.network = Network::Path("/run/netns/web".into());
         spec.hostname = Some("web-1".into());
@@ -300,7 +315,10 @@ fn everything() -> Case {
         spec.task_dirs = TaskDirs {
             alloc: Some("/srv/a".into()),
             local: Some("/srv/b".into()),
-            secrets: Some(Secrets { size: 4096, files: [("token".to_owned(), "s3cr3t".to_owned())].into() }),
+            secrets: Some(Secrets {
+                size: Some(4096),
+                files: [("token".to_owned(), "s3cr3t".to_owned())].into(),
+            }),
             tmp: Some(1 << 20),
         };
         spec.dns = Some(Dns { searches: strings(&["example"]), ..Dns::default() });
@@ -311,14 +329,12 @@ fn everything() -> Case {
             volume("/srv/b", "/b", true, Propagation::HostToTask),
             volume("/srv/file", "/etc/file", false, Propagation::Private),
         ];
-        let permissions = "r".to_owned();
-        spec.devices = vec![Device { source: "/dev/fuse".into(), target: "/dev/fuse".into(), permissions }];
+        spec.devices = vec![Device { access: Access::READ, ..Device::new("/dev/fuse") }];
         spec.limits.memory = Some(64 << 20);
         spec.limits.pids_max = Some(10);
-        let rlimit = crate::spec::Rlimit { soft: Some(64), hard: None };
-        spec.rlimits = [("nofile".to_owned(), rlimit)].into();
+        spec.rlimits = [(Resource::Nofile, Rlimit { soft: Some(64), hard: None })].into();
         spec.umask = 0o077;
-        spec.fds = vec![crate::spec::Fd { from: 40, to: 9 }];
+        spec.fds = vec![Fd::new(caller_fd(40), 9)];
     })
 }
 

@@ -190,7 +190,8 @@ mod tests {
             assert_eq!(Access::parse(text).unwrap().to_string(), printed, "{text}");
         }
         for text in ["", "x", "rwx", "R", "r w"] {
-            assert_eq!(Access::parse(text), None, "{text:?}");
+            let refused = Access::parse(text).unwrap_err().to_string();
+            assert_eq!(refused, format!("{text:?} is not made of r, w and m"));
         }
     }
 

@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_frozen_stale_group_is_killed_and_removed() {
         let Some(host) = detected() else { return };
-        let limits = Limits { memory: Some(16 << 20), cores: "0".into(), ..Limits::default() };
+        let limits = Limits { memory: Some(16 << 20), cores: "0".parse().unwrap(), ..Limits::default() };
         let cgroups = cgroups(&host, &limits, "", "frozen");
         let first = create(&cgroups);
         let mut child = sleeper(&first);

@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(text(&Limits::default()), "");
         let limits = Limits {
             cpu_shares: Some(1500),
-            cores: "0,2-3".into(),
+            cores: "0,2-3".parse().unwrap(),
             memory: Some((10 << 20) + 1),
             memory_max: Some(MemoryMax::Bytes(20 << 20)),
             ..Limits::default()

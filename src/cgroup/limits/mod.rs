@@ -479,9 +479,6 @@ mod tests {
             (Limits { memory_high: Some(MEMORY_MIN - 1), ..base() }, "memory_high"),
             (Limits { memory_high: Some(5 * MB), memory: Some(4 * MB), ..base() }, "memory_high"),
             (Limits { cpu_idle: true, cpu_shares: Some(1024), ..base() }, "cpu_idle"),
-            (Limits { cores: "banana".into(), ..base() }, "cores"),
-            (Limits { cores: "3-1".into(), ..base() }, "cores"),
-            (Limits { cores: " ".into(), ..base() }, "cores"),
             (Limits { exclusive: true, ..base() }, "exclusive"),
             (Limits { pids_max: Some(0), ..base() }, "pids_max"),
             (Limits { cpu_max: Some(CpuMax::new(999)), ..base() }, "cpu_max"),
@@ -532,7 +529,10 @@ mod tests {
             (Limits { accounting: true, ..base() }, Control::empty()),
             (Limits { memory_high: Some(MB), ..base() }, Control::MEMORY),
             (Limits { cpu_idle: true, ..base() }, Control::CPU),
-            (Limits { cores: "0".into(), cpu_shares: Some(1), ..base() }, Control::CPU | Control::CPUSET),
+            (
+                Limits { cores: "0".parse().unwrap(), cpu_shares: Some(1), ..base() },
+                Control::CPU | Control::CPUSET,
+            ),
             (Limits { pids_max: Some(1), ..base() }, Control::PIDS),
         ] {
             assert_eq!(limits.asked(), asked, "{limits:?}");
@@ -551,13 +551,18 @@ mod tests {
         let limits = Limits { memory_max: Some(MemoryMax::Unlimited), ..Limits::default() };
         let json = r#"{"memory_max":"unlimited"}"#;
         assert_eq!(serde_json::from_str::<Limits>(json).unwrap(), limits);
-        let json = r#"{"memory":1048576,"memory_max":{"bytes":2097152},"cores":"0-3","cpu_max":{"quota":5000},
-            "swap":{"bytes":4096},"io_max":[{"device":"8:0","read_bps":1}],"hugetlb":{"2MB":0}}"#;
+        let json = r#"{"memory":1048576,"memory_high":"1536k","memory_max":"2m","cores":"0-3","cpu_max":{"quota":5000},
+            "swap":"4k","io_max":[{"device":"8:0","read_bps":1}],"hugetlb":{"2MB":0}}"#;
         let limits = serde_json::from_str::<Limits>(json).unwrap();
         assert_eq!(limits.cpu_max, Some(CpuMax::new(5000)));
         assert_eq!(limits.swap, SwapMax::Bytes(4096));
         limits.validate().unwrap();
         assert_eq!(limits.memory_max, Some(MemoryMax::Bytes(2 * MB)));
-        assert!(serde_json::from_str::<Limits>(r#"{"memroy":1}"#).is_err());
+        assert_eq!(limits.memory_high, Some(1536 << 10));
+        let again = serde_json::to_string(&limits).unwrap();
+        assert_eq!(serde_json::from_str::<Limits>(&again).unwrap(), limits);
+        for wrong in [r#"{"memroy":1}"#, r#"{"memory":-1}"#, r#"{"memory":"64q"}"#, r#"{"cores":"3-1"}"#] {
+            assert!(serde_json::from_str::<Limits>(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -21,7 +21,7 @@ fn check(limits: &Limits, mode: Mode, pick: fn(&CgroupOp) -> bool, expected: &st
 
 #[test]
 fn recorded_calls_have_the_format_of_strace() {
-    let limits = Limits { cores: "0".into(), ..Limits::default() };
+    let limits = Limits { cores: "0".parse().unwrap(), ..Limits::default() };
     check(
         &limits,
         Mode::Hybrid,
@@ -77,7 +77,7 @@ write("/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", <cores 0 and the unreserved 
 
 #[test]
 fn recorded_calls_of_a_reservation_have_the_format_of_strace() {
-    let limits = Limits { cores: "1-2".into(), exclusive: true, ..Limits::default() };
+    let limits = Limits { cores: "1-2".parse().unwrap(), exclusive: true, ..Limits::default() };
     check(
         &limits,
         Mode::V2,

@@ -21,7 +21,7 @@ fn every_limit_is_written_and_every_cgroup_is_removed() {
     let Some(host) = detected() else { return };
     let limits = Limits {
         cpu_shares: Some(512),
-        cores: "0".into(),
+        cores: "0".parse().unwrap(),
         exclusive: true,
         memory: Some(32 * MB),
         memory_max: Some(MemoryMax::Bytes(64 * MB)),
@@ -377,7 +377,8 @@ fn below(dir: &Path) -> Vec<std::path::PathBuf> {
 fn printing_the_calls_makes_no_call() {
     let Some(host) = detected() else { return };
     let parent = format!("{}/cofferdam-print-{}", top(&host), std::process::id());
-    let limits = Limits { memory: Some(16 * MB), pids_max: Some(9), cores: "0".into(), ..Limits::default() };
+    let limits =
+        Limits { memory: Some(16 * MB), pids_max: Some(9), cores: "0".parse().unwrap(), ..Limits::default() };
     let plain = Limits { memory: Some(16 * MB), ..Limits::default() };
     // The parent and cgroups of the same names exist.
     let (one, two) = (cgroups(&host, &limits, &parent, "one"), cgroups(&host, &plain, &parent, "two"));

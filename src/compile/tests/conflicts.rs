@@ -1,7 +1,7 @@
 //! Two things at one place, and places where something cannot be.
 
 use super::*;
-use crate::rootfs::{Device, Dns, Secrets, TaskDirs};
+use crate::rootfs::{Dns, Secrets, TaskDirs};
 
 fn volumes(list: &[(&str, &str)]) -> Case {
     case(|c| {
@@ -39,8 +39,7 @@ fn what_would_hide_something_else_is_refused_with_both_named() {
         "spec volumes: volumes: /secrets of task_dirs and the volume \"/srv/a\" both go to \"/secrets\"",
     );
     let mut device = volumes(&[("/srv/file", "/dev/fuse")]);
-    device.spec.devices =
-        vec![Device { source: "/dev/fuse".into(), target: "/dev/fuse".into(), permissions: "rw".into() }];
+    device.spec.devices = vec![Device::new("/dev/fuse")];
     refused(
         &device,
         "spec devices: devices: the volume \"/srv/file\" and the device \"/dev/fuse\" both go to \"/dev/fuse\"",
@@ -102,7 +101,7 @@ fn a_directory_is_not_mounted_over_a_file() {
 fn a_root_is_not_made_where_nothing_may_be_executed() {
     let at = |populate| {
         case(|c| {
-            c.policy.temp_dir = "/var/tmp".into();
+            c.policy.temp_dir = Some("/var/tmp".into());
             c.spec.root.populate = populate;
             c.survey.noexec = ["/var/tmp".into()].into();
         })

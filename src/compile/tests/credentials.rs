@@ -173,12 +173,12 @@ fn capabilities_that_breach_the_enclosure() {
         if weakened == "none" {
             continue;
         }
-        let error = strict(Control::all()).unwrap_err();
+        let error = strict(Require::Full).unwrap_err();
         assert!(
             error.starts_with("unsupported: this host cannot enforce ") && error.contains(why),
             "{error}"
         );
-        assert_eq!(strict(Control::empty()), Ok(()));
+        assert_eq!(strict(Require::BestEffort), Ok(()));
     }
 }
 
@@ -187,7 +187,7 @@ fn capabilities_that_breach_the_enclosure() {
 fn a_capability_that_the_filter_leaves_nothing_to_do() {
     let boot = |filter: Filter, pid: &str| {
         let mut case = task(1000, &["sys_boot"], &[]);
-        (case.spec.filter, case.spec.pid_mode) = (filter, pid.into());
+        (case.spec.filter, case.spec.pid_mode) = (filter, mode(pid));
         case
     };
     check(&boot(Filter::Default, "private"), "weakened  none\n! CAP_SYS_BOOT");
@@ -204,7 +204,7 @@ fn a_capability_that_the_filter_leaves_nothing_to_do() {
 #[test]
 fn a_shared_pid_namespace_and_ptrace() {
     let mut shared = task(1000, &["sys_ptrace"], &[]);
-    shared.spec.pid_mode = "host".into();
+    shared.spec.pid_mode = mode("host");
     check(
         &shared,
         "weakened  root_switch,host_files,masked_paths,devices,kill

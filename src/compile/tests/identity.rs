@@ -5,7 +5,8 @@ use super::*;
 /// A task as `asked`, under these denied ranges.
 fn denied(asked: Identity, uids: &str, gids: &str) -> Case {
     case(|c| {
-        (c.policy.denied_host_uids, c.policy.denied_host_gids) = (uids.into(), gids.into());
+        (c.policy.denied_host_uids, c.policy.denied_host_gids) =
+            (uids.parse().unwrap(), gids.parse().unwrap());
         c.survey.identity = asked;
     })
 }
@@ -44,12 +45,6 @@ fn denied_ranges() {
     );
     allowed.spec.cap_drop = strings(&["setuid", "setgid"]);
     check(&allowed, "weakened  none");
-    for (uids, gids, field) in
-        [("1-2-3", "", "uids"), ("5-4", "", "uids"), ("", "x", "gids"), ("", " 1", "gids")]
-    {
-        let error = compiled(&denied(who(1, &[1]), uids, gids)).unwrap_err();
-        assert!(error.starts_with(&format!("spec denied_host_{field}: ")), "{error}");
-    }
 }
 
 /// In a user namespace the task is one user inside and the caller outside. Both are held to the ranges.
@@ -77,17 +72,17 @@ fn the_environment_says_who_the_user_is() {
     let named = Identity { name: Some("ann".into()), home: Some("/home/ann".into()), ..who(1000, &[100]) };
     let env = |identity: Identity, env: &[(&str, &str)]| {
         let mut case = denied(identity, "", "");
-        case.spec.env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        case.spec.env = env.iter().map(|(k, v)| (k.into(), v.into())).collect();
         let plan = check(&case, "");
         let Some(Op::Exec { env, .. }) = plan.init.last().and_then(Step::op) else { panic!("no exec") };
         env.iter().map(|item| String::from_utf8(item.bytes().to_vec()).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(env(named.clone(), &[]), ["HOME=/home/ann", "LOGNAME=ann", "USER=ann"]);
     assert_eq!(env(who(5, &[5]), &[]), ["HOME=/"]);
-    // The user's own win; nothing of the caller's is there.
+    // What the spec gives wins; nothing of the caller's is there.
     let given = [("A", "=1="), ("HOME", "/x"), ("USER", "root"), ("Z", "")];
-    assert_eq!(env(named, &given), ["A==1=", "HOME=/home/ann", "LOGNAME=ann", "USER=ann", "Z="]);
-    assert_eq!(env(who(5, &[5]), &given), ["A==1=", "HOME=/", "USER=root", "Z="]);
+    assert_eq!(env(named, &given), ["A==1=", "HOME=/x", "LOGNAME=ann", "USER=root", "Z="]);
+    assert_eq!(env(who(5, &[5]), &given), ["A==1=", "HOME=/x", "USER=root", "Z="]);
 }
 
 /// A caller who may map ids maps the task's own. Nothing inside is the caller then, so root of the host is not "nobody".

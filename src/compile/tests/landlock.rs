@@ -7,7 +7,7 @@ fn on(abi: u32, pid: &str, caps: &[&str], network: Network) -> Case {
     case(|c| {
         c.host.landlock_abi = abi;
         c.policy.allow_caps = Some(vec!["all".into()]);
-        (c.spec.pid_mode, c.spec.network) = (pid.into(), network);
+        (c.spec.pid_mode, c.spec.network) = (mode(pid), network);
         c.spec.cap_add = strings(caps);
     })
 }

@@ -19,7 +19,7 @@ fn overlay(set: impl FnOnce(&mut Case)) -> Case {
 #[test]
 fn overlays_are_written_to_a_tmpfs() {
     let plan = check(
-        &overlay(|c| c.spec.root.tmpfs_size = 4096),
+        &overlay(|c| c.spec.root.tmpfs_size = Some(4096)),
         "# what overlays are written to is a new tmpfs
          fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")
          move_mount(tmpfs, \"/\")
@@ -350,7 +350,7 @@ fn the_task_has_directories_of_its_own() {
         c.spec.task_dirs = TaskDirs {
             alloc: Some("/srv/a".into()),
             local: Some("/srv/b".into()),
-            secrets: Some(Secrets { size: 0, files }),
+            secrets: Some(Secrets { size: None, files }),
             tmp: Some(4096),
         };
     });
@@ -391,7 +391,7 @@ fn task_directories_that_cannot_be() {
     let dirs = |dirs: TaskDirs| case(|c| c.spec.task_dirs = dirs);
     let secret = |name: &str, text: &str| {
         let files = [(name.to_owned(), text.to_owned())].into();
-        dirs(TaskDirs { secrets: Some(Secrets { size: 4, files }), ..TaskDirs::default() })
+        dirs(TaskDirs { secrets: Some(Secrets { size: Some(4), files }), ..TaskDirs::default() })
     };
     for (case, why) in [
         (

@@ -11,7 +11,7 @@ fn root(populate: Method, path: Option<&str>, writable: bool) -> Case {
         c.spec.root.writable = writable;
         c.spec.root.chroot_env =
             [("/usr", "/usr"), ("/etc/hosts", "etc/hosts")].map(|(a, b)| (a.into(), b.into())).into();
-        c.policy.temp_dir = "/var/tmp".into();
+        c.policy.temp_dir = Some("/var/tmp".into());
         c.policy.allow_privileged = writable;
     })
 }
@@ -33,7 +33,7 @@ fn bound_on_a_new_tmpfs() {
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
     let why = "populate \"bind\" cannot be writable: ask for overlay, or auto";
     refused(&root(Method::Bind, None, true), &format!("spec root: root: {why}"));
-    let sized = case(|c| c.spec.root.tmpfs_size = 4096);
+    let sized = case(|c| c.spec.root.tmpfs_size = Some(4096));
     check(&sized, "fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")");
 }
 
@@ -93,7 +93,7 @@ fn linked_and_writable() {
          ! \"/usr\" read-only",
     );
     let mut strict = writable;
-    strict.spec.require = Some(Control::all());
+    strict.spec.require = Some(Require::Full);
     refused(
         &strict,
         "unsupported: this host cannot enforce host_files: the root is linked and writable: the task can change the \

@@ -12,7 +12,7 @@ fn volume(source: &str, read_only: bool) -> Case {
             read_only,
             propagation: Propagation::Private,
         }];
-        c.policy.temp_dir = "/var/tmp".into();
+        c.policy.temp_dir = Some("/var/tmp".into());
     })
 }
 
@@ -111,14 +111,14 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
     refused(&strict(&|c| c.spec.network = crate::ns::Network::Host), network);
     refused(&strict(&|c| c.spec.network = crate::ns::Network::Path("/run/netns/x".into())), network);
     let above = |what: &str| format!("denied: {what} \"host\" is above the ceiling of this host's policy");
-    refused(&strict(&|c| c.spec.pid_mode = "host".into()), &above("pid_mode"));
-    refused(&strict(&|c| c.spec.ipc_mode = "host".into()), &above("ipc_mode"));
+    refused(&strict(&|c| c.spec.pid_mode = mode("host")), &above("pid_mode"));
+    refused(&strict(&|c| c.spec.ipc_mode = mode("host")), &above("ipc_mode"));
     refused(
         &strict(&|c| c.spec.cap_add = vec!["chown".into()]),
         "denied: policy does not allow the following capabilities: chown",
     );
     // What holds in part does not do, whatever the author requires.
-    for require in [None, Some(Control::empty())] {
+    for require in [None, Some(Require::BestEffort)] {
         let weak = strict(&|c| {
             c.spec.require = require;
             c.host.private.clear();

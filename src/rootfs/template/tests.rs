@@ -377,7 +377,7 @@ fn a_sandbox_runs_in_a_template() {
     ];
     let map = names.into_iter().map(|p| (p.into(), p.into())).collect();
     let template = Template::open(&site.dir(), &map, &copy()).unwrap();
-    let policy = crate::Policy { temp_dir: site.0.path().into(), ..crate::Policy::default() };
+    let policy = crate::Policy { temp_dir: Some(site.0.path().into()), ..crate::Policy::default() };
     for method in [Method::Bind, Method::Link, Method::Copy] {
         let root = template.root(method);
         match crate::Sandbox::command("true").policy(&policy).root(root).spawn() {

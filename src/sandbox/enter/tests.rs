@@ -25,7 +25,7 @@ fn sleeper() -> Sandbox {
 }
 
 fn shell(script: &str, stdout: Stdio) -> EnterCommand {
-    let args = vec!["-c".to_owned(), script.to_owned()];
+    let args = vec!["-c".into(), script.into()];
     EnterCommand {
         command: "/bin/sh".into(),
         args,

@@ -54,7 +54,7 @@ impl Parent {
     }
 
     fn cgroups(&self, name: &str, cores: &str, exclusive: bool) -> Cgroups {
-        let limits = Limits { cores: cores.into(), exclusive, ..Limits::default() };
+        let limits = Limits { cores: CpuSet::parse_lenient(cores), exclusive, ..Limits::default() };
         let name = CgroupName::new(name).unwrap();
         lower(&Request::new(&limits, &self.host, &self.parent, &name), &mut Report::default()).unwrap()
     }
@@ -143,7 +143,11 @@ impl Drop for Sleeper {
 fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
     let Some(at) = Parent::new("exchange", 2) else { return };
     let (first, second) = (at.nth(0), at.nth(1));
-    let limits = |cores: &str, exclusive| Limits { cores: cores.into(), exclusive, ..Limits::default() };
+    let limits = |cores: &str, exclusive| Limits {
+        cores: CpuSet::parse_lenient(cores),
+        exclusive,
+        ..Limits::default()
+    };
     let mut holder = at.group("holder", &first.to_string(), true).unwrap();
     let holders = Sleeper::new(&holder);
     assert_eq!(holders.cores(), set(&[first]));
@@ -194,7 +198,7 @@ fn without_partition_cores_confine_their_own_task_only() {
     let (none, _) = lowered(&Limits::default());
     assert!(none.share.is_none() && none.paths.share.is_none(), "{none:#?}");
     assert!(!none.paths.v1.contains_key("cpuset"), "{none:#?}");
-    let (asked, report) = lowered(&Limits { cores, ..Limits::default() });
+    let (asked, report) = lowered(&Limits { cores: CpuSet::parse_lenient(&cores), ..Limits::default() });
     assert_eq!(report.weakened, Control::CPUSET);
     assert!(report.why(Control::CPUSET).contains("other tasks are not kept off"), "{report}");
     let group = Group::create(&asked, &mut report.clone()).unwrap();
