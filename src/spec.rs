@@ -229,7 +229,7 @@ pub struct SandboxSpec {
     /// What to execute. It is looked up *inside the root*, with the task's own rights, as a shell does it: a path as it
     /// stands, relative to [`work_dir`](Self::work_dir), and a name without a slash in the directories of the `PATH` of
     /// [`env`](Self::env) (`/usr/local/bin:/usr/bin:/bin` without one). A name or a relative path is looked up below
-    /// `/local` and `/` too, as the `exec` driver has it; [`lookup`](Self::lookup) lists the places.
+    /// `/local` and `/` too, as the `exec` driver has it. If it is found nowhere, the error names the places.
     #[serde(with = "notation::os_string")]
     pub command: OsString,
     /// Its arguments, after the name, which is the absolute path that was found.

@@ -416,8 +416,7 @@ fn task_cannot_change_metadata_of_the_hosts_device_nodes() {
         for name in ["null", "tty"] {
             say_won(probe("node").user(user).env("NODE", format!("/dev/{name}")), 3);
         }
-        let device =
-            Device { source: "/dev/zero".into(), target: "/dev/given".into(), permissions: "rw".into() };
+        let device = Device { target: "/dev/given".into(), ..Device::new("/dev/zero") };
         say_won(probe("node").user(user).env("NODE", "/dev/given").with(|s| s.devices = vec![device]), 3);
     }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
-use cofferdam::{Error, Sandbox, Stdio};
+use cofferdam::{CallerFd, Error, Sandbox, Stdio};
 use common::{remove_cgroup, sandboxes};
 
 /// Entry point of this binary inside a sandbox; does nothing elsewhere.
@@ -34,7 +34,7 @@ fn probe_entry() {
 
 fn sleeper(id: &str) -> Sandbox {
     let id = id.to_string();
-    Sandbox::command("/bin/sleep").arg("1000").with(|s| s.id = id)
+    Sandbox::command("/bin/sleep").arg("1000").id(id)
 }
 
 /// Entry point of this binary as a caller; does nothing elsewhere.
@@ -113,7 +113,7 @@ fn caller_entry() {
             let _ = call!(libc::SYS_ioctl, tty.as_raw_fd(), libc::TIOCSCTTY, 0);
             assert!(fs::File::open("/dev/tty").is_ok(), "the caller has a terminal");
             for user in attack_tools::USERS {
-                let sandbox = common::probe("terminal").user(user).stdin(Stdio::Fd(tty.as_raw_fd()));
+                let sandbox = common::probe("terminal").user(user).stdin(CallerFd::duplicate(&tty).unwrap());
                 attack_tools::beaten(&common::run_probe(sandbox).unwrap(), 5);
             }
         }

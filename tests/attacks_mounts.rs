@@ -26,7 +26,7 @@ fn with_own_mounts(attack: impl FnOnce() + Send) {
 
 /// A task with a temporary root in `base`, which waits for a line of input; and the path of that root.
 fn waits_in(base: &Path) -> (cofferdam::Task, PathBuf) {
-    let policy = Policy { temp_dir: base.into(), ..Policy::default() };
+    let policy = Policy { temp_dir: Some(base.into()), ..Policy::default() };
     let chroot_env = ["/bin/sh", "/lib64"].map(|p| (PathBuf::from(p), PathBuf::from(p)));
     let chroot_env = chroot_env.into_iter().chain(libraries()).collect();
     let root = Root { populate: Method::Copy, chroot_env, ..Root::default() };

@@ -13,6 +13,7 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use attack_tools::z;
+use cofferdam::cgroup::devices::Access;
 use cofferdam::{Device, Error, Method, Network, Policy, Root, Sandbox, TaskDirs, Volume};
 use common::{asked, can, emulated, probe, run_probe, sandboxes};
 
@@ -150,7 +151,7 @@ const WAYS: [Way; 13] = [
     ("root", "/who", |s, source| s.root(Root { path: Some(source), ..Root::default() })),
     ("node", "/dev/node", |s, source| {
         let target = "/dev/node".into();
-        s.with(|s| s.devices = vec![Device { source, target, permissions: "r".into() }])
+        s.with(|s| s.devices = vec![Device { source, target, access: Access::READ }])
     }),
 ];
 
@@ -208,7 +209,7 @@ fn cve_2017_1002101_nomad_2026_14896_sources_are_not_reached_through_links_of_ot
                 &["good"],
                 volume(probe("read").env("READ", "/v/who").root(root), way.join("dir")),
             );
-            let policy = Policy { temp_dir: way.join("tmp"), ..Policy::default() };
+            let policy = Policy { temp_dir: Some(way.join("tmp")), ..Policy::default() };
             let sandbox = mapped(probe("read").env("READ", "/m/who"), way.join("dir"), Method::Copy);
             check("temp_dir", &["good"], sandbox.policy(&policy));
         }

@@ -146,7 +146,7 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn named(sandbox: Sandbox, id: &str) -> Sandbox {
-    sandbox.with(|s| s.id = id.to_owned())
+    sandbox.id(id)
 }
 
 /// A sandbox for a program of `tiny`, and the directory that holds the program.
@@ -245,7 +245,7 @@ fn a_thousand_tasks_leave_no_cgroup_process_or_descriptor() {
         for thread in 0..4 {
             let (mut sandbox, mut all, id) = (sandbox.clone(), all, &id);
             if thread == 0 {
-                sandbox = sandbox.with(|s| s.limits.cores = "0".into());
+                sandbox = sandbox.with(|s| s.limits.cores = "0".parse().unwrap());
                 all |= Control::CPUSET;
             }
             scope.spawn(move || {
@@ -321,7 +321,8 @@ fn task_may_run_on_its_requested_cpus() {
     }
     let last = Host::probe().unwrap().cgroups.online.to_string();
     let last = last.rsplit(['-', ',']).next().unwrap();
-    let seen = run_probe(probe("facts").limits(Limits { cores: last.into(), ..Limits::default() })).unwrap();
+    let seen = run_probe(probe("facts").limits(Limits { cores: last.parse().unwrap(), ..Limits::default() }))
+        .unwrap();
     assert!(seen.report.enforced.contains(Control::CPUSET), "{}", seen.report);
     let allowed = seen.get("Cpus_allowed_list");
     assert!(allowed.split([',', '-']).any(|cpu| cpu == last), "{last} is not in {allowed}");
@@ -372,7 +373,7 @@ fn caller_never_enters_the_cgroups_of_a_task() {
     let id = format!("caller-{}", std::process::id());
     let limits = Limits {
         cpu_shares: Some(100),
-        cores: "0".into(),
+        cores: "0".parse().unwrap(),
         memory: Some(64 * MB),
         pids_max: Some(9),
         ..Limits::default()
@@ -471,7 +472,7 @@ fn oom_kill_during_setup_is_reported_as_oom_killed() {
         let _ = fs::write(file.with_file_name("memory.force_empty"), "0");
         [65536, 131_072].iter().any(|bytes| fs::write(&file, bytes.to_string()).is_ok())
     });
-    let policy = Policy { cgroup_parent: parent, ..Policy::default() };
+    let policy = Policy { cgroup_parent: CgroupPath::new(&parent).unwrap(), ..Policy::default() };
     let error = shell("true").limits(limits).policy(&policy).spawn().unwrap_err();
     drop(holder);
     let cause = std::error::Error::source(&error).unwrap().to_string();
@@ -517,7 +518,12 @@ fn stale_cgroup_of_the_same_name_is_killed_and_replaced() {
     if !can("cgroups") {
         return;
     }
-    let limits = Limits { memory: Some(64 * MB), pids_max: Some(70), cores: "0".into(), ..Limits::default() };
+    let limits = Limits {
+        memory: Some(64 * MB),
+        pids_max: Some(70),
+        cores: "0".parse().unwrap(),
+        ..Limits::default()
+    };
     let (_dir, pausing) = program(tiny::PAUSE);
     type Leave = fn(&Path, i32);
     let ways: [(&str, Sandbox, Leave); 5] = [

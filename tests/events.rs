@@ -166,7 +166,7 @@ fn cpu_contention_causes_pressure_events() {
         return;
     }
     let both = "(while :; do :; done) & while :; do :; done";
-    let limits = Limits { cores: "0".into(), exclusive: true, ..Limits::default() };
+    let limits = Limits { cores: "0".parse().unwrap(), exclusive: true, ..Limits::default() };
     let task = shell(both).limits(limits).spawn().unwrap();
     let threshold = PressureThreshold {
         resource: PressureResource::Cpu,

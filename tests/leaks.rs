@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cofferdam::{Error, Host, Limits, Method, Network, Policy, Root, Sandbox, Stdio, Volume};
+use cofferdam::{Error, Host, Limits, Method, Network, Policy, Resource, Root, Sandbox, Stdio, Volume};
 use common::{can, emulated};
 
 /// State of this process and machine that a spawn could change or leave behind.
@@ -78,7 +78,7 @@ fn traces() -> Traces {
 /// Spawns with outcome number `n` and checks the outcome.
 fn one(n: usize, thread: usize) {
     let id = format!("leak-test-{thread}-{n}");
-    let base = |command: &str| Sandbox::command(command).with(|s| s.id = id.clone());
+    let base = |command: &str| Sandbox::command(command).id(&id);
     let succeeds = |s: Sandbox| assert!(s.spawn().unwrap().wait().unwrap().success(), "{n}");
     match n % 14 {
         0 => succeeds(base("true")),
@@ -125,7 +125,7 @@ fn one(n: usize, thread: usize) {
         }
         _ => {
             let unlikely = cofferdam::Rlimit { soft: Some(u64::MAX - 1), hard: Some(u64::MAX - 1) };
-            let failed = base("true").with(|s| s.rlimits = [("nofile".into(), unlikely)].into());
+            let failed = base("true").with(|s| s.rlimits = [(Resource::Nofile, unlikely)].into());
             assert!(matches!(failed.spawn(), Err(Error::Setup { .. })), "{n}");
         }
     }

@@ -233,7 +233,7 @@ fn command_is_looked_up_inside_the_root() {
             // Found, but refused by the kernel as not executable (ENOEXEC). The error has the path at which it was
             // found.
             Err(Error::Exec { program, source }) if source.raw_os_error() == Some(libc::ENOEXEC) => {
-                Some(program)
+                Some(program.display().to_string())
             }
             Err(Error::Exec { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
             other => panic!("{command}: {other:?}"),

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use cofferdam::cgroup::devices::Access;
 use cofferdam::cgroup::{
     CgroupName, CgroupPath, Cgroups, CpuReservations, CpuSet, Group, IoMax, Limits, Request, Version, lower,
 };
@@ -82,7 +83,7 @@ fn block_device_reads_are_throttled_to_read_bps() {
     let Some(_alone) = machine() else { return };
     let max = IoMax { device: disk(), read_bps: Some(MB / 2), ..IoMax::default() };
     let limits = Limits { io_max: vec![max], accounting: true, ..Limits::default() };
-    let node = Device { source: "/dev/vda".into(), target: "/dev/vda".into(), permissions: "r".into() };
+    let node = Device { access: Access::READ, ..Device::new("/dev/vda") };
     let read = shell("dd if=/dev/vda of=/dev/null bs=64k count=32");
     let task = read.limits(limits).with(|s| s.devices.push(node)).spawn().unwrap();
     let start = Instant::now();
@@ -171,7 +172,7 @@ fn cpu_reservations_follow_cpu_hotplug() {
     let Some(_alone) = machine() else { return };
     let sleeper = |cores: &str| {
         shell("sleep 1000").limits(Limits {
-            cores: cores.into(),
+            cores: CpuSet::parse_lenient(cores),
             exclusive: !cores.is_empty(),
             ..Limits::default()
         })

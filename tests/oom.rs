@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use cofferdam::cgroup::{Detection, Version};
+use cofferdam::cgroup::{CgroupPath, Detection, Version};
 use cofferdam::{Control, Host, Limits, Oom, OomLimit, Policy, Sandbox, Signal, Stdio};
 use common::{asked, can, probe, run_probe, shell};
 
@@ -119,7 +119,7 @@ impl Parent {
     }
 
     fn policy(&self) -> Policy {
-        Policy { cgroup_parent: format!("/{}", self.name), ..Policy::default() }
+        Policy { cgroup_parent: CgroupPath::new(&self.name).unwrap(), ..Policy::default() }
     }
 }
 
@@ -282,6 +282,6 @@ fn oom_kill_by_the_host_is_attributed_to_the_host() {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let _few = Reserved::all_but(300 * MB);
     // With this score the task is the kernel's first victim.
-    let sandbox = quiet("hog").limits(limits(1 << 40)).with(|s| s.oom_score_adj = 1000);
+    let sandbox = quiet("hog").limits(limits(1 << 40)).with(|s| s.oom_score_adj = Some(1000));
     killed(&sandbox, &detection(), &OomLimit::Host);
 }

@@ -106,8 +106,8 @@ fn every_population_method_gives_the_same_tree() {
     }
     for method in ALL {
         let base = if method == Method::Link { site.path().to_path_buf() } else { "/dev/shm".into() };
-        let policy = Policy { temp_dir: base, ..Policy::default() };
-        let root = Root { setuid: true, tmpfs_size: 1 << 30, ..root(method, &map) };
+        let policy = Policy { temp_dir: Some(base), ..Policy::default() };
+        let root = Root { setuid: true, tmpfs_size: Some(1 << 30), ..root(method, &map) };
         let sandbox = libraries(probe("describe")).policy(&policy).user("root").root(root);
         let seen = run_probe(sandbox.env("TOPS", tops.join(":"))).unwrap();
         assert!(seen.status.success(), "{method}: {}", seen.status);
@@ -268,7 +268,7 @@ fn task_directories_have_their_content_modes_and_size_limits() {
     let dirs = TaskDirs {
         alloc: Some(alloc.clone()),
         local: Some(local.clone()),
-        secrets: Some(Secrets { size: 8192, files: [("token".into(), "s3cr3t".into())].into() }),
+        secrets: Some(Secrets { size: Some(8192), files: [("token".into(), "s3cr3t".into())].into() }),
         tmp: Some(4096),
     };
     let with = |sandbox: Sandbox| sandbox.with(|s| s.task_dirs = dirs.clone());
@@ -440,7 +440,7 @@ fn population_over_a_limit_fails_and_leaves_nothing() {
         fs::create_dir_all(tree.join(format!("{}", i % 7))).unwrap();
         fs::write(tree.join(format!("{}/{i}", i % 7)), vec![b'x'; 100]).unwrap();
     }
-    let policy = Policy { temp_dir: temp.clone(), max_entries: Some(40), ..Policy::default() };
+    let policy = Policy { temp_dir: Some(temp.clone()), max_entries: Some(40), ..Policy::default() };
     let bytes = Root { max_bytes: Some(2000), ..Root::default() };
     for method in [Method::Link, Method::Copy, Method::Reflink] {
         for (policy, root, limit) in [

@@ -1,10 +1,14 @@
 //! The flags of `run` and `explain`, and the policy and spec that they come to.
 
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use cofferdam::cgroup::LimitEnv;
 use cofferdam::filter::{Filter, Profile};
-use cofferdam::{Control, Network, Policy, SandboxSpec};
+use cofferdam::{Network, Policy, SandboxSpec, ids, notation};
 
 use crate::Failure;
 use crate::values;
@@ -33,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     upper: Option<PathBuf>,
     /// Size of a tmpfs root, and of the tmpfs that an overlay is written to [default: 64m]
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     tmpfs_size: Option<u64>,
     /// Copies keep setuid bits and file capabilities
     #[arg(long)]
@@ -42,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     max_entries: Option<u64>,
     /// Most bytes that the populated files may have together
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     max_bytes: Option<u64>,
     /// Directory of the host for /alloc
     #[arg(long, value_name = "DIR")]
@@ -51,10 +55,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     local: Option<PathBuf>,
     /// A tmpfs of this size at /secrets
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     secrets: Option<u64>,
     /// A tmpfs of this size at /tmp
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     tmp: Option<u64>,
     /// Name server in /etc/resolv.conf (repeatable) [default: the root's file as it is]
     #[arg(long, value_name = "ADDRESS")]
@@ -121,7 +125,7 @@ pub(crate) struct Args {
     device_cgroup: Option<String>,
     /// Variable of the environment (repeatable)
     #[arg(long, value_name = "K=V")]
-    env: Vec<String>,
+    env: Vec<OsString>,
     /// Working directory, absolute
     #[arg(long, value_name = "DIR")]
     workdir: Option<PathBuf>,
@@ -138,16 +142,16 @@ pub(crate) struct Args {
     #[arg(long)]
     exclusive: bool,
     /// Memory: bytes, or with k, m, g
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     memory: Option<u64>,
     /// Hard memory limit of a task that may use more than --memory
-    #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE|unlimited")]
     memory_max: Option<String>,
     /// Memory above which the kernel slows the task down and reclaims its memory (v2)
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     memory_high: Option<u64>,
-    /// Swap beside --memory; -1 is no limit [default: none]
-    #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
+    /// Swap beside --memory [default: off]
+    #[arg(long, value_name = "SIZE|off|unlimited")]
     swap: Option<String>,
     /// Kill all of the task when its memory runs out, and not one process
     #[arg(long)]
@@ -174,7 +178,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PREFIX")]
     limit_env: Option<String>,
     /// Controllers that this host must have before any limit is set [default: minimal]
-    #[arg(long, value_name = "minimal|documented")]
+    #[arg(long, value_name = "minimal|documented|asked")]
     required_controllers: Option<String>,
     /// System calls: those of the default profile, all, or those of a profile in a file, as JSON
     #[arg(long, value_name = "default|none|FILE")]
@@ -182,8 +186,8 @@ pub(crate) struct Args {
     /// Refuse the system calls of 32-bit programs
     #[arg(long)]
     no_i386: bool,
-    /// What must hold, or nothing is run
-    #[arg(long, value_name = "all|none|CONTROL,...")]
+    /// What must hold, or nothing is run [default: asked]
+    #[arg(long, value_name = "best_effort|asked|full|CONTROL,...")]
     require: Option<String>,
     /// Write the report, as JSON; - is standard output, once the command has ended
     #[arg(long, value_name = "FILE|-")]
@@ -196,7 +200,7 @@ pub(crate) struct Args {
     policy: Option<PathBuf>,
     /// Command and arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// What `explain` has besides: a host that is less than this one.
@@ -216,9 +220,13 @@ impl Args {
         let own = || Policy { allow_privileged: true, ..Policy::default() };
         let mut policy: Policy = read_json(self.policy.as_ref())?.unwrap_or_else(own);
         policy.no_pivot_root |= self.no_pivot_root;
-        set(&mut policy.denied_host_uids, &self.deny_uids);
-        set(&mut policy.denied_host_gids, &self.deny_gids);
-        set(&mut policy.required_controllers, &self.required_controllers);
+        if let Some(list) = &self.deny_uids {
+            policy.denied_host_uids = ids::denied_uids(list)?;
+        }
+        if let Some(list) = &self.deny_gids {
+            policy.denied_host_gids = ids::denied_gids(list)?;
+        }
+        set(&mut policy.required_controllers, parsed("required_controllers", &self.required_controllers)?);
         if let Some(list) = &self.allow_caps {
             policy.allow_caps = Some(values::list(list));
         }
@@ -248,10 +256,10 @@ impl Args {
             spec.command = command.clone();
             spec.args = args.to_vec();
         }
-        set(&mut spec.id, &self.id);
-        set(&mut spec.pid_mode, &self.pid);
-        set(&mut spec.ipc_mode, &self.ipc);
-        set(&mut spec.user, &self.user);
+        spec.id = self.id.clone().or(spec.id);
+        spec.pid_mode = parsed("pid_mode", &self.pid)?.or(spec.pid_mode);
+        spec.ipc_mode = parsed("ipc_mode", &self.ipc)?.or(spec.ipc_mode);
+        spec.user = self.user.clone().or(spec.user);
         spec.hostname = self.hostname.clone().or(spec.hostname);
         spec.work_dir = self.workdir.clone().or(spec.work_dir);
         spec.init &= !self.no_init;
@@ -272,9 +280,7 @@ impl Args {
         self.names(&mut spec)?;
         self.environment(&mut spec)?;
         self.limits(&mut spec)?;
-        if let Some(list) = &self.require {
-            spec.require = Some(Control::parse(list).map_err(|e| Failure::new(format!("require: {e}")))?);
-        }
+        spec.require = parsed("require", &self.require)?.or(spec.require);
         Ok(spec)
     }
 
@@ -293,12 +299,10 @@ impl Args {
         spec.root.writable |= self.writable;
         spec.root.setuid |= self.keep_setuid;
         spec.root.upper = self.upper.clone().or(spec.root.upper.take());
-        spec.root.tmpfs_size = self.tmpfs_size.unwrap_or(spec.root.tmpfs_size);
+        spec.root.tmpfs_size = self.tmpfs_size.or(spec.root.tmpfs_size);
         spec.root.max_entries = self.max_entries.or(spec.root.max_entries);
         spec.root.max_bytes = self.max_bytes.or(spec.root.max_bytes);
-        if let Some(method) = &self.populate {
-            spec.root.populate = method.parse().map_err(|e| Failure::new(format!("populate: {e}")))?;
-        }
+        set(&mut spec.root.populate, parsed("populate", &self.populate)?);
         if !self.chroot_env.is_empty() {
             spec.root.chroot_env = self.chroot_env.iter().map(|e| values::pair(e)).collect();
         }
@@ -309,7 +313,9 @@ impl Args {
     }
 
     fn devices(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
-        spec.devices.extend(self.device.iter().map(|device| values::device(device)));
+        for device in &self.device {
+            spec.devices.push(values::device(device).map_err(|e| Failure::new(format!("devices: {e}")))?);
+        }
         match self.device_cgroup.as_deref() {
             None => {}
             Some("yes") => spec.device_cgroup = Some(true),
@@ -327,7 +333,7 @@ impl Args {
         dirs.local = self.local.clone().or(dirs.local.take());
         dirs.tmp = self.tmp.or(dirs.tmp);
         if let Some(size) = self.secrets {
-            dirs.secrets.get_or_insert_default().size = size;
+            dirs.secrets.get_or_insert_default().size = Some(size);
         }
     }
 
@@ -347,13 +353,14 @@ impl Args {
 
     fn environment(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
         for variable in &self.env {
-            let (key, value) = variable
-                .split_once('=')
-                .ok_or_else(|| Failure::new(format!("env: {variable:?} is not K=V")))?;
-            spec.env.insert(key.into(), value.into());
+            let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=');
+            let (Some(key), Some(value)) = (parts.next(), parts.next()) else {
+                return Err(Failure::new(format!("env: {variable:?} is not K=V")));
+            };
+            spec.env.insert(OsString::from_vec(key.to_vec()), OsString::from_vec(value.to_vec()));
         }
         spec.env.entry("PATH".into()).or_insert_with(|| PATH.into());
-        if let Ok(term) = std::env::var("TERM") {
+        if let Some(term) = std::env::var_os("TERM") {
             spec.env.entry("TERM".into()).or_insert(term);
         }
         Ok(())
@@ -369,13 +376,12 @@ impl Args {
         limits.io_weight = self.io_weight.or(limits.io_weight);
         limits.oom_group |= self.oom_group;
         limits.accounting |= self.accounting;
-        set(&mut limits.cores, &self.cores);
+        set(&mut limits.cores, parsed("cores", &self.cores)?);
+        set(&mut limits.swap, parsed("swap", &self.swap)?);
+        limits.memory_max = parsed("memory_max", &self.memory_max)?.or(limits.memory_max);
         let wrong = |flag: &'static str| move |e: String| Failure::new(format!("{flag}: {e}"));
         if let Some(max) = &self.cpu_max {
             limits.cpu_max = Some(values::cpu_max(max).map_err(wrong("cpu_max"))?);
-        }
-        if let Some(max) = &self.swap {
-            limits.swap = values::swap_max(max).map_err(wrong("swap"))?;
         }
         for max in &self.io_max {
             limits.io_max.push(values::io_max(max).map_err(wrong("io_max"))?);
@@ -388,17 +394,19 @@ impl Args {
             spec.limit_env = LimitEnv::with_prefix(prefix);
         }
         limits.exclusive |= self.exclusive;
-        if let Some(max) = &self.memory_max {
-            let max = values::memory_max(max).map_err(|e| Failure::new(format!("memory_max: {e}")))?;
-            limits.memory_max = Some(max);
-        }
         Ok(())
     }
 }
 
-fn set(field: &mut String, flag: &Option<String>) {
+/// The value of a flag. A wrong one is refused with the name of its field.
+fn parsed<T: FromStr<Err: Display>>(field: &str, flag: &Option<String>) -> Result<Option<T>, Failure> {
+    let value = flag.as_deref().map(str::parse).transpose();
+    value.map_err(|e| Failure::new(format!("{field}: {e}")))
+}
+
+fn set<T>(field: &mut T, flag: Option<T>) {
     if let Some(value) = flag {
-        field.clone_from(value);
+        *field = value;
     }
 }
 

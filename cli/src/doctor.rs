@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use cofferdam::cgroup::{Controller, Detection, Required, Where};
-use cofferdam::{Health, Host};
+use cofferdam::{Control, Health, Host};
 use serde::Serialize;
 
 use crate::Failure;
@@ -75,7 +75,7 @@ fn describe(host: &Host, health: &Health) -> String {
 
 /// The mode, what each set of required controllers says, and a line for each controller.
 fn cgroups(found: &Detection) -> String {
-    let gate = |set| found.requiring(set).can_limit().map_err(str::to_owned).err();
+    let gate = |set| found.requiring(set, Control::empty()).can_limit().map_err(str::to_owned).err();
     let shut = gate(Required::Minimal);
     let limits = shut.as_deref().unwrap_or("all that limits need");
     let mut text = format!("{:<13} {:?}: {limits}\n", "cgroups", found.mode);

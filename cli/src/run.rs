@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cofferdam::cgroup::{CONTROLLERS, Detection};
-use cofferdam::{ExitStatus, Host, Report, Sandbox, Signal, Task};
+use cofferdam::{Control, ExitStatus, Host, Report, Sandbox, Signal, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -33,9 +33,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         None => sandbox,
     };
     let spawned = sandbox.spawn();
-    drop(bar);
+    // It holds the task's ends of the pipes.
+    drop((bar, sandbox));
     let task = spawned?;
     pipes.start();
+    if let Some(line) = lacking(task.report()) {
+        let _ = writeln!(std::io::stderr(), "cofferdam: {line}");
+    }
     let status = wait(&task, &signals)?;
     pipes.finish();
     if let Some(path) = &args.report {
@@ -47,6 +51,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(u8::try_from(status.shell_code()).map_or(ExitCode::from(REFUSED), ExitCode::from))
 }
 
+/// What was asked for and does not hold, or only in part, in one line.
+fn lacking(report: &Report) -> Option<String> {
+    let part = |word: &str, controls: Control| {
+        (!controls.is_empty()).then(|| format!("{word} {controls}: {}", report.why(controls)))
+    };
+    let parts = [part("missing", report.missing), part("weakened", report.weakened)];
+    let line = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    (!line.is_empty()).then_some(line)
+}
+
 /// Prints what `run` would do, here or on a host that lacks some controllers.
 pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
     let args = &explain.args;
@@ -56,9 +70,8 @@ pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
         let mut host = Host::probe()?;
         host.cgroups = without(&host.cgroups, &explain.without_controller)?;
         sandbox = sandbox.host(&host);
-        // A word that is none is the plan's to refuse.
-        let required = args.policy()?.required_controllers.parse().unwrap_or_default();
-        lesser = match host.cgroups.requiring(required).can_limit() {
+        let (required, asked) = (args.policy()?.required_controllers, args.spec()?.limits.asked());
+        lesser = match host.cgroups.requiring(required, asked).can_limit() {
             Ok(()) => format!("# without {}: limits can be set\n", explain.without_controller.join(", ")),
             Err(why) => format!("# without {}: no limits: {why}\n", explain.without_controller.join(", ")),
         };

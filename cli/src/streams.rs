@@ -5,26 +5,25 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
-use cofferdam::{SandboxSpec, Stdio};
+use cofferdam::{CallerFd, SandboxSpec, Stdio};
 
 /// The pipes, from before the spawn until after the end.
 #[derive(Default)]
 pub(crate) struct Streams {
     input: Option<(File, PipeWriter)>,
     outputs: Vec<(File, PipeReader)>,
-    /// The task's ends, which are ours until it is spawned; those that it writes to with device and inode of the file.
-    read: Option<PipeReader>,
-    written: Vec<((u64, u64), PipeWriter)>,
+    /// The task's ends of the pipes that it writes to, with device and inode of the file.
+    written: Vec<((u64, u64), CallerFd)>,
     copies: Vec<JoinHandle<()>>,
 }
 
 /// A duplicate of a stream that is inherited and a regular file.
-fn regular(how: Stdio, stream: BorrowedFd<'_>) -> io::Result<Option<File>> {
-    if how != Stdio::Inherit {
+fn regular(how: &Stdio, stream: BorrowedFd<'_>) -> io::Result<Option<File>> {
+    if *how != Stdio::Inherit {
         return Ok(None);
     }
     // A stream that is closed is the library's to refuse.
@@ -37,38 +36,36 @@ impl Streams {
     /// its order.
     pub(crate) fn of(spec: &mut SandboxSpec) -> io::Result<Streams> {
         let mut streams = Streams::default();
-        if let Some(file) = regular(spec.stdin, io::stdin().as_fd())? {
+        if let Some(file) = regular(&spec.stdin, io::stdin().as_fd())? {
             let (read, write) = io::pipe()?;
-            spec.stdin = Stdio::Fd(read.as_raw_fd());
+            spec.stdin = OwnedFd::from(read).into();
             streams.input = Some((file, write));
-            streams.read = Some(read);
         }
         let (out, err) = (io::stdout(), io::stderr());
         for (how, stream) in [(&mut spec.stdout, out.as_fd()), (&mut spec.stderr, err.as_fd())] {
-            if let Some(file) = regular(*how, stream)? {
+            if let Some(file) = regular(how, stream)? {
                 *how = Stdio::Fd(streams.output(file)?);
             }
         }
         Ok(streams)
     }
 
-    /// The number of the pipe that leads to `file`.
-    fn output(&mut self, file: File) -> io::Result<i32> {
+    /// The pipe that leads to `file`.
+    fn output(&mut self, file: File) -> io::Result<CallerFd> {
         let st = file.metadata()?;
         let id = (st.dev(), st.ino());
         if let Some((_, pipe)) = self.written.iter().find(|(of, _)| *of == id) {
-            return Ok(pipe.as_raw_fd());
+            return Ok(pipe.clone());
         }
         let (read, write) = io::pipe()?;
-        let number = write.as_raw_fd();
+        let write = CallerFd::from(OwnedFd::from(write));
         self.outputs.push((file, read));
-        self.written.push((id, write));
-        Ok(number)
+        self.written.push((id, write.clone()));
+        Ok(write)
     }
 
-    /// Starts to copy: the task has its ends by now, or there is none.
+    /// Starts to copy. The task has its ends by now, and the sandbox, which held them too, must be gone.
     pub(crate) fn start(&mut self) {
-        self.read = None;
         self.written.clear();
         if let Some((mut file, mut pipe)) = self.input.take() {
             // It ends with the file or with the task's last reader; nobody waits for it.

@@ -2,35 +2,9 @@
 
 use std::path::PathBuf;
 
-use cofferdam::cgroup::{CpuMax, IoMax, SwapMax};
-use cofferdam::rootfs::Device;
-use cofferdam::{HostsEntry, MemoryMax, Propagation, Volume};
-
-/// Bytes: a number, or one with k, m, g or t for powers of 1024.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase();
-    let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(format!("{text:?} is no size: a number, and k, m, g or t")),
-    };
-    let number: u64 = digits.parse().map_err(|e| format!("{text:?}: {e}"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
-}
-
-/// A size, or -1 for no limit.
-pub(crate) fn memory_max(text: &str) -> Result<MemoryMax, String> {
-    if text == "-1" { Ok(MemoryMax::Unlimited) } else { size(text).map(MemoryMax::Bytes) }
-}
-
-/// A size of swap, or -1 for no limit.
-pub(crate) fn swap_max(text: &str) -> Result<SwapMax, String> {
-    if text == "-1" { Ok(SwapMax::Unlimited) } else { size(text).map(SwapMax::Bytes) }
-}
+use cofferdam::cgroup::devices::Access;
+use cofferdam::notation::size;
+use cofferdam::{CpuMax, Device, HostsEntry, IoMax, Propagation, Volume};
 
 /// `QUOTA[/PERIOD[/BURST]]` in microseconds.
 pub(crate) fn cpu_max(text: &str) -> Result<CpuMax, String> {
@@ -59,7 +33,7 @@ pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
             "wiops" => &mut max.write_iops,
             _ => return Err(format!("{name:?} is none of rbps, wbps, riops and wiops")),
         };
-        *field = Some(size(value)?);
+        *field = Some(size(value).map_err(|e| e.to_string())?);
     }
     Ok(max)
 }
@@ -67,7 +41,7 @@ pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
 /// `2MB=SIZE`.
 pub(crate) fn hugetlb(text: &str) -> Result<(String, u64), String> {
     let (page, bytes) = text.split_once('=').ok_or_else(|| format!("{text:?} is not PAGE=SIZE"))?;
-    Ok((page.to_owned(), size(bytes)?))
+    Ok((page.to_owned(), size(bytes).map_err(|e| e.to_string())?))
 }
 
 /// Names separated by commas.
@@ -82,12 +56,12 @@ pub(crate) fn pair(text: &str) -> (PathBuf, PathBuf) {
 }
 
 /// `SRC[:DST[:ACCESS]]`; the same path inside, and all access, when there is no more.
-pub(crate) fn device(text: &str) -> Device {
+pub(crate) fn device(text: &str) -> Result<Device, String> {
     let mut parts = text.splitn(3, ':');
     let source = parts.next().unwrap_or_default();
     let target = parts.next().unwrap_or(source);
-    let permissions = parts.next().unwrap_or("rwm").to_owned();
-    Device { source: source.into(), target: target.into(), permissions }
+    let access = parts.next().map_or(Ok(Access::all()), Access::parse).map_err(|e| e.to_string())?;
+    Ok(Device { source: source.into(), target: target.into(), access })
 }
 
 /// `SRC:DST[:OPTION,...]` with `ro`, `rw`, `host-to-task` and `bidirectional`.
@@ -122,23 +96,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        for (text, bytes) in
-            [("0", 0), ("4096", 4096), ("1k", 1024), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1tb", 1 << 40)]
-        {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "k", "1x", "-1", "1.5g", "99999999999g"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-        assert_eq!(memory_max("-1"), Ok(MemoryMax::Unlimited));
-    }
-
-    #[test]
     fn limits() {
         assert_eq!(cpu_max("5000"), Ok(CpuMax::new(5000)));
         assert_eq!(cpu_max("5000/20000/1000"), Ok(CpuMax { quota: 5000, period: 20_000, burst: 1000 }));
-        assert_eq!((swap_max("-1"), swap_max("1k")), (Ok(SwapMax::Unlimited), Ok(SwapMax::Bytes(1024))));
         assert_eq!(hugetlb("2MB=4m"), Ok(("2MB".into(), 4 << 20)));
         let max = io_max("8:0,rbps=1m,wiops=9").unwrap();
         assert_eq!((max.device.as_str(), max.read_bps, max.write_iops), ("8:0", Some(1 << 20), Some(9)));
@@ -153,8 +113,8 @@ mod tests {
     #[test]
     fn devices() {
         let all = |text: &str| {
-            let d = device(text);
-            (d.source.display().to_string(), d.target.display().to_string(), d.permissions)
+            let d = device(text).unwrap();
+            (d.source.display().to_string(), d.target.display().to_string(), d.access.to_string())
         };
         assert_eq!(all("/dev/fuse"), ("/dev/fuse".into(), "/dev/fuse".into(), "rwm".into()));
         assert_eq!(all("/dev/fuse:/dev/f:r"), ("/dev/fuse".into(), "/dev/f".into(), "r".into()));

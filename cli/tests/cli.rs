@@ -63,7 +63,7 @@ fn refusal_is_one_line_and_exit_status_125() {
         (&["--cap-add", "nope", "id"], "cap_add configured with capabilities not supported by system: nope"),
         (&["--cap-add", "net_admin", "id"], "not allow the following capabilities: net_admin"),
         (&["--workdir", "foo", "id"], "work_dir must be absolute but got relative path \"foo\""),
-        (&["--pid", "Host", "id"], "pid_mode must be \"private\" or \"host\", got \"Host\""),
+        (&["--pid", "Host", "id"], "pid_mode: \"Host\" is neither \"private\" nor \"host\""),
         (&["--net", "/etc/passwd", "id"], "is no namespace"),
         (&["--populate", "hope", "id"], "populate"),
         (&["--volume", "/a", "id"], "is not SRC:DST"),
@@ -71,7 +71,7 @@ fn refusal_is_one_line_and_exit_status_125() {
         (&["--require", "uts_ns", "id"], "the spec does not ask for it"),
         (
             &["--required-controllers", "all", "id"],
-            "required_controllers must be \"minimal\" or \"documented\", got \"all\"",
+            "required_controllers: \"all\" is none of \"minimal\", \"documented\" and \"asked\"",
         ),
         (&[], "there is no command"),
         (&["--spec", "/no/such/file"], "/no/such/file"),

@@ -48,11 +48,11 @@ pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, 
 /// namespace maps one to the other.
 pub(super) fn denied(policy: &Policy, host: &Host, asked: &Identity, mapping: Mapping) -> Result<()> {
     let (uids, gids) = (&policy.denied_host_uids, &policy.denied_host_gids);
-    ids::check(asked, &uids, &gids)?;
+    ids::check(asked, uids, gids)?;
     if mapping == Mapping::Caller {
         let mut outside = asked.clone();
         (outside.uid, outside.gid, outside.groups) = (host.uid, host.gid, host.groups.clone());
-        ids::check(&outside, &uids, &gids)?;
+        ids::check(&outside, uids, gids)?;
     }
     Ok(())
 }

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::FromRawFd;
 use std::path::Path;
 use std::process::Command;
 
-use cofferdam::{Error, ExitStatus, Fd, Sandbox, Stdio, Volume};
+use cofferdam::{Error, ExitStatus, Sandbox, Stdio, Volume};
 
 mod skip;
 
@@ -122,9 +122,7 @@ pub fn probe(what: &str) -> Sandbox {
 /// Runs a probe and reads what it writes to descriptor 3: `key=value`, each followed by a NUL.
 pub fn run_probe(sandbox: Sandbox) -> Result<Seen, Error> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    let fd = Fd { from: write.as_raw_fd(), to: 3 };
-    let task = sandbox.with(|s| s.fds.push(fd)).spawn()?;
-    drop(write);
+    let task = sandbox.fd(write, 3).spawn()?;
     let mut text = String::new();
     File::from(read).read_to_string(&mut text).unwrap();
     let status = task.wait()?;
