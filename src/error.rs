@@ -6,7 +6,7 @@
 //! far was taken back before the error was returned.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::report::Control;
 
@@ -58,10 +58,12 @@ pub enum Error {
     /// The command was not found in the root, or cannot be executed. All was rolled back.
     ///
     /// [`Error::exit_code`] tells the two apart in the way that shells do.
-    #[error("execve({program:?})")]
+    #[error("execve({program:?}){}", places(program, tried))]
     Exec {
         /// The command as the spec names it, or the path that it was found at.
         program: PathBuf,
+        /// The paths in the root where it was looked up, in order; empty if it was found.
+        tried: Vec<PathBuf>,
         /// `NotFound` when there is no such regular file in the root (or its interpreter is missing),
         /// else why the kernel would not execute it.
         #[source]
@@ -78,20 +80,60 @@ pub enum Error {
     },
 }
 
+/// Where a command was looked up, if not only as it stands.
+fn places(program: &Path, tried: &[PathBuf]) -> String {
+    let places: Vec<String> = tried.iter().map(|path| format!("{path:?}")).collect();
+    match tried {
+        [] => String::new(),
+        [only] if only == program => String::new(),
+        _ => format!(", looked up at {}", places.join(", ")),
+    }
+}
+
+/// What would help where a control cannot be enforced.
+fn unsupported(control: Control, reason: &str) -> Option<&'static str> {
+    if reason.contains("user namespace") {
+        return Some(
+            "run as root, or allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone)",
+        );
+    }
+    if control.intersects(Control::RESOURCES) {
+        return Some(
+            "delegate the controllers to the caller (systemd: Delegate=yes), require fewer (required_controllers: asked), \
+             or go without (require: best_effort)",
+        );
+    }
+    control.intersects(Control::MOUNT_NS).then_some("use Linux 5.12 or later")
+}
+
+/// What would help where the kernel refused a call.
+fn refused(source: &io::Error) -> Option<&'static str> {
+    match (source.kind(), source.raw_os_error()) {
+        (io::ErrorKind::ResourceBusy, _) => {
+            Some("wait until the other task has ended, or ask for something else")
+        }
+        (io::ErrorKind::OutOfMemory, _) => Some("free memory on the host"),
+        (_, Some(libc::EMFILE)) => Some("raise the caller's limit of open files (RLIMIT_NOFILE)"),
+        (_, Some(libc::ENFILE)) => Some("raise the host's limit of open files (fs.file-max)"),
+        (_, Some(libc::EAGAIN)) => {
+            Some("raise the limit of processes (RLIMIT_NPROC, pids.max of the caller's cgroup)")
+        }
+        (_, Some(libc::ENOSPC)) => Some(
+            "free space or inodes in the temporary directory, or raise the limits of namespaces (user.max_*_namespaces)",
+        ),
+        (_, Some(libc::EXDEV)) => {
+            Some("choose a temp_dir on the file system of the sources, or populate by copy")
+        }
+        (_, Some(libc::ENOSYS)) => {
+            Some("use a newer kernel, or a container engine whose filter knows the call")
+        }
+        _ => None,
+    }
+}
+
 /// The message of a `Spec` error, with the field in front where it does not begin with it.
 fn named(field: &str, message: &str) -> String {
     if message.starts_with(field) { message.to_string() } else { format!("{field}: {message}") }
-}
-
-/// A text that is not a value of the type that was asked for. The message says what was found and what is accepted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidValue(String);
-
-impl InvalidValue {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        InvalidValue(message.into())
-    }
 }
 
 /// The result of this crate's fallible functions.
@@ -128,13 +170,40 @@ impl Error {
         }
     }
 
+    /// What would help, in a sentence, where that is known.
+    ///
+    /// ```
+    /// # use cofferdam::Error;
+    /// let e = Error::Exec { program: "nope".into(), tried: vec![], source: std::io::ErrorKind::NotFound.into() };
+    /// assert!(e.remedy().unwrap().contains("PATH"));
+    /// ```
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Error::Spec { .. } => None,
+            Error::Denied { .. } => Some("ask for less, or ask the operator to change the policy"),
+            Error::Unsupported { control, reason } => unsupported(*control, reason),
+            Error::Exec { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Some(
+                    "give a path in the root or a PATH, and check that the root contains the program and its interpreter",
+                ),
+                io::ErrorKind::PermissionDenied => Some(
+                    "make the file executable for the task's user, on a file system that is not mounted noexec",
+                ),
+                _ => None,
+            },
+            Error::Prepare { source, .. } | Error::Setup { source, .. } | Error::Task { source, .. } => {
+                refused(source)
+            }
+        }
+    }
+
     /// The exit status that a command-line front should end with, as `docker run` and `env` do:
     /// 127 when the command was not found, 126 when it was found but is not executable, and 125 for
     /// everything that the sandbox itself refused or failed at.
     ///
     /// ```
     /// # use cofferdam::Error;
-    /// let e = Error::Exec { program: "nope".into(), source: std::io::ErrorKind::NotFound.into() };
+    /// let e = Error::Exec { program: "nope".into(), tried: vec![], source: std::io::ErrorKind::NotFound.into() };
     /// assert_eq!(e.exit_code(), 127);
     /// ```
     pub fn exit_code(&self) -> u8 {
@@ -143,5 +212,37 @@ impl Error {
             Error::Exec { .. } => 126,
             _ => 125,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_causes_have_a_remedy() {
+        let prepare = |errno| Error::prepare("x")(io::Error::from_raw_os_error(errno));
+        for (error, word) in [
+            (prepare(libc::EMFILE), "RLIMIT_NOFILE"),
+            (prepare(libc::EAGAIN), "pids.max"),
+            (prepare(libc::EXDEV), "temp_dir"),
+            (prepare(libc::EBUSY), "other task"),
+            (Error::denied("x"), "operator"),
+            (
+                Error::Unsupported { control: Control::MEMORY, reason: "cgroup v2 lacks memory".into() },
+                "best_effort",
+            ),
+            (
+                Error::Unsupported {
+                    control: Control::MOUNT_NS,
+                    reason: "may make no user namespace".into(),
+                },
+                "max_user_namespaces",
+            ),
+        ] {
+            assert!(error.remedy().unwrap().contains(word), "{error:?}");
+        }
+        assert_eq!(prepare(libc::EPERM).remedy(), None);
+        assert_eq!(Error::spec("id", "x").remedy(), None);
     }
 }

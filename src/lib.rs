@@ -65,9 +65,10 @@ pub use cgroup::{
     CpuMax, CpuSet, Event, EventOptions, Events, IoMax, Limits, MemoryMax, Oom, OomLimit, Required, Stats,
     SwapMax,
 };
-pub use error::{Error, InvalidValue, Result};
+pub use error::{Error, Result};
 pub use filter::Filter;
 pub use host::{Health, Host};
+pub use notation::InvalidValue;
 pub use ns::{IsolationMode, Network};
 pub use plan::Plan;
 pub use report::{Control, Reason, Report, Require};

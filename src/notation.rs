@@ -11,7 +11,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::error::InvalidValue;
+/// A text that is not a value of the type that was asked for. The message says what was found and what is accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(String);
+
+impl InvalidValue {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        InvalidValue(message.into())
+    }
+}
 
 /// Reads a number of bytes: decimal digits, and `k`, `m`, `g` or `t` for powers of 1024 (`64m`, `64MiB`).
 ///

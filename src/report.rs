@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::error::InvalidValue;
+use crate::notation::InvalidValue;
 
 bitflags::bitflags! {
     /// One thing that can be enforced around a task. A set of them says what a spec requires.

@@ -79,7 +79,7 @@ fn caller_entry() {
                 run.spawn().and_then(|task| task.wait()).is_ok_and(|status| status.code == Some(7))
             });
             let piped = Sandbox::command("/bin/echo").arg("through").stdout(Stdio::Piped).spawn();
-            let text = piped.map(|mut task| std::io::read_to_string(task.stdout.take().unwrap()).unwrap());
+            let text = piped.map(|task| std::io::read_to_string(task.take_stdout().unwrap()).unwrap());
             let through = text.is_ok_and(|t| t == "through\n");
             // Descriptors 0 to 2 are closed, so files opened for the sandbox get these numbers. `Inherit` must not pass
             // those to the task.

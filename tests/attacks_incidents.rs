@@ -94,8 +94,8 @@ fn cve_2024_21626_no_inherited_descriptor_leads_to_the_host() {
         for user in USERS {
             let at = format!("/proc/self/fd/{fd}");
             let seen = shell("ls -a . .. 2>/dev/null").user(user).work_dir(&at).stdout(Stdio::Piped).spawn();
-            if let Ok(mut task) = seen {
-                let text = std::io::read_to_string(task.stdout.take().unwrap()).unwrap();
+            if let Ok(task) = seen {
+                let text = std::io::read_to_string(task.take_stdout().unwrap()).unwrap();
                 assert!(!text.lines().any(|line| line == "host"), "{at}: {text}");
                 task.wait().unwrap();
             }

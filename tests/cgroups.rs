@@ -518,12 +518,8 @@ fn stale_cgroup_of_the_same_name_is_killed_and_replaced() {
     if !can("cgroups") {
         return;
     }
-    let limits = Limits {
-        memory: Some(64 * MB),
-        pids_max: Some(70),
-        cores: "0".parse().unwrap(),
-        ..Limits::default()
-    };
+    let cores = "0".parse().unwrap();
+    let limits = Limits { memory: Some(64 * MB), pids_max: Some(70), cores, ..Limits::default() };
     let (_dir, pausing) = program(tiny::PAUSE);
     type Leave = fn(&Path, i32);
     let ways: [(&str, Sandbox, Leave); 5] = [
@@ -593,10 +589,7 @@ fn wait_names_a_cgroup_that_cannot_be_removed() {
             };
             assert!(refused() >= Duration::from_secs(4), "it was given up too early");
             assert_eq!(task.status().unwrap().signal, Some(9));
-            for _ in 0..3 {
-                let again = refused();
-                assert!(again < Duration::from_secs(2), "{again:?}");
-            }
+            (0..3).for_each(|_| assert!(refused() < Duration::from_secs(2)));
             umount2(&leaf, MntFlags::MNT_DETACH).unwrap();
             assert_eq!(task.wait().unwrap().signal, Some(9));
         }

@@ -77,8 +77,8 @@ fn each_oom_kill_is_one_event_and_the_end_is_the_last() {
     if !can("cgroups") {
         return;
     }
-    let mut task = small(probe("parent")).stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
-    let (mut stdin, mut stdout) = (task.stdin.take().unwrap(), task.stdout.take().unwrap());
+    let task = small(probe("parent")).stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
+    let (mut stdin, mut stdout) = (task.take_stdin().unwrap(), task.take_stdout().unwrap());
     let mut told = Vec::new();
     let mut early = events(&task);
     assert_eq!(early.try_next().unwrap(), None);
@@ -214,8 +214,8 @@ fn frozen_task_does_not_run_until_it_is_thawed() {
     if !can("cgroups") {
         return;
     }
-    let mut task = shell("while :; do echo; done").stdout(Stdio::Piped).spawn().unwrap();
-    let mut stdout = task.stdout.take().unwrap();
+    let task = shell("while :; do echo; done").stdout(Stdio::Piped).spawn().unwrap();
+    let mut stdout = task.take_stdout().unwrap();
     let flags = nix::fcntl::OFlag::O_NONBLOCK;
     nix::fcntl::fcntl(&stdout, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
     let drained = |stdout: &mut std::process::ChildStdout| {

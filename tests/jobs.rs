@@ -243,10 +243,10 @@ fn assembled(source: &str, bits: &str, expected: &str, filter: Filter) {
         (s.command, s.args) = ("/work/a".into(), Vec::new());
         s.filter = filter.clone();
     });
-    let mut task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
+    let task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::SYSCALLS), "{}", task.report());
     let mut text = String::new();
-    task.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    task.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     let status = task.wait().unwrap();
     assert_eq!(text.trim(), expected, "{status}");
     assert_eq!(status.success(), !expected.is_empty(), "{status}");

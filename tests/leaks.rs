@@ -93,8 +93,8 @@ fn one(n: usize, thread: usize) {
             Err(Error::Denied { .. })
         )),
         8 => {
-            let mut task = base("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
-            drop(task.stdin.take());
+            let task = base("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
+            drop(task.take_stdin());
             assert!(task.wait().unwrap().success());
         }
         9 => succeeds(base("true").network(Network::None)),

@@ -112,11 +112,11 @@ fn piped_standard_streams_reach_the_task() {
         return;
     }
     let sandbox = shell("cat; echo err >&2").stdin(Stdio::Piped).stdout(Stdio::Piped).stderr(Stdio::Piped);
-    let mut task = sandbox.spawn().unwrap();
-    task.stdin.take().unwrap().write_all(b"through").unwrap();
+    let task = sandbox.spawn().unwrap();
+    task.take_stdin().unwrap().write_all(b"through").unwrap();
     let (mut out, mut err) = (String::new(), String::new());
-    task.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    task.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    task.take_stdout().unwrap().read_to_string(&mut out).unwrap();
+    task.take_stderr().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!((out.as_str(), err.as_str()), ("through", "err\n"));
     assert!(task.wait().unwrap().success());
 }
@@ -232,7 +232,7 @@ fn command_is_looked_up_inside_the_root() {
         match Sandbox::command(command).root(root).volume(volume).spawn() {
             // Found, but refused by the kernel as not executable (ENOEXEC). The error has the path at which it was
             // found.
-            Err(Error::Exec { program, source }) if source.raw_os_error() == Some(libc::ENOEXEC) => {
+            Err(Error::Exec { program, source, .. }) if source.raw_os_error() == Some(libc::ENOEXEC) => {
                 Some(program.display().to_string())
             }
             Err(Error::Exec { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,

@@ -193,10 +193,9 @@ fn oom_group_kill_is_counted_as_a_group_kill() {
     let host = detection();
     let parent = Parent::new(&host, "group", 512 * MB);
     let limits = Limits { oom_group: true, ..limits(32 * MB) };
-    let mut task =
-        quiet("family").policy(&parent.policy()).limits(limits).stdin(Stdio::Piped).spawn().unwrap();
+    let task = quiet("family").policy(&parent.policy()).limits(limits).stdin(Stdio::Piped).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::OOM_GROUP), "{}", task.report());
-    task.stdin.take().unwrap().write_all(b"\n").unwrap();
+    task.take_stdin().unwrap().write_all(b"\n").unwrap();
     let status = task.wait().unwrap();
     assert_eq!((status.signal, status.oom_killed), (Some(9), true), "{status}");
     let Oom { kills, group_kills, limit, .. } = task.oom().unwrap();

@@ -74,12 +74,14 @@ impl Failure {
 
 impl From<cofferdam::Error> for Failure {
     fn from(error: cofferdam::Error) -> Self {
+        let remedy = error.remedy().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
         let mut message = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
+        message.push_str(&remedy);
         Failure { message, code: error.exit_code() }
     }
 }

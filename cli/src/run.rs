@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cofferdam::cgroup::{CONTROLLERS, Detection};
-use cofferdam::{Control, ExitStatus, Host, Report, Sandbox, Signal, Task};
+use cofferdam::{Control, Error, ExitStatus, Host, Report, Require, Sandbox, Signal, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -76,13 +76,21 @@ pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
             Err(why) => format!("# without {}: no limits: {why}\n", explain.without_controller.join(", ")),
         };
     }
-    let plan = sandbox.plan()?;
+    // A plan that is refused for what would be missing is shown too, and then the refusal.
+    let (plan, refused) = match sandbox.plan() {
+        Ok(plan) => (plan, None),
+        Err(refused @ Error::Unsupported { .. }) => match sandbox.require(Require::BestEffort).plan() {
+            Ok(plan) => (plan, Some(refused)),
+            Err(_) => return Err(refused.into()),
+        },
+        Err(e) => return Err(e.into()),
+    };
     let mut out = std::io::stdout().lock();
     let _ = write!(out, "{plan}{lesser}# report\n{}", comment(&plan.report));
     if let Some(path) = &args.report {
         write_report(path, &plan.report)?;
     }
-    Ok(ExitCode::SUCCESS)
+    refused.map_or(Ok(ExitCode::SUCCESS), |refused| Err(refused.into()))
 }
 
 fn without(found: &Detection, names: &[String]) -> Result<Detection, Failure> {

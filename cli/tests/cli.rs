@@ -266,7 +266,11 @@ fn explain_without_controller_reports_the_missing_limits() {
     assert!(!healthy || output.contains("net_prio (left out)"), "{output}");
     let refused = explain(&["--without-controller", "memory", "--require", "memory"]);
     assert_eq!(refused.status.code(), Some(125));
-    assert!(text(&refused.stderr).contains("cannot enforce memory: "), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("cannot enforce memory,swap,cpu,pids: "),
+        "{}",
+        text(&refused.stderr)
+    );
     let wrong = explain(&["--without-controller", "mem"]);
     assert_eq!(wrong.status.code(), Some(125));
     assert!(text(&wrong.stderr).contains("without-controller: \"mem\" is none of cpuset, cpu, "));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use caps::Capability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::error::InvalidValue;
+use crate::notation::InvalidValue;
 
 /// A set of capabilities; bit *n* is capability number *n* of `linux/capability.h`.
 ///

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::error::InvalidValue;
+use crate::notation::InvalidValue;
 
 /// Set of CPU numbers, stored as intervals: `0-4294967295` takes as much memory as `0`.
 ///

@@ -15,7 +15,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, InvalidValue, Result};
+use crate::error::{Error, Result};
+use crate::notation::InvalidValue;
 
 pub(crate) mod lower;
 pub(crate) mod probe;

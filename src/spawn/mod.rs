@@ -406,9 +406,8 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
     };
     let (program, source) = match (found, errno) {
         (None, _) => {
-            let places: Vec<String> = plan.candidates.iter().map(|path| format!("{path:?}")).collect();
-            let why = format!("{source}: looked up at {}", places.join(", "));
-            (plan.command.clone().into(), io::Error::new(source.kind(), why))
+            let (program, tried) = (plan.command.clone().into(), plan.candidates.clone());
+            return Error::Exec { program, tried, source };
         }
         (Some(path), libc::ENOENT) => {
             let why = format!("{path:?} is there, but the interpreter that it names is not");
@@ -416,7 +415,7 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
         }
         (Some(path), _) => (path.clone(), source),
     };
-    Error::Exec { program, source }
+    Error::Exec { program, tried: Vec::new(), source }
 }
 
 /// Handles a refused step after which init continued.

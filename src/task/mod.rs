@@ -146,29 +146,38 @@ struct Inner {
     child: Child,
     undo: Undo,
     status: Option<ExitStatus>,
+    /// Whether the first process was sent a SIGKILL while it lived.
+    killed: bool,
 }
 
 /// A task that runs, or has run, in its sandbox.
 ///
-/// All methods take `&self`: one thread may wait while another one signals. Dropping the value kills
-/// every process of the task and removes its cgroup and its temporary root, unless it was
-/// [detached](Task::detach).
+/// All methods take `&self`: one thread may wait while another one signals. Dropping the value kills every process of the
+/// task and removes its cgroup and its temporary root, unless it was [detached](Task::detach).
+///
+/// ```no_run
+/// use cofferdam::{Sandbox, Stdio};
+/// use std::io::Read;
+///
+/// let task = Sandbox::command("id").stdout(Stdio::Piped).spawn()?;
+/// let mut text = String::new();
+/// if let Some(mut stdout) = task.take_stdout() {
+///     stdout.read_to_string(&mut text).ok();
+/// }
+/// let status = task.wait()?;
+/// println!("{text}{status}");
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Task {
-    id: String,
     /// Duplicates of the child's, so that waiting and signalling need no lock.
     init: OwnedFd,
     main: OwnedFd,
     inner: Mutex<Inner>,
+    streams: Mutex<Streams>,
     populated: Option<Populated>,
     /// What a process must do that joins the task.
     enclosure: Enclosure,
-    /// The write end of the task's standard input, when it was asked for as a pipe.
-    pub stdin: Option<ChildStdin>,
-    /// The read end of its standard output, when it was asked for as a pipe.
-    pub stdout: Option<ChildStdout>,
-    /// The read end of its standard error, when it was asked for as a pipe.
-    pub stderr: Option<ChildStderr>,
 }
 
 impl Task {
@@ -179,12 +188,10 @@ impl Task {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
         // Together from here on, so that a refusal ends the child before it undoes what it uses.
-        let inner = Inner { child, undo, status: None };
+        let inner = Inner { child, undo, status: None, killed: false };
         let (init, main) = (dup(inner.child.pidfd())?, dup(inner.child.main())?);
-        let Streams { stdin, stdout, stderr } = streams;
-        let inner = Mutex::new(inner);
-        let (id, enclosure) = (plan.id.clone(), plan.enclosure(report));
-        Ok(Task { id, init, main, inner, populated, enclosure, stdin, stdout, stderr })
+        let (inner, streams) = (Mutex::new(inner), Mutex::new(streams));
+        Ok(Task { init, main, inner, streams, populated, enclosure: plan.enclosure(report) })
     }
 
     /// What a process must do that joins the task.
@@ -197,9 +204,29 @@ impl Task {
         f(self.lock().undo.group())
     }
 
-    /// The sandbox's name.
-    pub fn id(&self) -> &str {
-        &self.id
+    /// The sandbox's name: [`SandboxSpec::id`](crate::SandboxSpec::id), or the random one.
+    pub fn sandbox_id(&self) -> &str {
+        &self.enclosure.id
+    }
+
+    /// Takes the write end of the task's standard input, if that is a pipe and was not taken before. Otherwise
+    /// [`wait`](Task::wait) closes it.
+    pub fn take_stdin(&self) -> Option<ChildStdin> {
+        self.streams().stdin.take()
+    }
+
+    /// Takes the read end of the task's standard output, if that is a pipe and was not taken before.
+    pub fn take_stdout(&self) -> Option<ChildStdout> {
+        self.streams().stdout.take()
+    }
+
+    /// Takes the read end of the task's standard error, if that is a pipe and was not taken before.
+    pub fn take_stderr(&self) -> Option<ChildStderr> {
+        self.streams().stderr.take()
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What holds around the task, and why the rest does not.
@@ -225,8 +252,9 @@ impl Task {
     }
 
     /// Waits until the task has ended, then removes its cgroup and its temporary root; processes that
-    /// it left in them are killed. Says the same again when called again. Standard streams are not
-    /// read: a task that fills a pipe waits for its reader.
+    /// it left in them are killed. Says the same again when called again. A piped standard input that was not
+    /// [taken](Task::take_stdin) is closed first. The other streams are not read: a task that fills a pipe waits for its
+    /// reader.
     ///
     /// # Errors
     /// [`Error::Task`] when the kernel refuses to wait, or something of the sandbox could not be removed: every path is
@@ -234,6 +262,7 @@ impl Task {
     /// nothing is removed before that is gone. [`status`](Task::status) has the status by then, and another
     /// wait tries the removal again.
     pub fn wait(&self) -> Result<ExitStatus> {
+        drop(self.take_stdin());
         loop {
             if let Some(status) = self.wait_until(None)? {
                 return Ok(status);
@@ -257,7 +286,10 @@ impl Task {
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut inner = self.lock();
         if inner.status.is_none() {
-            inner.status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+            let status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+            // Where the caller ignores SIGCHLD the kernel keeps no status. The signal was sent while the process lived.
+            let killed = inner.killed.then(|| ExitStatus::signalled(libc::SIGKILL));
+            inner.status = status.map(|status| killed.filter(|_| status.lost).unwrap_or(status));
         }
         let Inner { undo, status, .. } = &mut *inner;
         if let Some(status) = status {
@@ -365,13 +397,14 @@ impl Task {
     /// # Errors
     /// [`Error::Task`] with the kernel's refusal.
     pub fn kill(&self) -> Result<()> {
-        match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
+        let killed = match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
             Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                 return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
             }
-            _ => {}
-        }
-        let inner = self.lock();
+            sent => sent.is_ok(),
+        };
+        let mut inner = self.lock();
+        inner.killed |= killed;
         match inner.undo.group() {
             Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),

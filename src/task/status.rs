@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::notation::InvalidValue;
+
 /// How a task ended.
 ///
 /// ```
@@ -38,16 +40,24 @@ pub struct ExitStatus {
 impl ExitStatus {
     const NONE: ExitStatus = ExitStatus { code: None, signal: None, oom_killed: false, lost: false };
 
-    pub(crate) fn exited(code: i32) -> Self {
+    /// The status of a task that exited with `code`, 0 to 255: for tests of code that takes one.
+    pub const fn exited(code: i32) -> Self {
         ExitStatus { code: Some(code), ..Self::NONE }
     }
 
-    pub(crate) fn signalled(signal: i32) -> Self {
+    /// The status of a task that a signal ended.
+    pub const fn signalled(signal: i32) -> Self {
         ExitStatus { signal: Some(signal), ..Self::NONE }
     }
 
-    pub(crate) fn lost() -> Self {
+    /// The status of a task whose status was lost.
+    pub const fn lost() -> Self {
         ExitStatus { lost: true, ..Self::NONE }
+    }
+
+    /// The same status, of a task of which the OOM killer killed a process, or did not.
+    pub const fn with_oom_killed(self, oom_killed: bool) -> Self {
+        ExitStatus { oom_killed, ..self }
     }
 
     /// From the word of `wait4(2)`.
@@ -87,9 +97,14 @@ impl fmt::Display for ExitStatus {
 /// A signal (`signal(7)`), by number or by name.
 ///
 /// ```
-/// # use cofferdam::Signal;
-/// assert_eq!("SIGTERM".parse::<Signal>().unwrap(), Signal::TERM);
+/// use cofferdam::Signal;
+///
+/// for name in ["SIGTERM", "TERM", "15"] {
+///     assert_eq!(name.parse::<Signal>()?, Signal::TERM);
+/// }
+/// assert_eq!("SIGRTMIN+3".parse::<Signal>()?.number(), 37);
 /// assert!("SIGNOPE".parse::<Signal>().is_err());
+/// # Ok::<(), cofferdam::InvalidValue>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Signal(i32);
@@ -122,21 +137,43 @@ impl Signal {
 }
 
 impl FromStr for Signal {
-    type Err = String;
+    type Err = InvalidValue;
 
-    /// A name with its `SIG`, in upper case.
-    fn from_str(name: &str) -> Result<Self, String> {
-        let signal =
-            nix::sys::signal::Signal::from_str(name).map_err(|_| format!("unknown signal {name:?}"))?;
-        Ok(Signal(signal as i32))
+    /// A name in upper case with or without `SIG`, `RTMIN+N` and `RTMAX-N` as the C library counts them, or a number from 1
+    /// to 64.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let name = text.strip_prefix("SIG").unwrap_or(text);
+        let plain = |digits: &str| digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+        let real_time = |rest: &str, sign: char, base: i32| match rest {
+            "" => Some(base),
+            rest => {
+                let offset: i32 = rest.strip_prefix(sign).and_then(plain)?;
+                let number = if sign == '+' { base.checked_add(offset) } else { base.checked_sub(offset) }?;
+                (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+            }
+        };
+        let number = if let Some(rest) = name.strip_prefix("RTMIN") {
+            real_time(rest, '+', libc::SIGRTMIN())
+        } else if let Some(rest) = name.strip_prefix("RTMAX") {
+            real_time(rest, '-', libc::SIGRTMAX())
+        } else if text.starts_with(|c: char| c.is_ascii_digit()) {
+            plain(text)
+        } else {
+            nix::sys::signal::Signal::from_str(&format!("SIG{name}")).ok().map(|signal| signal as i32)
+        };
+        let wanted = "a name such as TERM or SIGTERM, SIGRTMIN+N, or a number from 1 to 64";
+        let refused = || InvalidValue::new(format!("{text:?} is not a signal: {wanted}"));
+        number.and_then(Signal::new).ok_or_else(refused)
     }
 }
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match nix::sys::signal::Signal::try_from(self.0) {
-            Ok(signal) => f.write_str(signal.as_str()),
-            Err(_) => write!(f, "signal {}", self.0),
+        match (nix::sys::signal::Signal::try_from(self.0), self.0.checked_sub(libc::SIGRTMIN())) {
+            (Ok(signal), _) => f.write_str(signal.as_str()),
+            (Err(_), Some(0)) => f.write_str("SIGRTMIN"),
+            (Err(_), Some(offset @ 1..)) => write!(f, "SIGRTMIN+{offset}"),
+            (Err(_), _) => write!(f, "signal {}", self.0),
         }
     }
 }
@@ -156,11 +193,49 @@ mod tests {
     }
 
     #[test]
-    fn signals_have_names() {
-        assert_eq!("SIGKILL".parse(), Ok(Signal::KILL));
+    fn signals_are_parsed_from_names_and_numbers() {
+        for (text, number) in [
+            ("SIGKILL", 9),
+            ("KILL", 9),
+            ("9", 9),
+            ("64", 64),
+            ("SIGRTMIN", 34),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX", 64),
+            ("RTMAX-1", 63),
+        ] {
+            assert_eq!(text.parse::<Signal>().unwrap().number(), number, "{text}");
+        }
+        let wrong = [
+            "",
+            "SIG",
+            "sigterm",
+            "SIGSIGTERM",
+            "0",
+            "65",
+            "+9",
+            "-9",
+            "9 ",
+            "SIG9",
+            "RTMIN+31",
+            "RTMIN-1",
+            "RTMIN++1",
+            "RTMAX-31",
+            "RTMAX+1",
+            "RTMIN+99999999999",
+            "NOPE",
+        ];
+        for text in wrong {
+            let refused = text.parse::<Signal>().unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("{text:?} is not a signal")), "{refused}");
+        }
+        for number in 1..=64 {
+            let signal = Signal::new(number).unwrap();
+            if number < 32 || number >= libc::SIGRTMIN() {
+                assert_eq!(signal.to_string().parse(), Ok(signal));
+            }
+        }
         assert_eq!(Signal::USR1.to_string(), "SIGUSR1");
-        assert_eq!(Signal::new(40).unwrap().to_string(), "signal 40");
-        assert!("sigterm".parse::<Signal>().is_err());
-        assert_eq!(Signal::new(0), None);
+        assert_eq!((Signal::new(0), Signal::new(65)), (None, None));
     }
 }

@@ -219,9 +219,9 @@ pub fn status(sandbox: Sandbox) -> ExitStatus {
 
 /// Runs the sandbox and returns its standard output, trimmed.
 pub fn output(sandbox: Sandbox) -> String {
-    let mut task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
+    let task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
     let mut text = String::new();
-    task.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    task.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     task.wait().unwrap();
     text.trim().to_string()
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controllers::{CONTROLLERS, name_v2};
 use super::{Controller, Detection, Mode, V1_REQUIRED, V2_REQUIRED, Version, Where};
-use crate::error::InvalidValue;
+use crate::notation::InvalidValue;
 use crate::report::Control;
 
 /// Controllers that limits use on v1. If required, they must be usable and not only enabled.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::error::InvalidValue;
+use crate::notation::InvalidValue;
 
 bitflags::bitflags! {
     /// Access to a device node. The bits are those that the kernel passes to an eBPF program (`BPF_DEVCG_ACC_*`).

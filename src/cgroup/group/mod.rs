@@ -539,7 +539,7 @@ impl Group {
         }
     }
 
-    /// Kills the processes of a stale task and removes its leaf.
+    /// Kills the processes of a stale task and removes its leaf. A task whose owner lives is not stale.
     ///
     /// The processes in the unit are killed first: in another v1 hierarchy the kernel cannot keep them from forking or
     /// thaw them. A unit that this group has created is skipped, because on some kernels no process can be born in a
@@ -547,6 +547,14 @@ impl Group {
     fn clear(&self, leaf: &Path) -> Result<()> {
         let unit = self.paths.unit.as_deref();
         let unit = unit.filter(|unit| *unit != leaf && !self.paths.leaves.iter().any(|made| made == unit));
+        for path in unit.into_iter().chain([leaf]) {
+            if OwnerLock::is_held(path).map_err(Error::prepare(call::lock(path)))? {
+                let name = path.file_stem().unwrap_or_default().display();
+                let why = format!("a running task has the name {name}");
+                let source = io::Error::new(io::ErrorKind::ResourceBusy, why);
+                return Err(Error::Prepare { step: call::lock(path), source });
+            }
+        }
         for path in unit.into_iter().chain([leaf]) {
             let dir = match open_dir(path) {
                 Err(e) if is_gone(&e) => continue,

@@ -8,8 +8,8 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::set::CpuSet;
-use crate::error::{Error, InvalidValue, Result};
-use crate::notation;
+use crate::error::{Error, Result};
+use crate::notation::{self, InvalidValue};
 
 pub(super) mod env;
 mod readback;
