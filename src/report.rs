@@ -250,6 +250,7 @@ impl<'de> Deserialize<'de> for Require {
 
 /// Why a control is weakened or missing, or something that the author should know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reason {
     /// The control that it is about.
     pub control: Control,
@@ -297,6 +298,7 @@ impl Effect {
 ///
 /// `asked` is the disjoint union of `enforced`, `weakened` and `missing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
     /// What the spec asks for, its defaults included.
     pub asked: Control,

@@ -31,6 +31,7 @@ pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 /// The system call filter of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Filter {
     /// The default profile.
     #[default]

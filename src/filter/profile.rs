@@ -39,6 +39,7 @@ impl Default for Profile {
 /// The decision for calls that no rule matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Base {
     /// The default profile, for the task's capabilities.
     #[default]
@@ -71,6 +72,7 @@ impl Rule {
 /// The kernel's action for a system call (`seccomp(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Action {
     /// Executes the call.
     Allow,
@@ -142,6 +144,7 @@ const fn all_bits() -> u64 {
 /// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Is {
     /// The argument equals the constant.
     Eq,

@@ -24,6 +24,7 @@ pub(crate) use parent::{EXECUTE_INIT, ParentOp, ParentStep, map_call};
 /// A compiled sandbox: the steps of the parent and of init in order, and the report of the controls that will hold. Its
 /// `Display` output lists the steps with their system calls in strace's format.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Plan {
     /// The sandbox's name, which is also in the names of its cgroup and its temporary root.
     pub id: String,

@@ -106,6 +106,7 @@ pub struct Root {
 /// Mount propagation between a volume and its source (`mount_namespaces(7)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Propagation {
     /// None (`rprivate`).
     #[default]
@@ -133,6 +134,7 @@ pub struct Volume {
 /// Type of a file of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum FileKind {
     /// A directory.
     Dir,

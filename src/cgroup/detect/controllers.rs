@@ -41,6 +41,7 @@ pub const CONTROLLERS: [&str; 12] = [
 
 /// A controller of this host: one row of [`Detection::controllers`](super::Detection::controllers).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Controller {
     /// Name in `/proc/cgroups`.
     pub name: String,

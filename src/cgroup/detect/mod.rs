@@ -45,6 +45,7 @@ pub const V2_REQUIRED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 /// Which hierarchies are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Mode {
     /// Hierarchies with v1 controllers, and no v2 tree.
     V1,
@@ -68,6 +69,7 @@ pub enum Version {
 
 /// The v2 tree as the caller sees it. Cgroups are named relative to [`mount`](Self::mount), which is `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Unified {
     /// Mount point of the tree.
     pub mount: PathBuf,
@@ -89,6 +91,7 @@ pub struct Unified {
 
 /// A cgroup v1 hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Hierarchy {
     /// Mount point. Controllers that are mounted together have the same one.
     pub mount: PathBuf,
@@ -98,6 +101,7 @@ pub struct Hierarchy {
 
 /// State of swap on this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Swap {
     /// Whether the host has an active swap area (`/proc/swaps`).
     pub active: bool,
@@ -110,6 +114,7 @@ pub struct Swap {
 ///
 /// This is a plain value: [`Detection::probe`] fills it once, and tests write it by hand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Detection {
     /// Which hierarchies are mounted.
     pub mode: Mode,

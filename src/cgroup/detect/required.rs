@@ -17,6 +17,7 @@ const V1_USED: [&str; 6] = ["blkio", "cpu", "cpuset", "freezer", "memory", "pids
 /// Controllers that are required before any limit is set. If one is missing, no limit is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Required {
     /// The controllers that limits are made of: [`V1_REQUIRED`] where limits are set through v1, [`V2_REQUIRED`] where
     /// they are set through v2.

@@ -200,6 +200,7 @@ impl IoMax {
 ///
 /// Serialised: `"off"`, `"unlimited"`, or a size (`"64m"`, or a number of bytes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SwapMax {
     /// No swap. v2 `memory.swap.max` is 0, and v1 `memory.memsw.limit_in_bytes` equals the memory limit.
     #[default]
@@ -242,6 +243,7 @@ impl SwapMax {
 ///
 /// Serialised: `"unlimited"`, or a size (`"64m"`, or a number of bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MemoryMax {
     /// This many bytes, at least [`MEMORY_MIN`] and [`Limits::memory`].
     Bytes(u64),

@@ -81,6 +81,7 @@ pub(super) use site::{RESERVE_V2, SHARE_V2, own_cpuset};
 /// reservation lasts as long as its owner or any of its processes. Another task may reserve CPUs between this read and
 /// a reservation; [`Group::create`](super::Group::create) then returns an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CpuReservations {
     /// The online CPUs that the parent cgroup may use.
     pub usable: CpuSet,
@@ -92,6 +93,7 @@ pub struct CpuReservations {
 
 /// A task with reserved CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CpuHolder {
     /// The task's name: its [`CgroupName`](super::CgroupName).
     pub name: String,

@@ -97,6 +97,7 @@ pub(crate) use temp::TempRoot;
 /// How the host's files are made available in the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Method {
     /// The cheapest of the other methods that the request allows. The report says which one, and why.
     Auto,
@@ -234,6 +235,7 @@ pub struct Progress {
 
 /// The result of a population.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Populated {
     /// Each source of the map that was made in the root.
     pub sources: Vec<Source>,
@@ -271,6 +273,7 @@ pub struct Populated {
 
 /// One source of the map that was made in the root.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
 pub struct Source {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
     #[serde(serialize_with = "lossy")]
@@ -284,6 +287,7 @@ pub struct Source {
 
 /// An entry that was skipped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
 pub struct Skipped {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
     #[serde(serialize_with = "lossy")]
