@@ -78,7 +78,8 @@ impl Filters {
             return;
         };
         draft.report.enforce(Control::NO_USER_NS);
-        let op = Op::NoUserNamespaces { program: Blob(&filter.program.bytes()) };
+        let program = filter.program.bytes();
+        let op = Op::NoUserNamespaces { program: Blob(&program) };
         draft.init.push(step(must_hold, (Control::NO_USER_NS, Enter::Inside), op));
     }
 
@@ -93,7 +94,8 @@ impl Filters {
         draft.report.enforce(Control::SYSCALLS);
         // Without no_new_privs it must be loaded before the capabilities are given up.
         let at = if spec.no_new_privs { Enter::Last } else { Enter::Inside };
-        let op = Op::Filter { program: Blob(&filter.program.bytes()) };
+        let program = filter.program.bytes();
+        let op = Op::Filter { program: Blob(&program) };
         Some(step(must_hold, (Control::SYSCALLS, at), op))
     }
 

@@ -277,8 +277,17 @@ impl Group {
             let mut procs = opened.map_err(Error::task(call::open_write(&file)))?;
             procs.write_all(text.as_bytes()).map_err(Error::task(call::write(&file, &text)))?;
         }
-        // A reservation made after this group was created may have missed this process.
-        match share.filter(|_| entered.is_none()) {
+        self.entered()
+    }
+
+    /// Moves a process that has entered the group off CPUs that were reserved since the group was created. Call it after
+    /// each process that enters through [`into_fd`](Self::into_fd) or [`enter_fds`](Self::enter_fds). It does nothing on
+    /// v2, and on v1 where no CPU is reserved.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the call; `ResourceBusy` if all CPUs are reserved.
+    pub fn entered(&self) -> Result<()> {
+        match self.paths.share.as_ref().filter(|_| self.owner.is_none()) {
             Some(site) => look_again(site).map_err(Error::of_task),
             None => Ok(()),
         }
@@ -481,7 +490,7 @@ impl Group {
     }
 
     /// Creates the cgroup of a task with reserved CPUs. Returns why some of them cannot be used now.
-    fn reserve(&mut self, kernel: &Kernel, reserve: &Reserve) -> Result<Option<Reason>> {
+    fn reserve(&mut self, kernel: &Kernel, reserve: &Reserve) -> Result<Vec<Reason>> {
         let mut races = 0u32;
         loop {
             self.make_dirs(kernel, &reserve.parents)?;
@@ -490,7 +499,7 @@ impl Group {
             match reserve.run(kernel, &mut self.paths.leaves) {
                 Ok(Some(admitted)) => {
                     self.owner = Some(admitted.owner);
-                    return Ok(admitted.unusable);
+                    return Ok(admitted.shortfalls);
                 }
                 Ok(None) if races < RACES => {}
                 Ok(None) => {

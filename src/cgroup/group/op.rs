@@ -81,8 +81,8 @@ impl CgroupOp {
             CgroupOp::RemoveStale(path) => group.remove_stale(kernel, path),
             CgroupOp::Make(dirs) => group.make_dirs(kernel, dirs),
             CgroupOp::Reserve(reserve) => {
-                let unusable = group.reserve(kernel, reserve)?;
-                unusable.into_iter().for_each(|r| report.weaken(r.control, r.why));
+                let shortfalls = group.reserve(kernel, reserve)?;
+                shortfalls.into_iter().for_each(|r| report.weaken(r.control, r.why));
                 Ok(())
             }
             CgroupOp::JoinShare(share) => group.join_share(kernel, share),

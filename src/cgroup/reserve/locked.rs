@@ -145,7 +145,7 @@ impl<'a> Reservations<'a> {
     pub fn sharing(&self, division: &Division) -> Result<Vec<PathBuf>> {
         let dir = self.site.tasks.clone().unwrap_or_else(|| self.site.share());
         let reserves =
-            |leaf: &Path| division.holdings.iter().any(|h| self.site.name(&h.leaf) == self.site.name(leaf));
+            |leaf: &Path| division.holdings.iter().any(|h| Site::name(&h.leaf) == Site::name(leaf));
         let mut tasks = children(&dir)?.unwrap_or_default();
         tasks.retain(|leaf| !reserves(leaf) && self.is_in_use(leaf).unwrap_or(true) && !is_parent(leaf));
         Ok(tasks)
@@ -205,7 +205,7 @@ impl<'a> Reservations<'a> {
         for holding in &division.holdings {
             let Reserved { cores, exclusive } = holding.reserved.clone();
             let populated = has_processes(&holding.leaf)?;
-            holders.push(CpuHolder { name: self.site.name(&holding.leaf), cores, exclusive, populated });
+            holders.push(CpuHolder { name: Site::name(&holding.leaf), cores, exclusive, populated });
         }
         holders.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(CpuReservations { share: division.share(), usable: division.usable, holders })

@@ -45,8 +45,8 @@ pub(crate) struct JoinShare {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub owner: OwnerLock,
-    /// Why some of the reserved CPUs cannot be used now.
-    pub unusable: Option<Reason>,
+    /// Why some of the reserved CPUs cannot be used now, or are not the task's alone.
+    pub shortfalls: Vec<Reason>,
 }
 
 impl Reserve {
@@ -76,9 +76,10 @@ impl Reserve {
             Version::V2 => enable(kernel, &slice, "cpuset")?,
         }
         locked.write_cpusets(kernel, &after)?;
-        if self.site.version == Version::V1 {
-            move_tasks(kernel, &locked, &after)?;
-        }
+        let unmoved = match self.site.version {
+            Version::V1 => move_tasks(kernel, &locked, &after)?,
+            Version::V2 => None,
+        };
         make_private_leaf(kernel, leaf)?;
         leaves.push(leaf.clone());
         let owner = OwnerLock::take(kernel, leaf)?;
@@ -88,7 +89,10 @@ impl Reserve {
         }
         let cores = after.cores(reserved).unwrap_or_default();
         write_set(kernel, &leaf.join("cpuset.cpus"), &cores, &after.text(reserved))?;
-        Ok(Some(Admitted { owner, unusable: after.unusable(reserved) }))
+        Ok(Some(Admitted {
+            owner,
+            shortfalls: after.unusable(reserved).into_iter().chain(unmoved).collect(),
+        }))
     }
 }
 
@@ -117,6 +121,10 @@ impl JoinShare {
             } else {
                 division.usable = locked.usable(kernel)?;
                 locked.write_cpusets(kernel, &division)?;
+                if division.holdings.is_empty() {
+                    // Left behind by a crash. While it exists, every spawn takes the lock.
+                    let _ = remove_dir(&self.site.reserve());
+                }
             }
             Ok(())
         })?;
@@ -137,7 +145,7 @@ pub(in crate::cgroup) fn look_again(site: &Site) -> Result<()> {
     }
     let Some(locked) = Reservations::open(&kernel, site)? else { return Ok(()) };
     let division = locked.with_room(&kernel)?;
-    move_tasks(&kernel, &locked, &division)
+    move_tasks(&kernel, &locked, &division).map(drop)
 }
 
 /// Replaces the reservation of the task at `leaf`. Returns why some of the new CPUs cannot be used now.
@@ -227,7 +235,7 @@ impl Reservations<'_> {
             if let Some(first) = sharing.first() {
                 after.holdings.retain(|h| h.leaf == leaf || !self.reap(h));
                 if after.is_exhausted() {
-                    let (count, name) = (sharing.len(), self.site.name(first));
+                    let (count, name) = (sharing.len(), Site::name(first));
                     let why = format!(
                         "processors {} are the last unreserved ones, and {count} tasks need one, {name:?} for one",
                         reserved.cores
@@ -280,7 +288,7 @@ impl Reservations<'_> {
             let (what, are) = if cores.len() == 1 { ("processor", "is") } else { ("processors", "are") };
             let idle =
                 if has_processes(&holding.leaf).unwrap_or(true) { "" } else { ", which has no processes" };
-            format!("{what} {cores} {are} reserved by {:?}{idle}", self.site.name(&holding.leaf))
+            format!("{what} {cores} {are} reserved by {:?}{idle}", Site::name(&holding.leaf))
         };
         holdings.map(one).collect::<Vec<_>>().join("; ")
     }

@@ -70,9 +70,12 @@ impl Site {
     }
 
     /// The name of the task that has `leaf`.
-    pub fn name(&self, leaf: &Path) -> String {
+    pub fn name(leaf: &Path) -> String {
         let name = leaf.file_name().unwrap_or_default().to_string_lossy();
-        name.strip_suffix(".scope").unwrap_or(&name).to_owned()
+        // Only the v2 tree adds a suffix. In a v1 hierarchy it belongs to the name.
+        let slice = leaf.parent().and_then(Path::file_name);
+        let in_tree = [SHARE_V2, RESERVE_V2].iter().any(|name| slice == Some(name.as_ref()));
+        name.strip_suffix(".scope").filter(|_| in_tree).unwrap_or(&name).to_owned()
     }
 }
 

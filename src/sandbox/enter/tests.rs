@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
+use std::path::Path;
 
 use super::*;
 use crate::spec::Stdio;
@@ -81,8 +82,8 @@ fn namespaces_of_the_task(task: &Task) -> Vec<String> {
 
 fn same(sandbox: &Sandbox) {
     let Some(task) = sandboxes(sandbox) else { return };
-    let links = NAMESPACES.map(|ns| format!("/proc/self/ns/{ns}")).join(" ");
-    let (printed, status) = run(&task, &format!("readlink {links}"));
+    let links = NAMESPACES.map(|ns| format!("readlink /proc/self/ns/{ns}")).join(" && ");
+    let (printed, status) = run(&task, &links);
     assert!(status.success(), "{status}");
     assert_eq!(printed.lines().collect::<Vec<_>>(), namespaces_of_the_task(&task));
     let (printed, _) = run(&task, "cat /proc/self/status");
@@ -140,7 +141,10 @@ fn what_cannot_be_executed_is_named() {
     let Some(task) = sandboxes(&sleeper()) else { return };
     let nothing = EnterCommand { command: "/nothing".into(), ..EnterCommand::default() };
     let refused = run_in(&task, &nothing).unwrap_err();
-    assert!(matches!(&refused, crate::Error::Exec { program, .. } if program == "/nothing"), "{refused:?}");
+    assert!(
+        matches!(&refused, crate::Error::Exec { program, .. } if program == Path::new("/nothing")),
+        "{refused:?}"
+    );
     let (printed, _) = run(&task, "echo still");
     assert_eq!(printed, "still\n");
 }
