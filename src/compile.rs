@@ -17,11 +17,13 @@ use crate::ids::Identity;
 use crate::ns::{self, IsolationMode, Namespaces, Network};
 use crate::plan::{MustHold, ParentOp, ParentStep, Plan};
 use crate::report::Control;
+use crate::rootfs::changes::RootRecord;
 use crate::rootfs::lower::RootRequest;
+use crate::rootfs::work::BuildRoot;
 use crate::rootfs::{self, Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::Op;
-use crate::step::{self, Draft, Enter, Handed, IdMaps, Step};
+use crate::step::{self, Draft, Enter, Handed, IdMaps, InitStep, Step};
 use identity::Mapping;
 
 mod breaches;
@@ -160,6 +162,7 @@ pub(crate) fn compile(
         return Err(Error::spec("volumes", why));
     }
     must_hold.check(&draft.report)?;
+    let record = root_record(spec, &root.build, &draft);
     let Draft { report, init, handed } = draft;
     let parent = parent(&mut cgroups, root, handed, clone, maps);
     Ok(Plan {
@@ -171,9 +174,26 @@ pub(crate) fn compile(
         namespaces: namespaces.own(),
         stays,
         must_hold: *must_hold,
+        root: record,
         command: spec.command.clone(),
         candidates,
     })
+}
+
+/// What is needed to compare the root with its sources after the end.
+fn root_record(spec: &SandboxSpec, build: &BuildRoot, draft: &Draft) -> RootRecord {
+    let mount = |step: &InitStep| match step.op()? {
+        Op::Bind { target, .. } | Op::Mount { target, .. } => Some(step::to_path(target)),
+        Op::MaskFile { path } | Op::MaskDir { path } => Some(step::to_path(path)),
+        _ => None,
+    };
+    RootRecord {
+        method: build.method,
+        dir: build.dir.clone(),
+        upper: spec.root.upper.clone(),
+        setuid: build.setuid,
+        mounts: draft.init.iter().filter_map(mount).collect(),
+    }
 }
 
 /// The parent's steps, in order.

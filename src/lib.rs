@@ -73,12 +73,12 @@ pub use ns::{IsolationMode, Network};
 pub use plan::Plan;
 pub use report::{Control, Reason, Report, Require};
 pub use rootfs::{
-    ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root, Secrets, TaskDirs,
-    Template, Volume,
+    Change, ChangeKind, ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root,
+    Secrets, TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;
 pub use spec::{CallerFd, Device, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};
-pub use task::{ExitStatus, Signal, Task};
+pub use task::{EndedRoot, ExitStatus, Signal, Task};
 
 /// The wire format between the parent and init, for the fuzzers.
 #[cfg(fuzzing)]

@@ -64,7 +64,7 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     parent.extend(ops.map(|op| Step::of(Control::MOUNT_NS, op)));
     let check = |share: &JoinShare| Step::of(Control::CPUSET, ParentOp::CheckShare(share.clone()));
     parent.extend(enclosure.cgroups.share.as_ref().map(check));
-    let Enclosure { id, cgroups, namespaces, stays, must_hold, .. } = enclosure.clone();
+    let Enclosure { id, cgroups, namespaces, stays, must_hold, root, .. } = enclosure.clone();
     Ok(Plan {
         id,
         report: draft.report,
@@ -74,6 +74,7 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
         namespaces,
         stays,
         must_hold,
+        root,
         command: run.command.clone(),
         candidates,
     })

@@ -48,7 +48,9 @@ pub(super) fn choose(
         let why = format!("upper is for an overlay, and the root is populated by {method}");
         return Err(Error::spec("root", why));
     }
-    if let (Method::Overlay, Some(e)) = (method, entries.iter().find(|e| e.layer().len() > 255)) {
+    if let (Method::Overlay, Some(e)) =
+        (method, entries.iter().find(|e| rootfs::lower::layer_name(&e.target).len() > 255))
+    {
         let why = format!("{:?} is too long for an overlay, whose layer is named by it", e.target);
         return Err(Error::spec("chroot_env", why));
     }

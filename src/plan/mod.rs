@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use crate::cgroup::{CgroupOp, Cgroups};
 use crate::error::{Error, Result};
 use crate::report::{Control, Report, Require};
+use crate::rootfs::changes::RootRecord;
 use crate::step::wire::{self, Field, List, Op};
 use crate::step::{Encoded, InitStep, Phase, call};
 
@@ -43,6 +44,8 @@ pub struct Plan {
     pub(crate) stays: Option<InitStep>,
     /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
+    /// What is needed to compare the root with its sources after the end.
+    pub(crate) root: RootRecord,
     /// The command, as the spec names it.
     pub(crate) command: OsString,
     /// Paths in the root at which the command is looked for, in order.
@@ -66,6 +69,8 @@ pub(crate) struct Enclosure {
     pub stays: Option<InitStep>,
     /// See [`Plan::must_hold`].
     pub must_hold: MustHold,
+    /// See [`Plan`].
+    pub root: RootRecord,
 }
 
 /// The controls that must be enforced, by the spec and by the policy.
@@ -152,6 +157,7 @@ impl Plan {
             namespaces: self.namespaces,
             stays: self.stays.clone(),
             must_hold: self.must_hold,
+            root: self.root.clone(),
         }
     }
 

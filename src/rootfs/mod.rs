@@ -45,6 +45,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::notation;
 
+pub(crate) mod changes;
 mod directory;
 mod dirs;
 mod hash;
@@ -58,6 +59,7 @@ pub mod template;
 pub(crate) mod work;
 mod workers;
 
+pub use changes::{Change, ChangeKind};
 pub use dirs::{Secrets, TaskDirs};
 pub use names::{Dns, HostsEntry};
 pub use populate::{

@@ -24,9 +24,11 @@ use crate::step::wire::{RECORD, Record};
 use crate::sys::{self, Ended};
 
 mod group;
+mod root;
 mod status;
 mod undo;
 
+pub use root::EndedRoot;
 pub use status::{ExitStatus, Signal};
 pub(crate) use undo::Undo;
 
@@ -150,6 +152,19 @@ struct Inner {
     killed: bool,
 }
 
+impl Inner {
+    /// How the task ended; `None` while it runs.
+    fn reap(&mut self) -> Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            let status = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+            // Where the caller ignores SIGCHLD the kernel keeps no status. The signal was sent while the process lived.
+            let killed = self.killed.then(|| ExitStatus::signalled(libc::SIGKILL));
+            self.status = status.map(|status| killed.filter(|_| status.lost).unwrap_or(status));
+        }
+        Ok(self.status)
+    }
+}
+
 /// A task that runs, or has run, in its sandbox.
 ///
 /// All methods take `&self`: one thread may wait while another one signals. Dropping the value kills every process of the
@@ -270,6 +285,42 @@ impl Task {
         }
     }
 
+    /// As [`wait`](Task::wait), and calls `look` with the root after the last process has ended and before the root is
+    /// removed.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Method, Sandbox};
+    ///
+    /// let task = Sandbox::command("make").args(["install"]).populate(Method::Copy).spawn()?;
+    /// let (status, changes) = task.wait_with_root(|root| root.changes())?;
+    /// for change in changes? {
+    ///     println!("{:?} {}", change.kind, change.path.display());
+    /// }
+    /// # let _ = status;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait). `look` is not called if a process or a cgroup of the task could not be removed.
+    pub fn wait_with_root<T>(&self, look: impl FnOnce(&EndedRoot<'_>) -> T) -> Result<(ExitStatus, T)> {
+        drop(self.take_stdin());
+        let status = loop {
+            if let Some(status) = self.lock().reap()? {
+                break status;
+            }
+            self.poll(PollTimeout::NONE)?;
+        };
+        let temp = self.lock().undo.run_but_root()?;
+        let root = EndedRoot { temp: temp.as_ref(), task: self };
+        let seen = look(&root);
+        let mut inner = self.lock();
+        if let Some(temp) = temp {
+            inner.undo.temp_root(temp);
+        }
+        inner.undo.run()?;
+        Ok((inner.status.unwrap_or(status), seen))
+    }
+
     /// As [`wait`](Task::wait), for at most `timeout`; `None` when the task still runs.
     ///
     /// # Errors
@@ -285,19 +336,11 @@ impl Task {
     /// As [`wait`](Task::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut inner = self.lock();
-        if inner.status.is_none() {
-            let status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
-            // Where the caller ignores SIGCHLD the kernel keeps no status. The signal was sent while the process lived.
-            let killed = inner.killed.then(|| ExitStatus::signalled(libc::SIGKILL));
-            inner.status = status.map(|status| killed.filter(|_| status.lost).unwrap_or(status));
+        let ended = inner.reap()?;
+        if ended.is_some() {
+            inner.undo.run()?;
         }
-        let Inner { undo, status, .. } = &mut *inner;
-        if let Some(status) = status {
-            let undone = undo.run();
-            status.oom_killed = undo.oom().is_some();
-            undone?;
-        }
-        Ok(*status)
+        Ok(ended)
     }
 
     /// How the task ended, once a wait has seen it, also when that wait failed because something of the sandbox could
@@ -369,11 +412,16 @@ impl Task {
                         .unwrap_or(PollTimeout::MAX),
                 },
             };
-            let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(e) => return Err(Error::task("poll(pidfd)")(e)),
-            }
+            self.poll(timeout)?;
+        }
+    }
+
+    /// Waits until the first process has ended, or the timeout has passed, or a signal has come.
+    fn poll(&self, timeout: PollTimeout) -> Result<()> {
+        let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(e) => Err(Error::task("poll(pidfd)")(e)),
         }
     }
 

@@ -82,9 +82,29 @@ impl Undo {
     /// # Errors
     /// [`Error::Task`] with every call that was refused.
     pub(crate) fn run(&mut self) -> Result<()> {
+        self.run_from(0)
+    }
+
+    /// As [`run`](Self::run), and leaves the temporary root, which is returned.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run). The root is then kept.
+    pub(crate) fn run_but_root(&mut self) -> Result<Option<TempRoot>> {
+        let first = usize::from(self.root().is_some());
+        self.run_from(first)?;
+        Ok(self.made.pop().and_then(|made| match made {
+            Made::TempRoot(root) => Some(root),
+            Made::Cgroups(_) => None,
+        }))
+    }
+
+    /// Undoes all but what was made first, so many things.
+    fn run_from(&mut self, first: usize) -> Result<()> {
         let mut failed: Result<()> = Ok(());
         let mut left = Vec::new();
-        while let Some(mut made) = self.made.pop() {
+        while self.made.len() > first
+            && let Some(mut made) = self.made.pop()
+        {
             let undone = match &mut made {
                 Made::TempRoot(root) => root.close(),
                 Made::Cgroups(group) => {
@@ -99,7 +119,7 @@ impl Undo {
             }
             failed = both(failed, undone);
         }
-        self.made = left;
+        self.made.extend(left);
         failed
     }
 

@@ -18,6 +18,8 @@ use crate::step::{
 mod dirs;
 mod populated;
 
+pub(crate) use populated::layer_name;
+
 /// One source of the root, a file or directory of the host, and its destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RootEntry {

@@ -72,7 +72,7 @@ fn overlays(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         if shared(req, entry).is_some() {
             continue;
         }
-        let name = entry.layer();
+        let name = layer_name(&entry.target);
         let op = Op::Overlay {
             source: path(&entry.source),
             fd: steps.tree(&entry.source, false),
@@ -127,19 +127,18 @@ fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
     })
 }
 
-impl RootEntry {
-    /// Name of the directory that contains the layers of its overlay: its target, with `%2F` for `/` and `%25` for `%`.
-    pub(crate) fn layer(&self) -> Vec<u8> {
-        let mut name = Vec::new();
-        for byte in self.target.as_os_str().as_bytes().iter().skip(1) {
-            match byte {
-                b'/' => name.extend(b"%2F"),
-                b'%' => name.extend(b"%25"),
-                byte => name.push(*byte),
-            }
+/// Name of the directory that contains the layers of the overlay at `target`: the path with `%2F` for `/` and `%25` for
+/// `%`.
+pub(crate) fn layer_name(target: &Path) -> Vec<u8> {
+    let mut name = Vec::new();
+    for byte in target.as_os_str().as_bytes().iter().skip(1) {
+        match byte {
+            b'/' => name.extend(b"%2F"),
+            b'%' => name.extend(b"%25"),
+            byte => name.push(*byte),
         }
-        name
     }
+    name
 }
 
 /// Makes the hard-linked files read-only. Mount points among them are made before, in directories that belong to the
