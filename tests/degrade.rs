@@ -482,7 +482,7 @@ fn device_filter_is_optional_unless_the_spec_requires_it() {
     }
     let mut host = Host::probe().unwrap();
     if host.cgroups.v2.is_none() {
-        return eprintln!("skipped: there is no cgroup v2 tree");
+        return eprintln!("skipped: cgroup v2 is not mounted");
     }
     // Uses the v2 device filter even if v1 has a devices hierarchy.
     host.cgroups.v1.remove("devices");

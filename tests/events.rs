@@ -180,7 +180,11 @@ fn cpu_contention_causes_pressure_events() {
     if host.mode == Mode::V1 || !Path::new("/proc/pressure/cpu").exists() {
         let (_, why) = step(watched.unwrap_err());
         assert_eq!(why.kind(), std::io::ErrorKind::Unsupported, "{why}");
-        let told = if host.mode == Mode::V1 { "cgroup v1 counts no pressure" } else { "psi=1" };
+        let told = if host.mode == Mode::V1 {
+            "cgroup v1 does not support pressure (PSI), which needs cgroup v2"
+        } else {
+            "psi=1"
+        };
         assert!(why.to_string().contains(told), "{why}");
         return;
     }

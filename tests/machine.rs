@@ -140,7 +140,7 @@ fn io_limits_can_be_set_changed_and_removed() {
         let some = on == Version::V1 && limits != Limits::default();
         let told = group.update(&limits).unwrap();
         assert_eq!(told.reasons.len(), usize::from(some), "{told}");
-        assert!(told.reasons.iter().all(|r| r.why.starts_with("cgroup v1 throttles direct")), "{told}");
+        assert!(told.reasons.iter().all(|r| r.why.starts_with("cgroup v1 throttles only direct")), "{told}");
     };
     update(limit(Some(2 * MB), Some(100)));
     assert_eq!(both(), "2097152/100");
@@ -195,7 +195,7 @@ fn cpu_reservations_follow_cpu_hotplug() {
     assert!(matches!(reservations().holders.as_slice(), [only] if only.cores == one), "{:?}", reservations());
     let late = sleeper("").spawn().unwrap();
     assert_eq!((allowed(&late), allowed(&guest)), (rest.clone(), rest.clone()));
-    let none = format!("none of processors {gone} is among");
+    let none = format!("CPUs {gone} are not");
     assert!(sleeper(&gone).spawn().unwrap().report().to_string().contains(&none));
     let refused = sleeper(&gone).require(Control::CPUSET).spawn().unwrap_err().to_string();
     assert!(refused.contains(&none), "{refused}");
@@ -209,7 +209,7 @@ fn cpu_reservations_follow_cpu_hotplug() {
     );
     // Only some of the requested CPUs are online.
     if rest.len() < 2 {
-        let _ = writeln!(std::io::stderr(), "skipped: a part of it: needs 3 processors");
+        let _ = writeln!(std::io::stderr(), "skipped: a part of it: needs 3 CPUs");
     } else {
         let part = sleeper(&some).spawn().unwrap();
         let told = part.report().to_string();

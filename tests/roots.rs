@@ -476,10 +476,14 @@ fn unusable_mount_point_in_a_given_root_is_explained() {
     symlink("/nowhere/at/all", root.join("link")).unwrap();
     let given = Root { path: Some(root), populate: Method::None, ..Root::default() };
     for (source, target, why) in [
-        ("source", "/link", "a symbolic link that leads to nothing in the root"),
-        ("source", "/link/below", "a symbolic link that leads to nothing in the root"),
-        ("source", "/file", "source\" is a directory, and \"/file\" in the root is none"),
-        ("text", "/dir", "text\" is a file, and \"/dir\" in the root is a directory"),
+        ("source", "/link", "is a dangling symbolic link in the root, or below one"),
+        ("source", "/link/below", "is a dangling symbolic link in the root, or below one"),
+        (
+            "source",
+            "/file",
+            "source\" is a directory, but the mount point \"/file\" in the root is not a directory",
+        ),
+        ("text", "/dir", "text\" is a file, but the mount point \"/dir\" in the root is a directory"),
     ] {
         let volume = Volume { source: site.path().join(source), target: target.into(), ..Volume::default() };
         let error = shell("true").root(given.clone()).volume(volume).spawn().unwrap_err();

@@ -68,10 +68,10 @@ fn refusal_is_one_line_and_exit_status_125() {
         (&["--populate", "hope", "id"], "populate"),
         (&["--volume", "/a", "id"], "is not SRC:DST"),
         (&["--require", "hope", "id"], "require"),
-        (&["--require", "uts_ns", "id"], "the spec does not ask for it"),
+        (&["--require", "uts_ns", "id"], "it is required, but the spec does not ask for it"),
         (
             &["--required-controllers", "all", "id"],
-            "required_controllers: \"all\" is none of \"minimal\", \"documented\" and \"asked\"",
+            "required_controllers: \"all\" is not \"minimal\", \"documented\" or \"asked\"",
         ),
         (&[], "there is no command"),
         (&["--spec", "/no/such/file"], "/no/such/file"),
@@ -251,19 +251,25 @@ fn explain_without_controller_reports_the_missing_limits() {
         assert_eq!(missing(&output), "memory,swap,cpu,pids", "{output}");
         assert!(output.contains(&format!("# without {name}: no limits: ")), "{output}");
         if healthy {
-            assert!(output.contains(&format!("lacks {name} (left out)")), "{output}");
+            assert!(
+                output.contains(&format!("controllers not available: {name} (excluded by the caller)")),
+                "{output}"
+            );
             assert!(!output.contains("memory.") && !output.contains("pids.max"), "{output}");
         }
     }
     let output = text(&explain(&["--without-controller", "cpu", "--without-controller", "memory"]).stdout);
-    assert!(!healthy || output.contains("lacks cpu, memory (left out)"), "{output}");
+    assert!(
+        !healthy || output.contains("controllers not available: cpu, memory (excluded by the caller)"),
+        "{output}"
+    );
     // No limit needs net_prio, so it is missed only if the operator requires all controllers.
     let output = text(&explain(&["--without-controller", "net_prio"]).stdout);
     assert_eq!(missing(&output), here, "{output}");
     let all = ["--without-controller", "net_prio", "--required-controllers", "documented"];
     let output = text(&explain(&all).stdout);
     assert_eq!(missing(&output), "memory,swap,cpu,pids", "{output}");
-    assert!(!healthy || output.contains("net_prio (left out)"), "{output}");
+    assert!(!healthy || output.contains("net_prio (excluded by the caller)"), "{output}");
     let refused = explain(&["--without-controller", "memory", "--require", "memory"]);
     assert_eq!(refused.status.code(), Some(125));
     assert!(

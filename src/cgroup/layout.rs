@@ -185,12 +185,12 @@ impl<'a> Layout<'a> {
         let online = &self.detection().online;
         let cores = asked.intersection(online);
         if cores.is_empty() {
-            let why = format!("none of processors {asked} is among those of this host, {online}");
+            let why = format!("CPUs {asked} are not available on this host (available: {online})");
             self.miss(Control::CPUSET, why);
             return None;
         }
         if cores != *asked {
-            let why = format!("of processors {asked} this host has only {cores}");
+            let why = format!("only CPUs {cores} of {asked} are available on this host");
             self.report.weaken(Control::CPUSET, why);
         }
         Some(Reserved { cores, exclusive: limits.exclusive })

@@ -97,7 +97,7 @@ fn v2(layout: &mut Layout<'_>, tree: &Tree<'_>) {
     let lacking: Vec<Row> = used.extract_if(.., |row| !controllers.contains(row.controller)).collect();
     // Only optional controllers can be missing here: can_limit() has checked the required ones.
     for row in lacking {
-        layout.miss(row.control, format!("cgroup v2 lacks {}", row.controller));
+        layout.miss(row.control, format!("cgroup v2 controllers not available: {}", row.controller));
     }
     let mut needed: Vec<&str> = used.iter().map(|row| row.controller).collect();
     if layout.limits().accounting {
@@ -123,8 +123,8 @@ fn devices(layout: &mut Layout<'_>, no_tree: Option<&String>) -> Result<()> {
         }
         (None, None, Some(cgroup)) => CgroupOp::DeviceProgram { cgroup, rules },
         (None, no_tree, _) => {
-            let no_tree = no_tree.map_or("there is no cgroup", String::as_str);
-            let why = format!("{no_tree}, and no devices controller of cgroup v1 that may be used");
+            let no_tree = no_tree.map_or("the task has no cgroup", String::as_str);
+            let why = format!("{no_tree}, and the devices controller of cgroup v1 is not available");
             return request.without_devices.give_up(Control::DEVICES, &why, layout.report);
         }
     };
@@ -144,7 +144,7 @@ fn kill(layout: &mut Layout<'_>, no_tree: Option<&String>) {
         None => layout.report.weaken(
             Control::KILL,
             format!(
-                "only the main process is killed, it has no PID namespace and no cgroup: {no_tree}, and no freezer of cgroup v1 that may be used"
+                "only the main process is killed, because the task has neither a PID namespace nor a cgroup: {no_tree}, and the freezer controller of cgroup v1 is not available"
             ),
         ),
     }

@@ -49,7 +49,7 @@ impl CgroupPath {
     pub fn new(path: &str) -> Result<CgroupPath, InvalidValue> {
         let relative = path.strip_prefix('/').unwrap_or(path);
         if relative.starts_with("sys/fs/cgroup") {
-            let why = format!("{path:?} is not relative to the mount points of the hierarchies");
+            let why = format!("{path:?} must be relative to the cgroup mount point, without /sys/fs/cgroup");
             return Err(InvalidValue::new(why));
         }
         if path.len() > 2048 {
@@ -75,9 +75,9 @@ fn component(name: &str) -> Result<(), InvalidValue> {
     } else if name.starts_with('.') {
         "begins with a dot"
     } else if name.contains('/') || name.contains(char::is_control) {
-        "has a slash or a control character"
+        "contains a slash or a control character"
     } else if name.starts_with("cgroup.") || RESERVED.contains(&name) {
-        "is a name of the kernel's"
+        "is a file name of the kernel"
     } else {
         return Ok(());
     };

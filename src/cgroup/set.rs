@@ -27,8 +27,8 @@ impl CpuSet {
         list.split(',')
             .map(|piece| match range(piece) {
                 Some((low, high)) if low <= high => Ok((low, high)),
-                Some(_) => Err(InvalidValue::new(format!("{piece:?} runs backwards"))),
-                None => Err(InvalidValue::new(format!("{piece:?} is not a processor number or range"))),
+                Some(_) => Err(InvalidValue::new(format!("CPU range {piece:?} is reversed"))),
+                None => Err(InvalidValue::new(format!("{piece:?} is not a CPU number or range"))),
             })
             .collect::<Result<Vec<_>, _>>()
             .map(CpuSet::from_ranges)

@@ -108,7 +108,8 @@ fn v2(controllers: &str) -> Detection {
         controllers: Vec::new(),
         required: cgroup::Required::Minimal,
         asked: Control::empty(),
-        reason: (!missing.is_empty()).then(|| format!("cgroup v2 lacks {}", missing.join(", "))),
+        reason: (!missing.is_empty())
+            .then(|| format!("cgroup v2 controllers not available: {}", missing.join(", "))),
         missing,
         online: CpuSet::parse("0-3").unwrap(),
         swap: Swap { active: false, accounted: Some(true) },

@@ -112,7 +112,7 @@ impl MustHold {
         }
         // A remark on a control that the spec did not ask for does not explain why the control is missing.
         let reason = match report.why(unmet & report.asked) {
-            why if why.is_empty() => "the spec does not ask for it".to_string(),
+            why if why.is_empty() => "it is required, but the spec does not ask for it".to_string(),
             why => why,
         };
         Err(Error::Unsupported { control: unmet, reason })
@@ -198,14 +198,14 @@ impl Plan {
         let moves = call(&op, index).starts_with("move_mount(");
         match errno {
             libc::ENOENT | libc::ELOOP if !moves => Some(format!(
-                "{target:?} is, or lies below, a symbolic link that leads to nothing in the root"
+                "the mount point {target:?} is a dangling symbolic link in the root, or below one"
             )),
             libc::EINVAL | libc::ENOTDIR if moves => {
                 let (is, other) = match file_type {
-                    wire::FileType::Dir => ("a directory", "none"),
+                    wire::FileType::Dir => ("a directory", "not a directory"),
                     wire::FileType::File => ("a file", "a directory"),
                 };
-                Some(format!("{source:?} is {is}, and {target:?} in the root is {other}"))
+                Some(format!("{source:?} is {is}, but the mount point {target:?} in the root is {other}"))
             }
             _ => None,
         }

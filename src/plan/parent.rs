@@ -51,18 +51,18 @@ impl ParentOp {
     /// A short title of the operation for users.
     pub(crate) fn title(&self) -> String {
         match self {
-            ParentOp::HoldSources { .. } => "hold what populates the root".into(),
+            ParentOp::HoldSources { .. } => "open the sources of the root".into(),
             ParentOp::TempRoot(make) => format!("temporary root {:?}", make.path()),
             ParentOp::BuildRoot(build) => format!("populate the root by {}", build.method),
             ParentOp::Cgroup(op) => op.title(),
-            ParentOp::Hand(handed) => format!("hand over {}", handed.title()),
-            ParentOp::Channel => "a socket to init".into(),
-            ParentOp::SealSteps => "the steps of init, sealed".into(),
-            ParentOp::SealInit => "the program of init, sealed".into(),
+            ParentOp::Hand(handed) => format!("pass {} to init", handed.title()),
+            ParentOp::Channel => "create a socket to init".into(),
+            ParentOp::SealSteps => "write the steps of init to a sealed memfd".into(),
+            ParentOp::SealInit => "write the program of init to a sealed memfd".into(),
             ParentOp::Clone { .. } => "clone, and execute init".into(),
             ParentOp::IdMaps(_) => "write the id maps".into(),
             ParentOp::AwaitCommand => "wait until the command runs".into(),
-            ParentOp::CheckShare(_) => "look again whether processors are reserved".into(),
+            ParentOp::CheckShare(_) => "check again whether CPUs are reserved".into(),
         }
     }
 

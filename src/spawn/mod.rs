@@ -131,7 +131,7 @@ impl Run<'_> {
     /// Replaces the error if init was OOM-killed.
     fn explained(&self, e: Error) -> Error {
         if was_killed(&e) && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
-            let why = "out of memory: init was OOM-killed, the memory limit is too small to start in";
+            let why = "out of memory: init was OOM-killed, the memory limit is too small to start the task";
             return Error::Setup { step: "init".into(), source: io::Error::other(why) };
         }
         e
@@ -251,7 +251,9 @@ impl Run<'_> {
         // In a new PID namespace the caller may still have the old namespace's /proc, where its own pids are other
         // processes.
         let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
-            let source = io::Error::other("/proc shows another PID namespace than the caller's");
+            let source = io::Error::other(
+                "/proc is not mounted, or is mounted for another PID namespace than the caller's",
+            );
             Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
         })?;
         for (file, text) in maps.files() {
@@ -350,7 +352,7 @@ fn callers(fd: RawFd) -> Result<OwnedFd> {
 fn init_program(op: &ParentOp) -> Result<OwnedFd> {
     match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
-            "openat(temporary directory, O_TMPFILE), since memfds may not be executed here",
+            "openat(temporary directory, O_TMPFILE), because vm.memfd_noexec=2 forbids executable memfds",
         )),
         other => other.map_err(Error::prepare(op.call())),
     }
@@ -410,7 +412,9 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
             return Error::Exec { program, tried, source };
         }
         (Some(path), libc::ENOENT) => {
-            let why = format!("{path:?} is there, but the interpreter that it names is not");
+            let why = format!(
+                "{path:?} exists, but its interpreter (#! line or ELF loader) does not exist in the root"
+            );
             (path.clone(), io::Error::new(io::ErrorKind::NotFound, why))
         }
         (Some(path), _) => (path.clone(), source),
@@ -443,8 +447,8 @@ fn init_died(child: &Child) -> Error {
         Ok(Some(sys::Ended::Signal(signal))) => {
             io::Error::other(format!("init was killed by signal {signal}"))
         }
-        Ok(Some(sys::Ended::Code(code))) => io::Error::other(format!("init exited with {code}")),
-        _ => io::Error::other("init is gone"),
+        Ok(Some(sys::Ended::Code(code))) => io::Error::other(format!("init exited with code {code}")),
+        _ => io::Error::other("init has ended, its exit status is unknown"),
     };
     Error::Setup { step: "init".into(), source }
 }

@@ -357,7 +357,7 @@ impl Handed {
             }
             Handed::Tasks(path) => format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)"),
             Handed::Share(path) => {
-                format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC) # if a processor is reserved")
+                format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC) # if a CPU is reserved")
             }
         }
     }

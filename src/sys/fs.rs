@@ -64,7 +64,7 @@ impl DirentKind {
             DirentKind::Socket => "a socket",
             DirentKind::Char => "a character device",
             DirentKind::Block => "a block device",
-            DirentKind::Unknown => "of no known type",
+            DirentKind::Unknown => "of unknown type",
         }
     }
 }

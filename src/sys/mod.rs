@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
-    "cofferdam runs on x86_64 only: another processor needs a file beside src/sys/x86_64.rs and one beside init/x86_64.rs"
+    "cofferdam supports only x86_64: another architecture needs files next to src/sys/x86_64.rs and init/x86_64.rs"
 );
 #[cfg(target_arch = "x86_64")]
 #[path = "x86_64.rs"]

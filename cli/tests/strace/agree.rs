@@ -389,7 +389,7 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
         "seccomp" => {
             let length = field(call.arg(2), "len");
             let size = line.arg(1).split(' ').next().unwrap_or_default();
-            line.arg(0) == call.arg(0) && (size == "what" || size == length)
+            line.arg(0) == call.arg(0) && (size == "calls" || size == length)
         }
         "landlock_create_ruleset" => {
             // strace 6.1 does not show the scopes.

@@ -185,11 +185,13 @@ impl TableRow<'_> {
         match place {
             Where::V1 { mount } => match self.facts.located.v1.get(self.name) {
                 Some(m) if m.read_only => format!("{} is mounted read-only", mount.display()),
-                _ if !self.facts.root => "cgroup v1 needs root".to_owned(),
+                _ if !self.facts.root => "not enough privileges: cgroup v1 needs root".to_owned(),
                 _ => format!("{} cannot be written", mount.display()),
             },
             Where::V2 { .. } => no_top().unwrap_or_else(|| self.not_handed_down()),
-            Where::V2Core { .. } => no_top().unwrap_or_else(|| "an eBPF program needs root".to_owned()),
+            Where::V2Core { .. } => {
+                no_top().unwrap_or_else(|| "not enough privileges: an eBPF program needs root".to_owned())
+            }
             Where::Nowhere => self.nowhere(listed),
         }
     }
@@ -215,22 +217,30 @@ impl TableRow<'_> {
             Some(Listed { enabled: false, .. }) => "disabled at boot".to_owned(),
             Some(Listed { hierarchy: 0, .. }) => match (self.facts.located.v1.get(self.name), self.v2) {
                 (Some(m), _) => {
-                    format!("{} is mounted, but /proc/cgroups knows no such hierarchy", m.path.display())
+                    format!(
+                        "{} is mounted, but /proc/cgroups does not list the controller in a hierarchy",
+                        m.path.display()
+                    )
                 }
                 (None, Some(_)) if only_v1 => {
-                    "no v1 hierarchy has it, and v2 has no such controller".to_owned()
+                    "not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller".to_owned()
                 }
                 (None, Some(v2)) => {
                     let file = v2.mount.join("cgroup.controllers");
-                    let above =
-                        if self.facts.part { ": what is above and not seen here must enable it" } else { "" };
+                    let above = if self.facts.part {
+                        ": it must be enabled in a cgroup above, which is not visible here"
+                    } else {
+                        ""
+                    };
                     format!("not in {}{above}", file.display())
                 }
-                (None, None) => "in no hierarchy that is mounted".to_owned(),
+                (None, None) => "not mounted in any cgroup hierarchy".to_owned(),
             },
-            Some(Listed { hierarchy, .. }) => format!("in v1 hierarchy {hierarchy}, which is not mounted"),
+            Some(Listed { hierarchy, .. }) => {
+                format!("in cgroup v1 hierarchy {hierarchy}, which is not mounted")
+            }
             None if self.facts.proc_cgroups.is_empty() => "/proc/cgroups cannot be read".to_owned(),
-            None => "this kernel has none".to_owned(),
+            None => "the kernel does not have this controller".to_owned(),
         }
     }
 }

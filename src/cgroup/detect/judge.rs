@@ -72,7 +72,7 @@ fn unified(facts: &Facts<'_>) -> Option<Unified> {
     let all = words(&top.controllers);
     let (controllers, why) = match &top.closed {
         Some(why) if all != enabled => {
-            (enabled.clone(), Some(format!("cgroup {} can enable no more: {why}", top.name)))
+            (enabled.clone(), Some(format!("cgroup {} cannot enable more controllers: {why}", top.name)))
         }
         _ => (all, None),
     };

@@ -83,7 +83,7 @@ impl FromStr for Required {
             "documented" => Ok(Required::Documented),
             "asked" => Ok(Required::Asked),
             _ => {
-                let why = format!("{word:?} is none of \"minimal\", \"documented\" and \"asked\"");
+                let why = format!("{word:?} is not \"minimal\", \"documented\" or \"asked\"");
                 Err(InvalidValue::new(why))
             }
         }
@@ -121,7 +121,7 @@ impl Detection {
     /// host.cgroups = host.cgroups.without("memory");
     /// let limits = Limits { pids_max: Some(9), ..Limits::default() };
     /// if let Ok(plan) = Sandbox::command("true").limits(limits).host(&host).plan() {
-    ///     println!("{}", plan.report); // missing   pids: cgroup v2 lacks memory (left out)
+    ///     println!("{}", plan.report); // missing   pids: cgroup v2 controllers not available: memory (excluded by the caller)
     /// }
     /// # Ok(())
     /// # }
@@ -142,7 +142,7 @@ impl Detection {
                     enabled: false,
                     active: false,
                     delegated: false,
-                    why: Some("left out".to_owned()),
+                    why: Some("excluded by the caller".to_owned()),
                 };
             }
         }
@@ -205,7 +205,10 @@ impl Detection {
 
     fn reason_v1(&self, missing: &[String]) -> Option<String> {
         if !missing.is_empty() {
-            return Some(format!("cgroup v1 lacks {}", self.named(Version::V1, missing)));
+            return Some(format!(
+                "cgroup v1 controllers not available: {}",
+                self.named(Version::V1, missing)
+            ));
         }
         let used =
             self.required.names(Version::V1, self.asked).into_iter().filter(|name| V1_USED.contains(name));
@@ -222,7 +225,7 @@ impl Detection {
         match &self.v2 {
             // Without a `top` no controllers are known, so the reason is why there is no `top`.
             Some(v2) if v2.top.is_none() && v2.why.is_some() => v2.why.clone(),
-            _ => Some(format!("cgroup v2 lacks {}", self.named(Version::V2, missing))),
+            _ => Some(format!("cgroup v2 controllers not available: {}", self.named(Version::V2, missing))),
         }
     }
 
@@ -231,7 +234,7 @@ impl Detection {
         let mut groups: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
         for name in missing {
             let why = self.row(name).and_then(|row| match (&row.why, &row.place) {
-                (None, Where::V2 { .. }) if on == Version::V1 => Some("on v2, unlike the others"),
+                (None, Where::V2 { .. }) if on == Version::V1 => Some("mounted on cgroup v2, not on v1"),
                 (why, _) => why.as_deref(),
             });
             match groups.iter_mut().find(|(known, _)| *known == why) {

@@ -188,7 +188,7 @@ fn device_that_the_v1_parent_lacks_is_noted_in_the_report() {
     assert_eq!((less.control, report.missing | report.weakened), (Control::DEVICES, Control::empty()));
     let why = &less.why;
     assert!(
-        why.starts_with("the task is refused \"c 1:5 rw\": write(") && why.contains("os error 1"),
+        why.starts_with("device access \"c 1:5 rw\" is denied: write(") && why.contains("os error 1"),
         "{why}"
     );
 }

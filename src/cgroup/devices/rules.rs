@@ -26,7 +26,8 @@ impl Access {
     /// # Errors
     /// [`InvalidValue`] if the text is empty or has any other character.
     pub fn parse(text: &str) -> Result<Access, InvalidValue> {
-        let wrong = || InvalidValue::new(format!("{text:?} is not made of r, w and m"));
+        let wrong =
+            || InvalidValue::new(format!("invalid device access {text:?}: must consist of r, w and m"));
         let letters = text.chars().map(|c| match c {
             'r' => Some(Access::READ),
             'w' => Some(Access::WRITE),
@@ -191,7 +192,7 @@ mod tests {
         }
         for text in ["", "x", "rwx", "R", "r w"] {
             let refused = Access::parse(text).unwrap_err().to_string();
-            assert_eq!(refused, format!("{text:?} is not made of r, w and m"));
+            assert_eq!(refused, format!("invalid device access {text:?}: must consist of r, w and m"));
         }
     }
 

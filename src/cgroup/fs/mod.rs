@@ -87,10 +87,10 @@ pub(super) fn inherit(kernel: &Kernel, file: &Path) -> Result<()> {
     let blank = read(file, String::new())?.trim().is_empty();
     let name = file.file_name().unwrap_or_default();
     let above = file.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join(name);
-    kernel.only_if("that was blank", blank, || {
-        let text = read(&above, format!("<what {above:?} has>"))?.trim().to_owned();
+    kernel.only_if("the file is empty", blank, || {
+        let text = read(&above, format!("<content of {above:?}>"))?.trim().to_owned();
         if text.is_empty() {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "the parent cgroup has none to give");
+            let source = io::Error::new(io::ErrorKind::InvalidData, "the file of the parent cgroup is empty");
             return Err(Error::Prepare { step: call::open_read(&above), source });
         }
         write(kernel, file, &text)

@@ -185,7 +185,8 @@ impl Group {
     /// A handle that freezes and thaws without the group.
     pub(crate) fn freezer(&self) -> Result<Freezer> {
         let Some(unit) = self.unit_dir() else {
-            let none = io::Error::new(io::ErrorKind::Unsupported, "there is no cgroup that could be frozen");
+            let none =
+                io::Error::new(io::ErrorKind::Unsupported, "the task has no cgroup that can be frozen");
             return Err(Error::task("freeze the cgroup")(none));
         };
         let dir = unit.open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);

@@ -342,7 +342,9 @@ impl Group {
     /// removed, and removing it reports that.
     pub(crate) fn kill_and_wait(&self, kernel: &Kernel) {
         let Some(unit) = &self.paths.unit else { return };
-        let line = || format!("{} # and until it is empty", call::write(&unit.join("cgroup.kill"), "1"));
+        let line = || {
+            format!("{} # then wait until the cgroup is empty", call::write(&unit.join("cgroup.kill"), "1"))
+        };
         let _ = kernel.call(line, (), || self.kill().and_then(|()| self.wait_empty(self.timeout)).map(drop));
     }
 

@@ -81,7 +81,7 @@ impl Group {
         }
         match e.of_task() {
             Error::Task { step, source } if !left.is_empty() => {
-                let step = format!("{step}, and taking back {}", left.join(", "));
+                let step = format!("{step}; also failed to revert {}", left.join(", "));
                 Error::Task { step, source }
             }
             other => other,
@@ -99,7 +99,7 @@ impl Group {
         }
         remarks(limits, terms, &mut report);
         let late = |control| {
-            let why = "what the task had before it was in the controller counts as its parent's";
+            let why = "usage from before the controller was enabled stays charged to the parent cgroup";
             Effect::weakened(control, why)
         };
         if terms.version == Version::V2 && asked.contains(Control::MEMORY) && !born.uses_memory() {
@@ -109,7 +109,7 @@ impl Group {
             report.add(&late(Control::HUGETLB), None);
         }
         if limits.accounting && !born.accounting {
-            let why = "what only counts is entered at birth, and not by an update";
+            let why = "accounting cannot be enabled for a running task: set it when the task is started";
             report.note(Control::empty(), why);
         }
         report
@@ -122,9 +122,9 @@ impl Group {
             return Ok(None);
         }
         let why = if !self.divides() {
-            "processors are not divided among the tasks here"
+            "CPUs of a running task cannot be changed: CPU reservations are not used here"
         } else if old.cores.is_empty() || limits.cores.is_empty() {
-            "reserved and shared processors are cgroups of their own, and a task stays where it was born"
+            "a running task cannot change between reserved and shared CPUs: they are different cgroups"
         } else {
             return self.exchange(limits).map_err(Error::of_task);
         };
@@ -163,7 +163,7 @@ impl Group {
         for (_, now) in must {
             if self.dir_of(now.controller, terms).is_none() {
                 let reason = format!(
-                    "the task is in no {} hierarchy, which can be entered at birth only (Limits::accounting does it)",
+                    "the task is not in the {} hierarchy, and a running task cannot join it (set Limits::accounting when it is started)",
                     now.controller
                 );
                 return Err(Error::Unsupported { control: now.control, reason });

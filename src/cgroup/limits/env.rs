@@ -66,11 +66,17 @@ impl LimitEnv {
             (&self.memory_max, max),
         ] {
             if name.contains(['=', '\0']) {
-                return Err(Error::spec("limit_env", format!("{name:?} cannot be the name of a variable")));
+                return Err(Error::spec(
+                    "limit_env",
+                    format!("{name:?} is not a valid environment variable name"),
+                ));
             }
             let Some(value) = value.filter(|_| !name.is_empty()) else { continue };
             if found.insert(name.clone(), value).is_some() {
-                return Err(Error::spec("limit_env", format!("{name:?} is there twice")));
+                return Err(Error::spec(
+                    "limit_env",
+                    format!("environment variable {name:?} is used for two limits"),
+                ));
             }
         }
         Ok(found)

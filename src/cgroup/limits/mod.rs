@@ -138,14 +138,17 @@ impl CpuMax {
 
     fn validate(&self) -> Result<(), String> {
         if !(1000..=1_000_000).contains(&self.period) {
-            return Err(format!("a period of {} is not within 1000 to 1000000 microseconds", self.period));
+            return Err(format!(
+                "period {} is out of range: must be 1000 to 1000000 microseconds",
+                self.period
+            ));
         }
         // The kernel refuses a quota that overflows. 2^39 microseconds are six days.
         if !(1000..=1 << 39).contains(&self.quota) {
-            return Err(format!("a quota of {} microseconds is not within 1000 to 2^39", self.quota));
+            return Err(format!("quota {} is out of range: must be 1000 to 2^39 microseconds", self.quota));
         }
         if self.burst > self.quota {
-            return Err(format!("a burst of {} is more than the quota, {}", self.burst, self.quota));
+            return Err(format!("burst {} is greater than the quota ({})", self.burst, self.quota));
         }
         Ok(())
     }
@@ -184,13 +187,16 @@ impl IoMax {
     fn validate(&self) -> Result<(), String> {
         let number = |s: &str| !s.is_empty() && s.len() < 8 && s.bytes().all(|b| b.is_ascii_digit());
         if !self.device.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor)) {
-            return Err(format!("{:?} is not MAJOR:MINOR", self.device));
+            return Err(format!("device {:?} is not of the form MAJOR:MINOR, such as 8:0", self.device));
         }
         if self.limits().iter().all(|(.., value)| value.is_none()) {
-            return Err(format!("nothing is limited at {}", self.device));
+            return Err(format!("no limit is set for device {}", self.device));
         }
         match self.limits().iter().find(|(.., value)| *value == Some(0)) {
-            Some((name, ..)) => Err(format!("{name} of {} is 0, which would be no limit", self.device)),
+            Some((name, ..)) => Err(format!(
+                "{name} of device {} is 0: must be at least 1 (cgroup v1 treats 0 as no limit)",
+                self.device
+            )),
             None => Ok(()),
         }
     }
@@ -227,11 +233,11 @@ impl SwapMax {
         let left = match memory {
             None => together,
             Some(0) => {
-                return Err(InvalidValue::new("memory and swap together are limited, but memory is not"));
+                return Err(InvalidValue::new("a limit of memory and swap together needs a memory limit"));
             }
             Some(memory) => together.checked_sub(memory).ok_or_else(|| {
                 let why =
-                    format!("memory and swap together, {together}, are less than memory alone, {memory}");
+                    format!("the limit of memory and swap together ({together}) is less than the memory limit ({memory})");
                 InvalidValue::new(why)
             })?,
         };
@@ -300,8 +306,8 @@ macro_rules! amount {
     };
 }
 
-amount!(SwapMax, "a size such as 64m, off or unlimited", ["off" => Off, "unlimited" => Unlimited]);
-amount!(MemoryMax, "a size such as 64m, or unlimited", ["unlimited" => Unlimited]);
+amount!(SwapMax, "\"off\", \"unlimited\" or a size such as 64m", ["off" => Off, "unlimited" => Unlimited]);
+amount!(MemoryMax, "\"unlimited\" or a size such as 64m", ["unlimited" => Unlimited]);
 
 /// Values of the memory controller that follow from [`Limits`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,7 +339,7 @@ impl Limits {
             accounting: _,
         } = self;
         let too_small =
-            |n: u64| format!("{n} bytes is too little to start a process, {MEMORY_MIN} is the least");
+            |n: u64| format!("{n} bytes is too small to start a process: must be at least {MEMORY_MIN}");
         if let Some(n) = self.memory.filter(|n| *n < MEMORY_MIN) {
             return Err(Error::spec("memory", too_small(n)));
         }
@@ -342,43 +348,49 @@ impl Limits {
                 return Err(Error::spec("memory_max", too_small(max)));
             }
             if let Some(memory) = self.memory.filter(|memory| max < *memory) {
-                return Err(Error::spec("memory_max", format!("{max} is below memory, {memory}")));
+                return Err(Error::spec("memory_max", format!("{max} is less than memory ({memory})")));
             }
         }
         if self.memory_max == Some(MemoryMax::Unlimited) && self.memory.is_none() {
-            return Err(Error::spec("memory_max", "unlimited says nothing without memory to reserve"));
+            return Err(Error::spec(
+                "memory_max",
+                "\"unlimited\" needs a memory reservation: set memory too",
+            ));
         }
         if let Some(high) = memory_high {
             if *high < MEMORY_MIN {
                 return Err(Error::spec("memory_high", too_small(*high)));
             }
             if let Some(hard) = self.memory_limits().hard.filter(|hard| high > hard) {
-                return Err(Error::spec("memory_high", format!("{high} is above the hard limit, {hard}")));
+                return Err(Error::spec(
+                    "memory_high",
+                    format!("{high} is greater than the hard limit ({hard})"),
+                ));
             }
         }
         if *cpu_idle && cpu_shares.is_some() {
-            return Err(Error::spec("cpu_idle", "an idle task has no cpu_shares"));
+            return Err(Error::spec("cpu_idle", "cpu_idle and cpu_shares cannot be combined"));
         }
         if self.pids_max == Some(0) {
-            return Err(Error::spec("pids_max", "0 would forbid the command itself"));
+            return Err(Error::spec("pids_max", "0 does not allow the command itself: must be at least 1"));
         }
         if let Some(max) = &self.cpu_max {
             max.validate().map_err(|why| Error::spec("cpu_max", why))?;
         }
         if let Some(weight) = self.io_weight.filter(|weight| !(1..=10_000).contains(weight)) {
-            return Err(Error::spec("io_weight", format!("{weight} is not within 1 to 10000")));
+            return Err(Error::spec("io_weight", format!("{weight} is out of range: must be 1 to 10000")));
         }
         for (i, max) in self.io_max.iter().enumerate() {
             max.validate().map_err(|why| Error::spec("io_max", why))?;
             if self.io_max.iter().take(i).any(|other| other.device == max.device) {
-                return Err(Error::spec("io_max", format!("{} is there twice", max.device)));
+                return Err(Error::spec("io_max", format!("device {} is listed twice", max.device)));
             }
         }
         if let Some(size) = self.hugetlb.keys().find(|size| !is_page_size(size)) {
-            return Err(Error::spec("hugetlb", format!("{size:?} is no page size, such as 2MB")));
+            return Err(Error::spec("hugetlb", format!("{size:?} is not a huge page size, such as 2MB")));
         }
         if self.exclusive && self.cores.is_empty() {
-            return Err(Error::spec("exclusive", "there are no cores to run on"));
+            return Err(Error::spec("exclusive", "exclusive needs cores, but cores is empty"));
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ pub(crate) struct Terms {
 pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &mut Report) {
     match active {
         true => report.add(&effect, None),
-        false => report.note(Control::SWAP, format!("{}, but the host has none", effect.why)),
+        false => report.note(Control::SWAP, format!("{}, but the host has no swap", effect.why)),
     }
 }
 

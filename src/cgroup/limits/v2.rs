@@ -53,7 +53,7 @@ fn cpu(shares: Option<u64>, idle: bool, max: Option<CpuMax>) -> Vec<Row> {
 pub(in crate::cgroup) fn idle_row(idle: bool) -> Row {
     let row = Row::new("cpu", Control::CPU, "cpu.idle", u8::from(idle).to_string(), idle);
     let row = row.allows(if idle { 0 } else { u64::MAX });
-    row.degrades("the kernel has no idle cgroups (Linux 5.15)")
+    row.degrades("the kernel does not support cpu.idle (needs Linux 5.15)")
 }
 
 /// The row of the burst. The kernel refuses a burst above the quota. So an update sets the burst to 0 before it changes
@@ -61,7 +61,7 @@ pub(in crate::cgroup) fn idle_row(idle: bool) -> Row {
 pub(in crate::cgroup) fn burst_row(file: &str, max: Option<CpuMax>) -> Row {
     let burst = max.map_or(0, |max| max.burst);
     let row = Row::new("cpu", Control::CPU_MAX, file, burst.to_string(), burst > 0).allows(burst);
-    row.degrades("the kernel knows no burst (Linux 5.14)")
+    row.degrades("the kernel does not support a CPU burst (needs Linux 5.14)")
 }
 
 fn swap(limits: &Limits, terms: &Terms) -> Option<Row> {
@@ -92,7 +92,7 @@ fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
     let mut rows = vec![
         Row::weight("io", Control::IO, "io.bfq.weight", bfq, 100).skips(),
         Row::weight("io", Control::IO, "io.weight", weight.map(u64::from), 100)
-            .degrades("the kernel weighs no block devices (no io.weight)"),
+            .degrades("the kernel does not support I/O weights (no io.weight)"),
     ];
     for max in max {
         let text = max.limits().map(|(name, _, value)| match value {
@@ -100,7 +100,11 @@ fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
             None => format!("{name}=max"),
         });
         let row = Row::new("io", Control::IO, "io.max", text.join(" "), true);
-        rows.push(row.on(&max.device).degrades("the kernel throttles no block devices"));
+        rows.push(
+            row.on(&max.device).degrades(
+                "I/O limit not set (needs CONFIG_BLK_DEV_THROTTLING, and a whole device that exists)",
+            ),
+        );
     }
     rows
 }

@@ -69,7 +69,7 @@ impl fmt::Display for Oom {
         match &self.limit {
             limit @ (OomLimit::Own | OomLimit::Ancestor(_)) => write!(f, " exceeded {limit}"),
             OomLimit::Host => f.write_str(", the host ran out of memory"),
-            OomLimit::Unknown => f.write_str(", which limit is unknown"),
+            OomLimit::Unknown => f.write_str(" exceeded an unknown memory limit"),
         }
     }
 }
@@ -221,7 +221,7 @@ mod tests {
             (1, OomLimit::Own, "OOM-killed: 1 process exceeded the task's memory limit"),
             (1, OomLimit::Ancestor("/g".into()), "OOM-killed: 1 process exceeded the memory limit of /g"),
             (3, OomLimit::Host, "OOM-killed: 3 processes, the host ran out of memory"),
-            (1, OomLimit::Unknown, "OOM-killed: 1 process, which limit is unknown"),
+            (1, OomLimit::Unknown, "OOM-killed: 1 process exceeded an unknown memory limit"),
         ] {
             assert_eq!(Oom { kills, group_kills: None, limit }.to_string(), expected);
         }

@@ -108,7 +108,7 @@ impl JoinShare {
         // A `cpuset.cpus` that was written once does not grow by itself when a CPU comes online.
         let share = self.site.share().join("cpuset.cpus");
         let listed = read_set(kernel, &share, None)?.is_some_and(|now| !now.is_empty());
-        kernel.only_if("a processor is reserved", reserved || listed, || {
+        kernel.only_if("a CPU is reserved", reserved || listed, || {
             let Some(locked) = Reservations::open(kernel, &self.site)? else { return Ok(()) };
             // The writes from here on depend on the reservations and cannot be recorded.
             if kernel.records() {
@@ -200,8 +200,7 @@ impl Reservations<'_> {
         if division.is_exhausted() {
             division.holdings.retain(|holding| !self.reap(holding));
             if division.is_exhausted() {
-                let why =
-                    format!("no unreserved processor is left: {}", self.holders(division.holdings.iter()));
+                let why = format!("no unreserved CPU is left: {}", self.holders(division.holdings.iter()));
                 return Err(busy(call::mkdir_private(&self.site.share()), why));
             }
         }
@@ -221,8 +220,7 @@ impl Reservations<'_> {
         let mut after = Division { exists: true, usable: self.usable(kernel)?, holdings };
         // Checked before any stale reservation is removed to make room.
         if after.cores(reserved).is_none() {
-            let why =
-                format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
+            let why = format!("CPUs {} are not usable (usable: {})", reserved.cores, after.usable);
             return Err(busy(step(), why));
         }
         after.holdings.retain(|h| !overlaps(&h) || !self.reap(h));
@@ -237,7 +235,7 @@ impl Reservations<'_> {
                 if after.is_exhausted() {
                     let (count, name) = (sharing.len(), Site::name(first));
                     let why = format!(
-                        "processors {} are the last unreserved ones, and {count} tasks need one, {name:?} for one",
+                        "CPUs {} are the last unreserved CPUs, which tasks without a reservation need: {count}, such as {name:?}",
                         reserved.cores
                     );
                     return Err(busy(step(), why));
@@ -285,7 +283,7 @@ impl Reservations<'_> {
     fn holders<'h>(&self, holdings: impl Iterator<Item = &'h Holding>) -> String {
         let one = |holding: &Holding| {
             let Reserved { cores, .. } = &holding.reserved;
-            let (what, are) = if cores.len() == 1 { ("processor", "is") } else { ("processors", "are") };
+            let (what, are) = if cores.len() == 1 { ("CPU", "is") } else { ("CPUs", "are") };
             let idle =
                 if has_processes(&holding.leaf).unwrap_or(true) { "" } else { ", which has no processes" };
             format!("{what} {cores} {are} reserved by {:?}{idle}", Site::name(&holding.leaf))

@@ -70,7 +70,7 @@ pub(super) fn read_set(kernel: &Kernel, file: &Path, assumed: Option<&str>) -> R
 pub(super) fn change_set(kernel: &Kernel, file: &Path, set: &CpuSet, text: &str) -> Result<()> {
     let now = read_set(kernel, file, Some(""))?;
     let differs = now.is_some_and(|now| now != *set);
-    kernel.only_if("it lists others", differs, || match write_set(kernel, file, set, text) {
+    kernel.only_if("the file lists other CPUs", differs, || match write_set(kernel, file, set, text) {
         Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(()),
         done => done,
     })

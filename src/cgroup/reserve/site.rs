@@ -82,11 +82,18 @@ impl Site {
 /// The v1 cpuset hierarchy, if CPUs can be reserved in it, or the reason why not. It must have no other controller: a
 /// task is in one cgroup of a hierarchy, so tasks with different limits could not share one cpuset.
 pub(in crate::cgroup) fn own_cpuset(detection: &Detection) -> Result<&Hierarchy, String> {
-    let hierarchy = detection.v1.get("cpuset").filter(|h| h.writable).ok_or("cgroup v1 lacks cpuset")?;
+    let hierarchy = detection
+        .v1
+        .get("cpuset")
+        .filter(|h| h.writable)
+        .ok_or("the cpuset controller of cgroup v1 is not available")?;
     let beside = |(name, h): &(&String, &Hierarchy)| *name != "cpuset" && h.mount == hierarchy.mount;
     let others: Vec<&str> = detection.v1.iter().filter(beside).map(|(name, _)| name.as_str()).collect();
     if others.is_empty() {
         return Ok(hierarchy);
     }
-    Err(format!("cpuset is mounted together with {}, so other tasks are not kept off", others.join(", ")))
+    Err(format!(
+        "other tasks may use these CPUs: cpuset is mounted together with {}, so CPUs cannot be reserved",
+        others.join(", ")
+    ))
 }

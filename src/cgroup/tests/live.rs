@@ -113,7 +113,7 @@ fn an_update_changes_limits_and_reverts_them_after_a_refusal() {
     // The refusal is reported by every update, not only when the limit changes.
     for _ in 0..2 {
         let updated = group.update(&wrong).unwrap();
-        let refused = |r: &Reason| r.control == Control::IO && r.why.contains("throttles no block devices: ");
+        let refused = |r: &Reason| r.control == Control::IO && r.why.contains("I/O limit not set (");
         assert!(updated.reasons.iter().any(refused), "{updated}");
         assert_eq!(updated.missing | updated.weakened, Control::IO, "{updated}");
     }

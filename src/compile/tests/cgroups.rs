@@ -31,9 +31,9 @@ fn on_version_2_the_task_is_born_in_its_cgroup() {
          flock(\"/sys/fs/cgroup/cofferdam.slice\", LOCK_EX|LOCK_NB)
          write(\"/sys/fs/cgroup/cgroup.subtree_control\", \"+cpuset\")...
          mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice\", 0711)
-         write(\"/sys/fs/cgroup/cofferdam.slice/share.slice/cpuset.cpus\", <the unreserved ones>)...
+         write(\"/sys/fs/cgroup/cofferdam.slice/share.slice/cpuset.cpus\", <unreserved CPUs>)...
          mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope\", 0711)
-         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpuset.cpus\", <cores 0-1 and the unreserved ones>)
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpuset.cpus\", <CPUs 0-1 and unreserved CPUs>)
          write(\"/sys/fs/cgroup/cofferdam.slice/cgroup.subtree_control\", \"+memory\")
          write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/cgroup.subtree_control\", \"+memory\")
          write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpu.weight\", \"59\")
@@ -55,7 +55,7 @@ fn on_version_1_init_enters_by_itself() {
         "mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
          write(\"/sys/fs/cgroup/memory/cofferdam/box/memory.limit_in_bytes\", \"67108864\")
          clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC)
-         # only the declared descriptors
+         # close all descriptors except the declared ones
          # enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/reserve/box/tasks\"
          write(\"/sys/fs/cgroup/cpuset/cofferdam/reserve/box/tasks\", \"0\")
          # enter the cgroup of \"/sys/fs/cgroup/cpu/cofferdam/box/tasks\"
@@ -63,7 +63,7 @@ fn on_version_1_init_enters_by_itself() {
          # enter the cgroup of \"/sys/fs/cgroup/pids/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/devices/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/freezer/cofferdam/box/tasks\"
-         # no mount of ours reaches the host
+         # stop mount propagation to the host
          missing   none
          ! CLONE_INTO_CGROUP",
     );
@@ -110,7 +110,7 @@ fn limits_are_all_or_nothing() {
             &format!(
                 "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope\", 0755)
                  missing   memory,swap,cpu,cpuset,pids
-                 memory,swap,cpu,cpuset,pids: cgroup v2 lacks {lacking}
+                 memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: {lacking}
                  ! write(\"/sys/fs/cgroup
                  ! weakened  kill"
             ),
@@ -122,7 +122,7 @@ fn limits_are_all_or_nothing() {
             case.spec.require = require;
             case
         };
-        let why = format!("cgroup v2 lacks {lacking}");
+        let why = format!("cgroup v2 controllers not available: {lacking}");
         let all = format!("unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: {why}");
         let named = [Control::PIDS, Control::CAPS | Control::KILL].map(|set| Some(set.into()));
         for require in [None, Some(Require::Asked), Some(Require::Full)].into_iter().chain(named) {
@@ -156,7 +156,7 @@ fn a_lesser_host_is_faked() {
                 &limited(host().without(name)),
                 &format!(
                     "missing   memory,swap,cpu,cpuset,pids
-                     memory,swap,cpu,cpuset,pids: cgroup {version} lacks {lacking}
+                     memory,swap,cpu,cpuset,pids: cgroup {version} controllers not available: {lacking}
                      ! subtree_control
                      ! memory.
                      ! cpuset.
@@ -205,15 +205,15 @@ fn the_documented_controllers() {
         &documented(whole().without("net_cls").without("hugetlb")),
         "
         missing   memory,swap,cpu,cpuset,pids
-        memory,swap,cpu,cpuset,pids: cgroup v2 lacks hugetlb, net_cls (left out)
+        memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: hugetlb, net_cls (excluded by the caller)
         ! write(\"/sys/fs/cgroup",
     );
     // On version 1 blkio must be there to be used; here it is not mounted.
-    check(&documented(with(v1())), "memory,swap,cpu,cpuset,pids: cgroup v1 lacks blkio");
+    check(&documented(with(v1())), "memory,swap,cpu,cpuset,pids: cgroup v1 controllers not available: blkio");
     check(&limited(whole().without("net_cls")), "missing   none");
     let mut case = documented(whole().without("net_cls"));
     case.spec.require = Some(Control::MEMORY.into());
-    let all = "unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: cgroup v2 lacks net_cls (left out)";
+    let all = "unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: net_cls (excluded by the caller)";
     refused(&case, all);
     // Another set than the host was judged by, both ways.
     let case = limited(whole().without("net_cls").requiring(Required::Documented, Control::empty()));
@@ -237,8 +237,7 @@ fn without_cgroups() {
     check(
         &private,
         "weakened  root_switch,host_files,masked_paths,devices,kill
-         kill: only the main process is killed, it has no PID namespace and no cgroup: there is no cgroup v2 tree, \
-         and no freezer of cgroup v1 that may be used",
+         kill: only the main process is killed, because the task has neither a PID namespace nor a cgroup: cgroup v2 is not mounted, and the freezer controller of cgroup v1 is not available",
     );
     private.spec.require = Some(Control::KILL.into());
     let error = compiled(&private).unwrap_err();
@@ -302,14 +301,17 @@ fn limits_that_cannot_be() {
 fn limits_that_hold_in_part() {
     let mut case = limited(host().cgroups);
     case.spec.limits.cores = "2-7".parse().unwrap();
-    check(&case, "weakened  cpuset\ncpuset: of processors 2-7 this host has only 2-3");
+    check(&case, "weakened  cpuset\ncpuset: only CPUs 2-3 of 2-7 are available on this host");
     case.spec.require = Some(Control::CPUSET.into());
-    refused(&case, "unsupported: this host cannot enforce cpuset: of processors 2-7 this host has only 2-3");
+    refused(
+        &case,
+        "unsupported: this host cannot enforce cpuset: only CPUs 2-3 of 2-7 are available on this host",
+    );
     case.spec.require = Some(Control::MEMORY.into());
     check(&case, "weakened  cpuset");
     case.spec.require = Some(Require::BestEffort);
     case.spec.limits.cores = "8".parse().unwrap();
-    check(&case, "missing   cpuset\ncpuset: none of processors 8 is among those of this host, 0-3");
+    check(&case, "missing   cpuset\ncpuset: CPUs 8 are not available on this host (available: 0-3)");
 }
 
 #[test]
@@ -322,7 +324,7 @@ fn an_operator_may_do_without_partitions() {
         &case,
         "write(\"/sys/fs/cgroup/cpuset/cofferdam/box/cpuset.cpus\", \"0-1\")
          weakened  cpuset
-         cpuset: the operator has no processors reserved, so other tasks are not kept off
+         cpuset: other tasks may use these CPUs: the policy does not reserve CPUs (core_partitions is false)
          ! cofferdam/share\n! LOCK_EX",
     );
 }
@@ -330,7 +332,7 @@ fn an_operator_may_do_without_partitions() {
 #[test]
 fn what_is_required_must_be_asked_for() {
     let requires = |require: Require| case(|c| c.spec.require = Some(require));
-    let unasked = "the spec does not ask for it";
+    let unasked = "it is required, but the spec does not ask for it";
     for control in [Control::UTS_NS, Control::MEMORY, Control::RLIMITS, Control::CGROUP_NS, Control::NET_NS] {
         let expected = format!("unsupported: this host cannot enforce {control}: {unasked}");
         refused(&requires(control.into()), &expected);

@@ -33,7 +33,7 @@ fn permissions_without_a_device_cgroup() {
     let none = "devices: held by nodev mounts and a sealed /dev, by no device cgroup:";
     for permissions in ["rw", "rwm", "mwr"] {
         let expected =
-            format!("weakened  none\n{none} there is no cgroup v2 tree, and no devices controller of...");
+            format!("weakened  none\n{none} cgroup v2 is not mounted, and the devices controller of...");
         check(&without(device("/dev/fuse", "/dev/fuse", permissions)), &expected);
     }
     for permissions in ["r", "w", "m", "rm"] {
@@ -159,7 +159,7 @@ fn a_device_cgroup_that_must_be() {
     let no = "unsupported: this host cannot enforce devices: there is no device cgroup: ";
     refused(
         &must(&|c| c.host.cgroups = off()),
-        &format!("{no}there is no cgroup v2 tree, and no devices controller of cgroup v1 that may be used"),
+        &format!("{no}cgroup v2 is not mounted, and the devices controller of cgroup v1 is not available"),
     );
     refused(&must(&|c| c.host = rootless()), &format!("{no}the caller lacks sys_admin"));
     let lesser = capabilities(&["bpf", "net_admin"]);

@@ -15,7 +15,7 @@ fn denied(asked: Identity, uids: &str, gids: &str) -> Case {
 fn ids_and_groups() {
     check(
         &denied(who(1000, &[100, 27]), "", ""),
-        "# become the user
+        "# set uid, gid and groups
          prctl(PR_SET_KEEPCAPS, 1)
          setgroups(2, [100, 27])
          setresgid(100, 100, 100)
@@ -98,13 +98,13 @@ fn who_may_map_ids_maps_the_tasks() {
     let mapped = "write(\"/proc/PID/uid_map\", \"1000 1000 1\\n65533 65533 1\\n\")
          write(\"/proc/PID/gid_map\", \"27 27 1\\n100 100 1\\n65533 65533 1\\n\")
          # wait for the id maps
-         # uid 1000, which is mapped
+         # switch to mapped uid 1000
          setresgid(100, 100, 100)
          setresuid(1000, 1000, 1000)
-         # no mount of ours reaches the host
-         # stay as PID 1, go on in a child
+         # stop mount propagation to the host
+         # stay as PID 1, continue in a child process
          setresuid(65533, 65533, 65533)
-         # become the user
+         # set uid, gid and groups
          setgroups(2, [100, 27])
          weakened  none
          ! \"deny\"";
@@ -114,7 +114,7 @@ fn who_may_map_ids_maps_the_tasks() {
          write(\"/proc/PID/uid_map\", \"1000 0 1\\n\")
          weakened  ids
          ids: uid 1000 inside is 0 outside: the task may do to files and processes what root may without capabilities
-         ! which is mapped";
+         ! switch to mapped uid";
     check(
         &without_sys_admin(who(1000, &[100]), |c| {
             c.spec.root.populate = Method::Copy;

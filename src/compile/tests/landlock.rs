@@ -70,7 +70,7 @@ fn without_no_new_privs_it_comes_before_the_capabilities_are_gone() {
     check(
         &case,
         "# Landlock domain
-         # system call filter
+         # seccomp filter
          # capability bounding set
          # execute the command",
     );
@@ -80,7 +80,7 @@ fn without_no_new_privs_it_comes_before_the_capabilities_are_gone() {
         "# no new privileges
          # Landlock domain
          # find the command
-         # system call filter
+         # seccomp filter
          # execute the command",
     );
 }

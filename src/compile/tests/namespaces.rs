@@ -260,7 +260,7 @@ fn in_a_user_namespace_shared_namespaces_are_bound() {
         &modes("host", "host", Network::Host),
         "open_tree(opened \"/proc\", OPEN_TREE_CLONE|AT_RECURSIVE)
          open_tree(opened \"/sys\", OPEN_TREE_CLONE|AT_RECURSIVE)
-         # no mount of ours reaches the host
+         # stop mount propagation to the host
          mount_setattr(\"/proc\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
          mount_setattr(\"/sys\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
          ipc_ns: no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges

@@ -20,7 +20,7 @@ fn overlay(set: impl FnOnce(&mut Case)) -> Case {
 fn overlays_are_written_to_a_tmpfs() {
     let plan = check(
         &overlay(|c| c.spec.root.tmpfs_size = Some(4096)),
-        "# what overlays are written to is a new tmpfs
+        "# the upper layer of overlays is a new tmpfs
          fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")
          move_mount(tmpfs, \"/\")
          # the root is a new tmpfs
@@ -54,12 +54,12 @@ fn overlays_are_written_to_a_directory_of_the_host() {
     let upper = |c: &mut Case| c.spec.root.upper = Some("/srv/b".into());
     check(
         &overlay(upper),
-        "# what overlays are written to is \"/srv/b\"
+        "# the upper layer of overlays is \"/srv/b\"
          mount_setattr(\"/srv/b\", MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
          move_mount(\"/srv/b\", \"/\")
          # overlay \"/usr\" at \"/usr\"
          mkdirat(upper, \"usr\", 0700)
-         ! what overlays are written to is a new tmpfs",
+         ! the upper layer of overlays is a new tmpfs",
     );
     for (path, why) in [
         ("/nope", "upper: there is no \"/nope\" on the host"),
@@ -90,7 +90,7 @@ fn what_another_overlay_shows_is_shared() {
     check(
         &linked(&|_| ()),
         "# overlay \"/usr\" at \"/usr\"
-         # \"/usr/bin\" of the sandbox at \"/bin\" too
+         # bind \"/usr/bin\" of the sandbox at \"/bin\"
          openat2(root, \"/usr/bin\", RESOLVE_IN_ROOT)
          open_tree(root \"/usr/bin\", OPEN_TREE_CLONE|AT_RECURSIVE)
          openat2(root, \"/bin\", RESOLVE_IN_ROOT)
@@ -108,8 +108,8 @@ fn what_another_overlay_shows_is_shared() {
     });
     check(
         &chain,
-        "# \"/usr/lib/modules\" of the sandbox at \"/boot/modules\" too
-         # \"/usr/lib\" of the sandbox at \"/lib\" too",
+        "# bind \"/usr/lib/modules\" of the sandbox at \"/boot/modules\"
+         # bind \"/usr/lib\" of the sandbox at \"/lib\"",
     );
     let own = "# overlay \"/bin\" at \"/bin\"\n! of the sandbox at";
     let also = |source: &'static str, target: &'static str| {

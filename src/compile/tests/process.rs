@@ -73,9 +73,9 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
     let plan = check(
         &staying(true, "private"),
         "chdir(\"/\")
-         # no user namespaces
+         # forbid new user namespaces
          seccomp(...
-         # stay as PID 1, go on in a child
+         # stay as PID 1, continue in a child process
          signalfd4(SIGCHLD)
          socketpair(AF_UNIX, SOCK_SEQPACKET)
          clone(CLONE_PIDFD)
@@ -92,7 +92,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
          sendto(the child, \"g\")
          # capability bounding set
          # find the command
-         # system call filter
+         # seccomp filter
          seccomp(...
          # execute the command",
     );
@@ -162,7 +162,7 @@ fn the_oom_score_is_the_specs_whatever_the_callers_is() {
         "# oom_score_adj (may be refused)
          openat(\"/proc/self/oom_score_adj\", O_WRONLY)
          write(\"/proc/self/oom_score_adj\", \"0\")
-         # a session of its own",
+         # new session",
     );
     check(&score(0, -1000), "write(\"/proc/self/oom_score_adj\", \"-1000\")");
     for (require, optional) in [

@@ -118,7 +118,7 @@ fn linked_into_the_root_itself() {
              # \"/\" read-only
              openat2(root, \"/\", RESOLVE_IN_ROOT)
              mount_setattr(\"/\", MOUNT_ATTR_RDONLY)
-             # enter the root
+             # switch to the new root
              missing   none
              ! open_tree(root \"/\",\n! open_tree(root \"/.",
         );

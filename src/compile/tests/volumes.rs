@@ -77,11 +77,11 @@ fn without_privileges_init_opens_each_source_again_and_compares() {
     let plan = check(
         &case,
         "# init
-         # \"/srv/real\", if it is what the caller holds
+         # open \"/srv/real\", check that it is the file that the caller opened
          openat2(\"/srv/real\", O_PATH, RESOLVE_NO_SYMLINKS)
          statx(opened \"/srv/real\", STATX_INO)
          open_tree(opened \"/srv/real\", OPEN_TREE_CLONE|AT_RECURSIVE)
-         # no mount of ours reaches the host
+         # stop mount propagation to the host
          # bind \"/srv/a\" at \"/data\"
          ! open_tree(held",
     );

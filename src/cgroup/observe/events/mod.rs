@@ -144,13 +144,15 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Spec`] for an invalid threshold. [`Error::Task`] with the call that was refused. Its cause is
-    /// `Unsupported` if there is no cgroup to watch, or if a pressure cannot be measured: the kernel has no PSI, or
+    /// `Unsupported` if the task has no cgroup to watch, or if a pressure cannot be measured: the kernel has no PSI, or
     /// there is no v2 cgroup.
     pub fn events(&self, first: Option<BorrowedFd<'_>>, options: &EventOptions) -> Result<Events> {
-        let Some(unit) = self.unit_dir() else { return Err(unsupported("there is no cgroup to watch")) };
+        let Some(unit) = self.unit_dir() else { return Err(unsupported("the task has no cgroup to watch")) };
         let mut events = Events::new(self.tally().clone())?;
         for threshold in &options.pressure {
-            let Some(tree) = self.tree() else { return Err(unsupported("cgroup v1 counts no pressure")) };
+            let Some(tree) = self.tree() else {
+                return Err(unsupported("cgroup v1 does not support pressure (PSI), which needs cgroup v2"));
+            };
             events.gauges.push(Gauge::open(&tree, threshold, Instant::now())?);
         }
         events.watch_first(first)?;

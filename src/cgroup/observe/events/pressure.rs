@@ -74,10 +74,12 @@ impl PressureThreshold {
         let PressureThreshold { stall, window, .. } = *self;
         let wrong = |why: String| Err(Error::spec("pressure", why));
         if !WINDOWS.contains(&window) {
-            return wrong(format!("a window of {window:?} is not within {WINDOWS:?}"));
+            return wrong(format!("window {window:?} is out of range: must be in {WINDOWS:?}"));
         }
         if stall.is_zero() || stall > window {
-            return wrong(format!("a stall of {stall:?} is not more than nothing and at most {window:?}"));
+            return wrong(format!(
+                "stall {stall:?} is out of range: must be greater than 0 and at most the window ({window:?})"
+            ));
         }
         Ok(())
     }
@@ -99,9 +101,10 @@ impl Gauge {
         let name = format!("{}.pressure", threshold.resource);
         let step = call::open_read(&tree.path().join(&name));
         let none = |e: io::Error| match e.raw_os_error() {
-            Some(libc::ENOENT | libc::EOPNOTSUPP) => {
-                io::Error::new(io::ErrorKind::Unsupported, "the kernel has no PSI (CONFIG_PSI, psi=1)")
-            }
+            Some(libc::ENOENT | libc::EOPNOTSUPP) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "PSI is not enabled in the kernel (needs CONFIG_PSI, and psi=1 on the kernel command line)",
+            ),
             _ => e,
         };
         let sample = || {
@@ -111,7 +114,7 @@ impl Gauge {
         };
         let (file, first) = sample().map_err(none).map_err(Error::task(step.as_str()))?;
         let Some(first) = first else {
-            let why = format!("the kernel has no line `{}` there", threshold.line());
+            let why = format!("the kernel does not report the line `{}` in this file", threshold.line());
             return Err(Error::task(step)(io::Error::new(io::ErrorKind::Unsupported, why)));
         };
         let window = Window::new(threshold.stall, threshold.window, now, first);
@@ -235,10 +238,10 @@ mod tests {
         };
         good.check().unwrap();
         for (stall, window, why) in [
-            (0, 1000, "a stall of 0ns"),
-            (1001, 1000, "a stall of 1.001s"),
-            (1, 499, "a window of 499ms"),
-            (1, 10_001, "a window of 10.001s"),
+            (0, 1000, "stall 0ns"),
+            (1001, 1000, "stall 1.001s"),
+            (1, 499, "window 499ms"),
+            (1, 10_001, "window 10.001s"),
         ] {
             let wrong = PressureThreshold { stall: stall * MS, window: window * MS, ..good };
             let error = wrong.check().unwrap_err().to_string();

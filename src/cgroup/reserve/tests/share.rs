@@ -189,14 +189,19 @@ fn the_last_unreserved_cpu_cannot_be_reserved_while_a_task_uses_it() {
         let all = at.usable.to_string();
         let task = at.group("task", "", false).unwrap();
         let why = at.refused("all", &all, true);
-        assert!(why.contains("are the last unreserved ones, and 1 tasks need one, \"task\""), "{why}");
+        assert!(
+            why.contains(
+                "are the last unreserved CPUs, which tasks without a reservation need: 1, such as \"task\""
+            ),
+            "{why}"
+        );
         let sleeper = Sleeper::new(&task);
-        assert!(at.refused("all", &all, false).contains("are the last unreserved ones"));
+        assert!(at.refused("all", &all, false).contains("are the last unreserved CPUs"));
         assert_eq!(sleeper.cores(), at.usable);
         assert!(!at.site.reserve().exists(), "a refusal leaves nothing");
         drop((sleeper, task));
         let holder = at.group("all", &all, true).unwrap();
-        assert!(at.refused("task", "", false).starts_with("no unreserved processor is left: "));
+        assert!(at.refused("task", "", false).starts_with("no unreserved CPU is left: "));
         drop(holder);
         at.assert_gone();
     }
@@ -274,7 +279,7 @@ fn the_last_task_in_the_shared_cpuset_removes_it_and_the_crates_own_parents() {
         let (host, mounts) = moved_into(host, &format!("cofferdam-own-{}-{n}", std::process::id()));
         let at = Parent::at("", host);
         if at.usable.len() < 2 {
-            eprintln!("skipped: needs 2 processors");
+            eprintln!("skipped: needs 2 CPUs");
             mounts.iter().for_each(|mount| fs::remove_dir(mount).unwrap());
             return;
         }
