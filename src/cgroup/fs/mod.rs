@@ -4,9 +4,10 @@
 //! at once. A cgroup that is held by descriptor is accessed by descriptor, so a cgroup that is made later under the
 //! same name is never affected.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
@@ -14,6 +15,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
 use crate::step::Kernel;
+use crate::sys::fs::{fgetxattr, fsetxattr};
 
 pub(super) mod call;
 mod dirs;
@@ -41,6 +43,27 @@ pub(super) fn make_parent(kernel: &Kernel, path: &Path) -> Result<bool> {
             made => made.map(|()| true),
         },
     )
+}
+
+/// Attribute of a parent cgroup below an operator's that the crate has made.
+const MADE: &CStr = c"user.cofferdam.made";
+
+/// Marks a parent cgroup that was just made, if it was. The last task below it then removes it. Where cgroups have no
+/// extended attributes (before Linux 5.7), only the task that made it does.
+pub(super) fn mark_made(kernel: &Kernel, path: &Path, new: bool) -> Result<()> {
+    kernel.only_if("it did not exist", new, || {
+        let dir = hold(kernel, path)?;
+        let mark = || match dir.map_or(Ok(()), |dir| fsetxattr(dir.as_fd(), MADE, b"")) {
+            Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            marked => marked,
+        };
+        kernel.call(|| call::mark_made(path), (), mark)
+    })
+}
+
+/// Whether a parent cgroup was made by the crate.
+pub(super) fn was_made(path: &Path) -> bool {
+    open_dir(path).is_ok_and(|dir| fgetxattr(dir.as_fd(), MADE, &mut []).is_ok())
 }
 
 /// Makes a task's own cgroup with a reservation, with `mkdir(2)`. Other users cannot open it.

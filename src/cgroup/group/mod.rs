@@ -481,9 +481,16 @@ impl Group {
                 }
                 self.paths.leaves.push(path.clone());
             }
-            DirOwner::Operator | DirOwner::Crate => {
+            DirOwner::Crate => {
+                fs::make_parent(kernel, path)?;
+                if !known {
+                    self.paths.parents.push(path.clone());
+                }
+            }
+            DirOwner::Operator => {
                 let new = fs::make_parent(kernel, path)?;
-                if !known && (new || dir.owner == DirOwner::Crate) {
+                fs::mark_made(kernel, path, new)?;
+                if !known && (new || fs::was_made(path)) {
                     self.paths.parents.push(path.clone());
                 }
             }

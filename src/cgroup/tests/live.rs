@@ -291,7 +291,7 @@ fn a_refused_step_is_skipped_or_degraded_as_its_plan_says() {
 }
 
 #[test]
-fn an_operators_parent_is_removed_by_the_group_that_created_it() {
+fn a_parent_that_groups_have_created_is_removed_by_the_last_and_an_operators_own_stays() {
     let Some(host) = detected() else { return };
     let parent = format!("{}/cofferdam-test-{}/jobs", top(&host), std::process::id());
     let limits = Limits { memory: Some(16 * MB), ..Limits::default() };
@@ -305,13 +305,23 @@ fn an_operators_parent_is_removed_by_the_group_that_created_it() {
         })
         .map(|dir| dir.path.as_path())
         .collect();
-    let mut first = create(&one);
-    let mut second = create(&two);
-    second.remove().unwrap();
-    assert_gone(&two);
-    assert!(dirs.len() > 3 && dirs.iter().all(|dir| dir.exists()), "{dirs:?}");
-    first.remove().unwrap();
-    assert!(!dirs.iter().any(|dir| dir.exists()), "{dirs:?}");
+    for first_ends_first in [false, true] {
+        let (first, second) = (create(&one), create(&two));
+        let (mut earlier, mut later) = if first_ends_first { (first, second) } else { (second, first) };
+        earlier.remove().unwrap();
+        let parents =
+            || dirs.iter().filter(|dir| !dir.ends_with("test") && !one.leaves().any(|leaf| leaf == **dir));
+        assert!(dirs.len() > 3 && parents().all(|dir| dir.exists()), "{dirs:?}");
+        later.remove().unwrap();
+        assert!(!dirs.iter().any(|dir| dir.exists()), "{dirs:?}");
+    }
+    // The operator made the upper one.
+    let own =
+        dirs.iter().find(|dir| dir.ends_with(format!("cofferdam-test-{}", std::process::id()))).unwrap();
+    fs::create_dir(own).unwrap();
+    create(&one).remove().unwrap();
+    assert!(own.exists());
+    fs::remove_dir(own).unwrap();
 }
 
 #[test]
