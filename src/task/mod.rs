@@ -163,6 +163,14 @@ impl Inner {
         }
         Ok(self.status)
     }
+
+    /// Removes what the spawn has made, and reads from the cgroup whether the task was OOM-killed.
+    fn tear_down(&mut self) -> Result<()> {
+        let undone = self.undo.run();
+        let oom_killed = self.undo.oom().is_some();
+        self.status = self.status.map(|status| status.with_oom_killed(oom_killed));
+        undone
+    }
 }
 
 /// A task that runs, or has run, in its sandbox.
@@ -317,7 +325,7 @@ impl Task {
         if let Some(temp) = temp {
             inner.undo.temp_root(temp);
         }
-        inner.undo.run()?;
+        inner.tear_down()?;
         Ok((inner.status.unwrap_or(status), seen))
     }
 
@@ -336,11 +344,10 @@ impl Task {
     /// As [`wait`](Task::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut inner = self.lock();
-        let ended = inner.reap()?;
-        if ended.is_some() {
-            inner.undo.run()?;
+        if inner.reap()?.is_some() {
+            inner.tear_down()?;
         }
-        Ok(ended)
+        Ok(inner.status)
     }
 
     /// How the task ended, once a wait has seen it, also when that wait failed because something of the sandbox could
