@@ -1,8 +1,8 @@
-//! Spec and host into a plan, in the order of a sandbox's life. The one place where domains meet:
-//! whatever one of them must know of another is an argument that this page passes.
+//! Turns a spec and the facts about a host into a plan, in the order in which a sandbox is built. Only this module uses
+//! more than one domain: what one domain must know of another is an argument that `compile` passes.
 //!
-//! It is pure: it validates, resolves, orders, chooses and degrades, and it touches nothing. Everything
-//! that can be refused without asking the kernel is refused here.
+//! It makes no system calls and changes nothing: it validates the spec, resolves defaults, orders the steps, chooses
+//! methods and notes what cannot be enforced. Everything that can be refused without asking the kernel is refused here.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -39,7 +39,12 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-/// Compiles. `id` is the sandbox's name where the spec has none.
+/// Compiles a plan. `id` is the sandbox's name if the spec has none.
+///
+/// # Errors
+///
+/// [`Error::Spec`] for an invalid spec, [`Error::Denied`] for what the policy does not allow, [`Error::Unsupported`]
+/// for what this host cannot enforce.
 pub(crate) fn compile(
     policy: &Policy,
     spec: &SandboxSpec,
@@ -129,8 +134,8 @@ pub(crate) fn compile(
     }
     let stays = private.then(|| process::stay(host, identity, mapping, 0));
     process::rlimits(spec, &mut draft)?;
-    // The filter and the domain come last. Without no_new_privs both need CAP_SYS_ADMIN, so they come before it is
-    // given up.
+    // The filter and the Landlock domain come last. Without no_new_privs, loading either needs CAP_SYS_ADMIN, so they
+    // come before that capability is dropped.
     let mut filter = filters.own(must_hold, spec, &mut draft);
     let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
@@ -257,7 +262,8 @@ fn capabilities(
         Sets::for_uid(identity.uid, asked)
     };
     draft.report.enforce(Control::CAPS);
-    // In a user namespace of its own a task can have them all; they are good for nothing outside of it.
+    // In a user namespace of its own a task can hold every capability. None of them has an effect outside of that
+    // namespace.
     let held = if user_ns { host.supported } else { host.held };
     let withheld = caps::withheld(sets.permitted, held);
     if !withheld.is_empty() {
@@ -309,12 +315,13 @@ fn cgroup(
     Ok(cgroups)
 }
 
-/// What must hold.
+/// The controls that the author and the operator require.
 fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     let mut forgiven = Control::empty();
-    // The kernel may forbid to lower the score below the caller's.
+    // Writing a score below the caller's minimum needs CAP_SYS_RESOURCE. If the spec asks for no score, a refusal is
+    // tolerated.
     forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
-    // The author asked to go without.
+    // The author asked for a writable root.
     forgiven.set(Control::HOST_FILES, spec.root.writable);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

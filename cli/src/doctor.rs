@@ -1,4 +1,4 @@
-//! `doctor`: what this host can do, and why not.
+//! `doctor`: what this host supports, and why something is not supported.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,8 +16,7 @@ struct Diagnosis<'a> {
     host: &'a Host,
 }
 
-/// Prints the diagnosis; exits with 0 when the host is healthy, 1 when not, 2 when there is nothing here
-/// to build on.
+/// Prints the diagnosis. Exits with 0 if the host is healthy, 1 if it is not, 2 if no sandbox can be made.
 pub(crate) fn doctor(json: bool) -> Result<ExitCode, Failure> {
     let host = Host::probe()?;
     let health = host.health();
@@ -73,7 +72,7 @@ fn describe(host: &Host, health: &Health) -> String {
     text
 }
 
-/// The mode, what each set of required controllers says, and a line for each controller.
+/// Prints the cgroup mode, whether each set of required controllers is available, and a line for each controller.
 fn cgroups(found: &Detection) -> String {
     let gate = |set| found.requiring(set, Control::empty()).can_limit().map_err(str::to_owned).err();
     let shut = gate(Required::Minimal);
@@ -93,7 +92,7 @@ fn cgroups(found: &Detection) -> String {
     text
 }
 
-/// Where a controller is, and why no task can be given it, unless that was `said`.
+/// Where a controller is, and why tasks cannot use it. The reason is left out if `said` contains it.
 fn place(row: &Controller, said: &str) -> String {
     let place = match &row.place {
         Where::V1 { mount } => format!("v1 {}", mount.display()),

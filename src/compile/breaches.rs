@@ -1,4 +1,4 @@
-//! What was granted that undoes what is enforced.
+//! Capabilities and shared namespaces that let a task bypass enforced controls.
 
 use super::filter::Filters;
 use super::landlock::Domain;
@@ -8,7 +8,7 @@ use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// What a capability lets a task do to the enclosure itself, outside of a user namespace.
+/// Capability, the controls that it defeats outside of a user namespace, and the reason for the report.
 const BREACHES: [(&str, Control, &str); 12] = [
     (
         "sys_admin",
@@ -66,7 +66,7 @@ const BREACHES: [(&str, Control, &str); 12] = [
 
 const FILES: Control = Control::HOST_FILES.union(Control::ROOT_SWITCH);
 
-/// Capabilities that act on the whole machine, where no control stands for what they act on.
+/// Capabilities that affect the whole machine and for which there is no control in the report, with what they permit.
 const MACHINE: [(&str, &str); 10] = [
     ("sys_time", "sets the machine's clock"),
     ("mac_admin", "changes the host's LSM policy (Smack, AppArmor)"),
@@ -80,12 +80,12 @@ const MACHINE: [(&str, &str); 10] = [
     ("linux_immutable", "sets the immutable flag of files in writable volumes, which outlives the task"),
 ];
 
-/// What `/proc/PID/root` and `/proc/PID/fd` of a process outside undo.
+/// The controls that access to `/proc/PID/root` and `/proc/PID/fd` of a process outside the sandbox defeats.
 const BY_PROC: Control =
     FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::KILL).union(Control::RESOURCES);
 
-/// Says what sharing the host's namespaces undoes. In a user namespace `/proc/PID/root` of a process outside of it
-/// is refused, as the task lacks CAP_SYS_PTRACE there.
+/// Adds to the report what sharing the host's namespaces weakens. A task in a user namespace cannot open
+/// `/proc/PID/root` of a process outside, as it lacks CAP_SYS_PTRACE in that process's user namespace.
 pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Domain, draft: &mut Draft) {
     let Namespaces { pid, ipc, user: user_ns, .. } = *ns;
     let network = &ns.network;
@@ -130,7 +130,7 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
     }
 }
 
-/// Says where the capabilities that were granted undo what is enforced.
+/// Adds to the report which enforced controls the granted capabilities weaken.
 pub(super) fn weaken(
     policy: &Policy,
     sets: Sets,
@@ -156,7 +156,7 @@ pub(super) fn weaken(
         draft.report.note(Control::PID_NS, "the task has CAP_KILL: it can end any process of the host");
     }
     if user_ns {
-        // The mounts belong to the task's own user namespace; beyond it the capability is good for nothing.
+        // The mounts belong to the task's user namespace. The capability has no effect outside of that namespace.
         if has("sys_admin") {
             draft.report.weaken(
                 Control::HOST_FILES | Control::MASKED_PATHS,
@@ -194,9 +194,9 @@ pub(super) fn weaken(
             "the task has CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine",
         );
     }
-    // What a task does to an empty network of its own reaches nobody.
+    // A task with an empty network namespace of its own can affect no other process's network.
     let alone = |name: &str| *network == Network::None && name.starts_with("net_");
-    // In a domain there is nobody to trace but the task's own processes.
+    // In a Landlock domain the task can trace only its own processes.
     let alone = |name: &str| alone(name) || (name == "sys_ptrace" && domain.keeps_traces());
     for (_, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name) && !alone(name)) {
         let controls = controls & draft.report.asked;

@@ -1,4 +1,4 @@
-//! Checks of single fields, each an error that names its field.
+//! Checks of single fields. Each error names its field.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,8 @@ pub(super) fn kernel(host: &Host) -> Result<()> {
     host.too_old().map_or(Ok(()), |reason| Err(Error::Unsupported { control, reason }))
 }
 
-/// A name for a cgroup and a directory: one component, and nothing that a shell or a log would mangle.
+/// Checks a sandbox's name. It becomes one component of cgroup and directory paths, so it has no characters that are
+/// special to a shell or a log.
 pub(super) fn id(id: &str) -> Result<String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if id.is_empty() || id.len() > 128 || id.starts_with('.') || !id.chars().all(fine) {
@@ -24,7 +25,7 @@ pub(super) fn id(id: &str) -> Result<String> {
     Ok(id.to_string())
 }
 
-/// Refuses a string that the kernel would cut.
+/// Refuses a string with a NUL byte, at which the kernel would truncate it.
 pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
     match text.as_bytes().contains(&0) {
         true => Err(Error::spec(field, format!("{text:?} contains a NUL byte"))),
@@ -32,7 +33,7 @@ pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
     }
 }
 
-/// Everything that goes to the kernel as a string.
+/// Checks the command, its arguments and environment, the host name, the umask and the working directory.
 pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
     if spec.command.is_empty() {
         return Err(Error::spec("command", "there is no command"));
@@ -65,7 +66,7 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
     }
 }
 
-/// A path that is joined must be a namespace.
+/// Checks that a network given by its path is a namespace.
 pub(super) fn network(network: &Network, survey: &Survey) -> Result<()> {
     let Network::Path(path) = network else { return Ok(()) };
     check_path("network", path)?;

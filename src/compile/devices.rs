@@ -1,4 +1,4 @@
-//! The devices of a task: one declaration makes its nodes and the list of the device cgroup.
+//! The devices of a task: each declaration makes a device node and a rule of the device cgroup.
 
 use crate::cgroup::devices::{self, Access, DeviceKind, DeviceRule};
 use crate::error::Result;
@@ -8,10 +8,10 @@ use crate::rootfs::probe::Node;
 use crate::spec::{Device, SandboxSpec};
 use crate::step::{Draft, OnRefusal};
 
-/// The list of the device cgroup; empty where there is to be none, and then the report says why.
+/// The rules of the device cgroup. The list is empty if there is no device cgroup, and the report then says why.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if there must be one.
+/// [`Error::Unsupported`] if the spec requires a device cgroup and the caller cannot make one.
 pub(super) fn rules(
     spec: &SandboxSpec,
     host: &Host,
@@ -35,7 +35,8 @@ pub(super) fn rules(
     Ok(Vec::new())
 }
 
-/// What it means that there is no device cgroup: nodes are bound whole, for reading and writing.
+/// What the report says if there is no device cgroup. Device nodes are then bound for both reading and writing,
+/// whatever access was declared.
 pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     if spec.device_cgroup == Some(true) {
         return OnRefusal::Unsupported(Control::DEVICES, "there is no device cgroup".into());
@@ -56,7 +57,8 @@ pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     OnRefusal::Degrade(effects)
 }
 
-/// Adds to the report which devices the list allows more of than was declared.
+/// Adds to the report the devices that can be opened for more than their declared access, because another rule allows
+/// it.
 pub(super) fn wider_than_declared(
     spec: &SandboxSpec,
     survey: &Survey,
@@ -78,7 +80,7 @@ fn node(device: &Device, survey: &Survey) -> Option<(DeviceKind, Node)> {
     Some((if node.block { DeviceKind::Block } else { DeviceKind::Char }, *node))
 }
 
-/// Devices that are not to be opened for both reading and writing.
+/// The devices declared without read or without write access.
 fn narrow(spec: &SandboxSpec) -> impl Iterator<Item = &Device> {
     spec.devices.iter().filter(|device| !device.access.contains(Access::READ | Access::WRITE))
 }

@@ -1,4 +1,4 @@
-//! Which method populates the root, and what stands in its way.
+//! Chooses the method that populates the root, and refuses methods that cannot work.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::SandboxSpec;
 use crate::step::Draft;
 
-/// The method that is asked for, or that `auto` comes to.
+/// Returns the method that the spec asks for, or the one that `auto` stands for.
 pub(super) fn choose(
     spec: &SandboxSpec,
     host: &Host,
@@ -60,7 +60,8 @@ pub(super) fn choose(
     Ok(method)
 }
 
-/// The cheapest that the request allows. Never links: the host's own inodes are the author's to hand out.
+/// Chooses the cheapest method that fits the spec. It never chooses `link`, because links expose the host's own inodes:
+/// the author must ask for that.
 fn auto(
     spec: &SandboxSpec,
     host: &Host,
@@ -91,28 +92,30 @@ fn auto(
     method
 }
 
-/// Why there can be no overlays.
+/// The reason why the root cannot be populated by overlays; `None` if it can.
 fn no_overlay(host: &Host, entries: &[RootEntry]) -> Option<String> {
     if !host.overlay {
         return Some("the kernel has no overlay file system".to_string());
     }
     let mounted = entries.iter().find(|e| e.kind == FileKind::Dir && !e.submounts.is_empty())?;
-    // What they cover is not for whoever did not mount them: its clone is refused (EINVAL).
+    // Mounts that came from another user namespace are locked, and cloning a tree without the mounts in it is refused
+    // (EINVAL).
     let why =
         || format!("in a user namespace {:?} has no overlay, as something is mounted in it", mounted.source);
     (!host.privileged()).then(why)
 }
 
-/// See [`buried`].
+/// A path that an entry does not provide. See [`buried`].
 struct Buried {
     target: PathBuf,
     source: PathBuf,
-    /// The host may have it, but the root does not show it.
+    /// Whether `chroot_skip` leaves the path out.
     hidden: bool,
 }
 
-/// A mount point or a directory that is to be made where an entry shows nothing of that name, and the
-/// source of that entry. What stands in something that is mounted over the entries by then is none of theirs.
+/// The first mount point or directory that would have to be created inside an entry of the root, with that entry's
+/// source. Paths inside mounts that cover the entries by then (volumes, task directories, /dev, /proc, /sys) are not
+/// considered.
 fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[RootEntry]) -> Option<Buried> {
     let volumes: Vec<&Path> = spec.volumes.iter().map(|v| v.target.as_path()).collect();
     let own = spec.task_dirs.targets().chain(["/dev", "/proc", "/sys"]);

@@ -1,5 +1,5 @@
-//! What is built before the clone, and what is mounted of the host: the root's directory, its entries,
-//! and the volumes.
+//! What the parent builds before the clone, and what is mounted from the host: the root's directory, its entries, and
+//! the volumes.
 
 use std::path::{Path, PathBuf};
 
@@ -14,11 +14,11 @@ use crate::rootfs::{self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, 
 use crate::spec::{Device, Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// The parent's work on the root.
+/// What the parent does to make the root.
 pub(super) struct RootWork {
     /// The temporary directory to make, if one is needed.
     pub temp: Option<MakeTempRoot>,
-    /// What becomes of it, or of the author's own.
+    /// How that directory, or the directory that the spec names, is populated.
     pub build: BuildRoot,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn work(
         return Err(Error::spec("chroot_env", format!("{source:?}: {why}")));
     }
     let (entries, skipped) = entries(&env, survey);
-    // The default list is a list of what a host may have; one that somebody wrote means what it says.
+    // The default list names paths that a host may or may not have. A missing path of an explicit list is reported.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
     for Skipped { path, why } in skipped.iter().filter(|_| written) {
         draft.report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
@@ -96,7 +96,7 @@ fn mounted(entry: &RootEntry, method: Method) -> Source {
     Source { path: entry.source.clone(), target: entry.target.clone(), method }
 }
 
-/// What stands in the root, what holds others first, and what is left out of it.
+/// The entries of the root, outer directories first, and the sources that are left out.
 fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     let (mut entries, mut skipped) = (Vec::new(), Vec::new());
     for (source, dest) in env {
@@ -125,15 +125,15 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     (entries, skipped)
 }
 
-/// The path of `path` from `top` on, if it lies below.
+/// `path` relative to `top`; `None` unless it lies below `top`.
 fn below(path: &Path, top: &Path) -> Option<PathBuf> {
     path.strip_prefix(top).ok().filter(|rest| !rest.as_os_str().is_empty()).map(PathBuf::from)
 }
 
-/// The topmost mount points below `source`: what is mounted below those comes with them.
+/// The topmost mount points below `source`. Mounts below those are included in them.
 fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, FileKind)> {
     let mut found: Vec<(PathBuf, FileKind)> = Vec::new();
-    // In the order of paths, what holds another comes before it.
+    // In sorted order a directory comes before its contents.
     for (point, kind) in &survey.mounts {
         let Some(point) = below(point, source) else { continue };
         if !found.iter().any(|(outer, _)| point.starts_with(outer)) {
@@ -160,8 +160,8 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
         .collect()
 }
 
-/// What the default list shows of `/etc` that other users may not read, by its path in the sandbox. A list that an author
-/// or operator wrote means what it says.
+/// The files and directories of `/etc` that other users cannot read on the host, by their path in the sandbox. They are
+/// covered only if `/etc` comes from the default list, not from a list of the author or operator.
 pub(super) fn private(
     policy: &Policy,
     spec: &SandboxSpec,
@@ -189,7 +189,7 @@ pub(super) fn private(
     covered
 }
 
-/// Files of the sandbox's own: path and content.
+/// The files that the sandbox generates, `/etc/resolv.conf` and `/etc/hosts`: path and content.
 pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static str, String)>> {
     let mut files = Vec::new();
     if let Some(dns) = &spec.dns {
@@ -201,7 +201,7 @@ pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static
     Ok(files)
 }
 
-/// Why the pages of a tmpfs may be written to swap, where they may.
+/// The reason why pages of a tmpfs can be swapped out; `None` if they cannot.
 pub(super) fn swappable(host: &Host, user_ns: bool) -> Option<String> {
     let (major, minor) = host.kernel;
     if host.kernel < (6, 4) {

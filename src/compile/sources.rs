@@ -1,4 +1,4 @@
-//! Which sources a task may name, and what a writable one leads to.
+//! Which host paths a task may name, and what a writable one gives access to.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::rootfs::{Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// Refuses what the operator's policy does not allow.
+/// Refuses sources that the operator's policy does not allow.
 pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> Result<()> {
     if let (false, Some(volume)) = (policy.volumes_enabled, spec.volumes.first()) {
         let why =
@@ -37,7 +37,7 @@ pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> R
     }
 }
 
-/// What acts on the host through the sandbox by its very nature.
+/// Refuses what can change the host by design: bidirectional mount propagation, and a writable root of hard links.
 fn privileged(spec: &SandboxSpec) -> Result<()> {
     let both = spec.volumes.iter().find(|v| v.propagation == Propagation::Bidirectional);
     let what = if let Some(volume) = both {
@@ -50,7 +50,7 @@ fn privileged(spec: &SandboxSpec) -> Result<()> {
     Err(Error::denied(format!("{what}: allow_privileged is off in this host's policy")))
 }
 
-/// The sources that the task itself names, with their fields.
+/// The sources that the spec names, with their fields.
 fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let volumes = spec.volumes.iter().map(|v| ("volumes", &v.source));
     let devices = spec.devices.iter().map(|d| ("devices", &d.source));
@@ -61,7 +61,7 @@ fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
 }
 
-/// Sources that the task may write, with their fields.
+/// The sources that the task may write to, with their fields.
 fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let read_only = |source: &PathBuf| spec.volumes.iter().all(|v| v.source != *source || v.read_only);
     named(spec).filter(move |(field, source)| match *field {
@@ -71,7 +71,7 @@ fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)
     })
 }
 
-/// Says what descriptors of the caller's give away.
+/// Adds to the report what the caller's descriptors give access to.
 pub(super) fn streams(survey: &Survey, draft: &mut Draft) {
     for (name, stream) in &survey.streams {
         match stream {
@@ -91,7 +91,7 @@ pub(super) fn streams(survey: &Survey, draft: &mut Draft) {
     }
 }
 
-/// Says what of the enclosure a writable source leads to, and refuses one that is another sandbox's root.
+/// Adds to the report what a writable source gives access to. Refuses a source in another sandbox's temporary root.
 pub(super) fn lead(
     policy: &Policy,
     spec: &SandboxSpec,

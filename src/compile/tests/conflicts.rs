@@ -1,4 +1,4 @@
-//! Two things at one place, and places where something cannot be.
+//! Conflicts of mounts: two at one path, one that hides another, a directory over a file.
 
 use super::*;
 use crate::rootfs::{Dns, Secrets, TaskDirs};
@@ -16,7 +16,7 @@ fn volumes(list: &[(&str, &str)]) -> Case {
 }
 
 #[test]
-fn what_would_hide_something_else_is_refused_with_both_named() {
+fn a_mount_that_hides_another_is_refused() {
     refused(
         &volumes(&[("/srv/a", "/a/b"), ("/srv/b", "/a")]),
         "spec volumes: volumes: the volume \"/srv/b\" at \"/a\" would hide the volume \"/srv/a\" at \"/a/b\": name the \
@@ -54,7 +54,7 @@ fn what_would_hide_something_else_is_refused_with_both_named() {
 }
 
 #[test]
-fn what_the_map_names_is_not_hidden_without_a_word() {
+fn an_entry_hidden_by_a_mount_is_refused_or_reported() {
     for (dest, by) in [
         ("/dev", "the sandbox's own /dev"),
         ("/dev/x", "the sandbox's own /dev"),
@@ -71,7 +71,7 @@ fn what_the_map_names_is_not_hidden_without_a_word() {
             &format!("spec chroot_env: chroot_env: \"/srv/a\" -> {dest:?} would be hidden by {by}"),
         );
     }
-    // An author may want a volume to.
+    // A volume may hide an entry; the report says so.
     let said = "host_files: the volume \"/srv/a\" at \"/usr\" hides \"/usr\" of the chroot_env";
     check(&volumes(&[("/srv/a", "/usr")]), said);
 }
@@ -98,7 +98,7 @@ fn a_directory_is_not_mounted_over_a_file() {
 }
 
 #[test]
-fn a_root_is_not_made_where_nothing_may_be_executed() {
+fn a_root_on_a_noexec_file_system_is_refused() {
     let at = |populate| {
         case(|c| {
             c.policy.temp_dir = Some("/var/tmp".into());

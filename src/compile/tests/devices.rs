@@ -1,4 +1,4 @@
-//! Devices of the host: their nodes, and the list of the device cgroup.
+//! Devices of the host: their nodes, and the rules of the device cgroup.
 
 use super::*;
 use crate::rootfs::probe::Node;
@@ -8,14 +8,14 @@ fn device(source: &str, target: &str, permissions: &str) -> Case {
     case(|c| c.spec.devices = vec![Device { source: source.into(), target: target.into(), access }])
 }
 
-/// A host where nothing can refuse a device but its nodes.
+/// The same case on a host without a device cgroup.
 fn without(mut case: Case) -> Case {
     case.host.cgroups = off();
     case
 }
 
 #[test]
-fn nodes() {
+fn declared_devices_are_bound_read_only() {
     for permissions in ["rw", "rwm", "mwr", "r", "w", "m", "rm"] {
         check(
             &device("/dev/fuse", "/dev/fuse", permissions),
@@ -29,7 +29,7 @@ fn nodes() {
 }
 
 #[test]
-fn permissions_without_a_device_cgroup() {
+fn without_a_device_cgroup_narrow_access_is_weakened() {
     let none = "devices: held by nodev mounts and a sealed /dev, by no device cgroup:";
     for permissions in ["rw", "rwm", "mwr"] {
         let expected =
@@ -63,9 +63,9 @@ fn permissions_without_a_device_cgroup() {
     assert!(error.ends_with("can be opened for more than \"r\": there is no device cgroup"), "{error}");
 }
 
-/// What is said of it is what is done, by whichever means the host has.
+/// The rules are the same on cgroup v1, v2 and hybrid hosts.
 #[test]
-fn the_list_of_the_device_cgroup() {
+fn the_device_cgroup_allows_the_declared_access() {
     for (permissions, rule) in [("rwm", "c 10:229 rwm"), ("r", "c 10:229 r"), ("wm", "c 10:229 wm")] {
         for cgroups in [v1(), hybrid()] {
             let mut case = device("/dev/fuse", "/dev/fuse", permissions);
@@ -101,9 +101,9 @@ fn the_list_of_the_device_cgroup() {
     }
 }
 
-/// The reference's own tests of devices.
+/// Nomad's test vectors for devices.
 #[test]
-fn vectors() {
+fn device_rules_match_nomads_vectors() {
     for (source, node, rule) in [
         ("/dev/null", Node { block: false, major: 1, minor: 3 }, "c 1:3 rwm"),
         ("/dev/fuse", Node { block: false, major: 10, minor: 229 }, "c 10:229 rwm"),
@@ -117,9 +117,9 @@ fn vectors() {
     }
 }
 
-/// Numbers are what the kernel holds to, not names.
+/// The kernel checks device numbers, not names.
 #[test]
-fn what_is_allowed_twice_is_not_narrow() {
+fn a_device_allowed_by_two_rules_is_reported_as_wider() {
     let one = |permissions: &str| {
         let (target, access) = (format!("/dev/{permissions}").into(), Access::parse(permissions).unwrap());
         Device { source: "/dev/fuse".into(), target, access }
@@ -143,7 +143,7 @@ fn what_is_allowed_twice_is_not_narrow() {
 }
 
 #[test]
-fn a_device_cgroup_that_must_be() {
+fn a_required_device_cgroup_that_cannot_be_made_is_refused() {
     let must = |set: &dyn Fn(&mut Case)| {
         let mut case = case(|c| c.spec.device_cgroup = Some(true));
         set(&mut case);
@@ -154,7 +154,7 @@ fn a_device_cgroup_that_must_be() {
         &must(&|c| c.host.cgroups = v1()),
         "write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.deny\", \"a\")",
     );
-    // The gate of the limits is none for devices.
+    // A device cgroup does not need the controllers that limits require.
     check(&must(&|c| c.host.cgroups = v2("memory")), "bpf(BPF_PROG_LOAD...\nweakened  none");
     let no = "unsupported: this host cannot enforce devices: there is no device cgroup: ";
     refused(
@@ -167,9 +167,9 @@ fn a_device_cgroup_that_must_be() {
     refused(&must(&|c| c.host.held = capabilities(&["bpf"])), &format!("{no}the caller lacks sys_admin"));
 }
 
-/// The kernel may refuse what a plan has.
+/// The kernel may refuse a step that a plan contains.
 #[test]
-fn a_refused_device_filter_weakens_what_only_it_holds_or_fails_where_it_is_required() {
+fn a_refused_device_program_weakens_devices_or_fails_if_required() {
     let refusal = |plan: &Plan| {
         let filter = plan.parent.iter().find(|step| step.control == Control::DEVICES).unwrap();
         let refused = Error::Prepare { step: "bpf(...)".into(), source: nix::errno::Errno::EPERM.into() };
@@ -194,7 +194,7 @@ fn a_refused_device_filter_weakens_what_only_it_holds_or_fails_where_it_is_requi
 }
 
 #[test]
-fn devices_that_cannot_be() {
+fn invalid_devices_are_refused() {
     for (source, target, permissions, message) in [
         ("dev/fuse", "/dev/fuse", "rw", "devices must be absolute but got relative path \"dev/fuse\""),
         ("/dev/fuse", "fuse", "rw", "devices must be absolute but got relative path \"fuse\""),
@@ -208,9 +208,9 @@ fn devices_that_cannot_be() {
     }
 }
 
-/// Who has no right to make nodes gets the host's.
+/// A caller that cannot make device nodes bind-mounts the host's.
 #[test]
-fn the_six_devices_of_every_task() {
+fn every_task_has_six_devices() {
     let mut made = String::new();
     let mut bound = String::new();
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {

@@ -1,5 +1,5 @@
-//! How the root is populated: overlays, what `auto` comes to, what is left out, and the files and directories that
-//! the sandbox has of its own.
+//! How the root is populated: overlays, the choice of `auto`, what is left out, and the task's directories and
+//! generated files.
 
 use super::*;
 use crate::rootfs::probe::Owner;
@@ -75,9 +75,9 @@ fn overlays_are_written_to_a_directory_of_the_host() {
     refused(&other, "spec root: root: upper is for an overlay, and the root is populated by copy");
 }
 
-/// What is one directory on the host is one in the sandbox.
+/// A directory that two sources share on the host is shared in the sandbox too.
 #[test]
-fn what_another_overlay_shows_is_shared() {
+fn a_directory_inside_another_overlay_is_shared_with_it() {
     let linked = |set: &dyn Fn(&mut Case)| {
         overlay(|c| {
             c.spec.root.chroot_env =
@@ -97,7 +97,7 @@ fn what_another_overlay_shows_is_shared() {
          move_mount(root \"/usr/bin\", root \"/bin\")
          ! # overlay \"/bin\"",
     );
-    // `/lib` is shared itself, and what it would show is not there yet.
+    // `/lib` is itself shared later, so `/lib/modules` cannot be taken from it.
     let chain = linked(&|c| {
         let map = [("/usr", "/usr"), ("/lib", "/lib"), ("/lib/modules", "/boot/modules")];
         c.spec.root.chroot_env = map.map(|(a, b)| (a.into(), b.into())).into();
@@ -124,9 +124,9 @@ fn what_another_overlay_shows_is_shared() {
     check(&linked(&mount("/usr/bin")), own);
 }
 
-/// Neither a file nor what the host has mounted below a source can be had from an overlay.
+/// Files, and mounts of the host below a source, have no overlay.
 #[test]
-fn what_no_overlay_shows_is_bound() {
+fn files_and_submounts_are_bound_over_an_overlay() {
     let case = overlay(|c| {
         c.spec.root.chroot_env.insert("/etc/hosts".into(), "/etc/hosts".into());
         for (at, kind) in [
@@ -150,7 +150,7 @@ fn what_no_overlay_shows_is_bound() {
 }
 
 #[test]
-fn overlays_of_who_has_no_privileges() {
+fn unprivileged_overlays_use_userxattr_and_refuse_submounts() {
     let case = overlay(|c| c.host = rootless());
     check(
         &case,
@@ -175,7 +175,7 @@ fn overlays_of_who_has_no_privileges() {
 }
 
 #[test]
-fn auto_is_the_cheapest_that_the_request_allows() {
+fn auto_chooses_the_cheapest_method_that_fits() {
     let auto = |set: &dyn Fn(&mut Case)| {
         case(|c| {
             c.spec.root.populate = Method::Auto;
@@ -217,15 +217,16 @@ fn auto_is_the_cheapest_that_the_request_allows() {
         assert_eq!(build(&compiled(&case).unwrap()).method, method, "{why}");
         check(&case, &format!("host_files: auto: the root is populated by {why}"));
     }
-    // With a place for it in the source, a bind will do.
+    // If the source has the directory, `bind` is enough.
     let mut there = auto(&|c| nested(c));
     there.survey.kinds.insert("/usr/a".into(), Some(FileKind::Dir));
     assert_eq!(build(&compiled(&there).unwrap()).method, Method::Bind);
 }
 
-/// A place in something that is mounted over an entry is none of the entry's, and what is left out needs none.
+/// A mount point inside a volume or a task directory needs no place in an entry, and a source that is left out needs
+/// none at all.
 #[test]
-fn nothing_is_refused_that_something_else_gives_a_place() {
+fn bind_is_refused_only_if_a_mount_point_is_missing_in_an_entry() {
     let volume =
         |to: &str| crate::rootfs::Volume { source: "/srv/a".into(), target: to.into(), ..Default::default() };
     type Set<'a> = &'a dyn Fn(&mut Case);
@@ -268,7 +269,7 @@ fn absent(case: &Case, path: &str) -> BTreeMap<PathBuf, Option<FileKind>> {
 }
 
 #[test]
-fn the_last_name_of_a_path_is_what_is_made() {
+fn the_working_directory_is_made_without_trailing_dots() {
     for (work_dir, line) in [
         ("/", "! mkdirat(root, \"/\""),
         ("//.", "! mkdirat(root, \"/\""),
@@ -279,7 +280,7 @@ fn the_last_name_of_a_path_is_what_is_made() {
 }
 
 #[test]
-fn what_is_left_out_is_empty_or_listed() {
+fn skipped_directories_are_masked_and_unusable_sources_reported() {
     let mut case = overlay(|c| {
         c.spec.root.chroot_env.insert("/dev/fuse".into(), "/x".into());
         let skip = |path: &str| crate::host::Skip { path: path.into(), id: (1, 2) };
@@ -291,7 +292,7 @@ fn what_is_left_out_is_empty_or_listed() {
     check(&case, &format!("{masked}\n{listed}"));
     case.spec.root.populate = Method::Bind;
     check(&case, masked);
-    // A walk knows them by device and inode.
+    // Copying identifies skipped directories by device and inode.
     case.spec.root.populate = Method::Copy;
     assert_eq!(build(&compiled(&case).unwrap()).skip, [(1, 2); 3]);
     check(&case, "! # mask \"/usr/alloc\"");
@@ -302,7 +303,7 @@ fn what_is_left_out_is_empty_or_listed() {
 }
 
 #[test]
-fn a_source_that_cannot_be_looked_at_is_an_error() {
+fn a_source_that_cannot_be_opened_is_an_error() {
     let case = overlay(|c| {
         c.survey.unseen.insert("/usr".into(), "Permission denied (os error 13)".into());
         c.survey.kinds.remove(Path::new("/usr"));
@@ -310,9 +311,10 @@ fn a_source_that_cannot_be_looked_at_is_an_error() {
     refused(&case, "spec chroot_env: chroot_env: \"/usr\": Permission denied (os error 13)");
 }
 
-/// What is left empty is covered, read-only, so that nothing can be made in it; a walk leaves a directory.
+/// `chroot_skip` covers a directory with a read-only one, in which no mount point can be made. Copying leaves an
+/// ordinary empty directory.
 #[test]
-fn nothing_is_mounted_where_something_is_left_out() {
+fn a_mount_point_inside_a_skipped_directory_is_refused() {
     let mut case = overlay(|c| {
         c.survey.skip = vec![crate::host::Skip { path: "/usr/alloc".into(), id: (1, 2) }];
         c.survey.kinds.insert("/usr/alloc/a".into(), Some(FileKind::Dir));
@@ -329,7 +331,7 @@ fn nothing_is_mounted_where_something_is_left_out() {
 }
 
 #[test]
-fn limits_are_the_operators_and_the_tasks() {
+fn the_lower_of_two_population_limits_applies() {
     for (policy, spec, expect) in
         [(None, None, None), (Some(5), None, Some(5)), (None, Some(4), Some(4)), (Some(5), Some(9), Some(5))]
     {
@@ -344,7 +346,7 @@ fn limits_are_the_operators_and_the_tasks() {
 }
 
 #[test]
-fn the_task_has_directories_of_its_own() {
+fn task_directories_are_mounted() {
     let files = [("token".to_owned(), "s3cr3t".to_owned())].into();
     let mut case = case(|c| {
         c.spec.task_dirs = TaskDirs {
@@ -387,7 +389,7 @@ fn the_task_has_directories_of_its_own() {
 }
 
 #[test]
-fn task_directories_that_cannot_be() {
+fn invalid_task_directories_are_refused() {
     let dirs = |dirs: TaskDirs| case(|c| c.spec.task_dirs = dirs);
     let secret = |name: &str, text: &str| {
         let files = [(name.to_owned(), text.to_owned())].into();
@@ -416,7 +418,7 @@ fn task_directories_that_cannot_be() {
 }
 
 #[test]
-fn names_are_resolved_by_files_of_the_sandboxs_own() {
+fn resolv_conf_and_hosts_are_generated() {
     let case = case(|c| {
         c.spec.dns = Some(Dns { searches: strings(&["example"]), ..Dns::default() });
         c.spec.hosts = Some(vec![HostsEntry { address: "10.0.0.7".into(), names: strings(&["db"]) }]);

@@ -1,4 +1,4 @@
-//! Which sources a task may name, and what the report says of those that it may write.
+//! Which host paths a task may name, and what the report says about writable ones.
 
 use super::*;
 use crate::rootfs::{Propagation, TaskDirs};
@@ -17,7 +17,7 @@ fn volume(source: &str, read_only: bool) -> Case {
 }
 
 #[test]
-fn sources_stay_below_the_roots_that_the_operator_allows() {
+fn sources_must_be_below_an_allowed_source_root() {
     let allowed = |mut case: Case| {
         case.policy.allowed_source_roots = vec!["/srv".into(), "/data/shared".into()];
         case.survey.real.insert("/data/shared".into(), "/mnt/disk".into());
@@ -27,7 +27,7 @@ fn sources_stay_below_the_roots_that_the_operator_allows() {
     check(&allowed(volume("/mnt/disk/x", false)), "");
     let none = "is below none of this host's allowed_source_roots";
     refused(&allowed(volume("/etc", true)), &format!("denied: volumes: \"/etc\" {none}"));
-    // Neither a name that begins alike nor a link that begins below one.
+    // Neither a path with a common prefix nor a symbolic link out of an allowed root is allowed.
     refused(&allowed(volume("/srvx", true)), &format!("denied: volumes: \"/srvx\" {none}"));
     let mut linked = allowed(volume("/srv/a", true));
     linked.survey.real.insert("/srv/a".into(), "/etc/shadow.d".into());
@@ -41,14 +41,14 @@ fn sources_stay_below_the_roots_that_the_operator_allows() {
         set(&mut case.spec);
         refused(&case, &format!("denied: {field}: \"/usr\" {none}"));
     }
-    // The operator's own list is not the task's.
+    // The operator's own list is not restricted.
     let mut own = allowed(case(|_| ()));
     own.policy.chroot_env = [("/usr".into(), "/usr".into())].into();
     check(&own, "# bind \"/usr\" at \"/usr\", read-only");
 }
 
 #[test]
-fn volumes_and_what_acts_on_the_host_are_the_operators_to_allow() {
+fn the_policy_must_allow_volumes_and_bidirectional_propagation() {
     let mut none = volume("/srv/a", true);
     none.policy.volumes_enabled = false;
     refused(&none, "denied: volumes: \"/srv/a\" is refused: volumes_enabled is off in this host's policy");
@@ -64,7 +64,7 @@ fn volumes_and_what_acts_on_the_host_are_the_operators_to_allow() {
 }
 
 #[test]
-fn what_a_writable_source_leads_to_is_said() {
+fn writable_sources_that_give_access_to_the_host_are_reported() {
     let roots = "where the temporary roots of other sandboxes are made";
     for source in ["/var/tmp", "/var", "/"] {
         let report = check(&volume(source, false), "").report;
@@ -117,7 +117,7 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
         &strict(&|c| c.spec.cap_add = vec!["chown".into()]),
         "denied: policy does not allow the following capabilities: chown",
     );
-    // What holds in part does not do, whatever the author requires.
+    // A weakened control is refused, whatever the spec requires.
     for require in [None, Some(Require::BestEffort)] {
         let weak = strict(&|c| {
             c.spec.require = require;
@@ -135,7 +135,7 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
 }
 
 #[test]
-fn what_an_inherited_descriptor_gives_away_is_said() {
+fn inherited_files_directories_and_terminals_are_reported() {
     use crate::host::Stream;
     let given = |stream| case(|c| c.survey.streams = vec![("stdout".into(), stream)]);
     let report = check(&given(Stream::File), "weakened  host_files").report;

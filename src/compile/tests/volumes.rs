@@ -1,4 +1,4 @@
-//! Files and directories of the host.
+//! Volumes: files and directories of the host in the task's root.
 
 use super::*;
 use crate::rootfs::Propagation;
@@ -12,7 +12,7 @@ fn volume(source: &str, target: &str, read_only: bool, propagation: Propagation)
 }
 
 #[test]
-fn propagation_and_read_only() {
+fn volumes_have_their_propagation_and_mount_flags() {
     use Propagation::{Bidirectional, HostToTask, Private};
     let no = "MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV";
     for (read_only, propagation, attrs, flag) in [
@@ -24,10 +24,10 @@ fn propagation_and_read_only() {
         (true, Bidirectional, "MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV", "MS_SHARED"),
     ] {
         let said = if read_only { ", read-only" } else { "" };
-        // What the host mounts there later comes with flags of its own.
+        // A mount that the host makes there later has its own flags, without nodev.
         let weakened = if propagation == Private { "none" } else { "devices" };
         let open = "open_tree(held \"/srv/a\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)";
-        // In the caller's own mount namespace, where it is a peer of the host's mount.
+        // The tree is opened in the caller's mount namespace, where it is a peer of the host's mount.
         let begin = format!("{open}\nsocketpair...\n# bind \"/srv/a\" at \"/data\"{said}");
         let plan = check(
             &volume("/srv/a", "/data", read_only, propagation),
@@ -45,7 +45,7 @@ fn propagation_and_read_only() {
 }
 
 #[test]
-fn files_directories_and_setuid_bits() {
+fn a_file_volume_needs_a_mount_point_in_the_root() {
     let file = |populate| {
         let mut case = volume("/srv/file", "/etc/file", false, Propagation::Private);
         case.spec.root.populate = populate;
@@ -53,7 +53,7 @@ fn files_directories_and_setuid_bits() {
     };
     let bound = "# bind the file \"/srv/file\" at \"/etc/file\"";
     check(&file(Method::Overlay), &format!("# overlay \"/etc\" at \"/etc\"\n{bound}"));
-    // In a linked root the mount point is made before what was linked is sealed.
+    // In a linked root the mount point is made before the linked entry becomes read-only.
     check(&file(Method::Link), &format!("# empty file \"/etc/file\"\n# \"/etc\" read-only\n{bound}"));
     refused(
         &file(Method::Bind),
@@ -68,7 +68,8 @@ fn files_directories_and_setuid_bits() {
     check(&honoured, "mount_setattr(\"/srv/a\", AT_RECURSIVE, MOUNT_ATTR_NODEV, MS_PRIVATE)");
 }
 
-/// The caller may have no right to clone what it holds: init does, of what is the same.
+/// A caller without privileges cannot clone a tree from what it holds. Init opens the source again and checks that it
+/// is the same file.
 #[test]
 fn without_privileges_init_opens_each_source_again_and_compares() {
     let mut case = volume("/srv/a", "/data", false, Propagation::Private);
@@ -89,7 +90,7 @@ fn without_privileges_init_opens_each_source_again_and_compares() {
 }
 
 #[test]
-fn volumes_that_cannot_be() {
+fn invalid_volumes_are_refused() {
     for (source, target, message) in [
         ("srv", "/x", "volumes must be absolute but got relative path \"srv\""),
         ("/srv/a", "x", "volumes must be absolute but got relative path \"x\""),
