@@ -161,7 +161,10 @@ pub(crate) fn compile(
     process::exec(spec, limits, identity, &mut draft);
 
     if draft.handed.len() > step::wire::FDS as usize {
-        let why = format!("more than {} files, directories and descriptors are handed over", step::wire::FDS);
+        let why = format!(
+            "more than {} files, directories and descriptors would be passed to init",
+            step::wire::FDS
+        );
         return Err(Error::spec("volumes", why));
     }
     must_hold.check(&draft.report)?;
@@ -225,18 +228,20 @@ fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey)
     let ipc = ns::resolve_mode(ipc, policy.default_ipc_mode, policy.allow_host_ipc)?;
     checks::network(&spec.network, survey)?;
     if !policy.allow_network && spec.network != Network::None {
-        let why = "network: this host's policy allows no network (allow_network is off): ask for \"none\"";
+        let why = "network: this host's policy does not allow a network (allow_network is off): use \"none\"";
         return Err(Error::denied(why));
     }
     let user = !host.privileged();
     if let (true, Some(why)) = (user, &host.user_ns_forbidden) {
-        let reason = format!("the caller {} and may make no user namespace: {why}", host.hindrance());
+        let reason = format!("the caller {} and cannot make a user namespace: {why}", host.hindrance());
         return Err(Error::Unsupported { control: Control::MOUNT_NS, reason });
     }
     let network = spec.network.clone();
     if let (true, Network::Path(path)) = (user, &network) {
         let hindrance = host.hindrance();
-        let reason = format!("{path:?} cannot be joined from a user namespace, and the caller {hindrance}");
+        let reason = format!(
+            "{path:?} cannot be joined: the task would run in a user namespace, because the caller {hindrance}"
+        );
         return Err(Error::Unsupported { control: Control::NET_NS, reason });
     }
     Ok(Namespaces { pid, ipc, network, uts: spec.hostname.clone(), cgroup: false, user })
@@ -255,7 +260,7 @@ fn capabilities(
     let sets = if policy.root_keeps_caps && identity.uid == 0 {
         draft.report.note(
             Control::CAPS,
-            "user 0 keeps capabilities 0 to 37 by the operator's policy, whatever the lists say",
+            "user 0 keeps capabilities 0 to 37 whatever cap_add and cap_drop say (root_keeps_caps is on in this host's policy)",
         );
         Sets::legacy_root(host.supported)
     } else {
@@ -267,9 +272,13 @@ fn capabilities(
     let held = if user_ns { host.supported } else { host.held };
     let withheld = caps::withheld(sets.permitted, held);
     if !withheld.is_empty() {
-        draft
-            .report
-            .note(Control::CAPS, format!("the caller cannot grant what it does not hold: {withheld}"));
+        draft.report.note(
+            Control::CAPS,
+            format!(
+                "the task does not get capabilities that the caller lacks: {}",
+                withheld.names_upper().join(", ")
+            ),
+        );
     }
     let keep = |set: CapSet| set.intersection(held);
     Ok(Sets {

@@ -137,13 +137,13 @@ impl Host {
     }
 
     /// The reason why the caller is not [privileged](Host::privileged), as the end of a sentence about the caller:
-    /// `lacks sys_admin`.
+    /// `lacks CAP_SYS_ADMIN`.
     pub fn hindrance(&self) -> String {
-        let lacking = self.lacking();
+        let lacking = self.lacking().names_upper();
         match (self.nested, lacking.is_empty()) {
             (true, true) => "is in a user namespace".to_string(),
-            (true, false) => format!("is in a user namespace and lacks {lacking}"),
-            (false, _) => format!("lacks {lacking}"),
+            (true, false) => format!("is in a user namespace and lacks {}", lacking.join(", ")),
+            (false, _) => format!("lacks {}", lacking.join(", ")),
         }
     }
 
@@ -203,7 +203,7 @@ impl Host {
         }
         let mut reasons = Vec::new();
         if !self.privileged() {
-            let who = if self.maps_ids() { "" } else { ", as the caller" };
+            let who = if self.maps_ids() { "" } else { ", with the caller's ids" };
             reasons.push(format!("the caller {}: tasks run in a user namespace{who}", self.hindrance()));
         }
         reasons.extend(self.cgroups.can_limit().err().map(|why| format!("no resource limits: {why}")));

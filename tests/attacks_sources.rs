@@ -187,7 +187,7 @@ fn cve_2017_1002101_nomad_2026_14896_sources_are_not_reached_through_links_of_ot
             shown.fetch_add(1, Ordering::Relaxed);
         }
         Err(Error::Spec { message, .. }) => {
-            let link = format!("the symbolic link {way:?} on the way is not followed: user 1234");
+            let link = format!("the symbolic link {way:?} in this path is not followed: user 1234");
             assert!(message.contains(&link), "{what}: {message}");
             refused.fetch_add(1, Ordering::Relaxed);
         }

@@ -192,8 +192,7 @@ impl Serialize for CapSet {
 
 impl<'de> Deserialize<'de> for CapSet {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        CapSet::from_names(Vec::<String>::deserialize(d)?)
-            .map_err(|name| serde::de::Error::custom(format!("{name:?} is no capability")))
+        CapSet::from_names(Vec::<String>::deserialize(d)?).map_err(serde::de::Error::custom)
     }
 }
 

@@ -43,9 +43,9 @@ pub(super) fn mounts(spec: &SandboxSpec, entries: &[RootEntry], draft: &mut Draf
             continue;
         };
         let why = match earlier.at == later.at {
-            true => format!("{} and {} both go to {:?}", earlier.what, later.what, later.at),
+            true => format!("{} and {} are both mounted at {:?}", earlier.what, later.what, later.at),
             false => format!(
-                "{} at {:?} would hide {} at {:?}: name the outer one first",
+                "{} at {:?} would hide {} at {:?}: list the outer mount first",
                 later.what, later.at, earlier.what, earlier.at
             ),
         };
@@ -56,7 +56,7 @@ pub(super) fn mounts(spec: &SandboxSpec, entries: &[RootEntry], draft: &mut Draf
         match over {
             None => {}
             Some(over) if over.field == "volumes" && over.what.starts_with("the volume") => {
-                let why = format!("{} at {:?} hides {source:?} of the chroot_env", over.what, over.at);
+                let why = format!("{} at {:?} hides {source:?} of chroot_env", over.what, over.at);
                 draft.report.note(Control::HOST_FILES, why);
             }
             Some(over) => {
@@ -104,7 +104,7 @@ pub(super) fn executable(policy: &Policy, spec: &SandboxSpec, survey: &Survey, m
     };
     if survey.noexec.contains(&base) {
         let why = format!(
-            "{base:?} is on a file system that is mounted noexec: nothing in a root there could be executed"
+            "{base:?} is on a file system that is mounted noexec: no program in a root there can be executed"
         );
         return Err(Error::spec(field, why));
     }

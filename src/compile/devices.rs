@@ -20,9 +20,9 @@ pub(super) fn rules(
 ) -> Result<Vec<DeviceRule>> {
     let may = |name: &str| host.held.has(name);
     let why = if spec.device_cgroup == Some(false) {
-        "the spec turns it off"
+        "it is turned off in the spec"
     } else if !(may("sys_admin") || may("bpf") && may("net_admin")) {
-        "the caller lacks sys_admin"
+        "the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN"
     } else {
         let declared = spec.devices.iter().filter_map(|device| {
             let (kind, node) = node(device, survey)?;
@@ -41,7 +41,7 @@ pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     if spec.device_cgroup == Some(true) {
         return OnRefusal::Unsupported(Control::DEVICES, "there is no device cgroup".into());
     }
-    let mounts = "held by nodev mounts and a sealed /dev, by no device cgroup";
+    let mounts = "enforced by nodev mounts and a read-only /dev only, without a device cgroup";
     let mut effects = vec![Effect::noted(Control::DEVICES, mounts)];
     for device in narrow(spec) {
         effects.push(Effect::weakened(Control::DEVICES, wider(device, "there is no device cgroup")));
@@ -50,7 +50,7 @@ pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     let dirs = &spec.task_dirs;
     if let Some(dir) = volumes.chain(&dirs.alloc).chain(&dirs.local).chain(&spec.root.upper).next() {
         let why = format!(
-            "a node that a task with CAP_MKNOD makes below {dir:?} works on the host, unless its file system is mounted nodev there, as there is no device cgroup"
+            "without a device cgroup, a task with CAP_MKNOD can make device nodes below {dir:?} that work on the host, unless the file system is mounted nodev there"
         );
         effects.push(Effect::noted(Control::DEVICES, why));
     }
@@ -69,7 +69,7 @@ pub(super) fn wider_than_declared(
         let all = node(device, survey).map(|(kind, n)| devices::allows(rules, kind, n.major, n.minor));
         let more = all.unwrap_or_default().difference(device.access | Access::MKNOD);
         if !more.is_empty() {
-            let why = "every task has that device, or it is declared twice";
+            let why = "every task may use this device, or it is declared twice";
             draft.report.weaken(Control::DEVICES, wider(device, why));
         }
     }

@@ -29,7 +29,7 @@ pub(super) struct Filters {
 pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: IsolationMode) -> Result<Filters> {
     if !policy.allow_filters && spec.filter != Filter::Default {
         return Err(Error::denied(
-            "filter: this host's policy allows the default profile only (allow_filters is off)",
+            "filter: this host's policy allows only the default profile (allow_filters is off)",
         ));
     }
     let capabilities = sets.bounding.names().into_iter().collect();
@@ -43,7 +43,7 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
     let own = spec.filter.profile().map(|profile| compiled(profile, grants)).transpose()?;
     let filters = Filters { common, own };
     if !filters.allows("execve", None) {
-        return Err(Error::spec("filter", "it refuses execve(2), so no command can be executed"));
+        return Err(Error::spec("filter", "the profile refuses execve(2), so no command can be executed"));
     }
     Ok(filters)
 }
@@ -70,8 +70,7 @@ impl Filters {
     pub(super) fn common(&self, must_hold: &MustHold, draft: &mut Draft) {
         let Some(filter) = &self.common else {
             let limits = draft.report.enforced & Control::RESOURCES;
-            let why =
-                "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
+            let why = "the task can mount the cgroup file system, and change limits there if it owns the files or has CAP_DAC_OVERRIDE";
             match limits.is_empty() {
                 true => draft.report.note(Control::RESOURCES, why),
                 false => draft.report.weaken(limits, why),
@@ -112,12 +111,12 @@ impl Filters {
     /// Adds to the report what the filters leave open.
     pub(super) fn leave_open(&self, ns: &Namespaces, draft: &mut Draft) {
         if self.own.is_none() {
-            draft.report.note(Control::SYSCALLS, "the spec asks for no system call filter");
+            draft.report.note(Control::SYSCALLS, "no system call filter is loaded: the spec turns it off");
         }
         let keys = ["add_key", "keyctl", "request_key"];
         if let Some(name) = keys.into_iter().find(|name| self.allows(name, None)) {
             let why = format!(
-                "{name}(2) is not refused: the keyrings of its user are shared with the host and with other tasks"
+                "{name}(2) is allowed: the keyrings of the task's user are shared with the host and with other tasks"
             );
             draft.report.note(Control::SYSCALLS, why);
         }
@@ -127,24 +126,24 @@ impl Filters {
         if ns.network != Network::Host && vsock {
             draft.report.weaken(
                 Control::NET_NS & draft.report.asked,
-                "sockets of AF_VSOCK are not refused: they belong to no network namespace",
+                "AF_VSOCK sockets are allowed: they are not confined by the network namespace",
             );
         }
         if ns.pid == IsolationMode::Host && self.allows("prlimit64", Some((0, 1))) {
             draft.report.weaken(
                 Control::KILL & draft.report.asked,
-                "prlimit64(2) of other processes is not refused: in the host's PID namespace the task takes its caller's descriptors and processor time",
+                "prlimit64(2) for other processes is allowed: in the host's PID namespace the task can lower its caller's limits of open files and CPU time",
             );
         }
         for (name, why) in OPEN {
             if self.allows(name, None) {
-                draft.report.note(Control::SYSCALLS, format!("{name}(2) is not refused: {why}"));
+                draft.report.note(Control::SYSCALLS, format!("{name}(2) is allowed: {why}"));
             }
         }
         if self.allows("ioctl", Some((1, TIOCSTI))) {
             draft.report.note(
                 Control::SYSCALLS,
-                "TIOCSTI is not refused: what the task types into a terminal that it has is read by the caller",
+                "ioctl(TIOCSTI) is allowed: the task can insert input into a terminal that it shares with the caller",
             );
         }
     }
@@ -156,8 +155,8 @@ const TIOCSTI: u32 = 0x5412;
 
 /// System calls that the default profile refuses whatever the capabilities, with the reason.
 const OPEN: [(&str, &str); 2] = [
-    ("io_uring_setup", "what is asked for by way of it no filter sees"),
-    ("userfaultfd", "it makes races of the kernel winnable"),
+    ("io_uring_setup", "seccomp filters do not see the operations that are requested through it"),
+    ("userfaultfd", "it makes race conditions in the kernel exploitable"),
 ];
 
 /// The step that loads a filter. A kernel without seccomp filters refuses it. The spawn then fails, unless best effort

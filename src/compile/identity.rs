@@ -95,31 +95,34 @@ pub(super) fn report(host: &Host, identity: &Identity, mapping: Mapping, draft: 
     draft.report.enforce(Control::IDS);
     let (uid, gid) = (identity.uid, identity.gid);
     if mapping == Mapping::Caller {
-        let why = format!("uid {uid} and gid {gid} inside are {} and {} outside", host.uid, host.gid);
+        let why = format!(
+            "uid {uid} and gid {gid} in the sandbox are uid {} and gid {} outside",
+            host.uid, host.gid
+        );
         draft.report.note(Control::IDS, why);
         if host.uid == 0 && uid != 0 {
             // The task is root of the caller's user namespace, which owns root's files there.
             let why = format!(
-                "uid {uid} inside is 0 outside: the task may do to files and processes what root may without capabilities"
+                "uid {uid} in the sandbox is uid 0 outside: the task can access files and processes like root without capabilities"
             );
             draft.report.weaken(Control::IDS, why);
         }
         if host.groups.iter().any(|group| *group != host.gid) {
             draft.report.weaken(
                 Control::IDS,
-                "the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace",
+                "the task keeps the caller's supplementary groups: setgroups(2) is denied in its user namespace",
             );
         }
         if identity.groups.iter().any(|group| *group != gid) {
             draft.report.weaken(
                 Control::IDS,
-                "the user's supplementary groups are left out: only one group can be mapped without privileges",
+                "the user's supplementary groups are left out: only one group is mapped in the task's user namespace",
             );
         }
     } else if groups(host, identity).len() < identity.groups.len() {
         draft.report.weaken(
             Control::IDS,
-            "supplementary groups are left out: the caller's user namespace does not map them, or they are too many for a map",
+            "supplementary groups are left out: the caller's user namespace does not map them, or there are more than 128",
         );
     }
     let outer = match mapping {
@@ -128,7 +131,7 @@ pub(super) fn report(host: &Host, identity: &Identity, mapping: Mapping, draft: 
     };
     if let (true, (Some(uid), Some(gid))) = (host.nested, outer) {
         let why = format!(
-            "the caller is in a user namespace itself: outside of that one the task has uid {uid} and gid {gid}"
+            "the caller itself is in a user namespace: outside of it the task has uid {uid} and gid {gid}"
         );
         draft.report.note(Control::IDS, why);
     }

@@ -54,7 +54,7 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
             return Err(Error::spec("fds", "more than 197 descriptors"));
         }
         if map.insert(fd.to, draft.hand(Handed::Caller(fd.from.number()))).is_some() {
-            return Err(Error::spec("fds", format!("two descriptors for number {}", fd.to)));
+            return Err(Error::spec("fds", format!("two descriptors are given for number {}", fd.to)));
         }
     }
     for (field, stdio) in [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)] {
@@ -119,7 +119,7 @@ pub(super) fn rlimits(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
         let resource = name.number();
         let (soft, hard) = (limit.soft.unwrap_or(u64::MAX), limit.hard.unwrap_or(u64::MAX));
         if soft > hard {
-            return Err(Error::spec("rlimits", format!("{name}: the soft limit is above the hard one")));
+            return Err(Error::spec("rlimits", format!("{name}: the soft limit exceeds the hard limit")));
         }
         draft.enter(Enter::Inside, Control::RLIMITS, Op::Rlimit { resource, soft, hard });
         draft.report.enforce(Control::RLIMITS);
@@ -151,12 +151,12 @@ pub(super) fn credentials(
     } else if host.no_new_privs {
         draft
             .report
-            .note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which no process can take back");
+            .note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which cannot be cleared: setuid programs do not gain privileges");
     }
     if host.mdwe {
         draft.report.note(
             Control::NO_NEW_PRIVS,
-            "the caller has PR_SET_MDWE set, which no process can take back: what compiles to memory while it runs fails",
+            "the caller has PR_SET_MDWE set, which cannot be cleared: programs that generate code at run time (JIT compilers) fail",
         );
     }
 }

@@ -35,13 +35,10 @@ pub(super) fn work(
         path.as_ref().map_or(Ok(()), |path| directory(field, path, survey))?;
     }
     if root.populate == Method::None && root.path.is_none() {
-        return Err(Error::spec(
-            "root",
-            "populate \"none\" needs the path of a directory to be used as it is",
-        ));
+        return Err(Error::spec("root", "populate \"none\" needs the path of an existing root directory"));
     }
     if root.populate == Method::Bind && root.writable {
-        return Err(Error::spec("root", "populate \"bind\" cannot be writable: ask for overlay, or auto"));
+        return Err(Error::spec("root", "populate \"bind\" cannot be writable: use overlay or auto"));
     }
     let env = if root.populate == Method::None { ChrootEnv::new() } else { chroot_env(policy, spec) };
     populate::validate(&env)?;
@@ -102,10 +99,10 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     for (source, dest) in env {
         let real = survey.real(source);
         let why = match survey.kind(source) {
-            None => "is not there",
+            None => "does not exist",
             Some(FileKind::Device) => "is a device",
             Some(FileKind::Other) => "is a fifo or a socket",
-            Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "was to be left out",
+            Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "is excluded by chroot_skip",
             Some(kind) => {
                 entries.push(RootEntry {
                     source: source.clone(),
@@ -151,7 +148,10 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
             check_path("volumes", &volume.target)?;
             if volume.target == Path::new("/") || volume.target.starts_with("/proc") {
                 let target = &volume.target;
-                return Err(Error::spec("volumes", format!("nothing can be mounted at {target:?}")));
+                return Err(Error::spec(
+                    "volumes",
+                    format!("{target:?} cannot be a mount point: / and everything below /proc are reserved"),
+                ));
             }
             let kind = survey.kind(&volume.source);
             let kind = kind.ok_or_else(|| survey.absent("volumes", &volume.source))?;
@@ -183,7 +183,7 @@ pub(super) fn private(
         .collect();
     if !covered.is_empty() {
         let names: Vec<String> = covered.iter().map(|(at, _)| at.display().to_string()).collect();
-        let why = format!("covered, as other users may not read them on the host: {}", names.join(" "));
+        let why = format!("masked, because other users cannot read them on the host: {}", names.join(" "));
         draft.report.note(Control::MASKED_PATHS, why);
     }
     covered
@@ -205,7 +205,7 @@ pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static
 pub(super) fn swappable(host: &Host, user_ns: bool) -> Option<String> {
     let (major, minor) = host.kernel;
     if host.kernel < (6, 4) {
-        return Some(format!("noswap of tmpfs needs Linux 6.4, this is {major}.{minor}"));
+        return Some(format!("the tmpfs option noswap needs Linux 6.4, this is {major}.{minor}"));
     }
-    user_ns.then(|| "noswap of tmpfs is refused in a user namespace".to_string())
+    user_ns.then(|| "the tmpfs option noswap is not allowed in a user namespace".to_string())
 }

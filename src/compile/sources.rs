@@ -12,8 +12,10 @@ use crate::step::Draft;
 /// Refuses sources that the operator's policy does not allow.
 pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> Result<()> {
     if let (false, Some(volume)) = (policy.volumes_enabled, spec.volumes.first()) {
-        let why =
-            format!("volumes: {:?} is refused: volumes_enabled is off in this host's policy", volume.source);
+        let why = format!(
+            "volumes: {:?} is not allowed: volumes_enabled is off in this host's policy",
+            volume.source
+        );
         return Err(Error::denied(why));
     }
     if !policy.allow_privileged {
@@ -30,8 +32,9 @@ pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> R
         None => Ok(()),
         Some((field, source)) => {
             let real = survey.real(source);
-            let led = if real == source { String::new() } else { format!(", which is {real:?},") };
-            let why = format!("{field}: {source:?}{led} is below none of this host's allowed_source_roots");
+            let led = if real == source { String::new() } else { format!(" (which is {real:?})") };
+            let why =
+                format!("{field}: {source:?}{led} is not below one of the policy's allowed_source_roots");
             Err(Error::denied(why))
         }
     }
@@ -41,9 +44,12 @@ pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> R
 fn privileged(spec: &SandboxSpec) -> Result<()> {
     let both = spec.volumes.iter().find(|v| v.propagation == Propagation::Bidirectional);
     let what = if let Some(volume) = both {
-        format!("volumes: mounts of the task at {:?} would appear on the host (bidirectional)", volume.target)
+        format!(
+            "volumes: with bidirectional propagation, mounts of the task at {:?} would appear on the host",
+            volume.target
+        )
     } else if spec.root.populate == Method::Link && spec.root.writable {
-        "root: a linked root that is writable would give the host's own files away".to_string()
+        "root: a writable root of hard links would let the task change the host's own files".to_string()
     } else {
         return Ok(());
     };
@@ -77,11 +83,11 @@ pub(super) fn streams(survey: &Survey, draft: &mut Draft) {
         match stream {
             Stream::File => draft.report.weaken(
                 Control::HOST_FILES,
-                format!("{name} is a file of the host: the task can open it anew by /proc/self/fd, and change its mode and owner"),
+                format!("{name} is a file of the host: the task can reopen it through /proc/self/fd, and change its mode and owner"),
             ),
             Stream::Dir => draft.report.weaken(
                 Control::HOST_FILES | Control::ROOT_SWITCH,
-                format!("{name} is a directory of the host: it leads out of the root"),
+                format!("{name} is a directory of the host: the task can leave its root through it"),
             ),
             Stream::Terminal => draft.report.note(
                 Control::DEVICES,
@@ -107,18 +113,19 @@ pub(super) fn lead(
         if within.is_some_and(|name| name.as_os_str().to_string_lossy().starts_with("cofferdam-")) {
             return Err(Error::spec(
                 field,
-                format!("{source:?} lies in the temporary root of another sandbox"),
+                format!("{source:?} is in the temporary root of another sandbox"),
             ));
         }
         if base.starts_with(real) {
             let why = format!(
-                "the task may write {source:?}, which holds {base:?}, where the temporary roots of other sandboxes are made"
+                "the task can write to {source:?}, which contains {base:?}, the directory of other sandboxes' temporary roots"
             );
             draft.report.weaken(Control::HOST_FILES, why);
         }
         if host.cgroup_mounts().iter().any(|mount| mount.starts_with(real) || real.starts_with(mount)) {
-            let why =
-                format!("the task may write {source:?}, which shows the host's cgroups, as their owner may");
+            let why = format!(
+                "the task can write to {source:?}, which contains files of the host's cgroups, with the permissions of its user"
+            );
             draft.report.weaken((Control::RESOURCES & draft.report.asked) | Control::KILL, why);
         }
     }
@@ -129,7 +136,7 @@ pub(super) fn lead(
         {
             draft.report.weaken(
                 Control::MASKED_PATHS,
-                format!("{source:?} shows the host's {tree}, which is not masked there"),
+                format!("{source:?} exposes the host's {tree}, where sensitive files are not masked"),
             );
         }
     }

@@ -138,7 +138,7 @@ impl Survey {
     pub(crate) fn absent(&self, field: &'static str, path: &Path) -> Error {
         match self.unseen.get(path) {
             Some(why) => Error::spec(field, format!("{path:?}: {why}")),
-            None => Error::spec(field, format!("there is no {path:?} on the host")),
+            None => Error::spec(field, format!("{path:?} does not exist on the host")),
         }
     }
 

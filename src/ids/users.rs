@@ -62,7 +62,9 @@ fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, String> {
     let gid = group.map(|group| group_id(accounts, group)).transpose()?;
     match (gid, account) {
         (None, Some(account)) => with_all_groups(accounts, uid, account),
-        (None, None) => Err("no user has this id, so its group is not known: give it too, as UID:GID".into()),
+        (None, None) => {
+            Err("no user has this id, so its group is not known: give the group too, as UID:GID".into())
+        }
         (Some(gid), account) => {
             let (name, home) = account.map(|a| (a.name, a.home)).unzip();
             Ok(Identity { uid, gid, groups: vec![gid], name, home })
@@ -113,7 +115,8 @@ impl<'a> Key<'a> {
             return Err("one side of the colon is empty".into());
         }
         if text.bytes().all(|b| b.is_ascii_digit()) {
-            let id = text.parse().map_err(|_| format!("{text} is above the highest id"))?;
+            let id =
+                text.parse().map_err(|_| format!("{text} is greater than the highest id, 4294967294"))?;
             return valid(id).map(Key::Id);
         }
         let bad = text.starts_with(['+', '-'])
@@ -125,7 +128,7 @@ impl<'a> Key<'a> {
 
 /// Refuses the id that `setresuid(2)` and similar calls take for "leave unchanged".
 fn valid(id: u32) -> Result<u32, String> {
-    if id == u32::MAX { Err(format!("{id} is -1, which is no id")) } else { Ok(id) }
+    if id == u32::MAX { Err(format!("{id} (-1) is not a valid id")) } else { Ok(id) }
 }
 
 /// Turns the errors with which some implementations report a missing entry into `None` (`getpwnam(3)`, NOTES).
@@ -137,7 +140,7 @@ fn answer<T>(answer: Result<Option<T>, Errno>) -> Result<Option<T>, String> {
 }
 
 fn database_failed(errno: Errno) -> String {
-    format!("the user database failed: {errno}")
+    format!("the lookup in the user database failed: {errno}")
 }
 
 /// An entry of the user database.
@@ -289,8 +292,8 @@ mod tests {
 
     #[test]
     fn unknown_or_malformed_users_are_refused() {
-        let unknown = "no user has this id, so its group is not known: give it too, as UID:GID";
-        let minus = "4294967295 is -1, which is no id";
+        let unknown = "no user has this id, so its group is not known: give the group too, as UID:GID";
+        let minus = "4294967295 (-1) is not a valid id";
         let table = [
             ("no-such-user-xyz", "no such user"),
             ("no-such-user-xyz:0", "no such user"),
@@ -304,7 +307,7 @@ mod tests {
             ("minus", minus),
             ("minusgroup", minus),
             ("ann:minus", minus),
-            ("4294967296", "4294967296 is above the highest id"),
+            ("4294967296", "4294967296 is greater than the highest id, 4294967294"),
             ("ann:", "one side of the colon is empty"),
             (":1", "one side of the colon is empty"),
             (":", "one side of the colon is empty"),
@@ -317,8 +320,8 @@ mod tests {
             ("ann\0", "\"ann\\0\" is neither a name nor an id"),
             ("ann\n", "\"ann\\n\" is neither a name nor an id"),
             ("0x10", "no such user"),
-            ("broken", "the user database failed: EIO: I/O error"),
-            ("ann:broken", "the user database failed: EIO: I/O error"),
+            ("broken", "the lookup in the user database failed: EIO: I/O error"),
+            ("ann:broken", "the lookup in the user database failed: EIO: I/O error"),
         ];
         for (user, expect) in table {
             assert_eq!(show(&FAKE, user), expect, "{user:?}");

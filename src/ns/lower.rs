@@ -64,7 +64,7 @@ impl Namespaces {
 fn network(ns: &Namespaces, draft: &mut Draft) -> u32 {
     match &ns.network {
         Network::Host => {
-            draft.report.note(Control::NET_NS, "the network is the host's");
+            draft.report.note(Control::NET_NS, "the task shares the host's network namespace");
             return 0;
         }
         Network::None => draft.build(Control::NET_NS, Op::Loopback {}),

@@ -48,7 +48,7 @@ impl FromStr for IsolationMode {
         match text {
             "private" => Ok(IsolationMode::Private),
             "host" => Ok(IsolationMode::Host),
-            _ => Err(InvalidValue::new(format!("{text:?} is neither \"private\" nor \"host\""))),
+            _ => Err(InvalidValue::new(format!("must be \"private\" or \"host\", got {text:?}"))),
         }
     }
 }
@@ -62,7 +62,10 @@ pub(crate) fn resolve_mode(
 ) -> Result<IsolationMode> {
     let mode = task.unwrap_or(default);
     if mode == IsolationMode::Host && !allow_host {
-        return Err(Error::denied(format!("{field} \"host\" is above the ceiling of this host's policy")));
+        return Err(Error::denied(format!(
+            "{field} \"host\" is not allowed by this host's policy (allow_host_{} is off)",
+            field.trim_end_matches("_mode")
+        )));
     }
     Ok(mode)
 }
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn the_policy_may_forbid_host_mode() {
         use IsolationMode::{Host, Private};
-        let above = "pid_mode \"host\" is above the ceiling of this host's policy";
+        let above = "pid_mode \"host\" is not allowed by this host's policy (allow_host_pid is off)";
         for (default, task, allow, expect) in [
             (Private, Some(Private), true, "private"),
             (Private, Some(Host), true, "host"),
@@ -126,7 +129,7 @@ mod tests {
     fn a_mode_is_spelled_exactly() {
         for text in ["Host", "other", "", " host"] {
             let refused = text.parse::<IsolationMode>().unwrap_err().to_string();
-            assert_eq!(refused, format!("{text:?} is neither \"private\" nor \"host\""));
+            assert_eq!(refused, format!("must be \"private\" or \"host\", got {text:?}"));
         }
     }
 }

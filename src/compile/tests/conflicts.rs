@@ -19,8 +19,8 @@ fn volumes(list: &[(&str, &str)]) -> Case {
 fn a_mount_that_hides_another_is_refused() {
     refused(
         &volumes(&[("/srv/a", "/a/b"), ("/srv/b", "/a")]),
-        "spec volumes: volumes: the volume \"/srv/b\" at \"/a\" would hide the volume \"/srv/a\" at \"/a/b\": name the \
-         outer one first",
+        "spec volumes: volumes: the volume \"/srv/b\" at \"/a\" would hide the volume \"/srv/a\" at \"/a/b\": list the \
+         outer mount first",
     );
     check(
         &volumes(&[("/srv/b", "/a"), ("/srv/a", "/a/b")]),
@@ -29,26 +29,26 @@ fn a_mount_that_hides_another_is_refused() {
     check(&volumes(&[("/srv/b", "/a"), ("/srv/a", "/ab")]), "");
     refused(
         &volumes(&[("/srv/a", "/dev")]),
-        "spec volumes: volumes: the sandbox's own /dev and the volume \"/srv/a\" both go to \"/dev\"",
+        "spec volumes: volumes: the sandbox's own /dev and the volume \"/srv/a\" are both mounted at \"/dev\"",
     );
     check(&volumes(&[("/srv/a", "/dev/mine")]), "# bind \"/srv/a\" at \"/dev/mine\"");
     let mut dirs = volumes(&[("/srv/a", "/secrets")]);
     dirs.spec.task_dirs = TaskDirs { secrets: Some(Secrets::default()), ..TaskDirs::default() };
     refused(
         &dirs,
-        "spec volumes: volumes: /secrets of task_dirs and the volume \"/srv/a\" both go to \"/secrets\"",
+        "spec volumes: volumes: /secrets of task_dirs and the volume \"/srv/a\" are both mounted at \"/secrets\"",
     );
     let mut device = volumes(&[("/srv/file", "/dev/fuse")]);
     device.spec.devices = vec![Device::new("/dev/fuse")];
     refused(
         &device,
-        "spec devices: devices: the volume \"/srv/file\" and the device \"/dev/fuse\" both go to \"/dev/fuse\"",
+        "spec devices: devices: the volume \"/srv/file\" and the device \"/dev/fuse\" are both mounted at \"/dev/fuse\"",
     );
     let mut names = volumes(&[("/srv/file", "/etc/resolv.conf")]);
     names.spec.dns = Some(Dns::default());
     refused(
         &names,
-        "spec volumes: volumes: the volume \"/srv/file\" and the sandbox's own /etc/resolv.conf both go to \
+        "spec volumes: volumes: the volume \"/srv/file\" and the sandbox's own /etc/resolv.conf are both mounted at \
          \"/etc/resolv.conf\"",
     );
 }
@@ -72,7 +72,7 @@ fn an_entry_hidden_by_a_mount_is_refused_or_reported() {
         );
     }
     // A volume may hide an entry; the report says so.
-    let said = "host_files: the volume \"/srv/a\" at \"/usr\" hides \"/usr\" of the chroot_env";
+    let said = "host_files: the volume \"/srv/a\" at \"/usr\" hides \"/usr\" of chroot_env";
     check(&volumes(&[("/srv/a", "/usr")]), said);
 }
 
@@ -107,7 +107,7 @@ fn a_root_on_a_noexec_file_system_is_refused() {
         })
     };
     let why =
-        "\"/var/tmp\" is on a file system that is mounted noexec: nothing in a root there could be executed";
+        "\"/var/tmp\" is on a file system that is mounted noexec: no program in a root there can be executed";
     refused(&at(Method::Copy), &format!("spec temp_dir: temp_dir: {why}"));
     check(&at(Method::Bind), "");
     check(&at(Method::Overlay), "");

@@ -88,12 +88,15 @@ fn capabilities_that_the_caller_lacks_are_dropped_and_reported() {
         "prctl(PR_CAPBSET_DROP, all but 0xa00405db)
          capset(effective=0xa00405db, permitted=0xa00405db, inheritable=0xa00405db)
          prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, each of 0xa00405db)
-         caps: the caller cannot grant what it does not hold: kill,mknod",
+         caps: the task does not get capabilities that the caller lacks: CAP_KILL, CAP_MKNOD",
     );
     // The report does not mention capabilities that were not asked for.
-    check(&without(&["net_raw"], host()), "! does not hold");
+    check(&without(&["net_raw"], host()), "! that the caller lacks");
     // In a user namespace of its own a task can have every capability.
-    check(&without(&["kill"], rootless()), "prctl(PR_CAPBSET_DROP, all but 0xa80405fb)\n! does not hold");
+    check(
+        &without(&["kill"], rootless()),
+        "prctl(PR_CAPBSET_DROP, all but 0xa80405fb)\n! that the caller lacks",
+    );
 }
 
 #[test]
@@ -103,7 +106,7 @@ fn root_keeps_capabilities_only_if_the_policy_says_so() {
         case.policy.root_keeps_caps = true;
         case
     };
-    let said = "user 0 keeps capabilities 0 to 37 by the operator's policy, whatever the lists say";
+    let said = "user 0 keeps capabilities 0 to 37 whatever cap_add and cap_drop say (root_keeps_caps is on in this host's policy)";
     check(
         &keeps(0),
         &format!(
@@ -119,28 +122,27 @@ fn root_keeps_capabilities_only_if_the_policy_says_so() {
     assert!(plan.report.weakened.contains(Control::all() & plan.report.asked));
     let mut held = keeps(0);
     held.host.held = CapSet::up_to(40).difference(capabilities(&["sys_module"]));
-    check(&held, "prctl(PR_CAPBSET_DROP, all but 0x3ffffeffff)\n! can load code");
+    check(&held, "prctl(PR_CAPBSET_DROP, all but 0x3ffffeffff)\n! can load kernel modules");
 }
 
 #[test]
 fn capabilities_that_defeat_a_control_weaken_it() {
-    let admin = "the task has CAP_SYS_ADMIN: it can remount what is read-only and mount the host's devices";
-    let read = "the task has CAP_DAC_READ_SEARCH: open_by_handle_at(2) reaches files outside its root, \
-                and writes them through a writable mount of their file system";
-    let module = "the task has CAP_SYS_MODULE: it can load code into the kernel";
-    let rawio = "the task has CAP_SYS_RAWIO: it can use the machine's ports, and send commands to disks \
+    let admin = "the task has CAP_SYS_ADMIN: it can make read-only mounts writable and mount the host's block devices";
+    let read = "the task has CAP_DAC_READ_SEARCH: it can open files outside its root with \
+                open_by_handle_at(2), and write to them through a writable mount of their file system";
+    let module = "the task has CAP_SYS_MODULE: it can load kernel modules";
+    let rawio = "the task has CAP_SYS_RAWIO: it can access I/O ports, and send raw commands to disks \
                  that it can open";
-    let perfmon =
-        "the task has CAP_PERFMON: perf_event_open(2) observes every process of the host and the kernel";
-    let bpf = "the task has CAP_BPF: it loads programs into the kernel, which with CAP_PERFMON read all of its memory";
-    let syslog = "the task has CAP_SYSLOG: it reads and clears the kernel's log and sees kernel addresses";
+    let perfmon = "the task has CAP_PERFMON: it can observe the kernel and every process of the host with perf_event_open(2)";
+    let bpf = "the task has CAP_BPF: it can load BPF programs into the kernel, which with CAP_PERFMON can read all kernel memory";
+    let syslog =
+        "the task has CAP_SYSLOG: it can read and clear the kernel log (dmesg), and sees kernel addresses";
     let resource =
         "the task has CAP_SYS_RESOURCE: it can raise its resource limits and lower its oom_score_adj";
-    let admin_net = "the task has CAP_NET_ADMIN: it can reconfigure the network namespace that it is in";
-    let raw =
-        "the task has CAP_NET_RAW: it can read and forge packets in the network namespace that it is in";
-    let time = "the task has CAP_SYS_TIME, which no namespace confines: it sets the machine's clock";
-    let ptrace = "the task has CAP_SYS_PTRACE: it can take over any process that it sees";
+    let admin_net = "the task has CAP_NET_ADMIN: it can reconfigure its network namespace";
+    let raw = "the task has CAP_NET_RAW: it can read and forge packets in its network namespace";
+    let time = "the task has CAP_SYS_TIME, which no namespace confines: it can set the system clock";
+    let ptrace = "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees";
     let all = "mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,oom_score,kill,no_user_ns,syscalls";
     for (names, weakened, whys) in [
         (&["sys_admin"][..], "root_switch,host_files,masked_paths,devices", &[admin][..]),
@@ -192,8 +194,8 @@ fn the_default_filter_makes_cap_sys_boot_harmless() {
     };
     check(&boot(Filter::Default, "private"), "weakened  none\n! CAP_SYS_BOOT");
     for (filter, pid, why) in [
-        (Filter::Default, "host", "CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine"),
-        (Filter::None, "private", "CAP_SYS_BOOT: kexec_load(2) replaces the kernel"),
+        (Filter::Default, "host", "CAP_SYS_BOOT in the host's PID namespace: it can reboot the machine"),
+        (Filter::None, "private", "CAP_SYS_BOOT: it can boot another kernel with kexec_load(2)"),
     ] {
         let report = compiled(&boot(filter, pid)).unwrap().report;
         assert!(report.why(Control::HOST_FILES).contains(why), "{report}");
@@ -210,7 +212,7 @@ fn sys_ptrace_in_a_shared_pid_namespace_is_reported() {
         "weakened  root_switch,host_files,masked_paths,devices,kill
          ...",
     );
-    let said = "the task has CAP_SYS_PTRACE: it can take over any process that it sees";
+    let said = "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees";
     assert!(check(&shared, "").report.why(Control::CAPS).contains(said));
     // Network capabilities in an empty network namespace affect no other process.
     let mut alone = task(1000, &["net_admin", "net_raw"], &[]);
@@ -229,13 +231,13 @@ fn in_a_user_namespace_capabilities_weaken_only_the_tasks_own_mounts_and_process
     check(
         &inside(&["sys_admin"]),
         "weakened  host_files,masked_paths
-         host_files,masked_paths: the task has CAP_SYS_ADMIN in its user namespace: it can remount what is read-only \
-         and unmount what masks",
+         host_files,masked_paths: the task has CAP_SYS_ADMIN in its user namespace: it can make read-only mounts \
+         writable and unmount the masks",
     );
     check(&inside(&["sys_module", "sys_rawio", "dac_read_search"]), "weakened  none\n! the task has");
     check(
         &inside(&["sys_ptrace"]),
         "weakened  pid_ns
-         pid_ns: the task has CAP_SYS_PTRACE in its user namespace: it can take over PID 1",
+         pid_ns: the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
     );
 }

@@ -30,7 +30,7 @@ fn declared_devices_are_bound_read_only() {
 
 #[test]
 fn without_a_device_cgroup_narrow_access_is_weakened() {
-    let none = "devices: held by nodev mounts and a sealed /dev, by no device cgroup:";
+    let none = "devices: enforced by nodev mounts and a read-only /dev only, without a device cgroup:";
     for permissions in ["rw", "rwm", "mwr"] {
         let expected =
             format!("weakened  none\n{none} there is no cgroup v2 tree, and no devices controller of...");
@@ -44,10 +44,18 @@ fn without_a_device_cgroup_narrow_access_is_weakened() {
         check(&without(given.clone()), &format!("weakened  devices\n{none}...\n{wider}"));
         let mut turned_off = given.clone();
         turned_off.spec.device_cgroup = Some(false);
-        check(&turned_off, &format!("weakened  devices\n{none} the spec turns it off\n{wider}\n! bpf("));
+        check(
+            &turned_off,
+            &format!("weakened  devices\n{none} it is turned off in the spec\n{wider}\n! bpf("),
+        );
         let mut user = given;
         user.host = rootless();
-        check(&user, &format!("weakened  devices\n{none} the caller lacks sys_admin\n{wider}\n! bpf("));
+        check(
+            &user,
+            &format!(
+                "weakened  devices\n{none} the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN\n{wider}\n! bpf("
+            ),
+        );
     }
     let strict = |permissions| {
         let mut case = without(device("/dev/fuse", "/dev/fuse", permissions));
@@ -57,7 +65,7 @@ fn without_a_device_cgroup_narrow_access_is_weakened() {
     check(&strict("rw"), "");
     let error = compiled(&strict("r")).unwrap_err();
     assert!(
-        error.starts_with("unsupported: this host cannot enforce devices: held by nodev mounts"),
+        error.starts_with("unsupported: this host cannot enforce devices: enforced by nodev mounts"),
         "{error}"
     );
     assert!(error.ends_with("can be opened for more than \"r\": there is no device cgroup"), "{error}");
@@ -125,7 +133,7 @@ fn a_device_allowed_by_two_rules_is_reported_as_wider() {
         Device { source: "/dev/fuse".into(), target, access }
     };
     let both = case(|c| c.spec.devices = vec![one("r"), one("w")]);
-    let more = "every task has that device, or it is declared twice";
+    let more = "every task may use this device, or it is declared twice";
     check(
         &both,
         &format!(
@@ -161,10 +169,16 @@ fn a_required_device_cgroup_that_cannot_be_made_is_refused() {
         &must(&|c| c.host.cgroups = off()),
         &format!("{no}there is no cgroup v2 tree, and no devices controller of cgroup v1 that may be used"),
     );
-    refused(&must(&|c| c.host = rootless()), &format!("{no}the caller lacks sys_admin"));
+    refused(
+        &must(&|c| c.host = rootless()),
+        &format!("{no}the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN"),
+    );
     let lesser = capabilities(&["bpf", "net_admin"]);
     check(&must(&|c| c.host.held = lesser), "bpf(BPF_PROG_LOAD...");
-    refused(&must(&|c| c.host.held = capabilities(&["bpf"])), &format!("{no}the caller lacks sys_admin"));
+    refused(
+        &must(&|c| c.host.held = capabilities(&["bpf"])),
+        &format!("{no}the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN"),
+    );
 }
 
 /// The kernel may refuse a step that a plan contains.
@@ -183,7 +197,7 @@ fn a_refused_device_program_weakens_devices_or_fails_if_required() {
         report.reasons.iter().filter(|r| r.control == Control::DEVICES).map(|r| r.why.as_str()).collect();
     let cause = "bpf(...): Operation not permitted (os error 1)";
     let expected = [
-        format!("held by nodev mounts and a sealed /dev, by no device cgroup: {cause}"),
+        format!("enforced by nodev mounts and a read-only /dev only, without a device cgroup: {cause}"),
         "\"/dev/fuse\" can be opened for more than \"r\": there is no device cgroup".to_owned(),
     ];
     assert_eq!(reasons, expected);
@@ -199,10 +213,10 @@ fn invalid_devices_are_refused() {
         ("dev/fuse", "/dev/fuse", "rw", "devices must be absolute but got relative path \"dev/fuse\""),
         ("/dev/fuse", "fuse", "rw", "devices must be absolute but got relative path \"fuse\""),
         ("/dev/fuse", "/dev/../fuse", "rw", "devices: \"/dev/../fuse\" must not contain \"..\""),
-        ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is no device of the host"),
-        ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is no device of the host"),
-        ("/dev/none", "/dev/fuse", "rw", "devices: there is no \"/dev/none\" on the host"),
-        ("/dev/fuse", "/dev/fuse", "", "devices: \"/dev/fuse\": no access, neither r, w nor m"),
+        ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is not a device"),
+        ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is not a device"),
+        ("/dev/none", "/dev/fuse", "rw", "devices: \"/dev/none\" does not exist on the host"),
+        ("/dev/fuse", "/dev/fuse", "", "devices: \"/dev/fuse\": no access is given: use r, w or m"),
     ] {
         refused(&device(source, target, permissions), &format!("spec devices: {message}"));
     }

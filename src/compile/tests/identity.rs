@@ -41,7 +41,7 @@ fn denied_ids_are_refused() {
     check(
         &allowed,
         "weakened  ids
-         ids: the task has CAP_SETUID or CAP_SETGID: it can become any user or group, denied ones too",
+         ids: the task has CAP_SETUID or CAP_SETGID: it can become any user or group, including denied ones",
     );
     allowed.spec.cap_drop = strings(&["setuid", "setgid"]);
     check(&allowed, "weakened  none");
@@ -114,7 +114,7 @@ fn a_caller_that_may_map_ids_maps_the_tasks_own() {
     let weakened = "write(\"/proc/PID/setgroups\", \"deny\")
          write(\"/proc/PID/uid_map\", \"1000 0 1\\n\")
          weakened  ids
-         ids: uid 1000 inside is 0 outside: the task may do to files and processes what root may without capabilities
+         ids: uid 1000 in the sandbox is uid 0 outside: the task can access files and processes like root without capabilities
          ! which is mapped";
     check(
         &without_sys_admin(who(1000, &[100]), |c| {
@@ -144,7 +144,7 @@ fn root_of_a_user_namespace_is_not_privileged() {
         &nested(who(1000, &[100]), whole),
         "write(\"/proc/PID/uid_map\", \"1000 1000 1\\n65533 65533 1\\n\")
          weakened  none
-         ids: the caller is in a user namespace itself: outside of that one the task has uid 101000 and gid 100100
+         ids: the caller itself is in a user namespace: outside of it the task has uid 101000 and gid 100100
          ! mknodat",
     );
     assert!(plan.namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0);
@@ -159,14 +159,14 @@ fn root_of_a_user_namespace_is_not_privileged() {
     check(
         &nested(who(1000, &[100]), "0 5000 1"),
         "write(\"/proc/PID/uid_map\", \"1000 0 1\\n\")
-         ids: uid 1000 inside is 0 outside...
-         ids: the caller is in a user namespace itself: outside of that one the task has uid 5000 and gid 5000",
+         ids: uid 1000 in the sandbox is uid 0 outside...
+         ids: the caller itself is in a user namespace: outside of it the task has uid 5000 and gid 5000",
     );
     let mut case = nested(who(1000, &[100]), whole);
     case.host.user_ns_forbidden = Some("user.max_user_namespaces is 0".into());
     refused(
         &case,
-        "unsupported: this host cannot enforce mount_ns: the caller is in a user namespace and may make no user \
-         namespace: user.max_user_namespaces is 0",
+        "unsupported: this host cannot enforce mount_ns: the caller is in a user namespace and cannot make a \
+         user namespace: user.max_user_namespaces is 0",
     );
 }

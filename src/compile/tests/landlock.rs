@@ -13,8 +13,8 @@ fn on(abi: u32, pid: &str, caps: &[&str], network: Network) -> Case {
 }
 
 const SIGNALS: &str = "it can signal every process of";
-const SOCKETS: &str = "it reaches the abstract unix sockets of whoever is in there";
-const FILES: &str = "/proc/PID/root of a process of its user";
+const SOCKETS: &str = "it can connect to the abstract unix sockets of other processes in it";
+const FILES: &str = "through /proc/PID/root of processes of its user";
 const TRACES: &str = "CAP_SYS_PTRACE";
 
 #[test]

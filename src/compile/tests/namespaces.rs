@@ -36,7 +36,10 @@ fn the_policy_sets_default_modes_and_may_forbid_host() {
         })
     };
     assert_eq!(clone_line(&check(&default("host", "host", true), "")), "CLONE_NEWNS");
-    let above = |field: &str| format!("denied: {field} \"host\" is above the ceiling of this host's policy");
+    let above = |field: &str| {
+        let flag = field.trim_end_matches("_mode");
+        format!("denied: {field} \"host\" is not allowed by this host's policy (allow_host_{flag} is off)")
+    };
     refused(&default("host", "private", false), &above("pid_mode"));
     refused(&default("private", "host", false), &above("ipc_mode"));
     for (pid, ipc, field) in [("host", "private", "pid_mode"), ("", "host", "ipc_mode")] {
@@ -57,8 +60,8 @@ fn a_network_is_shared_new_or_joined() {
         "! setns(
          ! SIOCSIFFLAGS
          enforced  mount_ns,pid_ns,ipc_ns,root_switch...
-         net_ns: the network is the host's
-         net_ns: the task shares a network: it reaches the abstract unix sockets of whoever is in there",
+         net_ns: the task shares the host's network namespace
+         net_ns: the task shares a network namespace: it can connect to the abstract unix sockets of other processes in it",
     );
     assert!(!plan.handed().any(|handed| matches!(handed, Handed::Namespace(_))));
     let plan = check(
@@ -91,7 +94,7 @@ fn a_network_to_join_must_be_a_namespace() {
             c.survey.network = found;
         })
     };
-    refused(&joined("/etc/passwd", Ok(false)), "spec network: network: \"/etc/passwd\" is no namespace");
+    refused(&joined("/etc/passwd", Ok(false)), "spec network: network: \"/etc/passwd\" is not a namespace");
     refused(
         &joined("/run/netns/x", Err("entity not found".into())),
         "spec network: network: \"/run/netns/x\": entity not found",
@@ -104,8 +107,8 @@ fn a_network_to_join_must_be_a_namespace() {
     rootless_case.host = rootless();
     refused(
         &rootless_case,
-        "unsupported: this host cannot enforce net_ns: \"/run/netns/x\" cannot be joined from a user namespace, \
-         and the caller lacks setgid,setpcap,setuid,sys_admin",
+        "unsupported: this host cannot enforce net_ns: \"/run/netns/x\" cannot be joined: the task would run in a \
+         user namespace, because the caller lacks CAP_SETGID, CAP_SETPCAP, CAP_SETUID, CAP_SYS_ADMIN",
     );
 }
 
@@ -203,8 +206,8 @@ fn in_a_user_namespace_the_parent_writes_the_maps() {
          setresgid(0, 0, 0)
          setresuid(0, 0, 0)
          weakened  ids
-         ids: uid 0 and gid 0 inside are 1000 and 100 outside
-         ids: the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace
+         ids: uid 0 and gid 0 in the sandbox are uid 1000 and gid 100 outside
+         ids: the task keeps the caller's supplementary groups: setgroups(2) is denied in its user namespace
          ! setgroups(0
          ! setgroups(1
          ! mknodat
@@ -228,13 +231,13 @@ fn in_a_user_namespace_only_one_group_is_mapped() {
     check(
         &groups(&[100, 27], vec![1000]),
         "weakened  ids
-         ids: the user's supplementary groups are left out: only one group can be mapped without privileges
+         ids: the user's supplementary groups are left out: only one group is mapped in the task's user namespace
          ! the caller's supplementary groups",
     );
     check(
         &groups(&[100, 27], vec![27, 1000]),
         "weakened  ids
-         ids: the caller's supplementary groups stay...
+         ids: the task keeps the caller's supplementary groups...
          ids: the user's supplementary groups are left out...",
     );
 }
@@ -264,7 +267,7 @@ fn in_a_user_namespace_file_systems_of_shared_namespaces_are_bound() {
          # no mount of ours reaches the host
          mount_setattr(\"/proc\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
          mount_setattr(\"/sys\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
-         ipc_ns: no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges
+         ipc_ns: /dev/mqueue is not mounted: in the host's IPC namespace that needs CAP_SYS_ADMIN on the host
          ! mqueue\")
          ! fsopen(\"proc\")
          ! fsopen(\"sysfs\")",
@@ -292,8 +295,8 @@ fn forbidden_user_namespaces_are_unsupported_without_privileges() {
     };
     refused(
         &forbidden(rootless()),
-        "unsupported: this host cannot enforce mount_ns: the caller lacks setgid,setpcap,setuid,sys_admin and may \
-         make no user namespace: user.max_user_namespaces is 0",
+        "unsupported: this host cannot enforce mount_ns: the caller lacks CAP_SETGID, CAP_SETPCAP, CAP_SETUID, CAP_SYS_ADMIN \
+         and cannot make a user namespace: user.max_user_namespaces is 0",
     );
     // Root does not need a user namespace.
     let plan = check(&forbidden(host()), "");

@@ -62,7 +62,7 @@ fn overlays_are_written_to_a_directory_of_the_host() {
          ! what overlays are written to is a new tmpfs",
     );
     for (path, why) in [
-        ("/nope", "upper: there is no \"/nope\" on the host"),
+        ("/nope", "upper: \"/nope\" does not exist on the host"),
         ("/srv/file", "upper: \"/srv/file\" is not a directory"),
         ("srv", "upper must be absolute but got relative path \"srv\""),
     ] {
@@ -72,7 +72,7 @@ fn overlays_are_written_to_a_directory_of_the_host() {
         upper(c);
         c.spec.root.populate = Method::Copy;
     });
-    refused(&other, "spec root: root: upper is for an overlay, and the root is populated by copy");
+    refused(&other, "spec root: root: upper needs populate \"overlay\", but the root is populated by copy");
 }
 
 /// A directory that two sources share on the host is shared in the sandbox too.
@@ -144,7 +144,7 @@ fn files_and_submounts_are_bound_over_an_overlay() {
          # overlay \"/usr\" at \"/usr\"
          # bind the file \"/usr/f\" at \"/usr/f\", read-only
          # bind \"/usr/local\" at \"/usr/local\", read-only
-         host_files: \"/etc/hosts\" is read-only: a file has no overlay
+         host_files: \"/etc/hosts\" is read-only: only directories can have an overlay
          ! /usr/local/x\n! usrx",
     );
 }
@@ -162,7 +162,7 @@ fn unprivileged_overlays_use_userxattr_and_refuse_submounts() {
         c.host = rootless();
         c.survey.mounts.insert("/usr/local".into(), FileKind::Dir);
     });
-    let why = "in a user namespace \"/usr\" has no overlay, as something is mounted in it";
+    let why = "in a user namespace \"/usr\" cannot have an overlay, because other file systems are mounted inside it";
     refused(&locked, &format!("unsupported: this host cannot enforce host_files: {why}"));
     let mut auto = locked;
     (auto.spec.root.populate, auto.spec.root.writable) = (Method::Auto, true);
@@ -188,28 +188,28 @@ fn auto_chooses_the_cheapest_method_that_fits() {
     };
     type Set<'a> = &'a dyn Fn(&mut Case);
     let table: [(Set<'_>, Method, &str); 7] = [
-        (&|_| (), Method::Bind, "bind, as nothing is to be written in it"),
-        (&|c| c.spec.root.writable = true, Method::Overlay, "overlay, as it is to be writable"),
+        (&|_| (), Method::Bind, "bind, because it need not be writable"),
+        (&|c| c.spec.root.writable = true, Method::Overlay, "overlay, because it must be writable"),
         (
             &|c| c.spec.root.upper = Some("/srv/b".into()),
             Method::Overlay,
-            "overlay, as \"/srv/b\" is to hold what is written",
+            "overlay, because the task's writes go to \"/srv/b\"",
         ),
-        (&|c| nested(c), Method::Overlay, "overlay, as \"/usr/a\" is to be made in it"),
+        (&|c| nested(c), Method::Overlay, "overlay, because \"/usr/a\" must be created in it"),
         (
             &|c| c.spec.work_dir = Some("/etc/w".into()),
             Method::Overlay,
-            "overlay, as \"/etc/w\" is to be made in it",
+            "overlay, because \"/etc/w\" must be created in it",
         ),
         (
             &|c| (c.spec.root.writable, c.host.overlay) = (true, false),
             Method::Reflink,
-            "reflink, as it is to be writable, and the kernel has no overlay file system",
+            "reflink, because it must be writable, and the kernel has no overlay file system",
         ),
         (
             &|c| c.spec.root.chroot_env = [("/srv/a".into(), "/".into())].into(),
             Method::Reflink,
-            "reflink, as \"/srv/a\" cannot be mounted over the root",
+            "reflink, because \"/srv/a\" cannot be mounted over the root",
         ),
     ];
     for (set, method, why) in table {
@@ -253,7 +253,7 @@ fn bind_is_refused_only_if_a_mount_point_is_missing_in_an_entry() {
             None => assert_eq!(build(&compiled(&case).unwrap()).method, Method::Bind),
             Some(at) => {
                 let error = compiled(&case).unwrap_err();
-                assert!(error.contains(&format!("nothing can be mounted at {at:?}")), "{error}");
+                assert!(error.contains(&format!("{at:?} cannot be created in the root")), "{error}");
                 let mut auto = case;
                 auto.spec.root.populate = Method::Auto;
                 assert_eq!(build(&compiled(&auto).unwrap()).method, Method::Overlay, "{at}");
@@ -321,8 +321,8 @@ fn a_mount_point_inside_a_skipped_directory_is_refused() {
         c.spec.volumes =
             vec![Volume { source: "/srv/b".into(), target: "/usr/alloc/a".into(), ..Volume::default() }];
     });
-    let why = "spec populate: populate: nothing can be mounted at \"/usr/alloc/a\": chroot_skip leaves nothing there; \
-               populate by copy, or auto";
+    let why = "spec populate: populate: \"/usr/alloc/a\" cannot be created in the root: chroot_skip excludes it; \
+               populate by copy or auto";
     refused(&case, why);
     case.spec.root.populate = Method::Bind;
     refused(&case, why);
@@ -356,7 +356,7 @@ fn task_directories_are_mounted() {
             tmp: Some(4096),
         };
     });
-    let old = "/secrets may be written to swap: noswap of tmpfs needs Linux 6.4, this is 6.1";
+    let old = "/secrets may be written to swap: the tmpfs option noswap needs Linux 6.4, this is 6.1";
     check(
         &case,
         &format!(
@@ -384,7 +384,10 @@ fn task_directories_are_mounted() {
     case.host.kernel = (6, 4);
     check(&case, "fsconfig(\"tmpfs\", FSCONFIG_SET_FLAG, \"noswap\")\n! to swap");
     case.host = Host { kernel: (6, 4), ..rootless() };
-    check(&case, "mount_ns: /secrets may be written to swap: noswap of tmpfs is refused in a user namespace");
+    check(
+        &case,
+        "mount_ns: /secrets may be written to swap: the tmpfs option noswap is not allowed in a user namespace",
+    );
     assert!(!format!("{:?}", case.spec).contains("s3cr3t"));
 }
 
@@ -398,19 +401,19 @@ fn invalid_task_directories_are_refused() {
     for (case, why) in [
         (
             dirs(TaskDirs { alloc: Some("/srv/file".into()), ..TaskDirs::default() }),
-            "\"/alloc\" needs a directory of the host, and \"/srv/file\" is none",
+            "\"/srv/file\" is not a directory, so it cannot be mounted at \"/alloc\"",
         ),
         (
             dirs(TaskDirs { local: Some("/nope".into()), ..TaskDirs::default() }),
-            "there is no \"/nope\" on the host",
+            "\"/nope\" does not exist on the host",
         ),
         (
             dirs(TaskDirs { tmp: Some(0), ..TaskDirs::default() }),
-            "/tmp has no bytes: leave tmp out for a directory of the root",
+            "the size of tmp must not be 0: leave it out for a /tmp directory in the root",
         ),
-        (secret("a/b", ""), "\"a/b\" is no name of a file in /secrets"),
-        (secret("..", ""), "\"..\" is no name of a file in /secrets"),
-        (secret("", ""), "\"\" is no name of a file in /secrets"),
+        (secret("a/b", ""), "\"a/b\" is not a valid file name in /secrets"),
+        (secret("..", ""), "\"..\" is not a valid file name in /secrets"),
+        (secret("", ""), "\"\" is not a valid file name in /secrets"),
         (secret("a", "12345"), "the secret \"a\" is larger than the 4 bytes of /secrets"),
     ] {
         refused(&case, &format!("spec task_dirs: task_dirs: {why}"));
@@ -443,8 +446,8 @@ fn resolv_conf_and_hosts_are_generated() {
     assert_eq!(text.unwrap(), "nameserver 10.0.0.1\nsearch example\n");
     let mut wrong = case.clone();
     wrong.spec.dns = Some(Dns { servers: strings(&["x"]), ..Dns::default() });
-    refused(&wrong, "spec dns: dns: \"x\" is not the address of a name server");
+    refused(&wrong, "spec dns: dns: \"x\" is not the IP address of a name server");
     let mut wrong = case;
     wrong.spec.hosts = Some(vec![HostsEntry { address: "x".into(), names: Vec::new() }]);
-    refused(&wrong, "spec hosts: hosts: \"x\" is not an address");
+    refused(&wrong, "spec hosts: hosts: \"x\" is not an IP address");
 }

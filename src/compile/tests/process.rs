@@ -33,18 +33,21 @@ fn a_command_is_looked_up_in_order() {
 fn invalid_strings_and_umasks_are_refused() {
     type Set = fn(&mut SandboxSpec);
     let table: [(Set, &str); 9] = [
-        (|s| s.command.clear(), "spec command: command: there is no command"),
+        (|s| s.command.clear(), "spec command: command: no command is given"),
         (|s| s.command = "a\0b".into(), "spec command: command: \"a\\0b\" contains a NUL byte"),
-        (|s| s.command = "x".repeat(4001).into(), "spec command: command: longer than 4000 bytes"),
+        (|s| s.command = "x".repeat(4001).into(), "spec command: command: it is longer than 4000 bytes"),
         (|s| s.args = vec!["a\0".into()], "spec args: args: \"a\\0\" contains a NUL byte"),
         (|s| drop(s.env.insert("A".into(), "\0".into())), "spec env: env: \"\\0\" contains a NUL byte"),
         (|s| drop(s.env.insert("A\0".into(), "".into())), "spec env: env: \"A\\0\" contains a NUL byte"),
-        (|s| drop(s.env.insert("".into(), "x".into())), "spec env: env: \"\" is not the name of a variable"),
+        (
+            |s| drop(s.env.insert("".into(), "x".into())),
+            "spec env: env: \"\" is not a valid name of an environment variable",
+        ),
         (
             |s| drop(s.env.insert("A=B".into(), "x".into())),
-            "spec env: env: \"A=B\" is not the name of a variable",
+            "spec env: env: \"A=B\" is not a valid name of an environment variable",
         ),
-        (|s| s.umask = 0o1000, "spec umask: umask: 1000 is above 777"),
+        (|s| s.umask = 0o1000, "spec umask: umask: 1000 is greater than 777"),
     ];
     for (set, expected) in table {
         refused(&case(|c| set(&mut c.spec)), expected);
@@ -62,7 +65,8 @@ fn the_id_must_be_a_single_safe_path_component() {
     assert_eq!(plan.id, "job-1_web.2");
     check(&named(&"x".repeat(128)), "");
     for id in ["../x", "a/b", ".", ".hidden", "a b", "a\n", "ü", &"x".repeat(129)] {
-        let why = "is not 1 to 128 letters, digits, '.', '_' and '-'";
+        let why =
+            "is not a valid name: use 1 to 128 letters, digits, '.', '_' or '-', and no '.' at the start";
         refused(&named(id), &format!("spec id: id: {id:?} {why}"));
     }
 }
@@ -144,7 +148,7 @@ fn resource_limits_are_set_before_capabilities_are_dropped() {
     for (soft, hard) in [(Some(2), Some(1)), (None, Some(1))] {
         refused(
             &limited(&[("cpu", soft, hard)]),
-            "spec rlimits: rlimits: cpu: the soft limit is above the hard one",
+            "spec rlimits: rlimits: cpu: the soft limit exceeds the hard limit",
         );
     }
 }
@@ -210,7 +214,7 @@ fn descriptors_are_numbered_and_limited() {
     for wrong in [0, 2, 1024, u32::MAX] {
         refused(&given(&[(40, wrong)]), &format!("spec fds: fds: {wrong} is not within 3 to 1023"));
     }
-    refused(&given(&[(40, 9), (41, 9)]), "spec fds: fds: two descriptors for number 9");
+    refused(&given(&[(40, 9), (41, 9)]), "spec fds: fds: two descriptors are given for number 9");
     let many = |n: u32| given(&(0..n).map(|i| (3, 3 + i)).collect::<Vec<_>>());
     assert_eq!(caller(&check(&many(197), "")), 197);
     refused(&many(198), "spec fds: fds: more than 197 descriptors");

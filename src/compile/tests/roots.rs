@@ -31,7 +31,7 @@ fn bind_mounts_entries_read_only_on_a_new_tmpfs() {
          ! /var/tmp",
     );
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
-    let why = "populate \"bind\" cannot be writable: ask for overlay, or auto";
+    let why = "populate \"bind\" cannot be writable: use overlay or auto";
     refused(&root(Method::Bind, None, true), &format!("spec root: root: {why}"));
     let sized = case(|c| c.spec.root.tmpfs_size = Some(4096));
     check(&sized, "fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")");
@@ -89,15 +89,15 @@ fn a_writable_linked_root_does_not_protect_the_hosts_files() {
         &writable,
         "openat2(\"/usr\", O_PATH) # later linkat for each file of it
          missing   host_files
-         host_files: the root is linked and writable: the task can change the host's own files
+         host_files: the root is writable and consists of hard links: the task can change the host's own files
          ! \"/usr\" read-only",
     );
     let mut strict = writable;
     strict.spec.require = Some(Require::Full);
     refused(
         &strict,
-        "unsupported: this host cannot enforce host_files: the root is linked and writable: the task can change the \
-         host's own files",
+        "unsupported: this host cannot enforce host_files: the root is writable and consists of hard links: the task can \
+         change the host's own files",
     );
 }
 
@@ -125,7 +125,7 @@ fn an_entry_linked_into_the_root_makes_the_whole_root_read_only() {
         );
         refused(
             &over(Method::Bind, false, target),
-            "spec chroot_env: chroot_env: \"/srv/a\" cannot be mounted over the new root: give it as the path of the root",
+            "spec chroot_env: chroot_env: \"/srv/a\" cannot be mounted over the new root: use it as the path of the root",
         );
     }
     check(&over(Method::Link, true, "/"), "missing   host_files\n! \"/\" read-only");
@@ -159,7 +159,7 @@ fn populate_none_uses_the_given_directory_unchanged() {
     );
     refused(
         &root(Method::None, None, false),
-        "spec root: root: populate \"none\" needs the path of a directory to be used as it is",
+        "spec root: root: populate \"none\" needs the path of an existing root directory",
     );
 }
 
@@ -169,7 +169,7 @@ fn the_root_must_be_a_directory() {
         ("srv/a", "root must be absolute but got relative path \"srv/a\""),
         ("/srv/../etc", "root: \"/srv/../etc\" must not contain \"..\""),
         ("/srv/file", "root: \"/srv/file\" is not a directory"),
-        ("/srv/nothing", "root: there is no \"/srv/nothing\" on the host"),
+        ("/srv/nothing", "root: \"/srv/nothing\" does not exist on the host"),
         ("/srv/a\0b", "root: \"/srv/a\\0b\" must not contain a NUL byte"),
     ] {
         refused(&root(Method::Bind, Some(path), false), &format!("spec root: {message}"));
@@ -201,9 +201,9 @@ fn the_specs_list_takes_precedence_over_the_policys_and_the_default() {
         "# bind \"/usr\" at \"/a\"...\n# bind \"/bin\" at \"/a/b\"...\n# bind \"/etc\" at \"/a/b/c\"...",
     );
     let wrong = case(|c| c.spec.root.chroot_env = [("usr".into(), "/x".into())].into());
-    refused(&wrong, "spec chroot_env: chroot_env: \"usr\" -> \"/x\": the source is not absolute");
+    refused(&wrong, "spec chroot_env: chroot_env: \"usr\" -> \"/x\": the source is not an absolute path");
     let climbs = case(|c| c.policy.chroot_env = [("/usr".into(), "/x/../..".into())].into());
-    refused(&climbs, "spec chroot_env: chroot_env: \"/usr\" -> \"/x/../..\": a path has a ..");
+    refused(&climbs, "spec chroot_env: chroot_env: \"/usr\" -> \"/x/../..\": a path must not contain \"..\"");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn the_root_is_entered_by_pivot_root_or_chroot() {
         &format!(
             "{by_chroot}
              weakened  root_switch
-             root_switch: no_pivot_root leaves the host's mounts below the root, and CAP_SYS_CHROOT lets the task out of a chroot"
+             root_switch: no_pivot_root keeps the host's mounts below the root, and with CAP_SYS_CHROOT the task can escape from the chroot"
         ),
     );
     check(
@@ -244,7 +244,7 @@ fn the_root_is_entered_by_pivot_root_or_chroot() {
         &format!(
             "{by_chroot}
              weakened  none
-             root_switch: no_pivot_root leaves the host's mounts in the namespace, below the root"
+             root_switch: no_pivot_root keeps the host's mounts in the mount namespace, below the root"
         ),
     );
 }
@@ -297,7 +297,7 @@ fn the_working_directory_is_made_and_entered() {
     check(&case(|_| ()), "setresuid(65534, 65534, 65534)\nchdir(\"/\")\ngetcwd()");
     refused(&dir("work"), "spec work_dir: work_dir must be absolute but got relative path \"work\"");
     refused(&dir("/a/../.."), "spec work_dir: work_dir: \"/a/../..\" must not contain \"..\"");
-    refused(&dir(""), "spec work_dir: work_dir: it is empty: leave it out for /");
+    refused(&dir(""), "spec work_dir: work_dir: it must not be empty: leave it out for /");
     let long = format!("/{}", "x".repeat(4095));
     refused(&dir(&long), "spec work_dir: work_dir: a path must be shorter than 4096 bytes");
 }
@@ -308,13 +308,13 @@ fn missing_sources_of_an_explicit_list_are_reported() {
         c.spec.root.chroot_env = [("/usr".into(), "/usr".into()), ("/nope".into(), "/x".into())].into();
         c.survey.kinds.insert("/nope".into(), None);
     };
-    check(&case(list), "host_files: left out of the root: \"/nope\" is not there\n! at \"/x\"");
+    check(&case(list), "host_files: left out of the root: \"/nope\" does not exist\n! at \"/x\"");
     check(&case(|_| ()), "! left out");
 }
 
 #[test]
 fn private_files_of_the_default_etc_are_masked() {
-    let said = "covered, as other users may not read them on the host";
+    let said = "masked, because other users cannot read them on the host";
     check(
         &case(|_| ()),
         &format!(

@@ -25,13 +25,13 @@ fn sources_must_be_below_an_allowed_source_root() {
     };
     check(&allowed(volume("/srv/a", false)), "");
     check(&allowed(volume("/mnt/disk/x", false)), "");
-    let none = "is below none of this host's allowed_source_roots";
+    let none = "is not below one of the policy's allowed_source_roots";
     refused(&allowed(volume("/etc", true)), &format!("denied: volumes: \"/etc\" {none}"));
     // Neither a path with a common prefix nor a symbolic link out of an allowed root is allowed.
     refused(&allowed(volume("/srvx", true)), &format!("denied: volumes: \"/srvx\" {none}"));
     let mut linked = allowed(volume("/srv/a", true));
     linked.survey.real.insert("/srv/a".into(), "/etc/shadow.d".into());
-    refused(&linked, &format!("denied: volumes: \"/srv/a\", which is \"/etc/shadow.d\", {none}"));
+    refused(&linked, &format!("denied: volumes: \"/srv/a\" (which is \"/etc/shadow.d\") {none}"));
     for (field, set) in [
         ("root", (|s| s.root.path = Some("/usr".into())) as fn(&mut SandboxSpec)),
         ("chroot_env", |s| drop(s.root.chroot_env.insert("/usr".into(), "/usr".into()))),
@@ -51,13 +51,16 @@ fn sources_must_be_below_an_allowed_source_root() {
 fn the_policy_must_allow_volumes_and_bidirectional_propagation() {
     let mut none = volume("/srv/a", true);
     none.policy.volumes_enabled = false;
-    refused(&none, "denied: volumes: \"/srv/a\" is refused: volumes_enabled is off in this host's policy");
+    refused(
+        &none,
+        "denied: volumes: \"/srv/a\" is not allowed: volumes_enabled is off in this host's policy",
+    );
     let mut both = volume("/srv/a", true);
     both.spec.volumes[0].propagation = Propagation::Bidirectional;
     refused(
         &both,
-        "denied: volumes: mounts of the task at \"/v\" would appear on the host (bidirectional): allow_privileged is \
-         off in this host's policy",
+        "denied: volumes: with bidirectional propagation, mounts of the task at \"/v\" would appear on the host: \
+         allow_privileged is off in this host's policy",
     );
     both.policy.allow_privileged = true;
     check(&both, "");
@@ -65,7 +68,7 @@ fn the_policy_must_allow_volumes_and_bidirectional_propagation() {
 
 #[test]
 fn writable_sources_that_give_access_to_the_host_are_reported() {
-    let roots = "where the temporary roots of other sandboxes are made";
+    let roots = "the directory of other sandboxes' temporary roots";
     for source in ["/var/tmp", "/var", "/"] {
         let report = check(&volume(source, false), "").report;
         assert!(report.weakened.contains(Control::HOST_FILES), "{source}: {report}");
@@ -75,7 +78,7 @@ fn writable_sources_that_give_access_to_the_host_are_reported() {
     }
     refused(
         &volume("/var/tmp/cofferdam-x/root/usr", false),
-        "spec volumes: volumes: \"/var/tmp/cofferdam-x/root/usr\" lies in the temporary root of another sandbox",
+        "spec volumes: volumes: \"/var/tmp/cofferdam-x/root/usr\" is in the temporary root of another sandbox",
     );
     for source in ["/sys/fs/cgroup/cofferdam.slice", "/sys/fs", "/"] {
         let report = check(&volume(source, false), "").report;
@@ -85,7 +88,7 @@ fn writable_sources_that_give_access_to_the_host_are_reported() {
         assert!(report.weakened.contains(Control::MASKED_PATHS), "{source}: {report}");
     }
     let report = check(&volume("/proc/sys", true), "").report;
-    assert!(report.why(Control::MASKED_PATHS).contains("shows the host's /proc"), "{report}");
+    assert!(report.why(Control::MASKED_PATHS).contains("exposes the host's /proc"), "{report}");
     check(&volume("/srv/a", false), "weakened  none");
 }
 
@@ -107,10 +110,13 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
     );
     assert!(plan.report.enforced.contains(Control::NET_NS | Control::CAPS | Control::PID_NS));
     let network =
-        "denied: network: this host's policy allows no network (allow_network is off): ask for \"none\"";
+        "denied: network: this host's policy does not allow a network (allow_network is off): use \"none\"";
     refused(&strict(&|c| c.spec.network = crate::ns::Network::Host), network);
     refused(&strict(&|c| c.spec.network = crate::ns::Network::Path("/run/netns/x".into())), network);
-    let above = |what: &str| format!("denied: {what} \"host\" is above the ceiling of this host's policy");
+    let above = |what: &str| {
+        let flag = what.trim_end_matches("_mode");
+        format!("denied: {what} \"host\" is not allowed by this host's policy (allow_host_{flag} is off)")
+    };
     refused(&strict(&|c| c.spec.pid_mode = mode("host")), &above("pid_mode"));
     refused(&strict(&|c| c.spec.ipc_mode = mode("host")), &above("ipc_mode"));
     refused(
@@ -128,8 +134,8 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
         });
         refused(
             &weak,
-            "unsupported: this host cannot enforce masked_paths: \"/sys/fs\" shows the host's /sys, which is not masked \
-             there",
+            "unsupported: this host cannot enforce masked_paths: \"/sys/fs\" exposes the host's /sys, where \
+             sensitive files are not masked",
         );
     }
 }

@@ -57,8 +57,8 @@ fn a_file_volume_needs_a_mount_point_in_the_root() {
     check(&file(Method::Link), &format!("# empty file \"/etc/file\"\n# \"/etc\" read-only\n{bound}"));
     refused(
         &file(Method::Bind),
-        "spec populate: populate: nothing can be mounted at \"/etc/file\": \"/etc\" is bound read-only and has no \
-         such path; populate by overlay, or auto",
+        "spec populate: populate: \"/etc/file\" cannot be created in the root: \"/etc\" is bound read-only \
+         and does not contain it; populate by overlay or auto",
     );
     let mut there = file(Method::Bind);
     there.survey.kinds.insert("/etc/file".into(), Some(FileKind::File));
@@ -96,12 +96,28 @@ fn invalid_volumes_are_refused() {
         ("/srv/a", "x", "volumes must be absolute but got relative path \"x\""),
         ("/srv/../etc", "/x", "volumes: \"/srv/../etc\" must not contain \"..\""),
         ("/srv/a", "/x/../../y", "volumes: \"/x/../../y\" must not contain \"..\""),
-        ("/srv/a", "/", "volumes: nothing can be mounted at \"/\""),
-        ("/srv/a", "/./", "volumes: nothing can be mounted at \"/./\""),
-        ("/srv/a", "/proc", "volumes: nothing can be mounted at \"/proc\""),
-        ("/srv/a", "/proc/sys", "volumes: nothing can be mounted at \"/proc/sys\""),
-        ("/srv/a", "//proc/self", "volumes: nothing can be mounted at \"//proc/self\""),
-        ("/srv/none", "/x", "volumes: there is no \"/srv/none\" on the host"),
+        ("/srv/a", "/", "volumes: \"/\" cannot be a mount point: / and everything below /proc are reserved"),
+        (
+            "/srv/a",
+            "/./",
+            "volumes: \"/./\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        (
+            "/srv/a",
+            "/proc",
+            "volumes: \"/proc\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        (
+            "/srv/a",
+            "/proc/sys",
+            "volumes: \"/proc/sys\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        (
+            "/srv/a",
+            "//proc/self",
+            "volumes: \"//proc/self\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        ("/srv/none", "/x", "volumes: \"/srv/none\" does not exist on the host"),
         ("/srv/a\0", "/x", "volumes: \"/srv/a\\0\" must not contain a NUL byte"),
     ] {
         refused(&volume(source, target, false, Propagation::Private), &format!("spec volumes: {message}"));
@@ -123,13 +139,13 @@ fn invalid_volumes_are_refused() {
         })
     };
     for target in ["/x", "/x/", "//x/."] {
-        let both = "spec volumes: volumes: the volume \"/srv/a\" and the volume \"/srv/b\" both go to \"/x\"";
+        let both = "spec volumes: volumes: the volume \"/srv/a\" and the volume \"/srv/b\" are both mounted at \"/x\"";
         refused(&same(target), both);
     }
     check(&same("/x/y"), "");
     check(&many(400), "");
     refused(
         &many(600),
-        "spec volumes: volumes: more than 512 files, directories and descriptors are handed over",
+        "spec volumes: volumes: more than 512 files, directories and descriptors would be passed to init",
     );
 }
