@@ -258,7 +258,7 @@ fn network_namespace_is_not_joined_through_links_of_other_users() {
         for _ in 0..rounds(20) {
             match run_probe(probe("network").network(network())) {
                 Ok(seen) => assert_eq!(seen.get("network"), holders[0].1),
-                Err(error) => assert!(error.to_string().contains("user 1234 may have planted it"), "{error}"),
+                Err(error) => assert!(error.to_string().contains("user 1234 may have created it"), "{error}"),
             }
         }
     });

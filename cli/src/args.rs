@@ -243,7 +243,9 @@ impl Args {
             }
         }
         if self.no_i386 {
-            let profile = spec.filter.profile().ok_or_else(|| Failure::new("no_i386: there is no filter"))?;
+            let profile = spec.filter.profile().ok_or_else(|| {
+                Failure::new("no_i386 needs a system call filter, but the filter is \"none\"")
+            })?;
             spec.filter = Filter::Profile(Profile { i386: false, ..profile });
         }
         Ok(())

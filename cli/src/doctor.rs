@@ -46,7 +46,9 @@ fn describe(host: &Host, health: &Health) -> String {
     let landlock = match host.landlock_abi {
         0 => "no".to_string(),
         abi @ ..6 => {
-            format!("ABI {abi}: no signal and no abstract socket is kept within a task (ABI 6, Linux 6.12)")
+            format!(
+                "ABI {abi}: signals and abstract unix sockets are not restricted (needs ABI 6, Linux 6.12)"
+            )
         }
         abi => format!("ABI {abi}"),
     };
@@ -76,7 +78,7 @@ fn describe(host: &Host, health: &Health) -> String {
 fn cgroups(found: &Detection) -> String {
     let gate = |set| found.requiring(set, Control::empty()).can_limit().map_err(str::to_owned).err();
     let shut = gate(Required::Minimal);
-    let limits = shut.as_deref().unwrap_or("all that limits need");
+    let limits = shut.as_deref().unwrap_or("all required controllers are available");
     let mut text = format!("{:<13} {:?}: {limits}\n", "cgroups", found.mode);
     let documented = match gate(Required::Documented) {
         None => "yes".into(),
@@ -99,13 +101,13 @@ fn place(row: &Controller, said: &str) -> String {
         Where::V2 { name } if *name == row.name => "v2".into(),
         Where::V2 { name } => format!("v2 {name}"),
         Where::V2Core { by } => format!("v2 core: {by}"),
-        Where::Nowhere => "nowhere".into(),
+        Where::Nowhere => "not available".into(),
     };
     match &row.why {
         None => place,
         Some(why) if row.place == Where::Nowhere && said.contains(why) => place,
         Some(why) if row.place == Where::Nowhere => format!("{place}: {why}"),
-        Some(why) if said.contains(why) => format!("{place}, not for tasks"),
-        Some(why) => format!("{place}, not for tasks: {why}"),
+        Some(why) if said.contains(why) => format!("{place}, not usable for tasks"),
+        Some(why) => format!("{place}, not usable for tasks: {why}"),
     }
 }

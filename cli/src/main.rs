@@ -21,7 +21,11 @@ mod values;
 const REFUSED: u8 = 125;
 
 #[derive(Parser)]
-#[command(name = "cofferdam", version, about = "A watertight enclosure around a process")]
+#[command(
+    name = "cofferdam",
+    version,
+    about = "Run a command in a sandbox of Linux namespaces, cgroups and seccomp filters"
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

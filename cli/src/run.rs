@@ -98,7 +98,7 @@ fn without(found: &Detection, names: &[String]) -> Result<Detection, Failure> {
     for name in names {
         if !CONTROLLERS.contains(&name.as_str()) && name != "io" {
             let known = CONTROLLERS.join(", ");
-            return Err(Failure::new(format!("without-controller: {name:?} is none of {known}")));
+            return Err(Failure::new(format!("without-controller: {name:?} is not one of {known}")));
         }
         found = found.without(name);
     }

@@ -96,6 +96,6 @@ fn drain(pipe: &mut PipeReader, file: &mut File) {
         takes = takes && file.write_all(bytes).is_ok();
     }
     if !takes {
-        let _ = writeln!(io::stderr(), "cofferdam: the end of the output could not be written");
+        let _ = writeln!(io::stderr(), "cofferdam: the output could not be written completely");
     }
 }

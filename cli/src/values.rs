@@ -31,7 +31,7 @@ pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
             "wbps" => &mut max.write_bps,
             "riops" => &mut max.read_iops,
             "wiops" => &mut max.write_iops,
-            _ => return Err(format!("{name:?} is none of rbps, wbps, riops and wiops")),
+            _ => return Err(format!("{name:?} is not one of rbps, wbps, riops and wiops")),
         };
         *field = Some(size(value).map_err(|e| e.to_string())?);
     }
@@ -78,7 +78,7 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
             "host-to-task" => volume.propagation = Propagation::HostToTask,
             "bidirectional" => volume.propagation = Propagation::Bidirectional,
             other => {
-                return Err(format!("{text:?}: {other:?} is none of ro, rw, host-to-task, bidirectional"));
+                return Err(format!("{text:?}: {other:?} is not one of ro, rw, host-to-task, bidirectional"));
             }
         }
     }
