@@ -33,7 +33,7 @@ pub(crate) struct EnterCommand {
 /// Compiles the plan of the additional process.
 ///
 /// # Errors
-/// [`Error::Spec`] if a string contains a NUL byte.
+/// [`Error::Spec`](crate::Error::Spec) if a string contains a NUL byte.
 pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     checks::no_nul("command", &run.command)?;
     run.args.iter().try_for_each(|arg| checks::no_nul("args", arg))?;
