@@ -1,8 +1,8 @@
-//! Spec and host into a plan, in the order of a sandbox's life. The one place where domains meet:
-//! whatever one of them must know of another is an argument that this page passes.
+//! Turns a spec and the facts about a host into a plan, in the order in which a sandbox is built. Only this module uses
+//! more than one domain: what one domain must know of another is an argument that `compile` passes.
 //!
-//! It is pure: it validates, resolves, orders, chooses and degrades, and it touches nothing. Everything
-//! that can be refused without asking the kernel is refused here.
+//! It makes no system calls and changes nothing: it validates the spec, resolves defaults, orders the steps, chooses
+//! methods and notes what cannot be enforced. Everything that can be refused without asking the kernel is refused here.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -41,7 +41,12 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-/// Compiles. `id` is the sandbox's name where the spec has none.
+/// Compiles a plan. `id` is the sandbox's name if the spec has none.
+///
+/// # Errors
+///
+/// [`Error::Spec`] for an invalid spec, [`Error::Denied`] for what the policy does not allow, [`Error::Unsupported`]
+/// for what this host cannot enforce.
 pub(crate) fn compile(
     policy: &Policy,
     spec: &SandboxSpec,
@@ -131,8 +136,8 @@ pub(crate) fn compile(
     }
     let stays = private.then(|| process::stay(host, identity, mapping, 0));
     process::rlimits(spec, &mut draft)?;
-    // The filter and the domain come last. Without no_new_privs both need CAP_SYS_ADMIN, so they come before it is
-    // given up.
+    // The filter and the Landlock domain come last. Without no_new_privs, loading either needs CAP_SYS_ADMIN, so they
+    // come before that capability is dropped.
     let mut filter = filters.own(must_hold, spec, &mut draft);
     let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
@@ -158,7 +163,10 @@ pub(crate) fn compile(
     process::exec(spec, limits, identity, &mut draft);
 
     if draft.handed.len() > step::wire::FDS as usize {
-        let why = format!("more than {} files, directories and descriptors are handed over", step::wire::FDS);
+        let why = format!(
+            "more than {} files, directories and descriptors would be passed to init",
+            step::wire::FDS
+        );
         return Err(Error::spec("volumes", why));
     }
     must_hold.check(&draft.report)?;
@@ -240,18 +248,20 @@ fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey)
     let ipc = ns::resolve_mode(ipc, policy.default_ipc_mode, policy.allow_host_ipc)?;
     checks::network(&spec.network, survey)?;
     if !policy.allow_network && spec.network != Network::None {
-        let why = "network: this host's policy allows no network (allow_network is off): ask for \"none\"";
+        let why = "network: this host's policy does not allow a network (allow_network is off): use \"none\"";
         return Err(Error::denied(why));
     }
     let user = !host.privileged();
     if let (true, Some(why)) = (user, &host.user_ns_forbidden) {
-        let reason = format!("the caller {} and may make no user namespace: {why}", host.hindrance());
+        let reason = format!("the caller {} and cannot make a user namespace: {why}", host.hindrance());
         return Err(Error::Unsupported { control: Control::MOUNT_NS, reason });
     }
     let network = spec.network.clone();
     if let (true, Network::Path(path)) = (user, &network) {
         let hindrance = host.hindrance();
-        let reason = format!("{path:?} cannot be joined from a user namespace, and the caller {hindrance}");
+        let reason = format!(
+            "{path:?} cannot be joined: the task would run in a user namespace, because the caller {hindrance}"
+        );
         return Err(Error::Unsupported { control: Control::NET_NS, reason });
     }
     Ok(Namespaces { pid, ipc, network, uts: spec.hostname.clone(), cgroup: false, user })
@@ -270,20 +280,25 @@ fn capabilities(
     let sets = if policy.root_keeps_caps && identity.uid == 0 {
         draft.report.note(
             Control::CAPS,
-            "user 0 keeps capabilities 0 to 37 by the operator's policy, whatever the lists say",
+            "user 0 keeps capabilities 0 to 37 whatever cap_add and cap_drop say (root_keeps_caps is on in this host's policy)",
         );
         Sets::legacy_root(host.supported)
     } else {
         Sets::for_uid(identity.uid, asked)
     };
     draft.report.enforce(Control::CAPS);
-    // In a user namespace of its own a task can have them all; they are good for nothing outside of it.
+    // In a user namespace of its own a task can hold every capability. None of them has an effect outside of that
+    // namespace.
     let held = if user_ns { host.supported } else { host.held };
     let withheld = caps::withheld(sets.permitted, held);
     if !withheld.is_empty() {
-        draft
-            .report
-            .note(Control::CAPS, format!("the caller cannot grant what it does not hold: {withheld}"));
+        draft.report.note(
+            Control::CAPS,
+            format!(
+                "the task does not get capabilities that the caller lacks: {}",
+                withheld.names_upper().join(", ")
+            ),
+        );
     }
     let keep = |set: CapSet| set.intersection(held);
     Ok(Sets {
@@ -329,12 +344,13 @@ fn cgroup(
     Ok(cgroups)
 }
 
-/// What must hold.
+/// The controls that the author and the operator require.
 fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     let mut forgiven = Control::empty();
-    // The kernel may forbid to lower the score below the caller's.
+    // Writing a score below the caller's minimum needs CAP_SYS_RESOURCE. If the spec asks for no score, a refusal is
+    // tolerated.
     forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
-    // The author asked to go without.
+    // The author asked for a writable root.
     forgiven.set(Control::HOST_FILES, spec.root.writable);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

@@ -235,7 +235,7 @@ mod tests {
             (
                 Error::Unsupported {
                     control: Control::MOUNT_NS,
-                    reason: "may make no user namespace".into(),
+                    reason: "cannot make a user namespace".into(),
                 },
                 "max_user_namespaces",
             ),

@@ -187,7 +187,7 @@ fn cve_2017_1002101_nomad_2026_14896_sources_are_not_reached_through_links_of_ot
             shown.fetch_add(1, Ordering::Relaxed);
         }
         Err(Error::Spec { message, .. }) => {
-            let link = format!("the symbolic link {way:?} on the way is not followed: user 1234");
+            let link = format!("the symbolic link {way:?} in this path is not followed: user 1234");
             assert!(message.contains(&link), "{what}: {message}");
             refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -258,7 +258,7 @@ fn network_namespace_is_not_joined_through_links_of_other_users() {
         for _ in 0..rounds(20) {
             match run_probe(probe("network").network(network())) {
                 Ok(seen) => assert_eq!(seen.get("network"), holders[0].1),
-                Err(error) => assert!(error.to_string().contains("user 1234 may have planted it"), "{error}"),
+                Err(error) => assert!(error.to_string().contains("user 1234 may have created it"), "{error}"),
             }
         }
     });

@@ -499,7 +499,9 @@ fn device_filter_is_optional_unless_the_spec_requires_it() {
             assert!(status.success() && report.enforced.contains(Control::DEVICES), "{status} {report}");
             let why = report.why(Control::DEVICES);
             assert!(
-                why.starts_with("held by nodev mounts and a sealed /dev, by no device cgroup: bpf("),
+                why.starts_with(
+                    "enforced by nodev mounts and a read-only /dev only, without a device cgroup: bpf("
+                ),
                 "{why}"
             );
             assert!(why.ends_with(&io::Error::from_raw_os_error(errno).to_string()), "{why}");

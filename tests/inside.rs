@@ -220,7 +220,7 @@ fn working_directory_is_created_and_entered() {
     match shell("pwd").work_dir("/etc/no/such/dir").spawn() {
         Err(Error::Spec { field: "populate", message }) => {
             assert!(
-                message.starts_with("nothing can be mounted at \"/etc/no/such/dir\": \"/etc\" is bound"),
+                message.starts_with("\"/etc/no/such/dir\" cannot be created in the root: \"/etc\" is bound"),
                 "{message}"
             );
         }

@@ -20,7 +20,7 @@ fn sandbox(args: &Args) -> Result<Sandbox, Failure> {
     Ok(Sandbox::new(&args.policy()?, args.spec()?))
 }
 
-/// Runs the command and ends as it did.
+/// Runs the command and returns its exit status.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let signals = forwarded()?;
     let bar = Bar::on_terminal();
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         None => sandbox,
     };
     let spawned = sandbox.spawn();
-    // It holds the task's ends of the pipes.
+    // The sandbox holds the task's ends of the pipes.
     drop((bar, sandbox));
     let task = spawned?;
     pipes.start();
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(u8::try_from(status.shell_code()).map_or(ExitCode::from(REFUSED), ExitCode::from))
 }
 
-/// What was asked for and does not hold, or only in part, in one line.
+/// The controls that are missing or weakened, with reasons, in one line; `None` if there are none.
 fn lacking(report: &Report) -> Option<String> {
     let part = |word: &str, controls: Control| {
         (!controls.is_empty()).then(|| format!("{word} {controls}: {}", report.why(controls)))
@@ -61,7 +61,7 @@ fn lacking(report: &Report) -> Option<String> {
     (!line.is_empty()).then_some(line)
 }
 
-/// Prints what `run` would do, here or on a host that lacks some controllers.
+/// Prints what `run` would do, on this host or on one without some controllers.
 pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
     let args = &explain.args;
     let mut sandbox = sandbox(args)?;
@@ -76,7 +76,7 @@ pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
             Err(why) => format!("# without {}: no limits: {why}\n", explain.without_controller.join(", ")),
         };
     }
-    // A plan that is refused for what would be missing is shown too, and then the refusal.
+    // If the host cannot enforce everything, the best-effort plan is printed before the error.
     let (plan, refused) = match sandbox.plan() {
         Ok(plan) => (plan, None),
         Err(refused @ Error::Unsupported { .. }) => match sandbox.require(Require::BestEffort).plan() {
@@ -98,7 +98,7 @@ fn without(found: &Detection, names: &[String]) -> Result<Detection, Failure> {
     for name in names {
         if !CONTROLLERS.contains(&name.as_str()) && name != "io" {
             let known = CONTROLLERS.join(", ");
-            return Err(Failure::new(format!("without-controller: {name:?} is none of {known}")));
+            return Err(Failure::new(format!("without-controller: {name:?} is not one of {known}")));
         }
         found = found.without(name);
     }
@@ -118,8 +118,8 @@ fn write_report(path: &Path, report: &Report) -> Result<(), Failure> {
     written.map_err(|e| Failure::new(format!("report: {path:?}: {e}")))
 }
 
-/// The signals that the command gets instead of us. The task has a session of its own, so a terminal's
-/// keys reach only this process.
+/// Blocks the signals that are forwarded to the command. The task has a session of its own, so the terminal sends the
+/// signals of its keys only to this process.
 fn forwarded() -> Result<SignalFd, Failure> {
     let mut set = SigSet::empty();
     for signal in

@@ -1,4 +1,4 @@
-//! How the values of flags are spelled.
+//! Parsers of the values of flags.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use cofferdam::cgroup::devices::Access;
 use cofferdam::notation::size;
 use cofferdam::{CpuMax, Device, HostsEntry, IoMax, Propagation, Volume};
 
-/// `QUOTA[/PERIOD[/BURST]]` in microseconds.
+/// Parses `QUOTA[/PERIOD[/BURST]]` in microseconds.
 pub(crate) fn cpu_max(text: &str) -> Result<CpuMax, String> {
     let numbers: Vec<u64> = text
         .split('/')
@@ -20,7 +20,7 @@ pub(crate) fn cpu_max(text: &str) -> Result<CpuMax, String> {
     }
 }
 
-/// `MAJ:MIN,rbps=N,...`.
+/// Parses `MAJ:MIN,rbps=N,...`.
 pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
     let mut pieces = text.split(',');
     let mut max = IoMax { device: pieces.next().unwrap_or_default().into(), ..IoMax::default() };
@@ -31,31 +31,31 @@ pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
             "wbps" => &mut max.write_bps,
             "riops" => &mut max.read_iops,
             "wiops" => &mut max.write_iops,
-            _ => return Err(format!("{name:?} is none of rbps, wbps, riops and wiops")),
+            _ => return Err(format!("{name:?} is not one of rbps, wbps, riops and wiops")),
         };
         *field = Some(size(value).map_err(|e| e.to_string())?);
     }
     Ok(max)
 }
 
-/// `2MB=SIZE`.
+/// Parses `PAGE=SIZE`, such as `2MB=64m`.
 pub(crate) fn hugetlb(text: &str) -> Result<(String, u64), String> {
     let (page, bytes) = text.split_once('=').ok_or_else(|| format!("{text:?} is not PAGE=SIZE"))?;
     Ok((page.to_owned(), size(bytes).map_err(|e| e.to_string())?))
 }
 
-/// Names separated by commas.
+/// Parses names separated by commas.
 pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::to_string).collect()
 }
 
-/// `SRC[:DST]`; the destination is the source's own path when there is none.
+/// Parses `SRC[:DST]`; DST defaults to SRC.
 pub(crate) fn pair(text: &str) -> (PathBuf, PathBuf) {
     let (source, target) = text.split_once(':').unwrap_or((text, text));
     (source.into(), target.into())
 }
 
-/// `SRC[:DST[:ACCESS]]`; the same path inside, and all access, when there is no more.
+/// Parses `SRC[:DST[:ACCESS]]`; DST defaults to SRC, ACCESS to `rwm`.
 pub(crate) fn device(text: &str) -> Result<Device, String> {
     let mut parts = text.splitn(3, ':');
     let source = parts.next().unwrap_or_default();
@@ -64,7 +64,7 @@ pub(crate) fn device(text: &str) -> Result<Device, String> {
     Ok(Device { source: source.into(), target: target.into(), access })
 }
 
-/// `SRC:DST[:OPTION,...]` with `ro`, `rw`, `host-to-task` and `bidirectional`.
+/// Parses `SRC:DST[:OPTION,...]` with the options `ro`, `rw`, `host-to-task` and `bidirectional`.
 pub(crate) fn volume(text: &str) -> Result<Volume, String> {
     let mut parts = text.splitn(3, ':');
     let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
@@ -78,14 +78,14 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
             "host-to-task" => volume.propagation = Propagation::HostToTask,
             "bidirectional" => volume.propagation = Propagation::Bidirectional,
             other => {
-                return Err(format!("{text:?}: {other:?} is none of ro, rw, host-to-task, bidirectional"));
+                return Err(format!("{text:?}: {other:?} is not one of ro, rw, host-to-task, bidirectional"));
             }
         }
     }
     Ok(volume)
 }
 
-/// `NAME:ADDRESS`; the address may have colons of its own.
+/// Parses `NAME:ADDRESS`; the address may contain colons.
 pub(crate) fn host(text: &str) -> Result<HostsEntry, String> {
     let (name, address) = text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:ADDRESS"))?;
     Ok(HostsEntry { address: address.into(), names: vec![name.into()] })
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits() {
+    fn limits_are_parsed() {
         assert_eq!(cpu_max("5000"), Ok(CpuMax::new(5000)));
         assert_eq!(cpu_max("5000/20000/1000"), Ok(CpuMax { quota: 5000, period: 20_000, burst: 1000 }));
         assert_eq!(hugetlb("2MB=4m"), Ok(("2MB".into(), 4 << 20)));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn devices() {
+    fn devices_are_parsed() {
         let all = |text: &str| {
             let d = device(text).unwrap();
             (d.source.display().to_string(), d.target.display().to_string(), d.access.to_string())
@@ -121,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn hosts() {
+    fn hosts_are_parsed() {
         let entry = host("db:fe80::1").unwrap();
         assert_eq!((entry.names, entry.address.as_str()), (vec!["db".to_string()], "fe80::1"));
         assert!(host("db").is_err());
     }
 
     #[test]
-    fn volumes() {
+    fn volumes_are_parsed() {
         let v = volume("/a:/b:ro,host-to-task").unwrap();
         assert_eq!((v.read_only, v.propagation), (true, Propagation::HostToTask));
         assert!(!volume("/a:/b").unwrap().read_only);

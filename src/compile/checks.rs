@@ -1,4 +1,4 @@
-//! Checks of single fields, each an error that names its field.
+//! Checks of single fields. Each error names its field.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,16 +15,22 @@ pub(super) fn kernel(host: &Host) -> Result<()> {
     host.too_old().map_or(Ok(()), |reason| Err(Error::Unsupported { control, reason }))
 }
 
-/// A name for a cgroup and a directory: one component, and nothing that a shell or a log would mangle.
+/// Checks a sandbox's name. It becomes one component of cgroup and directory paths, so it has no characters that are
+/// special to a shell or a log.
 pub(super) fn id(id: &str) -> Result<String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if id.is_empty() || id.len() > 128 || id.starts_with('.') || !id.chars().all(fine) {
-        return Err(Error::spec("id", format!("{id:?} is not 1 to 128 letters, digits, '.', '_' and '-'")));
+        return Err(Error::spec(
+            "id",
+            format!(
+                "{id:?} is not a valid name: use 1 to 128 letters, digits, '.', '_' or '-', and no '.' at the start"
+            ),
+        ));
     }
     Ok(id.to_string())
 }
 
-/// Refuses a string that the kernel would cut.
+/// Refuses a string with a NUL byte, at which the kernel would truncate it.
 pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
     match text.as_bytes().contains(&0) {
         true => Err(Error::spec(field, format!("{text:?} contains a NUL byte"))),
@@ -32,19 +38,22 @@ pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
     }
 }
 
-/// Everything that goes to the kernel as a string.
+/// Checks the command, its arguments and environment, the host name, the umask and the working directory.
 pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
     if spec.command.is_empty() {
-        return Err(Error::spec("command", "there is no command"));
+        return Err(Error::spec("command", "no command is given"));
     }
     if spec.command.len() > 4000 {
-        return Err(Error::spec("command", "longer than 4000 bytes"));
+        return Err(Error::spec("command", "it is longer than 4000 bytes"));
     }
     no_nul("command", &spec.command)?;
     spec.args.iter().try_for_each(|arg| no_nul("args", arg))?;
     for (key, value) in &spec.env {
         if key.is_empty() || key.as_bytes().contains(&b'=') {
-            return Err(Error::spec("env", format!("{key:?} is not the name of a variable")));
+            return Err(Error::spec(
+                "env",
+                format!("{key:?} is not a valid name of an environment variable"),
+            ));
         }
         no_nul("env", key)?;
         no_nul("env", value)?;
@@ -56,22 +65,22 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
         no_nul("hostname", name.as_ref())?;
     }
     if spec.umask > 0o777 {
-        return Err(Error::spec("umask", format!("{:o} is above 777", spec.umask)));
+        return Err(Error::spec("umask", format!("{:o} is greater than 777", spec.umask)));
     }
     match &spec.work_dir {
         Some(dir) if !dir.as_os_str().as_bytes().is_empty() => check_path("work_dir", dir),
-        Some(_) => Err(Error::spec("work_dir", "it is empty: leave it out for /")),
+        Some(_) => Err(Error::spec("work_dir", "it must not be empty: leave it out for /")),
         None => Ok(()),
     }
 }
 
-/// A path that is joined must be a namespace.
+/// Checks that a network given by its path is a namespace.
 pub(super) fn network(network: &Network, survey: &Survey) -> Result<()> {
     let Network::Path(path) = network else { return Ok(()) };
     check_path("network", path)?;
     match &survey.network {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Error::spec("network", format!("{path:?} is no namespace"))),
+        Ok(false) => Err(Error::spec("network", format!("{path:?} is not a namespace"))),
         Err(why) => Err(Error::spec("network", format!("{path:?}: {why}"))),
     }
 }
@@ -85,12 +94,12 @@ pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
             return Err(survey.absent("devices", &device.source));
         }
         if kind != Some(FileKind::Device) {
-            return Err(Error::spec("devices", format!("{:?} is no device of the host", device.source)));
+            return Err(Error::spec("devices", format!("{:?} is not a device", device.source)));
         }
         if device.access.is_empty() {
             return Err(Error::spec(
                 "devices",
-                format!("{:?}: no access, neither r, w nor m", device.source),
+                format!("{:?}: no access is given: use r, w or m", device.source),
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! The devices of a task: one declaration makes its nodes and the list of the device cgroup.
+//! The devices of a task: each declaration makes a device node and a rule of the device cgroup.
 
 use crate::cgroup::devices::{self, Access, DeviceKind, DeviceRule};
 use crate::error::Result;
@@ -8,10 +8,10 @@ use crate::rootfs::probe::Node;
 use crate::spec::{Device, SandboxSpec};
 use crate::step::{Draft, OnRefusal};
 
-/// The list of the device cgroup; empty where there is to be none, and then the report says why.
+/// The rules of the device cgroup. The list is empty if there is no device cgroup, and the report then says why.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if there must be one.
+/// [`Error::Unsupported`](crate::Error::Unsupported) if the spec requires a device cgroup and the caller cannot make one.
 pub(super) fn rules(
     spec: &SandboxSpec,
     host: &Host,
@@ -20,9 +20,9 @@ pub(super) fn rules(
 ) -> Result<Vec<DeviceRule>> {
     let may = |name: &str| host.held.has(name);
     let why = if spec.device_cgroup == Some(false) {
-        "the spec turns it off"
+        "it is turned off in the spec"
     } else if !(may("sys_admin") || may("bpf") && may("net_admin")) {
-        "the caller lacks sys_admin"
+        "the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN"
     } else {
         let declared = spec.devices.iter().filter_map(|device| {
             let (kind, node) = node(device, survey)?;
@@ -35,12 +35,13 @@ pub(super) fn rules(
     Ok(Vec::new())
 }
 
-/// What it means that there is no device cgroup: nodes are bound whole, for reading and writing.
+/// What the report says if there is no device cgroup. Device nodes are then bound for both reading and writing,
+/// whatever access was declared.
 pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     if spec.device_cgroup == Some(true) {
         return OnRefusal::Unsupported(Control::DEVICES, "there is no device cgroup".into());
     }
-    let mounts = "held by nodev mounts and a sealed /dev, by no device cgroup";
+    let mounts = "enforced by nodev mounts and a read-only /dev only, without a device cgroup";
     let mut effects = vec![Effect::noted(Control::DEVICES, mounts)];
     for device in narrow(spec) {
         effects.push(Effect::weakened(Control::DEVICES, wider(device, "there is no device cgroup")));
@@ -49,14 +50,15 @@ pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     let dirs = &spec.task_dirs;
     if let Some(dir) = volumes.chain(&dirs.alloc).chain(&dirs.local).chain(&spec.root.upper).next() {
         let why = format!(
-            "a node that a task with CAP_MKNOD makes below {dir:?} works on the host, unless its file system is mounted nodev there, as there is no device cgroup"
+            "without a device cgroup, a task with CAP_MKNOD can make device nodes below {dir:?} that work on the host, unless the file system is mounted nodev there"
         );
         effects.push(Effect::noted(Control::DEVICES, why));
     }
     OnRefusal::Degrade(effects)
 }
 
-/// Adds to the report which devices the list allows more of than was declared.
+/// Adds to the report the devices that can be opened for more than their declared access, because another rule allows
+/// it.
 pub(super) fn wider_than_declared(
     spec: &SandboxSpec,
     survey: &Survey,
@@ -67,7 +69,7 @@ pub(super) fn wider_than_declared(
         let all = node(device, survey).map(|(kind, n)| devices::allows(rules, kind, n.major, n.minor));
         let more = all.unwrap_or_default().difference(device.access | Access::MKNOD);
         if !more.is_empty() {
-            let why = "every task has that device, or it is declared twice";
+            let why = "every task may use this device, or it is declared twice";
             draft.report.weaken(Control::DEVICES, wider(device, why));
         }
     }
@@ -78,7 +80,7 @@ fn node(device: &Device, survey: &Survey) -> Option<(DeviceKind, Node)> {
     Some((if node.block { DeviceKind::Block } else { DeviceKind::Char }, *node))
 }
 
-/// Devices that are not to be opened for both reading and writing.
+/// The devices declared without read or without write access.
 fn narrow(spec: &SandboxSpec) -> impl Iterator<Item = &Device> {
     spec.devices.iter().filter(|device| !device.access.contains(Access::READ | Access::WRITE))
 }

@@ -1,7 +1,8 @@
-//! The plan of another process in a running task: it joins the task's namespaces and cgroups, takes the same ids,
-//! capabilities and filters, and executes a command of its own.
+//! The plan of an additional process in a running task. The process joins the task's namespaces and cgroups, takes the
+//! same ids, capabilities and filters, and executes a command of its own.
 //!
-//! It is made of the steps that the task's own plan marks with [`Phase::Enter`]. What it adds is the joining itself.
+//! The plan consists of the steps that the task's own plan marks with [`Phase::Enter`], and a step that joins the
+//! namespaces.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -16,10 +17,10 @@ use crate::spec::Stdio;
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, Phase, Step};
 
-/// What is executed in a running task.
+/// The command to execute in a running task.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EnterCommand {
-    /// The command, looked up as that of a spec in `/`.
+    /// The command. It is looked up like a spec's command with the working directory `/`.
     pub command: OsString,
     /// Its arguments.
     pub args: Vec<OsString>,
@@ -29,10 +30,10 @@ pub(crate) struct EnterCommand {
     pub stdio: [Stdio; 3],
 }
 
-/// Compiles.
+/// Compiles the plan of the additional process.
 ///
 /// # Errors
-/// [`Error::Spec`] for a string with a NUL byte.
+/// [`Error::Spec`](crate::Error::Spec) if a string contains a NUL byte.
 pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     checks::no_nul("command", &run.command)?;
     run.args.iter().try_for_each(|arg| checks::no_nul("args", arg))?;
@@ -43,7 +44,8 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     let fd = draft.hand(Handed::Task);
     let join = Op::Join { fd, kind: enclosure.namespaces, path: step::text(b"the task") };
     draft.build(Control::MOUNT_NS, join);
-    // The process that joins a PID namespace stays outside of it, and its child is inside.
+    // setns(2) with a PID namespace affects only children: the process that joins stays outside, and its child is
+    // inside.
     if let Some(Op::Fork { uid, gid, set_groups, last, .. }) = enclosure.stays.as_ref().and_then(InitStep::op)
     {
         let caller = draft.hand(Handed::Driver);
@@ -80,7 +82,8 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     })
 }
 
-/// Adds a step that comes before the joining, with descriptors of this process's own.
+/// Adds a step that comes before the namespaces are joined. Its descriptors are those of the new process, not the
+/// task's.
 fn outside(step: &InitStep, stdio: &[Stdio; 3], draft: &mut Draft) {
     match step.op() {
         Some(Op::Fds { .. }) => {

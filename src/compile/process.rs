@@ -1,4 +1,4 @@
-//! The task as a process: its descriptors, scores and limits, its credentials, and the command.
+//! The task as a process: its descriptors, OOM score, resource limits, credentials, and the command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -32,7 +32,7 @@ pub(super) fn oom_score(
         let text = value.to_string();
         let op = Op::OomScore { value: step::text(text.as_bytes()) };
         let step = InitStep::new(Control::OOM_SCORE, op).entering(Enter::Outside);
-        // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
+        // Writing a value below the caller's minimum needs CAP_SYS_RESOURCE. No file shows that minimum.
         let must = must_hold.names(Control::OOM_SCORE)
             || spec.oom_score_adj.is_some() && !must_hold.is_best_effort();
         draft.init.push(if must { step } else { step.optional() });
@@ -54,7 +54,7 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
             return Err(Error::spec("fds", "more than 197 descriptors"));
         }
         if map.insert(fd.to, draft.hand(Handed::Caller(fd.from.number()))).is_some() {
-            return Err(Error::spec("fds", format!("two descriptors for number {}", fd.to)));
+            return Err(Error::spec("fds", format!("two descriptors are given for number {}", fd.to)));
         }
     }
     for (field, stdio) in [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)] {
@@ -76,14 +76,14 @@ pub(super) fn stream_source(stdio: &Stdio) -> StreamSource {
     }
 }
 
-/// Which of 0, 1 and 2 are `/dev/null`, a bit each.
+/// Bit mask of the standard streams that are `/dev/null`: bit n stands for descriptor n.
 pub(super) fn null_streams(spec: &SandboxSpec) -> u8 {
     let streams = [(&spec.stdin, 1), (&spec.stdout, 2), (&spec.stderr, 4)];
     streams.into_iter().filter(|(stdio, _)| **stdio == Stdio::Null).map(|(_, bit)| bit).sum()
 }
 
-/// Version 1 cgroups are entered by init itself, which is single-threaded: its own `tasks` write waits
-/// for no grace period.
+/// Adds the steps that enter cgroups of version 1. Init enters them itself: it is single-threaded, so its write to its
+/// own `tasks` file waits for no RCU grace period.
 pub(super) fn enter(cgroups: &Cgroups, draft: &mut Draft) {
     if let Some(share) = cgroups.paths.share_tasks() {
         enter_one(Handed::Share(share.clone()), &share, draft);
@@ -93,15 +93,16 @@ pub(super) fn enter(cgroups: &Cgroups, draft: &mut Draft) {
     }
 }
 
-/// Enters one.
+/// Adds the step that enters one cgroup.
 pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
     let may_be_absent = matches!(handed, Handed::Share(_));
     let fd = draft.hand(handed);
     draft.enter(Enter::Outside, Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
 }
 
-/// The step of a process that stays, to reap and to record the exit, while its child goes on. The child waits for it to
-/// give up all that it does not need for that. `caller` is the index of a pidfd of the caller.
+/// The step in which a process forks: the parent stays to reap and to record the exit status, and the child continues.
+/// The child waits until the parent has given up all privileges that reaping does not need. `caller` is the index of a
+/// pidfd of the caller.
 pub(super) fn stay(host: &Host, who: &Identity, mapping: Mapping, caller: u32) -> InitStep {
     let (uid, gid) = identity::pid1(host, who, mapping);
     let set_groups = mapping != Mapping::Caller;
@@ -118,7 +119,7 @@ pub(super) fn rlimits(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
         let resource = name.number();
         let (soft, hard) = (limit.soft.unwrap_or(u64::MAX), limit.hard.unwrap_or(u64::MAX));
         if soft > hard {
-            return Err(Error::spec("rlimits", format!("{name}: the soft limit is above the hard one")));
+            return Err(Error::spec("rlimits", format!("{name}: the soft limit exceeds the hard limit")));
         }
         draft.enter(Enter::Inside, Control::RLIMITS, Op::Rlimit { resource, soft, hard });
         draft.report.enforce(Control::RLIMITS);
@@ -150,27 +151,28 @@ pub(super) fn credentials(
     } else if host.no_new_privs {
         draft
             .report
-            .note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which no process can take back");
+            .note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which cannot be cleared: setuid programs do not gain privileges");
     }
     if host.mdwe {
         draft.report.note(
             Control::NO_NEW_PRIVS,
-            "the caller has PR_SET_MDWE set, which no process can take back: what compiles to memory while it runs fails",
+            "the caller has PR_SET_MDWE set, which cannot be cleared: programs that generate code at run time (JIT compilers) fail",
         );
     }
 }
 
-/// Directories in which a name without a slash is looked up where the environment has no `PATH`.
+/// The directories in which a name without a slash is looked up if the environment has no `PATH`.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The most places of one lookup: init tells the one that it found by its index, in a byte.
+/// The most paths of one lookup. Init reports the path that it found by its index, in one byte.
 const PLACES: usize = 200;
 
-/// Where a command is looked up in the root, in order. A name or a relative path first below `/local` and `/`, as the
-/// `exec` driver does; then as a shell does: a path in the working directory, a name in the directories of `path`.
+/// The paths at which a command is looked up in the root, in order. A name or a relative path is looked up below
+/// `/local` and `/`, as Nomad's `exec` driver does. Before that, a relative path is looked up in the working directory;
+/// after that, a name is looked up in the directories of `path`.
 ///
 /// # Errors
-/// [`Error::Spec`] for a `PATH` with too many directories.
+/// [`Error::Spec`] if `PATH` has too many directories.
 pub(super) fn candidates(command: &OsStr, work_dir: &Path, path: Option<&OsStr>) -> Result<Vec<PathBuf>> {
     let command = Path::new(command);
     if command.is_absolute() {

@@ -1,5 +1,5 @@
-//! What is built before the clone, and what is mounted of the host: the root's directory, its entries,
-//! and the volumes.
+//! What the parent builds before the clone, and what is mounted from the host: the root's directory, its entries, and
+//! the volumes.
 
 use std::path::{Path, PathBuf};
 
@@ -14,11 +14,11 @@ use crate::rootfs::{self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, 
 use crate::spec::{Device, Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// The parent's work on the root.
+/// What the parent does to make the root.
 pub(super) struct RootWork {
     /// The temporary directory to make, if one is needed.
     pub temp: Option<MakeTempRoot>,
-    /// What becomes of it, or of the author's own.
+    /// How that directory, or the directory that the spec names, is populated.
     pub build: BuildRoot,
 }
 
@@ -35,13 +35,10 @@ pub(super) fn work(
         path.as_ref().map_or(Ok(()), |path| directory(field, path, survey))?;
     }
     if root.populate == Method::None && root.path.is_none() {
-        return Err(Error::spec(
-            "root",
-            "populate \"none\" needs the path of a directory to be used as it is",
-        ));
+        return Err(Error::spec("root", "populate \"none\" needs the path of an existing root directory"));
     }
     if root.populate == Method::Bind && root.writable {
-        return Err(Error::spec("root", "populate \"bind\" cannot be writable: ask for overlay, or auto"));
+        return Err(Error::spec("root", "populate \"bind\" cannot be writable: use overlay or auto"));
     }
     let env = if root.populate == Method::None { ChrootEnv::new() } else { chroot_env(policy, spec) };
     populate::validate(&env)?;
@@ -49,7 +46,7 @@ pub(super) fn work(
         return Err(Error::spec("chroot_env", format!("{source:?}: {why}")));
     }
     let (entries, skipped) = entries(&env, survey);
-    // The default list is a list of what a host may have; one that somebody wrote means what it says.
+    // The default list names paths that a host may or may not have. A missing path of an explicit list is reported.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
     for Skipped { path, why } in skipped.iter().filter(|_| written) {
         draft.report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
@@ -96,16 +93,16 @@ fn mounted(entry: &RootEntry, method: Method) -> Source {
     Source { path: entry.source.clone(), target: entry.target.clone(), method }
 }
 
-/// What stands in the root, what holds others first, and what is left out of it.
+/// The entries of the root, outer directories first, and the sources that are left out.
 fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     let (mut entries, mut skipped) = (Vec::new(), Vec::new());
     for (source, dest) in env {
         let real = survey.real(source);
         let why = match survey.kind(source) {
-            None => "is not there",
+            None => "does not exist",
             Some(FileKind::Device) => "is a device",
             Some(FileKind::Other) => "is a fifo or a socket",
-            Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "was to be left out",
+            Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "is excluded by chroot_skip",
             Some(kind) => {
                 entries.push(RootEntry {
                     source: source.clone(),
@@ -125,15 +122,15 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     (entries, skipped)
 }
 
-/// The path of `path` from `top` on, if it lies below.
+/// `path` relative to `top`; `None` unless it lies below `top`.
 fn below(path: &Path, top: &Path) -> Option<PathBuf> {
     path.strip_prefix(top).ok().filter(|rest| !rest.as_os_str().is_empty()).map(PathBuf::from)
 }
 
-/// The topmost mount points below `source`: what is mounted below those comes with them.
+/// The topmost mount points below `source`. Mounts below those are included in them.
 fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, FileKind)> {
     let mut found: Vec<(PathBuf, FileKind)> = Vec::new();
-    // In the order of paths, what holds another comes before it.
+    // In sorted order a directory comes before its contents.
     for (point, kind) in &survey.mounts {
         let Some(point) = below(point, source) else { continue };
         if !found.iter().any(|(outer, _)| point.starts_with(outer)) {
@@ -151,7 +148,10 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
             check_path("volumes", &volume.target)?;
             if volume.target == Path::new("/") || volume.target.starts_with("/proc") {
                 let target = &volume.target;
-                return Err(Error::spec("volumes", format!("nothing can be mounted at {target:?}")));
+                return Err(Error::spec(
+                    "volumes",
+                    format!("{target:?} cannot be a mount point: / and everything below /proc are reserved"),
+                ));
             }
             let kind = survey.kind(&volume.source);
             let kind = kind.ok_or_else(|| survey.absent("volumes", &volume.source))?;
@@ -160,8 +160,8 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
         .collect()
 }
 
-/// What the default list shows of `/etc` that other users may not read, by its path in the sandbox. A list that an author
-/// or operator wrote means what it says.
+/// The files and directories of `/etc` that other users cannot read on the host, by their path in the sandbox. They are
+/// covered only if `/etc` comes from the default list, not from a list of the author or operator.
 pub(super) fn private(
     policy: &Policy,
     spec: &SandboxSpec,
@@ -183,13 +183,13 @@ pub(super) fn private(
         .collect();
     if !covered.is_empty() {
         let names: Vec<String> = covered.iter().map(|(at, _)| at.display().to_string()).collect();
-        let why = format!("covered, as other users may not read them on the host: {}", names.join(" "));
+        let why = format!("masked, because other users cannot read them on the host: {}", names.join(" "));
         draft.report.note(Control::MASKED_PATHS, why);
     }
     covered
 }
 
-/// Files of the sandbox's own: path and content.
+/// The files that the sandbox generates, `/etc/resolv.conf` and `/etc/hosts`: path and content.
 pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static str, String)>> {
     let mut files = Vec::new();
     if let Some(dns) = &spec.dns {
@@ -201,11 +201,11 @@ pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static
     Ok(files)
 }
 
-/// Why the pages of a tmpfs may be written to swap, where they may.
+/// The reason why pages of a tmpfs can be swapped out; `None` if they cannot.
 pub(super) fn swappable(host: &Host, user_ns: bool) -> Option<String> {
     let (major, minor) = host.kernel;
     if host.kernel < (6, 4) {
-        return Some(format!("noswap of tmpfs needs Linux 6.4, this is {major}.{minor}"));
+        return Some(format!("the tmpfs option noswap needs Linux 6.4, this is {major}.{minor}"));
     }
-    user_ns.then(|| "noswap of tmpfs is refused in a user namespace".to_string())
+    user_ns.then(|| "the tmpfs option noswap is not allowed in a user namespace".to_string())
 }

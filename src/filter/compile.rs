@@ -115,7 +115,10 @@ pub fn compile(profile: &Profile, grants: &Grants) -> Result<Program> {
     program.push(Instruction::load(NUMBER));
     program.extend(i386);
     if program.len() > MOST {
-        let why = format!("the filter has {} instructions, and the kernel takes {MOST}", program.len());
+        let why = format!(
+            "the filter has {} instructions, which exceeds the kernel's limit of {MOST}",
+            program.len()
+        );
         return Err(Error::spec("filter", why));
     }
     Ok(Program(program))

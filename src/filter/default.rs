@@ -37,34 +37,34 @@ pub const GROUPS: &[Group] = &[
     group(
         &["setns", "listns"],
         &[],
-        "joins a namespace: who owns a user namespace has every capability in it",
+        "joins another namespace: a process has every capability in a user namespace that its user owns",
     ),
     group(
         &["open_by_handle_at"],
         &["dac_read_search"],
-        "opens by handle what no path of the root leads to; a handle of nsfs needs no capability",
+        "opens files outside the root by their handle; handles of nsfs need no capability",
     ),
     group(
         &["io_uring_setup", "io_uring_enter", "io_uring_register"],
         &[],
-        "makes calls that no filter sees, and is the kernel's most attacked interface",
+        "performs operations that seccomp filters do not see, and is a frequent source of kernel exploits",
     ),
     group(
         &["add_key", "keyctl", "request_key"],
         &[],
-        "keyrings belong to users of the host, and to no namespace",
+        "the keyrings of a user are shared with the host and with other tasks",
     ),
     group(
         &["userfaultfd"],
         &[],
-        "stops the kernel in the middle of a copy, which makes races of it winnable",
+        "pauses the kernel in the middle of a copy, which makes race conditions exploitable",
     ),
     group(
         &["perf_event_open"],
         &["perfmon", "sys_admin"],
-        "observes the processor, and what others do on it",
+        "observes the CPU and the other processes that run on it",
     ),
-    group(&["bpf"], &["bpf", "sys_admin"], "loads programs into the kernel"),
+    group(&["bpf"], &["bpf", "sys_admin"], "loads BPF programs into the kernel"),
     Group {
         namespaces: true,
         ..group(
@@ -82,52 +82,56 @@ pub const GROUPS: &[Group] = &[
                 "fspick",
             ],
             &["sys_admin"],
-            "changes what is mounted",
+            "changes mounts",
         )
     },
     Group {
         namespaces: true,
-        ..group(&["pivot_root"], &[], "changes what the root is; chroot(2) is enough inside")
+        ..group(&["pivot_root"], &[], "changes the root directory; chroot(2) is enough inside a sandbox")
     },
     Group {
         namespaces: true,
-        ..group(&["sethostname", "setdomainname"], &["sys_admin"], "names the machine")
+        ..group(&["sethostname", "setdomainname"], &["sys_admin"], "changes the host name")
     },
-    group(&["chroot"], &["sys_chroot"], "changes what the root is"),
-    group(&["init_module", "finit_module", "delete_module"], &["sys_module"], "changes the kernel's code"),
-    group(&["kexec_load", "kexec_file_load"], &[], "replaces the kernel"),
-    group(&["reboot"], &["sys_boot"], "restarts the machine"),
+    group(&["chroot"], &["sys_chroot"], "changes the root directory"),
+    group(
+        &["init_module", "finit_module", "delete_module"],
+        &["sys_module"],
+        "loads and unloads kernel modules",
+    ),
+    group(&["kexec_load", "kexec_file_load"], &[], "boots another kernel"),
+    group(&["reboot"], &["sys_boot"], "reboots the machine"),
     group(
         &["swapon", "swapoff", "quotactl_fd", "quotactl"],
         &["sys_admin"],
-        "administers the host's storage",
+        "manages swap and disk quotas of the host",
     ),
     group(&["acct"], &["sys_pacct"], "turns process accounting on and off"),
     group(
         &["clock_settime", "clock_settime64", "settimeofday", "stime"],
         &["sys_time"],
-        "sets the machine's clock, which no namespace has of its own",
+        "sets the system clock, which is not namespaced",
     ),
-    group(&["syslog"], &["syslog", "sys_admin"], "reads the kernel's log"),
-    group(&["iopl", "ioperm"], &["sys_rawio"], "opens the machine's ports"),
+    group(&["syslog"], &["syslog", "sys_admin"], "reads the kernel log (dmesg)"),
+    group(&["iopl", "ioperm"], &["sys_rawio"], "accesses I/O ports"),
     group(
         &["kcmp", "pidfd_getfd", "process_madvise"],
         &["sys_ptrace"],
-        "reaches into other processes by other ways than ptrace(2)",
+        "accesses other processes without ptrace(2)",
     ),
     group(
         &["get_mempolicy", "set_mempolicy", "set_mempolicy_home_node", "mbind"],
         &["sys_nice"],
-        "chooses the memory of other nodes",
+        "sets the NUMA memory policy",
     ),
-    group(&["migrate_pages", "move_pages"], &[], "acts on the memory of other processes"),
+    group(&["migrate_pages", "move_pages"], &[], "moves memory of other processes between NUMA nodes"),
     group(
         &["fanotify_init", "lookup_dcookie", "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules"],
         &["sys_admin"],
-        "watches whole file systems, and what guards them",
+        "monitors whole file systems, and reads and sets LSM attributes",
     ),
     group(&["vhangup"], &["sys_tty_config"], "hangs up a terminal"),
-    group(&["vm86", "vm86old"], &[], "runs 16-bit code: little used, and often a hole"),
+    group(&["vm86", "vm86old"], &[], "runs 16-bit code: rarely used, and often vulnerable"),
     Group {
         action: ENOSYS,
         ..group(
@@ -159,7 +163,7 @@ pub const GROUPS: &[Group] = &[
                 "vserver",
             ],
             &[],
-            "obsolete: no program of today needs it",
+            "obsolete: no current program needs it",
         )
     },
 ];

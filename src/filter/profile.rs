@@ -209,7 +209,7 @@ impl Profile {
     pub fn validate(&self) -> Result<()> {
         let wrong = |why: String| Err(Error::spec("filter", why));
         if self.rules.len() > MOST_RULES {
-            return wrong(format!("{} rules are more than {MOST_RULES}", self.rules.len()));
+            return wrong(format!("{} rules exceed the limit of {MOST_RULES}", self.rules.len()));
         }
         let actions = self.rules.iter().map(|rule| rule.action);
         let base = match self.base {
@@ -218,21 +218,24 @@ impl Profile {
         };
         for action in actions.chain(base) {
             if let Action::Errno(0 | 4096..) = action {
-                return wrong(format!("{action:?} is no error number: 1 to 4095"));
+                return wrong(format!("{action:?} is not an error number from 1 to 4095"));
             }
         }
         for rule in &self.rules {
             if let Some(name) = rule.calls.iter().find(|name| !calls::known(name)) {
-                return wrong(format!("{name:?} is no system call of x86_64 or i386"));
+                return wrong(format!("{name:?} is not a system call of x86_64 or i386"));
             }
             if rule.args.len() > MOST_COMPARES {
                 return wrong(format!(
-                    "{} comparisons in a rule are more than {MOST_COMPARES}",
+                    "{} comparisons in a rule exceed the limit of {MOST_COMPARES}",
                     rule.args.len()
                 ));
             }
             if let Some(compare) = rule.args.iter().find(|compare| compare.arg > 5) {
-                return wrong(format!("a system call has the arguments 0 to 5, and no {}", compare.arg));
+                return wrong(format!(
+                    "system calls have arguments 0 to 5, but a comparison uses argument {}",
+                    compare.arg
+                ));
             }
         }
         Ok(())

@@ -1,12 +1,11 @@
-//! Namespaces: which of them a task gets for itself, joins, or shares with its host.
+//! Namespaces: which ones a task gets for itself, joins, or shares with the host.
 //!
-//! The mount namespace is always the task's own. PID and IPC follow a mode, `private` or `host`, that
-//! a task may choose below the operator's ceiling; the network is the host's, none, or joined by
-//! path; UTS and cgroup namespaces are options. Where the caller has no privileges, a user namespace
-//! makes the rest possible.
+//! The mount namespace is always the task's own. PID and IPC namespaces follow a mode, `private` or `host`, which a
+//! task may choose within the operator's policy. The network is the host's, none, or joined by path. UTS and cgroup
+//! namespaces are optional. A caller without privileges makes these namespaces in a user namespace.
 //!
-//! What it does not do: configure a network (beyond bringing `lo` up in an empty one), or user
-//! namespaces for a caller that does not need one.
+//! This module does not configure a network, beyond bringing `lo` up in an empty one, and does not make a user
+//! namespace for a caller that does not need one.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -49,13 +48,13 @@ impl FromStr for IsolationMode {
         match text {
             "private" => Ok(IsolationMode::Private),
             "host" => Ok(IsolationMode::Host),
-            _ => Err(InvalidValue::new(format!("{text:?} is neither \"private\" nor \"host\""))),
+            _ => Err(InvalidValue::new(format!("must be \"private\" or \"host\", got {text:?}"))),
         }
     }
 }
 
-/// The mode that a task gets: its own choice, else the operator's default; never `host` above the
-/// ceiling.
+/// The mode that a task gets: its own choice, else the operator's default. `host` is refused unless `allow_host` is
+/// set.
 pub(crate) fn resolve_mode(
     (field, task): (&'static str, Option<IsolationMode>),
     default: IsolationMode,
@@ -63,7 +62,10 @@ pub(crate) fn resolve_mode(
 ) -> Result<IsolationMode> {
     let mode = task.unwrap_or(default);
     if mode == IsolationMode::Host && !allow_host {
-        return Err(Error::denied(format!("{field} \"host\" is above the ceiling of this host's policy")));
+        return Err(Error::denied(format!(
+            "{field} \"host\" is not allowed by this host's policy (allow_host_{} is off)",
+            field.trim_end_matches("_mode")
+        )));
     }
     Ok(mode)
 }
@@ -78,12 +80,12 @@ pub enum Network {
     Host,
     /// A new network namespace with nothing but `lo`, which is up.
     None,
-    /// The namespace that this file refers to (`/run/netns/x`, `/proc/1/ns/net`): made and configured
-    /// by somebody else, joined by `setns(2)`. Needs `CAP_SYS_ADMIN` over it.
+    /// The namespace that this file refers to (`/run/netns/x`, `/proc/1/ns/net`). Another program has made and
+    /// configured it. It is joined by `setns(2)`, which needs `CAP_SYS_ADMIN` over it.
     Path(PathBuf),
 }
 
-/// The namespaces of one sandbox, decided.
+/// The resolved namespaces of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Namespaces {
     pub pid: IsolationMode,
@@ -106,9 +108,9 @@ mod tests {
     }
 
     #[test]
-    fn a_task_chooses_its_mode_below_the_ceiling() {
+    fn the_policy_may_forbid_host_mode() {
         use IsolationMode::{Host, Private};
-        let above = "pid_mode \"host\" is above the ceiling of this host's policy";
+        let above = "pid_mode \"host\" is not allowed by this host's policy (allow_host_pid is off)";
         for (default, task, allow, expect) in [
             (Private, Some(Private), true, "private"),
             (Private, Some(Host), true, "host"),
@@ -127,7 +129,7 @@ mod tests {
     fn a_mode_is_spelled_exactly() {
         for text in ["Host", "other", "", " host"] {
             let refused = text.parse::<IsolationMode>().unwrap_err().to_string();
-            assert_eq!(refused, format!("{text:?} is neither \"private\" nor \"host\""));
+            assert_eq!(refused, format!("must be \"private\" or \"host\", got {text:?}"));
         }
     }
 }

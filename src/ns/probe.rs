@@ -1,5 +1,4 @@
-//! Asks the kernel about namespaces: whether an unprivileged caller may make user namespaces, and what
-//! a namespace file refers to.
+//! Probes namespaces: whether an unprivileged caller may make user namespaces, and whether a file is a namespace.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -8,10 +7,10 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-/// Why an unprivileged process could not make a user namespace, from the sysctls that forbid it.
-/// Each argument is the text of a file below `/proc/sys`, or `None` where there is no such file.
+/// The sysctl that forbids an unprivileged process to make a user namespace; `None` if none does. Each argument is the
+/// text of a file below `/proc/sys`, or `None` if the file does not exist.
 ///
-/// An empty answer is no promise: the clone itself tells.
+/// `None` is no guarantee: other mechanisms can refuse the clone.
 pub(crate) fn user_ns_forbidden(
     max: Option<&str>,
     clone_allowed: Option<&str>,
@@ -30,7 +29,7 @@ pub(crate) fn user_ns_forbidden(
     None
 }
 
-/// Reads those sysctls.
+/// Reads the sysctls of [`user_ns_forbidden`].
 pub(crate) fn user_ns() -> Option<String> {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).ok();
     user_ns_forbidden(
@@ -40,14 +39,14 @@ pub(crate) fn user_ns() -> Option<String> {
     )
 }
 
-/// Whether this process is in a user namespace that is not the initial one. That one has a fixed inode (Linux 3.8).
+/// Whether this process is in a user namespace other than the initial one, which has a fixed inode number (Linux 3.8).
 pub(crate) fn nested() -> bool {
     const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
     nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|st| st.st_ino != PROC_USER_INIT_INO)
 }
 
-/// Opens the namespace that an `O_PATH` descriptor refers to; `None` for what is none. A namespace is a file of nsfs,
-/// wherever it is bound. Nothing else is opened: that could be a fifo.
+/// Opens the namespace that an `O_PATH` descriptor refers to; `None` if it is not a namespace. A namespace is a file on
+/// nsfs, wherever it is bind-mounted. No other file is opened, as opening a fifo would block.
 pub(crate) fn namespace(held: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     if fstatfs(held)?.filesystem_type() != NSFS_MAGIC {
         return Ok(None);
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_file_is_told_from_another() {
+    fn only_files_on_nsfs_are_namespaces() {
         let is = |path: &str| {
             let held = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
             namespace(held.as_fd()).unwrap().is_some()

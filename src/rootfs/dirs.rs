@@ -99,12 +99,15 @@ impl TaskDirs {
         for (source, target) in self.binds() {
             check_path(FIELD, source)?;
             if kind(source)? != FileKind::Dir {
-                let why = format!("{target:?} needs a directory of the host, and {source:?} is none");
+                let why = format!("{source:?} is not a directory, so it cannot be mounted at {target:?}");
                 return Err(Error::spec(FIELD, why));
             }
         }
         if self.tmp == Some(0) {
-            return Err(Error::spec(FIELD, "/tmp has no bytes: leave tmp out for a directory of the root"));
+            return Err(Error::spec(
+                FIELD,
+                "the size of tmp must not be 0: leave it out for a /tmp directory in the root",
+            ));
         }
         let Some(secrets) = &self.secrets else { return Ok(()) };
         for (name, text) in &secrets.files {
@@ -114,7 +117,7 @@ impl TaskDirs {
                 || name == "."
                 || name == ".."
             {
-                return Err(Error::spec(FIELD, format!("{name:?} is no name of a file in /secrets")));
+                return Err(Error::spec(FIELD, format!("{name:?} is not a valid file name in /secrets")));
             }
             if u64::try_from(text.len()).is_ok_and(|n| n > secrets.bytes()) {
                 let why =

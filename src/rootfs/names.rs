@@ -52,7 +52,7 @@ impl Dns {
     pub(crate) fn render(&self, host: &str) -> Result<String> {
         let address = |s: &String| s.split('%').next().unwrap_or_default().parse::<IpAddr>().is_ok();
         if let Some(wrong) = self.servers.iter().find(|s| !address(s) || !word(s)) {
-            return Err(Error::spec("dns", format!("{wrong:?} is not the address of a name server")));
+            return Err(Error::spec("dns", format!("{wrong:?} is not the IP address of a name server")));
         }
         if let Some(wrong) = self.searches.iter().chain(&self.options).find(|s| !word(s)) {
             return Err(Error::spec("dns", format!("{wrong:?} is not a single word")));
@@ -114,13 +114,13 @@ pub(crate) fn hosts(entries: &[HostsEntry], hostname: Option<&str>) -> Result<St
     }
     for HostsEntry { address, names } in entries {
         if address.parse::<IpAddr>().is_err() {
-            return Err(Error::spec("hosts", format!("{address:?} is not an address")));
+            return Err(Error::spec("hosts", format!("{address:?} is not an IP address")));
         }
         if let Some(wrong) = names.iter().find(|name| !word(name)) {
             return Err(Error::spec("hosts", format!("{wrong:?} is not a host name")));
         }
         if names.is_empty() {
-            return Err(Error::spec("hosts", format!("{address:?} has no names")));
+            return Err(Error::spec("hosts", format!("no host names are given for {address:?}")));
         }
         let _ = writeln!(text, "{address} {}", names.join(" "));
     }

@@ -150,7 +150,8 @@ impl Template {
     pub fn open(dir: &Path, map: &ChrootEnv, options: &Options<'_>) -> Result<Template> {
         validate(map)?;
         if !options.method.walks() {
-            let why = format!("a template is filled by link, reflink or copy, not by {}", options.method);
+            let why =
+                format!("a template can be populated by link, reflink or copy, not by {}", options.method);
             return Err(Error::spec("populate", why));
         }
         let store = Store::open(dir)?;

@@ -1,4 +1,4 @@
-//! Limits on every kind of host, the gate, and what must hold.
+//! Resource limits on every kind of host, the required controllers, and the required controls.
 
 use super::*;
 use crate::cgroup::{Limits, MemoryMax};
@@ -15,7 +15,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Limits on a host, and best effort: what cannot be set is missing in the report.
+/// Limits on a host, with best effort: limits that cannot be set are missing in the report.
 fn limited(cgroups: Detection) -> Case {
     case(|c| {
         (c.host.cgroups, c.spec.limits) = (cgroups, limits());
@@ -24,7 +24,7 @@ fn limited(cgroups: Detection) -> Case {
 }
 
 #[test]
-fn on_version_2_the_task_is_born_in_its_cgroup() {
+fn on_cgroup_v2_the_task_is_cloned_into_its_cgroup() {
     let plan = check(
         &limited(host().cgroups),
         "mkdir(\"/sys/fs/cgroup/cofferdam.slice\", 0711)
@@ -49,7 +49,7 @@ fn on_version_2_the_task_is_born_in_its_cgroup() {
 }
 
 #[test]
-fn on_version_1_init_enters_by_itself() {
+fn on_cgroup_v1_init_enters_each_cgroup() {
     let plan = check(
         &limited(v1()),
         "mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
@@ -69,11 +69,11 @@ fn on_version_1_init_enters_by_itself() {
     );
     let tasks = |h: &&Handed| matches!(h, Handed::Tasks(_));
     assert_eq!(plan.handed().filter(tasks).count(), 6);
-    // A cgroup namespace comes after all of them.
+    // A cgroup namespace is made after all cgroups are entered.
     let mut hidden = limited(v1());
     hidden.spec.cgroup_namespace = Some(true);
     check(&hidden, "# enter the cgroup of \"/sys/fs/cgroup/freezer...\nwrite(...\nunshare(CLONE_NEWCGROUP)");
-    // Without limits and devices it is one directory, to kill in.
+    // Without limits and a device cgroup there is one cgroup, which is used to kill the task.
     let unlimited = case(|c| (c.host.cgroups, c.spec.device_cgroup) = (v1(), Some(false)));
     check(
         &unlimited,
@@ -82,7 +82,7 @@ fn on_version_1_init_enters_by_itself() {
 }
 
 #[test]
-fn on_a_hybrid_host_both() {
+fn a_hybrid_host_uses_both_cgroup_versions() {
     check(
         &limited(hybrid()),
         "mkdir(\"/sys/fs/cgroup/unified/cofferdam.slice/reserve.slice/box.scope\", 0755)
@@ -94,7 +94,7 @@ fn on_a_hybrid_host_both() {
     );
 }
 
-/// One required controller is lacking: no limit is set at all, and the report names it.
+/// If one required controller is missing, no limit is set at all, and the report names the controller.
 #[test]
 fn limits_are_all_or_nothing() {
     for (controllers, lacking) in [
@@ -115,7 +115,7 @@ fn limits_are_all_or_nothing() {
                  ! weakened  kill"
             ),
         );
-        // The cgroup is still there to kill in.
+        // The task still has a cgroup, which is used to kill it.
         assert!(plan.report.enforced.contains(Control::KILL));
         let strict = |require: Option<Require>| {
             let mut case = limited(v2(controllers));
@@ -132,19 +132,19 @@ fn limits_are_all_or_nothing() {
         let mut lenient = strict(None);
         lenient.policy.require = Some(Require::BestEffort);
         check(&lenient, "missing   memory,swap,cpu,cpuset,pids");
-        // Best effort of one does not undo what the other requires.
+        // Best effort of the policy does not weaken what the spec requires.
         lenient.spec.require = Some(Require::Asked);
         refused(&lenient, &all);
-        // Nobody misses what nobody asked for.
+        // A limit that was not asked for is not missing.
         let mut unlimited = strict(Some(Require::Full));
         unlimited.spec.limits = Limits::default();
         check(&unlimited, "missing   none");
     }
 }
 
-/// As if the host lacked one of them: on every kind of host the gate names it and no limit is set.
+/// On every kind of host, the report names a controller that is hidden, and no limit is set.
 #[test]
-fn a_lesser_host_is_faked() {
+fn hiding_a_required_controller_turns_limits_off() {
     for (host, version, names) in [
         (v1 as fn() -> Detection, "v1", &["cpu", "cpuset", "freezer", "memory"][..]),
         (hybrid, "v1", &["cpu", "cpuset", "freezer", "memory"]),
@@ -165,7 +165,7 @@ fn a_lesser_host_is_faked() {
             );
             assert!(plan.report.enforced.contains(Control::KILL), "{}", plan.report);
         }
-        // What no limit is made of is not missed, and what was not there cannot be taken away.
+        // Controllers that no limit needs, and unknown ones, can be hidden without effect.
         for name in ["net_prio", "devices", "nonsense"] {
             check(&limited(host().without(name)), "missing   none");
         }
@@ -176,11 +176,11 @@ fn a_lesser_host_is_faked() {
     );
 }
 
-/// The operator wants all twelve.
+/// The operator requires all twelve documented controllers.
 #[test]
-fn the_documented_controllers() {
+fn the_policy_may_require_all_documented_controllers() {
     use crate::cgroup::{CONTROLLERS, Controller, Where};
-    // A host of which the kernel has them all enabled.
+    // A host whose kernel has all controllers enabled.
     let with = |mut found: Detection| {
         let enabled = |name: &str| Controller {
             name: name.to_owned(),
@@ -208,20 +208,20 @@ fn the_documented_controllers() {
         memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: hugetlb, net_cls (excluded by the caller)
         ! write(\"/sys/fs/cgroup",
     );
-    // On version 1 blkio must be there to be used; here it is not mounted.
+    // On cgroup v1 blkio must be mounted; here it is not.
     check(&documented(with(v1())), "memory,swap,cpu,cpuset,pids: cgroup v1 controllers not available: blkio");
     check(&limited(whole().without("net_cls")), "missing   none");
     let mut case = documented(whole().without("net_cls"));
     case.spec.require = Some(Control::MEMORY.into());
     let all = "unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: net_cls (excluded by the caller)";
     refused(&case, all);
-    // Another set than the host was judged by, both ways.
+    // The policy requires another set of controllers than the one that the host was probed with.
     let case = limited(whole().without("net_cls").requiring(Required::Documented, Control::empty()));
     check(&case, "missing   none");
 }
 
 #[test]
-fn without_cgroups() {
+fn without_cgroups_no_limit_is_set() {
     check(
         &limited(off()),
         "missing   memory,swap,cpu,cpuset,pids
@@ -230,7 +230,7 @@ fn without_cgroups() {
          ! CLONE_INTO_CGROUP
          ! # enter the cgroup",
     );
-    // The PID namespace is killed as a whole.
+    // The kernel kills all processes of a PID namespace.
     let mut private = case(|c| c.host.cgroups = off());
     check(&private, "weakened  none\nmissing   none");
     private.spec.pid_mode = mode("host");
@@ -245,14 +245,14 @@ fn without_cgroups() {
         error.starts_with("unsupported: this host cannot enforce kill: only the main process"),
         "{error}"
     );
-    // With a cgroup the main process is not all that is killed; what is left is the way out by /proc/PID/root.
+    // With a cgroup all processes of the task are killed. KILL is still weakened by access to `/proc/PID/root`.
     let shared = case(|c| c.spec.pid_mode = mode("host"));
     let report = check(&shared, "! only the main process").report;
     assert!(report.why(Control::KILL).contains("/proc/PID/root"), "{report}");
 }
 
 #[test]
-fn a_user_to_whom_nothing_is_delegated() {
+fn without_delegation_no_limit_is_set() {
     let mut case = limited(rootless().cgroups);
     case.host = rootless();
     let why = "cgroup /user.slice is not delegated: its cgroup.procs cannot be written";
@@ -262,7 +262,7 @@ fn a_user_to_whom_nothing_is_delegated() {
 }
 
 #[test]
-fn where_the_cgroups_are() {
+fn cgroups_are_made_below_the_configured_parent() {
     let below = |parent: &str, id: &str| {
         case(|c| {
             c.policy.cgroup_parent = CgroupPath::new(parent).unwrap();
@@ -278,7 +278,7 @@ fn where_the_cgroups_are() {
 }
 
 #[test]
-fn limits_that_cannot_be() {
+fn invalid_limits_are_refused_on_every_host() {
     for (limits, field) in [
         (Limits { memory: Some(1), ..Limits::default() }, "memory"),
         (
@@ -287,7 +287,7 @@ fn limits_that_cannot_be() {
         ),
         (Limits { pids_max: Some(0), ..Limits::default() }, "pids_max"),
     ] {
-        // Also where no limit could be set.
+        // The limits are checked on a host without cgroups too.
         for cgroups in [host().cgroups, off()] {
             let mut case = limited(cgroups);
             case.spec.limits = limits.clone();
@@ -298,7 +298,7 @@ fn limits_that_cannot_be() {
 }
 
 #[test]
-fn limits_that_hold_in_part() {
+fn reserved_cpus_that_are_offline_weaken_cpuset() {
     let mut case = limited(host().cgroups);
     case.spec.limits.cores = "2-7".parse().unwrap();
     check(&case, "weakened  cpuset\ncpuset: only CPUs 2-3 of 2-7 are available on this host");
@@ -315,7 +315,7 @@ fn limits_that_hold_in_part() {
 }
 
 #[test]
-fn an_operator_may_do_without_partitions() {
+fn without_core_partitions_cpuset_is_weakened() {
     let case = case(|c| {
         (c.host.cgroups, c.spec.limits) = (v1(), limits());
         c.policy.core_partitions = false;
@@ -330,17 +330,17 @@ fn an_operator_may_do_without_partitions() {
 }
 
 #[test]
-fn what_is_required_must_be_asked_for() {
+fn a_required_control_must_be_asked_for() {
     let requires = |require: Require| case(|c| c.spec.require = Some(require));
     let unasked = "it is required, but the spec does not ask for it";
     for control in [Control::UTS_NS, Control::MEMORY, Control::RLIMITS, Control::CGROUP_NS, Control::NET_NS] {
         let expected = format!("unsupported: this host cannot enforce {control}: {unasked}");
         refused(&requires(control.into()), &expected);
     }
-    // A remark on what is shared is no reason.
+    // A remark about a shared namespace is not the reason given.
     let shared = case(|c| (c.spec.require, c.spec.pid_mode) = (Some(Control::PID_NS.into()), mode("host")));
     refused(&shared, &format!("unsupported: this host cannot enforce pid_ns: {unasked}"));
-    // Everything is everything that is asked for.
+    // `Full` requires everything that the spec asks for.
     check(&requires(Require::Full), "weakened  none\nmissing   none");
     check(&requires(Require::BestEffort), "");
     check(&requires((Control::PID_NS | Control::CAPS | Control::ROOT_SWITCH | Control::KILL).into()), "");

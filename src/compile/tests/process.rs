@@ -1,9 +1,9 @@
-//! The process itself: its command, descriptors, limits, scores, and who stays as PID 1.
+//! The task as a process: its command, descriptors, resource limits, OOM score, and PID 1.
 
 use super::*;
 
 #[test]
-fn where_a_command_is_looked_for() {
+fn a_command_is_looked_up_in_order() {
     for (command, expected) in [
         ("tool", &["/local/tool", "/tool", "/usr/local/bin/tool", "/usr/bin/tool", "/bin/tool"][..]),
         ("/usr/bin/tool", &["/usr/bin/tool"]),
@@ -30,21 +30,24 @@ fn where_a_command_is_looked_for() {
 }
 
 #[test]
-fn strings_that_cannot_be_passed() {
+fn invalid_strings_and_umasks_are_refused() {
     type Set = fn(&mut SandboxSpec);
     let table: [(Set, &str); 9] = [
-        (|s| s.command.clear(), "spec command: command: there is no command"),
+        (|s| s.command.clear(), "spec command: command: no command is given"),
         (|s| s.command = "a\0b".into(), "spec command: command: \"a\\0b\" contains a NUL byte"),
-        (|s| s.command = "x".repeat(4001).into(), "spec command: command: longer than 4000 bytes"),
+        (|s| s.command = "x".repeat(4001).into(), "spec command: command: it is longer than 4000 bytes"),
         (|s| s.args = vec!["a\0".into()], "spec args: args: \"a\\0\" contains a NUL byte"),
         (|s| drop(s.env.insert("A".into(), "\0".into())), "spec env: env: \"\\0\" contains a NUL byte"),
         (|s| drop(s.env.insert("A\0".into(), "".into())), "spec env: env: \"A\\0\" contains a NUL byte"),
-        (|s| drop(s.env.insert("".into(), "x".into())), "spec env: env: \"\" is not the name of a variable"),
+        (
+            |s| drop(s.env.insert("".into(), "x".into())),
+            "spec env: env: \"\" is not a valid name of an environment variable",
+        ),
         (
             |s| drop(s.env.insert("A=B".into(), "x".into())),
-            "spec env: env: \"A=B\" is not the name of a variable",
+            "spec env: env: \"A=B\" is not a valid name of an environment variable",
         ),
-        (|s| s.umask = 0o1000, "spec umask: umask: 1000 is above 777"),
+        (|s| s.umask = 0o1000, "spec umask: umask: 1000 is greater than 777"),
     ];
     for (set, expected) in table {
         refused(&case(|c| set(&mut c.spec)), expected);
@@ -52,7 +55,7 @@ fn strings_that_cannot_be_passed() {
 }
 
 #[test]
-fn names_of_sandboxes() {
+fn the_id_must_be_a_single_safe_path_component() {
     let named = |id: &str| case(|c| c.spec.id = Some(id.into()));
     assert_eq!(check(&case(|_| ()), "").id, "box");
     let plan = check(
@@ -62,13 +65,14 @@ fn names_of_sandboxes() {
     assert_eq!(plan.id, "job-1_web.2");
     check(&named(&"x".repeat(128)), "");
     for id in ["../x", "a/b", ".", ".hidden", "a b", "a\n", "ü", &"x".repeat(129)] {
-        let why = "is not 1 to 128 letters, digits, '.', '_' and '-'";
+        let why =
+            "is not a valid name: use 1 to 128 letters, digits, '.', '_' or '-', and no '.' at the start";
         refused(&named(id), &format!("spec id: id: {id:?} {why}"));
     }
 }
 
 #[test]
-fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
+fn init_stays_as_pid_1_in_a_private_pid_namespace() {
     let staying = |init, pid: &str| case(|c| (c.spec.init, c.spec.pid_mode) = (init, mode(pid)));
     let plan = check(
         &staying(true, "private"),
@@ -97,7 +101,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
          # execute the command",
     );
     assert!(order::has_pid_1(&plan));
-    // Its user is not the task's, whose processes it would count among.
+    // PID 1 has another user than the task, so that it does not count as one of that user's processes.
     let same = case(|c| c.survey.identity.uid = 65533);
     check(
         &same,
@@ -106,7 +110,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
     for case in [staying(false, "private"), staying(true, "host"), staying(false, "host")] {
         assert!(!order::has_pid_1(&check(&case, "! PID 1")));
     }
-    // It is a process of the sandbox, but none of the task's.
+    // PID 1 is in the task's cgroup, but does not count against the task's limit.
     let limited = |init| {
         let mut case = staying(init, "private");
         case.spec.limits.pids_max = Some(5);
@@ -118,7 +122,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
 }
 
 #[test]
-fn resource_limits() {
+fn resource_limits_are_set_before_capabilities_are_dropped() {
     let limited = |limits: &[(&str, Option<u64>, Option<u64>)]| {
         case(|c| {
             c.spec.rlimits = limits
@@ -144,19 +148,19 @@ fn resource_limits() {
     for (soft, hard) in [(Some(2), Some(1)), (None, Some(1))] {
         refused(
             &limited(&[("cpu", soft, hard)]),
-            "spec rlimits: rlimits: cpu: the soft limit is above the hard one",
+            "spec rlimits: rlimits: cpu: the soft limit exceeds the hard limit",
         );
     }
 }
 
 #[test]
-fn the_oom_score_is_the_specs_whatever_the_callers_is() {
+fn the_oom_score_does_not_depend_on_the_callers() {
     let score = |own, wanted| case(|c| (c.host.oom_score_adj, c.spec.oom_score_adj) = (own, Some(wanted)));
     for (own, wanted) in [(0, 0), (-900, -900), (1000, 1000)] {
         let plan = check(&score(own, wanted), "! oom_score_adj");
         assert!(plan.report.enforced.contains(Control::OOM_SCORE));
     }
-    // The kernel may refuse it, which the spawn finds out. Nothing was asked for, so it goes on.
+    // The kernel may refuse to lower the score. The spec asks for none, so the spawn continues.
     check(
         &case(|c| c.host.oom_score_adj = -900),
         "# oom_score_adj (may be refused)
@@ -179,7 +183,7 @@ fn the_oom_score_is_the_specs_whatever_the_callers_is() {
         let step = plan.init.iter().find(|step| step.control == Control::OOM_SCORE);
         assert_eq!(step.unwrap().may_be_refused(), optional, "{require:?}");
     }
-    // A score that the author asks for must hold.
+    // A score that the spec asks for must be set.
     let asked = check(&score(-900, 0), "");
     let step = asked.init.iter().find(|step| step.control == Control::OOM_SCORE);
     assert!(!step.unwrap().may_be_refused());
@@ -190,14 +194,14 @@ fn the_oom_score_is_the_specs_whatever_the_callers_is() {
 }
 
 #[test]
-fn umasks() {
+fn the_umask_is_set_just_before_the_exec() {
     check(&case(|_| ()), "umask(000)\nchdir(\"/\")\ngetcwd()\numask(022)\n# execute the command");
     check(&case(|c| c.spec.umask = 0o077), "umask(077)");
     check(&case(|c| c.spec.umask = 0o777), "umask(777)");
 }
 
 #[test]
-fn descriptors() {
+fn descriptors_are_numbered_and_limited() {
     let given = |fds: &[(i32, u32)]| {
         case(|c| c.spec.fds = fds.iter().map(|(from, to)| Fd::new(caller_fd(*from), *to)).collect())
     };
@@ -210,11 +214,11 @@ fn descriptors() {
     for wrong in [0, 2, 1024, u32::MAX] {
         refused(&given(&[(40, wrong)]), &format!("spec fds: fds: {wrong} is not within 3 to 1023"));
     }
-    refused(&given(&[(40, 9), (41, 9)]), "spec fds: fds: two descriptors for number 9");
+    refused(&given(&[(40, 9), (41, 9)]), "spec fds: fds: two descriptors are given for number 9");
     let many = |n: u32| given(&(0..n).map(|i| (3, 3 + i)).collect::<Vec<_>>());
     assert_eq!(caller(&check(&many(197), "")), 197);
     refused(&many(198), "spec fds: fds: more than 197 descriptors");
-    // All that a plan can ever hand over, and init can take.
+    // The most descriptors that a plan can hand over are no more than init accepts.
     let mut most = many(197);
     most.host.cgroups = v1();
     most.spec.network = Network::Path("/run/netns/x".into());
@@ -234,7 +238,7 @@ fn everything_limited() -> cgroup::Limits {
 }
 
 #[test]
-fn standard_streams() {
+fn every_kind_of_standard_stream_is_handed_over() {
     type Set = fn(&mut SandboxSpec, Stdio);
     let table: [(Set, &str); 3] =
         [(|s, v| s.stdin = v, "stdin"), (|s, v| s.stdout = v, "stdout"), (|s, v| s.stderr = v, "stderr")];

@@ -331,7 +331,7 @@ fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     } else {
         steps.draft.report.note(
             Control::IPC_NS,
-            "no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges",
+            "/dev/mqueue is not mounted: in the host's IPC namespace that needs CAP_SYS_ADMIN on the host",
         );
     }
 }
@@ -365,7 +365,7 @@ fn volumes(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     for (volume, kind) in req.volumes {
         if volume.propagation != Propagation::Private {
             let why = format!(
-                "later mounts of the host below {:?} come with its flags, and not nodev, nosuid or read-only",
+                "mounts that the host makes below {:?} later keep the host's flags, without nodev, nosuid or read-only",
                 volume.target
             );
             steps.draft.report.weaken(Control::DEVICES, why);

@@ -20,7 +20,7 @@ pub(super) fn lower(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     if req.method == Method::Link && req.root.writable {
         steps.draft.report.miss(
             Control::HOST_FILES,
-            "the root is linked and writable: the task can change the host's own files",
+            "the root is writable and consists of hard links: the task can change the host's own files",
         );
     }
 }

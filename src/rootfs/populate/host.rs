@@ -19,9 +19,9 @@ use crate::rootfs::source::HeldSources;
 use crate::sys::fs::{Batch, DirentKind, Dirents};
 use crate::{Error, Result};
 
-pub(super) const AVOIDED: &str = "is the root, or was to be left out";
-pub(super) const KERNEL_FS: &str = "is on a file system of the kernel's own";
-pub(super) const CHANGED: &str = "went away while it was read";
+pub(super) const AVOIDED: &str = "is the root itself, or is excluded by chroot_skip";
+pub(super) const KERNEL_FS: &str = "is on a file system of the kernel (proc, sysfs, cgroup, ...)";
+pub(super) const CHANGED: &str = "was removed or replaced while it was read";
 
 /// What was found at a source of the map.
 pub(super) enum Found<'h> {

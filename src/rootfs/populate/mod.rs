@@ -155,7 +155,7 @@ impl FromStr for Method {
     fn from_str(s: &str) -> Result<Method> {
         Method::ALL.into_iter().find(|m| m.to_string() == s).ok_or_else(|| {
             let names = Method::ALL.map(|m| m.to_string()).join(", ");
-            Error::spec("populate", format!("{s:?} is none of {names}"))
+            Error::spec("populate", format!("{s:?} is not one of {names}"))
         })
     }
 }
@@ -180,14 +180,14 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
     for (source, dest) in map {
         let complain = |what: &str| Err(Error::spec("chroot_env", format!("{source:?} -> {dest:?}: {what}")));
         if !source.is_absolute() {
-            return complain("the source is not absolute");
+            return complain("the source is not an absolute path");
         }
         for path in [source, dest] {
             if path.components().any(|c| c == Component::ParentDir) {
-                return complain("a path has a ..");
+                return complain("a path must not contain \"..\"");
             }
             if path.as_os_str().as_bytes().contains(&0) {
-                return complain("a path has a NUL");
+                return complain("a path must not contain a NUL byte");
             }
         }
     }
@@ -195,7 +195,8 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
     for (source, dest) in map {
         let dest = dest::relative(dest);
         if let Some(other) = taken.insert(dest.clone(), source) {
-            let both = format!("{other:?} and {source:?} both go to {:?}", Path::new("/").join(dest));
+            let both =
+                format!("{other:?} and {source:?} have the same destination {:?}", Path::new("/").join(dest));
             return Err(Error::spec("chroot_env", both));
         }
     }
@@ -370,7 +371,7 @@ pub(crate) fn populate_held(
 ) -> Result<Populated> {
     validate(map)?;
     if !options.method.walks() {
-        let why = format!("a directory is populated by link, reflink or copy, not by {}", options.method);
+        let why = format!("a directory can be populated by link, reflink or copy, not by {}", options.method);
         return Err(Error::spec("populate", why));
     }
     let _permit = workers::wait_for_permit();

@@ -325,7 +325,7 @@ fn a_template_directory_that_other_users_may_access_is_refused() {
         let dir = site.0.path().join(format!("open-{mode:o}"));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
-        refused(&dir, Method::Copy, "other users may access");
+        refused(&dir, Method::Copy, "other users can access");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     }
     let nowhere = site.0.path().join("no/where");
