@@ -90,20 +90,22 @@ fn places(program: &Path, tried: &[PathBuf]) -> String {
     }
 }
 
-/// What would help where a control cannot be enforced.
-fn unsupported(control: Control, reason: &str) -> Option<&'static str> {
-    if reason.contains("user namespace") {
+/// What would help where a control cannot be enforced. Without a mount namespace there is no sandbox, so that control
+/// stands alone only where the caller can create none.
+fn unsupported(control: Control) -> Option<&'static str> {
+    if control == Control::MOUNT_NS {
         return Some(
-            "run as root, or allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone)",
+            "run as root, or allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns)",
         );
     }
-    if control.intersects(Control::RESOURCES) {
-        return Some(
-            "delegate the controllers to the caller (systemd: Delegate=yes), require fewer (required_controllers: asked), \
-             or go without (require: best_effort)",
-        );
+    if control == Control::MOUNT_NS | Control::HOST_FILES {
+        return Some("use Linux 5.12 or later");
     }
-    control.intersects(Control::MOUNT_NS).then_some("use Linux 5.12 or later")
+    control.intersects(Control::RESOURCES).then_some(
+        "delegate the controllers to the caller (systemd: Delegate=yes), require fewer (required_controllers: asked), \
+         or go without (require: best_effort)",
+    )
 }
 
 /// What would help where the kernel refused a call.
@@ -181,7 +183,7 @@ impl Error {
         match self {
             Error::Spec { .. } => None,
             Error::Denied { .. } => Some("ask for less, or ask the operator to change the policy"),
-            Error::Unsupported { control, reason } => unsupported(*control, reason),
+            Error::Unsupported { control, .. } => unsupported(*control),
             Error::Exec { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some(
                     "give a path in the root or a PATH, and check that the root contains the program and its interpreter",
@@ -229,7 +231,7 @@ mod tests {
             (prepare(libc::EBUSY), "other task"),
             (Error::denied("x"), "operator"),
             (
-                Error::Unsupported { control: Control::MEMORY, reason: "cgroup v2 lacks memory".into() },
+                Error::Unsupported { control: Control::MEMORY, reason: "memory is not available".into() },
                 "best_effort",
             ),
             (
