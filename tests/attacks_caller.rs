@@ -102,6 +102,12 @@ fn caller_entry() {
             let task = Sandbox::command("/bin/sh").args(["-c", "exit 7"]).with(|s| s.init = false);
             let status = task.spawn().unwrap().wait().unwrap();
             assert!(status.lost || status.code == Some(7), "{status}");
+            // The kernel keeps no status for such a caller. That of a task that it killed itself is known.
+            for init in [true, false] {
+                let task = Sandbox::command("sleep").arg("600").init(init).spawn().unwrap();
+                task.kill().unwrap();
+                assert_eq!(task.wait().unwrap().signal, Some(9), "init {init}");
+            }
             drop(sleeper(&id).spawn().unwrap());
         }
         "forking" => forking(),
