@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         None => sandbox,
     };
     let spawned = sandbox.spawn();
-    // The sandbox holds the task's ends of the pipes.
+    // The sandbox holds the task's ends of the pipes: while they are open, the copying threads never see their end.
     drop((bar, sandbox));
     let task = spawned?;
     pipes.start();
