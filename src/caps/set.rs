@@ -51,7 +51,7 @@ impl CapSet {
         self.0
     }
 
-    /// All capabilities with numbers from 0 to `last`, inclusive; empty if `last` is above 63.
+    /// All capabilities with numbers from 0 to `last`, inclusive; all 64 if `last` is above 63.
     pub const fn up_to(last: u8) -> CapSet {
         let unused = 63_u32.saturating_sub(last as u32);
         match u64::MAX.checked_shr(unused) {
