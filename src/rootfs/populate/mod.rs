@@ -43,9 +43,9 @@
 //! After a population was killed, another one may populate the same root again. It ends with the tree that an
 //! undisturbed population makes. There are no temporary names. Each directory and each copied file has a mode that
 //! marks it as unfinished, from the call that makes it to the call that finishes it (`unfinished` says which modes, and
-//! why). An unfinished copy is made again, and an unfinished directory is walked and finished. Only root can read an
-//! unfinished file. A directory of mode 01700 that belongs to the caller is taken for unfinished. Nothing is synced to
-//! disk.
+//! why). An unfinished copy is made again, and an unfinished directory is walked and finished. Until its access control
+//! list is set, only root can read an unfinished file. An existing entry with such a mode counts as unfinished if it
+//! belongs to the caller or to the owner of its source. Nothing is synced to disk.
 //!
 //! No other process may write in the root during a population. New entries get mode and owner by descriptor. But if
 //! another process renames a directory over a new one before that is opened, the other directory is opened. At most two
@@ -349,9 +349,13 @@ fn add(count: &mut u64, n: u64) {
 /// each CPU, at most four.
 ///
 /// After a population was killed, another one may populate the same root again, which finishes the tree. Until then, an
-/// unfinished directory has mode 01700 and an unfinished copy mode 01200. An entry with such a mode whose owner is the
-/// caller or the source's owner is taken for unfinished: a file is removed and made again. All other entries that exist
-/// stay. If one destination is below another, its source replaces what the outer source has there.
+/// unfinished directory has mode 01700 and an unfinished copy mode 01200; an access control list may change the
+/// permission bits. So an existing entry that belongs to the caller or to the source's owner counts as unfinished if it
+/// is a file with one name, the sticky bit and neither setuid nor setgid bit, or a directory with the sticky bit and
+/// either the setuid bit or no permissions for group and others. Such a file is removed and made again, and such a
+/// directory gets the metadata of its source. All other existing entries stay.
+///
+/// If one destination is below another, its source replaces what the outer source has there.
 ///
 /// # Errors
 /// [`Error::Spec`] as [`validate`], and for a method that does not [walk](Method::walks), before anything is made.
