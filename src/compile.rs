@@ -346,7 +346,7 @@ fn cgroup(
     Ok(cgroups)
 }
 
-/// The controls that the spec's author and the operator require, and those that may be missing by default.
+/// The controls that the spec's author and the operator require, and those that may be missing unless they are named.
 fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     let mut forgiven = Control::empty();
     // Writing a score below the caller's minimum needs CAP_SYS_RESOURCE. If the spec asks for no score, a refusal is
