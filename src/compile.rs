@@ -1,8 +1,11 @@
-//! Turns a spec and the facts about a host into a plan, in the order in which a sandbox is built. Only this module uses
-//! more than one domain: what one domain must know of another is an argument that `compile` passes.
+//! Compiles a spec and the facts about a host into a plan, in the order in which a sandbox is built.
 //!
-//! It makes no system calls and changes nothing: it validates the spec, resolves defaults, orders the steps, chooses
-//! methods and notes what cannot be enforced. Everything that can be refused without asking the kernel is refused here.
+//! The modules `ns`, `rootfs`, `caps`, `ids`, `cgroup` and `filter` (the domains) never import each other. If one of
+//! them depends on another, `compile` passes the value as an argument.
+//!
+//! Compiling makes no system calls and changes nothing. It validates the spec, resolves defaults, orders the steps,
+//! chooses methods, and adds to the report what cannot be enforced. Everything that can be refused without asking the
+//! kernel is refused here.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -136,8 +139,8 @@ pub(crate) fn compile(
     }
     let stays = private.then(|| process::stay(host, identity, mapping, 0));
     process::rlimits(spec, &mut draft)?;
-    // The filter and the Landlock domain come last. Without no_new_privs, loading either needs CAP_SYS_ADMIN, so they
-    // come before that capability is dropped.
+    // The Landlock domain and the filter come last, after the credentials, if no_new_privs is set. Without it, either
+    // needs CAP_SYS_ADMIN, so both come before that capability is dropped.
     let mut filter = filters.own(must_hold, spec, &mut draft);
     let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
@@ -188,7 +191,7 @@ pub(crate) fn compile(
     })
 }
 
-/// What is needed to compare the root with its sources after the end.
+/// The facts that are kept to compare the root with its sources after the task has ended.
 fn root_record(spec: &SandboxSpec, build: &BuildRoot, draft: &Draft) -> RootRecord {
     let mount = |step: &InitStep| match step.op()? {
         Op::Bind { target, .. } | Op::Mount { target, .. } => Some(step::to_path(target)),
@@ -287,8 +290,7 @@ fn capabilities(
         Sets::for_uid(identity.uid, asked)
     };
     draft.report.enforce(Control::CAPS);
-    // In a user namespace of its own a task can hold every capability. None of them has an effect outside of that
-    // namespace.
+    // In a user namespace of its own, a task can hold every capability, which has no effect outside of that namespace.
     let held = if user_ns { host.supported } else { host.held };
     let withheld = caps::withheld(sets.permitted, held);
     if !withheld.is_empty() {
@@ -344,13 +346,13 @@ fn cgroup(
     Ok(cgroups)
 }
 
-/// The controls that the author and the operator require.
+/// The controls that the spec's author and the operator require, and those that may be missing unless they are named.
 fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     let mut forgiven = Control::empty();
     // Writing a score below the caller's minimum needs CAP_SYS_RESOURCE. If the spec asks for no score, a refusal is
     // tolerated.
     forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
-    // The author asked for a writable root.
+    // In a writable root of hard links, the task can change the host's files: the author asked for that.
     forgiven.set(Control::HOST_FILES, spec.root.writable);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

@@ -94,7 +94,8 @@ fn cgroups(found: &Detection) -> String {
     text
 }
 
-/// Where a controller is, and why tasks cannot use it. The reason is left out if `said` contains it.
+/// Where a controller is, and why tasks cannot use it. The reason is left out if `said`, which is printed above,
+/// contains it.
 fn place(row: &Controller, said: &str) -> String {
     let place = match &row.place {
         Where::V1 { mount } => format!("v1 {}", mount.display()),

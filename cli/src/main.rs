@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// One line for standard error, and the exit status.
+/// A failure of this program: one line for standard error, and the exit status.
 struct Failure {
     message: String,
     code: u8,

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         None => sandbox,
     };
     let spawned = sandbox.spawn();
-    // The sandbox holds the task's ends of the pipes.
+    // The sandbox holds the task's ends of the pipes: while they are open, the copying threads never see their end.
     drop((bar, sandbox));
     let task = spawned?;
     pipes.start();
@@ -118,8 +118,8 @@ fn write_report(path: &Path, report: &Report) -> Result<(), Failure> {
     written.map_err(|e| Failure::new(format!("report: {path:?}: {e}")))
 }
 
-/// Blocks the signals that are forwarded to the command. The task has a session of its own, so the terminal sends the
-/// signals of its keys only to this process.
+/// Blocks the signals that are forwarded to the command, and returns a signalfd for them. The task has a session of its
+/// own, so the terminal sends the signals of its keys only to this process.
 fn forwarded() -> Result<SignalFd, Failure> {
     let mut set = SigSet::empty();
     for signal in

@@ -1,8 +1,8 @@
 //! Replaces standard streams that are regular files by pipes.
 //!
 //! A task that holds a file can reopen it through `/proc/self/fd` for reading and writing, and change its mode and
-//! owner. It could turn a log file to which root redirects it into a setuid program. So the task gets a pipe, and
-//! threads copy.
+//! owner. If root redirects the output to a log file, the task could turn that file into a setuid program. So the task
+//! gets a pipe, and threads copy between the pipe and the file.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -17,7 +17,7 @@ use cofferdam::{CallerFd, SandboxSpec, Stdio};
 pub(crate) struct Streams {
     input: Option<(File, PipeWriter)>,
     outputs: Vec<(File, PipeReader)>,
-    /// The task's ends of the pipes that it writes to, with device and inode of the file.
+    /// The task's ends of the pipes that it writes to, each with device and inode of the file behind the pipe.
     written: Vec<((u64, u64), CallerFd)>,
     copies: Vec<JoinHandle<()>>,
 }

@@ -47,7 +47,7 @@ pub fn calculate<S: AsRef<str>>(
     Ok(default.intersection(allow).difference(drop).union(add))
 }
 
-/// Reads a list of names, the value of the field `key`.
+/// Parses a list of names, which is the value of the field `key`.
 ///
 /// The names are those that [`CapSet`] describes. In addition `all` stands for every supported capability, and an empty
 /// name is ignored.

@@ -51,7 +51,7 @@ impl CapSet {
         self.0
     }
 
-    /// All capabilities with numbers from 0 to `last`, inclusive; empty if `last` is above 63.
+    /// All capabilities with numbers from 0 to `last`, inclusive; all 64 if `last` is above 63.
     pub const fn up_to(last: u8) -> CapSet {
         let unused = 63_u32.saturating_sub(last as u32);
         match u64::MAX.checked_shr(unused) {
@@ -70,7 +70,8 @@ impl CapSet {
 
     /// The set of the one capability with this name; `None` if there is no such capability.
     ///
-    /// `all` is not a name here: its meaning depends on the kernel, which [`parse`](super::parse) takes as an argument.
+    /// `all` is not a name here: it depends on the kernel's capabilities, which [`parse`](super::parse) takes as an
+    /// argument.
     pub fn from_name(name: &str) -> Option<CapSet> {
         CapSet::from_normalised(&normalise(name))
     }
@@ -153,8 +154,8 @@ impl CapSet {
     }
 }
 
-/// Returns the form in which names are compared and printed. Only ASCII letters change case: some other letters have an
-/// ASCII letter as their lower case, and no capability is spelled with them.
+/// Returns the form in which names are compared and printed. Only ASCII letters change case: otherwise the Kelvin sign
+/// (U+212A), for example, would become `k` and pass for a letter of a name.
 pub(super) fn normalise(name: &str) -> String {
     let name = name.trim().to_ascii_lowercase();
     name.strip_prefix("cap_").unwrap_or(&name).to_owned()

@@ -87,8 +87,9 @@ const MACHINE: [(&str, &str); 10] = [
 const BY_PROC: Control =
     FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::KILL).union(Control::RESOURCES);
 
-/// Adds to the report what sharing the host's namespaces weakens. A task in a user namespace cannot open
-/// `/proc/PID/root` of a process outside, as it lacks CAP_SYS_PTRACE in that process's user namespace.
+/// Adds to the report which controls are weakened because the task shares namespaces of the host. A task in a user
+/// namespace cannot open `/proc/PID/root` of a process outside, as it lacks CAP_SYS_PTRACE in that process's user
+/// namespace.
 pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Domain, draft: &mut Draft) {
     let Namespaces { pid, ipc, user: user_ns, .. } = *ns;
     let network = &ns.network;
@@ -161,7 +162,8 @@ pub(super) fn weaken(
         draft.report.note(Control::PID_NS, "the task has CAP_KILL: it can kill any process of the host");
     }
     if user_ns {
-        // The mounts belong to the task's user namespace. The capability has no effect outside of that namespace.
+        // Capabilities have no effect outside of the task's user namespace. But the sandbox's mounts belong to that
+        // namespace.
         if has("sys_admin") {
             draft.report.weaken(
                 Control::HOST_FILES | Control::MASKED_PATHS,

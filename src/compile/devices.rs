@@ -35,8 +35,8 @@ pub(super) fn rules(
     Ok(Vec::new())
 }
 
-/// What the report says if there is no device cgroup. Device nodes are then bound for both reading and writing,
-/// whatever access was declared.
+/// What happens if there is no device cgroup: an error if the spec requires one, otherwise entries in the report.
+/// Device nodes can then be opened for both reading and writing, whatever access was declared.
 pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     if spec.device_cgroup == Some(true) {
         return OnRefusal::Unsupported(Control::DEVICES, "there is no device cgroup".into());
@@ -57,8 +57,8 @@ pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     OnRefusal::Degrade(effects)
 }
 
-/// Adds to the report the devices that can be opened for more than their declared access, because another rule allows
-/// it.
+/// Adds to the report the devices that the task can open for more than the declared access, because another rule of the
+/// device cgroup allows it.
 pub(super) fn wider_than_declared(
     spec: &SandboxSpec,
     survey: &Survey,

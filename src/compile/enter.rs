@@ -82,7 +82,7 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     })
 }
 
-/// Adds a step that comes before the namespaces are joined. Its descriptors are those of the new process, not the
+/// Adds a step that runs before the namespaces are joined. It gets the descriptors of the new process in place of the
 /// task's.
 fn outside(step: &InitStep, stdio: &[Stdio; 3], draft: &mut Draft) {
     match step.op() {

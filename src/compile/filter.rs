@@ -92,15 +92,15 @@ impl Filters {
     ) -> Option<InitStep> {
         let filter = self.own.as_ref()?;
         draft.report.enforce(Control::SYSCALLS);
-        // Without no_new_privs, loading a filter needs CAP_SYS_ADMIN, which is dropped before the last stage.
+        // Without no_new_privs, loading a filter needs CAP_SYS_ADMIN, which is dropped before the `Last` steps.
         let at = if spec.no_new_privs { Enter::Last } else { Enter::Inside };
         let program = filter.program.bytes();
         let op = Op::Filter { program: Blob(&program) };
         Some(step(must_hold, (Control::SYSCALLS, at), op))
     }
 
-    /// Whether the task can make the call with at least some arguments. `known` gives the lower 32 bits of one
-    /// argument: its index and value.
+    /// Whether the filters allow the call for at least some arguments. If one argument is known, `known` is its index
+    /// and its lower 32 bits.
     pub(super) fn allows(&self, name: &str, known: Option<(u8, u32)>) -> bool {
         let filters = [&self.common, &self.own];
         let made = |arch| {
@@ -155,7 +155,7 @@ const AF_VSOCK: u32 = 40;
 const SYS_SOCKET: u32 = 1;
 const TIOCSTI: u32 = 0x5412;
 
-/// System calls that the default profile refuses whatever the capabilities, with the reason.
+/// System calls that the default profile refuses to every task, and that other profiles may allow: name and reason.
 const OPEN: [(&str, &str); 2] = [
     ("io_uring_setup", "seccomp filters do not see the operations that are requested through it"),
     ("userfaultfd", "it makes race conditions in the kernel exploitable"),

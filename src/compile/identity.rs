@@ -63,7 +63,7 @@ pub(super) fn groups(host: &Host, identity: &Identity) -> Vec<u32> {
     identity.groups.iter().copied().filter(|group| host.gid_map.has(*group)).take(MOST_GROUPS).collect()
 }
 
-/// The most groups in a map. A map is written by one write(2), which must be shorter than a page
+/// Maximum number of groups in a map. A map is written by one write(2), which must be shorter than a page
 /// (`user_namespaces(7)`).
 const MOST_GROUPS: usize = 128;
 
@@ -90,7 +90,7 @@ pub(super) fn maps(host: &Host, identity: &Identity, mapping: Mapping) -> Option
     }
 }
 
-/// Adds to the report what the task's ids are outside and which groups are missing.
+/// Adds to the report the task's ids outside of its user namespace, and which groups it lacks or keeps.
 pub(super) fn report(host: &Host, identity: &Identity, mapping: Mapping, draft: &mut Draft) {
     draft.report.enforce(Control::IDS);
     let (uid, gid) = (identity.uid, identity.gid);
@@ -101,7 +101,7 @@ pub(super) fn report(host: &Host, identity: &Identity, mapping: Mapping, draft: 
         );
         draft.report.note(Control::IDS, why);
         if host.uid == 0 && uid != 0 {
-            // The task is root of the caller's user namespace, which owns root's files there.
+            // Outside, the task's user is root of the caller's user namespace, and so the owner of root's files.
             let why = format!(
                 "uid {uid} in the sandbox is uid 0 outside: the task can access files and processes like root without capabilities"
             );

@@ -35,8 +35,8 @@ impl Domain {
         let sockets = ns.network != Network::None;
         if host.landlock_abi >= 6 {
             let scoped = if processes { SCOPE_SIGNAL } else { 0 };
-            // A ruleset must not be empty. In an empty network namespace the scope of abstract sockets restricts
-            // nothing.
+            // The kernel refuses an empty ruleset. If only traces must be blocked, the scope of abstract sockets makes
+            // it non-empty: in a network namespace of its own, that scope restricts nothing.
             let scoped = scoped | if sockets || traces { SCOPE_ABSTRACT_UNIX_SOCKET } else { 0 };
             return Domain { fs: 0, scoped };
         }

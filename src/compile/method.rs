@@ -117,11 +117,12 @@ fn no_overlay(host: &Host, entries: &[RootEntry]) -> Option<String> {
     (!host.privileged()).then(why)
 }
 
-/// A path that an entry does not provide. See [`buried`].
+/// A path that would have to be created inside an entry of the root. See [`buried`].
 struct Buried {
     target: PathBuf,
+    /// The entry's source, a directory of the host.
     source: PathBuf,
-    /// Whether `chroot_skip` leaves the path out.
+    /// Whether `chroot_skip` excludes the path.
     hidden: bool,
 }
 

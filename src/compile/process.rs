@@ -100,9 +100,9 @@ pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
     draft.enter(Enter::Outside, Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
 }
 
-/// The step in which a process forks: the parent stays to reap and to record the exit status, and the child continues.
-/// The child waits until the parent has given up all privileges that reaping does not need. `caller` is the index of a
-/// pidfd of the caller.
+/// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues
+/// with the next steps, after the parent has given up all privileges that reaping does not need. `caller` is the index
+/// of a pidfd of the caller.
 pub(super) fn stay(host: &Host, who: &Identity, mapping: Mapping, caller: u32) -> InitStep {
     let (uid, gid) = identity::pid1(host, who, mapping);
     let set_groups = mapping != Mapping::Caller;
@@ -164,7 +164,7 @@ pub(super) fn credentials(
 /// The directories in which a name without a slash is looked up if the environment has no `PATH`.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The most paths of one lookup. Init reports the path that it found by its index, in one byte.
+/// Maximum number of paths in one lookup. Init reports the path that it found by its index, in one byte.
 const PLACES: usize = 200;
 
 /// The paths at which a command is looked up in the root, in order. A name or a relative path is looked up below

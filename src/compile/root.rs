@@ -1,5 +1,5 @@
-//! What the parent builds before the clone, and what is mounted from the host: the root's directory, its entries, and
-//! the volumes.
+//! The root's directory, which the parent makes and populates before the clone, and what is mounted from the host: the
+//! entries of the root and the volumes.
 
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub(super) fn work(
         return Err(Error::spec("chroot_env", format!("{source:?}: {why}")));
     }
     let (entries, skipped) = entries(&env, survey);
-    // The default list names paths that a host may or may not have. A missing path of an explicit list is reported.
+    // A host need not have all paths of the default list. A missing path is reported only if a policy or spec names it.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
     for Skipped { path, why } in skipped.iter().filter(|_| written) {
         draft.report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
@@ -160,8 +160,9 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
         .collect()
 }
 
-/// The files and directories of `/etc` that other users cannot read on the host, by their path in the sandbox. They are
-/// covered only if `/etc` comes from the default list, not from a list of the author or operator.
+/// The files and directories of `/etc` to mask, because other users cannot read them on the host. Paths are those in
+/// the sandbox. Empty unless `/etc` comes from the default list: a list of the author or operator shows `/etc` as it
+/// is.
 pub(super) fn private(
     policy: &Policy,
     spec: &SandboxSpec,

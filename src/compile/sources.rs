@@ -1,4 +1,4 @@
-//! Which host paths a task may name, and what a writable one gives access to.
+//! Which paths of the host a spec may name, and what a writable one lets the task do to the host.
 
 use std::path::{Path, PathBuf};
 

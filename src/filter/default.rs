@@ -8,7 +8,7 @@ use super::profile::{Action, Compare, Is, Rule};
 const EPERM: Action = Action::Errno(1);
 const EPROTONOSUPPORT: Action = Action::Errno(93);
 const AF_NETLINK: u32 = 16;
-/// Reports process events of all PID namespaces.
+/// Netlink protocol of the proc connector, which reports process events of all PID namespaces.
 const NETLINK_CONNECTOR: u32 = 11;
 const EAFNOSUPPORT: Action = Action::Errno(97);
 pub(super) const ENOSYS: Action = Action::Errno(38);
@@ -180,7 +180,7 @@ const CLONE_NEWTIME: u32 = 0x80;
 const FAMILIES: [u32; 5] = [1, 2, 10, 16, 17];
 /// Socket families that need a capability.
 const MORE_FAMILIES: [(u32, &str); 2] = [(15 /* key */, "net_admin"), (44 /* xdp */, "net_raw")];
-/// The operation in `socketcall`, whose other arguments are behind a pointer that a filter cannot read.
+/// Operations of `socketcall`: its first argument. The others are behind a pointer, which a filter cannot read.
 const SYS_SOCKET: u32 = 1;
 const SYS_SOCKETPAIR: u32 = 8;
 
@@ -208,7 +208,7 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
         rules.push(rule(&["clone"], vec![Compare::any_of(0, CLONE_NEW)], EPERM));
         rules.push(rule(&["unshare"], vec![Compare::any_of(0, CLONE_NEW | CLONE_NEWTIME)], EPERM));
     }
-    // The proc connector reports starts, execs and exits of processes of the host.
+    // The proc connector reports forks, execs and exits of processes of the host.
     let connector = [Compare::int(0, Is::Eq, AF_NETLINK), Compare::int(2, Is::Eq, NETLINK_CONNECTOR)];
     rules.push(rule(&["socket"], connector.to_vec(), EPROTONOSUPPORT));
     // In the host's PID namespace, prlimit(2) on another process could lower its limits and so kill it. Only pid 0, the
@@ -223,8 +223,7 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     rules.extend(families.map(|family| rule(&sockets, is(0, family), Action::Allow)));
     rules.push(rule(&sockets, Vec::new(), EAFNOSUPPORT));
     rules.extend([SYS_SOCKET, SYS_SOCKETPAIR].map(|call| rule(&["socketcall"], is(0, call), ENOSYS)));
-    // TIOCSTI and TIOCLINUX put input into a terminal, which its next reader executes or reads, such as a shell of the
-    // host.
+    // TIOCSTI and TIOCLINUX put input into a terminal. A shell of the host that reads this terminal next executes it.
     rules.extend([TIOCSTI, TIOCLINUX].map(|request| rule(&["ioctl"], is(1, request), EPERM)));
     rules.extend(PERSONALITIES.map(|persona| rule(&["personality"], is(0, persona), Action::Allow)));
     rules.push(rule(&["personality"], Vec::new(), EPERM));

@@ -44,7 +44,7 @@ pub enum Base {
     /// The default profile, for the task's capabilities.
     #[default]
     Default,
-    /// This action: `Errno(1)` for a list of allowed calls, `Allow` for a list of refused calls.
+    /// This action. Choose `Errno(1)` if the rules list the allowed calls, and `Allow` if they list the refused ones.
     Action(Action),
 }
 
@@ -132,7 +132,7 @@ pub struct Compare {
     pub is: Is,
     /// The constant.
     pub value: u64,
-    /// Bits of the argument that are compared; all by default. The other bits count as zero.
+    /// Bits of the argument that are compared; all by default. The other bits of the argument count as zero.
     #[serde(default = "all_bits")]
     pub mask: u64,
 }

@@ -1,4 +1,4 @@
-//! Facts about the user and the paths of one spec on this host. It changes nothing.
+//! Facts about this host that one spec depends on: its user, and the paths that it names. Finding them changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -24,7 +24,7 @@ use crate::spec::{Device, Policy, SandboxSpec};
 use crate::sys;
 use crate::sys::mountinfo::Mount;
 
-/// What was found.
+/// Facts about the user and the paths of one spec.
 #[derive(Clone, Debug)]
 pub(crate) struct Survey {
     /// The ids that the task runs with.
@@ -50,9 +50,10 @@ pub(crate) struct Survey {
     /// The mount points of the host inside the sources, with their kind. Only filled if the root may be populated by
     /// overlays.
     pub mounts: BTreeMap<PathBuf, FileKind>,
-    /// The sources that lie on a file system mounted noexec.
+    /// Which of the spec's root directory and the directory of temporary roots are on a file system mounted noexec.
     pub noexec: BTreeSet<PathBuf>,
-    /// Descriptors of the caller that the task inherits and that give access to the host, by their names in a spec.
+    /// Descriptors of the caller that the task inherits and that give access to the host, each with its name for
+    /// messages (`stdin`, `descriptor 3`).
     pub streams: Vec<(String, Stream)>,
     /// The host's `resolv.conf`; empty if the spec has no `dns`.
     pub resolv_conf: String,
@@ -197,7 +198,7 @@ fn is_noexec(source: &HostFile) -> bool {
     fstatvfs(source.fd()).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// The directory in which temporary roots are made.
+/// The directory that contains the temporary roots of sandboxes.
 pub(crate) fn temp_dir(policy: &Policy) -> PathBuf {
     policy.temp_dir.clone().unwrap_or_else(std::env::temp_dir)
 }
@@ -207,7 +208,7 @@ pub(crate) fn nodes(host: &Host) -> bool {
     host.privileged() && host.held.has("mknod")
 }
 
-/// The host paths that the root's entries show at the places where something is to be mounted.
+/// The paths of the host that the root shows at its mount points and at the working directory.
 fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
     let volumes = spec.volumes.iter().map(|v| &v.target);
     let devices = spec.devices.iter().map(Device::place);
@@ -250,8 +251,8 @@ fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<FileKind>)
         .collect()
 }
 
-/// A directory of `chroot_skip`; `None` if it does not exist. If it cannot be examined, the root could show it, so that
-/// is an error.
+/// Looks up a directory of `chroot_skip`. `None` if it does not exist or is not a directory. If it cannot be examined,
+/// that is an error, because the root could show it.
 fn skip(path: &Path) -> Result<Option<Skip>> {
     let found = path.canonicalize().and_then(|path| Ok((std::fs::metadata(&path)?, path)));
     match found {
@@ -277,11 +278,11 @@ fn points(mounts: &[Mount], real: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathB
         .collect()
 }
 
-/// `skip`, and the other paths of the same directories, through other mounts of their file systems.
+/// Returns `skip`, and every other path at which another mount of the same file system shows one of these directories.
 fn elsewhere(skip: Vec<Skip>, mounts: &[Mount]) -> Vec<Skip> {
     let others = skip.iter().flat_map(|one| {
         let on = mounts.iter().filter(|m| one.path.starts_with(&m.point));
-        // The innermost mount, and of several mounts on one point the last.
+        // The innermost mount. Of several mounts at one mount point, the last.
         let on = on.max_by_key(|m| m.point.components().count());
         let within = on.and_then(|m| Some((m, m.root.join(one.path.strip_prefix(&m.point).ok()?))));
         within.into_iter().flat_map(move |(on, within)| {

@@ -1,4 +1,4 @@
-//! Lists of id ranges such as `0,10-15`, in which operators deny ids.
+//! Lists of id ranges such as `0,10-15`, with which operators deny ids.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -23,7 +23,7 @@ const NOBODY: u32 = 65534;
 /// | `UID:GID` | this one, known to the host or not | this one, likewise | none but that group |
 ///
 /// Each side of the colon is a name or an id. Text that consists of decimal digits is an id and is never looked up as a
-/// name. A `UID` that the host's database does not contain has no group, and no default is assumed.
+/// name. A `UID` alone is refused if the host's database does not contain it, because its group is not known.
 ///
 /// The result depends on `nsswitch.conf(5)`. A lookup in a network service can take long.
 ///
@@ -100,7 +100,7 @@ fn group_id(accounts: &impl Accounts, group: &str) -> Result<u32, String> {
     }
 }
 
-/// One side of the colon.
+/// A user or a group as it is given: one side of the colon.
 enum Key<'a> {
     Id(u32),
     Name(&'a str),

@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-/// The sysctl that forbids an unprivileged process to make a user namespace; `None` if none does. Each argument is the
+/// The sysctl that forbids unprivileged processes to make user namespaces; `None` if none does. Each argument is the
 /// text of a file below `/proc/sys`, or `None` if the file does not exist.
 ///
 /// `None` is no guarantee: other mechanisms can refuse the clone.

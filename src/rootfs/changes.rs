@@ -1,10 +1,10 @@
-//! How the root of an ended task differs from what it was populated with.
+//! Lists the files in the root of an ended task that differ from their sources.
 //!
-//! A copied root is compared with its sources: type, size, time of modification, mode and owner, and the target of a
-//! symbolic link. An overlay keeps in its upper layer what was written to it. Both are walked by descriptor, and no
-//! symbolic link is followed. Directories are listed only if they were removed.
+//! A copied root is compared with its sources: type, size, time of modification, mode, owner, and the target of a
+//! symbolic link. Of an overlay, the upper layer is read: it contains everything that was written. Both are walked by
+//! descriptor, and no symbolic link in them is followed. A directory is listed only if it was removed.
 //!
-//! What it does not do: compare contents. A file that was rewritten with the same size and times is not found.
+//! Contents are not compared: a file that was rewritten with the same size and times is not listed.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -46,7 +46,7 @@ pub enum ChangeKind {
     Removed,
 }
 
-/// What must be known of a root to compare it.
+/// Facts about a root that are kept until the task has ended, to list the changes then.
 #[derive(Clone, Debug)]
 pub(crate) struct RootRecord {
     pub method: Method,
@@ -64,8 +64,8 @@ impl RootRecord {
     /// The changes, sorted by path.
     ///
     /// # Errors
-    /// [`Error::Task`] with the call that was refused; `Unsupported` for a root that cannot be written, and for an overlay
-    /// that was written to a tmpfs, which ends with the task.
+    /// [`Error::Task`] with the refused call. Its source is `ErrorKind::Unsupported` for a root that has no changes to
+    /// list: bind mounts are read-only, `none` has no sources, and an overlay's tmpfs ends with the task.
     pub(crate) fn changes(&self, root: Option<BorrowedFd<'_>>, populated: &Populated) -> Result<Vec<Change>> {
         let mut changes = match (self.method, root, &self.upper) {
             (Method::Copy | Method::Reflink | Method::Link, Some(root), _) => self.copied(root, populated)?,
@@ -84,7 +84,7 @@ impl RootRecord {
         let mut changes = Vec::new();
         let sources: Vec<(&Path, PathBuf)> =
             populated.sources.iter().map(|s| (s.path.as_path(), in_sandbox(&s.target))).collect();
-        // The source of a path in the sandbox, by the innermost destination.
+        // The path on the host that corresponds to a path in the sandbox. The innermost destination decides.
         let source = |at: &Path| {
             let inner = |(from, to): &(&Path, PathBuf)| {
                 Some((to.components().count(), from.join(at.strip_prefix(to).ok()?)))
@@ -161,7 +161,7 @@ fn overlaid(upper: &Path, populated: &Populated) -> Result<Vec<Change>> {
     for source in &populated.sources {
         let target = in_sandbox(&source.target);
         let layer = PathBuf::from(OsStr::from_bytes(&layer_name(&target))).join("upper");
-        // A file has no overlay, and neither has a source that another overlay shows.
+        // A source that is a file has no layer. Nor has a source that the overlay of another source shows.
         let Ok(top) = open(layers.as_fd(), layer.as_os_str(), DIR_NOFOLLOW) else { continue };
         walk(top.as_fd(), &target, |at, st, place| {
             let from = at.strip_prefix(&target).map(|rest| source.path.join(rest)).unwrap_or_default();
@@ -184,7 +184,8 @@ fn overlaid(upper: &Path, populated: &Populated) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-/// Whether the upper layer's directory `at` hides that of the lower layer (`overlay.opaque`).
+/// Whether the directory `at` of the upper layer hides the content of the same directory in the lower layer
+/// (`overlay.opaque`). `place` is the directory that contains it.
 fn is_opaque(place: BorrowedFd<'_>, at: &Path) -> bool {
     let Some(name) = at.file_name() else { return false };
     let Ok(dir) = open(place, name, DIR_NOFOLLOW) else { return false };
@@ -194,7 +195,8 @@ fn is_opaque(place: BorrowedFd<'_>, at: &Path) -> bool {
     })
 }
 
-/// What an opaque directory of the upper layer hides and does not have itself.
+/// Adds the removals in an opaque directory `at` of the upper layer, which `place` contains: each entry of the lower
+/// directory `from` that the opaque directory does not have.
 fn replaced(from: &Path, at: &Path, place: BorrowedFd<'_>, changes: &mut Vec<Change>) -> Result<()> {
     let (Ok(lower), Some(name)) = (open(AT_FDCWD, from.as_os_str(), DIR), at.file_name()) else {
         return Ok(());
@@ -208,8 +210,8 @@ fn replaced(from: &Path, at: &Path, place: BorrowedFd<'_>, changes: &mut Vec<Cha
     })
 }
 
-/// Calls `visit` with each entry below `top`, with its path below `at`, its metadata, and its directory. Descends where
-/// `visit` says so.
+/// Calls `visit` for each entry below the directory `top`, with its path, its metadata and the open directory that
+/// contains it. Paths begin with `at`, which stands for `top`. Descends into a directory if `visit` returns true.
 fn walk(
     top: BorrowedFd<'_>,
     at: &Path,
@@ -239,7 +241,8 @@ fn walk(
     Ok(())
 }
 
-/// Opens a directory below `dir`. Below a descriptor, no component may be a symbolic link.
+/// Opens a directory. With [`DIR_NOFOLLOW`], the path must stay below `dir` and no component may be a symbolic link.
+/// With [`DIR`], which is for paths of the host, symbolic links are followed.
 fn open(dir: impl AsFd, path: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let beneath = if flags == DIR { ResolveFlag::empty() } else { RESOLVE };
     openat2(dir, path, OpenHow::new().flags(flags).resolve(beneath))
@@ -259,7 +262,8 @@ fn is_absent(root: BorrowedFd<'_>, at: &Path) -> bool {
     matches!(openat2(root, at, how), Err(Errno::ENOENT | Errno::ENOTDIR))
 }
 
-/// Whether a symbolic link leads where that on the host does. Other files do.
+/// Whether a symbolic link in the directory `place` has the same target as the one at `from` on the host. True for all
+/// other files.
 fn same_link(st: &FileStat, place: BorrowedFd<'_>, from: &Path) -> bool {
     if DirentKind::of_mode(st.st_mode) != DirentKind::Symlink {
         return true;
@@ -268,7 +272,7 @@ fn same_link(st: &FileStat, place: BorrowedFd<'_>, from: &Path) -> bool {
     readlinkat(place, name).ok() == nix::fcntl::readlink(from).ok()
 }
 
-/// A destination as an absolute path of the sandbox.
+/// Converts a destination to an absolute path in the sandbox.
 fn in_sandbox(target: &Path) -> PathBuf {
     Path::new("/").join(target.strip_prefix("/").unwrap_or(target))
 }

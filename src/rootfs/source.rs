@@ -4,8 +4,8 @@
 //! once, to an `O_PATH` descriptor, before anything of the sandbox is made. Everything later uses the descriptor.
 //!
 //! A symbolic link in a path is followed only if no user but root and the caller can have made it: root or the caller
-//! owns the link and its directory, and no other user may replace the link there. Links of procfs belong to the kernel.
-//! The owner of `/` counts as root, because in a user namespace root may have no id.
+//! owns the link and its directory, and no other user may replace the link there. Links in procfs are made by the
+//! kernel and always followed. The owner of `/` counts as root, because a user namespace may not map root.
 //!
 //! This module does not decide which sources a task may have.
 

@@ -1,6 +1,7 @@
-//! Lowers the root into steps of init, in the order in which init takes them: clones of mount trees of the host, mount
-//! propagation, the root, its sources, `/dev`, `/proc` and `/sys`, the task's directories, volumes, devices, generated
-//! files, masks, the read-only `/dev`, and `pivot_root(2)`.
+//! Turns the root into steps of init, in the order in which init runs them: clones of the host's mount trees, mount
+//! propagation, the file system that overlays write to, the root, its sources, `/tmp`, `/dev`, `/proc` and `/sys`, the
+//! task's directories, volumes, devices, generated files, masks, the working directory, the read-only `/dev`, standard
+//! streams on `/dev/null`, and `pivot_root(2)`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ pub(crate) struct RootRequest<'a> {
     pub root: &'a Root,
     /// The directory of the host that becomes the root; `None` for a tmpfs.
     pub dir: Option<&'a Path>,
-    /// Paths without symbolic links, by the path in the spec, where the two differ.
+    /// Maps each path of the spec to the path without symbolic links, if the two differ.
     pub real: &'a BTreeMap<PathBuf, PathBuf>,
     /// The chosen method, never `auto`.
     pub method: Method,
@@ -62,21 +63,21 @@ pub(crate) struct RootRequest<'a> {
     pub files: &'a [(&'static str, String)],
     /// Volumes, each with the type of its source.
     pub volumes: &'a [(Volume, FileKind)],
-    /// Device nodes of the host that the spec adds.
+    /// Device nodes of the host that the spec adds: path on the host and path in the sandbox.
     pub devices: &'a [(&'a Path, &'a Path)],
     /// The task's working directory. Made if it does not exist.
     pub work_dir: Option<&'a Path>,
-    /// Sensitive paths of the host's kernel that are covered.
+    /// Sensitive paths below `/proc` and `/sys` that are masked.
     pub masked: &'a [(PathBuf, FileKind)],
     /// Options of the host's `/proc`, for a new procfs of the same PID namespace.
     pub proc_options: &'a [(String, String)],
     /// Files and directories of the sources that are covered, because other users may not read them on the host.
     pub private: &'a [(PathBuf, FileKind)],
-    /// Sensitive paths of the host's kernel that become read-only.
+    /// Sensitive paths below `/proc` that become read-only.
     pub read_only: &'a [(PathBuf, FileKind)],
     /// The standard streams that are `/dev/null`: bit N for descriptor N.
     pub null: u8,
-    /// Whether the root is entered by `pivot_root(2)` or else by `chroot(2)`.
+    /// The root is entered by `pivot_root(2)`. Otherwise by `chroot(2)`.
     pub pivot: bool,
     /// The caller may mount without a user namespace.
     pub privileged: bool,
@@ -92,8 +93,8 @@ pub(crate) struct RootRequest<'a> {
     pub new_net: bool,
     /// Mounts of host files are `nosuid`.
     pub nosuid: bool,
-    /// Steps that are the same for every task may be taken once per sandbox. This requires that the task cannot change
-    /// mounts, that no volume propagates mounts, and that the root is entered by `pivot_root(2)`.
+    /// Steps that are the same for every task may run once per sandbox ([`Phase::Prepare`]). This requires that the
+    /// task cannot change mounts, that no volume propagates mounts, and that the root is entered by `pivot_root(2)`.
     pub prepares: bool,
 }
 
@@ -136,8 +137,9 @@ impl RootRequest<'_> {
         self.method == Method::Link && !self.root.writable
     }
 
-    /// Whether such hard links are in `/` itself. A directory is made read-only by a bind mount on itself. `/` cannot
-    /// be, and must stay writable until every mount point is made.
+    /// Whether an entry of the map puts such hard links into `/` itself. Other directories become read-only by a bind
+    /// mount on themselves. That is not possible for `/`: its own mount becomes read-only, after all mount points are
+    /// created.
     fn seals_root(&self) -> bool {
         self.restricts() && self.entries.iter().any(|e| e.target == Path::new("/"))
     }
@@ -163,7 +165,7 @@ const LINKS: [(&str, &str); 6] = [
 pub(crate) struct Steps<'a> {
     req: &'a RootRequest<'a>,
     draft: &'a mut Draft,
-    /// Clones of mount trees that the caller may not clone itself. They come before all other steps.
+    /// Steps that clone mount trees, if the caller may not clone them itself. They come before all other steps.
     trees: Vec<InitStep>,
     steps: Vec<InitStep>,
 }
@@ -322,7 +324,7 @@ fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         ));
     }
     let pts: &[&str] = &["ptmxmode", "0666", "mode", "0620", "gid", "5"];
-    // A user namespace that maps one id does not map group 5.
+    // The task's user namespace may not map group 5 (tty).
     let pts = if req.privileged { pts } else { pts.get(..4).unwrap_or_default() };
     steps.push(mount(control, "devpts", "/dev/pts", ATTR_NOSUID | ATTR_NOEXEC, pts));
     steps.push(mount(control, "tmpfs", "/dev/shm", NO, &["mode", "1777", "size", "67108864"]));
@@ -340,7 +342,6 @@ fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     // In the host's PID namespace, the task could write files such as /proc/PID/oom_score_adj of every process.
     let proc_attrs = if req.own_pid || req.user_namespaces { NO } else { NO | ATTR_RDONLY };
-    // Private, because a later mount of the host would propagate without these attributes.
     if req.privileged || req.own_pid {
         let options: Vec<&str> = match req.own_pid {
             true => Vec::new(),
@@ -349,6 +350,7 @@ fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         steps.push(mount(Control::PID_NS, "proc", "/proc", proc_attrs, &options));
     } else {
         let proc = Path::new("/proc");
+        // Private, because a later mount of the host would propagate without these attributes. So is /sys below.
         steps.bind(control, (proc, FileKind::Dir), proc, proc_attrs, MS_PRIVATE);
     }
     if req.binds_sys() {

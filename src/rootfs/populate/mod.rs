@@ -10,29 +10,30 @@
 //! The tree in the root:
 //!
 //! - A directory gets the mode (all twelve bits), owner and times of its source, its user attributes (`user.*`) and its
-//!   access control lists. A parent of a destination has no source of its own. It gets the metadata of the source's
-//!   parent as long as both have the same name, from the end upwards (`/run` for `/run/resolvconf`). Otherwise it gets
-//!   mode 0755 and belongs to the caller. A directory that exists keeps its metadata.
+//!   access control lists. A parent directory of a destination has no source of its own. If it has the same name as the
+//!   parent directory of the source, it gets that directory's metadata, and so on upwards: for `/run/resolvconf` at the
+//!   same path, `/run` is made like the host's. Otherwise it gets mode 0755 and belongs to the caller. A directory that
+//!   exists keeps its metadata.
 //! - A linked file is the host's inode, with its mode (setuid bit included), times, attributes and content. A process
 //!   that writes to it in the root writes to the host's file. So the root must be mounted read-only, or the report must
 //!   list `HOST_FILES` as missing. A file whose link the kernel refuses (`EXDEV`, `EPERM`, `EMLINK`, `EOPNOTSUPP`) is
 //!   cloned or copied.
 //! - A clone or a copy gets the content, holes, owner, permission bits and times of its source. Of the extended
-//!   attributes of its source, it gets user attributes (`user.*`) and access control lists, and no others. It gets
-//!   setuid, setgid and sticky bits and file capabilities only with [`Options::setuid`], and setuid, setgid and sticky
-//!   bits never if its owner could not be set. An attribute that is refused is counted.
-//! - Files of one source that are one inode stay one inode, linked or copied. A copy is made of the first name, and the
-//!   other names are linked to it. A run that continues one that was killed may copy such an inode again.
-//! - The owner is set if the caller may do so, which needs root. Entries that stay the caller's are counted.
+//!   attributes, it gets user attributes (`user.*`) and access control lists. Setuid, setgid and sticky bits and file
+//!   capabilities are kept only with [`Options::setuid`]. Even then, the three bits are dropped if the owner could not
+//!   be set. Attributes that the kernel or the file system refuses are counted.
+//! - Hard links inside one source stay hard links. If they are copied, the first name is copied, and the other names
+//!   are linked to that copy. A population that continues a killed one may copy such a file again.
+//! - The owner is set if the caller may do so, which needs root. Entries that keep the caller as owner are counted.
 //! - A symbolic link has the same text, owner and times. With [`Method::Link`], it is linked if the file system
 //!   supports that. No symbolic link is followed, neither in the host's tree nor in the root, with two exceptions. A
 //!   source that is a symbolic link stands for the file or directory that it points to. On the way to a destination,
 //!   links are resolved inside the root.
 //! - Fifos, sockets and devices are skipped and listed, and so are sources that do not exist.
-//! - If one destination is below another, the more specific one wins, as with mounts. There the root shows its source
-//!   and nothing of the other source; directories are not merged. This is decided by the names in the map, for sources
-//!   that exist. If a symbolic link in the root leads one destination into another, the first by destination wins. Two
-//!   equal destinations are refused.
+//! - If one destination is below another, its source replaces what the outer source has there, as with mounts.
+//!   Directories are not merged. Only the paths in the map count, and only entries whose source exists. If a symbolic
+//!   link in the root leads one destination into another, the destination that sorts first wins. Two equal destinations
+//!   are refused.
 //! - Entries that exist in the root stay, and directories that exist are added to.
 //! - File systems mounted below a source are entered. Their files are copied, because no hard link crosses a mount.
 //!   Some directories are not entered: kernel file systems (proc, sysfs, cgroup and the like), the root itself if it is
@@ -42,9 +43,9 @@
 //! After a population was killed, another one may populate the same root again. It ends with the tree that an
 //! undisturbed population makes. There are no temporary names. Each directory and each copied file has a mode that
 //! marks it as unfinished, from the call that makes it to the call that finishes it (`unfinished` says which modes, and
-//! why). An unfinished copy is made again, and an unfinished directory is walked and finished. Only root can read an
-//! unfinished file. A directory of mode 01700 that belongs to the caller is taken for unfinished. Nothing is synced to
-//! disk.
+//! why). An unfinished copy is made again, and an unfinished directory is walked and finished. Until its access control
+//! list is set, only root can read an unfinished file. An existing entry with such a mode counts as unfinished if it
+//! belongs to the caller or to the owner of its source. Nothing is synced to disk.
 //!
 //! No other process may write in the root during a population. New entries get mode and owner by descriptor. But if
 //! another process renames a directory over a new one before that is opened, the other directory is opened. At most two
@@ -99,7 +100,8 @@ pub(crate) use temp::TempRoot;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Method {
-    /// The cheapest of the other methods that the request allows. The report says which one, and why.
+    /// The cheapest of `Bind`, `Overlay` and `Reflink` that fits the spec. Never `Link`, which exposes the host's own
+    /// files. The report says which one, and why.
     Auto,
     /// Read-only bind mounts: nothing is walked and nothing is written.
     #[default]
@@ -347,9 +349,13 @@ fn add(count: &mut u64, n: u64) {
 /// each CPU, at most four.
 ///
 /// After a population was killed, another one may populate the same root again, which finishes the tree. Until then, an
-/// unfinished directory has mode 01700 and an unfinished copy mode 01200. An entry with such a mode whose owner is the
-/// caller or the source's owner is taken for unfinished: a file is removed and made again. All other entries that exist
-/// stay. If one destination is below another, the longer one wins, as a whole.
+/// unfinished directory has mode 01700 and an unfinished copy mode 01200; an access control list may change the
+/// permission bits. So an existing entry that belongs to the caller or to the source's owner counts as unfinished if it
+/// is a file with one name, the sticky bit and neither setuid nor setgid bit, or a directory with the sticky bit and
+/// either the setuid bit or no permissions for group and others. Such a file is removed and made again, and such a
+/// directory gets the metadata of its source. All other existing entries stay.
+///
+/// If one destination is below another, its source replaces what the outer source has there.
 ///
 /// # Errors
 /// [`Error::Spec`] as [`validate`], and for a method that does not [walk](Method::walks), before anything is made.
@@ -376,8 +382,8 @@ pub(crate) fn populate_held(
     }
     let _permit = workers::wait_for_permit();
     let began = Instant::now();
-    // Exceeding RLIMIT_FSIZE then causes an error (EFBIG) and no signal that kills the caller. Worker threads inherit
-    // the mask.
+    // With SIGXFSZ blocked, exceeding RLIMIT_FSIZE causes an error (EFBIG) and no signal that kills the caller. Worker
+    // threads inherit the mask.
     let masked = || Error::prepare("rt_sigprocmask(SIG_BLOCK, [XFSZ])");
     let mut done = without_sigxfsz(|| Ok(fill::fill(root, map, held, options))).map_err(masked())??;
     done.sources.sort();
