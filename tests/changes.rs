@@ -47,7 +47,10 @@ fn root_lists_the_files_that_the_task_has_changed() {
         fs::set_permissions(source.join(file), fs::Permissions::from_mode(0o666)).unwrap();
     }
     std::os::unix::fs::symlink("same", source.join("link")).unwrap();
-    let chroot_env: ChrootEnv = [(source.clone(), "/d".into())].into();
+    std::os::unix::fs::symlink(source.join("same"), site.path().join("alias")).unwrap();
+    // A source that is a symbolic link, at another name, is not changed.
+    let chroot_env: ChrootEnv =
+        [(source.clone(), "/d".into()), (site.path().join("alias"), "/alias".into())].into();
     let script = "cd /d && cat same >/dev/null && echo more >>grows && rm rm && echo x >new && mkdir dir && \
                   echo y >dir/file && rm -r gone && echo z >>sub/deep && ln -s /etc/passwd out && ln -sfn grows link";
     let user = if nix::unistd::geteuid().is_root() { "root" } else { "nobody" };

@@ -13,7 +13,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use cofferdam::cgroup::devices::Access;
 use cofferdam::{
-    Control, Device, Error, IsolationMode, Limits, Network, Policy, Resource, Rlimit, Root, Sandbox, Volume,
+    Control, Device, Error, IsolationMode, Limits, Network, Policy, Require, Resource, Rlimit, Root, Sandbox,
+    Volume,
 };
 use common::{asked, can, output, probe, run_probe, sandboxes, say_facts, shell, status};
 
@@ -333,6 +334,7 @@ fn limits_are_in_the_environment_under_the_callers_prefix() {
     let limits = Limits { cpu_shares: Some(500), memory: Some(64 << 20), ..Limits::default() };
     let sandbox = shell("echo $NOMAD_CPU_LIMIT $NOMAD_MEMORY_LIMIT ${NOMAD_MEMORY_MAX_LIMIT-none}")
         .limits(limits)
+        .require(Require::BestEffort)
         .env("NOMAD_MEMORY_LIMIT", "what the caller says otherwise")
         .with(|s| s.limit_env = LimitEnv::with_prefix("NOMAD_"));
     assert_eq!(output(sandbox), "500 64 none");

@@ -96,10 +96,16 @@ impl RootRecord {
             if self.mounts.contains(at) {
                 return Ok(false);
             }
-            let like = source(at).map(|from| (stat(AT_FDCWD, from.as_os_str()), from));
+            // A source that is a symbolic link stands for the file that it points to.
+            let top = sources.iter().any(|(_, to)| to == at);
+            let look = |from: &Path| match top {
+                true => fstatat(AT_FDCWD, from, AtFlags::empty()),
+                false => stat(AT_FDCWD, from.as_os_str()),
+            };
+            let like = source(at).map(|from| (look(&from), from));
             let kind = match like {
                 Some((Ok(like), from)) => {
-                    let same = self.same(st, &like, populated) && same_link(st, place, &from);
+                    let same = self.same(st, &like, populated) && same_link(st, place, at, &from);
                     (!same).then_some(ChangeKind::Modified)
                 }
                 _ => Some(ChangeKind::Added),
@@ -262,13 +268,13 @@ fn is_absent(root: BorrowedFd<'_>, at: &Path) -> bool {
     matches!(openat2(root, at, how), Err(Errno::ENOENT | Errno::ENOTDIR))
 }
 
-/// Whether a symbolic link in the directory `place` has the same target as the one at `from` on the host. True for all
-/// other files.
-fn same_link(st: &FileStat, place: BorrowedFd<'_>, from: &Path) -> bool {
+/// Whether the symbolic link `at`, in the directory `place`, has the same target as the one at `from` on the host. True
+/// for all other files.
+fn same_link(st: &FileStat, place: BorrowedFd<'_>, at: &Path, from: &Path) -> bool {
     if DirentKind::of_mode(st.st_mode) != DirentKind::Symlink {
         return true;
     }
-    let Some(name) = from.file_name() else { return false };
+    let Some(name) = at.file_name() else { return false };
     readlinkat(place, name).ok() == nix::fcntl::readlink(from).ok()
 }
 

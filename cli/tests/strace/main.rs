@@ -297,6 +297,8 @@ fn every_plan_line_is_a_traced_call_in_order() {
         "20",
         "--cpu-shares",
         "512",
+        "--require",
+        "best_effort",
         "--",
         "true",
     ]);
