@@ -47,6 +47,8 @@ fn root_lists_the_files_that_the_task_has_changed() {
         fs::set_permissions(source.join(file), fs::Permissions::from_mode(0o666)).unwrap();
     }
     std::os::unix::fs::symlink("same", source.join("link")).unwrap();
+    // Only the owner of the directory may have made the link.
+    fs::set_permissions(site.path(), fs::Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink(source.join("same"), site.path().join("alias")).unwrap();
     // A source that is a symbolic link, at another name, is not changed.
     let chroot_env: ChrootEnv =
