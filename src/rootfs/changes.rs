@@ -87,7 +87,7 @@ impl RootRecord {
         // The path on the host that corresponds to a path in the sandbox. The innermost destination decides.
         let source = |at: &Path| {
             let inner = |(from, to): &(&Path, PathBuf)| {
-                Some((to.components().count(), from.join(at.strip_prefix(to).ok()?)))
+                Some((to.components().count(), below(from, at.strip_prefix(to).ok()?)))
             };
             sources.iter().filter_map(inner).max_by_key(|(depth, _)| *depth).map(|(_, from)| from)
         };
@@ -258,6 +258,11 @@ const RESOLVE: ResolveFlag = ResolveFlag::RESOLVE_BENEATH.union(ResolveFlag::RES
 
 fn stat(dir: impl AsFd, path: &OsStr) -> nix::Result<FileStat> {
     fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+/// `rest` below `dir`. A path that ends with a slash would be that of a directory only.
+fn below(dir: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { dir.to_path_buf() } else { dir.join(rest) }
 }
 
 /// Whether a path of the sandbox does not exist in the root.
