@@ -1,4 +1,4 @@
-//! Turns limits and a detection into the steps of a task's cgroups. Touches nothing on the host.
+//! Turns limits and a detection into the steps of a task's cgroups. Changes nothing on the host.
 
 use super::detect::Version;
 use super::detect::place::in_tree;
@@ -26,7 +26,7 @@ use crate::step::Step;
 /// Limits that cannot be enforced are added to `report`. A host without any cgroups is not an error.
 ///
 /// On v2, a parent cgroup that the operator named must not have processes of its own, and neither must the cgroups
-/// above it.
+/// between it and the root: the kernel refuses to enable controllers in a cgroup with processes.
 ///
 /// # Errors
 /// [`Error::Unsupported`](crate::Error::Unsupported) if the device list must be enforced and this host cannot enforce

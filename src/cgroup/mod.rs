@@ -8,17 +8,19 @@
 //!
 //! [`Detection`] describes what this host offers. It is a plain value, which tests write by hand. [`lower`](lower())
 //! turns [`Limits`] and a detection into [`Cgroups`], the steps of one task, and adds to a report which limits will
-//! hold. It touches nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
+//! hold. It changes nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
 //!
 //! The modules are layers. Each one uses only those before it: `fs` (files and directories), `detect`, `limits` (one
 //! table per version: limit, file, value), `reserve` (CPUs) and `devices`, `group` (make, enter, kill, freeze, update),
-//! `observe` (stats, events, oom) and `lower`. `v1` has what only v1 needs.
+//! `observe` (stats, events, oom), `layout` (the builder of the steps) and `lower`. `v1` has the code of each layer
+//! that only v1 needs.
 //!
-//! Limits are all or nothing. If a required controller is missing ([`V1_REQUIRED`], [`V2_REQUIRED`], or all twelve:
-//! [`Required`]), no limit is set at all, because a task with half of its limits looks confined and is not. The report
-//! names the missing controllers. Killing and [`devices`] do not depend on the required controllers.
+//! Limits are all or nothing. If a required controller is missing, no limit is set at all, because a task with half of
+//! its limits looks confined and is not. The operator chooses the required controllers ([`Required`]): by default
+//! [`V1_REQUIRED`] or [`V2_REQUIRED`]. The report names the missing controllers. Killing and [`devices`] do not depend
+//! on the required controllers.
 //!
-//! This module does not use systemd, mounts nothing, never moves the caller, and moves no process outside of a task's
+//! This module does not use systemd and mounts nothing. It never moves the caller, or a process that is not in a task's
 //! cgroup. On v1 the first reservation moves the processes of the tasks below the same parent into the shared cpuset.
 //! The module does not write into a cgroup that it did not create, with three exceptions:
 //!

@@ -11,13 +11,13 @@ use crate::notation::InvalidValue;
 /// Maximum length of a cgroup name, in bytes. Long enough for any identifier, and leaves room for a suffix (`.scope`).
 const NAME_MAX: usize = 200;
 
-/// Files that every directory of a v1 hierarchy has, besides those whose names begin with `cgroup.`.
+/// Kernel files of every v1 hierarchy whose names do not begin with `cgroup.` (`release_agent` is in the root only).
 const RESERVED: [&str; 3] = ["notify_on_release", "release_agent", "tasks"];
 
 /// Name of a task's own cgroup, unique among the tasks below the same parent.
 ///
-/// One path component of at most 200 bytes, without control characters. It does not begin with a dot, and is not the
-/// name of a kernel file that every cgroup has (`tasks`, `cgroup.procs`).
+/// One path component of at most 200 bytes, without control characters. It does not begin with a dot or with
+/// `cgroup.`, and is not the name of another kernel file of cgroups (`tasks`, `notify_on_release`, `release_agent`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CgroupName(String);

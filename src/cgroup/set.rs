@@ -145,7 +145,7 @@ impl FromIterator<u32> for CpuSet {
 }
 
 impl From<RangeInclusive<u32>> for CpuSet {
-    /// The processors of a range; none where it runs backwards.
+    /// The CPUs of a range. Empty if the start of the range is greater than its end.
     fn from(range: RangeInclusive<u32>) -> Self {
         let (low, high) = range.into_inner();
         CpuSet::from_ranges(if low <= high { vec![(low, high)] } else { Vec::new() })

@@ -39,12 +39,13 @@ pub struct Plan {
     pub(crate) cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub(crate) namespaces: u32,
-    /// The step by which a process joins the task's PID namespace: the process stays outside, and its child is inside.
-    /// `None` if the task is in the caller's PID namespace.
+    /// The [`Fork`](Op::Fork) step for a process that joins the task's PID namespace. `setns(2)` puts only children of
+    /// that process into the namespace, so the process stays outside and its child runs the command. `None` if the task
+    /// is in the caller's PID namespace.
     pub(crate) stays: Option<InitStep>,
     /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
-    /// What is needed to compare the root with its sources after the end.
+    /// Record for comparing the root with its sources after the end of the task.
     pub(crate) root: RootRecord,
     /// The command, as the spec names it.
     pub(crate) command: OsString,
@@ -69,34 +70,34 @@ pub(crate) struct Enclosure {
     pub stays: Option<InitStep>,
     /// See [`Plan::must_hold`].
     pub must_hold: MustHold,
-    /// See [`Plan`].
+    /// See [`Plan::root`].
     pub root: RootRecord,
 }
 
 /// The controls that must be enforced, by the spec and by the policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MustHold {
-    /// Controls that the spec's author requires. `None`: no control may be missing except those in `forgiven`.
+    /// The requirement of the spec's author. If author and operator have none, [`Require::default`] applies.
     pub author: Option<Require>,
-    /// Controls that the operator's policy requires.
+    /// The requirement of the operator's policy.
     pub operator: Option<Require>,
-    /// Controls that may be missing if `author` is `None`.
+    /// Controls that may be missing unless a requirement names them.
     pub forgiven: Control,
 }
 
 impl MustHold {
-    /// What author and operator require; the default where neither says anything.
+    /// The requirements of author and operator. If neither has one, the default requirement.
     fn all(&self) -> impl Iterator<Item = Require> + use<> {
         let default = (self.author.is_none() && self.operator.is_none()).then_some(Require::default());
         [self.author, self.operator, default].into_iter().flatten()
     }
 
-    /// Whether `control` must hold without reservation if it is asked for.
+    /// Whether `control`, if it is asked for, must be enforced and not only weakened.
     pub(crate) fn names(&self, control: Control) -> bool {
         self.all().any(|require| require.names(control))
     }
 
-    /// Whether the sandbox may lack something that was asked for.
+    /// Whether every control that was asked for may be missing.
     pub(crate) fn is_best_effort(&self) -> bool {
         self.all().all(|require| require == Require::BestEffort)
     }
@@ -161,8 +162,8 @@ impl Plan {
         }
     }
 
-    /// The system calls that undo the parent's steps on the host. They are made after the end of the task, and after a
-    /// refused step for the steps before it.
+    /// The system calls that undo the parent's steps on the host. They are made after the end of the task. If a step of
+    /// the spawn is refused, only the calls that undo the earlier steps are made.
     pub(crate) fn undo_calls(&self) -> Vec<String> {
         let ops: Vec<&CgroupOp> = self
             .parent

@@ -9,8 +9,8 @@ use crate::step::{Handed, IdMaps, Kernel, Step, namespaces};
 /// An operation of the parent. `spawn` runs it. The task's undo list removes what it creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ParentOp {
-    /// Opens the sources that are linked or copied into the root. This happens while the plan is compiled, since the
-    /// plan depends on what the sources are.
+    /// Opens the sources that are linked or copied into the root. They are opened while the plan is compiled, since the
+    /// plan depends on their types. `spawn` does nothing for this step.
     HoldSources {
         /// Paths of the sources, as the spec names them.
         sources: Vec<PathBuf>,
@@ -67,7 +67,8 @@ impl ParentOp {
     }
 
     /// The system calls of the operation in order, one per line, in strace's format. An operation of several calls is
-    /// run with a recorder. An operation of one call has one text, which is also used in its error.
+    /// run with [`Kernel::recorder`], which records their text. The text of an operation of one call is written here,
+    /// and [`call`](Self::call) uses it for errors too.
     pub(crate) fn calls(&self) -> Vec<String> {
         match self {
             ParentOp::HoldSources { sources, then } => {

@@ -34,7 +34,8 @@ static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 /// Inputs of the steps.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Given<'a> {
-    /// The caller's descriptors for standard input, output and error, where the spec names others than its own.
+    /// The descriptors of the caller that the spec names for standard input, output and error. `None` for a stream
+    /// without a named descriptor.
     pub streams: [Option<RawFd>; 3],
     /// Users and opened paths of the host that the spec names.
     pub survey: Option<&'a Survey>,
@@ -103,8 +104,8 @@ impl Run<'_> {
     ///
     /// Since Linux 6.14, and in stable kernels since February 2025, `clone` compares the `cgroup.kill` count of the
     /// *caller's* cgroup with the count of the child's cgroup, and kills the child if they differ. The check is meant
-    /// for forks within one cgroup. If the caller's cgroup had been killed before the caller entered it, every child in
-    /// another cgroup dies. Killing the child's cgroup as often makes the counts equal.
+    /// for forks within one cgroup. If the caller's cgroup was killed before the caller entered it, every child in
+    /// another cgroup dies. Each retry here kills the child's empty cgroup once more, until the counts are equal.
     fn attempt(&mut self, steps: &[ParentStep]) -> Result<()> {
         let report = self.report.clone();
         let mut kills = 0u32;
@@ -248,8 +249,7 @@ impl Run<'_> {
     /// `gid_map` is written if the caller has no `CAP_SETGID` over the namespace (`user_namespaces(7)`).
     fn write_maps(&self, maps: &IdMaps) -> Result<()> {
         let Some(child) = &self.attempt.child else { return Ok(()) };
-        // In a new PID namespace the caller may still have the old namespace's /proc, where its own pids are other
-        // processes.
+        // The mounted /proc may belong to another PID namespace than the caller's, in which the child has another pid.
         let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
             let source = io::Error::other(
                 "/proc is not mounted, or is mounted for another PID namespace than the caller's",
@@ -323,7 +323,7 @@ fn open_write(path: &Path) -> nix::Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// The caller's descriptors for the standard streams, where they are others than its own.
+/// The descriptors of the caller that the spec names for standard input, output and error.
 pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
     stdio.map(|stdio| match stdio {
         Stdio::Fd(fd) => Some(fd.number()),
@@ -331,8 +331,8 @@ pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
     })
 }
 
-/// Checks that the descriptors which the spec names are open now. Otherwise a descriptor opened later for the sandbox,
-/// such as a directory of the host, could get the number, and the task would inherit it.
+/// Checks that the descriptors that the spec names are open now. Otherwise a descriptor that is opened later for the
+/// sandbox, such as a directory of the host, could get that number, and the task would inherit it.
 pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
     let streams = [&spec.stdin, &spec.stdout, &spec.stderr].into_iter().zip(0..);
     streams

@@ -5,7 +5,7 @@
 
 use super::wire::{Blob, FileType, List, Op, Str};
 
-/// Mount attributes of a mask, as in `init/mount.rs`.
+/// Mount attributes of the tmpfs that covers a masked directory, as in `init/mount.rs`.
 const MASK_ATTRS: u64 =
     libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 /// Mount attributes of the file system that overlays write to, as in `init/mount.rs`.

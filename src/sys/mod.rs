@@ -56,13 +56,13 @@ pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8], exec: bool) -> i
     Ok(fd)
 }
 
-/// Runs `work` with SIGXFSZ blocked in this thread. So a write beyond the caller's file size limit (`RLIMIT_FSIZE`,
-/// `setrlimit(2)`) fails with `EFBIG`, and the signal that the kernel sends in addition does not end the caller.
+/// Runs `work` with SIGXFSZ blocked in this thread. A write beyond the caller's file size limit (`RLIMIT_FSIZE`,
+/// `setrlimit(2)`) then fails with `EFBIG`, and the signal that the kernel also sends does not end the caller.
 pub(crate) fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     use nix::sys::signal::{SigSet, SigmaskHow, Signal};
     let mut only = SigSet::empty();
     only.add(Signal::SIGXFSZ);
-    // A guard, so the signal mask is restored even if `work` panics: it may call a function of the caller.
+    // A guard, so the signal mask is restored even if `work` panics: `work` may call a function of the caller.
     struct Blocked(SigSet, SigSet);
     impl Drop for Blocked {
         fn drop(&mut self) {

@@ -55,8 +55,8 @@ pub struct Controller {
     /// Whether the controller is active already: bound to a mounted v1 hierarchy, in the `cgroup.subtree_control` of
     /// the highest v2 cgroup that the caller may manage, or a v2 core feature.
     pub active: bool,
-    /// Whether a task can have the controller: its v1 hierarchy can be written, or it can be enabled for v2 cgroups
-    /// that the caller makes. A v2 core feature needs only a cgroup that the caller may manage, and `devices` root too.
+    /// Whether a task can have the controller: its v1 hierarchy is writable, or it can be enabled for v2 cgroups that
+    /// the caller makes. A v2 core feature needs only a cgroup that the caller may manage; `devices` also needs root.
     pub delegated: bool,
     /// Why the controller is not [`delegated`](Self::delegated).
     pub why: Option<String>,
@@ -166,8 +166,8 @@ impl TableRow<'_> {
         if self.is_offered() || v2.controllers.contains(name) {
             return Where::V2 { name: name.to_owned() };
         }
-        // Of the core features only `perf_event` is a controller on v2 too, one without files. v2 has it if the kernel
-        // enabled it and it is in no v1 hierarchy.
+        // `perf_event` is a v2 controller without files, which `cgroup.controllers` does not list. It is on v2 if it is
+        // enabled and in no v1 hierarchy. The other core features are always on v2.
         let implicit = listed.is_some_and(|l| l.enabled && l.hierarchy == 0);
         match CORE.iter().find(|(core, _)| *core == name) {
             Some((core, by)) if *core != "perf_event" || implicit => Where::V2Core { by: (*by).to_owned() },
@@ -196,7 +196,8 @@ impl TableRow<'_> {
         }
     }
 
-    /// Why the highest manageable cgroup cannot enable a controller that the cgroup at the mount point has.
+    /// Why the highest cgroup that the caller may manage cannot enable a controller that the cgroup at the mount point
+    /// has.
     fn not_handed_down(&self) -> String {
         let name = name_v2(self.name);
         let has = |text: &str| text.split_whitespace().any(|word| word == name);

@@ -10,7 +10,8 @@ use crate::report::Control;
 
 /// Turns facts into a detection.
 pub(super) fn judge(facts: &Facts<'_>) -> Detection {
-    // A v1 mount may name a controller that has left its hierarchy since. `/proc/cgroups` then shows hierarchy 0.
+    // mountinfo may list a controller for a v1 mount although the controller is no longer in that hierarchy.
+    // `/proc/cgroups` then shows hierarchy 0 for it.
     let stale = |name: &str| Listed::find(facts.proc_cgroups, name).is_some_and(|l| l.hierarchy == 0);
     let hierarchies = facts.located.v1.iter().filter(|(name, _)| !stale(name)).map(|(name, m)| {
         let writable = facts.root && facts.v1_writable.contains(name) && !m.read_only;

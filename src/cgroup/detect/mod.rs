@@ -67,7 +67,8 @@ pub enum Version {
     V2,
 }
 
-/// The v2 tree as the caller sees it. Cgroups are named relative to [`mount`](Self::mount), which is `/`.
+/// The v2 tree as the caller sees it. Cgroups are named by paths in which `/` is the cgroup at
+/// [`mount`](Self::mount).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Unified {
@@ -78,8 +79,9 @@ pub struct Unified {
     /// The highest cgroup, from [`own`](Self::own) upwards, below which the caller may make cgroups and start processes
     /// in them. It is `/` for root and the delegated cgroup for other users. `None` without delegation.
     ///
-    /// Without root, owning a cgroup elsewhere is not enough: to start a process in it, the kernel requires write
-    /// access to `cgroup.procs` of the common ancestor of both cgroups, and fails with `EACCES`.
+    /// For a caller without root privileges, owning another cgroup is not enough. To start a process there, the kernel
+    /// requires write access to `cgroup.procs` of the common ancestor of that cgroup and [`own`](Self::own). Otherwise
+    /// it fails with `EACCES`.
     pub top: Option<String>,
     /// Controllers that cgroups below [`top`](Self::top) can have.
     pub controllers: BTreeSet<String>,
@@ -118,7 +120,9 @@ pub struct Swap {
 pub struct Detection {
     /// Which hierarchies are mounted.
     pub mode: Mode,
-    /// The version that limits are set through, if they can be set: v1 if it has all of [`V1_REQUIRED`].
+    /// The version that limits are set through, if they can be set. It is v1 if all of [`V1_REQUIRED`] are mounted
+    /// there, or if some are and v2 lacks one of [`V2_REQUIRED`]. With [`Required::Asked`] it is the version that lacks
+    /// fewer of the required controllers, v2 if both lack the same number.
     pub limits_on: Version,
     /// The v2 tree, if one is mounted.
     pub v2: Option<Unified>,
@@ -128,7 +132,7 @@ pub struct Detection {
     pub controllers: Vec<Controller>,
     /// The set of required controllers that `missing` and `reason` refer to; see [`requiring`](Self::requiring).
     pub required: Required,
-    /// What the limits ask for, where the set is [`Required::Asked`].
+    /// The controls that the limits ask for. They matter only if `required` is [`Required::Asked`].
     pub asked: Control,
     /// The required controllers that are missing, sorted. A single one prevents all limits.
     pub missing: Vec<String>,
@@ -177,8 +181,8 @@ impl Detection {
         })
     }
 
-    /// Returns what the texts of `/proc/self/mountinfo` and `/proc/self/cgroup` tell by themselves: where the
-    /// hierarchies are. The kernel is not asked, so no hierarchy is known to be writable, and no limits can be set.
+    /// Returns a detection from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup` alone. It shows where the
+    /// hierarchies are. No system call is made, so every hierarchy counts as not writable, and no limits can be set.
     ///
     /// ```
     /// # use cofferdam::cgroup::{Detection, Mode};

@@ -25,9 +25,9 @@ pub enum Required {
     Minimal,
     /// All of [`CONTROLLERS`], as the `exec` driver's documentation requires.
     ///
-    /// That documentation requires only that `/proc/cgroups` shows them as *enabled*. A driver that checks no more than
-    /// that goes on where half of the limits cannot be set. Here the controllers that limits are made of must be
-    /// usable, and the others enabled:
+    /// That documentation requires only that `/proc/cgroups` shows them as *enabled*. That is not enough: an enabled
+    /// controller may be unusable, and the task would then run with half of its limits. This variant requires that the
+    /// controllers that limits use are usable, and that the others are enabled:
     ///
     /// | controller | on v1 | on v2 |
     /// | --- | --- | --- |
@@ -44,7 +44,7 @@ pub enum Required {
     Asked,
 }
 
-/// The controller of each limit in v2, by the control that it serves.
+/// The v2 controller that each control needs.
 const OF_CONTROLS: [(Control, &str); 6] = [
     (Control::CPU.union(Control::CPU_MAX), "cpu"),
     (Control::CPUSET, "cpuset"),
@@ -55,8 +55,8 @@ const OF_CONTROLS: [(Control, &str); 6] = [
 ];
 
 impl Required {
-    /// The names of the required controllers on this version, sorted. `asked` are the controls that the limits ask for; only
-    /// [`Asked`](Required::Asked) depends on it.
+    /// The names of the required controllers on this version, sorted. `asked` are the controls that the limits ask for;
+    /// only [`Asked`](Required::Asked) depends on it.
     pub fn names(self, on: Version, asked: Control) -> Vec<&'static str> {
         match (self, on) {
             (Required::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
@@ -173,8 +173,9 @@ impl Detection {
         (self.limits_on, self.missing, self.reason) = (on, missing, reason);
     }
 
-    /// The version that has all controllers that limits are made of, v1 first. If neither has, v1 if it has some of
-    /// them.
+    /// The version that limits are set through, if they can be set: the one that has all of its required controllers.
+    /// v1 is tried first. If neither has all of them, it is v1 if v1 has any. With [`Required::Asked`] it is the
+    /// version that lacks fewer of the required controllers, v2 if both lack the same number.
     fn interface(&self) -> Version {
         let lacks = |on, all: &[&str]| all.iter().filter(|name| !self.has(on, name)).count();
         if self.required == Required::Asked {

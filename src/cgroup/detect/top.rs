@@ -25,7 +25,7 @@ const INTERNAL: &str = "it contains processes; move them, the caller included, t
 /// The highest manageable cgroup.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Top {
-    /// Path relative to the mount point, which is `/`.
+    /// Path of the cgroup; `/` is the cgroup at the mount point.
     pub name: String,
     pub dir: PathBuf,
     /// Text of its `cgroup.controllers`.
@@ -79,7 +79,7 @@ impl Top {
     }
 }
 
-/// Path of `dir` relative to the mount point, which is `/`.
+/// Path of the cgroup at `dir`; `/` is the cgroup at the mount point.
 fn name(mount: &Path, dir: &Path) -> String {
     format!("/{}", dir.strip_prefix(mount).unwrap_or(dir).to_string_lossy())
 }

@@ -50,7 +50,8 @@ const RACES: u32 = 1000;
 pub struct Cgroups {
     pub(crate) steps: Vec<Step<CgroupOp>>,
     pub(crate) paths: Paths,
-    /// v1: how a task without a reservation keeps off the CPUs that other tasks have reserved.
+    /// For a task without a reservation: keeps it off the CPUs that other tasks have reserved. The reservations are
+    /// checked again after the start of the task ([`Group::check_reservations`]); on v2 that check does nothing.
     pub(crate) share: Option<JoinShare>,
 }
 
@@ -121,7 +122,7 @@ pub struct Paths {
     /// The unit cgroup, in which all processes of the task are found and killed: the v2 cgroup, else that of the v1
     /// freezer.
     pub(crate) unit: Option<PathBuf>,
-    /// Whether the unit is the v2 cgroup that the task is born in, with `CLONE_INTO_CGROUP` (Linux 5.7).
+    /// Whether the unit is a v2 cgroup, in which the task's first process is created (`CLONE_INTO_CGROUP`, Linux 5.7).
     pub(crate) into: bool,
     /// The v1 `tasks` files. Init writes `0` to each while it has a single thread.
     pub(crate) enter: Vec<PathBuf>,
@@ -137,17 +138,17 @@ pub struct Paths {
     pub(super) unlimited: Option<String>,
     /// The limits that were last set.
     pub(super) limits: Limits,
-    /// The limits that the task was born with.
+    /// The limits that the task was started with.
     pub(super) born: Limits,
     /// The control files and lines that the kernel refused.
     pub(super) refused: Vec<(String, String)>,
     /// The limits that this host cannot set, and why.
     pub(super) missing: Vec<Reason>,
-    /// The memory counters from before the task was born. The difference shows later which cgroup ran out of memory.
+    /// The memory counters from before the task was started. The difference shows later which cgroup ran out of memory.
     pub(super) before: Baseline,
-    /// The site of the task's reservation, if it has one.
+    /// The directories ([`Site`]) of the task's reservation, if it has one.
     pub(super) reservation: Option<Site>,
-    /// v1: the site in which other tasks may have a reservation, if this task has none.
+    /// v1: the directories in which other tasks may have a reservation, if this task has none.
     pub(super) share: Option<Site>,
 }
 
@@ -280,9 +281,10 @@ impl Group {
         self.entered()
     }
 
-    /// Moves a process that has entered the group off CPUs that were reserved since the group was created. Call it after
-    /// each process that enters through [`into_fd`](Self::into_fd) or [`enter_fds`](Self::enter_fds). It does nothing on
-    /// v2, and on v1 where no CPU is reserved.
+    /// Checks whether another task has reserved CPUs since the group was created. If so, moves the processes of this
+    /// group off them, into the shared cpuset. Call this after each process that enters through
+    /// [`into_fd`](Self::into_fd) or [`enter_fds`](Self::enter_fds). On v2, and on v1 while no CPU is reserved, it does
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::Task`] with the call; `ResourceBusy` if all CPUs are reserved.
@@ -296,9 +298,9 @@ impl Group {
     /// Sends SIGKILL to every process in the group, including processes that are being forked. With `cgroup.kill`
     /// (Linux 5.14) it returns at once. Without, it returns when all processes are gone, or after 5 seconds.
     ///
-    /// A new process cannot be born in the group afterwards. Linux 6.14, and stable kernels since February 2025, kill a
-    /// process created with `CLONE_INTO_CGROUP` if the target cgroup was killed a different number of times than the
-    /// caller's cgroup.
+    /// Start no process in the group afterwards. Linux 6.14, and stable kernels since February 2025, kill a process
+    /// created with `CLONE_INTO_CGROUP` if the target cgroup was killed a different number of times than the caller's
+    /// cgroup.
     ///
     /// # Errors
     /// `Unsupported` if the group has no unit cgroup to find its processes in; `TimedOut` after 5 seconds; otherwise
@@ -348,7 +350,8 @@ impl Group {
         let _ = kernel.call(line, (), || self.kill().and_then(|()| self.wait_empty(self.timeout)).map(drop));
     }
 
-    /// Removes the cgroups. Also removes each parent that is empty and was created by the crate or by this group.
+    /// Removes the cgroups. Also removes each parent that is empty and was created by the crate. Before Linux 5.7, only
+    /// the group that created a parent for the operator removes it.
     ///
     /// Waits up to 5 seconds for processes to exit, but kills none: see [`kill`](Self::kill). A failure does not stop
     /// the removal of the other cgroups. Another call tries the remaining ones again, and waits up to half a second.
@@ -404,7 +407,7 @@ impl Group {
         Some(Dir::new(path, Some(self.unit.as_ref()?.as_fd())))
     }
 
-    /// The memory counters from before the task was born.
+    /// The memory counters from before the task was started.
     pub(super) fn before(&self) -> &Baseline {
         &self.paths.before
     }
@@ -437,7 +440,7 @@ impl Group {
         self.paths.v1.keys().filter_map(|controller| self.v1(controller))
     }
 
-    /// Checks, after the birth of the task, whether CPUs were reserved meanwhile.
+    /// Checks, after the start of the task, whether CPUs were reserved meanwhile.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the call; `ResourceBusy` if no CPU is unreserved.
@@ -503,7 +506,7 @@ impl Group {
         let mut races = 0u32;
         loop {
             self.make_dirs(kernel, &reserve.parents)?;
-            // From here on a drop has to give back the reservation.
+            // From here on, dropping the group must give back the reservation.
             self.paths.reservation = Some(reserve.site.clone());
             match reserve.run(kernel, &mut self.paths.leaves) {
                 Ok(Some(admitted)) => {
@@ -559,9 +562,10 @@ impl Group {
 
     /// Kills the processes of a stale task and removes its leaf. A task whose owner lives is not stale.
     ///
-    /// The processes in the unit are killed first: in another v1 hierarchy the kernel cannot keep them from forking or
-    /// thaw them. A unit that this group has created is skipped, because on some kernels no process can be born in a
-    /// cgroup that was killed before, see [`kill`](Self::kill).
+    /// The processes in the unit are killed first. Only the unit has the files to kill them at once or to freeze and
+    /// thaw them; in another v1 hierarchy they could fork meanwhile. A unit that this group has created is skipped,
+    /// because some kernels kill each process that is created in a cgroup that was killed before, see
+    /// [`kill`](Self::kill).
     fn clear(&self, leaf: &Path) -> Result<()> {
         let unit = self.paths.unit.as_deref();
         let unit = unit.filter(|unit| *unit != leaf && !self.paths.leaves.iter().any(|made| made == unit));

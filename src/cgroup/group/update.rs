@@ -22,9 +22,10 @@ impl Group {
     /// Reserved CPUs can be exchanged for others, and `exclusive` can be changed. During the exchange the task has both
     /// its old and its new CPUs, so no other task runs on any of them.
     ///
-    /// On v2, controllers that were not in use before are enabled. Memory that the task used before that stays charged
-    /// to the parent, and the report says so. A v1 hierarchy can only be entered at birth, so a limit of a controller
-    /// that the task is not in is refused there. [`Limits::accounting`] puts a task into all of them.
+    /// On v2, controllers that were not in use before are enabled. Memory that the task used before its controller was
+    /// enabled stays charged to the parent cgroup, and the report says so. A task enters v1 hierarchies only when it is
+    /// started. So on v1 a limit is refused if the task is not in its controller. [`Limits::accounting`] puts a task
+    /// into all controllers from the start.
     ///
     /// # Errors
     /// [`Error::Spec`] if [`Limits::validate`] refuses the limits. [`Error::Unsupported`] if no limits can be set, or
@@ -36,7 +37,8 @@ impl Group {
             return self.without_limits(limits);
         };
         let mut old = rows(&self.paths.limits, &terms);
-        // The file does not have a value that the kernel refused.
+        // The kernel refused these rows before, so their files have other values. Without them in `old`, they are
+        // written again.
         old.retain(|row| !self.paths.refused.contains(&(row.file.clone(), row.line())));
         let mut changes = changes(&old, &rows(limits, &terms));
         let mut report = self.expected(limits, &terms);
@@ -47,7 +49,8 @@ impl Group {
         let mut refused = Vec::new();
         for (was, now) in &changes {
             if let Err(e) = self.change(now, &terms, &mut report) {
-                // If the kernel refuses to lift this limit, it was not set either, and nothing is lost.
+                // Some kernels lack such a limit. If the kernel refuses to lift it, it was never set, so the refusal is
+                // not reported.
                 let lifted = OnRefusal::Skip;
                 let degrades = matches!(now.on_refusal, OnRefusal::Degrade(_));
                 let on_refusal = if degrades && !now.limits { &lifted } else { &now.on_refusal };
@@ -131,7 +134,7 @@ impl Group {
         Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() })
     }
 
-    /// Whether CPUs can be reserved in the place of this task.
+    /// Whether CPUs can be reserved below the parent cgroup of this task.
     fn divides(&self) -> bool {
         let on_v2 = self.paths.terms.is_some_and(|terms| terms.version == Version::V2);
         on_v2 || self.paths.reservation.is_some() || self.paths.share.is_some()

@@ -61,7 +61,7 @@ pub struct Limits {
     ///
     /// A task with reserved CPUs also runs on the unreserved ones, unless it is [`exclusive`](Self::exclusive). A
     /// reservation is refused if another task has reserved one of the CPUs ([`CpuReservations`](super::CpuReservations)
-    /// says which task), and if it would leave no CPU for a running task without reserved CPUs. v1 and v2
+    /// says which task), or if it would leave no CPU for a running task without reserved CPUs. v1 and v2
     /// `cpuset.cpus`.
     pub cores: CpuSet,
     /// Whether a task with reserved [`cores`](Self::cores) runs only on these.
@@ -257,7 +257,7 @@ pub enum MemoryMax {
     Unlimited,
 }
 
-/// Reads and writes the two as one word or a size.
+/// Implements parsing and serialisation of a type whose text is a word, such as `unlimited`, or a size.
 macro_rules! amount {
     ($type:ident, $wanted:literal, [$($word:literal => $value:ident),+]) => {
         impl FromStr for $type {
@@ -320,6 +320,9 @@ pub(crate) struct MemoryLimits {
 
 impl Limits {
     /// Checks that the limits do not contradict each other, and that a task can run with them.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] with the name of the invalid field.
     pub fn validate(&self) -> Result<()> {
         let Limits {
             cpu_shares,
@@ -428,7 +431,8 @@ pub(super) fn bfq_weight(weight: u16) -> u64 {
     weight.min(100).saturating_add(above)
 }
 
-/// Whether `size` is a number and a unit, as in the kernel's file names. Any other text would name another file.
+/// Whether `size` is a number and a unit, as in the kernel's file names. It becomes part of a file name, so other text
+/// (such as `../`) could name any file.
 fn is_page_size(size: &str) -> bool {
     let digits = size.trim_end_matches(|c: char| c.is_ascii_uppercase());
     let unit = size.strip_prefix(digits).unwrap_or_default();

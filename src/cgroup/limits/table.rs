@@ -42,8 +42,8 @@ pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Re
     }
 }
 
-/// Reports limits that do not stop a task. A reservation protects its memory and memory.high slows it down, but only a
-/// hard limit enforces the memory control.
+/// Reports memory limits that do not stop a task. A reservation protects memory of the task, and `memory.high` slows
+/// the task down, but only a hard limit enforces the memory control.
 fn soft_memory(limits: &Limits, reserved_by: &str, report: &mut Report) {
     let memory = limits.memory_limits();
     let mut add = |why: String| match memory.hard {

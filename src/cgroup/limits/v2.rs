@@ -5,12 +5,13 @@ use super::weight::shares_to_weight;
 use super::{CpuMax, IoMax, Limits, bfq_weight};
 use crate::report::{Control, Effect, Report};
 
-/// The table of v2. A later row may enclose an earlier one of the same controller. An enclosed limit may grow only
-/// after, and shrink only before, the enclosing one. So an update narrows limits from the first row to the last, and
-/// widens them from the last to the first.
+/// The rows of v2. Their order matters for updates, on v1 and v2: the value of a later row may be the upper bound of an
+/// earlier row of the same controller, as v1's limit of memory and swap is for its memory limit. The kernel requires
+/// that the bound is raised before the bounded value, and lowered after it. So an update narrows limits from the first
+/// row to the last, and widens them from the last to the first.
 ///
-/// The pattern names every field of [`Limits`], so that a new field must be given rows here, in the table of v1, and in
-/// [`Limits::validate`].
+/// The destructuring names every field of [`Limits`], here, in the table of v1 and in [`Limits::validate`]. So a new
+/// field does not compile without a decision in all three.
 pub(super) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
     let Limits {
         cpu_shares,

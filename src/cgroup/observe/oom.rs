@@ -39,8 +39,8 @@ pub struct Oom {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OomLimit {
-    /// The task's own limit, or a lower one that the task set itself. On v2 this is the result even if a cgroup above
-    /// ran out of memory too.
+    /// The limit of the task's cgroup, or of a nested cgroup that the task created. On v2 this is the result even if a
+    /// cgroup above ran out of memory too.
     Own,
     /// The limit of a cgroup above the task's, given by its directory. Other tasks may have used the memory.
     Ancestor(PathBuf),
@@ -123,6 +123,7 @@ impl Group {
             let said = match then {
                 Some(then) if v2 => Said::when(now != then, Said::Yes),
                 None if v2 => Said::when(now > 0, Said::Perhaps),
+                // v1. A count of 0 rules nothing out: Linux 6.18 no longer counts failures.
                 _ => Said::when((then != Some(now) || now == 0) && is_used_up(&path), Said::Perhaps),
             };
             top = top.parent().unwrap_or(top);
@@ -152,7 +153,8 @@ impl Said {
 
 /// The limit that was exceeded, if only one is possible.
 fn verdict(suspects: Vec<(OomLimit, Said)>) -> OomLimit {
-    // A cgroup that has run out of memory has had one of its own processes killed.
+    // The task's own limit was exceeded, so the kernel has chosen a victim in the task for it. At least that kill has
+    // this cause.
     if suspects.contains(&(OomLimit::Own, Said::Yes)) {
         return OomLimit::Own;
     }
@@ -161,7 +163,7 @@ fn verdict(suspects: Vec<(OomLimit, Said)>) -> OomLimit {
     let mut left = suspects.into_iter().filter(|(_, said)| *said == wanted).map(|(limit, _)| limit);
     match (left.next(), left.next()) {
         (Some(limit), None) => limit,
-        // Only on v1, where every answer is `Perhaps` or `No`: no limit remains.
+        // Only on v1, where every suspect may be ruled out: no memory limit can have caused the kill.
         (None, _) => OomLimit::Host,
         (Some(_), Some(_)) => OomLimit::Unknown,
     }

@@ -105,7 +105,8 @@ impl JoinShare {
     pub fn run(&self, kernel: &Kernel) -> Result<Option<OwnerLock>> {
         let mut owner = None;
         let reserved = hold_existing(kernel, &self.site.reserve())?.is_some();
-        // A `cpuset.cpus` that was written once does not grow by itself when a CPU comes online.
+        // Without a reservation too: the kernel does not add a CPU that comes online to a `cpuset.cpus` that was
+        // written once, so the file is rewritten below.
         let share = self.site.share().join("cpuset.cpus");
         let listed = read_set(kernel, &share, None)?.is_some_and(|now| !now.is_empty());
         kernel.only_if("a CPU is reserved", reserved || listed, || {
@@ -122,7 +123,7 @@ impl JoinShare {
                 division.usable = locked.usable(kernel)?;
                 locked.write_cpusets(kernel, &division)?;
                 if division.holdings.is_empty() {
-                    // Left behind by a crash. While it exists, every spawn takes the lock.
+                    // Stale after a crash. While the directory exists, every new task takes the lock.
                     let _ = remove_dir(&self.site.reserve());
                 }
             }
@@ -132,9 +133,10 @@ impl JoinShare {
     }
 }
 
-/// Checks again whether CPUs are reserved, after a process has entered a task that has no reservation and is in no
-/// cpuset. A reservation made meanwhile may have missed that process. Does nothing on v2, where the shared cpuset is an
-/// ancestor of the task's cgroup and applies whenever it is narrowed.
+/// Checks again whether CPUs are reserved, after a process has entered the cgroups of a task without a reservation. If
+/// so, moves the processes of all such tasks into the shared cpuset: another task may have reserved CPUs before the
+/// process entered, and not have found it. Does nothing on v2, where the shared cpuset is an ancestor of the task's
+/// cgroup and applies whenever it is narrowed.
 ///
 /// # Errors
 /// As [`JoinShare::run`].
@@ -151,8 +153,8 @@ pub(in crate::cgroup) fn look_again(site: &Site) -> Result<()> {
 /// Replaces the reservation of the task at `leaf`. Returns why some of the new CPUs cannot be used now.
 ///
 /// # Errors
-/// As [`Reserve::run`]. Also `ResourceBusy` if the old and the new CPUs together would be the last unreserved ones. If
-/// a write fails, the next operation completes or reverts the exchange.
+/// As [`Reserve::run`]. Also `ResourceBusy` if the old and the new CPUs together would leave no CPU for a running task
+/// without a reservation. If a write fails, the next operation completes or reverts the exchange.
 pub(in crate::cgroup) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
     match Reservations::open(&Kernel::real(), site)? {
         Some(locked) => locked.exchange(leaf, reserved),
@@ -168,7 +170,7 @@ pub(in crate::cgroup) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved)
 /// [`Error::Prepare`] with the call.
 pub(in crate::cgroup) fn own_again(site: &Site, leaf: &Path) -> Result<Option<OwnerLock>> {
     let kernel = Kernel::real();
-    // While this lock is held, no other process checks for owners.
+    // Other processes check for owners under this lock, so they see the cgroup either before or after this call.
     let Some(_locked) = Reservations::open(&kernel, site)? else { return Ok(None) };
     match OwnerLock::take(&kernel, leaf) {
         Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(None),

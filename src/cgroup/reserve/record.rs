@@ -39,7 +39,7 @@ impl Reserved {
 pub(super) fn get(leaf: &Path) -> Result<Option<Reserved>> {
     let read = || -> io::Result<Vec<u8>> {
         let dir = open_dir(leaf)?;
-        // Large enough for a list of alternate CPUs, with as many CPUs as a kernel can be built for.
+        // The longest list names every second CPU of 8192, the most that a kernel can be built for.
         let mut bytes = vec![0; 64 * 1024];
         let length = fgetxattr(dir.as_fd(), RECORD, &mut bytes)?;
         bytes.truncate(length);

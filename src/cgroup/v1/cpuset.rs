@@ -1,8 +1,8 @@
 //! The shared cpuset of v1: one cgroup for all tasks without a reservation, which exists while any task has one.
 //!
-//! On v2 a task is below the shared cpuset from its birth. On v1 a task enters no cpuset while no CPU is reserved, and
-//! the first reservation moves the running tasks. For each move the kernel waits for an RCU grace period, some
-//! milliseconds. So a task that is born later enters the cpuset itself.
+//! On v2 a task is below the shared cpuset from its start. On v1 a task enters no cpuset while no CPU is reserved, and
+//! the first reservation moves the processes of the running tasks. For each moved process the kernel waits for an RCU
+//! grace period, some milliseconds. So the first process of a task that starts later enters the shared cpuset itself.
 
 use std::collections::HashSet;
 use std::io;
@@ -38,8 +38,8 @@ pub(in crate::cgroup) fn make_share(
     locked.write_cpusets(kernel, &Division { usable, ..division.clone() })
 }
 
-/// Moves the processes of all tasks without a reservation into the shared cpuset, until none is outside. Returns why some
-/// cannot be moved: a process of a PID namespace that is not visible to the caller has no number.
+/// Moves the processes of all tasks without a reservation into the shared cpuset, until none is outside. Returns a
+/// reason if some cannot be moved: the kernel lists a process outside of the caller's PID namespace as 0.
 ///
 /// # Errors
 /// [`Error::Prepare`] with the call; `TimedOut` if processes fork faster than they are moved.

@@ -107,7 +107,8 @@ pub(in crate::cgroup) fn writable<'a>(layout: &Layout<'a>, controller: &str) -> 
     layout.detection().v1.get(controller).filter(|hierarchy| hierarchy.writable)
 }
 
-/// The task's leaf in a hierarchy. Several controllers may share the hierarchy; `controller` is the first to use it.
+/// The task's leaf in the hierarchy of `controller`. Adds the steps that make it, unless they were added for another
+/// controller of the same hierarchy.
 pub(in crate::cgroup) fn leaf(layout: &mut Layout<'_>, controller: &str, hierarchy: &Hierarchy) -> PathBuf {
     let levels = in_hierarchy(hierarchy, layout.parent());
     let leaf = levels.last().unwrap_or(&hierarchy.mount).join(layout.request.name.as_ref());

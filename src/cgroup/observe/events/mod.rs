@@ -4,12 +4,13 @@
 //! no event comes twice, and OOM kills that happened before the caller listened are reported too.
 //!
 //! On v2 the files `memory.events` and `cgroup.events` are polled. That costs one descriptor each, and a change stays
-//! readable until it is read; inotify is limited to 128 instances for each user. On v1 an eventfd signals that memory
-//! ran out. Nothing signals that a v1 cgroup is empty, so its processes are listed at growing intervals, beginning when
-//! the group's first process ends.
+//! pending until the file is read. inotify is not used, because it is limited to 128 instances for each user. On v1 an
+//! eventfd signals that memory ran out. Nothing signals that a v1 cgroup is empty, so its processes are listed at
+//! growing intervals, beginning when the group's first process ends.
 //!
 //! v2 is checked at intervals as well. The kernel signals a file at most every 10 milliseconds, and drops a pending
-//! signal when the cgroup is removed. In that case the handle that removes the cgroup supplies the last count.
+//! signal when the cgroup is removed. In that case the last count comes from [`Tally`], which is shared with the
+//! [`Group`] that removes the cgroup.
 //!
 //! All sources are in one `epoll(7)` descriptor. There is no thread, and the group can be removed meanwhile.
 

@@ -1,9 +1,12 @@
 //! Pressure thresholds: how long processes of a group waited for a resource (PSI, the `*.pressure` files, Linux 4.20).
 //!
 //! The totals are sampled. The kernel can also watch a threshold itself and wake a process that polls the file (Linux
-//! 5.2). But polling consumes that event, so it would be lost behind a descriptor that is polled itself (`epoll(7)`).
-//! The kernel also refuses short windows without `CAP_SYS_RESOURCE`. Before Linux 6.2 it has a use-after-free when a
-//! cgroup is removed while its pressure is polled.
+//! 5.2). That is not used, for three reasons:
+//!
+//! - Polling the file consumes the kernel's event. [`Events`](super::Events) has an epoll descriptor, which the caller
+//!   may poll in turn. That poll would consume the event before it is read.
+//! - The kernel refuses short windows without `CAP_SYS_RESOURCE`.
+//! - Before Linux 6.2 the kernel has a use-after-free when a cgroup is removed while its pressure is polled.
 
 use std::collections::VecDeque;
 use std::fmt;
