@@ -24,7 +24,7 @@ use crate::spec::{Device, Policy, SandboxSpec};
 use crate::sys;
 use crate::sys::mountinfo::Mount;
 
-/// What was found.
+/// The facts about one spec on this host.
 #[derive(Clone, Debug)]
 pub(crate) struct Survey {
     /// The ids that the task runs with.
