@@ -60,7 +60,7 @@ impl Task {
     ///
     /// # Errors
     /// [`Error::Spec`] for an invalid threshold. [`Error::Task`] with the call that was refused. Its source is
-    /// `Unsupported` if the task has no cgroup (the report does not enforce [`Control::KILL`](crate::Control::KILL)),
+    /// `Unsupported` if the task has no cgroup,
     /// or if pressure cannot be measured: the kernel has no PSI, or there is no v2 cgroup.
     pub fn events(&self, options: &EventOptions) -> Result<Events> {
         let inner = self.lock();
@@ -94,7 +94,7 @@ impl Task {
     /// - `TimedOut` if freezing takes more than 5 seconds, because a process is in an uninterruptible wait. The task is
     ///   then thawed again.
     /// - `ESRCH` if the task has ended.
-    /// - `Unsupported` if the task has no cgroup: the report does not enforce [`Control::KILL`](crate::Control::KILL).
+    /// - `Unsupported` if the task has no cgroup with all of its processes.
     pub fn freeze(&self) -> Result<()> {
         match self.freezer()? {
             Some(freezer) => freezer.freeze(PATIENCE),
