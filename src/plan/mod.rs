@@ -24,6 +24,16 @@ pub(crate) use parent::{EXECUTE_INIT, ParentOp, ParentStep, map_call};
 
 /// A compiled sandbox: the steps of the parent and of init in order, and the report of the controls that will hold. Its
 /// `Display` output lists the steps with their system calls in strace's format.
+///
+/// ```no_run
+/// use cofferdam::{Control, Network, Sandbox};
+///
+/// let plan = Sandbox::command("make").id("job-7").network(Network::None).plan()?;
+/// assert_eq!(plan.id, "job-7");
+/// assert!(plan.report.enforced.contains(Control::NET_NS));
+/// print!("{plan}");
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {
@@ -76,16 +86,16 @@ pub(crate) struct Enclosure {
 /// The controls that must be enforced, by the spec and by the policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MustHold {
-    /// Controls that the spec's author requires. `None`: no control may be missing except those in `forgiven`.
+    /// Controls that the spec requires. If this and `operator` are `None`, [`Require::Asked`] applies.
     pub author: Option<Require>,
     /// Controls that the operator's policy requires.
     pub operator: Option<Require>,
-    /// Controls that may be missing if `author` is `None`.
+    /// Controls that may be missing unless they are required by name.
     pub forgiven: Control,
 }
 
 impl MustHold {
-    /// What author and operator require; the default where neither says anything.
+    /// The requirements of author and operator; the default if there are none.
     fn all(&self) -> impl Iterator<Item = Require> + use<> {
         let default = (self.author.is_none() && self.operator.is_none()).then_some(Require::default());
         [self.author, self.operator, default].into_iter().flatten()
