@@ -7,6 +7,10 @@
 //! - A directory of the host, temporary by default, that is populated by hard links, copies or reflinks.
 //! - A directory of the host that is used as it is.
 //!
+//! A spec describes it by [`Root`], [`Volume`], [`TaskDirs`], [`Dns`] and [`HostsEntry`]. A [`Template`] is a root that
+//! is populated once and used by many sandboxes. [`populate`](populate()) and [`remove_tree`] are for drivers that
+//! manage roots themselves.
+//!
 //! procfs, sysfs and a small `/dev` are mounted in it. Every writable mount is `nodev`, and `/dev` itself is read-only
 //! once its nodes are made. So a device node that a task makes cannot be opened, with or without a device cgroup.
 //!
