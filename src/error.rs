@@ -1,86 +1,105 @@
-//! The crate's one error type, sorted by who must act on it.
+//! The crate's error type, whose variants say who must act.
 //!
-//! The message of an error is the step as the plan prints it; the kernel's answer is its
-//! [`source`](std::error::Error::source), and never both in one string. An error of the first three
-//! kinds means that nothing on the machine was touched; one of the others that everything made so
-//! far was taken back before the error was returned.
+//! The message is the refused step as the plan prints it. The errno is the [`source`](std::error::Error::source), and
+//! is not repeated in the message. `Spec` and `Denied` mean that nothing on the host was changed. Any other error means
+//! that everything made before the refused step was removed.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::report::Control;
 
-/// Why a sandbox could not be planned, spawned or handled.
+/// The reason why a sandbox could not be planned or spawned, or why a method of a task failed.
+///
+/// The variants say who must act: the author of the spec, the operator of the host, or the caller. The message does not
+/// contain the [`source`](std::error::Error::source).
+///
+/// ```no_run
+/// use cofferdam::{Error, Sandbox};
+/// use std::error::Error as _;
+///
+/// let Err(error) = Sandbox::command("make").spawn() else { return };
+/// match &error {
+///     Error::Spec { field, .. } => eprintln!("correct {field} in the job: {error}"),
+///     Error::Denied { .. } | Error::Unsupported { .. } => eprintln!("ask the operator: {error}"),
+///     Error::Exec { program, .. } => eprintln!("cannot execute {program:?}: {:?}", error.source()),
+///     _ => eprintln!("{error}: {:?}; {}", error.source(), error.remedy().unwrap_or("no remedy known")),
+/// }
+/// std::process::exit(error.exit_code().into());
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The author of the spec or the policy must act: this field is wrong. Nothing was touched.
+    /// A field of the spec or the policy is wrong. Its author must act. Nothing was changed.
     #[error("{}", named(field, message))]
     Spec {
-        /// The field, as it is spelled in the serialised form (`pid_mode`, `denied_host_uids`).
+        /// Name of the field as in the serialised form (`pid_mode`, `denied_host_uids`).
         field: &'static str,
-        /// What is wrong with it, with the offending value.
+        /// The wrong value, and what is accepted.
         message: String,
     },
-    /// The task asked for something that the operator's policy forbids. Nothing was touched.
+    /// The spec asks for something that the operator's policy forbids. Nothing was changed.
     #[error("{message}")]
     Denied {
-        /// What was asked for and what forbids it.
+        /// What was asked for, and which field of the policy forbids it.
         message: String,
     },
-    /// The operator must act: this host cannot enforce a control that is required. Nothing was touched.
+    /// This host cannot enforce a required control. The operator must act. Nothing was changed, unless the kernel
+    /// refused the control during the spawn; then everything made before was removed.
     #[error("this host cannot enforce {control}: {reason}")]
     Unsupported {
-        /// The controls that are required and would not hold.
+        /// The required controls that do not hold.
         control: Control,
-        /// Why not, by name: the missing controller, system call, capability or sysctl.
+        /// The cause, by name: a missing controller, system call, capability or sysctl.
         reason: String,
     },
-    /// A step on the caller's side was refused. It was rolled back, but for what was populated in a directory of
-    /// the author's own (`root.path`, `upper`, and by [`populate`](crate::rootfs::populate)): that stays.
+    /// The kernel refused a step of the caller's process. Everything made before was removed. The exception is a
+    /// directory of the author's own (`root.path`, `upper`, and the root of [`populate`](crate::rootfs::populate)):
+    /// what was populated in it stays.
     #[error("{step}")]
     Prepare {
         /// The step as the plan prints it.
         step: String,
-        /// The kernel's answer.
+        /// The errno.
         #[source]
         source: io::Error,
     },
-    /// A step of init, inside the new namespaces, was refused. Init was reaped and all was rolled back.
+    /// The kernel refused a step of init, inside the new namespaces. Init was reaped, and everything made before was
+    /// removed.
     #[error("{step}")]
     Setup {
         /// The step as the plan prints it.
         step: String,
-        /// The kernel's answer.
+        /// The errno.
         #[source]
         source: io::Error,
     },
-    /// The command was not found in the root, or cannot be executed. All was rolled back.
+    /// The command does not exist in the root, or the kernel cannot execute it. Everything made before was removed.
     ///
-    /// [`Error::exit_code`] tells the two apart in the way that shells do.
+    /// [`Error::exit_code`] distinguishes the two cases.
     #[error("execve({program:?}){}", places(program, tried))]
     Exec {
-        /// The command as the spec names it, or the path that it was found at.
+        /// The path at which the command was found. If it was not found, the command as the spec names it.
         program: PathBuf,
-        /// The paths in the root where it was looked up, in order; empty if it was found.
+        /// The paths in the root at which the command was looked up, in order. Empty if it was found.
         tried: Vec<PathBuf>,
-        /// `NotFound` when there is no such regular file in the root (or its interpreter is missing),
-        /// else why the kernel would not execute it.
+        /// `NotFound` if the root has no such regular file, or the file's interpreter does not exist. Otherwise the
+        /// errno of `execve(2)`.
         #[source]
         source: io::Error,
     },
-    /// A step on a running or ended task was refused.
+    /// The kernel refused a step on a running or ended task.
     #[error("{step}")]
     Task {
-        /// The step, strace-like.
+        /// The step, as strace prints it.
         step: String,
-        /// The kernel's answer.
+        /// The errno.
         #[source]
         source: io::Error,
     },
 }
 
-/// Where a command was looked up, if not only as it stands.
+/// The paths at which a command was looked up, as the end of a message. Empty if the command itself is the only one.
 fn places(program: &Path, tried: &[PathBuf]) -> String {
     let places: Vec<String> = tried.iter().map(|path| format!("{path:?}")).collect();
     match tried {
@@ -90,8 +109,8 @@ fn places(program: &Path, tried: &[PathBuf]) -> String {
     }
 }
 
-/// What would help where a control cannot be enforced. Without a mount namespace there is no sandbox, so that control
-/// stands alone only where the caller can create none.
+/// A remedy for controls that cannot be enforced. Every sandbox needs a mount namespace, so `MOUNT_NS` is alone only if
+/// the caller cannot create any namespace.
 fn unsupported(control: Control) -> Option<&'static str> {
     if control == Control::MOUNT_NS {
         return Some(
@@ -108,7 +127,7 @@ fn unsupported(control: Control) -> Option<&'static str> {
     )
 }
 
-/// What would help where the kernel refused a call.
+/// A remedy for a system call that the kernel refused.
 fn refused(source: &io::Error) -> Option<&'static str> {
     match (source.kind(), source.raw_os_error()) {
         (io::ErrorKind::ResourceBusy, _) => {
@@ -133,7 +152,7 @@ fn refused(source: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// The message of a `Spec` error, with the field in front where it does not begin with it.
+/// The message of a `Spec` error. It begins with the name of the field.
 fn named(field: &str, message: &str) -> String {
     if message.starts_with(field) { message.to_string() } else { format!("{field}: {message}") }
 }
@@ -152,19 +171,19 @@ impl Error {
         Error::Denied { message: message.into() }
     }
 
-    /// A `Prepare` error; the closure form for `map_err`.
+    /// A `Prepare` error, as a closure for `map_err`.
     pub(crate) fn prepare<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Self {
         let step = step.into();
         move |source| Error::Prepare { step, source: source.into() }
     }
 
-    /// A `Task` error; the closure form for `map_err`.
+    /// A `Task` error, as a closure for `map_err`.
     pub(crate) fn task<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Self {
         let step = step.into();
         move |source| Error::Task { step, source: source.into() }
     }
 
-    /// The same while the task runs: nothing is being prepared any more.
+    /// Turns a `Prepare` error into a `Task` error, for steps that also run on a running task.
     pub(crate) fn of_task(self) -> Self {
         match self {
             Error::Prepare { step, source } => Error::Task { step, source },
@@ -172,12 +191,12 @@ impl Error {
         }
     }
 
-    /// What would help, in a sentence, where that is known.
+    /// What would help, as an imperative clause without a full stop. `None` if no remedy is known.
     ///
     /// ```
     /// # use cofferdam::Error;
     /// let e = Error::Exec { program: "nope".into(), tried: vec![], source: std::io::ErrorKind::NotFound.into() };
-    /// assert!(e.remedy().unwrap().contains("PATH"));
+    /// assert!(e.remedy().is_some_and(|remedy| remedy.contains("PATH")));
     /// ```
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
@@ -199,9 +218,8 @@ impl Error {
         }
     }
 
-    /// The exit status that a command-line front should end with, as `docker run` and `env` do:
-    /// 127 when the command was not found, 126 when it was found but is not executable, and 125 for
-    /// everything that the sandbox itself refused or failed at.
+    /// The exit status for a command-line program, as `docker run` and `env` use it: 127 if the command was not found,
+    /// 126 if it was found but cannot be executed, and 125 for every other error.
     ///
     /// ```
     /// # use cofferdam::Error;

@@ -25,7 +25,23 @@ mod survey;
 pub(crate) use survey::Skip;
 pub(crate) use survey::{Stream, Survey, chroot_env, nodes, temp_dir};
 
-/// What this kernel offers and what the caller may do with it.
+/// Facts about this host: what the kernel supports, and which privileges the caller has.
+///
+/// A value is plain data and does not change. Probe once and share it, and probe again if the caller's privileges or
+/// cgroups have changed.
+///
+/// ```no_run
+/// use cofferdam::{Health, Host, Sandbox};
+///
+/// let host = Host::probe()?; // once
+/// if let Health::Unhealthy(why) | Health::Undetected(why) = host.health() {
+///     eprintln!("{why}");
+/// }
+/// for job in ["one", "two"] {
+///     println!("{}", Sandbox::command("echo").arg(job).host(&host).spawn()?.wait()?);
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Host {
@@ -171,11 +187,11 @@ impl Host {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", content = "reason", rename_all = "lowercase")]
 pub enum Health {
-    /// Everything can be enforced.
+    /// The caller is privileged and can set resource limits.
     Healthy,
     /// Sandboxes run, but only in a user namespace, or without resource limits. The text says why.
     Unhealthy(String),
-    /// No sandbox can be made on this host.
+    /// This host can run no sandbox. The text says why.
     Undetected(String),
 }
 
@@ -193,7 +209,8 @@ impl fmt::Display for Health {
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
 impl Host {
-    /// The overall result of the probe.
+    /// The overall result of the probe: [`Health::Undetected`] if the kernel is too old or the caller cannot create
+    /// namespaces, [`Health::Unhealthy`] if sandboxes need a user namespace or have no resource limits.
     pub fn health(&self) -> Health {
         if let Some(why) = self.too_old() {
             return Health::Undetected(why);

@@ -1,6 +1,16 @@
-//! How values are written in serialised specs and on command lines: sizes (`64m`), file modes (`0022`), byte strings.
+//! Text forms of values in serialised specs and on command lines: sizes (`64m`), file modes (`0022`) and byte strings.
 //!
-//! What it does not do: decide which values a field accepts. That is up to the type of the field, or to the plan.
+//! In serialised data, a size is a number of bytes or a string that [`size`] parses. A byte string (command, argument,
+//! environment) is a string, or an array of bytes if it is not UTF-8. [`InvalidValue`] is the error for a text that
+//! cannot be parsed.
+//!
+//! ```
+//! let limits: cofferdam::Limits = serde_json::from_str(r#"{"memory": "64m", "swap": "off", "cores": "0-3"}"#)?;
+//! assert_eq!(limits.memory, Some(64 << 20));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+//!
+//! This module does not decide which values a field accepts: the type of the field does, or the compilation of a plan.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -11,7 +21,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A text that is not a value of the type that was asked for. The message says what was found and what is accepted.
+/// A text is not a valid value of the expected type. The message has the text and what is accepted.
+///
+/// ```
+/// let error = "NOFILE".parse::<cofferdam::Resource>().unwrap_err();
+/// assert!(error.to_string().starts_with("\"NOFILE\" is none of as, core, "));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(String);
@@ -22,10 +37,11 @@ impl InvalidValue {
     }
 }
 
-/// Reads a number of bytes: decimal digits, and `k`, `m`, `g` or `t` for powers of 1024 (`64m`, `64MiB`).
+/// Parses a size in bytes: decimal digits and an optional unit, `k`, `m`, `g` or `t`, for powers of 1024. `64m`, `64M`,
+/// `64mb` and `64MiB` are the same size.
 ///
 /// # Errors
-/// [`InvalidValue`] for anything else, and for a size of 2^64 bytes or more.
+/// [`InvalidValue`] for any other text, and for a size of 2^64 bytes or more.
 ///
 /// ```
 /// assert_eq!(cofferdam::notation::size("64m")?, 64 << 20);
@@ -52,17 +68,22 @@ pub fn size(text: &str) -> Result<u64, InvalidValue> {
     bytes.ok_or_else(|| InvalidValue::new(format!("{text:?} is 2^64 bytes or more")))
 }
 
-/// Reads a file mode or a umask: one to four octal digits (`0022`).
+/// Parses a file mode or a umask: one to four octal digits (`0022`).
 ///
 /// # Errors
-/// [`InvalidValue`] for anything else.
+/// [`InvalidValue`] for any other text.
+///
+/// ```
+/// assert_eq!(cofferdam::notation::mode("0022")?, 0o022);
+/// # Ok::<(), cofferdam::InvalidValue>(())
+/// ```
 pub fn mode(text: &str) -> Result<u32, InvalidValue> {
     let octal = (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| octal);
     mode.ok_or_else(|| InvalidValue::new(format!("{text:?} is not one to four octal digits")))
 }
 
-/// A size in serde data: a number of bytes, or a string that [`size`] reads.
+/// A size in serde data: a number of bytes, or a string that [`size`] parses.
 struct Size(u64);
 
 impl<'de> Deserialize<'de> for Size {
@@ -93,7 +114,7 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// For `deserialize_with`: a size, or none.
+/// For `deserialize_with`: an optional size.
 pub(crate) fn optional_size_from<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
     Ok(Option::<Size>::deserialize(d)?.map(|Size(bytes)| bytes))
 }
@@ -129,7 +150,7 @@ pub(crate) mod octal {
     }
 }
 
-/// An [`OsString`] in serde data: a string, or an array of its bytes where it is not UTF-8.
+/// An [`OsString`] in serde data: a string, or an array of bytes if it is not UTF-8.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct OsText(OsString);
 
@@ -213,7 +234,7 @@ pub(crate) mod os_map {
     }
 }
 
-/// Adds the path of the field to the error of a `Deserialize` implementation that takes the deserializer.
+/// Deserialises by `read`, and adds the path of the field to its error.
 pub(crate) fn with_field<'de, D, T>(
     d: D,
     read: impl for<'a, 'b> FnOnce(serde_path_to_error::Deserializer<'a, 'b, D>) -> Result<T, D::Error>,

@@ -1,4 +1,4 @@
-//! The front: a spec under a policy, to be planned or spawned.
+//! Entry point of the crate: a spec under a policy that can be planned or spawned.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -18,10 +18,11 @@ use crate::task::Task;
 mod build;
 mod enter;
 
-/// A sandbox that can be planned, or spawned any number of times.
+/// A spec under a policy, with builder methods for its fields. It can be spawned any number of times.
 ///
 /// ```no_run
 /// use cofferdam::{Control, Sandbox, Stdio};
+///
 /// let task = Sandbox::command("id").user("daemon").stdout(Stdio::Inherit).spawn()?;
 /// assert!(task.report().enforced.contains(Control::PID_NS | Control::CAPS));
 /// println!("{}", task.wait()?);
@@ -35,7 +36,7 @@ pub struct Sandbox {
     progress: Progressed,
 }
 
-/// Whom to tell how far the population of a root is.
+/// The progress callback of the caller, if there is one.
 #[derive(Clone, Default)]
 struct Progressed(Option<Arc<dyn Fn(Progress) + Send + Sync>>);
 
@@ -52,49 +53,61 @@ impl fmt::Debug for Progressed {
 }
 
 impl Sandbox {
-    /// A spec under a policy.
+    /// A sandbox from a spec and a policy, for example from deserialised ones.
     pub fn new(policy: &Policy, spec: SandboxSpec) -> Self {
         Sandbox { policy: policy.clone(), spec, host: None, progress: Progressed::default() }
     }
 
-    /// A command under the default policy, to be refined by the methods below. Their order does not
-    /// matter; each sets the field of the same name.
+    /// A sandbox for a command, with the default spec and the default policy. See [`SandboxSpec::command`] for how the
+    /// command is looked up.
     pub fn command(command: impl Into<OsString>) -> Self {
         let spec = SandboxSpec { command: command.into(), ..SandboxSpec::default() };
         Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default() }
     }
 
-    /// What is known about this host, from an earlier [`Host::probe`]. Without it every plan probes.
+    /// Sets the facts about this host, from an earlier [`Host::probe`]. Without them, every plan and every spawn probes
+    /// the host again.
     pub fn host(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
         self
     }
 
-    /// Whom to tell how far it is while a root is populated by links, reflinks or copies: called now and then,
-    /// from any thread of the walk, until `spawn` has populated it. It should return soon.
+    /// Sets a callback for the progress of a root that is populated by links, reflinks or copies. `spawn` calls it
+    /// several times, from any of its worker threads, and a last time when the root is populated. It must return
+    /// quickly. Other roots have no progress.
     pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Progressed(Some(Arc::new(tell)));
         self
     }
 
-    /// The operator's policy.
+    /// Sets the operator's policy.
     pub fn policy(mut self, policy: &Policy) -> Self {
         self.policy = policy.clone();
         self
     }
 
-    /// What would be done and what would hold. Touches nothing, beyond what [`Host::probe`] does where no host was
-    /// given. The name of a sandbox without one, and so of its cgroup, differs from one plan to the next.
+    /// Compiles the steps of a spawn and the report of what will hold. Changes nothing on the host, except for the
+    /// probe of [`Host::probe`] if no host was given.
+    ///
+    /// Without an [`id`](SandboxSpec::id), every plan has another random name for the sandbox and its cgroup.
+    ///
+    /// ```no_run
+    /// let plan = cofferdam::Sandbox::command("make").plan()?;
+    /// println!("{plan}"); // every step, with its system calls
+    /// println!("{}", plan.report);
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied) and
-    /// [`Error::Unsupported`](crate::Error::Unsupported), as `spawn` would give them.
+    /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied),
+    /// [`Error::Unsupported`](crate::Error::Unsupported) and [`Error::Prepare`](crate::Error::Prepare), as `spawn`
+    /// returns them. [`Error::Unsupported`](crate::Error::Unsupported) includes a required control that will not hold.
     pub fn plan(&self) -> Result<Plan> {
         Ok(*self.compile()?.0)
     }
 
-    /// What is large stands in boxes, and each of them is filled by a function of its own: a caller's thread may have a
-    /// small stack.
+    /// Large values are in boxes, and each box is filled in a function of its own, because the caller's thread may have
+    /// a small stack.
     fn compile(&self) -> Result<(Box<Plan>, Box<Survey>)> {
         let probed;
         let host = match &self.host {
@@ -116,15 +129,24 @@ impl Sandbox {
         compile(&self.policy, &self.spec, host, survey, &random_id()).map(Box::new)
     }
 
-    /// Builds the enclosure and runs the command in it. Returns once the command has been executed, or
-    /// with the step that was refused; then nothing is left of it.
+    /// Builds the sandbox and runs the command in it. Returns after `execve(2)` of the command has succeeded.
     ///
-    /// Any thread of any program may call it, any number of them at once. The caller's own state is as
-    /// before: working directory, umask, signal mask and handlers, dumpable flag, descriptors. The cost
-    /// does not depend on how much memory the caller has.
+    /// Any number of threads may call it at once. The caller's working directory, umask, signal mask and handlers,
+    /// dumpable flag and descriptors do not change. The cost does not depend on the caller's memory.
+    ///
+    /// ```no_run
+    /// use cofferdam::Sandbox;
+    ///
+    /// let sandbox = Sandbox::command("make").arg("-j4");
+    /// match sandbox.spawn() {
+    ///     Ok(task) => println!("{}", task.wait()?),
+    ///     Err(error) => eprintln!("{error}: {}", error.remedy().unwrap_or("no remedy known")),
+    /// }
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// See [`Error`](crate::Error), whose variants are sorted by who must act.
+    /// [`Error`](crate::Error) with the refused step. Everything made before it is removed.
     pub fn spawn(&self) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
         let (plan, survey) = self.compile()?;
@@ -142,8 +164,7 @@ fn probe_host() -> Result<Box<Host>> {
     Host::probe().map(Box::new)
 }
 
-/// A name that no other sandbox of this host has: 64 bits from the process's random hash keys, the
-/// clock and a counter.
+/// A random name for a sandbox: 64 bits from the process's random hash keys, the clock and a counter.
 fn random_id() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -1,5 +1,24 @@
 //! Control groups: the resource limits of a task, and the cgroups through which all of its processes are killed.
 //!
+//! Most callers need only [`Limits`] in a spec, and [`Task::update`](crate::Task::update),
+//! [`stats`](crate::Task::stats), [`events`](crate::Task::events) and [`oom`](crate::Task::oom) of the task. The other
+//! items are for drivers that manage cgroups themselves.
+//!
+//! ```no_run
+//! use cofferdam::{CpuMax, Limits, Sandbox, SwapMax};
+//!
+//! let limits = Limits {
+//!     memory: Some(512 << 20),
+//!     swap: SwapMax::Bytes(64 << 20),
+//!     cpu_max: Some(CpuMax::new(200_000)), // two CPUs
+//!     pids_max: Some(128),
+//!     ..Limits::default()
+//! };
+//! let task = Sandbox::command("make").limits(limits).spawn()?;
+//! println!("{}: peak {:?} bytes", task.wait()?, task.stats()?.memory.peak);
+//! # Ok::<(), cofferdam::Error>(())
+//! ```
+//!
 //! A [`Group`] holds the cgroups of one task: one leaf in each hierarchy that the task needs. On a host with a cgroup
 //! v2 tree there is always a leaf in that tree, for `CLONE_INTO_CGROUP`, `cgroup.kill` and events. On a host whose
 //! controllers are on v1 there is also one directory for each controller that limits or counts something, or that holds

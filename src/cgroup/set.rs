@@ -12,6 +12,17 @@ use crate::notation::InvalidValue;
 ///
 /// [`Display`](fmt::Display) writes the kernel's list format (`0-3,8`). The empty set is written as one space, because
 /// the kernel ignores an empty write.
+///
+/// ```
+/// use cofferdam::{CpuSet, Limits};
+///
+/// let cores: CpuSet = "0-3,8".parse()?;
+/// assert_eq!((cores.len(), cores.to_string()), (5, "0-3,8".into()));
+/// assert_eq!(cores.difference(&CpuSet::from_iter([1, 2])).to_string(), "0,3,8");
+/// let limits = Limits { cores, exclusive: true, ..Limits::default() };
+/// # let _ = limits;
+/// # Ok::<(), cofferdam::InvalidValue>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuSet {
     /// Sorted, disjoint and not adjacent. Both bounds of an interval are inclusive.

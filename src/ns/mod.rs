@@ -1,4 +1,4 @@
-//! Namespaces: which ones a task gets for itself, joins, or shares with the host.
+//! Namespaces: which ones are private to a task, which ones it joins, and which ones it shares with the host.
 //!
 //! The mount namespace is always the task's own. PID and IPC namespaces follow a mode, `private` or `host`, which a
 //! task may choose within the operator's policy. The network is the host's, none, or joined by path. UTS and cgroup
@@ -20,7 +20,17 @@ use crate::notation::InvalidValue;
 pub(crate) mod lower;
 pub(crate) mod probe;
 
-/// Whether a task has a namespace of its own or shares the caller's.
+/// Whether a task has a private namespace or shares the caller's. Serialised: `"private"` or `"host"`.
+///
+/// ```
+/// use cofferdam::{IsolationMode, Policy, Sandbox};
+///
+/// // Tasks get private PID namespaces, and no task may ask for the host's.
+/// let policy = Policy { default_pid_mode: IsolationMode::Private, allow_host_pid: false, ..Policy::default() };
+/// // A debugger that shares only the IPC namespace with the host.
+/// let sandbox = Sandbox::command("gdb").policy(&policy).ipc_mode(IsolationMode::Host);
+/// # let _ = sandbox;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IsolationMode {
@@ -70,18 +80,28 @@ pub(crate) fn resolve_mode(
     Ok(mode)
 }
 
-/// The network that a task sees.
+/// The network namespace of a task (`network_namespaces(7)`). Serialised: `"host"`, `"none"` or `{"path":
+/// "/run/netns/x"}`.
+///
+/// ```
+/// use cofferdam::{Network, Sandbox};
+///
+/// let offline = Sandbox::command("make").network(Network::None);
+/// // Made before by `ip netns add jobs`.
+/// let joined = Sandbox::command("curl").network(Network::Path("/run/netns/jobs".into()));
+/// # let _ = (offline, joined);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Network {
-    /// The caller's network namespace.
+    /// The caller's network namespace. The report notes that `net_ns` is not asked for.
     #[default]
     Host,
-    /// A new network namespace with nothing but `lo`, which is up.
+    /// A new network namespace that contains only the loopback interface `lo`, which is up.
     None,
-    /// The namespace that this file refers to (`/run/netns/x`, `/proc/1/ns/net`). Another program has made and
-    /// configured it. It is joined by `setns(2)`, which needs `CAP_SYS_ADMIN` over it.
+    /// The network namespace that this absolute path refers to (`/run/netns/x`, `/proc/1/ns/net`). Another program has
+    /// made and configured it. The task joins it by `setns(2)`, which needs `CAP_SYS_ADMIN` in its user namespace.
     Path(PathBuf),
 }
 

@@ -24,6 +24,16 @@ pub(crate) use parent::{EXECUTE_INIT, ParentOp, ParentStep, map_call};
 
 /// A compiled sandbox: the steps of the parent and of init in order, and the report of the controls that will hold. Its
 /// `Display` output lists the steps with their system calls in strace's format.
+///
+/// ```no_run
+/// use cofferdam::{Control, Network, Sandbox};
+///
+/// let plan = Sandbox::command("make").id("job-7").network(Network::None).plan()?;
+/// assert_eq!(plan.id, "job-7");
+/// assert!(plan.report.enforced.contains(Control::NET_NS));
+/// print!("{plan}");
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {

@@ -18,10 +18,17 @@ use crate::notation;
 /// The directories of a task in addition to its root. Each is mounted only if it is set.
 ///
 /// ```
-/// use cofferdam::{Secrets, TaskDirs};
+/// use cofferdam::{Sandbox, Secrets, TaskDirs};
+///
 /// let secrets = Secrets { files: [("token".into(), "s3cr3t".into())].into(), ..Secrets::default() };
-/// let dirs = TaskDirs { local: Some("/srv/task/local".into()), secrets: Some(secrets), ..TaskDirs::default() };
+/// let dirs = TaskDirs {
+///     local: Some("/srv/job/7".into()), // mounted at /local
+///     secrets: Some(secrets),           // the file /secrets/token
+///     tmp: Some(64 << 20),              // a tmpfs of 64 MiB at /tmp
+///     ..TaskDirs::default()
+/// };
 /// assert!(!format!("{dirs:?}").contains("s3cr3t"));
+/// # let _ = Sandbox::command("make").task_dirs(dirs);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,7 +41,7 @@ pub struct TaskDirs {
     pub local: Option<PathBuf>,
     /// A tmpfs at `/secrets`.
     pub secrets: Option<Secrets>,
-    /// Size in bytes of a tmpfs at `/tmp`, mode 1777, which replaces the directory of that name in the root. Its
+    /// Size limit in bytes of a tmpfs at `/tmp`, mode 1777, which covers the root's own `/tmp`. It must not be 0. Its
     /// pages count as the task's memory.
     #[serde(deserialize_with = "notation::optional_size_from")]
     pub tmp: Option<u64>,
@@ -46,9 +53,8 @@ pub struct TaskDirs {
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
-    /// Its size limit in bytes; 1 MiB when absent. Its pages count as the task's memory.
+    /// Size limit in bytes. If absent, 1 MiB. Its pages count as the task's memory.
     #[serde(deserialize_with = "notation::optional_size_from")]
-    /// Size limit in bytes; 0 means 1 MiB. Its pages count as the task's memory.
     pub size: Option<u64>,
     /// Files that it contains when the task starts, by name: mode 0400, owned by the task's user and group. Neither a
     /// plan nor `Debug` prints their content.

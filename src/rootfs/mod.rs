@@ -7,6 +7,10 @@
 //! - A directory of the host, temporary by default, that is populated by hard links, copies or reflinks.
 //! - A directory of the host that is used as it is.
 //!
+//! A spec describes it by [`Root`], [`Volume`], [`TaskDirs`], [`Dns`] and [`HostsEntry`]. A [`Template`] is a root that
+//! is populated once and used by many sandboxes. [`populate`](populate()) and [`remove_tree`] are for drivers that
+//! manage roots themselves.
+//!
 //! procfs, sysfs and a small `/dev` are mounted in it. Every writable mount is `nodev`, and `/dev` itself is read-only
 //! once its nodes are made. So a device node that a task makes cannot be opened, with or without a device cgroup.
 //!
@@ -68,27 +72,41 @@ pub use populate::{
 pub use teardown::{Leftovers, remove_tree};
 pub use template::Template;
 
-/// The root of a sandbox.
+/// The root file system of a sandbox.
+///
+/// ```
+/// use cofferdam::{Method, Root, Sandbox};
+///
+/// // The host's /usr and a toolchain, under an overlay: writes go to a tmpfs of at most 256 MiB.
+/// let root = Root {
+///     populate: Method::Overlay,
+///     chroot_env: [("/usr".into(), "/usr".into()), ("/srv/toolchain".into(), "/opt".into())].into(),
+///     tmpfs_size: Some(256 << 20),
+///     ..Root::default()
+/// };
+/// // A directory that contains a complete root.
+/// let given = Root { path: Some("/srv/images/alpine".into()), populate: Method::None, ..Root::default() };
+/// # let _ = (Sandbox::command("make").root(root), given);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Root {
     /// Absolute path of a directory of the host that becomes `/`. If absent, the root is new and is removed with the
     /// sandbox: a tmpfs for `bind` and `overlay`, a temporary directory for the other methods.
     pub path: Option<PathBuf>,
-    /// The method that populates it. The default is `bind`.
+    /// The method that populates the root. The default is `bind`.
     pub populate: Method,
-    /// Sources and their destinations. If empty, the operator's list is used. If that is empty too, the list of the
-    /// `exec` driver is used: /bin /etc /lib /lib32 /lib64 /run/resolvconf /run/systemd/resolve /sbin /usr.
+    /// Sources on the host and their destinations in the root. If empty, the operator's list is used. If that is empty
+    /// too, the list of the `exec` driver is used: /bin /etc /lib /lib32 /lib64 /run/resolvconf /run/systemd/resolve
+    /// /sbin /usr.
     pub chroot_env: ChrootEnv,
     /// Lets the task write to the root; `auto` then chooses a writable method. With `link`, the task can change the
     /// host's own files, and the report lists `host_files` as missing. Overlays, copies and given directories are
     /// writable in any case. With `bind`, it is an error.
     pub writable: bool,
-    /// Size limit of a tmpfs root in bytes, and of the tmpfs that an `overlay` is written to; 64 MiB when absent.
-    /// Its pages count as the task's memory.
+    /// Size limit in bytes of a tmpfs root, and of the tmpfs that an `overlay` writes to. If absent, 64 MiB. The pages
+    /// of the tmpfs count as the task's memory.
     #[serde(deserialize_with = "notation::optional_size_from")]
-    /// Size limit in bytes of a tmpfs root, and of the tmpfs that an `overlay` writes to; 0 means 64 MiB. The pages of
-    /// the tmpfs count as the task's memory.
     pub tmpfs_size: Option<u64>,
     /// Absolute path of a directory of the host that an `overlay` writes to. Its file system must support upper layers
     /// (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). The directory stays when the sandbox ends, and the next
@@ -98,9 +116,11 @@ pub struct Root {
     /// Copies keep the setuid and setgid bits and the file capabilities of their source. These have no effect while
     /// `no_new_privs` is set.
     pub setuid: bool,
-    /// Maximum number of entries that populating makes, directories included. The operator's limit applies too.
+    /// Maximum number of entries that populating makes, directories included. The operator's limit applies too. No
+    /// limit if absent.
     pub max_entries: Option<u64>,
-    /// The most bytes that the populated files may have together, linked ones included.
+    /// Maximum size in bytes of all populated files together, linked ones included. The operator's limit applies too.
+    /// No limit if absent.
     #[serde(deserialize_with = "notation::optional_size_from")]
     pub max_bytes: Option<u64>,
 }
@@ -110,26 +130,37 @@ pub struct Root {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Propagation {
-    /// None (`rprivate`).
+    /// No propagation (`rprivate`).
     #[default]
     Private,
     /// New mounts of the host appear in the sandbox (`rslave`).
     HostToTask,
-    /// New mounts appear on both sides (`rshared`). The source must be a shared mount.
+    /// New mounts appear on both sides (`rshared`). The source must be a shared mount, and the policy must allow it
+    /// ([`allow_privileged`](crate::Policy::allow_privileged)).
     Bidirectional,
 }
 
 /// A file or directory of the host that is bind-mounted in the sandbox.
+///
+/// ```
+/// use cofferdam::{Sandbox, Volume};
+///
+/// let work = Volume { source: "/srv/job/7".into(), target: "/work".into(), ..Volume::default() };
+/// let cache = Volume { source: "/srv/cache".into(), target: "/cache".into(), read_only: true, ..Volume::default() };
+/// let sandbox = Sandbox::command("make").volume(work).volume(cache).work_dir("/work");
+/// # let _ = sandbox;
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Volume {
     /// Absolute path on the host.
     pub source: PathBuf,
-    /// Absolute path in the sandbox. Made if it does not exist.
+    /// Absolute path in the sandbox. If it does not exist, it is made, unless a read-only bind mount of the root is
+    /// above it.
     pub target: PathBuf,
-    /// Read-only, including all mounts below it (`mount_setattr(2)`, Linux 5.12).
+    /// Whether the volume and all mounts below it are read-only (`mount_setattr(2)`, Linux 5.12). False by default.
     pub read_only: bool,
-    /// Propagation of later mounts.
+    /// Propagation of later mounts. None by default.
     pub propagation: Propagation,
 }
 

@@ -13,6 +13,15 @@ use crate::error::{Error, Result};
 
 /// The content of `/etc/resolv.conf` in the sandbox (`resolv.conf(5)`). An empty part is taken from the host's file. If
 /// all three parts are empty, the host's file is copied.
+///
+/// ```
+/// use cofferdam::{Dns, HostsEntry, Sandbox};
+///
+/// let dns = Dns { servers: vec!["192.0.2.53".into()], searches: vec!["example.org".into()], ..Dns::default() };
+/// let db = HostsEntry { address: "192.0.2.7".into(), names: vec!["db".into(), "db.example.org".into()] };
+/// let sandbox = Sandbox::command("curl").dns(dns).hosts([db]);
+/// # let _ = sandbox;
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dns {

@@ -1,4 +1,4 @@
-//! Descriptors of the caller that a task gets.
+//! Descriptors of the caller that are passed to a task.
 
 use std::fs::File;
 use std::io;
@@ -9,18 +9,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
 /// A descriptor of the caller, owned by the spec and all its clones.
 ///
-/// From deserialised data it is a number, which must be open in the caller from when the spec is read until
-/// [`spawn`](crate::Sandbox::spawn) returns: the caller then answers for what is open there. Only a number can be serialised.
+/// Deserialised data holds a bare number instead. The caller must keep that descriptor open from the time at which it
+/// reads the spec until [`spawn`](crate::Sandbox::spawn) returns, and is responsible for what is open there. Only a
+/// number can be serialised.
 ///
 /// ```
-/// # fn main() -> std::io::Result<()> {
-/// use cofferdam::{CallerFd, Stdio};
+/// use cofferdam::{CallerFd, Sandbox};
+/// use std::fs::File;
 ///
-/// let log: Stdio = std::fs::File::open("/dev/null")?.into();
-/// let mine = CallerFd::duplicate(std::io::stderr())?;
-/// # let _ = (log, mine);
-/// # Ok(())
-/// # }
+/// let log = CallerFd::duplicate(std::io::stderr())?;
+/// let sandbox = Sandbox::command("make").stdin(File::open("/dev/null")?).stderr(log);
+/// # let _ = sandbox;
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct CallerFd(Source);
@@ -35,12 +35,12 @@ impl CallerFd {
     /// A duplicate of `fd` (`F_DUPFD_CLOEXEC`), for a descriptor that the caller only borrows.
     ///
     /// # Errors
-    /// As `fcntl(2)`: `EMFILE`.
+    /// `EMFILE` if the caller has too many open files (`fcntl(2)`).
     pub fn duplicate(fd: impl AsFd) -> io::Result<CallerFd> {
         Ok(fd.as_fd().try_clone_to_owned()?.into())
     }
 
-    /// Its number in the caller.
+    /// The number of the descriptor in the caller.
     pub(crate) fn number(&self) -> RawFd {
         match &self.0 {
             Source::Owned(fd) => fd.as_raw_fd(),
@@ -84,34 +84,44 @@ impl<'de> Deserialize<'de> for CallerFd {
     }
 }
 
-/// Where one of the task's standard streams goes.
+/// Source or destination of one of the task's standard streams. Serialised: `"inherit"`, `"null"`, `"piped"` or
+/// `{"fd": 7}`.
 ///
 /// ```no_run
 /// use cofferdam::{Sandbox, Stdio};
+/// use std::{fs::File, io::Read};
 ///
-/// let log = std::fs::File::create("/var/log/task").map_err(|e| e.to_string())?;
-/// let task = Sandbox::command("make").stdin(Stdio::Null).stdout(log).stderr(Stdio::Piped).spawn();
-/// # Ok::<(), String>(())
+/// let log = File::create("/var/log/make.log")?;
+/// let task = Sandbox::command("make").stdin(Stdio::Null).stdout(log).stderr(Stdio::Piped).spawn()?;
+/// let mut errors = String::new();
+/// if let Some(mut stderr) = task.take_stderr() {
+///     stderr.read_to_string(&mut errors)?;
+/// }
+/// println!("{}: {errors}", task.wait()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Stdio {
-    /// The caller's stream of the same number. Of a regular file the task can also open the inode anew, through
-    /// `/proc/self/fd`, for reading and writing, and change its mode and owner if it may: the report weakens
-    /// `host_files`. A pipe gives nothing away.
+    /// The caller's stream of the same number.
+    ///
+    /// If it is a regular file, the task can open that file again through `/proc/self/fd`, for reading and writing, and
+    /// can change its mode and owner if it has the privileges. The report then lists `host_files` as weakened. A pipe
+    /// gives no such access.
     Inherit,
     /// `/dev/null`.
     #[default]
     Null,
-    /// A pipe to the caller, in the [`Task`](crate::Task).
+    /// A pipe, whose other end the caller takes from the [`Task`](crate::Task), for example with
+    /// [`take_stdout`](crate::Task::take_stdout).
     Piped,
-    /// A descriptor of the caller.
+    /// A descriptor of the caller. A regular file gives the same access as with [`Inherit`](Self::Inherit).
     Fd(CallerFd),
 }
 
 impl Stdio {
-    /// The number of the caller's descriptor for the stream `own`, if it is one of the caller's.
+    /// The number of the caller's descriptor that becomes stream `own`; `None` if no descriptor of the caller does.
     pub(crate) fn of_caller(&self, own: RawFd) -> Option<RawFd> {
         match self {
             Stdio::Inherit => Some(own),
@@ -127,14 +137,14 @@ impl<T: Into<CallerFd>> From<T> for Stdio {
     }
 }
 
-/// A descriptor that the task gets beside its standard streams.
+/// A descriptor that the task gets in addition to its standard streams.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Fd {
     /// The caller's descriptor.
     pub from: CallerFd,
-    /// Its number in the task, 3 to 1023.
+    /// The number of the descriptor in the task, 3 to 1023.
     pub to: u32,
 }
 
@@ -150,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_number_is_serialised() {
+    fn a_descriptor_number_is_serialised_and_an_owned_descriptor_is_refused() {
         let number: Stdio = serde_json::from_str(r#"{"fd": 7}"#).unwrap();
         assert_eq!(number.of_caller(0), Some(7));
         assert_eq!(serde_json::to_string(&number).unwrap(), r#"{"fd":7}"#);

@@ -1,4 +1,4 @@
-//! Limits of `setrlimit(2)`.
+//! Resource limits of `setrlimit(2)`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,47 +7,49 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::notation::InvalidValue;
 
-/// A resource that `setrlimit(2)` limits.
+/// A resource that `setrlimit(2)` limits. Serialised by the name of its constant without `RLIMIT_`, in lower case:
+/// `"nofile"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 #[non_exhaustive]
 pub enum Resource {
-    /// Bytes of address space.
+    /// Size of the address space, in bytes.
     As,
-    /// Bytes of a core file.
+    /// Size of a core file, in bytes.
     Core,
-    /// Seconds of processor time.
+    /// CPU time of a process, in seconds.
     Cpu,
-    /// Bytes of data segment.
+    /// Size of the data segment, in bytes.
     Data,
-    /// Bytes of a file that the task writes.
+    /// Size of a file that the task writes, in bytes.
     Fsize,
-    /// Number of file locks; no effect since Linux 2.4.25.
+    /// Number of file locks. No effect since Linux 2.4.25.
     Locks,
-    /// Bytes of locked memory.
+    /// Size of locked memory, in bytes.
     Memlock,
-    /// Bytes in POSIX message queues of the user.
+    /// Size of all POSIX message queues of the user, in bytes.
     Msgqueue,
-    /// Ceiling of the nice value: 20 less the value.
+    /// Lowest nice value that a process can set, as 20 minus that value.
     Nice,
-    /// One more than the highest descriptor.
+    /// Highest descriptor number plus one.
     Nofile,
-    /// Number of processes of the user.
+    /// Number of processes and threads of the user. [`Limits::pids_max`](crate::Limits::pids_max) counts those of the
+    /// task.
     Nproc,
-    /// Bytes of resident memory; no effect since Linux 2.4.30.
+    /// Size of resident memory, in bytes. No effect since Linux 2.4.30.
     Rss,
-    /// Ceiling of the real-time priority.
+    /// Highest real-time priority that a process can set.
     Rtprio,
-    /// Microseconds of processor time that a real-time process may use without a blocking call.
+    /// CPU time that a real-time process may use without a blocking call, in microseconds.
     Rttime,
     /// Number of queued signals of the user.
     Sigpending,
-    /// Bytes of stack.
+    /// Size of the stack, in bytes.
     Stack,
 }
 
 impl Resource {
-    /// All of them, in alphabetic order.
+    /// All resources in alphabetical order.
     pub const ALL: [Resource; 16] = [
         Resource::As,
         Resource::Core,
@@ -67,7 +69,7 @@ impl Resource {
         Resource::Stack,
     ];
 
-    /// Its number in the kernel's interface.
+    /// The kernel's number of the resource (`RLIMIT_*`).
     pub(crate) fn number(self) -> u32 {
         match self {
             Resource::As => libc::RLIMIT_AS,
@@ -134,7 +136,7 @@ impl TryFrom<String> for Resource {
 impl FromStr for Resource {
     type Err = InvalidValue;
 
-    /// The name of its constant without `RLIMIT_`, in lower case.
+    /// Parses the name of a constant without `RLIMIT_`, in lower case.
     fn from_str(name: &str) -> Result<Self, InvalidValue> {
         Resource::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| {
             InvalidValue::new(format!("{name:?} is none of {}", Resource::ALL.map(Resource::name).join(", ")))
@@ -142,18 +144,26 @@ impl FromStr for Resource {
     }
 }
 
-/// A limit of `setrlimit(2)`. `None` is no limit.
+/// A limit of `setrlimit(2)`, in the unit of its [`Resource`]. `None` means no limit.
+///
+/// ```
+/// use cofferdam::{Resource, Rlimit, Sandbox};
+///
+/// let files = Rlimit { soft: Some(1024), hard: Some(4096) };
+/// let sandbox = Sandbox::command("make").rlimit(Resource::Nofile, files).rlimit(Resource::Core, 0);
+/// # let _ = sandbox;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rlimit {
-    /// The soft limit, at most the hard one.
+    /// The soft limit, at most the hard limit.
     pub soft: Option<u64>,
-    /// The hard limit; to raise it above the caller's needs `CAP_SYS_RESOURCE`.
+    /// The hard limit. A hard limit above the caller's needs `CAP_SYS_RESOURCE`.
     pub hard: Option<u64>,
 }
 
 impl From<u64> for Rlimit {
-    /// The same soft and hard limit.
+    /// Uses `limit` as the soft and the hard limit.
     fn from(limit: u64) -> Rlimit {
         Rlimit { soft: Some(limit), hard: Some(limit) }
     }
@@ -164,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_resource_is_spelled_alike_everywhere() {
+    fn a_resource_is_printed_parsed_and_serialised_by_one_name() {
         for resource in Resource::ALL {
             assert_eq!(resource.to_string().parse(), Ok(resource));
             assert_eq!(serde_json::to_value(resource).unwrap(), resource.to_string());

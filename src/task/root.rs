@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::rootfs::Change;
 use crate::rootfs::populate::TempRoot;
 
-/// The root of a task whose processes have ended: see [`Task::wait_with_root`].
+/// The root of a task whose processes have ended, passed to the closure of [`Task::wait_with_root`].
 #[derive(Debug)]
 pub struct EndedRoot<'a> {
     pub(super) temp: Option<&'a TempRoot>,
@@ -19,23 +19,26 @@ pub struct EndedRoot<'a> {
 }
 
 impl EndedRoot<'_> {
-    /// The directory of the host that is the root, to take files from; `None` for a root of mounts. What was mounted in
-    /// it, volumes among them, is not there any more. Files in it belong to the task: do not follow its symbolic links,
-    /// and do not execute its programs.
+    /// The directory of the host that is the root, for example to copy files from. `None` for a root of mounts
+    /// ([`Bind`](crate::Method::Bind) and [`Overlay`](crate::Method::Overlay)).
+    ///
+    /// Mounts in the root, such as volumes, are gone. The files are not trustworthy: do not follow symbolic links in
+    /// the root, and do not execute its programs.
     pub fn path(&self) -> Option<&Path> {
         self.task.enclosure.root.dir.as_deref()
     }
 
-    /// Which files differ from those that the root was populated with, sorted by path: for a root by copy, reflink or
-    /// link, and for an overlay with an [`upper`](crate::Root::upper) directory. The upper directory has a directory for
-    /// each overlay, named as its path with `%2F` for each slash after the first, and in that `upper` has the changed
-    /// files.
+    /// The files that differ from the sources of the root, sorted by path. It works for a root by copy, reflink or
+    /// link, and for an overlay with an [`upper`](crate::Root::upper) directory.
     ///
-    /// Contents are not compared: a file that was rewritten with its old size and times is not found. Directories are
-    /// listed only if they were removed. The sources are looked at as they are now.
+    /// The current sources are compared by type, size, time of modification, mode and owner, not by content. So a file
+    /// that was rewritten with its old size and times is not found. Directories are listed only if they were removed.
+    ///
+    /// An upper directory contains a directory for each overlay, named by its path with `%2F` for each slash after the
+    /// first. In that directory, `upper` contains the changed files.
     ///
     /// # Errors
-    /// [`Error::Task`]: `Unsupported` for any other root, else with the call that was refused.
+    /// [`Error::Task`] with `Unsupported` for any other root, or with the call that was refused.
     pub fn changes(&self) -> Result<Vec<Change>> {
         let record = &self.task.enclosure.root;
         let given: Option<OwnedFd> = match (self.temp, &record.dir) {

@@ -35,10 +35,14 @@ pub const PIDS_LIMIT: u64 = 4 * 1024 * 1024;
 /// Resource limits of a task. A resource whose field is unset is not limited.
 ///
 /// ```
-/// # use cofferdam::cgroup::Limits;
-/// let limits = Limits { memory: Some(256 << 20), pids_max: Some(64), ..Limits::default() };
-/// assert!(limits.validate().is_ok());
-/// assert!(Limits { memory: Some(4096), ..Limits::default() }.validate().is_err());
+/// use cofferdam::{CpuMax, Limits};
+///
+/// let half_a_cpu = CpuMax::new(50_000);
+/// let limits =
+///     Limits { memory: Some(256 << 20), pids_max: Some(64), cpu_max: Some(half_a_cpu), ..Limits::default() };
+/// limits.validate()?;
+/// assert!(Limits { memory: Some(4096), ..limits }.validate().is_err());
+/// # Ok::<(), cofferdam::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -222,10 +226,10 @@ impl SwapMax {
     /// of memory alone, if there is one.
     ///
     /// # Errors
-    /// A message if `together` is less than `memory`, or if `memory` is 0.
+    /// [`InvalidValue`] if `together` is less than `memory`, or if `memory` is 0.
     ///
     /// ```
-    /// # use cofferdam::cgroup::SwapMax;
+    /// # use cofferdam::SwapMax;
     /// assert_eq!(SwapMax::from_memsw(500, Some(200)), Ok(SwapMax::Bytes(300)));
     /// assert!(SwapMax::from_memsw(300, Some(400)).is_err());
     /// ```
@@ -319,10 +323,11 @@ pub(crate) struct MemoryLimits {
 }
 
 impl Limits {
-    /// Checks that the limits do not contradict each other, and that a task can run with them.
+    /// Checks that each limit is in its range, and that the limits do not contradict each other. Does not access the
+    /// host.
     ///
     /// # Errors
-    /// [`Error::Spec`] with the name of the invalid field.
+    /// [`Error::Spec`] with the field of the first wrong limit.
     pub fn validate(&self) -> Result<()> {
         let Limits {
             cpu_shares,

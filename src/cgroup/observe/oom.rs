@@ -20,7 +20,8 @@ use crate::cgroup::group::Group;
 use crate::cgroup::group::baseline::{Counters, above, shortages};
 use crate::cgroup::v1::oom::{failures, is_root, is_used_up, stalls};
 
-/// The OOM kills in one task.
+/// The OOM kills in one task, returned by [`Task::oom`](crate::Task::oom). `Display` prints
+/// `OOM-killed: 2 processes exceeded the task's memory limit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Oom {
@@ -34,7 +35,8 @@ pub struct Oom {
     pub limit: OomLimit,
 }
 
-/// The memory limit that caused an OOM kill.
+/// The memory limit that caused an OOM kill. v2: Linux 5.3 (`memory.events.local`). On v1 it is often
+/// [`Unknown`](Self::Unknown), because v1 counts only the victims.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -95,7 +95,17 @@ use crate::{Error, Result};
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use temp::TempRoot;
 
-/// How the host's files are made available in the root.
+/// How the host's files are made available in the root. The [module](crate::rootfs) compares the methods.
+///
+/// ```
+/// use cofferdam::{Method, Sandbox};
+///
+/// let read_only = Sandbox::command("id"); // the default: Method::Bind
+/// let writable = Sandbox::command("make").populate(Method::Overlay);
+/// assert_eq!("reflink".parse::<Method>()?, Method::Reflink);
+/// # let _ = (read_only, writable);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -228,6 +238,15 @@ pub struct Options<'a> {
 }
 
 /// Progress of a population.
+///
+/// ```no_run
+/// use cofferdam::{Method, Sandbox};
+///
+/// let sandbox = Sandbox::command("make").populate(Method::Copy);
+/// let task = sandbox.progress(|now| eprint!("\r{} entries, {} bytes", now.entries, now.bytes)).spawn()?;
+/// println!("{}", task.wait()?);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Entries made so far.
@@ -237,6 +256,19 @@ pub struct Progress {
 }
 
 /// The result of a population.
+///
+/// ```no_run
+/// use cofferdam::{Method, Sandbox};
+///
+/// let task = Sandbox::command("make").populate(Method::Reflink).spawn()?;
+/// if let Some(done) = task.populated() {
+///     println!("{} cloned, {} copied, {:?}", done.cloned, done.copied, done.elapsed);
+///     for skipped in &done.skipped {
+///         println!("without {:?}: {}", skipped.path, skipped.why);
+///     }
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Populated {

@@ -1,4 +1,4 @@
-//! What a process that entered a task shares with it, seen from inside and from outside.
+//! A process that enters a task has the task's namespaces, cgroups, ids, capabilities and filters.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::spec::Stdio;
 use crate::task::ExitStatus;
 use crate::{Policy, Sandbox};
 
-/// Whether this machine lets the caller make sandboxes; CI's must.
+/// Spawns the sandbox. If this machine does not allow that, the test is skipped; in CI it fails.
 fn sandboxes(sandbox: &Sandbox) -> Option<Task> {
     match sandbox.spawn() {
         Ok(task) => Some(task),
@@ -35,7 +35,7 @@ fn shell(script: &str, stdout: Stdio) -> EnterCommand {
     }
 }
 
-/// Runs a script in the task; what it printed, and how it ended.
+/// Runs a script in the task and returns its output and its exit status.
 fn run(task: &Task, script: &str) -> (String, ExitStatus) {
     let mut entered = run_in(task, &shell(script, Stdio::Piped)).unwrap();
     let mut printed = String::new();
@@ -49,7 +49,7 @@ fn run(task: &Task, script: &str) -> (String, ExitStatus) {
     (printed, status)
 }
 
-/// The lines of /proc/PID/status that confine a process.
+/// The lines of `/proc/PID/status` with ids, capabilities, filters and CPUs.
 fn confinement(status: &str) -> BTreeMap<String, String> {
     const LINES: [&str; 12] = [
         "Uid",
@@ -106,12 +106,12 @@ fn an_entered_process_has_the_namespaces_ids_capabilities_and_filters_of_the_tas
 }
 
 #[test]
-fn it_has_those_of_a_task_without_a_pid_1_of_ours() {
+fn an_entered_process_is_confined_like_a_task_without_init() {
     same(&sleeper().with(|s| s.init = false));
 }
 
 #[test]
-fn it_has_those_of_a_task_that_was_put_in_a_chroot() {
+fn an_entered_process_is_confined_like_a_task_in_a_chroot() {
     same(&sleeper().policy(&Policy { no_pivot_root: true, ..Policy::default() }));
 }
 
@@ -137,7 +137,7 @@ fn an_entered_process_is_in_the_cgroups_of_the_task_and_ends_with_it() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_named() {
+fn an_error_names_the_command_that_cannot_be_executed_in_the_task() {
     let Some(task) = sandboxes(&sleeper()) else { return };
     let nothing = EnterCommand { command: "/nothing".into(), ..EnterCommand::default() };
     let refused = run_in(&task, &nothing).unwrap_err();

@@ -46,6 +46,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 const AFTERMATH: Duration = Duration::from_secs(2);
 
 /// The optional events. OOM kills and the exit of the last process are always reported.
+///
+/// ```no_run
+/// use cofferdam::cgroup::{EventOptions, PressureResource, PressureThreshold};
+/// use std::time::Duration;
+///
+/// let task = cofferdam::Sandbox::command("make").spawn()?;
+/// let (stall, window) = (Duration::from_millis(500), Duration::from_secs(2));
+/// let memory = PressureThreshold { resource: PressureResource::Memory, full: true, stall, window };
+/// for event in task.events(&EventOptions { pressure: vec![memory] })? {
+///     println!("{:?}", event?);
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventOptions {
@@ -86,7 +99,23 @@ pub enum Event {
 /// ([`AsFd`]): it is readable when there may be an event. Then call [`try_next`](Self::try_next) until it returns
 /// `None`, which the first call may do. After the end the descriptor stays readable.
 ///
-/// It keeps neither the task nor its cgroup alive. Dropping it closes everything that it has opened.
+/// It keeps neither the task nor its cgroup alive. Dropping it closes all of its descriptors.
+///
+/// ```no_run
+/// use cofferdam::{Event, EventOptions, Sandbox};
+/// use std::time::Duration;
+///
+/// let task = Sandbox::command("make").spawn()?;
+/// let mut events = task.events(&EventOptions::default())?;
+/// while !events.is_over() {
+///     match events.next_timeout(Duration::from_secs(10))? {
+///         Some(Event::Oom { kills }) => println!("{kills} processes OOM-killed"),
+///         Some(event) => println!("{event:?}"),
+///         None => println!("still running"),
+///     }
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Events {
     epoll: Epoll,
@@ -251,7 +280,7 @@ impl Events {
         self.epoll.add(fd, EpollEvent::new(flags, token)).map_err(Error::task("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 
-    /// The next event, without waiting. `None` if there is none now, or no more will come.
+    /// The next event, without waiting. `None` if there is none now, or if no more events will come.
     ///
     /// # Errors
     /// [`Error::Task`] with the call that was refused. No event follows an error.
@@ -259,8 +288,8 @@ impl Events {
         self.next_timeout(Duration::ZERO)
     }
 
-    /// The next event, waiting for at most `timeout`. `None` if none came in time, or no more will come: see
-    /// [`is_over`](Self::is_over).
+    /// The next event, waiting for at most `timeout`. `None` if no event came in time, or if no more events will come
+    /// ([`is_over`](Self::is_over)).
     ///
     /// # Errors
     /// As [`try_next`](Self::try_next).
@@ -268,7 +297,7 @@ impl Events {
         self.next_until(Instant::now().checked_add(timeout))
     }
 
-    /// Whether no more events will come.
+    /// Whether no more events will come, because [`Event::Empty`] or an error was returned.
     pub fn is_over(&self) -> bool {
         self.over
     }
