@@ -64,7 +64,8 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => {
                 let remedy = error.downcast_ref::<Error>().and_then(Error::remedy).unwrap_or("none known");
-                eprintln!("step {number}: {error} (remedy: {remedy})");
+                let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
+                eprintln!("step {number}: {error}{cause} (remedy: {remedy})");
                 return ExitCode::FAILURE;
             }
         }

@@ -3,6 +3,7 @@
 //!
 //!     cargo run --example judge -- /path/to/submission < input
 
+use std::error::Error as _;
 use std::io::{self, Read};
 use std::process::ExitCode;
 use std::thread::JoinHandle;
@@ -16,12 +17,7 @@ const TIME: Duration = Duration::from_secs(2);
 
 fn sandbox(submission: &str) -> Sandbox {
     let limits = Limits { memory: Some(MEMORY), pids_max: Some(16), ..Limits::default() };
-    let program = Volume {
-        source: submission.into(),
-        target: "/submission".into(),
-        read_only: true,
-        ..Volume::default()
-    };
+    let program = Volume { read_only: true, ..Volume::new(submission, "/submission") };
     Sandbox::command("/submission")
         // Nothing runs unless all that is asked for holds without reservation.
         .policy(&Policy::strict())
@@ -74,6 +70,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let Err(error) = judge(&submission) else { return ExitCode::SUCCESS };
-    eprintln!("{error} (remedy: {})", error.remedy().unwrap_or("none known"));
+    let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
+    eprintln!("{error}{cause} (remedy: {})", error.remedy().unwrap_or("none known"));
     ExitCode::FAILURE
 }

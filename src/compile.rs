@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::caps::{self, CapSet, Sets};
-use crate::cgroup::{self, CgroupName, Cgroups, Required};
+use crate::cgroup::{self, CgroupName, Cgroups, RequiredControllers};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, nodes};
 use crate::ids::Identity;
@@ -323,7 +323,7 @@ fn cgroup(
 ) -> Result<Cgroups> {
     let name = CgroupName::new(id).map_err(|why| Error::spec("id", why.to_string()))?;
     let required = policy.required_controllers;
-    let asked = if required == Required::Asked { spec.limits.asked() } else { Control::empty() };
+    let asked = if required == RequiredControllers::Asked { spec.limits.asked() } else { Control::empty() };
     let found = match (host.cgroups.required, host.cgroups.asked) == (required, asked) {
         true => Cow::Borrowed(&host.cgroups),
         false => Cow::Owned(host.cgroups.requiring(required, asked)),

@@ -1,8 +1,9 @@
 //! The crate's error type, whose variants say who must act.
 //!
 //! The message is the refused step as the plan prints it. The errno is the [`source`](std::error::Error::source), and
-//! is not repeated in the message. `Spec` and `Denied` mean that nothing on the host was changed. Any other error means
-//! that everything made before the refused step was removed.
+//! is not repeated in the message. `Spec` and `Denied` mean that nothing on the host was changed. After `Task`
+//! the task is as it was, unless the method says otherwise. Any other error means that everything made before the
+//! refused step was removed.
 
 use std::io;
 use std::path::{Path, PathBuf};

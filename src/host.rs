@@ -1,7 +1,7 @@
 //! Facts about this host, probed once and passed as a value.
 //!
-//! A driver probes when it starts and passes the value to every sandbox; tests construct one. `doctor` prints it. Facts
-//! that depend on a spec (its user, its paths) are in a [`Survey`], in `host/survey.rs`.
+//! A driver probes when it starts and passes the value to every sandbox; tests change fields of one. `doctor` prints
+//! it. Facts that depend on a spec (its user, its paths) are in a [`Survey`], in `host/survey.rs`.
 //!
 //! This module decides nothing: `compile` decides whether a missing feature matters.
 #![forbid(unsafe_code)]

@@ -34,7 +34,7 @@
 //! - **The report is complete.** A [`Report`] lists every [`Control`] that was asked for as enforced, weakened or
 //!   missing, with the reason. By default a spawn fails if a control that was asked for is missing; [`Require`] changes
 //!   that.
-//! - **An error names the refused system call** with its arguments and errno, and everything made before it is removed:
+//! - **An error names the refused system call** with its arguments; its source is the errno. Everything made before is removed:
 //!   see [`Error`].
 //! - **The task cannot change files of the host**, except through what the spec passes on: descriptors, writable
 //!   volumes and directories, and a linked root that is made writable.
@@ -46,7 +46,7 @@
 //! - Linux 5.12 or later (`mount_setattr(2)`), on x86_64.
 //! - There is no LSM label. A kernel bug in a system call that the filter allows is in the task's reach.
 //! - A task shares the host's network namespace by default: see [`Network`].
-//! - A caller without `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP` creates a user namespace, and the
+//! - A caller that lacks any of `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP` creates a user namespace, and the
 //!   report lists what cannot be enforced in it. The task runs with the caller's ids unless the caller may map others.
 //! - Resource limits need cgroups that the caller may write: root, or a delegated cgroup v2 subtree (systemd:
 //!   `Delegate=yes`).
@@ -90,8 +90,8 @@ mod task;
 mod skip;
 
 pub use cgroup::{
-    CpuMax, CpuSet, Event, EventOptions, Events, IoMax, Limits, MemoryMax, Oom, OomLimit, Required, Stats,
-    SwapMax,
+    CpuMax, CpuSet, Event, EventOptions, Events, IoMax, Limits, MemoryMax, Oom, OomLimit,
+    RequiredControllers, Stats, SwapMax,
 };
 pub use error::{Error, Result};
 pub use filter::Filter;

@@ -104,7 +104,7 @@ impl Control {
     /// # Errors
     /// [`InvalidValue`] with the first unknown name.
     pub fn parse(list: &str) -> Result<Control, InvalidValue> {
-        match list {
+        match list.trim().to_ascii_lowercase().as_str() {
             "all" => return Ok(Control::all()),
             "none" | "" => return Ok(Control::empty()),
             _ => {}
@@ -132,6 +132,15 @@ impl fmt::Display for Control {
             write!(f, "{}{name}", if i == 0 { "" } else { "," })?;
         }
         Ok(())
+    }
+}
+
+impl FromStr for Control {
+    type Err = InvalidValue;
+
+    /// As [`parse`](Control::parse).
+    fn from_str(list: &str) -> Result<Self, InvalidValue> {
+        Control::parse(list)
     }
 }
 
@@ -268,7 +277,7 @@ impl<'de> Deserialize<'de> for Require {
 pub struct Reason {
     /// The controls that the reason is about.
     pub control: Control,
-    /// The cause: the name of a controller or capability, or a system call with its errno.
+    /// The cause, as a clause that follows the name of the control: `no controller "memory" on cgroup v2`.
     pub why: String,
 }
 
@@ -436,6 +445,7 @@ mod tests {
     #[test]
     fn a_printed_or_serialised_list_of_controls_is_parsed_back() {
         assert_eq!(Control::parse("all"), Ok(Control::all()));
+        assert_eq!("ALL".parse(), Ok(Control::all()));
         assert_eq!(Control::parse("none"), Ok(Control::empty()));
         assert_eq!(Control::parse("PID_NS,caps"), Ok(Control::PID_NS | Control::CAPS));
         assert_eq!((Control::PID_NS | Control::CAPS).to_string(), "pid_ns,caps");

@@ -65,6 +65,11 @@ impl Sandbox {
         Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default() }
     }
 
+    /// The spec, with all changes of the builder.
+    pub fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
     /// Sets the facts about this host, from an earlier [`Host::probe`]. Without them, every plan and every spawn probes
     /// the host again.
     pub fn host(mut self, host: &Host) -> Self {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cgroup::devices::Access;
-use crate::cgroup::{CgroupPath, LimitEnv, Limits, Required};
+use crate::cgroup::{CgroupPath, LimitEnv, Limits, RequiredControllers};
 use crate::filter::Filter;
 use crate::ids::IdRanges;
 use crate::notation;
@@ -100,8 +100,8 @@ pub struct Policy {
     /// on these CPUs. On v2 this field has no effect: other tasks always avoid reserved CPUs.
     pub core_partitions: bool,
     /// The controllers that this host must have before any limit is set. If one is missing, no limit is set, and the
-    /// report names the controller. [`Required::Minimal`] by default.
-    pub required_controllers: Required,
+    /// report names the controller. [`RequiredControllers::Minimal`] by default.
+    pub required_controllers: RequiredControllers,
     /// Directories of the host that must contain every file and directory that a spec names: the sources of volumes,
     /// devices and its own `chroot_env`, its root, `upper`, `alloc` and `local`. Paths are compared after symbolic
     /// links are resolved. Any other path is [`Denied`](crate::Error::Denied). If empty, every path is allowed. The
@@ -139,7 +139,7 @@ impl Default for Policy {
             max_bytes: None,
             cgroup_parent: CgroupPath::default(),
             core_partitions: true,
-            required_controllers: Required::Minimal,
+            required_controllers: RequiredControllers::Minimal,
             allowed_source_roots: Vec::new(),
             volumes_enabled: true,
             allow_privileged: false,
@@ -241,8 +241,9 @@ pub struct SandboxSpec {
     /// Name of the sandbox, which its cgroup and its temporary root are named after: 1 to 128 letters, digits, `.`, `_`
     /// and `-`, without a leading `.`. If absent, a random name.
     ///
-    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`. A stale sandbox of that name, whose owner
-    /// is gone, is killed and removed.
+    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`. The cgroups of a stale sandbox of that
+    /// name, whose owner is gone or has [detached](crate::Task::detach) it, are killed and removed; its temporary root
+    /// is not. Both need a cgroup that the caller may use.
     pub id: Option<String>,
     /// The program to execute. Init looks it up *inside the root*, with the task's own rights:
     ///
@@ -251,7 +252,8 @@ pub struct SandboxSpec {
     /// - A name without a slash is looked up below `/local` and `/`, then in the directories of the `PATH` in
     ///   [`env`](Self::env), or in `/usr/local/bin:/usr/bin:/bin` if `env` has no `PATH`.
     ///
-    /// If it is not found, [`Error::Exec`](crate::Error::Exec) lists these paths.
+    /// If it is not found, [`Error::Exec`](crate::Error::Exec) lists these paths. The command has at most 4000
+    /// bytes, and is looked up at no more than 200 paths.
     #[serde(with = "notation::os_string")]
     pub command: OsString,
     /// Arguments, without `argv[0]`, which is the absolute path that was found.
@@ -316,7 +318,8 @@ pub struct SandboxSpec {
     /// made. See [`cgroup::devices`](crate::cgroup::devices).
     ///
     /// If absent, there is a device cgroup if the host supports one: the v1 `devices` controller if it is mounted and
-    /// root can write it, else an eBPF program (v2, Linux 4.15, `CAP_SYS_ADMIN`). Without a device cgroup, devices are
+    /// root can write it, else an eBPF program (v2, Linux 4.15; `CAP_SYS_ADMIN`, or `CAP_BPF` with
+    /// `CAP_NET_ADMIN`). Without a device cgroup, devices are
     /// controlled by `nodev` mounts and a read-only `/dev`, and the report says so. `Some(true)` requires a device
     /// cgroup. `Some(false)` makes none, for cgroups whose device filter another program manages.
     ///
@@ -334,7 +337,7 @@ pub struct SandboxSpec {
     /// Lowering the caller's minimum needs `CAP_SYS_RESOURCE`. If it is absent and the kernel refuses 0, the task keeps
     /// the caller's value, and the report says so.
     pub oom_score_adj: Option<i32>,
-    /// The task's umask. 0022 by default. Serialised as a string of octal digits.
+    /// The task's umask, at most 0777. 0022 by default. Serialised as a string of octal digits.
     #[serde(with = "notation::octal")]
     pub umask: u32,
     /// Standard input. `/dev/null` by default.
@@ -343,7 +346,7 @@ pub struct SandboxSpec {
     pub stdout: Stdio,
     /// Standard error. `/dev/null` by default.
     pub stderr: Stdio,
-    /// Further descriptors of the caller that the task gets. All other descriptors are closed.
+    /// Further descriptors of the caller that the task gets, at most 197. All other descriptors are closed.
     pub fds: Vec<Fd>,
     /// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). If this
     /// and the operator's [`require`](Policy::require) are absent, [`Require::Asked`] applies.

@@ -531,7 +531,7 @@ fn task_cannot_find_keys_of_the_callers_session_keyring() {
     let (kind, name, secret) = (c"user".as_ptr(), c"canary".as_ptr(), b"secret".as_ptr());
     let add = call!(libc::SYS_add_key, kind, name, secret, 6, -3 as libc::c_long);
     if join.and(add).is_err() {
-        eprintln!("skipped: needs keys: add_key(2) is refused");
+        common::skip::note("needs keys: add_key(2) is refused");
         return;
     }
     for user in USERS {

@@ -482,7 +482,7 @@ fn device_filter_is_optional_unless_the_spec_requires_it() {
     }
     let mut host = Host::probe().unwrap();
     if host.cgroups.v2.is_none() {
-        return eprintln!("skipped: cgroup v2 is not mounted");
+        return common::skip::note("cgroup v2 is not mounted");
     }
     // Uses the v2 device filter even if v1 has a devices hierarchy.
     host.cgroups.v1.remove("devices");
@@ -516,7 +516,8 @@ fn device_filter_is_optional_unless_the_spec_requires_it() {
     }
 }
 
-/// Without seccomp filters the task runs only with best effort. The report calls the controls that they enforce missing.
+/// Without seccomp filters the task runs only with best effort. The report calls the controls that they enforce
+/// missing.
 #[test]
 fn seccomp_filters_may_be_missing_only_with_best_effort() {
     let _alone = alone();

@@ -10,7 +10,8 @@ use std::process::{Command, Output, Stdio};
 
 use common::{can, sandboxes};
 
-/// The example `name`, which `cargo test` builds beside the tests; `None`, with a word, where only this test was copied.
+/// The example `name`, which `cargo test` builds beside the tests; `None`, with a word, where only this test was
+/// copied.
 fn example(name: &str) -> Option<PathBuf> {
     let exe = std::env::current_exe().unwrap();
     let found = exe.parent()?.parent()?.join("examples").join(name);

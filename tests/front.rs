@@ -1,5 +1,5 @@
-//! What a program that links the crate sees of it: names, lookup of the command, environment, streams, and what must hold.
-//! (CONTRIBUTING.md, ring 2.)
+//! What a program that links the crate sees of it: names, lookup of the command, environment, streams, and what must
+//! hold. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
@@ -165,7 +165,7 @@ fn asked_controllers_are_enough_for_their_limits() {
     let limits = Limits { memory: Some(64 << 20), pids_max: Some(50), ..Limits::default() };
     let sandbox = Sandbox::command("true").limits(limits).host(&host);
     assert!(matches!(sandbox.plan(), Err(Error::Unsupported { .. })));
-    let required_controllers = cofferdam::Required::Asked;
+    let required_controllers = cofferdam::RequiredControllers::Asked;
     let policy = cofferdam::Policy { required_controllers, ..cofferdam::Policy::default() };
     let task = sandbox.clone().policy(&policy).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::MEMORY | Control::PIDS), "{}", task.report());
@@ -187,7 +187,7 @@ fn weakened_control_fails_the_spawn_only_if_it_is_named() {
     let report = shared.plan().unwrap().report;
     assert!(report.missing.is_empty(), "{report}");
     if report.weakened.is_empty() {
-        return;
+        return common::skip::note("the host's PID namespace weakens nothing here");
     }
     assert!(status(shared.clone()).success());
     for require in [Require::Full, report.weakened.into()] {
@@ -206,8 +206,7 @@ fn deserialised_spec_is_what_the_builder_makes() {
         access: cofferdam::cgroup::devices::Access::READ,
         ..cofferdam::Device::new("/dev/fuse")
     };
-    let mut built = None;
-    let _ = Sandbox::command("make")
+    let built = Sandbox::command("make")
         .arg("-j")
         .envs([("A", "b")])
         .user("daemon")
@@ -217,9 +216,8 @@ fn deserialised_spec_is_what_the_builder_makes() {
         .rlimit(cofferdam::Resource::Core, 0)
         .require(Control::PIDS)
         .stdout(Stdio::Piped)
-        .device(device)
-        .with(|spec| built = Some(spec.clone()));
-    assert_eq!(spec, built.unwrap());
+        .device(device);
+    assert_eq!(&spec, built.spec());
     let again = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<cofferdam::SandboxSpec>(&again).unwrap(), spec);
 }

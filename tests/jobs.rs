@@ -6,7 +6,7 @@ mod attack_tools;
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,8 +23,7 @@ fn job(dir: &Path, script: &str) -> Sandbox {
 }
 
 fn skipped(why: &str) {
-    // Past libtest's capture.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    common::skip::note(why);
 }
 
 /// Runs a job, if its program is installed, and checks what it prints.

@@ -253,8 +253,8 @@ fn command_is_looked_up_inside_the_root() {
     }
 }
 
-/// Under this filter the exec fails, and the process can neither report that nor exit. It ends by an invalid instruction
-/// (SIGILL). The caller does not hang, and does not see a success.
+/// Under this filter the exec fails, and the process can neither report that nor exit. It ends by an invalid
+/// instruction (SIGILL). The caller does not hang, and does not see a success.
 #[test]
 fn filter_that_refuses_every_call_does_not_hang_the_spawn() {
     use cofferdam::filter::{Action, Base, Compare, Filter, Is, Profile, Rule};

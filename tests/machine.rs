@@ -7,7 +7,6 @@
 mod common;
 
 use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -209,7 +208,7 @@ fn cpu_reservations_follow_cpu_hotplug() {
     );
     // Only some of the requested CPUs are online.
     if rest.len() < 2 {
-        let _ = writeln!(std::io::stderr(), "skipped: a part of it: needs 3 CPUs");
+        common::skip::note("a part of it: needs 3 CPUs");
     } else {
         let part = sleeper(&some).spawn().unwrap();
         let told = part.report().to_string();

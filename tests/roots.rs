@@ -209,7 +209,7 @@ fn remove(path: &Path) {
 fn overlay() -> bool {
     let there = cofferdam::Host::probe().unwrap().overlay;
     if !there {
-        eprintln!("skipped: the kernel has no overlay file system");
+        common::skip::note("the kernel has no overlay file system");
     }
     there
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use cofferdam::cgroup::{Controller, Detection, Required, Where};
+use cofferdam::cgroup::{Controller, Detection, RequiredControllers, Where};
 use cofferdam::{Control, Health, Host};
 use serde::Serialize;
 
@@ -77,10 +77,10 @@ fn describe(host: &Host, health: &Health) -> String {
 /// Prints the cgroup mode, whether each set of required controllers is available, and a line for each controller.
 fn cgroups(found: &Detection) -> String {
     let gate = |set| found.requiring(set, Control::empty()).can_limit().map_err(str::to_owned).err();
-    let shut = gate(Required::Minimal);
+    let shut = gate(RequiredControllers::Minimal);
     let limits = shut.as_deref().unwrap_or("all required controllers are available");
     let mut text = format!("{:<13} {:?}: {limits}\n", "cgroups", found.mode);
-    let documented = match gate(Required::Documented) {
+    let documented = match gate(RequiredControllers::Documented) {
         None => "yes".into(),
         Some(why) if Some(&why) == shut.as_ref() => "no: see above".into(),
         Some(why) => format!("no: {why}"),

@@ -25,7 +25,7 @@
 //! the device list. CPUs may be reserved for one task: `reserve` has the rules, and [`CpuReservations`] lists for a
 //! scheduler which task has reserved which CPUs.
 //!
-//! [`Detection`] describes what this host offers. It is a plain value, which tests write by hand. [`lower`](lower())
+//! [`Detection`] describes what this host offers. It is a plain value. [`lower`](lower())
 //! turns [`Limits`] and a detection into [`Cgroups`], the steps of one task, and adds to a report which limits will
 //! hold. It changes nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
 //!
@@ -35,9 +35,9 @@
 //! that only v1 needs.
 //!
 //! Limits are all or nothing. If a required controller is missing, no limit is set at all, because a task with half of
-//! its limits looks confined and is not. The operator chooses the required controllers ([`Required`]): by default
-//! [`V1_REQUIRED`] or [`V2_REQUIRED`]. The report names the missing controllers. Killing and [`devices`] do not depend
-//! on the required controllers.
+//! its limits looks confined and is not. The operator chooses the required controllers ([`RequiredControllers`]): by
+//! default [`V1_REQUIRED`] or [`V2_REQUIRED`]. The report names the missing controllers. Killing and [`devices`] do not
+//! depend on the required controllers.
 //!
 //! This module does not use systemd and mounts nothing. It never moves the caller, or a process that is not in a task's
 //! cgroup. On v1 the first reservation moves the processes of the tasks below the same parent into the shared cpuset.
@@ -73,8 +73,8 @@ mod v1;
 mod tests;
 
 pub use detect::{
-    CONTROLLERS, Controller, Detection, Hierarchy, Mode, Required, Swap, Unified, V1_REQUIRED, V2_REQUIRED,
-    Version, Where,
+    CONTROLLERS, Controller, Detection, Hierarchy, Mode, RequiredControllers, Swap, Unified, V1_REQUIRED,
+    V2_REQUIRED, Version, Where,
 };
 pub(crate) use group::CgroupOp;
 pub(crate) use group::freeze::Freezer;

@@ -11,7 +11,8 @@ use crate::step::{Draft, OnRefusal};
 /// The rules of the device cgroup. The list is empty if there is no device cgroup, and the report then says why.
 ///
 /// # Errors
-/// [`Error::Unsupported`](crate::Error::Unsupported) if the spec requires a device cgroup and the caller cannot make one.
+/// [`Error::Unsupported`](crate::Error::Unsupported) if the spec requires a device cgroup and the caller cannot make
+/// one.
 pub(super) fn rules(
     spec: &SandboxSpec,
     host: &Host,

@@ -107,7 +107,7 @@ fn v2(controllers: &str) -> Detection {
         v2: Some(tree),
         v1: BTreeMap::new(),
         controllers: Vec::new(),
-        required: cgroup::Required::Minimal,
+        required: cgroup::RequiredControllers::Minimal,
         asked: Control::empty(),
         reason: (!missing.is_empty())
             .then(|| format!("cgroup v2 controllers not available: {}", missing.join(", "))),

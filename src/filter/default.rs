@@ -15,7 +15,7 @@ pub(super) const ENOSYS: Action = Action::Errno(38);
 
 /// System calls that the default profile refuses for the same reason.
 #[derive(Clone, Copy, Debug)]
-pub struct Group {
+pub struct CallGroup {
     /// Names; either architecture may have them.
     pub calls: &'static [&'static str],
     /// Capabilities, by name. With any of them, the calls are allowed.
@@ -28,12 +28,16 @@ pub struct Group {
     pub why: &'static str,
 }
 
-const fn group(calls: &'static [&'static str], unless: &'static [&'static str], why: &'static str) -> Group {
-    Group { calls, unless, namespaces: false, action: EPERM, why }
+const fn group(
+    calls: &'static [&'static str],
+    unless: &'static [&'static str],
+    why: &'static str,
+) -> CallGroup {
+    CallGroup { calls, unless, namespaces: false, action: EPERM, why }
 }
 
 /// Calls that the default profile refuses regardless of their arguments.
-pub const GROUPS: &[Group] = &[
+pub const GROUPS: &[CallGroup] = &[
     group(
         &["setns", "listns"],
         &[],
@@ -65,7 +69,7 @@ pub const GROUPS: &[Group] = &[
         "observes the CPU and the other processes that run on it",
     ),
     group(&["bpf"], &["bpf", "sys_admin"], "loads BPF programs into the kernel"),
-    Group {
+    CallGroup {
         namespaces: true,
         ..group(
             &[
@@ -85,11 +89,11 @@ pub const GROUPS: &[Group] = &[
             "changes mounts",
         )
     },
-    Group {
+    CallGroup {
         namespaces: true,
         ..group(&["pivot_root"], &[], "changes the root directory; chroot(2) is enough inside a sandbox")
     },
-    Group {
+    CallGroup {
         namespaces: true,
         ..group(&["sethostname", "setdomainname"], &["sys_admin"], "changes the host name")
     },
@@ -132,7 +136,7 @@ pub const GROUPS: &[Group] = &[
     ),
     group(&["vhangup"], &["sys_tty_config"], "hangs up a terminal"),
     group(&["vm86", "vm86old"], &[], "runs 16-bit code: rarely used, and often vulnerable"),
-    Group {
+    CallGroup {
         action: ENOSYS,
         ..group(
             &[
@@ -194,7 +198,7 @@ const PERSONALITIES: [u32; 3] = [0, 8, 0xffff_ffff];
 pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     let rule = Rule::new;
     let is = |arg: u8, value: u32| vec![Compare::int(arg, Is::Eq, value)];
-    let granted = |group: &Group| {
+    let granted = |group: &CallGroup| {
         group.unless.iter().any(|name| grants.capabilities.contains(*name))
             || (group.namespaces && grants.user_namespaces)
     };

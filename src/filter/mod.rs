@@ -1,14 +1,15 @@
 //! System call filters (`seccomp(2)`).
 //!
 //! The spec chooses a [`Filter`]: the default profile, a [`Profile`] of its own, or none. The default profile refuses
-//! the calls that moby's profile refuses for the task's capabilities, and more; [`GROUPS`] lists them with reasons. The
-//! parent [compiles](compile()) the profile into a program, and init loads the program last.
+//! the calls that moby's profile refuses for the task's capabilities, and more. [`GROUPS`] lists, with reasons, the
+//! calls that are refused whatever their arguments. The parent [compiles](compile()) the profile into a program. Init
+//! loads it last; without `no_new_privs`, before the capabilities are dropped.
 //!
 //! ```no_run
 //! use cofferdam::Sandbox;
 //! use cofferdam::filter::{Action, Filter, Profile, Rule};
 //!
-//! // The default profile, and no new sockets: socket(2) fails with EACCES.
+//! // The default profile, and no new sockets: socket(2) fails with errno 13, EACCES.
 //! let rule = Rule { calls: vec!["socket".into()], action: Action::Errno(13), args: Vec::new() };
 //! let filter = Filter::Profile(Profile { rules: vec![rule], i386: false, ..Profile::default() });
 //! println!("{}", Sandbox::command("make").filter(filter).spawn()?.wait()?);
@@ -36,7 +37,7 @@ pub use bpf::Program;
 pub(crate) use cache::{CompiledFilter, compiled};
 pub use calls::{Arch, all, number};
 pub use compile::{compile, decide};
-pub use default::{GROUPS, Group};
+pub use default::{CallGroup, GROUPS};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 
 /// The system call filter of a task. Serialised: `"default"`, `"none"` or `{"profile": {"rules": […]}}`.

@@ -42,7 +42,7 @@ use crate::error::Error;
 
 /// The ids that a task runs with, and the user's name and home directory for the environment.
 ///
-/// Plain data: [`lookup`] fills it from the host's database, or the author of a spec fills it. All ids are those of the
+/// Plain data: [`lookup`] fills it from the host's database. All ids are those of the
 /// host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -52,8 +52,8 @@ pub struct Identity {
     pub gid: u32,
     /// The argument of `setgroups(2)`: sorted, without duplicates, the primary group included.
     ///
-    /// The primary group is listed so that a program that changes its group keeps access to its files. The task never
-    /// gets the caller's groups.
+    /// The primary group is listed so that a program that changes its group keeps access to its files. Without
+    /// privileges, the caller's own groups stay instead, and the report says so.
     pub groups: Vec<u32>,
     /// The user's name, if the host's database has one.
     pub name: Option<String>,

@@ -101,7 +101,8 @@ pub enum Network {
     /// A new network namespace that contains only the loopback interface `lo`, which is up.
     None,
     /// The network namespace that this absolute path refers to (`/run/netns/x`, `/proc/1/ns/net`). Another program has
-    /// made and configured it. The task joins it by `setns(2)`, which needs `CAP_SYS_ADMIN` in its user namespace.
+    /// made and configured it. The task joins it by `setns(2)`, which needs `CAP_SYS_ADMIN` in its user namespace. A
+    /// caller without privileges is refused ([`Error::Unsupported`](crate::Error::Unsupported)).
     Path(PathBuf),
 }
 

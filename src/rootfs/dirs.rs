@@ -36,8 +36,8 @@ pub struct TaskDirs {
     /// A directory of the host that several tasks share, mounted at `/alloc`. Its file modes decide who may write. A
     /// directory `logs` in it is read-only.
     pub alloc: Option<PathBuf>,
-    /// A directory of the host for this task, mounted at `/local`. Its file modes decide who may write. The command is
-    /// searched for there first.
+    /// A directory of the host for this task, mounted at `/local`. Its file modes decide who may write. A
+    /// command with a relative path is looked up there after `work_dir`, a bare name before `PATH`.
     pub local: Option<PathBuf>,
     /// A tmpfs at `/secrets`.
     pub secrets: Option<Secrets>,

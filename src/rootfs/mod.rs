@@ -11,8 +11,9 @@
 //! is populated once and used by many sandboxes. [`populate`](populate()) and [`remove_tree`] are for drivers that
 //! manage roots themselves.
 //!
-//! procfs, sysfs and a small `/dev` are mounted in it. Every writable mount is `nodev`, and `/dev` itself is read-only
-//! once its nodes are made. So a device node that a task makes cannot be opened, with or without a device cgroup.
+//! procfs, sysfs and a small `/dev` are mounted in it. Every writable mount except devpts is `nodev`, and `/dev` itself
+//! is read-only once its nodes are made. So a device node that a task makes cannot be opened, with or without a device
+//! cgroup.
 //!
 //! Every method ([`Method`]) gives the task the same tree: each source of the map at its destination. If one
 //! destination is below another, the more specific one wins. The methods differ as follows:
@@ -125,7 +126,8 @@ pub struct Root {
     pub max_bytes: Option<u64>,
 }
 
-/// Mount propagation between a volume and its source (`mount_namespaces(7)`).
+/// Mount propagation between a volume and its source (`mount_namespaces(7)`). Serialised as Nomad names it: `private`,
+/// `host-to-task` or `bidirectional`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -145,8 +147,8 @@ pub enum Propagation {
 /// ```
 /// use cofferdam::{Sandbox, Volume};
 ///
-/// let work = Volume { source: "/srv/job/7".into(), target: "/work".into(), ..Volume::default() };
-/// let cache = Volume { source: "/srv/cache".into(), target: "/cache".into(), read_only: true, ..Volume::default() };
+/// let work = Volume::new("/srv/job/7", "/work");
+/// let cache = Volume { read_only: true, ..Volume::new("/srv/cache", "/cache") };
 /// let sandbox = Sandbox::command("make").volume(work).volume(cache).work_dir("/work");
 /// # let _ = sandbox;
 /// ```
@@ -162,6 +164,13 @@ pub struct Volume {
     pub read_only: bool,
     /// Propagation of later mounts. None by default.
     pub propagation: Propagation,
+}
+
+impl Volume {
+    /// The file or directory `source` of the host at `target` in the sandbox, writable, without propagation.
+    pub fn new(source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Volume {
+        Volume { source: source.into(), target: target.into(), ..Volume::default() }
+    }
 }
 
 /// Type of a file of the host.

@@ -13,6 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 /// reads the spec until [`spawn`](crate::Sandbox::spawn) returns, and is responsible for what is open there. Only a
 /// number can be serialised.
 ///
+/// A [`Sandbox`](crate::Sandbox) keeps the descriptor open, for further spawns. The reader of a pipe gets no end of
+/// file before the sandbox, its clones and the task have closed the write end. Drop the sandbox after the spawn.
+///
 /// ```
 /// use cofferdam::{CallerFd, Sandbox};
 /// use std::fs::File;

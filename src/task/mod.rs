@@ -266,8 +266,8 @@ impl Task {
         self.init.as_fd()
     }
 
-    /// The PID of the main process in the caller's PID namespace. `None` after it was reaped. The kernel reuses PIDs:
-    /// use it for display only, and [`signal`](Task::signal) to signal.
+    /// The PID of the main process, in the PID namespace of the mounted `/proc`. `None` after it was reaped, and
+    /// without a `/proc`. The kernel reuses PIDs: use it for display only, and [`signal`](Task::signal) to signal.
     pub fn pid(&self) -> Option<i32> {
         crate::sys::proc_pid(self.main.as_fd())
     }
@@ -333,8 +333,8 @@ impl Task {
         Ok((inner.status.unwrap_or(status), seen))
     }
 
-    /// Like [`wait`](Task::wait), for at most `timeout`. `None` if the task still runs then. It does not close a piped
-    /// standard input.
+    /// Like [`wait`](Task::wait), for at most `timeout`. `None` if the task still runs then. Killing the remaining
+    /// processes and removing the root come after the timeout. It does not close a piped standard input.
     ///
     /// ```no_run
     /// let task = cofferdam::Sandbox::command("make").spawn()?;
@@ -536,6 +536,7 @@ impl Task {
     /// Gives up ownership: the task runs on, also after the caller's end, and nothing is killed or removed.
     ///
     /// The caller must later remove the cgroup and the temporary root, `cofferdam-ID` in the operator's `temp_dir`. A
+    /// spawn with the same [`id`](crate::SandboxSpec::id) takes the cgroups for stale, and kills what is in them. A
     /// cgroup with reserved CPUs is removed by the next task that needs these CPUs, once it has no processes.
     ///
     /// ```no_run

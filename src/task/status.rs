@@ -41,8 +41,8 @@ pub struct ExitStatus {
     pub oom_killed: bool,
     /// Whether the status is unknown. Then `code` and `signal` are `None`.
     ///
-    /// It happens if the caller ignores `SIGCHLD` or another of its threads reaped the task (`waitpid(-1)`), and init has
-    /// not sent the status: there is no init, or another process killed it.
+    /// It happens if the caller ignores `SIGCHLD` or another of its threads reaped the task (`waitpid(-1)`), and init
+    /// has not sent the status: there is no init, or another process killed it.
     pub lost: bool,
 }
 

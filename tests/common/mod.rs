@@ -69,7 +69,7 @@ fn v2_limits() -> Result<(), &'static str> {
 /// Whether the tests may change this machine: it was started by `tools/vm-run`.
 fn own_machine() -> Result<(), &'static str> {
     let made = Path::new("/vm/guest").exists() && nix::unistd::geteuid().is_root();
-    if made { Ok(()) } else { Err("it is somebody's") }
+    if made { Ok(()) } else { Err("not a machine of tools/vm-run") }
 }
 
 fn swap() -> Result<(), &'static str> {

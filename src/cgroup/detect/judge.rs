@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::controllers::{Listed, table};
 use super::facts::Facts;
-use super::{Detection, Hierarchy, Mode, Required, Swap, Unified, Version};
+use super::{Detection, Hierarchy, Mode, RequiredControllers, Swap, Unified, Version};
 use crate::cgroup::CpuSet;
 use crate::report::Control;
 
@@ -37,7 +37,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Detection {
         controllers: table(facts, &v1, v2.as_ref()),
         v2,
         v1,
-        required: Required::Minimal,
+        required: RequiredControllers::Minimal,
         asked: Control::empty(),
         missing: Vec::new(),
         reason: (mode == Mode::Off).then(|| nothing.to_owned()),

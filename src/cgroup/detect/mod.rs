@@ -34,7 +34,7 @@ mod fixtures;
 mod tests;
 
 pub use controllers::{CONTROLLERS, Controller, Where};
-pub use required::Required;
+pub use required::RequiredControllers;
 
 /// Controllers that must be usable on cgroup v1; without any one of them no limit is set.
 pub const V1_REQUIRED: [&str; 4] = ["cpu", "cpuset", "freezer", "memory"];
@@ -121,8 +121,8 @@ pub struct Detection {
     /// Which hierarchies are mounted.
     pub mode: Mode,
     /// The version that limits are set through, if they can be set. It is v1 if all of [`V1_REQUIRED`] are mounted
-    /// there, or if some are and v2 lacks one of [`V2_REQUIRED`]. With [`Required::Asked`] it is the version that lacks
-    /// fewer of the required controllers, v2 if both lack the same number.
+    /// there, or if some are and v2 lacks one of [`V2_REQUIRED`]. With [`RequiredControllers::Asked`] it is the version
+    /// that lacks fewer of the required controllers, v2 if both lack the same number.
     pub limits_on: Version,
     /// The v2 tree, if one is mounted.
     pub v2: Option<Unified>,
@@ -131,8 +131,8 @@ pub struct Detection {
     /// One row for each of [`CONTROLLERS`], in that order.
     pub controllers: Vec<Controller>,
     /// The set of required controllers that `missing` and `reason` refer to; see [`requiring`](Self::requiring).
-    pub required: Required,
-    /// The controls that the limits ask for. They matter only if `required` is [`Required::Asked`].
+    pub required: RequiredControllers,
+    /// The controls that the limits ask for. They matter only if `required` is [`RequiredControllers::Asked`].
     pub asked: Control,
     /// The required controllers that are missing, sorted. A single one prevents all limits.
     pub missing: Vec<String>,

@@ -18,7 +18,7 @@ const V1_USED: [&str; 6] = ["blkio", "cpu", "cpuset", "freezer", "memory", "pids
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Required {
+pub enum RequiredControllers {
     /// The controllers that limits are made of: [`V1_REQUIRED`] where limits are set through v1, [`V2_REQUIRED`] where
     /// they are set through v2.
     #[default]
@@ -54,19 +54,19 @@ const OF_CONTROLS: [(Control, &str); 6] = [
     (Control::PIDS, "pids"),
 ];
 
-impl Required {
+impl RequiredControllers {
     /// The names of the required controllers on this version, sorted. `asked` are the controls that the limits ask for;
-    /// only [`Asked`](Required::Asked) depends on it.
+    /// only [`Asked`](RequiredControllers::Asked) depends on it.
     pub fn names(self, on: Version, asked: Control) -> Vec<&'static str> {
         match (self, on) {
-            (Required::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
-            (Required::Minimal, Version::V2) => V2_REQUIRED.to_vec(),
-            (Required::Asked, _) => {
+            (RequiredControllers::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
+            (RequiredControllers::Minimal, Version::V2) => V2_REQUIRED.to_vec(),
+            (RequiredControllers::Asked, _) => {
                 let named = |name| if on == Version::V1 && name == "io" { "blkio" } else { name };
                 let used = OF_CONTROLS.into_iter().filter(|(controls, _)| asked.intersects(*controls));
                 used.map(|(_, name)| named(name)).collect::<BTreeSet<_>>().into_iter().collect()
             }
-            (Required::Documented, _) => {
+            (RequiredControllers::Documented, _) => {
                 let named = |name| if on == Version::V2 { name_v2(name) } else { name };
                 CONTROLLERS.into_iter().map(named).collect::<BTreeSet<_>>().into_iter().collect()
             }
@@ -74,14 +74,14 @@ impl Required {
     }
 }
 
-impl FromStr for Required {
+impl FromStr for RequiredControllers {
     type Err = InvalidValue;
 
     fn from_str(word: &str) -> Result<Self, InvalidValue> {
         match word {
-            "minimal" => Ok(Required::Minimal),
-            "documented" => Ok(Required::Documented),
-            "asked" => Ok(Required::Asked),
+            "minimal" => Ok(RequiredControllers::Minimal),
+            "documented" => Ok(RequiredControllers::Documented),
+            "asked" => Ok(RequiredControllers::Asked),
             _ => {
                 let why = format!("{word:?} is not \"minimal\", \"documented\" or \"asked\"");
                 Err(InvalidValue::new(why))
@@ -90,12 +90,12 @@ impl FromStr for Required {
     }
 }
 
-impl fmt::Display for Required {
+impl fmt::Display for RequiredControllers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Required::Minimal => "minimal",
-            Required::Documented => "documented",
-            Required::Asked => "asked",
+            RequiredControllers::Minimal => "minimal",
+            RequiredControllers::Documented => "documented",
+            RequiredControllers::Asked => "asked",
         })
     }
 }
@@ -103,8 +103,9 @@ impl fmt::Display for Required {
 impl Detection {
     /// Returns the same host with another required set. Only [`required`](Self::required), [`asked`](Self::asked),
     /// [`missing`](Self::missing), [`reason`](Self::reason), [`can_limit`](Self::can_limit) and, with
-    /// [`Required::Asked`], [`limits_on`](Self::limits_on) change. `asked` is [`Limits::asked`](crate::Limits::asked).
-    pub fn requiring(&self, required: Required, asked: Control) -> Detection {
+    /// [`RequiredControllers::Asked`], [`limits_on`](Self::limits_on) change. `asked` is
+    /// [`Limits::asked`](crate::Limits::asked).
+    pub fn requiring(&self, required: RequiredControllers, asked: Control) -> Detection {
         let mut found = self.clone();
         (found.required, found.asked) = (required, asked);
         found.shut();
@@ -121,7 +122,7 @@ impl Detection {
     /// host.cgroups = host.cgroups.without("memory");
     /// let limits = Limits { pids_max: Some(9), ..Limits::default() };
     /// if let Ok(plan) = Sandbox::command("true").limits(limits).host(&host).plan() {
-    ///     println!("{}", plan.report); // missing   pids: cgroup v2 controllers not available: memory (excluded by the caller)
+    ///     println!("{}", plan.report); // missing   pids: the reason names the controller memory
     /// }
     /// # Ok(())
     /// # }
@@ -174,11 +175,11 @@ impl Detection {
     }
 
     /// The version that limits are set through, if they can be set: the one that has all of its required controllers.
-    /// v1 is tried first. If neither has all of them, it is v1 if v1 has any. With [`Required::Asked`] it is the
-    /// version that lacks fewer of the required controllers, v2 if both lack the same number.
+    /// v1 is tried first. If neither has all of them, it is v1 if v1 has any. With [`RequiredControllers::Asked`] it is
+    /// the version that lacks fewer of the required controllers, v2 if both lack the same number.
     fn interface(&self) -> Version {
         let lacks = |on, all: &[&str]| all.iter().filter(|name| !self.has(on, name)).count();
-        if self.required == Required::Asked {
+        if self.required == RequiredControllers::Asked {
             let lacks = |on| lacks(on, &self.required.names(on, self.asked));
             let v1 = lacks(Version::V1) < lacks(Version::V2) || self.v2.is_none();
             return if v1 { Version::V1 } else { Version::V2 };
@@ -188,7 +189,7 @@ impl Detection {
         if v1 == 0 || (v1 < V1_REQUIRED.len() && v2 > 0) { Version::V1 } else { Version::V2 }
     }
 
-    /// Whether a required controller is usable or enabled, as [`Required`] defines it.
+    /// Whether a required controller is usable or enabled, as [`RequiredControllers`] defines it.
     fn has(&self, on: Version, name: &str) -> bool {
         let row = self.row(name);
         let enabled = row.is_some_and(|row| row.enabled);

@@ -419,7 +419,7 @@ fn malformed_lines_of_proc_cgroups_are_skipped() {
 /// Each case has the missing controllers and the reason.
 #[test]
 fn required_set_decides_which_missing_controllers_prevent_limits() {
-    let documented = |case| judge(&facts(case)).requiring(Required::Documented, Control::empty());
+    let documented = |case| judge(&facts(case)).requiring(RequiredControllers::Documented, Control::empty());
     for case in [HYBRID, V2] {
         assert_eq!(documented(case).can_limit(), Ok(()));
     }
@@ -443,7 +443,7 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
         let found = documented(case);
         assert_eq!(found.missing.join(","), missing);
         assert_eq!(found.can_limit(), Err(why));
-        assert_eq!(found.requiring(Required::Minimal, Control::empty()), judge(&facts(case)));
+        assert_eq!(found.requiring(RequiredControllers::Minimal, Control::empty()), judge(&facts(case)));
     }
     // With either required set, a caller without permission gets a reason.
     for case in [Case { root: false, ..V1 }, Case { root: false, top: None, ..V2 }] {
@@ -454,19 +454,19 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
     let off = Case { mounts: "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n", top: None, ..V2 };
     assert_eq!(documented(off).can_limit(), Err("no cgroup hierarchy is mounted"));
     for (word, set) in [
-        ("minimal", Ok(Required::Minimal)),
-        ("documented", Ok(Required::Documented)),
-        ("asked", Ok(Required::Asked)),
+        ("minimal", Ok(RequiredControllers::Minimal)),
+        ("documented", Ok(RequiredControllers::Documented)),
+        ("asked", Ok(RequiredControllers::Asked)),
     ] {
         assert_eq!(word.parse(), set);
         assert_eq!(set.unwrap().to_string(), word);
     }
     for word in ["", "all", "Minimal", "minimal "] {
         let why = format!("{word:?} is not \"minimal\", \"documented\" or \"asked\"");
-        assert_eq!(word.parse::<Required>().unwrap_err().to_string(), why);
+        assert_eq!(word.parse::<RequiredControllers>().unwrap_err().to_string(), why);
     }
-    assert_eq!(Required::Documented.names(Version::V1, Control::empty()).len(), 12);
-    assert!(Required::Documented.names(Version::V2, Control::empty()).contains(&"io"));
+    assert_eq!(RequiredControllers::Documented.names(Version::V1, Control::empty()).len(), 12);
+    assert!(RequiredControllers::Documented.names(Version::V2, Control::empty()).contains(&"io"));
 }
 
 /// Removes each of the twelve controllers on each kind of host. Limits become impossible exactly if the controller is
@@ -474,7 +474,7 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
 #[test]
 fn removing_a_required_controller_prevents_limits_and_names_it() {
     for (case, on) in [(HYBRID, Version::V1), (V1, Version::V1), (V2, Version::V2)] {
-        for set in [Required::Minimal, Required::Documented] {
+        for set in [RequiredControllers::Minimal, RequiredControllers::Documented] {
             let whole = judge(&facts(case)).requiring(set, Control::empty());
             for name in CONTROLLERS {
                 let lesser = whole.without(name);

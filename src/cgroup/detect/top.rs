@@ -219,7 +219,7 @@ mod tests {
         fn new(name: &str) -> Option<Scratch> {
             let v2 = crate::cgroup::tests::detected()?.v2;
             let Some((mount, top)) = v2.and_then(|v2| Some((v2.mount, v2.top?))) else {
-                eprintln!("skipped: cgroup v2 is not mounted");
+                crate::skip::note("cgroup v2 is not mounted");
                 return None;
             };
             let top = levels(&mount, &top).pop().unwrap_or(mount);

@@ -164,13 +164,13 @@ impl Group {
     /// Creates the cgroups and writes the limits. Adds to `report` each limit that the kernel refused or changed.
     ///
     /// Any number of processes may create and remove groups below one parent at the same time. An existing leaf of the
-    /// same name is treated as stale: its processes are killed and it is removed. So names must be unique among living
-    /// tasks.
+    /// same name whose owner lives is refused. Without an owner it is stale: its processes are killed and it is
+    /// removed.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the call as [`Cgroups::calls`] prints it. Everything that was created is removed. The
-    /// cause is `ResourceBusy` if CPUs cannot be reserved or shared; its message names the tasks that hold or need
-    /// them.
+    /// cause is `ResourceBusy` if the owner of a leaf of that name lives, or if CPUs cannot be reserved or shared; its
+    /// message names the tasks that hold or need them.
     pub fn create(cgroups: &Cgroups, report: &mut Report) -> Result<Group> {
         // On failure the group is dropped, which removes everything that it has created.
         let mut group = Group::new(cgroups);

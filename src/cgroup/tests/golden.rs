@@ -41,7 +41,7 @@ pub(super) fn host(mode: Mode) -> Detection {
         v2: None,
         v1: BTreeMap::new(),
         controllers: Vec::new(),
-        required: Required::Minimal,
+        required: RequiredControllers::Minimal,
         asked: Control::empty(),
         missing: Vec::new(),
         reason: None,

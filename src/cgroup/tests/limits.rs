@@ -59,7 +59,7 @@ fn an_idle_task_is_idle_until_an_update_gives_it_shares() {
     let mut group = Group::create(&cgroups, &mut report).unwrap();
     if report.missing == Control::CPU {
         assert!(report.why(Control::CPU).contains("the kernel does not support cpu.idle"), "{report}");
-        eprintln!("skipped: the kernel has no idle cgroups");
+        crate::skip::note("the kernel has no idle cgroups");
         return;
     }
     assert_eq!(report.enforced, Control::CPU | Control::KILL, "{report}");

@@ -196,7 +196,7 @@ fn the_policy_may_require_all_documented_controllers() {
     };
     let documented = |found: Detection| {
         let mut case = limited(found);
-        case.policy.required_controllers = Required::Documented;
+        case.policy.required_controllers = RequiredControllers::Documented;
         case
     };
     let whole = || with(host().cgroups);
@@ -216,7 +216,8 @@ fn the_policy_may_require_all_documented_controllers() {
     let all = "unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: net_cls (excluded by the caller)";
     refused(&case, all);
     // The policy requires another set of controllers than the one that the host was probed with.
-    let case = limited(whole().without("net_cls").requiring(Required::Documented, Control::empty()));
+    let case =
+        limited(whole().without("net_cls").requiring(RequiredControllers::Documented, Control::empty()));
     check(&case, "missing   none");
 }
 

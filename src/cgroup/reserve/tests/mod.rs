@@ -40,7 +40,7 @@ impl Parent {
 
     fn on(host: Detection, name: &str, processors: u64) -> Option<Parent> {
         if host.online.len() < processors {
-            eprintln!("skipped: needs {processors} CPUs, there are {}", host.online);
+            crate::skip::note(format_args!("needs {processors} CPUs, there are {}", host.online));
             return None;
         }
         let parent = format!("{}/cofferdam-cores-{}-{name}", top(&host), std::process::id());
@@ -178,7 +178,7 @@ fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
         assert_eq!(holders.cores(), at.without(&[first]));
         drop((sharers, sharer, other));
     } else {
-        eprintln!("skipped: the half of it that needs 3 CPUs");
+        crate::skip::note("the half of it that needs 3 CPUs");
     }
     drop((holders, holder));
     at.assert_gone();
@@ -188,7 +188,7 @@ fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
 fn without_partition_cores_confine_their_own_task_only() {
     let Some(at) = Parent::new("none", 2) else { return };
     if at.site.version == Version::V2 {
-        eprintln!("skipped: version 2 always keeps the others off");
+        crate::skip::note("version 2 always keeps the others off");
         return;
     }
     let name = CgroupName::new("alone").unwrap();

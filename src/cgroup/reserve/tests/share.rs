@@ -279,7 +279,7 @@ fn the_last_task_in_the_shared_cpuset_removes_it_and_the_crates_own_parents() {
         let (host, mounts) = moved_into(host, &format!("cofferdam-own-{}-{n}", std::process::id()));
         let at = Parent::at("", host);
         if at.usable.len() < 2 {
-            eprintln!("skipped: needs 2 CPUs");
+            crate::skip::note("needs 2 CPUs");
             mounts.iter().for_each(|mount| fs::remove_dir(mount).unwrap());
             return;
         }

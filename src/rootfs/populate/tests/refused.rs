@@ -168,7 +168,9 @@ fn a_refused_call_is_worked_around_or_named_with_its_path() {
         let row = format!("{method} {call} {errno}");
         let source = format!("{:?}", site.src("t/file"));
         match then {
-            Ends(_) if call == SYS_fsetxattr && !noted => eprintln!("skipped: {row}: no attributes here"),
+            Ends(_) if call == SYS_fsetxattr && !noted => {
+                crate::skip::note(format_args!("{row}: no attributes here"))
+            }
             Ends(step) => {
                 let error = done.unwrap_err();
                 assert_eq!(error.to_string(), step.replace("SOURCE", &source), "{row}");
@@ -204,13 +206,13 @@ fn a_file_with_too_many_links_is_copied() {
     File::create(&image).unwrap().set_len(64 << 20).unwrap();
     let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&image).status();
     if !made.as_ref().is_ok_and(std::process::ExitStatus::success) {
-        return eprintln!("skipped: mke2fs: {made:?}");
+        return crate::skip::note(format_args!("mke2fs: {made:?}"));
     }
     in_own_mount_ns(|| {
         let at = base.path().join("at");
         fs::create_dir(&at).unwrap();
         if !Command::new("mount").args(["-o", "loop"]).args([&image, &at]).status().unwrap().success() {
-            return eprintln!("skipped: no loop device");
+            return crate::skip::note("no loop device");
         }
         let site = Site::in_dir(tempdir_in(&at).unwrap());
         site.write("t/file", "content");
@@ -240,7 +242,7 @@ fn an_immutable_file_is_copied() {
     site.write("t/other", "content");
     let chattr = |flag| Command::new("chattr").arg(flag).arg(site.src("t/file")).status();
     if !chattr("+i").as_ref().is_ok_and(std::process::ExitStatus::success) {
-        return eprintln!("skipped: chattr +i is refused");
+        return crate::skip::note("chattr +i is refused");
     }
     let done = site.populate(Method::Link, &[("t", "to")]);
     chattr("-i").unwrap();
