@@ -15,7 +15,7 @@ use cofferdam::cgroup::devices::Access;
 use cofferdam::cgroup::{
     CgroupName, CgroupPath, Cgroups, CpuReservations, CpuSet, Group, IoMax, Limits, Request, Version, lower,
 };
-use cofferdam::{Control, Device, Error, Host, Report, Task};
+use cofferdam::{Control, Device, Error, Host, Report, Require, Task};
 use common::{asked, can, probe, run_probe, shell, status};
 
 const MB: u64 = 1 << 20;
@@ -150,7 +150,8 @@ fn io_limits_can_be_set_changed_and_removed() {
     group.remove().unwrap();
     let unknown = IoMax { device: "259:7777".into(), read_bps: Some(MB), ..IoMax::default() };
     let sandbox = shell("true").limits(Limits { io_max: vec![unknown], ..Limits::default() });
-    let task = sandbox.clone().spawn().unwrap();
+    assert!(matches!(sandbox.spawn(), Err(Error::Unsupported { control: Control::IO, .. })));
+    let task = sandbox.clone().require(Require::BestEffort).spawn().unwrap();
     assert!(task.report().missing.contains(Control::IO), "{}", task.report());
     let Err(Error::Unsupported { control, reason }) = sandbox.require(Control::IO).spawn() else {
         panic!("it is required");
@@ -195,7 +196,9 @@ fn cpu_reservations_follow_cpu_hotplug() {
     let late = sleeper("").spawn().unwrap();
     assert_eq!((allowed(&late), allowed(&guest)), (rest.clone(), rest.clone()));
     let none = format!("CPUs {gone} are not");
-    assert!(sleeper(&gone).spawn().unwrap().report().to_string().contains(&none));
+    let lenient = sleeper(&gone).require(Require::BestEffort);
+    assert!(lenient.spawn().unwrap().report().to_string().contains(&none));
+    assert!(sleeper(&gone).spawn().unwrap_err().to_string().contains(&none));
     let refused = sleeper(&gone).require(Control::CPUSET).spawn().unwrap_err().to_string();
     assert!(refused.contains(&none), "{refused}");
     let some = format!("{},{gone}", rest.iter().max().unwrap());
