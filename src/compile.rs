@@ -58,6 +58,8 @@ pub(crate) fn compile(
     id: &str,
 ) -> Result<Plan> {
     checks::kernel(host)?;
+    checks::policy(policy)?;
+    checks::tmpfs_sizes(spec)?;
     checks::strings(spec)?;
     let id = checks::id(spec.id.as_deref().unwrap_or(id))?;
     let namespaces = namespaces(policy, spec, host, survey)?;
@@ -70,7 +72,8 @@ pub(crate) fn compile(
     let limits = spec.limit_env.variables(&spec.limits)?;
     checks::devices(spec, survey)?;
     let mut cgroups = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut draft)?;
-    let (root, entries) = root::work(policy, spec, host, survey, &id, &mut draft)?;
+    let built = root::work(policy, spec, host, survey, &id, &mut draft);
+    let (root, entries) = built.map_err(|e| root::in_spec(e, spec))?;
     let mapping =
         Mapping::of(host, identity, namespaces.user, root.build.dir.is_some() || spec.root.upper.is_some());
     identity::denied(policy, host, identity, mapping)?;

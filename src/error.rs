@@ -112,7 +112,7 @@ fn places(program: &Path, tried: &[PathBuf]) -> String {
 
 /// A remedy for controls that cannot be enforced. Every sandbox needs a mount namespace, so `MOUNT_NS` is alone only if
 /// the caller cannot create any namespace.
-fn unsupported(control: Control) -> Option<&'static str> {
+fn unsupported(control: Control, reason: &str) -> Option<&'static str> {
     if control == Control::MOUNT_NS {
         return Some(
             "run as root, or allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, \
@@ -122,15 +122,29 @@ fn unsupported(control: Control) -> Option<&'static str> {
     if control == Control::MOUNT_NS | Control::HOST_FILES {
         return Some("use Linux 5.12 or later");
     }
-    control.intersects(Control::RESOURCES).then_some(
+    // The words of `cgroup/detect`. Other resources are missing for other reasons.
+    let missing =
+        ["controllers not available", "is not delegated", "cgroup v1 needs root", "cannot be written"];
+    let controllers = missing.iter().any(|words| reason.contains(words));
+    (controllers && control.intersects(Control::RESOURCES)).then_some(
         "delegate the controllers to the caller (systemd: Delegate=yes), require fewer (required_controllers: asked), \
          or go without (require: best_effort)",
     )
 }
 
 /// A remedy for a system call that the kernel refused.
-fn refused(source: &io::Error) -> Option<&'static str> {
+fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
     match (source.kind(), source.raw_os_error()) {
+        (_, Some(libc::EPERM)) if step.starts_with("prlimit64(") => {
+            Some("give a hard limit that is at most the caller's, or run with CAP_SYS_RESOURCE")
+        }
+        (_, Some(libc::EACCES)) if step.contains("oom_score_adj") => {
+            Some("give a score that is not below the caller's, or run with CAP_SYS_RESOURCE")
+        }
+        (_, Some(libc::EACCES)) if step.starts_with("openat(") && !step.contains("/sys/fs/cgroup") => {
+            Some("leave the file out of the root, or populate by bind or overlay")
+        }
+        (_, Some(libc::E2BIG)) => Some("shorten args and env"),
         (io::ErrorKind::ResourceBusy, _) => {
             Some("wait until the other task has ended, or ask for something else")
         }
@@ -203,7 +217,7 @@ impl Error {
         match self {
             Error::Spec { .. } => None,
             Error::Denied { .. } => Some("ask for less, or ask the operator to change the policy"),
-            Error::Unsupported { control, .. } => unsupported(*control),
+            Error::Unsupported { control, reason } => unsupported(*control, reason),
             Error::Exec { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some(
                     "give a path in the root or a PATH, and check that the root contains the program and its interpreter",
@@ -211,11 +225,11 @@ impl Error {
                 io::ErrorKind::PermissionDenied => Some(
                     "make the file executable for the task's user, on a file system that is not mounted noexec",
                 ),
-                _ => None,
+                _ => refused("execve(", source),
             },
-            Error::Prepare { source, .. } | Error::Setup { source, .. } | Error::Task { source, .. } => {
-                refused(source)
-            }
+            Error::Prepare { step, source }
+            | Error::Setup { step, source }
+            | Error::Task { step, source } => refused(step, source),
         }
     }
 
@@ -250,7 +264,10 @@ mod tests {
             (prepare(libc::EBUSY), "other task"),
             (Error::denied("x"), "operator"),
             (
-                Error::Unsupported { control: Control::MEMORY, reason: "memory is not available".into() },
+                Error::Unsupported {
+                    control: Control::MEMORY,
+                    reason: "cgroup v2 controllers not available: memory".into(),
+                },
                 "best_effort",
             ),
             (
@@ -263,6 +280,9 @@ mod tests {
         ] {
             assert!(error.remedy().unwrap().contains(word), "{error:?}");
         }
+        let cores =
+            Error::Unsupported { control: Control::CPUSET, reason: "CPUs 9 are not available".into() };
+        assert_eq!(cores.remedy(), None, "no delegation makes a CPU");
         assert_eq!(prepare(libc::EPERM).remedy(), None);
         assert_eq!(Error::spec("id", "x").remedy(), None);
     }

@@ -84,7 +84,7 @@ pub fn mode(text: &str) -> Result<u32, InvalidValue> {
 }
 
 /// A size in serde data: a number of bytes, or a string that [`size`] parses.
-struct Size(u64);
+pub(crate) struct Size(pub u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -150,6 +150,28 @@ pub(crate) mod octal {
     }
 }
 
+/// A byte of an [`OsString`] that is not UTF-8.
+struct Byte(u8);
+
+impl<'de> Deserialize<'de> for Byte {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = Byte;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a byte, 0 to 255; the value itself is one string, and arguments are in args")
+            }
+
+            fn visit_u64<E: de::Error>(self, byte: u64) -> Result<Byte, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Unsigned(byte), &self);
+                u8::try_from(byte).map(Byte).map_err(|_| wrong())
+            }
+        }
+        d.deserialize_any(Form)
+    }
+}
+
 /// An [`OsString`] in serde data: a string, or an array of bytes if it is not UTF-8.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct OsText(OsString);
@@ -192,7 +214,7 @@ pub(crate) mod os_string {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<OsString, A::Error> {
                 let mut bytes = Vec::new();
-                while let Some(byte) = seq.next_element()? {
+                while let Some(Byte(byte)) = seq.next_element()? {
                     bytes.push(byte);
                 }
                 Ok(OsString::from_vec(bytes))
@@ -234,6 +256,52 @@ pub(crate) mod os_map {
     }
 }
 
+/// Implements serde's traits for structs with `#[serde(remote = "Self")]`. They are deserialised from maps only: the
+/// traits that serde derives also take an array, by position, in which no unknown field is noticed. The text says what
+/// is expected.
+macro_rules! from_maps {
+    ($($type:ident: $expected:literal),* $(,)?) => {
+        $(crate::notation::from_maps! { @one $type, $expected, untracked })*
+    };
+    (with_field $($type:ident: $expected:literal),* $(,)?) => {
+        $(crate::notation::from_maps! { @one $type, $expected, with_field })*
+    };
+    (@one $type:ident, $expected:literal, $read:ident) => {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                struct Form;
+                impl<'de> serde::de::Visitor<'de> for Form {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str($expected)
+                    }
+
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<$type, A::Error> {
+                        <$type>::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+                    }
+                }
+                crate::notation::$read(d, |d| serde::Deserializer::deserialize_map(d, Form))
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                <$type>::serialize(self, s)
+            }
+        }
+    };
+}
+pub(crate) use from_maps;
+
+/// Deserialises by `read`. A part of a value: the path of the field comes from the value around it.
+pub(crate) fn untracked<'de, D, T>(d: D, read: impl FnOnce(D) -> Result<T, D::Error>) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    read(d)
+}
+
 /// Deserialises by `read`, and adds the path of the field to its error.
 pub(crate) fn with_field<'de, D, T>(
     d: D,
@@ -244,7 +312,8 @@ where
 {
     let mut track = serde_path_to_error::Track::new();
     read(serde_path_to_error::Deserializer::new(d, &mut track)).map_err(|e| match track.path().to_string() {
-        top if top == "." => e,
+        // The text ended inside a value, or the value itself is of a wrong type.
+        top if top == "." || top == "?" => e,
         field => de::Error::custom(format!("{field}: {e}")),
     })
 }

@@ -111,9 +111,10 @@ impl Control {
         }
         list.split(',').try_fold(Control::empty(), |set, name| {
             let upper = name.trim().to_ascii_uppercase();
-            Control::from_name(&upper)
-                .map(|c| set | c)
-                .ok_or_else(|| InvalidValue::new(format!("{name:?} is no control")))
+            Control::from_name(&upper).map(|c| set | c).ok_or_else(|| {
+                let known: Vec<String> = Control::all().names().collect();
+                InvalidValue::new(format!("{name:?} is none of the controls {}", known.join(", ")))
+            })
         })
     }
 

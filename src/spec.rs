@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::devices::Access;
 use crate::cgroup::{CgroupPath, LimitEnv, Limits, RequiredControllers};
@@ -189,7 +189,7 @@ impl Policy {
 /// # let _ = sandbox;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Device {
     /// Absolute path of the node on the host.
     pub source: PathBuf,
@@ -265,8 +265,8 @@ pub struct SandboxSpec {
     pub env: BTreeMap<OsString, OsString>,
     /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up in the host's user database. If absent, `nobody`.
     pub user: Option<String>,
-    /// Working directory, an absolute path inside the root. If it does not exist, it is made with mode 0755. If absent,
-    /// `/`.
+    /// Working directory, an absolute path inside the root. If it does not exist, it is made with mode 0755 by init, so
+    /// it may belong to root. In a root of mounts it is removed with the root. If absent, `/`.
     pub work_dir: Option<PathBuf>,
     /// PID namespace (`pid_namespaces(7)`). If absent, the operator's default.
     pub pid_mode: Option<IsolationMode>,
@@ -394,26 +394,11 @@ impl Default for SandboxSpec {
     }
 }
 
-impl<'de> Deserialize<'de> for Policy {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        notation::with_field(d, |d| Policy::deserialize(d))
-    }
+notation::from_maps! { with_field
+    Policy: "an object with the fields of a policy",
+    SandboxSpec: "an object with the fields of a spec",
 }
 
-impl Serialize for Policy {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Policy::serialize(self, s)
-    }
-}
-
-impl<'de> Deserialize<'de> for SandboxSpec {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        notation::with_field(d, |d| SandboxSpec::deserialize(d))
-    }
-}
-
-impl Serialize for SandboxSpec {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        SandboxSpec::serialize(self, s)
-    }
+notation::from_maps! {
+    Device: "an object with source, target and access",
 }

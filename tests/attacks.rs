@@ -591,5 +591,5 @@ fn report_names_the_risks_of_sharing_with_the_host() {
     assert!(plan(Network::Host).why(Control::NET_NS).contains("abstract unix sockets"));
     assert!(plan(Network::None).enforced.contains(Control::NET_NS));
     let strict = probe("ids").require(Control::NET_NS);
-    assert!(matches!(strict.plan(), Err(Error::Unsupported { control: Control::NET_NS, .. })));
+    assert!(matches!(strict.plan(), Err(Error::Spec { field: "require", .. })));
 }

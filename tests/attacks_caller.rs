@@ -88,7 +88,7 @@ fn caller_entry() {
                 let how = |n| if n == fd { Stdio::Inherit } else { Stdio::Null };
                 run.stdin(how(0)).stdout(how(1)).stderr(how(2)).spawn()
             });
-            let refused = leaks.iter().all(|run| matches!(run, Err(Error::Prepare { .. })));
+            let refused = leaks.iter().all(|run| matches!(run, Err(Error::Spec { .. })));
             let leaked = leaks.into_iter().flatten().any(|task| task.wait().unwrap().success());
             std::process::exit(
                 i32::from(!ok) | i32::from(!through) << 1 | i32::from(!refused) << 2 | i32::from(leaked) << 3,

@@ -269,7 +269,7 @@ fn source_mapped_to_the_whole_root_is_read_only_or_refused() {
         canary.alive();
         match method {
             Method::Link => assert!(done.unwrap().report.enforced.contains(Control::HOST_FILES), "{to:?}"),
-            _ => assert!(matches!(done, Err(Error::Spec { field: "chroot_env", .. })), "{to:?}"),
+            _ => assert!(matches!(done, Err(Error::Spec { field: "root.chroot_env", .. })), "{to:?}"),
         }
     }
 }

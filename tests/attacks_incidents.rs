@@ -174,8 +174,9 @@ fn cve_2026_30892_unknown_and_malformed_users_are_refused() {
             refused.map(|_| ())
         );
     }
-    // An empty user means nobody.
-    let seen = run_probe(probe("facts").user("")).unwrap();
+    // Without a user, the task runs as nobody. An empty one is refused.
+    assert!(matches!(probe("facts").user("").spawn(), Err(Error::Spec { field: "user", .. })));
+    let seen = run_probe(probe("facts")).unwrap();
     assert_eq!(seen.get("Uid"), "65534 65534 65534 65534");
 }
 

@@ -295,7 +295,7 @@ fn trivial_program_runs_in_the_smallest_accepted_memory_limit() {
         }
     }
     let refused = shell("true").limits(Limits { memory: Some(MEMORY_MIN - 1), ..Limits::default() }).spawn();
-    let Err(Error::Spec { field: "memory", message }) = refused else { panic!("{refused:?}") };
+    let Err(Error::Spec { field: "limits.memory", message }) = refused else { panic!("{refused:?}") };
     assert_eq!(message, "1048575 bytes is too small to start a process: must be at least 1048576");
 }
 

@@ -219,7 +219,7 @@ fn working_directory_is_created_and_entered() {
     assert_eq!(output(shell("pwd").work_dir("/etc")), "/etc");
     assert_eq!(output(shell("pwd; stat -c %a .").work_dir("/deep/er")), "/deep/er\n755");
     match shell("pwd").work_dir("/etc/no/such/dir").spawn() {
-        Err(Error::Spec { field: "populate", message }) => {
+        Err(Error::Spec { field: "work_dir", message }) => {
             assert!(
                 message.starts_with("\"/etc/no/such/dir\" cannot be created in the root: \"/etc\" is bound"),
                 "{message}"
@@ -495,6 +495,20 @@ fn invalid_json_is_refused_with_the_path_of_its_field() {
         (r#"{"require": ["hope"]}"#, "require: "),
         (r#"{"env": {"A": 1}}"#, "env.A: "),
         (r#"{"args": ["a", 1]}"#, "args[1]: "),
+        // An array is no object: by position, a wrong field would not be noticed.
+        (
+            r#"{"limits": [100]}"#,
+            "limits: invalid type: sequence, expected an object with the fields of limits",
+        ),
+        (
+            r#"{"limits": {"cpu_max": 5}}"#,
+            "limits.cpu_max: invalid type: integer `5`, expected an object with quota",
+        ),
+        (r#"{"volumes": [["/srv", "/x"]]}"#, "volumes[0]: "),
+        (r#"{"rlimits": {"nofile": [1, 2]}}"#, "rlimits.nofile: "),
+        (r#"{"command": ["sh", "-c"]}"#, "command[0]: "),
+        ("[]", "invalid type: sequence"),
+        (r#"{"command": "sh", "#, "EOF while parsing"),
     ] {
         let refused = of_spec(json);
         assert!(refused.starts_with(field), "{json}: {refused}");
@@ -535,9 +549,9 @@ fn invalid_input_is_a_spec_error_that_names_its_field() {
     assert_eq!(spec(&|s, _| s.user = Some("no-such-user-xyz".into())), "user");
     assert_eq!(spec(&|s, _| s.id = Some("../x".into())), "id");
     assert_eq!(spec(&|s, _| s.network = Network::Path("/etc/passwd".into())), "network");
-    assert_eq!(spec(&|s, _| s.root.path = Some("/no/such/root".into())), "root");
-    assert_eq!(spec(&|s, _| s.root.populate = cofferdam::Method::None), "root");
-    assert_eq!(spec(&|s, _| s.limits.pids_max = Some(0)), "pids_max");
+    assert_eq!(spec(&|s, _| s.root.path = Some("/no/such/root".into())), "root.path");
+    assert_eq!(spec(&|s, _| s.root.populate = cofferdam::Method::None), "root.path");
+    assert_eq!(spec(&|s, _| s.limits.pids_max = Some(0)), "limits.pids_max");
     assert_eq!(
         spec(&|s, _| s.volumes.push(Volume {
             source: "/no".into(),

@@ -218,7 +218,7 @@ impl Args {
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
         // Without a policy file, the user of this program is the operator.
         let own = || Policy { allow_privileged: true, ..Policy::default() };
-        let mut policy: Policy = read_json(self.policy.as_ref())?.unwrap_or_else(own);
+        let mut policy: Policy = read_json("--policy", self.policy.as_ref())?.unwrap_or_else(own);
         policy.no_pivot_root |= self.no_pivot_root;
         if let Some(list) = &self.deny_uids {
             policy.denied_host_uids = ids::denied_uids(list)?;
@@ -239,13 +239,15 @@ impl Args {
             Some("default") => spec.filter = Filter::Default,
             Some("none") => spec.filter = Filter::None,
             Some(file) => {
-                spec.filter = read_json(Some(&file.into()))?.map_or(Filter::Default, Filter::Profile)
+                let profile = read_json("--filter default, none or", Some(&file.into()))?;
+                spec.filter = profile.map_or(Filter::Default, Filter::Profile);
             }
         }
         if self.no_i386 {
-            let profile = spec.filter.profile().ok_or_else(|| {
-                Failure::new("no_i386 needs a system call filter, but the filter is \"none\"")
-            })?;
+            let profile = spec
+                .filter
+                .profile()
+                .ok_or_else(|| Failure::new("--no-i386 needs a system call filter, but --filter is none"))?;
             spec.filter = Filter::Profile(Profile { i386: false, ..profile });
         }
         Ok(())
@@ -290,11 +292,12 @@ impl Args {
     /// program.
     fn base(&self) -> Result<SandboxSpec, Failure> {
         let mut json: serde_json::Map<String, serde_json::Value> =
-            read_json(self.spec.as_ref())?.unwrap_or_default();
+            read_json("--spec", self.spec.as_ref())?.unwrap_or_default();
         for stream in ["stdin", "stdout", "stderr"] {
             json.entry(stream).or_insert_with(|| "inherit".into());
         }
-        serde_json::from_value(json.into()).map_err(|e| Failure::new(format!("spec: {e}")))
+        let file = self.spec.as_ref().map_or(String::new(), |path| format!("--spec {path:?}: "));
+        serde_json::from_value(json.into()).map_err(|e| Failure::new(format!("{file}{e}")))
     }
 
     fn root(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
@@ -324,7 +327,7 @@ impl Args {
             Some("yes") => spec.device_cgroup = Some(true),
             Some("no") => spec.device_cgroup = Some(false),
             Some(other) => {
-                return Err(Failure::new(format!("device_cgroup: {other:?} is neither yes nor no")));
+                return Err(Failure::new(format!("--device-cgroup: {other:?} is neither yes nor no")));
             }
         }
         Ok(())
@@ -413,8 +416,11 @@ fn set<T>(field: &mut T, flag: Option<T>) {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: Option<&PathBuf>) -> Result<Option<T>, Failure> {
+fn read_json<T: serde::de::DeserializeOwned>(
+    flag: &str,
+    path: Option<&PathBuf>,
+) -> Result<Option<T>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(format!("{path:?}: {e}")))?;
-    serde_json::from_str(&text).map(Some).map_err(|e| Failure::new(format!("{path:?}: {e}")))
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(format!("{flag} {path:?}: {e}")))?;
+    serde_json::from_str(&text).map(Some).map_err(|e| Failure::new(format!("{flag} {path:?}: {e}")))
 }

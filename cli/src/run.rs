@@ -1,5 +1,6 @@
 //! `run` and `explain`.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -32,6 +33,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Some(bar) => sandbox.progress(bar.teller()),
         None => sandbox,
     };
+    // Opened before the command runs, so that a wrong path costs nothing.
+    let report = args.report.as_deref().map(open_report).transpose()?;
     let spawned = sandbox.spawn();
     // The sandbox holds the task's ends of the pipes: while they are open, the copying threads never see their end.
     drop((bar, sandbox));
@@ -42,8 +45,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     let status = wait(&task, &signals)?;
     pipes.finish();
-    if let Some(path) = &args.report {
-        write_report(path, task.report())?;
+    if let Some(file) = report {
+        write_report(file, task.report())?;
     }
     if let Some(oom) = task.oom() {
         let _ = writeln!(std::io::stderr(), "cofferdam: {oom}");
@@ -88,7 +91,7 @@ pub(crate) fn explain(explain: &Explain) -> Result<ExitCode, Failure> {
     let mut out = std::io::stdout().lock();
     let _ = write!(out, "{plan}{lesser}# report\n{}", comment(&plan.report));
     if let Some(path) = &args.report {
-        write_report(path, &plan.report)?;
+        write_report(open_report(path)?, &plan.report)?;
     }
     refused.map_or(Ok(ExitCode::SUCCESS), |refused| Err(refused.into()))
 }
@@ -109,13 +112,21 @@ fn comment(report: &Report) -> String {
     report.to_string().lines().map(|line| format!("#   {line}\n")).collect()
 }
 
-fn write_report(path: &Path, report: &Report) -> Result<(), Failure> {
+/// Opens the file of the report. `None` is standard output.
+fn open_report(path: &Path) -> Result<Option<File>, Failure> {
+    if path == Path::new("-") {
+        return Ok(None);
+    }
+    File::create(path).map(Some).map_err(|e| Failure::new(format!("--report {path:?}: {e}")))
+}
+
+fn write_report(file: Option<File>, report: &Report) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(report).map_err(|e| Failure::new(format!("report: {e}")))?;
-    let written = match path == Path::new("-") {
-        true => writeln!(std::io::stdout(), "{json}"),
-        false => std::fs::write(path, json),
+    let written = match file {
+        None => writeln!(std::io::stdout(), "{json}"),
+        Some(mut file) => file.write_all(json.as_bytes()),
     };
-    written.map_err(|e| Failure::new(format!("report: {path:?}: {e}")))
+    written.map_err(|e| Failure::new(format!("--report: {e}")))
 }
 
 /// Blocks the signals that are forwarded to the command, and returns a signalfd for them. The task has a session of its

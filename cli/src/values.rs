@@ -8,15 +8,12 @@ use cofferdam::{CpuMax, Device, HostsEntry, IoMax, Propagation, Volume};
 
 /// Parses `QUOTA[/PERIOD[/BURST]]` in microseconds.
 pub(crate) fn cpu_max(text: &str) -> Result<CpuMax, String> {
-    let numbers: Vec<u64> = text
-        .split('/')
-        .map(|piece| piece.parse().map_err(|e| format!("{text:?}: {e}")))
-        .collect::<Result<_, String>>()?;
-    match numbers[..] {
-        [quota] => Ok(CpuMax::new(quota)),
-        [quota, period] => Ok(CpuMax { period, ..CpuMax::new(quota) }),
-        [quota, period, burst] => Ok(CpuMax { quota, period, burst }),
-        _ => Err(format!("{text:?} is not QUOTA/PERIOD/BURST")),
+    let numbers: Option<Vec<u64>> = text.split('/').map(|piece| piece.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([quota]) => Ok(CpuMax::new(*quota)),
+        Some([quota, period]) => Ok(CpuMax { period: *period, ..CpuMax::new(*quota) }),
+        Some([quota, period, burst]) => Ok(CpuMax { quota: *quota, period: *period, burst: *burst }),
+        _ => Err(format!("{text:?} is not QUOTA[/PERIOD[/BURST]] in microseconds")),
     }
 }
 

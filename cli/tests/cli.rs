@@ -68,7 +68,10 @@ fn refusal_is_one_line_and_exit_status_125() {
         (&["--populate", "hope", "id"], "populate"),
         (&["--volume", "/a", "id"], "is not SRC:DST"),
         (&["--require", "hope", "id"], "require"),
-        (&["--require", "uts_ns", "id"], "it is required, but the spec does not ask for it"),
+        (
+            &["--require", "uts_ns", "id"],
+            "require: uts_ns must be enforced, but the spec does not ask for it",
+        ),
         (
             &["--required-controllers", "all", "id"],
             "required_controllers: \"all\" is not \"minimal\", \"documented\" or \"asked\"",

@@ -56,7 +56,8 @@ impl CgroupPath {
             return Err(InvalidValue::new("the path is longer than 2048 bytes"));
         }
         if !relative.is_empty() {
-            relative.split('/').try_for_each(component)?;
+            let wrong = |why| InvalidValue::new(format!("{path:?}: the part {why}"));
+            relative.split('/').try_for_each(|part| component(part).map_err(wrong))?;
         }
         Ok(CgroupPath(relative.to_owned()))
     }

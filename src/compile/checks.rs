@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::ns::Network;
 use crate::report::Control;
-use crate::rootfs::{FileKind, check_path};
-use crate::spec::SandboxSpec;
+use crate::rootfs::{FileKind, Method, check_path, check_path_at};
+use crate::spec::{Policy, SandboxSpec};
 
 pub(super) fn kernel(host: &Host) -> Result<()> {
     let control = Control::MOUNT_NS | Control::HOST_FILES;
@@ -38,8 +38,45 @@ pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
     }
 }
 
-/// Checks the command, its arguments and environment, the host name, the umask and the working directory.
+/// Checks the values of the policy that its types cannot.
+pub(super) fn policy(policy: &Policy) -> Result<()> {
+    let lists =
+        [("chroot_skip", &policy.chroot_skip), ("allowed_source_roots", &policy.allowed_source_roots)];
+    for (field, paths) in lists {
+        for (number, path) in paths.iter().enumerate() {
+            check_path_at(field, &format!("{field}[{number}]"), path)?;
+        }
+    }
+    policy.temp_dir.as_deref().map_or(Ok(()), |dir| check_path("temp_dir", dir))
+}
+
+/// Checks the sizes of the tmpfs mounts. For the kernel, size 0 is no limit, and a size near 2^64 overflows to 0.
+pub(super) fn tmpfs_sizes(spec: &SandboxSpec) -> Result<()> {
+    let secrets = spec.task_dirs.secrets.as_ref().and_then(|secrets| secrets.size);
+    for (field, size) in [
+        ("root.tmpfs_size", spec.root.tmpfs_size),
+        ("task_dirs.secrets.size", secrets),
+        ("task_dirs.tmp", spec.task_dirs.tmp),
+    ] {
+        let why = match size {
+            Some(0) => "it must not be 0: leave it out for the default",
+            Some(size) if i64::try_from(size).is_err() => "it must be less than 2^63 bytes",
+            _ => continue,
+        };
+        return Err(Error::spec(field, why));
+    }
+    if spec.root.tmpfs_size.is_some() && (spec.root.populate.walks() || spec.root.populate == Method::None) {
+        let why = format!("populate {:?} has no tmpfs to limit", spec.root.populate.to_string());
+        return Err(Error::spec("root.tmpfs_size", why));
+    }
+    Ok(())
+}
+
+/// Checks the command, its arguments and environment, the user, the host name, the umask and the working directory.
 pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
+    if spec.user.as_deref() == Some("") {
+        return Err(Error::spec("user", "it must not be empty: leave it out for nobody"));
+    }
     if spec.command.is_empty() {
         return Err(Error::spec("command", "no command is given"));
     }
@@ -86,9 +123,9 @@ pub(super) fn network(network: &Network, survey: &Survey) -> Result<()> {
 }
 
 pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
-    for device in &spec.devices {
-        check_path("devices", &device.source)?;
-        check_path("devices", device.place())?;
+    for (number, device) in spec.devices.iter().enumerate() {
+        check_path_at("devices", &format!("devices[{number}].source"), &device.source)?;
+        check_path_at("devices", &format!("devices[{number}].target"), device.place())?;
         let kind = survey.kind(&device.source);
         if kind.is_none() {
             return Err(survey.absent("devices", &device.source));

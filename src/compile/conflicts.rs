@@ -99,7 +99,7 @@ pub(super) fn executable(policy: &Policy, spec: &SandboxSpec, survey: &Survey, m
         return Ok(());
     }
     let (field, base) = match &spec.root.path {
-        Some(path) => ("root", path.clone()),
+        Some(path) => ("root.path", path.clone()),
         None => ("temp_dir", temp_dir(policy)),
     };
     if survey.noexec.contains(&base) {

@@ -1,6 +1,6 @@
 //! The ids of the task: which are denied, which can be mapped, and what they are outside of the task's user namespace.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::ids::{self, Identity};
 use crate::report::Control;
@@ -49,11 +49,20 @@ pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, 
 /// are checked too.
 pub(super) fn denied(policy: &Policy, host: &Host, asked: &Identity, mapping: Mapping) -> Result<()> {
     let (uids, gids) = (&policy.denied_host_uids, &policy.denied_host_gids);
-    ids::check(asked, uids, gids)?;
+    let check = |who: &Identity| {
+        ids::check(who, uids, gids).map_err(|e| match e {
+            Error::Denied { message } => {
+                let field = if message.contains("uid") { "denied_host_uids" } else { "denied_host_gids" };
+                Error::denied(format!("user: {message} by the policy's {field}"))
+            }
+            other => other,
+        })
+    };
+    check(asked)?;
     if mapping == Mapping::Caller {
         let mut outside = asked.clone();
         (outside.uid, outside.gid, outside.groups) = (host.uid, host.gid, host.groups.clone());
-        ids::check(&outside, uids, gids)?;
+        check(&outside)?;
     }
     Ok(())
 }

@@ -29,24 +29,26 @@ pub(super) fn choose(
         let why = format!("{source:?} cannot be mounted over the new root: use it as the path of the root");
         return Err(Error::spec("chroot_env", why));
     }
-    if let (Method::Bind | Method::Overlay, Some(Buried { target, hidden: true, .. })) = (method, &buried) {
+    if let (Method::Bind | Method::Overlay, Some(Buried { field, target, hidden: true, .. })) =
+        (method, &buried)
+    {
         let why = format!(
             "{target:?} cannot be created in the root: chroot_skip excludes it; populate by copy or auto"
         );
-        return Err(Error::spec("populate", why));
+        return Err(Error::spec(field, why));
     }
-    if let (Method::Bind, Some(Buried { target, source, .. })) = (method, buried) {
+    if let (Method::Bind, Some(Buried { field, target, source, .. })) = (method, buried) {
         let why = format!(
             "{target:?} cannot be created in the root: {source:?} is bound read-only and does not contain it; populate by overlay or auto"
         );
-        return Err(Error::spec("populate", why));
+        return Err(Error::spec(field, why));
     }
     if let (Method::Overlay, Some(reason)) = (method, no_overlay(host, entries)) {
         return Err(Error::Unsupported { control: Control::HOST_FILES, reason });
     }
     if spec.root.upper.is_some() && method != Method::Overlay {
-        let why = format!("upper needs populate \"overlay\", but the root is populated by {method}");
-        return Err(Error::spec("root", why));
+        let why = format!("it needs populate \"overlay\", but the root is populated by {method}");
+        return Err(Error::spec("root.upper", why));
     }
     if let (Method::Overlay, Some(e)) =
         (method, entries.iter().find(|e| rootfs::lower::layer_name(&e.target).len() > 255))
@@ -119,6 +121,8 @@ fn no_overlay(host: &Host, entries: &[RootEntry]) -> Option<String> {
 
 /// A path that would have to be created inside an entry of the root. See [`buried`].
 struct Buried {
+    /// The field of the spec that needs the path.
+    field: &'static str,
     target: PathBuf,
     /// The entry's source, a directory of the host.
     source: PathBuf,
@@ -136,19 +140,22 @@ fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[RootE
     over.extend(&volumes);
     let own = over.len().saturating_sub(volumes.len());
     let before = |n: usize| over.get(..own.saturating_add(n)).unwrap_or_default();
-    let devices = spec.devices.iter().map(|d| d.place().as_path());
+    let devices = spec.devices.iter().map(|d| ("devices", d.place().as_path()));
     let names = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
-    let last = devices.chain(names.map(|name| -> &Path { Path::new(name) })).chain(spec.work_dir.as_deref());
+    let names = names.map(|name| (if name.ends_with("hosts") { "hosts" } else { "dns" }, Path::new(name)));
+    let work_dir = spec.work_dir.as_deref().map(|dir| ("work_dir", dir));
     let targets = entries
         .iter()
-        .map(|e| (e.target.as_path(), &[][..]))
-        .chain(volumes.iter().enumerate().map(|(n, target)| (*target, before(n))))
-        .chain(last.map(|target| (target, over.as_slice())));
-    targets.filter(|(target, over)| !over.iter().any(|o| target.starts_with(o))).find_map(|(target, _)| {
+        .map(|e| ("root.chroot_env", e.target.as_path(), &[][..]))
+        .chain(volumes.iter().enumerate().map(|(n, target)| ("volumes", *target, before(n))))
+        .chain(devices.chain(names).chain(work_dir).map(|(field, target)| (field, target, over.as_slice())));
+    let uncovered = targets.filter(|(_, target, over)| !over.iter().any(|o| target.starts_with(o)));
+    let mut uncovered = uncovered.map(|(field, target, _)| (field, target));
+    uncovered.find_map(|(field, target)| {
         let (source, path) = rootfs::shown(env, target)?;
         let real = survey.real(source).join(path.strip_prefix(source).ok()?);
         let hidden = survey.skip.iter().any(|skip| real.starts_with(&skip.path));
         let within = survey.kind(source) == Some(FileKind::Dir) && (hidden || survey.kind(&path).is_none());
-        within.then(|| Buried { target: target.to_path_buf(), source: source.to_path_buf(), hidden })
+        within.then(|| Buried { field, target: target.to_path_buf(), source: source.to_path_buf(), hidden })
     })
 }

@@ -10,7 +10,9 @@ use crate::report::Control;
 use crate::rootfs::lower::RootEntry;
 use crate::rootfs::populate;
 use crate::rootfs::work::{BuildRoot, MakeTempRoot};
-use crate::rootfs::{self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, check_path, names};
+use crate::rootfs::{
+    self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, check_path, check_path_at, names,
+};
 use crate::spec::{Device, Policy, SandboxSpec};
 use crate::step::Draft;
 
@@ -31,14 +33,20 @@ pub(super) fn work(
     draft: &mut Draft,
 ) -> Result<(RootWork, Vec<RootEntry>)> {
     let root = &spec.root;
-    for (field, path) in [("root", &root.path), ("upper", &root.upper)] {
+    for (field, path) in [("root.path", &root.path), ("root.upper", &root.upper)] {
         path.as_ref().map_or(Ok(()), |path| directory(field, path, survey))?;
     }
     if root.populate == Method::None && root.path.is_none() {
-        return Err(Error::spec("root", "populate \"none\" needs the path of an existing root directory"));
+        return Err(Error::spec(
+            "root.path",
+            "populate \"none\" needs the path of an existing root directory",
+        ));
     }
     if root.populate == Method::Bind && root.writable {
-        return Err(Error::spec("root", "populate \"bind\" cannot be writable: use overlay or auto"));
+        return Err(Error::spec(
+            "root.writable",
+            "populate \"bind\" cannot be writable: use overlay or auto",
+        ));
     }
     let env = if root.populate == Method::None { ChrootEnv::new() } else { chroot_env(policy, spec) };
     populate::validate(&env)?;
@@ -77,6 +85,16 @@ pub(super) fn work(
         max_bytes: both(root.max_bytes, policy.max_bytes),
     };
     Ok((RootWork { temp, build }, entries))
+}
+
+/// The error with the full name of the field, if the map is the spec's own.
+pub(super) fn in_spec(error: Error, spec: &SandboxSpec) -> Error {
+    match error {
+        Error::Spec { field: "chroot_env", message } if !spec.root.chroot_env.is_empty() => {
+            Error::Spec { field: "root.chroot_env", message }
+        }
+        other => other,
+    }
 }
 
 fn directory(field: &'static str, path: &Path, survey: &Survey) -> Result<()> {
@@ -143,15 +161,14 @@ fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, FileKind)> {
 pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume, FileKind)>> {
     spec.volumes
         .iter()
-        .map(|volume| {
-            check_path("volumes", &volume.source)?;
-            check_path("volumes", &volume.target)?;
+        .enumerate()
+        .map(|(number, volume)| {
+            check_path_at("volumes", &format!("volumes[{number}].source"), &volume.source)?;
+            check_path_at("volumes", &format!("volumes[{number}].target"), &volume.target)?;
             if volume.target == Path::new("/") || volume.target.starts_with("/proc") {
                 let target = &volume.target;
-                return Err(Error::spec(
-                    "volumes",
-                    format!("{target:?} cannot be a mount point: / and everything below /proc are reserved"),
-                ));
+                let why = "cannot be a mount point: / and everything below /proc are reserved";
+                return Err(Error::spec("volumes", format!("volumes[{number}].target: {target:?} {why}")));
             }
             let kind = survey.kind(&volume.source);
             let kind = kind.ok_or_else(|| survey.absent("volumes", &volume.source))?;

@@ -60,9 +60,9 @@ fn privileged(spec: &SandboxSpec) -> Result<()> {
 fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let volumes = spec.volumes.iter().map(|v| ("volumes", &v.source));
     let devices = spec.devices.iter().map(|d| ("devices", &d.source));
-    let map = spec.root.chroot_env.keys().map(|source| ("chroot_env", source));
-    let root = spec.root.path.iter().map(|path| ("root", path));
-    let upper = spec.root.upper.iter().map(|path| ("upper", path));
+    let map = spec.root.chroot_env.keys().map(|source| ("root.chroot_env", source));
+    let root = spec.root.path.iter().map(|path| ("root.path", path));
+    let upper = spec.root.upper.iter().map(|path| ("root.upper", path));
     let dirs = [&spec.task_dirs.alloc, &spec.task_dirs.local].into_iter().flatten();
     volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
 }
@@ -72,7 +72,7 @@ fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)
     let read_only = |source: &PathBuf| spec.volumes.iter().all(|v| v.source != *source || v.read_only);
     named(spec).filter(move |(field, source)| match *field {
         "volumes" => !read_only(source),
-        "root" | "upper" | "task_dirs" => true,
+        "root.path" | "root.upper" | "task_dirs" => true,
         _ => false,
     })
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// # Ok::<(), cofferdam::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Profile {
     /// The decision for calls that no rule of this profile matches.
     pub base: Base,
@@ -50,7 +50,7 @@ pub enum Base {
 
 /// A rule: an action for these calls if all comparisons hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Rule {
     /// Names as in the kernel's system call tables: `openat`, `socketcall`. A name that only one architecture has is
     /// ignored for the other. A name that neither has is an error.
@@ -124,7 +124,7 @@ impl Action {
 /// The kernel reads many arguments as `int`. A filter that compares all 64 bits of such an argument can be bypassed by
 /// setting one of the upper 32 bits. `mask` selects the bits that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Compare {
     /// Index of the argument, 0 to 5.
     pub arg: u8,
@@ -240,4 +240,10 @@ impl Profile {
         }
         Ok(())
     }
+}
+
+crate::notation::from_maps! {
+    Profile: "an object with the fields of a profile",
+    Rule: "an object with calls, action and args",
+    Compare: "an object with arg, mask, is and value",
 }

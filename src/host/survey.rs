@@ -149,11 +149,11 @@ impl Survey {
     }
 }
 
-/// Opens the namespace at `path`; `None` if the file is not a namespace.
+/// Opens the network namespace at `path`; `None` if the file is not a namespace.
 fn namespace(path: &Path) -> Result<Option<Arc<OwnedFd>>, String> {
     let found = source::open(path).map_err(|refused| refused.to_string())?;
-    let found = found.ok_or_else(|| std::io::ErrorKind::NotFound.to_string())?;
-    let opened = ns::probe::namespace(found.fd()).map_err(|e| e.to_string())?;
+    let found = found.ok_or_else(|| "it does not exist on the host".to_string())?;
+    let opened = ns::probe::network_namespace(found.fd()).map_err(|e| e.to_string())?;
     Ok(opened.map(Arc::new))
 }
 

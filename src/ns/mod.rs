@@ -72,10 +72,13 @@ pub(crate) fn resolve_mode(
 ) -> Result<IsolationMode> {
     let mode = task.unwrap_or(default);
     if mode == IsolationMode::Host && !allow_host {
-        return Err(Error::denied(format!(
-            "{field} \"host\" is not allowed by this host's policy (allow_host_{} is off)",
-            field.trim_end_matches("_mode")
-        )));
+        let flag = format!("allow_host_{}", field.trim_end_matches("_mode"));
+        return Err(Error::denied(match task {
+            Some(_) => format!("{field} \"host\" is not allowed by this host's policy ({flag} is off)"),
+            None => format!(
+                "{field} is not given, and this host's policy contradicts itself (default_{field} is \"host\", {flag} is off)"
+            ),
+        }));
     }
     Ok(mode)
 }
@@ -132,6 +135,8 @@ mod tests {
     fn the_policy_may_forbid_host_mode() {
         use IsolationMode::{Host, Private};
         let above = "pid_mode \"host\" is not allowed by this host's policy (allow_host_pid is off)";
+        let contradiction = "pid_mode is not given, and this host's policy contradicts itself (default_pid_mode is \"host\", \
+                             allow_host_pid is off)";
         for (default, task, allow, expect) in [
             (Private, Some(Private), true, "private"),
             (Private, Some(Host), true, "host"),
@@ -140,7 +145,7 @@ mod tests {
             (Host, None, true, "host"),
             (Host, Some(Private), false, "private"),
             (Private, Some(Host), false, above),
-            (Host, None, false, above),
+            (Host, None, false, contradiction),
         ] {
             assert_eq!(resolve(default, task, allow), expect, "{default} {task:?} {allow}");
         }

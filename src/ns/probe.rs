@@ -1,7 +1,7 @@
 //! Probes namespaces: whether an unprivileged caller may make user namespaces, and whether a file is a namespace.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -45,20 +45,33 @@ pub(crate) fn nested() -> bool {
     nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|st| st.st_ino != PROC_USER_INIT_INO)
 }
 
-/// Opens the namespace that an `O_PATH` descriptor refers to; `None` if it is not a namespace. A namespace is a file on
-/// nsfs, wherever it is bind-mounted. No other file is opened, as opening a fifo would block.
-pub(crate) fn namespace(held: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+/// Opens the network namespace that an `O_PATH` descriptor refers to; `None` if it is not a namespace. A namespace is a
+/// file on nsfs, wherever it is bind-mounted. No other file is opened, as opening a fifo would block.
+///
+/// # Errors
+/// The errno, or `InvalidInput` with the type of another namespace.
+pub(crate) fn network_namespace(held: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     if fstatfs(held)?.filesystem_type() != NSFS_MAGIC {
         return Ok(None);
     }
     let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-    Ok(Some(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?))
+    let opened = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let name = match crate::sys::namespace_type(opened.as_fd())? {
+        libc::CLONE_NEWNET => return Ok(Some(opened)),
+        libc::CLONE_NEWNS => "mount",
+        libc::CLONE_NEWPID => "PID",
+        libc::CLONE_NEWIPC => "IPC",
+        libc::CLONE_NEWUTS => "UTS",
+        libc::CLONE_NEWUSER => "user",
+        libc::CLONE_NEWCGROUP => "cgroup",
+        _ => "other",
+    };
+    let why = format!("it is a namespace of another type ({name})");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
@@ -78,9 +91,12 @@ mod tests {
     fn only_files_on_nsfs_are_namespaces() {
         let is = |path: &str| {
             let held = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
-            namespace(held.as_fd()).unwrap().is_some()
+            network_namespace(held.as_fd()).unwrap().is_some()
         };
         assert!(is("/proc/self/ns/net"));
         assert!(!is("/proc/self/status"));
+        let held = open("/proc/self/ns/mnt", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        let refused = network_namespace(held.as_fd()).unwrap_err().to_string();
+        assert_eq!(refused, "it is a namespace of another type (mount)");
     }
 }

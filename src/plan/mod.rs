@@ -115,18 +115,19 @@ impl MustHold {
     /// Checks a report against the required controls.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with the controls that are not enforced, and the reasons.
+    /// [`Error::Spec`] for a required control that the spec does not ask for. [`Error::Unsupported`] with the controls
+    /// that are not enforced, and the reasons.
     pub(crate) fn check(&self, report: &Report) -> Result<()> {
         let unmet = self.all().fold(Control::empty(), |set, by| set | by.unmet(report, self.forgiven));
         if unmet.is_empty() {
             return Ok(());
         }
-        // A remark on a control that the spec did not ask for does not explain why the control is missing.
-        let reason = match report.why(unmet & report.asked) {
-            why if why.is_empty() => "it is required, but the spec does not ask for it".to_string(),
-            why => why,
-        };
-        Err(Error::Unsupported { control: unmet, reason })
+        let unasked = unmet.difference(report.asked);
+        if !unasked.is_empty() {
+            let why = format!("{unasked} must be enforced, but the spec does not ask for it");
+            return Err(Error::spec("require", why));
+        }
+        Err(Error::Unsupported { control: unmet, reason: report.why(unmet) })
     }
 }
 
@@ -202,8 +203,24 @@ impl Plan {
         op.map_or_else(|| "decode the plan".to_string(), |op| call(&op, index))
     }
 
+    /// The resource limit of the task that causes this errno in init, if the spec sets one.
+    fn low_rlimit(&self, errno: i32) -> Option<&'static str> {
+        let (number, name) = match errno {
+            libc::EMFILE => (libc::RLIMIT_NOFILE, "nofile"),
+            libc::ENOMEM => (libc::RLIMIT_AS, "as"),
+            libc::EAGAIN => (libc::RLIMIT_NPROC, "nproc"),
+            _ => return None,
+        };
+        let limits =
+            |step: &InitStep| matches!(step.op(), Some(Op::Rlimit { resource, .. }) if resource == number);
+        self.init.iter().any(limits).then_some(name)
+    }
+
     /// An explanation of a refused call of init, if the errno alone is ambiguous.
     pub(crate) fn meaning(&self, step: u32, index: u8, errno: i32) -> Option<String> {
+        if let Some(name) = self.low_rlimit(errno) {
+            return Some(format!("rlimits: {name} is too low to start the task"));
+        }
         let op = self.init_step(step).and_then(InitStep::op)?;
         let Op::Bind { source, target, file_type, .. } = op else { return None };
         let moves = call(&op, index).starts_with("move_mount(");

@@ -31,7 +31,7 @@ use crate::notation;
 /// # let _ = Sandbox::command("make").task_dirs(dirs);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct TaskDirs {
     /// A directory of the host that several tasks share, mounted at `/alloc`. Its file modes decide who may write. A
     /// directory `logs` in it is read-only.
@@ -51,7 +51,7 @@ pub struct TaskDirs {
 /// `noswap` (`tmpfs(5)`, Linux 6.4) and the sandbox has no user namespace; otherwise the report says so. Before the
 /// spawn, a secret is in the caller's memory; during the spawn, it is also in a sealed memfd.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Secrets {
     /// Size limit in bytes. If absent, 1 MiB. Its pages count as the task's memory.
     #[serde(deserialize_with = "notation::optional_size_from")]
@@ -109,12 +109,6 @@ impl TaskDirs {
                 return Err(Error::spec(FIELD, why));
             }
         }
-        if self.tmp == Some(0) {
-            return Err(Error::spec(
-                FIELD,
-                "the size of tmp must not be 0: leave it out for a /tmp directory in the root",
-            ));
-        }
         let Some(secrets) = &self.secrets else { return Ok(()) };
         for (name, text) in &secrets.files {
             if name.is_empty()
@@ -133,4 +127,9 @@ impl TaskDirs {
         }
         Ok(())
     }
+}
+
+crate::notation::from_maps! {
+    TaskDirs: "an object with alloc, local, secrets and tmp",
+    Secrets: "an object with size and files",
 }

@@ -90,7 +90,7 @@ pub use template::Template;
 /// # let _ = (Sandbox::command("make").root(root), given);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Root {
     /// Absolute path of a directory of the host that becomes `/`. If absent, the root is new and is removed with the
     /// sandbox: a tmpfs for `bind` and `overlay`, a temporary directory for the other methods.
@@ -110,7 +110,8 @@ pub struct Root {
     #[serde(deserialize_with = "notation::optional_size_from")]
     pub tmpfs_size: Option<u64>,
     /// Absolute path of a directory of the host that an `overlay` writes to. Its file system must support upper layers
-    /// (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). The directory stays when the sandbox ends, and the next
+    /// (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). Without privileges it also needs `user.*` attributes (tmpfs:
+    /// Linux 6.6), or the task cannot remove a directory of the host's (EIO). The directory stays when the sandbox ends, and the next
     /// sandbox that names it sees its content. Two sandboxes must not use it at the same time. If absent, the overlay
     /// writes to a tmpfs of its own.
     pub upper: Option<PathBuf>,
@@ -153,7 +154,7 @@ pub enum Propagation {
 /// # let _ = sandbox;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Volume {
     /// Absolute path on the host.
     pub source: PathBuf,
@@ -207,21 +208,32 @@ pub(crate) fn in_root(path: &Path) -> PathBuf {
     Path::new("/").join(path).components().collect()
 }
 
-/// Refuses a path that is not absolute, contains `..` or a NUL byte, or has 4096 bytes or more.
+/// Refuses a path that is empty or not absolute, contains `..` or a NUL byte, or has 4096 bytes or more.
 pub(crate) fn check_path(field: &'static str, path: &Path) -> Result<()> {
+    check_path_at(field, field, path)
+}
+
+/// As [`check_path`], for a path inside `field`. `place` begins with the name of the field: `volumes[0].source`.
+pub(crate) fn check_path_at(field: &'static str, place: &str, path: &Path) -> Result<()> {
     use std::os::unix::ffi::OsStrExt;
-    if !path.is_absolute() {
-        return Err(Error::spec(field, format!("{field} must be absolute but got relative path {path:?}")));
-    }
-    if path.components().any(|c| c == std::path::Component::ParentDir) {
-        return Err(Error::spec(field, format!("{path:?} must not contain \"..\"")));
-    }
     let bytes = path.as_os_str().as_bytes();
-    if bytes.contains(&0) {
-        return Err(Error::spec(field, format!("{path:?} must not contain a NUL byte")));
-    }
-    if bytes.len() >= 4096 {
-        return Err(Error::spec(field, "a path must be shorter than 4096 bytes".to_string()));
-    }
-    Ok(())
+    let why = if bytes.is_empty() {
+        format!("{place}: it must not be empty")
+    } else if !path.is_absolute() {
+        format!("{place} must be absolute but got relative path {path:?}")
+    } else if path.components().any(|c| c == std::path::Component::ParentDir) {
+        format!("{place}: {path:?} must not contain \"..\"")
+    } else if bytes.contains(&0) {
+        format!("{place}: {path:?} must not contain a NUL byte")
+    } else if bytes.len() >= 4096 {
+        format!("{place}: a path must be shorter than 4096 bytes")
+    } else {
+        return Ok(());
+    };
+    Err(Error::spec(field, why))
+}
+
+notation::from_maps! {
+    Root: "an object with the fields of a root",
+    Volume: "an object with source, target, read_only and propagation",
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 /// # let _ = sandbox;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Dns {
     /// Addresses of name servers, IPv4 or IPv6. An IPv6 address may have a zone (`fe80::1%eth0`).
     pub servers: Vec<String>,
@@ -35,7 +35,7 @@ pub struct Dns {
 
 /// One line of `/etc/hosts` (`hosts(5)`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct HostsEntry {
     /// An IPv4 or IPv6 address.
     pub address: String,
@@ -139,6 +139,11 @@ pub(crate) fn hosts(entries: &[HostsEntry], hostname: Option<&str>) -> Result<St
 /// Whether the text is one field of a line: no blanks, comments or control characters.
 fn word(text: &str) -> bool {
     !text.is_empty() && text.len() < 256 && text.chars().all(|c| c.is_ascii_graphic() && c != '#' && c != ';')
+}
+
+crate::notation::from_maps! {
+    Dns: "an object with servers, searches and options",
+    HostsEntry: "an object with address and names",
 }
 
 #[cfg(test)]

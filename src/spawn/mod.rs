@@ -334,12 +334,18 @@ pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
 /// Checks that the descriptors that the spec names are open now. Otherwise a descriptor that is opened later for the
 /// sandbox, such as a directory of the host, could get that number, and the task would inherit it.
 pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
-    let streams = [&spec.stdin, &spec.stdout, &spec.stderr].into_iter().zip(0..);
+    let streams =
+        [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)].into_iter().zip(0..);
     streams
-        .filter_map(|(stdio, number)| stdio.of_caller(number))
-        .chain(spec.fds.iter().map(|fd| fd.from.number()))
-        .filter(|fd| *fd >= 0)
-        .try_for_each(|fd| callers(fd).map(drop))
+        .filter_map(|((field, stdio), number)| Some((field, stdio.of_caller(number)?)))
+        .chain(spec.fds.iter().map(|fd| ("fds", fd.from.number())))
+        .filter(|(_, fd)| *fd >= 0)
+        .try_for_each(|(field, fd)| match sys::dup_number(fd) {
+            Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
+                Err(Error::spec(field, format!("{fd} is not an open file descriptor")))
+            }
+            opened => opened.map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)"))),
+        })
 }
 
 /// Duplicates a descriptor of the caller.

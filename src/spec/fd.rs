@@ -142,7 +142,7 @@ impl<T: Into<CallerFd>> From<T> for Stdio {
 
 /// A descriptor that the task gets in addition to its standard streams.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Fd {
     /// The caller's descriptor.
@@ -157,6 +157,8 @@ impl Fd {
         Fd { from: from.into(), to }
     }
 }
+
+crate::notation::from_maps! { Fd: "an object with from and to" }
 
 #[cfg(test)]
 mod tests {

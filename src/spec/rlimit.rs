@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::notation::InvalidValue;
+use crate::notation::{self, InvalidValue};
 
 /// A resource that `setrlimit(2)` limits. Serialised by the name of its constant without `RLIMIT_`, in lower case:
 /// `"nofile"`.
@@ -17,7 +18,7 @@ pub enum Resource {
     As,
     /// Size of a core file, in bytes.
     Core,
-    /// CPU time of a process, in seconds.
+    /// CPU time of a process, in seconds. At the soft limit it gets SIGXCPU, at the hard limit SIGKILL.
     Cpu,
     /// Size of the data segment, in bytes.
     Data,
@@ -146,6 +147,9 @@ impl FromStr for Resource {
 
 /// A limit of `setrlimit(2)`, in the unit of its [`Resource`]. `None` means no limit.
 ///
+/// In serialised data, `64` and `"64m"` are both the soft and the hard limit. In `{"soft": 64}` the absent limit is the
+/// same as the given one. `null` is no limit.
+///
 /// ```
 /// use cofferdam::{Resource, Rlimit, Sandbox};
 ///
@@ -153,13 +157,50 @@ impl FromStr for Resource {
 /// let sandbox = Sandbox::command("make").rlimit(Resource::Nofile, files).rlimit(Resource::Core, 0);
 /// # let _ = sandbox;
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rlimit {
     /// The soft limit, at most the hard limit.
     pub soft: Option<u64>,
     /// The hard limit. A hard limit above the caller's needs `CAP_SYS_RESOURCE`.
     pub hard: Option<u64>,
+}
+
+impl<'de> Deserialize<'de> for Rlimit {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Rlimit;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a size such as \"64m\", or an object with soft and hard")
+            }
+
+            fn visit_u64<E: de::Error>(self, limit: u64) -> Result<Rlimit, E> {
+                Ok(limit.into())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Rlimit, E> {
+                notation::size(text).map(Rlimit::from).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Rlimit, A::Error> {
+                let (mut soft, mut hard) = (None, None);
+                while let Some(key) = map.next_key::<String>()? {
+                    let limit = match key.as_str() {
+                        "soft" => &mut soft,
+                        "hard" => &mut hard,
+                        _ => return Err(de::Error::unknown_field(&key, &["soft", "hard"])),
+                    };
+                    *limit = Some(map.next_value::<Option<notation::Size>>()?.map(|notation::Size(n)| n));
+                }
+                match (soft.or(hard), hard.or(soft)) {
+                    (Some(soft), Some(hard)) => Ok(Rlimit { soft, hard }),
+                    _ => Err(de::Error::custom("neither soft nor hard is given")),
+                }
+            }
+        }
+        d.deserialize_any(Form)
+    }
 }
 
 impl From<u64> for Rlimit {
@@ -172,6 +213,29 @@ impl From<u64> for Rlimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_serialised_limit_is_a_number_a_size_or_an_object() {
+        let read = serde_json::from_str::<Rlimit>;
+        let (n, none) = (Some(10), None);
+        for (text, soft, hard) in [
+            ("10", n, n),
+            ("\"10\"", n, n),
+            (r#"{"soft": 10}"#, n, n),
+            (r#"{"hard": 10}"#, n, n),
+            (r#"{"soft": 10, "hard": null}"#, n, none),
+            (r#"{"soft": "1k", "hard": 2048}"#, Some(1024), Some(2048)),
+        ] {
+            assert_eq!(read(text).unwrap(), Rlimit { soft, hard }, "{text}");
+        }
+        for limit in [Rlimit::default(), 7.into(), Rlimit { soft: n, hard: none }] {
+            let text = serde_json::to_string(&limit).unwrap();
+            assert_eq!(serde_json::from_str::<Rlimit>(&text).unwrap(), limit);
+        }
+        for wrong in ["{}", "[1, 2]", "-1", "\"1q\"", r#"{"max": 1}"#] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_resource_is_printed_parsed_and_serialised_by_one_name() {

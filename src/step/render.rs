@@ -177,7 +177,8 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "chdir(\"/\")".into(),
         ],
         Op::Rlimit { resource, soft, hard } => {
-            one(format!("prlimit64(0, {resource}, {{{}, {}}})", limit(soft), limit(hard)))
+            let name = RLIMITS.get(resource as usize).copied().unwrap_or("?");
+            one(format!("prlimit64(0, RLIMIT_{name}, {{{}, {}}})", limit(soft), limit(hard)))
         }
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
@@ -364,6 +365,26 @@ fn new_mount(fs: &str, attrs: u64, options: List<'_, Str<'_>>) -> Vec<String> {
     lines.push(format!("fsmount({fs}, {})", attr_names(attrs)));
     lines
 }
+
+/// Names of the resources of `setrlimit(2)`, by number.
+const RLIMITS: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
 
 fn limit(value: u64) -> String {
     if value == u64::MAX { "RLIM64_INFINITY".into() } else { value.to_string() }

@@ -155,6 +155,14 @@ pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })
 }
 
+/// The `CLONE_NEW*` flag of a namespace (`ioctl_ns(2)`, Linux 4.11).
+pub(crate) fn namespace_type(namespace: BorrowedFd<'_>) -> io::Result<i32> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    let kind = check(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) }.into())?;
+    i32::try_from(kind).map_err(io::Error::other)
+}
+
 /// `pidfd_send_signal(2)` (Linux 5.1).
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();

@@ -34,6 +34,9 @@ impl EndedRoot<'_> {
     /// The current sources are compared by type, size, time of modification, mode and owner, not by content. So a file
     /// that was rewritten with its old size and times is not found. Directories are listed only if they were removed.
     ///
+    /// With an upper directory, only files below a destination of the map are listed. What the task writes elsewhere,
+    /// in `/` itself, goes to a tmpfs and is lost.
+    ///
     /// An upper directory contains a directory for each overlay, named by its path with `%2F` for each slash after the
     /// first. In that directory, `upper` contains the changed files.
     ///

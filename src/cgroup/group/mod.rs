@@ -394,7 +394,9 @@ impl Group {
     }
 
     pub(super) fn unit(&self) -> io::Result<BorrowedFd<'_>> {
-        self.unit.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
+        let none =
+            || io::Error::new(io::ErrorKind::Unsupported, "the task has no cgroup with all of its processes");
+        self.unit.as_ref().map(AsFd::as_fd).ok_or_else(none)
     }
 
     /// The unit cgroup.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// assert_eq!(variables["NOMAD_CPU_LIMIT"], "500");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct LimitEnv {
     /// Variable for [`Limits::cpu_shares`], in the unit that the scheduler uses, often MHz.
     pub cpu: String,
@@ -82,6 +82,8 @@ impl LimitEnv {
         Ok(found)
     }
 }
+
+crate::notation::from_maps! { LimitEnv: "an object with names of variables" }
 
 #[cfg(test)]
 mod tests {

@@ -12,12 +12,15 @@ use crate::error::{Error, Result};
 use crate::notation::{self, InvalidValue};
 
 pub(super) mod env;
+mod rates;
 mod readback;
 pub(super) mod row;
 pub(super) mod table;
 pub(super) mod v2;
 pub(super) mod weight;
 pub(super) mod write;
+
+pub use rates::{CpuMax, IoMax};
 
 /// Smallest accepted [`Limits::memory`], in bytes: 1 MiB.
 ///
@@ -45,7 +48,7 @@ pub const PIDS_LIMIT: u64 = 4 * 1024 * 1024;
 /// # Ok::<(), cofferdam::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Limits {
     /// Share of CPU time under contention, relative to sibling cgroups. The kernel's default is 1024. Schedulers often
     /// use MHz.
@@ -109,101 +112,6 @@ pub struct Limits {
     /// without a limit. Its statistics are then complete, and on v1 an update can later set any limit except
     /// [`cores`](Self::cores). Off by default, because on v1 each hierarchy costs a directory.
     pub accounting: bool,
-}
-
-/// Maximum CPU time in each period, for all threads of a task together. A `quota` of 200000 in a `period` of 100000 is
-/// the time of two CPUs. All fields are in microseconds. v2 `cpu.max`, v1 `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CpuMax {
-    /// CPU time in each period, 1000 to 2^39.
-    pub quota: u64,
-    /// Length of a period, 1000 to 1000000. The default is 100000, as in the kernel.
-    #[serde(default = "period")]
-    pub period: u64,
-    /// Unused time of earlier periods that may be used in a single period, at most `quota`. v2 `cpu.max.burst`, v1
-    /// `cpu.cfs_burst_us` (Linux 5.14).
-    #[serde(default)]
-    pub burst: u64,
-}
-
-fn period() -> u64 {
-    CpuMax::PERIOD
-}
-
-impl CpuMax {
-    /// The kernel's default period, in microseconds.
-    pub const PERIOD: u64 = 100_000;
-
-    /// Returns a limit of `quota` microseconds in each period of [`PERIOD`](Self::PERIOD), without burst.
-    pub fn new(quota: u64) -> CpuMax {
-        CpuMax { quota, period: Self::PERIOD, burst: 0 }
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        if !(1000..=1_000_000).contains(&self.period) {
-            return Err(format!(
-                "period {} is out of range: must be 1000 to 1000000 microseconds",
-                self.period
-            ));
-        }
-        // The kernel refuses a quota that overflows. 2^39 microseconds are six days.
-        if !(1000..=1 << 39).contains(&self.quota) {
-            return Err(format!("quota {} is out of range: must be 1000 to 2^39 microseconds", self.quota));
-        }
-        if self.burst > self.quota {
-            return Err(format!("burst {} is greater than the quota ({})", self.burst, self.quota));
-        }
-        Ok(())
-    }
-}
-
-/// Maximum rates of I/O on a block device. A rate that is unset is not limited.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IoMax {
-    /// `MAJOR:MINOR` of a whole device, not of a partition, as in `/sys/block/NAME/dev` and the output of `lsblk`:
-    /// `8:0`.
-    pub device: String,
-    /// Bytes read per second, at least 1.
-    #[serde(deserialize_with = "notation::optional_size_from")]
-    pub read_bps: Option<u64>,
-    /// Bytes written per second, at least 1.
-    #[serde(deserialize_with = "notation::optional_size_from")]
-    pub write_bps: Option<u64>,
-    /// Reads per second, at least 1.
-    pub read_iops: Option<u64>,
-    /// Writes per second, at least 1.
-    pub write_iops: Option<u64>,
-}
-
-impl IoMax {
-    /// The four limits, each with its key in v2 `io.max` and its v1 file.
-    pub(crate) fn limits(&self) -> [(&'static str, &'static str, Option<u64>); 4] {
-        [
-            ("rbps", "blkio.throttle.read_bps_device", self.read_bps),
-            ("wbps", "blkio.throttle.write_bps_device", self.write_bps),
-            ("riops", "blkio.throttle.read_iops_device", self.read_iops),
-            ("wiops", "blkio.throttle.write_iops_device", self.write_iops),
-        ]
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        let number = |s: &str| !s.is_empty() && s.len() < 8 && s.bytes().all(|b| b.is_ascii_digit());
-        if !self.device.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor)) {
-            return Err(format!("device {:?} is not of the form MAJOR:MINOR, such as 8:0", self.device));
-        }
-        if self.limits().iter().all(|(.., value)| value.is_none()) {
-            return Err(format!("no limit is set for device {}", self.device));
-        }
-        match self.limits().iter().find(|(.., value)| *value == Some(0)) {
-            Some((name, ..)) => Err(format!(
-                "{name} of device {} is 0: must be at least 1 (cgroup v1 treats 0 as no limit)",
-                self.device
-            )),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Limit of the swap that a task may use.
@@ -349,56 +257,68 @@ impl Limits {
         let too_small =
             |n: u64| format!("{n} bytes is too small to start a process: must be at least {MEMORY_MIN}");
         if let Some(n) = self.memory.filter(|n| *n < MEMORY_MIN) {
-            return Err(Error::spec("memory", too_small(n)));
+            return Err(Error::spec("limits.memory", too_small(n)));
         }
         if let Some(MemoryMax::Bytes(max)) = self.memory_max {
             if max < MEMORY_MIN {
-                return Err(Error::spec("memory_max", too_small(max)));
+                return Err(Error::spec("limits.memory_max", too_small(max)));
             }
             if let Some(memory) = self.memory.filter(|memory| max < *memory) {
-                return Err(Error::spec("memory_max", format!("{max} is less than memory ({memory})")));
+                return Err(Error::spec(
+                    "limits.memory_max",
+                    format!("{max} is less than memory ({memory})"),
+                ));
             }
         }
         if self.memory_max == Some(MemoryMax::Unlimited) && self.memory.is_none() {
             return Err(Error::spec(
-                "memory_max",
+                "limits.memory_max",
                 "\"unlimited\" needs a memory reservation: set memory too",
             ));
         }
         if let Some(high) = memory_high {
             if *high < MEMORY_MIN {
-                return Err(Error::spec("memory_high", too_small(*high)));
+                return Err(Error::spec("limits.memory_high", too_small(*high)));
             }
             if let Some(hard) = self.memory_limits().hard.filter(|hard| high > hard) {
                 return Err(Error::spec(
-                    "memory_high",
+                    "limits.memory_high",
                     format!("{high} is greater than the hard limit ({hard})"),
                 ));
             }
         }
         if *cpu_idle && cpu_shares.is_some() {
-            return Err(Error::spec("cpu_idle", "cpu_idle and cpu_shares cannot be combined"));
+            return Err(Error::spec("limits.cpu_idle", "cpu_idle and cpu_shares cannot be combined"));
         }
         if self.pids_max == Some(0) {
-            return Err(Error::spec("pids_max", "0 does not allow the command itself: must be at least 1"));
+            return Err(Error::spec(
+                "limits.pids_max",
+                "0 does not allow the command itself: must be at least 1",
+            ));
         }
         if let Some(max) = &self.cpu_max {
-            max.validate().map_err(|why| Error::spec("cpu_max", why))?;
+            max.validate().map_err(|why| Error::spec("limits.cpu_max", why))?;
         }
         if let Some(weight) = self.io_weight.filter(|weight| !(1..=10_000).contains(weight)) {
-            return Err(Error::spec("io_weight", format!("{weight} is out of range: must be 1 to 10000")));
+            return Err(Error::spec(
+                "limits.io_weight",
+                format!("{weight} is out of range: must be 1 to 10000"),
+            ));
         }
         for (i, max) in self.io_max.iter().enumerate() {
-            max.validate().map_err(|why| Error::spec("io_max", why))?;
+            max.validate().map_err(|why| Error::spec("limits.io_max", why))?;
             if self.io_max.iter().take(i).any(|other| other.device == max.device) {
-                return Err(Error::spec("io_max", format!("device {} is listed twice", max.device)));
+                return Err(Error::spec("limits.io_max", format!("device {} is listed twice", max.device)));
             }
         }
         if let Some(size) = self.hugetlb.keys().find(|size| !is_page_size(size)) {
-            return Err(Error::spec("hugetlb", format!("{size:?} is not a huge page size, such as 2MB")));
+            return Err(Error::spec(
+                "limits.hugetlb",
+                format!("{size:?} is not a huge page size, such as 2MB"),
+            ));
         }
         if self.exclusive && self.cores.is_empty() {
-            return Err(Error::spec("exclusive", "exclusive needs cores, but cores is empty"));
+            return Err(Error::spec("limits.exclusive", "exclusive needs cores, but cores is empty"));
         }
         Ok(())
     }
@@ -445,6 +365,8 @@ fn is_page_size(size: &str) -> bool {
         && digits.bytes().all(|b| b.is_ascii_digit())
         && matches!(unit, "KB" | "MB" | "GB")
 }
+
+notation::from_maps! { Limits: "an object with the fields of limits" }
 
 #[cfg(test)]
 mod tests {
@@ -525,7 +447,9 @@ mod tests {
             (Limits { hugetlb: [("MB".into(), 1)].into(), ..base() }, "hugetlb"),
         ] {
             match limits.validate() {
-                Err(Error::Spec { field: found, .. }) => assert_eq!(found, field, "{limits:?}"),
+                Err(Error::Spec { field: found, .. }) => {
+                    assert_eq!(found, format!("limits.{field}"), "{limits:?}")
+                }
                 other => panic!("{limits:?}: {other:?}"),
             }
         }

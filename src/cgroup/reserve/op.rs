@@ -237,7 +237,7 @@ impl Reservations<'_> {
                 if after.is_exhausted() {
                     let (count, name) = (sharing.len(), Site::name(first));
                     let why = format!(
-                        "CPUs {} are the last unreserved CPUs, which tasks without a reservation need: {count}, such as {name:?}",
+                        "tasks without a reservation need the last unreserved CPUs {} ({count}, such as {name:?})",
                         reserved.cores
                     );
                     return Err(busy(step(), why));

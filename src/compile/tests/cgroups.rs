@@ -293,7 +293,7 @@ fn invalid_limits_are_refused_on_every_host() {
             let mut case = limited(cgroups);
             case.spec.limits = limits.clone();
             let error = compiled(&case).unwrap_err();
-            assert!(error.starts_with(&format!("spec {field}: ")), "{error}");
+            assert!(error.starts_with(&format!("spec limits.{field}: ")), "{error}");
         }
     }
 }
@@ -333,14 +333,14 @@ fn without_core_partitions_cpuset_is_weakened() {
 #[test]
 fn a_required_control_must_be_asked_for() {
     let requires = |require: Require| case(|c| c.spec.require = Some(require));
-    let unasked = "it is required, but the spec does not ask for it";
+    let unasked = "must be enforced, but the spec does not ask for it";
     for control in [Control::UTS_NS, Control::MEMORY, Control::RLIMITS, Control::CGROUP_NS, Control::NET_NS] {
-        let expected = format!("unsupported: this host cannot enforce {control}: {unasked}");
+        let expected = format!("spec require: require: {control} {unasked}");
         refused(&requires(control.into()), &expected);
     }
     // A remark about a shared namespace is not the reason given.
     let shared = case(|c| (c.spec.require, c.spec.pid_mode) = (Some(Control::PID_NS.into()), mode("host")));
-    refused(&shared, &format!("unsupported: this host cannot enforce pid_ns: {unasked}"));
+    refused(&shared, &format!("spec require: require: pid_ns {unasked}"));
     // `Full` requires everything that the spec asks for.
     check(&requires(Require::Full), "weakened  none\nmissing   none");
     check(&requires(Require::BestEffort), "");

@@ -210,9 +210,14 @@ fn a_refused_device_program_weakens_devices_or_fails_if_required() {
 #[test]
 fn invalid_devices_are_refused() {
     for (source, target, permissions, message) in [
-        ("dev/fuse", "/dev/fuse", "rw", "devices must be absolute but got relative path \"dev/fuse\""),
-        ("/dev/fuse", "fuse", "rw", "devices must be absolute but got relative path \"fuse\""),
-        ("/dev/fuse", "/dev/../fuse", "rw", "devices: \"/dev/../fuse\" must not contain \"..\""),
+        (
+            "dev/fuse",
+            "/dev/fuse",
+            "rw",
+            "devices[0].source must be absolute but got relative path \"dev/fuse\"",
+        ),
+        ("/dev/fuse", "fuse", "rw", "devices[0].target must be absolute but got relative path \"fuse\""),
+        ("/dev/fuse", "/dev/../fuse", "rw", "devices[0].target: \"/dev/../fuse\" must not contain \"..\""),
         ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is not a device"),
         ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is not a device"),
         ("/dev/none", "/dev/fuse", "rw", "devices: \"/dev/none\" does not exist on the host"),

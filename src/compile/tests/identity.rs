@@ -29,8 +29,10 @@ fn init_sets_groups_then_gid_then_uid() {
 
 #[test]
 fn denied_ids_are_refused() {
-    let uid = |n: u32| format!("denied: running as uid {n} is disallowed");
-    let gid = |n: u32| format!("denied: running as gid {n} is disallowed");
+    let uid =
+        |n: u32| format!("denied: user: running as uid {n} is disallowed by the policy\'s denied_host_uids");
+    let gid =
+        |n: u32| format!("denied: user: running as gid {n} is disallowed by the policy\'s denied_host_gids");
     refused(&denied(who(0, &[0]), "0", ""), &uid(0));
     refused(&denied(who(1005, &[100]), "0,1000-1010", ""), &uid(1005));
     refused(&denied(who(1000, &[27]), "", "27"), &gid(27));
@@ -57,11 +59,23 @@ fn in_a_user_namespace_the_callers_ids_must_not_be_denied_either() {
     };
     let caller = || Host { uid: 1000, gid: 100, groups: vec![27, 100], ..rootless() };
     let task = || who(0, &[0]);
-    refused(&inside(task(), caller(), "0", ""), "denied: running as uid 0 is disallowed");
-    refused(&inside(task(), caller(), "1000", ""), "denied: running as uid 1000 is disallowed");
-    refused(&inside(task(), caller(), "", "100"), "denied: running as gid 100 is disallowed");
+    refused(
+        &inside(task(), caller(), "0", ""),
+        "denied: user: running as uid 0 is disallowed by the policy\'s denied_host_uids",
+    );
+    refused(
+        &inside(task(), caller(), "1000", ""),
+        "denied: user: running as uid 1000 is disallowed by the policy\'s denied_host_uids",
+    );
+    refused(
+        &inside(task(), caller(), "", "100"),
+        "denied: user: running as gid 100 is disallowed by the policy\'s denied_host_gids",
+    );
     // The task keeps the caller's supplementary groups.
-    refused(&inside(task(), caller(), "", "27"), "denied: running as gid 27 is disallowed");
+    refused(
+        &inside(task(), caller(), "", "27"),
+        "denied: user: running as gid 27 is disallowed by the policy\'s denied_host_gids",
+    );
     check(&inside(task(), caller(), "1-999,1001-5000", "1-26,28-99,101-200"), "");
     // Without a user namespace the task has none of the caller's ids.
     check(&inside(who(7, &[7]), Host { uid: 0, gid: 0, groups: vec![0, 27], ..host() }, "0", "0,27"), "");

@@ -40,8 +40,14 @@ fn the_policy_sets_default_modes_and_may_forbid_host() {
         let flag = field.trim_end_matches("_mode");
         format!("denied: {field} \"host\" is not allowed by this host's policy (allow_host_{flag} is off)")
     };
-    refused(&default("host", "private", false), &above("pid_mode"));
-    refused(&default("private", "host", false), &above("ipc_mode"));
+    for (case, name) in
+        [(default("host", "private", false), "pid"), (default("private", "host", false), "ipc")]
+    {
+        let field = format!("default_{name}_mode");
+        let why = format!("{field} is \"host\", allow_host_{name} is off");
+        let error = compiled(&case).unwrap_err();
+        assert!(error.starts_with("denied: ") && error.contains(&why), "{error}");
+    }
     for (pid, ipc, field) in [("host", "private", "pid_mode"), ("", "host", "ipc_mode")] {
         let mut case = default("private", "private", false);
         (case.spec.pid_mode, case.spec.ipc_mode) = (mode(pid), mode(ipc));

@@ -62,17 +62,20 @@ fn overlays_are_written_to_a_directory_of_the_host() {
          ! the upper layer of overlays is a new tmpfs",
     );
     for (path, why) in [
-        ("/nope", "upper: \"/nope\" does not exist on the host"),
-        ("/srv/file", "upper: \"/srv/file\" is not a directory"),
-        ("srv", "upper must be absolute but got relative path \"srv\""),
+        ("/nope", "root.upper: \"/nope\" does not exist on the host"),
+        ("/srv/file", "root.upper: \"/srv/file\" is not a directory"),
+        ("srv", "root.upper must be absolute but got relative path \"srv\""),
     ] {
-        refused(&overlay(|c| c.spec.root.upper = Some(path.into())), &format!("spec upper: {why}"));
+        refused(&overlay(|c| c.spec.root.upper = Some(path.into())), &format!("spec root.upper: {why}"));
     }
     let other = case(|c| {
         upper(c);
         c.spec.root.populate = Method::Copy;
     });
-    refused(&other, "spec root: root: upper needs populate \"overlay\", but the root is populated by copy");
+    refused(
+        &other,
+        "spec root.upper: root.upper: it needs populate \"overlay\", but the root is populated by copy",
+    );
 }
 
 /// A directory that two sources share on the host is shared in the sandbox too.
@@ -308,7 +311,7 @@ fn a_source_that_cannot_be_opened_is_an_error() {
         c.survey.unseen.insert("/usr".into(), "Permission denied (os error 13)".into());
         c.survey.kinds.remove(Path::new("/usr"));
     });
-    refused(&case, "spec chroot_env: chroot_env: \"/usr\": Permission denied (os error 13)");
+    refused(&case, "spec root.chroot_env: root.chroot_env: \"/usr\": Permission denied (os error 13)");
 }
 
 /// `chroot_skip` covers a directory with a read-only one, in which no mount point can be made. Copying leaves an
@@ -321,7 +324,7 @@ fn a_mount_point_inside_a_skipped_directory_is_refused() {
         c.spec.volumes =
             vec![Volume { source: "/srv/b".into(), target: "/usr/alloc/a".into(), ..Volume::default() }];
     });
-    let why = "spec populate: populate: \"/usr/alloc/a\" cannot be created in the root: chroot_skip excludes it; \
+    let why = "spec volumes: volumes: \"/usr/alloc/a\" cannot be created in the root: chroot_skip excludes it; \
                populate by copy or auto";
     refused(&case, why);
     case.spec.root.populate = Method::Bind;
@@ -407,10 +410,6 @@ fn invalid_task_directories_are_refused() {
             dirs(TaskDirs { local: Some("/nope".into()), ..TaskDirs::default() }),
             "\"/nope\" does not exist on the host",
         ),
-        (
-            dirs(TaskDirs { tmp: Some(0), ..TaskDirs::default() }),
-            "the size of tmp must not be 0: leave it out for a /tmp directory in the root",
-        ),
         (secret("a/b", ""), "\"a/b\" is not a valid file name in /secrets"),
         (secret("..", ""), "\"..\" is not a valid file name in /secrets"),
         (secret("", ""), "\"\" is not a valid file name in /secrets"),
@@ -418,6 +417,31 @@ fn invalid_task_directories_are_refused() {
     ] {
         refused(&case, &format!("spec task_dirs: task_dirs: {why}"));
     }
+}
+
+/// For the kernel, both sizes are no limit.
+#[test]
+fn a_tmpfs_of_size_zero_or_of_2_to_the_63_bytes_is_refused() {
+    type Set = fn(&mut SandboxSpec, u64);
+    let sizes: [(&str, Set); 3] = [
+        ("root.tmpfs_size", |s, n| s.root.tmpfs_size = Some(n)),
+        ("task_dirs.tmp", |s, n| s.task_dirs.tmp = Some(n)),
+        ("task_dirs.secrets.size", |s, n| {
+            s.task_dirs.secrets = Some(Secrets { size: Some(n), ..Secrets::default() });
+        }),
+    ];
+    for (field, set) in sizes {
+        let sized = |n| case(|c| set(&mut c.spec, n));
+        let why = "it must not be 0: leave it out for the default";
+        refused(&sized(0), &format!("spec {field}: {field}: {why}"));
+        for n in [1 << 63, u64::MAX] {
+            refused(&sized(n), &format!("spec {field}: {field}: it must be less than 2^63 bytes"));
+        }
+        compiled(&sized((1 << 63) - 1)).unwrap();
+    }
+    let copied = case(|c| (c.spec.root.populate, c.spec.root.tmpfs_size) = (Method::Copy, Some(1)));
+    let why = "populate \"copy\" has no tmpfs to limit";
+    refused(&copied, &format!("spec root.tmpfs_size: root.tmpfs_size: {why}"));
 }
 
 #[test]

@@ -135,9 +135,9 @@ fn resource_limits_are_set_before_capabilities_are_dropped() {
         &limited(&[("nofile", Some(64), Some(128)), ("core", Some(0), None), ("memlock", None, None)]),
         "sendto(the child, \"g\")
          # resource limit
-         prlimit64(0, 4, {0, RLIM64_INFINITY})
-         prlimit64(0, 8, {RLIM64_INFINITY, RLIM64_INFINITY})
-         prlimit64(0, 7, {64, 128})
+         prlimit64(0, RLIMIT_CORE, {0, RLIM64_INFINITY})
+         prlimit64(0, RLIMIT_MEMLOCK, {RLIM64_INFINITY, RLIM64_INFINITY})
+         prlimit64(0, RLIMIT_NOFILE, {64, 128})
          # capability bounding set
          enforced  mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,rlimits,...",
     );

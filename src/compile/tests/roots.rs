@@ -32,7 +32,7 @@ fn bind_mounts_entries_read_only_on_a_new_tmpfs() {
     );
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
     let why = "populate \"bind\" cannot be writable: use overlay or auto";
-    refused(&root(Method::Bind, None, true), &format!("spec root: root: {why}"));
+    refused(&root(Method::Bind, None, true), &format!("spec root.writable: root.writable: {why}"));
     let sized = case(|c| c.spec.root.tmpfs_size = Some(4096));
     check(&sized, "fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")");
 }
@@ -125,7 +125,7 @@ fn an_entry_linked_into_the_root_makes_the_whole_root_read_only() {
         );
         refused(
             &over(Method::Bind, false, target),
-            "spec chroot_env: chroot_env: \"/srv/a\" cannot be mounted over the new root: use it as the path of the root",
+            "spec root.chroot_env: root.chroot_env: \"/srv/a\" cannot be mounted over the new root: use it as the path of the root",
         );
     }
     check(&over(Method::Link, true, "/"), "missing   host_files\n! \"/\" read-only");
@@ -159,20 +159,20 @@ fn populate_none_uses_the_given_directory_unchanged() {
     );
     refused(
         &root(Method::None, None, false),
-        "spec root: root: populate \"none\" needs the path of an existing root directory",
+        "spec root.path: root.path: populate \"none\" needs the path of an existing root directory",
     );
 }
 
 #[test]
 fn the_root_must_be_a_directory() {
     for (path, message) in [
-        ("srv/a", "root must be absolute but got relative path \"srv/a\""),
-        ("/srv/../etc", "root: \"/srv/../etc\" must not contain \"..\""),
-        ("/srv/file", "root: \"/srv/file\" is not a directory"),
-        ("/srv/nothing", "root: \"/srv/nothing\" does not exist on the host"),
-        ("/srv/a\0b", "root: \"/srv/a\\0b\" must not contain a NUL byte"),
+        ("srv/a", "root.path must be absolute but got relative path \"srv/a\""),
+        ("/srv/../etc", "root.path: \"/srv/../etc\" must not contain \"..\""),
+        ("/srv/file", "root.path: \"/srv/file\" is not a directory"),
+        ("/srv/nothing", "root.path: \"/srv/nothing\" does not exist on the host"),
+        ("/srv/a\0b", "root.path: \"/srv/a\\0b\" must not contain a NUL byte"),
     ] {
-        refused(&root(Method::Bind, Some(path), false), &format!("spec root: {message}"));
+        refused(&root(Method::Bind, Some(path), false), &format!("spec root.path: {message}"));
     }
 }
 
@@ -201,7 +201,10 @@ fn the_specs_list_takes_precedence_over_the_policys_and_the_default() {
         "# bind \"/usr\" at \"/a\"...\n# bind \"/bin\" at \"/a/b\"...\n# bind \"/etc\" at \"/a/b/c\"...",
     );
     let wrong = case(|c| c.spec.root.chroot_env = [("usr".into(), "/x".into())].into());
-    refused(&wrong, "spec chroot_env: chroot_env: \"usr\" -> \"/x\": the source is not an absolute path");
+    refused(
+        &wrong,
+        "spec root.chroot_env: root.chroot_env: \"usr\" -> \"/x\": the source is not an absolute path",
+    );
     let climbs = case(|c| c.policy.chroot_env = [("/usr".into(), "/x/../..".into())].into());
     refused(&climbs, "spec chroot_env: chroot_env: \"/usr\" -> \"/x/../..\": a path must not contain \"..\"");
 }

@@ -33,8 +33,8 @@ fn sources_must_be_below_an_allowed_source_root() {
     linked.survey.real.insert("/srv/a".into(), "/etc/shadow.d".into());
     refused(&linked, &format!("denied: volumes: \"/srv/a\" (which is \"/etc/shadow.d\") {none}"));
     for (field, set) in [
-        ("root", (|s| s.root.path = Some("/usr".into())) as fn(&mut SandboxSpec)),
-        ("chroot_env", |s| drop(s.root.chroot_env.insert("/usr".into(), "/usr".into()))),
+        ("root.path", (|s| s.root.path = Some("/usr".into())) as fn(&mut SandboxSpec)),
+        ("root.chroot_env", |s| drop(s.root.chroot_env.insert("/usr".into(), "/usr".into()))),
         ("task_dirs", |s| s.task_dirs = TaskDirs { local: Some("/usr".into()), ..TaskDirs::default() }),
     ] {
         let mut case = allowed(case(|_| ()));

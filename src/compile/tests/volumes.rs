@@ -57,7 +57,7 @@ fn a_file_volume_needs_a_mount_point_in_the_root() {
     check(&file(Method::Link), &format!("# empty file \"/etc/file\"\n# \"/etc\" read-only\n{bound}"));
     refused(
         &file(Method::Bind),
-        "spec populate: populate: \"/etc/file\" cannot be created in the root: \"/etc\" is bound read-only \
+        "spec volumes: volumes: \"/etc/file\" cannot be created in the root: \"/etc\" is bound read-only \
          and does not contain it; populate by overlay or auto",
     );
     let mut there = file(Method::Bind);
@@ -92,33 +92,37 @@ fn without_privileges_init_opens_each_source_again_and_compares() {
 #[test]
 fn invalid_volumes_are_refused() {
     for (source, target, message) in [
-        ("srv", "/x", "volumes must be absolute but got relative path \"srv\""),
-        ("/srv/a", "x", "volumes must be absolute but got relative path \"x\""),
-        ("/srv/../etc", "/x", "volumes: \"/srv/../etc\" must not contain \"..\""),
-        ("/srv/a", "/x/../../y", "volumes: \"/x/../../y\" must not contain \"..\""),
-        ("/srv/a", "/", "volumes: \"/\" cannot be a mount point: / and everything below /proc are reserved"),
+        ("srv", "/x", "volumes[0].source must be absolute but got relative path \"srv\""),
+        ("/srv/a", "x", "volumes[0].target must be absolute but got relative path \"x\""),
+        ("/srv/../etc", "/x", "volumes[0].source: \"/srv/../etc\" must not contain \"..\""),
+        ("/srv/a", "/x/../../y", "volumes[0].target: \"/x/../../y\" must not contain \"..\""),
+        (
+            "/srv/a",
+            "/",
+            "volumes[0].target: \"/\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
         (
             "/srv/a",
             "/./",
-            "volumes: \"/./\" cannot be a mount point: / and everything below /proc are reserved",
+            "volumes[0].target: \"/./\" cannot be a mount point: / and everything below /proc are reserved",
         ),
         (
             "/srv/a",
             "/proc",
-            "volumes: \"/proc\" cannot be a mount point: / and everything below /proc are reserved",
+            "volumes[0].target: \"/proc\" cannot be a mount point: / and everything below /proc are reserved",
         ),
         (
             "/srv/a",
             "/proc/sys",
-            "volumes: \"/proc/sys\" cannot be a mount point: / and everything below /proc are reserved",
+            "volumes[0].target: \"/proc/sys\" cannot be a mount point: / and everything below /proc are reserved",
         ),
         (
             "/srv/a",
             "//proc/self",
-            "volumes: \"//proc/self\" cannot be a mount point: / and everything below /proc are reserved",
+            "volumes[0].target: \"//proc/self\" cannot be a mount point: / and everything below /proc are reserved",
         ),
         ("/srv/none", "/x", "volumes: \"/srv/none\" does not exist on the host"),
-        ("/srv/a\0", "/x", "volumes: \"/srv/a\\0\" must not contain a NUL byte"),
+        ("/srv/a\0", "/x", "volumes[0].source: \"/srv/a\\0\" must not contain a NUL byte"),
     ] {
         refused(&volume(source, target, false, Propagation::Private), &format!("spec volumes: {message}"));
     }

@@ -87,6 +87,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::notation::InvalidValue;
 use crate::rootfs::source::{self, HeldSources};
 use crate::rootfs::workers;
 use crate::sys::without_sigxfsz;
@@ -104,7 +105,7 @@ pub(crate) use temp::TempRoot;
 /// let writable = Sandbox::command("make").populate(Method::Overlay);
 /// assert_eq!("reflink".parse::<Method>()?, Method::Reflink);
 /// # let _ = (read_only, writable);
-/// # Ok::<(), cofferdam::Error>(())
+/// # Ok::<(), cofferdam::InvalidValue>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -162,12 +163,12 @@ impl fmt::Display for Method {
 }
 
 impl FromStr for Method {
-    type Err = Error;
+    type Err = InvalidValue;
 
-    fn from_str(s: &str) -> Result<Method> {
+    fn from_str(s: &str) -> Result<Method, InvalidValue> {
         Method::ALL.into_iter().find(|m| m.to_string() == s).ok_or_else(|| {
             let names = Method::ALL.map(|m| m.to_string()).join(", ");
-            Error::spec("populate", format!("{s:?} is not one of {names}"))
+            InvalidValue::new(format!("{s:?} is not one of {names}"))
         })
     }
 }

@@ -60,7 +60,7 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 /// # Ok::<(), cofferdam::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct EventOptions {
     /// The pressure thresholds to watch.
     pub pressure: Vec<PressureThreshold>,
@@ -483,3 +483,5 @@ fn read(file: &File, step: &str) -> Result<Option<String>> {
         Err(e) => Err(Error::task(step)(e)),
     }
 }
+
+crate::notation::from_maps! { EventOptions: "an object with pressure" }

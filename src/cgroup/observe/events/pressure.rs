@@ -56,6 +56,7 @@ impl fmt::Display for PressureResource {
 /// which a hybrid host has too, and a kernel with PSI. PSI needs `CONFIG_PSI`, and on some kernels also the boot
 /// parameter `psi=1`. See `Documentation/accounting/psi.rst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PressureThreshold {
     /// The resource that processes wait for.
     pub resource: PressureResource,
@@ -252,3 +253,5 @@ mod tests {
         }
     }
 }
+
+crate::notation::from_maps! { PressureThreshold: "an object with resource, full, stall and window" }

@@ -274,7 +274,10 @@ fn reserving_cpus_that_another_task_holds_or_needs_is_refused() {
     let sharer = at.group("sharer", "", false).unwrap();
     let rest = at.without(&[last]);
     let why = at.refused("two", &rest.to_string(), true);
-    assert!(why.starts_with(&format!("CPUs {rest} are the last unreserved CPUs, which ")), "{why}");
+    assert!(
+        why.starts_with(&format!("tasks without a reservation need the last unreserved CPUs {rest} (")),
+        "{why}"
+    );
     let sharers = Sleeper::new(&sharer);
     assert!(at.refused("two", &rest.to_string(), false).contains(" the last unreserved CPUs"));
     assert_eq!(sharers.cores(), rest, "a refusal changes nothing");

@@ -189,14 +189,9 @@ fn the_last_unreserved_cpu_cannot_be_reserved_while_a_task_uses_it() {
         let all = at.usable.to_string();
         let task = at.group("task", "", false).unwrap();
         let why = at.refused("all", &all, true);
-        assert!(
-            why.contains(
-                "are the last unreserved CPUs, which tasks without a reservation need: 1, such as \"task\""
-            ),
-            "{why}"
-        );
+        assert!(why.contains(&format!("need the last unreserved CPUs {all} (1, such as \"task\")")), "{why}");
         let sleeper = Sleeper::new(&task);
-        assert!(at.refused("all", &all, false).contains("are the last unreserved CPUs"));
+        assert!(at.refused("all", &all, false).contains("need the last unreserved CPUs"));
         assert_eq!(sleeper.cores(), at.usable);
         assert!(!at.site.reserve().exists(), "a refusal leaves nothing");
         drop((sleeper, task));
