@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// Linker arguments if a C compiler is the linker driver, some of which it passes on by `-Wl`.
+/// Linker arguments if a C compiler calls the linker. It passes those after `-Wl` on.
 const BY_COMPILER: [&str; 4] = [
     "-nostartfiles",
     "-nostdlib",
@@ -31,7 +31,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let target = var("TARGET");
     let out = PathBuf::from(var("OUT_DIR")).join("init");
-    // Elsewhere init cannot be built: the crate's own compile_error names the reason.
+    // Init cannot be built for other targets. The library's own compile_error gives the reason.
     if var("CARGO_CFG_TARGET_OS") != "linux" || var("CARGO_CFG_TARGET_ARCH") != "x86_64" {
         fs::write(&out, b"").ok();
         return;
@@ -80,8 +80,9 @@ fn linkers() -> Vec<Option<String>> {
     ["rust-lld", "x86_64-linux-gnu-gcc"].map(|name| Some(name.to_owned())).into()
 }
 
-/// The value that Cargo was given for this target: by a `-C` flag, or for the linker by `target.<triple>.linker` or its
-/// environment variable. A flag has precedence, the last one over earlier ones.
+/// The value of the codegen option `option` that the user set for this target by a `-C` flag. The last flag wins.
+/// Without a flag, the linker is the one of `target.<triple>.linker` in Cargo's configuration, or of its environment
+/// variable.
 fn told(option: &str) -> Option<String> {
     let flags = var("CARGO_ENCODED_RUSTFLAGS");
     let mut by_flag = None;
@@ -98,7 +99,7 @@ fn told(option: &str) -> Option<String> {
         .or_else(|| env::var("RUSTC_LINKER").ok().filter(|linker| option == "linker" && !linker.is_empty()))
 }
 
-/// Whether `path` is a linker itself, rather than a compiler that calls one. rustc tells them apart by the same names.
+/// Whether `path` is a linker, not a compiler that calls one. Decides by the file name, as rustc does.
 fn is_linker(path: &str) -> bool {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     matches!(name, "ld" | "lld" | "rust-lld") || name.starts_with("ld.") || name.ends_with("-ld")
@@ -157,9 +158,9 @@ fn compile(target: &str, linker: &Option<String>, out: &Path) -> Result<(), Stri
     Ok(())
 }
 
-/// The compiler, behind the wrapper that Cargo calls it by (`RUSTC_WRAPPER`): a compiler cache, or a program that
-/// prepares the environment. `RUSTC_WORKSPACE_WRAPPER` is left out: it is used by linters such as clippy, which expect
-/// Cargo's own calls.
+/// The command that runs rustc, through `RUSTC_WRAPPER` if that is set: a compiler cache, or a program that prepares
+/// the environment. `RUSTC_WORKSPACE_WRAPPER` is ignored: it is for linters such as clippy, which expect Cargo's own
+/// calls.
 fn rustc() -> Command {
     match env::var("RUSTC_WRAPPER").ok().filter(|wrapper| !wrapper.is_empty()) {
         None => Command::new(var("RUSTC")),

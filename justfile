@@ -17,6 +17,10 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --lib --no-deps --all-features
 
+# The listing of the public API, after a wanted change.
+api:
+    .ci/public-api >docs/public-api.txt
+
 # Benchmarks, with criterion's arguments.
 bench *ARGS:
     cargo bench --bench spawn --bench filter --bench birth --bench populate -- {{ ARGS }}

@@ -77,8 +77,8 @@ pub fn clone_held_tree(init: &mut Init, fd: u32, source: Str<'static>, recursive
 }
 
 /// Binds a mount tree at a path of the sandbox. `own` says that source and target are the same path. If that path is
-/// one of [`ANCHORS`], the host's file system takes the place of a new one that cannot be mounted, and becomes the
-/// anchor. A tree from another path is a volume.
+/// one of [`ANCHORS`], the mount becomes the anchor: the host's `/proc`, for example, is bound if no new procfs can be
+/// mounted. A tree from another path is a volume and never an anchor.
 pub fn bind(
     init: &mut Init,
     (tree, own): (i32, bool),
@@ -96,10 +96,10 @@ pub fn bind(
 /// Binds a path on itself with more mount attributes.
 ///
 /// If `must`, symbolic links are followed. A dangling link is refused with ENOENT. A link to the root is refused with
-/// ELOOP: `/` becomes the mount below, so a bind over it would have no effect.
+/// ELOOP: the task's `/` is the root's own mount, so a mount over it would have no effect.
 ///
-/// Otherwise an absent path or a symbolic link is skipped. A link may lead to `/proc`, say, and a copy of that mount
-/// would show what is masked in the original.
+/// Otherwise an absent path or a symbolic link is skipped. A link may lead to `/proc`, for example, and a second mount
+/// of `/proc` would show what is masked in the first.
 pub fn bind_on_itself(init: &Init, path: Str<'static>, attrs: u64, must: bool) -> Done {
     let at = if must {
         let at = sys::openat2(init.root, path, O_PATH, sys::IN_ROOT).at(0)?;
@@ -129,8 +129,8 @@ pub fn pivot_into_root(init: &Init) -> Done {
 /// Makes the sandbox's root `/` by chroot(2). The host's root stays mounted below it.
 pub fn move_into_root(init: &Init) -> Done {
     sys::fchdir(init.root).at(0)?;
-    // The host's own proc and sysfs would stay mounted below the root. The kernel refuses the call where they are not
-    // mounted.
+    // Otherwise the host's own proc and sysfs would stay mounted below the root. Errors are ignored: the kernel refuses
+    // the call if nothing is mounted there.
     let _ = sys::unmount(c"/proc");
     let _ = sys::unmount(c"/sys");
     sys::chroot(c".").at(3)?;
@@ -139,9 +139,9 @@ pub fn move_into_root(init: &Init) -> Done {
     Ok(())
 }
 
-/// Detaches every mount over the sandbox's root after `pivot_root(2)`: the host's root, and the mounts over that by
-/// init or in the caller's namespace. Each umount2(2) detaches the topmost mount. `/..` would lead to any mount that
-/// remains.
+/// Detaches every mount that covers the sandbox's root after `pivot_root(2)`: the host's root, and mounts over it that
+/// init made or that the caller's namespace had. Each umount2(2) detaches the topmost one. `/..` leads to the topmost
+/// mount, so when it leads to the sandbox's root, none remains.
 fn detach_over_root(init: &Init) -> Done {
     let root = sys::mount_id(init.root, c"").at(3)?;
     for _ in 0..MOST_OVER_ROOT {

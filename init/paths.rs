@@ -9,8 +9,8 @@ use crate::wire::{FileType, Str};
 /// Mount points of the kernel's file systems and of the secrets, in the order of `Init::anchors`.
 pub const ANCHORS: [&[u8]; 4] = [b"/dev", b"/proc", b"/sys", b"/secrets"];
 
-/// The descriptor from which a path of the sandbox is resolved, and the path relative to it: an anchor, or else the
-/// root.
+/// Returns the descriptor from which a path of the sandbox is resolved, and the path relative to it. The descriptor is
+/// the anchor that contains the path, or else the root.
 pub fn split_at_anchor(init: &Init, path: Str<'static>) -> (i32, Str<'static>) {
     for (front, fd) in ANCHORS.iter().zip(init.anchors).filter(|(_, fd)| *fd >= 0) {
         match path.bytes().strip_prefix(*front) {
@@ -54,7 +54,7 @@ pub fn open_unless_link(init: &Init, path: Str<'static>) -> Result<Option<i32>, 
     }
 }
 
-/// A NUL-terminated copy of a path's leading components.
+/// A NUL-terminated copy of a part of a path: its leading components, or one name.
 struct Prefix([u8; 4096]);
 
 impl Prefix {
@@ -128,7 +128,8 @@ pub fn open_mount_point(
     file_type: FileType,
     resolve: u64,
 ) -> Result<i32, Errno> {
-    // Only mounts of the kernel's file systems are resolved without following links, and they may lie below an anchor.
+    // Only targets of new file systems (`Op::Mount`) are resolved without following links. They may lie below an
+    // anchor, as /dev/pts does.
     let (base, path) =
         if resolve == sys::IN_ROOT_NO_LINKS { split_at_anchor(init, path) } else { (init.root, path) };
     match sys::openat2(base, path, O_PATH, resolve) {

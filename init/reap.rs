@@ -1,7 +1,10 @@
 //! Init as PID 1: a child executes the command, and PID 1 reaps processes and reports the task's exit status.
 //!
-//! Otherwise the task itself would be PID 1. For PID 1 the kernel drops signals of default disposition: `abort()` and
-//! `kill -TERM $$` would do nothing. Orphans would stay zombies.
+//! Without this, the task itself would be PID 1. The kernel drops signals to PID 1 that have the default disposition:
+//! `abort()` and `kill -TERM $$` would do nothing. Orphans would stay zombies.
+//!
+//! A process that enters a running task forks in the same way. There the parent stays outside of the task's PID
+//! namespace, but it is called PID 1 in this file too.
 //!
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
 //! never has more privileges than the task: a task that takes control of PID 1 gains no privilege and finds no secret
@@ -30,8 +33,8 @@ pub struct Left {
     pub last: u32,
 }
 
-/// Forks. Returns in the child, after PID 1 has given up its privileges. PID 1 stays and reaps. It returns only if a
-/// call is refused before the child continues.
+/// Forks. In the child, returns after PID 1 has given up its privileges. In PID 1, reaps until the task ends and does
+/// not return, unless a call is refused before the child continues.
 pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let caller = init.take_fd(caller);
     // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends.

@@ -11,12 +11,12 @@ pub struct Init {
     pub pid1: i32,
     /// Descriptors that the parent handed over; -1 once a step has taken one.
     pub fds: [i32; FDS as usize],
-    /// The root of the sandbox, from the step that mounts it on; -1 before.
+    /// The root of the sandbox. -1 before the step that mounts it.
     pub root: i32,
-    /// The file system that overlays write to, from the step that mounts it on; -1 before.
+    /// The file system that overlays write to. -1 before the step that mounts it.
     pub upper: i32,
-    /// The mounts at `/dev`, `/proc`, `/sys` and `/secrets`, each from the step that mounts it on. A process that can
-    /// write to the root may move those directories meanwhile, but the descriptors still refer to the mounts.
+    /// The mounts at `/dev`, `/proc`, `/sys` and `/secrets`. Each is -1 before the step that mounts it. A process that
+    /// can write to the root may move those directories meanwhile, but the descriptors still refer to the mounts.
     pub anchors: [i32; 4],
     /// Index of the candidate that was found as the command, and its path.
     pub command: Option<(u8, Str<'static>)>,

@@ -263,7 +263,7 @@ fn write_oom_score(value: Str<'static>) -> Done {
     written
 }
 
-/// Finds the command with the user's credentials. Then reports to the parent that only the filter and execve(2) are
+/// Finds the command, with the task's credentials. Then reports to the parent that only the filter and execve(2) are
 /// left.
 fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Done {
     let mut errno = ENOENT;

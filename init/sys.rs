@@ -29,7 +29,7 @@ fn addr_mut<T: ?Sized>(value: &mut T) -> usize {
     core::ptr::from_mut(value).cast::<u8>() as usize
 }
 
-/// A NUL-terminated string: decoded from the plan, or a literal.
+/// Address of a NUL-terminated string: decoded from the plan, a literal, or a buffer that outlives the call.
 #[derive(Clone, Copy)]
 pub struct Z(usize);
 

@@ -1,26 +1,32 @@
-//! Spec and host into a plan, in the order of a sandbox's life. The one place where domains meet:
-//! whatever one of them must know of another is an argument that this page passes.
+//! Compiles a spec and the facts about a host into a plan, in the order in which a sandbox is built.
 //!
-//! It is pure: it validates, resolves, orders, chooses and degrades, and it touches nothing. Everything
-//! that can be refused without asking the kernel is refused here.
+//! The modules `ns`, `rootfs`, `caps`, `ids`, `cgroup` and `filter` (the domains) never import each other. If one of
+//! them depends on another, `compile` passes the value as an argument.
+//!
+//! Compiling makes no system calls and changes nothing. It validates the spec, resolves defaults, orders the steps,
+//! chooses methods, and adds to the report what cannot be enforced. Everything that can be refused without asking the
+//! kernel is refused here.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::caps::{self, CapSet, Sets};
-use crate::cgroup::{self, CgroupName, CgroupPath, Cgroups, Required};
+use crate::cgroup::{self, CgroupName, Cgroups, RequiredControllers};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, nodes};
 use crate::ids::Identity;
 use crate::ns::{self, IsolationMode, Namespaces, Network};
 use crate::plan::{MustHold, ParentOp, ParentStep, Plan};
 use crate::report::Control;
+use crate::rootfs::changes::RootRecord;
 use crate::rootfs::lower::RootRequest;
+use crate::rootfs::work::BuildRoot;
 use crate::rootfs::{self, Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::Op;
-use crate::step::{self, Draft, Enter, Handed, IdMaps, Step};
+use crate::step::{self, Draft, Enter, Handed, IdMaps, InitStep, Step};
 use identity::Mapping;
 
 mod breaches;
@@ -38,7 +44,12 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-/// Compiles. `id` is the sandbox's name where the spec has none.
+/// Compiles a plan. `id` is the sandbox's name if the spec has none.
+///
+/// # Errors
+///
+/// [`Error::Spec`] for an invalid spec, [`Error::Denied`] for what the policy does not allow, [`Error::Unsupported`]
+/// for what this host cannot enforce.
 pub(crate) fn compile(
     policy: &Policy,
     spec: &SandboxSpec,
@@ -47,18 +58,22 @@ pub(crate) fn compile(
     id: &str,
 ) -> Result<Plan> {
     checks::kernel(host)?;
+    checks::policy(policy)?;
+    checks::tmpfs_sizes(spec)?;
     checks::strings(spec)?;
-    let id = checks::id(if spec.id.is_empty() { id } else { &spec.id })?;
+    let id = checks::id(spec.id.as_deref().unwrap_or(id))?;
     let namespaces = namespaces(policy, spec, host, survey)?;
     let identity = &survey.identity;
     let mut draft = Draft::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut draft)?;
     let filters = filter::choose(policy, spec, sets, namespaces.pid)?;
+    let must_hold = &must_hold(policy, spec);
     spec.limits.validate()?;
     let limits = spec.limit_env.variables(&spec.limits)?;
     checks::devices(spec, survey)?;
     let mut cgroups = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut draft)?;
-    let (root, entries) = root::work(policy, spec, host, survey, &id, &mut draft)?;
+    let built = root::work(policy, spec, host, survey, &id, &mut draft);
+    let (root, entries) = built.map_err(|e| root::in_spec(e, spec))?;
     let mapping =
         Mapping::of(host, identity, namespaces.user, root.build.dir.is_some() || spec.root.upper.is_some());
     identity::denied(policy, host, identity, mapping)?;
@@ -71,6 +86,8 @@ pub(crate) fn compile(
     let swappable = root::swappable(host, namespaces.user);
 
     let confined = !sets.bounding.has("sys_admin");
+    let places: Vec<(&Path, &Path)> =
+        spec.devices.iter().map(|device| (device.source.as_path(), device.place().as_path())).collect();
     let propagates = spec.volumes.iter().any(|volume| volume.propagation != Propagation::Private);
     let request = RootRequest {
         root: &spec.root,
@@ -84,7 +101,7 @@ pub(crate) fn compile(
         swappable: swappable.as_deref(),
         files: &files,
         volumes: &volumes,
-        devices: &spec.devices,
+        devices: &places,
         work_dir: spec.work_dir.as_deref(),
         masked: &host.masked,
         private: &covered,
@@ -108,7 +125,7 @@ pub(crate) fn compile(
     if maps.is_some() {
         draft.build(Control::IDS, Op::AwaitIdMaps {});
     }
-    process::oom_score(policy, spec, host, &mut draft)?;
+    process::oom_score(spec, host, must_hold, &mut draft)?;
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Session {});
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Ordinary {});
     process::descriptors(spec, &mut draft)?;
@@ -117,7 +134,7 @@ pub(crate) fn compile(
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
     ns::lower::unshare(&namespaces, &mut draft);
     rootfs::lower::lower(&request, &mut draft);
-    filters.common(policy, spec, &mut draft);
+    filters.common(must_hold, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
     if spec.init && private {
         let caller = draft.hand(Handed::Driver);
@@ -125,9 +142,9 @@ pub(crate) fn compile(
     }
     let stays = private.then(|| process::stay(host, identity, mapping, 0));
     process::rlimits(spec, &mut draft)?;
-    // The filter and the domain come last. Without no_new_privs both need CAP_SYS_ADMIN, so they come before it is
-    // given up.
-    let mut filter = filters.own(policy, spec, &mut draft);
+    // The Landlock domain and the filter come last, after the credentials, if no_new_privs is set. Without it, either
+    // needs CAP_SYS_ADMIN, so both come before that capability is dropped.
+    let mut filter = filters.own(must_hold, spec, &mut draft);
     let domain = landlock::Domain::of(host, spec, &namespaces, sets);
     if !spec.no_new_privs {
         draft.init.extend(domain.step());
@@ -145,17 +162,21 @@ pub(crate) fn compile(
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     draft.enter(Enter::Inside, Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) });
     draft.enter(Enter::Inside, Control::IDS, Op::Umask { mask: spec.umask });
-    let candidates = process::candidates(&spec.command);
+    let path = spec.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
+    let candidates = process::candidates(&spec.command, work_dir, path)?;
     process::find(&candidates, &mut draft);
     draft.init.extend(filter);
     process::exec(spec, limits, identity, &mut draft);
 
     if draft.handed.len() > step::wire::FDS as usize {
-        let why = format!("more than {} files, directories and descriptors are handed over", step::wire::FDS);
+        let why = format!(
+            "more than {} files, directories and descriptors would be passed to init",
+            step::wire::FDS
+        );
         return Err(Error::spec("volumes", why));
     }
-    let must_hold = must_hold(policy, spec);
     must_hold.check(&draft.report)?;
+    let record = root_record(spec, &root.build, &draft);
     let Draft { report, init, handed } = draft;
     let parent = parent(&mut cgroups, root, handed, clone, maps);
     Ok(Plan {
@@ -166,10 +187,27 @@ pub(crate) fn compile(
         cgroups,
         namespaces: namespaces.own(),
         stays,
-        must_hold,
+        must_hold: *must_hold,
+        root: record,
         command: spec.command.clone(),
         candidates,
     })
+}
+
+/// The facts that are kept to compare the root with its sources after the task has ended.
+fn root_record(spec: &SandboxSpec, build: &BuildRoot, draft: &Draft) -> RootRecord {
+    let mount = |step: &InitStep| match step.op()? {
+        Op::Bind { target, .. } | Op::Mount { target, .. } => Some(step::to_path(target)),
+        Op::MaskFile { path } | Op::MaskDir { path } => Some(step::to_path(path)),
+        _ => None,
+    };
+    RootRecord {
+        method: build.method,
+        dir: build.dir.clone(),
+        upper: spec.root.upper.clone(),
+        setuid: build.setuid,
+        mounts: draft.init.iter().filter_map(mount).collect(),
+    }
 }
 
 /// The parent's steps, in order.
@@ -210,24 +248,26 @@ fn parent(
 }
 
 fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey) -> Result<Namespaces> {
-    let default = ("default_pid_mode", policy.default_pid_mode.as_str());
-    let pid = ns::resolve_mode(("pid_mode", &spec.pid_mode), default, policy.allow_host_pid)?;
-    let default = ("default_ipc_mode", policy.default_ipc_mode.as_str());
-    let ipc = ns::resolve_mode(("ipc_mode", &spec.ipc_mode), default, policy.allow_host_ipc)?;
+    let pid = ("pid_mode", spec.pid_mode);
+    let pid = ns::resolve_mode(pid, policy.default_pid_mode, policy.allow_host_pid)?;
+    let ipc = ("ipc_mode", spec.ipc_mode);
+    let ipc = ns::resolve_mode(ipc, policy.default_ipc_mode, policy.allow_host_ipc)?;
     checks::network(&spec.network, survey)?;
     if !policy.allow_network && spec.network != Network::None {
-        let why = "network: this host's policy allows no network (allow_network is off): ask for \"none\"";
+        let why = "network: this host's policy does not allow a network (allow_network is off): use \"none\"";
         return Err(Error::denied(why));
     }
     let user = !host.privileged();
     if let (true, Some(why)) = (user, &host.user_ns_forbidden) {
-        let reason = format!("the caller {} and may make no user namespace: {why}", host.hindrance());
+        let reason = format!("the caller {} and cannot make a user namespace: {why}", host.hindrance());
         return Err(Error::Unsupported { control: Control::MOUNT_NS, reason });
     }
     let network = spec.network.clone();
     if let (true, Network::Path(path)) = (user, &network) {
         let hindrance = host.hindrance();
-        let reason = format!("{path:?} cannot be joined from a user namespace, and the caller {hindrance}");
+        let reason = format!(
+            "{path:?} cannot be joined: the task would run in a user namespace, because the caller {hindrance}"
+        );
         return Err(Error::Unsupported { control: Control::NET_NS, reason });
     }
     Ok(Namespaces { pid, ipc, network, uts: spec.hostname.clone(), cgroup: false, user })
@@ -246,20 +286,24 @@ fn capabilities(
     let sets = if policy.root_keeps_caps && identity.uid == 0 {
         draft.report.note(
             Control::CAPS,
-            "user 0 keeps capabilities 0 to 37 by the operator's policy, whatever the lists say",
+            "user 0 keeps capabilities 0 to 37 whatever cap_add and cap_drop say (root_keeps_caps is on in this host's policy)",
         );
         Sets::legacy_root(host.supported)
     } else {
         Sets::for_uid(identity.uid, asked)
     };
     draft.report.enforce(Control::CAPS);
-    // In a user namespace of its own a task can have them all; they are good for nothing outside of it.
+    // In a user namespace of its own, a task can hold every capability, which has no effect outside of that namespace.
     let held = if user_ns { host.supported } else { host.held };
     let withheld = caps::withheld(sets.permitted, held);
     if !withheld.is_empty() {
-        draft
-            .report
-            .note(Control::CAPS, format!("the caller cannot grant what it does not hold: {withheld}"));
+        draft.report.note(
+            Control::CAPS,
+            format!(
+                "the task does not get capabilities that the caller lacks: {}",
+                withheld.names_upper().join(", ")
+            ),
+        );
     }
     let keep = |set: CapSet| set.intersection(held);
     Ok(Sets {
@@ -280,13 +324,12 @@ fn cgroup(
     pid: IsolationMode,
     draft: &mut Draft,
 ) -> Result<Cgroups> {
-    let parent = CgroupPath::new(&policy.cgroup_parent).map_err(|why| Error::spec("cgroup_parent", why))?;
-    let name = CgroupName::new(id).map_err(|why| Error::spec("id", why))?;
-    let required = policy.required_controllers.parse::<Required>();
-    let required = required.map_err(|why| Error::spec("required_controllers", why))?;
-    let found = match host.cgroups.required == required {
+    let name = CgroupName::new(id).map_err(|why| Error::spec("id", why.to_string()))?;
+    let required = policy.required_controllers;
+    let asked = if required == RequiredControllers::Asked { spec.limits.asked() } else { Control::empty() };
+    let found = match (host.cgroups.required, host.cgroups.asked) == (required, asked) {
         true => Cow::Borrowed(&host.cgroups),
-        false => Cow::Owned(host.cgroups.requiring(required)),
+        false => Cow::Owned(host.cgroups.requiring(required, asked)),
     };
     let rules = devices::rules(spec, host, survey, draft)?;
     let without_devices = devices::without(spec);
@@ -298,7 +341,7 @@ fn cgroup(
             without_devices: &without_devices,
             own_pid,
             partition: policy.core_partitions,
-            ..cgroup::Request::new(&spec.limits, &found, &parent, &name)
+            ..cgroup::Request::new(&spec.limits, &found, &policy.cgroup_parent, &name)
         },
         &mut draft.report,
     )?;
@@ -306,11 +349,13 @@ fn cgroup(
     Ok(cgroups)
 }
 
-/// What must hold without reservation.
+/// The controls that the spec's author and the operator require, and those that may be missing unless they are named.
 fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
-    // Neither confines the task; and the kernel may forbid to lower the score below the caller's.
-    let degrades = Control::RESOURCES | Control::OOM_SCORE;
-    // What the author asked to go without is not missing.
-    let forgiven = if spec.root.writable { degrades | Control::HOST_FILES } else { degrades };
+    let mut forgiven = Control::empty();
+    // Writing a score below the caller's minimum needs CAP_SYS_RESOURCE. If the spec asks for no score, a refusal is
+    // tolerated.
+    forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
+    // In a writable root of hard links, the task can change the host's files: the author asked for that.
+    forgiven.set(Control::HOST_FILES, spec.root.writable);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

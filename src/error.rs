@@ -1,83 +1,173 @@
-//! The crate's one error type, sorted by who must act on it.
+//! The crate's error type, whose variants say who must act.
 //!
-//! The message of an error is the step as the plan prints it; the kernel's answer is its
-//! [`source`](std::error::Error::source), and never both in one string. An error of the first three
-//! kinds means that nothing on the machine was touched; one of the others that everything made so
-//! far was taken back before the error was returned.
+//! The message is the refused step as the plan prints it. The errno is the [`source`](std::error::Error::source), and
+//! is not repeated in the message. `Spec` and `Denied` mean that nothing on the host was changed. After `Task`
+//! the task is as it was, unless the method says otherwise. Any other error means that everything made before the
+//! refused step was removed.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::report::Control;
 
-/// Why a sandbox could not be planned, spawned or handled.
+/// The reason why a sandbox could not be planned or spawned, or why a method of a task failed.
+///
+/// The variants say who must act: the author of the spec, the operator of the host, or the caller. The message does not
+/// contain the [`source`](std::error::Error::source).
+///
+/// ```no_run
+/// use cofferdam::{Error, Sandbox};
+/// use std::error::Error as _;
+///
+/// let Err(error) = Sandbox::command("make").spawn() else { return };
+/// match &error {
+///     Error::Spec { field, .. } => eprintln!("correct {field} in the job: {error}"),
+///     Error::Denied { .. } | Error::Unsupported { .. } => eprintln!("ask the operator: {error}"),
+///     Error::Exec { program, .. } => eprintln!("cannot execute {program:?}: {:?}", error.source()),
+///     _ => eprintln!("{error}: {:?}; {}", error.source(), error.remedy().unwrap_or("no remedy known")),
+/// }
+/// std::process::exit(error.exit_code().into());
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The author of the spec or the policy must act: this field is wrong. Nothing was touched.
+    /// A field of the spec or the policy is wrong. Its author must act. Nothing was changed.
     #[error("{}", named(field, message))]
     Spec {
-        /// The field, as it is spelled in the serialised form (`pid_mode`, `denied_host_uids`).
+        /// Name of the field as in the serialised form (`pid_mode`, `denied_host_uids`).
         field: &'static str,
-        /// What is wrong with it, with the offending value.
+        /// The wrong value, and what is accepted.
         message: String,
     },
-    /// The task asked for something that the operator's policy forbids. Nothing was touched.
+    /// The spec asks for something that the operator's policy forbids. Nothing was changed.
     #[error("{message}")]
     Denied {
-        /// What was asked for and what forbids it.
+        /// What was asked for, and which field of the policy forbids it.
         message: String,
     },
-    /// The operator must act: this host cannot enforce a control that is required. Nothing was touched.
+    /// This host cannot enforce a required control. The operator must act. Nothing was changed, unless the kernel
+    /// refused the control during the spawn; then everything made before was removed.
     #[error("this host cannot enforce {control}: {reason}")]
     Unsupported {
-        /// The controls that are required and would not hold.
+        /// The required controls that do not hold.
         control: Control,
-        /// Why not, by name: the missing controller, system call, capability or sysctl.
+        /// The cause, by name: a missing controller, system call, capability or sysctl.
         reason: String,
     },
-    /// A step on the caller's side was refused. It was rolled back, but for what was populated in a directory of
-    /// the author's own (`root.path`, `upper`, and by [`populate`](crate::rootfs::populate)): that stays.
+    /// The kernel refused a step of the caller's process. Everything made before was removed. The exception is a
+    /// directory of the author's own (`root.path`, `upper`, and the root of [`populate`](crate::rootfs::populate)):
+    /// what was populated in it stays.
     #[error("{step}")]
     Prepare {
         /// The step as the plan prints it.
         step: String,
-        /// The kernel's answer.
+        /// The errno.
         #[source]
         source: io::Error,
     },
-    /// A step of init, inside the new namespaces, was refused. Init was reaped and all was rolled back.
+    /// The kernel refused a step of init, inside the new namespaces. Init was reaped, and everything made before was
+    /// removed.
     #[error("{step}")]
     Setup {
         /// The step as the plan prints it.
         step: String,
-        /// The kernel's answer.
+        /// The errno.
         #[source]
         source: io::Error,
     },
-    /// The command was not found in the root, or cannot be executed. All was rolled back.
+    /// The command does not exist in the root, or the kernel cannot execute it. Everything made before was removed.
     ///
-    /// [`Error::exit_code`] tells the two apart in the way that shells do.
-    #[error("execve({program:?})")]
+    /// [`Error::exit_code`] distinguishes the two cases.
+    #[error("execve({program:?}){}", places(program, tried))]
     Exec {
-        /// The command as the spec names it, or the path that it was found at.
-        program: String,
-        /// `NotFound` when there is no such regular file in the root (or its interpreter is missing),
-        /// else why the kernel would not execute it.
+        /// The path at which the command was found. If it was not found, the command as the spec names it.
+        program: PathBuf,
+        /// The paths in the root at which the command was looked up, in order. Empty if it was found.
+        tried: Vec<PathBuf>,
+        /// `NotFound` if the root has no such regular file, or the file's interpreter does not exist. Otherwise the
+        /// errno of `execve(2)`.
         #[source]
         source: io::Error,
     },
-    /// A step on a running or ended task was refused.
+    /// The kernel refused a step on a running or ended task.
     #[error("{step}")]
     Task {
-        /// The step, strace-like.
+        /// The step, as strace prints it.
         step: String,
-        /// The kernel's answer.
+        /// The errno.
         #[source]
         source: io::Error,
     },
 }
 
-/// The message of a `Spec` error, with the field in front where it does not begin with it.
+/// The paths at which a command was looked up, as the end of a message. Empty if the command itself is the only one.
+fn places(program: &Path, tried: &[PathBuf]) -> String {
+    let places: Vec<String> = tried.iter().map(|path| format!("{path:?}")).collect();
+    match tried {
+        [] => String::new(),
+        [only] if only == program => String::new(),
+        _ => format!(", looked up at {}", places.join(", ")),
+    }
+}
+
+/// A remedy for controls that cannot be enforced. Every sandbox needs a mount namespace, so `MOUNT_NS` is alone only if
+/// the caller cannot create any namespace.
+fn unsupported(control: Control, reason: &str) -> Option<&'static str> {
+    if control == Control::MOUNT_NS {
+        return Some(
+            "run as root, or allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns)",
+        );
+    }
+    if control == Control::MOUNT_NS | Control::HOST_FILES {
+        return Some("use Linux 5.12 or later");
+    }
+    // The words of `cgroup/detect`. Other resources are missing for other reasons.
+    let missing =
+        ["controllers not available", "is not delegated", "cgroup v1 needs root", "cannot be written"];
+    let controllers = missing.iter().any(|words| reason.contains(words));
+    (controllers && control.intersects(Control::RESOURCES)).then_some(
+        "delegate the controllers to the caller (systemd: Delegate=yes), require fewer (required_controllers: asked), \
+         or go without (require: best_effort)",
+    )
+}
+
+/// A remedy for a system call that the kernel refused.
+fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
+    match (source.kind(), source.raw_os_error()) {
+        (_, Some(libc::EPERM)) if step.starts_with("prlimit64(") => {
+            Some("give a hard limit that is at most the caller's, or run with CAP_SYS_RESOURCE")
+        }
+        (_, Some(libc::EACCES)) if step.contains("oom_score_adj") => {
+            Some("give a score that is not below the caller's, or run with CAP_SYS_RESOURCE")
+        }
+        (_, Some(libc::EACCES)) if step.starts_with("openat(") && !step.contains("/sys/fs/cgroup") => {
+            Some("leave the file out of the root, or populate by bind or overlay")
+        }
+        (_, Some(libc::E2BIG)) => Some("shorten args and env"),
+        (io::ErrorKind::ResourceBusy, _) => {
+            Some("wait until the other task has ended, or ask for something else")
+        }
+        (io::ErrorKind::OutOfMemory, _) => Some("free memory on the host"),
+        (_, Some(libc::EMFILE)) => Some("raise the caller's limit of open files (RLIMIT_NOFILE)"),
+        (_, Some(libc::ENFILE)) => Some("raise the host's limit of open files (fs.file-max)"),
+        (_, Some(libc::EAGAIN)) => {
+            Some("raise the limit of processes (RLIMIT_NPROC, pids.max of the caller's cgroup)")
+        }
+        (_, Some(libc::ENOSPC)) => Some(
+            "free space or inodes in the temporary directory, or raise the limits of namespaces (user.max_*_namespaces)",
+        ),
+        (_, Some(libc::EXDEV)) => {
+            Some("choose a temp_dir on the file system of the sources, or populate by copy")
+        }
+        (_, Some(libc::ENOSYS)) => {
+            Some("use a newer kernel, or a container engine whose filter knows the call")
+        }
+        _ => None,
+    }
+}
+
+/// The message of a `Spec` error. It begins with the name of the field.
 fn named(field: &str, message: &str) -> String {
     if message.starts_with(field) { message.to_string() } else { format!("{field}: {message}") }
 }
@@ -96,19 +186,19 @@ impl Error {
         Error::Denied { message: message.into() }
     }
 
-    /// A `Prepare` error; the closure form for `map_err`.
+    /// A `Prepare` error, as a closure for `map_err`.
     pub(crate) fn prepare<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Self {
         let step = step.into();
         move |source| Error::Prepare { step, source: source.into() }
     }
 
-    /// A `Task` error; the closure form for `map_err`.
+    /// A `Task` error, as a closure for `map_err`.
     pub(crate) fn task<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Self {
         let step = step.into();
         move |source| Error::Task { step, source: source.into() }
     }
 
-    /// The same while the task runs: nothing is being prepared any more.
+    /// Turns a `Prepare` error into a `Task` error, for steps that also run on a running task.
     pub(crate) fn of_task(self) -> Self {
         match self {
             Error::Prepare { step, source } => Error::Task { step, source },
@@ -116,13 +206,39 @@ impl Error {
         }
     }
 
-    /// The exit status that a command-line front should end with, as `docker run` and `env` do:
-    /// 127 when the command was not found, 126 when it was found but is not executable, and 125 for
-    /// everything that the sandbox itself refused or failed at.
+    /// What would help, as an imperative clause without a full stop. `None` if no remedy is known.
     ///
     /// ```
     /// # use cofferdam::Error;
-    /// let e = Error::Exec { program: "nope".into(), source: std::io::ErrorKind::NotFound.into() };
+    /// let e = Error::Exec { program: "nope".into(), tried: vec![], source: std::io::ErrorKind::NotFound.into() };
+    /// assert!(e.remedy().is_some_and(|remedy| remedy.contains("PATH")));
+    /// ```
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Error::Spec { .. } => None,
+            Error::Denied { .. } => Some("ask for less, or ask the operator to change the policy"),
+            Error::Unsupported { control, reason } => unsupported(*control, reason),
+            Error::Exec { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Some(
+                    "give a path in the root or a PATH, and check that the root contains the program and its interpreter",
+                ),
+                io::ErrorKind::PermissionDenied => Some(
+                    "make the file executable for the task's user, on a file system that is not mounted noexec",
+                ),
+                _ => refused("execve(", source),
+            },
+            Error::Prepare { step, source }
+            | Error::Setup { step, source }
+            | Error::Task { step, source } => refused(step, source),
+        }
+    }
+
+    /// The exit status for a command-line program, as `docker run` and `env` use it: 127 if the command was not found,
+    /// 126 if it was found but cannot be executed, and 125 for every other error.
+    ///
+    /// ```
+    /// # use cofferdam::Error;
+    /// let e = Error::Exec { program: "nope".into(), tried: vec![], source: std::io::ErrorKind::NotFound.into() };
     /// assert_eq!(e.exit_code(), 127);
     /// ```
     pub fn exit_code(&self) -> u8 {
@@ -131,5 +247,43 @@ impl Error {
             Error::Exec { .. } => 126,
             _ => 125,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_causes_have_a_remedy() {
+        let prepare = |errno| Error::prepare("x")(io::Error::from_raw_os_error(errno));
+        for (error, word) in [
+            (prepare(libc::EMFILE), "RLIMIT_NOFILE"),
+            (prepare(libc::EAGAIN), "pids.max"),
+            (prepare(libc::EXDEV), "temp_dir"),
+            (prepare(libc::EBUSY), "other task"),
+            (Error::denied("x"), "operator"),
+            (
+                Error::Unsupported {
+                    control: Control::MEMORY,
+                    reason: "cgroup v2 controllers not available: memory".into(),
+                },
+                "best_effort",
+            ),
+            (
+                Error::Unsupported {
+                    control: Control::MOUNT_NS,
+                    reason: "cannot make a user namespace".into(),
+                },
+                "max_user_namespaces",
+            ),
+        ] {
+            assert!(error.remedy().unwrap().contains(word), "{error:?}");
+        }
+        let cores =
+            Error::Unsupported { control: Control::CPUSET, reason: "CPUs 9 are not available".into() };
+        assert_eq!(cores.remedy(), None, "no delegation makes a CPU");
+        assert_eq!(prepare(libc::EPERM).remedy(), None);
+        assert_eq!(Error::spec("id", "x").remedy(), None);
     }
 }

@@ -1,9 +1,9 @@
-//! Facts about this host, asked once and passed as a value.
+//! Facts about this host, probed once and passed as a value.
 //!
-//! A driver probes at its start and hands the value to every sandbox; tests make one up. What `doctor`
-//! prints comes from here. What depends on a spec (its user, its paths) is a [`Survey`], in `host/survey.rs`.
+//! A driver probes when it starts and passes the value to every sandbox; tests change fields of one. `doctor` prints
+//! it. Facts that depend on a spec (its user, its paths) are in a [`Survey`], in `host/survey.rs`.
 //!
-//! It decides nothing: whether a missing fact matters is for `compile` to say.
+//! This module decides nothing: `compile` decides whether a missing feature matters.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -25,11 +25,27 @@ mod survey;
 pub(crate) use survey::Skip;
 pub(crate) use survey::{Stream, Survey, chroot_env, nodes, temp_dir};
 
-/// What this kernel offers and what the caller may do with it.
+/// Facts about this host: what the kernel supports, and which privileges the caller has.
+///
+/// A value is plain data and does not change. Probe once and share it, and probe again if the caller's privileges or
+/// cgroups have changed.
+///
+/// ```no_run
+/// use cofferdam::{Health, Host, Sandbox};
+///
+/// let host = Host::probe()?; // once
+/// if let Health::Unhealthy(why) | Health::Undetected(why) = host.health() {
+///     eprintln!("{why}");
+/// }
+/// for job in ["one", "two"] {
+///     println!("{}", Sandbox::command("echo").arg(job).host(&host).spawn()?.wait()?);
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Host {
-    /// The kernel's version, the first two numbers.
+    /// The kernel's version: major and minor number.
     pub kernel: (u32, u32),
     /// The caller's effective user id.
     pub uid: u32,
@@ -37,60 +53,60 @@ pub struct Host {
     pub gid: u32,
     /// The caller's supplementary groups.
     pub groups: Vec<u32>,
-    /// All capabilities of this kernel.
+    /// All capabilities that this kernel supports.
     pub supported: CapSet,
     /// The capabilities that the caller can pass on to a task: permitted, and in its bounding set.
     pub held: CapSet,
-    /// Whether the caller is in a user namespace: its ids and capabilities are those of that namespace, and no more than
-    /// its user's outside.
+    /// Whether the caller is in a user namespace other than the initial one. Its ids and capabilities are then valid
+    /// only in that namespace.
     pub nested: bool,
-    /// The user ids that the caller's user namespace has, and what they are outside of it.
+    /// The user ids that are mapped in the caller's user namespace, and what they are outside of it.
     pub uid_map: IdMap,
-    /// The group ids, likewise.
+    /// The group ids that are mapped in the caller's user namespace, and what they are outside of it.
     pub gid_map: IdMap,
-    /// Whether `setgroups(2)` is allowed in it (`user_namespaces(7)`).
+    /// Whether `setgroups(2)` is allowed in the caller's user namespace (`user_namespaces(7)`).
     pub set_groups: bool,
     /// The cgroup hierarchies and their controllers.
     pub cgroups: Detection,
-    /// Why a user namespace cannot be made without privileges; `None` when nothing is known against it.
+    /// The sysctl that forbids unprivileged user namespaces; `None` if none does.
     pub user_ns_forbidden: Option<String>,
-    /// The Landlock ABI (`landlock(7)`); 0 where there is none.
+    /// The Landlock ABI version (`landlock(7)`); 0 without Landlock.
     pub landlock_abi: u32,
     /// The caller's `oom_score_adj`.
     pub oom_score_adj: i32,
-    /// Whether the caller has `no_new_privs` set, which every task then inherits.
+    /// Whether the caller has `no_new_privs` set. Every task inherits it.
     pub no_new_privs: bool,
-    /// Whether the caller denies itself memory that is both writable and executable (`PR_SET_MDWE`, Linux 6.3), which no
-    /// process can take back, and every task then inherits.
+    /// Whether the caller has `PR_SET_MDWE` set (Linux 6.3), which forbids memory that is both writable and executable.
+    /// No process can clear it, and every task inherits it.
     pub mdwe: bool,
-    /// Whether the kernel has the overlay file system, or a module of it that the caller may load.
+    /// Whether the kernel has the overlay file system, or has it as a module that the caller may load.
     pub overlay: bool,
-    /// Sensitive files of this kernel that a sandbox covers.
+    /// Sensitive files and directories of this kernel that a sandbox masks.
     pub masked: Vec<(PathBuf, FileKind)>,
-    /// Files and directories below `/etc` that other users may not read: covered where `/etc` comes from the default
-    /// `chroot_env`.
+    /// Files and directories below `/etc` that other users cannot read. They are masked if `/etc` comes from the
+    /// default `chroot_env`.
     pub private: Vec<(PathBuf, FileKind)>,
-    /// Options of the host's `/proc` that hide processes: a sandbox in the host's PID namespace has them too.
+    /// Options of the host's `/proc` that hide processes. A sandbox in the host's PID namespace gets them too.
     pub proc_options: Vec<(String, String)>,
     /// Files and directories of this kernel that a sandbox makes read-only.
     pub read_only: Vec<(PathBuf, FileKind)>,
 }
 
-/// An id map of the caller's; all ids where it cannot be read.
+/// The caller's id map; the identity map if it cannot be read.
 fn id_map(kind: &str) -> IdMap {
     let text = std::fs::read_to_string(format!("/proc/self/{kind}_map"));
     text.ok().and_then(|text| IdMap::parse(&text)).unwrap_or_else(IdMap::identity)
 }
 
-/// What making namespaces and changing ids needs, in the caller's own user namespace.
+/// The capabilities that are needed to make namespaces and change ids, in the caller's own user namespace.
 const PRIVILEGES: [&str; 4] = ["sys_admin", "setuid", "setgid", "setpcap"];
 
 impl Host {
-    /// Asks the kernel. Reads `/proc`, `/sys` and the cgroup file systems; changes nothing, but that it makes
-    /// and removes a cgroup where one was delegated to the caller ([`Detection::probe`]).
+    /// Probes the kernel. Reads `/proc`, `/sys` and the cgroup file systems. Changes nothing, except that it creates
+    /// and removes a cgroup if one was delegated to the caller ([`Detection::probe`]).
     ///
     /// # Errors
-    /// [`Error::Prepare`] when `/proc` cannot be read.
+    /// [`Error::Prepare`] if `/proc` cannot be read.
     pub fn probe() -> Result<Host> {
         let read =
             |path: &str| std::fs::read_to_string(path).map_err(Error::prepare(format!("read({path:?})")));
@@ -125,56 +141,57 @@ impl Host {
         })
     }
 
-    /// Whether the caller may make every namespace by itself, mount the host's file systems and become any user.
-    /// Otherwise a user namespace is made. Root of a user namespace is not privileged.
+    /// Whether the caller may make every kind of namespace directly, mount the host's file systems and become any user.
+    /// Otherwise tasks run in a user namespace. Root of a user namespace is not privileged.
     pub fn privileged(&self) -> bool {
         !self.nested && self.lacking().is_empty()
     }
 
-    /// Whether the caller may map ids of its user namespace that are not its own.
+    /// Whether the caller may map ids of its user namespace other than its own.
     pub(crate) fn maps_ids(&self) -> bool {
         self.held.has("setuid") && self.held.has("setgid") && self.set_groups
     }
 
-    /// What keeps the caller from being [privileged](Host::privileged), as the end of a sentence about it: `lacks sys_admin`.
+    /// The reason why the caller is not [privileged](Host::privileged), as the end of a sentence about the caller:
+    /// `lacks CAP_SYS_ADMIN`.
     pub fn hindrance(&self) -> String {
-        let lacking = self.lacking();
+        let lacking = self.lacking().names_upper();
         match (self.nested, lacking.is_empty()) {
             (true, true) => "is in a user namespace".to_string(),
-            (true, false) => format!("is in a user namespace and lacks {lacking}"),
-            (false, _) => format!("lacks {lacking}"),
+            (true, false) => format!("is in a user namespace and lacks {}", lacking.join(", ")),
+            (false, _) => format!("lacks {}", lacking.join(", ")),
         }
     }
 
-    /// Why this kernel lacks what is built on; `None` when it does not.
+    /// The reason why this kernel is too old; `None` if it is not.
     pub(crate) fn too_old(&self) -> Option<String> {
         let (major, minor) = self.kernel;
         (self.kernel < OLDEST_KERNEL)
             .then(|| format!("mount_setattr(2) needs Linux 5.12, this is {major}.{minor}"))
     }
 
-    /// Where cgroup file systems are mounted.
+    /// The mount points of the cgroup file systems.
     pub(crate) fn cgroup_mounts(&self) -> Vec<PathBuf> {
         let v1 = self.cgroups.v1.values().map(|h| h.mount.clone());
         v1.chain(self.cgroups.v2.iter().map(|v2| v2.mount.clone())).collect()
     }
 
-    /// The capabilities that stand between the caller and being [privileged](Host::privileged).
+    /// The capabilities that the caller lacks to be [privileged](Host::privileged).
     pub fn lacking(&self) -> CapSet {
         let needed = CapSet::from_names(PRIVILEGES).unwrap_or(self.supported);
         needed.difference(self.held)
     }
 }
 
-/// Whether a driver can offer this host, as a fingerprint wants it said.
+/// Whether a driver can offer this host, in the terms of Nomad's fingerprints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", content = "reason", rename_all = "lowercase")]
 pub enum Health {
-    /// Everything can be enforced.
+    /// The caller is privileged and can set resource limits.
     Healthy,
-    /// Sandboxes run, but something that a driver promises cannot be enforced.
+    /// Sandboxes run, but only in a user namespace, or without resource limits. The text says why.
     Unhealthy(String),
-    /// No sandbox can be made here.
+    /// This host can run no sandbox. The text says why.
     Undetected(String),
 }
 
@@ -188,11 +205,12 @@ impl fmt::Display for Health {
     }
 }
 
-/// The oldest kernel that has all that is built on: `mount_setattr(2)` came last.
+/// The oldest kernel with every required system call. `mount_setattr(2)` is the newest of them.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
 impl Host {
-    /// The verdict over all that was found.
+    /// The overall result of the probe: [`Health::Undetected`] if the kernel is too old or the caller cannot create
+    /// namespaces, [`Health::Unhealthy`] if sandboxes need a user namespace or have no resource limits.
     pub fn health(&self) -> Health {
         if let Some(why) = self.too_old() {
             return Health::Undetected(why);
@@ -202,7 +220,7 @@ impl Host {
         }
         let mut reasons = Vec::new();
         if !self.privileged() {
-            let who = if self.maps_ids() { "" } else { ", as the caller" };
+            let who = if self.maps_ids() { "" } else { ", with the caller's ids" };
             reasons.push(format!("the caller {}: tasks run in a user namespace{who}", self.hindrance()));
         }
         reasons.extend(self.cgroups.can_limit().err().map(|why| format!("no resource limits: {why}")));
@@ -210,7 +228,7 @@ impl Host {
     }
 }
 
-/// The first two numbers of `uname -r`; zeroes where it has none.
+/// Parses the first two numbers of `uname -r`; a missing number is 0.
 fn parse_release(text: &str) -> (u32, u32) {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
@@ -221,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_are_read() {
+    fn kernel_releases_are_parsed() {
         for (text, expect) in
             [("6.18.44-fc-v595\n", (6, 18)), ("5.10.0-28-amd64", (5, 10)), ("4.4", (4, 4)), ("x", (0, 0))]
         {

@@ -1,77 +1,93 @@
-//! What a sandbox enforces, and why it does not enforce the rest.
+//! The controls that a sandbox enforces, and the reasons why others are weakened or missing.
 //!
-//! Every plan and every running [`Task`](crate::Task) carries a [`Report`]: it is the crate's promise
-//! that nothing is enforced, weakened or dropped in silence. It is data, not a log.
+//! Every plan and every [`Task`](crate::Task) has a [`Report`]. It is data, not a log: every control that was asked for
+//! is in it.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::notation::InvalidValue;
 
 bitflags::bitflags! {
-    /// One thing that can be enforced around a task. A set of them says what a spec requires.
+    /// A set of controls: properties of a sandbox that can be enforced or not.
+    ///
+    /// The [`Report`] of a task is made of such sets. Serialised as a list of lower-case names: `["pid_ns", "caps"]`.
+    ///
+    /// ```
+    /// use cofferdam::Control;
+    ///
+    /// let wanted = Control::MEMORY | Control::PIDS;
+    /// assert!(Control::RESOURCES.contains(wanted));
+    /// assert_eq!(wanted.to_string(), "memory,pids");
+    /// assert_eq!(Control::parse("memory,pids")?, wanted);
+    /// # Ok::<(), cofferdam::InvalidValue>(())
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Control: u32 {
-        /// A mount namespace of its own (`mount_namespaces(7)`). Always asked for.
+        /// A private mount namespace (`mount_namespaces(7)`). Always asked for.
         const MOUNT_NS = 1 << 0;
-        /// A PID namespace of its own (`pid_namespaces(7)`): the task sees no process of the host.
+        /// A private PID namespace (`pid_namespaces(7)`): the task sees no process of the host.
         const PID_NS = 1 << 1;
-        /// An IPC namespace of its own (`ipc_namespaces(7)`): no System V object or POSIX queue is shared.
+        /// A private IPC namespace (`ipc_namespaces(7)`): the task shares no System V object or POSIX message queue.
         const IPC_NS = 1 << 2;
-        /// A network namespace that is not the caller's, joined by path or new (`network_namespaces(7)`).
+        /// A network namespace other than the caller's, new or joined by path (`network_namespaces(7)`).
         const NET_NS = 1 << 3;
-        /// A UTS namespace of its own (`uts_namespaces(7)`).
+        /// A private UTS namespace (`uts_namespaces(7)`).
         const UTS_NS = 1 << 4;
-        /// A cgroup namespace of its own (`cgroup_namespaces(7)`).
+        /// A private cgroup namespace (`cgroup_namespaces(7)`, Linux 4.6).
         const CGROUP_NS = 1 << 5;
-        /// `/` is the sandbox's root and the host's is out of reach (`pivot_root(2)`).
+        /// `/` is the sandbox's root, and the task cannot reach the host's (`pivot_root(2)`).
         const ROOT_SWITCH = 1 << 6;
-        /// No file of the host can be changed through the root that was populated from it.
+        /// The task cannot change files of the host through the root that is populated from them.
         const HOST_FILES = 1 << 7;
-        /// The kernel's sensitive files below `/proc` and `/sys` are masked or read-only.
+        /// Sensitive files below `/proc` and `/sys` are masked or read-only.
         const MASKED_PATHS = 1 << 8;
-        /// Only the declared device nodes can be opened: by `nodev` mounts and a sealed `/dev`, and where there is one
-        /// by a device cgroup. A remark says whether there is.
+        /// The task can open only the declared device nodes. Enforced by `nodev` mounts and a read-only `/dev`, and by
+        /// a device cgroup if there is one. A reason in the report says whether there is.
         const DEVICES = 1 << 9;
         /// User, primary group and supplementary groups are the requested ones.
         const IDS = 1 << 10;
-        /// All five capability sets are exactly the calculated ones (`capabilities(7)`).
+        /// All five capability sets are the calculated ones (`capabilities(7)`).
         const CAPS = 1 << 11;
-        /// No program can gain privileges by execve (`PR_SET_NO_NEW_PRIVS`).
+        /// No program gains privileges by `execve(2)` (`PR_SET_NO_NEW_PRIVS`, Linux 3.5).
         const NO_NEW_PRIVS = 1 << 12;
-        /// The requested resource limits of `setrlimit(2)` hold.
+        /// The limits of `setrlimit(2)` are the requested ones.
         const RLIMITS = 1 << 13;
-        /// `oom_score_adj` is the requested value (`proc(5)`), not the caller's.
+        /// `oom_score_adj` is the requested value, not the caller's (`proc_pid_oom_score_adj(5)`).
         const OOM_SCORE = 1 << 14;
-        /// All of the task's processes can be killed together, forkers included.
+        /// All processes of the task can be killed at once, even while they fork.
         const KILL = 1 << 15;
-        /// The memory limit of the task's cgroup.
+        /// Memory limit: `memory`, `memory_max` and `memory_high` of [`Limits`](crate::Limits).
         const MEMORY = 1 << 16;
-        /// The task cannot use swap, or no more of it than it was given.
+        /// Swap limit: [`Limits::swap`](crate::Limits::swap).
         const SWAP = 1 << 17;
-        /// The task's share of the processors.
+        /// CPU weight: [`Limits::cpu_shares`](crate::Limits::cpu_shares) and [`cpu_idle`](crate::Limits::cpu_idle).
         const CPU = 1 << 18;
-        /// The processors that the task may run on.
+        /// CPUs that the task may run on: [`Limits::cores`](crate::Limits::cores).
         const CPUSET = 1 << 19;
-        /// The number of the task's processes.
+        /// Limit of processes and threads: [`Limits::pids_max`](crate::Limits::pids_max).
         const PIDS = 1 << 20;
-        /// The task can make no user namespace, in which it would have every capability (`user_namespaces(7)`).
+        /// The task cannot create a user namespace, in which it would have every capability (`user_namespaces(7)`).
         const NO_USER_NS = 1 << 21;
-        /// The most processor time that the task may use, contended or not.
+        /// CPU time limit: [`Limits::cpu_max`](crate::Limits::cpu_max).
         const CPU_MAX = 1 << 22;
-        /// The task's weight or its limits at block devices.
+        /// Block I/O: [`Limits::io_weight`](crate::Limits::io_weight) and [`io_max`](crate::Limits::io_max).
         const IO = 1 << 23;
-        /// The huge pages that the task may use.
+        /// Limits of huge pages: [`Limits::hugetlb`](crate::Limits::hugetlb).
         const HUGETLB = 1 << 24;
-        /// When memory runs out, all of the task is killed and not one process of it.
+        /// The OOM killer kills the whole task: [`Limits::oom_group`](crate::Limits::oom_group).
         const OOM_GROUP = 1 << 25;
-        /// The task makes no system call that its filter refuses (`seccomp(2)`): by default those that moby's profile
-        /// refuses, and more. See [`filter`](crate::filter).
+        /// The task makes no system call that its filter refuses (`seccomp(2)`). See [`filter`](crate::filter).
         const SYSCALLS = 1 << 26;
     }
 }
 
 impl Control {
-    /// The controls that limit resources and need a cgroup controller. They degrade together.
+    /// The controls that need a cgroup controller. They degrade together: see
+    /// [`Policy::required_controllers`](crate::Policy::required_controllers).
     pub const RESOURCES: Control = Control::MEMORY
         .union(Control::SWAP)
         .union(Control::OOM_GROUP)
@@ -82,24 +98,27 @@ impl Control {
         .union(Control::IO)
         .union(Control::HUGETLB);
 
-    /// Reads a list as the command line and the serialised form spell it: `all`, `none`, or names
-    /// separated by commas, `pid_ns,caps`. Upper and lower case are the same.
+    /// Parses a list as on the command line: `all`, `none`, or names separated by commas (`pid_ns,caps`). Case does not
+    /// matter.
     ///
     /// # Errors
-    /// The first name that is no control.
-    pub fn parse(list: &str) -> Result<Control, String> {
-        match list {
+    /// [`InvalidValue`] with the first unknown name.
+    pub fn parse(list: &str) -> Result<Control, InvalidValue> {
+        match list.trim().to_ascii_lowercase().as_str() {
             "all" => return Ok(Control::all()),
             "none" | "" => return Ok(Control::empty()),
             _ => {}
         }
         list.split(',').try_fold(Control::empty(), |set, name| {
             let upper = name.trim().to_ascii_uppercase();
-            Control::from_name(&upper).map(|c| set | c).ok_or_else(|| format!("{name:?} is no control"))
+            Control::from_name(&upper).map(|c| set | c).ok_or_else(|| {
+                let known: Vec<String> = Control::all().names().collect();
+                InvalidValue::new(format!("{name:?} is none of the controls {}", known.join(", ")))
+            })
         })
     }
 
-    /// The names in this set, lower-case, in the order of declaration.
+    /// The names of the controls in this set, in lower case, in the order of declaration.
     pub fn names(self) -> impl Iterator<Item = String> {
         self.iter_names().map(|(name, _)| name.to_ascii_lowercase())
     }
@@ -114,6 +133,15 @@ impl fmt::Display for Control {
             write!(f, "{}{name}", if i == 0 { "" } else { "," })?;
         }
         Ok(())
+    }
+}
+
+impl FromStr for Control {
+    type Err = InvalidValue;
+
+    /// As [`parse`](Control::parse).
+    fn from_str(list: &str) -> Result<Self, InvalidValue> {
+        Control::parse(list)
     }
 }
 
@@ -132,27 +160,140 @@ impl<'de> Deserialize<'de> for Control {
     }
 }
 
-/// Why a control is weakened or missing, or something that the author should know.
+/// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). Spec and
+/// policy each have one, and a sandbox must satisfy both.
+///
+/// Serialised: `"best_effort"`, `"asked"`, `"full"`, or a list of controls (`["memory", "pids"]`).
+///
+/// ```
+/// use cofferdam::{Control, Limits, Require, Sandbox};
+///
+/// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+/// let asked = Sandbox::command("make").limits(limits);
+/// // On a host where memory cannot be limited, `asked` fails. This one runs, and the report says so.
+/// let lenient = asked.clone().require(Require::BestEffort);
+/// // This one also fails if the memory or swap limit is only weakened.
+/// let strict = asked.clone().require(Control::MEMORY | Control::SWAP);
+/// # let _ = (asked, lenient, strict);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Require {
+    /// No control must hold. The report says which do not.
+    BestEffort,
+    /// No control that was asked for may be missing. It may be weakened. This is the default.
+    ///
+    /// Two controls may be missing nevertheless: `OOM_SCORE` if the spec sets no `oom_score_adj`, and `HOST_FILES` if
+    /// the spec makes the root [`writable`](crate::Root::writable).
+    #[default]
+    Asked,
+    /// Every control that was asked for must be enforced. None may be missing or weakened.
+    Full,
+    /// Like [`Asked`](Require::Asked), and these controls must be enforced. A control that the spec does not ask for is
+    /// not enforced, so the spawn fails.
+    These(Control),
+}
+
+impl Require {
+    /// Whether `control` must be enforced if it is asked for.
+    pub(crate) fn names(self, control: Control) -> bool {
+        match self {
+            Require::BestEffort | Require::Asked => false,
+            Require::Full => true,
+            Require::These(controls) => controls.contains(control),
+        }
+    }
+
+    /// The required controls that `report` does not satisfy. Controls in `forgiven` may be missing unless `self` names
+    /// them.
+    pub(crate) fn unmet(self, report: &Report, forgiven: Control) -> Control {
+        let missing = report.missing.difference(forgiven);
+        match self {
+            Require::BestEffort => Control::empty(),
+            Require::Asked => missing,
+            Require::Full => report.unmet(report.asked),
+            Require::These(controls) => missing | report.unmet(controls),
+        }
+    }
+}
+
+impl From<Control> for Require {
+    fn from(controls: Control) -> Self {
+        Require::These(controls)
+    }
+}
+
+impl FromStr for Require {
+    type Err = InvalidValue;
+
+    /// Parses a word of the serialised form, or names of controls separated by commas.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "best_effort" => Ok(Require::BestEffort),
+            "asked" => Ok(Require::Asked),
+            "full" => Ok(Require::Full),
+            list => Control::parse(list).map(Require::These).map_err(|e| {
+                InvalidValue::new(format!("{e}, nor one of \"best_effort\", \"asked\" and \"full\""))
+            }),
+        }
+    }
+}
+
+impl Serialize for Require {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Require::BestEffort => s.serialize_str("best_effort"),
+            Require::Asked => s.serialize_str("asked"),
+            Require::Full => s.serialize_str("full"),
+            Require::These(controls) => controls.serialize(s),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Require {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> de::Visitor<'de> for Form {
+            type Value = Require;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"best_effort\", \"asked\", \"full\" or a list of controls")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Require, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Require, A::Error> {
+                Control::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(Require::These)
+            }
+        }
+        d.deserialize_any(Form)
+    }
+}
+
+/// The reason why a control is weakened or missing, or a remark on a control that is enforced or was not asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reason {
-    /// The control that it is about.
+    /// The controls that the reason is about.
     pub control: Control,
-    /// The cause, by name: a controller, a capability, a system call and its errno.
+    /// The cause, as a clause that follows the name of the control: `no controller "memory" on cgroup v2`.
     pub why: String,
 }
 
-/// What becomes of a control.
+/// The effect of a refused step on a control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// It holds; the reason is a remark.
+    /// The control is unaffected; the reason is a remark.
     Noted,
-    /// It holds in part.
+    /// The control is weakened.
     Weakened,
-    /// It does not hold.
+    /// The control is missing.
     Lost,
 }
 
-/// What becomes of a control if a step is refused, and why.
+/// The effect of a refused step on a control, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Effect {
     pub control: Control,
@@ -161,47 +302,62 @@ pub(crate) struct Effect {
 }
 
 impl Effect {
-    /// `control` does not hold.
+    /// `control` is missing.
     pub(crate) fn lost(control: Control, why: impl Into<String>) -> Effect {
         Effect { control, extent: Extent::Lost, why: why.into() }
     }
 
-    /// `control` holds in part.
+    /// `control` is weakened.
     pub(crate) fn weakened(control: Control, why: impl Into<String>) -> Effect {
         Effect { control, extent: Extent::Weakened, why: why.into() }
     }
 
-    /// `control` holds.
+    /// `control` is unaffected.
     pub(crate) fn noted(control: Control, why: impl Into<String>) -> Effect {
         Effect { control, extent: Extent::Noted, why: why.into() }
     }
 }
 
-/// What was asked for, and what of it holds.
+/// The controls that were asked for, and which of them hold.
 ///
-/// `asked` is the disjoint union of `enforced`, `weakened` and `missing`.
+/// `asked` is the disjoint union of `enforced`, `weakened` and `missing`. `Display` prints the last three and the
+/// reasons.
+///
+/// ```no_run
+/// use cofferdam::{Control, Limits, Require, Sandbox};
+///
+/// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+/// let task = Sandbox::command("make").limits(limits).require(Require::BestEffort).spawn()?;
+/// let report = task.report();
+/// if !report.enforced.contains(Control::MEMORY) {
+///     eprintln!("memory is not limited: {}", report.why(Control::MEMORY));
+/// }
+/// eprintln!("weakened: {}; missing: {}", report.weakened, report.missing);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
-    /// What the spec asks for, its defaults included.
+    /// The controls that the spec asks for, including its defaults.
     pub asked: Control,
-    /// What holds without reservation.
+    /// The controls that hold completely.
     pub enforced: Control,
-    /// What holds in part; `reasons` says in which.
+    /// The controls that hold in part. `reasons` says what is not covered.
     pub weakened: Control,
-    /// What does not hold; `reasons` says why.
+    /// The controls that do not hold. `reasons` says why.
     pub missing: Control,
-    /// One or more for each control in `weakened` and `missing`, and remarks on others.
+    /// At least one reason for each control in `weakened` and `missing`, and remarks on others.
     pub reasons: Vec<Reason>,
 }
 
 impl Report {
-    /// Asks for `control` and records that it holds.
+    /// Adds `control` to `asked`, and to `enforced` unless it is weakened or missing.
     pub(crate) fn enforce(&mut self, control: Control) {
         self.asked |= control;
         self.enforced |= control.difference(self.weakened | self.missing);
     }
 
-    /// Records that `control`, which is asked for, holds only in part. Records nothing for no control.
+    /// Adds `control` to `asked`, and to `weakened` unless it is missing. Does nothing for the empty set.
     pub(crate) fn weaken(&mut self, control: Control, why: impl Into<String>) {
         if control.is_empty() {
             return;
@@ -212,7 +368,7 @@ impl Report {
         self.reasons.push(Reason { control, why: why.into() });
     }
 
-    /// Records that `control`, which is asked for, does not hold. Records nothing for no control.
+    /// Adds `control` to `asked` and to `missing`. Does nothing for the empty set.
     pub(crate) fn miss(&mut self, control: Control, why: impl Into<String>) {
         if control.is_empty() {
             return;
@@ -224,12 +380,12 @@ impl Report {
         self.reasons.push(Reason { control, why: why.into() });
     }
 
-    /// Adds a remark that changes nothing of what holds.
+    /// Adds a remark, which changes no set.
     pub(crate) fn note(&mut self, control: Control, why: impl Into<String>) {
         self.reasons.push(Reason { control, why: why.into() });
     }
 
-    /// Records an effect. `cause`, the refusal that it comes of, stands behind its reason.
+    /// Records an effect. `cause`, the refusal that led to it, is appended to the reason.
     pub(crate) fn add(&mut self, effect: &Effect, cause: Option<&str>) {
         let why = match (effect.why.as_str(), cause) {
             (why, None) => why.to_owned(),
@@ -243,13 +399,12 @@ impl Report {
         }
     }
 
-    /// What of `required` does not hold without reservation; all controls together stand for all that were asked for.
+    /// The controls of `required` that are not enforced.
     pub(crate) fn unmet(&self, required: Control) -> Control {
-        let required = if required.is_all() { self.asked } else { required };
         required.difference(self.enforced)
     }
 
-    /// The reasons that concern any of `controls`, joined with semicolons.
+    /// The reasons about any of `controls`, joined by `; `. Empty if there is none.
     pub fn why(&self, controls: Control) -> String {
         let reasons: Vec<&str> =
             self.reasons.iter().filter(|r| r.control.intersects(controls)).map(|r| r.why.as_str()).collect();
@@ -274,7 +429,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asked_is_the_disjoint_union() {
+    fn asked_is_the_disjoint_union_of_enforced_weakened_and_missing() {
         let mut r = Report::default();
         r.enforce(Control::CAPS | Control::IDS);
         r.weaken(Control::IDS, "a");
@@ -289,8 +444,9 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_and_printed_alike() {
+    fn a_printed_or_serialised_list_of_controls_is_parsed_back() {
         assert_eq!(Control::parse("all"), Ok(Control::all()));
+        assert_eq!("ALL".parse(), Ok(Control::all()));
         assert_eq!(Control::parse("none"), Ok(Control::empty()));
         assert_eq!(Control::parse("PID_NS,caps"), Ok(Control::PID_NS | Control::CAPS));
         assert_eq!((Control::PID_NS | Control::CAPS).to_string(), "pid_ns,caps");

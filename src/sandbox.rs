@@ -1,30 +1,28 @@
-//! The front: a spec under a policy, to be planned or spawned.
+//! Entry point of the crate: a spec under a policy that can be planned or spawned.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cgroup::Limits;
 use crate::compile::compile;
 use crate::error::Result;
-use crate::filter::Filter;
 use crate::host::{Host, Survey};
-use crate::ns::{IsolationMode, Network};
 use crate::plan::Plan;
-use crate::report::Control;
-use crate::rootfs::{Method, Progress, Root, Volume};
+use crate::rootfs::Progress;
 use crate::spawn::{self, Given};
-use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::spec::{Policy, SandboxSpec};
 use crate::task::Task;
 
+mod build;
 mod enter;
 
-/// A sandbox that can be planned, or spawned any number of times.
+/// A spec under a policy, with builder methods for its fields. It can be spawned any number of times.
 ///
 /// ```no_run
 /// use cofferdam::{Control, Sandbox, Stdio};
+///
 /// let task = Sandbox::command("id").user("daemon").stdout(Stdio::Inherit).spawn()?;
 /// assert!(task.report().enforced.contains(Control::PID_NS | Control::CAPS));
 /// println!("{}", task.wait()?);
@@ -38,7 +36,7 @@ pub struct Sandbox {
     progress: Progressed,
 }
 
-/// Whom to tell how far the population of a root is.
+/// The progress callback of the caller, if there is one.
 #[derive(Clone, Default)]
 struct Progressed(Option<Arc<dyn Fn(Progress) + Send + Sync>>);
 
@@ -55,149 +53,66 @@ impl fmt::Debug for Progressed {
 }
 
 impl Sandbox {
-    /// A spec under a policy.
+    /// A sandbox from a spec and a policy, for example from deserialised ones.
     pub fn new(policy: &Policy, spec: SandboxSpec) -> Self {
         Sandbox { policy: policy.clone(), spec, host: None, progress: Progressed::default() }
     }
 
-    /// A command under the default policy, to be refined by the methods below. Their order does not
-    /// matter; each sets the field of the same name.
-    pub fn command(command: impl Into<String>) -> Self {
+    /// A sandbox for a command, with the default spec and the default policy. See [`SandboxSpec::command`] for how the
+    /// command is looked up.
+    pub fn command(command: impl Into<OsString>) -> Self {
         let spec = SandboxSpec { command: command.into(), ..SandboxSpec::default() };
         Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default() }
     }
 
-    /// What is known about this host, from an earlier [`Host::probe`]. Without it every plan probes.
+    /// The spec, with all changes of the builder.
+    pub fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    /// Sets the facts about this host, from an earlier [`Host::probe`]. Without them, every plan and every spawn probes
+    /// the host again.
     pub fn host(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
         self
     }
 
-    /// Whom to tell how far it is while a root is populated by links, reflinks or copies: called now and then,
-    /// from any thread of the walk, until `spawn` has populated it. It should return soon.
+    /// Sets a callback for the progress of a root that is populated by links, reflinks or copies. `spawn` calls it
+    /// several times, from any of its worker threads, and a last time when the root is populated. It must return
+    /// quickly. Other roots have no progress.
     pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Progressed(Some(Arc::new(tell)));
         self
     }
 
-    /// The operator's policy.
+    /// Sets the operator's policy.
     pub fn policy(mut self, policy: &Policy) -> Self {
         self.policy = policy.clone();
         self
     }
 
-    /// Sets any field of the spec.
-    pub fn with(mut self, set: impl FnOnce(&mut SandboxSpec)) -> Self {
-        set(&mut self.spec);
-        self
-    }
-
-    /// Adds an argument.
-    pub fn arg(self, arg: impl Into<String>) -> Self {
-        self.with(|s| s.args.push(arg.into()))
-    }
-
-    /// Adds arguments.
-    pub fn args<S: Into<String>>(self, args: impl IntoIterator<Item = S>) -> Self {
-        self.with(|s| s.args.extend(args.into_iter().map(Into::into)))
-    }
-
-    /// Sets a variable of the environment, which is empty otherwise.
-    pub fn env(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.with(|s| drop(s.env.insert(key.into(), value.into())))
-    }
-
-    /// The user, and optionally the group: `NAME`, `UID`, `NAME:GROUP`, `UID:GID`.
-    pub fn user(self, user: impl Into<String>) -> Self {
-        self.with(|s| s.user = user.into())
-    }
-
-    /// The PID namespace.
-    pub fn pid_mode(self, mode: IsolationMode) -> Self {
-        self.with(|s| s.pid_mode = mode.to_string())
-    }
-
-    /// The IPC namespace.
-    pub fn ipc_mode(self, mode: IsolationMode) -> Self {
-        self.with(|s| s.ipc_mode = mode.to_string())
-    }
-
-    /// The network.
-    pub fn network(self, network: Network) -> Self {
-        self.with(|s| s.network = network)
-    }
-
-    /// The root.
-    pub fn root(self, root: Root) -> Self {
-        self.with(|s| s.root = root)
-    }
-
-    /// How a root is populated.
-    pub fn populate(self, method: Method) -> Self {
-        self.with(|s| s.root.populate = method)
-    }
-
-    /// Adds a file or directory of the host.
-    pub fn volume(self, volume: Volume) -> Self {
-        self.with(|s| s.volumes.push(volume))
-    }
-
-    /// The working directory.
-    pub fn work_dir(self, dir: impl Into<PathBuf>) -> Self {
-        self.with(|s| s.work_dir = Some(dir.into()))
-    }
-
-    /// Which system calls the task can make.
+    /// Compiles the steps of a spawn and the report of what will hold. Changes nothing on the host, except for the
+    /// probe of [`Host::probe`] if no host was given.
+    ///
+    /// Without an [`id`](SandboxSpec::id), every plan has another random name for the sandbox and its cgroup.
     ///
     /// ```no_run
-    /// use cofferdam::filter::{Action, Filter, Profile, Rule};
-    ///
-    /// let rule = Rule { calls: vec!["ptrace".into()], action: Action::Errno(1), args: Vec::new() };
-    /// let filter = Filter::Profile(Profile { rules: vec![rule], i386: false, ..Profile::default() });
-    /// let task = cofferdam::Sandbox::command("make").filter(filter).spawn()?;
+    /// let plan = cofferdam::Sandbox::command("make").plan()?;
+    /// println!("{plan}"); // every step, with its system calls
+    /// println!("{}", plan.report);
     /// # Ok::<(), cofferdam::Error>(())
     /// ```
-    pub fn filter(self, filter: Filter) -> Self {
-        self.with(|s| s.filter = filter)
-    }
-
-    /// Resource limits, by cgroup.
-    pub fn limits(self, limits: Limits) -> Self {
-        self.with(|s| s.limits = limits)
-    }
-
-    /// Standard input.
-    pub fn stdin(self, stdio: Stdio) -> Self {
-        self.with(|s| s.stdin = stdio)
-    }
-
-    /// Standard output.
-    pub fn stdout(self, stdio: Stdio) -> Self {
-        self.with(|s| s.stdout = stdio)
-    }
-
-    /// Standard error.
-    pub fn stderr(self, stdio: Stdio) -> Self {
-        self.with(|s| s.stderr = stdio)
-    }
-
-    /// What must hold without reservation.
-    pub fn require(self, controls: Control) -> Self {
-        self.with(|s| s.require = Some(controls))
-    }
-
-    /// What would be done and what would hold. Touches nothing, beyond what [`Host::probe`] does where no host was
-    /// given. The name of a sandbox without one, and so of its cgroup, differs from one plan to the next.
     ///
     /// # Errors
-    /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied) and
-    /// [`Error::Unsupported`](crate::Error::Unsupported), as `spawn` would give them.
+    /// [`Error::Spec`](crate::Error::Spec), [`Error::Denied`](crate::Error::Denied),
+    /// [`Error::Unsupported`](crate::Error::Unsupported) and [`Error::Prepare`](crate::Error::Prepare), as `spawn`
+    /// returns them. [`Error::Unsupported`](crate::Error::Unsupported) includes a required control that will not hold.
     pub fn plan(&self) -> Result<Plan> {
         Ok(*self.compile()?.0)
     }
 
-    /// What is large stands in boxes, and each of them is filled by a function of its own: a caller's thread may have a
-    /// small stack.
+    /// Large values are in boxes, and each box is filled in a function of its own, because the caller's thread may have
+    /// a small stack.
     fn compile(&self) -> Result<(Box<Plan>, Box<Survey>)> {
         let probed;
         let host = match &self.host {
@@ -219,20 +134,29 @@ impl Sandbox {
         compile(&self.policy, &self.spec, host, survey, &random_id()).map(Box::new)
     }
 
-    /// Builds the enclosure and runs the command in it. Returns once the command has been executed, or
-    /// with the step that was refused; then nothing is left of it.
+    /// Builds the sandbox and runs the command in it. Returns after `execve(2)` of the command has succeeded.
     ///
-    /// Any thread of any program may call it, any number of them at once. The caller's own state is as
-    /// before: working directory, umask, signal mask and handlers, dumpable flag, descriptors. The cost
-    /// does not depend on how much memory the caller has.
+    /// Any number of threads may call it at once. The caller's working directory, umask, signal mask and handlers,
+    /// dumpable flag and descriptors do not change. The cost does not depend on the caller's memory.
+    ///
+    /// ```no_run
+    /// use cofferdam::Sandbox;
+    ///
+    /// let sandbox = Sandbox::command("make").arg("-j4");
+    /// match sandbox.spawn() {
+    ///     Ok(task) => println!("{}", task.wait()?),
+    ///     Err(error) => eprintln!("{error}: {}", error.remedy().unwrap_or("no remedy known")),
+    /// }
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// See [`Error`](crate::Error), whose variants are sorted by who must act.
+    /// [`Error`](crate::Error) with the refused step. Everything made before it is removed.
     pub fn spawn(&self) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
         let (plan, survey) = self.compile()?;
         let given = Given {
-            stdio: [self.spec.stdin, self.spec.stdout, self.spec.stderr],
+            streams: spawn::streams([&self.spec.stdin, &self.spec.stdout, &self.spec.stderr]),
             survey: Some(&survey),
             progress: self.progress.as_fn(),
             running: None,
@@ -245,8 +169,7 @@ fn probe_host() -> Result<Box<Host>> {
     Host::probe().map(Box::new)
 }
 
-/// A name that no other sandbox of this host has: 64 bits from the process's random hash keys, the
-/// clock and a counter.
+/// A random name for a sandbox: 64 bits from the process's random hash keys, the clock and a counter.
 fn random_id() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -1,113 +1,128 @@
-//! What is asked for, as plain data: the operator's [`Policy`] and the task's [`SandboxSpec`].
+//! The request for a sandbox as plain data: the operator's [`Policy`] and the author's [`SandboxSpec`].
 //!
-//! Both are serde data with public fields. Names of modes, users, capabilities and ranges are strings
-//! here and are read when a sandbox is planned, so that a wrong one is an [`Error::Spec`] that names
-//! its field, whichever way it came in. A field of a domain (limits, volumes, network) has the type
-//! that the domain gives it.
+//! Both are serde data with public fields. When they are deserialised, an absent field has its default, an unknown
+//! field is an error, and every error names its field. Values that depend on the host (users, capabilities, paths) are
+//! checked when a sandbox is planned. A wrong value is then an [`Error::Spec`] with the name of its field.
+//!
+//! Minor versions add fields: write literals with `..Default::default()`.
 //!
 //! [`Error::Spec`]: crate::Error::Spec
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{LimitEnv, Limits};
+use crate::cgroup::devices::Access;
+use crate::cgroup::{CgroupPath, LimitEnv, Limits, RequiredControllers};
 use crate::filter::Filter;
-use crate::ns::Network;
-use crate::report::Control;
-use crate::rootfs::{ChrootEnv, Device, Dns, HostsEntry, Root, TaskDirs, Volume};
+use crate::ids::IdRanges;
+use crate::notation;
+use crate::ns::{IsolationMode, Network};
+use crate::report::Require;
+use crate::rootfs::{ChrootEnv, Dns, HostsEntry, Root, TaskDirs, Volume};
 
-/// The operator's half: defaults for every task, and what no task may pass.
+mod fd;
+mod rlimit;
+
+pub use fd::{CallerFd, Fd, Stdio};
+pub use rlimit::{Resource, Rlimit};
+
+/// The operator's half of a request: defaults for every task, and limits on what a spec may ask for.
 ///
 /// ```
-/// let policy = cofferdam::Policy { denied_host_uids: "0,10-15,22".into(), ..Default::default() };
-/// assert_eq!(policy.default_pid_mode, "private");
+/// use cofferdam::Policy;
+///
+/// let policy = Policy { denied_host_uids: "0,10-15,22".parse()?, ..Policy::default() };
+/// assert_eq!(policy, serde_json::from_str(r#"{"denied_host_uids": "0,10-15,22"}"#)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Policy {
-    /// PID namespace of a task that asks for none: `private` (the default) or `host`.
-    pub default_pid_mode: String,
-    /// IPC namespace of a task that asks for none: `private` (the default) or `host`.
-    pub default_ipc_mode: String,
-    /// Whether a task may share the host's PID namespace. True by default, as the `exec` driver has it.
+    /// PID namespace of a task whose spec has no `pid_mode`. Private by default.
+    pub default_pid_mode: IsolationMode,
+    /// IPC namespace of a task whose spec has no `ipc_mode`. Private by default.
+    pub default_ipc_mode: IsolationMode,
+    /// Whether a task may share the host's PID namespace. True by default, as in the `exec` driver.
     pub allow_host_pid: bool,
-    /// Whether a task may share the host's IPC namespace. True by default, as the `exec` driver has it.
+    /// Whether a task may share the host's IPC namespace. True by default, as in the `exec` driver.
     pub allow_host_ipc: bool,
-    /// Whether a task may see a network: the host's, or one that it joins. True by default; turned off, a task must ask
+    /// Whether a task may use a network: the host's, or one that it joins. True by default. If false, a spec must ask
     /// for [`Network::None`].
     pub allow_network: bool,
-    /// Whether a task may choose another system call filter than the default profile, or none. True by default.
+    /// Whether a spec may choose a system call filter other than the default profile, or none. True by default.
     pub allow_filters: bool,
-    /// What must hold for every task without reservation, beside what its own
-    /// [`require`](SandboxSpec::require) asks for. `Control::all()` is all that the task asks for.
-    pub require: Option<Control>,
-    /// Enter the root by `chroot(2)`: for hosts whose `/` is a ramdisk, where `pivot_root(2)` is EINVAL.
+    /// The controls that must hold for every task, in addition to the [`require`](SandboxSpec::require) of its spec. If
+    /// both are absent, [`Require::Asked`] applies.
+    pub require: Option<Require>,
+    /// Whether the root is entered by `chroot(2)`. For hosts whose `/` is the initial ramfs, where `pivot_root(2)`
+    /// fails with `EINVAL`. False by default.
     pub no_pivot_root: bool,
-    /// The capabilities that a task may have, by name, `all` included; the 13 of
-    /// [`CapSet::DEFAULT`](crate::caps::CapSet::DEFAULT) when absent. An empty list allows none.
+    /// The capabilities that a task may have, by name, or `all`. If absent, the 13 of
+    /// [`CapSet::DEFAULT`](crate::caps::CapSet::DEFAULT). An empty list allows none.
     pub allow_caps: Option<Vec<String>>,
-    /// Gives user 0 the 38 capabilities 0 to 37 whatever the lists say, as the `exec` driver does for
-    /// the user `root`. Off by default: root obeys the lists like anyone else.
+    /// Whether user 0 has the capabilities 0 to 37 regardless of all lists, as the user `root` has in the `exec`
+    /// driver. False by default: the lists apply to root too.
     pub root_keeps_caps: bool,
-    /// User ids that no task may run as: ids and ranges, `"0,10-15,22"`.
-    pub denied_host_uids: String,
-    /// Group ids that no task may be a member of, supplementary ones included.
-    pub denied_host_gids: String,
-    /// What a root is populated with when its spec does not say: host path to path in the root. Empty
-    /// means the `exec` driver's list.
+    /// User ids that no task may run as. Serialised as a list of ranges: `"0,10-15,22"`.
+    pub denied_host_uids: IdRanges,
+    /// Group ids that no task may have, as its primary group or as a supplementary one.
+    pub denied_host_gids: IdRanges,
+    /// The map that populates a root whose spec has none: host path to path in the root. If empty, the list of the
+    /// `exec` driver.
     pub chroot_env: ChrootEnv,
-    /// Directories of the host that are left empty wherever they are met below a source of a `chroot_env`: where
-    /// the driver keeps its own state and its tasks' roots, say. They are known by device and inode, however they
-    /// are spelled.
+    /// Directories of the host that stay empty wherever they are below a source of a `chroot_env`, for example the
+    /// directory with the driver's state and the tasks' roots. They are compared by device and inode number, so other
+    /// paths to them count too.
     pub chroot_skip: Vec<PathBuf>,
-    /// The most entries that populating one root may make; no limit when absent.
+    /// Maximum number of entries that populating one root makes, directories included. No limit if absent.
     pub max_entries: Option<u64>,
-    /// The most bytes that the populated files of one root may have together; no limit when absent.
+    /// Maximum size in bytes of all populated files of one root together. No limit if absent.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub max_bytes: Option<u64>,
-    /// The cgroup below which every sandbox gets its own, relative to the root of the hierarchy.
-    /// Empty means `cofferdam.slice` on version 2 and `cofferdam` on version 1. Processors are reserved below one
-    /// parent: sandboxes with different ones do not keep off each other's.
+    /// The cgroup that contains the cgroup of every sandbox, relative to the root of the hierarchy. If empty,
+    /// `cofferdam.slice` on v2 and `cofferdam` on v1. CPU reservations are valid among the sandboxes of one parent:
+    /// sandboxes with different parents do not see each other's.
     ///
-    /// Without root the caller must itself be somewhere below a cgroup that it may write, and this be below the
-    /// same one: to own this one is not enough. The kernel lets a process be started from one cgroup into another
-    /// only by who may write `cgroup.procs` of the lowest cgroup that is above both, and answers `EACCES`. So a
-    /// driver is put below the cgroup that is delegated to it, not beside it.
-    pub cgroup_parent: String,
-    /// Whether tasks keep off the processors that other tasks below `cgroup_parent` reserve with
-    /// [`Limits::cores`]. True by default. On version 1 every task must enter a cpuset for that, which costs each
-    /// spawn 0.2 ms, and 0.6 where no other task runs. Turned off, `cores` hold the task that asks for them
-    /// there, and the report says that others are not kept off. On version 2 it changes nothing: others are
-    /// always kept off.
+    /// An unprivileged caller needs a cgroup that it may write, and both the caller and this parent must be below that
+    /// cgroup. To own the parent is not enough. To start a process in another cgroup, the caller must be able to write
+    /// `cgroup.procs` of the lowest common ancestor of both cgroups; otherwise the kernel fails with `EACCES`. So run a
+    /// driver below the cgroup that is delegated to it, not beside it.
+    pub cgroup_parent: CgroupPath,
+    /// Whether tasks avoid the CPUs that other tasks below `cgroup_parent` have reserved with [`Limits::cores`]. True
+    /// by default.
+    ///
+    /// On v1 every task must enter a cpuset for this, which takes 0.2 ms per spawn, and 0.6 ms if no other task runs.
+    /// If false, `cores` on v1 confine only the task that asks for them, and the report says that other tasks may run
+    /// on these CPUs. On v2 this field has no effect: other tasks always avoid reserved CPUs.
     pub core_partitions: bool,
-    /// The controllers that this host must have before any limit is set; if one is lacking none is, and the report
-    /// names it. `minimal` (the default): what limits are made of, freezer, memory, cpu and cpuset on version 1,
-    /// cpuset, cpu, io, memory and pids on version 2. `documented`: all 12 of the table in the `exec`
-    /// driver's documentation; [`Required`](crate::cgroup::Required) says what that means for each.
-    pub required_controllers: String,
-    /// Directories of the host below which every file or directory that a task names must lie, by its path without
-    /// symbolic links: the sources of volumes, devices and its own `chroot_env`, its root, `upper`, `alloc` and `local`.
-    /// Anything else is [`Denied`](crate::Error::Denied). Empty means anywhere. The operator's own `chroot_env` and the
-    /// default list are not held to it.
+    /// The controllers that this host must have before any limit is set. If one is missing, no limit is set, and the
+    /// report names the controller. [`RequiredControllers::Minimal`] by default.
+    pub required_controllers: RequiredControllers,
+    /// Directories of the host that must contain every file and directory that a spec names: the sources of volumes,
+    /// devices and its own `chroot_env`, its root, `upper`, `alloc` and `local`. Paths are compared after symbolic
+    /// links are resolved. Any other path is [`Denied`](crate::Error::Denied). If empty, every path is allowed. The
+    /// operator's own `chroot_env` and the default list are not checked.
     pub allowed_source_roots: Vec<PathBuf>,
-    /// Whether a task may have [`volumes`](SandboxSpec::volumes). True by default.
+    /// Whether a spec may have [`volumes`](SandboxSpec::volumes). True by default.
     pub volumes_enabled: bool,
-    /// Whether a task may ask for what acts on the host by its nature: a volume with
+    /// Whether a spec may ask for features that change the host: a volume with
     /// [`Propagation::Bidirectional`](crate::Propagation::Bidirectional), and a linked root that is
     /// [`writable`](Root::writable). False by default.
     pub allow_privileged: bool,
-    /// Where temporary roots are made; the system's temporary directory when empty. Links need it on
-    /// the file system of what is linked.
-    pub temp_dir: PathBuf,
+    /// Directory for temporary roots. If absent, the system's temporary directory. Hard links need it to be on the file
+    /// system of their sources.
+    pub temp_dir: Option<PathBuf>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Policy {
-            default_pid_mode: "private".into(),
-            default_ipc_mode: "private".into(),
+            default_pid_mode: IsolationMode::Private,
+            default_ipc_mode: IsolationMode::Private,
             allow_host_pid: true,
             allow_host_ipc: true,
             allow_network: true,
@@ -116,31 +131,38 @@ impl Default for Policy {
             no_pivot_root: false,
             allow_caps: None,
             root_keeps_caps: false,
-            denied_host_uids: String::new(),
-            denied_host_gids: String::new(),
+            denied_host_uids: IdRanges::default(),
+            denied_host_gids: IdRanges::default(),
             chroot_env: ChrootEnv::new(),
             chroot_skip: Vec::new(),
             max_entries: None,
             max_bytes: None,
-            cgroup_parent: String::new(),
+            cgroup_parent: CgroupPath::default(),
             core_partitions: true,
-            required_controllers: "minimal".into(),
+            required_controllers: RequiredControllers::Minimal,
             allowed_source_roots: Vec::new(),
             volumes_enabled: true,
             allow_privileged: false,
-            temp_dir: PathBuf::new(),
+            temp_dir: None,
         }
     }
 }
 
 impl Policy {
-    /// For code that nobody has read: submissions to a judge, commands of an agent. No capability, no network, neither
-    /// the host's PID nor its IPC namespace, and everything that is asked for must hold without reservation, or nothing
-    /// runs. It sets no resource limit: those are the spec's, and required if they are asked for.
+    /// A policy for untrusted code, such as submissions to a judge or commands of an agent.
+    ///
+    /// It allows no capability, no network, no host PID or IPC namespace and no other filter than the default profile.
+    /// It requires [`Require::Full`]: a spawn fails if any control that was asked for is weakened or missing. It sets
+    /// no resource limit. The limits of a spec must hold as well.
     ///
     /// ```no_run
-    /// use cofferdam::{Network, Policy, Sandbox};
-    /// let task = Sandbox::command("./solution").policy(&Policy::strict()).network(Network::None).spawn()?;
+    /// use cofferdam::{Limits, Network, Policy, Sandbox};
+    ///
+    /// let task = Sandbox::command("/local/solution")
+    ///     .policy(&Policy::strict())
+    ///     .network(Network::None) // the default, the host's network, is denied
+    ///     .limits(Limits { memory: Some(64 << 20), pids_max: Some(16), ..Limits::default() })
+    ///     .spawn()?;
     /// assert!(task.report().weakened.is_empty() && task.report().missing.is_empty());
     /// # Ok::<(), cofferdam::Error>(())
     /// ```
@@ -150,164 +172,198 @@ impl Policy {
             allow_host_ipc: false,
             allow_network: false,
             allow_filters: false,
-            require: Some(Control::all()),
+            require: Some(Require::Full),
             allow_caps: Some(Vec::new()),
             ..Policy::default()
         }
     }
 }
 
-/// Where one of the task's standard streams goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stdio {
-    /// The caller's stream of the same number. Of a regular file the task can also open the inode anew, through
-    /// `/proc/self/fd`, for reading and writing, and change its mode and owner if it may: the report weakens
-    /// `host_files`. A pipe gives nothing away.
-    Inherit,
-    /// `/dev/null`.
-    #[default]
-    Null,
-    /// A pipe to the caller, in the [`Task`](crate::Task).
-    Piped,
-    /// A descriptor of the caller, by its number. It must stay open until `spawn` returns.
-    Fd(i32),
+/// A device node of the host that is bind-mounted in the sandbox.
+///
+/// ```
+/// use cofferdam::{Device, Sandbox, cgroup::devices::Access};
+///
+/// let disk = Device { access: Access::READ, ..Device::new("/dev/loop0") };
+/// let sandbox = Sandbox::command("fuse-mount").device(Device::new("/dev/fuse")).device(disk);
+/// # let _ = sandbox;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
+pub struct Device {
+    /// Absolute path of the node on the host.
+    pub source: PathBuf,
+    /// Absolute path in the sandbox. If empty, the same as `source`.
+    pub target: PathBuf,
+    /// The allowed access; all by default. Serialised as any of the letters `r`, `w` and `m`.
+    ///
+    /// Only a [device cgroup](SandboxSpec::device_cgroup) can enforce less than `rw`. Without one, the report says so.
+    /// `m` has no effect, because the node is a bind mount; making nodes depends on `CAP_MKNOD`.
+    #[serde(alias = "permissions")]
+    pub access: Access,
 }
 
-/// A descriptor that the task gets beside its standard streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fd {
-    /// Its number in the caller. It must stay open until `spawn` returns.
-    pub from: i32,
-    /// Its number in the task, 3 to 1023.
-    pub to: u32,
+impl Default for Device {
+    fn default() -> Self {
+        Device { source: PathBuf::new(), target: PathBuf::new(), access: Access::all() }
+    }
 }
 
-/// A limit of `setrlimit(2)`. `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rlimit {
-    /// The soft limit, at most the hard one.
-    pub soft: Option<u64>,
-    /// The hard limit; to raise it above the caller's needs `CAP_SYS_RESOURCE`.
-    pub hard: Option<u64>,
+impl Device {
+    /// The node at `path`, at the same path in the sandbox, with all access.
+    pub fn new(path: impl Into<PathBuf>) -> Device {
+        Device { source: path.into(), ..Device::default() }
+    }
+
+    /// Path of the node in the sandbox.
+    pub(crate) fn place(&self) -> &PathBuf {
+        if self.target.as_os_str().is_empty() { &self.source } else { &self.target }
+    }
 }
 
-/// The task's half: what to run, as whom, in which root, with which limits.
+/// The author's half of a request: the command, its user, its root, its namespaces and its limits.
+///
+/// [`Sandbox`](crate::Sandbox) has a builder method for each field.
 ///
 /// ```
 /// use cofferdam::SandboxSpec;
-/// let spec = SandboxSpec { command: "id".into(), user: "daemon".into(), ..Default::default() };
-/// let json = serde_json::to_string(&spec).unwrap();
-/// assert_eq!(serde_json::from_str::<SandboxSpec>(&json).unwrap(), spec);
+///
+/// let spec = SandboxSpec { command: "id".into(), user: Some("daemon".into()), ..SandboxSpec::default() };
+/// assert_eq!(spec, serde_json::from_str(r#"{"command": "id", "user": "daemon"}"#)?);
+///
+/// let wrong = serde_json::from_str::<SandboxSpec>(r#"{"command": "id", "limits": {"memory": "64q"}}"#);
+/// assert!(wrong.is_err_and(|e| e.to_string().starts_with("limits.memory: ")));
+/// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct SandboxSpec {
-    /// The sandbox's name, for its cgroup and its temporary root: letters, digits, `.`, `_` and `-`,
-    /// at most 128. A random one when empty. It must be unique among running sandboxes: processes in a
-    /// cgroup of that name are taken for what an earlier one left behind, and killed.
-    pub id: String,
-    /// What to execute. It is looked up *inside the root*, with the user's own rights: below `/local`,
-    /// then as it stands below `/`, and a name without a slash in /usr/local/bin, /usr/bin and /bin.
-    /// `PATH` is not consulted.
-    pub command: String,
-    /// Its arguments, after the name, which is the absolute path that was found.
-    pub args: Vec<String>,
-    /// Its whole environment, but for `USER`, `LOGNAME` and `HOME`, which are the user's own and win.
-    pub env: BTreeMap<String, String>,
-    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up on the host; `nobody` when empty.
-    pub user: String,
-    /// Absolute path inside the root; made, 0755, when it is absent; `/` when there is none.
+    /// Name of the sandbox, which its cgroup and its temporary root are named after: 1 to 128 letters, digits, `.`, `_`
+    /// and `-`, without a leading `.`. If absent, a random name.
+    ///
+    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`. The cgroups of a stale sandbox of that
+    /// name, whose owner is gone or has [detached](crate::Task::detach) it, are killed and removed; its temporary root
+    /// is not. Both need a cgroup that the caller may use.
+    pub id: Option<String>,
+    /// The program to execute. Init looks it up *inside the root*, with the task's own rights:
+    ///
+    /// - An absolute path is used as it is.
+    /// - A relative path with a slash is looked up below [`work_dir`](Self::work_dir), `/local` and `/`, in this order.
+    /// - A name without a slash is looked up below `/local` and `/`, then in the directories of the `PATH` in
+    ///   [`env`](Self::env), or in `/usr/local/bin:/usr/bin:/bin` if `env` has no `PATH`.
+    ///
+    /// If it is not found, [`Error::Exec`](crate::Error::Exec) lists these paths. The command has at most 4000
+    /// bytes, and is looked up at no more than 200 paths.
+    #[serde(with = "notation::os_string")]
+    pub command: OsString,
+    /// Arguments, without `argv[0]`, which is the absolute path that was found.
+    #[serde(with = "notation::os_strings")]
+    pub args: Vec<OsString>,
+    /// The whole environment: the caller's is not inherited. `USER`, `LOGNAME` and `HOME` come from the host's user
+    /// database unless they are set here.
+    #[serde(with = "notation::os_map")]
+    pub env: BTreeMap<OsString, OsString>,
+    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up in the host's user database. If absent, `nobody`.
+    pub user: Option<String>,
+    /// Working directory, an absolute path inside the root. If it does not exist, it is made with mode 0755 by init, so
+    /// it may belong to root. In a root of mounts it is removed with the root. If absent, `/`.
     pub work_dir: Option<PathBuf>,
-    /// `private`, `host`, or empty for the operator's default.
-    pub pid_mode: String,
-    /// `private`, `host`, or empty for the operator's default.
-    pub ipc_mode: String,
-    /// The network.
+    /// PID namespace (`pid_namespaces(7)`). If absent, the operator's default.
+    pub pid_mode: Option<IsolationMode>,
+    /// IPC namespace (`ipc_namespaces(7)`). If absent, the operator's default.
+    pub ipc_mode: Option<IsolationMode>,
+    /// Network namespace (`network_namespaces(7)`). The host's by default.
     pub network: Network,
-    /// A host name of the task's own, at most 64 bytes, in a UTS namespace of its own.
+    /// Host name, 1 to 64 bytes, in a new UTS namespace (`uts_namespaces(7)`). If absent, the host's.
     pub hostname: Option<String>,
-    /// A cgroup namespace. By default one is made when a cgroup file system can be seen inside.
+    /// Whether the task has a new cgroup namespace (`cgroup_namespaces(7)`, Linux 4.6). If absent, it has one if the
+    /// root shows a cgroup file system.
     pub cgroup_namespace: Option<bool>,
-    /// Whether a small init stays as PID 1 of a private PID namespace: it reaps orphans, and the task
-    /// is an ordinary process that signals reach; and when the caller dies without having
-    /// [detached](crate::Task::detach) the task, it ends it. Without init, or in the host's PID namespace,
-    /// the task itself is the process that was cloned, and outlives the caller. True by default.
+    /// Whether a small init stays as PID 1 of a private PID namespace. True by default.
+    ///
+    /// Init reaps orphans, and the task is PID 2, so the default actions of signals apply to it. If the caller dies
+    /// without having [detached](crate::Task::detach) the task, init kills the task. Without init, or in the host's PID
+    /// namespace, the cloned process itself executes the command, and outlives the caller.
     pub init: bool,
-    /// Capabilities added to the default set; each must be within the operator's allow-list.
+    /// Capabilities that are added to the default set, by name, or `all`. The operator's allow-list must have each.
     pub cap_add: Vec<String>,
-    /// Capabilities dropped from the default set before `cap_add` is added; `all` drops every one.
+    /// Capabilities that are dropped from the default set before `cap_add` is added, by name, or `all`.
     pub cap_drop: Vec<String>,
-    /// `PR_SET_NO_NEW_PRIVS`. True by default; turned off, setuid programs of the root work, within
-    /// the bounding set.
+    /// Whether `PR_SET_NO_NEW_PRIVS` is set (Linux 3.5). True by default. If false, setuid programs in the root can
+    /// raise privileges, up to the bounding set.
     pub no_new_privs: bool,
-    /// Whether the task may make user namespaces (`user_namespaces(7)`). Off by default: in one it has
-    /// every capability, and can mount cgroups, whose files it may then write from outside of it. The default profile
-    /// then allows to make namespaces and to mount, and never to join a namespace or to open by file handle.
+    /// Whether the task may create user namespaces (`user_namespaces(7)`). False by default.
+    ///
+    /// In its own user namespace the task has every capability. It can mount a cgroup file system there, and write its
+    /// files. If true, the default profile allows creating namespaces and mounting. It still refuses joining a
+    /// namespace and opening by file handle.
     pub user_namespaces: bool,
-    /// The root.
+    /// The root file system.
     pub root: Root,
-    /// `/alloc`, `/local`, `/secrets` and `/tmp`.
+    /// The directories `/alloc`, `/local`, `/secrets` and `/tmp`. None by default.
     pub task_dirs: TaskDirs,
-    /// An `/etc/resolv.conf` of the sandbox's own, mounted read-only. Without it the file is what the root has.
+    /// Content of a new `/etc/resolv.conf`, mounted read-only. If absent, the root's own file stays.
     pub dns: Option<Dns>,
-    /// An `/etc/hosts` of the sandbox's own, mounted read-only, with these lines beside the loopback names and
-    /// `hostname`. Without it the file is what the root has.
+    /// Lines of a new `/etc/hosts`, mounted read-only, in addition to the loopback names and `hostname`. If absent, the
+    /// root's own file stays.
     pub hosts: Option<Vec<HostsEntry>>,
-    /// Which system calls the task can make: those of the default profile when absent.
+    /// System call filter (`seccomp(2)`). The default profile by default.
     pub filter: Filter,
-    /// Files and directories of the host.
+    /// Files and directories of the host that are bind-mounted in the sandbox.
     pub volumes: Vec<Volume>,
-    /// Device nodes of the host.
+    /// Device nodes of the host that are bind-mounted in the sandbox.
     pub devices: Vec<Device>,
-    /// A device cgroup, which refuses every device but the [`devices`](Self::devices) above and null, zero,
-    /// full, random, urandom, tty, ptmx and pts; nodes of any may be made. See [`cgroup::devices`](crate::cgroup::devices).
+    /// Whether the task has a device cgroup: the kernel then refuses to open any device except
+    /// [`devices`](Self::devices) and null, zero, full, random, urandom, tty, ptmx and pts. Nodes of any device may be
+    /// made. See [`cgroup::devices`](crate::cgroup::devices).
     ///
-    /// It is the devices controller of cgroup v1 where that is mounted and root may write it, and an eBPF program
-    /// elsewhere (v2, `CAP_SYS_ADMIN`). When absent there is one where the host can: devices are held
-    /// without it too, by `nodev` mounts and a sealed `/dev`, and the report says by which means. `Some(true)`
-    /// refuses to run without one; `Some(false)` makes none, for a cgroup's filter that is somebody else's.
+    /// If absent, there is a device cgroup if the host supports one: the v1 `devices` controller if it is mounted and
+    /// root can write it, else an eBPF program (v2, Linux 4.15; `CAP_SYS_ADMIN`, or `CAP_BPF` with
+    /// `CAP_NET_ADMIN`). Without a device cgroup, devices are
+    /// controlled by `nodev` mounts and a read-only `/dev`, and the report says so. `Some(true)` requires a device
+    /// cgroup. `Some(false)` makes none, for cgroups whose device filter another program manages.
     ///
-    /// Standard streams and [`fds`](Self::fds) that are other devices can be used, but not opened anew: not
-    /// `/dev/stdout` where it is a serial console.
+    /// The task can use standard streams and [`fds`](Self::fds) that are other devices, but cannot open them again:
+    /// opening `/dev/stdout` fails if it is a serial console.
     pub device_cgroup: Option<bool>,
-    /// Resource limits, by cgroup.
+    /// Resource limits by cgroup.
     pub limits: Limits,
-    /// The variables in which the task finds its limits; none by default.
+    /// Names of the environment variables that hold the limits. None by default.
     pub limit_env: LimitEnv,
-    /// Resource limits, by `setrlimit(2)`: `nofile`, `core`, `memlock` ...
-    pub rlimits: BTreeMap<String, Rlimit>,
-    /// `oom_score_adj`, -1000 to 1000. 0 by default, whatever the caller's is.
-    pub oom_score_adj: i32,
-    /// The task's umask, 0022 by default.
+    /// Resource limits by `setrlimit(2)`.
+    pub rlimits: BTreeMap<Resource, Rlimit>,
+    /// `oom_score_adj` of the task, -1000 to 1000 (`proc_pid_oom_score_adj(5)`). If absent, 0.
+    ///
+    /// Lowering the caller's minimum needs `CAP_SYS_RESOURCE`. If it is absent and the kernel refuses 0, the task keeps
+    /// the caller's value, and the report says so.
+    pub oom_score_adj: Option<i32>,
+    /// The task's umask, at most 0777. 0022 by default. Serialised as a string of octal digits.
+    #[serde(with = "notation::octal")]
     pub umask: u32,
-    /// The task's standard input.
+    /// Standard input. `/dev/null` by default.
     pub stdin: Stdio,
-    /// The task's standard output.
+    /// Standard output. `/dev/null` by default.
     pub stdout: Stdio,
-    /// The task's standard error.
+    /// Standard error. `/dev/null` by default.
     pub stderr: Stdio,
-    /// Further descriptors. All that is not named here or above is closed.
+    /// Further descriptors of the caller that the task gets, at most 197. All other descriptors are closed.
     pub fds: Vec<Fd>,
-    /// What must hold, without reservation. When absent: every isolation control that is asked for
-    /// must hold, if only in part; resource controls may be missing, all together, and the kernel may
-    /// forbid to lower `oom_score`.
-    pub require: Option<Control>,
+    /// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). If this
+    /// and the operator's [`require`](Policy::require) are absent, [`Require::Asked`] applies.
+    pub require: Option<Require>,
 }
 
 impl Default for SandboxSpec {
     fn default() -> Self {
         SandboxSpec {
-            id: String::new(),
-            command: String::new(),
+            id: None,
+            command: OsString::new(),
             args: Vec::new(),
             env: BTreeMap::new(),
-            user: String::new(),
+            user: None,
             work_dir: None,
-            pid_mode: String::new(),
-            ipc_mode: String::new(),
+            pid_mode: None,
+            ipc_mode: None,
             network: Network::Host,
             hostname: None,
             cgroup_namespace: None,
@@ -327,7 +383,7 @@ impl Default for SandboxSpec {
             limits: Limits::default(),
             limit_env: LimitEnv::default(),
             rlimits: BTreeMap::new(),
-            oom_score_adj: 0,
+            oom_score_adj: None,
             umask: 0o022,
             stdin: Stdio::Null,
             stdout: Stdio::Null,
@@ -336,4 +392,13 @@ impl Default for SandboxSpec {
             require: None,
         }
     }
+}
+
+notation::from_maps! { with_field
+    Policy: "an object with the fields of a policy",
+    SandboxSpec: "an object with the fields of a spec",
+}
+
+notation::from_maps! {
+    Device: "an object with source, target and access",
 }

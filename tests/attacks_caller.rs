@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
-use cofferdam::{Error, Sandbox, Stdio};
+use cofferdam::{CallerFd, Error, Sandbox, Stdio};
 use common::{remove_cgroup, sandboxes};
 
 /// Entry point of this binary inside a sandbox; does nothing elsewhere.
@@ -34,7 +34,7 @@ fn probe_entry() {
 
 fn sleeper(id: &str) -> Sandbox {
     let id = id.to_string();
-    Sandbox::command("/bin/sleep").arg("1000").with(|s| s.id = id)
+    Sandbox::command("/bin/sleep").arg("1000").id(id)
 }
 
 /// Entry point of this binary as a caller; does nothing elsewhere.
@@ -79,7 +79,7 @@ fn caller_entry() {
                 run.spawn().and_then(|task| task.wait()).is_ok_and(|status| status.code == Some(7))
             });
             let piped = Sandbox::command("/bin/echo").arg("through").stdout(Stdio::Piped).spawn();
-            let text = piped.map(|mut task| std::io::read_to_string(task.stdout.take().unwrap()).unwrap());
+            let text = piped.map(|task| std::io::read_to_string(task.take_stdout().unwrap()).unwrap());
             let through = text.is_ok_and(|t| t == "through\n");
             // Descriptors 0 to 2 are closed, so files opened for the sandbox get these numbers. `Inherit` must not pass
             // those to the task.
@@ -88,7 +88,7 @@ fn caller_entry() {
                 let how = |n| if n == fd { Stdio::Inherit } else { Stdio::Null };
                 run.stdin(how(0)).stdout(how(1)).stderr(how(2)).spawn()
             });
-            let refused = leaks.iter().all(|run| matches!(run, Err(Error::Prepare { .. })));
+            let refused = leaks.iter().all(|run| matches!(run, Err(Error::Spec { .. })));
             let leaked = leaks.into_iter().flatten().any(|task| task.wait().unwrap().success());
             std::process::exit(
                 i32::from(!ok) | i32::from(!through) << 1 | i32::from(!refused) << 2 | i32::from(leaked) << 3,
@@ -102,6 +102,12 @@ fn caller_entry() {
             let task = Sandbox::command("/bin/sh").args(["-c", "exit 7"]).with(|s| s.init = false);
             let status = task.spawn().unwrap().wait().unwrap();
             assert!(status.lost || status.code == Some(7), "{status}");
+            // The kernel keeps no status for such a caller. That of a task that it killed itself is known.
+            for init in [true, false] {
+                let task = Sandbox::command("sleep").arg("600").init(init).spawn().unwrap();
+                task.kill().unwrap();
+                assert_eq!(task.wait().unwrap().signal, Some(9), "init {init}");
+            }
             drop(sleeper(&id).spawn().unwrap());
         }
         "forking" => forking(),
@@ -113,7 +119,7 @@ fn caller_entry() {
             let _ = call!(libc::SYS_ioctl, tty.as_raw_fd(), libc::TIOCSCTTY, 0);
             assert!(fs::File::open("/dev/tty").is_ok(), "the caller has a terminal");
             for user in attack_tools::USERS {
-                let sandbox = common::probe("terminal").user(user).stdin(Stdio::Fd(tty.as_raw_fd()));
+                let sandbox = common::probe("terminal").user(user).stdin(CallerFd::duplicate(&tty).unwrap());
                 attack_tools::beaten(&common::run_probe(sandbox).unwrap(), 5);
             }
         }
@@ -365,7 +371,7 @@ fn cve_2017_5226_task_cannot_push_input_into_the_callers_terminal() {
         (master, ok.then(|| std::ffi::CStr::from_bytes_until_nul(&name).unwrap().to_owned()))
     };
     let Some(name) = name else {
-        eprintln!("skipped: needs a pty: posix_openpt(3) is refused");
+        common::skip::note("needs a pty: posix_openpt(3) is refused");
         return;
     };
     let mut command = caller("terminal");

@@ -7,7 +7,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 
 use cofferdam::filter::Filter;
-use cofferdam::{Control, Host, Policy};
+use cofferdam::{Control, Host, IsolationMode, Policy};
 use common::{asked, can, probe, run_probe, sandboxes};
 use nix::errno::Errno;
 
@@ -160,7 +160,7 @@ fn capability_that_weakens_a_control_is_in_the_report() {
                 // The default profile refuses kexec_load(2) whatever the capabilities are.
                 s.filter = if name == "sys_boot" { Filter::None } else { Filter::Default };
                 // The audit subsystem accepts control messages from the initial PID namespace only.
-                s.pid_mode = if name == "audit_control" { "host" } else { "private" }.into();
+                s.pid_mode = (name == "audit_control").then_some(IsolationMode::Host);
             });
             run_probe(sandbox).unwrap()
         };

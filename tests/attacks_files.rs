@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use attack_tools::*;
-use cofferdam::{Control, Error, Method, Policy, Root, Sandbox, Stdio};
+use cofferdam::{CallerFd, Control, Error, Method, Policy, Root, Sandbox, Stdio};
 use common::{asked, can, probe, run_probe, sandboxes};
 
 /// Entry point of this binary inside a sandbox.
@@ -269,7 +269,7 @@ fn source_mapped_to_the_whole_root_is_read_only_or_refused() {
         canary.alive();
         match method {
             Method::Link => assert!(done.unwrap().report.enforced.contains(Control::HOST_FILES), "{to:?}"),
-            _ => assert!(matches!(done, Err(Error::Spec { field: "chroot_env", .. })), "{to:?}"),
+            _ => assert!(matches!(done, Err(Error::Spec { field: "root.chroot_env", .. })), "{to:?}"),
         }
     }
 }
@@ -297,8 +297,8 @@ fn later_mounts_of_the_host_do_not_propagate_into_the_sandbox() {
         std::thread::scope(|scope| {
             let (begun, out) = std::io::pipe().unwrap();
             let (input, go) = std::io::pipe().unwrap();
-            let sandbox = probe("late").user("root").root(root).stdin(Stdio::Fd(input.as_raw_fd()));
-            let sandbox = sandbox.stdout(Stdio::Fd(out.as_raw_fd()));
+            let sandbox = probe("late").user("root").root(root).stdin(CallerFd::duplicate(&input).unwrap());
+            let sandbox = sandbox.stdout(CallerFd::duplicate(&out).unwrap());
             let running = scope.spawn(|| run_probe(sandbox).unwrap());
             // The test harness prints as it starts; then the probe waits.
             (&begun).read_exact(&mut [0]).unwrap();
@@ -432,7 +432,7 @@ fn temporary_root_is_private_and_removed_with_all_its_files() {
     }
     for user in USERS {
         let base = open_dir();
-        let policy = Policy { temp_dir: base.path().into(), ..Policy::default() };
+        let policy = Policy { temp_dir: Some(base.path().into()), ..Policy::default() };
         let root = || Root { populate: Method::Copy, chroot_env: libraries(), ..Root::default() };
         let task = probe("wait").policy(&policy).user(user).root(root()).stdout(Stdio::Null);
         let task = task.with(|s| s.fds.clear()).spawn().unwrap();

@@ -100,7 +100,7 @@ fn user_nobody_lacks_rights_of_host_root_in_a_user_namespace() {
     let seen = in_thread(copied);
     assert_eq!((seen.get("read"), seen.get("write"), seen.get("chmod")), ("ok", "ok", "ok"));
     assert!(seen.report.weakened.contains(Control::IDS), "{}", seen.report);
-    assert!(seen.report.why(Control::IDS).contains("inside is 0 outside"), "{}", seen.report);
+    assert!(seen.report.why(Control::IDS).contains("in the sandbox is uid 0 outside"), "{}", seen.report);
 }
 
 /// Entry point of this binary as root of a user namespace. The probe must notice that the capabilities apply to that
@@ -119,7 +119,7 @@ fn nested_entry() {
         let seen = run_probe(probe("ids").user(user)).unwrap();
         assert_eq!(seen.get("Uid"), [inside; 4].join(" "));
         let why = seen.report.why(Control::IDS);
-        assert!(why.contains(&format!("outside of that one the task has uid {outside}")), "{why}");
+        assert!(why.contains(&format!("outside of it the task has uid {outside}")), "{why}");
         assert!(seen.report.enforced.contains(Control::IDS), "{}", seen.report);
     }
     println!("nested: all holds");

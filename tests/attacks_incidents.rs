@@ -94,8 +94,8 @@ fn cve_2024_21626_no_inherited_descriptor_leads_to_the_host() {
         for user in USERS {
             let at = format!("/proc/self/fd/{fd}");
             let seen = shell("ls -a . .. 2>/dev/null").user(user).work_dir(&at).stdout(Stdio::Piped).spawn();
-            if let Ok(mut task) = seen {
-                let text = std::io::read_to_string(task.stdout.take().unwrap()).unwrap();
+            if let Ok(task) = seen {
+                let text = std::io::read_to_string(task.take_stdout().unwrap()).unwrap();
                 assert!(!text.lines().any(|line| line == "host"), "{at}: {text}");
                 task.wait().unwrap();
             }
@@ -174,8 +174,9 @@ fn cve_2026_30892_unknown_and_malformed_users_are_refused() {
             refused.map(|_| ())
         );
     }
-    // An empty user means nobody.
-    let seen = run_probe(probe("facts").user("")).unwrap();
+    // Without a user, the task runs as nobody. An empty one is refused.
+    assert!(matches!(probe("facts").user("").spawn(), Err(Error::Spec { field: "user", .. })));
+    let seen = run_probe(probe("facts")).unwrap();
     assert_eq!(seen.get("Uid"), "65534 65534 65534 65534");
 }
 

@@ -26,7 +26,7 @@ fn with_own_mounts(attack: impl FnOnce() + Send) {
 
 /// A task with a temporary root in `base`, which waits for a line of input; and the path of that root.
 fn waits_in(base: &Path) -> (cofferdam::Task, PathBuf) {
-    let policy = Policy { temp_dir: base.into(), ..Policy::default() };
+    let policy = Policy { temp_dir: Some(base.into()), ..Policy::default() };
     let chroot_env = ["/bin/sh", "/lib64"].map(|p| (PathBuf::from(p), PathBuf::from(p)));
     let chroot_env = chroot_env.into_iter().chain(libraries()).collect();
     let root = Root { populate: Method::Copy, chroot_env, ..Root::default() };
@@ -50,7 +50,7 @@ fn foreign_mount_in_a_temporary_root_survives_its_removal() {
     let canary = Canary::new();
     let base = open_dir();
     with_own_mounts(|| {
-        let (mut task, root) = waits_in(base.path());
+        let (task, root) = waits_in(base.path());
         let count = || fs::read_dir(&root).unwrap().count();
         let (one, other) = (root.join("planted"), root.join("lib64/planted"));
         // On another thread of the same mount namespace.
@@ -60,7 +60,7 @@ fn foreign_mount_in_a_temporary_root_survives_its_removal() {
         };
         std::thread::scope(|scope| scope.spawn(|| [&one, &other].map(|at| plant(at))).join().unwrap());
         let before = count();
-        task.stdin.take().unwrap().write_all(b"\n").unwrap();
+        task.take_stdin().unwrap().write_all(b"\n").unwrap();
         for left in [vec![&other, &one], vec![&one]] {
             for _ in 0..2 {
                 let error = task.wait().unwrap_err();
@@ -119,7 +119,7 @@ fn mount_in_another_namespace_survives_and_does_not_block_removal() {
     }
     let canary = Canary::new();
     let base = open_dir();
-    let (mut task, root) = waits_in(base.path());
+    let (task, root) = waits_in(base.path());
     let planted = root.join("planted");
     fs::create_dir(&planted).unwrap();
     std::thread::scope(|scope| {
@@ -136,7 +136,7 @@ fn mount_in_another_namespace_survives_and_does_not_block_removal() {
             });
         });
         mounted.recv().unwrap();
-        task.stdin.take().unwrap().write_all(b"\n").unwrap();
+        task.take_stdin().unwrap().write_all(b"\n").unwrap();
         assert_eq!(task.wait().unwrap().code, Some(7));
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
         drop(over);

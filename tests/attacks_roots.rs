@@ -78,7 +78,7 @@ fn secrets_are_written_only_to_their_tmpfs() {
     let link = root.join("link");
     symlink("/loot", &link).unwrap();
     let files = (0..30).map(|i| (format!("token{i}"), "s3cr3t".to_string())).collect();
-    let dirs = TaskDirs { secrets: Some(Secrets { size: 1 << 20, files }), ..TaskDirs::default() };
+    let dirs = TaskDirs { secrets: Some(Secrets { files, ..Secrets::default() }), ..TaskDirs::default() };
     let given = Root { path: Some(root), populate: Method::None, ..Root::default() };
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
@@ -155,7 +155,7 @@ fn linked_host_files_are_read_only_wherever_links_lead() {
     symlink("/loot", outer.join("sub")).unwrap();
     symlink("/", outer.join("up")).unwrap();
     fs::write(other.join("x"), "").unwrap();
-    let policy = Policy { temp_dir: dir(at("temp")), ..Policy::default() };
+    let policy = Policy { temp_dir: Some(dir(at("temp"))), ..Policy::default() };
     let map = |to: &str| {
         let map = [(&other, "/loot/0"), (&outer, "/a"), (&inner, to)];
         map.map(|(source, to)| (source.clone(), PathBuf::from(to))).into_iter().collect()

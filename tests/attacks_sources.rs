@@ -13,6 +13,7 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use attack_tools::z;
+use cofferdam::cgroup::devices::Access;
 use cofferdam::{Device, Error, Method, Network, Policy, Root, Sandbox, TaskDirs, Volume};
 use common::{asked, can, emulated, probe, run_probe, sandboxes};
 
@@ -150,7 +151,7 @@ const WAYS: [Way; 13] = [
     ("root", "/who", |s, source| s.root(Root { path: Some(source), ..Root::default() })),
     ("node", "/dev/node", |s, source| {
         let target = "/dev/node".into();
-        s.with(|s| s.devices = vec![Device { source, target, permissions: "r".into() }])
+        s.with(|s| s.devices = vec![Device { source, target, access: Access::READ }])
     }),
 ];
 
@@ -186,7 +187,7 @@ fn cve_2017_1002101_nomad_2026_14896_sources_are_not_reached_through_links_of_ot
             shown.fetch_add(1, Ordering::Relaxed);
         }
         Err(Error::Spec { message, .. }) => {
-            let link = format!("the symbolic link {way:?} on the way is not followed: user 1234");
+            let link = format!("the symbolic link {way:?} in this path is not followed: user 1234");
             assert!(message.contains(&link), "{what}: {message}");
             refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -208,7 +209,7 @@ fn cve_2017_1002101_nomad_2026_14896_sources_are_not_reached_through_links_of_ot
                 &["good"],
                 volume(probe("read").env("READ", "/v/who").root(root), way.join("dir")),
             );
-            let policy = Policy { temp_dir: way.join("tmp"), ..Policy::default() };
+            let policy = Policy { temp_dir: Some(way.join("tmp")), ..Policy::default() };
             let sandbox = mapped(probe("read").env("READ", "/m/who"), way.join("dir"), Method::Copy);
             check("temp_dir", &["good"], sandbox.policy(&policy));
         }
@@ -257,7 +258,7 @@ fn network_namespace_is_not_joined_through_links_of_other_users() {
         for _ in 0..rounds(20) {
             match run_probe(probe("network").network(network())) {
                 Ok(seen) => assert_eq!(seen.get("network"), holders[0].1),
-                Err(error) => assert!(error.to_string().contains("user 1234 may have planted it"), "{error}"),
+                Err(error) => assert!(error.to_string().contains("user 1234 may have created it"), "{error}"),
             }
         }
     });

@@ -22,7 +22,9 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cofferdam::{Control, Error, Host, Method, Network, Policy, Rlimit, Sandbox, Signal, Task};
+use cofferdam::{
+    Control, Error, Host, Method, Network, Policy, Require, Resource, Rlimit, Sandbox, Signal, Task,
+};
 use common::{can, descriptors, sandboxes};
 use libc::{EACCES, EINVAL, ENOSYS, EPERM};
 
@@ -138,8 +140,8 @@ impl Traces {
 
     /// A sandbox with this id and temporary directory.
     fn sandbox(&self) -> Sandbox {
-        let policy = Policy { temp_dir: self.temp.path().into(), ..Policy::default() };
-        Sandbox::command("/bin/true").policy(&policy).with(|s| s.id.clone_from(&self.id))
+        let policy = Policy { temp_dir: Some(self.temp.path().into()), ..Policy::default() };
+        Sandbox::command("/bin/true").policy(&policy).id(&self.id)
     }
 
     #[track_caller]
@@ -306,9 +308,9 @@ fn refused_calls_that_restrict_the_process_are_reported_and_rolled_back() {
     refused(Setup, "clone(CLONE_PIDFD)", all(libc::SYS_clone), as_it_is);
     let limited: Set = |s| {
         let none = Rlimit { soft: Some(0), hard: Some(0) };
-        s.with(|s| s.rlimits = [("core".into(), none)].into())
+        s.with(|s| s.rlimits = [(Resource::Core, none)].into())
     };
-    refused(Setup, "prlimit64(0, 4, {0, 0})", all(libc::SYS_prlimit64), limited);
+    refused(Setup, "prlimit64(0, RLIMIT_CORE, {0, 0})", all(libc::SYS_prlimit64), limited);
     // With an init that stays as PID 1, and with the command as PID 1.
     let alone: Set = |s| s.with(|s| s.init = false);
     for set in [as_it_is, alone] {
@@ -443,11 +445,11 @@ fn refused_optional_step_is_missing_in_the_report() {
     assert_ne!(own, -1000, "a score that no test should have");
     // No other call of a spawn without limits writes five bytes.
     let refuse = only(libc::SYS_write, 2, 5).with(EACCES);
-    let lowered = |traces: &Traces| traces.sandbox().with(|s| s.oom_score_adj = -1000);
+    let lowered = |traces: &Traces| traces.sandbox().with(|s| s.oom_score_adj = Some(-1000));
     let line = "write(\"/proc/self/oom_score_adj\", \"-1000\")";
 
     let traces = Traces::before();
-    let sandbox = lowered(&traces);
+    let sandbox = lowered(&traces).require(Require::BestEffort);
     assert!(sandbox.plan().unwrap().report.enforced.contains(Control::OOM_SCORE));
     let (report, status) = refuse.during(|| {
         let task = sandbox.spawn().unwrap();
@@ -461,7 +463,7 @@ fn refused_optional_step_is_missing_in_the_report() {
     assert_eq!(why, format!("{line}: {}", io::Error::from_raw_os_error(EACCES)));
     traces.are_gone("optional");
 
-    for require in [Control::OOM_SCORE, Control::OOM_SCORE | Control::CAPS] {
+    for require in [Require::Asked, Control::OOM_SCORE.into(), (Control::OOM_SCORE | Control::CAPS).into()] {
         let traces = Traces::before();
         let sandbox = lowered(&traces).require(require);
         let error = refuse.during(|| sandbox.spawn().map(drop)).unwrap_err();
@@ -480,7 +482,7 @@ fn device_filter_is_optional_unless_the_spec_requires_it() {
     }
     let mut host = Host::probe().unwrap();
     if host.cgroups.v2.is_none() {
-        return eprintln!("skipped: there is no cgroup v2 tree");
+        return common::skip::note("cgroup v2 is not mounted");
     }
     // Uses the v2 device filter even if v1 has a devices hierarchy.
     host.cgroups.v1.remove("devices");
@@ -497,7 +499,9 @@ fn device_filter_is_optional_unless_the_spec_requires_it() {
             assert!(status.success() && report.enforced.contains(Control::DEVICES), "{status} {report}");
             let why = report.why(Control::DEVICES);
             assert!(
-                why.starts_with("held by nodev mounts and a sealed /dev, by no device cgroup: bpf("),
+                why.starts_with(
+                    "enforced by nodev mounts and a read-only /dev only, without a device cgroup: bpf("
+                ),
                 "{why}"
             );
             assert!(why.ends_with(&io::Error::from_raw_os_error(errno).to_string()), "{why}");
@@ -512,35 +516,35 @@ fn device_filter_is_optional_unless_the_spec_requires_it() {
     }
 }
 
-/// Without seccomp filters the task runs if the spec does not require the controls that they enforce. The report calls
-/// these missing.
+/// Without seccomp filters the task runs only with best effort. The report calls the controls that they enforce
+/// missing.
 #[test]
-fn seccomp_filters_may_be_missing_only_if_not_required() {
+fn seccomp_filters_may_be_missing_only_with_best_effort() {
     let _alone = alone();
     if !sandboxes() {
         return;
     }
     for errno in [ENOSYS, EINVAL] {
-        for require in [Control::empty(), Control::CAPS] {
+        let traces = Traces::before();
+        let sandbox = traces.sandbox().require(Require::BestEffort);
+        let (report, status) = all(libc::SYS_seccomp).with(errno).during(|| {
+            let task = sandbox.spawn().unwrap();
+            (task.report().clone(), task.wait().unwrap())
+        });
+        assert!(status.success(), "{status}");
+        assert_eq!(report.missing, Control::NO_USER_NS | Control::SYSCALLS, "{report}");
+        assert_eq!(report.asked, report.enforced | report.weakened | report.missing);
+        let why = report.why(Control::NO_USER_NS);
+        assert!(why.starts_with("seccomp(SECCOMP_SET_MODE_FILTER"), "{why}");
+        assert!(why.ends_with(&io::Error::from_raw_os_error(errno).to_string()), "{why}");
+        traces.are_gone("best effort");
+        for require in [Require::Asked, Control::CAPS.into(), Control::NO_USER_NS.into()] {
             let traces = Traces::before();
             let sandbox = traces.sandbox().require(require);
-            let (report, status) = all(libc::SYS_seccomp).with(errno).during(|| {
-                let task = sandbox.spawn().unwrap();
-                (task.report().clone(), task.wait().unwrap())
-            });
-            assert!(status.success(), "{status}");
-            assert_eq!(report.missing, Control::NO_USER_NS | Control::SYSCALLS, "{report}");
-            assert_eq!(report.asked, report.enforced | report.weakened | report.missing);
-            let why = report.why(Control::NO_USER_NS);
-            assert!(why.starts_with("seccomp(SECCOMP_SET_MODE_FILTER"), "{why}");
-            assert!(why.ends_with(&io::Error::from_raw_os_error(errno).to_string()), "{why}");
-            traces.are_gone("best effort");
+            let error = all(libc::SYS_seccomp).with(errno).during(|| sandbox.spawn().map(drop)).unwrap_err();
+            assert_eq!(kind(&error), Kind::Setup, "{error}");
+            traces.are_gone("required");
         }
-        let traces = Traces::before();
-        let sandbox = traces.sandbox().require(Control::NO_USER_NS);
-        let error = all(libc::SYS_seccomp).with(errno).during(|| sandbox.spawn().map(drop)).unwrap_err();
-        assert_eq!(kind(&error), Kind::Setup, "{error}");
-        traces.are_gone("required");
     }
 }
 

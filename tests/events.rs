@@ -77,8 +77,8 @@ fn each_oom_kill_is_one_event_and_the_end_is_the_last() {
     if !can("cgroups") {
         return;
     }
-    let mut task = small(probe("parent")).stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
-    let (mut stdin, mut stdout) = (task.stdin.take().unwrap(), task.stdout.take().unwrap());
+    let task = small(probe("parent")).stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
+    let (mut stdin, mut stdout) = (task.take_stdin().unwrap(), task.take_stdout().unwrap());
     let mut told = Vec::new();
     let mut early = events(&task);
     assert_eq!(early.try_next().unwrap(), None);
@@ -166,7 +166,7 @@ fn cpu_contention_causes_pressure_events() {
         return;
     }
     let both = "(while :; do :; done) & while :; do :; done";
-    let limits = Limits { cores: "0".into(), exclusive: true, ..Limits::default() };
+    let limits = Limits { cores: "0".parse().unwrap(), exclusive: true, ..Limits::default() };
     let task = shell(both).limits(limits).spawn().unwrap();
     let threshold = PressureThreshold {
         resource: PressureResource::Cpu,
@@ -180,7 +180,11 @@ fn cpu_contention_causes_pressure_events() {
     if host.mode == Mode::V1 || !Path::new("/proc/pressure/cpu").exists() {
         let (_, why) = step(watched.unwrap_err());
         assert_eq!(why.kind(), std::io::ErrorKind::Unsupported, "{why}");
-        let told = if host.mode == Mode::V1 { "cgroup v1 counts no pressure" } else { "psi=1" };
+        let told = if host.mode == Mode::V1 {
+            "cgroup v1 does not support pressure (PSI), which needs cgroup v2"
+        } else {
+            "psi=1"
+        };
         assert!(why.to_string().contains(told), "{why}");
         return;
     }
@@ -214,8 +218,8 @@ fn frozen_task_does_not_run_until_it_is_thawed() {
     if !can("cgroups") {
         return;
     }
-    let mut task = shell("while :; do echo; done").stdout(Stdio::Piped).spawn().unwrap();
-    let mut stdout = task.stdout.take().unwrap();
+    let task = shell("while :; do echo; done").stdout(Stdio::Piped).spawn().unwrap();
+    let mut stdout = task.take_stdout().unwrap();
     let flags = nix::fcntl::OFlag::O_NONBLOCK;
     nix::fcntl::fcntl(&stdout, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
     let drained = |stdout: &mut std::process::ChildStdout| {

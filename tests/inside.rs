@@ -11,8 +11,11 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use cofferdam::rootfs::Device;
-use cofferdam::{Control, Error, IsolationMode, Limits, Network, Policy, Rlimit, Root, Sandbox, Volume};
+use cofferdam::cgroup::devices::Access;
+use cofferdam::{
+    Control, Device, Error, IsolationMode, Limits, Network, Policy, Require, Resource, Rlimit, Root, Sandbox,
+    Volume,
+};
 use common::{asked, can, output, probe, run_probe, sandboxes, say_facts, shell, status};
 
 /// Entry point of this binary inside a sandbox; does nothing elsewhere.
@@ -201,7 +204,9 @@ fn environment_is_from_the_spec_with_home_and_name_of_the_user() {
     assert_eq!(seen.get("env.A"), "b=c");
     assert_eq!(seen.get("env.USER"), "nobody");
     assert_eq!(seen.get("env.LOGNAME"), "nobody");
-    assert_ne!(seen.get("env.HOME"), "/elsewhere", "the user's own wins");
+    assert_eq!(seen.get("env.HOME"), "/elsewhere");
+    let seen = run_probe(probe("facts")).unwrap();
+    assert_ne!(seen.get("env.HOME"), "", "HOME of the user database");
     assert!(!seen.facts.contains_key("env.COFFERDAM_LEAK"));
     assert_eq!(seen.get("args"), "/probe");
 }
@@ -214,9 +219,9 @@ fn working_directory_is_created_and_entered() {
     assert_eq!(output(shell("pwd").work_dir("/etc")), "/etc");
     assert_eq!(output(shell("pwd; stat -c %a .").work_dir("/deep/er")), "/deep/er\n755");
     match shell("pwd").work_dir("/etc/no/such/dir").spawn() {
-        Err(Error::Spec { field: "populate", message }) => {
+        Err(Error::Spec { field: "work_dir", message }) => {
             assert!(
-                message.starts_with("nothing can be mounted at \"/etc/no/such/dir\": \"/etc\" is bound"),
+                message.starts_with("\"/etc/no/such/dir\" cannot be created in the root: \"/etc\" is bound"),
                 "{message}"
             );
         }
@@ -329,6 +334,7 @@ fn limits_are_in_the_environment_under_the_callers_prefix() {
     let limits = Limits { cpu_shares: Some(500), memory: Some(64 << 20), ..Limits::default() };
     let sandbox = shell("echo $NOMAD_CPU_LIMIT $NOMAD_MEMORY_LIMIT ${NOMAD_MEMORY_MAX_LIMIT-none}")
         .limits(limits)
+        .require(Require::BestEffort)
         .env("NOMAD_MEMORY_LIMIT", "what the caller says otherwise")
         .with(|s| s.limit_env = LimitEnv::with_prefix("NOMAD_"));
     assert_eq!(output(sandbox), "500 64 none");
@@ -340,7 +346,7 @@ fn rlimits_of_the_spec_are_set() {
         return;
     }
     let limit = Rlimit { soft: Some(37), hard: Some(38) };
-    let sandbox = shell("ulimit -Sn; ulimit -Hn").with(|s| s.rlimits = [("nofile".into(), limit)].into());
+    let sandbox = shell("ulimit -Sn; ulimit -Hn").with(|s| s.rlimits = [(Resource::Nofile, limit)].into());
     assert_eq!(output(sandbox), "37\n38");
 }
 
@@ -451,8 +457,8 @@ fn devices_open_only_with_their_granted_permissions() {
         let (source, target) = (dir.path().join(permissions), format!("/dev/given.{permissions}").into());
         // Major number 60 is reserved for experimental use.
         mknod(&source, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(60, minor)).unwrap();
-        let permissions = permissions.to_owned();
-        sandbox = sandbox.with(|s| s.devices.push(Device { source, target, permissions }));
+        let access = Access::parse(permissions).unwrap();
+        sandbox = sandbox.device(Device { source, target, access });
     }
     for (cgroup, refused) in [(None, "EPERM"), (Some(true), "EPERM"), (Some(false), "ENXIO")] {
         let seen = run_probe(sandbox.clone().with(|s| s.device_cgroup = cgroup)).unwrap();
@@ -467,6 +473,62 @@ fn devices_open_only_with_their_granted_permissions() {
 }
 
 #[test]
+fn invalid_json_is_refused_with_the_path_of_its_field() {
+    let of_spec = |text: &str| serde_json::from_str::<cofferdam::SandboxSpec>(text).unwrap_err().to_string();
+    let of_policy = |text: &str| serde_json::from_str::<Policy>(text).unwrap_err().to_string();
+    for (json, field) in [
+        (r#"{"pid_mode": "Host"}"#, "pid_mode: "),
+        (r#"{"ipc_mode": ""}"#, "ipc_mode: "),
+        (r#"{"umask": 18}"#, "umask: "),
+        (r#"{"umask": "0o22"}"#, "umask: "),
+        (r#"{"limits": {"memory": "64q"}}"#, "limits.memory: "),
+        (r#"{"limits": {"swap": "some"}}"#, "limits.swap: "),
+        (r#"{"limits": {"cores": "3-1"}}"#, "limits.cores: "),
+        (r#"{"rlimits": {"files": {}}}"#, "rlimits"),
+        (r#"{"rlimits": {"nofile": {"soft": -1}}}"#, "rlimits.nofile.soft: "),
+        (r#"{"root": {"populate": "move"}}"#, "root.populate: "),
+        (r#"{"root": {"tmpfs_size": "x"}}"#, "root.tmpfs_size: "),
+        (r#"{"volumes": [{}, {"read_only": 1}]}"#, "volumes[1].read_only: "),
+        (r#"{"devices": [{"access": "x"}]}"#, "devices[0].access: "),
+        (r#"{"stdin": {"fd": "x"}}"#, "stdin.fd: "),
+        (r#"{"require": "everything"}"#, "require: "),
+        (r#"{"require": ["hope"]}"#, "require: "),
+        (r#"{"env": {"A": 1}}"#, "env.A: "),
+        (r#"{"args": ["a", 1]}"#, "args[1]: "),
+        // An array is no object: by position, a wrong field would not be noticed.
+        (
+            r#"{"limits": [100]}"#,
+            "limits: invalid type: sequence, expected an object with the fields of limits",
+        ),
+        (
+            r#"{"limits": {"cpu_max": 5}}"#,
+            "limits.cpu_max: invalid type: integer `5`, expected an object with quota",
+        ),
+        (r#"{"volumes": [["/srv", "/x"]]}"#, "volumes[0]: "),
+        (r#"{"rlimits": {"nofile": [1, 2]}}"#, "rlimits.nofile: "),
+        (r#"{"command": ["sh", "-c"]}"#, "command[0]: "),
+        ("[]", "invalid type: sequence"),
+        (r#"{"command": "sh", "#, "EOF while parsing"),
+    ] {
+        let refused = of_spec(json);
+        assert!(refused.starts_with(field), "{json}: {refused}");
+    }
+    for (json, field) in [
+        (r#"{"default_pid_mode": "Host"}"#, "default_pid_mode: "),
+        (r#"{"denied_host_uids": "1-2-3"}"#, "denied_host_uids: "),
+        (r#"{"denied_host_gids": " 1"}"#, "denied_host_gids: "),
+        (r#"{"cgroup_parent": "a/../b"}"#, "cgroup_parent: "),
+        (r#"{"required_controllers": "all"}"#, "required_controllers: "),
+        (r#"{"max_bytes": -1}"#, "max_bytes: "),
+        (r#"{"require": {}}"#, "require: "),
+    ] {
+        let refused = of_policy(json);
+        assert!(refused.starts_with(field), "{json}: {refused}");
+    }
+    assert!(of_spec(r#"{"memory": 1}"#).contains("unknown field `memory`"));
+}
+
+#[test]
 fn invalid_input_is_a_spec_error_that_names_its_field() {
     let spec = |set: &dyn Fn(&mut cofferdam::SandboxSpec, &mut Policy)| {
         let mut policy = Policy::default();
@@ -478,26 +540,18 @@ fn invalid_input_is_a_spec_error_that_names_its_field() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(spec(&|_, p| p.denied_host_uids = "1-2-3".into()), "denied_host_uids");
-    assert_eq!(spec(&|_, p| p.denied_host_uids = "5-".into()), "denied_host_uids");
-    assert_eq!(spec(&|_, p| p.denied_host_gids = " 1".into()), "denied_host_gids");
-    assert_eq!(spec(&|_, p| p.denied_host_gids = "10-1".into()), "denied_host_gids");
     assert_eq!(spec(&|s, _| s.cap_add = vec!["not_a_cap".into()]), "cap_add");
     assert_eq!(spec(&|_, p| p.allow_caps = Some(vec!["nope".into()])), "allow_caps");
     assert_eq!(spec(&|s, _| s.work_dir = Some("foo".into())), "work_dir");
-    assert_eq!(spec(&|s, _| s.pid_mode = "Host".into()), "pid_mode");
-    assert_eq!(spec(&|s, _| s.ipc_mode = "other".into()), "ipc_mode");
-    assert_eq!(spec(&|_, p| p.default_ipc_mode = String::new()), "default_ipc_mode");
-    assert_eq!(spec(&|s, _| s.command = String::new()), "command");
+    assert_eq!(spec(&|s, _| s.command.clear()), "command");
     assert_eq!(spec(&|s, _| s.args = vec!["a\0b".into()]), "args");
     assert_eq!(spec(&|s, _| drop(s.env.insert("A=B".into(), "c".into()))), "env");
-    assert_eq!(spec(&|s, _| s.user = "no-such-user-xyz".into()), "user");
-    assert_eq!(spec(&|s, _| s.id = "../x".into()), "id");
+    assert_eq!(spec(&|s, _| s.user = Some("no-such-user-xyz".into())), "user");
+    assert_eq!(spec(&|s, _| s.id = Some("../x".into())), "id");
     assert_eq!(spec(&|s, _| s.network = Network::Path("/etc/passwd".into())), "network");
-    assert_eq!(spec(&|s, _| s.root.path = Some("/no/such/root".into())), "root");
-    assert_eq!(spec(&|s, _| s.root.populate = cofferdam::Method::None), "root");
-    assert_eq!(spec(&|s, _| s.limits.pids_max = Some(0)), "pids_max");
-    assert_eq!(spec(&|s, _| s.rlimits = [("files".into(), Rlimit::default())].into()), "rlimits");
+    assert_eq!(spec(&|s, _| s.root.path = Some("/no/such/root".into())), "root.path");
+    assert_eq!(spec(&|s, _| s.root.populate = cofferdam::Method::None), "root.path");
+    assert_eq!(spec(&|s, _| s.limits.pids_max = Some(0)), "limits.pids_max");
     assert_eq!(
         spec(&|s, _| s.volumes.push(Volume {
             source: "/no".into(),
@@ -506,9 +560,12 @@ fn invalid_input_is_a_spec_error_that_names_its_field() {
         })),
         "volumes"
     );
-    assert_eq!(spec(&|s, p| (s.pid_mode, p.allow_host_pid) = ("host".into(), false)), "denied");
-    assert_eq!(spec(&|s, p| (s.ipc_mode, p.allow_host_ipc) = ("host".into(), false)), "denied");
+    assert_eq!(spec(&|s, p| (s.pid_mode, p.allow_host_pid) = (Some(IsolationMode::Host), false)), "denied");
+    assert_eq!(spec(&|s, p| (s.ipc_mode, p.allow_host_ipc) = (Some(IsolationMode::Host), false)), "denied");
     assert_eq!(spec(&|s, _| s.cap_add = vec!["net_admin".into()]), "denied");
-    assert_eq!(spec(&|s, p| (s.user, p.denied_host_gids) = ("5:27".into(), "27".into())), "denied");
-    assert_eq!(spec(&|_, p| p.denied_host_uids = "65534".into()), "denied");
+    assert_eq!(
+        spec(&|s, p| (s.user, p.denied_host_gids) = (Some("5:27".into()), "27".parse().unwrap())),
+        "denied"
+    );
+    assert_eq!(spec(&|_, p| p.denied_host_uids = "65534".parse().unwrap()), "denied");
 }

@@ -6,7 +6,7 @@ mod attack_tools;
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,8 +23,7 @@ fn job(dir: &Path, script: &str) -> Sandbox {
 }
 
 fn skipped(why: &str) {
-    // Past libtest's capture.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    common::skip::note(why);
 }
 
 /// Runs a job, if its program is installed, and checks what it prints.
@@ -243,10 +242,10 @@ fn assembled(source: &str, bits: &str, expected: &str, filter: Filter) {
         (s.command, s.args) = ("/work/a".into(), Vec::new());
         s.filter = filter.clone();
     });
-    let mut task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
+    let task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::SYSCALLS), "{}", task.report());
     let mut text = String::new();
-    task.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    task.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     let status = task.wait().unwrap();
     assert_eq!(text.trim(), expected, "{status}");
     assert_eq!(status.success(), !expected.is_empty(), "{status}");

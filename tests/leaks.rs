@@ -8,7 +8,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cofferdam::{Error, Host, Limits, Method, Network, Policy, Root, Sandbox, Stdio, Volume};
+use cofferdam::{
+    Error, Host, Limits, Method, Network, Policy, Require, Resource, Root, Sandbox, Stdio, Volume,
+};
 use common::{can, emulated};
 
 /// State of this process and machine that a spawn could change or leave behind.
@@ -78,7 +80,7 @@ fn traces() -> Traces {
 /// Spawns with outcome number `n` and checks the outcome.
 fn one(n: usize, thread: usize) {
     let id = format!("leak-test-{thread}-{n}");
-    let base = |command: &str| Sandbox::command(command).with(|s| s.id = id.clone());
+    let base = |command: &str| Sandbox::command(command).id(&id);
     let succeeds = |s: Sandbox| assert!(s.spawn().unwrap().wait().unwrap().success(), "{n}");
     match n % 14 {
         0 => succeeds(base("true")),
@@ -93,8 +95,8 @@ fn one(n: usize, thread: usize) {
             Err(Error::Denied { .. })
         )),
         8 => {
-            let mut task = base("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
-            drop(task.stdin.take());
+            let task = base("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
+            drop(task.take_stdin());
             assert!(task.wait().unwrap().success());
         }
         9 => succeeds(base("true").network(Network::None)),
@@ -106,7 +108,7 @@ fn one(n: usize, thread: usize) {
                 cpu_shares: Some(100),
                 ..Limits::default()
             };
-            succeeds(base("true").limits(limits));
+            succeeds(base("true").limits(limits).require(Require::BestEffort));
         }
         12 => {
             // Fails at a mount point below a file, after the cgroup and the temporary root were created.
@@ -120,12 +122,13 @@ fn one(n: usize, thread: usize) {
             let failed = base("true")
                 .root(root)
                 .volume(volume)
-                .limits(Limits { memory: Some(64 << 20), ..Limits::default() });
+                .limits(Limits { memory: Some(64 << 20), ..Limits::default() })
+                .require(Require::BestEffort);
             assert!(matches!(failed.spawn(), Err(Error::Setup { .. })), "{n}");
         }
         _ => {
             let unlikely = cofferdam::Rlimit { soft: Some(u64::MAX - 1), hard: Some(u64::MAX - 1) };
-            let failed = base("true").with(|s| s.rlimits = [("nofile".into(), unlikely)].into());
+            let failed = base("true").with(|s| s.rlimits = [(Resource::Nofile, unlikely)].into());
             assert!(matches!(failed.spawn(), Err(Error::Setup { .. })), "{n}");
         }
     }

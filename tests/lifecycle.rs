@@ -112,11 +112,11 @@ fn piped_standard_streams_reach_the_task() {
         return;
     }
     let sandbox = shell("cat; echo err >&2").stdin(Stdio::Piped).stdout(Stdio::Piped).stderr(Stdio::Piped);
-    let mut task = sandbox.spawn().unwrap();
-    task.stdin.take().unwrap().write_all(b"through").unwrap();
+    let task = sandbox.spawn().unwrap();
+    task.take_stdin().unwrap().write_all(b"through").unwrap();
     let (mut out, mut err) = (String::new(), String::new());
-    task.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    task.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    task.take_stdout().unwrap().read_to_string(&mut out).unwrap();
+    task.take_stderr().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!((out.as_str(), err.as_str()), ("through", "err\n"));
     assert!(task.wait().unwrap().success());
 }
@@ -232,8 +232,8 @@ fn command_is_looked_up_inside_the_root() {
         match Sandbox::command(command).root(root).volume(volume).spawn() {
             // Found, but refused by the kernel as not executable (ENOEXEC). The error has the path at which it was
             // found.
-            Err(Error::Exec { program, source }) if source.raw_os_error() == Some(libc::ENOEXEC) => {
-                Some(program)
+            Err(Error::Exec { program, source, .. }) if source.raw_os_error() == Some(libc::ENOEXEC) => {
+                Some(program.display().to_string())
             }
             Err(Error::Exec { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
             other => panic!("{command}: {other:?}"),
@@ -253,8 +253,8 @@ fn command_is_looked_up_inside_the_root() {
     }
 }
 
-/// Under this filter the exec fails, and the process can neither report that nor exit. It ends by an invalid instruction
-/// (SIGILL). The caller does not hang, and does not see a success.
+/// Under this filter the exec fails, and the process can neither report that nor exit. It ends by an invalid
+/// instruction (SIGILL). The caller does not hang, and does not see a success.
 #[test]
 fn filter_that_refuses_every_call_does_not_hang_the_spawn() {
     use cofferdam::filter::{Action, Base, Compare, Filter, Is, Profile, Rule};

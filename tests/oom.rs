@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use cofferdam::cgroup::{Detection, Version};
+use cofferdam::cgroup::{CgroupPath, Detection, Version};
 use cofferdam::{Control, Host, Limits, Oom, OomLimit, Policy, Sandbox, Signal, Stdio};
 use common::{asked, can, probe, run_probe, shell};
 
@@ -119,7 +119,7 @@ impl Parent {
     }
 
     fn policy(&self) -> Policy {
-        Policy { cgroup_parent: format!("/{}", self.name), ..Policy::default() }
+        Policy { cgroup_parent: CgroupPath::new(&self.name).unwrap(), ..Policy::default() }
     }
 }
 
@@ -193,10 +193,9 @@ fn oom_group_kill_is_counted_as_a_group_kill() {
     let host = detection();
     let parent = Parent::new(&host, "group", 512 * MB);
     let limits = Limits { oom_group: true, ..limits(32 * MB) };
-    let mut task =
-        quiet("family").policy(&parent.policy()).limits(limits).stdin(Stdio::Piped).spawn().unwrap();
+    let task = quiet("family").policy(&parent.policy()).limits(limits).stdin(Stdio::Piped).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::OOM_GROUP), "{}", task.report());
-    task.stdin.take().unwrap().write_all(b"\n").unwrap();
+    task.take_stdin().unwrap().write_all(b"\n").unwrap();
     let status = task.wait().unwrap();
     assert_eq!((status.signal, status.oom_killed), (Some(9), true), "{status}");
     let Oom { kills, group_kills, limit, .. } = task.oom().unwrap();
@@ -282,6 +281,6 @@ fn oom_kill_by_the_host_is_attributed_to_the_host() {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let _few = Reserved::all_but(300 * MB);
     // With this score the task is the kernel's first victim.
-    let sandbox = quiet("hog").limits(limits(1 << 40)).with(|s| s.oom_score_adj = 1000);
+    let sandbox = quiet("hog").limits(limits(1 << 40)).with(|s| s.oom_score_adj = Some(1000));
     killed(&sandbox, &detection(), &OomLimit::Host);
 }

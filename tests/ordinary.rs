@@ -169,7 +169,7 @@ fn cpu_affinity_of_the_caller_does_not_restrict_the_task() {
             scope.spawn(|| {
                 let mask = [1_u64 << caller];
                 call!(libc::SYS_sched_setaffinity, 0, 8, mask.as_ptr()).unwrap();
-                let limits = Limits { cores: given.to_string(), exclusive, ..Limits::default() };
+                let limits = Limits { cores: [given].into_iter().collect(), exclusive, ..Limits::default() };
                 let seen = run_probe(probe("state").limits(limits)).unwrap();
                 assert!(seen.report.enforced.contains(Control::CPUSET), "{}", seen.report);
                 let expected = if exclusive { given.to_string() } else { all.clone() };

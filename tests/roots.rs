@@ -106,8 +106,9 @@ fn every_population_method_gives_the_same_tree() {
     }
     for method in ALL {
         let base = if method == Method::Link { site.path().to_path_buf() } else { "/dev/shm".into() };
-        let policy = Policy { temp_dir: base, ..Policy::default() };
-        let root = Root { setuid: true, tmpfs_size: 1 << 30, ..root(method, &map) };
+        let policy = Policy { temp_dir: Some(base), ..Policy::default() };
+        let tmpfs_size = (!method.walks()).then_some(1 << 30);
+        let root = Root { setuid: true, tmpfs_size, ..root(method, &map) };
         let sandbox = libraries(probe("describe")).policy(&policy).user("root").root(root);
         let seen = run_probe(sandbox.env("TOPS", tops.join(":"))).unwrap();
         assert!(seen.status.success(), "{method}: {}", seen.status);
@@ -209,7 +210,7 @@ fn remove(path: &Path) {
 fn overlay() -> bool {
     let there = cofferdam::Host::probe().unwrap().overlay;
     if !there {
-        eprintln!("skipped: the kernel has no overlay file system");
+        common::skip::note("the kernel has no overlay file system");
     }
     there
 }
@@ -268,7 +269,7 @@ fn task_directories_have_their_content_modes_and_size_limits() {
     let dirs = TaskDirs {
         alloc: Some(alloc.clone()),
         local: Some(local.clone()),
-        secrets: Some(Secrets { size: 8192, files: [("token".into(), "s3cr3t".into())].into() }),
+        secrets: Some(Secrets { size: Some(8192), files: [("token".into(), "s3cr3t".into())].into() }),
         tmp: Some(4096),
     };
     let with = |sandbox: Sandbox| sandbox.with(|s| s.task_dirs = dirs.clone());
@@ -364,7 +365,7 @@ fn more_specific_chroot_env_entry_wins() {
     }
     let twice = root(Method::Copy, &[(&inner, "/tree"), (&outer, "/tree/")]);
     match shell("true").root(twice).spawn() {
-        Err(Error::Spec { field: "chroot_env", .. }) => {}
+        Err(Error::Spec { field: "root.chroot_env", .. }) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -440,7 +441,7 @@ fn population_over_a_limit_fails_and_leaves_nothing() {
         fs::create_dir_all(tree.join(format!("{}", i % 7))).unwrap();
         fs::write(tree.join(format!("{}/{i}", i % 7)), vec![b'x'; 100]).unwrap();
     }
-    let policy = Policy { temp_dir: temp.clone(), max_entries: Some(40), ..Policy::default() };
+    let policy = Policy { temp_dir: Some(temp.clone()), max_entries: Some(40), ..Policy::default() };
     let bytes = Root { max_bytes: Some(2000), ..Root::default() };
     for method in [Method::Link, Method::Copy, Method::Reflink] {
         for (policy, root, limit) in [
@@ -476,10 +477,14 @@ fn unusable_mount_point_in_a_given_root_is_explained() {
     symlink("/nowhere/at/all", root.join("link")).unwrap();
     let given = Root { path: Some(root), populate: Method::None, ..Root::default() };
     for (source, target, why) in [
-        ("source", "/link", "a symbolic link that leads to nothing in the root"),
-        ("source", "/link/below", "a symbolic link that leads to nothing in the root"),
-        ("source", "/file", "source\" is a directory, and \"/file\" in the root is none"),
-        ("text", "/dir", "text\" is a file, and \"/dir\" in the root is a directory"),
+        ("source", "/link", "is a dangling symbolic link in the root, or below one"),
+        ("source", "/link/below", "is a dangling symbolic link in the root, or below one"),
+        (
+            "source",
+            "/file",
+            "source\" is a directory, but the mount point \"/file\" in the root is not a directory",
+        ),
+        ("text", "/dir", "text\" is a file, but the mount point \"/dir\" in the root is a directory"),
     ] {
         let volume = Volume { source: site.path().join(source), target: target.into(), ..Volume::default() };
         let error = shell("true").root(given.clone()).volume(volume).spawn().unwrap_err();

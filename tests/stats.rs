@@ -115,8 +115,8 @@ fn one_thread_may_sample_while_another_waits() {
     if !can("root") || !can("cgroups") {
         return;
     }
-    let mut task = limited("read go; exit 3").stdin(cofferdam::Stdio::Piped).spawn().unwrap();
-    let stdin = task.stdin.take();
+    let task = limited("read go; exit 3").stdin(cofferdam::Stdio::Piped).spawn().unwrap();
+    let stdin = task.take_stdin();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| task.wait().unwrap());
         for _ in 0..50 {

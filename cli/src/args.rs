@@ -1,71 +1,75 @@
-//! The flags of `run` and `explain`, and the policy and spec that they come to.
+//! The flags of `run` and `explain`, and the policy and spec that are made from them.
 
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use cofferdam::cgroup::LimitEnv;
 use cofferdam::filter::{Filter, Profile};
-use cofferdam::{Control, Network, Policy, SandboxSpec};
+use cofferdam::{Network, Policy, SandboxSpec, ids, notation};
 
 use crate::Failure;
 use crate::values;
 
-/// Where a command finds its tools unless `--env PATH=` says otherwise.
+/// The command's `PATH`, unless `--env PATH=` sets another.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Name of the sandbox, and of its cgroup [default: a random one]
+    /// Name of the sandbox and of its cgroup [default: a random one]
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
-    /// Directory that becomes / [default: a fresh one, gone at the end]
+    /// Directory of the host that becomes / [default: a new one, removed when the task ends]
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// How the root is populated from the host [default: bind]
     #[arg(long, value_name = "auto|bind|overlay|reflink|copy|link|none")]
     populate: Option<String>,
-    /// What it is populated with (repeatable) [default: the exec driver's list]
+    /// Path of the host to put into the root (repeatable) [default: the list of Nomad's exec driver]
     #[arg(long, value_name = "SRC[:DST]")]
     chroot_env: Vec<String>,
-    /// Let the task write to the root: with auto what it writes is its own, with link it is the host's files
+    /// Let the task write to the root: to a private copy with auto, to the host's own files with link
     #[arg(long)]
     writable: bool,
-    /// Directory that an overlay is written to [default: a tmpfs, gone at the end]
+    /// Directory for what the task writes to an overlay [default: a tmpfs, removed when the task ends]
     #[arg(long, value_name = "DIR")]
     upper: Option<PathBuf>,
-    /// Size of a tmpfs root, and of the tmpfs that an overlay is written to [default: 64m]
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// Size of a tmpfs root, and of the tmpfs for what is written to an overlay [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     tmpfs_size: Option<u64>,
-    /// Copies keep setuid bits and file capabilities
+    /// Keep setuid bits and file capabilities of copied files
     #[arg(long)]
     keep_setuid: bool,
-    /// Most entries that populating the root may make
+    /// Maximum number of files and directories when the root is populated
     #[arg(long, value_name = "N")]
     max_entries: Option<u64>,
-    /// Most bytes that the populated files may have together
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// Maximum total size of files when the root is populated
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     max_bytes: Option<u64>,
-    /// Directory of the host for /alloc
+    /// Directory of the host to mount at /alloc
     #[arg(long, value_name = "DIR")]
     alloc: Option<PathBuf>,
-    /// Directory of the host for /local
+    /// Directory of the host to mount at /local
     #[arg(long, value_name = "DIR")]
     local: Option<PathBuf>,
-    /// A tmpfs of this size at /secrets
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// Mount a tmpfs of this size at /secrets
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     secrets: Option<u64>,
-    /// A tmpfs of this size at /tmp
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// Mount a tmpfs of this size at /tmp
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     tmp: Option<u64>,
-    /// Name server in /etc/resolv.conf (repeatable) [default: the root's file as it is]
+    /// Name server in /etc/resolv.conf (repeatable) [default: the file in the root]
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String>,
-    /// Domain that short names are looked for in (repeatable)
+    /// Search domain in /etc/resolv.conf (repeatable)
     #[arg(long, value_name = "DOMAIN")]
     dns_search: Vec<String>,
-    /// Option of the resolver (repeatable)
+    /// Resolver option in /etc/resolv.conf (repeatable)
     #[arg(long, value_name = "OPTION")]
     dns_option: Vec<String>,
-    /// Line of an /etc/hosts of the sandbox's own (repeatable)
+    /// Line of a generated /etc/hosts (repeatable)
     #[arg(long, value_name = "NAME:ADDRESS")]
     add_host: Vec<String>,
     /// PID namespace
@@ -80,16 +84,16 @@ pub(crate) struct Args {
     /// Host name, in a UTS namespace of its own
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Enter the root by chroot, for hosts whose / is a ramdisk
+    /// Use chroot instead of pivot_root, for hosts whose / is a ramdisk
     #[arg(long)]
     no_pivot_root: bool,
-    /// Let the command itself be PID 1 of a private PID namespace
+    /// Make the command itself PID 1 of a private PID namespace
     #[arg(long)]
     no_init: bool,
-    /// User, and optionally group [default: nobody]
+    /// User, and optionally a group [default: nobody]
     #[arg(long, value_name = "NAME|UID[:GID]")]
     user: Option<String>,
-    /// Capabilities that the operator allows [default: 13]
+    /// Capabilities that --cap-add may add [default: the 13 default ones]
     #[arg(long, value_name = "LIST|all")]
     allow_caps: Option<String>,
     /// Capabilities to add
@@ -98,111 +102,111 @@ pub(crate) struct Args {
     /// Capabilities to drop
     #[arg(long, value_name = "LIST")]
     cap_drop: Vec<String>,
-    /// Let setuid programs gain privileges
+    /// Let setuid programs gain privileges (no no_new_privs)
     #[arg(long)]
     allow_new_privs: bool,
     /// Let the command make user namespaces
     #[arg(long)]
     allow_user_ns: bool,
-    /// User ids that are refused
+    /// User ids that the command must not run as
     #[arg(long, value_name = "RANGES")]
     deny_uids: Option<String>,
-    /// Group ids that are refused
+    /// Group ids that the command must not have
     #[arg(long, value_name = "RANGES")]
     deny_gids: Option<String>,
-    /// File or directory of the host (repeatable); more options: host-to-task, bidirectional
+    /// File or directory of the host to mount (repeatable); other options: host-to-task, bidirectional
     #[arg(long, value_name = "SRC:DST[:ro]")]
     volume: Vec<String>,
-    /// Device node of the host (repeatable) [default access: rwm]
+    /// Device of the host to allow and mount (repeatable) [default access: rwm]
     #[arg(long, value_name = "SRC[:DST[:rwm]]")]
     device: Vec<String>,
-    /// Device cgroup: require one, or make none [default: where the host can]
+    /// Device cgroup: require one, or use none [default: use one if the host allows it]
     #[arg(long, value_name = "yes|no")]
     device_cgroup: Option<String>,
-    /// Variable of the environment (repeatable)
+    /// Environment variable (repeatable)
     #[arg(long, value_name = "K=V")]
-    env: Vec<String>,
-    /// Working directory, absolute
+    env: Vec<OsString>,
+    /// Working directory, an absolute path
     #[arg(long, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// Share of the processors; 1024 is what a group has by default
+    /// CPU shares; 1024 is the default of a cgroup
     #[arg(long, value_name = "N")]
     cpu_shares: Option<u64>,
-    /// Run only when no other task wants the processor
+    /// Run only when no other task wants the CPU
     #[arg(long)]
     cpu_idle: bool,
-    /// Processors that are reserved for the task, as 0-3,8
+    /// CPUs to reserve for the task, such as 0-3,8
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
-    /// With --cores: these only, and not the unreserved ones as well
+    /// With --cores: run on the reserved CPUs only, not on unreserved ones as well
     #[arg(long)]
     exclusive: bool,
-    /// Memory: bytes, or with k, m, g
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// Memory limit in bytes, or with a suffix k, m or g
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     memory: Option<u64>,
-    /// Hard memory limit of a task that may use more than --memory
-    #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
+    /// Hard memory limit, if the task may use more than --memory
+    #[arg(long, value_name = "SIZE|unlimited")]
     memory_max: Option<String>,
-    /// Memory above which the kernel slows the task down and reclaims its memory (v2)
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    /// Memory use above which the kernel throttles the task and reclaims its memory (cgroup v2)
+    #[arg(long, value_name = "SIZE", value_parser = notation::size)]
     memory_high: Option<u64>,
-    /// Swap beside --memory; -1 is no limit [default: none]
-    #[arg(long, value_name = "SIZE|-1", allow_hyphen_values = true)]
+    /// Swap limit in addition to --memory [default: off]
+    #[arg(long, value_name = "SIZE|off|unlimited")]
     swap: Option<String>,
-    /// Kill all of the task when its memory runs out, and not one process
+    /// Kill all processes of the task when it runs out of memory, not just one
     #[arg(long)]
     oom_group: bool,
-    /// Processor time in each period, in microseconds
+    /// CPU time limit in each period, in microseconds
     #[arg(long, value_name = "QUOTA[/PERIOD[/BURST]]")]
     cpu_max: Option<String>,
-    /// Number of processes
+    /// Maximum number of processes
     #[arg(long, value_name = "N")]
     pids_max: Option<u64>,
-    /// Share of block devices, 1 to 10000; 100 is what a group has by default
+    /// I/O weight, 1 to 10000; 100 is the default of a cgroup
     #[arg(long, value_name = "N")]
     io_weight: Option<u16>,
-    /// Most of a block device (repeatable)
+    /// I/O limit of a block device (repeatable)
     #[arg(long, value_name = "MAJ:MIN,rbps|wbps|riops|wiops=N,...")]
     io_max: Vec<String>,
-    /// Huge pages (repeatable)
+    /// Limit of huge pages of one size (repeatable)
     #[arg(long, value_name = "2MB=SIZE")]
     hugetlb: Vec<String>,
-    /// Count what is not limited too
+    /// Account for resources that are not limited too
     #[arg(long)]
     accounting: bool,
-    /// Tell the command its limits in PREFIX_CPU_LIMIT, PREFIX_MEMORY_LIMIT ...; PREFIX ends as written
+    /// Set environment variables with the limits: PREFIX is prepended as it is to CPU_LIMIT, MEMORY_LIMIT, ...
     #[arg(long, value_name = "PREFIX")]
     limit_env: Option<String>,
-    /// Controllers that this host must have before any limit is set [default: minimal]
-    #[arg(long, value_name = "minimal|documented")]
+    /// Cgroup controllers that this host must have, or no limit is set [default: minimal]
+    #[arg(long, value_name = "minimal|documented|asked")]
     required_controllers: Option<String>,
-    /// System calls: those of the default profile, all, or those of a profile in a file, as JSON
+    /// System call filter: the default profile, none, or a profile in a JSON file
     #[arg(long, value_name = "default|none|FILE")]
     filter: Option<String>,
-    /// Refuse the system calls of 32-bit programs
+    /// Refuse system calls of 32-bit programs
     #[arg(long)]
     no_i386: bool,
-    /// What must hold, or nothing is run
-    #[arg(long, value_name = "all|none|CONTROL,...")]
+    /// Controls that must be enforced, or the command is not run [default: asked]
+    #[arg(long, value_name = "best_effort|asked|full|CONTROL,...")]
     require: Option<String>,
-    /// Write the report, as JSON; - is standard output, once the command has ended
+    /// Write the report as JSON; - is standard output, after the command has ended
     #[arg(long, value_name = "FILE|-")]
     pub report: Option<PathBuf>,
-    /// Read the spec from a file, as JSON; flags override it
+    /// Read the spec from a JSON file; flags override it
     #[arg(long, value_name = "FILE")]
     spec: Option<PathBuf>,
-    /// Read the operator's policy from a file, as JSON; flags override it
+    /// Read the operator's policy from a JSON file; flags override it
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Command and arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
-/// What `explain` has besides: a host that is less than this one.
+/// The flags of `explain`: those of `run`, and controllers to hide.
 #[derive(clap::Args)]
 pub(crate) struct Explain {
-    /// Explain it for a host without this controller (repeatable)
+    /// Explain the plan for a host without this cgroup controller (repeatable)
     #[arg(long, value_name = "NAME")]
     pub without_controller: Vec<String>,
     #[command(flatten)]
@@ -210,15 +214,19 @@ pub(crate) struct Explain {
 }
 
 impl Args {
-    /// The operator's half of the flags.
+    /// The operator's policy.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
-        // Who runs a command without a policy is the operator.
+        // Without a policy file, the user of this program is the operator.
         let own = || Policy { allow_privileged: true, ..Policy::default() };
-        let mut policy: Policy = read_json(self.policy.as_ref())?.unwrap_or_else(own);
+        let mut policy: Policy = read_json("--policy", self.policy.as_ref())?.unwrap_or_else(own);
         policy.no_pivot_root |= self.no_pivot_root;
-        set(&mut policy.denied_host_uids, &self.deny_uids);
-        set(&mut policy.denied_host_gids, &self.deny_gids);
-        set(&mut policy.required_controllers, &self.required_controllers);
+        if let Some(list) = &self.deny_uids {
+            policy.denied_host_uids = ids::denied_uids(list)?;
+        }
+        if let Some(list) = &self.deny_gids {
+            policy.denied_host_gids = ids::denied_gids(list)?;
+        }
+        set(&mut policy.required_controllers, parsed("required_controllers", &self.required_controllers)?);
         if let Some(list) = &self.allow_caps {
             policy.allow_caps = Some(values::list(list));
         }
@@ -231,27 +239,31 @@ impl Args {
             Some("default") => spec.filter = Filter::Default,
             Some("none") => spec.filter = Filter::None,
             Some(file) => {
-                spec.filter = read_json(Some(&file.into()))?.map_or(Filter::Default, Filter::Profile)
+                let profile = read_json("--filter default, none or", Some(&file.into()))?;
+                spec.filter = profile.map_or(Filter::Default, Filter::Profile);
             }
         }
         if self.no_i386 {
-            let profile = spec.filter.profile().ok_or_else(|| Failure::new("no_i386: there is no filter"))?;
+            let profile = spec
+                .filter
+                .profile()
+                .ok_or_else(|| Failure::new("--no-i386 needs a system call filter, but --filter is none"))?;
             spec.filter = Filter::Profile(Profile { i386: false, ..profile });
         }
         Ok(())
     }
 
-    /// The task's half.
+    /// The task's spec.
     pub(crate) fn spec(&self) -> Result<SandboxSpec, Failure> {
         let mut spec = self.base()?;
         if let Some((command, args)) = self.command.split_first() {
             spec.command = command.clone();
             spec.args = args.to_vec();
         }
-        set(&mut spec.id, &self.id);
-        set(&mut spec.pid_mode, &self.pid);
-        set(&mut spec.ipc_mode, &self.ipc);
-        set(&mut spec.user, &self.user);
+        spec.id = self.id.clone().or(spec.id);
+        spec.pid_mode = parsed("pid_mode", &self.pid)?.or(spec.pid_mode);
+        spec.ipc_mode = parsed("ipc_mode", &self.ipc)?.or(spec.ipc_mode);
+        spec.user = self.user.clone().or(spec.user);
         spec.hostname = self.hostname.clone().or(spec.hostname);
         spec.work_dir = self.workdir.clone().or(spec.work_dir);
         spec.init &= !self.no_init;
@@ -272,20 +284,20 @@ impl Args {
         self.names(&mut spec)?;
         self.environment(&mut spec)?;
         self.limits(&mut spec)?;
-        if let Some(list) = &self.require {
-            spec.require = Some(Control::parse(list).map_err(|e| Failure::new(format!("require: {e}")))?);
-        }
+        spec.require = parsed("require", &self.require)?.or(spec.require);
         Ok(spec)
     }
 
-    /// The spec of `--spec`, or an empty one. Streams that it says nothing of are this program's own.
+    /// The spec of `--spec`, or an empty one. Standard streams that it does not mention are inherited from this
+    /// program.
     fn base(&self) -> Result<SandboxSpec, Failure> {
         let mut json: serde_json::Map<String, serde_json::Value> =
-            read_json(self.spec.as_ref())?.unwrap_or_default();
+            read_json("--spec", self.spec.as_ref())?.unwrap_or_default();
         for stream in ["stdin", "stdout", "stderr"] {
             json.entry(stream).or_insert_with(|| "inherit".into());
         }
-        serde_json::from_value(json.into()).map_err(|e| Failure::new(format!("spec: {e}")))
+        let file = self.spec.as_ref().map_or(String::new(), |path| format!("--spec {path:?}: "));
+        serde_json::from_value(json.into()).map_err(|e| Failure::new(format!("{file}{e}")))
     }
 
     fn root(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
@@ -293,12 +305,10 @@ impl Args {
         spec.root.writable |= self.writable;
         spec.root.setuid |= self.keep_setuid;
         spec.root.upper = self.upper.clone().or(spec.root.upper.take());
-        spec.root.tmpfs_size = self.tmpfs_size.unwrap_or(spec.root.tmpfs_size);
+        spec.root.tmpfs_size = self.tmpfs_size.or(spec.root.tmpfs_size);
         spec.root.max_entries = self.max_entries.or(spec.root.max_entries);
         spec.root.max_bytes = self.max_bytes.or(spec.root.max_bytes);
-        if let Some(method) = &self.populate {
-            spec.root.populate = method.parse().map_err(|e| Failure::new(format!("populate: {e}")))?;
-        }
+        set(&mut spec.root.populate, parsed("populate", &self.populate)?);
         if !self.chroot_env.is_empty() {
             spec.root.chroot_env = self.chroot_env.iter().map(|e| values::pair(e)).collect();
         }
@@ -309,13 +319,15 @@ impl Args {
     }
 
     fn devices(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
-        spec.devices.extend(self.device.iter().map(|device| values::device(device)));
+        for device in &self.device {
+            spec.devices.push(values::device(device).map_err(|e| Failure::new(format!("devices: {e}")))?);
+        }
         match self.device_cgroup.as_deref() {
             None => {}
             Some("yes") => spec.device_cgroup = Some(true),
             Some("no") => spec.device_cgroup = Some(false),
             Some(other) => {
-                return Err(Failure::new(format!("device_cgroup: {other:?} is neither yes nor no")));
+                return Err(Failure::new(format!("--device-cgroup: {other:?} is neither yes nor no")));
             }
         }
         Ok(())
@@ -327,7 +339,7 @@ impl Args {
         dirs.local = self.local.clone().or(dirs.local.take());
         dirs.tmp = self.tmp.or(dirs.tmp);
         if let Some(size) = self.secrets {
-            dirs.secrets.get_or_insert_default().size = size;
+            dirs.secrets.get_or_insert_default().size = Some(size);
         }
     }
 
@@ -347,13 +359,14 @@ impl Args {
 
     fn environment(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
         for variable in &self.env {
-            let (key, value) = variable
-                .split_once('=')
-                .ok_or_else(|| Failure::new(format!("env: {variable:?} is not K=V")))?;
-            spec.env.insert(key.into(), value.into());
+            let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=');
+            let (Some(key), Some(value)) = (parts.next(), parts.next()) else {
+                return Err(Failure::new(format!("env: {variable:?} is not K=V")));
+            };
+            spec.env.insert(OsString::from_vec(key.to_vec()), OsString::from_vec(value.to_vec()));
         }
         spec.env.entry("PATH".into()).or_insert_with(|| PATH.into());
-        if let Ok(term) = std::env::var("TERM") {
+        if let Some(term) = std::env::var_os("TERM") {
             spec.env.entry("TERM".into()).or_insert(term);
         }
         Ok(())
@@ -369,13 +382,12 @@ impl Args {
         limits.io_weight = self.io_weight.or(limits.io_weight);
         limits.oom_group |= self.oom_group;
         limits.accounting |= self.accounting;
-        set(&mut limits.cores, &self.cores);
+        set(&mut limits.cores, parsed("cores", &self.cores)?);
+        set(&mut limits.swap, parsed("swap", &self.swap)?);
+        limits.memory_max = parsed("memory_max", &self.memory_max)?.or(limits.memory_max);
         let wrong = |flag: &'static str| move |e: String| Failure::new(format!("{flag}: {e}"));
         if let Some(max) = &self.cpu_max {
             limits.cpu_max = Some(values::cpu_max(max).map_err(wrong("cpu_max"))?);
-        }
-        if let Some(max) = &self.swap {
-            limits.swap = values::swap_max(max).map_err(wrong("swap"))?;
         }
         for max in &self.io_max {
             limits.io_max.push(values::io_max(max).map_err(wrong("io_max"))?);
@@ -388,22 +400,27 @@ impl Args {
             spec.limit_env = LimitEnv::with_prefix(prefix);
         }
         limits.exclusive |= self.exclusive;
-        if let Some(max) = &self.memory_max {
-            let max = values::memory_max(max).map_err(|e| Failure::new(format!("memory_max: {e}")))?;
-            limits.memory_max = Some(max);
-        }
         Ok(())
     }
 }
 
-fn set(field: &mut String, flag: &Option<String>) {
+/// Parses the value of a flag. The error names the flag's field.
+fn parsed<T: FromStr<Err: Display>>(field: &str, flag: &Option<String>) -> Result<Option<T>, Failure> {
+    let value = flag.as_deref().map(str::parse).transpose();
+    value.map_err(|e| Failure::new(format!("{field}: {e}")))
+}
+
+fn set<T>(field: &mut T, flag: Option<T>) {
     if let Some(value) = flag {
-        field.clone_from(value);
+        *field = value;
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: Option<&PathBuf>) -> Result<Option<T>, Failure> {
+fn read_json<T: serde::de::DeserializeOwned>(
+    flag: &str,
+    path: Option<&PathBuf>,
+) -> Result<Option<T>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(format!("{path:?}: {e}")))?;
-    serde_json::from_str(&text).map(Some).map_err(|e| Failure::new(format!("{path:?}: {e}")))
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(format!("{flag} {path:?}: {e}")))?;
+    serde_json::from_str(&text).map(Some).map_err(|e| Failure::new(format!("{flag} {path:?}: {e}")))
 }

@@ -1,10 +1,10 @@
-//! `doctor`: what this host can do, and why not.
+//! `doctor`: what this host supports, and why something is not supported.
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use cofferdam::cgroup::{Controller, Detection, Required, Where};
-use cofferdam::{Health, Host};
+use cofferdam::cgroup::{Controller, Detection, RequiredControllers, Where};
+use cofferdam::{Control, Health, Host};
 use serde::Serialize;
 
 use crate::Failure;
@@ -16,8 +16,7 @@ struct Diagnosis<'a> {
     host: &'a Host,
 }
 
-/// Prints the diagnosis; exits with 0 when the host is healthy, 1 when not, 2 when there is nothing here
-/// to build on.
+/// Prints the diagnosis. Exits with 0 if the host is healthy, 1 if it is not, 2 if no sandbox can be made.
 pub(crate) fn doctor(json: bool) -> Result<ExitCode, Failure> {
     let host = Host::probe()?;
     let health = host.health();
@@ -47,7 +46,9 @@ fn describe(host: &Host, health: &Health) -> String {
     let landlock = match host.landlock_abi {
         0 => "no".to_string(),
         abi @ ..6 => {
-            format!("ABI {abi}: no signal and no abstract socket is kept within a task (ABI 6, Linux 6.12)")
+            format!(
+                "ABI {abi}: signals and abstract unix sockets are not restricted (needs ABI 6, Linux 6.12)"
+            )
         }
         abi => format!("ABI {abi}"),
     };
@@ -73,13 +74,13 @@ fn describe(host: &Host, health: &Health) -> String {
     text
 }
 
-/// The mode, what each set of required controllers says, and a line for each controller.
+/// Prints the cgroup mode, whether each set of required controllers is available, and a line for each controller.
 fn cgroups(found: &Detection) -> String {
-    let gate = |set| found.requiring(set).can_limit().map_err(str::to_owned).err();
-    let shut = gate(Required::Minimal);
-    let limits = shut.as_deref().unwrap_or("all that limits need");
+    let gate = |set| found.requiring(set, Control::empty()).can_limit().map_err(str::to_owned).err();
+    let shut = gate(RequiredControllers::Minimal);
+    let limits = shut.as_deref().unwrap_or("all required controllers are available");
     let mut text = format!("{:<13} {:?}: {limits}\n", "cgroups", found.mode);
-    let documented = match gate(Required::Documented) {
+    let documented = match gate(RequiredControllers::Documented) {
         None => "yes".into(),
         Some(why) if Some(&why) == shut.as_ref() => "no: see above".into(),
         Some(why) => format!("no: {why}"),
@@ -93,20 +94,21 @@ fn cgroups(found: &Detection) -> String {
     text
 }
 
-/// Where a controller is, and why no task can be given it, unless that was `said`.
+/// Where a controller is, and why tasks cannot use it. The reason is left out if `said`, which is printed above,
+/// contains it.
 fn place(row: &Controller, said: &str) -> String {
     let place = match &row.place {
         Where::V1 { mount } => format!("v1 {}", mount.display()),
         Where::V2 { name } if *name == row.name => "v2".into(),
         Where::V2 { name } => format!("v2 {name}"),
         Where::V2Core { by } => format!("v2 core: {by}"),
-        Where::Nowhere => "nowhere".into(),
+        Where::Nowhere => "not available".into(),
     };
     match &row.why {
         None => place,
         Some(why) if row.place == Where::Nowhere && said.contains(why) => place,
         Some(why) if row.place == Where::Nowhere => format!("{place}: {why}"),
-        Some(why) if said.contains(why) => format!("{place}, not for tasks"),
-        Some(why) => format!("{place}, not for tasks: {why}"),
+        Some(why) if said.contains(why) => format!("{place}, not usable for tasks"),
+        Some(why) => format!("{place}, not usable for tasks: {why}"),
     }
 }

@@ -1,8 +1,8 @@
-//! `cofferdam`: run a command in a sandbox, explain what would be done, say what this host can do.
+//! `cofferdam`: runs a command in a sandbox, explains what would be done, or prints what this host supports.
 //!
-//! A thin front: it turns flags into a `Policy` and a `SandboxSpec` and prints what the library answers.
-//! Exit status as `docker run` and `env` have it: the command's own; 128 plus the signal that ended it;
-//! 125 when cofferdam refused or failed; 126 found but not executable; 127 not found.
+//! It turns flags into a `Policy` and a `SandboxSpec`, and prints what the library returns. The exit status is that of
+//! `docker run` and `env`: the command's own; 128 plus the number of the signal that killed it; 125 if cofferdam
+//! refused or failed; 126 if the command was found but is not executable; 127 if it was not found.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -17,11 +17,15 @@ mod run;
 mod streams;
 mod values;
 
-/// Exit status for what the command itself is not to blame for.
+/// The exit status if cofferdam refused or failed.
 const REFUSED: u8 = 125;
 
 #[derive(Parser)]
-#[command(name = "cofferdam", version, about = "A watertight enclosure around a process")]
+#[command(
+    name = "cofferdam",
+    version,
+    about = "Run a command in a sandbox of Linux namespaces, cgroups and seccomp filters"
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -31,11 +35,11 @@ struct Cli {
 enum Verb {
     /// Run a command in a sandbox and exit with its status
     Run(Box<args::Args>),
-    /// Print the plan for the same flags, strace-like, and the report; touch nothing
+    /// Print the plan for the same flags like strace, and the report; change nothing
     Explain(Box<args::Explain>),
-    /// Say what this host can do, and why not
+    /// Print what this host supports, and why something is not supported
     Doctor {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -60,7 +64,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// One line for standard error, and the exit status that goes with it.
+/// A failure of this program: one line for standard error, and the exit status.
 struct Failure {
     message: String,
     code: u8,
@@ -74,12 +78,14 @@ impl Failure {
 
 impl From<cofferdam::Error> for Failure {
     fn from(error: cofferdam::Error) -> Self {
+        let remedy = error.remedy().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
         let mut message = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
+        message.push_str(&remedy);
         Failure { message, code: error.exit_code() }
     }
 }

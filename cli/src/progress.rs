@@ -1,4 +1,4 @@
-//! How far the population of a root is, on a terminal.
+//! Shows the progress of populating a root, on a terminal.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam::Progress;
 
-/// One line that is written over and over; gone when the value is dropped.
+/// One line that is overwritten repeatedly, and erased when the value is dropped.
 pub(crate) struct Bar(Arc<Mutex<Line>>);
 
 struct Line {
@@ -14,9 +14,9 @@ struct Line {
     shown: Option<Instant>,
 }
 
-/// What takes less time than this shows nothing.
+/// Time before the line is first shown.
 const SOON: Duration = Duration::from_millis(300);
-/// The line is not written more often.
+/// Minimum time between updates.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Bar {
@@ -26,7 +26,7 @@ impl Bar {
         std::io::stderr().is_terminal().then(|| Bar(Arc::new(Mutex::new(line))))
     }
 
-    /// What is to be told.
+    /// Returns the callback that updates the line.
     pub(crate) fn teller(&self) -> impl Fn(Progress) + Send + Sync + use<> {
         let line = Arc::clone(&self.0);
         move |progress| line.lock().unwrap_or_else(PoisonError::into_inner).tell(progress)
@@ -62,14 +62,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_was_done() {
+    fn the_line_shows_entries_bytes_and_time() {
         let progress = Progress { entries: 12, bytes: 5 << 20 };
         let said = text(progress, Duration::from_millis(1500));
         assert_eq!(said, "populating the root: 12 entries, 5 MiB, 1.5 s");
     }
 
     #[test]
-    fn what_is_done_soon_shows_nothing() {
+    fn nothing_is_shown_before_300_ms() {
         let mut line = Line { began: Instant::now(), shown: None };
         line.tell(Progress::default());
         assert!(line.shown.is_none());

@@ -1,77 +1,76 @@
-//! Standard streams that are regular files, passed through pipes.
+//! Replaces standard streams that are regular files by pipes.
 //!
-//! A task that holds a file can open it anew through `/proc/self/fd`, for reading and writing, and change its mode and
-//! owner: of a log that root redirects to it can make a setuid program. So it gets a pipe, and threads copy.
+//! A task that holds a file can reopen it through `/proc/self/fd` for reading and writing, and change its mode and
+//! owner. If root redirects the output to a log file, the task could turn that file into a setuid program. So the task
+//! gets a pipe, and threads copy between the pipe and the file.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
-use cofferdam::{SandboxSpec, Stdio};
+use cofferdam::{CallerFd, SandboxSpec, Stdio};
 
-/// The pipes, from before the spawn until after the end.
+/// The pipes of a task.
 #[derive(Default)]
 pub(crate) struct Streams {
     input: Option<(File, PipeWriter)>,
     outputs: Vec<(File, PipeReader)>,
-    /// The task's ends, which are ours until it is spawned; those that it writes to with device and inode of the file.
-    read: Option<PipeReader>,
-    written: Vec<((u64, u64), PipeWriter)>,
+    /// The task's ends of the pipes that it writes to, each with device and inode of the file behind the pipe.
+    written: Vec<((u64, u64), CallerFd)>,
     copies: Vec<JoinHandle<()>>,
 }
 
-/// A duplicate of a stream that is inherited and a regular file.
-fn regular(how: Stdio, stream: BorrowedFd<'_>) -> io::Result<Option<File>> {
-    if how != Stdio::Inherit {
+/// Duplicates a stream, if it is inherited and a regular file.
+fn regular(how: &Stdio, stream: BorrowedFd<'_>) -> io::Result<Option<File>> {
+    if *how != Stdio::Inherit {
         return Ok(None);
     }
-    // A stream that is closed is the library's to refuse.
+    // The library refuses a stream that is closed.
     let Ok(file) = stream.try_clone_to_owned().map(File::from) else { return Ok(None) };
     Ok(file.metadata()?.is_file().then_some(file))
 }
 
 impl Streams {
-    /// Puts pipes in the place of regular files. Streams that are one file share one pipe, so that what is written keeps
-    /// its order.
+    /// Replaces streams that are regular files by pipes. Streams that are the same file share one pipe, which keeps the
+    /// order of what is written.
     pub(crate) fn of(spec: &mut SandboxSpec) -> io::Result<Streams> {
         let mut streams = Streams::default();
-        if let Some(file) = regular(spec.stdin, io::stdin().as_fd())? {
+        if let Some(file) = regular(&spec.stdin, io::stdin().as_fd())? {
             let (read, write) = io::pipe()?;
-            spec.stdin = Stdio::Fd(read.as_raw_fd());
+            spec.stdin = OwnedFd::from(read).into();
             streams.input = Some((file, write));
-            streams.read = Some(read);
         }
         let (out, err) = (io::stdout(), io::stderr());
         for (how, stream) in [(&mut spec.stdout, out.as_fd()), (&mut spec.stderr, err.as_fd())] {
-            if let Some(file) = regular(*how, stream)? {
+            if let Some(file) = regular(how, stream)? {
                 *how = Stdio::Fd(streams.output(file)?);
             }
         }
         Ok(streams)
     }
 
-    /// The number of the pipe that leads to `file`.
-    fn output(&mut self, file: File) -> io::Result<i32> {
+    /// Returns the task's end of the pipe to `file`.
+    fn output(&mut self, file: File) -> io::Result<CallerFd> {
         let st = file.metadata()?;
         let id = (st.dev(), st.ino());
         if let Some((_, pipe)) = self.written.iter().find(|(of, _)| *of == id) {
-            return Ok(pipe.as_raw_fd());
+            return Ok(pipe.clone());
         }
         let (read, write) = io::pipe()?;
-        let number = write.as_raw_fd();
+        let write = CallerFd::from(OwnedFd::from(write));
         self.outputs.push((file, read));
-        self.written.push((id, write));
-        Ok(number)
+        self.written.push((id, write.clone()));
+        Ok(write)
     }
 
-    /// Starts to copy: the task has its ends by now, or there is none.
+    /// Starts the copying threads. The task must have been spawned and the sandbox dropped, because both hold the
+    /// task's ends of the pipes.
     pub(crate) fn start(&mut self) {
-        self.read = None;
         self.written.clear();
         if let Some((mut file, mut pipe)) = self.input.take() {
-            // It ends with the file or with the task's last reader; nobody waits for it.
+            // The thread ends at the end of the file or when the task closes the pipe; it is not joined.
             std::thread::spawn(move || io::copy(&mut file, &mut pipe));
         }
         for (mut file, mut pipe) in self.outputs.drain(..) {
@@ -79,7 +78,7 @@ impl Streams {
         }
     }
 
-    /// Waits until all that the task wrote is where it belongs.
+    /// Waits until everything that the task wrote is copied.
     pub(crate) fn finish(self) {
         for copy in self.copies {
             let _ = copy.join();
@@ -87,7 +86,8 @@ impl Streams {
     }
 }
 
-/// Copies to the end, also where the file takes no more: the task must not wait for a full disk.
+/// Copies until the pipe is closed. If writing to the file fails, it keeps reading, so that the task does not block on
+/// a full disk.
 fn drain(pipe: &mut PipeReader, file: &mut File) {
     let mut buffer = [0; 16 << 10];
     let mut takes = true;
@@ -96,6 +96,6 @@ fn drain(pipe: &mut PipeReader, file: &mut File) {
         takes = takes && file.write_all(bytes).is_ok();
     }
     if !takes {
-        let _ = writeln!(io::stderr(), "cofferdam: the end of the output could not be written");
+        let _ = writeln!(io::stderr(), "cofferdam: the output could not be written completely");
     }
 }

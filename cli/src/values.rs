@@ -1,52 +1,23 @@
-//! How the values of flags are spelled.
+//! Parsers of the values of flags.
 
 use std::path::PathBuf;
 
-use cofferdam::cgroup::{CpuMax, IoMax, SwapMax};
-use cofferdam::rootfs::Device;
-use cofferdam::{HostsEntry, MemoryMax, Propagation, Volume};
+use cofferdam::cgroup::devices::Access;
+use cofferdam::notation::size;
+use cofferdam::{CpuMax, Device, HostsEntry, IoMax, Propagation, Volume};
 
-/// Bytes: a number, or one with k, m, g or t for powers of 1024.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase();
-    let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(format!("{text:?} is no size: a number, and k, m, g or t")),
-    };
-    let number: u64 = digits.parse().map_err(|e| format!("{text:?}: {e}"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
-}
-
-/// A size, or -1 for no limit.
-pub(crate) fn memory_max(text: &str) -> Result<MemoryMax, String> {
-    if text == "-1" { Ok(MemoryMax::Unlimited) } else { size(text).map(MemoryMax::Bytes) }
-}
-
-/// A size of swap, or -1 for no limit.
-pub(crate) fn swap_max(text: &str) -> Result<SwapMax, String> {
-    if text == "-1" { Ok(SwapMax::Unlimited) } else { size(text).map(SwapMax::Bytes) }
-}
-
-/// `QUOTA[/PERIOD[/BURST]]` in microseconds.
+/// Parses `QUOTA[/PERIOD[/BURST]]` in microseconds.
 pub(crate) fn cpu_max(text: &str) -> Result<CpuMax, String> {
-    let numbers: Vec<u64> = text
-        .split('/')
-        .map(|piece| piece.parse().map_err(|e| format!("{text:?}: {e}")))
-        .collect::<Result<_, String>>()?;
-    match numbers[..] {
-        [quota] => Ok(CpuMax::new(quota)),
-        [quota, period] => Ok(CpuMax { period, ..CpuMax::new(quota) }),
-        [quota, period, burst] => Ok(CpuMax { quota, period, burst }),
-        _ => Err(format!("{text:?} is not QUOTA/PERIOD/BURST")),
+    let numbers: Option<Vec<u64>> = text.split('/').map(|piece| piece.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([quota]) => Ok(CpuMax::new(*quota)),
+        Some([quota, period]) => Ok(CpuMax { period: *period, ..CpuMax::new(*quota) }),
+        Some([quota, period, burst]) => Ok(CpuMax { quota: *quota, period: *period, burst: *burst }),
+        _ => Err(format!("{text:?} is not QUOTA[/PERIOD[/BURST]] in microseconds")),
     }
 }
 
-/// `MAJ:MIN,rbps=N,...`.
+/// Parses `MAJ:MIN,rbps=N,...`.
 pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
     let mut pieces = text.split(',');
     let mut max = IoMax { device: pieces.next().unwrap_or_default().into(), ..IoMax::default() };
@@ -57,40 +28,40 @@ pub(crate) fn io_max(text: &str) -> Result<IoMax, String> {
             "wbps" => &mut max.write_bps,
             "riops" => &mut max.read_iops,
             "wiops" => &mut max.write_iops,
-            _ => return Err(format!("{name:?} is none of rbps, wbps, riops and wiops")),
+            _ => return Err(format!("{name:?} is not one of rbps, wbps, riops and wiops")),
         };
-        *field = Some(size(value)?);
+        *field = Some(size(value).map_err(|e| e.to_string())?);
     }
     Ok(max)
 }
 
-/// `2MB=SIZE`.
+/// Parses `PAGE=SIZE`, such as `2MB=64m`.
 pub(crate) fn hugetlb(text: &str) -> Result<(String, u64), String> {
     let (page, bytes) = text.split_once('=').ok_or_else(|| format!("{text:?} is not PAGE=SIZE"))?;
-    Ok((page.to_owned(), size(bytes)?))
+    Ok((page.to_owned(), size(bytes).map_err(|e| e.to_string())?))
 }
 
-/// Names separated by commas.
+/// Parses names separated by commas.
 pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::to_string).collect()
 }
 
-/// `SRC[:DST]`; the destination is the source's own path when there is none.
+/// Parses `SRC[:DST]`; DST defaults to SRC.
 pub(crate) fn pair(text: &str) -> (PathBuf, PathBuf) {
     let (source, target) = text.split_once(':').unwrap_or((text, text));
     (source.into(), target.into())
 }
 
-/// `SRC[:DST[:ACCESS]]`; the same path inside, and all access, when there is no more.
-pub(crate) fn device(text: &str) -> Device {
+/// Parses `SRC[:DST[:ACCESS]]`; DST defaults to SRC, ACCESS to `rwm`.
+pub(crate) fn device(text: &str) -> Result<Device, String> {
     let mut parts = text.splitn(3, ':');
     let source = parts.next().unwrap_or_default();
     let target = parts.next().unwrap_or(source);
-    let permissions = parts.next().unwrap_or("rwm").to_owned();
-    Device { source: source.into(), target: target.into(), permissions }
+    let access = parts.next().map_or(Ok(Access::all()), Access::parse).map_err(|e| e.to_string())?;
+    Ok(Device { source: source.into(), target: target.into(), access })
 }
 
-/// `SRC:DST[:OPTION,...]` with `ro`, `rw`, `host-to-task` and `bidirectional`.
+/// Parses `SRC:DST[:OPTION,...]` with the options `ro`, `rw`, `host-to-task` and `bidirectional`.
 pub(crate) fn volume(text: &str) -> Result<Volume, String> {
     let mut parts = text.splitn(3, ':');
     let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
@@ -104,14 +75,14 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
             "host-to-task" => volume.propagation = Propagation::HostToTask,
             "bidirectional" => volume.propagation = Propagation::Bidirectional,
             other => {
-                return Err(format!("{text:?}: {other:?} is none of ro, rw, host-to-task, bidirectional"));
+                return Err(format!("{text:?}: {other:?} is not one of ro, rw, host-to-task, bidirectional"));
             }
         }
     }
     Ok(volume)
 }
 
-/// `NAME:ADDRESS`; the address may have colons of its own.
+/// Parses `NAME:ADDRESS`; the address may contain colons.
 pub(crate) fn host(text: &str) -> Result<HostsEntry, String> {
     let (name, address) = text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:ADDRESS"))?;
     Ok(HostsEntry { address: address.into(), names: vec![name.into()] })
@@ -122,23 +93,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        for (text, bytes) in
-            [("0", 0), ("4096", 4096), ("1k", 1024), ("64M", 64 << 20), ("2GiB", 2 << 30), ("1tb", 1 << 40)]
-        {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "k", "1x", "-1", "1.5g", "99999999999g"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-        assert_eq!(memory_max("-1"), Ok(MemoryMax::Unlimited));
-    }
-
-    #[test]
-    fn limits() {
+    fn limits_are_parsed() {
         assert_eq!(cpu_max("5000"), Ok(CpuMax::new(5000)));
         assert_eq!(cpu_max("5000/20000/1000"), Ok(CpuMax { quota: 5000, period: 20_000, burst: 1000 }));
-        assert_eq!((swap_max("-1"), swap_max("1k")), (Ok(SwapMax::Unlimited), Ok(SwapMax::Bytes(1024))));
         assert_eq!(hugetlb("2MB=4m"), Ok(("2MB".into(), 4 << 20)));
         let max = io_max("8:0,rbps=1m,wiops=9").unwrap();
         assert_eq!((max.device.as_str(), max.read_bps, max.write_iops), ("8:0", Some(1 << 20), Some(9)));
@@ -151,24 +108,24 @@ mod tests {
     }
 
     #[test]
-    fn devices() {
+    fn devices_are_parsed() {
         let all = |text: &str| {
-            let d = device(text);
-            (d.source.display().to_string(), d.target.display().to_string(), d.permissions)
+            let d = device(text).unwrap();
+            (d.source.display().to_string(), d.target.display().to_string(), d.access.to_string())
         };
         assert_eq!(all("/dev/fuse"), ("/dev/fuse".into(), "/dev/fuse".into(), "rwm".into()));
         assert_eq!(all("/dev/fuse:/dev/f:r"), ("/dev/fuse".into(), "/dev/f".into(), "r".into()));
     }
 
     #[test]
-    fn hosts() {
+    fn hosts_are_parsed() {
         let entry = host("db:fe80::1").unwrap();
         assert_eq!((entry.names, entry.address.as_str()), (vec!["db".to_string()], "fe80::1"));
         assert!(host("db").is_err());
     }
 
     #[test]
-    fn volumes() {
+    fn volumes_are_parsed() {
         let v = volume("/a:/b:ro,host-to-task").unwrap();
         assert_eq!((v.read_only, v.propagation), (true, Propagation::HostToTask));
         assert!(!volume("/a:/b").unwrap().read_only);

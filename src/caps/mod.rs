@@ -1,14 +1,14 @@
-//! What the task may do beyond an ordinary process: its capabilities (`capabilities(7)`).
+//! The capabilities of a task (`capabilities(7)`).
 //!
-//! The operator's allow-list bounds what a task may add; the task adds to, and drops from, a default of
-//! thirteen. [`calculate`] turns the three lists into one [`CapSet`], and [`Sets`] says which of the five sets
-//! of the kernel gets it. Everything is calculated before anything is made; init only sets what it is told.
+//! The operator's allow-list bounds the capabilities that a task may add. The task adds to, and drops from, a default
+//! of thirteen. [`calculate`] turns the three lists into one [`CapSet`], and [`Sets`] says which of the kernel's five
+//! sets get it. Everything is calculated before anything is made; init only sets the result.
 //!
-//! Linux has no list of capabilities that is true everywhere: a kernel may know more than this crate does.
-//! So "all" means what [`supported`] reads from the running one, and a capability without a name is handled
-//! by its number, as [`CapSet`] describes.
+//! The list of capabilities depends on the kernel, which may have more than this crate has names for. So "all" means
+//! what [`supported`] reads from the running kernel, and a capability without a name is handled by its number, as
+//! [`CapSet`] describes.
 //!
-//! This room sets no capabilities. It does not read those of files either.
+//! This module sets no capabilities, and does not read those of files.
 //!
 //! ```
 //! use cofferdam::caps::{self, CapSet, Sets};
@@ -42,24 +42,23 @@ pub use set::CapSet;
 pub struct Sets {
     /// The most that any program executed later can get, set-user-ID ones included.
     pub bounding: CapSet,
-    /// What the thread may make effective.
+    /// The capabilities that the thread may make effective.
     pub permitted: CapSet,
-    /// What the kernel checks.
+    /// The capabilities that the kernel checks.
     pub effective: CapSet,
-    /// What survives `execve(2)` together with a file's own capabilities.
+    /// The capabilities that are kept across `execve(2)` if the file's inheritable set has them too.
     pub inheritable: CapSet,
-    /// What survives `execve(2)` of an ordinary file (Linux 4.3).
+    /// The capabilities that are kept across `execve(2)` of an ordinary file (Linux 4.3).
     pub ambient: CapSet,
 }
 
 impl Sets {
-    /// How a task with the user id `uid` holds exactly `calculated`, before and after `execve(2)`.
+    /// The sets with which a task of user `uid` holds exactly `calculated`, before and after `execve(2)`.
     ///
-    /// `uid` is the one inside the task's user namespace. An ordinary user keeps capabilities over
-    /// `execve(2)` through the ambient set, which needs them inheritable too: all five sets are the same.
-    /// Root (0) regains all that is inheritable or in its bounding set at every `execve(2)`: those are the
-    /// sets that hold it, and the inheritable and ambient ones are empty. With `PR_SET_NO_NEW_PRIVS` it
-    /// regains only what is permitted already, so permitted must be full as well.
+    /// `uid` is the user id inside the task's user namespace. An ordinary user keeps capabilities across `execve(2)`
+    /// through the ambient set, whose capabilities must be inheritable too: all five sets are the same. Root (0)
+    /// regains its inheritable and bounding sets at every `execve(2)`, so its inheritable and ambient sets are empty.
+    /// With `PR_SET_NO_NEW_PRIVS` root regains only what is already permitted, so its permitted set is full as well.
     ///
     /// ```
     /// # use cofferdam::caps::{CapSet, Sets};
@@ -77,17 +76,17 @@ impl Sets {
         }
     }
 
-    /// The exception for jobs written when a task of root had the first 38 capabilities, whatever its lists
-    /// said: those that this kernel has. Nothing else leads here; the author must ask for it.
+    /// The sets for jobs that rely on root having the first 38 capabilities whatever its lists say. Limited to
+    /// `supported`. Used only if the operator's policy asks for it.
     ///
-    /// It is far more than the default ([`CapSet::LEGACY_ROOT`] has `sys_admin` and `sys_module`), and the
-    /// operator's allow-list has no say in it.
+    /// It is far more than the default ([`CapSet::LEGACY_ROOT`] has `sys_admin` and `sys_module`), and ignores the
+    /// operator's allow-list.
     pub fn legacy_root(supported: CapSet) -> Sets {
         Sets::for_uid(0, supported.intersection(CapSet::LEGACY_ROOT))
     }
 
-    /// What a thread with these sets can pass on to a child: what is both permitted and in the bounding set.
-    /// See [`withheld`].
+    /// The capabilities that a thread with these sets can pass on to a child: permitted, and in the bounding set. See
+    /// [`withheld`].
     pub fn grantable(&self) -> CapSet {
         self.permitted.intersection(self.bounding)
     }
@@ -104,7 +103,7 @@ mod tests {
 
     /// Inheritable, permitted, effective, bounding and ambient, as `/proc/PID/status` prints them.
     #[test]
-    fn sets_of_a_task() {
+    fn root_has_no_inheritable_and_ambient_set() {
         let supported = CapSet::up_to(40);
         let default = calculate(None, &[] as &[&str], &[], supported).unwrap();
         let single = calculate(None, &["net_bind_service"], &["all"], supported).unwrap();
@@ -113,7 +112,7 @@ mod tests {
         let legacy = "3fffffffff";
         assert_eq!(hex(Sets::legacy_root(supported)), ["0", legacy, legacy, legacy, "0"]);
         assert_eq!(hex(Sets::legacy_root(CapSet::up_to(36)))[1], "1fffffffff");
-        // Nomad gives root the legacy set without being asked, and ignores the lists. We honour them.
+        // Nomad always gives root the legacy set and ignores the lists. This crate honours them.
         assert_eq!(hex(Sets::for_uid(0, single)), ["0", "400", "400", "400", "0"]);
         assert_eq!(hex(Sets::for_uid(65534, CapSet::EMPTY)), ["0"; 5]);
     }

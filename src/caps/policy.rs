@@ -1,4 +1,4 @@
-//! From three lists of names to one set.
+//! Calculates a task's capabilities from three lists of names.
 
 use std::collections::BTreeSet;
 
@@ -6,19 +6,19 @@ use super::CapSet;
 use super::set::normalise;
 use crate::error::Error;
 
-/// What a task gets: `((default ∩ allow) \ drop) ∪ add`, if `add` is within `allow`.
+/// The capabilities of a task: `((default ∩ allow) \ drop) ∪ add`, if `add` is within `allow`.
 ///
-/// * `allow` is the operator's list (`allow_caps`); none stands for [`CapSet::DEFAULT`]. It bounds what may
-///   be added and shrinks the default. It grants nothing by itself, and an empty list leaves nothing.
-/// * `add` and `drop` are the task's (`cap_add`, `cap_drop`). A capability in both is added, so that dropping
-///   `all` and adding one gives that one. Dropping what is not there is no error.
-/// * `supported` is what the kernel knows: see [`supported`](super::supported).
+/// * `allow` is the operator's list (`allow_caps`); `None` stands for [`CapSet::DEFAULT`]. It bounds what may be added
+///   and shrinks the default. It grants nothing by itself. If it is empty, the task gets no capabilities.
+/// * `add` and `drop` are the task's (`cap_add`, `cap_drop`). A capability in both is added, so that dropping `all` and
+///   adding one gives that one. Dropping a capability that the task does not have is not an error.
+/// * `supported` is the set of capabilities that the kernel has: see [`supported`](super::supported).
 ///
-/// The names are read by [`parse`].
+/// [`parse`] reads the names.
 ///
 /// # Errors
-/// [`Error::Spec`] for the first list with names that the kernel does not know. [`Error::Denied`] if the task
-/// adds what the operator does not allow, with all of it.
+/// [`Error::Spec`] for the first list with names that the kernel does not know. [`Error::Denied`] if the task adds
+/// capabilities that the operator does not allow; the message names all of them.
 ///
 /// ```
 /// # use cofferdam::caps::{CapSet, calculate};
@@ -47,13 +47,13 @@ pub fn calculate<S: AsRef<str>>(
     Ok(default.intersection(allow).difference(drop).union(add))
 }
 
-/// Reads a list of names, the value of the field `key`.
+/// Parses a list of names, which is the value of the field `key`.
 ///
-/// Names are taken as [`CapSet`] describes. In addition `all` stands for everything that is supported, and an
-/// empty name for nothing.
+/// The names are those that [`CapSet`] describes. In addition `all` stands for every supported capability, and an empty
+/// name is ignored.
 ///
 /// # Errors
-/// [`Error::Spec`] on `key` with every name that is unknown or not in `supported`.
+/// [`Error::Spec`] for `key`, with every name that is unknown or not in `supported`.
 pub fn parse<S: AsRef<str>>(key: &'static str, names: &[S], supported: CapSet) -> Result<CapSet, Error> {
     let mut set = CapSet::EMPTY;
     let mut unsupported = BTreeSet::new();
@@ -77,18 +77,18 @@ pub fn parse<S: AsRef<str>>(key: &'static str, names: &[S], supported: CapSet) -
     Err(Error::spec(key, format!("{key} configured with capabilities not supported by system: {names}")))
 }
 
-/// What the caller cannot grant, because it does not hold it itself.
+/// The requested capabilities that the caller cannot grant, because it does not hold them itself.
 ///
-/// `held` is [`grantable`](super::Sets::grantable) of the caller's [`own`](super::own) sets, or everything
-/// that is supported if the task gets a user namespace of its own.
+/// `held` is [`grantable`](super::Sets::grantable) of the caller's [`own`](super::own) sets, or every supported
+/// capability if the task gets a user namespace of its own.
 pub fn withheld(requested: CapSet, held: CapSet) -> CapSet {
     requested.difference(held)
 }
 
 #[cfg(test)]
 mod tests {
-    //! The docker driver's variant of the calculation, which expresses the result as a difference to that
-    //! engine's own default, has no counterpart here and no tests.
+    //! There are no tests of the Docker driver's variant of the calculation, whose result is a difference to Docker's
+    //! default. This crate has no counterpart of it.
 
     use super::*;
 
@@ -97,7 +97,7 @@ mod tests {
                               CAP_NET_BIND_SERVICE CAP_SETFCAP CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_CHROOT";
 
     #[test]
-    fn calculated_sets() {
+    fn the_lists_are_combined() {
         type Row =
             (Option<&'static [&'static str]>, &'static [&'static str], &'static [&'static str], &'static str);
         let three: &[&str] = &["cap_net_raw", "chown", "SYS_TIME"];
@@ -129,9 +129,9 @@ mod tests {
         }
     }
 
-    /// The reference says `driver` where we say `policy`: a library has no driver to speak of.
+    /// Nomad's message begins with `driver` instead of `policy`.
     #[test]
-    fn additions_that_are_denied() {
+    fn additions_outside_the_allow_list_are_denied() {
         let denied = |allow, add: &[&str]| match calculate(allow, add, &[], SUPPORTED) {
             Err(Error::Denied { message }) => message,
             other => panic!("{other:?}"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_supported() {
+    fn unsupported_names_are_refused() {
         assert_eq!(parse("allow_caps", &["all"], SUPPORTED).unwrap(), SUPPORTED);
         let names = ["chown", "not_valid", "sys_time"];
         let message = |key: &str, names: &str| {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_caller_lacks() {
+    fn capabilities_that_the_caller_lacks_are_withheld() {
         let held = CapSet::DEFAULT.difference(CapSet::from_name("mknod").unwrap());
         assert_eq!(withheld(CapSet::DEFAULT, held).to_string(), "mknod");
         assert_eq!(withheld(CapSet::DEFAULT, SUPPORTED), CapSet::EMPTY);

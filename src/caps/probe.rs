@@ -1,4 +1,5 @@
-//! What the kernel knows and what the caller holds. The parsers take text; only two functions read files.
+//! The capabilities that the kernel supports and that the caller holds. The parsers take text; only [`supported`] and
+//! [`own`] read files.
 
 use std::io;
 
@@ -6,15 +7,15 @@ use super::{CapSet, Sets};
 use crate::error::Error;
 
 const LAST_CAP: &str = "/proc/sys/kernel/cap_last_cap";
-/// Capabilities belong to threads, and any thread may call us. (Linux 3.17)
+/// The status of the calling thread, as capabilities belong to threads (Linux 3.17).
 const STATUS: &str = "/proc/thread-self/status";
 
-/// All capabilities of the running kernel, those that this crate has no name for included.
+/// All capabilities of the running kernel, including those that this crate has no name for.
 ///
 /// Read from `/proc/sys/kernel/cap_last_cap` (Linux 3.2, `proc(5)`).
 ///
 /// # Errors
-/// [`Error::Prepare`] if the file cannot be read or understood, as where `/proc` is not mounted.
+/// [`Error::Prepare`] if the file cannot be read or parsed, for instance if `/proc` is not mounted.
 pub fn supported() -> Result<CapSet, Error> {
     read(LAST_CAP, parse_last_cap).map(CapSet::up_to)
 }
@@ -24,7 +25,7 @@ pub fn supported() -> Result<CapSet, Error> {
 /// Read from `/proc/thread-self/status` (Linux 3.17, `proc(5)`).
 ///
 /// # Errors
-/// [`Error::Prepare`] if the file cannot be read or understood, as where `/proc` is not mounted.
+/// [`Error::Prepare`] if the file cannot be read or parsed, for instance if `/proc` is not mounted.
 pub fn own() -> Result<Sets, Error> {
     read(STATUS, parse_status)
 }
@@ -35,14 +36,14 @@ fn read<T>(path: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
     value.map_err(Error::prepare(format!("read({path:?})")))
 }
 
-/// The number in the text of `/proc/sys/kernel/cap_last_cap`; none if it is no number from 0 to 63.
+/// Parses the text of `/proc/sys/kernel/cap_last_cap`; `None` unless it is a number from 0 to 63.
 pub fn parse_last_cap(text: &str) -> Option<u8> {
     text.trim().parse().ok().filter(|&number| CapSet::from_number(number).is_some())
 }
 
-/// The five sets in the text of `/proc/PID/status`; none if a line is missing or is no mask.
+/// Parses the five sets in the text of `/proc/PID/status`; `None` if a line is missing or is not a mask.
 ///
-/// Before Linux 4.3 there is no ambient set and no line for it: it is empty then.
+/// Kernels before Linux 4.3 have no ambient set and no line for it. The set is then empty.
 ///
 /// ```
 /// # use cofferdam::caps::{CapSet, parse_status};
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_cap() {
+    fn cap_last_cap_is_parsed() {
         let table = [
             ("40\n", Some(40)),
             ("0", Some(0)),
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn status() {
+    fn the_five_sets_are_parsed() {
         let text = "Name:\tCapInh\nThreads:\t1\nCapInh:\t0000000000000001\nCapPrm:\t0000000000000002\n\
                     CapEff:\t0000000000000004\nCapBnd:\t0000000000000008\nCapAmb:\t0000000000000010\nSeccomp:\t0\n";
         let sets = parse_status(text).unwrap();
@@ -100,7 +101,7 @@ mod tests {
         assert_eq!(parse_status(""), None);
     }
 
-    /// Our reading of `/proc` against the system calls, through the `caps` crate.
+    /// Compares the sets read from `/proc` with those of the system calls, which the `caps` crate makes.
     #[test]
     fn agrees_with_the_system_calls() {
         let through_calls = |kind| {
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_name_the_file() {
+    fn errors_name_the_file() {
         let error = read("/proc/no such file", parse_last_cap).unwrap_err();
         assert_eq!(error.to_string(), "read(\"/proc/no such file\")");
     }

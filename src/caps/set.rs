@@ -6,12 +6,14 @@ use std::str::FromStr;
 use caps::Capability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::notation::InvalidValue;
+
 /// A set of capabilities; bit *n* is capability number *n* of `linux/capability.h`.
 ///
-/// Names are those of `capabilities(7)` in lower case and without `cap_`. They are read in any case, with or
-/// without the prefix, and with blanks around them. A capability that is newer than the table of names this
-/// crate was built with is named by its number: `41`, or `CAP_41` in upper case. A number is taken only where
-/// there is no name, so each capability has exactly one.
+/// Names are those of `capabilities(7)` in lower case and without `cap_`. When they are read, case, the prefix and
+/// surrounding blanks do not matter. A capability that is newer than this crate's table of names is named by its
+/// number: `41`, or `CAP_41` in upper case. A number is accepted only if the capability has no name, so each capability
+/// has exactly one name.
 ///
 /// ```
 /// use cofferdam::caps::CapSet;
@@ -23,7 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// assert_eq!(CapSet::from_bits(1 << 41).to_string(), "41");
 /// ```
 ///
-/// It is serialised as the list of its names.
+/// A set is serialised as the list of its names.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct CapSet(u64);
 
@@ -31,25 +33,25 @@ impl CapSet {
     /// No capability.
     pub const EMPTY: CapSet = CapSet(0);
 
-    /// What a task has unless it or the operator says otherwise: `audit_write`, `chown`, `dac_override`,
-    /// `fowner`, `fsetid`, `kill`, `mknod`, `net_bind_service`, `setfcap`, `setgid`, `setpcap`, `setuid`,
-    /// `sys_chroot`. That is what container engines give by default, without `net_raw`.
+    /// The default capabilities of a task: `audit_write`, `chown`, `dac_override`, `fowner`, `fsetid`, `kill`, `mknod`,
+    /// `net_bind_service`, `setfcap`, `setgid`, `setpcap`, `setuid`, `sys_chroot`. It is the default of container
+    /// engines, without `net_raw`.
     pub const DEFAULT: CapSet = CapSet(0xa804_05fb);
 
-    /// Capabilities 0 to 37, `chown` to `audit_read`: all that there were before Linux 5.8.
+    /// Capabilities 0 to 37, `chown` to `audit_read`: all capabilities before Linux 5.8.
     pub const LEGACY_ROOT: CapSet = CapSet::up_to(37);
 
-    /// The set with this mask, as `/proc/PID/status` prints it.
+    /// The set with this bit mask, as `/proc/PID/status` prints it.
     pub const fn from_bits(bits: u64) -> CapSet {
         CapSet(bits)
     }
 
-    /// The mask.
+    /// The bit mask.
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// All capabilities with numbers from 0 to `last`, the last included. Above 63 there are none.
+    /// All capabilities with numbers from 0 to `last`, inclusive; all 64 if `last` is above 63.
     pub const fn up_to(last: u8) -> CapSet {
         let unused = 63_u32.saturating_sub(last as u32);
         match u64::MAX.checked_shr(unused) {
@@ -58,7 +60,7 @@ impl CapSet {
         }
     }
 
-    /// The set of the one capability with this number; none if it is above 63.
+    /// The set of the one capability with this number; `None` if it is above 63.
     pub const fn from_number(number: u8) -> Option<CapSet> {
         match 1_u64.checked_shl(number as u32) {
             Some(bits) => Some(CapSet(bits)),
@@ -66,9 +68,10 @@ impl CapSet {
         }
     }
 
-    /// The set of the one capability with this name; none if there is no such name.
+    /// The set of the one capability with this name; `None` if there is no such capability.
     ///
-    /// `all` is no name: what it stands for depends on the kernel, and [`parse`](super::parse) is told.
+    /// `all` is not a name here: it depends on the kernel's capabilities, which [`parse`](super::parse) takes as an
+    /// argument.
     pub fn from_name(name: &str) -> Option<CapSet> {
         CapSet::from_normalised(&normalise(name))
     }
@@ -76,15 +79,16 @@ impl CapSet {
     /// The set of the capabilities with these names.
     ///
     /// # Errors
-    /// The first name that is none, as it was given.
-    pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<CapSet, String> {
+    /// [`InvalidValue`] with the first name that is not a capability.
+    pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<CapSet, InvalidValue> {
         names.into_iter().try_fold(CapSet::EMPTY, |set, name| {
-            let one = CapSet::from_name(name.as_ref()).ok_or_else(|| name.as_ref().to_owned())?;
+            let one = CapSet::from_name(name.as_ref())
+                .ok_or_else(|| InvalidValue::new(format!("{:?} is not a capability", name.as_ref())))?;
             Ok(set.union(one))
         })
     }
 
-    /// Like [`CapSet::from_name`], for what [`normalise`] returned: a second prefix is not taken off.
+    /// Like [`CapSet::from_name`], for a name that [`normalise`] returned: a second prefix is not removed.
     pub(super) fn from_normalised(name: &str) -> Option<CapSet> {
         let upper = format!("CAP_{}", name.to_ascii_uppercase());
         match Capability::from_str(&upper) {
@@ -97,17 +101,17 @@ impl CapSet {
         }
     }
 
-    /// What is in either set.
+    /// The capabilities in either set.
     pub const fn union(self, other: CapSet) -> CapSet {
         CapSet(self.0 | other.0)
     }
 
-    /// What is in both sets.
+    /// The capabilities in both sets.
     pub const fn intersection(self, other: CapSet) -> CapSet {
         CapSet(self.0 & other.0)
     }
 
-    /// What is in this set and not in the other.
+    /// The capabilities in this set but not in the other.
     pub const fn difference(self, other: CapSet) -> CapSet {
         CapSet(self.0 & !other.0)
     }
@@ -117,12 +121,12 @@ impl CapSet {
         other.difference(self).is_empty()
     }
 
-    /// Whether the capability of this name is in the set; a name that nobody knows is in none.
+    /// Whether the capability of this name is in the set; false for an unknown name.
     pub(crate) fn has(self, name: &str) -> bool {
         CapSet::from_name(name).is_some_and(|cap| self.contains(cap))
     }
 
-    /// Whether there is no capability in the set.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -132,7 +136,7 @@ impl CapSet {
         (0..64).filter(move |&n| CapSet::from_number(n).is_some_and(|one| self.contains(one)))
     }
 
-    /// The names in lower case and without prefix, sorted: `chown`, `sys_time`.
+    /// The names in lower case and without prefix, sorted alphabetically: `chown`, `sys_time`.
     pub fn names(self) -> Vec<String> {
         let named = caps::all();
         let name = |n: u8| match named.iter().find(|c| c.index() == n) {
@@ -144,14 +148,14 @@ impl CapSet {
         names
     }
 
-    /// The names as `capabilities(7)` writes them, sorted: `CAP_CHOWN`, `CAP_SYS_TIME`.
+    /// The names as `capabilities(7)` writes them, sorted alphabetically: `CAP_CHOWN`, `CAP_SYS_TIME`.
     pub fn names_upper(self) -> Vec<String> {
         self.names().iter().map(|name| format!("CAP_{}", name.to_ascii_uppercase())).collect()
     }
 }
 
-/// The form in which names are compared and printed. Only ASCII letters change case: there are others that
-/// have an ASCII letter as their lower case, and no capability is spelled with them.
+/// Returns the form in which names are compared and printed. Only ASCII letters change case: otherwise the Kelvin sign
+/// (U+212A), for example, would become `k` and pass for a letter of a name.
 pub(super) fn normalise(name: &str) -> String {
     let name = name.trim().to_ascii_lowercase();
     name.strip_prefix("cap_").unwrap_or(&name).to_owned()
@@ -162,7 +166,7 @@ fn is_named(number: u8) -> bool {
 }
 
 impl fmt::Display for CapSet {
-    /// The names with commas between them; nothing for the empty set.
+    /// The names separated by commas; an empty string for the empty set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.names().join(","))
     }
@@ -175,7 +179,7 @@ impl fmt::Debug for CapSet {
 }
 
 impl fmt::LowerHex for CapSet {
-    /// The mask, in the digits of `/proc/PID/status`.
+    /// The bit mask in hexadecimal, as in `/proc/PID/status`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::LowerHex::fmt(&self.0, f)
     }
@@ -189,8 +193,7 @@ impl Serialize for CapSet {
 
 impl<'de> Deserialize<'de> for CapSet {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        CapSet::from_names(Vec::<String>::deserialize(d)?)
-            .map_err(|name| serde::de::Error::custom(format!("{name:?} is no capability")))
+        CapSet::from_names(Vec::<String>::deserialize(d)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -199,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_constants() {
+    fn the_constants_have_13_and_38_capabilities() {
         let default = "audit_write,chown,dac_override,fowner,fsetid,kill,mknod,net_bind_service,setfcap,setgid,\
                        setpcap,setuid,sys_chroot";
         assert_eq!(CapSet::DEFAULT.to_string(), default);
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_numbers() {
+    fn numbers_go_up_to_63() {
         let table = [(0, 1), (1, 0b11), (62, u64::MAX >> 1), (63, u64::MAX), (64, u64::MAX), (255, u64::MAX)];
         for (last, bits) in table {
             assert_eq!(CapSet::up_to(last).bits(), bits, "{last}");
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_none() {
+    fn unknown_names_are_refused() {
         // Numbers of named capabilities, other spellings of a number, and the Kelvin sign for a k.
         for name in [
             "",
@@ -279,10 +282,9 @@ mod tests {
         assert_eq!(set.names(), ["chown", "sys_time"]);
     }
 
-    /// The originals of these cases use letters as names. A set of bits holds real ones only, so each letter
-    /// stands for a capability here.
+    /// The cases use letters as names. Each letter stands for a capability.
     #[test]
-    fn set_algebra() {
+    fn unions_intersections_and_differences() {
         let name = |letter: &str| match letter.to_ascii_lowercase().as_str() {
             "a" => "CAP_AUDIT_READ",
             "b" => "bpf",
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn serialised_as_names() {
+    fn sets_are_serialised_as_names() {
         let set = CapSet::from_bits(1 << 45 | 0b11);
         let json = serde_json::to_string(&set).unwrap();
         assert_eq!(json, r#"["45","chown","dac_override"]"#);

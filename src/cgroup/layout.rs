@@ -29,8 +29,9 @@ pub struct Request<'a> {
     pub name: &'a CgroupName,
     /// Number of the sandbox's own processes. They are allowed in addition to [`Limits::pids_max`]. 0 by default.
     pub extra_pids: u64,
-    /// Devices that the task may use; access to all others is refused. If empty, the default, no device is refused. The
-    /// v1 `devices` controller enforces the list where root may write it, else an eBPF program on the v2 leaf.
+    /// Devices that the task may use; access to all others is refused. An empty list, the default, allows all devices.
+    /// The list is enforced by the v1 `devices` controller if the caller may write to its hierarchy, otherwise by an
+    /// eBPF program on the v2 leaf.
     pub devices: &'a [DeviceRule],
     /// What to do if the kernel refuses the device list.
     pub(crate) without_devices: &'a OnRefusal,
@@ -126,8 +127,9 @@ impl<'a> Layout<'a> {
         steps.extend(make.into_iter().map(CgroupOp::Make).map(step));
         let memory = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref()).cloned();
         let hold = paths.unit.clone().map(CgroupOp::Hold).map(step);
-        // A task takes its owner lock before it looks for reservations. A reservation makes its directory before it
-        // looks for tasks. So one of the two sees the other.
+        // The `Hold` step takes the owner lock, so it precedes `JoinShare`, which looks for reservations. The `Reserve`
+        // step of another task creates the directory of reservations before it looks for tasks with an owner. So at
+        // least one of the two tasks sees the other. If this task's `Reserve` step creates the unit, `Hold` follows it.
         match reserves_unit {
             true => steps.extend(processors.into_iter().chain(hold)),
             false => steps.extend(hold.into_iter().chain(processors)),
@@ -138,7 +140,7 @@ impl<'a> Layout<'a> {
         Cgroups { steps, paths, share }
     }
 
-    /// Records that this host cannot set the limits of `control`, neither now nor by a later update.
+    /// Records that this host can set the limits of `control` neither now nor by a later update.
     pub fn miss(&mut self, control: Control, why: impl Into<String>) {
         let why = why.into();
         self.paths.missing.push(Reason { control, why: why.clone() });
@@ -181,22 +183,16 @@ impl<'a> Layout<'a> {
     /// `None` if none is requested, or none exists.
     pub fn cores(&mut self) -> Option<Reserved> {
         let limits = self.limits();
-        let asked = match limits.cpuset() {
-            Ok(asked) => asked?,
-            Err(why) => {
-                self.miss(Control::CPUSET, why);
-                return None;
-            }
-        };
+        let asked = limits.cpuset()?;
         let online = &self.detection().online;
         let cores = asked.intersection(online);
         if cores.is_empty() {
-            let why = format!("none of processors {asked} is among those of this host, {online}");
+            let why = format!("CPUs {asked} are not available on this host (available: {online})");
             self.miss(Control::CPUSET, why);
             return None;
         }
-        if cores != asked {
-            let why = format!("of processors {asked} this host has only {cores}");
+        if cores != *asked {
+            let why = format!("only CPUs {cores} of {asked} are available on this host");
             self.report.weaken(Control::CPUSET, why);
         }
         Some(Reserved { cores, exclusive: limits.exclusive })
@@ -204,8 +200,9 @@ impl<'a> Layout<'a> {
 
     /// Whether the task will have reserved CPUs.
     pub fn reserves(&self) -> bool {
-        let asked: CpuSet = self.limits().cpuset().ok().flatten().unwrap_or_default();
-        self.detection().can_limit().is_ok() && !asked.intersection(&self.detection().online).is_empty()
+        let online = &self.detection().online;
+        let asked = self.limits().cpuset().is_some_and(|asked| !asked.intersection(online).is_empty());
+        asked && self.detection().can_limit().is_ok()
     }
 
     /// Enables `controllers` in `cgroup.subtree_control`, from the highest manageable cgroup down to the parent of the
@@ -252,7 +249,7 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// Adds the write of `cpuset.cpus` in a cpuset without recorded reservations.
+    /// Adds the write of `cpuset.cpus` for a v1 task that is confined to `cores`, but does not reserve them.
     pub fn write_cores(&mut self, leaf: &Path, cores: &CpuSet) {
         let op = CgroupOp::Write { file: leaf.join("cpuset.cpus"), text: cores.to_string() };
         self.writes.push(Step::of(Control::CPUSET, op));

@@ -1,4 +1,4 @@
-//! Turns limits and a detection into the steps of a task's cgroups. Touches nothing on the host.
+//! Turns limits and a detection into the steps of a task's cgroups. Changes nothing on the host.
 
 use super::detect::Version;
 use super::detect::place::in_tree;
@@ -26,7 +26,7 @@ use crate::step::Step;
 /// Limits that cannot be enforced are added to `report`. A host without any cgroups is not an error.
 ///
 /// On v2, a parent cgroup that the operator named must not have processes of its own, and neither must the cgroups
-/// above it.
+/// between it and the root: the kernel refuses to enable controllers in a cgroup with processes.
 ///
 /// # Errors
 /// [`Error::Unsupported`](crate::Error::Unsupported) if the device list must be enforced and this host cannot enforce
@@ -97,7 +97,7 @@ fn v2(layout: &mut Layout<'_>, tree: &Tree<'_>) {
     let lacking: Vec<Row> = used.extract_if(.., |row| !controllers.contains(row.controller)).collect();
     // Only optional controllers can be missing here: can_limit() has checked the required ones.
     for row in lacking {
-        layout.miss(row.control, format!("cgroup v2 lacks {}", row.controller));
+        layout.miss(row.control, format!("cgroup v2 controllers not available: {}", row.controller));
     }
     let mut needed: Vec<&str> = used.iter().map(|row| row.controller).collect();
     if layout.limits().accounting {
@@ -123,8 +123,8 @@ fn devices(layout: &mut Layout<'_>, no_tree: Option<&String>) -> Result<()> {
         }
         (None, None, Some(cgroup)) => CgroupOp::DeviceProgram { cgroup, rules },
         (None, no_tree, _) => {
-            let no_tree = no_tree.map_or("there is no cgroup", String::as_str);
-            let why = format!("{no_tree}, and no devices controller of cgroup v1 that may be used");
+            let no_tree = no_tree.map_or("the task has no cgroup", String::as_str);
+            let why = format!("{no_tree}, and the devices controller of cgroup v1 is not available");
             return request.without_devices.give_up(Control::DEVICES, &why, layout.report);
         }
     };
@@ -144,7 +144,7 @@ fn kill(layout: &mut Layout<'_>, no_tree: Option<&String>) {
         None => layout.report.weaken(
             Control::KILL,
             format!(
-                "only the main process is killed, it has no PID namespace and no cgroup: {no_tree}, and no freezer of cgroup v1 that may be used"
+                "only the main process is killed, because the task has neither a PID namespace nor a cgroup: {no_tree}, and the freezer controller of cgroup v1 is not available"
             ),
         ),
     }

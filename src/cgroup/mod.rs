@@ -1,24 +1,45 @@
 //! Control groups: the resource limits of a task, and the cgroups through which all of its processes are killed.
 //!
+//! Most callers need only [`Limits`] in a spec, and [`Task::update`](crate::Task::update),
+//! [`stats`](crate::Task::stats), [`events`](crate::Task::events) and [`oom`](crate::Task::oom) of the task. The other
+//! items are for drivers that manage cgroups themselves.
+//!
+//! ```no_run
+//! use cofferdam::{CpuMax, Limits, Sandbox, SwapMax};
+//!
+//! let limits = Limits {
+//!     memory: Some(512 << 20),
+//!     swap: SwapMax::Bytes(64 << 20),
+//!     cpu_max: Some(CpuMax::new(200_000)), // two CPUs
+//!     pids_max: Some(128),
+//!     ..Limits::default()
+//! };
+//! let task = Sandbox::command("make").limits(limits).spawn()?;
+//! println!("{}: peak {:?} bytes", task.wait()?, task.stats()?.memory.peak);
+//! # Ok::<(), cofferdam::Error>(())
+//! ```
+//!
 //! A [`Group`] holds the cgroups of one task: one leaf in each hierarchy that the task needs. On a host with a cgroup
 //! v2 tree there is always a leaf in that tree, for `CLONE_INTO_CGROUP`, `cgroup.kill` and events. On a host whose
 //! controllers are on v1 there is also one directory for each controller that limits or counts something, or that holds
 //! the device list. CPUs may be reserved for one task: `reserve` has the rules, and [`CpuReservations`] lists for a
 //! scheduler which task has reserved which CPUs.
 //!
-//! [`Detection`] describes what this host offers. It is a plain value, which tests write by hand. [`lower`](lower())
+//! [`Detection`] describes what this host offers. It is a plain value. [`lower`](lower())
 //! turns [`Limits`] and a detection into [`Cgroups`], the steps of one task, and adds to a report which limits will
-//! hold. It touches nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
+//! hold. It changes nothing on the host. [`Group::create`] runs the steps, and undoes them when the kernel refuses one.
 //!
 //! The modules are layers. Each one uses only those before it: `fs` (files and directories), `detect`, `limits` (one
 //! table per version: limit, file, value), `reserve` (CPUs) and `devices`, `group` (make, enter, kill, freeze, update),
-//! `observe` (stats, events, oom) and `lower`. `v1` has what only v1 needs.
+//! `observe` (stats, events, oom), `layout` (the builder of the steps) and `lower`. `v1` has the code of each layer
+//! that only v1 needs.
 //!
-//! Limits are all or nothing. If a required controller is missing ([`V1_REQUIRED`], [`V2_REQUIRED`], or all twelve:
-//! [`Required`]), no limit is set at all, because a task with half of its limits looks confined and is not. The report
-//! names the missing controllers. Killing and [`devices`] do not depend on the required controllers.
+//! Limits are all or nothing. If a required controller is missing, no limit is set at all, because a task with half of
+//! its limits looks confined and is not. The operator chooses the required controllers ([`RequiredControllers`]): by
+//! default [`V1_REQUIRED`] or [`V2_REQUIRED`]. The report names the missing controllers. Killing and [`devices`] do not
+//! depend on the required controllers.
 //!
-//! This module does not use systemd, mounts nothing, never moves the caller, and moves no process outside of a task's
+//! This module does not use systemd and mounts nothing. It never moves the caller, or a process that is not in a task's
 //! cgroup. On v1 the first reservation moves the processes of the tasks below the same parent into the shared cpuset.
 //! The module does not write into a cgroup that it did not create, with three exceptions:
 //!
@@ -52,8 +73,8 @@ mod v1;
 mod tests;
 
 pub use detect::{
-    CONTROLLERS, Controller, Detection, Hierarchy, Mode, Required, Swap, Unified, V1_REQUIRED, V2_REQUIRED,
-    Version, Where,
+    CONTROLLERS, Controller, Detection, Hierarchy, Mode, RequiredControllers, Swap, Unified, V1_REQUIRED,
+    V2_REQUIRED, Version, Where,
 };
 pub(crate) use group::CgroupOp;
 pub(crate) use group::freeze::Freezer;

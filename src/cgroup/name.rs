@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::notation::InvalidValue;
+
 /// Maximum length of a cgroup name, in bytes. Long enough for any identifier, and leaves room for a suffix (`.scope`).
 const NAME_MAX: usize = 200;
 
-/// Files that every directory of a v1 hierarchy has, besides those whose names begin with `cgroup.`.
+/// Kernel files of every v1 hierarchy whose names do not begin with `cgroup.` (`release_agent` is in the root only).
 const RESERVED: [&str; 3] = ["notify_on_release", "release_agent", "tasks"];
 
 /// Name of a task's own cgroup, unique among the tasks below the same parent.
 ///
-/// One path component of at most 200 bytes, without control characters. It does not begin with a dot, and is not the
-/// name of a kernel file that every cgroup has (`tasks`, `cgroup.procs`).
+/// One path component of at most 200 bytes, without control characters. It does not begin with a dot or with
+/// `cgroup.`, and is not the name of another kernel file of cgroups (`tasks`, `notify_on_release`, `release_agent`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CgroupName(String);
@@ -25,7 +27,7 @@ impl CgroupName {
     ///
     /// # Errors
     /// A message that says what is wrong with the name.
-    pub fn new(name: &str) -> Result<CgroupName, String> {
+    pub fn new(name: &str) -> Result<CgroupName, InvalidValue> {
         component(name).map(|()| CgroupName(name.to_owned()))
     }
 }
@@ -44,16 +46,18 @@ impl CgroupPath {
     ///
     /// # Errors
     /// A message that says what is wrong with the path.
-    pub fn new(path: &str) -> Result<CgroupPath, String> {
+    pub fn new(path: &str) -> Result<CgroupPath, InvalidValue> {
         let relative = path.strip_prefix('/').unwrap_or(path);
         if relative.starts_with("sys/fs/cgroup") {
-            return Err(format!("{path:?} is not relative to the mount points of the hierarchies"));
+            let why = format!("{path:?} must be relative to the cgroup mount point, without /sys/fs/cgroup");
+            return Err(InvalidValue::new(why));
         }
         if path.len() > 2048 {
-            return Err("the path is longer than 2048 bytes".to_owned());
+            return Err(InvalidValue::new("the path is longer than 2048 bytes"));
         }
         if !relative.is_empty() {
-            relative.split('/').try_for_each(component)?;
+            let wrong = |why| InvalidValue::new(format!("{path:?}: the part {why}"));
+            relative.split('/').try_for_each(|part| component(part).map_err(wrong))?;
         }
         Ok(CgroupPath(relative.to_owned()))
     }
@@ -64,7 +68,7 @@ impl CgroupPath {
     }
 }
 
-fn component(name: &str) -> Result<(), String> {
+fn component(name: &str) -> Result<(), InvalidValue> {
     let why = if name.is_empty() {
         "is empty"
     } else if name.len() > NAME_MAX {
@@ -72,13 +76,13 @@ fn component(name: &str) -> Result<(), String> {
     } else if name.starts_with('.') {
         "begins with a dot"
     } else if name.contains('/') || name.contains(char::is_control) {
-        "has a slash or a control character"
+        "contains a slash or a control character"
     } else if name.starts_with("cgroup.") || RESERVED.contains(&name) {
-        "is a name of the kernel's"
+        "is a file name of the kernel"
     } else {
         return Ok(());
     };
-    Err(format!("{name:?} {why}"))
+    Err(InvalidValue::new(format!("{name:?} {why}")))
 }
 
 /// Every directory from `base` (exclusive) down to `base` joined with `path`, the highest first.
@@ -95,8 +99,8 @@ pub(super) fn levels(base: &Path, path: &str) -> Vec<PathBuf> {
 macro_rules! string_newtype {
     ($($type:ty),*) => {$(
         impl TryFrom<String> for $type {
-            type Error = String;
-            fn try_from(text: String) -> Result<Self, String> {
+            type Error = InvalidValue;
+            fn try_from(text: String) -> Result<Self, InvalidValue> {
                 Self::new(&text)
             }
         }

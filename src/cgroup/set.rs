@@ -1,13 +1,28 @@
 //! CPU sets in the kernel's list format (`cpuset(7)`).
 
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::notation::InvalidValue;
 
 /// Set of CPU numbers, stored as intervals: `0-4294967295` takes as much memory as `0`.
 ///
 /// [`Display`](fmt::Display) writes the kernel's list format (`0-3,8`). The empty set is written as one space, because
 /// the kernel ignores an empty write.
+///
+/// ```
+/// use cofferdam::{CpuSet, Limits};
+///
+/// let cores: CpuSet = "0-3,8".parse()?;
+/// assert_eq!((cores.len(), cores.to_string()), (5, "0-3,8".into()));
+/// assert_eq!(cores.difference(&CpuSet::from_iter([1, 2])).to_string(), "0,3,8");
+/// let limits = Limits { cores, exclusive: true, ..Limits::default() };
+/// # let _ = limits;
+/// # Ok::<(), cofferdam::InvalidValue>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuSet {
     /// Sorted, disjoint and not adjacent. Both bounds of an interval are inclusive.
@@ -19,12 +34,12 @@ impl CpuSet {
     ///
     /// # Errors
     /// A message that names the invalid piece.
-    pub fn parse(list: &str) -> Result<CpuSet, String> {
+    pub fn parse(list: &str) -> Result<CpuSet, InvalidValue> {
         list.split(',')
             .map(|piece| match range(piece) {
                 Some((low, high)) if low <= high => Ok((low, high)),
-                Some(_) => Err(format!("{piece:?} runs backwards")),
-                None => Err(format!("{piece:?} is no processor number or range")),
+                Some(_) => Err(InvalidValue::new(format!("CPU range {piece:?} is reversed"))),
+                None => Err(InvalidValue::new(format!("{piece:?} is not a CPU number or range"))),
             })
             .collect::<Result<Vec<_>, _>>()
             .map(CpuSet::from_ranges)
@@ -121,14 +136,37 @@ impl fmt::Display for CpuSet {
 
 impl Serialize for CpuSet {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        if self.is_empty() { s.serialize_str("") } else { s.collect_str(self) }
+    }
+}
+
+impl FromStr for CpuSet {
+    type Err = InvalidValue;
+
+    /// As [`CpuSet::parse`].
+    fn from_str(list: &str) -> Result<Self, InvalidValue> {
+        CpuSet::parse(list)
+    }
+}
+
+impl FromIterator<u32> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(processors: I) -> Self {
+        CpuSet::from_ranges(processors.into_iter().map(|number| (number, number)).collect())
+    }
+}
+
+impl From<RangeInclusive<u32>> for CpuSet {
+    /// The CPUs of a range. Empty if the start of the range is greater than its end.
+    fn from(range: RangeInclusive<u32>) -> Self {
+        let (low, high) = range.into_inner();
+        CpuSet::from_ranges(if low <= high { vec![(low, high)] } else { Vec::new() })
     }
 }
 
 impl<'de> Deserialize<'de> for CpuSet {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let list = String::deserialize(d)?;
-        if list.trim().is_empty() { Ok(CpuSet::default()) } else { CpuSet::parse(&list) }
+        if list.is_empty() { Ok(CpuSet::default()) } else { CpuSet::parse(&list) }
             .map_err(serde::de::Error::custom)
     }
 }
@@ -211,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn cpu_set_survives_json() {
-        for list in ["1,3-5", " "] {
+    fn it_can_be_stored() {
+        for list in ["1,3-5", ""] {
             let set = CpuSet::parse_lenient(list);
             let json = serde_json::to_string(&set).unwrap();
             assert_eq!(json, format!("\"{list}\""));

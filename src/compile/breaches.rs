@@ -1,4 +1,4 @@
-//! What was granted that undoes what is enforced.
+//! Capabilities and shared namespaces that let a task bypass enforced controls.
 
 use super::filter::Filters;
 use super::landlock::Domain;
@@ -8,97 +8,101 @@ use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// What a capability lets a task do to the enclosure itself, outside of a user namespace.
+/// Capability, the controls that it defeats outside of a user namespace, and the reason for the report.
 const BREACHES: [(&str, Control, &str); 12] = [
     (
         "sys_admin",
         FILES.union(Control::MASKED_PATHS).union(Control::DEVICES),
-        "the task has CAP_SYS_ADMIN: it can remount what is read-only and mount the host's devices",
+        "the task has CAP_SYS_ADMIN: it can make read-only mounts writable and mount the host's block devices",
     ),
     (
         "dac_read_search",
         FILES,
-        "the task has CAP_DAC_READ_SEARCH: open_by_handle_at(2) reaches files outside its root, and writes them through a writable mount of their file system",
+        "the task has CAP_DAC_READ_SEARCH: it can open files outside its root with open_by_handle_at(2), and write to them through a writable mount of their file system",
     ),
     (
         "dac_override",
         Control::empty(),
-        "the task has CAP_DAC_OVERRIDE: it reads every file that its root and its volumes show, and writes those of writable volumes, whoever owns them",
+        "the task has CAP_DAC_OVERRIDE: it can read every file in its root and volumes, and write every file in writable volumes, whatever their owner and mode",
     ),
-    ("sys_module", Control::all(), "the task has CAP_SYS_MODULE: it can load code into the kernel"),
+    ("sys_module", Control::all(), "the task has CAP_SYS_MODULE: it can load kernel modules"),
     (
         "sys_rawio",
         Control::DEVICES.union(FILES),
-        "the task has CAP_SYS_RAWIO: it can use the machine's ports, and send commands to disks that it can open",
+        "the task has CAP_SYS_RAWIO: it can access I/O ports, and send raw commands to disks that it can open",
     ),
-    ("sys_ptrace", Control::PID_NS, "the task has CAP_SYS_PTRACE: it can take over any process that it sees"),
+    (
+        "sys_ptrace",
+        Control::PID_NS,
+        "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees",
+    ),
     (
         "perfmon",
         Control::PID_NS.union(Control::MASKED_PATHS),
-        "the task has CAP_PERFMON: perf_event_open(2) observes every process of the host and the kernel",
+        "the task has CAP_PERFMON: it can observe the kernel and every process of the host with perf_event_open(2)",
     ),
     (
         "bpf",
         Control::MASKED_PATHS,
-        "the task has CAP_BPF: it loads programs into the kernel, which with CAP_PERFMON read all of its memory",
+        "the task has CAP_BPF: it can load BPF programs into the kernel, which with CAP_PERFMON can read all kernel memory",
     ),
     (
         "syslog",
         Control::MASKED_PATHS,
-        "the task has CAP_SYSLOG: it reads and clears the kernel's log and sees kernel addresses",
+        "the task has CAP_SYSLOG: it can read and clear the kernel log (dmesg), and sees kernel addresses",
     ),
     (
         "sys_resource",
         Control::RLIMITS.union(Control::OOM_SCORE),
         "the task has CAP_SYS_RESOURCE: it can raise its resource limits and lower its oom_score_adj",
     ),
-    (
-        "net_admin",
-        Control::NET_NS,
-        "the task has CAP_NET_ADMIN: it can reconfigure the network namespace that it is in",
-    ),
+    ("net_admin", Control::NET_NS, "the task has CAP_NET_ADMIN: it can reconfigure its network namespace"),
     (
         "net_raw",
         Control::NET_NS,
-        "the task has CAP_NET_RAW: it can read and forge packets in the network namespace that it is in",
+        "the task has CAP_NET_RAW: it can read and forge packets in its network namespace",
     ),
 ];
 
 const FILES: Control = Control::HOST_FILES.union(Control::ROOT_SWITCH);
 
-/// Capabilities that act on the whole machine, where no control stands for what they act on.
+/// Capabilities that affect the whole machine and for which there is no control in the report, with what they permit.
 const MACHINE: [(&str, &str); 10] = [
-    ("sys_time", "sets the machine's clock"),
-    ("mac_admin", "changes the host's LSM policy (Smack, AppArmor)"),
-    ("mac_override", "overrides the host's LSM policy (Smack)"),
-    ("audit_control", "changes the host's audit rules, in the host's PID namespace"),
-    ("audit_write", "writes records to the host's audit log"),
-    ("audit_read", "reads the host's audit log"),
-    ("sys_pacct", "turns process accounting on and off"),
-    ("wake_alarm", "wakes the machine from suspend"),
-    ("block_suspend", "keeps the machine from suspending"),
-    ("linux_immutable", "sets the immutable flag of files in writable volumes, which outlives the task"),
+    ("sys_time", "set the system clock"),
+    ("mac_admin", "change the host's LSM policy (Smack, AppArmor)"),
+    ("mac_override", "override the host's LSM policy (Smack)"),
+    ("audit_control", "change the host's audit rules, in the host's PID namespace"),
+    ("audit_write", "write records to the host's audit log"),
+    ("audit_read", "read the host's audit log"),
+    ("sys_pacct", "turn process accounting on and off"),
+    ("wake_alarm", "wake the machine from suspend"),
+    ("block_suspend", "prevent the machine from suspending"),
+    (
+        "linux_immutable",
+        "set the immutable flag of files in writable volumes, which remains after the task has ended",
+    ),
 ];
 
-/// What `/proc/PID/root` and `/proc/PID/fd` of a process outside undo.
+/// The controls that access to `/proc/PID/root` and `/proc/PID/fd` of a process outside the sandbox defeats.
 const BY_PROC: Control =
     FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::KILL).union(Control::RESOURCES);
 
-/// Says what sharing the host's namespaces undoes. In a user namespace `/proc/PID/root` of a process outside of it
-/// is refused, as the task lacks CAP_SYS_PTRACE there.
+/// Adds to the report which controls are weakened because the task shares namespaces of the host. A task in a user
+/// namespace cannot open `/proc/PID/root` of a process outside, as it lacks CAP_SYS_PTRACE in that process's user
+/// namespace.
 pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Domain, draft: &mut Draft) {
     let Namespaces { pid, ipc, user: user_ns, .. } = *ns;
     let network = &ns.network;
     let whose = match (user_ns, sets.bounding.has("setuid")) {
         (true, _) => "the caller's user",
-        (false, true) => "every user, as it has CAP_SETUID",
+        (false, true) => "any user (it has CAP_SETUID)",
         (false, false) => "its user",
     };
     if pid == IsolationMode::Host {
         let shares = "the task shares the host's PID namespace";
         if !user_ns && !domain.keeps_traces() {
             let why = format!(
-                "{shares}: /proc/PID/root of a process of its user that has no more capabilities leads to the host's files, devices and cgroups"
+                "{shares}: it can reach the host's files, devices and cgroups through /proc/PID/root of processes of its user that have no more capabilities"
             );
             draft.report.weaken(BY_PROC & draft.report.asked, why);
         }
@@ -106,31 +110,33 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
             draft.report.note(Control::PID_NS, format!("{shares}: it can signal every process of {whose}"));
         }
         let why = format!(
-            "{shares}: it sees every process, and can change priority and processors of those of {whose}"
+            "{shares}: it sees every process, and can change the priority and CPU affinity of processes of {whose}"
         );
         draft.report.note(Control::PID_NS, why);
         if spec.user_namespaces {
-            let why = format!("{shares}: it can write what is writable below /proc/PID of those of {whose}");
+            let why =
+                format!("{shares}: it can write to writable files below /proc/PID of processes of {whose}");
             draft.report.note(Control::PID_NS, why);
         }
         if *network != Network::Host {
-            let why = format!("{shares}: /proc/PID/net shows the host's network: addresses, routes, sockets");
+            let why =
+                format!("{shares}: it can read the host's addresses, routes and sockets in /proc/PID/net");
             draft.report.weaken(Control::NET_NS & draft.report.asked, why);
         }
     }
     if *network != Network::None && !domain.keeps_sockets() {
-        let why = "the task shares a network: it reaches the abstract unix sockets of whoever is in there";
+        let why = "the task shares a network namespace: it can connect to the abstract unix sockets of other processes in it";
         draft.report.note(Control::NET_NS, why);
     }
     if ipc == IsolationMode::Host {
         let why = format!(
-            "the task shares the host's IPC namespace: it reaches the System V objects and message queues of {whose}, which outlive it"
+            "the task shares the host's IPC namespace: it can access System V IPC objects and POSIX message queues of {whose}, which remain after the task has ended"
         );
         draft.report.note(Control::IPC_NS, why);
     }
 }
 
-/// Says where the capabilities that were granted undo what is enforced.
+/// Adds to the report which enforced controls the granted capabilities weaken.
 pub(super) fn weaken(
     policy: &Policy,
     sets: Sets,
@@ -144,29 +150,30 @@ pub(super) fn weaken(
     if policy.no_pivot_root && has("sys_chroot") {
         draft.report.weaken(
             Control::ROOT_SWITCH,
-            "no_pivot_root leaves the host's mounts below the root, and CAP_SYS_CHROOT lets the task out of a chroot",
+            "no_pivot_root keeps the host's mounts below the root, and with CAP_SYS_CHROOT the task can escape from the chroot",
         );
     } else if policy.no_pivot_root {
         draft.report.note(
             Control::ROOT_SWITCH,
-            "no_pivot_root leaves the host's mounts in the namespace, below the root",
+            "no_pivot_root keeps the host's mounts in the mount namespace, below the root",
         );
     }
     if pid == IsolationMode::Host && has("kill") && !user_ns && !domain.keeps_signals() {
-        draft.report.note(Control::PID_NS, "the task has CAP_KILL: it can end any process of the host");
+        draft.report.note(Control::PID_NS, "the task has CAP_KILL: it can kill any process of the host");
     }
     if user_ns {
-        // The mounts belong to the task's own user namespace; beyond it the capability is good for nothing.
+        // Capabilities have no effect outside of the task's user namespace. But the sandbox's mounts belong to that
+        // namespace.
         if has("sys_admin") {
             draft.report.weaken(
                 Control::HOST_FILES | Control::MASKED_PATHS,
-                "the task has CAP_SYS_ADMIN in its user namespace: it can remount what is read-only and unmount what masks",
+                "the task has CAP_SYS_ADMIN in its user namespace: it can make read-only mounts writable and unmount the masks",
             );
         }
         if has("sys_ptrace") && !domain.keeps_traces() {
             draft.report.weaken(
                 Control::PID_NS & draft.report.asked,
-                "the task has CAP_SYS_PTRACE in its user namespace: it can take over PID 1",
+                "the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
             );
         }
         return;
@@ -175,28 +182,30 @@ pub(super) fn weaken(
         let why = "the task has CAP_SETUID or CAP_SETGID: it can become any user or group";
         match policy.denied_host_uids.is_empty() && policy.denied_host_gids.is_empty() {
             true => draft.report.note(Control::IDS, why),
-            false => draft.report.weaken(Control::IDS, format!("{why}, denied ones too")),
+            false => draft.report.weaken(Control::IDS, format!("{why}, including denied ones")),
         }
     }
     for (name, does) in MACHINE.into_iter().filter(|(name, _)| has(name)) {
         let name = name.to_ascii_uppercase();
-        draft
-            .report
-            .note(Control::CAPS, format!("the task has CAP_{name}, which no namespace confines: it {does}"));
+        draft.report.note(
+            Control::CAPS,
+            format!("the task has CAP_{name}, which no namespace confines: it can {does}"),
+        );
     }
     if has("sys_boot") && (filters.allows("kexec_load", None) || filters.allows("kexec_file_load", None)) {
-        draft
-            .report
-            .weaken(draft.report.asked, "the task has CAP_SYS_BOOT: kexec_load(2) replaces the kernel");
+        draft.report.weaken(
+            draft.report.asked,
+            "the task has CAP_SYS_BOOT: it can boot another kernel with kexec_load(2)",
+        );
     } else if has("sys_boot") && pid == IsolationMode::Host {
         draft.report.weaken(
             draft.report.asked,
-            "the task has CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine",
+            "the task has CAP_SYS_BOOT in the host's PID namespace: it can reboot the machine",
         );
     }
-    // What a task does to an empty network of its own reaches nobody.
+    // A task with an empty network namespace of its own can affect no other process's network.
     let alone = |name: &str| *network == Network::None && name.starts_with("net_");
-    // In a domain there is nobody to trace but the task's own processes.
+    // In a Landlock domain the task can trace only its own processes.
     let alone = |name: &str| alone(name) || (name == "sys_ptrace" && domain.keeps_traces());
     for (_, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name) && !alone(name)) {
         let controls = controls & draft.report.asked;

@@ -1,45 +1,96 @@
-//! Checks of single fields, each an error that names its field.
+//! Checks of single fields. Each error names its field.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::ns::Network;
 use crate::report::Control;
-use crate::rootfs::{FileKind, check_path};
-use crate::spec::SandboxSpec;
+use crate::rootfs::{FileKind, Method, check_path, check_path_at};
+use crate::spec::{Policy, SandboxSpec};
 
 pub(super) fn kernel(host: &Host) -> Result<()> {
     let control = Control::MOUNT_NS | Control::HOST_FILES;
     host.too_old().map_or(Ok(()), |reason| Err(Error::Unsupported { control, reason }))
 }
 
-/// A name for a cgroup and a directory: one component, and nothing that a shell or a log would mangle.
+/// Checks a sandbox's name. It becomes one component of cgroup and directory paths, so it has no characters that are
+/// special to a shell or a log.
 pub(super) fn id(id: &str) -> Result<String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if id.is_empty() || id.len() > 128 || id.starts_with('.') || !id.chars().all(fine) {
-        return Err(Error::spec("id", format!("{id:?} is not 1 to 128 letters, digits, '.', '_' and '-'")));
+        return Err(Error::spec(
+            "id",
+            format!(
+                "{id:?} is not a valid name: use 1 to 128 letters, digits, '.', '_' or '-', and no '.' at the start"
+            ),
+        ));
     }
     Ok(id.to_string())
 }
 
-/// Everything that goes to the kernel as a string.
-pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
-    let no_nul = |field: &'static str, text: &str| match text.contains('\0') {
+/// Refuses a string with a NUL byte, at which the kernel would truncate it.
+pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
+    match text.as_bytes().contains(&0) {
         true => Err(Error::spec(field, format!("{text:?} contains a NUL byte"))),
         false => Ok(()),
-    };
+    }
+}
+
+/// Checks the values of the policy that its types cannot.
+pub(super) fn policy(policy: &Policy) -> Result<()> {
+    let lists =
+        [("chroot_skip", &policy.chroot_skip), ("allowed_source_roots", &policy.allowed_source_roots)];
+    for (field, paths) in lists {
+        for (number, path) in paths.iter().enumerate() {
+            check_path_at(field, &format!("{field}[{number}]"), path)?;
+        }
+    }
+    policy.temp_dir.as_deref().map_or(Ok(()), |dir| check_path("temp_dir", dir))
+}
+
+/// Checks the sizes of the tmpfs mounts. For the kernel, size 0 is no limit, and a size near 2^64 overflows to 0.
+pub(super) fn tmpfs_sizes(spec: &SandboxSpec) -> Result<()> {
+    let secrets = spec.task_dirs.secrets.as_ref().and_then(|secrets| secrets.size);
+    for (field, size) in [
+        ("root.tmpfs_size", spec.root.tmpfs_size),
+        ("task_dirs.secrets.size", secrets),
+        ("task_dirs.tmp", spec.task_dirs.tmp),
+    ] {
+        let why = match size {
+            Some(0) => "it must not be 0: leave it out for the default",
+            Some(size) if i64::try_from(size).is_err() => "it must be less than 2^63 bytes",
+            _ => continue,
+        };
+        return Err(Error::spec(field, why));
+    }
+    if spec.root.tmpfs_size.is_some() && (spec.root.populate.walks() || spec.root.populate == Method::None) {
+        let why = format!("populate {:?} has no tmpfs to limit", spec.root.populate.to_string());
+        return Err(Error::spec("root.tmpfs_size", why));
+    }
+    Ok(())
+}
+
+/// Checks the command, its arguments and environment, the user, the host name, the umask and the working directory.
+pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
+    if spec.user.as_deref() == Some("") {
+        return Err(Error::spec("user", "it must not be empty: leave it out for nobody"));
+    }
     if spec.command.is_empty() {
-        return Err(Error::spec("command", "there is no command"));
+        return Err(Error::spec("command", "no command is given"));
     }
     if spec.command.len() > 4000 {
-        return Err(Error::spec("command", "longer than 4000 bytes"));
+        return Err(Error::spec("command", "it is longer than 4000 bytes"));
     }
     no_nul("command", &spec.command)?;
     spec.args.iter().try_for_each(|arg| no_nul("args", arg))?;
     for (key, value) in &spec.env {
-        if key.is_empty() || key.contains('=') {
-            return Err(Error::spec("env", format!("{key:?} is no name of a variable")));
+        if key.is_empty() || key.as_bytes().contains(&b'=') {
+            return Err(Error::spec(
+                "env",
+                format!("{key:?} is not a valid name of an environment variable"),
+            ));
         }
         no_nul("env", key)?;
         no_nul("env", value)?;
@@ -48,73 +99,46 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
         if name.is_empty() || name.len() > 64 {
             return Err(Error::spec("hostname", format!("{name:?} is not 1 to 64 bytes long")));
         }
-        no_nul("hostname", name)?;
+        no_nul("hostname", name.as_ref())?;
     }
     if spec.umask > 0o777 {
-        return Err(Error::spec("umask", format!("{:o} is above 777", spec.umask)));
+        return Err(Error::spec("umask", format!("{:o} is greater than 777", spec.umask)));
     }
     match &spec.work_dir {
         Some(dir) if !dir.as_os_str().as_bytes().is_empty() => check_path("work_dir", dir),
-        Some(_) => Err(Error::spec("work_dir", "it is empty: leave it out for /")),
+        Some(_) => Err(Error::spec("work_dir", "it must not be empty: leave it out for /")),
         None => Ok(()),
     }
 }
 
-/// A path that is joined must be a namespace.
+/// Checks that a network given by its path is a namespace.
 pub(super) fn network(network: &Network, survey: &Survey) -> Result<()> {
     let Network::Path(path) = network else { return Ok(()) };
     check_path("network", path)?;
     match &survey.network {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Error::spec("network", format!("{path:?} is no namespace"))),
+        Ok(false) => Err(Error::spec("network", format!("{path:?} is not a namespace"))),
         Err(why) => Err(Error::spec("network", format!("{path:?}: {why}"))),
     }
 }
 
 pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
-    for device in &spec.devices {
-        check_path("devices", &device.source)?;
-        check_path("devices", &device.target)?;
+    for (number, device) in spec.devices.iter().enumerate() {
+        check_path_at("devices", &format!("devices[{number}].source"), &device.source)?;
+        check_path_at("devices", &format!("devices[{number}].target"), device.place())?;
         let kind = survey.kind(&device.source);
         if kind.is_none() {
             return Err(survey.absent("devices", &device.source));
         }
         if kind != Some(FileKind::Device) {
-            return Err(Error::spec("devices", format!("{:?} is no device of the host", device.source)));
+            return Err(Error::spec("devices", format!("{:?} is not a device", device.source)));
         }
-        let wrong = |c: char| !"rwm".contains(c);
-        if device.permissions.is_empty() || device.permissions.contains(wrong) {
+        if device.access.is_empty() {
             return Err(Error::spec(
                 "devices",
-                format!("{:?} is not made of r, w and m", device.permissions),
+                format!("{:?}: no access is given: use r, w or m", device.source),
             ));
         }
     }
     Ok(())
-}
-
-/// The number of a resource limit.
-pub(super) fn rlimit(name: &str) -> Result<u32> {
-    const NAMES: [(&str, u32); 16] = [
-        ("as", libc::RLIMIT_AS),
-        ("core", libc::RLIMIT_CORE),
-        ("cpu", libc::RLIMIT_CPU),
-        ("data", libc::RLIMIT_DATA),
-        ("fsize", libc::RLIMIT_FSIZE),
-        ("locks", libc::RLIMIT_LOCKS),
-        ("memlock", libc::RLIMIT_MEMLOCK),
-        ("msgqueue", libc::RLIMIT_MSGQUEUE),
-        ("nice", libc::RLIMIT_NICE),
-        ("nofile", libc::RLIMIT_NOFILE),
-        ("nproc", libc::RLIMIT_NPROC),
-        ("rss", libc::RLIMIT_RSS),
-        ("rtprio", libc::RLIMIT_RTPRIO),
-        ("rttime", libc::RLIMIT_RTTIME),
-        ("sigpending", libc::RLIMIT_SIGPENDING),
-        ("stack", libc::RLIMIT_STACK),
-    ];
-    NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number).ok_or_else(|| {
-        let known: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-        Error::spec("rlimits", format!("{name:?} is none of {}", known.join(", ")))
-    })
 }

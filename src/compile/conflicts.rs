@@ -1,4 +1,5 @@
-//! Two things at one place, a mount that hides another, a directory over a file: refused, with both named.
+//! Conflicts of mounts: two mounts at one path, a mount that hides another, a directory over a file. The error names
+//! both.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +11,14 @@ use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// Something that is mounted in the root, in the order in which it is.
+/// Something that is mounted in the root.
 struct Placed {
     field: &'static str,
     what: String,
     at: PathBuf,
 }
 
-/// The mounts of a spec, in their order.
+/// The mounts of a spec, in the order in which they are made.
 fn placed(spec: &SandboxSpec) -> Vec<Placed> {
     let place = |field, what: String, at: &Path| Placed { field, what, at: rootfs::in_root(at) };
     let own = |at: &Path| place("volumes", format!("the sandbox's own {}", at.display()), at);
@@ -28,13 +29,13 @@ fn placed(spec: &SandboxSpec) -> Vec<Placed> {
     let volumes = spec.volumes.iter();
     all.extend(volumes.map(|v| place("volumes", format!("the volume {:?}", v.source), &v.target)));
     let devices = spec.devices.iter();
-    all.extend(devices.map(|d| place("devices", format!("the device {:?}", d.source), &d.target)));
+    all.extend(devices.map(|d| place("devices", format!("the device {:?}", d.source), d.place())));
     let files = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
     all.extend(files.map(|at| place("volumes", format!("the sandbox's own {at}"), Path::new(at))));
     all
 }
 
-/// Refuses what would hide something else of the spec's.
+/// Refuses a mount that hides another part of the spec.
 pub(super) fn mounts(spec: &SandboxSpec, entries: &[RootEntry], draft: &mut Draft) -> Result<()> {
     let placed = placed(spec);
     for (i, later) in placed.iter().enumerate() {
@@ -42,9 +43,9 @@ pub(super) fn mounts(spec: &SandboxSpec, entries: &[RootEntry], draft: &mut Draf
             continue;
         };
         let why = match earlier.at == later.at {
-            true => format!("{} and {} both go to {:?}", earlier.what, later.what, later.at),
+            true => format!("{} and {} are both mounted at {:?}", earlier.what, later.what, later.at),
             false => format!(
-                "{} at {:?} would hide {} at {:?}: name the outer one first",
+                "{} at {:?} would hide {} at {:?}: list the outer mount first",
                 later.what, later.at, earlier.what, earlier.at
             ),
         };
@@ -55,7 +56,7 @@ pub(super) fn mounts(spec: &SandboxSpec, entries: &[RootEntry], draft: &mut Draf
         match over {
             None => {}
             Some(over) if over.field == "volumes" && over.what.starts_with("the volume") => {
-                let why = format!("{} at {:?} hides {source:?} of the chroot_env", over.what, over.at);
+                let why = format!("{} at {:?} hides {source:?} of chroot_env", over.what, over.at);
                 draft.report.note(Control::HOST_FILES, why);
             }
             Some(over) => {
@@ -67,10 +68,10 @@ pub(super) fn mounts(spec: &SandboxSpec, entries: &[RootEntry], draft: &mut Draf
     Ok(())
 }
 
-/// Refuses a directory where the root shows a file, and the other way round.
+/// Refuses to mount a directory over a file of the root, or a file over a directory.
 pub(super) fn kinds(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv) -> Result<()> {
     for volume in &spec.volumes {
-        // What an earlier volume holds is not known.
+        // The contents of an earlier volume are not known.
         let within = |other: &&rootfs::Volume| *other != volume && volume.target.starts_with(&other.target);
         if spec.volumes.iter().any(|other| within(&other)) {
             continue;
@@ -92,18 +93,18 @@ pub(super) fn kinds(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv) -> Res
     Ok(())
 }
 
-/// Refuses to populate a root in which nothing could be executed.
+/// Refuses to copy or link files into a root on a noexec file system.
 pub(super) fn executable(policy: &Policy, spec: &SandboxSpec, survey: &Survey, method: Method) -> Result<()> {
     if !method.walks() {
         return Ok(());
     }
     let (field, base) = match &spec.root.path {
-        Some(path) => ("root", path.clone()),
+        Some(path) => ("root.path", path.clone()),
         None => ("temp_dir", temp_dir(policy)),
     };
     if survey.noexec.contains(&base) {
         let why = format!(
-            "{base:?} is on a file system that is mounted noexec: nothing in a root there could be executed"
+            "{base:?} is on a file system that is mounted noexec: no program in a root there can be executed"
         );
         return Err(Error::spec(field, why));
     }

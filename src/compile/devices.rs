@@ -1,18 +1,18 @@
-//! The devices of a task: one declaration makes its nodes and the list of the device cgroup.
+//! The devices of a task: each declaration makes a device node and a rule of the device cgroup.
 
 use crate::cgroup::devices::{self, Access, DeviceKind, DeviceRule};
 use crate::error::Result;
 use crate::host::{Host, Survey};
 use crate::report::{Control, Effect};
-use crate::rootfs::Device;
 use crate::rootfs::probe::Node;
-use crate::spec::SandboxSpec;
+use crate::spec::{Device, SandboxSpec};
 use crate::step::{Draft, OnRefusal};
 
-/// The list of the device cgroup; empty where there is to be none, and then the report says why.
+/// The rules of the device cgroup. The list is empty if there is no device cgroup, and the report then says why.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if there must be one.
+/// [`Error::Unsupported`](crate::Error::Unsupported) if the spec requires a device cgroup and the caller cannot make
+/// one.
 pub(super) fn rules(
     spec: &SandboxSpec,
     host: &Host,
@@ -21,14 +21,14 @@ pub(super) fn rules(
 ) -> Result<Vec<DeviceRule>> {
     let may = |name: &str| host.held.has(name);
     let why = if spec.device_cgroup == Some(false) {
-        "the spec turns it off"
+        "it is turned off in the spec"
     } else if !(may("sys_admin") || may("bpf") && may("net_admin")) {
-        "the caller lacks sys_admin"
+        "the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN"
     } else {
         let declared = spec.devices.iter().filter_map(|device| {
             let (kind, node) = node(device, survey)?;
             let (major, minor) = (Some(node.major), Some(node.minor));
-            Some(DeviceRule { kind, major, minor, access: access(device) })
+            Some(DeviceRule { kind, major, minor, access: device.access })
         });
         return Ok(devices::rules(declared));
     };
@@ -36,12 +36,13 @@ pub(super) fn rules(
     Ok(Vec::new())
 }
 
-/// What it means that there is no device cgroup: nodes are bound whole, for reading and writing.
+/// What happens if there is no device cgroup: an error if the spec requires one, otherwise entries in the report.
+/// Device nodes can then be opened for both reading and writing, whatever access was declared.
 pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     if spec.device_cgroup == Some(true) {
         return OnRefusal::Unsupported(Control::DEVICES, "there is no device cgroup".into());
     }
-    let mounts = "held by nodev mounts and a sealed /dev, by no device cgroup";
+    let mounts = "enforced by nodev mounts and a read-only /dev only, without a device cgroup";
     let mut effects = vec![Effect::noted(Control::DEVICES, mounts)];
     for device in narrow(spec) {
         effects.push(Effect::weakened(Control::DEVICES, wider(device, "there is no device cgroup")));
@@ -50,14 +51,15 @@ pub(super) fn without(spec: &SandboxSpec) -> OnRefusal {
     let dirs = &spec.task_dirs;
     if let Some(dir) = volumes.chain(&dirs.alloc).chain(&dirs.local).chain(&spec.root.upper).next() {
         let why = format!(
-            "a node that a task with CAP_MKNOD makes below {dir:?} works on the host, unless its file system is mounted nodev there, as there is no device cgroup"
+            "without a device cgroup, a task with CAP_MKNOD can make device nodes below {dir:?} that work on the host, unless the file system is mounted nodev there"
         );
         effects.push(Effect::noted(Control::DEVICES, why));
     }
     OnRefusal::Degrade(effects)
 }
 
-/// Adds to the report which devices the list allows more of than was declared.
+/// Adds to the report the devices that the task can open for more than the declared access, because another rule of the
+/// device cgroup allows it.
 pub(super) fn wider_than_declared(
     spec: &SandboxSpec,
     survey: &Survey,
@@ -66,9 +68,9 @@ pub(super) fn wider_than_declared(
 ) {
     for device in narrow(spec).filter(|_| !rules.is_empty()) {
         let all = node(device, survey).map(|(kind, n)| devices::allows(rules, kind, n.major, n.minor));
-        let more = all.unwrap_or_default().difference(access(device) | Access::MKNOD);
+        let more = all.unwrap_or_default().difference(device.access | Access::MKNOD);
         if !more.is_empty() {
-            let why = "every task has that device, or it is declared twice";
+            let why = "every task may use this device, or it is declared twice";
             draft.report.weaken(Control::DEVICES, wider(device, why));
         }
     }
@@ -79,15 +81,11 @@ fn node(device: &Device, survey: &Survey) -> Option<(DeviceKind, Node)> {
     Some((if node.block { DeviceKind::Block } else { DeviceKind::Char }, *node))
 }
 
-fn access(device: &Device) -> Access {
-    Access::parse(&device.permissions).unwrap_or_default()
-}
-
-/// Devices that are not to be opened for both reading and writing.
+/// The devices declared without read or without write access.
 fn narrow(spec: &SandboxSpec) -> impl Iterator<Item = &Device> {
-    spec.devices.iter().filter(|device| !access(device).contains(Access::READ | Access::WRITE))
+    spec.devices.iter().filter(|device| !device.access.contains(Access::READ | Access::WRITE))
 }
 
 fn wider(device: &Device, why: &str) -> String {
-    format!("{:?} can be opened for more than {:?}: {why}", device.target, device.permissions)
+    format!("{:?} can be opened for more than \"{}\": {why}", device.place(), device.access)
 }

@@ -1,14 +1,14 @@
-//! The system call filters of a task: which are loaded, when, and what they leave open.
+//! The system call filters of a task: which ones are loaded, when, and what they leave open.
 
 use std::sync::Arc;
 
-use super::process::demanded;
 use crate::caps::Sets;
 use crate::error::{Error, Result};
 use crate::filter::{
     Action, Arch, Base, Compare, CompiledFilter, Filter, Grants, Profile, Rule, compiled, number,
 };
 use crate::ns::{IsolationMode, Namespaces, Network};
+use crate::plan::MustHold;
 use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::{Blob, Op};
@@ -16,20 +16,20 @@ use crate::step::{Draft, Enter, InitStep};
 
 /// The filters of a task.
 pub(super) struct Filters {
-    /// What neither PID 1 nor the task needs: the making and joining of user namespaces.
+    /// Refuses creating and joining user namespaces. PID 1 and the task both load it.
     common: Option<Arc<CompiledFilter>>,
-    /// The task's own.
+    /// The filter that only the task loads.
     own: Option<Arc<CompiledFilter>>,
 }
 
-/// Chooses and compiles them.
+/// Chooses and compiles the filters.
 ///
 /// # Errors
-/// [`Error::Denied`] where the policy allows none but the default profile; [`Error::Spec`] for a wrong profile.
+/// [`Error::Denied`] if the policy allows only the default profile. [`Error::Spec`] for an invalid profile.
 pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: IsolationMode) -> Result<Filters> {
     if !policy.allow_filters && spec.filter != Filter::Default {
         return Err(Error::denied(
-            "filter: this host's policy allows the default profile only (allow_filters is off)",
+            "filter: this host's policy allows only the default profile (allow_filters is off)",
         ));
     }
     let capabilities = sets.bounding.names().into_iter().collect();
@@ -43,13 +43,14 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
     let own = spec.filter.profile().map(|profile| compiled(profile, grants)).transpose()?;
     let filters = Filters { common, own };
     if !filters.allows("execve", None) {
-        return Err(Error::spec("filter", "it refuses execve(2), so no command can be executed"));
+        return Err(Error::spec("filter", "the profile refuses execve(2), so no command can be executed"));
     }
     Ok(filters)
 }
 
-/// Nothing makes a user namespace or joins one, in which it would have every capability. `clone3` has its flags behind a
-/// pointer: the C libraries then use `clone`.
+/// A profile that refuses creating and joining user namespaces, in which a process has every capability. A filter
+/// cannot read the flags of `clone3`, which are behind a pointer: the call fails with ENOSYS, and C libraries fall back
+/// to `clone`.
 fn no_user_namespaces(grants: &Grants) -> Profile {
     const CLONE_NEWUSER: u32 = 0x1000_0000;
     let mut joins = vec!["setns"];
@@ -65,12 +66,11 @@ fn no_user_namespaces(grants: &Grants) -> Profile {
 }
 
 impl Filters {
-    /// Loads what PID 1 and the task have in common, before PID 1 forks.
-    pub(super) fn common(&self, policy: &Policy, spec: &SandboxSpec, draft: &mut Draft) {
+    /// Adds the step that loads the common filter, before PID 1 forks.
+    pub(super) fn common(&self, must_hold: &MustHold, draft: &mut Draft) {
         let Some(filter) = &self.common else {
             let limits = draft.report.enforced & Control::RESOURCES;
-            let why =
-                "the task can mount cgroups, and write their files as their owner or with CAP_DAC_OVERRIDE";
+            let why = "the task can mount the cgroup file system, and change limits there if it owns the files or has CAP_DAC_OVERRIDE";
             match limits.is_empty() {
                 true => draft.report.note(Control::RESOURCES, why),
                 false => draft.report.weaken(limits, why),
@@ -78,21 +78,29 @@ impl Filters {
             return;
         };
         draft.report.enforce(Control::NO_USER_NS);
-        let op = Op::NoUserNamespaces { program: Blob(&filter.program.bytes()) };
-        draft.init.push(step(policy, spec, (Control::NO_USER_NS, Enter::Inside), op));
+        let program = filter.program.bytes();
+        let op = Op::NoUserNamespaces { program: Blob(&program) };
+        draft.init.push(step(must_hold, (Control::NO_USER_NS, Enter::Inside), op));
     }
 
-    /// Loads the task's own.
-    pub(super) fn own(&self, policy: &Policy, spec: &SandboxSpec, draft: &mut Draft) -> Option<InitStep> {
+    /// The step that loads the task's own filter, if the spec has one.
+    pub(super) fn own(
+        &self,
+        must_hold: &MustHold,
+        spec: &SandboxSpec,
+        draft: &mut Draft,
+    ) -> Option<InitStep> {
         let filter = self.own.as_ref()?;
         draft.report.enforce(Control::SYSCALLS);
-        // Without no_new_privs it must be loaded before the capabilities are given up.
+        // Without no_new_privs, loading a filter needs CAP_SYS_ADMIN, which is dropped before the `Last` steps.
         let at = if spec.no_new_privs { Enter::Last } else { Enter::Inside };
-        let op = Op::Filter { program: Blob(&filter.program.bytes()) };
-        Some(step(policy, spec, (Control::SYSCALLS, at), op))
+        let program = filter.program.bytes();
+        let op = Op::Filter { program: Blob(&program) };
+        Some(step(must_hold, (Control::SYSCALLS, at), op))
     }
 
-    /// Whether the task can make a call with some arguments, of which the lower half of one may be known.
+    /// Whether the filters allow the call for at least some arguments. If one argument is known, `known` is its index
+    /// and its lower 32 bits.
     pub(super) fn allows(&self, name: &str, known: Option<(u8, u32)>) -> bool {
         let filters = [&self.common, &self.own];
         let made = |arch| {
@@ -102,42 +110,42 @@ impl Filters {
         Arch::ALL.into_iter().any(made)
     }
 
-    /// Adds to the report what they leave open.
+    /// Adds to the report what the filters leave open.
     pub(super) fn leave_open(&self, ns: &Namespaces, draft: &mut Draft) {
         if self.own.is_none() {
-            draft.report.note(Control::SYSCALLS, "the spec asks for no system call filter");
+            draft.report.note(Control::SYSCALLS, "no system call filter is loaded: the spec turns it off");
         }
         let keys = ["add_key", "keyctl", "request_key"];
         if let Some(name) = keys.into_iter().find(|name| self.allows(name, None)) {
             let why = format!(
-                "{name}(2) is not refused: the keyrings of its user are shared with the host and with other tasks"
+                "{name}(2) is allowed: the keyrings of the task's user are shared with the host and with other tasks"
             );
             draft.report.note(Control::SYSCALLS, why);
         }
-        // The call of 32-bit programs has the family behind a pointer.
+        // socketcall(2) of 32-bit programs has the address family behind a pointer, which a filter cannot read.
         let vsock =
             self.allows("socket", Some((0, AF_VSOCK))) || self.allows("socketcall", Some((0, SYS_SOCKET)));
         if ns.network != Network::Host && vsock {
             draft.report.weaken(
                 Control::NET_NS & draft.report.asked,
-                "sockets of AF_VSOCK are not refused: they belong to no network namespace",
+                "AF_VSOCK sockets are allowed: they are not confined by the network namespace",
             );
         }
         if ns.pid == IsolationMode::Host && self.allows("prlimit64", Some((0, 1))) {
             draft.report.weaken(
                 Control::KILL & draft.report.asked,
-                "prlimit64(2) of other processes is not refused: in the host's PID namespace the task takes its caller's descriptors and processor time",
+                "prlimit64(2) for other processes is allowed: in the host's PID namespace the task can lower its caller's limits of open files and CPU time",
             );
         }
         for (name, why) in OPEN {
             if self.allows(name, None) {
-                draft.report.note(Control::SYSCALLS, format!("{name}(2) is not refused: {why}"));
+                draft.report.note(Control::SYSCALLS, format!("{name}(2) is allowed: {why}"));
             }
         }
         if self.allows("ioctl", Some((1, TIOCSTI))) {
             draft.report.note(
                 Control::SYSCALLS,
-                "TIOCSTI is not refused: what the task types into a terminal that it has is read by the caller",
+                "ioctl(TIOCSTI) is allowed: the task can insert input into a terminal that it shares with the caller",
             );
         }
     }
@@ -147,16 +155,16 @@ const AF_VSOCK: u32 = 40;
 const SYS_SOCKET: u32 = 1;
 const TIOCSTI: u32 = 0x5412;
 
-/// Calls that the default profile refuses to everybody, and what a task does with them.
+/// System calls that the default profile refuses to every task, and that other profiles may allow: name and reason.
 const OPEN: [(&str, &str); 2] = [
-    ("io_uring_setup", "what is asked for by way of it no filter sees"),
-    ("userfaultfd", "it makes races of the kernel winnable"),
+    ("io_uring_setup", "seccomp filters do not see the operations that are requested through it"),
+    ("userfaultfd", "it makes race conditions in the kernel exploitable"),
 ];
 
-/// The step that loads one. A kernel without seccomp filters refuses it: the spawn then fails, unless the author
-/// required other controls only.
-fn step(policy: &Policy, spec: &SandboxSpec, (control, at): (Control, Enter), op: Op<'_>) -> InitStep {
-    let must = spec.require.is_none() || demanded(policy, spec, control);
+/// The step that loads a filter. A kernel without seccomp filters refuses it. The spawn then fails, unless best effort
+/// was chosen.
+fn step(must_hold: &MustHold, (control, at): (Control, Enter), op: Op<'_>) -> InitStep {
+    let must = !must_hold.is_best_effort();
     let step = InitStep::new(control, op).entering(at);
     if must { step } else { step.optional() }
 }

@@ -1,26 +1,26 @@
-//! Who the task is: which ids may be had, which are denied, and what they are outside of a user namespace.
+//! The ids of the task: which are denied, which can be mapped, and what they are outside of the task's user namespace.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::ids::{self, Identity};
 use crate::report::Control;
 use crate::spec::Policy;
 use crate::step::{Draft, IdMaps};
 
-/// What the ids of the task are in the caller's user namespace.
+/// How the task's ids map to the caller's user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mapping {
-    /// The same, as there is no user namespace of its own.
+    /// The task has no user namespace of its own, so its ids are unchanged.
     None,
-    /// The same: the caller may map every id that it has.
+    /// Each id is mapped to itself. The caller may map every id of its own user namespace.
     Same,
-    /// The caller's: without privileges only one user and one group can be mapped, which are its own.
+    /// The task's user and group are mapped to the caller's. Without privileges only these two ids can be mapped.
     Caller,
 }
 
 impl Mapping {
-    /// `dir`: whether init makes mount points or layers in a directory of the host. It does so as the caller, who is not
-    /// mapped where the task's ids are.
+    /// Chooses the mapping. `dir` says whether init creates mount points or overlay layers in a directory of the host.
+    /// It does so as the caller, whose ids are not mapped with [`Mapping::Same`].
     pub(super) fn of(host: &Host, who: &Identity, user_ns: bool, dir: bool) -> Mapping {
         let has = host.uid_map.has(who.uid) && host.gid_map.has(who.gid);
         match user_ns {
@@ -31,11 +31,12 @@ impl Mapping {
     }
 }
 
-/// User and group id of PID 1: below 65534 (`nobody`), and given to no user by Debian, Fedora or systemd.
+/// User and group id of PID 1. It is one less than 65534 (`nobody`), and Debian, Fedora and systemd assign it to no
+/// user.
 const PID1_ID: u32 = 65533;
 
-/// User and group of PID 1. It has ids of its own, so that it neither owns what root owns nor counts as a process of the
-/// task's user; where those cannot be had it has the task's.
+/// The user and group of PID 1. They differ from the task's, so that PID 1 does not count as a process of the task's
+/// user, and from root's, so that PID 1 does not own root's files. PID 1 has the task's ids where no others are mapped.
 pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, u32) {
     let id = |task: u32, map: &ids::IdMap| {
         let own = if task == PID1_ID { PID1_ID.saturating_sub(1) } else { PID1_ID };
@@ -44,29 +45,38 @@ pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, 
     (id(identity.uid, &host.uid_map), id(identity.gid, &host.gid_map))
 }
 
-/// Checks the ranges against what the task asks for, and against what it is on the host where a user
-/// namespace maps one to the other.
+/// Checks the task's ids against the denied ranges. If a user namespace maps them to the caller's ids, the caller's ids
+/// are checked too.
 pub(super) fn denied(policy: &Policy, host: &Host, asked: &Identity, mapping: Mapping) -> Result<()> {
-    let uids = ids::denied_uids(&policy.denied_host_uids)?;
-    let gids = ids::denied_gids(&policy.denied_host_gids)?;
-    ids::check(asked, &uids, &gids)?;
+    let (uids, gids) = (&policy.denied_host_uids, &policy.denied_host_gids);
+    let check = |who: &Identity| {
+        ids::check(who, uids, gids).map_err(|e| match e {
+            Error::Denied { message } => {
+                let field = if message.contains("uid") { "denied_host_uids" } else { "denied_host_gids" };
+                Error::denied(format!("user: {message} by the policy's {field}"))
+            }
+            other => other,
+        })
+    };
+    check(asked)?;
     if mapping == Mapping::Caller {
         let mut outside = asked.clone();
         (outside.uid, outside.gid, outside.groups) = (host.uid, host.gid, host.groups.clone());
-        ids::check(&outside, &uids, &gids)?;
+        check(&outside)?;
     }
     Ok(())
 }
 
-/// The groups that the task gets.
+/// The supplementary groups that the task gets: those that are mapped, at most [`MOST_GROUPS`].
 pub(super) fn groups(host: &Host, identity: &Identity) -> Vec<u32> {
     identity.groups.iter().copied().filter(|group| host.gid_map.has(*group)).take(MOST_GROUPS).collect()
 }
 
-/// A map is written at once, and must be shorter than a page (`user_namespaces(7)`).
+/// Maximum number of groups in a map. A map is written by one write(2), which must be shorter than a page
+/// (`user_namespaces(7)`).
 const MOST_GROUPS: usize = 128;
 
-/// The maps of the task's user namespace.
+/// The id maps of the task's user namespace; `None` if it has none.
 pub(super) fn maps(host: &Host, identity: &Identity, mapping: Mapping) -> Option<IdMaps> {
     let (uid, gid) = (identity.uid, identity.gid);
     let line = |inside: u32, outside: u32| format!("{inside} {outside} 1\n");
@@ -89,36 +99,39 @@ pub(super) fn maps(host: &Host, identity: &Identity, mapping: Mapping) -> Option
     }
 }
 
-/// Adds to the report what the ids are worth.
+/// Adds to the report the task's ids outside of its user namespace, and which groups it lacks or keeps.
 pub(super) fn report(host: &Host, identity: &Identity, mapping: Mapping, draft: &mut Draft) {
     draft.report.enforce(Control::IDS);
     let (uid, gid) = (identity.uid, identity.gid);
     if mapping == Mapping::Caller {
-        let why = format!("uid {uid} and gid {gid} inside are {} and {} outside", host.uid, host.gid);
+        let why = format!(
+            "uid {uid} and gid {gid} in the sandbox are uid {} and gid {} outside",
+            host.uid, host.gid
+        );
         draft.report.note(Control::IDS, why);
         if host.uid == 0 && uid != 0 {
-            // Whatever it is called inside: root of the caller's own user namespace, which owns the files there.
+            // Outside, the task's user is root of the caller's user namespace, and so the owner of root's files.
             let why = format!(
-                "uid {uid} inside is 0 outside: the task may do to files and processes what root may without capabilities"
+                "uid {uid} in the sandbox is uid 0 outside: the task can access files and processes like root without capabilities"
             );
             draft.report.weaken(Control::IDS, why);
         }
         if host.groups.iter().any(|group| *group != host.gid) {
             draft.report.weaken(
                 Control::IDS,
-                "the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace",
+                "the task keeps the caller's supplementary groups: setgroups(2) is denied in its user namespace",
             );
         }
         if identity.groups.iter().any(|group| *group != gid) {
             draft.report.weaken(
                 Control::IDS,
-                "the user's supplementary groups are left out: only one group can be mapped without privileges",
+                "the user's supplementary groups are left out: only one group is mapped in the task's user namespace",
             );
         }
     } else if groups(host, identity).len() < identity.groups.len() {
         draft.report.weaken(
             Control::IDS,
-            "supplementary groups are left out: the caller's user namespace does not map them, or they are too many for a map",
+            "supplementary groups are left out: the caller's user namespace does not map them, or there are more than 128",
         );
     }
     let outer = match mapping {
@@ -127,7 +140,7 @@ pub(super) fn report(host: &Host, identity: &Identity, mapping: Mapping, draft: 
     };
     if let (true, (Some(uid), Some(gid))) = (host.nested, outer) {
         let why = format!(
-            "the caller is in a user namespace itself: outside of that one the task has uid {uid} and gid {gid}"
+            "the caller itself is in a user namespace: outside of it the task has uid {uid} and gid {gid}"
         );
         draft.report.note(Control::IDS, why);
     }

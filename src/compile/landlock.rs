@@ -1,8 +1,10 @@
-//! The Landlock domain of a task (`landlock(7)`): where it shares something with the host that nothing else keeps apart.
+//! The Landlock domain of a task (`landlock(7)`). A task gets one if it shares with the host something that no
+//! namespace isolates.
 //!
-//! A process in a domain may not trace one outside, nor follow its `/proc/PID/root`, `cwd`, `fd` and `exe`, whatever its
-//! user and its capabilities are. A domain can also be made to keep signals and abstract unix sockets within (ABI 6, Linux
-//! 6.12). A domain is not joined: whoever enters the sandbox later is as much outside. So only who needs one gets one.
+//! A process in a domain cannot trace a process outside of it, nor follow that process's `/proc/PID/root`, `cwd`, `fd`
+//! and `exe`, whatever its user and capabilities. A domain can also block signals and abstract unix sockets to the
+//! outside (ABI 6, Linux 6.12). A domain cannot be joined: a process that enters the sandbox later gets a domain of its
+//! own, and cannot trace the task either. So only tasks that need a domain get one.
 
 use crate::caps::Sets;
 use crate::host::Host;
@@ -12,7 +14,7 @@ use crate::spec::SandboxSpec;
 use crate::step::wire::Op;
 use crate::step::{Enter, InitStep};
 
-/// What a domain keeps within.
+/// The ruleset of a domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Domain {
     fs: u64,
@@ -22,7 +24,8 @@ pub(super) struct Domain {
 const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
 const SCOPE_SIGNAL: u64 = 2;
 const ACCESS_FS_MAKE_BLOCK: u64 = 1 << 11;
-/// Renaming and linking across directories (ABI 2, Linux 5.19). It is refused in every domain that does not allow it.
+/// Renaming and linking across directories (ABI 2, Linux 5.19). Every domain refuses it unless it is allowed
+/// explicitly.
 const ACCESS_FS_REFER: u64 = 1 << 13;
 
 impl Domain {
@@ -32,11 +35,12 @@ impl Domain {
         let sockets = ns.network != Network::None;
         if host.landlock_abi >= 6 {
             let scoped = if processes { SCOPE_SIGNAL } else { 0 };
-            // A domain must handle something. In an empty network the scope of abstract sockets costs nothing.
+            // The kernel refuses an empty ruleset. If only traces must be blocked, the scope of abstract sockets makes
+            // it non-empty: in a network namespace of its own, that scope restricts nothing.
             let scoped = scoped | if sockets || traces { SCOPE_ABSTRACT_UNIX_SOCKET } else { 0 };
             return Domain { fs: 0, scoped };
         }
-        // A domain that handles files: its members can mount nothing.
+        // Processes in a domain that handles file access cannot mount.
         let mounts = spec.user_namespaces || sets.bounding.has("sys_admin");
         if host.landlock_abi >= 2 && traces && !mounts {
             return Domain { fs: ACCESS_FS_MAKE_BLOCK | ACCESS_FS_REFER, scoped: 0 };
@@ -44,22 +48,22 @@ impl Domain {
         Domain::default()
     }
 
-    /// Whether no process outside can be traced, nor its files be reached through `/proc`.
+    /// Whether the domain blocks tracing of processes outside, and access to their files through `/proc`.
     pub(super) fn keeps_traces(self) -> bool {
         self != Domain::default()
     }
 
-    /// Whether no process outside can be signalled.
+    /// Whether the domain blocks signals to processes outside.
     pub(super) fn keeps_signals(self) -> bool {
         self.scoped & SCOPE_SIGNAL != 0
     }
 
-    /// Whether no abstract socket outside can be reached.
+    /// Whether the domain blocks connections to abstract unix sockets outside.
     pub(super) fn keeps_sockets(self) -> bool {
         self.scoped & SCOPE_ABSTRACT_UNIX_SOCKET != 0
     }
 
-    /// The step that enters it.
+    /// The step that enters the domain; `None` if the task needs no domain.
     pub(super) fn step(self) -> Option<InitStep> {
         let Domain { fs, scoped } = self;
         self.keeps_traces()

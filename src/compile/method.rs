@@ -1,4 +1,4 @@
-//! Which method populates the root, and what stands in its way.
+//! Chooses the method that populates the root, and refuses methods that cannot work.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::SandboxSpec;
 use crate::step::Draft;
 
-/// The method that is asked for, or that `auto` comes to.
+/// Returns the method that the spec asks for, or the one that `auto` stands for.
 pub(super) fn choose(
     spec: &SandboxSpec,
     host: &Host,
@@ -26,41 +26,52 @@ pub(super) fn choose(
         method => method,
     };
     if let (Method::Bind | Method::Overlay, Some(RootEntry { source, .. })) = (method, over_root) {
-        let why = format!("{source:?} cannot be mounted over the new root: give it as the path of the root");
+        let why = format!("{source:?} cannot be mounted over the new root: use it as the path of the root");
         return Err(Error::spec("chroot_env", why));
     }
-    if let (Method::Bind | Method::Overlay, Some(Buried { target, hidden: true, .. })) = (method, &buried) {
+    if let (Method::Bind | Method::Overlay, Some(Buried { field, target, hidden: true, .. })) =
+        (method, &buried)
+    {
         let why = format!(
-            "nothing can be mounted at {target:?}: chroot_skip leaves nothing there; populate by copy, or auto"
+            "{target:?} cannot be created in the root: chroot_skip excludes it; populate by copy or auto"
         );
-        return Err(Error::spec("populate", why));
+        return Err(Error::spec(field, why));
     }
-    if let (Method::Bind, Some(Buried { target, source, .. })) = (method, buried) {
+    if let (Method::Bind, Some(Buried { field, target, source, .. })) = (method, buried) {
         let why = format!(
-            "nothing can be mounted at {target:?}: {source:?} is bound read-only and has no such path; populate by overlay, or auto"
+            "{target:?} cannot be created in the root: {source:?} is bound read-only and does not contain it; populate by overlay or auto"
         );
-        return Err(Error::spec("populate", why));
+        return Err(Error::spec(field, why));
     }
     if let (Method::Overlay, Some(reason)) = (method, no_overlay(host, entries)) {
         return Err(Error::Unsupported { control: Control::HOST_FILES, reason });
     }
     if spec.root.upper.is_some() && method != Method::Overlay {
-        let why = format!("upper is for an overlay, and the root is populated by {method}");
-        return Err(Error::spec("root", why));
+        let why = format!("it needs populate \"overlay\", but the root is populated by {method}");
+        return Err(Error::spec("root.upper", why));
     }
-    if let (Method::Overlay, Some(e)) = (method, entries.iter().find(|e| e.layer().len() > 255)) {
-        let why = format!("{:?} is too long for an overlay, whose layer is named by it", e.target);
+    if let (Method::Overlay, Some(e)) =
+        (method, entries.iter().find(|e| rootfs::lower::layer_name(&e.target).len() > 255))
+    {
+        let why = format!(
+            "{:?} is too long for an overlay: the name of its layer would exceed 255 bytes",
+            e.target
+        );
         return Err(Error::spec("chroot_env", why));
     }
     if method == Method::Overlay {
         for RootEntry { target, .. } in entries.iter().filter(|e| e.kind != FileKind::Dir) {
-            draft.report.note(Control::HOST_FILES, format!("{target:?} is read-only: a file has no overlay"));
+            draft.report.note(
+                Control::HOST_FILES,
+                format!("{target:?} is read-only: only directories can have an overlay"),
+            );
         }
     }
     Ok(method)
 }
 
-/// The cheapest that the request allows. Never links: the host's own inodes are the author's to hand out.
+/// Chooses the cheapest method that fits the spec. It never chooses `link`, because links expose the host's own inodes:
+/// the author must ask for that.
 fn auto(
     spec: &SandboxSpec,
     host: &Host,
@@ -70,49 +81,58 @@ fn auto(
     draft: &mut Draft,
 ) -> Method {
     let writes = if let Some(upper) = &spec.root.upper {
-        Some(format!("{upper:?} is to hold what is written"))
+        Some(format!("the task's writes go to {upper:?}"))
     } else if spec.root.writable {
-        Some("it is to be writable".to_string())
+        Some("it must be writable".to_string())
     } else if let Some(RootEntry { source, .. }) = over_root {
         Some(format!("{source:?} cannot be mounted over the root"))
     } else {
-        buried.map(|Buried { target, .. }| format!("{target:?} is to be made in it"))
+        buried.map(|Buried { target, .. }| format!("{target:?} must be created in it"))
     };
     let (method, why) = match writes {
-        None => (Method::Bind, "nothing is to be written in it".to_string()),
+        None => (Method::Bind, "it need not be writable".to_string()),
         Some(why) if over_root.is_some() => (Method::Reflink, why),
         Some(why) => match no_overlay(host, entries) {
             None if !buried.is_some_and(|b| b.hidden) => (Method::Overlay, why),
-            None => (Method::Reflink, format!("{why}, where chroot_skip leaves nothing")),
+            None => (Method::Reflink, format!("{why}, and chroot_skip excludes a path that must be created")),
             Some(but) => (Method::Reflink, format!("{why}, and {but}")),
         },
     };
-    draft.report.note(Control::HOST_FILES, format!("auto: the root is populated by {method}, as {why}"));
+    draft.report.note(Control::HOST_FILES, format!("auto: the root is populated by {method}, because {why}"));
     method
 }
 
-/// Why there can be no overlays.
+/// The reason why the root cannot be populated by overlays; `None` if it can.
 fn no_overlay(host: &Host, entries: &[RootEntry]) -> Option<String> {
     if !host.overlay {
         return Some("the kernel has no overlay file system".to_string());
     }
     let mounted = entries.iter().find(|e| e.kind == FileKind::Dir && !e.submounts.is_empty())?;
-    // What they cover is not for whoever did not mount them: its clone is refused (EINVAL).
-    let why =
-        || format!("in a user namespace {:?} has no overlay, as something is mounted in it", mounted.source);
+    // Mounts that came from another user namespace are locked, and cloning a tree without the mounts in it is refused
+    // (EINVAL).
+    let why = || {
+        format!(
+            "in a user namespace {:?} cannot have an overlay, because other file systems are mounted inside it",
+            mounted.source
+        )
+    };
     (!host.privileged()).then(why)
 }
 
-/// See [`buried`].
+/// A path that would have to be created inside an entry of the root. See [`buried`].
 struct Buried {
+    /// The field of the spec that needs the path.
+    field: &'static str,
     target: PathBuf,
+    /// The entry's source, a directory of the host.
     source: PathBuf,
-    /// The host may have it, but the root does not show it.
+    /// Whether `chroot_skip` excludes the path.
     hidden: bool,
 }
 
-/// A mount point or a directory that is to be made where an entry shows nothing of that name, and the
-/// source of that entry. What stands in something that is mounted over the entries by then is none of theirs.
+/// The first mount point or directory that would have to be created inside an entry of the root, with that entry's
+/// source. Paths inside mounts that cover the entries by then (volumes, task directories, /dev, /proc, /sys) are not
+/// considered.
 fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[RootEntry]) -> Option<Buried> {
     let volumes: Vec<&Path> = spec.volumes.iter().map(|v| v.target.as_path()).collect();
     let own = spec.task_dirs.targets().chain(["/dev", "/proc", "/sys"]);
@@ -120,19 +140,22 @@ fn buried(spec: &SandboxSpec, survey: &Survey, env: &ChrootEnv, entries: &[RootE
     over.extend(&volumes);
     let own = over.len().saturating_sub(volumes.len());
     let before = |n: usize| over.get(..own.saturating_add(n)).unwrap_or_default();
-    let devices = spec.devices.iter().map(|d| d.target.as_path());
+    let devices = spec.devices.iter().map(|d| ("devices", d.place().as_path()));
     let names = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
-    let last = devices.chain(names.map(|name| -> &Path { Path::new(name) })).chain(spec.work_dir.as_deref());
+    let names = names.map(|name| (if name.ends_with("hosts") { "hosts" } else { "dns" }, Path::new(name)));
+    let work_dir = spec.work_dir.as_deref().map(|dir| ("work_dir", dir));
     let targets = entries
         .iter()
-        .map(|e| (e.target.as_path(), &[][..]))
-        .chain(volumes.iter().enumerate().map(|(n, target)| (*target, before(n))))
-        .chain(last.map(|target| (target, over.as_slice())));
-    targets.filter(|(target, over)| !over.iter().any(|o| target.starts_with(o))).find_map(|(target, _)| {
+        .map(|e| ("root.chroot_env", e.target.as_path(), &[][..]))
+        .chain(volumes.iter().enumerate().map(|(n, target)| ("volumes", *target, before(n))))
+        .chain(devices.chain(names).chain(work_dir).map(|(field, target)| (field, target, over.as_slice())));
+    let uncovered = targets.filter(|(_, target, over)| !over.iter().any(|o| target.starts_with(o)));
+    let mut uncovered = uncovered.map(|(field, target, _)| (field, target));
+    uncovered.find_map(|(field, target)| {
         let (source, path) = rootfs::shown(env, target)?;
         let real = survey.real(source).join(path.strip_prefix(source).ok()?);
         let hidden = survey.skip.iter().any(|skip| real.starts_with(&skip.path));
         let within = survey.kind(source) == Some(FileKind::Dir) && (hidden || survey.kind(&path).is_none());
-        within.then(|| Buried { target: target.to_path_buf(), source: source.to_path_buf(), hidden })
+        within.then(|| Buried { field, target: target.to_path_buf(), source: source.to_path_buf(), hidden })
     })
 }

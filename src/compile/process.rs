@@ -1,27 +1,29 @@
-//! The task as a process: its descriptors, scores and limits, its credentials, and the command.
+//! The task as a process: its descriptors, OOM score, resource limits, credentials, and the command.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
-use super::checks;
 use super::identity::{self, Mapping};
 use crate::caps::Sets;
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::ids::{self, Identity};
+use crate::plan::MustHold;
 use crate::report::Control;
-use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::spec::{SandboxSpec, Stdio};
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
-/// Whether author or operator require `control` by name, or all.
-pub(super) fn demanded(policy: &Policy, spec: &SandboxSpec, control: Control) -> bool {
-    [spec.require, policy.require].into_iter().flatten().any(|required| required.contains(control))
-}
-
-pub(super) fn oom_score(policy: &Policy, spec: &SandboxSpec, host: &Host, draft: &mut Draft) -> Result<()> {
-    let value = spec.oom_score_adj;
+pub(super) fn oom_score(
+    spec: &SandboxSpec,
+    host: &Host,
+    must_hold: &MustHold,
+    draft: &mut Draft,
+) -> Result<()> {
+    let value = spec.oom_score_adj.unwrap_or(0);
     if !(-1000..=1000).contains(&value) {
         return Err(Error::spec("oom_score_adj", format!("{value} is not within -1000 to 1000")));
     }
@@ -30,8 +32,9 @@ pub(super) fn oom_score(policy: &Policy, spec: &SandboxSpec, host: &Host, draft:
         let text = value.to_string();
         let op = Op::OomScore { value: step::text(text.as_bytes()) };
         let step = InitStep::new(Control::OOM_SCORE, op).entering(Enter::Outside);
-        // Lowering it below the caller's minimum needs CAP_SYS_RESOURCE, and no file tells that minimum.
-        let must = demanded(policy, spec, Control::OOM_SCORE);
+        // Writing a value below the caller's minimum needs CAP_SYS_RESOURCE. No file shows that minimum.
+        let must = must_hold.names(Control::OOM_SCORE)
+            || spec.oom_score_adj.is_some() && !must_hold.is_best_effort();
         draft.init.push(if must { step } else { step.optional() });
     }
     Ok(())
@@ -39,7 +42,7 @@ pub(super) fn oom_score(policy: &Policy, spec: &SandboxSpec, host: &Host, draft:
 
 /// The task's descriptors: the standard streams, then the declared ones.
 pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
-    let streams = [spec.stdin, spec.stdout, spec.stderr].map(stream_source);
+    let streams = [&spec.stdin, &spec.stdout, &spec.stderr].map(stream_source);
     let streams = streams.into_iter().zip(0..);
     let mut map: BTreeMap<u32, u32> =
         streams.map(|(from, number)| (number, draft.hand(Handed::Stream(number, from)))).collect();
@@ -50,13 +53,13 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
         if draft.handed.len() >= 200 {
             return Err(Error::spec("fds", "more than 197 descriptors"));
         }
-        if map.insert(fd.to, draft.hand(Handed::Caller(fd.from))).is_some() {
-            return Err(Error::spec("fds", format!("two descriptors for number {}", fd.to)));
+        if map.insert(fd.to, draft.hand(Handed::Caller(fd.from.number()))).is_some() {
+            return Err(Error::spec("fds", format!("two descriptors are given for number {}", fd.to)));
         }
     }
-    for (field, stdio) in [("stdin", spec.stdin), ("stdout", spec.stdout), ("stderr", spec.stderr)] {
-        if let Stdio::Fd(fd @ ..0) = stdio {
-            return Err(Error::spec(field, format!("{fd} is no descriptor")));
+    for (field, stdio) in [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)] {
+        if let Some(fd @ ..0) = stdio.of_caller(0) {
+            return Err(Error::spec(field, format!("{fd} is not an open file descriptor")));
         }
     }
     let map = Encoded::of(map.into_iter().map(|(to, from)| Dup { from, to }));
@@ -65,7 +68,7 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
 }
 
 /// Where a standard stream comes from.
-pub(super) fn stream_source(stdio: Stdio) -> StreamSource {
+pub(super) fn stream_source(stdio: &Stdio) -> StreamSource {
     match stdio {
         Stdio::Inherit | Stdio::Fd(_) => StreamSource::Caller,
         Stdio::Null => StreamSource::Null,
@@ -73,14 +76,14 @@ pub(super) fn stream_source(stdio: Stdio) -> StreamSource {
     }
 }
 
-/// Which of 0, 1 and 2 are `/dev/null`, a bit each.
+/// Bit mask of the standard streams that are `/dev/null`: bit n stands for descriptor n.
 pub(super) fn null_streams(spec: &SandboxSpec) -> u8 {
-    let streams = [(spec.stdin, 1), (spec.stdout, 2), (spec.stderr, 4)];
-    streams.into_iter().filter(|(stdio, _)| *stdio == Stdio::Null).map(|(_, bit)| bit).sum()
+    let streams = [(&spec.stdin, 1), (&spec.stdout, 2), (&spec.stderr, 4)];
+    streams.into_iter().filter(|(stdio, _)| **stdio == Stdio::Null).map(|(_, bit)| bit).sum()
 }
 
-/// Version 1 cgroups are entered by init itself, which is single-threaded: its own `tasks` write waits
-/// for no grace period.
+/// Adds the steps that enter cgroups of version 1. Init enters them itself: it is single-threaded, so its write to its
+/// own `tasks` file waits for no RCU grace period.
 pub(super) fn enter(cgroups: &Cgroups, draft: &mut Draft) {
     if let Some(share) = cgroups.paths.share_tasks() {
         enter_one(Handed::Share(share.clone()), &share, draft);
@@ -90,15 +93,16 @@ pub(super) fn enter(cgroups: &Cgroups, draft: &mut Draft) {
     }
 }
 
-/// Enters one.
+/// Adds the step that enters one cgroup.
 pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
     let may_be_absent = matches!(handed, Handed::Share(_));
     let fd = draft.hand(handed);
     draft.enter(Enter::Outside, Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
 }
 
-/// The step of a process that stays, to reap and to record the exit, while its child goes on. The child waits for it to
-/// give up all that it does not need for that. `caller` is the index of a pidfd of the caller.
+/// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues
+/// with the next steps, after the parent has given up all privileges that reaping does not need. `caller` is the index
+/// of a pidfd of the caller.
 pub(super) fn stay(host: &Host, who: &Identity, mapping: Mapping, caller: u32) -> InitStep {
     let (uid, gid) = identity::pid1(host, who, mapping);
     let set_groups = mapping != Mapping::Caller;
@@ -112,10 +116,10 @@ fn last_capability(host: &Host) -> u32 {
 
 pub(super) fn rlimits(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
     for (name, limit) in &spec.rlimits {
-        let resource = checks::rlimit(name)?;
+        let resource = name.number();
         let (soft, hard) = (limit.soft.unwrap_or(u64::MAX), limit.hard.unwrap_or(u64::MAX));
         if soft > hard {
-            return Err(Error::spec("rlimits", format!("{name}: the soft limit is above the hard one")));
+            return Err(Error::spec("rlimits", format!("{name}: the soft limit exceeds the hard limit")));
         }
         draft.enter(Enter::Inside, Control::RLIMITS, Op::Rlimit { resource, soft, hard });
         draft.report.enforce(Control::RLIMITS);
@@ -147,29 +151,52 @@ pub(super) fn credentials(
     } else if host.no_new_privs {
         draft
             .report
-            .note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which no process can take back");
+            .note(Control::NO_NEW_PRIVS, "the caller has no_new_privs set, which cannot be cleared: setuid programs do not gain privileges");
     }
     if host.mdwe {
         draft.report.note(
             Control::NO_NEW_PRIVS,
-            "the caller has PR_SET_MDWE set, which no process can take back: what compiles to memory while it runs fails",
+            "the caller has PR_SET_MDWE set, which cannot be cleared: programs that generate code at run time (JIT compilers) fail",
         );
     }
 }
 
-/// Where a command is looked for in the root: below `local/`, as it stands, and for a bare name in the
-/// system's directories.
-pub(super) fn candidates(command: &str) -> Vec<String> {
-    let relative = command.trim_start_matches('/');
-    let mut paths = vec![format!("/local/{relative}"), format!("/{relative}")];
-    if !command.contains('/') {
-        paths.extend(["/usr/local/bin", "/usr/bin", "/bin"].map(|dir| format!("{dir}/{command}")));
+/// The directories in which a name without a slash is looked up if the environment has no `PATH`.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Maximum number of paths in one lookup. Init reports the path that it found by its index, in one byte.
+const PLACES: usize = 200;
+
+/// The paths at which a command is looked up in the root, in order. A name or a relative path is looked up below
+/// `/local` and `/`, as Nomad's `exec` driver does. Before that, a relative path is looked up in the working directory;
+/// after that, a name is looked up in the directories of `path`.
+///
+/// # Errors
+/// [`Error::Spec`] if `PATH` has too many directories.
+pub(super) fn candidates(command: &OsStr, work_dir: &Path, path: Option<&OsStr>) -> Result<Vec<PathBuf>> {
+    let command = Path::new(command);
+    if command.is_absolute() {
+        return Ok(vec![command.to_path_buf()]);
     }
-    paths
+    let mut places = Vec::new();
+    if command.as_os_str().as_bytes().contains(&b'/') {
+        places.push(work_dir.join(command));
+    }
+    places.extend(["/local", "/"].map(|dir| Path::new(dir).join(command)));
+    if !command.as_os_str().as_bytes().contains(&b'/') {
+        let dirs = path.unwrap_or(OsStr::new(PATH)).as_bytes().split(|byte| *byte == b':');
+        places.extend(dirs.map(|dir| work_dir.join(OsStr::from_bytes(dir)).join(command)));
+    }
+    let mut known = BTreeSet::new();
+    places.retain(|place| known.insert(place.clone()));
+    if places.len() > PLACES {
+        return Err(Error::spec("env", format!("PATH has more than {PLACES} directories")));
+    }
+    Ok(places)
 }
 
-pub(super) fn find(candidates: &[String], draft: &mut Draft) {
-    let candidates = Encoded::strings(candidates);
+pub(super) fn find(candidates: &[PathBuf], draft: &mut Draft) {
+    let candidates = Encoded::strings(candidates.iter().map(|path| path.as_os_str().as_bytes()));
     draft.build(Control::empty(), Op::Find { candidates: candidates.list() });
 }
 
@@ -179,10 +206,15 @@ pub(super) fn exec(
     identity: &Identity,
     draft: &mut Draft,
 ) {
-    let mut env = spec.env.clone();
-    env.extend(limits);
-    env.extend(ids::environment(identity));
-    let env = Encoded::strings(env.iter().map(|(key, value)| format!("{key}={value}")));
-    let args = Encoded::strings(&spec.args);
+    let os = |(key, value): (String, String)| (OsString::from(key), OsString::from(value));
+    let mut env: BTreeMap<OsString, OsString> = ids::environment(identity).into_iter().map(os).collect();
+    env.extend(spec.env.clone());
+    env.extend(limits.into_iter().map(os));
+    let env = Encoded::strings(env.into_iter().map(|(mut variable, value)| {
+        variable.push("=");
+        variable.push(value);
+        variable.into_vec()
+    }));
+    let args = Encoded::strings(spec.args.iter().map(|arg| arg.as_bytes()));
     draft.build(Control::empty(), Op::Exec { args: args.list(), env: env.list() });
 }

@@ -1,5 +1,5 @@
-//! What is built before the clone, and what is mounted of the host: the root's directory, its entries,
-//! and the volumes.
+//! The root's directory, which the parent makes and populates before the clone, and what is mounted from the host: the
+//! entries of the root and the volumes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,17 @@ use crate::report::Control;
 use crate::rootfs::lower::RootEntry;
 use crate::rootfs::populate;
 use crate::rootfs::work::{BuildRoot, MakeTempRoot};
-use crate::rootfs::{self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, check_path, names};
-use crate::spec::{Policy, SandboxSpec};
+use crate::rootfs::{
+    self, ChrootEnv, FileKind, Method, Skipped, Source, Volume, check_path, check_path_at, names,
+};
+use crate::spec::{Device, Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// The parent's work on the root.
+/// What the parent does to make the root.
 pub(super) struct RootWork {
     /// The temporary directory to make, if one is needed.
     pub temp: Option<MakeTempRoot>,
-    /// What becomes of it, or of the author's own.
+    /// How that directory, or the directory that the spec names, is populated.
     pub build: BuildRoot,
 }
 
@@ -31,17 +33,20 @@ pub(super) fn work(
     draft: &mut Draft,
 ) -> Result<(RootWork, Vec<RootEntry>)> {
     let root = &spec.root;
-    for (field, path) in [("root", &root.path), ("upper", &root.upper)] {
+    for (field, path) in [("root.path", &root.path), ("root.upper", &root.upper)] {
         path.as_ref().map_or(Ok(()), |path| directory(field, path, survey))?;
     }
     if root.populate == Method::None && root.path.is_none() {
         return Err(Error::spec(
-            "root",
-            "populate \"none\" needs the path of a directory to be used as it is",
+            "root.path",
+            "populate \"none\" needs the path of an existing root directory",
         ));
     }
     if root.populate == Method::Bind && root.writable {
-        return Err(Error::spec("root", "populate \"bind\" cannot be writable: ask for overlay, or auto"));
+        return Err(Error::spec(
+            "root.writable",
+            "populate \"bind\" cannot be writable: use overlay or auto",
+        ));
     }
     let env = if root.populate == Method::None { ChrootEnv::new() } else { chroot_env(policy, spec) };
     populate::validate(&env)?;
@@ -49,7 +54,7 @@ pub(super) fn work(
         return Err(Error::spec("chroot_env", format!("{source:?}: {why}")));
     }
     let (entries, skipped) = entries(&env, survey);
-    // The default list is a list of what a host may have; one that somebody wrote means what it says.
+    // A host need not have all paths of the default list. A missing path is reported only if a policy or spec names it.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
     for Skipped { path, why } in skipped.iter().filter(|_| written) {
         draft.report.note(Control::HOST_FILES, format!("left out of the root: {path:?} {why}"));
@@ -82,6 +87,16 @@ pub(super) fn work(
     Ok((RootWork { temp, build }, entries))
 }
 
+/// The error with the full name of the field, if the map is the spec's own.
+pub(super) fn in_spec(error: Error, spec: &SandboxSpec) -> Error {
+    match error {
+        Error::Spec { field: "chroot_env", message } if !spec.root.chroot_env.is_empty() => {
+            Error::Spec { field: "root.chroot_env", message }
+        }
+        other => other,
+    }
+}
+
 fn directory(field: &'static str, path: &Path, survey: &Survey) -> Result<()> {
     check_path(field, path)?;
     match survey.kind(path) {
@@ -96,16 +111,16 @@ fn mounted(entry: &RootEntry, method: Method) -> Source {
     Source { path: entry.source.clone(), target: entry.target.clone(), method }
 }
 
-/// What stands in the root, what holds others first, and what is left out of it.
+/// The entries of the root, outer directories first, and the sources that are left out.
 fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     let (mut entries, mut skipped) = (Vec::new(), Vec::new());
     for (source, dest) in env {
         let real = survey.real(source);
         let why = match survey.kind(source) {
-            None => "is not there",
+            None => "does not exist",
             Some(FileKind::Device) => "is a device",
             Some(FileKind::Other) => "is a fifo or a socket",
-            Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "was to be left out",
+            Some(_) if survey.skip.iter().any(|skip| skip.path == real) => "is excluded by chroot_skip",
             Some(kind) => {
                 entries.push(RootEntry {
                     source: source.clone(),
@@ -125,15 +140,15 @@ fn entries(env: &ChrootEnv, survey: &Survey) -> (Vec<RootEntry>, Vec<Skipped>) {
     (entries, skipped)
 }
 
-/// The path of `path` from `top` on, if it lies below.
+/// `path` relative to `top`; `None` unless it lies below `top`.
 fn below(path: &Path, top: &Path) -> Option<PathBuf> {
     path.strip_prefix(top).ok().filter(|rest| !rest.as_os_str().is_empty()).map(PathBuf::from)
 }
 
-/// The topmost mount points below `source`: what is mounted below those comes with them.
+/// The topmost mount points below `source`. Mounts below those are included in them.
 fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, FileKind)> {
     let mut found: Vec<(PathBuf, FileKind)> = Vec::new();
-    // In the order of paths, what holds another comes before it.
+    // In sorted order a directory comes before its contents.
     for (point, kind) in &survey.mounts {
         let Some(point) = below(point, source) else { continue };
         if !found.iter().any(|(outer, _)| point.starts_with(outer)) {
@@ -146,12 +161,14 @@ fn submounts(source: &Path, survey: &Survey) -> Vec<(PathBuf, FileKind)> {
 pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume, FileKind)>> {
     spec.volumes
         .iter()
-        .map(|volume| {
-            check_path("volumes", &volume.source)?;
-            check_path("volumes", &volume.target)?;
+        .enumerate()
+        .map(|(number, volume)| {
+            check_path_at("volumes", &format!("volumes[{number}].source"), &volume.source)?;
+            check_path_at("volumes", &format!("volumes[{number}].target"), &volume.target)?;
             if volume.target == Path::new("/") || volume.target.starts_with("/proc") {
                 let target = &volume.target;
-                return Err(Error::spec("volumes", format!("nothing can be mounted at {target:?}")));
+                let why = "cannot be a mount point: / and everything below /proc are reserved";
+                return Err(Error::spec("volumes", format!("volumes[{number}].target: {target:?} {why}")));
             }
             let kind = survey.kind(&volume.source);
             let kind = kind.ok_or_else(|| survey.absent("volumes", &volume.source))?;
@@ -160,8 +177,9 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
         .collect()
 }
 
-/// What the default list shows of `/etc` that other users may not read, by its path in the sandbox. A list that an author
-/// or operator wrote means what it says.
+/// The files and directories of `/etc` to mask, because other users cannot read them on the host. Paths are those in
+/// the sandbox. Empty unless `/etc` comes from the default list: a list of the author or operator shows `/etc` as it
+/// is.
 pub(super) fn private(
     policy: &Policy,
     spec: &SandboxSpec,
@@ -173,7 +191,7 @@ pub(super) fn private(
     let Some(etc) = entries.iter().find(|e| default && e.source == Path::new("/etc")) else {
         return Vec::new();
     };
-    let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(|d| &d.target));
+    let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
     let given: Vec<PathBuf> = volumes.map(|target| rootfs::in_root(target)).collect();
     let shown =
         host.private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
@@ -183,13 +201,13 @@ pub(super) fn private(
         .collect();
     if !covered.is_empty() {
         let names: Vec<String> = covered.iter().map(|(at, _)| at.display().to_string()).collect();
-        let why = format!("covered, as other users may not read them on the host: {}", names.join(" "));
+        let why = format!("masked, because other users cannot read them on the host: {}", names.join(" "));
         draft.report.note(Control::MASKED_PATHS, why);
     }
     covered
 }
 
-/// Files of the sandbox's own: path and content.
+/// The files that the sandbox generates, `/etc/resolv.conf` and `/etc/hosts`: path and content.
 pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static str, String)>> {
     let mut files = Vec::new();
     if let Some(dns) = &spec.dns {
@@ -201,11 +219,11 @@ pub(super) fn files(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(&'static
     Ok(files)
 }
 
-/// Why the pages of a tmpfs may be written to swap, where they may.
+/// The reason why pages of a tmpfs can be swapped out; `None` if they cannot.
 pub(super) fn swappable(host: &Host, user_ns: bool) -> Option<String> {
     let (major, minor) = host.kernel;
     if host.kernel < (6, 4) {
-        return Some(format!("noswap of tmpfs needs Linux 6.4, this is {major}.{minor}"));
+        return Some(format!("the tmpfs option noswap needs Linux 6.4, this is {major}.{minor}"));
     }
-    user_ns.then(|| "noswap of tmpfs is refused in a user namespace".to_string())
+    user_ns.then(|| "the tmpfs option noswap is not allowed in a user namespace".to_string())
 }

@@ -1,4 +1,4 @@
-//! Which sources a task may name, and what a writable one leads to.
+//! Which paths of the host a spec may name, and what a writable one lets the task do to the host.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,13 @@ use crate::rootfs::{Method, Propagation};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::Draft;
 
-/// Refuses what the operator's policy does not allow.
+/// Refuses sources that the operator's policy does not allow.
 pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> Result<()> {
     if let (false, Some(volume)) = (policy.volumes_enabled, spec.volumes.first()) {
-        let why =
-            format!("volumes: {:?} is refused: volumes_enabled is off in this host's policy", volume.source);
+        let why = format!(
+            "volumes: {:?} is not allowed: volumes_enabled is off in this host's policy",
+            volume.source
+        );
         return Err(Error::denied(why));
     }
     if !policy.allow_privileged {
@@ -30,58 +32,62 @@ pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> R
         None => Ok(()),
         Some((field, source)) => {
             let real = survey.real(source);
-            let led = if real == source { String::new() } else { format!(", which is {real:?},") };
-            let why = format!("{field}: {source:?}{led} is below none of this host's allowed_source_roots");
+            let led = if real == source { String::new() } else { format!(" (which is {real:?})") };
+            let why =
+                format!("{field}: {source:?}{led} is not below one of the policy's allowed_source_roots");
             Err(Error::denied(why))
         }
     }
 }
 
-/// What acts on the host through the sandbox by its very nature.
+/// Refuses what can change the host by design: bidirectional mount propagation, and a writable root of hard links.
 fn privileged(spec: &SandboxSpec) -> Result<()> {
     let both = spec.volumes.iter().find(|v| v.propagation == Propagation::Bidirectional);
     let what = if let Some(volume) = both {
-        format!("volumes: mounts of the task at {:?} would appear on the host (bidirectional)", volume.target)
+        format!(
+            "volumes: with bidirectional propagation, mounts of the task at {:?} would appear on the host",
+            volume.target
+        )
     } else if spec.root.populate == Method::Link && spec.root.writable {
-        "root: a linked root that is writable would give the host's own files away".to_string()
+        "root: a writable root of hard links would let the task change the host's own files".to_string()
     } else {
         return Ok(());
     };
     Err(Error::denied(format!("{what}: allow_privileged is off in this host's policy")))
 }
 
-/// The sources that the task itself names, with their fields.
+/// The sources that the spec names, with their fields.
 fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let volumes = spec.volumes.iter().map(|v| ("volumes", &v.source));
     let devices = spec.devices.iter().map(|d| ("devices", &d.source));
-    let map = spec.root.chroot_env.keys().map(|source| ("chroot_env", source));
-    let root = spec.root.path.iter().map(|path| ("root", path));
-    let upper = spec.root.upper.iter().map(|path| ("upper", path));
+    let map = spec.root.chroot_env.keys().map(|source| ("root.chroot_env", source));
+    let root = spec.root.path.iter().map(|path| ("root.path", path));
+    let upper = spec.root.upper.iter().map(|path| ("root.upper", path));
     let dirs = [&spec.task_dirs.alloc, &spec.task_dirs.local].into_iter().flatten();
     volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
 }
 
-/// Sources that the task may write, with their fields.
+/// The sources that the task may write to, with their fields.
 fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let read_only = |source: &PathBuf| spec.volumes.iter().all(|v| v.source != *source || v.read_only);
     named(spec).filter(move |(field, source)| match *field {
         "volumes" => !read_only(source),
-        "root" | "upper" | "task_dirs" => true,
+        "root.path" | "root.upper" | "task_dirs" => true,
         _ => false,
     })
 }
 
-/// Says what descriptors of the caller's give away.
+/// Adds to the report what the caller's descriptors give access to.
 pub(super) fn streams(survey: &Survey, draft: &mut Draft) {
     for (name, stream) in &survey.streams {
         match stream {
             Stream::File => draft.report.weaken(
                 Control::HOST_FILES,
-                format!("{name} is a file of the host: the task can open it anew by /proc/self/fd, and change its mode and owner"),
+                format!("{name} is a file of the host: the task can reopen it through /proc/self/fd, and change its mode and owner"),
             ),
             Stream::Dir => draft.report.weaken(
                 Control::HOST_FILES | Control::ROOT_SWITCH,
-                format!("{name} is a directory of the host: it leads out of the root"),
+                format!("{name} is a directory of the host: the task can leave its root through it"),
             ),
             Stream::Terminal => draft.report.note(
                 Control::DEVICES,
@@ -91,7 +97,7 @@ pub(super) fn streams(survey: &Survey, draft: &mut Draft) {
     }
 }
 
-/// Says what of the enclosure a writable source leads to, and refuses one that is another sandbox's root.
+/// Adds to the report what a writable source gives access to. Refuses a source in another sandbox's temporary root.
 pub(super) fn lead(
     policy: &Policy,
     spec: &SandboxSpec,
@@ -107,18 +113,19 @@ pub(super) fn lead(
         if within.is_some_and(|name| name.as_os_str().to_string_lossy().starts_with("cofferdam-")) {
             return Err(Error::spec(
                 field,
-                format!("{source:?} lies in the temporary root of another sandbox"),
+                format!("{source:?} is in the temporary root of another sandbox"),
             ));
         }
         if base.starts_with(real) {
             let why = format!(
-                "the task may write {source:?}, which holds {base:?}, where the temporary roots of other sandboxes are made"
+                "the task can write to {source:?}, which contains {base:?}, the directory of other sandboxes' temporary roots"
             );
             draft.report.weaken(Control::HOST_FILES, why);
         }
         if host.cgroup_mounts().iter().any(|mount| mount.starts_with(real) || real.starts_with(mount)) {
-            let why =
-                format!("the task may write {source:?}, which shows the host's cgroups, as their owner may");
+            let why = format!(
+                "the task can write to {source:?}, which contains files of the host's cgroups, with the permissions of its user"
+            );
             draft.report.weaken((Control::RESOURCES & draft.report.asked) | Control::KILL, why);
         }
     }
@@ -129,7 +136,7 @@ pub(super) fn lead(
         {
             draft.report.weaken(
                 Control::MASKED_PATHS,
-                format!("{source:?} shows the host's {tree}, which is not masked there"),
+                format!("{source:?} exposes the host's {tree}, where sensitive files are not masked"),
             );
         }
     }

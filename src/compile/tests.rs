@@ -1,16 +1,22 @@
-//! Ring 1: a spec and a faked host give a plan, compared as text. Nothing is touched, any machine will do.
+//! Tests without a kernel: a spec and a fake host give a plan, which is compared as text. Nothing is touched, so they
+//! run on any machine.
 //!
-//! [`check`] takes the lines that a plan must have, in order, and those that it must not have; [`refused`]
-//! takes an error. Every plan that any table makes is also held to what is true of all plans (`order.rs`).
+//! [`check`] takes the lines that a plan must have, in order, and those that it must not have. [`refused`] takes an
+//! error. Every plan that a test compiles is also checked for what is true of all plans (`order.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::cgroup::{CgroupOp, CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version};
+use crate::cgroup::devices::Access;
+use crate::cgroup::{
+    CgroupOp, CgroupPath, CpuSet, Detection, Hierarchy, Mode as CgroupMode, Swap, Unified, Version,
+};
 use crate::ids::IdMap;
+use crate::report::Require;
 use crate::rootfs::{FileKind, Volume};
-use crate::spec::Stdio;
+use crate::spec::{CallerFd, Device, Fd, Resource, Rlimit, Stdio};
 
 mod cgroups;
 mod conflicts;
@@ -26,7 +32,7 @@ mod roots;
 mod sources;
 mod volumes;
 
-/// Everything that `compile` looks at.
+/// The arguments of `compile`.
 #[derive(Clone)]
 struct Case {
     policy: Policy,
@@ -35,7 +41,7 @@ struct Case {
     survey: Survey,
 }
 
-/// A command on a host where everything works, and what `set` makes of it.
+/// A command on a host on which everything works, changed by `set`.
 fn case(set: impl FnOnce(&mut Case)) -> Case {
     let spec = SandboxSpec { command: "tool".into(), ..SandboxSpec::default() };
     let mut case = Case { policy: Policy::default(), spec, host: host(), survey: survey() };
@@ -43,7 +49,7 @@ fn case(set: impl FnOnce(&mut Case)) -> Case {
     case
 }
 
-/// Root, on version 2 cgroups.
+/// A host with cgroup v2, whose caller is root.
 fn host() -> Host {
     Host {
         kernel: (6, 1),
@@ -70,7 +76,7 @@ fn host() -> Host {
     }
 }
 
-/// User 1000 of a host that delegated nothing to him but allows user namespaces.
+/// A host whose caller is user 1000, to whom no cgroup is delegated. User namespaces are allowed.
 fn rootless() -> Host {
     let why = "cgroup /user.slice is not delegated: its cgroup.procs cannot be written";
     let mut cgroups = v2("");
@@ -81,7 +87,7 @@ fn rootless() -> Host {
     Host { uid: 1000, gid: 1000, groups: vec![1000], held: CapSet::EMPTY, cgroups, ..host() }
 }
 
-/// The unified tree with these controllers; one that is lacking turns limits off.
+/// A cgroup v2 tree with these controllers. Without one of the required controllers no limits can be set.
 fn v2(controllers: &str) -> Detection {
     let words: std::collections::BTreeSet<String> =
         controllers.split_whitespace().map(str::to_owned).collect();
@@ -101,8 +107,10 @@ fn v2(controllers: &str) -> Detection {
         v2: Some(tree),
         v1: BTreeMap::new(),
         controllers: Vec::new(),
-        required: cgroup::Required::Minimal,
-        reason: (!missing.is_empty()).then(|| format!("cgroup v2 lacks {}", missing.join(", "))),
+        required: cgroup::RequiredControllers::Minimal,
+        asked: Control::empty(),
+        reason: (!missing.is_empty())
+            .then(|| format!("cgroup v2 controllers not available: {}", missing.join(", "))),
         missing,
         online: CpuSet::parse("0-3").unwrap(),
         swap: Swap { active: false, accounted: Some(true) },
@@ -122,7 +130,7 @@ fn v1() -> Detection {
     }
 }
 
-/// The controllers on version 1, and an empty tree beside them.
+/// A hybrid host: the controllers are on cgroup v1, and a cgroup v2 tree has none.
 fn hybrid() -> Detection {
     let mut tree = v2("").v2.unwrap();
     tree.mount = "/sys/fs/cgroup/unified".into();
@@ -139,7 +147,7 @@ fn off() -> Detection {
     }
 }
 
-/// What the faked host has, of all that a table may name; nobody runs the task.
+/// The paths of the fake host; the task runs as `nobody`.
 fn survey() -> Survey {
     let kinds = [
         ("/", FileKind::Dir),
@@ -176,7 +184,7 @@ fn survey() -> Survey {
     }
 }
 
-/// A user whose first group is the primary one.
+/// An identity whose first group is the primary one.
 fn who(uid: u32, groups: &[u32]) -> Identity {
     Identity { uid, gid: groups[0], groups: groups.to_vec(), name: None, home: None }
 }
@@ -185,11 +193,20 @@ fn capabilities(names: &[&str]) -> CapSet {
     CapSet::from_names(names).unwrap()
 }
 
+/// Parses a mode; `None` if `text` is empty.
+fn mode(text: &str) -> Option<IsolationMode> {
+    (!text.is_empty()).then(|| text.parse().unwrap())
+}
+
+fn caller_fd(number: i32) -> CallerFd {
+    serde_json::from_value(number.into()).unwrap()
+}
+
 fn strings(items: &[&str]) -> Vec<String> {
     items.iter().map(|item| (*item).to_owned()).collect()
 }
 
-/// The plan and its report as text, or the error as `variant: message`.
+/// The compiled plan, or the error as `variant: message`.
 fn compiled(case: &Case) -> Result<Plan, String> {
     match compile(&case.policy, &case.spec, &case.host, &case.survey, "box") {
         Ok(compiled) => {
@@ -212,13 +229,13 @@ fn text(plan: &Plan) -> String {
     format!("{plan}# report\n{}", plan.report)
 }
 
-/// Holds the plan to `expected`: each of its lines must be there, in this order, where `...` at the end
-/// stands for anything; what follows `! ` must not be in any line.
+/// Compares the plan with `expected`. Each line of `expected` must be in the plan, in this order; `...` at the end of a
+/// line stands for any text. The text after `! ` must not be in any line of the plan.
 #[track_caller]
 fn check(case: &Case, expected: &str) -> Plan {
     let plan = compiled(case).unwrap();
     let text = text(&plan);
-    // How it is undone is in the whole plans.
+    // The undo steps are compared in `golden/`.
     let (before, after) = text.split_once("# release").unwrap();
     let text = format!("{before}{}", &after[after.find("# report").unwrap()..]);
     let mut rest = text.lines().map(str::trim);
@@ -227,7 +244,7 @@ fn check(case: &Case, expected: &str) -> Plan {
             assert!(!text.contains(absent), "unexpected {absent:?} in\n{text}");
         } else {
             let matches = |found: &str| match line.strip_suffix("...") {
-                // The phase of a step is in the whole plans.
+                // The phases of steps are compared in `golden/`.
                 Some(front) => found.starts_with(front),
                 None => found.replace(" (prepare)", "").replace(" (enter)", "") == line,
             };
@@ -237,7 +254,7 @@ fn check(case: &Case, expected: &str) -> Plan {
     plan
 }
 
-/// Holds the error to `expected`, `variant: message`.
+/// Compares the error with `expected`, which is `variant: message`.
 #[track_caller]
 fn refused(case: &Case, expected: &str) {
     match compiled(case) {
@@ -246,8 +263,8 @@ fn refused(case: &Case, expected: &str) {
     }
 }
 
-/// Two whole plans and a third with nearly everything that can be asked for. `COFFERDAM_BLESS=1` writes
-/// them anew, to be read in the diff.
+/// Compares three whole plans with `golden/`; the third has nearly everything that a spec can ask for.
+/// `COFFERDAM_BLESS=1` writes the files anew: read the diff.
 #[test]
 fn whole_plans() {
     let user = case(|c| {
@@ -270,9 +287,9 @@ fn whole_plans() {
     }
 }
 
-/// A linked root under version 1, joined, limited and full of volumes.
+/// A linked root on a host with cgroup v1, with a joined network, limits and volumes.
 fn everything() -> Case {
-    use crate::rootfs::{Device, Dns, HostsEntry, Propagation, Secrets, TaskDirs};
+    use crate::rootfs::{Dns, HostsEntry, Propagation, Secrets, TaskDirs};
     let volume = |source: &str, target: &str, read_only, propagation| Volume {
         source: source.into(),
         target: target.into(),
@@ -283,14 +300,14 @@ fn everything() -> Case {
         c.host.cgroups = v1();
         c.host.oom_score_adj = -900;
         c.policy.allow_caps = Some(strings(&["all"]));
-        c.policy.cgroup_parent = "/ops".into();
-        c.policy.temp_dir = "/var/tmp".into();
+        c.policy.cgroup_parent = CgroupPath::new("/ops").unwrap();
+        c.policy.temp_dir = Some("/var/tmp".into());
         c.policy.allow_privileged = true;
         c.survey.identity = who(1000, &[100, 27]);
         let spec = &mut c.spec;
-        spec.id = "job-1.web".into();
-        spec.args = strings(&["-v", ""]);
-        spec.env = [("A".to_owned(), "1".to_owned())].into();
+        spec.id = Some("job-1.web".into());
+        spec.args = vec!["-v".into(), "".into()];
+        spec.env = [("A".into(), "1".into())].into();
         spec.work_dir = Some("/work".into());
         spec.network = Network::Path("/run/netns/web".into());
         spec.hostname = Some("web-1".into());
@@ -300,7 +317,10 @@ fn everything() -> Case {
         spec.task_dirs = TaskDirs {
             alloc: Some("/srv/a".into()),
             local: Some("/srv/b".into()),
-            secrets: Some(Secrets { size: 4096, files: [("token".to_owned(), "s3cr3t".to_owned())].into() }),
+            secrets: Some(Secrets {
+                size: Some(4096),
+                files: [("token".to_owned(), "s3cr3t".to_owned())].into(),
+            }),
             tmp: Some(1 << 20),
         };
         spec.dns = Some(Dns { searches: strings(&["example"]), ..Dns::default() });
@@ -311,18 +331,16 @@ fn everything() -> Case {
             volume("/srv/b", "/b", true, Propagation::HostToTask),
             volume("/srv/file", "/etc/file", false, Propagation::Private),
         ];
-        let permissions = "r".to_owned();
-        spec.devices = vec![Device { source: "/dev/fuse".into(), target: "/dev/fuse".into(), permissions }];
+        spec.devices = vec![Device { access: Access::READ, ..Device::new("/dev/fuse") }];
         spec.limits.memory = Some(64 << 20);
         spec.limits.pids_max = Some(10);
-        let rlimit = crate::spec::Rlimit { soft: Some(64), hard: None };
-        spec.rlimits = [("nofile".to_owned(), rlimit)].into();
+        spec.rlimits = [(Resource::Nofile, Rlimit { soft: Some(64), hard: None })].into();
         spec.umask = 0o077;
-        spec.fds = vec![crate::spec::Fd { from: 40, to: 9 }];
+        spec.fds = vec![Fd::new(caller_fd(40), 9)];
     })
 }
 
-/// How the root is populated.
+/// The operation that populates the root.
 fn build(plan: &Plan) -> rootfs::work::BuildRoot {
     let build = plan.parent.iter().find_map(|step| match &step.op {
         ParentOp::BuildRoot(build) => Some(build),
@@ -331,7 +349,7 @@ fn build(plan: &Plan) -> rootfs::work::BuildRoot {
     build.unwrap().as_ref().clone()
 }
 
-/// The devices of the device cgroup.
+/// The rules of the device cgroup.
 fn device_rules(plan: &Plan) -> Vec<String> {
     let rules = plan.parent.iter().find_map(|step| match &step.op {
         ParentOp::Cgroup(CgroupOp::DeviceProgram { rules, .. } | CgroupOp::DeviceFiles { rules, .. }) => {

@@ -27,7 +27,7 @@ impl Instruction {
         Instruction { code, yes: 0, no: 0, k }
     }
 
-    /// Loads a word of `struct seccomp_data` into the accumulator.
+    /// Loads the 32-bit word at offset `at` of `struct seccomp_data` into the accumulator.
     pub(super) const fn load(at: u32) -> Instruction {
         Instruction::plain(LOAD, at)
     }

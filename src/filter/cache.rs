@@ -1,4 +1,4 @@
-//! A cache of compiled filters: a process makes many sandboxes from few profiles.
+//! A cache of compiled filters, because a process usually makes many sandboxes from few profiles.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use super::compile::{Rules, compile};
 use super::{Grants, Profile};
 use crate::error::Result;
 
-/// A compiled filter, with its rules, which `compile` queries for every task.
+/// A compiled filter with its rules, which `crate::compile` queries for every task.
 #[derive(Debug)]
 pub(crate) struct CompiledFilter {
     pub program: Program,

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-/// The table by which a process makes a system call. A 64-bit process may use both: `int 0x80` makes an i386 call.
+/// A system call table of the kernel. A 64-bit process may use both: `int 0x80` makes an i386 call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {

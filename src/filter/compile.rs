@@ -1,8 +1,8 @@
 //! Compiles rules into a program for the kernel (`seccomp(2)`). For each architecture, the program is a search tree
 //! over ranges of call numbers with the same decision. The leaves of the tree compare arguments.
 //!
-//! The kernel verifies the program and runs it for each call. It keeps calls that are always allowed in a bitmap (Linux
-//! 5.11). A tree loads in a fifth of the time of a linear list of all calls.
+//! The kernel verifies the program and runs it for each call, except calls that it allows for all arguments: these are
+//! in a bitmap (Linux 5.11). A tree loads in a fifth of the time of a linear list of all calls.
 
 use super::bpf::{EQUAL, GREATER, GREATER_EQUAL, Instruction, Program};
 use super::calls::{self, Arch};
@@ -60,8 +60,8 @@ impl Rules {
         Rules { rules, known, unknown }
     }
 
-    /// Whether a call may be executed with some arguments. `known` is an argument's index and the value of its lower 32
-    /// bits. If the rules do not decide, the answer is true.
+    /// Whether the rules allow the call for at least some arguments. If one argument is known, `known` is its index and
+    /// its lower 32 bits. True if that depends on arguments that are not known.
     pub(super) fn may_execute(&self, name: &str, known: Option<(u8, u32)>) -> bool {
         let answer = |compare: &Compare| match known {
             Some((arg, value)) if arg == compare.arg && upper(compare.mask) == 0 => {
@@ -115,7 +115,10 @@ pub fn compile(profile: &Profile, grants: &Grants) -> Result<Program> {
     program.push(Instruction::load(NUMBER));
     program.extend(i386);
     if program.len() > MOST {
-        let why = format!("the filter has {} instructions, and the kernel takes {MOST}", program.len());
+        let why = format!(
+            "the filter has {} instructions, which exceeds the kernel's limit of {MOST}",
+            program.len()
+        );
         return Err(Error::spec("filter", why));
     }
     Ok(Program(program))
@@ -269,7 +272,8 @@ impl Comparison {
         self.0.push((Instruction::jump(code, k, 0, 0), [yes, no]));
     }
 
-    /// Computes the jump distances. The `behind` instructions after the comparison run if it holds.
+    /// Computes the jump distances. If the comparison holds, the next `behind` instructions run; otherwise they are
+    /// skipped.
     fn assemble(self, behind: usize) -> Vec<Instruction> {
         let count = self.0.len();
         let line = |at: usize, (instruction, to): (Instruction, [To; 2])| {
@@ -279,7 +283,7 @@ impl Comparison {
                 To::Holds => rest,
                 To::Fails => rest.saturating_add(behind),
             };
-            // `MOST_COMPARES` comparisons have at most seven instructions each, so fewer than 255.
+            // A rule has at most `MOST_COMPARES` comparisons of seven instructions, so every distance is below 255.
             let [yes, no] = to.map(|to| u8::try_from(far(to)).unwrap_or(u8::MAX));
             if instruction.jumps() { instruction.to(yes, no) } else { instruction }
         };

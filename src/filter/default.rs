@@ -8,14 +8,14 @@ use super::profile::{Action, Compare, Is, Rule};
 const EPERM: Action = Action::Errno(1);
 const EPROTONOSUPPORT: Action = Action::Errno(93);
 const AF_NETLINK: u32 = 16;
-/// Reports process events of all PID namespaces.
+/// Netlink protocol of the proc connector, which reports process events of all PID namespaces.
 const NETLINK_CONNECTOR: u32 = 11;
 const EAFNOSUPPORT: Action = Action::Errno(97);
 pub(super) const ENOSYS: Action = Action::Errno(38);
 
 /// System calls that the default profile refuses for the same reason.
 #[derive(Clone, Copy, Debug)]
-pub struct Group {
+pub struct CallGroup {
     /// Names; either architecture may have them.
     pub calls: &'static [&'static str],
     /// Capabilities, by name. With any of them, the calls are allowed.
@@ -28,44 +28,48 @@ pub struct Group {
     pub why: &'static str,
 }
 
-const fn group(calls: &'static [&'static str], unless: &'static [&'static str], why: &'static str) -> Group {
-    Group { calls, unless, namespaces: false, action: EPERM, why }
+const fn group(
+    calls: &'static [&'static str],
+    unless: &'static [&'static str],
+    why: &'static str,
+) -> CallGroup {
+    CallGroup { calls, unless, namespaces: false, action: EPERM, why }
 }
 
 /// Calls that the default profile refuses regardless of their arguments.
-pub const GROUPS: &[Group] = &[
+pub const GROUPS: &[CallGroup] = &[
     group(
         &["setns", "listns"],
         &[],
-        "joins a namespace: who owns a user namespace has every capability in it",
+        "joins another namespace: a process has every capability in a user namespace that its user owns",
     ),
     group(
         &["open_by_handle_at"],
         &["dac_read_search"],
-        "opens by handle what no path of the root leads to; a handle of nsfs needs no capability",
+        "opens files outside the root by their handle; handles of nsfs need no capability",
     ),
     group(
         &["io_uring_setup", "io_uring_enter", "io_uring_register"],
         &[],
-        "makes calls that no filter sees, and is the kernel's most attacked interface",
+        "performs operations that seccomp filters do not see, and is a frequent source of kernel exploits",
     ),
     group(
         &["add_key", "keyctl", "request_key"],
         &[],
-        "keyrings belong to users of the host, and to no namespace",
+        "the keyrings of a user are shared with the host and with other tasks",
     ),
     group(
         &["userfaultfd"],
         &[],
-        "stops the kernel in the middle of a copy, which makes races of it winnable",
+        "pauses the kernel in the middle of a copy, which makes race conditions exploitable",
     ),
     group(
         &["perf_event_open"],
         &["perfmon", "sys_admin"],
-        "observes the processor, and what others do on it",
+        "observes the CPU and the other processes that run on it",
     ),
-    group(&["bpf"], &["bpf", "sys_admin"], "loads programs into the kernel"),
-    Group {
+    group(&["bpf"], &["bpf", "sys_admin"], "loads BPF programs into the kernel"),
+    CallGroup {
         namespaces: true,
         ..group(
             &[
@@ -82,53 +86,57 @@ pub const GROUPS: &[Group] = &[
                 "fspick",
             ],
             &["sys_admin"],
-            "changes what is mounted",
+            "changes mounts",
         )
     },
-    Group {
+    CallGroup {
         namespaces: true,
-        ..group(&["pivot_root"], &[], "changes what the root is; chroot(2) is enough inside")
+        ..group(&["pivot_root"], &[], "changes the root directory; chroot(2) is enough inside a sandbox")
     },
-    Group {
+    CallGroup {
         namespaces: true,
-        ..group(&["sethostname", "setdomainname"], &["sys_admin"], "names the machine")
+        ..group(&["sethostname", "setdomainname"], &["sys_admin"], "changes the host name")
     },
-    group(&["chroot"], &["sys_chroot"], "changes what the root is"),
-    group(&["init_module", "finit_module", "delete_module"], &["sys_module"], "changes the kernel's code"),
-    group(&["kexec_load", "kexec_file_load"], &[], "replaces the kernel"),
-    group(&["reboot"], &["sys_boot"], "restarts the machine"),
+    group(&["chroot"], &["sys_chroot"], "changes the root directory"),
+    group(
+        &["init_module", "finit_module", "delete_module"],
+        &["sys_module"],
+        "loads and unloads kernel modules",
+    ),
+    group(&["kexec_load", "kexec_file_load"], &[], "boots another kernel"),
+    group(&["reboot"], &["sys_boot"], "reboots the machine"),
     group(
         &["swapon", "swapoff", "quotactl_fd", "quotactl"],
         &["sys_admin"],
-        "administers the host's storage",
+        "manages swap and disk quotas of the host",
     ),
     group(&["acct"], &["sys_pacct"], "turns process accounting on and off"),
     group(
         &["clock_settime", "clock_settime64", "settimeofday", "stime"],
         &["sys_time"],
-        "sets the machine's clock, which no namespace has of its own",
+        "sets the system clock, which is not namespaced",
     ),
-    group(&["syslog"], &["syslog", "sys_admin"], "reads the kernel's log"),
-    group(&["iopl", "ioperm"], &["sys_rawio"], "opens the machine's ports"),
+    group(&["syslog"], &["syslog", "sys_admin"], "reads the kernel log (dmesg)"),
+    group(&["iopl", "ioperm"], &["sys_rawio"], "accesses I/O ports"),
     group(
         &["kcmp", "pidfd_getfd", "process_madvise"],
         &["sys_ptrace"],
-        "reaches into other processes by other ways than ptrace(2)",
+        "accesses other processes without ptrace(2)",
     ),
     group(
         &["get_mempolicy", "set_mempolicy", "set_mempolicy_home_node", "mbind"],
         &["sys_nice"],
-        "chooses the memory of other nodes",
+        "sets the NUMA memory policy",
     ),
-    group(&["migrate_pages", "move_pages"], &[], "acts on the memory of other processes"),
+    group(&["migrate_pages", "move_pages"], &[], "moves memory of other processes between NUMA nodes"),
     group(
         &["fanotify_init", "lookup_dcookie", "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules"],
         &["sys_admin"],
-        "watches whole file systems, and what guards them",
+        "monitors whole file systems, and reads and sets LSM attributes",
     ),
     group(&["vhangup"], &["sys_tty_config"], "hangs up a terminal"),
-    group(&["vm86", "vm86old"], &[], "runs 16-bit code: little used, and often a hole"),
-    Group {
+    group(&["vm86", "vm86old"], &[], "runs 16-bit code: rarely used, and often vulnerable"),
+    CallGroup {
         action: ENOSYS,
         ..group(
             &[
@@ -159,7 +167,7 @@ pub const GROUPS: &[Group] = &[
                 "vserver",
             ],
             &[],
-            "obsolete: no program of today needs it",
+            "obsolete: no current program needs it",
         )
     },
 ];
@@ -176,7 +184,7 @@ const CLONE_NEWTIME: u32 = 0x80;
 const FAMILIES: [u32; 5] = [1, 2, 10, 16, 17];
 /// Socket families that need a capability.
 const MORE_FAMILIES: [(u32, &str); 2] = [(15 /* key */, "net_admin"), (44 /* xdp */, "net_raw")];
-/// The operation in `socketcall`, whose other arguments are behind a pointer that a filter cannot read.
+/// Operations of `socketcall`: its first argument. The others are behind a pointer, which a filter cannot read.
 const SYS_SOCKET: u32 = 1;
 const SYS_SOCKETPAIR: u32 = 8;
 
@@ -190,7 +198,7 @@ const PERSONALITIES: [u32; 3] = [0, 8, 0xffff_ffff];
 pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     let rule = Rule::new;
     let is = |arg: u8, value: u32| vec![Compare::int(arg, Is::Eq, value)];
-    let granted = |group: &Group| {
+    let granted = |group: &CallGroup| {
         group.unless.iter().any(|name| grants.capabilities.contains(*name))
             || (group.namespaces && grants.user_namespaces)
     };
@@ -204,7 +212,7 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
         rules.push(rule(&["clone"], vec![Compare::any_of(0, CLONE_NEW)], EPERM));
         rules.push(rule(&["unshare"], vec![Compare::any_of(0, CLONE_NEW | CLONE_NEWTIME)], EPERM));
     }
-    // The proc connector reports starts, execs and exits of processes of the host.
+    // The proc connector reports forks, execs and exits of processes of the host.
     let connector = [Compare::int(0, Is::Eq, AF_NETLINK), Compare::int(2, Is::Eq, NETLINK_CONNECTOR)];
     rules.push(rule(&["socket"], connector.to_vec(), EPROTONOSUPPORT));
     // In the host's PID namespace, prlimit(2) on another process could lower its limits and so kill it. Only pid 0, the
@@ -219,8 +227,7 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     rules.extend(families.map(|family| rule(&sockets, is(0, family), Action::Allow)));
     rules.push(rule(&sockets, Vec::new(), EAFNOSUPPORT));
     rules.extend([SYS_SOCKET, SYS_SOCKETPAIR].map(|call| rule(&["socketcall"], is(0, call), ENOSYS)));
-    // TIOCSTI and TIOCLINUX put input into a terminal, which its next reader executes or reads, such as a shell of the
-    // host.
+    // TIOCSTI and TIOCLINUX put input into a terminal. A shell of the host that reads this terminal next executes it.
     rules.extend([TIOCSTI, TIOCLINUX].map(|request| rule(&["ioctl"], is(1, request), EPERM)));
     rules.extend(PERSONALITIES.map(|persona| rule(&["personality"], is(0, persona), Action::Allow)));
     rules.push(rule(&["personality"], Vec::new(), EPERM));

@@ -1,10 +1,22 @@
 //! System call filters (`seccomp(2)`).
 //!
 //! The spec chooses a [`Filter`]: the default profile, a [`Profile`] of its own, or none. The default profile refuses
-//! the calls that moby's profile refuses for the task's capabilities, and more; [`GROUPS`] lists them with reasons. The
-//! parent [compiles](compile()) the profile into a program, and init loads the program last.
+//! the calls that moby's profile refuses for the task's capabilities, and more. [`GROUPS`] lists, with reasons, the
+//! calls that are refused whatever their arguments. The parent [compiles](compile()) the profile into a program. Init
+//! loads it last; without `no_new_privs`, before the capabilities are dropped.
 //!
-//! This module loads no filter.
+//! ```no_run
+//! use cofferdam::Sandbox;
+//! use cofferdam::filter::{Action, Filter, Profile, Rule};
+//!
+//! // The default profile, and no new sockets: socket(2) fails with errno 13, EACCES.
+//! let rule = Rule { calls: vec!["socket".into()], action: Action::Errno(13), args: Vec::new() };
+//! let filter = Filter::Profile(Profile { rules: vec![rule], i386: false, ..Profile::default() });
+//! println!("{}", Sandbox::command("make").filter(filter).spawn()?.wait()?);
+//! # Ok::<(), cofferdam::Error>(())
+//! ```
+//!
+//! The kernel needs `CONFIG_SECCOMP_FILTER` (Linux 3.5). This module loads no filter.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -25,12 +37,13 @@ pub use bpf::Program;
 pub(crate) use cache::{CompiledFilter, compiled};
 pub use calls::{Arch, all, number};
 pub use compile::{compile, decide};
-pub use default::{GROUPS, Group};
+pub use default::{CallGroup, GROUPS};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 
-/// The system call filter of a task.
+/// The system call filter of a task. Serialised: `"default"`, `"none"` or `{"profile": {"rules": […]}}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Filter {
     /// The default profile.
     #[default]
@@ -43,7 +56,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// The profile; `None` for [`Filter::None`].
+    /// The profile of the filter. `None` for [`Filter::None`].
     pub fn profile(&self) -> Option<Profile> {
         match self {
             Filter::Default => Some(Profile::default()),

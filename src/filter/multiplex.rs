@@ -1,5 +1,5 @@
-//! Multiplexed i386 calls: `socketcall`, `ipc`, and calls with their arguments in memory. A call that is refused by its
-//! own name is refused through them too.
+//! Multiplexed i386 calls: `socketcall`, `ipc`, and calls with their arguments in memory. If a profile refuses
+//! `connect`, `socketcall` for the operation `connect` is refused too.
 
 use super::profile::{Compare, Is, Rule};
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// # Ok::<(), cofferdam::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Profile {
     /// The decision for calls that no rule of this profile matches.
     pub base: Base,
@@ -39,17 +39,18 @@ impl Default for Profile {
 /// The decision for calls that no rule matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Base {
     /// The default profile, for the task's capabilities.
     #[default]
     Default,
-    /// This action: `Errno(1)` for a list of allowed calls, `Allow` for a list of refused calls.
+    /// This action. Choose `Errno(1)` if the rules list the allowed calls, and `Allow` if they list the refused ones.
     Action(Action),
 }
 
 /// A rule: an action for these calls if all comparisons hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Rule {
     /// Names as in the kernel's system call tables: `openat`, `socketcall`. A name that only one architecture has is
     /// ignored for the other. A name that neither has is an error.
@@ -71,6 +72,7 @@ impl Rule {
 /// The kernel's action for a system call (`seccomp(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Action {
     /// Executes the call.
     Allow,
@@ -122,7 +124,7 @@ impl Action {
 /// The kernel reads many arguments as `int`. A filter that compares all 64 bits of such an argument can be bypassed by
 /// setting one of the upper 32 bits. `mask` selects the bits that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Compare {
     /// Index of the argument, 0 to 5.
     pub arg: u8,
@@ -130,7 +132,7 @@ pub struct Compare {
     pub is: Is,
     /// The constant.
     pub value: u64,
-    /// Bits of the argument that are compared; all by default. The other bits count as zero.
+    /// Bits of the argument that are compared; all by default. The other bits of the argument count as zero.
     #[serde(default = "all_bits")]
     pub mask: u64,
 }
@@ -142,6 +144,7 @@ const fn all_bits() -> u64 {
 /// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Is {
     /// The argument equals the constant.
     Eq,
@@ -206,7 +209,7 @@ impl Profile {
     pub fn validate(&self) -> Result<()> {
         let wrong = |why: String| Err(Error::spec("filter", why));
         if self.rules.len() > MOST_RULES {
-            return wrong(format!("{} rules are more than {MOST_RULES}", self.rules.len()));
+            return wrong(format!("{} rules exceed the limit of {MOST_RULES}", self.rules.len()));
         }
         let actions = self.rules.iter().map(|rule| rule.action);
         let base = match self.base {
@@ -215,23 +218,32 @@ impl Profile {
         };
         for action in actions.chain(base) {
             if let Action::Errno(0 | 4096..) = action {
-                return wrong(format!("{action:?} is no error number: 1 to 4095"));
+                return wrong(format!("{action:?} is not an error number from 1 to 4095"));
             }
         }
         for rule in &self.rules {
             if let Some(name) = rule.calls.iter().find(|name| !calls::known(name)) {
-                return wrong(format!("{name:?} is no system call of x86_64 or i386"));
+                return wrong(format!("{name:?} is not a system call of x86_64 or i386"));
             }
             if rule.args.len() > MOST_COMPARES {
                 return wrong(format!(
-                    "{} comparisons in a rule are more than {MOST_COMPARES}",
+                    "{} comparisons in a rule exceed the limit of {MOST_COMPARES}",
                     rule.args.len()
                 ));
             }
             if let Some(compare) = rule.args.iter().find(|compare| compare.arg > 5) {
-                return wrong(format!("a system call has the arguments 0 to 5, and no {}", compare.arg));
+                return wrong(format!(
+                    "system calls have arguments 0 to 5, but a comparison uses argument {}",
+                    compare.arg
+                ));
             }
         }
         Ok(())
     }
+}
+
+crate::notation::from_maps! {
+    Profile: "an object with the fields of a profile",
+    Rule: "an object with calls, action and args",
+    Compare: "an object with arg, mask, is and value",
 }

@@ -156,21 +156,25 @@ fn invalid_profiles_are_refused_with_the_reason() {
     let compare = Compare { arg: 6, is: Is::Eq, value: 0, mask: 1 };
     assert_eq!(
         wrong(rule("opn", Action::Allow, Vec::new())),
-        "filter: \"opn\" is no system call of x86_64 or i386"
+        "filter: \"opn\" is not a system call of x86_64 or i386"
     );
     assert!(wrong(rule("open", Action::Errno(0), Vec::new())).contains("1 to 4095"));
     assert!(wrong(rule("open", Action::Errno(4096), Vec::new())).contains("1 to 4095"));
-    assert!(wrong(rule("open", Action::Allow, vec![compare])).contains("0 to 5, and no 6"));
+    assert!(
+        wrong(rule("open", Action::Allow, vec![compare]))
+            .contains("arguments 0 to 5, but a comparison uses argument 6")
+    );
     let many = |n: usize| vec![Compare { arg: 0, is: Is::Ne, value: 1 << 40, mask: u64::MAX }; n];
     assert!(
-        wrong(rule("open", Action::Allow, many(33))).contains("33 comparisons in a rule are more than 32")
+        wrong(rule("open", Action::Allow, many(33)))
+            .contains("33 comparisons in a rule exceed the limit of 32")
     );
     let rules = vec![Rule { calls: vec!["open".into()], action: Action::Allow, args: Vec::new() }; 1025];
-    assert!(wrong(Profile { rules, ..Profile::default() }).contains("1025 rules are more than 1024"));
+    assert!(wrong(Profile { rules, ..Profile::default() }).contains("1025 rules exceed the limit of 1024"));
     let far = Compare { arg: 0, is: Is::Eq, value: 1, mask: u64::MAX };
     let mut long = rule("open", Action::Trap, vec![far]);
     long.rules = vec![long.rules[0].clone(); 1000];
-    assert!(wrong(long).contains("instructions, and the kernel takes 4096"));
+    assert!(wrong(long).contains("instructions, which exceeds the kernel's limit of 4096"));
 }
 
 /// A pseudo-random number generator with a fixed seed.

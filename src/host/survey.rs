@@ -1,4 +1,4 @@
-//! What the host says about the users and the paths of one spec. It looks and changes nothing.
+//! Facts about this host that one spec depends on: its user, and the paths that it names. Finding them changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -20,44 +20,46 @@ use crate::rootfs::probe::Node;
 use crate::rootfs::probe::Owner;
 use crate::rootfs::source::{self, HeldSources, HostFile, SourceError};
 use crate::rootfs::{self, ChrootEnv, FileKind, Method};
-use crate::spec::{Policy, SandboxSpec, Stdio};
+use crate::spec::{Device, Policy, SandboxSpec};
 use crate::sys;
 use crate::sys::mountinfo::Mount;
 
-/// The answers.
+/// Facts about the user and the paths of one spec.
 #[derive(Clone, Debug)]
 pub(crate) struct Survey {
-    /// Whom the task runs as.
+    /// The ids that the task runs with.
     pub identity: Identity,
-    /// What each path is that is to be bound, linked or copied; `None` when there is nothing.
+    /// The kind of each path of the host that the spec refers to; `None` if the path does not exist.
     pub kinds: BTreeMap<PathBuf, Option<FileKind>>,
-    /// What the spec names of the host, held open.
+    /// The host paths that the spec names, held open.
     pub sources: HeldSources,
-    /// What those of them stand for that are devices.
+    /// Type and numbers of the sources that are devices.
     pub nodes: BTreeMap<PathBuf, Node>,
-    /// Why it is not known what a path is.
+    /// Paths whose kind could not be determined, with the reason.
     pub unseen: BTreeMap<PathBuf, String>,
-    /// Whether the network to be joined is a namespace, or why that is not known.
+    /// Whether the path of the network to join is a namespace, or why that could not be determined.
     pub network: Result<bool, String>,
-    /// That namespace, held open.
+    /// The network namespace to join, held open.
     pub namespace: Option<Arc<OwnedFd>>,
-    /// What the paths are like.
+    /// Owner and mode of the sources.
     pub owners: BTreeMap<PathBuf, Owner>,
-    /// The sources without symbolic links, where that makes a difference.
+    /// The paths of the sources with symbolic links resolved, if they differ.
     pub real: BTreeMap<PathBuf, PathBuf>,
-    /// The directories that are left out of every root, those that there are.
+    /// The existing directories that are left out of every root (`chroot_skip`).
     pub skip: Vec<Skip>,
-    /// Where something is mounted on the host, where that matters, with what it is.
+    /// The mount points of the host inside the sources, with their kind. Only filled if the root may be populated by
+    /// overlays.
     pub mounts: BTreeMap<PathBuf, FileKind>,
-    /// The sources that lie on a file system mounted noexec.
+    /// Which of the spec's root directory and the directory of temporary roots are on a file system mounted noexec.
     pub noexec: BTreeSet<PathBuf>,
-    /// What inherited streams and descriptors are that give something away, by their names in a spec.
+    /// Descriptors of the caller that the task inherits and that give access to the host, each with its name for
+    /// messages (`stdin`, `descriptor 3`).
     pub streams: Vec<(String, Stream)>,
-    /// The host's `resolv.conf`, where it matters.
+    /// The host's `resolv.conf`; empty if the spec has no `dns`.
     pub resolv_conf: String,
 }
 
-/// What a descriptor of the caller's is.
+/// The kind of a descriptor that the caller passes to the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
     File,
@@ -65,19 +67,19 @@ pub(crate) enum Stream {
     Terminal,
 }
 
-/// A directory that is left out.
+/// A directory that is left out of every root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Skip {
-    /// Without links.
+    /// Its path with symbolic links resolved.
     pub path: PathBuf,
-    /// Device and inode.
+    /// Its device and inode numbers.
     pub id: (u64, u64),
 }
 
 impl Survey {
-    /// Looks up the user and looks at the paths.
+    /// Looks up the user and opens the paths.
     pub(crate) fn take(policy: &Policy, spec: &SandboxSpec, host: &Host) -> Result<Survey> {
-        let identity = ids::lookup(&spec.user)?;
+        let identity = ids::lookup(spec.user.as_deref().unwrap_or_default())?;
         let env = chroot_env(policy, spec);
         let namespace = match &spec.network {
             Network::Path(path) if path.is_absolute() => namespace(path),
@@ -128,36 +130,37 @@ impl Survey {
         })
     }
 
-    /// What `path` is.
+    /// The kind of `path`; `None` if it does not exist.
     pub(crate) fn kind(&self, path: &Path) -> Option<FileKind> {
         self.kinds.get(path).copied().flatten()
     }
 
-    /// Why there is nothing at the source `path`: its error for `field`.
+    /// The error for the missing source `path` of `field`.
     pub(crate) fn absent(&self, field: &'static str, path: &Path) -> Error {
         match self.unseen.get(path) {
             Some(why) => Error::spec(field, format!("{path:?}: {why}")),
-            None => Error::spec(field, format!("there is no {path:?} on the host")),
+            None => Error::spec(field, format!("{path:?} does not exist on the host")),
         }
     }
 
-    /// The source of a root without links.
+    /// `source` with symbolic links resolved.
     pub(crate) fn real<'a>(&'a self, source: &'a Path) -> &'a Path {
         self.real.get(source).map_or(source, PathBuf::as_path)
     }
 }
 
-/// Opens the namespace at `path`; `None` if that is none.
+/// Opens the network namespace at `path`; `None` if the file is not a namespace.
 fn namespace(path: &Path) -> Result<Option<Arc<OwnedFd>>, String> {
     let found = source::open(path).map_err(|refused| refused.to_string())?;
-    let found = found.ok_or_else(|| std::io::ErrorKind::NotFound.to_string())?;
-    let opened = ns::probe::namespace(found.fd()).map_err(|e| e.to_string())?;
+    let found = found.ok_or_else(|| "it does not exist on the host".to_string())?;
+    let opened = ns::probe::network_namespace(found.fd()).map_err(|e| e.to_string())?;
     Ok(opened.map(Arc::new))
 }
 
-/// Opens what is at a path, or notes why it cannot be.
+/// Opens `path` and adds it to `sources`, or adds the reason why it cannot be opened to `unseen`. A path that does not
+/// exist is in neither.
 fn hold(path: PathBuf, sources: &mut HeldSources, unseen: &mut BTreeMap<PathBuf, String>) -> Result<()> {
-    // An author's mistake, which compile names.
+    // `compile` refuses relative paths.
     if !path.is_absolute() {
         return Ok(());
     }
@@ -173,7 +176,7 @@ fn hold(path: PathBuf, sources: &mut HeldSources, unseen: &mut BTreeMap<PathBuf,
     Ok(())
 }
 
-/// Everything of the host that a spec or its policy names.
+/// The paths of the host that a spec or its policy names.
 fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<Item = PathBuf> {
     let base = temp_dir(policy);
     let paths: Vec<PathBuf> = env
@@ -195,34 +198,32 @@ fn is_noexec(source: &HostFile) -> bool {
     fstatvfs(source.fd()).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// Where temporary roots are made.
+/// The directory that contains the temporary roots of sandboxes.
 pub(crate) fn temp_dir(policy: &Policy) -> PathBuf {
-    if policy.temp_dir.as_os_str().is_empty() { std::env::temp_dir() } else { policy.temp_dir.clone() }
+    policy.temp_dir.clone().unwrap_or_else(std::env::temp_dir)
 }
 
-/// Whether the nodes of `/dev` are made, and not bound.
+/// Whether the device nodes of `/dev` are made by mknod(2). Otherwise the host's nodes are bind-mounted.
 pub(crate) fn nodes(host: &Host) -> bool {
     host.privileged() && host.held.has("mknod")
 }
 
-/// Where the host has what the sources of the root show at places where something is to be mounted.
+/// The paths of the host that the root shows at its mount points and at the working directory.
 fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
     let volumes = spec.volumes.iter().map(|v| &v.target);
-    let devices = spec.devices.iter().map(|d| &d.target);
+    let devices = spec.devices.iter().map(Device::place);
     let targets = env.values().chain(volumes).chain(devices).chain(&spec.work_dir);
     targets.filter_map(|target| rootfs::shown(env, target).map(|(_, path)| path)).collect()
 }
 
-/// Those of a spec's descriptors that are files, directories or terminals.
+/// The descriptors of a spec that are files, directories or terminals.
 fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
-    let numbers = [("stdin", spec.stdin), ("stdout", spec.stdout), ("stderr", spec.stderr)];
-    let standard = (0..).zip(numbers).filter_map(|(n, (name, how))| match how {
-        Stdio::Inherit => Some((name.to_string(), n)),
-        Stdio::Fd(fd) => Some((name.to_string(), fd)),
-        Stdio::Null | Stdio::Piped => None,
-    });
-    let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from));
-    // What is not open is an error of the spawn.
+    let numbers = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
+    let standard = (0..)
+        .zip(numbers)
+        .filter_map(|(number, (name, stdio))| Some((name.to_string(), stdio.of_caller(number)?)));
+    let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from.number()));
+    // The spawn refuses a descriptor that is not open.
     let open = standard.chain(others).filter_map(|(name, fd)| Some((name, sys::dup_number(fd).ok()?)));
     open.filter_map(|(name, fd)| {
         let kind = fstat(&fd).ok()?.st_mode & libc::S_IFMT;
@@ -237,7 +238,7 @@ fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
     .collect()
 }
 
-/// What is where the sandbox's own files go; a link that leads nowhere can be covered like any file.
+/// The kinds of the paths that the sandbox's own files cover. A dangling symbolic link can be covered like a file.
 fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<FileKind>)> {
     let own = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
     let shown = own.filter_map(|target| rootfs::shown(env, Path::new(target)).map(|(_, path)| path));
@@ -250,7 +251,8 @@ fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<FileKind>)
         .collect()
 }
 
-/// `None` for one that is not there. One that cannot be looked at could be shown, so it is an error.
+/// Looks up a directory of `chroot_skip`. `None` if it does not exist or is not a directory. If it cannot be examined,
+/// that is an error, because the root could show it.
 fn skip(path: &Path) -> Result<Option<Skip>> {
     let found = path.canonicalize().and_then(|path| Ok((std::fs::metadata(&path)?, path)));
     match found {
@@ -266,7 +268,8 @@ fn mounts() -> Result<Vec<Mount>> {
     Ok(text.split(|b| *b == b'\n').filter_map(Mount::parse).collect())
 }
 
-/// The mount points in the sources. No other is looked at: the server of one may be gone, and would be waited for.
+/// The mount points in the sources. Other mount points are not examined: stat(2) blocks on a network file system whose
+/// server is gone.
 fn points(mounts: &[Mount], real: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathBuf, FileKind> {
     let points = mounts.iter().map(|mount| &mount.point);
     points
@@ -275,11 +278,11 @@ fn points(mounts: &[Mount], real: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathB
         .collect()
 }
 
-/// Besides, where else the same directories are seen: through other mounts of their file systems.
+/// Returns `skip`, and every other path at which another mount of the same file system shows one of these directories.
 fn elsewhere(skip: Vec<Skip>, mounts: &[Mount]) -> Vec<Skip> {
     let others = skip.iter().flat_map(|one| {
         let on = mounts.iter().filter(|m| one.path.starts_with(&m.point));
-        // The innermost one, and of those on one point the last.
+        // The innermost mount. Of several mounts at one mount point, the last.
         let on = on.max_by_key(|m| m.point.components().count());
         let within = on.and_then(|m| Some((m, m.root.join(one.path.strip_prefix(&m.point).ok()?))));
         within.into_iter().flat_map(move |(on, within)| {
@@ -292,8 +295,8 @@ fn elsewhere(skip: Vec<Skip>, mounts: &[Mount]) -> Vec<Skip> {
     skip.into_iter().chain(others).collect()
 }
 
-/// The host's file; that of its resolver's own upstream servers where the file names a stub on the loopback
-/// interface only, which another network namespace cannot reach.
+/// The host's `resolv.conf`. If it names only a stub resolver on the loopback interface, which another network
+/// namespace cannot reach, it is systemd-resolved's list of upstream servers.
 fn resolv_conf(network: &Network) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let text = read("/etc/resolv.conf");
@@ -304,7 +307,7 @@ fn resolv_conf(network: &Network) -> String {
     if upstream.is_empty() { text } else { upstream }
 }
 
-/// What the root is populated with: the task's list, the operator's, or the default.
+/// The list that populates the root: the task's, else the operator's, else the default.
 pub(crate) fn chroot_env(policy: &Policy, spec: &SandboxSpec) -> ChrootEnv {
     [&spec.root.chroot_env, &policy.chroot_env]
         .into_iter()

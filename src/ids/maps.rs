@@ -1,4 +1,4 @@
-//! Which ids a user namespace has (`user_namespaces(7)`).
+//! The ids that are mapped in a user namespace (`user_namespaces(7)`).
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct IdMap(Vec<Range>);
 
-/// As many ids from `inside` on as `count` says are those from `outside` on in the parent namespace.
+/// `count` ids starting at `inside`, which are the ids starting at `outside` in the parent namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Range {
     inside: u32,
@@ -20,12 +20,12 @@ struct Range {
 }
 
 impl IdMap {
-    /// That of the initial user namespace: every id is itself.
+    /// The map of the initial user namespace: every id is mapped to itself.
     pub fn identity() -> IdMap {
         IdMap(vec![Range { inside: 0, outside: 0, count: u32::MAX }])
     }
 
-    /// Reads the text of such a file; `None` where a line is not three numbers.
+    /// Parses the text of a map file; `None` if a line is not three numbers.
     pub fn parse(text: &str) -> Option<IdMap> {
         let range = |line: &str| {
             let mut numbers = line.split_whitespace().map(str::parse::<u32>);
@@ -35,7 +35,7 @@ impl IdMap {
         text.lines().map(range).collect::<Option<_>>().map(IdMap)
     }
 
-    /// What `id` is in the parent namespace; `None` for an id that the namespace does not have.
+    /// What `id` is in the parent namespace; `None` if it is not mapped.
     pub fn outside(&self, id: u32) -> Option<u32> {
         let found = self.0.iter().filter(|range| range.inside <= id);
         let offset = |range: &Range| (*range, id.wrapping_sub(range.inside));
@@ -43,7 +43,7 @@ impl IdMap {
         within.and_then(|(range, offset)| range.outside.checked_add(offset))
     }
 
-    /// Whether the namespace has `id`.
+    /// Whether `id` is mapped.
     pub fn has(&self, id: u32) -> bool {
         self.outside(id).is_some()
     }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps() {
+    fn id_maps_are_parsed_and_applied() {
         let whole = IdMap::parse("         0          0 4294967295\n").unwrap();
         assert_eq!(whole, IdMap::identity());
         assert_eq!((whole.outside(0), whole.outside(u32::MAX - 1), whole.outside(u32::MAX)), {
@@ -66,7 +66,7 @@ mod tests {
         for (id, outside) in expected {
             assert_eq!(two.outside(id), outside, "{id}");
         }
-        // Of a namespace whose maps are not written yet.
+        // The map of a namespace before one is written.
         assert!(!IdMap::parse("").unwrap().has(0));
         for text in ["0 0\n", "a 0 1\n", "0 0 -1\n"] {
             assert_eq!(IdMap::parse(text), None, "{text:?}");

@@ -1,14 +1,13 @@
-//! Who the task runs as: user, primary group, supplementary groups, and which of them are refused.
+//! The ids that the task runs with: user, primary group, supplementary groups, and which of them are denied.
 //!
-//! A user is looked up in the *host's* database (`passwd(5)`, or whatever `nsswitch.conf(5)` names),
-//! once, before anything is made. What comes out is an [`Identity`]: numbers, which init can set without
-//! asking anybody. The root that the task will see is never consulted, because whoever wrote it could
-//! give any name any id.
+//! A user is looked up once in the *host's* database (`passwd(5)`, or what `nsswitch.conf(5)` names), before anything
+//! is made. The result is an [`Identity`]: numbers, which init can set without any lookup. The database in the task's
+//! root is not consulted, because its author could give any name any id.
 //!
-//! [`IdRanges`] is the operator's list of ids that no task may run as; [`check`] holds an identity against
-//! two of them.
+//! [`IdRanges`] is the operator's list of ids that no task may run as. [`check`] compares an identity with the lists
+//! for users and groups.
 //!
-//! This room decides and looks up. It sets no ids, and it does not map them into a user namespace.
+//! This module sets no ids, and does not map them into a user namespace.
 //!
 //! ```
 //! use cofferdam::ids;
@@ -41,30 +40,29 @@ pub use users::lookup;
 
 use crate::error::Error;
 
-/// The ids that a task runs with, and what the environment says about them.
+/// The ids that a task runs with, and the user's name and home directory for the environment.
 ///
-/// Plain data: [`lookup`] fills it from the host's database, and an author who knows better writes it out.
-/// All ids are those of the host.
+/// Plain data: [`lookup`] fills it from the host's database. All ids are those of the
+/// host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Real, effective, saved and file system user id.
     pub uid: u32,
-    /// The primary group, likewise.
+    /// Real, effective, saved and file system group id.
     pub gid: u32,
-    /// What `setgroups(2)` is given: sorted, without duplicates, the primary group among them.
+    /// The argument of `setgroups(2)`: sorted, without duplicates, the primary group included.
     ///
-    /// The primary group is listed so that a program which changes its own group keeps access to its
-    /// files. The list is never left as the caller's.
+    /// The primary group is listed so that a program that changes its group keeps access to its files. Without
+    /// privileges, the caller's own groups stay instead, and the report says so.
     pub groups: Vec<u32>,
-    /// The user's name, where the host knows one.
+    /// The user's name, if the host's database has one.
     pub name: Option<String>,
-    /// The user's home directory as the host's database has it. Nothing is said about its existence in
-    /// the sandbox's root.
+    /// The user's home directory in the host's database. It may not exist in the sandbox's root.
     pub home: Option<PathBuf>,
 }
 
-/// Refuses an identity that the operator denies: the user first, then every group, primary and
-/// supplementary.
+/// Refuses an identity that the operator denies. The user is checked first, then the primary group, then the
+/// supplementary groups.
 ///
 /// # Errors
 /// [`Error::Denied`] with the first id that is in a denied range: `running as uid 0 is disallowed`,
@@ -80,9 +78,9 @@ pub fn check(identity: &Identity, denied_uids: &IdRanges, denied_gids: &IdRanges
     }
 }
 
-/// The variables that say who the task is: `USER` and `LOGNAME` where a name is known, and `HOME`.
+/// The environment variables that describe the user: `USER` and `LOGNAME` if the name is known, and `HOME`.
 ///
-/// `HOME` is `/` when no home is known, or when it is not an absolute path in UTF-8. See `environ(7)`.
+/// `HOME` is `/` if the home directory is not known, not absolute or not UTF-8. See `environ(7)`.
 ///
 /// ```
 /// let who = cofferdam::ids::Identity { uid: 7, gid: 7, groups: vec![7], name: None, home: None };
@@ -108,15 +106,15 @@ mod tests {
         Identity { uid, gid: groups[0], groups: groups.to_vec(), name: None, home: None }
     }
 
-    /// uid, groups with the primary one first, denied uids, denied gids, and what the answer is.
+    /// Columns: uid, groups with the primary one first, denied uids, denied gids, and the expected error.
     #[test]
-    fn denied_ids() {
+    fn denied_ids_are_refused() {
         type Row = (u32, &'static [u32], &'static str, &'static str, Option<&'static str>);
         let table: &[Row] = &[
             (1000, &[1000], "", "1000-1011", Some("running as gid 1000 is disallowed")),
             (1000, &[1000, 27], "", "27", Some("running as gid 27 is disallowed")),
             (1000, &[1000], "1000", "1000", Some("running as uid 1000 is disallowed")),
-            // Nomad refuses this one: its list of groups begins with zeros that nobody asked for.
+            // Nomad refuses this one: its list of groups begins with zeros that were not asked for.
             (1000, &[1000], "", "0", None),
             (1000, &[1000], "", "", None),
             (1000, &[1000], "0-999,1001-4294967295", "0-999,1001-4294967295", None),
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn environment_of_an_identity() {
+    fn the_environment_has_user_logname_and_home() {
         let named =
             Identity { name: Some("ann".into()), home: Some("/home/ann".into()), ..identity(1, &[1]) };
         let pairs = |who: &Identity| {
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_plain_data() {
+    fn an_identity_survives_serialisation() {
         let who =
             Identity { name: Some("ann".into()), home: Some("/home/ann".into()), ..identity(1, &[1, 2]) };
         let json = serde_json::to_string(&who).unwrap();

@@ -1,4 +1,4 @@
-//! Lists of id ranges, `0,10-15`, as operators write them to deny ids.
+//! Lists of id ranges such as `0,10-15`, with which operators deny ids.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,10 +10,10 @@ use crate::error::Error;
 
 /// A set of user or group ids, kept as intervals: `0-4294967295` costs as much as `0`.
 ///
-/// The grammar is strict, because an element that is misread is an id that is not denied. The empty string
-/// is the empty set. Otherwise elements are separated by commas; an element is one id or two, the lower one
-/// first, separated by one `-`. An id is decimal digits, at most 4294967295; leading zeros are allowed,
-/// signs, blanks and everything else are not. Elements may overlap and repeat.
+/// The grammar is strict, because a misread element would leave an id allowed that was meant to be denied. The empty
+/// string is the empty set. Otherwise elements are separated by commas. An element is one id, or two ids separated by
+/// one `-`, the lower first. An id is decimal digits, at most 4294967295; leading zeros are allowed, signs and blanks
+/// are not. Elements may overlap and repeat.
 ///
 /// ```
 /// use cofferdam::ids::IdRanges;
@@ -35,7 +35,7 @@ impl IdRanges {
     /// Reads a list of ranges.
     ///
     /// # Errors
-    /// The first element that is not a range, and why.
+    /// [`RangeError`] for the first element that is not a range.
     pub fn parse(list: &str) -> Result<IdRanges, RangeError> {
         if list.is_empty() {
             return Ok(IdRanges::default());
@@ -63,14 +63,15 @@ impl IdRanges {
     }
 }
 
-/// One element: an id, or two ids and a `-`. A third piece is part of the second, and so no number.
+/// Parses one element: an id, or two ids separated by a `-`. A third id would be part of the second, which then is not
+/// a number.
 fn interval(element: &str) -> Result<(u32, u32), RangeErrorKind> {
     let (first, last) = element.split_once('-').unwrap_or((element, element));
     let (first, last) = (bound(first)?, bound(last)?);
     if first <= last { Ok((first, last)) } else { Err(RangeErrorKind::Reversed) }
 }
 
-/// `u32::from_str` takes a leading `+`, so digits are checked first.
+/// Parses one id. `u32::from_str` accepts a leading `+`, so digits are checked first.
 fn bound(text: &str) -> Result<u32, RangeErrorKind> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| digits).ok_or(RangeErrorKind::Bound)
@@ -140,10 +141,10 @@ pub struct RangeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RangeErrorKind {
-    /// One side is empty, no decimal number, above 4294967295, or there are more than two sides.
+    /// One side is empty, not a decimal number or above 4294967295, or there are more than two sides.
     #[error("range bound not valid")]
     Bound,
-    /// The range runs backwards.
+    /// The first id is greater than the last.
     #[error("lower bound cannot be greater than upper bound")]
     Reversed,
 }
@@ -151,7 +152,7 @@ pub enum RangeErrorKind {
 /// Reads the policy field `denied_host_uids`: the user ids that no task may run as.
 ///
 /// # Errors
-/// [`Error::Spec`] on that field, with the offending element.
+/// [`Error::Spec`] for that field, with the offending element.
 ///
 /// ```
 /// let e = cofferdam::ids::denied_uids("0,10-1").unwrap_err();
@@ -164,16 +165,16 @@ pub fn denied_uids(list: &str) -> Result<IdRanges, Error> {
     denied("denied_host_uids", "deniedHostUIDs", list)
 }
 
-/// Reads the policy field `denied_host_gids`: the group ids that no task may have, be it as its primary
-/// group or as a supplementary one.
+/// Reads the policy field `denied_host_gids`: the group ids that no task may have as its primary group or as a
+/// supplementary one.
 ///
 /// # Errors
-/// [`Error::Spec`] on that field, with the offending element.
+/// [`Error::Spec`] for that field, with the offending element.
 pub fn denied_gids(list: &str) -> Result<IdRanges, Error> {
     denied("denied_host_gids", "deniedHostGIDs", list)
 }
 
-/// `label` is how job authors know the field from the drivers that had it first.
+/// `label` is the field's name in Nomad's drivers, which job authors know.
 fn denied(field: &'static str, label: &str, list: &str) -> Result<IdRanges, Error> {
     IdRanges::parse(list).map_err(|RangeError { element, kind }| {
         Error::spec(field, format!("invalid range {label} {element:?}: {kind}"))
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_that_are_read() {
+    fn valid_lists_are_parsed() {
         let table = [
             ("", ""),
             ("1", "1"),
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_are_refused() {
+    fn invalid_lists_are_refused() {
         use RangeErrorKind::{Bound, Reversed};
         let table = [
             ("4294967296", "4294967296", Bound),
@@ -236,7 +237,7 @@ mod tests {
             ("1_000", "1_000", Bound),
             ("1\0", "1\0", Bound),
             ("١", "١", Bound),
-            // Nomad's validator lets these through, and then denies nothing.
+            // Nomad's validator accepts these, and then denies nothing.
             ("1-2-3", "1-2-3", Bound),
             ("1--3", "1--3", Bound),
             ("0,1-2-3,4", "1-2-3", Bound),
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn policy_fields() {
+    fn errors_name_the_policy_field() {
         let both = |uids, gids| denied_uids(uids).and_then(|_| denied_gids(gids)).map(drop);
         assert!(both("", "").is_ok());
         assert!(both("1-10", "1-10").is_ok());
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn serialised_as_the_list() {
+    fn ranges_are_serialised_as_a_list() {
         let ranges = IdRanges::parse("3,1-2").unwrap();
         assert_eq!(serde_json::to_string(&ranges).unwrap(), "\"1-3\"");
         assert_eq!(serde_json::from_str::<IdRanges>("\"1-3\"").unwrap(), ranges);
@@ -289,7 +290,7 @@ mod tests {
         const TOP: u32 = 64;
         let mut random = Lcg(1);
         for _ in 0..2000 {
-            // Half of the lists sit at the upper end of the ids, where arithmetic could overflow.
+            // Half of the lists are at the upper end of the ids, where arithmetic could overflow.
             let base = if random.below(2) == 0 { 0 } else { u32::MAX - (TOP - 1) };
             let mut naive = [false; TOP as usize];
             let mut elements = Vec::new();
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_read_is_read_alike_once_printed() {
+    fn a_printed_list_parses_to_the_same_set() {
         const ALPHABET: &[u8] = b"0123456789,,--+ x";
         let (mut random, mut read) = (Lcg(2), 0);
         for _ in 0..20_000 {

@@ -1,4 +1,4 @@
-//! From what the author writes as `user` to numbers.
+//! Looks up the field `user` of a spec.
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use super::Identity;
 use crate::error::Error;
 
-/// The overflow ids of the kernel, which `nobody` has wherever it exists (`user_namespaces(7)`).
+/// The kernel's overflow id, which is also the id of `nobody` where that user exists (`user_namespaces(7)`).
 const NOBODY: u32 = 65534;
 
-/// Finds out whom `user` means, in the host's database.
+/// Looks up `user` in the host's user database.
 ///
 /// | `user` | uid | gid | supplementary groups |
 /// |---|---|---|---|
@@ -22,15 +22,15 @@ const NOBODY: u32 = 65534;
 /// | `NAME:GROUP` | that user's | that group's | none but that group |
 /// | `UID:GID` | this one, known to the host or not | this one, likewise | none but that group |
 ///
-/// Each side of the colon may be a name or an id: what is made of decimal digits only is an id and never
-/// looked up as a name. A `UID` that the host does not know has no group, and none is made up for it.
+/// Each side of the colon is a name or an id. Text that consists of decimal digits is an id and is never looked up as a
+/// name. A `UID` alone is refused if the host's database does not contain it, because its group is not known.
 ///
-/// The answer depends on `nsswitch.conf(5)`, and a network service behind it may take its time.
+/// The result depends on `nsswitch.conf(5)`. A lookup in a network service can take long.
 ///
 /// # Errors
-/// [`Error::Spec`] on the field `user`: `failed to identify user "x": ` and whether there is no such user
-/// or group, whether the text cannot be a name or an id (4294967295 is `(uid_t) -1`, "leave as it is"), or
-/// how the database failed.
+/// [`Error::Spec`] for the field `user`: `failed to identify user "x": ` and the reason. The user or group may not
+/// exist, the text may be neither a name nor an id (4294967295 is `(uid_t) -1`, "leave unchanged"), or the database may
+/// have failed.
 ///
 /// ```
 /// let who = cofferdam::ids::lookup("12345:100")?;
@@ -62,7 +62,9 @@ fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, String> {
     let gid = group.map(|group| group_id(accounts, group)).transpose()?;
     match (gid, account) {
         (None, Some(account)) => with_all_groups(accounts, uid, account),
-        (None, None) => Err("no user has this id, so its group is not known: give it too, as UID:GID".into()),
+        (None, None) => {
+            Err("no user has this id, so its group is not known: give the group too, as UID:GID".into())
+        }
         (Some(gid), account) => {
             let (name, home) = account.map(|a| (a.name, a.home)).unzip();
             Ok(Identity { uid, gid, groups: vec![gid], name, home })
@@ -98,21 +100,23 @@ fn group_id(accounts: &impl Accounts, group: &str) -> Result<u32, String> {
     }
 }
 
-/// One side of the colon.
+/// A user or a group as it is given: one side of the colon.
 enum Key<'a> {
     Id(u32),
     Name(&'a str),
 }
 
 impl<'a> Key<'a> {
-    /// Names may hold blanks (directory services have them), but none that would be lost in print. A
-    /// leading `+` or `-` is syntax of `nsswitch.conf(5)`'s compat mode, or a number that was mistyped.
+    /// Parses one side of the colon. A name may contain blanks, as in directory services, but not at its ends, and no
+    /// control characters. A leading `+` or `-` is refused: it is syntax of `nsswitch.conf(5)`'s compat mode, or a
+    /// mistyped number.
     fn parse(text: &'a str) -> Result<Key<'a>, String> {
         if text.is_empty() {
             return Err("one side of the colon is empty".into());
         }
         if text.bytes().all(|b| b.is_ascii_digit()) {
-            let id = text.parse().map_err(|_| format!("{text} is above the highest id"))?;
+            let id =
+                text.parse().map_err(|_| format!("{text} is greater than the highest id, 4294967294"))?;
             return valid(id).map(Key::Id);
         }
         let bad = text.starts_with(['+', '-'])
@@ -122,12 +126,12 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Refuses the id that `setresuid(2)` and its like take for "leave as it is".
+/// Refuses the id that `setresuid(2)` and similar calls take for "leave unchanged".
 fn valid(id: u32) -> Result<u32, String> {
-    if id == u32::MAX { Err(format!("{id} is -1, which is no id")) } else { Ok(id) }
+    if id == u32::MAX { Err(format!("{id} (-1) is not a valid id")) } else { Ok(id) }
 }
 
-/// Tells absence from failure: some implementations give an error for both (`getpwnam(3)`, NOTES).
+/// Turns the errors with which some implementations report a missing entry into `None` (`getpwnam(3)`, NOTES).
 fn answer<T>(answer: Result<Option<T>, Errno>) -> Result<Option<T>, String> {
     match answer {
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
@@ -136,7 +140,7 @@ fn answer<T>(answer: Result<Option<T>, Errno>) -> Result<Option<T>, String> {
 }
 
 fn database_failed(errno: Errno) -> String {
-    format!("the user database failed: {errno}")
+    format!("the lookup in the user database failed: {errno}")
 }
 
 /// An entry of the user database.
@@ -148,7 +152,7 @@ struct Account {
     home: PathBuf,
 }
 
-/// The questions that [`lookup`] asks; the tests have a database of their own.
+/// A user database. The tests have one of their own.
 trait Accounts {
     fn user_by_name(&self, name: &str) -> Result<Option<Account>, Errno>;
     fn user_by_uid(&self, uid: u32) -> Result<Option<Account>, Errno>;
@@ -157,7 +161,7 @@ trait Accounts {
     fn groups(&self, user: &str, primary: u32) -> Result<Vec<u32>, Errno>;
 }
 
-/// The host's, through the C library.
+/// The host's user database, through the C library.
 struct HostAccounts;
 
 impl Accounts for HostAccounts {
@@ -192,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    /// A database in `passwd(5)` and `group(5)` form, and what it answers when asked for `broken`.
+    /// A database in `passwd(5)` and `group(5)` form. A lookup of `broken` fails with `broken`.
     struct Fake {
         passwd: &'static str,
         group: &'static str,
@@ -247,7 +251,7 @@ mod tests {
         }
     }
 
-    /// `uid:gid:groups:name:home`, or what follows the name of the user in the error.
+    /// Formats the result as `uid:gid:groups:name:home`, or returns the part of the error after the user's name.
     fn show(accounts: &Fake, user: &str) -> String {
         match lookup_in(accounts, user) {
             Ok(who) => {
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn users_that_are_found() {
+    fn known_users_are_looked_up() {
         let table = [
             ("", "65534:65533:65533:nobody:/nonexistent"),
             ("root", "0:0:0,5:root:/root"),
@@ -278,7 +282,7 @@ mod tests {
             ("1000:99", "1000:99:99:ann:/home/ann"),
             ("2000:2001", "2000:2001:2001:-:-"),
             ("4294967294:4294967294", "4294967294:4294967294:4294967294:-:-"),
-            // The names 42 and 7 exist, with other ids. Digits are an id.
+            // A user 42 and a group 7 exist with other ids. Digits are an id.
             ("42:7", "42:7:7:-:-"),
         ];
         for (user, expect) in table {
@@ -287,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn users_that_are_refused() {
-        let unknown = "no user has this id, so its group is not known: give it too, as UID:GID";
-        let minus = "4294967295 is -1, which is no id";
+    fn unknown_or_malformed_users_are_refused() {
+        let unknown = "no user has this id, so its group is not known: give the group too, as UID:GID";
+        let minus = "4294967295 (-1) is not a valid id";
         let table = [
             ("no-such-user-xyz", "no such user"),
             ("no-such-user-xyz:0", "no such user"),
             ("ann:nope", "no such group \"nope\""),
-            // Nomad takes names only and refuses every number; we refuse what has no group.
+            // Nomad accepts only names. This crate refuses an id whose group is not known.
             ("2000", unknown),
             ("42", unknown),
             ("4294967295", minus),
@@ -303,7 +307,7 @@ mod tests {
             ("minus", minus),
             ("minusgroup", minus),
             ("ann:minus", minus),
-            ("4294967296", "4294967296 is above the highest id"),
+            ("4294967296", "4294967296 is greater than the highest id, 4294967294"),
             ("ann:", "one side of the colon is empty"),
             (":1", "one side of the colon is empty"),
             (":", "one side of the colon is empty"),
@@ -316,8 +320,8 @@ mod tests {
             ("ann\0", "\"ann\\0\" is neither a name nor an id"),
             ("ann\n", "\"ann\\n\" is neither a name nor an id"),
             ("0x10", "no such user"),
-            ("broken", "the user database failed: EIO: I/O error"),
-            ("ann:broken", "the user database failed: EIO: I/O error"),
+            ("broken", "the lookup in the user database failed: EIO: I/O error"),
+            ("ann:broken", "the lookup in the user database failed: EIO: I/O error"),
         ];
         for (user, expect) in table {
             assert_eq!(show(&FAKE, user), expect, "{user:?}");
@@ -325,14 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_nobody() {
+    fn without_nobody_the_overflow_id_is_used() {
         let bare = Fake { passwd: "root:x:0:0::/root:", ..FAKE };
         assert_eq!(show(&bare, ""), "65534:65534:65534:-:-");
         assert_eq!(show(&bare, "nobody"), "no such user");
     }
 
     #[test]
-    fn absence_that_looks_like_an_error() {
+    fn enoent_and_esrch_mean_no_such_user() {
         for errno in [Errno::ENOENT, Errno::ESRCH] {
             assert_eq!(show(&Fake { broken: errno, ..FAKE }, "broken"), "no such user");
         }
@@ -346,7 +350,7 @@ mod tests {
         Some(numbers)
     }
 
-    /// Every account of this machine, held against `id(1)`.
+    /// Compares every account of this machine with `id(1)`.
     #[test]
     fn agrees_with_id() {
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -361,7 +365,7 @@ mod tests {
             compared = compared.saturating_add(1);
         }
         if compared == 0 {
-            eprintln!("skipped: neither /etc/passwd nor id(1) here");
+            crate::skip::note("neither /etc/passwd nor id(1) here");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Namespaces into clone flags and steps.
+//! Turns namespaces into clone flags and steps.
 
 use super::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
@@ -9,7 +9,8 @@ const fn bit(flag: i32) -> u32 {
     flag.cast_unsigned()
 }
 
-/// Joins and fills namespaces, before anything is mounted. The `CLONE_NEW*` bits of the clone.
+/// Adds the steps that join and configure namespaces, before anything is mounted. Returns the `CLONE_NEW*` flags of the
+/// clone.
 pub(crate) fn join(ns: &Namespaces, draft: &mut Draft) -> u32 {
     let mut clone = bit(libc::CLONE_NEWNS);
     draft.report.enforce(Control::MOUNT_NS);
@@ -33,8 +34,8 @@ pub(crate) fn join(ns: &Namespaces, draft: &mut Draft) -> u32 {
     clone
 }
 
-/// Leaves the caller's cgroup namespace, once the task's cgroups are entered. A clone would root the new one at the
-/// caller's cgroup.
+/// Adds the step that makes a cgroup namespace, after the task's cgroups are entered. The root of a namespace made by
+/// the clone would be the caller's cgroup.
 pub(crate) fn unshare(ns: &Namespaces, draft: &mut Draft) {
     if ns.cgroup {
         draft.build(Control::CGROUP_NS, Op::Unshare { flags: bit(libc::CLONE_NEWCGROUP) });
@@ -43,7 +44,7 @@ pub(crate) fn unshare(ns: &Namespaces, draft: &mut Draft) {
 }
 
 impl Namespaces {
-    /// Those that are not the caller's: `CLONE_NEW*` bits.
+    /// The namespaces that are not the caller's, as `CLONE_NEW*` flags.
     pub(crate) fn own(&self) -> u32 {
         [
             (true, libc::CLONE_NEWNS),
@@ -63,7 +64,7 @@ impl Namespaces {
 fn network(ns: &Namespaces, draft: &mut Draft) -> u32 {
     match &ns.network {
         Network::Host => {
-            draft.report.note(Control::NET_NS, "the network is the host's");
+            draft.report.note(Control::NET_NS, "the task shares the host's network namespace");
             return 0;
         }
         Network::None => draft.build(Control::NET_NS, Op::Loopback {}),
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_always_and_the_others_by_mode() {
+    fn the_mount_namespace_is_always_new() {
         use IsolationMode::{Host, Private};
         assert_eq!(list(Host, Host), "CLONE_NEWNS");
         assert_eq!(list(Host, Private), "CLONE_NEWNS|CLONE_NEWIPC");

@@ -1,12 +1,11 @@
-//! Namespaces: which of them a task gets for itself, joins, or shares with its host.
+//! Namespaces: which ones are private to a task, which ones it joins, and which ones it shares with the host.
 //!
-//! The mount namespace is always the task's own. PID and IPC follow a mode, `private` or `host`, that
-//! a task may choose below the operator's ceiling; the network is the host's, none, or joined by
-//! path; UTS and cgroup namespaces are options. Where the caller has no privileges, a user namespace
-//! makes the rest possible.
+//! The mount namespace is always the task's own. PID and IPC namespaces follow a mode, `private` or `host`, which a
+//! task may choose within the operator's policy. The network is the host's, none, or joined by path. UTS and cgroup
+//! namespaces are optional. A caller without privileges makes these namespaces in a user namespace.
 //!
-//! What it does not do: configure a network (beyond bringing `lo` up in an empty one), or user
-//! namespaces for a caller that does not need one.
+//! This module does not configure a network, beyond bringing `lo` up in an empty one, and does not make a user
+//! namespace for a caller that does not need one.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -16,14 +15,27 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::notation::InvalidValue;
 
 pub(crate) mod lower;
 pub(crate) mod probe;
 
-/// Whether a task has a namespace of its own or shares the caller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a task has a private namespace or shares the caller's. Serialised: `"private"` or `"host"`.
+///
+/// ```
+/// use cofferdam::{IsolationMode, Policy, Sandbox};
+///
+/// // Tasks get private PID namespaces, and no task may ask for the host's.
+/// let policy = Policy { default_pid_mode: IsolationMode::Private, allow_host_pid: false, ..Policy::default() };
+/// // A debugger that shares only the IPC namespace with the host.
+/// let sandbox = Sandbox::command("gdb").policy(&policy).ipc_mode(IsolationMode::Host);
+/// # let _ = sandbox;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IsolationMode {
     /// A new namespace.
+    #[default]
     Private,
     /// The caller's namespace.
     Host,
@@ -39,58 +51,65 @@ impl fmt::Display for IsolationMode {
 }
 
 impl FromStr for IsolationMode {
-    type Err = ();
+    type Err = InvalidValue;
 
     /// Exactly `private` or `host`; upper case is refused.
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text {
             "private" => Ok(IsolationMode::Private),
             "host" => Ok(IsolationMode::Host),
-            _ => Err(()),
+            _ => Err(InvalidValue::new(format!("must be \"private\" or \"host\", got {text:?}"))),
         }
     }
 }
 
-/// Reads the value of `field`.
-///
-/// # Errors
-/// [`Error::Spec`] for anything but `private` and `host`, the empty string included.
-pub(crate) fn parse_mode(field: &'static str, value: &str) -> Result<IsolationMode> {
-    value
-        .parse()
-        .map_err(|()| Error::spec(field, format!("{field} must be \"private\" or \"host\", got {value:?}")))
-}
-
-/// The mode that a task gets: its own choice, else the operator's default; never `host` above the
-/// ceiling.
+/// The mode that a task gets: its own choice, else the operator's default. `host` is refused unless `allow_host` is
+/// set.
 pub(crate) fn resolve_mode(
-    task: (&'static str, &str),
-    default: (&'static str, &str),
+    (field, task): (&'static str, Option<IsolationMode>),
+    default: IsolationMode,
     allow_host: bool,
 ) -> Result<IsolationMode> {
-    let default = parse_mode(default.0, default.1)?;
-    let mode = if task.1.is_empty() { default } else { parse_mode(task.0, task.1)? };
+    let mode = task.unwrap_or(default);
     if mode == IsolationMode::Host && !allow_host {
-        return Err(Error::denied(format!("{} \"host\" is above the ceiling of this host's policy", task.0)));
+        let flag = format!("allow_host_{}", field.trim_end_matches("_mode"));
+        return Err(Error::denied(match task {
+            Some(_) => format!("{field} \"host\" is not allowed by this host's policy ({flag} is off)"),
+            None => format!(
+                "{field} is not given, and this host's policy contradicts itself (default_{field} is \"host\", {flag} is off)"
+            ),
+        }));
     }
     Ok(mode)
 }
 
-/// The network that a task sees.
+/// The network namespace of a task (`network_namespaces(7)`). Serialised: `"host"`, `"none"` or `{"path":
+/// "/run/netns/x"}`.
+///
+/// ```
+/// use cofferdam::{Network, Sandbox};
+///
+/// let offline = Sandbox::command("make").network(Network::None);
+/// // Made before by `ip netns add jobs`.
+/// let joined = Sandbox::command("curl").network(Network::Path("/run/netns/jobs".into()));
+/// # let _ = (offline, joined);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Network {
-    /// The caller's network namespace.
+    /// The caller's network namespace. The report notes that `net_ns` is not asked for.
     #[default]
     Host,
-    /// A new network namespace with nothing but `lo`, which is up.
+    /// A new network namespace that contains only the loopback interface `lo`, which is up.
     None,
-    /// The namespace that this file refers to (`/run/netns/x`, `/proc/1/ns/net`): made and configured
-    /// by somebody else, joined by `setns(2)`. Needs `CAP_SYS_ADMIN` over it.
+    /// The network namespace that this absolute path refers to (`/run/netns/x`, `/proc/1/ns/net`). Another program has
+    /// made and configured it. The task joins it by `setns(2)`, which needs `CAP_SYS_ADMIN` in its user namespace. A
+    /// caller without privileges is refused ([`Error::Unsupported`](crate::Error::Unsupported)).
     Path(PathBuf),
 }
 
-/// The namespaces of one sandbox, decided.
+/// The resolved namespaces of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Namespaces {
     pub pid: IsolationMode,
@@ -105,30 +124,38 @@ pub(crate) struct Namespaces {
 mod tests {
     use super::*;
 
-    fn resolve(plugin: &str, task: &str, allow: bool) -> String {
-        match resolve_mode(("pid_mode", task), ("default_pid_mode", plugin), allow) {
+    fn resolve(default: IsolationMode, task: Option<IsolationMode>, allow: bool) -> String {
+        match resolve_mode(("pid_mode", task), default, allow) {
             Ok(mode) => mode.to_string(),
             Err(e) => e.to_string(),
         }
     }
 
     #[test]
-    fn the_task_chooses_below_the_ceiling() {
-        for (plugin, task, allow, expect) in [
-            ("private", "private", true, "private"),
-            ("private", "host", true, "host"),
-            ("private", "", true, "private"),
-            ("host", "host", true, "host"),
-            ("host", "", true, "host"),
-            ("host", "private", false, "private"),
-            ("private", "host", false, "pid_mode \"host\" is above the ceiling of this host's policy"),
-            ("host", "", false, "pid_mode \"host\" is above the ceiling of this host's policy"),
-            ("private", "Host", true, "pid_mode must be \"private\" or \"host\", got \"Host\""),
-            ("private", "other", true, "pid_mode must be \"private\" or \"host\", got \"other\""),
-            ("other", "", true, "default_pid_mode must be \"private\" or \"host\", got \"other\""),
-            ("", "private", true, "default_pid_mode must be \"private\" or \"host\", got \"\""),
+    fn the_policy_may_forbid_host_mode() {
+        use IsolationMode::{Host, Private};
+        let above = "pid_mode \"host\" is not allowed by this host's policy (allow_host_pid is off)";
+        let contradiction = "pid_mode is not given, and this host's policy contradicts itself (default_pid_mode is \"host\", \
+                             allow_host_pid is off)";
+        for (default, task, allow, expect) in [
+            (Private, Some(Private), true, "private"),
+            (Private, Some(Host), true, "host"),
+            (Private, None, true, "private"),
+            (Host, Some(Host), true, "host"),
+            (Host, None, true, "host"),
+            (Host, Some(Private), false, "private"),
+            (Private, Some(Host), false, above),
+            (Host, None, false, contradiction),
         ] {
-            assert_eq!(resolve(plugin, task, allow), expect, "{plugin:?} {task:?} {allow}");
+            assert_eq!(resolve(default, task, allow), expect, "{default} {task:?} {allow}");
+        }
+    }
+
+    #[test]
+    fn a_mode_is_spelled_exactly() {
+        for text in ["Host", "other", "", " host"] {
+            let refused = text.parse::<IsolationMode>().unwrap_err().to_string();
+            assert_eq!(refused, format!("must be \"private\" or \"host\", got {text:?}"));
         }
     }
 }

@@ -1,17 +1,16 @@
-//! Asks the kernel about namespaces: whether an unprivileged caller may make user namespaces, and what
-//! a namespace file refers to.
+//! Probes namespaces: whether an unprivileged caller may make user namespaces, and whether a file is a namespace.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-/// Why an unprivileged process could not make a user namespace, from the sysctls that forbid it.
-/// Each argument is the text of a file below `/proc/sys`, or `None` where there is no such file.
+/// The sysctl that forbids unprivileged processes to make user namespaces; `None` if none does. Each argument is the
+/// text of a file below `/proc/sys`, or `None` if the file does not exist.
 ///
-/// An empty answer is no promise: the clone itself tells.
+/// `None` is no guarantee: other mechanisms can refuse the clone.
 pub(crate) fn user_ns_forbidden(
     max: Option<&str>,
     clone_allowed: Option<&str>,
@@ -30,7 +29,7 @@ pub(crate) fn user_ns_forbidden(
     None
 }
 
-/// Reads those sysctls.
+/// Reads the sysctls of [`user_ns_forbidden`].
 pub(crate) fn user_ns() -> Option<String> {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).ok();
     user_ns_forbidden(
@@ -40,26 +39,39 @@ pub(crate) fn user_ns() -> Option<String> {
     )
 }
 
-/// Whether this process is in a user namespace that is not the initial one. That one has a fixed inode (Linux 3.8).
+/// Whether this process is in a user namespace other than the initial one, which has a fixed inode number (Linux 3.8).
 pub(crate) fn nested() -> bool {
     const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
     nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|st| st.st_ino != PROC_USER_INIT_INO)
 }
 
-/// Opens the namespace that an `O_PATH` descriptor refers to; `None` for what is none. A namespace is a file of nsfs,
-/// wherever it is bound. Nothing else is opened: that could be a fifo.
-pub(crate) fn namespace(held: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+/// Opens the network namespace that an `O_PATH` descriptor refers to; `None` if it is not a namespace. A namespace is a
+/// file on nsfs, wherever it is bind-mounted. No other file is opened, as opening a fifo would block.
+///
+/// # Errors
+/// The errno, or `InvalidInput` with the type of another namespace.
+pub(crate) fn network_namespace(held: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     if fstatfs(held)?.filesystem_type() != NSFS_MAGIC {
         return Ok(None);
     }
     let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-    Ok(Some(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?))
+    let opened = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let name = match crate::sys::namespace_type(opened.as_fd())? {
+        libc::CLONE_NEWNET => return Ok(Some(opened)),
+        libc::CLONE_NEWNS => "mount",
+        libc::CLONE_NEWPID => "PID",
+        libc::CLONE_NEWIPC => "IPC",
+        libc::CLONE_NEWUTS => "UTS",
+        libc::CLONE_NEWUSER => "user",
+        libc::CLONE_NEWCGROUP => "cgroup",
+        _ => "other",
+    };
+    let why = format!("it is a namespace of another type ({name})");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
@@ -76,12 +88,15 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_file_is_told_from_another() {
+    fn only_files_on_nsfs_are_namespaces() {
         let is = |path: &str| {
             let held = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
-            namespace(held.as_fd()).unwrap().is_some()
+            network_namespace(held.as_fd()).unwrap().is_some()
         };
         assert!(is("/proc/self/ns/net"));
         assert!(!is("/proc/self/status"));
+        let held = open("/proc/self/ns/mnt", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        let refused = network_namespace(held.as_fd()).unwrap_err().to_string();
+        assert_eq!(refused, "it is a namespace of another type (mount)");
     }
 }

@@ -7,11 +7,14 @@
 //!
 //! This module makes no decisions (`compile` does) and runs no step (`spawn` and `init` do).
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::cgroup::{CgroupOp, Cgroups};
 use crate::error::{Error, Result};
-use crate::report::{Control, Report};
+use crate::report::{Control, Report, Require};
+use crate::rootfs::changes::RootRecord;
 use crate::step::wire::{self, Field, List, Op};
 use crate::step::{Encoded, InitStep, Phase, call};
 
@@ -21,7 +24,18 @@ pub(crate) use parent::{EXECUTE_INIT, ParentOp, ParentStep, map_call};
 
 /// A compiled sandbox: the steps of the parent and of init in order, and the report of the controls that will hold. Its
 /// `Display` output lists the steps with their system calls in strace's format.
+///
+/// ```no_run
+/// use cofferdam::{Control, Network, Sandbox};
+///
+/// let plan = Sandbox::command("make").id("job-7").network(Network::None).plan()?;
+/// assert_eq!(plan.id, "job-7");
+/// assert!(plan.report.enforced.contains(Control::NET_NS));
+/// print!("{plan}");
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Plan {
     /// The sandbox's name, which is also in the names of its cgroup and its temporary root.
     pub id: String,
@@ -35,15 +49,18 @@ pub struct Plan {
     pub(crate) cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub(crate) namespaces: u32,
-    /// The step by which a process joins the task's PID namespace: the process stays outside, and its child is inside.
-    /// `None` if the task is in the caller's PID namespace.
+    /// The [`Fork`](Op::Fork) step for a process that joins the task's PID namespace. `setns(2)` puts only children of
+    /// that process into the namespace, so the process stays outside and its child runs the command. `None` if the task
+    /// is in the caller's PID namespace.
     pub(crate) stays: Option<InitStep>,
     /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
+    /// Record for comparing the root with its sources after the end of the task.
+    pub(crate) root: RootRecord,
     /// The command, as the spec names it.
-    pub(crate) command: String,
+    pub(crate) command: OsString,
     /// Paths in the root at which the command is looked for, in order.
-    pub(crate) candidates: Vec<String>,
+    pub(crate) candidates: Vec<PathBuf>,
 }
 
 /// The part of a plan that a process needs to join the running task. It holds no content of files, and so no secret.
@@ -63,39 +80,54 @@ pub(crate) struct Enclosure {
     pub stays: Option<InitStep>,
     /// See [`Plan::must_hold`].
     pub must_hold: MustHold,
+    /// See [`Plan::root`].
+    pub root: RootRecord,
 }
 
 /// The controls that must be enforced, by the spec and by the policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MustHold {
-    /// Controls that the spec's author requires. `None`: no control may be missing except those in `forgiven`.
-    pub author: Option<Control>,
-    /// Controls that the operator's policy requires.
-    pub operator: Option<Control>,
-    /// Controls that may be missing if `author` is `None`.
+    /// The requirement of the spec's author. If author and operator have none, [`Require::default`] applies.
+    pub author: Option<Require>,
+    /// The requirement of the operator's policy.
+    pub operator: Option<Require>,
+    /// Controls that may be missing unless a requirement names them.
     pub forgiven: Control,
 }
 
 impl MustHold {
+    /// The requirements of author and operator. If neither has one, the default requirement.
+    fn all(&self) -> impl Iterator<Item = Require> + use<> {
+        let default = (self.author.is_none() && self.operator.is_none()).then_some(Require::default());
+        [self.author, self.operator, default].into_iter().flatten()
+    }
+
+    /// Whether `control`, if it is asked for, must be enforced and not only weakened.
+    pub(crate) fn names(&self, control: Control) -> bool {
+        self.all().any(|require| require.names(control))
+    }
+
+    /// Whether every control that was asked for may be missing.
+    pub(crate) fn is_best_effort(&self) -> bool {
+        self.all().all(|require| require == Require::BestEffort)
+    }
+
     /// Checks a report against the required controls.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with the controls that are not enforced, and the reasons.
+    /// [`Error::Spec`] for a required control that the spec does not ask for. [`Error::Unsupported`] with the controls
+    /// that are not enforced, and the reasons.
     pub(crate) fn check(&self, report: &Report) -> Result<()> {
-        let by_author = match self.author {
-            None => report.missing.difference(self.forgiven),
-            Some(some) => report.unmet(some),
-        };
-        let unmet = by_author | self.operator.map_or(Control::empty(), |some| report.unmet(some));
+        let unmet = self.all().fold(Control::empty(), |set, by| set | by.unmet(report, self.forgiven));
         if unmet.is_empty() {
             return Ok(());
         }
-        // A remark on a control that the spec did not ask for does not explain why the control is missing.
-        let reason = match report.why(unmet & report.asked) {
-            why if why.is_empty() => "the spec does not ask for it".to_string(),
-            why => why,
-        };
-        Err(Error::Unsupported { control: unmet, reason })
+        let unasked = unmet.difference(report.asked);
+        if !unasked.is_empty() {
+            let why = format!("{unasked} must be enforced, but the spec does not ask for it");
+            return Err(Error::spec("require", why));
+        }
+        Err(Error::Unsupported { control: unmet, reason: report.why(unmet) })
     }
 }
 
@@ -137,11 +169,12 @@ impl Plan {
             namespaces: self.namespaces,
             stays: self.stays.clone(),
             must_hold: self.must_hold,
+            root: self.root.clone(),
         }
     }
 
-    /// The system calls that undo the parent's steps on the host. They are made after the end of the task, and after a
-    /// refused step for the steps before it.
+    /// The system calls that undo the parent's steps on the host. They are made after the end of the task. If a step of
+    /// the spawn is refused, only the calls that undo the earlier steps are made.
     pub(crate) fn undo_calls(&self) -> Vec<String> {
         let ops: Vec<&CgroupOp> = self
             .parent
@@ -170,21 +203,37 @@ impl Plan {
         op.map_or_else(|| "decode the plan".to_string(), |op| call(&op, index))
     }
 
+    /// The resource limit of the task that causes this errno in init, if the spec sets one.
+    fn low_rlimit(&self, errno: i32) -> Option<&'static str> {
+        let (number, name) = match errno {
+            libc::EMFILE => (libc::RLIMIT_NOFILE, "nofile"),
+            libc::ENOMEM => (libc::RLIMIT_AS, "as"),
+            libc::EAGAIN => (libc::RLIMIT_NPROC, "nproc"),
+            _ => return None,
+        };
+        let limits =
+            |step: &InitStep| matches!(step.op(), Some(Op::Rlimit { resource, .. }) if resource == number);
+        self.init.iter().any(limits).then_some(name)
+    }
+
     /// An explanation of a refused call of init, if the errno alone is ambiguous.
     pub(crate) fn meaning(&self, step: u32, index: u8, errno: i32) -> Option<String> {
+        if let Some(name) = self.low_rlimit(errno) {
+            return Some(format!("rlimits: {name} is too low to start the task"));
+        }
         let op = self.init_step(step).and_then(InitStep::op)?;
         let Op::Bind { source, target, file_type, .. } = op else { return None };
         let moves = call(&op, index).starts_with("move_mount(");
         match errno {
             libc::ENOENT | libc::ELOOP if !moves => Some(format!(
-                "{target:?} is, or lies below, a symbolic link that leads to nothing in the root"
+                "the mount point {target:?} is a dangling symbolic link in the root, or below one"
             )),
             libc::EINVAL | libc::ENOTDIR if moves => {
                 let (is, other) = match file_type {
-                    wire::FileType::Dir => ("a directory", "none"),
+                    wire::FileType::Dir => ("a directory", "not a directory"),
                     wire::FileType::File => ("a file", "a directory"),
                 };
-                Some(format!("{source:?} is {is}, and {target:?} in the root is {other}"))
+                Some(format!("{source:?} is {is}, but the mount point {target:?} in the root is {other}"))
             }
             _ => None,
         }

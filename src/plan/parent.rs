@@ -9,8 +9,8 @@ use crate::step::{Handed, IdMaps, Kernel, Step, namespaces};
 /// An operation of the parent. `spawn` runs it. The task's undo list removes what it creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ParentOp {
-    /// Opens the sources that are linked or copied into the root. This happens while the plan is compiled, since the
-    /// plan depends on what the sources are.
+    /// Opens the sources that are linked or copied into the root. They are opened while the plan is compiled, since the
+    /// plan depends on their types. `spawn` does nothing for this step.
     HoldSources {
         /// Paths of the sources, as the spec names them.
         sources: Vec<PathBuf>,
@@ -51,23 +51,24 @@ impl ParentOp {
     /// A short title of the operation for users.
     pub(crate) fn title(&self) -> String {
         match self {
-            ParentOp::HoldSources { .. } => "hold what populates the root".into(),
+            ParentOp::HoldSources { .. } => "open the sources of the root".into(),
             ParentOp::TempRoot(make) => format!("temporary root {:?}", make.path()),
             ParentOp::BuildRoot(build) => format!("populate the root by {}", build.method),
             ParentOp::Cgroup(op) => op.title(),
-            ParentOp::Hand(handed) => format!("hand over {}", handed.title()),
-            ParentOp::Channel => "a socket to init".into(),
-            ParentOp::SealSteps => "the steps of init, sealed".into(),
-            ParentOp::SealInit => "the program of init, sealed".into(),
+            ParentOp::Hand(handed) => format!("pass {} to init", handed.title()),
+            ParentOp::Channel => "create a socket to init".into(),
+            ParentOp::SealSteps => "write the steps of init to a sealed memfd".into(),
+            ParentOp::SealInit => "write the program of init to a sealed memfd".into(),
             ParentOp::Clone { .. } => "clone, and execute init".into(),
             ParentOp::IdMaps(_) => "write the id maps".into(),
             ParentOp::AwaitCommand => "wait until the command runs".into(),
-            ParentOp::CheckShare(_) => "look again whether processors are reserved".into(),
+            ParentOp::CheckShare(_) => "check again whether CPUs are reserved".into(),
         }
     }
 
     /// The system calls of the operation in order, one per line, in strace's format. An operation of several calls is
-    /// run with a recorder. An operation of one call has one text, which is also used in its error.
+    /// run with [`Kernel::recorder`], which records their text. The text of an operation of one call is written here,
+    /// and [`call`](Self::call) uses it for errors too.
     pub(crate) fn calls(&self) -> Vec<String> {
         match self {
             ParentOp::HoldSources { sources, then } => {

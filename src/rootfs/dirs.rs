@@ -13,28 +13,37 @@ use serde::{Deserialize, Serialize};
 
 use super::{FileKind, check_path};
 use crate::error::{Error, Result};
+use crate::notation;
 
 /// The directories of a task in addition to its root. Each is mounted only if it is set.
 ///
 /// ```
-/// use cofferdam::{Secrets, TaskDirs};
+/// use cofferdam::{Sandbox, Secrets, TaskDirs};
+///
 /// let secrets = Secrets { files: [("token".into(), "s3cr3t".into())].into(), ..Secrets::default() };
-/// let dirs = TaskDirs { local: Some("/srv/task/local".into()), secrets: Some(secrets), ..TaskDirs::default() };
+/// let dirs = TaskDirs {
+///     local: Some("/srv/job/7".into()), // mounted at /local
+///     secrets: Some(secrets),           // the file /secrets/token
+///     tmp: Some(64 << 20),              // a tmpfs of 64 MiB at /tmp
+///     ..TaskDirs::default()
+/// };
 /// assert!(!format!("{dirs:?}").contains("s3cr3t"));
+/// # let _ = Sandbox::command("make").task_dirs(dirs);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct TaskDirs {
     /// A directory of the host that several tasks share, mounted at `/alloc`. Its file modes decide who may write. A
     /// directory `logs` in it is read-only.
     pub alloc: Option<PathBuf>,
-    /// A directory of the host for this task, mounted at `/local`. Its file modes decide who may write. The command is
-    /// searched for there first.
+    /// A directory of the host for this task, mounted at `/local`. Its file modes decide who may write. A
+    /// command with a relative path is looked up there after `work_dir`, a bare name before `PATH`.
     pub local: Option<PathBuf>,
     /// A tmpfs at `/secrets`.
     pub secrets: Option<Secrets>,
-    /// Size in bytes of a tmpfs at `/tmp`, mode 1777, which covers the directory of that name in the root. Its pages
-    /// count as the task's memory.
+    /// Size limit in bytes of a tmpfs at `/tmp`, mode 1777, which covers the root's own `/tmp`. It must not be 0. Its
+    /// pages count as the task's memory.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub tmp: Option<u64>,
 }
 
@@ -42,10 +51,11 @@ pub struct TaskDirs {
 /// `noswap` (`tmpfs(5)`, Linux 6.4) and the sandbox has no user namespace; otherwise the report says so. Before the
 /// spawn, a secret is in the caller's memory; during the spawn, it is also in a sealed memfd.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Secrets {
-    /// Size limit in bytes; 0 means 1 MiB. Its pages count as the task's memory.
-    pub size: u64,
+    /// Size limit in bytes. If absent, 1 MiB. Its pages count as the task's memory.
+    #[serde(deserialize_with = "notation::optional_size_from")]
+    pub size: Option<u64>,
     /// Files that it contains when the task starts, by name: mode 0400, owned by the task's user and group. Neither a
     /// plan nor `Debug` prints their content.
     pub files: BTreeMap<String, String>,
@@ -62,7 +72,7 @@ const SECRETS_DEFAULT: u64 = 1 << 20;
 
 impl Secrets {
     pub(super) fn bytes(&self) -> u64 {
-        if self.size == 0 { SECRETS_DEFAULT } else { self.size }
+        self.size.unwrap_or(SECRETS_DEFAULT)
     }
 }
 
@@ -95,12 +105,9 @@ impl TaskDirs {
         for (source, target) in self.binds() {
             check_path(FIELD, source)?;
             if kind(source)? != FileKind::Dir {
-                let why = format!("{target:?} needs a directory of the host, and {source:?} is none");
+                let why = format!("{source:?} is not a directory, so it cannot be mounted at {target:?}");
                 return Err(Error::spec(FIELD, why));
             }
-        }
-        if self.tmp == Some(0) {
-            return Err(Error::spec(FIELD, "/tmp has no bytes: leave tmp out for a directory of the root"));
         }
         let Some(secrets) = &self.secrets else { return Ok(()) };
         for (name, text) in &secrets.files {
@@ -110,7 +117,7 @@ impl TaskDirs {
                 || name == "."
                 || name == ".."
             {
-                return Err(Error::spec(FIELD, format!("{name:?} is no name of a file in /secrets")));
+                return Err(Error::spec(FIELD, format!("{name:?} is not a valid file name in /secrets")));
             }
             if u64::try_from(text.len()).is_ok_and(|n| n > secrets.bytes()) {
                 let why =
@@ -120,4 +127,9 @@ impl TaskDirs {
         }
         Ok(())
     }
+}
+
+crate::notation::from_maps! {
+    TaskDirs: "an object with alloc, local, secrets and tmp",
+    Secrets: "an object with size and files",
 }

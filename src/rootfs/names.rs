@@ -13,8 +13,17 @@ use crate::error::{Error, Result};
 
 /// The content of `/etc/resolv.conf` in the sandbox (`resolv.conf(5)`). An empty part is taken from the host's file. If
 /// all three parts are empty, the host's file is copied.
+///
+/// ```
+/// use cofferdam::{Dns, HostsEntry, Sandbox};
+///
+/// let dns = Dns { servers: vec!["192.0.2.53".into()], searches: vec!["example.org".into()], ..Dns::default() };
+/// let db = HostsEntry { address: "192.0.2.7".into(), names: vec!["db".into(), "db.example.org".into()] };
+/// let sandbox = Sandbox::command("curl").dns(dns).hosts([db]);
+/// # let _ = sandbox;
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Dns {
     /// Addresses of name servers, IPv4 or IPv6. An IPv6 address may have a zone (`fe80::1%eth0`).
     pub servers: Vec<String>,
@@ -26,7 +35,7 @@ pub struct Dns {
 
 /// One line of `/etc/hosts` (`hosts(5)`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct HostsEntry {
     /// An IPv4 or IPv6 address.
     pub address: String,
@@ -52,7 +61,7 @@ impl Dns {
     pub(crate) fn render(&self, host: &str) -> Result<String> {
         let address = |s: &String| s.split('%').next().unwrap_or_default().parse::<IpAddr>().is_ok();
         if let Some(wrong) = self.servers.iter().find(|s| !address(s) || !word(s)) {
-            return Err(Error::spec("dns", format!("{wrong:?} is not the address of a name server")));
+            return Err(Error::spec("dns", format!("{wrong:?} is not the IP address of a name server")));
         }
         if let Some(wrong) = self.searches.iter().chain(&self.options).find(|s| !word(s)) {
             return Err(Error::spec("dns", format!("{wrong:?} is not a single word")));
@@ -114,13 +123,13 @@ pub(crate) fn hosts(entries: &[HostsEntry], hostname: Option<&str>) -> Result<St
     }
     for HostsEntry { address, names } in entries {
         if address.parse::<IpAddr>().is_err() {
-            return Err(Error::spec("hosts", format!("{address:?} is not an address")));
+            return Err(Error::spec("hosts", format!("{address:?} is not an IP address")));
         }
         if let Some(wrong) = names.iter().find(|name| !word(name)) {
             return Err(Error::spec("hosts", format!("{wrong:?} is not a host name")));
         }
         if names.is_empty() {
-            return Err(Error::spec("hosts", format!("{address:?} has no names")));
+            return Err(Error::spec("hosts", format!("no host names are given for {address:?}")));
         }
         let _ = writeln!(text, "{address} {}", names.join(" "));
     }
@@ -130,6 +139,11 @@ pub(crate) fn hosts(entries: &[HostsEntry], hostname: Option<&str>) -> Result<St
 /// Whether the text is one field of a line: no blanks, comments or control characters.
 fn word(text: &str) -> bool {
     !text.is_empty() && text.len() < 256 && text.chars().all(|c| c.is_ascii_graphic() && c != '#' && c != ';')
+}
+
+crate::notation::from_maps! {
+    Dns: "an object with servers, searches and options",
+    HostsEntry: "an object with address and names",
 }
 
 #[cfg(test)]

@@ -115,7 +115,8 @@ pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
     found
 }
 
-/// Reads a directory completely before its subdirectories, so that one buffer is enough.
+/// Adds the private entries below `dir` to `found`. Reads each directory completely before its subdirectories, so that
+/// one buffer is enough.
 fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
     let mut inner = Vec::new();
     while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {

@@ -4,8 +4,8 @@
 //! once, to an `O_PATH` descriptor, before anything of the sandbox is made. Everything later uses the descriptor.
 //!
 //! A symbolic link in a path is followed only if no user but root and the caller can have made it: root or the caller
-//! owns the link and its directory, and no other user may replace the link there. Links of procfs belong to the kernel.
-//! The owner of `/` counts as root, because in a user namespace root may have no id.
+//! owns the link and its directory, and no other user may replace the link there. Links in procfs are made by the
+//! kernel and always followed. The owner of `/` counts as root, because a user namespace may not map root.
 //!
 //! This module does not decide which sources a task may have.
 
@@ -67,7 +67,7 @@ impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SourceError::Planted { link, by } => {
-                write!(f, "the symbolic link {link:?} on the way is not followed: {by} may have planted it")
+                write!(f, "the symbolic link {link:?} in this path is not followed: {by} may have created it")
             }
             SourceError::Io(error) => error.fmt(f),
         }
@@ -177,8 +177,9 @@ fn planted_by(dir: &FileStat, link: &FileStat, trusted: [u32; 3]) -> Option<Stri
     // In a sticky directory, users cannot replace files of other users.
     let sticky = dir.st_mode & libc::S_ISVTX != 0;
     let others = dir.st_mode & (libc::S_IWGRP | libc::S_IWOTH);
-    (others != 0 && !sticky)
-        .then(|| format!("any user who may write its directory (mode {:04o})", dir.st_mode & 0o7777))
+    (others != 0 && !sticky).then(|| {
+        format!("any user with write permission for its directory (mode {:04o})", dir.st_mode & 0o7777)
+    })
 }
 
 #[cfg(test)]
@@ -243,8 +244,8 @@ mod tests {
             ("theirs-in-sticky", 0o1777, 0, 1234, Some("user 1234")),
             ("their-directory", 0o755, 1234, 0, Some("user 1234")),
             ("all-theirs", 0o755, 1234, 1234, Some("user 1234")),
-            ("group", 0o775, 0, 0, Some("any user who may write its directory (mode 0775)")),
-            ("world", 0o777, 0, 0, Some("any user who may write its directory (mode 0777)")),
+            ("group", 0o775, 0, 0, Some("any user with write permission for its directory (mode 0775)")),
+            ("world", 0o777, 0, 0, Some("any user with write permission for its directory (mode 0777)")),
         ] {
             let dir = top.join(name);
             fs::create_dir(&dir).unwrap();
@@ -257,7 +258,9 @@ mod tests {
             let expected = match by {
                 None => "/etc".to_string(),
                 Some(by) => {
-                    format!("the symbolic link {link:?} on the way is not followed: {by} may have planted it")
+                    format!(
+                        "the symbolic link {link:?} in this path is not followed: {by} may have created it"
+                    )
                 }
             };
             assert_eq!(opened(&link), expected, "{name}");

@@ -84,7 +84,7 @@ pub struct Template {
     built: Option<Populated>,
 }
 
-/// The request that a template is filled by.
+/// The request for a template: the map and the options that are used to fill it.
 #[derive(Clone, Debug)]
 struct Recipe {
     map: ChrootEnv,
@@ -150,7 +150,8 @@ impl Template {
     pub fn open(dir: &Path, map: &ChrootEnv, options: &Options<'_>) -> Result<Template> {
         validate(map)?;
         if !options.method.walks() {
-            let why = format!("a template is filled by link, reflink or copy, not by {}", options.method);
+            let why =
+                format!("a template can be populated by link, reflink or copy, not by {}", options.method);
             return Err(Error::spec("populate", why));
         }
         let store = Store::open(dir)?;
@@ -224,7 +225,7 @@ impl Template {
         Ok(fingerprint(&self.recipe.map, &self.recipe.skip)? != self.generation)
     }
 
-    /// Returns a template of the present state of the sources, which [`open`](Template::open) returns from then on.
+    /// Returns a template of the present state of the sources. [`open`](Template::open) returns this one from then on.
     /// `None` if the sources have not changed. This template stays as it is, and sandboxes may go on using it.
     ///
     /// # Errors

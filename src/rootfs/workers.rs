@@ -1,8 +1,8 @@
 //! Worker threads for walks over directory trees, and the limit of concurrent walks in a process.
 //!
-//! A job is a directory to fill or to empty. The last job queued is the first taken, so the number of queued
-//! jobs stays near the depth of the tree times its width, not near its size. The caller's own thread is one of
-//! the workers. Helper threads live no longer than the call, and a small tree never starts one.
+//! A job is a directory to fill or to empty. The job queued last is taken first, so the number of queued jobs stays
+//! near the depth of the tree times the number of entries in a directory, not near the size of the tree. The caller's
+//! own thread is one of the workers. Helper threads end with the call, and a small tree never starts one.
 
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Jobs processed before helper threads start.
 const ALONE: usize = 16;
 
-/// Time after which helper threads start even earlier: a few times the cost of starting a thread.
+/// Time after which helper threads start even after fewer jobs: a few times the cost of starting a thread.
 const ALONE_TIME: Duration = Duration::from_micros(300);
 
 /// Maximum number of threads of a walk. More only wait for each other in the file system.

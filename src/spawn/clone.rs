@@ -34,7 +34,7 @@ pub(super) enum CloneError {
     Execute(io::Error),
 }
 
-/// Data that the child reads, and `errno`, which it writes, in the caller's memory.
+/// Data in the caller's memory that the child uses: it writes `errno`, and reads the other fields.
 struct Shared {
     inherit: *const RawFd,
     inherit_len: usize,

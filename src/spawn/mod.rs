@@ -34,8 +34,9 @@ static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 /// Inputs of the steps.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Given<'a> {
-    /// Standard input, output and error.
-    pub stdio: [Stdio; 3],
+    /// The descriptors of the caller that the spec names for standard input, output and error. `None` for a stream
+    /// without a named descriptor.
+    pub streams: [Option<RawFd>; 3],
     /// Users and opened paths of the host that the spec names.
     pub survey: Option<&'a Survey>,
     /// Callback for the progress of populating a root.
@@ -103,8 +104,8 @@ impl Run<'_> {
     ///
     /// Since Linux 6.14, and in stable kernels since February 2025, `clone` compares the `cgroup.kill` count of the
     /// *caller's* cgroup with the count of the child's cgroup, and kills the child if they differ. The check is meant
-    /// for forks within one cgroup. If the caller's cgroup had been killed before the caller entered it, every child in
-    /// another cgroup dies. Killing the child's cgroup as often makes the counts equal.
+    /// for forks within one cgroup. If the caller's cgroup was killed before the caller entered it, every child in
+    /// another cgroup dies. Each retry here kills the child's empty cgroup once more, until the counts are equal.
     fn attempt(&mut self, steps: &[ParentStep]) -> Result<()> {
         let report = self.report.clone();
         let mut kills = 0u32;
@@ -131,7 +132,7 @@ impl Run<'_> {
     /// Replaces the error if init was OOM-killed.
     fn explained(&self, e: Error) -> Error {
         if was_killed(&e) && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
-            let why = "out of memory: init was OOM-killed, the memory limit is too small to start in";
+            let why = "out of memory: init was OOM-killed, the memory limit is too small to start the task";
             return Error::Setup { step: "init".into(), source: io::Error::other(why) };
         }
         e
@@ -248,10 +249,11 @@ impl Run<'_> {
     /// `gid_map` is written if the caller has no `CAP_SETGID` over the namespace (`user_namespaces(7)`).
     fn write_maps(&self, maps: &IdMaps) -> Result<()> {
         let Some(child) = &self.attempt.child else { return Ok(()) };
-        // In a new PID namespace the caller may still have the old namespace's /proc, where its own pids are other
-        // processes.
+        // The mounted /proc may belong to another PID namespace than the caller's, in which the child has another pid.
         let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
-            let source = io::Error::other("/proc shows another PID namespace than the caller's");
+            let source = io::Error::other(
+                "/proc is not mounted, or is mounted for another PID namespace than the caller's",
+            );
             Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
         })?;
         for (file, text) in maps.files() {
@@ -302,11 +304,8 @@ impl Run<'_> {
     fn stream(&mut self, number: u32, source: StreamSource) -> io::Result<OwnedFd> {
         match source {
             StreamSource::Caller => {
-                let how = usize::try_from(number).ok().and_then(|n| self.given.stdio.get(n)).copied();
-                match how {
-                    Some(Stdio::Fd(fd)) => sys::dup_number(fd),
-                    _ => sys::dup_number(number.cast_signed()),
-                }
+                let named = usize::try_from(number).ok().and_then(|n| self.given.streams.get(n).copied()?);
+                sys::dup_number(named.unwrap_or(number.cast_signed()))
             }
             StreamSource::Null => {
                 let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
@@ -324,19 +323,29 @@ fn open_write(path: &Path) -> nix::Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Checks that the descriptors which the spec names are open now. Otherwise a descriptor opened later for the sandbox,
-/// such as a directory of the host, could get the number, and the task would inherit it.
+/// The descriptors of the caller that the spec names for standard input, output and error.
+pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
+    stdio.map(|stdio| match stdio {
+        Stdio::Fd(fd) => Some(fd.number()),
+        _ => None,
+    })
+}
+
+/// Checks that the descriptors that the spec names are open now. Otherwise a descriptor that is opened later for the
+/// sandbox, such as a directory of the host, could get that number, and the task would inherit it.
 pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
     let streams =
-        [spec.stdin, spec.stdout, spec.stderr].into_iter().zip(0..).filter_map(|(how, n)| match how {
-            Stdio::Inherit => Some(n),
-            Stdio::Fd(fd) => Some(fd),
-            Stdio::Null | Stdio::Piped => None,
-        });
+        [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)].into_iter().zip(0..);
     streams
-        .chain(spec.fds.iter().map(|fd| fd.from))
-        .filter(|fd| *fd >= 0)
-        .try_for_each(|fd| callers(fd).map(drop))
+        .filter_map(|((field, stdio), number)| Some((field, stdio.of_caller(number)?)))
+        .chain(spec.fds.iter().map(|fd| ("fds", fd.from.number())))
+        .filter(|(_, fd)| *fd >= 0)
+        .try_for_each(|(field, fd)| match sys::dup_number(fd) {
+            Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
+                Err(Error::spec(field, format!("{fd} is not an open file descriptor")))
+            }
+            opened => opened.map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)"))),
+        })
 }
 
 /// Duplicates a descriptor of the caller.
@@ -349,7 +358,7 @@ fn callers(fd: RawFd) -> Result<OwnedFd> {
 fn init_program(op: &ParentOp) -> Result<OwnedFd> {
     match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
-            "openat(temporary directory, O_TMPFILE), since memfds may not be executed here",
+            "openat(temporary directory, O_TMPFILE), because vm.memfd_noexec=2 forbids executable memfds",
         )),
         other => other.map_err(Error::prepare(op.call())),
     }
@@ -404,14 +413,19 @@ fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
         }
     };
     let (program, source) = match (found, errno) {
-        (None, _) => (plan.command.clone(), source),
+        (None, _) => {
+            let (program, tried) = (plan.command.clone().into(), plan.candidates.clone());
+            return Error::Exec { program, tried, source };
+        }
         (Some(path), libc::ENOENT) => {
-            let why = format!("{path:?} is there, but the interpreter that it names is not");
+            let why = format!(
+                "{path:?} exists, but its interpreter (#! line or ELF loader) does not exist in the root"
+            );
             (path.clone(), io::Error::new(io::ErrorKind::NotFound, why))
         }
         (Some(path), _) => (path.clone(), source),
     };
-    Error::Exec { program, source }
+    Error::Exec { program, tried: Vec::new(), source }
 }
 
 /// Handles a refused step after which init continued.
@@ -439,8 +453,8 @@ fn init_died(child: &Child) -> Error {
         Ok(Some(sys::Ended::Signal(signal))) => {
             io::Error::other(format!("init was killed by signal {signal}"))
         }
-        Ok(Some(sys::Ended::Code(code))) => io::Error::other(format!("init exited with {code}")),
-        _ => io::Error::other("init is gone"),
+        Ok(Some(sys::Ended::Code(code))) => io::Error::other(format!("init exited with code {code}")),
+        _ => io::Error::other("init has ended, its exit status is unknown"),
     };
     Error::Setup { step: "init".into(), source }
 }

@@ -4,8 +4,8 @@ use super::wire::Op;
 use super::{Enter, Handed, InitStep};
 use crate::report::{Control, Report};
 
-/// A draft of a plan. The lowerings add to it: to the report, to the steps of init, and to the descriptors that the
-/// steps refer to.
+/// A draft of a plan. The `lower` functions of the rooms (`rootfs`, `ns`, `caps` and others) add to it: to the report,
+/// to the steps of init, and to the descriptors that the steps refer to.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     pub report: Report,

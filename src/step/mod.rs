@@ -1,7 +1,7 @@
 //! The steps of a plan: the operations of init as data, their wire format, and their text.
 //!
 //! A step of init is stored encoded, and decoded to be printed. So the printed plan is the plan that init gets. The
-//! domains create steps; `compile` puts them in order.
+//! rooms that have controls (`rootfs`, `ns`, `caps` and others) create steps; `compile` puts them in order.
 //!
 //! This module makes no decisions (`compile` does) and runs no step (`spawn` and `init` do).
 
@@ -137,7 +137,8 @@ pub(crate) enum OnRefusal {
     Unsupported(Control, String),
     /// The refusal is ignored: no control depends on the step.
     Skip,
-    /// The report loses these effects. The kernel's error is appended to the reason of the first.
+    /// The spawn continues. Each effect is added to the report: a control that is missing or weakened, or only a note,
+    /// with the reason. The kernel's error is appended to the reason of the first effect.
     Degrade(Vec<Effect>),
 }
 
@@ -224,7 +225,7 @@ impl<O> Step<O> {
     }
 }
 
-/// An encoded operation of init. Its system calls are fixed.
+/// An encoded operation of init.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct InitOp(Vec<u8>);
 
@@ -313,12 +314,12 @@ pub(crate) enum Handed {
         /// Whether the mounts below it are cloned too.
         recursive: bool,
     },
-    /// An `O_PATH` descriptor of a source. Init opens the path again, and compares the two.
+    /// An `O_PATH` descriptor of a source. Init opens the path again, and checks that it is the same file.
     Source(PathBuf),
     /// The `tasks` file of a version 1 cgroup.
     Tasks(PathBuf),
-    /// The `tasks` file of the shared cpuset of version 1. It is opened only if CPUs are reserved; otherwise init skips
-    /// the step that refers to it.
+    /// The `tasks` file of the shared cpuset of version 1. The shared cpuset is created when CPUs are reserved. If it
+    /// does not exist, init skips the step that refers to this file.
     Share(PathBuf),
 }
 
@@ -357,7 +358,7 @@ impl Handed {
             }
             Handed::Tasks(path) => format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)"),
             Handed::Share(path) => {
-                format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC) # if a processor is reserved")
+                format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC) # if a CPU is reserved")
             }
         }
     }
@@ -370,7 +371,8 @@ pub(crate) struct IdMaps {
     pub uid: String,
     /// Lines of `gid_map`.
     pub gid: String,
-    /// Whether `setgroups(2)` stays allowed. An unprivileged caller must deny it before it writes `gid_map`.
+    /// Whether `setgroups(2)` stays allowed in the namespace. If not, `deny` is written to `setgroups` before `gid_map`
+    /// is written, as the kernel requires of an unprivileged caller.
     pub set_groups: bool,
 }
 

@@ -60,10 +60,11 @@ ops! {
     /// Starts a new session with a new session keyring. Clears the dumpable flag, sets default signal dispositions, and
     /// umask 0 until [`Op::Umask`].
     Session {}
-    /// Resets the caller's scheduling and process settings: policy, nice value, I/O priority, timer slack, memory
-    /// policy, personality, transparent huge pages, KSM, I/O flusher, securebits.
+    /// Resets the scheduling and process settings that init inherited from the caller: policy, nice value, I/O
+    /// priority, timer slack, memory policy, personality, transparent huge pages, KSM, I/O flusher, securebits.
     Ordinary {}
-    /// Changes to a user and group that are mapped in the user namespace, and keeps every capability there.
+    /// Changes to a user and group that are mapped in the user namespace. Init keeps all capabilities in that
+    /// namespace.
     Become {
         /// User id.
         uid: u32,
@@ -118,8 +119,8 @@ ops! {
         /// `MS_SLAVE` or `MS_PRIVATE`.
         flags: u64,
     }
-    /// Opens a file or directory of the host again, fails unless it is the object that the parent's descriptor refers
-    /// to, and clones its mount tree. The tree takes the place of that descriptor. Used only where the caller itself
+    /// Opens a file or directory of the host again, and clones its mount tree. Fails unless it is the file that the
+    /// parent's descriptor refers to. In the table, the tree replaces that descriptor. Used only if the caller itself
     /// may not clone mount trees.
     Tree {
         /// Index into the table of descriptors.
@@ -210,8 +211,8 @@ ops! {
         path: Str<'a>,
         /// `MOUNT_ATTR_*` bits, set recursively.
         attrs: u64,
-        /// Whether an absent path or a symbolic link to the root is an error and other symbolic links are followed.
-        /// Otherwise init skips the operation for an absent path and for a symbolic link.
+        /// If true, symbolic links are followed; an absent path, or a link to the root, is an error. If false, init
+        /// skips the operation if the path is absent or is a symbolic link.
         must: bool,
     }
     /// Adds attributes to the mount at a path, and to no other mount.
@@ -234,8 +235,8 @@ ops! {
         /// Hard limit; `u64::MAX` is unlimited.
         hard: u64,
     }
-    /// Forks, and stays as PID 1, which reaps processes and reports the exit status. The child makes the following
-    /// steps, after PID 1 has given up all privileges that it does not need for that.
+    /// Forks. Init stays as PID 1, which reaps processes and reports the exit status. The child waits until PID 1 has
+    /// given up the privileges that reaping does not need, and then runs the following steps.
     Fork {
         /// User id of PID 1 after the fork.
         uid: u32,
@@ -243,7 +244,7 @@ ops! {
         gid: u32,
         /// Whether PID 1 drops its supplementary groups; some user namespaces forbid it.
         set_groups: bool,
-        /// The highest capability that the kernel knows. PID 1 drops all up to it from its bounding set.
+        /// The highest capability that the kernel knows. PID 1 drops it and all lower ones from its bounding set.
         last: u32,
         /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends.
         caller: u32,
@@ -300,8 +301,8 @@ ops! {
         /// Bits 0, 1 and 2 for the descriptors of the same number.
         streams: u8,
     }
-    /// Loads a seccomp filter that refuses to create or join a user namespace, which neither PID 1 nor the task needs
-    /// from here on (`seccomp(2)`).
+    /// Loads a seccomp filter (`seccomp(2)`) that refuses to create or join a user namespace. Neither PID 1 nor the
+    /// task needs to do so from here on.
     NoUserNamespaces {
         /// An array of `struct sock_filter`.
         program: Blob<'a>,
@@ -326,7 +327,7 @@ ops! {
     }
     /// Mounts a tmpfs that overlays write to, outside the sandbox's root.
     Upper {
-        /// Options, key and value in turn.
+        /// Mount options: key, value, key, value, and so on. An empty value means a flag.
         options: List<'a, Str<'a>>,
     }
     /// Mounts a directory of the host that overlays write to, outside the sandbox's root.
@@ -349,9 +350,9 @@ ops! {
         name: Str<'a>,
         /// Permission bits of the top of the upper layer, if init creates it.
         mode: u32,
-        /// Its owner.
+        /// Owner of the top of the upper layer, if init creates it.
         uid: u32,
-        /// Its group.
+        /// Group of the top of the upper layer, if init creates it.
         gid: u32,
         /// Whether overlayfs stores its metadata in `user.*` attributes, as it must in a user namespace (`userxattr`).
         userxattr: bool,

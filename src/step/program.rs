@@ -27,7 +27,8 @@ impl<'a> Field<'a> for ProgramStep<'a> {
 pub struct Program<'a> {
     /// Number of the socket to the parent.
     pub status: u32,
-    /// Numbers of the descriptors that the parent hands over. Steps refer to them by index.
+    /// Numbers of the descriptors that the parent hands over. Steps refer to them by index. `u32::MAX` stands for a
+    /// descriptor that is not needed.
     pub fds: List<'a, u32>,
     /// The steps, in order.
     pub steps: List<'a, ProgramStep<'a>>,

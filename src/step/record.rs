@@ -2,7 +2,8 @@
 
 use super::Malformed;
 
-/// Step number of a failure of the plan itself: it could not be decoded, or has no step that executes the command.
+/// Step number of a failure that belongs to no step: init could not decode the program, or the program has no step that
+/// executes the command.
 pub const NO_STEP: u32 = 0x00ff_ffff;
 
 /// A record that init sends to the parent: nine bytes.

@@ -5,7 +5,7 @@
 
 use super::wire::{Blob, FileType, List, Op, Str};
 
-/// Mount attributes of a mask, as in `init/mount.rs`.
+/// Mount attributes of the tmpfs that covers a masked directory, as in `init/mount.rs`.
 const MASK_ATTRS: u64 =
     libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 /// Mount attributes of the file system that overlays write to, as in `init/mount.rs`.
@@ -56,7 +56,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Join { kind, path, .. } => one(format!("setns({path:?}, {})", namespaces(kind))),
         Op::Unshare { flags } => one(format!("unshare({})", namespaces(flags))),
         Op::Enter { path, may_be_absent, .. } => {
-            let remark = if may_be_absent { " # if a processor is reserved" } else { "" };
+            let remark = if may_be_absent { " # if a CPU is reserved" } else { "" };
             one(format!("write({path:?}, \"0\"){remark}"))
         }
         Op::OomScore { value } => vec![
@@ -166,7 +166,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "fchdir(root)".into(),
             "pivot_root(\".\", \".\")".into(),
             "umount2(\".\", MNT_DETACH)".into(),
-            "statx(\"/..\", STATX_MNT_ID) # as long as that is not the root, again".into(),
+            "statx(\"/..\", STATX_MNT_ID) # umount2 and statx are repeated until this is the root".into(),
             "chdir(\"/\")".into(),
         ],
         Op::MoveRoot {} => vec![
@@ -177,7 +177,8 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "chdir(\"/\")".into(),
         ],
         Op::Rlimit { resource, soft, hard } => {
-            one(format!("prlimit64(0, {resource}, {{{}, {}}})", limit(soft), limit(hard)))
+            let name = RLIMITS.get(resource as usize).copied().unwrap_or("?");
+            one(format!("prlimit64(0, RLIMIT_{name}, {{{}, {}}})", limit(soft), limit(hard)))
         }
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
@@ -234,19 +235,21 @@ pub(crate) fn call(op: &Op<'_>, index: u8) -> String {
 pub(crate) fn title(op: &Op<'_>) -> String {
     match *op {
         Op::AwaitIdMaps {} => "wait for the id maps".into(),
-        Op::Session {} => "a session of its own".into(),
-        Op::Ordinary {} => "scheduled as by default".into(),
-        Op::Become { uid, .. } => format!("uid {uid}, which is mapped"),
-        Op::Affinity {} => "any processor of the cpuset".into(),
-        Op::Fds { .. } => "only the declared descriptors".into(),
+        Op::Session {} => "new session".into(),
+        Op::Ordinary {} => "reset scheduling to the defaults".into(),
+        Op::Become { uid, .. } => format!("switch to mapped uid {uid}"),
+        Op::Affinity {} => "reset CPU affinity to the cpuset".into(),
+        Op::Fds { .. } => "close all descriptors except the declared ones".into(),
         Op::Join { path, .. } => format!("join {path:?}"),
         Op::Unshare { flags } => format!("new {}", namespaces(flags)),
         Op::Enter { path, .. } => format!("enter the cgroup of {path:?}"),
         Op::OomScore { .. } => "oom_score_adj".into(),
         Op::Loopback {} => "bring up the loopback interface".into(),
         Op::Hostname { .. } => "host name".into(),
-        Op::Propagation { .. } => "no mount of ours reaches the host".into(),
-        Op::Tree { source, .. } => format!("{source:?}, if it is what the caller holds"),
+        Op::Propagation { .. } => "stop mount propagation to the host".into(),
+        Op::Tree { source, .. } => {
+            format!("open {source:?}, check that it is the file that the caller opened")
+        }
         Op::RootTmpfs { .. } => "the root is a new tmpfs".into(),
         Op::RootBind { source, .. } => format!("the root is {source:?}"),
         Op::Dir { path, .. } => format!("directory {path:?}"),
@@ -261,21 +264,21 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::MaskFile { path } | Op::MaskDir { path } => format!("mask {path:?}"),
         Op::Restrict { path, .. } | Op::Seal { path, .. } => format!("{path:?} read-only"),
         Op::Null { .. } => "/dev/null for standard streams".into(),
-        Op::Upper { .. } => "what overlays are written to is a new tmpfs".into(),
-        Op::UpperBind { source, .. } => format!("what overlays are written to is {source:?}"),
+        Op::Upper { .. } => "the upper layer of overlays is a new tmpfs".into(),
+        Op::UpperBind { source, .. } => format!("the upper layer of overlays is {source:?}"),
         Op::Overlay { source, target, .. } => format!("overlay {source:?} at {target:?}"),
-        Op::Share { source, target } => format!("{source:?} of the sandbox at {target:?} too"),
+        Op::Share { source, target } => format!("bind {source:?} of the sandbox at {target:?}"),
         Op::File { path, content } => format!("file {path:?} of {content:?}, read-only"),
         Op::Empty { path } => format!("empty file {path:?}"),
         Op::Write { path, content, .. } => format!("new file {path:?} of {content:?}"),
-        Op::PivotRoot {} | Op::MoveRoot {} => "enter the root".into(),
+        Op::PivotRoot {} | Op::MoveRoot {} => "switch to the new root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
-        Op::Fork { .. } => "stay as PID 1, go on in a child".into(),
+        Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
         Op::Bounding { .. } => "capability bounding set".into(),
-        Op::Ids { .. } => "become the user".into(),
+        Op::Ids { .. } => "set uid, gid and groups".into(),
         Op::Caps { .. } => "capabilities".into(),
-        Op::NoUserNamespaces { .. } => "no user namespaces".into(),
-        Op::Filter { .. } => "system call filter".into(),
+        Op::NoUserNamespaces { .. } => "forbid new user namespaces".into(),
+        Op::Filter { .. } => "seccomp filter".into(),
         Op::Landlock { .. } => "Landlock domain".into(),
         Op::Find { .. } => "find the command".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
@@ -306,7 +309,7 @@ fn fork(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
         "capset(effective=0, permitted=0, inheritable=0)".into(),
         "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
     ]);
-    lines.push("seccomp(SECCOMP_SET_MODE_FILTER, what reaping needs)".into());
+    lines.push("seccomp(SECCOMP_SET_MODE_FILTER, calls for reaping)".into());
     lines.push("sendto(the child, \"g\")".into());
     lines
 }
@@ -362,6 +365,26 @@ fn new_mount(fs: &str, attrs: u64, options: List<'_, Str<'_>>) -> Vec<String> {
     lines.push(format!("fsmount({fs}, {})", attr_names(attrs)));
     lines
 }
+
+/// Names of the resources of `setrlimit(2)`, by number.
+const RLIMITS: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
 
 fn limit(value: u64) -> String {
     if value == u64::MAX { "RLIM64_INFINITY".into() } else { value.to_string() }

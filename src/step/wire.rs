@@ -1,9 +1,10 @@
 //! The wire format between the parent and init, compiled into both: the encoding of values. The operations are in
 //! `ops.rs`, the program that init runs in `program.rs`, the records that init sends back in `record.rs`.
 //!
-//! A program is a sequence of operations, each a one-byte code and its fields in order, little-endian. Strings and
-//! lists carry their length. Every string is followed by a NUL that is not part of it, so init passes pointers into the
-//! plan to the kernel and needs no allocator. The decoder accepts any bytes, and returns an operation or [`Malformed`].
+//! A value is encoded as its fields in order, little-endian. An operation is a one-byte code and its fields. Strings
+//! and lists carry their length. Every string is followed by a NUL that is not part of it. So init passes pointers into
+//! the program to the kernel, and needs no allocator. The decoder accepts any bytes, and returns a value or
+//! [`Malformed`].
 //!
 //! This module makes no decisions: `compile` has made them.
 
@@ -127,7 +128,8 @@ impl<'a> Field<'a> for Str<'a> {
     }
 }
 
-/// Content of a file. Its `Debug` output shows only the length, since the content may be a secret.
+/// Bytes with any values: content of a file, or a seccomp filter. The `Debug` output shows only the length, since a
+/// file's content may be a secret.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Blob<'a>(pub &'a [u8]);
 
@@ -206,7 +208,7 @@ impl<'a, T: Field<'a>> Field<'a> for List<'a, T> {
     }
 }
 
-/// A descriptor to duplicate: an index in the plan's table, and the number that it gets in the task.
+/// A descriptor to duplicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dup {
     /// Index into the table of descriptors that the parent hands over.

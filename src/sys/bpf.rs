@@ -10,8 +10,8 @@ const PROG_ATTACH: libc::c_int = 8;
 const CGROUP_DEVICE_PROGRAM: u32 = 15;
 /// `BPF_CGROUP_DEVICE`, the attach type of device programs.
 const CGROUP_DEVICE: u32 = 6;
-/// `BPF_F_ALLOW_MULTI` (Linux 4.15): the cgroup and its descendants may have more programs, and access needs the
-/// consent of all.
+/// `BPF_F_ALLOW_MULTI` (Linux 4.15): the cgroup and its descendants may have more programs. An access must be allowed
+/// by all of them.
 const ALLOW_MULTI: u32 = 2;
 
 /// One instruction (`struct bpf_insn`).

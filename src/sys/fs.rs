@@ -1,9 +1,9 @@
 //! Directory entries with the types that `getdents64(2)` returns, extended attributes, file clones, timestamps, mount
 //! trees, and mount ids.
 //!
-//! nix reads directories through the C library, which allocates and calls `fstat` once per directory. The walkers read
-//! tens of thousands of directories, and use one buffer and no extra call. The unsafe blocks rely on the kernel writing
-//! no more bytes than the length that it is given.
+//! nix reads directories through the C library, which allocates and calls `fstat` once per directory. The crate's
+//! directory walks read tens of thousands of directories, so [`Dirents`] uses one buffer and no extra call. The unsafe
+//! blocks rely on the kernel writing no more bytes than the length that it is given.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -64,7 +64,7 @@ impl DirentKind {
             DirentKind::Socket => "a socket",
             DirentKind::Char => "a character device",
             DirentKind::Block => "a block device",
-            DirentKind::Unknown => "of no known type",
+            DirentKind::Unknown => "of unknown type",
         }
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
-    "cofferdam runs on x86_64 only: another processor needs a file beside src/sys/x86_64.rs and one beside init/x86_64.rs"
+    "cofferdam supports only x86_64: another architecture needs files next to src/sys/x86_64.rs and init/x86_64.rs"
 );
 #[cfg(target_arch = "x86_64")]
 #[path = "x86_64.rs"]
@@ -56,13 +56,13 @@ pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8], exec: bool) -> i
     Ok(fd)
 }
 
-/// Runs `work` with SIGXFSZ blocked in this thread. So a write beyond the caller's file size limit (`RLIMIT_FSIZE`,
-/// `setrlimit(2)`) fails with `EFBIG`, and the signal that the kernel sends in addition does not end the caller.
+/// Runs `work` with SIGXFSZ blocked in this thread. A write beyond the caller's file size limit (`RLIMIT_FSIZE`,
+/// `setrlimit(2)`) then fails with `EFBIG`, and the signal that the kernel also sends does not end the caller.
 pub(crate) fn without_sigxfsz<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     use nix::sys::signal::{SigSet, SigmaskHow, Signal};
     let mut only = SigSet::empty();
     only.add(Signal::SIGXFSZ);
-    // A guard, so the signal mask is restored even if `work` panics: it may call a function of the caller.
+    // A guard, so the signal mask is restored even if `work` panics: `work` may call a function of the caller.
     struct Blocked(SigSet, SigSet);
     impl Drop for Blocked {
         fn drop(&mut self) {
@@ -153,6 +153,14 @@ pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
     // SAFETY: the arguments are numbers.
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })
+}
+
+/// The `CLONE_NEW*` flag of a namespace (`ioctl_ns(2)`, Linux 4.11).
+pub(crate) fn namespace_type(namespace: BorrowedFd<'_>) -> io::Result<i32> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    let kind = check(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) }.into())?;
+    i32::try_from(kind).map_err(io::Error::other)
 }
 
 /// `pidfd_send_signal(2)` (Linux 5.1).

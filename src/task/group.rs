@@ -1,4 +1,4 @@
-//! What a task's cgroups can do beside holding and killing it: tell of memory, tell of events, and stop it.
+//! Methods of a task that use its cgroups: OOM kills, events, and the freezer.
 
 use std::time::Duration;
 
@@ -8,47 +8,60 @@ use super::Task;
 use crate::cgroup::{EventOptions, Events, Freezer, Group, Oom};
 use crate::error::{Error, Result};
 
-/// How long a task may take to freeze.
+/// The longest time that freezing a task may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Task {
-    /// What the kernel's out-of-memory killer did to the task, and whose memory it was that ran out: by the
-    /// counters of the task's memory cgroup, at any time. What it says is final once a [`wait`](Task::wait) has seen
-    /// the end of the task: by then every process of the task is gone, and was counted if it was killed so.
+    /// The OOM kills in the task so far, and the memory limit that was exceeded. `None` if no process was OOM-killed,
+    /// or if kills are not counted.
     ///
-    /// `None` if no process was killed so, or if nobody counts: without a memory limit or
-    /// [`Limits::accounting`](crate::Limits::accounting) v1 never does, and v2 only while another task in the same
-    /// slice has the memory controller.
+    /// The numbers come from the task's memory cgroup (v2; v1: Linux 4.13). They are final after a [`wait`](Task::wait)
+    /// has returned the exit status. Kills are counted if the task has a memory limit or
+    /// [`Limits::accounting`](crate::Limits::accounting). Without these, v1 never counts them, and v2 counts them only
+    /// while another task in the same slice uses the memory controller.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Limits, OomLimit, Sandbox};
+    ///
+    /// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+    /// let task = Sandbox::command("/local/solution").limits(limits).spawn()?;
+    /// task.wait()?;
+    /// match task.oom() {
+    ///     Some(oom) if oom.limit == OomLimit::Own => println!("memory limit exceeded"),
+    ///     Some(oom) => println!("{oom}: run it again"),
+    ///     None => println!("no OOM kill"),
+    /// }
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     pub fn oom(&self) -> Option<Oom> {
         self.lock().undo.oom()
     }
 
-    /// What happens to the task from now on: processes are OOM-killed, have to wait too long, or are
-    /// all gone. What was killed before is told first.
+    /// The events of the task: OOM kills, pressure above a threshold, and the exit of the last process. OOM kills that
+    /// happened before the call are reported too.
     ///
-    /// Any number of them may be had, also after the end, and each tells everything. None is in the way of anybody
-    /// who waits for the task, kills it or drops it.
-    ///
-    /// # Errors
-    /// [`Error::Spec`] for a threshold that is none. [`Error::Task`] with the call that was refused; `Unsupported` if
-    /// the task has no cgroup (the report lacks [`Control::KILL`](crate::Control::KILL)), or a pressure cannot be
-    /// known: the kernel has no PSI, or there is no v2 cgroup.
+    /// Every call returns an independent value, which reports all events. It may be called after the end of the task.
+    /// The value does not block waiting for the task, killing it or dropping it.
     ///
     /// ```no_run
-    /// # use cofferdam::{Error, Sandbox, cgroup::{Event, EventOptions}};
-    /// # fn main() -> Result<(), Error> {
+    /// use cofferdam::{Event, EventOptions, Sandbox};
+    ///
     /// let task = Sandbox::command("make").spawn()?;
     /// for event in task.events(&EventOptions::default())? {
     ///     match event? {
-    ///         Event::Oom { kills } => println!("{kills} OOM-killed: {:?}", task.oom()),
-    ///         Event::Empty => println!("all are gone"),
+    ///         Event::Oom { kills } => println!("{kills} processes OOM-killed"),
+    ///         Event::Empty => println!("the last process has exited"),
     ///         other => println!("{other:?}"),
     ///     }
     /// }
     /// println!("{}", task.wait()?);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), cofferdam::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for an invalid threshold. [`Error::Task`] with the call that was refused. Its source is
+    /// `Unsupported` if the task has no cgroup,
+    /// or if pressure cannot be measured: the kernel has no PSI, or there is no v2 cgroup.
     pub fn events(&self, options: &EventOptions) -> Result<Events> {
         let inner = self.lock();
         match inner.undo.group() {
@@ -57,18 +70,31 @@ impl Task {
         }
     }
 
-    /// Stops every process of the task where it is, and waits until all have stopped: v2 `cgroup.freeze` (Linux
-    /// 5.2), v1 `freezer.state`. They use no processor time then, keep their memory, and notice nothing but the
-    /// time.
+    /// Freezes every process of the task, and waits until all are frozen: v2 `cgroup.freeze` (Linux 5.2), v1
+    /// `freezer.state`. Frozen processes use no CPU time, and keep their memory.
     ///
-    /// A frozen task can be killed, dropped and detached; detached it stays frozen. What a [`signal`](Task::signal)
-    /// does shows when the task is thawed, also if it ends it: the init of the sandbox stands still as well.
-    /// [`kill`](Task::kill) does not wait for that.
+    /// A frozen task can be killed, dropped and detached; a detached task stays frozen. A [`signal`](Task::signal) has
+    /// no effect before [`thaw`](Task::thaw), even if it ends the task, because init is frozen too.
+    /// [`kill`](Task::kill) has effect at once.
+    ///
+    /// ```no_run
+    /// use cofferdam::Sandbox;
+    ///
+    /// let task = Sandbox::command("make").spawn()?;
+    /// task.freeze()?;
+    /// let memory = task.stats()?.memory.usage; // does not change now
+    /// task.thaw()?;
+    /// println!("{memory:?} bytes; {}", task.wait()?);
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the write: `TimedOut` if it takes more than 5 seconds, because of a process that waits in
-    /// the kernel and cannot be interrupted, and then the task is thawed again; `ESRCH` if the task is over;
-    /// `Unsupported` if it has no cgroup (the report lacks [`Control::KILL`](crate::Control::KILL)).
+    /// [`Error::Task`] with the refused write. Its source is
+    ///
+    /// - `TimedOut` if freezing takes more than 5 seconds, because a process is in an uninterruptible wait. The task is
+    ///   then thawed again.
+    /// - `ESRCH` if the task has ended.
+    /// - `Unsupported` if the task has no cgroup with all of its processes.
     pub fn freeze(&self) -> Result<()> {
         match self.freezer()? {
             Some(freezer) => freezer.freeze(PATIENCE),
@@ -76,23 +102,24 @@ impl Task {
         }
     }
 
-    /// Lets a frozen task go on. For one that is not frozen, or that is over, it does nothing.
+    /// Thaws a frozen task. Does nothing if the task is not frozen or has ended.
     ///
     /// # Errors
-    /// [`Error::Task`] with the write; `Unsupported` if the task has no cgroup.
+    /// [`Error::Task`] with the refused write, or with `Unsupported` if the task has no cgroup.
     pub fn thaw(&self) -> Result<()> {
         self.freezer()?.map_or(Ok(()), |freezer| freezer.thaw())
     }
 
-    /// Whether every process of the task is stopped by a freezer, its own or one above.
+    /// Whether every process of the task is frozen, by the task's own cgroup or by a cgroup above. False if the task
+    /// has ended.
     ///
     /// # Errors
-    /// [`Error::Task`] with the read; `Unsupported` if the task has no cgroup.
+    /// [`Error::Task`] with the refused read, or with `Unsupported` if the task has no cgroup.
     pub fn frozen(&self) -> Result<bool> {
         self.freezer()?.map_or(Ok(false), |freezer| freezer.frozen())
     }
 
-    /// Taken out of the lock, since it may have to wait. `None` when the task is over.
+    /// The freezer, which is used without the lock, because freezing may take long. `None` if the task has ended.
     fn freezer(&self) -> Result<Option<Freezer>> {
         self.lock().undo.group().map(Group::freezer).transpose()
     }

@@ -1,9 +1,7 @@
-//! A running task: wait for it, signal, change, freeze and kill it, ask what it uses and what happens to it, and take
-//! away what it leaves.
+//! A running task: wait, signal, kill, change limits, freeze, statistics, events, and removal at the end.
 //!
-//! A task is held by pidfds (`pidfd_open(2)`), never by a number that the kernel may give to another
-//! process. Its status comes from init over a socket that the task has never had, or from `waitid(2)`
-//! where it runs without init.
+//! A task is referred to by pidfds (`pidfd_open(2)`), never by a PID that the kernel may reuse. Its exit status comes
+//! from init over a socket that the task cannot access, or from `waitid(2)` if it runs without init.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -24,13 +22,15 @@ use crate::step::wire::{RECORD, Record};
 use crate::sys::{self, Ended};
 
 mod group;
+mod root;
 mod status;
 mod undo;
 
+pub use root::EndedRoot;
 pub use status::{ExitStatus, Signal};
 pub(crate) use undo::Undo;
 
-/// The caller's ends of the pipes that stand for the task's standard streams.
+/// The caller's ends of the pipes that are the task's standard streams.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     pub stdin: Option<ChildStdin>,
@@ -39,7 +39,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Keeps the caller's end of the pipe for stream `number` and gives the task's.
+    /// Keeps the caller's end of the pipe for stream `number` and returns the task's end.
     pub(crate) fn keep(&mut self, number: u32, read: OwnedFd, write: OwnedFd) -> OwnedFd {
         match number {
             0 => {
@@ -53,19 +53,19 @@ impl Streams {
     }
 }
 
-/// What a spawn came to.
+/// The result of a spawn.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub child: Child,
     pub streams: Streams,
     pub undo: Undo,
-    /// The plan's report, less what the kernel refused.
+    /// The plan's report, updated with the refused steps.
     pub report: Report,
     pub populated: Option<Populated>,
 }
 
-/// The process that was cloned, and the one that executes the command where they are two. Dropped, it
-/// is killed and reaped.
+/// The cloned process, and the process that executes the command if it is another one. Dropping it kills and reaps the
+/// cloned process.
 #[derive(Debug)]
 pub(crate) struct Child {
     init: OwnedFd,
@@ -87,7 +87,7 @@ impl Child {
         self.init.as_fd()
     }
 
-    /// The pidfd of the process that executes the command, which init has sent.
+    /// Sets the pidfd of the process that executes the command, as init has sent it.
     pub(crate) fn runs_as(&mut self, task: Option<OwnedFd>) {
         self.task = task;
     }
@@ -97,12 +97,12 @@ impl Child {
         self.task.as_ref().unwrap_or(&self.init).as_fd()
     }
 
-    /// How the task ended, once it has; reaps. `None` while it runs.
+    /// Reaps the cloned process if it has ended, and returns the exit status of the task. `None` while it runs.
     pub(crate) fn reap(&mut self) -> io::Result<Option<ExitStatus>> {
         let ended = match sys::wait_pidfd(self.pidfd(), false, true) {
             Ok(None) => return Ok(None),
             Ok(Some(ended)) => Some(ended),
-            // Somebody else reaped it, or the caller ignores SIGCHLD: only init's word is left.
+            // Another thread reaped it, or the caller ignores SIGCHLD. Only init's record has the status.
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => None,
             Err(e) => return Err(e),
         };
@@ -110,7 +110,7 @@ impl Child {
         Ok(Some(self.record().or(ended.map(ExitStatus::from)).unwrap_or_else(ExitStatus::lost)))
     }
 
-    /// What init said about the end, if it stayed and was not killed itself.
+    /// The exit status in init's record. `None` if init did not stay or was killed.
     fn record(&self) -> Option<ExitStatus> {
         let mut buffer = [0u8; RECORD];
         loop {
@@ -132,7 +132,7 @@ impl Drop for Child {
     }
 }
 
-/// Kills and reaps. Where the kernel refuses the kill it is not waited for, which could take for ever.
+/// Kills and reaps a process. If the kernel refuses the kill, it does not wait, because the process may never end.
 fn end(pidfd: BorrowedFd<'_>) {
     let killed = match sys::pidfd_signal(pidfd, libc::SIGKILL) {
         Err(e) => e.raw_os_error() == Some(libc::ESRCH),
@@ -146,29 +146,58 @@ struct Inner {
     child: Child,
     undo: Undo,
     status: Option<ExitStatus>,
+    /// Whether the cloned process was sent a SIGKILL while it lived.
+    killed: bool,
 }
 
-/// A task that runs, or has run, in its sandbox.
+impl Inner {
+    /// The exit status of the task; `None` while it runs.
+    fn reap(&mut self) -> Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            let status = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+            // If the caller ignores SIGCHLD, the kernel keeps no status. The process lived when it was sent the signal.
+            let killed = self.killed.then(|| ExitStatus::signalled(libc::SIGKILL));
+            self.status = status.map(|status| killed.filter(|_| status.lost).unwrap_or(status));
+        }
+        Ok(self.status)
+    }
+
+    /// Removes everything that the spawn made. Reads from the cgroup whether a process was OOM-killed.
+    fn tear_down(&mut self) -> Result<()> {
+        let undone = self.undo.run();
+        let oom_killed = self.undo.oom().is_some();
+        self.status = self.status.map(|status| status.with_oom_killed(oom_killed));
+        undone
+    }
+}
+
+/// A task that runs or has run in a sandbox.
 ///
-/// All methods take `&self`: one thread may wait while another one signals. Dropping the value kills
-/// every process of the task and removes its cgroup and its temporary root, unless it was
-/// [detached](Task::detach).
+/// All methods except [`detach`](Task::detach) take `&self`, so one thread may wait while another one signals. Dropping
+/// the value kills every process of the task and removes its cgroup and its temporary root.
+///
+/// ```no_run
+/// use cofferdam::{Sandbox, Stdio};
+/// use std::io::Read;
+///
+/// let task = Sandbox::command("id").stdout(Stdio::Piped).spawn()?;
+/// let mut text = String::new();
+/// if let Some(mut stdout) = task.take_stdout() {
+///     stdout.read_to_string(&mut text).ok();
+/// }
+/// println!("{text}{}", task.wait()?);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Task {
-    id: String,
     /// Duplicates of the child's, so that waiting and signalling need no lock.
     init: OwnedFd,
     main: OwnedFd,
     inner: Mutex<Inner>,
+    streams: Mutex<Streams>,
     populated: Option<Populated>,
-    /// What a process must do that joins the task.
+    /// The steps by which another process joins the task.
     enclosure: Enclosure,
-    /// The write end of the task's standard input, when it was asked for as a pipe.
-    pub stdin: Option<ChildStdin>,
-    /// The read end of its standard output, when it was asked for as a pipe.
-    pub stdout: Option<ChildStdout>,
-    /// The read end of its standard error, when it was asked for as a pipe.
-    pub stderr: Option<ChildStderr>,
 }
 
 impl Task {
@@ -178,62 +207,89 @@ impl Task {
         let dup = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
-        // Together from here on, so that a refusal ends the child before it undoes what it uses.
-        let inner = Inner { child, undo, status: None };
+        // Moved into one value, so that an error below kills the child before its cgroup and root are removed.
+        let inner = Inner { child, undo, status: None, killed: false };
         let (init, main) = (dup(inner.child.pidfd())?, dup(inner.child.main())?);
-        let Streams { stdin, stdout, stderr } = streams;
-        let inner = Mutex::new(inner);
-        let (id, enclosure) = (plan.id.clone(), plan.enclosure(report));
-        Ok(Task { id, init, main, inner, populated, enclosure, stdin, stdout, stderr })
+        let (inner, streams) = (Mutex::new(inner), Mutex::new(streams));
+        Ok(Task { init, main, inner, streams, populated, enclosure: plan.enclosure(report) })
     }
 
-    /// What a process must do that joins the task.
+    /// The steps by which another process joins the task.
     pub(crate) fn enclosure(&self) -> &Enclosure {
         &self.enclosure
     }
 
-    /// Calls `f` with the cgroups, as long as the task has any.
+    /// Calls `f` with the task's cgroups; with `None` if they have been removed.
     pub(crate) fn with_group<T>(&self, f: impl FnOnce(Option<&Group>) -> T) -> T {
         f(self.lock().undo.group())
     }
 
-    /// The sandbox's name.
-    pub fn id(&self) -> &str {
-        &self.id
+    /// The sandbox's name: [`SandboxSpec::id`](crate::SandboxSpec::id) or a random name.
+    pub fn sandbox_id(&self) -> &str {
+        &self.enclosure.id
     }
 
-    /// What holds around the task, and why the rest does not.
+    /// Takes the write end of the task's standard input. `None` if it is not piped or was taken before. If it is not
+    /// taken, [`wait`](Task::wait) closes it.
+    pub fn take_stdin(&self) -> Option<ChildStdin> {
+        self.streams().stdin.take()
+    }
+
+    /// Takes the read end of the task's standard output. `None` if it is not piped or was taken before.
+    pub fn take_stdout(&self) -> Option<ChildStdout> {
+        self.streams().stdout.take()
+    }
+
+    /// Takes the read end of the task's standard error. `None` if it is not piped or was taken before.
+    pub fn take_stderr(&self) -> Option<ChildStderr> {
+        self.streams().stderr.take()
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The controls that were asked for, and which of them hold. It is final when the task has been spawned.
     pub fn report(&self) -> &Report {
         &self.enclosure.report
     }
 
-    /// What stands in the root, and how it came there; `None` for a directory that was taken as it is.
+    /// How the root was populated. `None` for a directory that is used as it is
+    /// ([`Method::None`](crate::Method::None)).
     pub fn populated(&self) -> Option<&Populated> {
         self.populated.as_ref()
     }
 
-    /// A descriptor that polls readable when the task has ended (`pidfd_open(2)`, Linux 5.3): for an
-    /// event loop, which then calls [`try_wait`](Task::try_wait).
+    /// A pidfd, which polls readable when the task has ended (`pidfd_open(2)`, Linux 5.3). An event loop then calls
+    /// [`try_wait`](Task::try_wait).
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.init.as_fd()
     }
 
-    /// The process id of the task as the caller's PID namespace numbers it, while it runs. For
-    /// display: a signal goes through [`signal`](Task::signal).
+    /// The PID of the main process, in the PID namespace of the mounted `/proc`. `None` after it was reaped, and
+    /// without a `/proc`. The kernel reuses PIDs: use it for display only, and [`signal`](Task::signal) to signal.
     pub fn pid(&self) -> Option<i32> {
         crate::sys::proc_pid(self.main.as_fd())
     }
 
-    /// Waits until the task has ended, then removes its cgroup and its temporary root; processes that
-    /// it left in them are killed. Says the same again when called again. Standard streams are not
-    /// read: a task that fills a pipe waits for its reader.
+    /// Waits until the main process has ended, kills the remaining processes, and removes the cgroup and the temporary
+    /// root. Every later call returns the same status.
+    ///
+    /// Closes a piped standard input that was not [taken](Task::take_stdin). Reads no output: a task that fills a pipe
+    /// blocks until the caller reads from it.
+    ///
+    /// ```no_run
+    /// let status = cofferdam::Sandbox::command("make").spawn()?.wait()?;
+    /// println!("{status}: {}", if status.success() { "built" } else { "failed" });
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] when the kernel refuses to wait, or something of the sandbox could not be removed: every path is
-    /// named then, for one the mount point of what somebody else has mounted in the temporary root, of which
-    /// nothing is removed before that is gone. [`status`](Task::status) has the status by then, and another
-    /// wait tries the removal again.
+    /// [`Error::Task`] if the kernel refuses to wait, or if something could not be removed. It names every such path.
+    /// If another process has mounted something in the temporary root, nothing in that root is removed.
+    /// [`status`](Task::status) has the exit status, and the next wait tries the removal again.
     pub fn wait(&self) -> Result<ExitStatus> {
+        drop(self.take_stdin());
         loop {
             if let Some(status) = self.wait_until(None)? {
                 return Ok(status);
@@ -241,7 +297,53 @@ impl Task {
         }
     }
 
-    /// As [`wait`](Task::wait), for at most `timeout`; `None` when the task still runs.
+    /// Like [`wait`](Task::wait), and calls `look` with the root after the last process has ended and before the root
+    /// is removed.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Method, Sandbox};
+    ///
+    /// let task = Sandbox::command("make").args(["install"]).populate(Method::Copy).spawn()?;
+    /// let (status, changes) = task.wait_with_root(|root| root.changes())?;
+    /// for change in changes? {
+    ///     println!("{:?} {}", change.kind, change.path.display());
+    /// }
+    /// println!("{status}");
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait). `look` is not called if a process or a cgroup of the task could not be removed.
+    pub fn wait_with_root<T>(&self, look: impl FnOnce(&EndedRoot<'_>) -> T) -> Result<(ExitStatus, T)> {
+        drop(self.take_stdin());
+        let status = loop {
+            if let Some(status) = self.lock().reap()? {
+                break status;
+            }
+            self.poll(PollTimeout::NONE)?;
+        };
+        let temp = self.lock().undo.run_but_root()?;
+        let root = EndedRoot { temp: temp.as_ref(), task: self };
+        let seen = look(&root);
+        let mut inner = self.lock();
+        if let Some(temp) = temp {
+            inner.undo.temp_root(temp);
+        }
+        inner.tear_down()?;
+        Ok((inner.status.unwrap_or(status), seen))
+    }
+
+    /// Like [`wait`](Task::wait), for at most `timeout`. `None` if the task still runs then. Killing the remaining
+    /// processes and removing the root come after the timeout. It does not close a piped standard input.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// if task.wait_timeout(std::time::Duration::from_secs(60))?.is_none() {
+    ///     task.kill()?;
+    /// }
+    /// println!("{}", task.wait()?); // signal 9 after a timeout
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`wait`](Task::wait).
@@ -249,37 +351,36 @@ impl Task {
         self.wait_until(Instant::now().checked_add(timeout))
     }
 
-    /// As [`wait`](Task::wait), without waiting for the task; `None` when it still runs. What the task leaves is
-    /// removed by whoever first learns of its end, which takes as long as its root is large.
+    /// Like [`wait`](Task::wait), without waiting for the task. `None` if it still runs. The first call after its end
+    /// removes the cgroup and the temporary root, which takes time in proportion to the size of the root.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// let ended = task.try_wait()?.is_some(); // in an event loop: when `task.pidfd()` polls readable
+    /// # let _ = ended;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`wait`](Task::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut inner = self.lock();
-        if inner.status.is_none() {
-            inner.status = inner.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+        if inner.reap()?.is_some() {
+            inner.tear_down()?;
         }
-        let Inner { undo, status, .. } = &mut *inner;
-        if let Some(status) = status {
-            let undone = undo.run();
-            status.oom_killed = undo.oom().is_some();
-            undone?;
-        }
-        Ok(*status)
+        Ok(inner.status)
     }
 
-    /// How the task ended, once a wait has seen it, also when that wait failed because something of the sandbox could
-    /// not be removed.
+    /// The exit status, if a wait has seen the end of the task. That wait may have failed to remove something.
     pub fn status(&self) -> Option<ExitStatus> {
         self.lock().status
     }
 
-    /// What the task has used so far: memory, processor time, processes, devices, and how long it had to wait for
-    /// them. Once a wait has seen its end, what it had used by then, for ever.
+    /// The resource usage of the task so far: memory, CPU time, processes, block I/O and pressure. After a wait has
+    /// seen the end of the task, the usage at that time.
     ///
-    /// What the kernel does not count is `None`. That is decided by the cgroup's controllers, and so by the
-    /// task's [`limits`](crate::SandboxSpec::limits): see [`cgroup::stats`](crate::cgroup::stats). Without usable
-    /// cgroups everything is `None`.
+    /// A value that is not counted is `None`. Which values are counted depends on the task's limits: see
+    /// [`cgroup::stats`](crate::cgroup::stats). Without a cgroup, every value is `None`.
     ///
     /// ```no_run
     /// use cofferdam::{Limits, Sandbox};
@@ -291,25 +392,32 @@ impl Task {
     /// while task.wait_timeout(Duration::from_secs(1))?.is_none() {
     ///     let now = task.stats()?;
     ///     let (percent, memory) = (now.cpu_percent(&last), now.memory.usage);
-    ///     println!("{:.0} % of a processor, {} bytes", percent.unwrap_or(0.0), memory.unwrap_or(0));
+    ///     println!("{:.0} % of a CPU, {} bytes", percent.unwrap_or(0.0), memory.unwrap_or(0));
     ///     last = now;
     /// }
-    /// println!("{:?} in all, {:?} bytes at most", task.stats()?.cpu.total, task.stats()?.memory.peak);
+    /// println!("{:?} CPU time, peak {:?} bytes", task.stats()?.cpu.total, task.stats()?.memory.peak);
     /// # Ok::<(), cofferdam::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the file that could not be read, for want of descriptors for one. A file that is not there
-    /// is no error.
+    /// [`Error::Task`] with the file that could not be read, for example with `EMFILE`. A missing file is no error.
     pub fn stats(&self) -> Result<Stats> {
         self.lock().undo.stats()
     }
 
-    /// The processes of the task that the caller can see, the crate's own init among them. None once a
-    /// wait has seen the end.
+    /// The processes of the task that the caller can see, including the crate's init. Empty after a wait has seen the
+    /// end.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// for process in task.processes()? {
+    ///     println!("{} {} {} bytes", process.pid, process.name, process.rss);
+    /// }
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Task`]: `Unsupported` when the task has no cgroup that holds all its processes, else with the file that
+    /// [`Error::Task`] with `Unsupported` if the task has no cgroup with all of its processes, or with the file that
     /// could not be read.
     pub fn processes(&self) -> Result<Vec<Process>> {
         let inner = self.lock();
@@ -332,24 +440,36 @@ impl Task {
                 None => PollTimeout::NONE,
                 Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
                     None => return Ok(None),
-                    // Rounded up, so that the last poll does not spin.
+                    // Rounded up to a millisecond, so that the last poll does not spin.
                     Some(left) => PollTimeout::try_from(left.saturating_add(Duration::from_micros(999)))
                         .unwrap_or(PollTimeout::MAX),
                 },
             };
-            let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(e) => return Err(Error::task("poll(pidfd)")(e)),
-            }
+            self.poll(timeout)?;
         }
     }
 
-    /// Sends a signal to the task's main process (`pidfd_send_signal(2)`). To one that has ended it
-    /// does nothing.
+    /// Waits until the cloned process has ended, the timeout has expired, or a signal has interrupted the wait.
+    fn poll(&self, timeout: PollTimeout) -> Result<()> {
+        let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(e) => Err(Error::task("poll(pidfd)")(e)),
+        }
+    }
+
+    /// Sends a signal to the main process of the task (`pidfd_send_signal(2)`, Linux 5.1). Does nothing if it has
+    /// ended.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Sandbox, Signal};
+    /// let task = Sandbox::command("nginx").spawn()?;
+    /// task.signal(Signal::HUP)?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the kernel's refusal, `EPERM` for one.
+    /// [`Error::Task`] with the errno, for example `EPERM`.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         match sys::pidfd_signal(self.main.as_fd(), signal.number()) {
             Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
@@ -359,44 +479,52 @@ impl Task {
         }
     }
 
-    /// Kills every process of the task: by its cgroup where it has one (`cgroup.kill`, Linux 5.14, else
-    /// freezing it first), and by ending its PID namespace. [`wait`](Task::wait) then returns soon.
+    /// Kills every process of the task: by its cgroup (`cgroup.kill`, Linux 5.14; before, by freezing it and killing
+    /// each process), and by its PID namespace. It does not wait for their end: [`wait`](Task::wait) does.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("sleep").arg("600").spawn()?;
+    /// task.kill()?;
+    /// assert_eq!(task.wait()?.signal, Some(9));
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the kernel's refusal.
+    /// [`Error::Task`] with the call that was refused.
     pub fn kill(&self) -> Result<()> {
-        match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
+        let killed = match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
             Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                 return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
             }
-            _ => {}
-        }
-        let inner = self.lock();
+            sent => sent.is_ok(),
+        };
+        let mut inner = self.lock();
+        inner.killed |= killed;
         match inner.undo.group() {
             Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
         }
     }
 
-    /// Sets other limits on the running task, as [`Group::update`](crate::cgroup::Group::update) describes: `limits`
-    /// says all, and what it leaves unset is no longer limited. The [report](Task::report) stays that of the start.
+    /// Replaces the limits of the running task and returns a report of the new ones. `limits` is complete: a limit that
+    /// it leaves unset is lifted. [`Group::update`](crate::cgroup::Group::update) has the details.
+    /// [`report`](Task::report) does not change.
     ///
-    /// It may take as long as the kernel reclaims memory, and seconds where another process keeps the CPU reservations locked; other methods wait meanwhile, but for signals and the kill of the main process.
-    ///
-    /// # Errors
-    /// [`Error::Spec`] and [`Error::Unsupported`] for limits that cannot be; [`Error::Task`] with the write that the
-    /// kernel refused, or when the task has ended. The limits are as before then.
+    /// The call blocks while the kernel reclaims memory, and for up to seconds while another process holds the lock on
+    /// the CPU reservations. Other methods block meanwhile, except `signal` and the kill of the main process.
     ///
     /// ```no_run
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use cofferdam::{Sandbox, cgroup::Limits};
+    /// use cofferdam::{Limits, Sandbox};
     /// let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
-    /// let task = Sandbox::command("/bin/sleep").args(["60"]).limits(limits.clone()).spawn()?;
-    /// let more = task.update(&Limits { memory: Some(128 << 20), ..limits })?;
-    /// assert!(more.missing.is_empty(), "{more}");
-    /// # Ok(())
-    /// # }
+    /// let task = Sandbox::command("sleep").arg("60").limits(limits.clone()).spawn()?;
+    /// let report = task.update(&Limits { memory: Some(128 << 20), ..limits })?;
+    /// assert!(report.missing.is_empty(), "{report}");
+    /// # Ok::<(), cofferdam::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// [`Error::Spec`] and [`Error::Unsupported`] for limits that cannot be set. [`Error::Task`] with the refused
+    /// write, or with `ESRCH` if the task has ended. The old limits then stay.
     pub fn update(&self, limits: &Limits) -> Result<Report> {
         let mut inner = self.lock();
         match inner.undo.group_mut() {
@@ -405,18 +533,25 @@ impl Task {
         }
     }
 
-    /// Lets the task live on without this value, and without the caller: nothing is killed or removed
-    /// when either goes away. Whoever detaches a task removes its cgroup later, and its temporary root, which is
-    /// `cofferdam-ID` in the operator's `temp_dir`. Once its last process is gone, the next who needs processors that
-    /// it had reserved removes their cgroup, on version 2 with all that was counted.
+    /// Gives up ownership: the task runs on, also after the caller's end, and nothing is killed or removed.
+    ///
+    /// The caller must later remove the cgroup and the temporary root, `cofferdam-ID` in the operator's `temp_dir`. A
+    /// spawn with the same [`id`](crate::SandboxSpec::id) takes the cgroups for stale, and kills what is in them. A
+    /// cgroup with reserved CPUs is removed by the next task that needs these CPUs, once it has no processes.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("daemon").id("daemon-1").spawn()?;
+    /// task.detach()?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] when init cannot be told. The task is then still owned.
+    /// [`Error::Task`] if init cannot be notified. The task is then killed, as by a drop.
     pub fn detach(self) -> Result<()> {
         let mut inner = self.lock();
         if inner.child.task.is_some() {
             match sys::send(inner.child.status(), b"d") {
-                // It has ended meanwhile.
+                // Init has ended meanwhile.
                 Err(e) if !matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
                     return Err(Error::task("sendto(status)")(e));
                 }

@@ -1,5 +1,5 @@
-//! What a spawn has made, in order, to be undone in the opposite one: the rollback of a spawn that fails, and the
-//! teardown of a task.
+//! The undo list: everything that a spawn made on the host, removed in reverse order. It is the rollback of a failed
+//! spawn and the teardown of a task.
 
 use crate::cgroup::Group;
 use crate::cgroup::stats::Stats;
@@ -8,35 +8,35 @@ use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
 use crate::step::Kernel;
 
-/// One thing that was made on the host.
+/// One entry of the undo list.
 #[derive(Debug)]
 enum Made {
     TempRoot(TempRoot),
     Cgroups(Box<Group>),
 }
 
-/// The undo list. Dropped, it undoes everything.
+/// The undo list. Dropping it undoes everything.
 #[derive(Debug, Default)]
 pub(crate) struct Undo {
     made: Vec<Made>,
-    /// What the kernel's OOM killer did, as it was last read.
+    /// The OOM kills, as last read before the cgroups were removed.
     oom: Option<Oom>,
-    /// What the task had used when its processes were gone.
+    /// The resource usage, read after the last process had ended.
     used: Option<Result<Stats>>,
 }
 
 impl Undo {
-    /// The temporary root was made.
+    /// Adds a temporary root that was made.
     pub(crate) fn temp_root(&mut self, root: TempRoot) {
         self.made.push(Made::TempRoot(root));
     }
 
-    /// The cgroups are being made.
+    /// Adds cgroups, which may not all exist yet.
     pub(crate) fn cgroups(&mut self, group: Group) {
         self.made.push(Made::Cgroups(Box::new(group)));
     }
 
-    /// The cgroups, as long as they are not undone.
+    /// The cgroups; `None` if there are none or they were removed.
     pub(crate) fn group(&self) -> Option<&Group> {
         self.made.iter().find_map(|made| match made {
             Made::Cgroups(group) => Some(&**group),
@@ -44,7 +44,7 @@ impl Undo {
         })
     }
 
-    /// As [`group`](Self::group).
+    /// Like [`group`](Self::group), for changes.
     pub(crate) fn group_mut(&mut self) -> Option<&mut Group> {
         self.made.iter_mut().find_map(|made| match made {
             Made::Cgroups(group) => Some(&mut **group),
@@ -52,7 +52,7 @@ impl Undo {
         })
     }
 
-    /// The temporary root, as long as it is not undone.
+    /// The temporary root; `None` if there is none or it was removed.
     pub(crate) fn root(&self) -> Option<&TempRoot> {
         self.made.iter().find_map(|made| match made {
             Made::TempRoot(root) => Some(root),
@@ -60,12 +60,12 @@ impl Undo {
         })
     }
 
-    /// What the OOM killer did to the task, as far as it is known.
+    /// The OOM kills in the task: current, or as last read.
     pub(crate) fn oom(&self) -> Option<Oom> {
         self.group().and_then(Group::oom).or_else(|| self.oom.clone())
     }
 
-    /// What the task uses, or had used when its processes were gone.
+    /// The resource usage of the task: current, or as read after its end.
     pub(crate) fn stats(&mut self) -> Result<Stats> {
         if let Some(failed) = self.used.take_if(|used| used.is_err()) {
             return failed;
@@ -77,14 +77,35 @@ impl Undo {
         }
     }
 
-    /// Undoes everything, the last first. Everything is tried, and what could not be undone is kept to be tried again.
+    /// Undoes all entries, the last one first. An entry that cannot be undone stays in the list, and the others are
+    /// undone nevertheless.
     ///
     /// # Errors
     /// [`Error::Task`] with every call that was refused.
     pub(crate) fn run(&mut self) -> Result<()> {
+        self.run_from(0)
+    }
+
+    /// Like [`run`](Self::run), but takes the temporary root out of the list and returns it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run). The root then stays in the list.
+    pub(crate) fn run_but_root(&mut self) -> Result<Option<TempRoot>> {
+        let first = usize::from(self.root().is_some());
+        self.run_from(first)?;
+        Ok(self.made.pop().and_then(|made| match made {
+            Made::TempRoot(root) => Some(root),
+            Made::Cgroups(_) => None,
+        }))
+    }
+
+    /// Undoes all entries except the first `first`.
+    fn run_from(&mut self, first: usize) -> Result<()> {
         let mut failed: Result<()> = Ok(());
         let mut left = Vec::new();
-        while let Some(mut made) = self.made.pop() {
+        while self.made.len() > first
+            && let Some(mut made) = self.made.pop()
+        {
             let undone = match &mut made {
                 Made::TempRoot(root) => root.close(),
                 Made::Cgroups(group) => {
@@ -99,11 +120,11 @@ impl Undo {
             }
             failed = both(failed, undone);
         }
-        self.made = left;
+        self.made.extend(left);
         failed
     }
 
-    /// Lets go of everything: nothing is undone. The record of the cgroups, to find them again by.
+    /// Empties the list without undoing anything. Returns the paths of the cgroups.
     pub(crate) fn forget(&mut self) -> Option<Paths> {
         let mut paths = None;
         for made in self.made.drain(..) {
@@ -118,14 +139,14 @@ impl Undo {
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        // In the same order as `run`; each has its own way to undo itself, and nothing to return a failure to.
+        // In the same order as `run`. Dropping an entry undoes it and ignores failures.
         while let Some(made) = self.made.pop() {
             drop(made);
         }
     }
 }
 
-/// The first error, with the step of the second one too.
+/// Merges two results. The error has the source of the first one and the steps of both.
 fn both(one: Result<()>, other: Result<()>) -> Result<()> {
     match (one, other) {
         (Err(Error::Task { step, source }), Err(Error::Task { step: then, source: why })) => {
@@ -143,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_failures_both_are_named() {
+    fn two_errors_are_merged_into_one_that_names_both_steps() {
         let fail = |step: &str, errno| Err(Error::task::<nix::errno::Errno>(step)(errno));
         let (group, root) = (nix::errno::Errno::EBUSY, nix::errno::Errno::EPERM);
         let error = both(fail("rmdir(\"/g\")", group), fail("unlinkat(\"/r\")", root)).unwrap_err();

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::FromRawFd;
 use std::path::Path;
 use std::process::Command;
 
-use cofferdam::{Error, ExitStatus, Fd, Sandbox, Stdio, Volume};
+use cofferdam::{Error, ExitStatus, Sandbox, Stdio, Volume};
 
-mod skip;
+pub mod skip;
 
 /// Whether this machine has what a test needs. If not, the test prints so and passes; it fails if `COFFERDAM_MUST_HAVE`
 /// names the ability.
@@ -69,7 +69,7 @@ fn v2_limits() -> Result<(), &'static str> {
 /// Whether the tests may change this machine: it was started by `tools/vm-run`.
 fn own_machine() -> Result<(), &'static str> {
     let made = Path::new("/vm/guest").exists() && nix::unistd::geteuid().is_root();
-    if made { Ok(()) } else { Err("it is somebody's") }
+    if made { Ok(()) } else { Err("not a machine of tools/vm-run") }
 }
 
 fn swap() -> Result<(), &'static str> {
@@ -122,9 +122,7 @@ pub fn probe(what: &str) -> Sandbox {
 /// Runs a probe and reads what it writes to descriptor 3: `key=value`, each followed by a NUL.
 pub fn run_probe(sandbox: Sandbox) -> Result<Seen, Error> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    let fd = Fd { from: write.as_raw_fd(), to: 3 };
-    let task = sandbox.with(|s| s.fds.push(fd)).spawn()?;
-    drop(write);
+    let task = sandbox.fd(write, 3).spawn()?;
     let mut text = String::new();
     File::from(read).read_to_string(&mut text).unwrap();
     let status = task.wait()?;
@@ -221,9 +219,9 @@ pub fn status(sandbox: Sandbox) -> ExitStatus {
 
 /// Runs the sandbox and returns its standard output, trimmed.
 pub fn output(sandbox: Sandbox) -> String {
-    let mut task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
+    let task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
     let mut text = String::new();
-    task.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    task.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     task.wait().unwrap();
     text.trim().to_string()
 }

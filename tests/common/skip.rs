@@ -8,8 +8,13 @@ use std::io::Write as _;
 pub fn skip(abilities: &[&str], why: impl Display) {
     let listed = abilities.iter().find(|ability| must_have(ability));
     assert!(listed.is_none(), "this machine must have {}: {why}", listed.unwrap());
+    note(format_args!("needs {}: {why}", abilities.join(" or ")));
+}
+
+/// Prints that a test, or a part of it, is skipped for a reason that is no ability.
+pub fn note(why: impl Display) {
     // Written to the real standard error, because libtest hides captured output of tests that pass.
-    let _ = writeln!(std::io::stderr(), "skipped: needs {}: {why}", abilities.join(" or "));
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// Whether `COFFERDAM_MUST_HAVE` has the ability.

@@ -315,14 +315,14 @@ pub static ATTEMPTS: [Attempt; 69] = [
     told("a raw socket", "CAP_NET_RAW", |_| {
         Answer::of(call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW, 1))
     }),
-    told("the keyring of the user", "keyrings of its user", |_| {
+    told("the keyring of the user", "keyrings of the task's user", |_| {
         // KEYCTL_GET_KEYRING_ID of KEY_SPEC_USER_KEYRING.
         Answer::of(call!(libc::SYS_keyctl, 0, -4, 1))
     }),
-    told("the keyring of the user by int 0x80", "keyrings of its user", |_| {
+    told("the keyring of the user by int 0x80", "keyrings of the task's user", |_| {
         Answer::of(int80(288, [0, (-4_i32).cast_unsigned(), 1, 0]))
     }),
-    told("add a key", "keyrings of its user", |_| {
+    told("add a key", "keyrings of the task's user", |_| {
         let (kind, name) = (c"user".as_ptr(), c"cofferdam-escape".as_ptr());
         Answer::of(call!(libc::SYS_add_key, kind, name, name, 4, -3 /* the session's */))
     }),

@@ -67,7 +67,7 @@ pub fn refused_by_init() -> Vec<(Sample, i32, &'static str)> {
         (
             on(Op::PivotRoot {}, over),
             libc::EBUSY,
-            "statx(\"/..\", STATX_MNT_ID) # as long as that is not the root, again",
+            "statx(\"/..\", STATX_MNT_ID) # umount2 and statx are repeated until this is the root",
         ),
         (on(Op::Cwd { path: path() }, unreachable), libc::ENOENT, "getcwd()"),
         (

@@ -25,6 +25,7 @@ const LEVELS: &[(&[&str], bool)] = &[
     (&["ns", "rootfs", "caps", "ids", "cgroup", "filter"], false),
     (&["step"], false),
     (&["report", "error"], true),
+    (&["notation"], false),
     (&["sys"], false),
 ];
 

@@ -51,26 +51,6 @@ const CAPS: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// Resource limits in the order of their numbers.
-const RLIMITS: [&str; 16] = [
-    "CPU",
-    "FSIZE",
-    "DATA",
-    "STACK",
-    "CORE",
-    "RSS",
-    "NPROC",
-    "NOFILE",
-    "MEMLOCK",
-    "AS",
-    "LOCKS",
-    "SIGPENDING",
-    "MSGQUEUE",
-    "NICE",
-    "RTPRIO",
-    "RTTIME",
-];
-
 /// Number of calls that a line stands for.
 #[derive(Debug, PartialEq)]
 pub enum Many {
@@ -359,14 +339,12 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
         "umask" => same_mode(line.arg(0), call.arg(0)),
         "rt_sigaction" => call.arg(1).contains("SIG_DFL"),
         "prlimit64" => {
-            let name =
-                line.arg(1).parse::<usize>().ok().and_then(|n| RLIMITS.get(n)).copied().unwrap_or_default();
             let limits = split(line.arg(2).trim_matches(['{', '}']), ',');
             let same = |index: usize, name: &str| {
                 let (line, call) = (limits.get(index).map_or("", String::as_str), field(call.arg(2), name));
                 line == call || same_number(line, call)
             };
-            call.arg(1) == format!("RLIMIT_{name}") && same(0, "rlim_cur") && same(1, "rlim_max")
+            call.arg(1) == line.arg(1) && same(0, "rlim_cur") && same(1, "rlim_max")
         }
         // ---- scheduling
         "sched_setscheduler" | "setpriority" => line.args[..] == call.args[..line.args.len()],
@@ -389,7 +367,7 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
         "seccomp" => {
             let length = field(call.arg(2), "len");
             let size = line.arg(1).split(' ').next().unwrap_or_default();
-            line.arg(0) == call.arg(0) && (size == "what" || size == length)
+            line.arg(0) == call.arg(0) && (size == "calls" || size == length)
         }
         "landlock_create_ruleset" => {
             // strace 6.1 does not show the scopes.

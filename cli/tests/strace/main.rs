@@ -213,16 +213,20 @@ fn plan_line_agrees_only_with_its_own_call() {
             false,
         ),
         (
-            "prlimit64(0, 7, {1024, RLIM64_INFINITY})",
+            "prlimit64(0, RLIMIT_NOFILE, {1024, RLIM64_INFINITY})",
             "prlimit64(0, RLIMIT_NOFILE, {rlim_cur=1024, rlim_max=RLIM64_INFINITY}, NULL)",
             true,
         ),
         (
-            "prlimit64(0, 7, {1048576, 9})",
+            "prlimit64(0, RLIMIT_NOFILE, {1048576, 9})",
             "prlimit64(0, RLIMIT_NOFILE, {rlim_cur=1024*1024, rlim_max=9}, NULL)",
             true,
         ),
-        ("prlimit64(0, 7, {1024, 9})", "prlimit64(0, RLIMIT_CORE, {rlim_cur=1024, rlim_max=9}, NULL)", false),
+        (
+            "prlimit64(0, RLIMIT_NOFILE, {1024, 9})",
+            "prlimit64(0, RLIMIT_CORE, {rlim_cur=1024, rlim_max=9}, NULL)",
+            false,
+        ),
         (
             "seccomp(SECCOMP_SET_MODE_FILTER, 7 instructions)",
             "seccomp(SECCOMP_SET_MODE_FILTER, 0, {len=8, filter=0x1})",
@@ -297,6 +301,8 @@ fn every_plan_line_is_a_traced_call_in_order() {
         "20",
         "--cpu-shares",
         "512",
+        "--require",
+        "best_effort",
         "--",
         "true",
     ]);

@@ -41,6 +41,7 @@ pub const CONTROLLERS: [&str; 12] = [
 
 /// A controller of this host: one row of [`Detection::controllers`](super::Detection::controllers).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Controller {
     /// Name in `/proc/cgroups`.
     pub name: String,
@@ -54,8 +55,8 @@ pub struct Controller {
     /// Whether the controller is active already: bound to a mounted v1 hierarchy, in the `cgroup.subtree_control` of
     /// the highest v2 cgroup that the caller may manage, or a v2 core feature.
     pub active: bool,
-    /// Whether a task can have the controller: its v1 hierarchy can be written, or it can be enabled for v2 cgroups
-    /// that the caller makes. A v2 core feature needs only a cgroup that the caller may manage, and `devices` root too.
+    /// Whether a task can have the controller: its v1 hierarchy is writable, or it can be enabled for v2 cgroups that
+    /// the caller makes. A v2 core feature needs only a cgroup that the caller may manage; `devices` also needs root.
     pub delegated: bool,
     /// Why the controller is not [`delegated`](Self::delegated).
     pub why: Option<String>,
@@ -165,8 +166,8 @@ impl TableRow<'_> {
         if self.is_offered() || v2.controllers.contains(name) {
             return Where::V2 { name: name.to_owned() };
         }
-        // Of the core features only `perf_event` is a controller on v2 too, one without files. v2 has it if the kernel
-        // enabled it and it is in no v1 hierarchy.
+        // `perf_event` is a v2 controller without files, which `cgroup.controllers` does not list. It is on v2 if it is
+        // enabled and in no v1 hierarchy. The other core features are always on v2.
         let implicit = listed.is_some_and(|l| l.enabled && l.hierarchy == 0);
         match CORE.iter().find(|(core, _)| *core == name) {
             Some((core, by)) if *core != "perf_event" || implicit => Where::V2Core { by: (*by).to_owned() },
@@ -184,16 +185,19 @@ impl TableRow<'_> {
         match place {
             Where::V1 { mount } => match self.facts.located.v1.get(self.name) {
                 Some(m) if m.read_only => format!("{} is mounted read-only", mount.display()),
-                _ if !self.facts.root => "cgroup v1 needs root".to_owned(),
+                _ if !self.facts.root => "not enough privileges: cgroup v1 needs root".to_owned(),
                 _ => format!("{} cannot be written", mount.display()),
             },
             Where::V2 { .. } => no_top().unwrap_or_else(|| self.not_handed_down()),
-            Where::V2Core { .. } => no_top().unwrap_or_else(|| "an eBPF program needs root".to_owned()),
+            Where::V2Core { .. } => {
+                no_top().unwrap_or_else(|| "not enough privileges: an eBPF program needs root".to_owned())
+            }
             Where::Nowhere => self.nowhere(listed),
         }
     }
 
-    /// Why the highest manageable cgroup cannot enable a controller that the cgroup at the mount point has.
+    /// Why the highest cgroup that the caller may manage cannot enable a controller that the cgroup at the mount point
+    /// has.
     fn not_handed_down(&self) -> String {
         let name = name_v2(self.name);
         let has = |text: &str| text.split_whitespace().any(|word| word == name);
@@ -214,22 +218,30 @@ impl TableRow<'_> {
             Some(Listed { enabled: false, .. }) => "disabled at boot".to_owned(),
             Some(Listed { hierarchy: 0, .. }) => match (self.facts.located.v1.get(self.name), self.v2) {
                 (Some(m), _) => {
-                    format!("{} is mounted, but /proc/cgroups knows no such hierarchy", m.path.display())
+                    format!(
+                        "{} is mounted, but /proc/cgroups does not list the controller in a hierarchy",
+                        m.path.display()
+                    )
                 }
                 (None, Some(_)) if only_v1 => {
-                    "no v1 hierarchy has it, and v2 has no such controller".to_owned()
+                    "not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller".to_owned()
                 }
                 (None, Some(v2)) => {
                     let file = v2.mount.join("cgroup.controllers");
-                    let above =
-                        if self.facts.part { ": what is above and not seen here must enable it" } else { "" };
+                    let above = if self.facts.part {
+                        ": it must be enabled in a cgroup above, which is not visible here"
+                    } else {
+                        ""
+                    };
                     format!("not in {}{above}", file.display())
                 }
-                (None, None) => "in no hierarchy that is mounted".to_owned(),
+                (None, None) => "not mounted in any cgroup hierarchy".to_owned(),
             },
-            Some(Listed { hierarchy, .. }) => format!("in v1 hierarchy {hierarchy}, which is not mounted"),
+            Some(Listed { hierarchy, .. }) => {
+                format!("in cgroup v1 hierarchy {hierarchy}, which is not mounted")
+            }
             None if self.facts.proc_cgroups.is_empty() => "/proc/cgroups cannot be read".to_owned(),
-            None => "this kernel has none".to_owned(),
+            None => "the kernel does not have this controller".to_owned(),
         }
     }
 }

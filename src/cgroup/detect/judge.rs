@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::controllers::{Listed, table};
 use super::facts::Facts;
-use super::{Detection, Hierarchy, Mode, Required, Swap, Unified, Version};
+use super::{Detection, Hierarchy, Mode, RequiredControllers, Swap, Unified, Version};
 use crate::cgroup::CpuSet;
+use crate::report::Control;
 
 /// Turns facts into a detection.
 pub(super) fn judge(facts: &Facts<'_>) -> Detection {
-    // A v1 mount may name a controller that has left its hierarchy since. `/proc/cgroups` then shows hierarchy 0.
+    // mountinfo may list a controller for a v1 mount although the controller is no longer in that hierarchy.
+    // `/proc/cgroups` then shows hierarchy 0 for it.
     let stale = |name: &str| Listed::find(facts.proc_cgroups, name).is_some_and(|l| l.hierarchy == 0);
     let hierarchies = facts.located.v1.iter().filter(|(name, _)| !stale(name)).map(|(name, m)| {
         let writable = facts.root && facts.v1_writable.contains(name) && !m.read_only;
@@ -35,7 +37,8 @@ pub(super) fn judge(facts: &Facts<'_>) -> Detection {
         controllers: table(facts, &v1, v2.as_ref()),
         v2,
         v1,
-        required: Required::Minimal,
+        required: RequiredControllers::Minimal,
+        asked: Control::empty(),
         missing: Vec::new(),
         reason: (mode == Mode::Off).then(|| nothing.to_owned()),
         online,
@@ -70,7 +73,7 @@ fn unified(facts: &Facts<'_>) -> Option<Unified> {
     let all = words(&top.controllers);
     let (controllers, why) = match &top.closed {
         Some(why) if all != enabled => {
-            (enabled.clone(), Some(format!("cgroup {} can enable no more: {why}", top.name)))
+            (enabled.clone(), Some(format!("cgroup {} cannot enable more controllers: {why}", top.name)))
         }
         _ => (all, None),
     };

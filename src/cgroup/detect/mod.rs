@@ -18,6 +18,7 @@ use self::mounts::{Located, locate};
 use self::top::{Top, writable};
 use super::name::levels;
 use super::set::CpuSet;
+use crate::report::Control;
 
 mod controllers;
 mod facts;
@@ -33,7 +34,7 @@ mod fixtures;
 mod tests;
 
 pub use controllers::{CONTROLLERS, Controller, Where};
-pub use required::Required;
+pub use required::RequiredControllers;
 
 /// Controllers that must be usable on cgroup v1; without any one of them no limit is set.
 pub const V1_REQUIRED: [&str; 4] = ["cpu", "cpuset", "freezer", "memory"];
@@ -44,6 +45,7 @@ pub const V2_REQUIRED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 /// Which hierarchies are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Mode {
     /// Hierarchies with v1 controllers, and no v2 tree.
     V1,
@@ -65,8 +67,10 @@ pub enum Version {
     V2,
 }
 
-/// The v2 tree as the caller sees it. Cgroups are named relative to [`mount`](Self::mount), which is `/`.
+/// The v2 tree as the caller sees it. Cgroups are named by paths in which `/` is the cgroup at
+/// [`mount`](Self::mount).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Unified {
     /// Mount point of the tree.
     pub mount: PathBuf,
@@ -75,8 +79,9 @@ pub struct Unified {
     /// The highest cgroup, from [`own`](Self::own) upwards, below which the caller may make cgroups and start processes
     /// in them. It is `/` for root and the delegated cgroup for other users. `None` without delegation.
     ///
-    /// Without root, owning a cgroup elsewhere is not enough: to start a process in it, the kernel requires write
-    /// access to `cgroup.procs` of the common ancestor of both cgroups, and fails with `EACCES`.
+    /// For a caller without root privileges, owning another cgroup is not enough. To start a process there, the kernel
+    /// requires write access to `cgroup.procs` of the common ancestor of that cgroup and [`own`](Self::own). Otherwise
+    /// it fails with `EACCES`.
     pub top: Option<String>,
     /// Controllers that cgroups below [`top`](Self::top) can have.
     pub controllers: BTreeSet<String>,
@@ -88,6 +93,7 @@ pub struct Unified {
 
 /// A cgroup v1 hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Hierarchy {
     /// Mount point. Controllers that are mounted together have the same one.
     pub mount: PathBuf,
@@ -97,6 +103,7 @@ pub struct Hierarchy {
 
 /// State of swap on this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Swap {
     /// Whether the host has an active swap area (`/proc/swaps`).
     pub active: bool,
@@ -109,10 +116,13 @@ pub struct Swap {
 ///
 /// This is a plain value: [`Detection::probe`] fills it once, and tests write it by hand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Detection {
     /// Which hierarchies are mounted.
     pub mode: Mode,
-    /// The version that limits are set through, if they can be set: v1 if it has all of [`V1_REQUIRED`].
+    /// The version that limits are set through, if they can be set. It is v1 if all of [`V1_REQUIRED`] are mounted
+    /// there, or if some are and v2 lacks one of [`V2_REQUIRED`]. With [`RequiredControllers::Asked`] it is the version
+    /// that lacks fewer of the required controllers, v2 if both lack the same number.
     pub limits_on: Version,
     /// The v2 tree, if one is mounted.
     pub v2: Option<Unified>,
@@ -121,7 +131,9 @@ pub struct Detection {
     /// One row for each of [`CONTROLLERS`], in that order.
     pub controllers: Vec<Controller>,
     /// The set of required controllers that `missing` and `reason` refer to; see [`requiring`](Self::requiring).
-    pub required: Required,
+    pub required: RequiredControllers,
+    /// The controls that the limits ask for. They matter only if `required` is [`RequiredControllers::Asked`].
+    pub asked: Control,
     /// The required controllers that are missing, sorted. A single one prevents all limits.
     pub missing: Vec<String>,
     /// Why no limits can be set. `None` if they can.
@@ -169,8 +181,8 @@ impl Detection {
         })
     }
 
-    /// Returns what the texts of `/proc/self/mountinfo` and `/proc/self/cgroup` tell by themselves: where the
-    /// hierarchies are. The kernel is not asked, so no hierarchy is known to be writable, and no limits can be set.
+    /// Returns a detection from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup` alone. It shows where the
+    /// hierarchies are. No system call is made, so every hierarchy counts as not writable, and no limits can be set.
     ///
     /// ```
     /// # use cofferdam::cgroup::{Detection, Mode};

@@ -11,7 +11,7 @@ use crate::sys::mountinfo::Mount;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mounted {
     pub path: PathBuf,
-    /// The directory of the hierarchy that is mounted, as the reader's cgroup namespace shows it.
+    /// The directory of the hierarchy that is mounted, as a path in the caller's cgroup namespace.
     pub root: String,
     pub read_only: bool,
 }
@@ -20,7 +20,8 @@ pub(super) struct Mounted {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Located {
     pub v2: Option<Mounted>,
-    /// The caller's cgroup relative to the v2 mount point, which is `/`. `None` if it is not below the mount point.
+    /// The caller's v2 cgroup, as a path in which `/` is the cgroup at the mount point. `None` if it is not below the
+    /// mount point.
     pub own: Option<String>,
     /// v1 controllers by name. Controllers that are mounted together have the same path.
     pub v1: BTreeMap<String, Mounted>,
@@ -80,24 +81,26 @@ fn relative(root: &str, path: &str) -> Option<String> {
     }
 }
 
-/// Whether another mount covers this mount point, or a directory above it.
+/// Whether another mount hides this one, because it covers this mount point or a directory above it.
 ///
-/// A mount that is stacked on this mount has this mount as its parent, at the same mount point, and hides it. A
-/// sibling, that is, a mount with the same parent, hides this mount if it is at the same or a shorter path. The
-/// siblings of every ancestor hide it in the same way. A mount that is stacked on an ancestor needs no check of its
-/// own: it is either the next mount on the way down to this one, or a sibling of that mount.
+/// There are two cases. A mount may be stacked on this one: it has the same mount point, and this mount is its parent.
+/// Or a sibling (a mount with the same parent) of this mount or of one of its ancestors may cover it: the sibling's
+/// mount point is that of this mount or ancestor, or a directory above it.
+///
+/// Mounts that are stacked on an ancestor are covered by the second case. Such a mount is the next ancestor on the path
+/// down to this mount, and hides nothing, or it is a sibling of that next ancestor.
 fn is_hidden(this: &Mount, all: &[Mount]) -> bool {
     let on_top = |other: &Mount| other.parent == this.id && other.id != this.id && other.point == this.point;
     if all.iter().any(on_top) {
         return true;
     }
     let beside = |mount: &Mount, other: &Mount| {
-        // A mount that is stacked on the process's root is never entered: lookups start below it.
+        // A mount that is stacked on the process's root hides nothing: path lookups start at the root below it.
         let beside = other.id != mount.id && other.parent == mount.parent && other.point.parent().is_some();
         beside && mount.point.starts_with(&other.point)
     };
     let mut at = Some(this);
-    // The bound is for a cycle in a forged text: no path in the tree is longer than the list of mounts.
+    // A mount has fewer ancestors than there are mounts. The bound ends the loop if a forged text has a cycle.
     for _ in all {
         let Some(mount) = at else { return false };
         let up = all.iter().find(|e| e.id == mount.parent && e.id != mount.id);

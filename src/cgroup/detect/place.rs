@@ -30,7 +30,7 @@ pub(in crate::cgroup) fn in_tree<'a>(
     detection: &'a Detection,
     parent: &CgroupPath,
 ) -> Result<TreeParent<'a>, String> {
-    let v2 = detection.v2.as_ref().ok_or("there is no cgroup v2 tree")?;
+    let v2 = detection.v2.as_ref().ok_or("cgroup v2 is not mounted")?;
     let Some(name) = &v2.top else {
         return Err(v2.why.clone().unwrap_or_else(|| "no cgroup is delegated".to_owned()));
     };
@@ -41,7 +41,9 @@ pub(in crate::cgroup) fn in_tree<'a>(
     }
     let all = levels(&v2.mount, parent.as_ref());
     if !all.last().is_some_and(|parent| parent.starts_with(&top)) {
-        return Err(format!("cgroup /{parent} is not below {name}, the highest that may be written"));
+        return Err(format!(
+            "cgroup /{parent} is not delegated: it is not below {name}, the highest cgroup that is writable"
+        ));
     }
     let levels = all.into_iter().filter(|dir| *dir != top && dir.starts_with(&top)).collect();
     Ok(TreeParent { v2, top, levels })

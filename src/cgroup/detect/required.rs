@@ -4,27 +4,30 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::controllers::{CONTROLLERS, name_v2};
 use super::{Controller, Detection, Mode, V1_REQUIRED, V2_REQUIRED, Version, Where};
+use crate::notation::InvalidValue;
+use crate::report::Control;
 
 /// Controllers that limits use on v1. If required, they must be usable and not only enabled.
 const V1_USED: [&str; 6] = ["blkio", "cpu", "cpuset", "freezer", "memory", "pids"];
 
 /// Controllers that are required before any limit is set. If one is missing, no limit is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Required {
+#[non_exhaustive]
+pub enum RequiredControllers {
     /// The controllers that limits are made of: [`V1_REQUIRED`] where limits are set through v1, [`V2_REQUIRED`] where
     /// they are set through v2.
     #[default]
     Minimal,
     /// All of [`CONTROLLERS`], as the `exec` driver's documentation requires.
     ///
-    /// That documentation requires only that `/proc/cgroups` shows them as *enabled*. A driver that checks no more than
-    /// that goes on where half of the limits cannot be set. Here the controllers that limits are made of must be
-    /// usable, and the others enabled:
+    /// That documentation requires only that `/proc/cgroups` shows them as *enabled*. That is not enough: an enabled
+    /// controller may be unusable, and the task would then run with half of its limits. This variant requires that the
+    /// controllers that limits use are usable, and that the others are enabled:
     ///
     /// | controller | on v1 | on v2 |
     /// | --- | --- | --- |
@@ -36,15 +39,34 @@ pub enum Required {
     ///
     /// Enabled means [`Controller::enabled`].
     Documented,
+    /// The controllers of the limits that the task asks for. A user to whom systemd delegates memory, pids and cpu can
+    /// then limit these three, although cpuset and io are missing.
+    Asked,
 }
 
-impl Required {
-    /// The names of the required controllers on this version, sorted.
-    pub fn names(self, on: Version) -> Vec<&'static str> {
+/// The v2 controller that each control needs.
+const OF_CONTROLS: [(Control, &str); 6] = [
+    (Control::CPU.union(Control::CPU_MAX), "cpu"),
+    (Control::CPUSET, "cpuset"),
+    (Control::HUGETLB, "hugetlb"),
+    (Control::IO, "io"),
+    (Control::MEMORY.union(Control::SWAP).union(Control::OOM_GROUP), "memory"),
+    (Control::PIDS, "pids"),
+];
+
+impl RequiredControllers {
+    /// The names of the required controllers on this version, sorted. `asked` are the controls that the limits ask for;
+    /// only [`Asked`](RequiredControllers::Asked) depends on it.
+    pub fn names(self, on: Version, asked: Control) -> Vec<&'static str> {
         match (self, on) {
-            (Required::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
-            (Required::Minimal, Version::V2) => V2_REQUIRED.to_vec(),
-            (Required::Documented, _) => {
+            (RequiredControllers::Minimal, Version::V1) => V1_REQUIRED.to_vec(),
+            (RequiredControllers::Minimal, Version::V2) => V2_REQUIRED.to_vec(),
+            (RequiredControllers::Asked, _) => {
+                let named = |name| if on == Version::V1 && name == "io" { "blkio" } else { name };
+                let used = OF_CONTROLS.into_iter().filter(|(controls, _)| asked.intersects(*controls));
+                used.map(|(_, name)| named(name)).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+            (RequiredControllers::Documented, _) => {
                 let named = |name| if on == Version::V2 { name_v2(name) } else { name };
                 CONTROLLERS.into_iter().map(named).collect::<BTreeSet<_>>().into_iter().collect()
             }
@@ -52,33 +74,40 @@ impl Required {
     }
 }
 
-impl FromStr for Required {
-    type Err = String;
+impl FromStr for RequiredControllers {
+    type Err = InvalidValue;
 
-    fn from_str(word: &str) -> Result<Self, String> {
+    fn from_str(word: &str) -> Result<Self, InvalidValue> {
         match word {
-            "minimal" => Ok(Required::Minimal),
-            "documented" => Ok(Required::Documented),
-            _ => Err(format!("required_controllers must be \"minimal\" or \"documented\", got {word:?}")),
+            "minimal" => Ok(RequiredControllers::Minimal),
+            "documented" => Ok(RequiredControllers::Documented),
+            "asked" => Ok(RequiredControllers::Asked),
+            _ => {
+                let why = format!("{word:?} is not \"minimal\", \"documented\" or \"asked\"");
+                Err(InvalidValue::new(why))
+            }
         }
     }
 }
 
-impl fmt::Display for Required {
+impl fmt::Display for RequiredControllers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Required::Minimal => "minimal",
-            Required::Documented => "documented",
+            RequiredControllers::Minimal => "minimal",
+            RequiredControllers::Documented => "documented",
+            RequiredControllers::Asked => "asked",
         })
     }
 }
 
 impl Detection {
-    /// Returns the same host with another required set. Only [`required`](Self::required), [`missing`](Self::missing),
-    /// [`reason`](Self::reason) and [`can_limit`](Self::can_limit) change.
-    pub fn requiring(&self, required: Required) -> Detection {
+    /// Returns the same host with another required set. Only [`required`](Self::required), [`asked`](Self::asked),
+    /// [`missing`](Self::missing), [`reason`](Self::reason), [`can_limit`](Self::can_limit) and, with
+    /// [`RequiredControllers::Asked`], [`limits_on`](Self::limits_on) change. `asked` is
+    /// [`Limits::asked`](crate::Limits::asked).
+    pub fn requiring(&self, required: RequiredControllers, asked: Control) -> Detection {
         let mut found = self.clone();
-        found.required = required;
+        (found.required, found.asked) = (required, asked);
         found.shut();
         found
     }
@@ -93,7 +122,7 @@ impl Detection {
     /// host.cgroups = host.cgroups.without("memory");
     /// let limits = Limits { pids_max: Some(9), ..Limits::default() };
     /// if let Ok(plan) = Sandbox::command("true").limits(limits).host(&host).plan() {
-    ///     println!("{}", plan.report); // missing   pids: cgroup v2 lacks memory (left out)
+    ///     println!("{}", plan.report); // missing   pids: the reason names the controller memory
     /// }
     /// # Ok(())
     /// # }
@@ -114,7 +143,7 @@ impl Detection {
                     enabled: false,
                     active: false,
                     delegated: false,
-                    why: Some("left out".to_owned()),
+                    why: Some("excluded by the caller".to_owned()),
                 };
             }
         }
@@ -131,7 +160,7 @@ impl Detection {
     /// set.
     pub(super) fn shut(&mut self) {
         let lacking = |on| -> Vec<String> {
-            let names = self.required.names(on).into_iter();
+            let names = self.required.names(on, self.asked).into_iter();
             names.filter(|name| !self.has(on, name)).map(str::to_owned).collect()
         };
         let on = self.interface();
@@ -145,16 +174,22 @@ impl Detection {
         (self.limits_on, self.missing, self.reason) = (on, missing, reason);
     }
 
-    /// The version that has all controllers that limits are made of, v1 first. If neither has, v1 if it has some of
-    /// them.
+    /// The version that limits are set through, if they can be set: the one that has all of its required controllers.
+    /// v1 is tried first. If neither has all of them, it is v1 if v1 has any. With [`RequiredControllers::Asked`] it is
+    /// the version that lacks fewer of the required controllers, v2 if both lack the same number.
     fn interface(&self) -> Version {
         let lacks = |on, all: &[&str]| all.iter().filter(|name| !self.has(on, name)).count();
+        if self.required == RequiredControllers::Asked {
+            let lacks = |on| lacks(on, &self.required.names(on, self.asked));
+            let v1 = lacks(Version::V1) < lacks(Version::V2) || self.v2.is_none();
+            return if v1 { Version::V1 } else { Version::V2 };
+        }
         let v1 = lacks(Version::V1, &V1_REQUIRED);
         let v2 = lacks(Version::V2, &V2_REQUIRED);
         if v1 == 0 || (v1 < V1_REQUIRED.len() && v2 > 0) { Version::V1 } else { Version::V2 }
     }
 
-    /// Whether a required controller is usable or enabled, as [`Required`] defines it.
+    /// Whether a required controller is usable or enabled, as [`RequiredControllers`] defines it.
     fn has(&self, on: Version, name: &str) -> bool {
         let row = self.row(name);
         let enabled = row.is_some_and(|row| row.enabled);
@@ -172,9 +207,13 @@ impl Detection {
 
     fn reason_v1(&self, missing: &[String]) -> Option<String> {
         if !missing.is_empty() {
-            return Some(format!("cgroup v1 lacks {}", self.named(Version::V1, missing)));
+            return Some(format!(
+                "cgroup v1 controllers not available: {}",
+                self.named(Version::V1, missing)
+            ));
         }
-        let used = self.required.names(Version::V1).into_iter().filter(|name| V1_USED.contains(name));
+        let used =
+            self.required.names(Version::V1, self.asked).into_iter().filter(|name| V1_USED.contains(name));
         let mut used = used.filter_map(|name| Some((name, self.v1.get(name)?)));
         let (name, closed) = used.find(|(_, hierarchy)| !hierarchy.writable)?;
         let why = self.row(name).and_then(|row| row.why.clone());
@@ -188,7 +227,7 @@ impl Detection {
         match &self.v2 {
             // Without a `top` no controllers are known, so the reason is why there is no `top`.
             Some(v2) if v2.top.is_none() && v2.why.is_some() => v2.why.clone(),
-            _ => Some(format!("cgroup v2 lacks {}", self.named(Version::V2, missing))),
+            _ => Some(format!("cgroup v2 controllers not available: {}", self.named(Version::V2, missing))),
         }
     }
 
@@ -197,7 +236,7 @@ impl Detection {
         let mut groups: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
         for name in missing {
             let why = self.row(name).and_then(|row| match (&row.why, &row.place) {
-                (None, Where::V2 { .. }) if on == Version::V1 => Some("on v2, unlike the others"),
+                (None, Where::V2 { .. }) if on == Version::V1 => Some("mounted on cgroup v2, not on v1"),
                 (why, _) => why.as_deref(),
             });
             match groups.iter_mut().find(|(known, _)| *known == why) {

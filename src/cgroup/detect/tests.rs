@@ -6,6 +6,8 @@ use super::controllers::Listed;
 use super::fixtures::*;
 use super::*;
 
+const NO_ROOT: &str = "not enough privileges: cgroup v1 needs root";
+
 /// Parts of a [`Top`]: its name, `cgroup.controllers`, `cgroup.subtree_control`, and why it is closed.
 type TopText = (&'static str, &'static str, &'static str, Option<&'static str>);
 
@@ -113,9 +115,9 @@ fn hybrid_host_takes_each_controller_from_v1_or_else_v2() {
          memory yes v1 /sys/fs/cgroup/memory
          devices yes v1 /sys/fs/cgroup/devices
          freezer yes v1 /sys/fs/cgroup/freezer
-         net_cls yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
+         net_cls yes nowhere ! not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller
          perf_event yes core implicit
-         net_prio yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
+         net_prio yes nowhere ! not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller
          hugetlb yes v2 hugetlb
          pids yes v1 /sys/fs/cgroup/pids",
     );
@@ -128,19 +130,19 @@ fn v1_host_says_why_a_controller_cannot_be_used() {
         "cpuset yes v1 /sys/fs/cgroup/cpuset
          cpu yes v1 /sys/fs/cgroup/cpu,cpuacct
          cpuacct yes v1 /sys/fs/cgroup/cpu,cpuacct
-         blkio yes nowhere ! in no hierarchy that is mounted
+         blkio yes nowhere ! not mounted in any cgroup hierarchy
          memory yes v1 /sys/fs/cgroup/memory
-         devices yes nowhere ! in no hierarchy that is mounted
+         devices yes nowhere ! not mounted in any cgroup hierarchy
          freezer yes v1 /sys/fs/cgroup/freezer
          net_cls yes v1 /sys/fs/cgroup/net_cls,net_prio
-         perf_event yes nowhere ! in v1 hierarchy 8, which is not mounted
+         perf_event yes nowhere ! in cgroup v1 hierarchy 8, which is not mounted
          net_prio yes v1 /sys/fs/cgroup/net_cls,net_prio
-         hugetlb no nowhere ! this kernel has none
+         hugetlb no nowhere ! the kernel does not have this controller
          pids yes v1 /sys/fs/cgroup/pids",
     );
     let closed = "cpuset yes v1 /sys/fs/cgroup/cpuset ! ";
     let first = |case| rows(&judge(&facts(case))).first().cloned().unwrap();
-    assert_eq!(first(Case { root: false, ..V1 }), format!("{closed}cgroup v1 needs root"));
+    assert_eq!(first(Case { root: false, ..V1 }), format!("{closed}{NO_ROOT}"));
     let why = "/sys/fs/cgroup/cpuset cannot be written";
     assert_eq!(first(Case { v1_writable: false, ..V1 }), format!("{closed}{why}"));
 }
@@ -154,9 +156,9 @@ fn v2_host_has_controllers_and_core_features() {
          memory yes v2 memory
          devices yes core eBPF
          freezer yes core cgroup.freeze
-         net_cls yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
+         net_cls yes nowhere ! not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller
          perf_event yes core implicit
-         net_prio yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
+         net_prio yes nowhere ! not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller
          hugetlb yes v2 hugetlb
          pids yes v2 pids";
     table(V2, all);
@@ -182,9 +184,9 @@ fn v2_controllers_need_not_be_in_proc_cgroups() {
          memory yes v2 memory
          devices yes core eBPF
          freezer yes core cgroup.freeze
-         net_cls no nowhere ! this kernel has none
+         net_cls no nowhere ! the kernel does not have this controller
          perf_event yes core implicit
-         net_prio no nowhere ! this kernel has none
+         net_prio no nowhere ! the kernel does not have this controller
          hugetlb yes v2 hugetlb
          pids yes v2 pids",
     );
@@ -214,11 +216,11 @@ fn reason_names_the_cgroup_that_does_not_enable_a_controller() {
          cpuacct yes core cpu.stat
          blkio yes v2 io ! not in cgroup.subtree_control of cgroup /user.slice
          memory yes v2 memory
-         devices yes core eBPF ! an eBPF program needs root
+         devices yes core eBPF ! not enough privileges: an eBPF program needs root
          freezer yes core cgroup.freeze
-         net_cls yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
+         net_cls yes nowhere ! not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller
          perf_event yes core implicit
-         net_prio yes nowhere ! no v1 hierarchy has it, and v2 has no such controller
+         net_prio yes nowhere ! not mounted in a cgroup v1 hierarchy, and cgroup v2 has no such controller
          hugetlb yes v2 hugetlb ! not in cgroup.subtree_control of cgroup /
          pids yes v2 pids",
     );
@@ -228,11 +230,11 @@ fn reason_names_the_cgroup_that_does_not_enable_a_controller() {
     assert_eq!(said.first().unwrap(), &format!("cpuset yes v2 cpuset ! {why}"));
     assert_eq!(said.get(6).unwrap(), &format!("freezer yes core cgroup.freeze ! {why}"));
     let found = judge(&facts(CONTAINER));
-    let why = "cgroup / can enable no more: it has processes";
+    let why = "cgroup / cannot enable more controllers: it has processes";
     assert_eq!(rows(&found).first().unwrap(), &format!("cpuset yes v2 cpuset ! {why}"));
     // The container's cgroup does not have the controller, so it cannot be enabled.
     let found = judge(&facts(Case { top: Some(("/", "memory pids", "memory pids", None)), ..CONTAINER }));
-    let why = "not in /sys/fs/cgroup/cgroup.controllers: what is above and not seen here must enable it";
+    let why = "not in /sys/fs/cgroup/cgroup.controllers: it must be enabled in a cgroup above, which is not visible here";
     assert_eq!(rows(&found).first().unwrap(), &format!("cpuset yes nowhere ! {why}"));
 }
 
@@ -240,9 +242,9 @@ fn reason_names_the_cgroup_that_does_not_enable_a_controller() {
 fn failed_probe_is_the_reason_for_no_limits() {
     let mut facts = facts(Case { root: false, top: Some((USER, ALL_V2, ALL_V2, None)), ..V2 });
     facts.top.as_mut().unwrap().refused =
-        Some("cgroup /x: no cgroup can be made in it: mkdir: EAGAIN".into());
+        Some("cgroup /x: cannot create a cgroup in it: mkdir: EAGAIN".into());
     let found = judge(&facts);
-    assert_eq!(found.can_limit(), Err("cgroup /x: no cgroup can be made in it: mkdir: EAGAIN"));
+    assert_eq!(found.can_limit(), Err("cgroup /x: cannot create a cgroup in it: mkdir: EAGAIN"));
     assert_eq!(found.v2.unwrap().top, None);
 }
 
@@ -256,7 +258,7 @@ fn each_kind_of_host_has_its_mode_version_and_reason() {
         ("v2", V2, Mode::V2, Version::V2, None),
         ("v2 with the least", v2_with("cpuset cpu io memory pids"), Mode::V2, Version::V2, None),
         ("off", off, Mode::Off, Version::V2, Some("no cgroup hierarchy is mounted")),
-        ("v1 and not root", Case { root: false, ..V1 }, Mode::V1, Version::V1, Some("cgroup v1 needs root")),
+        ("v1 and not root", Case { root: false, ..V1 }, Mode::V1, Version::V1, Some(NO_ROOT)),
         (
             "v1, but read-only",
             Case { v1_writable: false, ..V1 },
@@ -269,35 +271,37 @@ fn each_kind_of_host_has_its_mode_version_and_reason() {
             v2_with("cpuset io memory pids"),
             Mode::V2,
             Version::V2,
-            Some("cgroup v2 lacks cpu (not in /sys/fs/cgroup/cgroup.controllers)"),
+            Some("cgroup v2 controllers not available: cpu (not in /sys/fs/cgroup/cgroup.controllers)"),
         ),
         (
             "no io",
             v2_with("cpuset cpu memory pids"),
             Mode::V2,
             Version::V2,
-            Some("cgroup v2 lacks io (not in /sys/fs/cgroup/cgroup.controllers)"),
+            Some("cgroup v2 controllers not available: io (not in /sys/fs/cgroup/cgroup.controllers)"),
         ),
         (
             "no mem",
             v2_with("cpuset cpu io pids"),
             Mode::V2,
             Version::V2,
-            Some("cgroup v2 lacks memory (not in /sys/fs/cgroup/cgroup.controllers)"),
+            Some("cgroup v2 controllers not available: memory (not in /sys/fs/cgroup/cgroup.controllers)"),
         ),
         (
             "no pids",
             v2_with("cpuset cpu io memory"),
             Mode::V2,
             Version::V2,
-            Some("cgroup v2 lacks pids (not in /sys/fs/cgroup/cgroup.controllers)"),
+            Some("cgroup v2 controllers not available: pids (not in /sys/fs/cgroup/cgroup.controllers)"),
         ),
         (
             "two",
             v2_with("pids cpu io"),
             Mode::V2,
             Version::V2,
-            Some("cgroup v2 lacks cpuset, memory (not in /sys/fs/cgroup/cgroup.controllers)"),
+            Some(
+                "cgroup v2 controllers not available: cpuset, memory (not in /sys/fs/cgroup/cgroup.controllers)",
+            ),
         ),
         (
             "docker",
@@ -312,8 +316,8 @@ fn each_kind_of_host_has_its_mode_version_and_reason() {
             Mode::V2,
             Version::V2,
             Some(
-                "cgroup v2 lacks cpu, cpuset, io, memory, pids \
-                 (cgroup / can enable no more: it has processes)",
+                "cgroup v2 controllers not available: cpu, cpuset, io, memory, pids \
+                 (cgroup / cannot enable more controllers: it has processes)",
             ),
         ),
         (
@@ -341,7 +345,9 @@ fn each_kind_of_host_has_its_mode_version_and_reason() {
             },
             Mode::V2,
             Version::V2,
-            Some("cgroup v2 lacks cpu, cpuset, io (not in cgroup.subtree_control of cgroup /user.slice)"),
+            Some(
+                "cgroup v2 controllers not available: cpu, cpuset, io (not in cgroup.subtree_control of cgroup /user.slice)",
+            ),
         ),
     ] {
         let found = judge(&facts(case));
@@ -357,12 +363,15 @@ fn missing_v1_hierarchy_prevents_all_limits() {
     let mounts = without(",memory");
     let found = judge(&Facts { located: locate(&mounts, HYBRID_SELF), ..facts(HYBRID) });
     assert_eq!(found.missing, ["memory"]);
-    let why = "cgroup v1 lacks memory (in v1 hierarchy 4, which is not mounted)";
+    let why = "cgroup v1 controllers not available: memory (in cgroup v1 hierarchy 4, which is not mounted)";
     assert_eq!(found.reason.as_deref(), Some(why));
     let disabled = HYBRID_PROC_CGROUPS.replace("memory\t4\t47\t1", "memory\t0\t1\t0");
     let located = || locate(&mounts, HYBRID_SELF);
     let found = judge(&Facts { located: located(), proc_cgroups: &disabled, ..facts(HYBRID) });
-    assert_eq!(found.reason.as_deref(), Some("cgroup v1 lacks memory (disabled at boot)"));
+    assert_eq!(
+        found.reason.as_deref(),
+        Some("cgroup v1 controllers not available: memory (disabled at boot)")
+    );
     assert_eq!(rows(&found).get(4).unwrap(), "memory no nowhere ! disabled at boot");
     // Two controllers are missing for two reasons.
     let mounts = HYBRID_MOUNTS
@@ -372,7 +381,7 @@ fn missing_v1_hierarchy_prevents_all_limits() {
         .join("\n");
     let found =
         judge(&Facts { located: locate(&mounts, HYBRID_SELF), proc_cgroups: &disabled, ..facts(HYBRID) });
-    let why = "cgroup v1 lacks cpuset (in v1 hierarchy 3, which is not mounted); memory (disabled at boot)";
+    let why = "cgroup v1 controllers not available: cpuset (in cgroup v1 hierarchy 3, which is not mounted); memory (disabled at boot)";
     assert_eq!(found.reason.as_deref(), Some(why));
 }
 
@@ -380,14 +389,19 @@ fn missing_v1_hierarchy_prevents_all_limits() {
 fn v1_mount_without_a_live_hierarchy_is_ignored() {
     let stale = HYBRID_PROC_CGROUPS.replace("memory\t4", "memory\t0");
     let found = judge(&Facts { proc_cgroups: &stale, ..facts(HYBRID) });
-    let why = "/sys/fs/cgroup/memory is mounted, but /proc/cgroups knows no such hierarchy";
-    assert_eq!(found.can_limit(), Err(format!("cgroup v1 lacks memory ({why})").as_str()));
+    let why =
+        "/sys/fs/cgroup/memory is mounted, but /proc/cgroups does not list the controller in a hierarchy";
+    assert_eq!(
+        found.can_limit(),
+        Err(format!("cgroup v1 controllers not available: memory ({why})").as_str())
+    );
     assert_eq!(rows(&found).get(4).unwrap(), &format!("memory yes nowhere ! {why}"));
     // With cgroup_no_v1=memory the controller is on v2. Limits cannot be set through both versions.
     let top = Some(("/", "hugetlb memory", "", None));
     let found = judge(&Facts { proc_cgroups: &stale, ..facts(Case { top, ..HYBRID }) });
     assert_eq!(rows(&found).get(4).unwrap(), "memory yes v2 memory");
-    assert_eq!(found.can_limit(), Err("cgroup v1 lacks memory (on v2, unlike the others)"));
+    let why = "cgroup v1 controllers not available: memory (mounted on cgroup v2, not on v1)";
+    assert_eq!(found.can_limit(), Err(why));
 }
 
 #[test]
@@ -405,7 +419,7 @@ fn malformed_lines_of_proc_cgroups_are_skipped() {
 /// Each case has the missing controllers and the reason.
 #[test]
 fn required_set_decides_which_missing_controllers_prevent_limits() {
-    let documented = |case| judge(&facts(case)).requiring(Required::Documented);
+    let documented = |case| judge(&facts(case)).requiring(RequiredControllers::Documented, Control::empty());
     for case in [HYBRID, V2] {
         assert_eq!(documented(case).can_limit(), Ok(()));
     }
@@ -413,23 +427,23 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
         (
             V1,
             "blkio,hugetlb",
-            "cgroup v1 lacks blkio (in no hierarchy that is mounted); hugetlb (this kernel has none)",
+            "cgroup v1 controllers not available: blkio (not mounted in any cgroup hierarchy); hugetlb (the kernel does not have this controller)",
         ),
         (
             Case { proc_cgroups: PROC_CGROUPS_6_12, ..V2 },
             "net_cls,net_prio",
-            "cgroup v2 lacks net_cls, net_prio (this kernel has none)",
+            "cgroup v2 controllers not available: net_cls, net_prio (the kernel does not have this controller)",
         ),
         (
             Case { top: Some(("/", "cpuset cpu memory pids", "", None)), ..V2 },
             "io",
-            "cgroup v2 lacks io (not in /sys/fs/cgroup/cgroup.controllers)",
+            "cgroup v2 controllers not available: io (not in /sys/fs/cgroup/cgroup.controllers)",
         ),
     ] {
         let found = documented(case);
         assert_eq!(found.missing.join(","), missing);
         assert_eq!(found.can_limit(), Err(why));
-        assert_eq!(found.requiring(Required::Minimal), judge(&facts(case)));
+        assert_eq!(found.requiring(RequiredControllers::Minimal, Control::empty()), judge(&facts(case)));
     }
     // With either required set, a caller without permission gets a reason.
     for case in [Case { root: false, ..V1 }, Case { root: false, top: None, ..V2 }] {
@@ -439,16 +453,20 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
     }
     let off = Case { mounts: "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n", top: None, ..V2 };
     assert_eq!(documented(off).can_limit(), Err("no cgroup hierarchy is mounted"));
-    for (word, set) in [("minimal", Ok(Required::Minimal)), ("documented", Ok(Required::Documented))] {
+    for (word, set) in [
+        ("minimal", Ok(RequiredControllers::Minimal)),
+        ("documented", Ok(RequiredControllers::Documented)),
+        ("asked", Ok(RequiredControllers::Asked)),
+    ] {
         assert_eq!(word.parse(), set);
         assert_eq!(set.unwrap().to_string(), word);
     }
     for word in ["", "all", "Minimal", "minimal "] {
-        let why = format!("required_controllers must be \"minimal\" or \"documented\", got {word:?}");
-        assert_eq!(word.parse::<Required>(), Err(why));
+        let why = format!("{word:?} is not \"minimal\", \"documented\" or \"asked\"");
+        assert_eq!(word.parse::<RequiredControllers>().unwrap_err().to_string(), why);
     }
-    assert_eq!(Required::Documented.names(Version::V1).len(), 12);
-    assert!(Required::Documented.names(Version::V2).contains(&"io"));
+    assert_eq!(RequiredControllers::Documented.names(Version::V1, Control::empty()).len(), 12);
+    assert!(RequiredControllers::Documented.names(Version::V2, Control::empty()).contains(&"io"));
 }
 
 /// Removes each of the twelve controllers on each kind of host. Limits become impossible exactly if the controller is
@@ -456,16 +474,16 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
 #[test]
 fn removing_a_required_controller_prevents_limits_and_names_it() {
     for (case, on) in [(HYBRID, Version::V1), (V1, Version::V1), (V2, Version::V2)] {
-        for set in [Required::Minimal, Required::Documented] {
-            let whole = judge(&facts(case)).requiring(set);
+        for set in [RequiredControllers::Minimal, RequiredControllers::Documented] {
+            let whole = judge(&facts(case)).requiring(set, Control::empty());
             for name in CONTROLLERS {
                 let lesser = whole.without(name);
                 let named = if on == Version::V2 { controllers::name_v2(name) } else { name };
-                let required = set.names(on).contains(&named);
+                let required = set.names(on, Control::empty()).contains(&named);
                 assert_eq!(lesser.missing.iter().any(|m| m == named), required, "{name} {set} {on:?}");
                 if required {
                     let why = lesser.can_limit().unwrap_err();
-                    assert!(why.contains(named) && why.contains("left out"), "{why}");
+                    assert!(why.contains(named) && why.contains("excluded by the caller"), "{why}");
                 } else {
                     assert_eq!(lesser.reason, whole.reason);
                 }
@@ -478,9 +496,15 @@ fn removing_a_required_controller_prevents_limits_and_names_it() {
         }
     }
     let two = judge(&facts(V2)).without("memory").without("cpu");
-    assert_eq!(two.can_limit(), Err("cgroup v2 lacks cpu, memory (left out)"));
+    assert_eq!(
+        two.can_limit(),
+        Err("cgroup v2 controllers not available: cpu, memory (excluded by the caller)")
+    );
     let two = judge(&facts(HYBRID)).without("memory").without("freezer");
-    assert_eq!(two.can_limit(), Err("cgroup v1 lacks freezer, memory (left out)"));
+    assert_eq!(
+        two.can_limit(),
+        Err("cgroup v1 controllers not available: freezer, memory (excluded by the caller)")
+    );
 }
 
 /// The `exec` driver decides the same: on v1 it requires root, on v2 five controllers and, without root, a delegated

@@ -19,13 +19,13 @@ const NAMES: u32 = 8;
 
 /// Message for a cgroup with processes of its own, which cannot enable controllers (`cgroup-v2.rst`, "No Internal
 /// Process Constraint").
-const INTERNAL: &str = "it has processes of its own; run the caller, and whatever else is in it, in a leaf below it, \
-    as systemd's DelegateSubgroup= does";
+const INTERNAL: &str = "it contains processes; move them, the caller included, to a child cgroup \
+    (systemd: DelegateSubgroup=)";
 
 /// The highest manageable cgroup.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Top {
-    /// Path relative to the mount point, which is `/`.
+    /// Path of the cgroup; `/` is the cgroup at the mount point.
     pub name: String,
     pub dir: PathBuf,
     /// Text of its `cgroup.controllers`.
@@ -79,7 +79,7 @@ impl Top {
     }
 }
 
-/// Path of `dir` relative to the mount point, which is `/`.
+/// Path of the cgroup at `dir`; `/` is the cgroup at the mount point.
 fn name(mount: &Path, dir: &Path) -> String {
     format!("/{}", dir.strip_prefix(mount).unwrap_or(dir).to_string_lossy())
 }
@@ -126,7 +126,7 @@ fn attempt(dir: &Path) -> Result<(), String> {
 fn fit(kind: &str) -> Result<(), String> {
     match kind {
         "domain invalid" | "threaded" => {
-            Err("it is threaded, and what is made below it takes no processes".to_owned())
+            Err("it is threaded, so cgroups created in it do not accept processes".to_owned())
         }
         _ => Ok(()),
     }
@@ -134,11 +134,11 @@ fn fit(kind: &str) -> Result<(), String> {
 
 fn refusal(errno: Errno) -> String {
     let why = match errno {
-        Errno::EAGAIN => "; cgroup.max.descendants or cgroup.max.depth is reached, here or above",
-        Errno::ENOSPC => "; the kernel has no room for more cgroups",
+        Errno::EAGAIN => "; it or a cgroup above it has reached cgroup.max.descendants or cgroup.max.depth",
+        Errno::ENOSPC => "; the kernel's maximum number of cgroups is reached",
         _ => "",
     };
-    format!("no cgroup can be made in it: mkdir: {errno}{why}")
+    format!("cannot create a cgroup in it: mkdir: {errno}{why}")
 }
 
 #[cfg(test)]
@@ -185,7 +185,7 @@ mod tests {
         let top = Top::find(dir.path(), Some("/"), false).unwrap();
         assert_eq!(top.name, "/");
         let why = top.closed.unwrap();
-        assert!(why.contains("processes of its own") && why.contains("DelegateSubgroup="), "{why}");
+        assert!(why.contains("it contains processes") && why.contains("DelegateSubgroup="), "{why}");
         // Without cgroup.events it is the root of the whole tree, which may have processes.
         fs::remove_file(dir.path().join("cgroup.events")).unwrap();
         assert_eq!(Top::find(dir.path(), Some("/"), false).unwrap().closed, None);
@@ -199,7 +199,7 @@ mod tests {
         for (errno, needle) in [
             (Errno::EACCES, "EACCES"),
             (Errno::EROFS, "EROFS"),
-            (Errno::ENOSPC, "no room for more cgroups"),
+            (Errno::ENOSPC, "maximum number of cgroups"),
             (Errno::EAGAIN, "cgroup.max.descendants"),
         ] {
             let why = refusal(errno);
@@ -219,7 +219,7 @@ mod tests {
         fn new(name: &str) -> Option<Scratch> {
             let v2 = crate::cgroup::tests::detected()?.v2;
             let Some((mount, top)) = v2.and_then(|v2| Some((v2.mount, v2.top?))) else {
-                eprintln!("skipped: no cgroup v2 tree");
+                crate::skip::note("cgroup v2 is not mounted");
                 return None;
             };
             let top = levels(&mount, &top).pop().unwrap_or(mount);

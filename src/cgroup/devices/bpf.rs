@@ -1,8 +1,8 @@
 //! Compiles a device list into an eBPF program. The kernel runs the program for every open and mknod of a device in the
 //! cgroup.
 //!
-//! The program is built as an array of instructions. It uses nine kinds of them, and jumps only forward. Loading costs
-//! 2 microseconds an instruction, so rules of the same kind and access share the checks of both.
+//! The program is built as an array of instructions. It uses ten kinds of them, and jumps only forward. Loading costs 2
+//! microseconds an instruction, so rules of the same kind and access share one check of the kind and one of the access.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::step::Kernel;
 use crate::sys::bpf::{self, Insn};
 
-/// Registers. The kernel passes the context in register 1, which becomes [`SCRATCH`] after [`HEAD`] has read the
-/// context.
+/// Registers. The kernel passes the context in register 1. After [`HEAD`] has read the context, the same register is
+/// [`SCRATCH`].
 const CONTEXT: u8 = 1;
 const SCRATCH: u8 = 1;
 const KIND: u8 = 2;
@@ -69,7 +69,7 @@ const fn unless(dst: u8, value: u32) -> Insn {
     Insn::new(UNLESS, dst, 0, 0, value)
 }
 
-/// `if dst == value`, jump to the end of the [`group`] that allows the access.
+/// `if dst == value`, jump to the last two instructions of the [`group`], which allow the access.
 const fn when(dst: u8, value: u32) -> Insn {
     Insn::new(WHEN, dst, 0, 0, value)
 }

@@ -20,7 +20,7 @@ fn host() -> Option<Detection> {
     if nix::unistd::geteuid().is_root() {
         return Some(host);
     }
-    eprintln!("skipped: needs root, to make device nodes");
+    crate::skip::note("needs root, to make device nodes");
     None
 }
 
@@ -168,7 +168,7 @@ fn list_is_in_the_v1_controller_or_in_a_v2_program() {
 fn device_that_the_v1_parent_lacks_is_noted_in_the_report() {
     let Some(host) = host() else { return };
     if !host.v1.get("devices").is_some_and(|h| h.writable) {
-        eprintln!("skipped: no devices controller of v1");
+        crate::skip::note("no devices controller of v1");
         return;
     }
     let (null, zero) = (rule(DeviceKind::Char, 1, 3, "rw"), rule(DeviceKind::Char, 1, 5, "rw"));
@@ -188,7 +188,7 @@ fn device_that_the_v1_parent_lacks_is_noted_in_the_report() {
     assert_eq!((less.control, report.missing | report.weakened), (Control::DEVICES, Control::empty()));
     let why = &less.why;
     assert!(
-        why.starts_with("the task is refused \"c 1:5 rw\": write(") && why.contains("os error 1"),
+        why.starts_with("device access \"c 1:5 rw\" is denied: write(") && why.contains("os error 1"),
         "{why}"
     );
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::notation::InvalidValue;
 
 bitflags::bitflags! {
     /// Access to a device node. The bits are those that the kernel passes to an eBPF program (`BPF_DEVCG_ACC_*`).
@@ -18,17 +21,34 @@ bitflags::bitflags! {
 }
 
 impl Access {
-    /// Parses any of the letters `r`, `w` and `m`, in any order. `None` if the text is empty or has any other
-    /// character.
-    pub fn parse(text: &str) -> Option<Access> {
+    /// Parses any of the letters `r`, `w` and `m`, in any order.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the text is empty or has any other character.
+    pub fn parse(text: &str) -> Result<Access, InvalidValue> {
+        let wrong =
+            || InvalidValue::new(format!("invalid device access {text:?}: must consist of r, w and m"));
         let letters = text.chars().map(|c| match c {
             'r' => Some(Access::READ),
             'w' => Some(Access::WRITE),
             'm' => Some(Access::MKNOD),
             _ => None,
         });
-        let access: Access = letters.collect::<Option<_>>()?;
-        (!access.is_empty()).then_some(access)
+        let access: Access = letters.collect::<Option<_>>().ok_or_else(wrong)?;
+        if access.is_empty() { Err(wrong()) } else { Ok(access) }
+    }
+}
+
+impl Serialize for Access {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Access {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        Access::parse(&text).map_err(de::Error::custom)
     }
 }
 
@@ -171,7 +191,8 @@ mod tests {
             assert_eq!(Access::parse(text).unwrap().to_string(), printed, "{text}");
         }
         for text in ["", "x", "rwx", "R", "r w"] {
-            assert_eq!(Access::parse(text), None, "{text:?}");
+            let refused = Access::parse(text).unwrap_err().to_string();
+            assert_eq!(refused, format!("invalid device access {text:?}: must consist of r, w and m"));
         }
     }
 

@@ -31,6 +31,10 @@ pub fn get_record(path: &Path) -> String {
     format!("fgetxattr({path:?}, \"user.cofferdam.cores\")")
 }
 
+pub fn mark_made(path: &Path) -> String {
+    format!("fsetxattr({path:?}, \"user.cofferdam.made\", \"\")")
+}
+
 pub fn set_record(path: &Path, text: &str) -> String {
     format!("fsetxattr({path:?}, \"user.cofferdam.cores\", {text:?})")
 }

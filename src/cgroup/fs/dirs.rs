@@ -11,11 +11,12 @@ pub(crate) struct NewDir {
     pub owner: DirOwner,
 }
 
-/// Owner of a directory. The owner decides when the directory is removed.
+/// Owner of a directory. It determines when the directory is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum DirOwner {
-    /// The operator: the directory is made if it does not exist. The group that made it removes it when it is empty.
+    /// The operator: the directory is made if it does not exist. If a group of the crate made it, the last group that
+    /// leaves it empty removes it. Before Linux 5.7, only the group that made it does.
     Operator,
     /// The crate, for its own parent: the directory is made if it does not exist. The last group that leaves it empty
     /// removes it.

@@ -1,12 +1,13 @@
 //! Files and directories of the cgroup file systems: open, read, write, make and remove.
 //!
 //! Calls that belong to a step of a plan go through a [`Kernel`], which makes or records them. The other calls are made
-//! at once. A cgroup that is held by descriptor is accessed by descriptor, so a cgroup that is made later under the
-//! same name is never affected.
+//! at once. A cgroup whose directory is open is accessed through that descriptor. So a cgroup that is made later under
+//! the same name is never affected.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
@@ -14,6 +15,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
 use crate::step::Kernel;
+use crate::sys::fs::{fgetxattr, fsetxattr};
 
 pub(super) mod call;
 mod dirs;
@@ -43,7 +45,29 @@ pub(super) fn make_parent(kernel: &Kernel, path: &Path) -> Result<bool> {
     )
 }
 
-/// Makes a task's own cgroup with a reservation, with `mkdir(2)`. Other users cannot open it.
+/// Extended attribute of a cgroup that the crate has made for a parent path that the operator named.
+const MADE: &CStr = c"user.cofferdam.made";
+
+/// If `new`, marks the parent cgroup at `path` as made by the crate, with the attribute [`MADE`]. The last task below a
+/// marked cgroup removes it. Before Linux 5.7 cgroups have no extended attributes, and only the task that made the
+/// cgroup removes it.
+pub(super) fn mark_made(kernel: &Kernel, path: &Path, new: bool) -> Result<()> {
+    kernel.only_if("it did not exist", new, || {
+        let dir = hold(kernel, path)?;
+        let mark = || match dir.map_or(Ok(()), |dir| fsetxattr(dir.as_fd(), MADE, b"")) {
+            Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            marked => marked,
+        };
+        kernel.call(|| call::mark_made(path), (), mark)
+    })
+}
+
+/// Whether a parent cgroup has the mark of [`mark_made`].
+pub(super) fn was_made(path: &Path) -> bool {
+    open_dir(path).is_ok_and(|dir| fgetxattr(dir.as_fd(), MADE, &mut []).is_ok())
+}
+
+/// Makes the cgroup of a task with a reservation, with `mkdir(2)`. Other users cannot open it (see [`PRIVATE`]).
 pub(super) fn make_private_leaf(kernel: &Kernel, path: &Path) -> Result<()> {
     kernel.call(|| call::mkdir_private(path), (), || mkdir(path, PRIVATE))
 }
@@ -52,7 +76,7 @@ fn mkdir(path: &Path, mode: u32) -> io::Result<()> {
     Ok(nix::unistd::mkdir(path, Mode::from_bits_truncate(mode))?)
 }
 
-/// Opens a cgroup's directory, as a step. `None` from a recorder.
+/// Opens a cgroup's directory through `kernel`. A recorder returns `None`.
 pub(super) fn hold(kernel: &Kernel, path: &Path) -> Result<Option<OwnedFd>> {
     kernel.call(|| call::open_dir(path), None, || open_dir(path).map(Some))
 }
@@ -62,12 +86,12 @@ pub(super) fn hold_existing(kernel: &Kernel, path: &Path) -> Result<Option<Owned
     kernel.call(|| call::open_dir(path), None, || existing(open_dir(path)))
 }
 
-/// Reads a file, as a step. `None` if it does not exist. A recorder returns `assumed`.
+/// Reads a file through `kernel`. Returns `None` if the file does not exist. A recorder returns `assumed`.
 pub(super) fn read_existing(kernel: &Kernel, file: &Path, assumed: Option<String>) -> Result<Option<String>> {
     kernel.call(|| call::open_read(file), assumed, || existing(std::fs::read_to_string(file)))
 }
 
-/// Writes a file, as a step, without reading it back.
+/// Writes a file through `kernel`, without reading it back.
 pub(super) fn write(kernel: &Kernel, file: &Path, text: &str) -> Result<()> {
     let opened = || std::fs::OpenOptions::new().write(true).open(file).map(Some);
     let opened = kernel.call(|| call::open_write(file), None, opened)?;
@@ -87,10 +111,10 @@ pub(super) fn inherit(kernel: &Kernel, file: &Path) -> Result<()> {
     let blank = read(file, String::new())?.trim().is_empty();
     let name = file.file_name().unwrap_or_default();
     let above = file.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join(name);
-    kernel.only_if("that was blank", blank, || {
-        let text = read(&above, format!("<what {above:?} has>"))?.trim().to_owned();
+    kernel.only_if("the file is empty", blank, || {
+        let text = read(&above, format!("<content of {above:?}>"))?.trim().to_owned();
         if text.is_empty() {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "the parent cgroup has none to give");
+            let source = io::Error::new(io::ErrorKind::InvalidData, "the file of the parent cgroup is empty");
             return Err(Error::Prepare { step: call::open_read(&above), source });
         }
         write(kernel, file, &text)
@@ -151,10 +175,10 @@ pub(super) fn children(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
     existing(list()).map_err(Error::prepare(call::open_dir(dir)))
 }
 
-/// Directory of one cgroup, accessed by descriptor if one is held, else by path.
+/// Directory of one cgroup, accessed by its open descriptor if there is one, otherwise by path.
 ///
-/// The counters of a held cgroup can be read even after its directory is renamed, removed or replaced. Without a
-/// descriptor the cgroup is found by path until the group is removed.
+/// Through a descriptor the same cgroup is reached even after its directory is renamed or replaced. By path, a cgroup
+/// that was made later under the same name would be reached.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dir<'a> {
     path: &'a Path,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::fs::{Dir, field};
 use crate::cgroup::v1::oom::{failures, stalls};
 
-/// The highest OOM kill count read so far. It outlives the kernel's counter, which is removed with the cgroup.
+/// The highest OOM kill count read so far. It stays when the cgroup is removed, and with it the kernel's counter.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cgroup) struct Tally(Arc<AtomicU64>);
 
@@ -43,7 +43,7 @@ impl Counters<'_> {
     }
 }
 
-/// Values of the memory counters from before the task was born.
+/// Values of the memory counters from before the task was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::cgroup) struct Baseline {
     /// One counter for each cgroup above the group's, the nearest first.

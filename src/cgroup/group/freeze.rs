@@ -1,8 +1,8 @@
 //! Freezing and thawing all processes of a group.
 //!
-//! The group's unit cgroup is frozen: on v2 through `cgroup.freeze` (Linux 5.2), on v1 through `freezer.state`. A
-//! frozen process of v2 can be killed like any other. A frozen process of v1 dies of SIGKILL only after it is thawed,
-//! so [`Group::kill`] thaws it. Reference: `Documentation/admin-guide/cgroup-v2.rst` and
+//! The group's unit cgroup, which contains all of its processes, is frozen: on v2 through `cgroup.freeze` (Linux 5.2),
+//! on v1 through `freezer.state`. On v2 a frozen process can be killed like any other. On v1 it dies of SIGKILL only
+//! after it is thawed, so [`Group::kill`] thaws it. Reference: `Documentation/admin-guide/cgroup-v2.rst` and
 //! `cgroup-v1/freezer-subsystem.rst`.
 
 use std::io;
@@ -154,7 +154,7 @@ impl Group {
     /// Freezes every process of the group (v2 `cgroup.freeze`, Linux 5.2; v1 `freezer.state`), and waits until all are
     /// frozen.
     ///
-    /// Frozen processes use no CPU time and keep their memory. They notice nothing but the time that has passed. A
+    /// Frozen processes use no CPU time and keep their memory. After thawing they can see only that time has passed. A
     /// process that is forked or that joins the group meanwhile is frozen too. A frozen group can be killed.
     ///
     /// # Errors
@@ -185,7 +185,8 @@ impl Group {
     /// A handle that freezes and thaws without the group.
     pub(crate) fn freezer(&self) -> Result<Freezer> {
         let Some(unit) = self.unit_dir() else {
-            let none = io::Error::new(io::ErrorKind::Unsupported, "there is no cgroup that could be frozen");
+            let none =
+                io::Error::new(io::ErrorKind::Unsupported, "the task has no cgroup that can be frozen");
             return Err(Error::task("freeze the cgroup")(none));
         };
         let dir = unit.open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
@@ -308,7 +309,7 @@ mod tests {
     #[test]
     fn a_frozen_stale_group_is_killed_and_removed() {
         let Some(host) = detected() else { return };
-        let limits = Limits { memory: Some(16 << 20), cores: "0".into(), ..Limits::default() };
+        let limits = Limits { memory: Some(16 << 20), cores: "0".parse().unwrap(), ..Limits::default() };
         let cgroups = cgroups(&host, &limits, "", "frozen");
         let first = create(&cgroups);
         let mut child = sleeper(&first);

@@ -19,8 +19,8 @@ use crate::cgroup::fs::{Backoff, pids, write_at};
 /// passed. It never signals the caller, PID 1, or processes outside the caller's PID namespace (which are listed as 0).
 ///
 /// # Errors
-/// `TimedOut` if processes are left; otherwise the kernel's error. A cgroup that was removed meanwhile (`ENODEV`) is a
-/// success if `cgroup.kill` reports it.
+/// `TimedOut` if processes are left; otherwise the kernel's error. If writing `cgroup.kill` fails with `ENODEV`, the
+/// cgroup was removed meanwhile, and the function succeeds.
 pub(super) fn kill_all(dir: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     match write_at(dir, "cgroup.kill", "1") {
         Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),

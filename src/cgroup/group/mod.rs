@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::fs::{
-    self, Backoff, Dir, DirOwner, NewDir, call, is_gone, open_dir, pids, populated, remove_dir, remove_tree,
-};
+use super::fs::{Backoff, Dir, DirOwner, call, open_dir, pids, populated, remove_dir, remove_tree};
 use super::limits::Limits;
 use super::limits::row::Terms;
-use super::reserve::{JoinShare, OwnerLock, Reserve, Site, hold_locked, leave, look_again};
+use super::reserve::{JoinShare, OwnerLock, Site, hold_locked, leave, look_again};
 use crate::error::{Error, Result};
 use crate::report::{Control, Reason, Report};
 use crate::step::{Kernel, Step};
@@ -23,6 +21,7 @@ use baseline::{Baseline, Counters, Tally};
 use kill::kill_all;
 
 pub(super) mod baseline;
+mod create;
 pub(super) mod freeze;
 pub(super) mod kill;
 mod op;
@@ -39,9 +38,6 @@ const TIMEOUT_AGAIN: Duration = Duration::from_millis(500);
 /// Minimum share of the timeout for each leaf when several are removed.
 const LEAST: Duration = Duration::from_millis(20);
 
-/// How often creating the directories is tried again because another task has removed a parent meanwhile.
-const RACES: u32 = 1000;
-
 /// The cgroups of one task as data: the steps that create them, and the record to find them again.
 ///
 /// [`lower`](super::lower) makes this value and [`Group::create`] runs its steps. On a host without usable cgroups it
@@ -50,7 +46,8 @@ const RACES: u32 = 1000;
 pub struct Cgroups {
     pub(crate) steps: Vec<Step<CgroupOp>>,
     pub(crate) paths: Paths,
-    /// v1: how a task without a reservation keeps off the CPUs that other tasks have reserved.
+    /// For a task without a reservation: keeps it off the CPUs that other tasks have reserved. The reservations are
+    /// checked again after the start of the task ([`Group::check_reservations`]); on v2 that check does nothing.
     pub(crate) share: Option<JoinShare>,
 }
 
@@ -121,7 +118,7 @@ pub struct Paths {
     /// The unit cgroup, in which all processes of the task are found and killed: the v2 cgroup, else that of the v1
     /// freezer.
     pub(crate) unit: Option<PathBuf>,
-    /// Whether the unit is the v2 cgroup that the task is born in, with `CLONE_INTO_CGROUP` (Linux 5.7).
+    /// Whether the unit is a v2 cgroup, in which the task's first process is created (`CLONE_INTO_CGROUP`, Linux 5.7).
     pub(crate) into: bool,
     /// The v1 `tasks` files. Init writes `0` to each while it has a single thread.
     pub(crate) enter: Vec<PathBuf>,
@@ -137,17 +134,17 @@ pub struct Paths {
     pub(super) unlimited: Option<String>,
     /// The limits that were last set.
     pub(super) limits: Limits,
-    /// The limits that the task was born with.
+    /// The limits that the task was started with.
     pub(super) born: Limits,
     /// The control files and lines that the kernel refused.
     pub(super) refused: Vec<(String, String)>,
     /// The limits that this host cannot set, and why.
     pub(super) missing: Vec<Reason>,
-    /// The memory counters from before the task was born. The difference shows later which cgroup ran out of memory.
+    /// The memory counters from before the task was started. The difference shows later which cgroup ran out of memory.
     pub(super) before: Baseline,
-    /// The site of the task's reservation, if it has one.
+    /// The directories ([`Site`]) of the task's reservation, if it has one.
     pub(super) reservation: Option<Site>,
-    /// v1: the site in which other tasks may have a reservation, if this task has none.
+    /// v1: the directories in which other tasks may have a reservation, if this task has none.
     pub(super) share: Option<Site>,
 }
 
@@ -167,13 +164,13 @@ impl Group {
     /// Creates the cgroups and writes the limits. Adds to `report` each limit that the kernel refused or changed.
     ///
     /// Any number of processes may create and remove groups below one parent at the same time. An existing leaf of the
-    /// same name is treated as stale: its processes are killed and it is removed. So names must be unique among living
-    /// tasks.
+    /// same name whose owner lives is refused. Without an owner it is stale: its processes are killed and it is
+    /// removed.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the call as [`Cgroups::calls`] prints it. Everything that was created is removed. The
-    /// cause is `ResourceBusy` if CPUs cannot be reserved or shared; its message names the tasks that hold or need
-    /// them.
+    /// cause is `ResourceBusy` if the owner of a leaf of that name lives, or if CPUs cannot be reserved or shared; its
+    /// message names the tasks that hold or need them.
     pub fn create(cgroups: &Cgroups, report: &mut Report) -> Result<Group> {
         // On failure the group is dropped, which removes everything that it has created.
         let mut group = Group::new(cgroups);
@@ -277,8 +274,18 @@ impl Group {
             let mut procs = opened.map_err(Error::task(call::open_write(&file)))?;
             procs.write_all(text.as_bytes()).map_err(Error::task(call::write(&file, &text)))?;
         }
-        // A reservation made after this group was created may have missed this process.
-        match share.filter(|_| entered.is_none()) {
+        self.entered()
+    }
+
+    /// Checks whether another task has reserved CPUs since the group was created. If so, moves the processes of this
+    /// group off them, into the shared cpuset. Call this after each process that enters through
+    /// [`into_fd`](Self::into_fd) or [`enter_fds`](Self::enter_fds). On v2, and on v1 while no CPU is reserved, it does
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the call; `ResourceBusy` if all CPUs are reserved.
+    pub fn entered(&self) -> Result<()> {
+        match self.paths.share.as_ref().filter(|_| self.owner.is_none()) {
             Some(site) => look_again(site).map_err(Error::of_task),
             None => Ok(()),
         }
@@ -287,9 +294,9 @@ impl Group {
     /// Sends SIGKILL to every process in the group, including processes that are being forked. With `cgroup.kill`
     /// (Linux 5.14) it returns at once. Without, it returns when all processes are gone, or after 5 seconds.
     ///
-    /// A new process cannot be born in the group afterwards. Linux 6.14, and stable kernels since February 2025, kill a
-    /// process created with `CLONE_INTO_CGROUP` if the target cgroup was killed a different number of times than the
-    /// caller's cgroup.
+    /// Start no process in the group afterwards. Linux 6.14, and stable kernels since February 2025, kill a process
+    /// created with `CLONE_INTO_CGROUP` if the target cgroup was killed a different number of times than the caller's
+    /// cgroup.
     ///
     /// # Errors
     /// `Unsupported` if the group has no unit cgroup to find its processes in; `TimedOut` after 5 seconds; otherwise
@@ -333,11 +340,14 @@ impl Group {
     /// removed, and removing it reports that.
     pub(crate) fn kill_and_wait(&self, kernel: &Kernel) {
         let Some(unit) = &self.paths.unit else { return };
-        let line = || format!("{} # and until it is empty", call::write(&unit.join("cgroup.kill"), "1"));
+        let line = || {
+            format!("{} # then wait until the cgroup is empty", call::write(&unit.join("cgroup.kill"), "1"))
+        };
         let _ = kernel.call(line, (), || self.kill().and_then(|()| self.wait_empty(self.timeout)).map(drop));
     }
 
-    /// Removes the cgroups. Also removes each parent that is empty and was created by the crate or by this group.
+    /// Removes the cgroups. Also removes each parent that is empty and was created by the crate. Before Linux 5.7, only
+    /// the group that created a parent for the operator removes it.
     ///
     /// Waits up to 5 seconds for processes to exit, but kills none: see [`kill`](Self::kill). A failure does not stop
     /// the removal of the other cgroups. Another call tries the remaining ones again, and waits up to half a second.
@@ -384,7 +394,9 @@ impl Group {
     }
 
     pub(super) fn unit(&self) -> io::Result<BorrowedFd<'_>> {
-        self.unit.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
+        let none =
+            || io::Error::new(io::ErrorKind::Unsupported, "the task has no cgroup with all of its processes");
+        self.unit.as_ref().map(AsFd::as_fd).ok_or_else(none)
     }
 
     /// The unit cgroup.
@@ -393,7 +405,7 @@ impl Group {
         Some(Dir::new(path, Some(self.unit.as_ref()?.as_fd())))
     }
 
-    /// The memory counters from before the task was born.
+    /// The memory counters from before the task was started.
     pub(super) fn before(&self) -> &Baseline {
         &self.paths.before
     }
@@ -426,135 +438,12 @@ impl Group {
         self.paths.v1.keys().filter_map(|controller| self.v1(controller))
     }
 
-    /// Checks, after the birth of the task, whether CPUs were reserved meanwhile.
+    /// Checks, after the start of the task, whether CPUs were reserved meanwhile.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the call; `ResourceBusy` if no CPU is unreserved.
     pub(crate) fn check_reservations(&self, share: &JoinShare) -> Result<()> {
         if self.owner.is_none() { look_again(&share.site) } else { Ok(()) }
-    }
-
-    /// Creates all directories of one hierarchy. If another task removes a shared parent meanwhile, it starts again.
-    /// Once the first leaf exists, its parents cannot be removed.
-    fn make_dirs(&mut self, kernel: &Kernel, dirs: &[NewDir]) -> Result<()> {
-        let mut races = 0u32;
-        let mut at = 0usize;
-        while let Some(dir) = dirs.get(at) {
-            match self.make_dir(kernel, dir) {
-                Err(Error::Prepare { source, .. }) if at > 0 && is_gone(&source) && races < RACES => {
-                    races = races.saturating_add(1);
-                    at = 0;
-                    std::thread::yield_now();
-                }
-                made => {
-                    made?;
-                    at = at.saturating_add(1);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn make_dir(&mut self, kernel: &Kernel, dir: &NewDir) -> Result<()> {
-        let path = &dir.path;
-        let known = self.paths.leaves.contains(path) || self.paths.parents.contains(path);
-        match dir.owner {
-            DirOwner::Task if known => {}
-            DirOwner::Task => {
-                match fs::make_leaf(kernel, path) {
-                    Err(Error::Prepare { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-                        self.clear(path)?;
-                        fs::make_leaf(kernel, path)?;
-                    }
-                    made => made?,
-                }
-                self.paths.leaves.push(path.clone());
-            }
-            DirOwner::Operator | DirOwner::Crate => {
-                let new = fs::make_parent(kernel, path)?;
-                if !known && (new || dir.owner == DirOwner::Crate) {
-                    self.paths.parents.push(path.clone());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Creates the cgroup of a task with reserved CPUs. Returns why some of them cannot be used now.
-    fn reserve(&mut self, kernel: &Kernel, reserve: &Reserve) -> Result<Option<Reason>> {
-        let mut races = 0u32;
-        loop {
-            self.make_dirs(kernel, &reserve.parents)?;
-            // From here on a drop has to give back the reservation.
-            self.paths.reservation = Some(reserve.site.clone());
-            match reserve.run(kernel, &mut self.paths.leaves) {
-                Ok(Some(admitted)) => {
-                    self.owner = Some(admitted.owner);
-                    return Ok(admitted.unusable);
-                }
-                Ok(None) if races < RACES => {}
-                Ok(None) => {
-                    let step = call::open_dir(&reserve.site.parent);
-                    return Err(Error::prepare::<io::Error>(step)(io::ErrorKind::NotFound.into()));
-                }
-                Err(Error::Prepare { source, .. })
-                    if source.kind() == io::ErrorKind::AlreadyExists && races < RACES =>
-                {
-                    self.clear(&reserve.leaf)?;
-                }
-                Err(Error::Prepare { source, .. }) if is_gone(&source) && races < RACES => {}
-                Err(e) => return Err(e),
-            }
-            races = races.saturating_add(1);
-            std::thread::yield_now();
-        }
-    }
-
-    fn join_share(&mut self, kernel: &Kernel, share: &JoinShare) -> Result<()> {
-        self.owner = share.run(kernel)?;
-        Ok(())
-    }
-
-    fn hold_unit(&mut self, kernel: &Kernel, path: &Path) -> Result<()> {
-        self.unit = hold_locked(kernel, path)?;
-        Ok(())
-    }
-
-    fn hold_memory(&mut self, kernel: &Kernel, path: &Path) -> Result<()> {
-        self.memory = fs::hold(kernel, path)?;
-        Ok(())
-    }
-
-    /// Records a line that the kernel refused.
-    fn note_refused(&mut self, file: &Path, text: &str) {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.paths.refused.push((name, text.to_owned()));
-    }
-
-    /// Removes the stale cgroup of an earlier task of the same name at `leaf`, if it exists.
-    fn remove_stale(&self, kernel: &Kernel, leaf: &Path) -> Result<()> {
-        match fs::hold_existing(kernel, leaf)? {
-            Some(_) => self.clear(leaf),
-            None => Ok(()),
-        }
-    }
-
-    /// Kills the processes of a stale task and removes its leaf.
-    ///
-    /// The processes in the unit are killed first: in another v1 hierarchy the kernel cannot keep them from forking or
-    /// thaw them. A unit that this group has created is skipped, because on some kernels no process can be born in a
-    /// cgroup that was killed before, see [`kill`](Self::kill).
-    fn clear(&self, leaf: &Path) -> Result<()> {
-        let unit = self.paths.unit.as_deref();
-        let unit = unit.filter(|unit| *unit != leaf && !self.paths.leaves.iter().any(|made| made == unit));
-        for path in unit.into_iter().chain([leaf]) {
-            let dir = match open_dir(path) {
-                Err(e) if is_gone(&e) => continue,
-                dir => dir.map_err(Error::prepare(call::open_dir(path)))?,
-            };
-            kill_all(dir.as_fd(), TIMEOUT).map_err(Error::prepare(call::rmdir(path)))?;
-        }
-        remove_tree(leaf, TIMEOUT).map_err(Error::prepare(call::rmdir(leaf)))
     }
 }
 

@@ -53,19 +53,19 @@ impl CgroupOp {
     /// A short description for users.
     pub(crate) fn title(&self) -> String {
         match self {
-            CgroupOp::RemoveStale(path) => format!("nothing is left of an earlier task at {path:?}"),
+            CgroupOp::RemoveStale(path) => format!("remove the cgroup {path:?} if it is stale"),
             CgroupOp::Make(dirs) => {
                 format!("cgroup {:?}", dirs.last().map(|dir| dir.path.as_path()).unwrap_or("".as_ref()))
             }
-            CgroupOp::Reserve(reserve) => format!("reserve processors {}", reserve.reserved.text()),
-            CgroupOp::JoinShare(_) => "keep off the processors that are reserved".into(),
-            CgroupOp::Hold(path) | CgroupOp::HoldMemory(path) => format!("hold {path:?}"),
-            CgroupOp::Inherit(file) => format!("{file:?} has a value"),
+            CgroupOp::Reserve(reserve) => format!("reserve CPUs {}", reserve.reserved.text()),
+            CgroupOp::JoinShare(_) => "keep the task off reserved CPUs".into(),
+            CgroupOp::Hold(path) | CgroupOp::HoldMemory(path) => format!("open cgroup {path:?}"),
+            CgroupOp::Inherit(file) => format!("inherit {file:?} from the parent cgroup"),
             CgroupOp::Write { file, text } => {
                 format!("{} = {text}", file.file_name().unwrap_or_default().display())
             }
             CgroupOp::DeviceProgram { .. } | CgroupOp::DeviceFiles { .. } => {
-                "only the declared devices".into()
+                "restrict the task to the declared devices".into()
             }
         }
     }
@@ -81,8 +81,8 @@ impl CgroupOp {
             CgroupOp::RemoveStale(path) => group.remove_stale(kernel, path),
             CgroupOp::Make(dirs) => group.make_dirs(kernel, dirs),
             CgroupOp::Reserve(reserve) => {
-                let unusable = group.reserve(kernel, reserve)?;
-                unusable.into_iter().for_each(|r| report.weaken(r.control, r.why));
+                let shortfalls = group.reserve(kernel, reserve)?;
+                shortfalls.into_iter().for_each(|r| report.weaken(r.control, r.why));
                 Ok(())
             }
             CgroupOp::JoinShare(share) => group.join_share(kernel, share),

@@ -22,9 +22,10 @@ impl Group {
     /// Reserved CPUs can be exchanged for others, and `exclusive` can be changed. During the exchange the task has both
     /// its old and its new CPUs, so no other task runs on any of them.
     ///
-    /// On v2, controllers that were not in use before are enabled. Memory that the task used before that stays charged
-    /// to the parent, and the report says so. A v1 hierarchy can only be entered at birth, so a limit of a controller
-    /// that the task is not in is refused there. [`Limits::accounting`] puts a task into all of them.
+    /// On v2, controllers that were not in use before are enabled. Memory that the task used before its controller was
+    /// enabled stays charged to the parent cgroup, and the report says so. A task enters v1 hierarchies only when it is
+    /// started. So on v1 a limit is refused if the task is not in its controller. [`Limits::accounting`] puts a task
+    /// into all controllers from the start.
     ///
     /// # Errors
     /// [`Error::Spec`] if [`Limits::validate`] refuses the limits. [`Error::Unsupported`] if no limits can be set, or
@@ -36,7 +37,8 @@ impl Group {
             return self.without_limits(limits);
         };
         let mut old = rows(&self.paths.limits, &terms);
-        // The file does not have a value that the kernel refused.
+        // The kernel refused these rows before, so their files have other values. Without them in `old`, they are
+        // written again.
         old.retain(|row| !self.paths.refused.contains(&(row.file.clone(), row.line())));
         let mut changes = changes(&old, &rows(limits, &terms));
         let mut report = self.expected(limits, &terms);
@@ -47,7 +49,8 @@ impl Group {
         let mut refused = Vec::new();
         for (was, now) in &changes {
             if let Err(e) = self.change(now, &terms, &mut report) {
-                // If the kernel refuses to lift this limit, it was not set either, and nothing is lost.
+                // Some kernels lack such a limit. If the kernel refuses to lift it, it was never set, so the refusal is
+                // not reported.
                 let lifted = OnRefusal::Skip;
                 let degrades = matches!(now.on_refusal, OnRefusal::Degrade(_));
                 let on_refusal = if degrades && !now.limits { &lifted } else { &now.on_refusal };
@@ -81,7 +84,7 @@ impl Group {
         }
         match e.of_task() {
             Error::Task { step, source } if !left.is_empty() => {
-                let step = format!("{step}, and taking back {}", left.join(", "));
+                let step = format!("{step}; also failed to revert {}", left.join(", "));
                 Error::Task { step, source }
             }
             other => other,
@@ -99,7 +102,7 @@ impl Group {
         }
         remarks(limits, terms, &mut report);
         let late = |control| {
-            let why = "what the task had before it was in the controller counts as its parent's";
+            let why = "usage from before the controller was enabled stays charged to the parent cgroup";
             Effect::weakened(control, why)
         };
         if terms.version == Version::V2 && asked.contains(Control::MEMORY) && !born.uses_memory() {
@@ -109,7 +112,7 @@ impl Group {
             report.add(&late(Control::HUGETLB), None);
         }
         if limits.accounting && !born.accounting {
-            let why = "what only counts is entered at birth, and not by an update";
+            let why = "accounting cannot be enabled for a running task: set it when the task is started";
             report.note(Control::empty(), why);
         }
         report
@@ -122,23 +125,23 @@ impl Group {
             return Ok(None);
         }
         let why = if !self.divides() {
-            "processors are not divided among the tasks here"
+            "CPUs of a running task cannot be changed: CPU reservations are not used here"
         } else if old.cores.is_empty() || limits.cores.is_empty() {
-            "reserved and shared processors are cgroups of their own, and a task stays where it was born"
+            "a running task cannot change between reserved and shared CPUs: they are different cgroups"
         } else {
             return self.exchange(limits).map_err(Error::of_task);
         };
         Err(Error::Unsupported { control: Control::CPUSET, reason: why.to_owned() })
     }
 
-    /// Whether CPUs can be reserved in the place of this task.
+    /// Whether CPUs can be reserved below the parent cgroup of this task.
     fn divides(&self) -> bool {
         let on_v2 = self.paths.terms.is_some_and(|terms| terms.version == Version::V2);
         on_v2 || self.paths.reservation.is_some() || self.paths.share.is_some()
     }
 
     fn exchange(&self, limits: &Limits) -> Result<Option<Reason>> {
-        let cores = limits.cpuset().map_err(|why| Error::spec("cores", why))?;
+        let cores = limits.cpuset().cloned();
         let leaf = self.v1("cpuset").or_else(|| self.tree()).map(|dir| dir.path());
         match (&self.paths.reservation, leaf, cores) {
             (Some(site), Some(leaf), Some(cores)) => {
@@ -163,7 +166,7 @@ impl Group {
         for (_, now) in must {
             if self.dir_of(now.controller, terms).is_none() {
                 let reason = format!(
-                    "the task is in no {} hierarchy, which can be entered at birth only (Limits::accounting does it)",
+                    "the task is not in the {} hierarchy, and a running task cannot join it (set Limits::accounting when it is started)",
                     now.controller
                 );
                 return Err(Error::Unsupported { control: now.control, reason });

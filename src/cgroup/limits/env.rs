@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// assert_eq!(variables["NOMAD_CPU_LIMIT"], "500");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct LimitEnv {
     /// Variable for [`Limits::cpu_shares`], in the unit that the scheduler uses, often MHz.
     pub cpu: String,
@@ -61,21 +61,29 @@ impl LimitEnv {
         let mut found = BTreeMap::new();
         for (name, value) in [
             (&self.cpu, limits.cpu_shares.map(|shares| shares.to_string())),
-            (&self.cores, Some(limits.cores.clone()).filter(|cores| !cores.is_empty())),
+            (&self.cores, limits.cpuset().map(ToString::to_string)),
             (&self.memory, limits.memory.map(megabytes)),
             (&self.memory_max, max),
         ] {
             if name.contains(['=', '\0']) {
-                return Err(Error::spec("limit_env", format!("{name:?} cannot be the name of a variable")));
+                return Err(Error::spec(
+                    "limit_env",
+                    format!("{name:?} is not a valid environment variable name"),
+                ));
             }
             let Some(value) = value.filter(|_| !name.is_empty()) else { continue };
             if found.insert(name.clone(), value).is_some() {
-                return Err(Error::spec("limit_env", format!("{name:?} is there twice")));
+                return Err(Error::spec(
+                    "limit_env",
+                    format!("environment variable {name:?} is used for two limits"),
+                ));
             }
         }
         Ok(found)
     }
 }
+
+crate::notation::from_maps! { LimitEnv: "an object with names of variables" }
 
 #[cfg(test)]
 mod tests {
@@ -91,7 +99,7 @@ mod tests {
         assert_eq!(text(&Limits::default()), "");
         let limits = Limits {
             cpu_shares: Some(1500),
-            cores: "0,2-3".into(),
+            cores: "0,2-3".parse().unwrap(),
             memory: Some((10 << 20) + 1),
             memory_max: Some(MemoryMax::Bytes(20 << 20)),
             ..Limits::default()

@@ -1,19 +1,26 @@
 //! Resource limits of a task, and their validation.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::set::CpuSet;
 use crate::error::{Error, Result};
+use crate::notation::{self, InvalidValue};
 
 pub(super) mod env;
+mod rates;
 mod readback;
 pub(super) mod row;
 pub(super) mod table;
 pub(super) mod v2;
 pub(super) mod weight;
 pub(super) mod write;
+
+pub use rates::{CpuMax, IoMax};
 
 /// Smallest accepted [`Limits::memory`], in bytes: 1 MiB.
 ///
@@ -31,13 +38,17 @@ pub const PIDS_LIMIT: u64 = 4 * 1024 * 1024;
 /// Resource limits of a task. A resource whose field is unset is not limited.
 ///
 /// ```
-/// # use cofferdam::cgroup::Limits;
-/// let limits = Limits { memory: Some(256 << 20), pids_max: Some(64), ..Limits::default() };
-/// assert!(limits.validate().is_ok());
-/// assert!(Limits { memory: Some(4096), ..Limits::default() }.validate().is_err());
+/// use cofferdam::{CpuMax, Limits};
+///
+/// let half_a_cpu = CpuMax::new(50_000);
+/// let limits =
+///     Limits { memory: Some(256 << 20), pids_max: Some(64), cpu_max: Some(half_a_cpu), ..Limits::default() };
+/// limits.validate()?;
+/// assert!(Limits { memory: Some(4096), ..limits }.validate().is_err());
+/// # Ok::<(), cofferdam::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Limits {
     /// Share of CPU time under contention, relative to sibling cgroups. The kernel's default is 1024. Schedulers often
     /// use MHz.
@@ -52,26 +63,28 @@ pub struct Limits {
     pub cpu_idle: bool,
     /// Maximum CPU time, even if CPUs are idle.
     pub cpu_max: Option<CpuMax>,
-    /// CPUs that are reserved for this task, in the kernel's list format: `0-3,8`. If empty, none is reserved, and the
+    /// CPUs that are reserved for this task, `0-3,8` in serialised form. If empty, none is reserved, and the
     /// task runs on the CPUs that no task below the same parent cgroup has reserved.
     ///
     /// A task with reserved CPUs also runs on the unreserved ones, unless it is [`exclusive`](Self::exclusive). A
     /// reservation is refused if another task has reserved one of the CPUs ([`CpuReservations`](super::CpuReservations)
-    /// says which task), and if it would leave no CPU for a running task without reserved CPUs. v1 and v2
+    /// says which task), or if it would leave no CPU for a running task without reserved CPUs. v1 and v2
     /// `cpuset.cpus`.
-    pub cores: String,
+    pub cores: CpuSet,
     /// Whether a task with reserved [`cores`](Self::cores) runs only on these.
     pub exclusive: bool,
     /// Memory in bytes, including page cache and kernel memory; at least [`MEMORY_MIN`].
     ///
     /// This is the hard limit if [`memory_max`](Self::memory_max) is unset. Otherwise it is the amount that the kernel
     /// protects from reclaim when memory is short (v1 `memory.soft_limit_in_bytes`, v2 `memory.low`).
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub memory: Option<u64>,
     /// Hard limit of a task that may use more than [`memory`](Self::memory) while memory is available.
     pub memory_max: Option<MemoryMax>,
     /// Memory in bytes above which the kernel slows the task down and reclaims its memory; at least [`MEMORY_MIN`] and
     /// at most the hard limit. It does not stop the task: only a hard limit does. v2 `memory.high` (Linux 4.5). v1 has
     /// no such limit, and the report says so.
+    #[serde(deserialize_with = "notation::optional_size_from")]
     pub memory_high: Option<u64>,
     /// Swap that a task with a memory limit may use in addition to that limit; none by default. Has no effect without a
     /// memory limit.
@@ -91,8 +104,9 @@ pub struct Limits {
     /// Maximum rates of reads and writes per block device. v2 `io.max`, v1 `blkio.throttle.*`. v1 throttles only direct
     /// and synchronous I/O, because it charges later writeback to no task.
     pub io_max: Vec<IoMax>,
-    /// Huge pages in bytes by page size, spelled as the kernel does: `2MB`, `1GB`. v2 `hugetlb.2MB.max` (Linux 5.6), v1
-    /// `hugetlb.2MB.limit_in_bytes`. A task that touches more gets SIGBUS.
+    /// Bytes of huge pages by their size, as the kernel spells it: `2MB`, `1GB`. v2 `hugetlb.2MB.max` (Linux
+    /// 5.6), v1 `hugetlb.2MB.limit_in_bytes`. A task that touches more gets SIGBUS.
+    #[serde(deserialize_with = "notation::sizes_from")]
     pub hugetlb: BTreeMap<String, u64>,
     /// Whether the task is in every controller that counts something (memory, cpu, pids, io, on v1 hugetlb), even
     /// without a limit. Its statistics are then complete, and on v1 an update can later set any limit except
@@ -100,96 +114,11 @@ pub struct Limits {
     pub accounting: bool,
 }
 
-/// Maximum CPU time in each period, for all threads of a task together. A `quota` of 200000 in a `period` of 100000 is
-/// the time of two CPUs. All fields are in microseconds. v2 `cpu.max`, v1 `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CpuMax {
-    /// CPU time in each period, 1000 to 2^39.
-    pub quota: u64,
-    /// Length of a period, 1000 to 1000000. The default is 100000, as in the kernel.
-    #[serde(default = "period")]
-    pub period: u64,
-    /// Unused time of earlier periods that may be used in a single period, at most `quota`. v2 `cpu.max.burst`, v1
-    /// `cpu.cfs_burst_us` (Linux 5.14).
-    #[serde(default)]
-    pub burst: u64,
-}
-
-fn period() -> u64 {
-    CpuMax::PERIOD
-}
-
-impl CpuMax {
-    /// The kernel's default period, in microseconds.
-    pub const PERIOD: u64 = 100_000;
-
-    /// Returns a limit of `quota` microseconds in each period of [`PERIOD`](Self::PERIOD), without burst.
-    pub fn new(quota: u64) -> CpuMax {
-        CpuMax { quota, period: Self::PERIOD, burst: 0 }
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        if !(1000..=1_000_000).contains(&self.period) {
-            return Err(format!("a period of {} is not within 1000 to 1000000 microseconds", self.period));
-        }
-        // The kernel refuses a quota that overflows. 2^39 microseconds are six days.
-        if !(1000..=1 << 39).contains(&self.quota) {
-            return Err(format!("a quota of {} microseconds is not within 1000 to 2^39", self.quota));
-        }
-        if self.burst > self.quota {
-            return Err(format!("a burst of {} is more than the quota, {}", self.burst, self.quota));
-        }
-        Ok(())
-    }
-}
-
-/// Maximum rates of I/O on a block device. A rate that is unset is not limited.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IoMax {
-    /// `MAJOR:MINOR` of a whole device, not of a partition, as in `/sys/block/NAME/dev` and the output of `lsblk`:
-    /// `8:0`.
-    pub device: String,
-    /// Bytes read per second, at least 1.
-    pub read_bps: Option<u64>,
-    /// Bytes written per second, at least 1.
-    pub write_bps: Option<u64>,
-    /// Reads per second, at least 1.
-    pub read_iops: Option<u64>,
-    /// Writes per second, at least 1.
-    pub write_iops: Option<u64>,
-}
-
-impl IoMax {
-    /// The four limits, each with its key in v2 `io.max` and its v1 file.
-    pub(crate) fn limits(&self) -> [(&'static str, &'static str, Option<u64>); 4] {
-        [
-            ("rbps", "blkio.throttle.read_bps_device", self.read_bps),
-            ("wbps", "blkio.throttle.write_bps_device", self.write_bps),
-            ("riops", "blkio.throttle.read_iops_device", self.read_iops),
-            ("wiops", "blkio.throttle.write_iops_device", self.write_iops),
-        ]
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        let number = |s: &str| !s.is_empty() && s.len() < 8 && s.bytes().all(|b| b.is_ascii_digit());
-        if !self.device.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor)) {
-            return Err(format!("{:?} is not MAJOR:MINOR", self.device));
-        }
-        if self.limits().iter().all(|(.., value)| value.is_none()) {
-            return Err(format!("nothing is limited at {}", self.device));
-        }
-        match self.limits().iter().find(|(.., value)| *value == Some(0)) {
-            Some((name, ..)) => Err(format!("{name} of {} is 0, which would be no limit", self.device)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Swap limit of a task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Limit of the swap that a task may use.
+///
+/// Serialised: `"off"`, `"unlimited"`, or a size (`"64m"`, or a number of bytes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SwapMax {
     /// No swap. v2 `memory.swap.max` is 0, and v1 `memory.memsw.limit_in_bytes` equals the memory limit.
     #[default]
@@ -205,34 +134,92 @@ impl SwapMax {
     /// of memory alone, if there is one.
     ///
     /// # Errors
-    /// A message if `together` is less than `memory`, or if `memory` is 0.
+    /// [`InvalidValue`] if `together` is less than `memory`, or if `memory` is 0.
     ///
     /// ```
-    /// # use cofferdam::cgroup::SwapMax;
+    /// # use cofferdam::SwapMax;
     /// assert_eq!(SwapMax::from_memsw(500, Some(200)), Ok(SwapMax::Bytes(300)));
     /// assert!(SwapMax::from_memsw(300, Some(400)).is_err());
     /// ```
-    pub fn from_memsw(together: u64, memory: Option<u64>) -> Result<SwapMax, String> {
+    pub fn from_memsw(together: u64, memory: Option<u64>) -> Result<SwapMax, InvalidValue> {
         let left = match memory {
             None => together,
-            Some(0) => return Err("memory and swap together are limited, but memory is not".to_owned()),
+            Some(0) => {
+                return Err(InvalidValue::new("a limit of memory and swap together needs a memory limit"));
+            }
             Some(memory) => together.checked_sub(memory).ok_or_else(|| {
-                format!("memory and swap together, {together}, are less than memory alone, {memory}")
+                let why =
+                    format!("the limit of memory and swap together ({together}) is less than the memory limit ({memory})");
+                InvalidValue::new(why)
             })?,
         };
         Ok(if left == 0 { SwapMax::Off } else { SwapMax::Bytes(left) })
     }
 }
 
-/// Hard memory limit, apart from the reservation in [`Limits::memory`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Hard memory limit of a task whose [`Limits::memory`] is a reservation.
+///
+/// Serialised: `"unlimited"`, or a size (`"64m"`, or a number of bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MemoryMax {
     /// This many bytes, at least [`MEMORY_MIN`] and [`Limits::memory`].
     Bytes(u64),
     /// No hard limit, only a reservation: [`Limits::memory`] must be set.
     Unlimited,
 }
+
+/// Implements parsing and serialisation of a type whose text is a word, such as `unlimited`, or a size.
+macro_rules! amount {
+    ($type:ident, $wanted:literal, [$($word:literal => $value:ident),+]) => {
+        impl FromStr for $type {
+            type Err = InvalidValue;
+
+            fn from_str(text: &str) -> Result<Self, InvalidValue> {
+                match text {
+                    $($word => Ok($type::$value),)+
+                    size => notation::size(size).map($type::Bytes).map_err(|_| {
+                        InvalidValue::new(format!("{text:?} is not {}", $wanted))
+                    }),
+                }
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    $($type::$value => s.serialize_str($word),)+
+                    $type::Bytes(bytes) => s.serialize_u64(*bytes),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                struct Form;
+                impl de::Visitor<'_> for Form {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($wanted)
+                    }
+
+                    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<$type, E> {
+                        Ok($type::Bytes(bytes))
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                d.deserialize_any(Form)
+            }
+        }
+    };
+}
+
+amount!(SwapMax, "\"off\", \"unlimited\" or a size such as 64m", ["off" => Off, "unlimited" => Unlimited]);
+amount!(MemoryMax, "\"unlimited\" or a size such as 64m", ["unlimited" => Unlimited]);
 
 /// Values of the memory controller that follow from [`Limits`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +231,11 @@ pub(crate) struct MemoryLimits {
 }
 
 impl Limits {
-    /// Checks that the limits do not contradict each other, and that a task can run with them.
+    /// Checks that each limit is in its range, and that the limits do not contradict each other. Does not access the
+    /// host.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] with the field of the first wrong limit.
     pub fn validate(&self) -> Result<()> {
         let Limits {
             cpu_shares,
@@ -264,54 +255,72 @@ impl Limits {
             accounting: _,
         } = self;
         let too_small =
-            |n: u64| format!("{n} bytes is too little to start a process, {MEMORY_MIN} is the least");
+            |n: u64| format!("{n} bytes is too small to start a process: must be at least {MEMORY_MIN}");
         if let Some(n) = self.memory.filter(|n| *n < MEMORY_MIN) {
-            return Err(Error::spec("memory", too_small(n)));
+            return Err(Error::spec("limits.memory", too_small(n)));
         }
         if let Some(MemoryMax::Bytes(max)) = self.memory_max {
             if max < MEMORY_MIN {
-                return Err(Error::spec("memory_max", too_small(max)));
+                return Err(Error::spec("limits.memory_max", too_small(max)));
             }
             if let Some(memory) = self.memory.filter(|memory| max < *memory) {
-                return Err(Error::spec("memory_max", format!("{max} is below memory, {memory}")));
+                return Err(Error::spec(
+                    "limits.memory_max",
+                    format!("{max} is less than memory ({memory})"),
+                ));
             }
         }
         if self.memory_max == Some(MemoryMax::Unlimited) && self.memory.is_none() {
-            return Err(Error::spec("memory_max", "unlimited says nothing without memory to reserve"));
+            return Err(Error::spec(
+                "limits.memory_max",
+                "\"unlimited\" needs a memory reservation: set memory too",
+            ));
         }
         if let Some(high) = memory_high {
             if *high < MEMORY_MIN {
-                return Err(Error::spec("memory_high", too_small(*high)));
+                return Err(Error::spec("limits.memory_high", too_small(*high)));
             }
             if let Some(hard) = self.memory_limits().hard.filter(|hard| high > hard) {
-                return Err(Error::spec("memory_high", format!("{high} is above the hard limit, {hard}")));
+                return Err(Error::spec(
+                    "limits.memory_high",
+                    format!("{high} is greater than the hard limit ({hard})"),
+                ));
             }
         }
         if *cpu_idle && cpu_shares.is_some() {
-            return Err(Error::spec("cpu_idle", "an idle task has no cpu_shares"));
+            return Err(Error::spec("limits.cpu_idle", "cpu_idle and cpu_shares cannot be combined"));
         }
         if self.pids_max == Some(0) {
-            return Err(Error::spec("pids_max", "0 would forbid the command itself"));
+            return Err(Error::spec(
+                "limits.pids_max",
+                "0 does not allow the command itself: must be at least 1",
+            ));
         }
         if let Some(max) = &self.cpu_max {
-            max.validate().map_err(|why| Error::spec("cpu_max", why))?;
+            max.validate().map_err(|why| Error::spec("limits.cpu_max", why))?;
         }
         if let Some(weight) = self.io_weight.filter(|weight| !(1..=10_000).contains(weight)) {
-            return Err(Error::spec("io_weight", format!("{weight} is not within 1 to 10000")));
+            return Err(Error::spec(
+                "limits.io_weight",
+                format!("{weight} is out of range: must be 1 to 10000"),
+            ));
         }
         for (i, max) in self.io_max.iter().enumerate() {
-            max.validate().map_err(|why| Error::spec("io_max", why))?;
+            max.validate().map_err(|why| Error::spec("limits.io_max", why))?;
             if self.io_max.iter().take(i).any(|other| other.device == max.device) {
-                return Err(Error::spec("io_max", format!("{} is there twice", max.device)));
+                return Err(Error::spec("limits.io_max", format!("device {} is listed twice", max.device)));
             }
         }
         if let Some(size) = self.hugetlb.keys().find(|size| !is_page_size(size)) {
-            return Err(Error::spec("hugetlb", format!("{size:?} is no page size, such as 2MB")));
+            return Err(Error::spec(
+                "limits.hugetlb",
+                format!("{size:?} is not a huge page size, such as 2MB"),
+            ));
         }
         if self.exclusive && self.cores.is_empty() {
-            return Err(Error::spec("exclusive", "there are no cores to run on"));
+            return Err(Error::spec("limits.exclusive", "exclusive needs cores, but cores is empty"));
         }
-        self.cpuset().map_err(|why| Error::spec("cores", why)).map(|_| ())
+        Ok(())
     }
 
     /// Swap limit in bytes, in addition to the memory limit. `None` means no limit. It is always `None` if memory is
@@ -326,8 +335,8 @@ impl Limits {
     }
 
     /// The CPUs of [`cores`](Self::cores). `None` if it is empty.
-    pub(crate) fn cpuset(&self) -> Result<Option<CpuSet>, String> {
-        if self.cores.is_empty() { Ok(None) } else { CpuSet::parse(&self.cores).map(Some) }
+    pub(crate) fn cpuset(&self) -> Option<&CpuSet> {
+        Some(&self.cores).filter(|cores| !cores.is_empty())
     }
 
     /// Returns the hard limit and the reservation that follow from `memory` and `memory_max`.
@@ -347,7 +356,8 @@ pub(super) fn bfq_weight(weight: u16) -> u64 {
     weight.min(100).saturating_add(above)
 }
 
-/// Whether `size` is a number and a unit, as in the kernel's file names. Any other text would name another file.
+/// Whether `size` is a number and a unit, as in the kernel's file names. It becomes part of a file name, so other text
+/// (such as `../`) could name any file.
 fn is_page_size(size: &str) -> bool {
     let digits = size.trim_end_matches(|c: char| c.is_ascii_uppercase());
     let unit = size.strip_prefix(digits).unwrap_or_default();
@@ -355,6 +365,8 @@ fn is_page_size(size: &str) -> bool {
         && digits.bytes().all(|b| b.is_ascii_digit())
         && matches!(unit, "KB" | "MB" | "GB")
 }
+
+notation::from_maps! { Limits: "an object with the fields of limits" }
 
 #[cfg(test)]
 mod tests {
@@ -412,9 +424,6 @@ mod tests {
             (Limits { memory_high: Some(MEMORY_MIN - 1), ..base() }, "memory_high"),
             (Limits { memory_high: Some(5 * MB), memory: Some(4 * MB), ..base() }, "memory_high"),
             (Limits { cpu_idle: true, cpu_shares: Some(1024), ..base() }, "cpu_idle"),
-            (Limits { cores: "banana".into(), ..base() }, "cores"),
-            (Limits { cores: "3-1".into(), ..base() }, "cores"),
-            (Limits { cores: " ".into(), ..base() }, "cores"),
             (Limits { exclusive: true, ..base() }, "exclusive"),
             (Limits { pids_max: Some(0), ..base() }, "pids_max"),
             (Limits { cpu_max: Some(CpuMax::new(999)), ..base() }, "cpu_max"),
@@ -438,7 +447,9 @@ mod tests {
             (Limits { hugetlb: [("MB".into(), 1)].into(), ..base() }, "hugetlb"),
         ] {
             match limits.validate() {
-                Err(Error::Spec { field: found, .. }) => assert_eq!(found, field, "{limits:?}"),
+                Err(Error::Spec { field: found, .. }) => {
+                    assert_eq!(found, format!("limits.{field}"), "{limits:?}")
+                }
                 other => panic!("{limits:?}: {other:?}"),
             }
         }
@@ -465,7 +476,10 @@ mod tests {
             (Limits { accounting: true, ..base() }, Control::empty()),
             (Limits { memory_high: Some(MB), ..base() }, Control::MEMORY),
             (Limits { cpu_idle: true, ..base() }, Control::CPU),
-            (Limits { cores: "0".into(), cpu_shares: Some(1), ..base() }, Control::CPU | Control::CPUSET),
+            (
+                Limits { cores: "0".parse().unwrap(), cpu_shares: Some(1), ..base() },
+                Control::CPU | Control::CPUSET,
+            ),
             (Limits { pids_max: Some(1), ..base() }, Control::PIDS),
         ] {
             assert_eq!(limits.asked(), asked, "{limits:?}");
@@ -484,13 +498,18 @@ mod tests {
         let limits = Limits { memory_max: Some(MemoryMax::Unlimited), ..Limits::default() };
         let json = r#"{"memory_max":"unlimited"}"#;
         assert_eq!(serde_json::from_str::<Limits>(json).unwrap(), limits);
-        let json = r#"{"memory":1048576,"memory_max":{"bytes":2097152},"cores":"0-3","cpu_max":{"quota":5000},
-            "swap":{"bytes":4096},"io_max":[{"device":"8:0","read_bps":1}],"hugetlb":{"2MB":0}}"#;
+        let json = r#"{"memory":1048576,"memory_high":"1536k","memory_max":"2m","cores":"0-3","cpu_max":{"quota":5000},
+            "swap":"4k","io_max":[{"device":"8:0","read_bps":1}],"hugetlb":{"2MB":0}}"#;
         let limits = serde_json::from_str::<Limits>(json).unwrap();
         assert_eq!(limits.cpu_max, Some(CpuMax::new(5000)));
         assert_eq!(limits.swap, SwapMax::Bytes(4096));
         limits.validate().unwrap();
         assert_eq!(limits.memory_max, Some(MemoryMax::Bytes(2 * MB)));
-        assert!(serde_json::from_str::<Limits>(r#"{"memroy":1}"#).is_err());
+        assert_eq!(limits.memory_high, Some(1536 << 10));
+        let again = serde_json::to_string(&limits).unwrap();
+        assert_eq!(serde_json::from_str::<Limits>(&again).unwrap(), limits);
+        for wrong in [r#"{"memroy":1}"#, r#"{"memory":-1}"#, r#"{"memory":"64q"}"#, r#"{"cores":"3-1"}"#] {
+            assert!(serde_json::from_str::<Limits>(wrong).is_err(), "{wrong}");
+        }
     }
 }

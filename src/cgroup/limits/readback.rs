@@ -24,7 +24,8 @@ fn same(written: &str, found: &str) -> bool {
     written == found || (none(written) && none(found))
 }
 
-/// Whether the line of the same device has all of the words. The kernel does not show a line that limits nothing.
+/// Whether `found` has a line for the device of `written`, with all words of `written`. The kernel omits the line of a
+/// device without limits, so a missing line agrees with `written` if every word of it is `KEY=max`.
 fn has_line(found: &str, written: &str) -> bool {
     let Some((device, rest)) = written.split_once(' ') else { return false };
     let line = found.lines().find_map(|line| line.strip_prefix(device)?.strip_prefix(' '));

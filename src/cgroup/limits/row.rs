@@ -96,18 +96,18 @@ pub(crate) struct Terms {
     pub extra_pids: u64,
 }
 
-/// Adds to `report` that swap is not limited, because of `effect.why`. If the host has no active swap (`active`), this
-/// is only a note.
+/// Adds to `report` that swap is not limited, because of `effect.why`. `active` is whether the host has active swap;
+/// without it the report gets only a note.
 pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &mut Report) {
     match active {
         true => report.add(&effect, None),
-        false => report.note(Control::SWAP, format!("{}, but the host has none", effect.why)),
+        false => report.note(Control::SWAP, format!("{}, but the host has no swap", effect.why)),
     }
 }
 
-/// Returns the writes that turn `old` into `new`, as pairs of rows (before, after). To take them back, write the
-/// `before` rows in reverse order. Wider limits are written first and narrower ones last. So the kernel accepts each
-/// write, and at no time is a limit wider than both the old and the new one.
+/// Returns the writes that turn `old` into `new`, as pairs of rows (before, after). To revert them, write the `before`
+/// rows in reverse order. Wider limits are written first and narrower ones last. So the kernel accepts each write, and
+/// no limit is ever wider than the wider of its old and new value.
 pub(in crate::cgroup) fn changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
     let same = |a: &Row, b: &Row| a.file == b.file && a.device == b.device;
     // A limit that only `old` has is set to "no limit". One that only `new` has is added.

@@ -28,22 +28,22 @@ pub(in crate::cgroup) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
 pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Report) {
     match terms.version {
         Version::V1 => {
-            soft_memory(limits, "memory.soft_limit_in_bytes, which the kernel tries to honour", report);
+            soft_memory(limits, "memory.soft_limit_in_bytes, which is best effort", report);
             v1::table::remarks(limits, terms, report);
         }
         Version::V2 => {
-            soft_memory(limits, "memory.low, which counts as far as that of the parents does", report);
+            soft_memory(limits, "memory.low, which is bounded by memory.low of the parent cgroups", report);
             v2::remarks(limits, terms, report);
         }
     }
     if limits.io_weight.is_some() {
-        let why = "a weight counts only at devices with the BFQ scheduler, or on v2 with io.cost";
+        let why = "io_weight affects only devices with the BFQ scheduler or, on cgroup v2, with io.cost";
         report.weaken(Control::IO, why);
     }
 }
 
-/// Reports limits that do not stop a task. A reservation protects its memory and memory.high slows it down, but only a
-/// hard limit enforces the memory control.
+/// Reports memory limits that do not stop a task. A reservation protects memory of the task, and `memory.high` slows
+/// the task down, but only a hard limit enforces the memory control.
 fn soft_memory(limits: &Limits, reserved_by: &str, report: &mut Report) {
     let memory = limits.memory_limits();
     let mut add = |why: String| match memory.hard {
@@ -54,7 +54,7 @@ fn soft_memory(limits: &Limits, reserved_by: &str, report: &mut Report) {
         add(format!("memory is reserved by {reserved_by}"));
     }
     if limits.memory_high.is_some() && memory.hard.is_none() {
-        add("memory.high slows a task down and does not stop it".to_owned());
+        add("memory.high throttles the task, it is not a hard limit".to_owned());
     }
 }
 
@@ -311,7 +311,7 @@ mod tests {
         remarked(
             &high,
             Version::V2,
-            "enforced  none\nweakened  memory\nmissing   none\n  memory: memory.high slows a task down and does not stop it",
+            "enforced  none\nweakened  memory\nmissing   none\n  memory: memory.high throttles the task, it is not a hard limit",
         );
         let both = Limits { memory: Some(128 * MB), swap: SwapMax::Unlimited, ..high.clone() };
         remarked(&both, Version::V2, "enforced  memory\nweakened  none\nmissing   none");

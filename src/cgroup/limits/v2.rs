@@ -5,12 +5,13 @@ use super::weight::shares_to_weight;
 use super::{CpuMax, IoMax, Limits, bfq_weight};
 use crate::report::{Control, Effect, Report};
 
-/// The table of v2. A later row may enclose an earlier one of the same controller. An enclosed limit may grow only
-/// after, and shrink only before, the enclosing one. So an update narrows limits from the first row to the last, and
-/// widens them from the last to the first.
+/// The rows of v2. Their order matters for updates, on v1 and v2: the value of a later row may be the upper bound of an
+/// earlier row of the same controller, as v1's limit of memory and swap is for its memory limit. The kernel requires
+/// that the bound is raised before the bounded value, and lowered after it. So an update narrows limits from the first
+/// row to the last, and widens them from the last to the first.
 ///
-/// The pattern names every field of [`Limits`], so that a new field must be given rows here, in the table of v1, and in
-/// [`Limits::validate`].
+/// The destructuring names every field of [`Limits`], here, in the table of v1 and in [`Limits::validate`]. So a new
+/// field does not compile without a decision in all three.
 pub(super) fn rows(limits: &Limits, terms: &Terms) -> Vec<Row> {
     let Limits {
         cpu_shares,
@@ -53,7 +54,7 @@ fn cpu(shares: Option<u64>, idle: bool, max: Option<CpuMax>) -> Vec<Row> {
 pub(in crate::cgroup) fn idle_row(idle: bool) -> Row {
     let row = Row::new("cpu", Control::CPU, "cpu.idle", u8::from(idle).to_string(), idle);
     let row = row.allows(if idle { 0 } else { u64::MAX });
-    row.degrades("the kernel has no idle cgroups (Linux 5.15)")
+    row.degrades("the kernel does not support cpu.idle (needs Linux 5.15)")
 }
 
 /// The row of the burst. The kernel refuses a burst above the quota. So an update sets the burst to 0 before it changes
@@ -61,7 +62,7 @@ pub(in crate::cgroup) fn idle_row(idle: bool) -> Row {
 pub(in crate::cgroup) fn burst_row(file: &str, max: Option<CpuMax>) -> Row {
     let burst = max.map_or(0, |max| max.burst);
     let row = Row::new("cpu", Control::CPU_MAX, file, burst.to_string(), burst > 0).allows(burst);
-    row.degrades("the kernel knows no burst (Linux 5.14)")
+    row.degrades("the kernel does not support a CPU burst (needs Linux 5.14)")
 }
 
 fn swap(limits: &Limits, terms: &Terms) -> Option<Row> {
@@ -92,7 +93,7 @@ fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
     let mut rows = vec![
         Row::weight("io", Control::IO, "io.bfq.weight", bfq, 100).skips(),
         Row::weight("io", Control::IO, "io.weight", weight.map(u64::from), 100)
-            .degrades("the kernel weighs no block devices (no io.weight)"),
+            .degrades("the kernel does not support I/O weights (no io.weight)"),
     ];
     for max in max {
         let text = max.limits().map(|(name, _, value)| match value {
@@ -100,7 +101,11 @@ fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
             None => format!("{name}=max"),
         });
         let row = Row::new("io", Control::IO, "io.max", text.join(" "), true);
-        rows.push(row.on(&max.device).degrades("the kernel throttles no block devices"));
+        rows.push(
+            row.on(&max.device).degrades(
+                "I/O limit not set (needs CONFIG_BLK_DEV_THROTTLING, and a whole device that exists)",
+            ),
+        );
     }
     rows
 }

@@ -51,8 +51,7 @@ fn changed(file: &mut File, name: &str, text: &str) -> Option<String> {
         return None;
     }
     let (text, found) = (text.trim(), found.trim());
-    (!agrees(name, text, found))
-        .then(|| format!("{name}: {text:?} was written, the kernel made {found:?} of it"))
+    (!agrees(name, text, found)).then(|| format!("{name}: wrote {text:?}, but the kernel stored {found:?}"))
 }
 
 /// Enables a v2 controller for the children of `dir`, if it is not enabled yet.
@@ -60,7 +59,9 @@ pub(in crate::cgroup) fn enable(kernel: &Kernel, dir: &Path, controller: &str) -
     let file = dir.join("cgroup.subtree_control");
     let now = read_existing(kernel, &file, Some(String::new()))?.unwrap_or_default();
     let enabled = now.split_whitespace().any(|name| name == controller);
-    kernel.only_if("it is not enabled", !enabled, || write(kernel, &file, &format!("+{controller}")))
+    kernel.only_if("the controller is not enabled yet", !enabled, || {
+        write(kernel, &file, &format!("+{controller}"))
+    })
 }
 
 fn name(file: &Path) -> &str {

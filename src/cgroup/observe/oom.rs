@@ -20,7 +20,8 @@ use crate::cgroup::group::Group;
 use crate::cgroup::group::baseline::{Counters, above, shortages};
 use crate::cgroup::v1::oom::{failures, is_root, is_used_up, stalls};
 
-/// The OOM kills in one task.
+/// The OOM kills in one task, returned by [`Task::oom`](crate::Task::oom). `Display` prints
+/// `OOM-killed: 2 processes exceeded the task's memory limit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Oom {
@@ -34,13 +35,14 @@ pub struct Oom {
     pub limit: OomLimit,
 }
 
-/// The memory limit that caused an OOM kill.
+/// The memory limit that caused an OOM kill. v2: Linux 5.3 (`memory.events.local`). On v1 it is often
+/// [`Unknown`](Self::Unknown), because v1 counts only the victims.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OomLimit {
-    /// The task's own limit, or a lower one that the task set itself. On v2 this is the result even if a cgroup above
-    /// ran out of memory too.
+    /// The limit of the task's cgroup, or of a nested cgroup that the task created. On v2 this is the result even if a
+    /// cgroup above ran out of memory too.
     Own,
     /// The limit of a cgroup above the task's, given by its directory. Other tasks may have used the memory.
     Ancestor(PathBuf),
@@ -69,7 +71,7 @@ impl fmt::Display for Oom {
         match &self.limit {
             limit @ (OomLimit::Own | OomLimit::Ancestor(_)) => write!(f, " exceeded {limit}"),
             OomLimit::Host => f.write_str(", the host ran out of memory"),
-            OomLimit::Unknown => f.write_str(", which limit is unknown"),
+            OomLimit::Unknown => f.write_str(" exceeded an unknown memory limit"),
         }
     }
 }
@@ -123,6 +125,7 @@ impl Group {
             let said = match then {
                 Some(then) if v2 => Said::when(now != then, Said::Yes),
                 None if v2 => Said::when(now > 0, Said::Perhaps),
+                // v1. A count of 0 rules nothing out: Linux 6.18 no longer counts failures.
                 _ => Said::when((then != Some(now) || now == 0) && is_used_up(&path), Said::Perhaps),
             };
             top = top.parent().unwrap_or(top);
@@ -152,7 +155,8 @@ impl Said {
 
 /// The limit that was exceeded, if only one is possible.
 fn verdict(suspects: Vec<(OomLimit, Said)>) -> OomLimit {
-    // A cgroup that has run out of memory has had one of its own processes killed.
+    // The task's own limit was exceeded, so the kernel has chosen a victim in the task for it. At least that kill has
+    // this cause.
     if suspects.contains(&(OomLimit::Own, Said::Yes)) {
         return OomLimit::Own;
     }
@@ -161,7 +165,7 @@ fn verdict(suspects: Vec<(OomLimit, Said)>) -> OomLimit {
     let mut left = suspects.into_iter().filter(|(_, said)| *said == wanted).map(|(limit, _)| limit);
     match (left.next(), left.next()) {
         (Some(limit), None) => limit,
-        // Only on v1, where every answer is `Perhaps` or `No`: no limit remains.
+        // Only on v1, where every suspect may be ruled out: no memory limit can have caused the kill.
         (None, _) => OomLimit::Host,
         (Some(_), Some(_)) => OomLimit::Unknown,
     }
@@ -221,7 +225,7 @@ mod tests {
             (1, OomLimit::Own, "OOM-killed: 1 process exceeded the task's memory limit"),
             (1, OomLimit::Ancestor("/g".into()), "OOM-killed: 1 process exceeded the memory limit of /g"),
             (3, OomLimit::Host, "OOM-killed: 3 processes, the host ran out of memory"),
-            (1, OomLimit::Unknown, "OOM-killed: 1 process, which limit is unknown"),
+            (1, OomLimit::Unknown, "OOM-killed: 1 process exceeded an unknown memory limit"),
         ] {
             assert_eq!(Oom { kills, group_kills: None, limit }.to_string(), expected);
         }

@@ -65,7 +65,7 @@ fn lock_shared(dir: OwnedFd, timeout: Duration) -> io::Result<Locked> {
             Err(Errno::EWOULDBLOCK) => {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    "another process keeps the cgroup locked",
+                    "another process holds an exclusive lock (flock) on the cgroup",
                 ));
             }
             answer => {

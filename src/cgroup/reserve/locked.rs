@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// How a plan prints the shared set. Its value is known only when the step runs.
-const UNRESERVED: &str = "<the unreserved ones>";
+const UNRESERVED: &str = "<unreserved CPUs>";
 
 /// The usable CPUs that a recording [`Kernel`] assumes.
 const ALL: &str = "0-65535";
@@ -145,7 +145,7 @@ impl<'a> Reservations<'a> {
     pub fn sharing(&self, division: &Division) -> Result<Vec<PathBuf>> {
         let dir = self.site.tasks.clone().unwrap_or_else(|| self.site.share());
         let reserves =
-            |leaf: &Path| division.holdings.iter().any(|h| self.site.name(&h.leaf) == self.site.name(leaf));
+            |leaf: &Path| division.holdings.iter().any(|h| Site::name(&h.leaf) == Site::name(leaf));
         let mut tasks = children(&dir)?.unwrap_or_default();
         tasks.retain(|leaf| !reserves(leaf) && self.is_in_use(leaf).unwrap_or(true) && !is_parent(leaf));
         Ok(tasks)
@@ -169,7 +169,7 @@ impl<'a> Reservations<'a> {
         }
         if self.site.version == Version::V1 {
             let reserve = self.site.reserve().join("cpuset.cpus");
-            change_set(kernel, &reserve, &division.usable, "<the usable ones>")?;
+            change_set(kernel, &reserve, &division.usable, "<usable CPUs>")?;
         }
         // An empty file would mean all CPUs. If no CPU is unreserved, the shared set keeps its old value, because the
         // tasks that use it still need a CPU.
@@ -205,7 +205,7 @@ impl<'a> Reservations<'a> {
         for holding in &division.holdings {
             let Reserved { cores, exclusive } = holding.reserved.clone();
             let populated = has_processes(&holding.leaf)?;
-            holders.push(CpuHolder { name: self.site.name(&holding.leaf), cores, exclusive, populated });
+            holders.push(CpuHolder { name: Site::name(&holding.leaf), cores, exclusive, populated });
         }
         holders.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(CpuReservations { share: division.share(), usable: division.usable, holders })
@@ -231,7 +231,7 @@ impl Division {
     pub fn unusable(&self, reserved: &Reserved) -> Option<Reason> {
         let Reserved { cores, .. } = reserved;
         let have = cores.intersection(&self.usable);
-        let why = format!("of processors {cores} only {have} can be used now");
+        let why = format!("only CPUs {have} of {cores} are usable now");
         (have != *cores).then_some(Reason { control: Control::CPUSET, why })
     }
 
@@ -249,7 +249,7 @@ impl Division {
     pub fn text(&self, reserved: &Reserved) -> String {
         match reserved.exclusive {
             true => reserved.cores.to_string(),
-            false => format!("<cores {} and the unreserved ones>", reserved.cores),
+            false => format!("<CPUs {} and unreserved CPUs>", reserved.cores),
         }
     }
 }
@@ -276,7 +276,7 @@ fn lock_exclusive(dir: OwnedFd, backoff: &mut Backoff) -> io::Result<lock::Locke
         match lock::flock(dir.as_fd(), Lock::ExclusiveNow) {
             Err(Errno::EWOULDBLOCK) if backoff.pause() => {}
             Err(Errno::EWOULDBLOCK) => {
-                let why = "another process keeps the CPU reservations locked";
+                let why = "another process holds the lock (flock) on the CPU reservations";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             answer => {

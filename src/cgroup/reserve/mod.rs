@@ -4,26 +4,30 @@
 //! reserves CPUs for a task. The task also runs on the unreserved CPUs, unless it is
 //! [`exclusive`](super::Limits::exclusive). All other tasks run on the unreserved CPUs, the shared set.
 //!
-//! **Cost without reservations.** While no task has a reservation, nothing is created, locked or searched for one.
-//! The owner of a task without a reservation takes the owner lock, and then checks once whether the directory of
-//! reservations or a shared set from earlier exists. The first reservation creates that directory before it searches
-//! for tasks with an owner, so at least one of the two sees the other. It then confines the running tasks to the shared
-//! set: on v2 through `share.slice` above them, on v1 by moving their processes into the shared cpuset. On v1 a process
-//! may enter a task's cgroups during that move. The owner of that task checks again afterwards and moves the process.
+//! **Cost without reservations.** While no task has a reservation, a new task does not take the lock of the
+//! reservations, and creates no directory for them. Its owner takes the owner lock on the task's cgroup. It then checks
+//! once whether a directory of reservations exists, or a shared set that an earlier reservation has left.
 //!
-//! **The cgroup tree is the record.** On v2 tasks live in `<parent>/share.slice/<name>.scope`, and tasks with a
-//! reservation in `<parent>/reserve.slice/<name>.scope`. In the cpuset hierarchy of v1 a reservation is
-//! `<parent>/reserve/<name>`; while any exists, all other tasks are in `<parent>/share`. A cgroup with a reservation
-//! has the extended attribute `user.cofferdam.cores` (Linux 5.7, in every hierarchy and for delegated users). The
-//! shared set is computed: the CPUs that the parent may use, minus the CPUs in these attributes. There is no other
-//! record that a crash or a restart could make inconsistent, and a reservation ends when its directory is removed.
+//! **The first reservation** creates the directory of reservations before it searches for tasks with an owner. So of
+//! two tasks that start at the same time, at least one sees the other. The reservation then confines the running tasks
+//! to the shared set: on v2 through `share.slice` above them, on v1 by moving their processes into the shared cpuset.
+//! On v1 a process may enter a task's cgroups during that move. The owner of that task therefore checks again
+//! afterwards, and moves the process.
+//!
+//! **The cgroup tree is the record.** On v2 the cgroup of a task with a reservation is
+//! `<parent>/reserve.slice/<name>.scope`, and that of any other task is `<parent>/share.slice/<name>.scope`. In the
+//! cpuset hierarchy of v1 the cgroup of a task with a reservation is `<parent>/reserve/<name>`. While one exists, all
+//! other tasks are in `<parent>/share`. A cgroup with a reservation has the extended attribute `user.cofferdam.cores`
+//! (Linux 5.7, in every hierarchy and for delegated users). The shared set is computed: the CPUs that the parent may
+//! use, minus the CPUs in these attributes. There is no other record that a crash or a restart could make inconsistent,
+//! and a reservation ends when its directory is removed.
 //!
 //! **An owner lock shows that a cgroup is in use.** The owner of a task holds a shared `flock(2)` on the task's cgroup.
 //! A cgroup without that lock and without processes is stale. Its CPUs count as unreserved, and it is removed when
 //! another task needs them.
 //!
 //! **Every change is made under a lock**, an exclusive `flock(2)` on the parent's directory. The holder rewrites the
-//! control files to match the records, and so repairs what an interrupted process has left. CPUs are taken from the
+//! control files to match the records, and so completes the changes of an interrupted process. CPUs are taken from the
 //! shared set before the reservation's cgroup is created, and given back after it is removed. The lock is held for
 //! microseconds. The first reservation on v1 holds it for some milliseconds for each process that it moves. It is never
 //! held while waiting for processes to exit. Any process that may open the parent's directory can hold the lock too;
@@ -37,7 +41,8 @@
 //! because the tasks in it use shared CPUs too.
 //!
 //! **A CPU that goes offline** stays reserved. Until it is back online, operations divide the remaining CPUs. v1
-//! removes an offline CPU from every cpuset permanently: it is usable again once the parent's `cpuset.cpus` is written.
+//! removes an offline CPU from every cpuset and does not add it again. Once online, the CPU is usable only after it is
+//! written to the parent's `cpuset.cpus`.
 //! If all CPUs of a task are offline, v1 also moves the task's processes to `reserve`. They stay there and run on any
 //! CPU, and meanwhile no cgroup counts as stale.
 //!
@@ -81,6 +86,7 @@ pub(super) use site::{RESERVE_V2, SHARE_V2, own_cpuset};
 /// reservation lasts as long as its owner or any of its processes. Another task may reserve CPUs between this read and
 /// a reservation; [`Group::create`](super::Group::create) then returns an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CpuReservations {
     /// The online CPUs that the parent cgroup may use.
     pub usable: CpuSet,
@@ -92,6 +98,7 @@ pub struct CpuReservations {
 
 /// A task with reserved CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CpuHolder {
     /// The task's name: its [`CgroupName`](super::CgroupName).
     pub name: String,

@@ -45,8 +45,8 @@ pub(crate) struct JoinShare {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub owner: OwnerLock,
-    /// Why some of the reserved CPUs cannot be used now.
-    pub unusable: Option<Reason>,
+    /// Why some of the reserved CPUs cannot be used now, or are not the task's alone.
+    pub shortfalls: Vec<Reason>,
 }
 
 impl Reserve {
@@ -76,9 +76,10 @@ impl Reserve {
             Version::V2 => enable(kernel, &slice, "cpuset")?,
         }
         locked.write_cpusets(kernel, &after)?;
-        if self.site.version == Version::V1 {
-            move_tasks(kernel, &locked, &after)?;
-        }
+        let unmoved = match self.site.version {
+            Version::V1 => move_tasks(kernel, &locked, &after)?,
+            Version::V2 => None,
+        };
         make_private_leaf(kernel, leaf)?;
         leaves.push(leaf.clone());
         let owner = OwnerLock::take(kernel, leaf)?;
@@ -88,7 +89,10 @@ impl Reserve {
         }
         let cores = after.cores(reserved).unwrap_or_default();
         write_set(kernel, &leaf.join("cpuset.cpus"), &cores, &after.text(reserved))?;
-        Ok(Some(Admitted { owner, unusable: after.unusable(reserved) }))
+        Ok(Some(Admitted {
+            owner,
+            shortfalls: after.unusable(reserved).into_iter().chain(unmoved).collect(),
+        }))
     }
 }
 
@@ -101,10 +105,11 @@ impl JoinShare {
     pub fn run(&self, kernel: &Kernel) -> Result<Option<OwnerLock>> {
         let mut owner = None;
         let reserved = hold_existing(kernel, &self.site.reserve())?.is_some();
-        // A `cpuset.cpus` that was written once does not grow by itself when a CPU comes online.
+        // Without a reservation too: the kernel does not add a CPU that comes online to a `cpuset.cpus` that was
+        // written once, so the file is rewritten below.
         let share = self.site.share().join("cpuset.cpus");
         let listed = read_set(kernel, &share, None)?.is_some_and(|now| !now.is_empty());
-        kernel.only_if("a processor is reserved", reserved || listed, || {
+        kernel.only_if("a CPU is reserved", reserved || listed, || {
             let Some(locked) = Reservations::open(kernel, &self.site)? else { return Ok(()) };
             // The writes from here on depend on the reservations and cannot be recorded.
             if kernel.records() {
@@ -117,6 +122,10 @@ impl JoinShare {
             } else {
                 division.usable = locked.usable(kernel)?;
                 locked.write_cpusets(kernel, &division)?;
+                if division.holdings.is_empty() {
+                    // Stale after a crash. While the directory exists, every new task takes the lock.
+                    let _ = remove_dir(&self.site.reserve());
+                }
             }
             Ok(())
         })?;
@@ -124,9 +133,10 @@ impl JoinShare {
     }
 }
 
-/// Checks again whether CPUs are reserved, after a process has entered a task that has no reservation and is in no
-/// cpuset. A reservation made meanwhile may have missed that process. Does nothing on v2, where the shared cpuset is an
-/// ancestor of the task's cgroup and applies whenever it is narrowed.
+/// Checks again whether CPUs are reserved, after a process has entered the cgroups of a task without a reservation. If
+/// so, moves the processes of all such tasks into the shared cpuset: another task may have reserved CPUs before the
+/// process entered, and not have found it. Does nothing on v2, where the shared cpuset is an ancestor of the task's
+/// cgroup and applies whenever it is narrowed.
 ///
 /// # Errors
 /// As [`JoinShare::run`].
@@ -137,14 +147,14 @@ pub(in crate::cgroup) fn look_again(site: &Site) -> Result<()> {
     }
     let Some(locked) = Reservations::open(&kernel, site)? else { return Ok(()) };
     let division = locked.with_room(&kernel)?;
-    move_tasks(&kernel, &locked, &division)
+    move_tasks(&kernel, &locked, &division).map(drop)
 }
 
 /// Replaces the reservation of the task at `leaf`. Returns why some of the new CPUs cannot be used now.
 ///
 /// # Errors
-/// As [`Reserve::run`]. Also `ResourceBusy` if the old and the new CPUs together would be the last unreserved ones. If
-/// a write fails, the next operation completes or reverts the exchange.
+/// As [`Reserve::run`]. Also `ResourceBusy` if the old and the new CPUs together would leave no CPU for a running task
+/// without a reservation. If a write fails, the next operation completes or reverts the exchange.
 pub(in crate::cgroup) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved) -> Result<Option<Reason>> {
     match Reservations::open(&Kernel::real(), site)? {
         Some(locked) => locked.exchange(leaf, reserved),
@@ -160,7 +170,7 @@ pub(in crate::cgroup) fn exchange(site: &Site, leaf: &Path, reserved: &Reserved)
 /// [`Error::Prepare`] with the call.
 pub(in crate::cgroup) fn own_again(site: &Site, leaf: &Path) -> Result<Option<OwnerLock>> {
     let kernel = Kernel::real();
-    // While this lock is held, no other process checks for owners.
+    // Other processes check for owners under this lock, so they see the cgroup either before or after this call.
     let Some(_locked) = Reservations::open(&kernel, site)? else { return Ok(None) };
     match OwnerLock::take(&kernel, leaf) {
         Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(None),
@@ -192,8 +202,7 @@ impl Reservations<'_> {
         if division.is_exhausted() {
             division.holdings.retain(|holding| !self.reap(holding));
             if division.is_exhausted() {
-                let why =
-                    format!("no unreserved processor is left: {}", self.holders(division.holdings.iter()));
+                let why = format!("no unreserved CPU is left: {}", self.holders(division.holdings.iter()));
                 return Err(busy(call::mkdir_private(&self.site.share()), why));
             }
         }
@@ -213,8 +222,7 @@ impl Reservations<'_> {
         let mut after = Division { exists: true, usable: self.usable(kernel)?, holdings };
         // Checked before any stale reservation is removed to make room.
         if after.cores(reserved).is_none() {
-            let why =
-                format!("none of processors {} is among the usable ones, {}", reserved.cores, after.usable);
+            let why = format!("CPUs {} are not usable (usable: {})", reserved.cores, after.usable);
             return Err(busy(step(), why));
         }
         after.holdings.retain(|h| !overlaps(&h) || !self.reap(h));
@@ -227,9 +235,9 @@ impl Reservations<'_> {
             if let Some(first) = sharing.first() {
                 after.holdings.retain(|h| h.leaf == leaf || !self.reap(h));
                 if after.is_exhausted() {
-                    let (count, name) = (sharing.len(), self.site.name(first));
+                    let (count, name) = (sharing.len(), Site::name(first));
                     let why = format!(
-                        "processors {} are the last unreserved ones, and {count} tasks need one, {name:?} for one",
+                        "tasks without a reservation need the last unreserved CPUs {} ({count}, such as {name:?})",
                         reserved.cores
                     );
                     return Err(busy(step(), why));
@@ -277,10 +285,10 @@ impl Reservations<'_> {
     fn holders<'h>(&self, holdings: impl Iterator<Item = &'h Holding>) -> String {
         let one = |holding: &Holding| {
             let Reserved { cores, .. } = &holding.reserved;
-            let (what, are) = if cores.len() == 1 { ("processor", "is") } else { ("processors", "are") };
+            let (what, are) = if cores.len() == 1 { ("CPU", "is") } else { ("CPUs", "are") };
             let idle =
                 if has_processes(&holding.leaf).unwrap_or(true) { "" } else { ", which has no processes" };
-            format!("{what} {cores} {are} reserved by {:?}{idle}", self.site.name(&holding.leaf))
+            format!("{what} {cores} {are} reserved by {:?}{idle}", Site::name(&holding.leaf))
         };
         holdings.map(one).collect::<Vec<_>>().join("; ")
     }

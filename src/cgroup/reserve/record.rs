@@ -39,7 +39,7 @@ impl Reserved {
 pub(super) fn get(leaf: &Path) -> Result<Option<Reserved>> {
     let read = || -> io::Result<Vec<u8>> {
         let dir = open_dir(leaf)?;
-        // Large enough for a list of alternate CPUs, with as many CPUs as a kernel can be built for.
+        // The longest list names every second CPU of 8192, the most that a kernel can be built for.
         let mut bytes = vec![0; 64 * 1024];
         let length = fgetxattr(dir.as_fd(), RECORD, &mut bytes)?;
         bytes.truncate(length);
@@ -70,7 +70,7 @@ pub(super) fn read_set(kernel: &Kernel, file: &Path, assumed: Option<&str>) -> R
 pub(super) fn change_set(kernel: &Kernel, file: &Path, set: &CpuSet, text: &str) -> Result<()> {
     let now = read_set(kernel, file, Some(""))?;
     let differs = now.is_some_and(|now| now != *set);
-    kernel.only_if("it lists others", differs, || match write_set(kernel, file, set, text) {
+    kernel.only_if("the file lists other CPUs", differs, || match write_set(kernel, file, set, text) {
         Err(Error::Prepare { source, .. }) if is_gone(&source) => Ok(()),
         done => done,
     })

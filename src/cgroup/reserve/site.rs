@@ -12,7 +12,7 @@ use crate::cgroup::name::CgroupPath;
 pub(in crate::cgroup) const SHARE_V2: &str = "share.slice";
 pub(in crate::cgroup) const RESERVE_V2: &str = "reserve.slice";
 
-/// The paths that belong to one parent cgroup.
+/// The paths of the CPU reservations below one parent cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Site {
     pub version: Version,
@@ -69,21 +69,32 @@ impl Site {
         self.parent.join(file)
     }
 
-    /// The name of the task that has `leaf`.
-    pub fn name(&self, leaf: &Path) -> String {
+    /// The name of the task whose cgroup is `leaf`.
+    pub fn name(leaf: &Path) -> String {
         let name = leaf.file_name().unwrap_or_default().to_string_lossy();
-        name.strip_suffix(".scope").unwrap_or(&name).to_owned()
+        // Only the v2 tree adds the suffix `.scope`. In a v1 hierarchy it is part of the task's name.
+        let slice = leaf.parent().and_then(Path::file_name);
+        let in_tree = [SHARE_V2, RESERVE_V2].iter().any(|name| slice == Some(name.as_ref()));
+        name.strip_suffix(".scope").filter(|_| in_tree).unwrap_or(&name).to_owned()
     }
 }
 
-/// The v1 cpuset hierarchy, if CPUs can be reserved in it, or the reason why not. It must have no other controller: a
-/// task is in one cgroup of a hierarchy, so tasks with different limits could not share one cpuset.
+/// The v1 cpuset hierarchy, if CPUs can be reserved in it, or the reason why not. The hierarchy must have no other
+/// controller. Otherwise a task would need a cgroup of its own there for its limits, and so could not be in the shared
+/// cpuset.
 pub(in crate::cgroup) fn own_cpuset(detection: &Detection) -> Result<&Hierarchy, String> {
-    let hierarchy = detection.v1.get("cpuset").filter(|h| h.writable).ok_or("cgroup v1 lacks cpuset")?;
+    let hierarchy = detection
+        .v1
+        .get("cpuset")
+        .filter(|h| h.writable)
+        .ok_or("the cpuset controller of cgroup v1 is not available")?;
     let beside = |(name, h): &(&String, &Hierarchy)| *name != "cpuset" && h.mount == hierarchy.mount;
     let others: Vec<&str> = detection.v1.iter().filter(beside).map(|(name, _)| name.as_str()).collect();
     if others.is_empty() {
         return Ok(hierarchy);
     }
-    Err(format!("cpuset is mounted together with {}, so other tasks are not kept off", others.join(", ")))
+    Err(format!(
+        "other tasks may use these CPUs: cpuset is mounted together with {}, so CPUs cannot be reserved",
+        others.join(", ")
+    ))
 }

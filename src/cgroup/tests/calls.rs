@@ -21,7 +21,7 @@ fn check(limits: &Limits, mode: Mode, pick: fn(&CgroupOp) -> bool, expected: &st
 
 #[test]
 fn recorded_calls_have_the_format_of_strace() {
-    let limits = Limits { cores: "0".into(), ..Limits::default() };
+    let limits = Limits { cores: "0".parse().unwrap(), ..Limits::default() };
     check(
         &limits,
         Mode::Hybrid,
@@ -38,46 +38,46 @@ mkdir("/cg/cpuset/cofferdam", 0711)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_WRONLY|O_CLOEXEC) # if that was blank
-write("/cg/cpuset/cofferdam/cpuset.mems", <what "/cg/cpuset/cpuset.mems" has>) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cpuset.mems", O_RDONLY|O_CLOEXEC) # if the file is empty
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_WRONLY|O_CLOEXEC) # if the file is empty
+write("/cg/cpuset/cofferdam/cpuset.mems", <content of "/cg/cpuset/cpuset.mems">) # if the file is empty
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cpuset.cpus", O_RDONLY|O_CLOEXEC) # if that was blank
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if that was blank
-write("/cg/cpuset/cofferdam/cpuset.cpus", <what "/cg/cpuset/cpuset.cpus" has>) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cpuset.cpus", O_RDONLY|O_CLOEXEC) # if the file is empty
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if the file is empty
+write("/cg/cpuset/cofferdam/cpuset.cpus", <content of "/cg/cpuset/cpuset.cpus">) # if the file is empty
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 mkdir("/cg/cpuset/cofferdam/reserve", 0711)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.effective_cpus", O_RDONLY|O_CLOEXEC)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.mems", O_WRONLY|O_CLOEXEC) # if that was blank
-write("/cg/cpuset/cofferdam/reserve/cpuset.mems", <what "/cg/cpuset/cofferdam/cpuset.mems" has>) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/cpuset.mems", O_RDONLY|O_CLOEXEC) # if the file is empty
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.mems", O_WRONLY|O_CLOEXEC) # if the file is empty
+write("/cg/cpuset/cofferdam/reserve/cpuset.mems", <content of "/cg/cpuset/cofferdam/cpuset.mems">) # if the file is empty
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it lists others
-write("/cg/cpuset/cofferdam/reserve/cpuset.cpus", <the usable ones>) # if it lists others
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if the file lists other CPUs
+write("/cg/cpuset/cofferdam/reserve/cpuset.cpus", <usable CPUs>) # if the file lists other CPUs
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it lists others
-write("/cg/cpuset/cofferdam/share/cpuset.cpus", <the unreserved ones>) # if it lists others
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if the file lists other CPUs
+write("/cg/cpuset/cofferdam/share/cpuset.cpus", <unreserved CPUs>) # if the file lists other CPUs
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it lists others
-write("/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", <cores 0 and the unreserved ones>) # if it lists others
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if the file lists other CPUs
+write("/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", <CPUs 0 and unreserved CPUs>) # if the file lists other CPUs
 mkdir("/cg/cpuset/cofferdam/reserve/x", 0711)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cpuset/cofferdam/reserve/x", LOCK_SH|LOCK_NB)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 fsetxattr("/cg/cpuset/cofferdam/reserve/x", "user.cofferdam.cores", "0")
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.mems", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.mems", O_RDONLY|O_CLOEXEC) # if that was blank
-openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.mems", O_WRONLY|O_CLOEXEC) # if that was blank
-write("/cg/cpuset/cofferdam/reserve/x/cpuset.mems", <what "/cg/cpuset/cofferdam/reserve/cpuset.mems" has>) # if that was blank
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/cpuset.mems", O_RDONLY|O_CLOEXEC) # if the file is empty
+openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.mems", O_WRONLY|O_CLOEXEC) # if the file is empty
+write("/cg/cpuset/cofferdam/reserve/x/cpuset.mems", <content of "/cg/cpuset/cofferdam/reserve/cpuset.mems">) # if the file is empty
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", O_WRONLY|O_CLOEXEC)
-write("/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", <cores 0 and the unreserved ones>)"#,
+write("/cg/cpuset/cofferdam/reserve/x/cpuset.cpus", <CPUs 0 and unreserved CPUs>)"#,
     );
 }
 
 #[test]
 fn recorded_calls_of_a_reservation_have_the_format_of_strace() {
-    let limits = Limits { cores: "1-2".into(), exclusive: true, ..Limits::default() };
+    let limits = Limits { cores: "1-2".parse().unwrap(), exclusive: true, ..Limits::default() };
     check(
         &limits,
         Mode::V2,
@@ -87,23 +87,23 @@ mkdir("/cg/cofferdam.slice", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB)
 openat(AT_FDCWD, "/cg/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if it is not enabled
-write("/cg/cgroup.subtree_control", "+cpuset") # if it is not enabled
+openat(AT_FDCWD, "/cg/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if the controller is not enabled yet
+write("/cg/cgroup.subtree_control", "+cpuset") # if the controller is not enabled yet
 openat(AT_FDCWD, "/cg/cofferdam.slice/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cofferdam.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if it is not enabled
-write("/cg/cofferdam.slice/cgroup.subtree_control", "+cpuset") # if it is not enabled
+openat(AT_FDCWD, "/cg/cofferdam.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if the controller is not enabled yet
+write("/cg/cofferdam.slice/cgroup.subtree_control", "+cpuset") # if the controller is not enabled yet
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 mkdir("/cg/cofferdam.slice/reserve.slice", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice/cpuset.cpus.effective", O_RDONLY|O_CLOEXEC)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if it is not enabled
-write("/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", "+cpuset") # if it is not enabled
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", O_WRONLY|O_CLOEXEC) # if the controller is not enabled yet
+write("/cg/cofferdam.slice/reserve.slice/cgroup.subtree_control", "+cpuset") # if the controller is not enabled yet
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it lists others
-write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <the unreserved ones>) # if it lists others
+openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if the file lists other CPUs
+write("/cg/cofferdam.slice/share.slice/cpuset.cpus", <unreserved CPUs>) # if the file lists other CPUs
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if it lists others
-write("/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", "1-2") # if it lists others
+openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", O_WRONLY|O_CLOEXEC) # if the file lists other CPUs
+write("/cg/cofferdam.slice/reserve.slice/x.scope/cpuset.cpus", "1-2") # if the file lists other CPUs
 mkdir("/cg/cofferdam.slice/reserve.slice/x.scope", 0711)
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice/x.scope", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 flock("/cg/cofferdam.slice/reserve.slice/x.scope", LOCK_SH|LOCK_NB)
@@ -124,8 +124,8 @@ fn a_task_without_a_reservation_only_checks_for_reservations() {
         r#"
 openat(AT_FDCWD, "/cg/cofferdam.slice/reserve.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 openat(AT_FDCWD, "/cg/cofferdam.slice/share.slice/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # if a processor is reserved
-flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB) # if a processor is reserved"#,
+openat(AT_FDCWD, "/cg/cofferdam.slice", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # if a CPU is reserved
+flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB) # if a CPU is reserved"#,
     );
     check(
         &Limits::default(),
@@ -134,8 +134,8 @@ flock("/cg/cofferdam.slice", LOCK_EX|LOCK_NB) # if a processor is reserved"#,
         r#"
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/reserve", O_RDONLY|O_CLOEXEC|O_DIRECTORY)
 openat(AT_FDCWD, "/cg/cpuset/cofferdam/share/cpuset.cpus", O_RDONLY|O_CLOEXEC)
-openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # if a processor is reserved
-flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB) # if a processor is reserved"#,
+openat(AT_FDCWD, "/cg/cpuset/cofferdam", O_RDONLY|O_CLOEXEC|O_DIRECTORY) # if a CPU is reserved
+flock("/cg/cpuset/cofferdam", LOCK_EX|LOCK_NB) # if a CPU is reserved"#,
     );
 }
 
@@ -203,7 +203,8 @@ write("/cg/devices/cofferdam/x/devices.allow", "c 1:3 rwm")
     closed.v1.get_mut("devices").unwrap().writable = false;
     assert_eq!(held(&lowered(&closed).0), [(list.as_slice(), true)]);
     closed.v2 = None;
-    let why = "missing devices: there is no cgroup v2 tree, and no devices controller of cgroup v1 that may be used";
+    let why =
+        "missing devices: cgroup v2 is not mounted, and the devices controller of cgroup v1 is not available";
     let without = lowered(&closed);
     assert!(text(&without).contains(&why.to_owned()), "{without:#?}");
     assert_eq!(without.1.enforced, Control::KILL);

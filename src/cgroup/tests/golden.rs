@@ -41,7 +41,8 @@ pub(super) fn host(mode: Mode) -> Detection {
         v2: None,
         v1: BTreeMap::new(),
         controllers: Vec::new(),
-        required: Required::Minimal,
+        required: RequiredControllers::Minimal,
+        asked: Control::empty(),
         missing: Vec::new(),
         reason: None,
         online: CpuSet::parse("0-3").unwrap(),
@@ -60,7 +61,7 @@ pub(super) fn host(mode: Mode) -> Detection {
 fn all() -> Limits {
     Limits {
         cpu_shares: Some(512),
-        cores: "1-2".into(),
+        cores: "1-2".parse().unwrap(),
         exclusive: false,
         memory: Some(64 * MB),
         memory_max: Some(MemoryMax::Bytes(128 * MB)),
@@ -262,8 +263,7 @@ enter /cg/freezer/cofferdam/x/tasks",
         &none,
         &host(Mode::Off),
         "",
-        "weakened kill: only the main process is killed, it has no PID namespace and no cgroup: there is no cgroup v2 tree, \
-and no freezer of cgroup v1 that may be used",
+        "weakened kill: only the main process is killed, because the task has neither a PID namespace nor a cgroup: cgroup v2 is not mounted, and the freezer controller of cgroup v1 is not available",
     );
     assert!(cgroups.is_empty() && report.enforced.is_empty() && report.weakened == Control::KILL);
 }
@@ -273,7 +273,12 @@ fn controllers_that_are_mounted_together_share_one_leaf() {
     let mut host = host(Mode::V1);
     host.v1 = hierarchies(&["cpu", "cpuset", "freezer", "memory", "pids"].map(|name| (name, "/one")));
     check(
-        &Limits { cores: "1".into(), memory: Some(MB), swap: SwapMax::Unlimited, ..Limits::default() },
+        &Limits {
+            cores: "1".parse().unwrap(),
+            memory: Some(MB),
+            swap: SwapMax::Unlimited,
+            ..Limits::default()
+        },
         &host,
         "",
         "
@@ -286,7 +291,7 @@ hold /one/cofferdam/x
 /one/cofferdam/x/cpuset.cpus = 1
 /one/cofferdam/x/memory.limit_in_bytes = 1048576
 enter /one/cofferdam/x/tasks
-weakened cpuset: cpuset is mounted together with cpu, freezer, memory, pids, so other tasks are not kept off",
+weakened cpuset: other tasks may use these CPUs: cpuset is mounted together with cpu, freezer, memory, pids, so CPUs cannot be reserved",
     );
     check(
         &Limits { memory: Some(MB), swap: SwapMax::Unlimited, ..Limits::default() },
@@ -307,7 +312,7 @@ enter /one/cofferdam/x/tasks",
 
 #[test]
 fn one_missing_required_controller_disables_all_limits_but_not_the_kill() {
-    let why = "cgroup v2 lacks cpuset, io";
+    let why = "cgroup v2 controllers not available: cpuset, io";
     let host = Detection { reason: Some(why.into()), ..host(Mode::V2) };
     let (_, report) = check(
         &all(),
@@ -319,7 +324,7 @@ mkdir /cg/cofferdam.slice/share.slice
 mkdir /cg/cofferdam.slice/share.slice/x.scope
 hold /cg/cofferdam.slice/share.slice/x.scope
 into /cg/cofferdam.slice/share.slice/x.scope
-missing memory,swap,cpu,cpuset,pids: cgroup v2 lacks cpuset, io",
+missing memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: cpuset, io",
     );
     assert_eq!((report.enforced, report.missing), (Control::KILL, all().asked()));
     assert_eq!(report.why(Control::MEMORY), why);
@@ -364,20 +369,18 @@ into /cg/user.slice/u.service/share.slice/x.scope",
         &host,
         "/user.slice/u.services",
         "
-missing pids: cgroup /user.slice/u.services is not below /user.slice/u.service, the highest that may be written
-weakened kill: only the main process is killed, it has no PID namespace and no cgroup: cgroup /user.slice/u.services \
-is not below /user.slice/u.service, the highest that may be written, and no freezer of cgroup v1 that may be used",
+missing pids: cgroup /user.slice/u.services is not delegated: it is not below /user.slice/u.service, the highest cgroup that is writable
+weakened kill: only the main process is killed, because the task has neither a PID namespace nor a cgroup: cgroup /user.slice/u.services is not delegated: it is not below /user.slice/u.service, the highest cgroup that is writable, and the freezer controller of cgroup v1 is not available",
     );
 }
 
 #[test]
 fn only_cores_of_this_host_are_reserved() {
-    let cores = |list: &str| Limits { cores: list.into(), ..Limits::default() };
+    let cores = |list: &str| Limits { cores: list.parse().unwrap(), ..Limits::default() };
     for (list, reserves, enforced, said) in [
         ("0", Some("0"), Control::CPUSET, None),
-        ("2-9", Some("2-3"), Control::empty(), Some("of processors 2-9 this host has only 2-3")),
-        ("7", None, Control::empty(), Some("none of processors 7 is among those of this host, 0-3")),
-        ("x", None, Control::empty(), Some("\"x\" is no processor number or range")),
+        ("2-9", Some("2-3"), Control::empty(), Some("only CPUs 2-3 of 2-9 are available on this host")),
+        ("7", None, Control::empty(), Some("CPUs 7 are not available on this host (available: 0-3)")),
     ] {
         for mode in [Mode::V1, Mode::V2, Mode::Hybrid] {
             let (cgroups, report) = lowered(&cores(list), &host(mode), "");
@@ -430,7 +433,9 @@ fn a_limit_that_cannot_be_set_does_not_affect_the_others() {
     let mut host = host(Mode::V1);
     host.v1.remove("pids");
     let lowered_all = lowered(&all(), &host, "");
-    assert!(text(&lowered_all).contains(&"missing pids: cgroup v1 lacks pids".to_owned()));
+    assert!(
+        text(&lowered_all).contains(&"missing pids: cgroup v1 controllers not available: pids".to_owned())
+    );
     assert!(lowered_all.1.enforced.contains(Control::MEMORY));
     // A limit above the kernel's maximum number of processes is reduced to that maximum.
     let limits = Limits { pids_max: Some(u64::MAX), ..Limits::default() };
@@ -458,7 +463,7 @@ mkdir /cg/unified/cofferdam.slice/share.slice/x.scope
 hold /cg/unified/cofferdam.slice/share.slice/x.scope
 join /cg/cpuset/cofferdam/share if there is /cg/cpuset/cofferdam/reserve
 into /cg/unified/cofferdam.slice/share.slice/x.scope
-missing hugetlb: cgroup v1 lacks hugetlb",
+missing hugetlb: cgroup v1 controllers not available: hugetlb",
     );
     assert_eq!(report.missing, Control::HUGETLB);
     host.v2 = Some(tree("/cg/unified", "/", "hugetlb", ""));
@@ -479,7 +484,10 @@ join /cg/cpuset/cofferdam/share if there is /cg/cpuset/cofferdam/reserve
 into /cg/unified/cofferdam.slice/share.slice/x.scope",
     );
     let lacking = lowered(&limits, &super::golden::host(Mode::V2), "");
-    assert_eq!(text(&lacking).last().unwrap(), "missing hugetlb: cgroup v2 lacks hugetlb");
+    assert_eq!(
+        text(&lacking).last().unwrap(),
+        "missing hugetlb: cgroup v2 controllers not available: hugetlb"
+    );
 }
 
 #[test]
@@ -499,7 +507,10 @@ fn memory_oom_group_needs_v2() {
     let limits = Limits { memory: Some(MB), oom_group: true, ..Limits::default() };
     let (_, report) = lowered(&limits, &host(Mode::V1), "");
     assert_eq!(report.missing, Control::OOM_GROUP);
-    assert_eq!(report.why(Control::OOM_GROUP), "cgroup v1 kills one process (memory.oom.group is of v2)");
+    assert_eq!(
+        report.why(Control::OOM_GROUP),
+        "cgroup v1 OOM-kills one process, not the whole task (memory.oom.group needs cgroup v2)"
+    );
     let (cgroups, report) = lowered(&limits, &host(Mode::V2), "");
     assert!(report.enforced.contains(Control::OOM_GROUP));
     assert!(writes(&cgroups).any(|(file, _)| file.ends_with("memory.oom.group")));

@@ -1,8 +1,8 @@
 //! The shared cpuset of v1: one cgroup for all tasks without a reservation, which exists while any task has one.
 //!
-//! On v2 a task is below the shared cpuset from its birth. On v1 a task enters no cpuset while no CPU is reserved, and
-//! the first reservation moves the running tasks. For each move the kernel waits for an RCU grace period, some
-//! milliseconds. So a task that is born later enters the cpuset itself.
+//! On v2 a task is below the shared cpuset from its start. On v1 a task enters no cpuset while no CPU is reserved, and
+//! the first reservation moves the processes of the running tasks. For each moved process the kernel waits for an RCU
+//! grace period, some milliseconds. So the first process of a task that starts later enters the shared cpuset itself.
 
 use std::collections::HashSet;
 use std::io;
@@ -10,8 +10,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::cgroup::fs::{call, existing, inherit, make_parent, open_dir, pids, write};
+use crate::cgroup::reserve::Site;
 use crate::cgroup::reserve::locked::{Division, Reservations};
 use crate::error::{Error, Result};
+use crate::report::{Control, Reason};
 use crate::step::Kernel;
 
 /// The maximum number of passes over the tasks. Each pass moves the processes that were forked during the last one.
@@ -36,7 +38,8 @@ pub(in crate::cgroup) fn make_share(
     locked.write_cpusets(kernel, &Division { usable, ..division.clone() })
 }
 
-/// Moves the processes of all tasks without a reservation into the shared cpuset, until none is outside.
+/// Moves the processes of all tasks without a reservation into the shared cpuset, until none is outside. Returns a
+/// reason if some cannot be moved: the kernel lists a process outside of the caller's PID namespace as 0.
 ///
 /// # Errors
 /// [`Error::Prepare`] with the call; `TimedOut` if processes fork faster than they are moved.
@@ -44,16 +47,16 @@ pub(in crate::cgroup) fn move_tasks(
     kernel: &Kernel,
     locked: &Reservations<'_>,
     division: &Division,
-) -> Result<()> {
+) -> Result<Option<Reason>> {
     // A plan cannot know which tasks will be running.
     if kernel.records() {
-        return Ok(());
+        return Ok(None);
     }
     let mut made = false;
     for _ in 0..PASSES {
         let tasks = locked.sharing(division)?;
         if tasks.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         if !made {
             make_share(kernel, locked, division, &[])?;
@@ -61,12 +64,21 @@ pub(in crate::cgroup) fn move_tasks(
         }
         let file = locked.site.share().join("cgroup.procs");
         let inside: HashSet<i32> = processes(&locked.site.share())?.into_iter().collect();
-        let mut outside = Vec::new();
+        let (mut outside, mut hidden) = (Vec::new(), None);
         for task in tasks {
-            outside.extend(processes(&task)?.into_iter().filter(|pid| *pid > 0 && !inside.contains(pid)));
+            let (visible, others): (Vec<i32>, Vec<i32>) =
+                processes(&task)?.into_iter().partition(|pid| *pid > 0);
+            outside.extend(visible.into_iter().filter(|pid| !inside.contains(pid)));
+            hidden = hidden.or((!others.is_empty()).then_some(task));
         }
         if outside.is_empty() {
-            return Ok(());
+            return Ok(hidden.map(|task| {
+                let why = format!(
+                    "processes of {:?} are in a PID namespace that is not visible to the caller: they may run on the reserved CPUs",
+                    Site::name(&task)
+                );
+                Reason { control: Control::CPUSET, why }
+            }));
         }
         for pid in outside {
             match write(kernel, &file, &pid.to_string()) {

@@ -30,7 +30,7 @@ pub(in crate::cgroup) fn set(
     for rule in rules {
         match write_line(kernel, &allow, &mut file, &rule.to_string()) {
             Err(Error::Prepare { step, source }) => {
-                let why = format!("the task is refused {:?}: {step}: {source}", rule.to_string());
+                let why = format!("device access {:?} is denied: {step}: {source}", rule.to_string());
                 report.note(Control::DEVICES, why);
             }
             done => done?,

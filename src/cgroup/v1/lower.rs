@@ -33,7 +33,7 @@ pub(in crate::cgroup) fn lower(layout: &mut Layout<'_>, tree: Option<&Tree<'_>>)
             // Only an optional controller can be missing here: `can_limit()` has checked the required ones.
             (_, None) => {
                 let asked = own.iter().fold(Control::empty(), |set, row| set | row.control);
-                layout.miss(asked, format!("cgroup v1 lacks {controller}"));
+                layout.miss(asked, format!("cgroup v1 controllers not available: {controller}"));
             }
         }
     }
@@ -51,7 +51,10 @@ fn cpuset(layout: &mut Layout<'_>) {
     let cores = layout.cores();
     let cpuset = match layout.request.partition {
         true => own_cpuset(layout.detection()),
-        false => Err("the operator has no processors reserved, so other tasks are not kept off".to_owned()),
+        false => {
+            Err("other tasks may use these CPUs: the policy does not reserve CPUs (core_partitions is false)"
+                .to_owned())
+        }
     };
     let (hierarchy, reserved) = match (cpuset, cores) {
         (Ok(hierarchy), reserved) => (hierarchy, reserved),
@@ -63,7 +66,7 @@ fn cpuset(layout: &mut Layout<'_>) {
                     layout.write_cores(&leaf, &reserved.cores);
                     layout.report.weaken(Control::CPUSET, why);
                 }
-                None => layout.miss(Control::CPUSET, "cgroup v1 lacks cpuset"),
+                None => layout.miss(Control::CPUSET, "the cpuset controller of cgroup v1 is not available"),
             }
             return;
         }
@@ -77,7 +80,7 @@ fn cpuset(layout: &mut Layout<'_>) {
     match reserved {
         Some(reserved) => {
             if site.tasks.is_none() {
-                let why = "tasks without a reservation cannot be found, as there is no cgroup v2 tree and no freezer: those that run already are not kept off";
+                let why = "tasks that already run may use these CPUs: without cgroup v2 and the freezer controller they cannot be found";
                 layout.report.weaken(Control::CPUSET, why);
             }
             layout.paths.v1.insert("cpuset".to_owned(), leaf.clone());
@@ -104,7 +107,8 @@ pub(in crate::cgroup) fn writable<'a>(layout: &Layout<'a>, controller: &str) -> 
     layout.detection().v1.get(controller).filter(|hierarchy| hierarchy.writable)
 }
 
-/// The task's leaf in a hierarchy. Several controllers may share the hierarchy; `controller` is the first to use it.
+/// The task's leaf in the hierarchy of `controller`. Adds the steps that make it, unless they were added for another
+/// controller of the same hierarchy.
 pub(in crate::cgroup) fn leaf(layout: &mut Layout<'_>, controller: &str, hierarchy: &Hierarchy) -> PathBuf {
     let levels = in_hierarchy(hierarchy, layout.parent());
     let leaf = levels.last().unwrap_or(&hierarchy.mount).join(layout.request.name.as_ref());

@@ -1,6 +1,6 @@
 //! Counters of the v1 memory controller and of the host that show whose memory ran out.
 //!
-//! v1 counts OOM kills, but not for which limit. The following are ruled out:
+//! v1 counts OOM kills, but does not tell which limit caused them. The crate rules out:
 //!
 //! - a cgroup that has never used as much memory as its limit allows (`memory.max_usage_in_bytes`),
 //! - a cgroup above the task whose limit has refused nothing meanwhile (`memory.failcnt`, no longer counted since

@@ -51,7 +51,7 @@ fn memory(limits: &Limits, terms: &Terms) -> Vec<Row> {
     let soft = Row::ceiling("memory", Control::MEMORY, "memory.soft_limit_in_bytes", memory.reserve, "-1");
     let mut rows = vec![
         Row::ceiling("memory", Control::MEMORY, "memory.limit_in_bytes", memory.hard, "-1"),
-        soft.degrades("memory.soft_limit_in_bytes is refused by this kernel (PREEMPT_RT does that)"),
+        soft.degrades("the kernel does not support memory.soft_limit_in_bytes (PREEMPT_RT)"),
     ];
     if terms.swap.accounted == Some(true) {
         let together = memory.hard.and_then(|hard| Some(hard.saturating_add(limits.swap_bytes()?)));
@@ -66,11 +66,13 @@ fn memory(limits: &Limits, terms: &Terms) -> Vec<Row> {
 
 fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
     let weight = Row::weight("blkio", Control::IO, "blkio.bfq.weight", weight.map(bfq_weight), 100);
-    let mut rows = vec![weight.degrades("the kernel weighs no block devices (no blkio.bfq.weight)")];
+    let mut rows = vec![weight.degrades("the kernel does not support I/O weights (no blkio.bfq.weight)")];
     for max in max {
         for (_, file, value) in max.limits() {
             let row = Row::ceiling("blkio", Control::IO, file, value, "0");
-            rows.push(row.on(&max.device).degrades("the kernel throttles no block devices"));
+            rows.push(row.on(&max.device).degrades(
+                "I/O limit not set (needs CONFIG_BLK_DEV_THROTTLING, a whole device that exists, and a task in the blkio hierarchy)",
+            ));
         }
     }
     rows
@@ -83,24 +85,28 @@ pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Re
         && !(terms.swap.accounted == Some(true) && hard)
     {
         let why = match terms.swap.active && bytes == 0 {
-            true => "no limit can be set on swap; memory.swappiness=0 makes the kernel avoid it",
-            false => "no limit can be set on swap",
+            true => {
+                "swap cannot be limited: no swap accounting or no hard memory limit (memory.swappiness=0 makes the kernel avoid swap)"
+            }
+            false => "swap cannot be limited: no swap accounting or no hard memory limit",
         };
         unlimited_swap(Effect::weakened(Control::SWAP, why), terms.swap.active, report);
     }
     if limits.memory_high.is_some() {
-        let why = "cgroup v1 has no memory.high: the task is not slowed down before it reaches a hard limit";
+        let why = "cgroup v1 has no memory.high: the task is not throttled before it reaches a hard limit";
         match hard {
             true => report.weaken(Control::MEMORY, why),
             false => report.miss(Control::MEMORY, why),
         }
     }
     if !limits.io_max.is_empty() {
-        let why =
-            "cgroup v1 throttles direct and synchronous access only, and nothing that is written back later";
+        let why = "cgroup v1 throttles only direct and synchronous I/O, not buffered writes (writeback)";
         report.weaken(Control::IO, why);
     }
     if limits.oom_group {
-        report.miss(Control::OOM_GROUP, "cgroup v1 kills one process (memory.oom.group is of v2)");
+        report.miss(
+            Control::OOM_GROUP,
+            "cgroup v1 OOM-kills one process, not the whole task (memory.oom.group needs cgroup v2)",
+        );
     }
 }

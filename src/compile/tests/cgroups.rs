@@ -1,4 +1,4 @@
-//! Limits on every kind of host, the gate, and what must hold.
+//! Resource limits on every kind of host, the required controllers, and the required controls.
 
 use super::*;
 use crate::cgroup::{Limits, MemoryMax};
@@ -8,28 +8,32 @@ const MB: u64 = 1 << 20;
 fn limits() -> Limits {
     Limits {
         cpu_shares: Some(512),
-        cores: "0-1".into(),
+        cores: "0-1".parse().unwrap(),
         memory: Some(64 * MB),
         pids_max: Some(9),
         ..Limits::default()
     }
 }
 
+/// Limits on a host, with best effort: limits that cannot be set are missing in the report.
 fn limited(cgroups: Detection) -> Case {
-    case(|c| (c.host.cgroups, c.spec.limits) = (cgroups, limits()))
+    case(|c| {
+        (c.host.cgroups, c.spec.limits) = (cgroups, limits());
+        c.spec.require = Some(Require::BestEffort);
+    })
 }
 
 #[test]
-fn on_version_2_the_task_is_born_in_its_cgroup() {
+fn on_cgroup_v2_the_task_is_cloned_into_its_cgroup() {
     let plan = check(
         &limited(host().cgroups),
         "mkdir(\"/sys/fs/cgroup/cofferdam.slice\", 0711)
          flock(\"/sys/fs/cgroup/cofferdam.slice\", LOCK_EX|LOCK_NB)
          write(\"/sys/fs/cgroup/cgroup.subtree_control\", \"+cpuset\")...
          mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice\", 0711)
-         write(\"/sys/fs/cgroup/cofferdam.slice/share.slice/cpuset.cpus\", <the unreserved ones>)...
+         write(\"/sys/fs/cgroup/cofferdam.slice/share.slice/cpuset.cpus\", <unreserved CPUs>)...
          mkdir(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope\", 0711)
-         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpuset.cpus\", <cores 0-1 and the unreserved ones>)
+         write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpuset.cpus\", <CPUs 0-1 and unreserved CPUs>)
          write(\"/sys/fs/cgroup/cofferdam.slice/cgroup.subtree_control\", \"+memory\")
          write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/cgroup.subtree_control\", \"+memory\")
          write(\"/sys/fs/cgroup/cofferdam.slice/reserve.slice/box.scope/cpu.weight\", \"59\")
@@ -45,13 +49,13 @@ fn on_version_2_the_task_is_born_in_its_cgroup() {
 }
 
 #[test]
-fn on_version_1_init_enters_by_itself() {
+fn on_cgroup_v1_init_enters_each_cgroup() {
     let plan = check(
         &limited(v1()),
         "mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
          write(\"/sys/fs/cgroup/memory/cofferdam/box/memory.limit_in_bytes\", \"67108864\")
          clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC)
-         # only the declared descriptors
+         # close all descriptors except the declared ones
          # enter the cgroup of \"/sys/fs/cgroup/cpuset/cofferdam/reserve/box/tasks\"
          write(\"/sys/fs/cgroup/cpuset/cofferdam/reserve/box/tasks\", \"0\")
          # enter the cgroup of \"/sys/fs/cgroup/cpu/cofferdam/box/tasks\"
@@ -59,17 +63,17 @@ fn on_version_1_init_enters_by_itself() {
          # enter the cgroup of \"/sys/fs/cgroup/pids/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/devices/cofferdam/box/tasks\"
          # enter the cgroup of \"/sys/fs/cgroup/freezer/cofferdam/box/tasks\"
-         # no mount of ours reaches the host
+         # stop mount propagation to the host
          missing   none
          ! CLONE_INTO_CGROUP",
     );
     let tasks = |h: &&Handed| matches!(h, Handed::Tasks(_));
     assert_eq!(plan.handed().filter(tasks).count(), 6);
-    // A cgroup namespace comes after all of them.
+    // A cgroup namespace is made after all cgroups are entered.
     let mut hidden = limited(v1());
     hidden.spec.cgroup_namespace = Some(true);
     check(&hidden, "# enter the cgroup of \"/sys/fs/cgroup/freezer...\nwrite(...\nunshare(CLONE_NEWCGROUP)");
-    // Without limits and devices it is one directory, to kill in.
+    // Without limits and a device cgroup there is one cgroup, which is used to kill the task.
     let unlimited = case(|c| (c.host.cgroups, c.spec.device_cgroup) = (v1(), Some(false)));
     check(
         &unlimited,
@@ -78,7 +82,7 @@ fn on_version_1_init_enters_by_itself() {
 }
 
 #[test]
-fn on_a_hybrid_host_both() {
+fn a_hybrid_host_uses_both_cgroup_versions() {
     check(
         &limited(hybrid()),
         "mkdir(\"/sys/fs/cgroup/unified/cofferdam.slice/reserve.slice/box.scope\", 0755)
@@ -90,7 +94,7 @@ fn on_a_hybrid_host_both() {
     );
 }
 
-/// One required controller is lacking: no limit is set at all, and the report names it.
+/// If one required controller is missing, no limit is set at all, and the report names the controller.
 #[test]
 fn limits_are_all_or_nothing() {
     for (controllers, lacking) in [
@@ -106,36 +110,41 @@ fn limits_are_all_or_nothing() {
             &format!(
                 "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope\", 0755)
                  missing   memory,swap,cpu,cpuset,pids
-                 memory,swap,cpu,cpuset,pids: cgroup v2 lacks {lacking}
+                 memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: {lacking}
                  ! write(\"/sys/fs/cgroup
                  ! weakened  kill"
             ),
         );
-        // The cgroup is still there to kill in.
+        // The task still has a cgroup, which is used to kill it.
         assert!(plan.report.enforced.contains(Control::KILL));
-        let strict = |require| {
+        let strict = |require: Option<Require>| {
             let mut case = limited(v2(controllers));
-            case.spec.require = Some(require);
+            case.spec.require = require;
             case
         };
-        let why = format!("cgroup v2 lacks {lacking}");
-        refused(&strict(Control::PIDS), &format!("unsupported: this host cannot enforce pids: {why}"));
-        refused(
-            &strict(Control::all()),
-            &format!("unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: {why}"),
-        );
-        check(&strict(Control::empty()), "missing   memory,swap,cpu,cpuset,pids");
-        check(&strict(Control::CAPS | Control::KILL), "missing   memory,swap,cpu,cpuset,pids");
-        // Nobody misses what nobody asked for.
-        let mut unlimited = strict(Control::all());
+        let why = format!("cgroup v2 controllers not available: {lacking}");
+        let all = format!("unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: {why}");
+        let named = [Control::PIDS, Control::CAPS | Control::KILL].map(|set| Some(set.into()));
+        for require in [None, Some(Require::Asked), Some(Require::Full)].into_iter().chain(named) {
+            refused(&strict(require), &all);
+        }
+        check(&strict(Some(Require::BestEffort)), "missing   memory,swap,cpu,cpuset,pids");
+        let mut lenient = strict(None);
+        lenient.policy.require = Some(Require::BestEffort);
+        check(&lenient, "missing   memory,swap,cpu,cpuset,pids");
+        // Best effort of the policy does not weaken what the spec requires.
+        lenient.spec.require = Some(Require::Asked);
+        refused(&lenient, &all);
+        // A limit that was not asked for is not missing.
+        let mut unlimited = strict(Some(Require::Full));
         unlimited.spec.limits = Limits::default();
         check(&unlimited, "missing   none");
     }
 }
 
-/// As if the host lacked one of them: on every kind of host the gate names it and no limit is set.
+/// On every kind of host, the report names a controller that is hidden, and no limit is set.
 #[test]
-fn a_lesser_host_is_faked() {
+fn hiding_a_required_controller_turns_limits_off() {
     for (host, version, names) in [
         (v1 as fn() -> Detection, "v1", &["cpu", "cpuset", "freezer", "memory"][..]),
         (hybrid, "v1", &["cpu", "cpuset", "freezer", "memory"]),
@@ -147,7 +156,7 @@ fn a_lesser_host_is_faked() {
                 &limited(host().without(name)),
                 &format!(
                     "missing   memory,swap,cpu,cpuset,pids
-                     memory,swap,cpu,cpuset,pids: cgroup {version} lacks {lacking}
+                     memory,swap,cpu,cpuset,pids: cgroup {version} controllers not available: {lacking}
                      ! subtree_control
                      ! memory.
                      ! cpuset.
@@ -156,7 +165,7 @@ fn a_lesser_host_is_faked() {
             );
             assert!(plan.report.enforced.contains(Control::KILL), "{}", plan.report);
         }
-        // What no limit is made of is not missed, and what was not there cannot be taken away.
+        // Controllers that no limit needs, and unknown ones, can be hidden without effect.
         for name in ["net_prio", "devices", "nonsense"] {
             check(&limited(host().without(name)), "missing   none");
         }
@@ -167,11 +176,11 @@ fn a_lesser_host_is_faked() {
     );
 }
 
-/// The operator wants all twelve.
+/// The operator requires all twelve documented controllers.
 #[test]
-fn the_documented_controllers() {
+fn the_policy_may_require_all_documented_controllers() {
     use crate::cgroup::{CONTROLLERS, Controller, Where};
-    // A host of which the kernel has them all enabled.
+    // A host whose kernel has all controllers enabled.
     let with = |mut found: Detection| {
         let enabled = |name: &str| Controller {
             name: name.to_owned(),
@@ -187,7 +196,7 @@ fn the_documented_controllers() {
     };
     let documented = |found: Detection| {
         let mut case = limited(found);
-        case.policy.required_controllers = "documented".into();
+        case.policy.required_controllers = RequiredControllers::Documented;
         case
     };
     let whole = || with(host().cgroups);
@@ -196,27 +205,24 @@ fn the_documented_controllers() {
         &documented(whole().without("net_cls").without("hugetlb")),
         "
         missing   memory,swap,cpu,cpuset,pids
-        memory,swap,cpu,cpuset,pids: cgroup v2 lacks hugetlb, net_cls (left out)
+        memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: hugetlb, net_cls (excluded by the caller)
         ! write(\"/sys/fs/cgroup",
     );
-    // On version 1 blkio must be there to be used; here it is not mounted.
-    check(&documented(with(v1())), "memory,swap,cpu,cpuset,pids: cgroup v1 lacks blkio");
+    // On cgroup v1 blkio must be mounted; here it is not.
+    check(&documented(with(v1())), "memory,swap,cpu,cpuset,pids: cgroup v1 controllers not available: blkio");
     check(&limited(whole().without("net_cls")), "missing   none");
     let mut case = documented(whole().without("net_cls"));
-    case.spec.require = Some(Control::MEMORY);
-    refused(&case, "unsupported: this host cannot enforce memory: cgroup v2 lacks net_cls (left out)");
-    // Another set than the host was judged by, both ways.
-    let mut case = limited(whole().without("net_cls").requiring(cgroup::Required::Documented));
+    case.spec.require = Some(Control::MEMORY.into());
+    let all = "unsupported: this host cannot enforce memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: net_cls (excluded by the caller)";
+    refused(&case, all);
+    // The policy requires another set of controllers than the one that the host was probed with.
+    let case =
+        limited(whole().without("net_cls").requiring(RequiredControllers::Documented, Control::empty()));
     check(&case, "missing   none");
-    for word in ["", "all", "Documented"] {
-        case.policy.required_controllers = word.into();
-        let why = format!("required_controllers must be \"minimal\" or \"documented\", got {word:?}");
-        refused(&case, &format!("spec required_controllers: {why}"));
-    }
 }
 
 #[test]
-fn without_cgroups() {
+fn without_cgroups_no_limit_is_set() {
     check(
         &limited(off()),
         "missing   memory,swap,cpu,cpuset,pids
@@ -225,30 +231,29 @@ fn without_cgroups() {
          ! CLONE_INTO_CGROUP
          ! # enter the cgroup",
     );
-    // The PID namespace is killed as a whole.
+    // The kernel kills all processes of a PID namespace.
     let mut private = case(|c| c.host.cgroups = off());
     check(&private, "weakened  none\nmissing   none");
-    private.spec.pid_mode = "host".into();
+    private.spec.pid_mode = mode("host");
     check(
         &private,
         "weakened  root_switch,host_files,masked_paths,devices,kill
-         kill: only the main process is killed, it has no PID namespace and no cgroup: there is no cgroup v2 tree, \
-         and no freezer of cgroup v1 that may be used",
+         kill: only the main process is killed, because the task has neither a PID namespace nor a cgroup: cgroup v2 is not mounted, and the freezer controller of cgroup v1 is not available",
     );
-    private.spec.require = Some(Control::KILL);
+    private.spec.require = Some(Control::KILL.into());
     let error = compiled(&private).unwrap_err();
     assert!(
         error.starts_with("unsupported: this host cannot enforce kill: only the main process"),
         "{error}"
     );
-    // With a cgroup the main process is not all that is killed; what is left is the way out by /proc/PID/root.
-    let shared = case(|c| c.spec.pid_mode = "host".into());
+    // With a cgroup all processes of the task are killed. KILL is still weakened by access to `/proc/PID/root`.
+    let shared = case(|c| c.spec.pid_mode = mode("host"));
     let report = check(&shared, "! only the main process").report;
     assert!(report.why(Control::KILL).contains("/proc/PID/root"), "{report}");
 }
 
 #[test]
-fn a_user_to_whom_nothing_is_delegated() {
+fn without_delegation_no_limit_is_set() {
     let mut case = limited(rootless().cgroups);
     case.host = rootless();
     let why = "cgroup /user.slice is not delegated: its cgroup.procs cannot be written";
@@ -258,58 +263,60 @@ fn a_user_to_whom_nothing_is_delegated() {
 }
 
 #[test]
-fn where_the_cgroups_are() {
-    let below =
-        |parent: &str, id: &str| case(|c| (c.policy.cgroup_parent, c.spec.id) = (parent.into(), id.into()));
+fn cgroups_are_made_below_the_configured_parent() {
+    let below = |parent: &str, id: &str| {
+        case(|c| {
+            c.policy.cgroup_parent = CgroupPath::new(parent).unwrap();
+            c.spec.id = Some(id.into());
+        })
+    };
     check(
         &below("/ops/jobs", "a"),
         "mkdir(\"/sys/fs/cgroup/ops/jobs/share.slice/a.scope\", 0755)\n! cofferdam.slice",
     );
-    for parent in ["../x", "a//b", "a/../b", ".."] {
-        let error = compiled(&below(parent, "a")).unwrap_err();
-        assert!(error.starts_with("spec cgroup_parent: "), "{error}");
-    }
     let error = compiled(&below("", "tasks")).unwrap_err();
     assert!(error.starts_with("spec id: "), "{error}");
 }
 
 #[test]
-fn limits_that_cannot_be() {
+fn invalid_limits_are_refused_on_every_host() {
     for (limits, field) in [
         (Limits { memory: Some(1), ..Limits::default() }, "memory"),
         (
             Limits { memory: Some(8 * MB), memory_max: Some(MemoryMax::Bytes(4 * MB)), ..Limits::default() },
             "memory_max",
         ),
-        (Limits { cores: "x".into(), ..Limits::default() }, "cores"),
         (Limits { pids_max: Some(0), ..Limits::default() }, "pids_max"),
     ] {
-        // Also where no limit could be set.
+        // The limits are checked on a host without cgroups too.
         for cgroups in [host().cgroups, off()] {
             let mut case = limited(cgroups);
             case.spec.limits = limits.clone();
             let error = compiled(&case).unwrap_err();
-            assert!(error.starts_with(&format!("spec {field}: ")), "{error}");
+            assert!(error.starts_with(&format!("spec limits.{field}: ")), "{error}");
         }
     }
 }
 
 #[test]
-fn limits_that_hold_in_part() {
+fn reserved_cpus_that_are_offline_weaken_cpuset() {
     let mut case = limited(host().cgroups);
-    case.spec.limits.cores = "2-7".into();
-    check(&case, "weakened  cpuset\ncpuset: of processors 2-7 this host has only 2-3");
-    case.spec.require = Some(Control::CPUSET);
-    refused(&case, "unsupported: this host cannot enforce cpuset: of processors 2-7 this host has only 2-3");
-    case.spec.require = Some(Control::MEMORY);
+    case.spec.limits.cores = "2-7".parse().unwrap();
+    check(&case, "weakened  cpuset\ncpuset: only CPUs 2-3 of 2-7 are available on this host");
+    case.spec.require = Some(Control::CPUSET.into());
+    refused(
+        &case,
+        "unsupported: this host cannot enforce cpuset: only CPUs 2-3 of 2-7 are available on this host",
+    );
+    case.spec.require = Some(Control::MEMORY.into());
     check(&case, "weakened  cpuset");
-    case.spec.require = None;
-    case.spec.limits.cores = "8".into();
-    check(&case, "missing   cpuset\ncpuset: none of processors 8 is among those of this host, 0-3");
+    case.spec.require = Some(Require::BestEffort);
+    case.spec.limits.cores = "8".parse().unwrap();
+    check(&case, "missing   cpuset\ncpuset: CPUs 8 are not available on this host (available: 0-3)");
 }
 
 #[test]
-fn an_operator_may_do_without_partitions() {
+fn without_core_partitions_cpuset_is_weakened() {
     let case = case(|c| {
         (c.host.cgroups, c.spec.limits) = (v1(), limits());
         c.policy.core_partitions = false;
@@ -318,24 +325,24 @@ fn an_operator_may_do_without_partitions() {
         &case,
         "write(\"/sys/fs/cgroup/cpuset/cofferdam/box/cpuset.cpus\", \"0-1\")
          weakened  cpuset
-         cpuset: the operator has no processors reserved, so other tasks are not kept off
+         cpuset: other tasks may use these CPUs: the policy does not reserve CPUs (core_partitions is false)
          ! cofferdam/share\n! LOCK_EX",
     );
 }
 
 #[test]
-fn what_is_required_must_be_asked_for() {
-    let requires = |require| case(|c| c.spec.require = Some(require));
-    let unasked = "the spec does not ask for it";
+fn a_required_control_must_be_asked_for() {
+    let requires = |require: Require| case(|c| c.spec.require = Some(require));
+    let unasked = "must be enforced, but the spec does not ask for it";
     for control in [Control::UTS_NS, Control::MEMORY, Control::RLIMITS, Control::CGROUP_NS, Control::NET_NS] {
-        let expected = format!("unsupported: this host cannot enforce {control}: {unasked}");
-        refused(&requires(control), &expected);
+        let expected = format!("spec require: require: {control} {unasked}");
+        refused(&requires(control.into()), &expected);
     }
-    // A remark on what is shared is no reason.
-    let shared = case(|c| (c.spec.require, c.spec.pid_mode) = (Some(Control::PID_NS), "host".into()));
-    refused(&shared, &format!("unsupported: this host cannot enforce pid_ns: {unasked}"));
-    // Everything is everything that is asked for.
-    check(&requires(Control::all()), "weakened  none\nmissing   none");
-    check(&requires(Control::empty()), "");
-    check(&requires(Control::PID_NS | Control::CAPS | Control::ROOT_SWITCH | Control::KILL), "");
+    // A remark about a shared namespace is not the reason given.
+    let shared = case(|c| (c.spec.require, c.spec.pid_mode) = (Some(Control::PID_NS.into()), mode("host")));
+    refused(&shared, &format!("spec require: require: pid_ns {unasked}"));
+    // `Full` requires everything that the spec asks for.
+    check(&requires(Require::Full), "weakened  none\nmissing   none");
+    check(&requires(Require::BestEffort), "");
+    check(&requires((Control::PID_NS | Control::CAPS | Control::ROOT_SWITCH | Control::KILL).into()), "");
 }

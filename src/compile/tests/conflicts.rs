@@ -1,7 +1,7 @@
-//! Two things at one place, and places where something cannot be.
+//! Conflicts of mounts: two at one path, one that hides another, a directory over a file.
 
 use super::*;
-use crate::rootfs::{Device, Dns, Secrets, TaskDirs};
+use crate::rootfs::{Dns, Secrets, TaskDirs};
 
 fn volumes(list: &[(&str, &str)]) -> Case {
     case(|c| {
@@ -16,11 +16,11 @@ fn volumes(list: &[(&str, &str)]) -> Case {
 }
 
 #[test]
-fn what_would_hide_something_else_is_refused_with_both_named() {
+fn a_mount_that_hides_another_is_refused() {
     refused(
         &volumes(&[("/srv/a", "/a/b"), ("/srv/b", "/a")]),
-        "spec volumes: volumes: the volume \"/srv/b\" at \"/a\" would hide the volume \"/srv/a\" at \"/a/b\": name the \
-         outer one first",
+        "spec volumes: volumes: the volume \"/srv/b\" at \"/a\" would hide the volume \"/srv/a\" at \"/a/b\": list the \
+         outer mount first",
     );
     check(
         &volumes(&[("/srv/b", "/a"), ("/srv/a", "/a/b")]),
@@ -29,33 +29,32 @@ fn what_would_hide_something_else_is_refused_with_both_named() {
     check(&volumes(&[("/srv/b", "/a"), ("/srv/a", "/ab")]), "");
     refused(
         &volumes(&[("/srv/a", "/dev")]),
-        "spec volumes: volumes: the sandbox's own /dev and the volume \"/srv/a\" both go to \"/dev\"",
+        "spec volumes: volumes: the sandbox's own /dev and the volume \"/srv/a\" are both mounted at \"/dev\"",
     );
     check(&volumes(&[("/srv/a", "/dev/mine")]), "# bind \"/srv/a\" at \"/dev/mine\"");
     let mut dirs = volumes(&[("/srv/a", "/secrets")]);
     dirs.spec.task_dirs = TaskDirs { secrets: Some(Secrets::default()), ..TaskDirs::default() };
     refused(
         &dirs,
-        "spec volumes: volumes: /secrets of task_dirs and the volume \"/srv/a\" both go to \"/secrets\"",
+        "spec volumes: volumes: /secrets of task_dirs and the volume \"/srv/a\" are both mounted at \"/secrets\"",
     );
     let mut device = volumes(&[("/srv/file", "/dev/fuse")]);
-    device.spec.devices =
-        vec![Device { source: "/dev/fuse".into(), target: "/dev/fuse".into(), permissions: "rw".into() }];
+    device.spec.devices = vec![Device::new("/dev/fuse")];
     refused(
         &device,
-        "spec devices: devices: the volume \"/srv/file\" and the device \"/dev/fuse\" both go to \"/dev/fuse\"",
+        "spec devices: devices: the volume \"/srv/file\" and the device \"/dev/fuse\" are both mounted at \"/dev/fuse\"",
     );
     let mut names = volumes(&[("/srv/file", "/etc/resolv.conf")]);
     names.spec.dns = Some(Dns::default());
     refused(
         &names,
-        "spec volumes: volumes: the volume \"/srv/file\" and the sandbox's own /etc/resolv.conf both go to \
+        "spec volumes: volumes: the volume \"/srv/file\" and the sandbox's own /etc/resolv.conf are both mounted at \
          \"/etc/resolv.conf\"",
     );
 }
 
 #[test]
-fn what_the_map_names_is_not_hidden_without_a_word() {
+fn an_entry_hidden_by_a_mount_is_refused_or_reported() {
     for (dest, by) in [
         ("/dev", "the sandbox's own /dev"),
         ("/dev/x", "the sandbox's own /dev"),
@@ -72,8 +71,8 @@ fn what_the_map_names_is_not_hidden_without_a_word() {
             &format!("spec chroot_env: chroot_env: \"/srv/a\" -> {dest:?} would be hidden by {by}"),
         );
     }
-    // An author may want a volume to.
-    let said = "host_files: the volume \"/srv/a\" at \"/usr\" hides \"/usr\" of the chroot_env";
+    // A volume may hide an entry; the report says so.
+    let said = "host_files: the volume \"/srv/a\" at \"/usr\" hides \"/usr\" of chroot_env";
     check(&volumes(&[("/srv/a", "/usr")]), said);
 }
 
@@ -99,16 +98,16 @@ fn a_directory_is_not_mounted_over_a_file() {
 }
 
 #[test]
-fn a_root_is_not_made_where_nothing_may_be_executed() {
+fn a_root_on_a_noexec_file_system_is_refused() {
     let at = |populate| {
         case(|c| {
-            c.policy.temp_dir = "/var/tmp".into();
+            c.policy.temp_dir = Some("/var/tmp".into());
             c.spec.root.populate = populate;
             c.survey.noexec = ["/var/tmp".into()].into();
         })
     };
     let why =
-        "\"/var/tmp\" is on a file system that is mounted noexec: nothing in a root there could be executed";
+        "\"/var/tmp\" is on a file system that is mounted noexec: no program in a root there can be executed";
     refused(&at(Method::Copy), &format!("spec temp_dir: temp_dir: {why}"));
     check(&at(Method::Bind), "");
     check(&at(Method::Overlay), "");

@@ -1,9 +1,9 @@
-//! Capabilities: which are granted, which are withheld, and what they undo.
+//! Capabilities: which are granted, which the caller cannot grant, and which controls they weaken.
 
 use super::*;
 use crate::filter::Filter;
 
-/// A task of this user that adds and drops, where the operator allows everything.
+/// A task of user `uid` that adds and drops capabilities under a policy that allows all.
 fn task(uid: u32, add: &[&str], drop: &[&str]) -> Case {
     case(|c| {
         c.policy.allow_caps = Some(strings(&["all"]));
@@ -14,7 +14,7 @@ fn task(uid: u32, add: &[&str], drop: &[&str]) -> Case {
 }
 
 #[test]
-fn the_five_sets() {
+fn the_five_capability_sets_follow_the_user_and_the_lists() {
     let sets = |permitted: &str, inheritable: &str, ambient: &str| {
         let raise = match ambient {
             "0x0" => "! PR_CAP_AMBIENT_RAISE".to_owned(),
@@ -34,7 +34,7 @@ fn the_five_sets() {
         (1000, &["net_bind_service"], &["all"], sets("0x400", "0x400", "0x400")),
         (1000, &[], &["all"], sets("0x0", "0x0", "0x0")),
         (1000, &["CAP_NET_RAW"], &[], sets("0xa80425fb", "0xa80425fb", "0xa80425fb")),
-        // Root gains them by being root.
+        // Root gets its capabilities at execve(2), without inheritable and ambient sets.
         (0, &[], &[], sets(thirteen, "0x0", "0x0")),
         (0, &[], &["all"], sets("0x0", "0x0", "0x0")),
     ] {
@@ -43,7 +43,7 @@ fn the_five_sets() {
 }
 
 #[test]
-fn the_operator_allows_and_the_kernel_knows() {
+fn capabilities_must_be_allowed_by_the_policy_and_known_to_the_kernel() {
     let allowed = |allow: Option<&[&str]>, add: &[&str], drop: &[&str]| {
         case(|c| {
             c.policy.allow_caps = allow.map(strings);
@@ -64,7 +64,7 @@ fn the_operator_allows_and_the_kernel_knows() {
     ] {
         refused(&case, &format!("spec {field}: {field} {unknown}: nope"));
     }
-    // 38 of them: what came later is neither granted nor dropped.
+    // A kernel with 38 capabilities: newer ones are neither granted nor dropped.
     let mut old = allowed(Some(&["all"]), &[], &[]);
     old.host.supported = CapSet::up_to(37);
     let plan = check(&old, "");
@@ -78,7 +78,7 @@ fn the_operator_allows_and_the_kernel_knows() {
 }
 
 #[test]
-fn what_the_caller_does_not_hold_is_withheld_and_said() {
+fn capabilities_that_the_caller_lacks_are_dropped_and_reported() {
     let without = |names: &[&str], host: Host| {
         case(|c| c.host = Host { held: host.held.difference(capabilities(names)), ..host })
     };
@@ -88,22 +88,25 @@ fn what_the_caller_does_not_hold_is_withheld_and_said() {
         "prctl(PR_CAPBSET_DROP, all but 0xa00405db)
          capset(effective=0xa00405db, permitted=0xa00405db, inheritable=0xa00405db)
          prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, each of 0xa00405db)
-         caps: the caller cannot grant what it does not hold: kill,mknod",
+         caps: the task does not get capabilities that the caller lacks: CAP_KILL, CAP_MKNOD",
     );
-    // Nothing is said of what is not asked for.
-    check(&without(&["net_raw"], host()), "! does not hold");
-    // In a user namespace of its own a task has what it likes.
-    check(&without(&["kill"], rootless()), "prctl(PR_CAPBSET_DROP, all but 0xa80405fb)\n! does not hold");
+    // The report does not mention capabilities that were not asked for.
+    check(&without(&["net_raw"], host()), "! that the caller lacks");
+    // In a user namespace of its own a task can have every capability.
+    check(
+        &without(&["kill"], rootless()),
+        "prctl(PR_CAPBSET_DROP, all but 0xa80405fb)\n! that the caller lacks",
+    );
 }
 
 #[test]
-fn root_keeps_capabilities_only_by_the_operators_policy() {
+fn root_keeps_capabilities_only_if_the_policy_says_so() {
     let keeps = |uid: u32| {
         let mut case = task(uid, &[], &["all"]);
         case.policy.root_keeps_caps = true;
         case
     };
-    let said = "user 0 keeps capabilities 0 to 37 by the operator's policy, whatever the lists say";
+    let said = "user 0 keeps capabilities 0 to 37 whatever cap_add and cap_drop say (root_keeps_caps is on in this host's policy)";
     check(
         &keeps(0),
         &format!(
@@ -114,33 +117,32 @@ fn root_keeps_capabilities_only_by_the_operators_policy() {
         ),
     );
     check(&keeps(1), &format!("prctl(PR_CAPBSET_DROP, all but 0x0)\n! {said}"));
-    // With them come those that undo everything.
+    // They include capabilities that defeat every control.
     let plan = check(&keeps(0), "enforced  none");
     assert!(plan.report.weakened.contains(Control::all() & plan.report.asked));
     let mut held = keeps(0);
     held.host.held = CapSet::up_to(40).difference(capabilities(&["sys_module"]));
-    check(&held, "prctl(PR_CAPBSET_DROP, all but 0x3ffffeffff)\n! can load code");
+    check(&held, "prctl(PR_CAPBSET_DROP, all but 0x3ffffeffff)\n! can load kernel modules");
 }
 
 #[test]
-fn capabilities_that_breach_the_enclosure() {
-    let admin = "the task has CAP_SYS_ADMIN: it can remount what is read-only and mount the host's devices";
-    let read = "the task has CAP_DAC_READ_SEARCH: open_by_handle_at(2) reaches files outside its root, \
-                and writes them through a writable mount of their file system";
-    let module = "the task has CAP_SYS_MODULE: it can load code into the kernel";
-    let rawio = "the task has CAP_SYS_RAWIO: it can use the machine's ports, and send commands to disks \
+fn capabilities_that_defeat_a_control_weaken_it() {
+    let admin = "the task has CAP_SYS_ADMIN: it can make read-only mounts writable and mount the host's block devices";
+    let read = "the task has CAP_DAC_READ_SEARCH: it can open files outside its root with \
+                open_by_handle_at(2), and write to them through a writable mount of their file system";
+    let module = "the task has CAP_SYS_MODULE: it can load kernel modules";
+    let rawio = "the task has CAP_SYS_RAWIO: it can access I/O ports, and send raw commands to disks \
                  that it can open";
-    let perfmon =
-        "the task has CAP_PERFMON: perf_event_open(2) observes every process of the host and the kernel";
-    let bpf = "the task has CAP_BPF: it loads programs into the kernel, which with CAP_PERFMON read all of its memory";
-    let syslog = "the task has CAP_SYSLOG: it reads and clears the kernel's log and sees kernel addresses";
+    let perfmon = "the task has CAP_PERFMON: it can observe the kernel and every process of the host with perf_event_open(2)";
+    let bpf = "the task has CAP_BPF: it can load BPF programs into the kernel, which with CAP_PERFMON can read all kernel memory";
+    let syslog =
+        "the task has CAP_SYSLOG: it can read and clear the kernel log (dmesg), and sees kernel addresses";
     let resource =
         "the task has CAP_SYS_RESOURCE: it can raise its resource limits and lower its oom_score_adj";
-    let admin_net = "the task has CAP_NET_ADMIN: it can reconfigure the network namespace that it is in";
-    let raw =
-        "the task has CAP_NET_RAW: it can read and forge packets in the network namespace that it is in";
-    let time = "the task has CAP_SYS_TIME, which no namespace confines: it sets the machine's clock";
-    let ptrace = "the task has CAP_SYS_PTRACE: it can take over any process that it sees";
+    let admin_net = "the task has CAP_NET_ADMIN: it can reconfigure its network namespace";
+    let raw = "the task has CAP_NET_RAW: it can read and forge packets in its network namespace";
+    let time = "the task has CAP_SYS_TIME, which no namespace confines: it can set the system clock";
+    let ptrace = "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees";
     let all = "mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,oom_score,kill,no_user_ns,syscalls";
     for (names, weakened, whys) in [
         (&["sys_admin"][..], "root_switch,host_files,masked_paths,devices", &[admin][..]),
@@ -148,22 +150,22 @@ fn capabilities_that_breach_the_enclosure() {
         (&["sys_rawio"], "root_switch,host_files,devices", &[rawio]),
         (&["sys_ptrace"], "pid_ns", &[ptrace]),
         (&["sys_module"], all, &[module]),
-        // Each reason is given, also for what another one weakens.
+        // Every capability's reason is in the report, even if another capability weakens the same control.
         (&["sys_rawio", "sys_admin"], "root_switch,host_files,masked_paths,devices", &[admin, rawio]),
         (&["perfmon"], "pid_ns,masked_paths", &[perfmon]),
         (&["bpf"], "masked_paths", &[bpf]),
         (&["syslog"], "masked_paths", &[syslog]),
         (&["sys_resource"], "oom_score", &[resource]),
-        // No control stands for what these reach: they are named all the same.
+        // There is no control for what these capabilities affect. The report names them nevertheless.
         (&["net_admin", "net_raw", "sys_time"], "none", &[admin_net, raw, time]),
     ] {
         let plan = check(&task(1000, names, &[]), &format!("weakened  {weakened}"));
         let said: Vec<&str> = plan.report.reasons.iter().map(|r| r.why.as_str()).collect();
-        // Three remarks on default ones are always there.
+        // Three remarks about default capabilities are always in the report.
         let named = said.iter().filter(|why| why.starts_with("the task has")).count();
         assert_eq!(named, whys.len().saturating_add(3), "{said:?}");
         assert!(whys.iter().all(|why| said.contains(why)), "{said:?}");
-        // They run: what holds in part is not missing.
+        // The task runs with best effort, and is refused if everything is required.
         let strict = |require| {
             let mut case = task(1000, names, &[]);
             case.spec.require = Some(require);
@@ -173,27 +175,27 @@ fn capabilities_that_breach_the_enclosure() {
         if weakened == "none" {
             continue;
         }
-        let error = strict(Control::all()).unwrap_err();
+        let error = strict(Require::Full).unwrap_err();
         assert!(
             error.starts_with("unsupported: this host cannot enforce ") && error.contains(why),
             "{error}"
         );
-        assert_eq!(strict(Control::empty()), Ok(()));
+        assert_eq!(strict(Require::BestEffort), Ok(()));
     }
 }
 
-/// What the filter refuses to everybody a capability does not open.
+/// A capability does not weaken a control if the default filter refuses the call that it permits.
 #[test]
-fn a_capability_that_the_filter_leaves_nothing_to_do() {
+fn the_default_filter_makes_cap_sys_boot_harmless() {
     let boot = |filter: Filter, pid: &str| {
         let mut case = task(1000, &["sys_boot"], &[]);
-        (case.spec.filter, case.spec.pid_mode) = (filter, pid.into());
+        (case.spec.filter, case.spec.pid_mode) = (filter, mode(pid));
         case
     };
     check(&boot(Filter::Default, "private"), "weakened  none\n! CAP_SYS_BOOT");
     for (filter, pid, why) in [
-        (Filter::Default, "host", "CAP_SYS_BOOT in the host's PID namespace: reboot(2) restarts the machine"),
-        (Filter::None, "private", "CAP_SYS_BOOT: kexec_load(2) replaces the kernel"),
+        (Filter::Default, "host", "CAP_SYS_BOOT in the host's PID namespace: it can reboot the machine"),
+        (Filter::None, "private", "CAP_SYS_BOOT: it can boot another kernel with kexec_load(2)"),
     ] {
         let report = compiled(&boot(filter, pid)).unwrap().report;
         assert!(report.why(Control::HOST_FILES).contains(why), "{report}");
@@ -202,25 +204,25 @@ fn a_capability_that_the_filter_leaves_nothing_to_do() {
 }
 
 #[test]
-fn a_shared_pid_namespace_and_ptrace() {
+fn sys_ptrace_in_a_shared_pid_namespace_is_reported() {
     let mut shared = task(1000, &["sys_ptrace"], &[]);
-    shared.spec.pid_mode = "host".into();
+    shared.spec.pid_mode = mode("host");
     check(
         &shared,
         "weakened  root_switch,host_files,masked_paths,devices,kill
          ...",
     );
-    let said = "the task has CAP_SYS_PTRACE: it can take over any process that it sees";
+    let said = "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees";
     assert!(check(&shared, "").report.why(Control::CAPS).contains(said));
-    // Its own empty network is nobody else's.
+    // Network capabilities in an empty network namespace affect no other process.
     let mut alone = task(1000, &["net_admin", "net_raw"], &[]);
     alone.spec.network = crate::ns::Network::None;
     check(&alone, "weakened  none\n! CAP_NET_");
 }
 
-/// There the mounts are the task's, and most else is not.
+/// In a user namespace the task owns its mounts, and its other capabilities have no effect on the host.
 #[test]
-fn breaches_in_a_user_namespace() {
+fn in_a_user_namespace_capabilities_weaken_only_the_tasks_own_mounts_and_processes() {
     let inside = |names: &[&str]| {
         let mut case = task(1000, names, &[]);
         case.host = rootless();
@@ -229,13 +231,13 @@ fn breaches_in_a_user_namespace() {
     check(
         &inside(&["sys_admin"]),
         "weakened  host_files,masked_paths
-         host_files,masked_paths: the task has CAP_SYS_ADMIN in its user namespace: it can remount what is read-only \
-         and unmount what masks",
+         host_files,masked_paths: the task has CAP_SYS_ADMIN in its user namespace: it can make read-only mounts \
+         writable and unmount the masks",
     );
     check(&inside(&["sys_module", "sys_rawio", "dac_read_search"]), "weakened  none\n! the task has");
     check(
         &inside(&["sys_ptrace"]),
         "weakened  pid_ns
-         pid_ns: the task has CAP_SYS_PTRACE in its user namespace: it can take over PID 1",
+         pid_ns: the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
     );
 }

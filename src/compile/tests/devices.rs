@@ -1,22 +1,21 @@
-//! Devices of the host: their nodes, and the list of the device cgroup.
+//! Devices of the host: their nodes, and the rules of the device cgroup.
 
 use super::*;
-use crate::rootfs::Device;
 use crate::rootfs::probe::Node;
 
 fn device(source: &str, target: &str, permissions: &str) -> Case {
-    let permissions = permissions.to_owned();
-    case(|c| c.spec.devices = vec![Device { source: source.into(), target: target.into(), permissions }])
+    let access = if permissions.is_empty() { Access::empty() } else { Access::parse(permissions).unwrap() };
+    case(|c| c.spec.devices = vec![Device { source: source.into(), target: target.into(), access }])
 }
 
-/// A host where nothing can refuse a device but its nodes.
+/// The same case on a host without a device cgroup.
 fn without(mut case: Case) -> Case {
     case.host.cgroups = off();
     case
 }
 
 #[test]
-fn nodes() {
+fn declared_devices_are_bound_read_only() {
     for permissions in ["rw", "rwm", "mwr", "r", "w", "m", "rm"] {
         check(
             &device("/dev/fuse", "/dev/fuse", permissions),
@@ -30,11 +29,11 @@ fn nodes() {
 }
 
 #[test]
-fn permissions_without_a_device_cgroup() {
-    let none = "devices: held by nodev mounts and a sealed /dev, by no device cgroup:";
+fn without_a_device_cgroup_narrow_access_is_weakened() {
+    let none = "devices: enforced by nodev mounts and a read-only /dev only, without a device cgroup:";
     for permissions in ["rw", "rwm", "mwr"] {
         let expected =
-            format!("weakened  none\n{none} there is no cgroup v2 tree, and no devices controller of...");
+            format!("weakened  none\n{none} cgroup v2 is not mounted, and the devices controller of...");
         check(&without(device("/dev/fuse", "/dev/fuse", permissions)), &expected);
     }
     for permissions in ["r", "w", "m", "rm"] {
@@ -45,33 +44,41 @@ fn permissions_without_a_device_cgroup() {
         check(&without(given.clone()), &format!("weakened  devices\n{none}...\n{wider}"));
         let mut turned_off = given.clone();
         turned_off.spec.device_cgroup = Some(false);
-        check(&turned_off, &format!("weakened  devices\n{none} the spec turns it off\n{wider}\n! bpf("));
+        check(
+            &turned_off,
+            &format!("weakened  devices\n{none} it is turned off in the spec\n{wider}\n! bpf("),
+        );
         let mut user = given;
         user.host = rootless();
-        check(&user, &format!("weakened  devices\n{none} the caller lacks sys_admin\n{wider}\n! bpf("));
+        check(
+            &user,
+            &format!(
+                "weakened  devices\n{none} the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN\n{wider}\n! bpf("
+            ),
+        );
     }
     let strict = |permissions| {
         let mut case = without(device("/dev/fuse", "/dev/fuse", permissions));
-        case.spec.require = Some(Control::DEVICES);
+        case.spec.require = Some(Control::DEVICES.into());
         case
     };
     check(&strict("rw"), "");
     let error = compiled(&strict("r")).unwrap_err();
     assert!(
-        error.starts_with("unsupported: this host cannot enforce devices: held by nodev mounts"),
+        error.starts_with("unsupported: this host cannot enforce devices: enforced by nodev mounts"),
         "{error}"
     );
     assert!(error.ends_with("can be opened for more than \"r\": there is no device cgroup"), "{error}");
 }
 
-/// What is said of it is what is done, by whichever means the host has.
+/// The rules are the same on cgroup v1, v2 and hybrid hosts.
 #[test]
-fn the_list_of_the_device_cgroup() {
+fn the_device_cgroup_allows_the_declared_access() {
     for (permissions, rule) in [("rwm", "c 10:229 rwm"), ("r", "c 10:229 r"), ("wm", "c 10:229 wm")] {
         for cgroups in [v1(), hybrid()] {
             let mut case = device("/dev/fuse", "/dev/fuse", permissions);
             case.host.cgroups = cgroups;
-            case.spec.require = Some(Control::DEVICES);
+            case.spec.require = Some(Control::DEVICES.into());
             let allow = "write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.allow\"";
             let expected = format!(
                 "mkdir(\"/sys/fs/cgroup/devices/cofferdam/box\", 0755)
@@ -102,9 +109,9 @@ fn the_list_of_the_device_cgroup() {
     }
 }
 
-/// The reference's own tests of devices.
+/// Nomad's test vectors for devices.
 #[test]
-fn vectors() {
+fn device_rules_match_nomads_vectors() {
     for (source, node, rule) in [
         ("/dev/null", Node { block: false, major: 1, minor: 3 }, "c 1:3 rwm"),
         ("/dev/fuse", Node { block: false, major: 10, minor: 229 }, "c 10:229 rwm"),
@@ -118,15 +125,15 @@ fn vectors() {
     }
 }
 
-/// Numbers are what the kernel holds to, not names.
+/// The kernel checks device numbers, not names.
 #[test]
-fn what_is_allowed_twice_is_not_narrow() {
+fn a_device_allowed_by_two_rules_is_reported_as_wider() {
     let one = |permissions: &str| {
-        let permissions = permissions.to_owned();
-        Device { source: "/dev/fuse".into(), target: format!("/dev/{permissions}").into(), permissions }
+        let (target, access) = (format!("/dev/{permissions}").into(), Access::parse(permissions).unwrap());
+        Device { source: "/dev/fuse".into(), target, access }
     };
     let both = case(|c| c.spec.devices = vec![one("r"), one("w")]);
-    let more = "every task has that device, or it is declared twice";
+    let more = "every task may use this device, or it is declared twice";
     check(
         &both,
         &format!(
@@ -144,7 +151,7 @@ fn what_is_allowed_twice_is_not_narrow() {
 }
 
 #[test]
-fn a_device_cgroup_that_must_be() {
+fn a_required_device_cgroup_that_cannot_be_made_is_refused() {
     let must = |set: &dyn Fn(&mut Case)| {
         let mut case = case(|c| c.spec.device_cgroup = Some(true));
         set(&mut case);
@@ -155,22 +162,28 @@ fn a_device_cgroup_that_must_be() {
         &must(&|c| c.host.cgroups = v1()),
         "write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.deny\", \"a\")",
     );
-    // The gate of the limits is none for devices.
+    // A device cgroup does not need the controllers that limits require.
     check(&must(&|c| c.host.cgroups = v2("memory")), "bpf(BPF_PROG_LOAD...\nweakened  none");
     let no = "unsupported: this host cannot enforce devices: there is no device cgroup: ";
     refused(
         &must(&|c| c.host.cgroups = off()),
-        &format!("{no}there is no cgroup v2 tree, and no devices controller of cgroup v1 that may be used"),
+        &format!("{no}cgroup v2 is not mounted, and the devices controller of cgroup v1 is not available"),
     );
-    refused(&must(&|c| c.host = rootless()), &format!("{no}the caller lacks sys_admin"));
+    refused(
+        &must(&|c| c.host = rootless()),
+        &format!("{no}the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN"),
+    );
     let lesser = capabilities(&["bpf", "net_admin"]);
     check(&must(&|c| c.host.held = lesser), "bpf(BPF_PROG_LOAD...");
-    refused(&must(&|c| c.host.held = capabilities(&["bpf"])), &format!("{no}the caller lacks sys_admin"));
+    refused(
+        &must(&|c| c.host.held = capabilities(&["bpf"])),
+        &format!("{no}the caller needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN"),
+    );
 }
 
-/// The kernel may refuse what a plan has.
+/// The kernel may refuse a step that a plan contains.
 #[test]
-fn a_refused_device_filter_weakens_what_only_it_holds_or_fails_where_it_is_required() {
+fn a_refused_device_program_weakens_devices_or_fails_if_required() {
     let refusal = |plan: &Plan| {
         let filter = plan.parent.iter().find(|step| step.control == Control::DEVICES).unwrap();
         let refused = Error::Prepare { step: "bpf(...)".into(), source: nix::errno::Errno::EPERM.into() };
@@ -184,7 +197,7 @@ fn a_refused_device_filter_weakens_what_only_it_holds_or_fails_where_it_is_requi
         report.reasons.iter().filter(|r| r.control == Control::DEVICES).map(|r| r.why.as_str()).collect();
     let cause = "bpf(...): Operation not permitted (os error 1)";
     let expected = [
-        format!("held by nodev mounts and a sealed /dev, by no device cgroup: {cause}"),
+        format!("enforced by nodev mounts and a read-only /dev only, without a device cgroup: {cause}"),
         "\"/dev/fuse\" can be opened for more than \"r\": there is no device cgroup".to_owned(),
     ];
     assert_eq!(reasons, expected);
@@ -195,24 +208,28 @@ fn a_refused_device_filter_weakens_what_only_it_holds_or_fails_where_it_is_requi
 }
 
 #[test]
-fn devices_that_cannot_be() {
+fn invalid_devices_are_refused() {
     for (source, target, permissions, message) in [
-        ("dev/fuse", "/dev/fuse", "rw", "devices must be absolute but got relative path \"dev/fuse\""),
-        ("/dev/fuse", "fuse", "rw", "devices must be absolute but got relative path \"fuse\""),
-        ("/dev/fuse", "/dev/../fuse", "rw", "devices: \"/dev/../fuse\" must not contain \"..\""),
-        ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is no device of the host"),
-        ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is no device of the host"),
-        ("/dev/none", "/dev/fuse", "rw", "devices: there is no \"/dev/none\" on the host"),
-        ("/dev/fuse", "/dev/fuse", "", "devices: \"\" is not made of r, w and m"),
-        ("/dev/fuse", "/dev/fuse", "rx", "devices: \"rx\" is not made of r, w and m"),
+        (
+            "dev/fuse",
+            "/dev/fuse",
+            "rw",
+            "devices[0].source must be absolute but got relative path \"dev/fuse\"",
+        ),
+        ("/dev/fuse", "fuse", "rw", "devices[0].target must be absolute but got relative path \"fuse\""),
+        ("/dev/fuse", "/dev/../fuse", "rw", "devices[0].target: \"/dev/../fuse\" must not contain \"..\""),
+        ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is not a device"),
+        ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is not a device"),
+        ("/dev/none", "/dev/fuse", "rw", "devices: \"/dev/none\" does not exist on the host"),
+        ("/dev/fuse", "/dev/fuse", "", "devices: \"/dev/fuse\": no access is given: use r, w or m"),
     ] {
         refused(&device(source, target, permissions), &format!("spec devices: {message}"));
     }
 }
 
-/// Who has no right to make nodes gets the host's.
+/// A caller that cannot make device nodes bind-mounts the host's.
 #[test]
-fn the_six_devices_of_every_task() {
+fn every_task_has_six_devices() {
     let mut made = String::new();
     let mut bound = String::new();
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {

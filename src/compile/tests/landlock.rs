@@ -1,4 +1,4 @@
-//! What a Landlock domain keeps apart, by what is shared and by what the kernel has.
+//! What a Landlock domain blocks, by the shared namespaces and the kernel's ABI.
 
 use super::*;
 use crate::ns::Network;
@@ -7,18 +7,18 @@ fn on(abi: u32, pid: &str, caps: &[&str], network: Network) -> Case {
     case(|c| {
         c.host.landlock_abi = abi;
         c.policy.allow_caps = Some(vec!["all".into()]);
-        (c.spec.pid_mode, c.spec.network) = (pid.into(), network);
+        (c.spec.pid_mode, c.spec.network) = (mode(pid), network);
         c.spec.cap_add = strings(caps);
     })
 }
 
 const SIGNALS: &str = "it can signal every process of";
-const SOCKETS: &str = "it reaches the abstract unix sockets of whoever is in there";
-const FILES: &str = "/proc/PID/root of a process of its user";
+const SOCKETS: &str = "it can connect to the abstract unix sockets of other processes in it";
+const FILES: &str = "through /proc/PID/root of processes of its user";
 const TRACES: &str = "CAP_SYS_PTRACE";
 
 #[test]
-fn who_shares_something_is_in_a_domain() {
+fn tasks_that_share_a_namespace_are_in_a_landlock_domain() {
     let domain = |scoped: &str| format!("landlock_create_ruleset(fs=0x0, scoped={scoped})");
     let by_files = "landlock_create_ruleset(fs=0x2800, scoped=0x0)".to_string();
     let none = String::new();
@@ -32,12 +32,12 @@ fn who_shares_something_is_in_a_domain() {
         (6, "host", &["sys_ptrace"], Network::None, &domain("0x3"), &[]),
         (6, "private", &["sys_ptrace"], Network::None, &domain("0x1"), &[]),
         (6, "host", &["sys_admin"], Network::None, &domain("0x3"), &[]),
-        // Before, files must be handled for there to be a domain at all: its members mount nothing.
+        // Before Linux 6.12 a domain must handle file access. Its members cannot mount.
         (5, "private", &[], Network::Host, &none, &[SOCKETS]),
         (5, "host", &[], Network::Host, &by_files, &[SIGNALS, SOCKETS]),
         (2, "private", &["sys_ptrace"], Network::None, &by_files, &[]),
         (2, "host", &["sys_admin"], Network::None, &none, &[FILES, SIGNALS]),
-        // No renaming across directories: not for everybody.
+        // ABI 1 refuses every rename across directories, so it is not used.
         (1, "host", &["sys_ptrace"], Network::None, &none, &[FILES, SIGNALS, TRACES]),
         (0, "private", &["sys_ptrace"], Network::Host, &none, &[SOCKETS, TRACES]),
     ] {
@@ -53,7 +53,7 @@ fn who_shares_something_is_in_a_domain() {
             let said = report.reasons.iter().any(|reason| reason.why.contains(what));
             assert_eq!(said, told.contains(&what), "{abi} {pid} {caps:?}: {what}\n{report}");
         }
-        // Where /proc leads to what is the host's, nothing of that kind is enforced.
+        // If `/proc/PID/root` leads to the host's files, these controls are not enforced.
         let files = Control::HOST_FILES | Control::ROOT_SWITCH | Control::KILL;
         assert_eq!(
             report.enforced.intersects(files),
@@ -64,13 +64,13 @@ fn who_shares_something_is_in_a_domain() {
 }
 
 #[test]
-fn without_no_new_privs_it_comes_before_the_capabilities_are_gone() {
+fn without_no_new_privs_the_domain_is_entered_before_capabilities_are_dropped() {
     let mut case = on(7, "host", &[], Network::Host);
     case.spec.no_new_privs = false;
     check(
         &case,
         "# Landlock domain
-         # system call filter
+         # seccomp filter
          # capability bounding set
          # execute the command",
     );
@@ -80,7 +80,7 @@ fn without_no_new_privs_it_comes_before_the_capabilities_are_gone() {
         "# no new privileges
          # Landlock domain
          # find the command
-         # system call filter
+         # seccomp filter
          # execute the command",
     );
 }

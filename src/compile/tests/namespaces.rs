@@ -1,4 +1,4 @@
-//! Which namespaces a task gets, joins or shares, as root and in a user namespace.
+//! The namespaces that a task gets, joins or shares, as root and in a user namespace.
 
 use super::*;
 
@@ -11,60 +11,63 @@ fn clone_line(plan: &Plan) -> String {
 }
 
 #[test]
-fn pid_and_ipc_modes() {
+fn pid_and_ipc_modes_choose_the_clone_flags() {
     for (pid, ipc, namespaces, expected) in [
         ("", "", "CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC", "enforced  mount_ns,pid_ns,ipc_ns,root_switch..."),
         ("private", "host", "CLONE_NEWNS|CLONE_NEWPID", "enforced  mount_ns,pid_ns,root_switch..."),
         ("host", "private", "CLONE_NEWNS|CLONE_NEWIPC", "enforced  mount_ns,ipc_ns,ids..."),
         ("host", "host", "CLONE_NEWNS", "enforced  mount_ns,ids..."),
     ] {
-        let case = case(|c| (c.spec.pid_mode, c.spec.ipc_mode) = (pid.into(), ipc.into()));
+        let case = case(|c| (c.spec.pid_mode, c.spec.ipc_mode) = (mode(pid), mode(ipc)));
         let plan = check(&case, expected);
         assert_eq!(clone_line(&plan), namespaces, "{pid} {ipc}");
-        // Init stays only where it is PID 1.
+        // Init stays as PID 1 only in a private PID namespace.
         assert_eq!(order::has_pid_1(&plan), pid != "host", "{pid} {ipc}");
     }
 }
 
 #[test]
-fn modes_have_a_default_and_a_ceiling() {
+fn the_policy_sets_default_modes_and_may_forbid_host() {
     let default = |pid: &str, ipc: &str, allow: bool| {
         case(|c| {
-            (c.policy.default_pid_mode, c.policy.default_ipc_mode) = (pid.into(), ipc.into());
+            (c.policy.default_pid_mode, c.policy.default_ipc_mode) =
+                (pid.parse().unwrap(), ipc.parse().unwrap());
             (c.policy.allow_host_pid, c.policy.allow_host_ipc) = (allow, allow);
         })
     };
     assert_eq!(clone_line(&check(&default("host", "host", true), "")), "CLONE_NEWNS");
-    let above = |field: &str| format!("denied: {field} \"host\" is above the ceiling of this host's policy");
-    refused(&default("host", "private", false), &above("pid_mode"));
-    refused(&default("private", "host", false), &above("ipc_mode"));
+    let above = |field: &str| {
+        let flag = field.trim_end_matches("_mode");
+        format!("denied: {field} \"host\" is not allowed by this host's policy (allow_host_{flag} is off)")
+    };
+    for (case, name) in
+        [(default("host", "private", false), "pid"), (default("private", "host", false), "ipc")]
+    {
+        let field = format!("default_{name}_mode");
+        let why = format!("{field} is \"host\", allow_host_{name} is off");
+        let error = compiled(&case).unwrap_err();
+        assert!(error.starts_with("denied: ") && error.contains(&why), "{error}");
+    }
     for (pid, ipc, field) in [("host", "private", "pid_mode"), ("", "host", "ipc_mode")] {
         let mut case = default("private", "private", false);
-        (case.spec.pid_mode, case.spec.ipc_mode) = (pid.into(), ipc.into());
+        (case.spec.pid_mode, case.spec.ipc_mode) = (mode(pid), mode(ipc));
         refused(&case, &above(field));
     }
-    // A task may stay below the operator's default.
+    // A task may choose `private` if the operator's default is `host`.
     let mut below = default("host", "host", false);
-    (below.spec.pid_mode, below.spec.ipc_mode) = ("private".into(), "private".into());
+    (below.spec.pid_mode, below.spec.ipc_mode) = (mode("private"), mode("private"));
     assert_eq!(clone_line(&check(&below, "")), "CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC");
-    let wrong = |field: &str, value: &str| {
-        format!("spec {field}: {field} must be \"private\" or \"host\", got {value:?}")
-    };
-    refused(&default("Host", "private", true), &wrong("default_pid_mode", "Host"));
-    refused(&default("private", "", true), &wrong("default_ipc_mode", ""));
-    refused(&case(|c| c.spec.pid_mode = "none".into()), &wrong("pid_mode", "none"));
-    refused(&case(|c| c.spec.ipc_mode = "PRIVATE".into()), &wrong("ipc_mode", "PRIVATE"));
 }
 
 #[test]
-fn networks() {
+fn a_network_is_shared_new_or_joined() {
     let plan = check(
         &case(|_| ()),
         "! setns(
          ! SIOCSIFFLAGS
          enforced  mount_ns,pid_ns,ipc_ns,root_switch...
-         net_ns: the network is the host's
-         net_ns: the task shares a network: it reaches the abstract unix sockets of whoever is in there",
+         net_ns: the task shares the host's network namespace
+         net_ns: the task shares a network namespace: it can connect to the abstract unix sockets of other processes in it",
     );
     assert!(!plan.handed().any(|handed| matches!(handed, Handed::Namespace(_))));
     let plan = check(
@@ -90,14 +93,14 @@ fn networks() {
 }
 
 #[test]
-fn a_network_that_cannot_be_joined() {
+fn a_network_to_join_must_be_a_namespace() {
     let joined = |path: &str, found| {
         case(|c| {
             c.spec.network = Network::Path(path.into());
             c.survey.network = found;
         })
     };
-    refused(&joined("/etc/passwd", Ok(false)), "spec network: network: \"/etc/passwd\" is no namespace");
+    refused(&joined("/etc/passwd", Ok(false)), "spec network: network: \"/etc/passwd\" is not a namespace");
     refused(
         &joined("/run/netns/x", Err("entity not found".into())),
         "spec network: network: \"/run/netns/x\": entity not found",
@@ -110,13 +113,13 @@ fn a_network_that_cannot_be_joined() {
     rootless_case.host = rootless();
     refused(
         &rootless_case,
-        "unsupported: this host cannot enforce net_ns: \"/run/netns/x\" cannot be joined from a user namespace, \
-         and the caller lacks setgid,setpcap,setuid,sys_admin",
+        "unsupported: this host cannot enforce net_ns: \"/run/netns/x\" cannot be joined: the task would run in a \
+         user namespace, because the caller lacks CAP_SETGID, CAP_SETPCAP, CAP_SETUID, CAP_SYS_ADMIN",
     );
 }
 
 #[test]
-fn host_names() {
+fn host_names_have_1_to_64_bytes() {
     let named = |name: &str| case(|c| c.spec.hostname = Some(name.into()));
     let plan = check(
         &named("web-1"),
@@ -133,9 +136,9 @@ fn host_names() {
     check(&named(&long[1..]), "sethostname...");
 }
 
-/// A cgroup namespace hides where the task is. It is made where there is something to see.
+/// A cgroup namespace hides the path of the task's cgroup. It is made if the task can see a cgroup file system.
 #[test]
-fn a_cgroup_namespace_where_cgroups_can_be_seen() {
+fn a_cgroup_namespace_is_made_if_the_task_can_see_cgroups() {
     let volume = |source: &str| {
         case(|c| {
             c.spec.volumes = vec![Volume { source: source.into(), target: "/x".into(), ..Volume::default() }]
@@ -168,10 +171,11 @@ fn a_cgroup_namespace_where_cgroups_can_be_seen() {
         (volume("/sys/fs/cgroups"), false),
         (volume("/srv/a"), false),
         (env("/sys", Method::Bind), true),
-        // Links and copies leave out the kernel's file systems.
+        // Links and copies leave out the kernel's own file systems.
         (env("/sys", Method::Link), false),
         (env("/sys", Method::Copy), false),
-        // A new sysfs needs a network namespace of one's own; else the host's is bound with all below.
+        // Mounting a new sysfs needs a network namespace of the task's own. Otherwise the host's /sys is bound
+        // recursively.
         (bare_sys, true),
         (own_sys, false),
         (forced(true, "/srv/a"), true),
@@ -183,7 +187,7 @@ fn a_cgroup_namespace_where_cgroups_can_be_seen() {
         let text = text(&plan);
         assert_eq!(text.contains("unshare(CLONE_NEWCGROUP)"), made, "{text}");
         assert_eq!(plan.report.enforced.contains(Control::CGROUP_NS), made, "{text}");
-        // Not by the clone: that is before the task is in its cgroup.
+        // The clone does not make it, as init enters the task's cgroups later.
         assert!(!clone_line(&plan).contains("CGROUP"));
     }
 }
@@ -208,8 +212,8 @@ fn in_a_user_namespace_the_parent_writes_the_maps() {
          setresgid(0, 0, 0)
          setresuid(0, 0, 0)
          weakened  ids
-         ids: uid 0 and gid 0 inside are 1000 and 100 outside
-         ids: the caller's supplementary groups stay: setgroups(2) is denied to an unprivileged user namespace
+         ids: uid 0 and gid 0 in the sandbox are uid 1000 and gid 100 outside
+         ids: the task keeps the caller's supplementary groups: setgroups(2) is denied in its user namespace
          ! setgroups(0
          ! setgroups(1
          ! mknodat
@@ -228,29 +232,29 @@ fn in_a_user_namespace_only_one_group_is_mapped() {
         })
     };
     check(&groups(&[100], vec![1000]), "weakened  none");
-    // Some hosts list the primary group, others do not.
+    // getgroups(2) lists the primary group on some hosts only.
     check(&groups(&[100], vec![]), "weakened  none");
     check(
         &groups(&[100, 27], vec![1000]),
         "weakened  ids
-         ids: the user's supplementary groups are left out: only one group can be mapped without privileges
+         ids: the user's supplementary groups are left out: only one group is mapped in the task's user namespace
          ! the caller's supplementary groups",
     );
     check(
         &groups(&[100, 27], vec![27, 1000]),
         "weakened  ids
-         ids: the caller's supplementary groups stay...
+         ids: the task keeps the caller's supplementary groups...
          ids: the user's supplementary groups are left out...",
     );
 }
 
-/// What a user namespace has no right to mount anew is the host's, bound.
+/// File systems that a user namespace cannot mount are bound from the host.
 #[test]
-fn in_a_user_namespace_shared_namespaces_are_bound() {
+fn in_a_user_namespace_file_systems_of_shared_namespaces_are_bound() {
     let modes = |pid: &str, ipc: &str, network| {
         case(|c| {
             c.host = rootless();
-            (c.spec.pid_mode, c.spec.ipc_mode) = (pid.into(), ipc.into());
+            (c.spec.pid_mode, c.spec.ipc_mode) = (mode(pid), mode(ipc));
             c.spec.network = network;
         })
     };
@@ -266,21 +270,21 @@ fn in_a_user_namespace_shared_namespaces_are_bound() {
         &modes("host", "host", Network::Host),
         "open_tree(opened \"/proc\", OPEN_TREE_CLONE|AT_RECURSIVE)
          open_tree(opened \"/sys\", OPEN_TREE_CLONE|AT_RECURSIVE)
-         # no mount of ours reaches the host
+         # stop mount propagation to the host
          mount_setattr(\"/proc\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
          mount_setattr(\"/sys\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC, MS_PRIVATE)
-         ipc_ns: no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges
+         ipc_ns: /dev/mqueue is not mounted: in the host's IPC namespace that needs CAP_SYS_ADMIN on the host
          ! mqueue\")
          ! fsopen(\"proc\")
          ! fsopen(\"sysfs\")",
     );
-    // Root can.
-    let case = case(|c| (c.spec.pid_mode, c.spec.ipc_mode) = ("host".into(), "host".into()));
+    // Root can mount them.
+    let case = case(|c| (c.spec.pid_mode, c.spec.ipc_mode) = (mode("host"), mode("host")));
     check(&case, "fsopen(\"mqueue\")\nfsopen(\"proc\")\nfsopen(\"sysfs\")");
 }
 
 #[test]
-fn one_capability_less_makes_a_user_namespace() {
+fn without_one_of_four_capabilities_a_user_namespace_is_made() {
     for name in ["sys_admin", "setuid", "setgid", "setpcap"] {
         let plan = check(&case(|c| c.host.held = CapSet::up_to(40).difference(capabilities(&[name]))), "");
         assert!(clone_line(&plan).ends_with("|CLONE_NEWUSER"), "{name}");
@@ -291,22 +295,22 @@ fn one_capability_less_makes_a_user_namespace() {
 }
 
 #[test]
-fn user_namespaces_that_are_forbidden() {
+fn forbidden_user_namespaces_are_unsupported_without_privileges() {
     let forbidden = |host| {
         case(|c| c.host = Host { user_ns_forbidden: Some("user.max_user_namespaces is 0".into()), ..host })
     };
     refused(
         &forbidden(rootless()),
-        "unsupported: this host cannot enforce mount_ns: the caller lacks setgid,setpcap,setuid,sys_admin and may \
-         make no user namespace: user.max_user_namespaces is 0",
+        "unsupported: this host cannot enforce mount_ns: the caller lacks CAP_SETGID, CAP_SETPCAP, CAP_SETUID, CAP_SYS_ADMIN \
+         and cannot make a user namespace: user.max_user_namespaces is 0",
     );
-    // Root needs none.
+    // Root does not need a user namespace.
     let plan = check(&forbidden(host()), "");
     assert!(!clone_line(&plan).contains("CLONE_NEWUSER"));
 }
 
 #[test]
-fn the_oldest_kernel() {
+fn kernels_before_5_12_are_unsupported() {
     let on = |kernel| case(|c| c.host.kernel = kernel);
     let needs = "unsupported: this host cannot enforce mount_ns,host_files: mount_setattr(2) needs Linux 5.12, this is";
     for (kernel, name) in [((5, 10), "5.10"), ((4, 19), "4.19"), ((5, 11), "5.11"), ((0, 0), "0.0")] {
@@ -315,19 +319,19 @@ fn the_oldest_kernel() {
     for kernel in [(5, 12), (6, 1), (7, 0)] {
         check(&on(kernel), "");
     }
-    // Nothing that the spec leaves open makes it run there.
+    // Best effort does not make it run on an older kernel.
     refused(
-        &case(|c| (c.host.kernel, c.spec.require) = ((5, 10), Some(Control::empty()))),
+        &case(|c| (c.host.kernel, c.spec.require) = ((5, 10), Some(Require::BestEffort))),
         &format!("{needs} 5.10"),
     );
 }
 
 #[test]
-fn a_shared_pid_namespace_hides_what_the_hosts_proc_hides() {
+fn a_shared_pid_namespace_keeps_hidepid() {
     let hidden = |pid: &str| {
         case(|c| {
             c.host.proc_options = vec![("hidepid".into(), "invisible".into())];
-            c.spec.pid_mode = pid.into();
+            c.spec.pid_mode = mode(pid);
         })
     };
     let option = "fsconfig(\"proc\", FSCONFIG_SET_STRING, \"hidepid\", \"invisible\")";

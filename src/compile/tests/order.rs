@@ -1,10 +1,10 @@
-//! What is true of every plan, whatever the spec and the host: the order of its steps, its report, its wire.
+//! What is true of every plan, whatever the spec and the host: the order of its steps, its report and its wire format.
 
 use super::*;
 use crate::step::wire::{Field, Program};
 use crate::step::{InitStep, Phase};
 
-/// Asserts everything that this page says.
+/// Asserts everything that this module checks.
 #[track_caller]
 pub(super) fn holds(case: &Case, plan: &Plan) {
     report(case, plan);
@@ -20,12 +20,12 @@ fn op(step: &InitStep) -> Op<'_> {
     step.op().unwrap()
 }
 
-/// Whether the parent writes id maps.
+/// Whether the parent writes the id maps of a user namespace.
 pub(super) fn has_maps(plan: &Plan) -> bool {
     plan.parent.iter().any(|step| matches!(step.op, ParentOp::IdMaps(_)))
 }
 
-/// Whether a process stays as PID 1.
+/// Whether a process of init stays as PID 1.
 pub(super) fn has_pid_1(plan: &Plan) -> bool {
     plan.init.iter().any(|step| matches!(op(step), Op::Fork { .. }))
 }
@@ -55,13 +55,13 @@ fn report(case: &Case, plan: &Plan) {
         always | Control::DEVICES | Control::IDS | Control::CAPS | Control::OOM_SCORE | Control::KILL;
     assert!(r.asked.contains(always), "{r}");
     assert!(r.asked.contains(case.spec.limits.asked()), "{r}");
-    // What is lost with a refused step must have a place in the report.
+    // The control of a step that may be refused must be in the report.
     for step in plan.init.iter().filter(|step| step.may_be_refused()) {
         assert!(!step.control.is_empty() && r.asked.contains(step.control), "{}", step.op.title());
     }
 }
 
-/// The stages of a sandbox inside, in order.
+/// The stages of init's steps, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     IdMaps,
@@ -85,7 +85,7 @@ enum Stage {
     SharedFilter,
     Pid1,
     Rlimits,
-    /// Without no_new_privs both take CAP_SYS_ADMIN, which is given up after that.
+    /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
     PrivilegedLandlock,
     PrivilegedFilter,
     Bounding,
@@ -96,32 +96,32 @@ enum Stage {
     WorkDir,
     Umask,
     Lookup,
-    /// Last of all: it may refuse what the steps before it call.
+    /// The last stage before the exec, as the filter may refuse calls of the earlier steps.
     Filter,
     Exec,
 }
 
-/// The stage of an operation. A new one must be given its own here.
+/// The stage of an operation. Each new operation needs a stage here.
 fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
     match op {
         Op::AwaitIdMaps {} => Stage::IdMaps,
-        // Written in the host's /proc, as the caller.
+        // Written to the host's /proc, as the caller.
         Op::OomScore { .. } => Stage::OomScore,
         Op::Session {} => Stage::Session,
-        // A real-time process enters no cgroup without a real-time budget.
+        // A real-time process cannot enter a cgroup that has no real-time budget.
         Op::Ordinary {} => Stage::Ordinary,
         Op::Fds { .. } => Stage::Descriptors,
         Op::Join { .. } | Op::Loopback {} | Op::Hostname { .. } => Stage::Namespaces,
         Op::Enter { .. } => Stage::Cgroups,
-        // A cpuset narrows each process that enters it.
+        // Entering a cpuset narrows the process's CPU affinity.
         Op::Affinity {} => Stage::Affinity,
-        // Rooted at the cgroups that were entered.
+        // A cgroup namespace is rooted at the process's current cgroups.
         Op::Unshare { .. } => Stage::CgroupNamespace,
-        // Before the mounts of the host are slaves, or the copies would be slaves too.
+        // Before propagation is set to slave, or the copies would be slaves too.
         Op::Tree { .. } => Stage::Trees,
         Op::Become { .. } => Stage::User,
         Op::Propagation { .. } => Stage::Propagation,
-        // The root covers it.
+        // The root is mounted over it.
         Op::Upper { .. } | Op::UpperBind { .. } => Stage::Upper,
         Op::RootTmpfs { .. } | Op::RootBind { .. } => Stage::Root,
         Op::Dir { .. }
@@ -138,10 +138,10 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         | Op::File { .. }
         | Op::Write { .. } => Stage::Mounts,
         Op::Seal { .. } => Stage::Seals,
-        // The sealed /dev's own null device.
+        // The null device of the sealed /dev.
         Op::Null { .. } => Stage::Streams,
         Op::PivotRoot {} | Op::MoveRoot {} => Stage::Switch,
-        // PID 1 and the task are both without what it refuses.
+        // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Fork { .. } => Stage::Pid1,
         Op::Rlimit { .. } => Stage::Rlimits,
@@ -149,7 +149,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::Landlock { .. } => Stage::PrivilegedLandlock,
         Op::Filter { .. } if no_new_privs => Stage::Filter,
         Op::Filter { .. } => Stage::PrivilegedFilter,
-        // Dropping from the bounding set takes CAP_SETPCAP, and changing ids the other capabilities.
+        // Dropping capabilities from the bounding set needs CAP_SETPCAP; changing ids needs CAP_SETUID and CAP_SETGID.
         Op::Bounding { .. } => Stage::Bounding,
         Op::Ids { .. } => Stage::Ids,
         Op::Caps { .. } => Stage::Capabilities,
@@ -161,7 +161,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
     }
 }
 
-/// How many steps a stage has.
+/// The allowed number of steps of a stage.
 fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
     match stage {
         Stage::Session
@@ -218,14 +218,14 @@ fn in_order(plan: &Plan) {
         assert!(stages.contains(&must), "no {must:?} in {stages:?}");
     }
     assert_eq!(stages.first() == Some(&Stage::IdMaps), has_maps(plan));
-    // A process that joins the sandbox later repeats no step that mounts, or makes a file.
+    // A process that joins the sandbox later repeats no step that mounts or makes a file.
     for (step, at) in plan.init.iter().zip(stages) {
         let inside = (Stage::Trees..=Stage::Switch).contains(&at) && at != Stage::User;
         assert!(!inside || !matches!(step.phase, Phase::Enter(_)), "{}", step.op.title());
     }
 }
 
-/// What stands where among the mounts.
+/// Asserts the order of the mount steps.
 fn mounts_in_order(plan: &Plan) {
     let position = |wanted: fn(&Op<'_>) -> bool| plan.init.iter().position(|step| wanted(&op(step)));
     let seal = position(|op| matches!(op, Op::Seal { .. })).unwrap();
@@ -247,16 +247,17 @@ fn mounts_in_order(plan: &Plan) {
     let (dev, proc) = (mounted(b"/dev").unwrap(), mounted(b"/proc").unwrap());
     for (i, step) in plan.init.iter().enumerate() {
         match op(step) {
-            // Made in /dev, or in a file system of the sandbox's own.
+            // Made in /dev, or in another file system that the sandbox mounts.
             Op::File { .. } | Op::Write { .. } | Op::Symlink { .. } | Op::Node { .. } => {
                 assert!(dev < i, "{} before /dev", step.op.title());
             }
-            // What the kernel shows is masked once it is mounted; what the root is populated with, at once.
+            // Paths of /proc and /sys are masked after those are mounted, paths of the root's entries right after the
+            // entries.
             Op::MaskFile { path } | Op::MaskDir { path } => {
                 let kernels = path.bytes().starts_with(b"/proc/") || path.bytes().starts_with(b"/sys/");
                 assert!(!kernels || proc < i, "{} before /proc", step.op.title());
             }
-            // A device of the spec's is bound into /dev before it is sealed.
+            // A device of the spec is bound into /dev before /dev becomes read-only.
             Op::Bind { target, .. } | Op::Mount { target, .. } => {
                 assert!(!target.bytes().starts_with(b"/dev") || i < seal, "{}", step.op.title());
             }
@@ -265,7 +266,8 @@ fn mounts_in_order(plan: &Plan) {
     }
 }
 
-/// What the parent holds comes before what uses it, and everything that can be refused before the clone.
+/// Asserts the order of the parent's steps: sources are held before they are used, and everything that the host can
+/// refuse comes before the clone.
 fn parent_in_order(plan: &Plan) {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Part {
@@ -286,7 +288,7 @@ fn parent_in_order(plan: &Plan) {
         ParentOp::HoldSources { .. } => Part::Sources,
         ParentOp::TempRoot(_) => Part::Root,
         ParentOp::BuildRoot(_) => Part::Populate,
-        // Undone before the root: the processes in them use it.
+        // The cgroups are undone before the root, because their processes use it.
         ParentOp::Cgroup(_) => Part::Cgroups,
         ParentOp::Hand(_) => Part::Descriptors,
         ParentOp::Channel => Part::Channel,
@@ -304,8 +306,8 @@ fn parent_in_order(plan: &Plan) {
     }
 }
 
-/// Steps name descriptors that are handed over; each is used up once. A source is made a tree of before anything of
-/// the sandbox is mounted, by init where the parent may not.
+/// Asserts that each descriptor that is handed over is used exactly once, and that each source is turned into a tree
+/// before the sandbox mounts anything. Init does that if the parent may not.
 fn descriptors(plan: &Plan) {
     let mut used = Vec::new();
     let mut trees = Vec::new();
@@ -353,7 +355,7 @@ fn descriptors(plan: &Plan) {
     assert_eq!(used, every, "{all:?}");
 }
 
-/// What init decodes is what was planned.
+/// Asserts that init decodes the steps that were planned.
 fn survives_the_wire(plan: &Plan) {
     let handed = plan.handed().count();
     let numbers: Vec<Option<u32>> = (0..).take(handed).map(Some).collect();

@@ -1,5 +1,5 @@
-//! How the root is populated: overlays, what `auto` comes to, what is left out, and the files and directories that
-//! the sandbox has of its own.
+//! How the root is populated: overlays, the choice of `auto`, what is left out, and the task's directories and
+//! generated files.
 
 use super::*;
 use crate::rootfs::probe::Owner;
@@ -19,8 +19,8 @@ fn overlay(set: impl FnOnce(&mut Case)) -> Case {
 #[test]
 fn overlays_are_written_to_a_tmpfs() {
     let plan = check(
-        &overlay(|c| c.spec.root.tmpfs_size = 4096),
-        "# what overlays are written to is a new tmpfs
+        &overlay(|c| c.spec.root.tmpfs_size = Some(4096)),
+        "# the upper layer of overlays is a new tmpfs
          fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")
          move_mount(tmpfs, \"/\")
          # the root is a new tmpfs
@@ -54,30 +54,33 @@ fn overlays_are_written_to_a_directory_of_the_host() {
     let upper = |c: &mut Case| c.spec.root.upper = Some("/srv/b".into());
     check(
         &overlay(upper),
-        "# what overlays are written to is \"/srv/b\"
+        "# the upper layer of overlays is \"/srv/b\"
          mount_setattr(\"/srv/b\", MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
          move_mount(\"/srv/b\", \"/\")
          # overlay \"/usr\" at \"/usr\"
          mkdirat(upper, \"usr\", 0700)
-         ! what overlays are written to is a new tmpfs",
+         ! the upper layer of overlays is a new tmpfs",
     );
     for (path, why) in [
-        ("/nope", "upper: there is no \"/nope\" on the host"),
-        ("/srv/file", "upper: \"/srv/file\" is not a directory"),
-        ("srv", "upper must be absolute but got relative path \"srv\""),
+        ("/nope", "root.upper: \"/nope\" does not exist on the host"),
+        ("/srv/file", "root.upper: \"/srv/file\" is not a directory"),
+        ("srv", "root.upper must be absolute but got relative path \"srv\""),
     ] {
-        refused(&overlay(|c| c.spec.root.upper = Some(path.into())), &format!("spec upper: {why}"));
+        refused(&overlay(|c| c.spec.root.upper = Some(path.into())), &format!("spec root.upper: {why}"));
     }
     let other = case(|c| {
         upper(c);
         c.spec.root.populate = Method::Copy;
     });
-    refused(&other, "spec root: root: upper is for an overlay, and the root is populated by copy");
+    refused(
+        &other,
+        "spec root.upper: root.upper: it needs populate \"overlay\", but the root is populated by copy",
+    );
 }
 
-/// What is one directory on the host is one in the sandbox.
+/// A directory that two sources share on the host is shared in the sandbox too.
 #[test]
-fn what_another_overlay_shows_is_shared() {
+fn a_directory_inside_another_overlay_is_shared_with_it() {
     let linked = |set: &dyn Fn(&mut Case)| {
         overlay(|c| {
             c.spec.root.chroot_env =
@@ -90,14 +93,14 @@ fn what_another_overlay_shows_is_shared() {
     check(
         &linked(&|_| ()),
         "# overlay \"/usr\" at \"/usr\"
-         # \"/usr/bin\" of the sandbox at \"/bin\" too
+         # bind \"/usr/bin\" of the sandbox at \"/bin\"
          openat2(root, \"/usr/bin\", RESOLVE_IN_ROOT)
          open_tree(root \"/usr/bin\", OPEN_TREE_CLONE|AT_RECURSIVE)
          openat2(root, \"/bin\", RESOLVE_IN_ROOT)
          move_mount(root \"/usr/bin\", root \"/bin\")
          ! # overlay \"/bin\"",
     );
-    // `/lib` is shared itself, and what it would show is not there yet.
+    // `/lib` is itself shared later, so `/lib/modules` cannot be taken from it.
     let chain = linked(&|c| {
         let map = [("/usr", "/usr"), ("/lib", "/lib"), ("/lib/modules", "/boot/modules")];
         c.spec.root.chroot_env = map.map(|(a, b)| (a.into(), b.into())).into();
@@ -108,8 +111,8 @@ fn what_another_overlay_shows_is_shared() {
     });
     check(
         &chain,
-        "# \"/usr/lib/modules\" of the sandbox at \"/boot/modules\" too
-         # \"/usr/lib\" of the sandbox at \"/lib\" too",
+        "# bind \"/usr/lib/modules\" of the sandbox at \"/boot/modules\"
+         # bind \"/usr/lib\" of the sandbox at \"/lib\"",
     );
     let own = "# overlay \"/bin\" at \"/bin\"\n! of the sandbox at";
     let also = |source: &'static str, target: &'static str| {
@@ -124,9 +127,9 @@ fn what_another_overlay_shows_is_shared() {
     check(&linked(&mount("/usr/bin")), own);
 }
 
-/// Neither a file nor what the host has mounted below a source can be had from an overlay.
+/// Files, and mounts of the host below a source, have no overlay.
 #[test]
-fn what_no_overlay_shows_is_bound() {
+fn files_and_submounts_are_bound_over_an_overlay() {
     let case = overlay(|c| {
         c.spec.root.chroot_env.insert("/etc/hosts".into(), "/etc/hosts".into());
         for (at, kind) in [
@@ -144,13 +147,13 @@ fn what_no_overlay_shows_is_bound() {
          # overlay \"/usr\" at \"/usr\"
          # bind the file \"/usr/f\" at \"/usr/f\", read-only
          # bind \"/usr/local\" at \"/usr/local\", read-only
-         host_files: \"/etc/hosts\" is read-only: a file has no overlay
+         host_files: \"/etc/hosts\" is read-only: only directories can have an overlay
          ! /usr/local/x\n! usrx",
     );
 }
 
 #[test]
-fn overlays_of_who_has_no_privileges() {
+fn unprivileged_overlays_use_userxattr_and_refuse_submounts() {
     let case = overlay(|c| c.host = rootless());
     check(
         &case,
@@ -162,7 +165,7 @@ fn overlays_of_who_has_no_privileges() {
         c.host = rootless();
         c.survey.mounts.insert("/usr/local".into(), FileKind::Dir);
     });
-    let why = "in a user namespace \"/usr\" has no overlay, as something is mounted in it";
+    let why = "in a user namespace \"/usr\" cannot have an overlay, because other file systems are mounted inside it";
     refused(&locked, &format!("unsupported: this host cannot enforce host_files: {why}"));
     let mut auto = locked;
     (auto.spec.root.populate, auto.spec.root.writable) = (Method::Auto, true);
@@ -175,7 +178,7 @@ fn overlays_of_who_has_no_privileges() {
 }
 
 #[test]
-fn auto_is_the_cheapest_that_the_request_allows() {
+fn auto_chooses_the_cheapest_method_that_fits() {
     let auto = |set: &dyn Fn(&mut Case)| {
         case(|c| {
             c.spec.root.populate = Method::Auto;
@@ -188,28 +191,28 @@ fn auto_is_the_cheapest_that_the_request_allows() {
     };
     type Set<'a> = &'a dyn Fn(&mut Case);
     let table: [(Set<'_>, Method, &str); 7] = [
-        (&|_| (), Method::Bind, "bind, as nothing is to be written in it"),
-        (&|c| c.spec.root.writable = true, Method::Overlay, "overlay, as it is to be writable"),
+        (&|_| (), Method::Bind, "bind, because it need not be writable"),
+        (&|c| c.spec.root.writable = true, Method::Overlay, "overlay, because it must be writable"),
         (
             &|c| c.spec.root.upper = Some("/srv/b".into()),
             Method::Overlay,
-            "overlay, as \"/srv/b\" is to hold what is written",
+            "overlay, because the task's writes go to \"/srv/b\"",
         ),
-        (&|c| nested(c), Method::Overlay, "overlay, as \"/usr/a\" is to be made in it"),
+        (&|c| nested(c), Method::Overlay, "overlay, because \"/usr/a\" must be created in it"),
         (
             &|c| c.spec.work_dir = Some("/etc/w".into()),
             Method::Overlay,
-            "overlay, as \"/etc/w\" is to be made in it",
+            "overlay, because \"/etc/w\" must be created in it",
         ),
         (
             &|c| (c.spec.root.writable, c.host.overlay) = (true, false),
             Method::Reflink,
-            "reflink, as it is to be writable, and the kernel has no overlay file system",
+            "reflink, because it must be writable, and the kernel has no overlay file system",
         ),
         (
             &|c| c.spec.root.chroot_env = [("/srv/a".into(), "/".into())].into(),
             Method::Reflink,
-            "reflink, as \"/srv/a\" cannot be mounted over the root",
+            "reflink, because \"/srv/a\" cannot be mounted over the root",
         ),
     ];
     for (set, method, why) in table {
@@ -217,15 +220,16 @@ fn auto_is_the_cheapest_that_the_request_allows() {
         assert_eq!(build(&compiled(&case).unwrap()).method, method, "{why}");
         check(&case, &format!("host_files: auto: the root is populated by {why}"));
     }
-    // With a place for it in the source, a bind will do.
+    // If the source has the directory, `bind` is enough.
     let mut there = auto(&|c| nested(c));
     there.survey.kinds.insert("/usr/a".into(), Some(FileKind::Dir));
     assert_eq!(build(&compiled(&there).unwrap()).method, Method::Bind);
 }
 
-/// A place in something that is mounted over an entry is none of the entry's, and what is left out needs none.
+/// A mount point inside a volume or a task directory needs no place in an entry, and a source that is left out needs
+/// none at all.
 #[test]
-fn nothing_is_refused_that_something_else_gives_a_place() {
+fn bind_is_refused_only_if_a_mount_point_is_missing_in_an_entry() {
     let volume =
         |to: &str| crate::rootfs::Volume { source: "/srv/a".into(), target: to.into(), ..Default::default() };
     type Set<'a> = &'a dyn Fn(&mut Case);
@@ -252,7 +256,7 @@ fn nothing_is_refused_that_something_else_gives_a_place() {
             None => assert_eq!(build(&compiled(&case).unwrap()).method, Method::Bind),
             Some(at) => {
                 let error = compiled(&case).unwrap_err();
-                assert!(error.contains(&format!("nothing can be mounted at {at:?}")), "{error}");
+                assert!(error.contains(&format!("{at:?} cannot be created in the root")), "{error}");
                 let mut auto = case;
                 auto.spec.root.populate = Method::Auto;
                 assert_eq!(build(&compiled(&auto).unwrap()).method, Method::Overlay, "{at}");
@@ -268,7 +272,7 @@ fn absent(case: &Case, path: &str) -> BTreeMap<PathBuf, Option<FileKind>> {
 }
 
 #[test]
-fn the_last_name_of_a_path_is_what_is_made() {
+fn the_working_directory_is_made_without_trailing_dots() {
     for (work_dir, line) in [
         ("/", "! mkdirat(root, \"/\""),
         ("//.", "! mkdirat(root, \"/\""),
@@ -279,7 +283,7 @@ fn the_last_name_of_a_path_is_what_is_made() {
 }
 
 #[test]
-fn what_is_left_out_is_empty_or_listed() {
+fn skipped_directories_are_masked_and_unusable_sources_reported() {
     let mut case = overlay(|c| {
         c.spec.root.chroot_env.insert("/dev/fuse".into(), "/x".into());
         let skip = |path: &str| crate::host::Skip { path: path.into(), id: (1, 2) };
@@ -291,7 +295,7 @@ fn what_is_left_out_is_empty_or_listed() {
     check(&case, &format!("{masked}\n{listed}"));
     case.spec.root.populate = Method::Bind;
     check(&case, masked);
-    // A walk knows them by device and inode.
+    // Copying identifies skipped directories by device and inode.
     case.spec.root.populate = Method::Copy;
     assert_eq!(build(&compiled(&case).unwrap()).skip, [(1, 2); 3]);
     check(&case, "! # mask \"/usr/alloc\"");
@@ -302,25 +306,26 @@ fn what_is_left_out_is_empty_or_listed() {
 }
 
 #[test]
-fn a_source_that_cannot_be_looked_at_is_an_error() {
+fn a_source_that_cannot_be_opened_is_an_error() {
     let case = overlay(|c| {
         c.survey.unseen.insert("/usr".into(), "Permission denied (os error 13)".into());
         c.survey.kinds.remove(Path::new("/usr"));
     });
-    refused(&case, "spec chroot_env: chroot_env: \"/usr\": Permission denied (os error 13)");
+    refused(&case, "spec root.chroot_env: root.chroot_env: \"/usr\": Permission denied (os error 13)");
 }
 
-/// What is left empty is covered, read-only, so that nothing can be made in it; a walk leaves a directory.
+/// `chroot_skip` covers a directory with a read-only one, in which no mount point can be made. Copying leaves an
+/// ordinary empty directory.
 #[test]
-fn nothing_is_mounted_where_something_is_left_out() {
+fn a_mount_point_inside_a_skipped_directory_is_refused() {
     let mut case = overlay(|c| {
         c.survey.skip = vec![crate::host::Skip { path: "/usr/alloc".into(), id: (1, 2) }];
         c.survey.kinds.insert("/usr/alloc/a".into(), Some(FileKind::Dir));
         c.spec.volumes =
             vec![Volume { source: "/srv/b".into(), target: "/usr/alloc/a".into(), ..Volume::default() }];
     });
-    let why = "spec populate: populate: nothing can be mounted at \"/usr/alloc/a\": chroot_skip leaves nothing there; \
-               populate by copy, or auto";
+    let why = "spec volumes: volumes: \"/usr/alloc/a\" cannot be created in the root: chroot_skip excludes it; \
+               populate by copy or auto";
     refused(&case, why);
     case.spec.root.populate = Method::Bind;
     refused(&case, why);
@@ -329,7 +334,7 @@ fn nothing_is_mounted_where_something_is_left_out() {
 }
 
 #[test]
-fn limits_are_the_operators_and_the_tasks() {
+fn the_lower_of_two_population_limits_applies() {
     for (policy, spec, expect) in
         [(None, None, None), (Some(5), None, Some(5)), (None, Some(4), Some(4)), (Some(5), Some(9), Some(5))]
     {
@@ -344,17 +349,17 @@ fn limits_are_the_operators_and_the_tasks() {
 }
 
 #[test]
-fn the_task_has_directories_of_its_own() {
+fn task_directories_are_mounted() {
     let files = [("token".to_owned(), "s3cr3t".to_owned())].into();
     let mut case = case(|c| {
         c.spec.task_dirs = TaskDirs {
             alloc: Some("/srv/a".into()),
             local: Some("/srv/b".into()),
-            secrets: Some(Secrets { size: 0, files }),
+            secrets: Some(Secrets { size: None, files }),
             tmp: Some(4096),
         };
     });
-    let old = "/secrets may be written to swap: noswap of tmpfs needs Linux 6.4, this is 6.1";
+    let old = "/secrets may be written to swap: the tmpfs option noswap needs Linux 6.4, this is 6.1";
     check(
         &case,
         &format!(
@@ -382,41 +387,65 @@ fn the_task_has_directories_of_its_own() {
     case.host.kernel = (6, 4);
     check(&case, "fsconfig(\"tmpfs\", FSCONFIG_SET_FLAG, \"noswap\")\n! to swap");
     case.host = Host { kernel: (6, 4), ..rootless() };
-    check(&case, "mount_ns: /secrets may be written to swap: noswap of tmpfs is refused in a user namespace");
+    check(
+        &case,
+        "mount_ns: /secrets may be written to swap: the tmpfs option noswap is not allowed in a user namespace",
+    );
     assert!(!format!("{:?}", case.spec).contains("s3cr3t"));
 }
 
 #[test]
-fn task_directories_that_cannot_be() {
+fn invalid_task_directories_are_refused() {
     let dirs = |dirs: TaskDirs| case(|c| c.spec.task_dirs = dirs);
     let secret = |name: &str, text: &str| {
         let files = [(name.to_owned(), text.to_owned())].into();
-        dirs(TaskDirs { secrets: Some(Secrets { size: 4, files }), ..TaskDirs::default() })
+        dirs(TaskDirs { secrets: Some(Secrets { size: Some(4), files }), ..TaskDirs::default() })
     };
     for (case, why) in [
         (
             dirs(TaskDirs { alloc: Some("/srv/file".into()), ..TaskDirs::default() }),
-            "\"/alloc\" needs a directory of the host, and \"/srv/file\" is none",
+            "\"/srv/file\" is not a directory, so it cannot be mounted at \"/alloc\"",
         ),
         (
             dirs(TaskDirs { local: Some("/nope".into()), ..TaskDirs::default() }),
-            "there is no \"/nope\" on the host",
+            "\"/nope\" does not exist on the host",
         ),
-        (
-            dirs(TaskDirs { tmp: Some(0), ..TaskDirs::default() }),
-            "/tmp has no bytes: leave tmp out for a directory of the root",
-        ),
-        (secret("a/b", ""), "\"a/b\" is no name of a file in /secrets"),
-        (secret("..", ""), "\"..\" is no name of a file in /secrets"),
-        (secret("", ""), "\"\" is no name of a file in /secrets"),
+        (secret("a/b", ""), "\"a/b\" is not a valid file name in /secrets"),
+        (secret("..", ""), "\"..\" is not a valid file name in /secrets"),
+        (secret("", ""), "\"\" is not a valid file name in /secrets"),
         (secret("a", "12345"), "the secret \"a\" is larger than the 4 bytes of /secrets"),
     ] {
         refused(&case, &format!("spec task_dirs: task_dirs: {why}"));
     }
 }
 
+/// For the kernel, both sizes are no limit.
 #[test]
-fn names_are_resolved_by_files_of_the_sandboxs_own() {
+fn a_tmpfs_of_size_zero_or_of_2_to_the_63_bytes_is_refused() {
+    type Set = fn(&mut SandboxSpec, u64);
+    let sizes: [(&str, Set); 3] = [
+        ("root.tmpfs_size", |s, n| s.root.tmpfs_size = Some(n)),
+        ("task_dirs.tmp", |s, n| s.task_dirs.tmp = Some(n)),
+        ("task_dirs.secrets.size", |s, n| {
+            s.task_dirs.secrets = Some(Secrets { size: Some(n), ..Secrets::default() });
+        }),
+    ];
+    for (field, set) in sizes {
+        let sized = |n| case(|c| set(&mut c.spec, n));
+        let why = "it must not be 0: leave it out for the default";
+        refused(&sized(0), &format!("spec {field}: {field}: {why}"));
+        for n in [1 << 63, u64::MAX] {
+            refused(&sized(n), &format!("spec {field}: {field}: it must be less than 2^63 bytes"));
+        }
+        compiled(&sized((1 << 63) - 1)).unwrap();
+    }
+    let copied = case(|c| (c.spec.root.populate, c.spec.root.tmpfs_size) = (Method::Copy, Some(1)));
+    let why = "populate \"copy\" has no tmpfs to limit";
+    refused(&copied, &format!("spec root.tmpfs_size: root.tmpfs_size: {why}"));
+}
+
+#[test]
+fn resolv_conf_and_hosts_are_generated() {
     let case = case(|c| {
         c.spec.dns = Some(Dns { searches: strings(&["example"]), ..Dns::default() });
         c.spec.hosts = Some(vec![HostsEntry { address: "10.0.0.7".into(), names: strings(&["db"]) }]);
@@ -441,8 +470,8 @@ fn names_are_resolved_by_files_of_the_sandboxs_own() {
     assert_eq!(text.unwrap(), "nameserver 10.0.0.1\nsearch example\n");
     let mut wrong = case.clone();
     wrong.spec.dns = Some(Dns { servers: strings(&["x"]), ..Dns::default() });
-    refused(&wrong, "spec dns: dns: \"x\" is not the address of a name server");
+    refused(&wrong, "spec dns: dns: \"x\" is not the IP address of a name server");
     let mut wrong = case;
     wrong.spec.hosts = Some(vec![HostsEntry { address: "x".into(), names: Vec::new() }]);
-    refused(&wrong, "spec hosts: hosts: \"x\" is not an address");
+    refused(&wrong, "spec hosts: hosts: \"x\" is not an IP address");
 }

@@ -1,18 +1,20 @@
-//! The process itself: its command, descriptors, limits, scores, and who stays as PID 1.
+//! The task as a process: its command, descriptors, resource limits, OOM score, and PID 1.
 
 use super::*;
-use crate::spec::{Fd, Rlimit};
 
 #[test]
-fn where_a_command_is_looked_for() {
+fn a_command_is_looked_up_in_order() {
     for (command, expected) in [
         ("tool", &["/local/tool", "/tool", "/usr/local/bin/tool", "/usr/bin/tool", "/bin/tool"][..]),
-        ("/usr/bin/tool", &["/local/usr/bin/tool", "/usr/bin/tool"]),
-        ("bin/tool", &["/local/bin/tool", "/bin/tool"]),
-        ("//tool", &["/local/tool", "/tool"]),
-        ("./tool", &["/local/./tool", "/./tool"]),
+        ("/usr/bin/tool", &["/usr/bin/tool"]),
+        ("bin/tool", &["/work/bin/tool", "/local/bin/tool", "/bin/tool"]),
+        ("//tool", &["//tool"]),
+        ("./tool", &["/work/./tool", "/local/./tool", "/./tool"]),
+        ("../tool", &["/work/../tool", "/local/../tool", "/../tool"]),
     ] {
-        let plan = check(&case(|c| c.spec.command = command.into()), "");
+        let found = case(|c| (c.spec.command, c.spec.work_dir) = (command.into(), Some("/work".into())));
+        let plan = check(&found, "");
+        let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
         assert_eq!(plan.candidates, expected, "{command}");
         assert_eq!(plan.command, command);
         let found = plan.init.iter().filter_map(Step::op).find_map(|op| match op {
@@ -21,25 +23,31 @@ fn where_a_command_is_looked_for() {
             }
             _ => None,
         });
-        assert_eq!(found.unwrap(), expected.iter().map(|c| c.as_bytes()).collect::<Vec<_>>());
+        assert_eq!(found.unwrap(), expected.iter().map(|c| c.as_os_str().as_bytes()).collect::<Vec<_>>());
     }
-    let args = case(|c| c.spec.args = strings(&["-v", "", "a b"]));
+    let args = case(|c| c.spec.args = ["-v", "", "a b"].map(Into::into).into());
     check(&args, "execve(it, 3 more arguments)");
 }
 
 #[test]
-fn strings_that_cannot_be_passed() {
+fn invalid_strings_and_umasks_are_refused() {
     type Set = fn(&mut SandboxSpec);
     let table: [(Set, &str); 9] = [
-        (|s| s.command.clear(), "spec command: command: there is no command"),
+        (|s| s.command.clear(), "spec command: command: no command is given"),
         (|s| s.command = "a\0b".into(), "spec command: command: \"a\\0b\" contains a NUL byte"),
-        (|s| s.command = "x".repeat(4001), "spec command: command: longer than 4000 bytes"),
+        (|s| s.command = "x".repeat(4001).into(), "spec command: command: it is longer than 4000 bytes"),
         (|s| s.args = vec!["a\0".into()], "spec args: args: \"a\\0\" contains a NUL byte"),
         (|s| drop(s.env.insert("A".into(), "\0".into())), "spec env: env: \"\\0\" contains a NUL byte"),
-        (|s| drop(s.env.insert("A\0".into(), String::new())), "spec env: env: \"A\\0\" contains a NUL byte"),
-        (|s| drop(s.env.insert(String::new(), "x".into())), "spec env: env: \"\" is no name of a variable"),
-        (|s| drop(s.env.insert("A=B".into(), "x".into())), "spec env: env: \"A=B\" is no name of a variable"),
-        (|s| s.umask = 0o1000, "spec umask: umask: 1000 is above 777"),
+        (|s| drop(s.env.insert("A\0".into(), "".into())), "spec env: env: \"A\\0\" contains a NUL byte"),
+        (
+            |s| drop(s.env.insert("".into(), "x".into())),
+            "spec env: env: \"\" is not a valid name of an environment variable",
+        ),
+        (
+            |s| drop(s.env.insert("A=B".into(), "x".into())),
+            "spec env: env: \"A=B\" is not a valid name of an environment variable",
+        ),
+        (|s| s.umask = 0o1000, "spec umask: umask: 1000 is greater than 777"),
     ];
     for (set, expected) in table {
         refused(&case(|c| set(&mut c.spec)), expected);
@@ -47,8 +55,8 @@ fn strings_that_cannot_be_passed() {
 }
 
 #[test]
-fn names_of_sandboxes() {
-    let named = |id: &str| case(|c| c.spec.id = id.into());
+fn the_id_must_be_a_single_safe_path_component() {
+    let named = |id: &str| case(|c| c.spec.id = Some(id.into()));
     assert_eq!(check(&case(|_| ()), "").id, "box");
     let plan = check(
         &named("job-1_web.2"),
@@ -57,20 +65,21 @@ fn names_of_sandboxes() {
     assert_eq!(plan.id, "job-1_web.2");
     check(&named(&"x".repeat(128)), "");
     for id in ["../x", "a/b", ".", ".hidden", "a b", "a\n", "ü", &"x".repeat(129)] {
-        let why = "is not 1 to 128 letters, digits, '.', '_' and '-'";
+        let why =
+            "is not a valid name: use 1 to 128 letters, digits, '.', '_' or '-', and no '.' at the start";
         refused(&named(id), &format!("spec id: id: {id:?} {why}"));
     }
 }
 
 #[test]
-fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
-    let staying = |init, pid: &str| case(|c| (c.spec.init, c.spec.pid_mode) = (init, pid.into()));
+fn init_stays_as_pid_1_in_a_private_pid_namespace() {
+    let staying = |init, pid: &str| case(|c| (c.spec.init, c.spec.pid_mode) = (init, mode(pid)));
     let plan = check(
         &staying(true, "private"),
         "chdir(\"/\")
-         # no user namespaces
+         # forbid new user namespaces
          seccomp(...
-         # stay as PID 1, go on in a child
+         # stay as PID 1, continue in a child process
          signalfd4(SIGCHLD)
          socketpair(AF_UNIX, SOCK_SEQPACKET)
          clone(CLONE_PIDFD)
@@ -87,12 +96,12 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
          sendto(the child, \"g\")
          # capability bounding set
          # find the command
-         # system call filter
+         # seccomp filter
          seccomp(...
          # execute the command",
     );
     assert!(order::has_pid_1(&plan));
-    // Its user is not the task's, whose processes it would count among.
+    // PID 1 has another user than the task, so that it does not count as one of that user's processes.
     let same = case(|c| c.survey.identity.uid = 65533);
     check(
         &same,
@@ -101,7 +110,7 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
     for case in [staying(false, "private"), staying(true, "host"), staying(false, "host")] {
         assert!(!order::has_pid_1(&check(&case, "! PID 1")));
     }
-    // It is a process of the sandbox, but none of the task's.
+    // PID 1 is in the task's cgroup, but does not count against the task's limit.
     let limited = |init| {
         let mut case = staying(init, "private");
         case.spec.limits.pids_max = Some(5);
@@ -113,12 +122,12 @@ fn init_stays_where_there_is_a_pid_namespace_of_its_own() {
 }
 
 #[test]
-fn resource_limits() {
+fn resource_limits_are_set_before_capabilities_are_dropped() {
     let limited = |limits: &[(&str, Option<u64>, Option<u64>)]| {
         case(|c| {
             c.spec.rlimits = limits
                 .iter()
-                .map(|(n, soft, hard)| ((*n).into(), Rlimit { soft: *soft, hard: *hard }))
+                .map(|(n, soft, hard)| (n.parse().unwrap(), Rlimit { soft: *soft, hard: *hard }))
                 .collect();
         })
     };
@@ -126,59 +135,58 @@ fn resource_limits() {
         &limited(&[("nofile", Some(64), Some(128)), ("core", Some(0), None), ("memlock", None, None)]),
         "sendto(the child, \"g\")
          # resource limit
-         prlimit64(0, 4, {0, RLIM64_INFINITY})
-         prlimit64(0, 8, {RLIM64_INFINITY, RLIM64_INFINITY})
-         prlimit64(0, 7, {64, 128})
+         prlimit64(0, RLIMIT_CORE, {0, RLIM64_INFINITY})
+         prlimit64(0, RLIMIT_MEMLOCK, {RLIM64_INFINITY, RLIM64_INFINITY})
+         prlimit64(0, RLIMIT_NOFILE, {64, 128})
          # capability bounding set
          enforced  mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,rlimits,...",
     );
     check(&case(|_| ()), "! prlimit64\n! rlimits");
-    let known = "as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, rtprio, rttime, \
-                 sigpending, stack";
-    for wrong in ["NOFILE", "files", "RLIMIT_CORE", ""] {
-        let expected = format!("spec rlimits: rlimits: {wrong:?} is none of {known}");
-        refused(&limited(&[(wrong, None, None)]), &expected);
-    }
-    for name in known.split(", ") {
-        check(&limited(&[(name, Some(1), Some(1))]), "prlimit64...");
+    for resource in Resource::ALL {
+        check(&limited(&[(&resource.to_string(), Some(1), Some(1))]), "prlimit64...");
     }
     for (soft, hard) in [(Some(2), Some(1)), (None, Some(1))] {
         refused(
             &limited(&[("cpu", soft, hard)]),
-            "spec rlimits: rlimits: cpu: the soft limit is above the hard one",
+            "spec rlimits: rlimits: cpu: the soft limit exceeds the hard limit",
         );
     }
 }
 
 #[test]
-fn the_oom_score_is_the_specs_whatever_the_callers_is() {
-    let score = |own, wanted| case(|c| (c.host.oom_score_adj, c.spec.oom_score_adj) = (own, wanted));
+fn the_oom_score_does_not_depend_on_the_callers() {
+    let score = |own, wanted| case(|c| (c.host.oom_score_adj, c.spec.oom_score_adj) = (own, Some(wanted)));
     for (own, wanted) in [(0, 0), (-900, -900), (1000, 1000)] {
         let plan = check(&score(own, wanted), "! oom_score_adj");
         assert!(plan.report.enforced.contains(Control::OOM_SCORE));
     }
-    // It may be refused, and only the attempt tells.
+    // The kernel may refuse to lower the score. The spec asks for none, so the spawn continues.
     check(
-        &score(-900, 0),
+        &case(|c| c.host.oom_score_adj = -900),
         "# oom_score_adj (may be refused)
          openat(\"/proc/self/oom_score_adj\", O_WRONLY)
          write(\"/proc/self/oom_score_adj\", \"0\")
-         # a session of its own",
+         # new session",
     );
     check(&score(0, -1000), "write(\"/proc/self/oom_score_adj\", \"-1000\")");
     for (require, optional) in [
         (None, true),
-        (Some(Control::empty()), true),
-        (Some(Control::CAPS), true),
-        (Some(Control::OOM_SCORE), false),
-        (Some(Control::all()), false),
+        (Some(Require::BestEffort), true),
+        (Some(Require::Asked), true),
+        (Some(Require::These(Control::CAPS)), true),
+        (Some(Require::These(Control::OOM_SCORE)), false),
+        (Some(Require::Full), false),
     ] {
-        let mut case = score(-900, 0);
+        let mut case = case(|c| c.host.oom_score_adj = -900);
         case.spec.require = require;
         let plan = check(&case, "write(\"/proc/self/oom_score_adj\", \"0\")");
         let step = plan.init.iter().find(|step| step.control == Control::OOM_SCORE);
         assert_eq!(step.unwrap().may_be_refused(), optional, "{require:?}");
     }
+    // A score that the spec asks for must be set.
+    let asked = check(&score(-900, 0), "");
+    let step = asked.init.iter().find(|step| step.control == Control::OOM_SCORE);
+    assert!(!step.unwrap().may_be_refused());
     for wrong in [1001, -1001] {
         let why = format!("spec oom_score_adj: oom_score_adj: {wrong} is not within -1000 to 1000");
         refused(&score(0, wrong), &why);
@@ -186,16 +194,16 @@ fn the_oom_score_is_the_specs_whatever_the_callers_is() {
 }
 
 #[test]
-fn umasks() {
+fn the_umask_is_set_just_before_the_exec() {
     check(&case(|_| ()), "umask(000)\nchdir(\"/\")\ngetcwd()\numask(022)\n# execute the command");
     check(&case(|c| c.spec.umask = 0o077), "umask(077)");
     check(&case(|c| c.spec.umask = 0o777), "umask(777)");
 }
 
 #[test]
-fn descriptors() {
+fn descriptors_are_numbered_and_limited() {
     let given = |fds: &[(i32, u32)]| {
-        case(|c| c.spec.fds = fds.iter().map(|(from, to)| Fd { from: *from, to: *to }).collect())
+        case(|c| c.spec.fds = fds.iter().map(|(from, to)| Fd::new(caller_fd(*from), *to)).collect())
     };
     let plan = check(&given(&[(40, 9), (41, 3), (40, 1023)]), "dup3(to 0, 1, 2, 3, 9, 1023)");
     let caller = |plan: &Plan| plan.handed().filter(|h| matches!(h, Handed::Caller(_))).count();
@@ -206,11 +214,11 @@ fn descriptors() {
     for wrong in [0, 2, 1024, u32::MAX] {
         refused(&given(&[(40, wrong)]), &format!("spec fds: fds: {wrong} is not within 3 to 1023"));
     }
-    refused(&given(&[(40, 9), (41, 9)]), "spec fds: fds: two descriptors for number 9");
+    refused(&given(&[(40, 9), (41, 9)]), "spec fds: fds: two descriptors are given for number 9");
     let many = |n: u32| given(&(0..n).map(|i| (3, 3 + i)).collect::<Vec<_>>());
     assert_eq!(caller(&check(&many(197), "")), 197);
     refused(&many(198), "spec fds: fds: more than 197 descriptors");
-    // All that a plan can ever hand over, and init can take.
+    // The most descriptors that a plan can hand over are no more than init accepts.
     let mut most = many(197);
     most.host.cgroups = v1();
     most.spec.network = Network::Path("/run/netns/x".into());
@@ -220,19 +228,26 @@ fn descriptors() {
 
 fn everything_limited() -> cgroup::Limits {
     let (cpu_shares, memory, pids_max) = (Some(512), Some(64 << 20), Some(10));
-    cgroup::Limits { cpu_shares, cores: "0-1".into(), memory, pids_max, ..cgroup::Limits::default() }
+    cgroup::Limits {
+        cpu_shares,
+        cores: "0-1".parse().unwrap(),
+        memory,
+        pids_max,
+        ..cgroup::Limits::default()
+    }
 }
 
 #[test]
-fn standard_streams() {
+fn every_kind_of_standard_stream_is_handed_over() {
     type Set = fn(&mut SandboxSpec, Stdio);
     let table: [(Set, &str); 3] =
         [(|s, v| s.stdin = v, "stdin"), (|s, v| s.stdout = v, "stdout"), (|s, v| s.stderr = v, "stderr")];
     for (set, field) in table {
-        for stdio in [Stdio::Null, Stdio::Inherit, Stdio::Piped, Stdio::Fd(0), Stdio::Fd(9)] {
+        let fd = |number| Stdio::Fd(caller_fd(number));
+        for stdio in [Stdio::Null, Stdio::Inherit, Stdio::Piped, fd(0), fd(9)] {
             check(&case(|c| set(&mut c.spec, stdio)), "dup3(to 0, 1, 2)");
         }
-        let wrong = case(|c| set(&mut c.spec, Stdio::Fd(-1)));
-        refused(&wrong, &format!("spec {field}: {field}: -1 is no descriptor"));
+        let wrong = case(|c| set(&mut c.spec, fd(-1)));
+        refused(&wrong, &format!("spec {field}: {field}: -1 is not an open file descriptor"));
     }
 }

@@ -1,9 +1,9 @@
-//! What becomes `/`, what stands in it, and how it is entered.
+//! What becomes `/`, how it is populated, and how init enters it.
 
 use super::*;
 use crate::rootfs::work::MakeTempRoot;
 
-/// A root by method, path, writable, with `/usr` and a file.
+/// A root with this method, path and writability, populated with `/usr` and a file.
 fn root(populate: Method, path: Option<&str>, writable: bool) -> Case {
     case(|c| {
         c.spec.root.populate = populate;
@@ -11,13 +11,13 @@ fn root(populate: Method, path: Option<&str>, writable: bool) -> Case {
         c.spec.root.writable = writable;
         c.spec.root.chroot_env =
             [("/usr", "/usr"), ("/etc/hosts", "etc/hosts")].map(|(a, b)| (a.into(), b.into())).into();
-        c.policy.temp_dir = "/var/tmp".into();
+        c.policy.temp_dir = Some("/var/tmp".into());
         c.policy.allow_privileged = writable;
     })
 }
 
 #[test]
-fn bound_on_a_new_tmpfs() {
+fn bind_mounts_entries_read_only_on_a_new_tmpfs() {
     let plan = check(
         &root(Method::Bind, None, false),
         "# the root is a new tmpfs
@@ -31,14 +31,14 @@ fn bound_on_a_new_tmpfs() {
          ! /var/tmp",
     );
     assert!(plan.report.enforced.contains(Control::HOST_FILES));
-    let why = "populate \"bind\" cannot be writable: ask for overlay, or auto";
-    refused(&root(Method::Bind, None, true), &format!("spec root: root: {why}"));
-    let sized = case(|c| c.spec.root.tmpfs_size = 4096);
+    let why = "populate \"bind\" cannot be writable: use overlay or auto";
+    refused(&root(Method::Bind, None, true), &format!("spec root.writable: root.writable: {why}"));
+    let sized = case(|c| c.spec.root.tmpfs_size = Some(4096));
     check(&sized, "fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"size\", \"4096\")");
 }
 
 #[test]
-fn bound_on_a_directory() {
+fn bind_mounts_entries_on_the_given_directory() {
     check(
         &root(Method::Bind, Some("/srv/a"), false),
         "open_tree(held \"/srv/a\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)
@@ -51,7 +51,7 @@ fn bound_on_a_directory() {
 }
 
 #[test]
-fn linked() {
+fn link_populates_a_directory_and_makes_the_entries_read_only() {
     let fresh = "openat2(\"/etc/hosts\", O_PATH) # later linkat for each file of it
          openat2(\"/usr\", O_PATH) # later linkat for each file of it
          mkdirat(\"/var/tmp\", \"cofferdam-box\", 0700)
@@ -81,29 +81,30 @@ fn linked() {
     );
 }
 
-/// The one sandbox that can write the host's files, and the author must have said so.
+/// The only kind of sandbox that can write to the host's files. The author and the policy must both ask for it.
 #[test]
-fn linked_and_writable() {
+fn a_writable_linked_root_does_not_protect_the_hosts_files() {
     let writable = root(Method::Link, None, true);
     check(
         &writable,
         "openat2(\"/usr\", O_PATH) # later linkat for each file of it
          missing   host_files
-         host_files: the root is linked and writable: the task can change the host's own files
+         host_files: the root is writable and consists of hard links: the task can change the host's own files
          ! \"/usr\" read-only",
     );
     let mut strict = writable;
-    strict.spec.require = Some(Control::all());
+    strict.spec.require = Some(Require::Full);
     refused(
         &strict,
-        "unsupported: this host cannot enforce host_files: the root is linked and writable: the task can change the \
-         host's own files",
+        "unsupported: this host cannot enforce host_files: the root is writable and consists of hard links: the task can \
+         change the host's own files",
     );
 }
 
-/// What is linked into `/` itself cannot be bound on itself: the whole root becomes read-only at the end.
+/// An entry linked into `/` cannot be bound over itself to make it read-only: the whole root becomes read-only at the
+/// end.
 #[test]
-fn linked_into_the_root_itself() {
+fn an_entry_linked_into_the_root_makes_the_whole_root_read_only() {
     let over = |populate, writable, target: &str| {
         let mut case = root(populate, None, writable);
         case.spec.root.chroot_env = [("/srv/a".into(), target.into())].into();
@@ -118,13 +119,13 @@ fn linked_into_the_root_itself() {
              # \"/\" read-only
              openat2(root, \"/\", RESOLVE_IN_ROOT)
              mount_setattr(\"/\", MOUNT_ATTR_RDONLY)
-             # enter the root
+             # switch to the new root
              missing   none
              ! open_tree(root \"/\",\n! open_tree(root \"/.",
         );
         refused(
             &over(Method::Bind, false, target),
-            "spec chroot_env: chroot_env: \"/srv/a\" cannot be mounted over the new root: give it as the path of the root",
+            "spec root.chroot_env: root.chroot_env: \"/srv/a\" cannot be mounted over the new root: use it as the path of the root",
         );
     }
     check(&over(Method::Link, true, "/"), "missing   host_files\n! \"/\" read-only");
@@ -132,7 +133,7 @@ fn linked_into_the_root_itself() {
 }
 
 #[test]
-fn copied() {
+fn copies_need_no_bind_mounts() {
     for path in [None, Some("/srv/a")] {
         let plan = check(
             &root(Method::Copy, path, false),
@@ -148,7 +149,7 @@ fn copied() {
 }
 
 #[test]
-fn as_it_is() {
+fn populate_none_uses_the_given_directory_unchanged() {
     check(
         &root(Method::None, Some("/srv/a"), false),
         "# the root is \"/srv/a\"
@@ -158,36 +159,36 @@ fn as_it_is() {
     );
     refused(
         &root(Method::None, None, false),
-        "spec root: root: populate \"none\" needs the path of a directory to be used as it is",
+        "spec root.path: root.path: populate \"none\" needs the path of an existing root directory",
     );
 }
 
 #[test]
-fn a_root_that_is_no_directory() {
+fn the_root_must_be_a_directory() {
     for (path, message) in [
-        ("srv/a", "root must be absolute but got relative path \"srv/a\""),
-        ("/srv/../etc", "root: \"/srv/../etc\" must not contain \"..\""),
-        ("/srv/file", "root: \"/srv/file\" is not a directory"),
-        ("/srv/nothing", "root: there is no \"/srv/nothing\" on the host"),
-        ("/srv/a\0b", "root: \"/srv/a\\0b\" must not contain a NUL byte"),
+        ("srv/a", "root.path must be absolute but got relative path \"srv/a\""),
+        ("/srv/../etc", "root.path: \"/srv/../etc\" must not contain \"..\""),
+        ("/srv/file", "root.path: \"/srv/file\" is not a directory"),
+        ("/srv/nothing", "root.path: \"/srv/nothing\" does not exist on the host"),
+        ("/srv/a\0b", "root.path: \"/srv/a\\0b\" must not contain a NUL byte"),
     ] {
-        refused(&root(Method::Bind, Some(path), false), &format!("spec root: {message}"));
+        refused(&root(Method::Bind, Some(path), false), &format!("spec root.path: {message}"));
     }
 }
 
 #[test]
-fn whose_list_populates_the_root() {
+fn the_specs_list_takes_precedence_over_the_policys_and_the_default() {
     let env = |source: &str| crate::rootfs::ChrootEnv::from([(source.into(), "/x".into())]);
     let both = case(|c| (c.policy.chroot_env, c.spec.root.chroot_env) = (env("/srv/a"), env("/srv/b")));
     check(&both, "# bind \"/srv/b\" at \"/x\", read-only\n! /srv/a\n! /usr\"");
     let operators = case(|c| c.policy.chroot_env = env("/srv/a"));
     check(&operators, "# bind \"/srv/a\" at \"/x\", read-only\n! /usr\"");
-    // Of the default list this host has three.
+    // The fake host has three paths of the default list.
     check(
         &case(|_| ()),
         "# bind \"/bin\"...\n# bind \"/etc\"...\n# bind \"/usr\"...\n! /lib32\n! resolvconf",
     );
-    // What holds others is bound before them, whatever the order of the sources.
+    // An outer target is bound before the targets inside it, whatever the order of the sources.
     let nested = case(|c| {
         c.spec.root.chroot_env =
             [("/bin", "/a/b"), ("/usr", "/a"), ("/etc", "/a/b/c")].map(|(s, t)| (s.into(), t.into())).into();
@@ -200,13 +201,16 @@ fn whose_list_populates_the_root() {
         "# bind \"/usr\" at \"/a\"...\n# bind \"/bin\" at \"/a/b\"...\n# bind \"/etc\" at \"/a/b/c\"...",
     );
     let wrong = case(|c| c.spec.root.chroot_env = [("usr".into(), "/x".into())].into());
-    refused(&wrong, "spec chroot_env: chroot_env: \"usr\" -> \"/x\": the source is not absolute");
+    refused(
+        &wrong,
+        "spec root.chroot_env: root.chroot_env: \"usr\" -> \"/x\": the source is not an absolute path",
+    );
     let climbs = case(|c| c.policy.chroot_env = [("/usr".into(), "/x/../..".into())].into());
-    refused(&climbs, "spec chroot_env: chroot_env: \"/usr\" -> \"/x/../..\": a path has a ..");
+    refused(&climbs, "spec chroot_env: chroot_env: \"/usr\" -> \"/x/../..\": a path must not contain \"..\"");
 }
 
 #[test]
-fn entered_by_pivot_root_or_by_chroot() {
+fn the_root_is_entered_by_pivot_root_or_chroot() {
     let entered = |no_pivot_root, drop: &[&str]| {
         case(|c| {
             c.policy.no_pivot_root = no_pivot_root;
@@ -229,13 +233,13 @@ fn entered_by_pivot_root_or_by_chroot() {
          chroot(\".\")
          chdir(\"/\")
          ! pivot_root(";
-    // CAP_SYS_CHROOT is one of the thirteen.
+    // CAP_SYS_CHROOT is one of the thirteen default capabilities.
     check(
         &entered(true, &[]),
         &format!(
             "{by_chroot}
              weakened  root_switch
-             root_switch: no_pivot_root leaves the host's mounts below the root, and CAP_SYS_CHROOT lets the task out of a chroot"
+             root_switch: no_pivot_root keeps the host's mounts below the root, and with CAP_SYS_CHROOT the task can escape from the chroot"
         ),
     );
     check(
@@ -243,13 +247,13 @@ fn entered_by_pivot_root_or_by_chroot() {
         &format!(
             "{by_chroot}
              weakened  none
-             root_switch: no_pivot_root leaves the host's mounts in the namespace, below the root"
+             root_switch: no_pivot_root keeps the host's mounts in the mount namespace, below the root"
         ),
     );
 }
 
 #[test]
-fn what_the_kernel_shows_is_masked_where_the_host_has_it() {
+fn kernel_files_that_the_host_has_are_masked() {
     check(
         &case(|_| ()),
         "# mount \"proc\" at \"/proc\"
@@ -272,7 +276,7 @@ fn what_the_kernel_shows_is_masked_where_the_host_has_it() {
 }
 
 #[test]
-fn setuid_programs_work_only_where_new_privileges_may_be_had() {
+fn mounts_allow_setuid_only_without_no_new_privs() {
     check(
         &case(|c| c.spec.no_new_privs = false),
         "fsmount(\"tmpfs\", MOUNT_ATTR_NODEV)
@@ -283,7 +287,7 @@ fn setuid_programs_work_only_where_new_privileges_may_be_had() {
 }
 
 #[test]
-fn working_directories() {
+fn the_working_directory_is_made_and_entered() {
     let dir = |dir: &str| case(|c| c.spec.work_dir = Some(dir.into()));
     check(
         &dir("/work/it"),
@@ -296,24 +300,24 @@ fn working_directories() {
     check(&case(|_| ()), "setresuid(65534, 65534, 65534)\nchdir(\"/\")\ngetcwd()");
     refused(&dir("work"), "spec work_dir: work_dir must be absolute but got relative path \"work\"");
     refused(&dir("/a/../.."), "spec work_dir: work_dir: \"/a/../..\" must not contain \"..\"");
-    refused(&dir(""), "spec work_dir: work_dir: it is empty: leave it out for /");
+    refused(&dir(""), "spec work_dir: work_dir: it must not be empty: leave it out for /");
     let long = format!("/{}", "x".repeat(4095));
     refused(&dir(&long), "spec work_dir: work_dir: a path must be shorter than 4096 bytes");
 }
 
 #[test]
-fn sources_that_the_host_lacks_are_named_where_somebody_wrote_them() {
+fn missing_sources_of_an_explicit_list_are_reported() {
     let list = |c: &mut Case| {
         c.spec.root.chroot_env = [("/usr".into(), "/usr".into()), ("/nope".into(), "/x".into())].into();
         c.survey.kinds.insert("/nope".into(), None);
     };
-    check(&case(list), "host_files: left out of the root: \"/nope\" is not there\n! at \"/x\"");
+    check(&case(list), "host_files: left out of the root: \"/nope\" does not exist\n! at \"/x\"");
     check(&case(|_| ()), "! left out");
 }
 
 #[test]
-fn what_other_users_may_not_read_in_the_default_etc_is_covered() {
-    let said = "covered, as other users may not read them on the host";
+fn private_files_of_the_default_etc_are_masked() {
+    let said = "masked, because other users cannot read them on the host";
     check(
         &case(|_| ()),
         &format!(
@@ -322,7 +326,7 @@ fn what_other_users_may_not_read_in_the_default_etc_is_covered() {
              masked_paths: {said}: /etc/shadow /etc/ssl/private"
         ),
     );
-    // A list that is written means what it says, and so does a volume.
+    // An explicit list is not masked, and neither is a volume.
     let written = case(|c| c.spec.root.chroot_env = [("/etc".into(), "/etc".into())].into());
     check(&written, "! # mask \"/etc\n! covered");
     let operators = case(|c| c.policy.chroot_env = [("/etc".into(), "/etc".into())].into());

@@ -1,4 +1,4 @@
-//! Which sources a task may name, and what the report says of those that it may write.
+//! Which host paths a task may name, and what the report says about writable ones.
 
 use super::*;
 use crate::rootfs::{Propagation, TaskDirs};
@@ -12,12 +12,12 @@ fn volume(source: &str, read_only: bool) -> Case {
             read_only,
             propagation: Propagation::Private,
         }];
-        c.policy.temp_dir = "/var/tmp".into();
+        c.policy.temp_dir = Some("/var/tmp".into());
     })
 }
 
 #[test]
-fn sources_stay_below_the_roots_that_the_operator_allows() {
+fn sources_must_be_below_an_allowed_source_root() {
     let allowed = |mut case: Case| {
         case.policy.allowed_source_roots = vec!["/srv".into(), "/data/shared".into()];
         case.survey.real.insert("/data/shared".into(), "/mnt/disk".into());
@@ -25,47 +25,50 @@ fn sources_stay_below_the_roots_that_the_operator_allows() {
     };
     check(&allowed(volume("/srv/a", false)), "");
     check(&allowed(volume("/mnt/disk/x", false)), "");
-    let none = "is below none of this host's allowed_source_roots";
+    let none = "is not below one of the policy's allowed_source_roots";
     refused(&allowed(volume("/etc", true)), &format!("denied: volumes: \"/etc\" {none}"));
-    // Neither a name that begins alike nor a link that begins below one.
+    // Neither a path with a common prefix nor a symbolic link out of an allowed root is allowed.
     refused(&allowed(volume("/srvx", true)), &format!("denied: volumes: \"/srvx\" {none}"));
     let mut linked = allowed(volume("/srv/a", true));
     linked.survey.real.insert("/srv/a".into(), "/etc/shadow.d".into());
-    refused(&linked, &format!("denied: volumes: \"/srv/a\", which is \"/etc/shadow.d\", {none}"));
+    refused(&linked, &format!("denied: volumes: \"/srv/a\" (which is \"/etc/shadow.d\") {none}"));
     for (field, set) in [
-        ("root", (|s| s.root.path = Some("/usr".into())) as fn(&mut SandboxSpec)),
-        ("chroot_env", |s| drop(s.root.chroot_env.insert("/usr".into(), "/usr".into()))),
+        ("root.path", (|s| s.root.path = Some("/usr".into())) as fn(&mut SandboxSpec)),
+        ("root.chroot_env", |s| drop(s.root.chroot_env.insert("/usr".into(), "/usr".into()))),
         ("task_dirs", |s| s.task_dirs = TaskDirs { local: Some("/usr".into()), ..TaskDirs::default() }),
     ] {
         let mut case = allowed(case(|_| ()));
         set(&mut case.spec);
         refused(&case, &format!("denied: {field}: \"/usr\" {none}"));
     }
-    // The operator's own list is not the task's.
+    // The operator's own list is not restricted.
     let mut own = allowed(case(|_| ()));
     own.policy.chroot_env = [("/usr".into(), "/usr".into())].into();
     check(&own, "# bind \"/usr\" at \"/usr\", read-only");
 }
 
 #[test]
-fn volumes_and_what_acts_on_the_host_are_the_operators_to_allow() {
+fn the_policy_must_allow_volumes_and_bidirectional_propagation() {
     let mut none = volume("/srv/a", true);
     none.policy.volumes_enabled = false;
-    refused(&none, "denied: volumes: \"/srv/a\" is refused: volumes_enabled is off in this host's policy");
+    refused(
+        &none,
+        "denied: volumes: \"/srv/a\" is not allowed: volumes_enabled is off in this host's policy",
+    );
     let mut both = volume("/srv/a", true);
     both.spec.volumes[0].propagation = Propagation::Bidirectional;
     refused(
         &both,
-        "denied: volumes: mounts of the task at \"/v\" would appear on the host (bidirectional): allow_privileged is \
-         off in this host's policy",
+        "denied: volumes: with bidirectional propagation, mounts of the task at \"/v\" would appear on the host: \
+         allow_privileged is off in this host's policy",
     );
     both.policy.allow_privileged = true;
     check(&both, "");
 }
 
 #[test]
-fn what_a_writable_source_leads_to_is_said() {
-    let roots = "where the temporary roots of other sandboxes are made";
+fn writable_sources_that_give_access_to_the_host_are_reported() {
+    let roots = "the directory of other sandboxes' temporary roots";
     for source in ["/var/tmp", "/var", "/"] {
         let report = check(&volume(source, false), "").report;
         assert!(report.weakened.contains(Control::HOST_FILES), "{source}: {report}");
@@ -75,7 +78,7 @@ fn what_a_writable_source_leads_to_is_said() {
     }
     refused(
         &volume("/var/tmp/cofferdam-x/root/usr", false),
-        "spec volumes: volumes: \"/var/tmp/cofferdam-x/root/usr\" lies in the temporary root of another sandbox",
+        "spec volumes: volumes: \"/var/tmp/cofferdam-x/root/usr\" is in the temporary root of another sandbox",
     );
     for source in ["/sys/fs/cgroup/cofferdam.slice", "/sys/fs", "/"] {
         let report = check(&volume(source, false), "").report;
@@ -85,7 +88,7 @@ fn what_a_writable_source_leads_to_is_said() {
         assert!(report.weakened.contains(Control::MASKED_PATHS), "{source}: {report}");
     }
     let report = check(&volume("/proc/sys", true), "").report;
-    assert!(report.why(Control::MASKED_PATHS).contains("shows the host's /proc"), "{report}");
+    assert!(report.why(Control::MASKED_PATHS).contains("exposes the host's /proc"), "{report}");
     check(&volume("/srv/a", false), "weakened  none");
 }
 
@@ -107,18 +110,21 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
     );
     assert!(plan.report.enforced.contains(Control::NET_NS | Control::CAPS | Control::PID_NS));
     let network =
-        "denied: network: this host's policy allows no network (allow_network is off): ask for \"none\"";
+        "denied: network: this host's policy does not allow a network (allow_network is off): use \"none\"";
     refused(&strict(&|c| c.spec.network = crate::ns::Network::Host), network);
     refused(&strict(&|c| c.spec.network = crate::ns::Network::Path("/run/netns/x".into())), network);
-    let above = |what: &str| format!("denied: {what} \"host\" is above the ceiling of this host's policy");
-    refused(&strict(&|c| c.spec.pid_mode = "host".into()), &above("pid_mode"));
-    refused(&strict(&|c| c.spec.ipc_mode = "host".into()), &above("ipc_mode"));
+    let above = |what: &str| {
+        let flag = what.trim_end_matches("_mode");
+        format!("denied: {what} \"host\" is not allowed by this host's policy (allow_host_{flag} is off)")
+    };
+    refused(&strict(&|c| c.spec.pid_mode = mode("host")), &above("pid_mode"));
+    refused(&strict(&|c| c.spec.ipc_mode = mode("host")), &above("ipc_mode"));
     refused(
         &strict(&|c| c.spec.cap_add = vec!["chown".into()]),
         "denied: policy does not allow the following capabilities: chown",
     );
-    // What holds in part does not do, whatever the author requires.
-    for require in [None, Some(Control::empty())] {
+    // A weakened control is refused, whatever the spec requires.
+    for require in [None, Some(Require::BestEffort)] {
         let weak = strict(&|c| {
             c.spec.require = require;
             c.host.private.clear();
@@ -128,14 +134,14 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
         });
         refused(
             &weak,
-            "unsupported: this host cannot enforce masked_paths: \"/sys/fs\" shows the host's /sys, which is not masked \
-             there",
+            "unsupported: this host cannot enforce masked_paths: \"/sys/fs\" exposes the host's /sys, where \
+             sensitive files are not masked",
         );
     }
 }
 
 #[test]
-fn what_an_inherited_descriptor_gives_away_is_said() {
+fn inherited_files_directories_and_terminals_are_reported() {
     use crate::host::Stream;
     let given = |stream| case(|c| c.survey.streams = vec![("stdout".into(), stream)]);
     let report = check(&given(Stream::File), "weakened  host_files").report;

@@ -1,4 +1,4 @@
-//! Files and directories of the host.
+//! Volumes: files and directories of the host in the task's root.
 
 use super::*;
 use crate::rootfs::Propagation;
@@ -12,7 +12,7 @@ fn volume(source: &str, target: &str, read_only: bool, propagation: Propagation)
 }
 
 #[test]
-fn propagation_and_read_only() {
+fn volumes_have_their_propagation_and_mount_flags() {
     use Propagation::{Bidirectional, HostToTask, Private};
     let no = "MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV";
     for (read_only, propagation, attrs, flag) in [
@@ -24,10 +24,10 @@ fn propagation_and_read_only() {
         (true, Bidirectional, "MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV", "MS_SHARED"),
     ] {
         let said = if read_only { ", read-only" } else { "" };
-        // What the host mounts there later comes with flags of its own.
+        // A mount that the host makes there later has its own flags, without nodev.
         let weakened = if propagation == Private { "none" } else { "devices" };
         let open = "open_tree(held \"/srv/a\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)";
-        // In the caller's own mount namespace, where it is a peer of the host's mount.
+        // The tree is opened in the caller's mount namespace, where it is a peer of the host's mount.
         let begin = format!("{open}\nsocketpair...\n# bind \"/srv/a\" at \"/data\"{said}");
         let plan = check(
             &volume("/srv/a", "/data", read_only, propagation),
@@ -45,7 +45,7 @@ fn propagation_and_read_only() {
 }
 
 #[test]
-fn files_directories_and_setuid_bits() {
+fn a_file_volume_needs_a_mount_point_in_the_root() {
     let file = |populate| {
         let mut case = volume("/srv/file", "/etc/file", false, Propagation::Private);
         case.spec.root.populate = populate;
@@ -53,12 +53,12 @@ fn files_directories_and_setuid_bits() {
     };
     let bound = "# bind the file \"/srv/file\" at \"/etc/file\"";
     check(&file(Method::Overlay), &format!("# overlay \"/etc\" at \"/etc\"\n{bound}"));
-    // In a linked root the mount point is made before what was linked is sealed.
+    // In a linked root the mount point is made before the linked entry becomes read-only.
     check(&file(Method::Link), &format!("# empty file \"/etc/file\"\n# \"/etc\" read-only\n{bound}"));
     refused(
         &file(Method::Bind),
-        "spec populate: populate: nothing can be mounted at \"/etc/file\": \"/etc\" is bound read-only and has no \
-         such path; populate by overlay, or auto",
+        "spec volumes: volumes: \"/etc/file\" cannot be created in the root: \"/etc\" is bound read-only \
+         and does not contain it; populate by overlay or auto",
     );
     let mut there = file(Method::Bind);
     there.survey.kinds.insert("/etc/file".into(), Some(FileKind::File));
@@ -68,7 +68,8 @@ fn files_directories_and_setuid_bits() {
     check(&honoured, "mount_setattr(\"/srv/a\", AT_RECURSIVE, MOUNT_ATTR_NODEV, MS_PRIVATE)");
 }
 
-/// The caller may have no right to clone what it holds: init does, of what is the same.
+/// A caller without privileges cannot clone a tree from what it holds. Init opens the source again and checks that it
+/// is the same file.
 #[test]
 fn without_privileges_init_opens_each_source_again_and_compares() {
     let mut case = volume("/srv/a", "/data", false, Propagation::Private);
@@ -77,11 +78,11 @@ fn without_privileges_init_opens_each_source_again_and_compares() {
     let plan = check(
         &case,
         "# init
-         # \"/srv/real\", if it is what the caller holds
+         # open \"/srv/real\", check that it is the file that the caller opened
          openat2(\"/srv/real\", O_PATH, RESOLVE_NO_SYMLINKS)
          statx(opened \"/srv/real\", STATX_INO)
          open_tree(opened \"/srv/real\", OPEN_TREE_CLONE|AT_RECURSIVE)
-         # no mount of ours reaches the host
+         # stop mount propagation to the host
          # bind \"/srv/a\" at \"/data\"
          ! open_tree(held",
     );
@@ -89,19 +90,39 @@ fn without_privileges_init_opens_each_source_again_and_compares() {
 }
 
 #[test]
-fn volumes_that_cannot_be() {
+fn invalid_volumes_are_refused() {
     for (source, target, message) in [
-        ("srv", "/x", "volumes must be absolute but got relative path \"srv\""),
-        ("/srv/a", "x", "volumes must be absolute but got relative path \"x\""),
-        ("/srv/../etc", "/x", "volumes: \"/srv/../etc\" must not contain \"..\""),
-        ("/srv/a", "/x/../../y", "volumes: \"/x/../../y\" must not contain \"..\""),
-        ("/srv/a", "/", "volumes: nothing can be mounted at \"/\""),
-        ("/srv/a", "/./", "volumes: nothing can be mounted at \"/./\""),
-        ("/srv/a", "/proc", "volumes: nothing can be mounted at \"/proc\""),
-        ("/srv/a", "/proc/sys", "volumes: nothing can be mounted at \"/proc/sys\""),
-        ("/srv/a", "//proc/self", "volumes: nothing can be mounted at \"//proc/self\""),
-        ("/srv/none", "/x", "volumes: there is no \"/srv/none\" on the host"),
-        ("/srv/a\0", "/x", "volumes: \"/srv/a\\0\" must not contain a NUL byte"),
+        ("srv", "/x", "volumes[0].source must be absolute but got relative path \"srv\""),
+        ("/srv/a", "x", "volumes[0].target must be absolute but got relative path \"x\""),
+        ("/srv/../etc", "/x", "volumes[0].source: \"/srv/../etc\" must not contain \"..\""),
+        ("/srv/a", "/x/../../y", "volumes[0].target: \"/x/../../y\" must not contain \"..\""),
+        (
+            "/srv/a",
+            "/",
+            "volumes[0].target: \"/\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        (
+            "/srv/a",
+            "/./",
+            "volumes[0].target: \"/./\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        (
+            "/srv/a",
+            "/proc",
+            "volumes[0].target: \"/proc\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        (
+            "/srv/a",
+            "/proc/sys",
+            "volumes[0].target: \"/proc/sys\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        (
+            "/srv/a",
+            "//proc/self",
+            "volumes[0].target: \"//proc/self\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
+        ("/srv/none", "/x", "volumes: \"/srv/none\" does not exist on the host"),
+        ("/srv/a\0", "/x", "volumes[0].source: \"/srv/a\\0\" must not contain a NUL byte"),
     ] {
         refused(&volume(source, target, false, Propagation::Private), &format!("spec volumes: {message}"));
     }
@@ -122,13 +143,13 @@ fn volumes_that_cannot_be() {
         })
     };
     for target in ["/x", "/x/", "//x/."] {
-        let both = "spec volumes: volumes: the volume \"/srv/a\" and the volume \"/srv/b\" both go to \"/x\"";
+        let both = "spec volumes: volumes: the volume \"/srv/a\" and the volume \"/srv/b\" are both mounted at \"/x\"";
         refused(&same(target), both);
     }
     check(&same("/x/y"), "");
     check(&many(400), "");
     refused(
         &many(600),
-        "spec volumes: volumes: more than 512 files, directories and descriptors are handed over",
+        "spec volumes: volumes: more than 512 files, directories and descriptors would be passed to init",
     );
 }

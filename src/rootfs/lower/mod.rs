@@ -1,13 +1,14 @@
-//! Lowers the root into steps of init, in the order in which init takes them: clones of mount trees of the host, mount
-//! propagation, the root, its sources, `/dev`, `/proc` and `/sys`, the task's directories, volumes, devices, generated
-//! files, masks, the read-only `/dev`, and `pivot_root(2)`.
+//! Turns the root into steps of init, in the order in which init runs them: clones of the host's mount trees, mount
+//! propagation, the file system that overlays write to, the root, its sources, `/tmp`, `/dev`, `/proc` and `/sys`, the
+//! task's directories, volumes, devices, generated files, masks, the working directory, the read-only `/dev`, standard
+//! streams on `/dev/null`, and `pivot_root(2)`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::populate::Method;
 use super::probe::Owner;
-use super::{Device, FileKind, Propagation, Root, TaskDirs, Volume};
+use super::{FileKind, Propagation, Root, TaskDirs, Volume};
 use crate::report::Control;
 use crate::step::wire::{Blob, FileType, Op};
 use crate::step::{
@@ -17,6 +18,8 @@ use crate::step::{
 
 mod dirs;
 mod populated;
+
+pub(crate) use populated::layer_name;
 
 /// One source of the root, a file or directory of the host, and its destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub(crate) struct RootRequest<'a> {
     pub root: &'a Root,
     /// The directory of the host that becomes the root; `None` for a tmpfs.
     pub dir: Option<&'a Path>,
-    /// Paths without symbolic links, by the path in the spec, where the two differ.
+    /// Maps each path of the spec to the path without symbolic links, if the two differ.
     pub real: &'a BTreeMap<PathBuf, PathBuf>,
     /// The chosen method, never `auto`.
     pub method: Method,
@@ -60,21 +63,21 @@ pub(crate) struct RootRequest<'a> {
     pub files: &'a [(&'static str, String)],
     /// Volumes, each with the type of its source.
     pub volumes: &'a [(Volume, FileKind)],
-    /// Device nodes of the host that the spec adds.
-    pub devices: &'a [Device],
+    /// Device nodes of the host that the spec adds: path on the host and path in the sandbox.
+    pub devices: &'a [(&'a Path, &'a Path)],
     /// The task's working directory. Made if it does not exist.
     pub work_dir: Option<&'a Path>,
-    /// Sensitive paths of the host's kernel that are covered.
+    /// Sensitive paths below `/proc` and `/sys` that are masked.
     pub masked: &'a [(PathBuf, FileKind)],
     /// Options of the host's `/proc`, for a new procfs of the same PID namespace.
     pub proc_options: &'a [(String, String)],
     /// Files and directories of the sources that are covered, because other users may not read them on the host.
     pub private: &'a [(PathBuf, FileKind)],
-    /// Sensitive paths of the host's kernel that become read-only.
+    /// Sensitive paths below `/proc` that become read-only.
     pub read_only: &'a [(PathBuf, FileKind)],
     /// The standard streams that are `/dev/null`: bit N for descriptor N.
     pub null: u8,
-    /// Whether the root is entered by `pivot_root(2)` or else by `chroot(2)`.
+    /// The root is entered by `pivot_root(2)`. Otherwise by `chroot(2)`.
     pub pivot: bool,
     /// The caller may mount without a user namespace.
     pub privileged: bool,
@@ -90,8 +93,8 @@ pub(crate) struct RootRequest<'a> {
     pub new_net: bool,
     /// Mounts of host files are `nosuid`.
     pub nosuid: bool,
-    /// Steps that are the same for every task may be taken once per sandbox. This requires that the task cannot change
-    /// mounts, that no volume propagates mounts, and that the root is entered by `pivot_root(2)`.
+    /// Steps that are the same for every task may run once per sandbox ([`Phase::Prepare`]). This requires that the
+    /// task cannot change mounts, that no volume propagates mounts, and that the root is entered by `pivot_root(2)`.
     pub prepares: bool,
 }
 
@@ -121,7 +124,7 @@ impl RootRequest<'_> {
     }
 
     fn tmpfs_size(&self) -> u64 {
-        if self.root.tmpfs_size == 0 { SIZE_DEFAULT } else { self.root.tmpfs_size }
+        self.root.tmpfs_size.unwrap_or(SIZE_DEFAULT)
     }
 
     /// Whether the sources are mounted in the root, and not linked or copied.
@@ -134,8 +137,9 @@ impl RootRequest<'_> {
         self.method == Method::Link && !self.root.writable
     }
 
-    /// Whether such hard links are in `/` itself. A directory is made read-only by a bind mount on itself. `/` cannot
-    /// be, and must stay writable until every mount point is made.
+    /// Whether an entry of the map puts such hard links into `/` itself. Other directories become read-only by a bind
+    /// mount on themselves. That is not possible for `/`: its own mount becomes read-only, after all mount points are
+    /// created.
     fn seals_root(&self) -> bool {
         self.restricts() && self.entries.iter().any(|e| e.target == Path::new("/"))
     }
@@ -161,7 +165,7 @@ const LINKS: [(&str, &str); 6] = [
 pub(crate) struct Steps<'a> {
     req: &'a RootRequest<'a>,
     draft: &'a mut Draft,
-    /// Clones of mount trees that the caller may not clone itself. They come before all other steps.
+    /// Steps that clone mount trees, if the caller may not clone them itself. They come before all other steps.
     trees: Vec<InitStep>,
     steps: Vec<InitStep>,
 }
@@ -320,7 +324,7 @@ fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         ));
     }
     let pts: &[&str] = &["ptmxmode", "0666", "mode", "0620", "gid", "5"];
-    // A user namespace that maps one id does not map group 5.
+    // The task's user namespace may not map group 5 (tty).
     let pts = if req.privileged { pts } else { pts.get(..4).unwrap_or_default() };
     steps.push(mount(control, "devpts", "/dev/pts", ATTR_NOSUID | ATTR_NOEXEC, pts));
     steps.push(mount(control, "tmpfs", "/dev/shm", NO, &["mode", "1777", "size", "67108864"]));
@@ -329,7 +333,7 @@ fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     } else {
         steps.draft.report.note(
             Control::IPC_NS,
-            "no /dev/mqueue: the host's IPC namespace cannot be mounted without privileges",
+            "/dev/mqueue is not mounted: in the host's IPC namespace that needs CAP_SYS_ADMIN on the host",
         );
     }
 }
@@ -338,7 +342,6 @@ fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     // In the host's PID namespace, the task could write files such as /proc/PID/oom_score_adj of every process.
     let proc_attrs = if req.own_pid || req.user_namespaces { NO } else { NO | ATTR_RDONLY };
-    // Private, because a later mount of the host would propagate without these attributes.
     if req.privileged || req.own_pid {
         let options: Vec<&str> = match req.own_pid {
             true => Vec::new(),
@@ -347,6 +350,7 @@ fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         steps.push(mount(Control::PID_NS, "proc", "/proc", proc_attrs, &options));
     } else {
         let proc = Path::new("/proc");
+        // Private, because a later mount of the host would propagate without these attributes. So is /sys below.
         steps.bind(control, (proc, FileKind::Dir), proc, proc_attrs, MS_PRIVATE);
     }
     if req.binds_sys() {
@@ -363,7 +367,7 @@ fn volumes(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     for (volume, kind) in req.volumes {
         if volume.propagation != Propagation::Private {
             let why = format!(
-                "later mounts of the host below {:?} come with its flags, and not nodev, nosuid or read-only",
+                "mounts that the host makes below {:?} later keep the host's flags, without nodev, nosuid or read-only",
                 volume.target
             );
             steps.draft.report.weaken(Control::DEVICES, why);
@@ -379,8 +383,8 @@ fn volumes(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
 }
 
 fn devices(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
-    for device in req.devices {
-        steps.bind(Control::DEVICES, (&device.source, FileKind::Device), &device.target, DEVICE, MS_PRIVATE);
+    for (source, target) in req.devices {
+        steps.bind(Control::DEVICES, (source, FileKind::Device), target, DEVICE, MS_PRIVATE);
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn lower(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     if req.method == Method::Link && req.root.writable {
         steps.draft.report.miss(
             Control::HOST_FILES,
-            "the root is linked and writable: the task can change the host's own files",
+            "the root is writable and consists of hard links: the task can change the host's own files",
         );
     }
 }
@@ -72,14 +72,14 @@ fn overlays(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         if shared(req, entry).is_some() {
             continue;
         }
-        let name = entry.layer();
+        let name = layer_name(&entry.target);
         let op = Op::Overlay {
             source: path(&entry.source),
             fd: steps.tree(&entry.source, false),
             target: path(&entry.target),
             name: text(&name),
             mode: entry.owner.mode & 0o7777,
-            // A user namespace does not map the owners of the host. Then the task owns the directory.
+            // In a user namespace, the owners of the host are not mapped. The task owns the directory instead.
             uid: if req.privileged { entry.owner.uid } else { req.user.0 },
             gid: if req.privileged { entry.owner.gid } else { req.user.1 },
             userxattr: !req.privileged,
@@ -99,10 +99,12 @@ fn overlays(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     }
 }
 
-/// The path in the sandbox at which another entry's overlay shows the source of `entry`. For example, the overlay of
-/// `/usr` shows `/usr/bin`, the source of a `/bin` that is a symbolic link to it. The two paths can then be one
-/// directory, as on the host, which saves an overlay. `None` if a third entry is above or below either of the two, or a
-/// mount of the host or a directory that is left empty above or below the source.
+/// Returns the path in the sandbox at which another entry's overlay already shows the source of `entry`. For example,
+/// `/bin` is a symbolic link to `/usr/bin` on the host: then the overlay of `/usr` shows the source of `/bin` too.
+/// `/bin` needs no overlay of its own and becomes a bind mount of `/usr/bin` in the sandbox.
+///
+/// `None` if the two paths would not show the same files. This is so if a third entry is above or below either path, or
+/// if a mount of the host or a directory that is left empty is above or below the source.
 fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
     let others = || req.entries.iter().filter(|other| *other != entry);
     let apart = |at: &Path, but: Option<&RootEntry>| {
@@ -112,8 +114,8 @@ fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
     if entry.kind != FileKind::Dir || !apart(&entry.target, None) {
         return None;
     }
-    // An entry that is shared itself may be mounted too late. Each outer source is above the inner one, so the
-    // recursion ends.
+    // The outer entry must have an overlay of its own: if it is a bind mount of a third entry's overlay, it may be
+    // mounted after `entry`. The recursion ends because each outer source is above the inner one.
     let own = |outer: &&RootEntry| {
         let below = outer.real != entry.real && entry.real.starts_with(&outer.real);
         outer.kind == FileKind::Dir && below && shared(req, outer).is_none()
@@ -127,27 +129,27 @@ fn shared(req: &RootRequest<'_>, entry: &RootEntry) -> Option<PathBuf> {
     })
 }
 
-impl RootEntry {
-    /// Name of the directory that contains the layers of its overlay: its target, with `%2F` for `/` and `%25` for `%`.
-    pub(crate) fn layer(&self) -> Vec<u8> {
-        let mut name = Vec::new();
-        for byte in self.target.as_os_str().as_bytes().iter().skip(1) {
-            match byte {
-                b'/' => name.extend(b"%2F"),
-                b'%' => name.extend(b"%25"),
-                byte => name.push(*byte),
-            }
+/// Name of the directory that contains the layers of the overlay at `target`: the path with `%2F` for `/` and `%25` for
+/// `%`.
+pub(crate) fn layer_name(target: &Path) -> Vec<u8> {
+    let mut name = Vec::new();
+    for byte in target.as_os_str().as_bytes().iter().skip(1) {
+        match byte {
+            b'/' => name.extend(b"%2F"),
+            b'%' => name.extend(b"%25"),
+            byte => name.push(*byte),
         }
-        name
     }
+    name
 }
 
-/// Makes the hard-linked files read-only. Mount points among them are made before, in directories that belong to the
-/// root, because only files are linked.
+/// Makes hard-linked files read-only, by a read-only bind mount of each entry on itself. Mount points inside the
+/// entries are created before that. They change nothing on the host, because only files are hard links: the directories
+/// belong to the root.
 fn restricted(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let within = |target: &Path| req.entries.iter().any(|e| target.starts_with(&e.target));
     let volumes = req.volumes.iter().map(|(volume, kind)| (volume.target.as_path(), *kind));
-    let devices = req.devices.iter().map(|device| (device.target.as_path(), FileKind::Device));
+    let devices = req.devices.iter().map(|(_, target)| (*target, FileKind::Device));
     let files = req.files.iter().map(|(at, _)| (Path::new(at), FileKind::File));
     let points = volumes.chain(devices).chain(files).chain(req.work_dir.map(|dir| (dir, FileKind::Dir)));
     for (at, kind) in points.filter(|(at, _)| within(at)) {
@@ -158,7 +160,7 @@ fn restricted(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         };
         steps.push(InitStep::new(Control::MOUNT_NS, op));
     }
-    // Includes an entry whose target is below another's, because a symbolic link may have led it elsewhere.
+    // An entry below another one gets its own mount too: a symbolic link in the root may have led it out of the other.
     for target in req.entries.iter().map(|e| e.target.as_path()).filter(|t| *t != Path::new("/")) {
         let op = Op::Restrict { path: path(target), attrs: ATTR_RDONLY, must: true };
         steps.push(InitStep::new(Control::HOST_FILES, op));

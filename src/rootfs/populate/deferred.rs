@@ -1,7 +1,7 @@
 //! Directories whose metadata is applied at the end, because other entries of the map make something in them.
 //!
-//! They stay unfinished until then. So making something in them does not change their times, and needs no permission
-//! that their final mode may not grant. If this population is killed, the next one finds them unfinished.
+//! They stay unfinished until then. So creating entries in them does not change their final times, and works even if
+//! their final mode forbids it. If this population is killed, the next one finds them unfinished.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,7 +92,7 @@ impl Deferred {
             let fd = dest::open_dir(by.root, at).map_err(fail("openat2"))?;
             let st = fstat(&fd).map_err(fail("fstat"))?;
             let like = like.as_deref().and_then(open_like);
-            // If a symbolic link in the root leads to the directory by another path too, it is finished already.
+            // The directory is finished already if a symbolic link in the root leads to it by another path too.
             if by.metadata.is_unfinished(&st, like.as_ref().map_or(&st, |(_, st)| st)) {
                 let applied = apply(by, fd.as_fd(), like.as_ref(), &mut buffers)
                     .map_err(|r| r.about(Path::new(""), at))?;
@@ -117,7 +117,7 @@ fn apply(
     }
 }
 
-/// Metadata of a directory of the host, and its descriptor if the caller may read it.
+/// Metadata of a directory of the host, and its descriptor if the caller may read the directory.
 fn open_like(path: &Path) -> Option<(Option<OwnedFd>, FileStat)> {
     let fd = open(path, DIR, Mode::empty()).ok();
     let st = match &fd {

@@ -76,8 +76,9 @@ fn open_piece(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Returns the parent of `source` whose metadata `at`, a parent of `dest`, gets. It is as many levels above `source` as
-/// `at` is above `dest`, and all names between are the same in both paths. Otherwise `None`.
+/// Returns the directory of the host whose metadata the directory `at` gets. `at` is above the destination `dest`, and
+/// the result is as many levels above `source`. `None` unless both have the same name, and all directories below them
+/// on the two paths have the same names too.
 pub(super) fn parent_of_source<'a>(at: &Path, dest: &Path, source: &'a Path) -> Option<&'a Path> {
     let (mut d, mut s) = (dest.parent()?, source.parent()?);
     while d.file_name().is_some() && d.file_name() == s.file_name() {

@@ -44,8 +44,8 @@ impl From<Cause> for io::Error {
         let quota = |what| io::Error::new(io::ErrorKind::QuotaExceeded, what);
         match cause {
             Cause::Errno(errno) => errno.into(),
-            Cause::Entries(max) => quota(format!("more than {max} entries: max_entries")),
-            Cause::Bytes(max) => quota(format!("more than {max} bytes: max_bytes")),
+            Cause::Entries(max) => quota(format!("more than {max} entries (max_entries)")),
+            Cause::Bytes(max) => quota(format!("more than {max} bytes (max_bytes)")),
         }
     }
 }

@@ -121,7 +121,8 @@ impl<P: ?Sized + NixPath> Origin<'_, P> {
 pub(super) struct Target<'a> {
     pub(super) dir: BorrowedFd<'a>,
     pub(super) name: &'a CStr,
-    /// The owner that a new file in `dir` has, if known. Then `dir` is new, and no name exists in it.
+    /// The owner that a new file in `dir` gets, if known. It is known only if this population made `dir`, which then
+    /// contains no entries of others.
     pub(super) born: Option<Ids>,
 }
 
@@ -143,7 +144,7 @@ impl<'w> FileWorker<'w> {
         FileWorker { twins, copier, buffers, at: PathBuf::new(), device: None }
     }
 
-    /// Tells the worker that the directory `at` is filled next.
+    /// Starts a new directory: the following files are made in the directory `at`.
     pub(super) fn enter(&mut self, at: &Path) {
         self.device = None;
         self.at = at.into();
@@ -283,7 +284,7 @@ fn open_regular<P: ?Sized + NixPath>(from: Origin<'_, P>) -> Result<Option<(Owne
     Ok((DirentKind::of_mode(st.st_mode) == DirentKind::File).then_some((fd, st)))
 }
 
-/// A file that is being written. It is removed if it is dropped before it is finished.
+/// A file that is being written. Dropping this value removes the file, unless [`keep`](NewFile::keep) was called.
 struct NewFile<'a> {
     to: Target<'a>,
     file: OwnedFd,

@@ -1,4 +1,4 @@
-//! Fills the root: one entry of the map after the other, each after the entries that it is below.
+//! Fills the root: one entry of the map after the other, outer destinations before inner ones.
 //!
 //! A source that is a directory is walked. Each directory of the host is read and its counterpart in the root is
 //! filled, both by descriptor.
@@ -98,7 +98,7 @@ fn make_single(
         done.add_hash(PathHash::of_source(source).entry(st));
     }
     let dir = deferred.make_parent(by, source, to, done)?;
-    // This link of procfs leads to the open file, even if its path leads elsewhere by now.
+    // This link in /proc leads to the open file, even if the path of the source leads elsewhere by now.
     let held = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let from = Origin { dir: AT_FDCWD, name: held.as_path(), follow: true };
     let target = Target { dir: dir.as_fd(), name: &name, born: None };
@@ -109,7 +109,8 @@ fn make_single(
     Ok(())
 }
 
-/// The method that was used for a source: the requested one if it worked for any of its files.
+/// The method that was used for a source: the requested one if it worked for any of its files, or if there are none.
+/// Otherwise `Copy` if any file was copied, else `Reflink`.
 fn used(requested: Method, one: &Populated) -> Method {
     match requested {
         Method::Link | Method::Reflink if one.linked > 0 => requested,
@@ -187,7 +188,7 @@ struct Filler<'a> {
 struct FillWorker<'a> {
     files: FileWorker<'a>,
     done: Populated,
-    /// Directories in which other entries of the map make something: path in the root, and path of the source.
+    /// Directories in which other entries of the map are made: path in the root, and path on the host.
     deferred: Vec<(PathBuf, PathBuf)>,
 }
 

@@ -1,5 +1,5 @@
-//! The host's side of a population: opens sources, decides which directories are left empty, and which entry of the map
-//! a part of the root comes from.
+//! The host's side of a population: opens sources, and decides which directories are left empty and which entry of the
+//! map provides each path of the root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -19,9 +19,9 @@ use crate::rootfs::source::HeldSources;
 use crate::sys::fs::{Batch, DirentKind, Dirents};
 use crate::{Error, Result};
 
-pub(super) const AVOIDED: &str = "is the root, or was to be left out";
-pub(super) const KERNEL_FS: &str = "is on a file system of the kernel's own";
-pub(super) const CHANGED: &str = "went away while it was read";
+pub(super) const AVOIDED: &str = "is the root itself, or is excluded by chroot_skip";
+pub(super) const KERNEL_FS: &str = "is on a file system of the kernel (proc, sysfs, cgroup, ...)";
+pub(super) const CHANGED: &str = "was removed or replaced while it was read";
 
 /// What was found at a source of the map.
 pub(super) enum Found<'h> {
@@ -109,8 +109,10 @@ pub(super) struct Part<'m> {
     pub(super) others: Others,
 }
 
-/// Destinations of other entries below this one. Maps each directory that leads to one, relative to `to`, to the names
-/// in it that belong to other entries. Almost always empty.
+/// Destinations of other entries below this one. The keys are the directories on the way to these destinations,
+/// relative to `to`. The values are the names in that directory that are such a destination, if any. With the
+/// destinations `/usr` and `/usr/share/doc`, the map of `/usr` has the keys `""` (no names) and `share` (`doc`). Almost
+/// always empty.
 #[derive(Default)]
 pub(super) struct Others(BTreeMap<PathBuf, BTreeSet<OsString>>);
 
@@ -128,8 +130,8 @@ impl Others {
     }
 }
 
-/// Returns the entries of the map, sorted so that each comes after the entries that it is below. Calls `skipped` for
-/// each source that is skipped. A skipped entry hides nothing of an entry above it.
+/// Returns the entries of the map, outer destinations before inner ones. Calls `skipped` for each source that is
+/// skipped. At the destination of a skipped entry, the root shows what the entry above has there.
 pub(super) fn parts<'m>(
     map: &'m ChrootEnv,
     held: &HeldSources,

@@ -60,8 +60,8 @@ impl Metadata {
         st.st_uid == self.caller.as_raw() || st.st_uid == like.st_uid
     }
 
-    /// Applies the metadata `like`, with all twelve mode bits, to a directory in which nothing more is made. The
-    /// attributes are copied from `source`. `now` is the present owner, if known.
+    /// Applies the metadata `like`, with all twelve mode bits, to a directory whose entries are all made. Copies the
+    /// extended attributes of `source`. `now` is the present owner, if known.
     pub(super) fn apply_to_dir(
         self,
         fd: BorrowedFd<'_>,

@@ -10,29 +10,30 @@
 //! The tree in the root:
 //!
 //! - A directory gets the mode (all twelve bits), owner and times of its source, its user attributes (`user.*`) and its
-//!   access control lists. A parent of a destination has no source of its own. It gets the metadata of the source's
-//!   parent as long as both have the same name, from the end upwards (`/run` for `/run/resolvconf`). Otherwise it gets
-//!   mode 0755 and belongs to the caller. A directory that exists keeps its metadata.
+//!   access control lists. A parent directory of a destination has no source of its own. If it has the same name as the
+//!   parent directory of the source, it gets that directory's metadata, and so on upwards: for `/run/resolvconf` at the
+//!   same path, `/run` is made like the host's. Otherwise it gets mode 0755 and belongs to the caller. A directory that
+//!   exists keeps its metadata.
 //! - A linked file is the host's inode, with its mode (setuid bit included), times, attributes and content. A process
 //!   that writes to it in the root writes to the host's file. So the root must be mounted read-only, or the report must
 //!   list `HOST_FILES` as missing. A file whose link the kernel refuses (`EXDEV`, `EPERM`, `EMLINK`, `EOPNOTSUPP`) is
 //!   cloned or copied.
 //! - A clone or a copy gets the content, holes, owner, permission bits and times of its source. Of the extended
-//!   attributes of its source, it gets user attributes (`user.*`) and access control lists, and no others. It gets
-//!   setuid, setgid and sticky bits and file capabilities only with [`Options::setuid`], and setuid, setgid and sticky
-//!   bits never if its owner could not be set. An attribute that is refused is counted.
-//! - Files of one source that are one inode stay one inode, linked or copied. A copy is made of the first name, and the
-//!   other names are linked to it. A run that continues one that was killed may copy such an inode again.
-//! - The owner is set if the caller may do so, which needs root. Entries that stay the caller's are counted.
+//!   attributes, it gets user attributes (`user.*`) and access control lists. Setuid, setgid and sticky bits and file
+//!   capabilities are kept only with [`Options::setuid`]. Even then, the three bits are dropped if the owner could not
+//!   be set. Attributes that the kernel or the file system refuses are counted.
+//! - Hard links inside one source stay hard links. If they are copied, the first name is copied, and the other names
+//!   are linked to that copy. A population that continues a killed one may copy such a file again.
+//! - The owner is set if the caller may do so, which needs root. Entries that keep the caller as owner are counted.
 //! - A symbolic link has the same text, owner and times. With [`Method::Link`], it is linked if the file system
 //!   supports that. No symbolic link is followed, neither in the host's tree nor in the root, with two exceptions. A
 //!   source that is a symbolic link stands for the file or directory that it points to. On the way to a destination,
 //!   links are resolved inside the root.
 //! - Fifos, sockets and devices are skipped and listed, and so are sources that do not exist.
-//! - If one destination is below another, the more specific one wins, as with mounts. There the root shows its source
-//!   and nothing of the other source; directories are not merged. This is decided by the names in the map, for sources
-//!   that exist. If a symbolic link in the root leads one destination into another, the first by destination wins. Two
-//!   equal destinations are refused.
+//! - If one destination is below another, its source replaces what the outer source has there, as with mounts.
+//!   Directories are not merged. Only the paths in the map count, and only entries whose source exists. If a symbolic
+//!   link in the root leads one destination into another, the destination that sorts first wins. Two equal destinations
+//!   are refused.
 //! - Entries that exist in the root stay, and directories that exist are added to.
 //! - File systems mounted below a source are entered. Their files are copied, because no hard link crosses a mount.
 //!   Some directories are not entered: kernel file systems (proc, sysfs, cgroup and the like), the root itself if it is
@@ -42,9 +43,9 @@
 //! After a population was killed, another one may populate the same root again. It ends with the tree that an
 //! undisturbed population makes. There are no temporary names. Each directory and each copied file has a mode that
 //! marks it as unfinished, from the call that makes it to the call that finishes it (`unfinished` says which modes, and
-//! why). An unfinished copy is made again, and an unfinished directory is walked and finished. Only root can read an
-//! unfinished file. A directory of mode 01700 that belongs to the caller is taken for unfinished. Nothing is synced to
-//! disk.
+//! why). An unfinished copy is made again, and an unfinished directory is walked and finished. Until its access control
+//! list is set, only root can read an unfinished file. An existing entry with such a mode counts as unfinished if it
+//! belongs to the caller or to the owner of its source. Nothing is synced to disk.
 //!
 //! No other process may write in the root during a population. New entries get mode and owner by descriptor. But if
 //! another process renames a directory over a new one before that is opened, the other directory is opened. At most two
@@ -86,6 +87,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::notation::InvalidValue;
 use crate::rootfs::source::{self, HeldSources};
 use crate::rootfs::workers;
 use crate::sys::without_sigxfsz;
@@ -94,11 +96,23 @@ use crate::{Error, Result};
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use temp::TempRoot;
 
-/// How the host's files are made available in the root.
+/// How the host's files are made available in the root. The [module](crate::rootfs) compares the methods.
+///
+/// ```
+/// use cofferdam::{Method, Sandbox};
+///
+/// let read_only = Sandbox::command("id"); // the default: Method::Bind
+/// let writable = Sandbox::command("make").populate(Method::Overlay);
+/// assert_eq!("reflink".parse::<Method>()?, Method::Reflink);
+/// # let _ = (read_only, writable);
+/// # Ok::<(), cofferdam::InvalidValue>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Method {
-    /// The cheapest of the other methods that the request allows. The report says which one, and why.
+    /// The cheapest of `Bind`, `Overlay` and `Reflink` that fits the spec. Never `Link`, which exposes the host's own
+    /// files. The report says which one, and why.
     Auto,
     /// Read-only bind mounts: nothing is walked and nothing is written.
     #[default]
@@ -149,12 +163,12 @@ impl fmt::Display for Method {
 }
 
 impl FromStr for Method {
-    type Err = Error;
+    type Err = InvalidValue;
 
-    fn from_str(s: &str) -> Result<Method> {
+    fn from_str(s: &str) -> Result<Method, InvalidValue> {
         Method::ALL.into_iter().find(|m| m.to_string() == s).ok_or_else(|| {
             let names = Method::ALL.map(|m| m.to_string()).join(", ");
-            Error::spec("populate", format!("{s:?} is none of {names}"))
+            InvalidValue::new(format!("{s:?} is not one of {names}"))
         })
     }
 }
@@ -179,14 +193,14 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
     for (source, dest) in map {
         let complain = |what: &str| Err(Error::spec("chroot_env", format!("{source:?} -> {dest:?}: {what}")));
         if !source.is_absolute() {
-            return complain("the source is not absolute");
+            return complain("the source is not an absolute path");
         }
         for path in [source, dest] {
             if path.components().any(|c| c == Component::ParentDir) {
-                return complain("a path has a ..");
+                return complain("a path must not contain \"..\"");
             }
             if path.as_os_str().as_bytes().contains(&0) {
-                return complain("a path has a NUL");
+                return complain("a path must not contain a NUL byte");
             }
         }
     }
@@ -194,7 +208,8 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
     for (source, dest) in map {
         let dest = dest::relative(dest);
         if let Some(other) = taken.insert(dest.clone(), source) {
-            let both = format!("{other:?} and {source:?} both go to {:?}", Path::new("/").join(dest));
+            let both =
+                format!("{other:?} and {source:?} have the same destination {:?}", Path::new("/").join(dest));
             return Err(Error::spec("chroot_env", both));
         }
     }
@@ -224,6 +239,15 @@ pub struct Options<'a> {
 }
 
 /// Progress of a population.
+///
+/// ```no_run
+/// use cofferdam::{Method, Sandbox};
+///
+/// let sandbox = Sandbox::command("make").populate(Method::Copy);
+/// let task = sandbox.progress(|now| eprint!("\r{} entries, {} bytes", now.entries, now.bytes)).spawn()?;
+/// println!("{}", task.wait()?);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Entries made so far.
@@ -233,7 +257,21 @@ pub struct Progress {
 }
 
 /// The result of a population.
+///
+/// ```no_run
+/// use cofferdam::{Method, Sandbox};
+///
+/// let task = Sandbox::command("make").populate(Method::Reflink).spawn()?;
+/// if let Some(done) = task.populated() {
+///     println!("{} cloned, {} copied, {:?}", done.cloned, done.copied, done.elapsed);
+///     for skipped in &done.skipped {
+///         println!("without {:?}: {}", skipped.path, skipped.why);
+///     }
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Populated {
     /// Each source of the map that was made in the root.
     pub sources: Vec<Source>,
@@ -271,6 +309,7 @@ pub struct Populated {
 
 /// One source of the map that was made in the root.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
 pub struct Source {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
     #[serde(serialize_with = "lossy")]
@@ -284,6 +323,7 @@ pub struct Source {
 
 /// An entry that was skipped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
 pub struct Skipped {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
     #[serde(serialize_with = "lossy")]
@@ -342,9 +382,13 @@ fn add(count: &mut u64, n: u64) {
 /// each CPU, at most four.
 ///
 /// After a population was killed, another one may populate the same root again, which finishes the tree. Until then, an
-/// unfinished directory has mode 01700 and an unfinished copy mode 01200. An entry with such a mode whose owner is the
-/// caller or the source's owner is taken for unfinished: a file is removed and made again. All other entries that exist
-/// stay. If one destination is below another, the longer one wins, as a whole.
+/// unfinished directory has mode 01700 and an unfinished copy mode 01200; an access control list may change the
+/// permission bits. So an existing entry that belongs to the caller or to the source's owner counts as unfinished if it
+/// is a file with one name, the sticky bit and neither setuid nor setgid bit, or a directory with the sticky bit and
+/// either the setuid bit or no permissions for group and others. Such a file is removed and made again, and such a
+/// directory gets the metadata of its source. All other existing entries stay.
+///
+/// If one destination is below another, its source replaces what the outer source has there.
 ///
 /// # Errors
 /// [`Error::Spec`] as [`validate`], and for a method that does not [walk](Method::walks), before anything is made.
@@ -366,13 +410,13 @@ pub(crate) fn populate_held(
 ) -> Result<Populated> {
     validate(map)?;
     if !options.method.walks() {
-        let why = format!("a directory is populated by link, reflink or copy, not by {}", options.method);
+        let why = format!("a directory can be populated by link, reflink or copy, not by {}", options.method);
         return Err(Error::spec("populate", why));
     }
     let _permit = workers::wait_for_permit();
     let began = Instant::now();
-    // Exceeding RLIMIT_FSIZE then causes an error (EFBIG) and no signal that kills the caller. Worker threads inherit
-    // the mask.
+    // With SIGXFSZ blocked, exceeding RLIMIT_FSIZE causes an error (EFBIG) and no signal that kills the caller. Worker
+    // threads inherit the mask.
     let masked = || Error::prepare("rt_sigprocmask(SIG_BLOCK, [XFSZ])");
     let mut done = without_sigxfsz(|| Ok(fill::fill(root, map, held, options))).map_err(masked())??;
     done.sources.sort();

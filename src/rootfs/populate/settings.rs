@@ -41,7 +41,7 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// Counts entries and bytes if there is a limit or a progress callback. Otherwise it costs a branch.
+/// Counts entries and bytes if there is a limit or a progress callback. Otherwise each call costs one branch.
 pub(super) struct Meter<'a> {
     entries: AtomicU64,
     bytes: AtomicU64,

@@ -81,8 +81,8 @@ fn finish_existing(by: &Settings<'_>, from: Origin<'_, CStr>, to: Target<'_>) ->
     Ok(Outcome::Kept)
 }
 
-/// Applies owner and times to a symbolic link by descriptor, after checking that it is one and has one name. So if
-/// another process has put another file there, its owner does not change.
+/// Applies owner and times to a symbolic link by descriptor, after checking that it is a symbolic link and has one
+/// name. So if another process has put another file there, the owner of that file does not change.
 fn apply_by_descriptor(by: &Settings<'_>, to: Target<'_>, like: &FileStat) -> Result<Owned, CallError> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = openat(to.dir, to.name, flags, Mode::empty()).map_err(failed("openat", Side::Dest))?;

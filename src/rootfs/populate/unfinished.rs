@@ -9,14 +9,14 @@ use nix::sys::stat::{FileStat, Mode};
 
 use crate::sys::fs::DirentKind;
 
-/// Mode of an unfinished directory. The umask may take bits of the owner.
+/// Mode of an unfinished directory. The umask may remove permission bits of the owner.
 pub(super) const UNFINISHED_DIR: Mode = Mode::S_ISVTX.union(Mode::S_IRWXU);
 
 /// Mode of an unfinished file. Its owner must be able to set extended attributes.
 pub(super) const UNFINISHED_FILE: Mode = Mode::S_ISVTX.union(Mode::S_IWUSR);
 
-/// Mode of a directory that lacks nothing but its final mode, and whose access control list may have changed the
-/// permission bits: the sticky bit and the set-user-id bit, which means nothing for a directory.
+/// Mode of an unfinished directory whose access control list may have changed the permission bits. The sticky bit and
+/// the set-user-id bit together mark it. The latter has no meaning for a directory.
 pub(super) const UNFINISHED_DIR_WITH_ACL: Mode = UNFINISHED_DIR.union(Mode::S_ISUID);
 
 /// Whether the mode of `st` marks an unfinished directory or file.

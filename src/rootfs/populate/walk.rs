@@ -1,4 +1,4 @@
-//! Walks the directories of one source, by descriptor and with several threads.
+//! Walks the directories of one source by descriptor, with several threads.
 //!
 //! The walk reads the host and hashes what it reads. A [`Visitor`] decides what is made of each entry. Each directory
 //! is queued as a [`WalkJob`] that holds its parent open. If too many directories are open, as in a tree that is both

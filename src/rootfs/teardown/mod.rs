@@ -104,10 +104,12 @@ impl Left {
 impl Leftovers {
     /// Each path with its error.
     ///
-    /// Paths begin with the name that was to be removed. An absolute path is not in the tree. It is the mount point
-    /// of a mount on a part of the tree that is reached through another mount (`EBUSY`), or the file in `/proc`
-    /// that would have shown that nothing is mounted (`EXDEV` if `parent` is not in the mount namespace of the
-    /// calling thread).
+    /// Paths in the tree begin with the name that was to be removed. An absolute path is outside of the tree and says
+    /// why nothing was removed:
+    ///
+    /// - `EBUSY`: a mount point on a directory of the tree, at another path that shows the same directory.
+    /// - any other errno: a file in `/proc` that was needed to check for mounts. `EXDEV` means that `parent` is not in
+    ///   the mount namespace of the calling thread.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, io::Error)> {
         self.0.iter().map(|left| (&*left.path, left.errno.into()))
     }

@@ -2,9 +2,11 @@
 //!
 //! The tree is given by the descriptor of its parent. The kernel shows the parent's path (the link in `/proc`) and the
 //! mount that it was opened through (`statx(2)`, Linux 5.8). The mount table says which directory of which file system
-//! that mount shows. Two kinds of mounts are found: those whose parent is the same mount, at the tree or below it, and
-//! those that are mounted on the same directories of the same file system, seen through another mount. The removal
-//! itself would notice the second kind only when it reaches that directory.
+//! that mount shows. Two kinds of mounts are found:
+//!
+//! - mounts at the tree or below it, whose parent is that mount;
+//! - mounts on directories of the tree whose parent is another mount of the same file system, for example at another
+//!   path. The removal itself would notice these only when it reaches the directory.
 //!
 //! If anything cannot be read or parsed, or is inconsistent, there is no proof.
 
@@ -72,8 +74,9 @@ impl MountFacts {
         let mounts: Option<Vec<Mount>> = lines.map(Mount::parse).collect();
         let mounts = mounts.ok_or_else(|| unread("read", Path::new(TABLE), Errno::EBADMSG))?;
         let table = MountTable::new(&mounts, id);
-        // The table does not list the mount if it is in another namespace, or detached, or if the root was changed to a
-        // directory that is not a mount point. Only in the last case is the path right, and leads back.
+        // The table does not list the parent's mount if it is in another mount namespace or detached, or if the
+        // thread's root is a directory that is not a mount point. Only in the last case does the path lead to the
+        // parent.
         if table.own(parent).is_none() && !leads_back(parent) {
             return Err(unread("read", Path::new(TABLE), Errno::EXDEV));
         }

@@ -24,7 +24,7 @@ const MAX_DEPTH: usize = 24;
 const MAX_OPEN: usize = 96;
 
 /// Number of jobs and time: helper threads start only after both. Starting a thread takes a tenth of that time. The
-/// number of jobs alone is not enough, because one directory may contain thousands of files.
+/// time alone is not enough: one directory may contain thousands of files, and leaves no work for other threads.
 const ALONE: (usize, Duration) = (4, Duration::from_micros(300));
 
 /// Removes `name` in `parent` and everything below it, as user id `me`. Returns whether everything is removed.
@@ -56,7 +56,7 @@ struct RemovalJob<'a> {
     depth: usize,
 }
 
-/// The parent directory; `None` for the top.
+/// The parent directory in the tree; `None` for the top of the tree.
 type Up<'a> = Option<Arc<WaitingDir<'a>>>;
 
 /// A directory that waits until its subdirectories are removed.

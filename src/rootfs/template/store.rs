@@ -64,7 +64,9 @@ impl Store {
         let st = fstat(&fd).map_err(Error::prepare(step("fstat")))?;
         if st.st_uid != geteuid().as_raw() || st.st_mode & 0o077 != 0 {
             let (uid, mode) = (st.st_uid, st.st_mode & 0o7777);
-            let why = format!("other users may access {path:?}: owner {uid}, mode {mode:04o}");
+            let why = format!(
+                "other users can access {path:?} (owner {uid}, mode {mode:04o}): it must belong to the caller and have mode 0700"
+            );
             return Err(Error::spec("template", why));
         }
         Ok(Store { path: path.into(), fd })

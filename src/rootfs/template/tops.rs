@@ -1,10 +1,9 @@
 //! The names at the top of a template. A sandbox mounts or copies each of them separately.
 //!
-//! Sources of a map are resolved from the host's `/`, symbolic links followed. This is right for `bin -> usr/bin` in a
-//! template, and wrong for `bin -> /usr/bin`, which would lead to the host's directory. So when a template is filled,
-//! each symbolic link at its top is replaced by a link with a relative path that contains no other link. Inside the
-//! sandbox both lead to the same file. A link that leads to nothing inside the template is not listed, because outside
-//! of the template it may lead to something.
+//! A sandbox resolves the sources of its map from the host's `/` and follows symbolic links. A link `bin -> usr/bin` at
+//! the top leads to the template's directory, but `bin -> /usr/bin` would lead to the host's. So when a template is
+//! filled, each symbolic link at its top is replaced by a relative link to the same file, whose path contains no other
+//! link. A link that leads to nothing inside the template is not listed, because on the host it may lead to a file.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

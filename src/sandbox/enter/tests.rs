@@ -1,15 +1,16 @@
-//! What a process that entered a task shares with it, seen from inside and from outside.
+//! A process that enters a task has the task's namespaces, cgroups, ids, capabilities and filters.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
+use std::path::Path;
 
 use super::*;
 use crate::spec::Stdio;
 use crate::task::ExitStatus;
 use crate::{Policy, Sandbox};
 
-/// Whether this machine lets the caller make sandboxes; CI's must.
+/// Spawns the sandbox. If this machine does not allow that, the test is skipped; in CI it fails.
 fn sandboxes(sandbox: &Sandbox) -> Option<Task> {
     match sandbox.spawn() {
         Ok(task) => Some(task),
@@ -25,7 +26,7 @@ fn sleeper() -> Sandbox {
 }
 
 fn shell(script: &str, stdout: Stdio) -> EnterCommand {
-    let args = vec!["-c".to_owned(), script.to_owned()];
+    let args = vec!["-c".into(), script.into()];
     EnterCommand {
         command: "/bin/sh".into(),
         args,
@@ -34,7 +35,7 @@ fn shell(script: &str, stdout: Stdio) -> EnterCommand {
     }
 }
 
-/// Runs a script in the task; what it printed, and how it ended.
+/// Runs a script in the task and returns its output and its exit status.
 fn run(task: &Task, script: &str) -> (String, ExitStatus) {
     let mut entered = run_in(task, &shell(script, Stdio::Piped)).unwrap();
     let mut printed = String::new();
@@ -48,7 +49,7 @@ fn run(task: &Task, script: &str) -> (String, ExitStatus) {
     (printed, status)
 }
 
-/// The lines of /proc/PID/status that confine a process.
+/// The lines of `/proc/PID/status` with ids, capabilities, filters and CPUs.
 fn confinement(status: &str) -> BTreeMap<String, String> {
     const LINES: [&str; 12] = [
         "Uid",
@@ -81,8 +82,8 @@ fn namespaces_of_the_task(task: &Task) -> Vec<String> {
 
 fn same(sandbox: &Sandbox) {
     let Some(task) = sandboxes(sandbox) else { return };
-    let links = NAMESPACES.map(|ns| format!("/proc/self/ns/{ns}")).join(" ");
-    let (printed, status) = run(&task, &format!("readlink {links}"));
+    let links = NAMESPACES.map(|ns| format!("readlink /proc/self/ns/{ns}")).join(" && ");
+    let (printed, status) = run(&task, &links);
     assert!(status.success(), "{status}");
     assert_eq!(printed.lines().collect::<Vec<_>>(), namespaces_of_the_task(&task));
     let (printed, _) = run(&task, "cat /proc/self/status");
@@ -105,12 +106,12 @@ fn an_entered_process_has_the_namespaces_ids_capabilities_and_filters_of_the_tas
 }
 
 #[test]
-fn it_has_those_of_a_task_without_a_pid_1_of_ours() {
+fn an_entered_process_is_confined_like_a_task_without_init() {
     same(&sleeper().with(|s| s.init = false));
 }
 
 #[test]
-fn it_has_those_of_a_task_that_was_put_in_a_chroot() {
+fn an_entered_process_is_confined_like_a_task_in_a_chroot() {
     same(&sleeper().policy(&Policy { no_pivot_root: true, ..Policy::default() }));
 }
 
@@ -118,7 +119,7 @@ fn it_has_those_of_a_task_that_was_put_in_a_chroot() {
 fn an_entered_process_is_in_the_cgroups_of_the_task_and_ends_with_it() {
     let Some(task) = sandboxes(&sleeper()) else { return };
     if !task.report().enforced.contains(crate::Control::KILL) || task.processes().is_err() {
-        eprintln!("skipped: no cgroups");
+        crate::skip::note("no cgroups");
         return;
     }
     let mut entered = run_in(&task, &shell("sleep 600", Stdio::Null)).unwrap();
@@ -136,11 +137,14 @@ fn an_entered_process_is_in_the_cgroups_of_the_task_and_ends_with_it() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_named() {
+fn an_error_names_the_command_that_cannot_be_executed_in_the_task() {
     let Some(task) = sandboxes(&sleeper()) else { return };
     let nothing = EnterCommand { command: "/nothing".into(), ..EnterCommand::default() };
     let refused = run_in(&task, &nothing).unwrap_err();
-    assert!(matches!(&refused, crate::Error::Exec { program, .. } if program == "/nothing"), "{refused:?}");
+    assert!(
+        matches!(&refused, crate::Error::Exec { program, .. } if program == Path::new("/nothing")),
+        "{refused:?}"
+    );
     let (printed, _) = run(&task, "echo still");
     assert_eq!(printed, "still\n");
 }

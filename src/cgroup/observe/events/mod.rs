@@ -4,12 +4,13 @@
 //! no event comes twice, and OOM kills that happened before the caller listened are reported too.
 //!
 //! On v2 the files `memory.events` and `cgroup.events` are polled. That costs one descriptor each, and a change stays
-//! readable until it is read; inotify is limited to 128 instances for each user. On v1 an eventfd signals that memory
-//! ran out. Nothing signals that a v1 cgroup is empty, so its processes are listed at growing intervals, beginning when
-//! the group's first process ends.
+//! pending until the file is read. inotify is not used, because it is limited to 128 instances for each user. On v1 an
+//! eventfd signals that memory ran out. Nothing signals that a v1 cgroup is empty, so its processes are listed at
+//! growing intervals, beginning when the group's first process ends.
 //!
 //! v2 is checked at intervals as well. The kernel signals a file at most every 10 milliseconds, and drops a pending
-//! signal when the cgroup is removed. In that case the handle that removes the cgroup supplies the last count.
+//! signal when the cgroup is removed. In that case the last count comes from [`Tally`], which is shared with the
+//! [`Group`] that removes the cgroup.
 //!
 //! All sources are in one `epoll(7)` descriptor. There is no thread, and the group can be removed meanwhile.
 
@@ -45,8 +46,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 const AFTERMATH: Duration = Duration::from_secs(2);
 
 /// The optional events. OOM kills and the exit of the last process are always reported.
+///
+/// ```no_run
+/// use cofferdam::cgroup::{EventOptions, PressureResource, PressureThreshold};
+/// use std::time::Duration;
+///
+/// let task = cofferdam::Sandbox::command("make").spawn()?;
+/// let (stall, window) = (Duration::from_millis(500), Duration::from_secs(2));
+/// let memory = PressureThreshold { resource: PressureResource::Memory, full: true, stall, window };
+/// for event in task.events(&EventOptions { pressure: vec![memory] })? {
+///     println!("{:?}", event?);
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct EventOptions {
     /// The pressure thresholds to watch.
     pub pressure: Vec<PressureThreshold>,
@@ -85,7 +99,23 @@ pub enum Event {
 /// ([`AsFd`]): it is readable when there may be an event. Then call [`try_next`](Self::try_next) until it returns
 /// `None`, which the first call may do. After the end the descriptor stays readable.
 ///
-/// It keeps neither the task nor its cgroup alive. Dropping it closes everything that it has opened.
+/// It keeps neither the task nor its cgroup alive. Dropping it closes all of its descriptors.
+///
+/// ```no_run
+/// use cofferdam::{Event, EventOptions, Sandbox};
+/// use std::time::Duration;
+///
+/// let task = Sandbox::command("make").spawn()?;
+/// let mut events = task.events(&EventOptions::default())?;
+/// while !events.is_over() {
+///     match events.next_timeout(Duration::from_secs(10))? {
+///         Some(Event::Oom { kills }) => println!("{kills} processes OOM-killed"),
+///         Some(event) => println!("{event:?}"),
+///         None => println!("still running"),
+///     }
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Events {
     epoll: Epoll,
@@ -144,13 +174,15 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Spec`] for an invalid threshold. [`Error::Task`] with the call that was refused. Its cause is
-    /// `Unsupported` if there is no cgroup to watch, or if a pressure cannot be measured: the kernel has no PSI, or
+    /// `Unsupported` if the task has no cgroup to watch, or if a pressure cannot be measured: the kernel has no PSI, or
     /// there is no v2 cgroup.
     pub fn events(&self, first: Option<BorrowedFd<'_>>, options: &EventOptions) -> Result<Events> {
-        let Some(unit) = self.unit_dir() else { return Err(unsupported("there is no cgroup to watch")) };
+        let Some(unit) = self.unit_dir() else { return Err(unsupported("the task has no cgroup to watch")) };
         let mut events = Events::new(self.tally().clone())?;
         for threshold in &options.pressure {
-            let Some(tree) = self.tree() else { return Err(unsupported("cgroup v1 counts no pressure")) };
+            let Some(tree) = self.tree() else {
+                return Err(unsupported("cgroup v1 does not support pressure (PSI), which needs cgroup v2"));
+            };
             events.gauges.push(Gauge::open(&tree, threshold, Instant::now())?);
         }
         events.watch_first(first)?;
@@ -248,7 +280,7 @@ impl Events {
         self.epoll.add(fd, EpollEvent::new(flags, token)).map_err(Error::task("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 
-    /// The next event, without waiting. `None` if there is none now, or no more will come.
+    /// The next event, without waiting. `None` if there is none now, or if no more events will come.
     ///
     /// # Errors
     /// [`Error::Task`] with the call that was refused. No event follows an error.
@@ -256,8 +288,8 @@ impl Events {
         self.next_timeout(Duration::ZERO)
     }
 
-    /// The next event, waiting for at most `timeout`. `None` if none came in time, or no more will come: see
-    /// [`is_over`](Self::is_over).
+    /// The next event, waiting for at most `timeout`. `None` if no event came in time, or if no more events will come
+    /// ([`is_over`](Self::is_over)).
     ///
     /// # Errors
     /// As [`try_next`](Self::try_next).
@@ -265,7 +297,7 @@ impl Events {
         self.next_until(Instant::now().checked_add(timeout))
     }
 
-    /// Whether no more events will come.
+    /// Whether no more events will come, because [`Event::Empty`] or an error was returned.
     pub fn is_over(&self) -> bool {
         self.over
     }
@@ -451,3 +483,5 @@ fn read(file: &File, step: &str) -> Result<Option<String>> {
         Err(e) => Err(Error::task(step)(e)),
     }
 }
+
+crate::notation::from_maps! { EventOptions: "an object with pressure" }

@@ -1,9 +1,12 @@
 //! Pressure thresholds: how long processes of a group waited for a resource (PSI, the `*.pressure` files, Linux 4.20).
 //!
 //! The totals are sampled. The kernel can also watch a threshold itself and wake a process that polls the file (Linux
-//! 5.2). But polling consumes that event, so it would be lost behind a descriptor that is polled itself (`epoll(7)`).
-//! The kernel also refuses short windows without `CAP_SYS_RESOURCE`. Before Linux 6.2 it has a use-after-free when a
-//! cgroup is removed while its pressure is polled.
+//! 5.2). That is not used, for three reasons:
+//!
+//! - Polling the file consumes the kernel's event. [`Events`](super::Events) has an epoll descriptor, which the caller
+//!   may poll in turn. That poll would consume the event before it is read.
+//! - The kernel refuses short windows without `CAP_SYS_RESOURCE`.
+//! - Before Linux 6.2 the kernel has a use-after-free when a cgroup is removed while its pressure is polled.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -53,6 +56,7 @@ impl fmt::Display for PressureResource {
 /// which a hybrid host has too, and a kernel with PSI. PSI needs `CONFIG_PSI`, and on some kernels also the boot
 /// parameter `psi=1`. See `Documentation/accounting/psi.rst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PressureThreshold {
     /// The resource that processes wait for.
     pub resource: PressureResource,
@@ -74,10 +78,12 @@ impl PressureThreshold {
         let PressureThreshold { stall, window, .. } = *self;
         let wrong = |why: String| Err(Error::spec("pressure", why));
         if !WINDOWS.contains(&window) {
-            return wrong(format!("a window of {window:?} is not within {WINDOWS:?}"));
+            return wrong(format!("window {window:?} is out of range: must be in {WINDOWS:?}"));
         }
         if stall.is_zero() || stall > window {
-            return wrong(format!("a stall of {stall:?} is not more than nothing and at most {window:?}"));
+            return wrong(format!(
+                "stall {stall:?} is out of range: must be greater than 0 and at most the window ({window:?})"
+            ));
         }
         Ok(())
     }
@@ -99,9 +105,10 @@ impl Gauge {
         let name = format!("{}.pressure", threshold.resource);
         let step = call::open_read(&tree.path().join(&name));
         let none = |e: io::Error| match e.raw_os_error() {
-            Some(libc::ENOENT | libc::EOPNOTSUPP) => {
-                io::Error::new(io::ErrorKind::Unsupported, "the kernel has no PSI (CONFIG_PSI, psi=1)")
-            }
+            Some(libc::ENOENT | libc::EOPNOTSUPP) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "PSI is not enabled in the kernel (needs CONFIG_PSI, and psi=1 on the kernel command line)",
+            ),
             _ => e,
         };
         let sample = || {
@@ -111,7 +118,7 @@ impl Gauge {
         };
         let (file, first) = sample().map_err(none).map_err(Error::task(step.as_str()))?;
         let Some(first) = first else {
-            let why = format!("the kernel has no line `{}` there", threshold.line());
+            let why = format!("the kernel does not report the line `{}` in this file", threshold.line());
             return Err(Error::task(step)(io::Error::new(io::ErrorKind::Unsupported, why)));
         };
         let window = Window::new(threshold.stall, threshold.window, now, first);
@@ -235,10 +242,10 @@ mod tests {
         };
         good.check().unwrap();
         for (stall, window, why) in [
-            (0, 1000, "a stall of 0ns"),
-            (1001, 1000, "a stall of 1.001s"),
-            (1, 499, "a window of 499ms"),
-            (1, 10_001, "a window of 10.001s"),
+            (0, 1000, "stall 0ns"),
+            (1001, 1000, "stall 1.001s"),
+            (1, 499, "window 499ms"),
+            (1, 10_001, "window 10.001s"),
         ] {
             let wrong = PressureThreshold { stall: stall * MS, window: window * MS, ..good };
             let error = wrong.check().unwrap_err().to_string();
@@ -246,3 +253,5 @@ mod tests {
         }
     }
 }
+
+crate::notation::from_maps! { PressureThreshold: "an object with resource, full, stall and window" }

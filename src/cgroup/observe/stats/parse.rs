@@ -146,8 +146,8 @@ pub(super) fn io_v2(files: Files<'_>) -> Result<Option<Vec<Io>>> {
     Ok(Some(found.into_values().filter(is_used).collect()))
 }
 
-/// Reads the v1 blkio controller: lines like `8:0 Read 4096`. A device without any count is listed with zeros or not at
-/// all, so zeros do not tell whether the device is counted.
+/// Reads the v1 blkio controller: lines like `8:0 Read 4096`. `None` if all counts are zero: the kernel lists a device
+/// without I/O and a device that it does not count in the same way, with zeros or not at all.
 pub(super) fn io_v1(files: Files<'_>) -> Result<Option<Vec<Io>>> {
     let mut found: BTreeMap<(u32, u32), Io> = BTreeMap::new();
     for (file, is_bytes) in

@@ -40,7 +40,7 @@ impl Parent {
 
     fn on(host: Detection, name: &str, processors: u64) -> Option<Parent> {
         if host.online.len() < processors {
-            eprintln!("skipped: needs {processors} processors, there are {}", host.online);
+            crate::skip::note(format_args!("needs {processors} CPUs, there are {}", host.online));
             return None;
         }
         let parent = format!("{}/cofferdam-cores-{}-{name}", top(&host), std::process::id());
@@ -54,7 +54,7 @@ impl Parent {
     }
 
     fn cgroups(&self, name: &str, cores: &str, exclusive: bool) -> Cgroups {
-        let limits = Limits { cores: cores.into(), exclusive, ..Limits::default() };
+        let limits = Limits { cores: CpuSet::parse_lenient(cores), exclusive, ..Limits::default() };
         let name = CgroupName::new(name).unwrap();
         lower(&Request::new(&limits, &self.host, &self.parent, &name), &mut Report::default()).unwrap()
     }
@@ -143,7 +143,11 @@ impl Drop for Sleeper {
 fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
     let Some(at) = Parent::new("exchange", 2) else { return };
     let (first, second) = (at.nth(0), at.nth(1));
-    let limits = |cores: &str, exclusive| Limits { cores: cores.into(), exclusive, ..Limits::default() };
+    let limits = |cores: &str, exclusive| Limits {
+        cores: CpuSet::parse_lenient(cores),
+        exclusive,
+        ..Limits::default()
+    };
     let mut holder = at.group("holder", &first.to_string(), true).unwrap();
     let holders = Sleeper::new(&holder);
     assert_eq!(holders.cores(), set(&[first]));
@@ -153,7 +157,10 @@ fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
     holder.update(&limits(&second.to_string(), false)).unwrap();
     assert_eq!(holders.cores(), at.usable);
     let moved = holder.update(&limits("", false)).unwrap_err();
-    assert!(matches!(&moved, Error::Unsupported { reason, .. } if reason.contains("born")), "{moved:?}");
+    assert!(
+        matches!(&moved, Error::Unsupported { reason, .. } if reason.contains("different cgroups")),
+        "{moved:?}"
+    );
     if at.usable.len() > 2 {
         let sharer = at.group("sharer", "", false).unwrap();
         let sharers = Sleeper::new(&sharer);
@@ -171,7 +178,7 @@ fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
         assert_eq!(holders.cores(), at.without(&[first]));
         drop((sharers, sharer, other));
     } else {
-        eprintln!("skipped: the half of it that needs 3 processors");
+        crate::skip::note("the half of it that needs 3 CPUs");
     }
     drop((holders, holder));
     at.assert_gone();
@@ -181,7 +188,7 @@ fn an_update_exchanges_the_reserved_cpus_of_a_running_task() {
 fn without_partition_cores_confine_their_own_task_only() {
     let Some(at) = Parent::new("none", 2) else { return };
     if at.site.version == Version::V2 {
-        eprintln!("skipped: version 2 always keeps the others off");
+        crate::skip::note("version 2 always keeps the others off");
         return;
     }
     let name = CgroupName::new("alone").unwrap();
@@ -194,9 +201,9 @@ fn without_partition_cores_confine_their_own_task_only() {
     let (none, _) = lowered(&Limits::default());
     assert!(none.share.is_none() && none.paths.share.is_none(), "{none:#?}");
     assert!(!none.paths.v1.contains_key("cpuset"), "{none:#?}");
-    let (asked, report) = lowered(&Limits { cores, ..Limits::default() });
+    let (asked, report) = lowered(&Limits { cores: CpuSet::parse_lenient(&cores), ..Limits::default() });
     assert_eq!(report.weakened, Control::CPUSET);
-    assert!(report.why(Control::CPUSET).contains("other tasks are not kept off"), "{report}");
+    assert!(report.why(Control::CPUSET).contains("other tasks may use these CPUs"), "{report}");
     let group = Group::create(&asked, &mut report.clone()).unwrap();
     let sleeper = Sleeper::new(&group);
     assert_eq!(sleeper.cores(), set(&[at.nth(0)]));
@@ -258,7 +265,7 @@ fn reserving_cpus_that_another_task_holds_or_needs_is_refused() {
     let (all, last) = (at.usable.to_string(), at.nth(1));
     let one = at.group("one", &last.to_string(), true).unwrap();
     let why = at.refused("two", &all, false);
-    let reserved = format!("processor {last} is reserved by \"one\"");
+    let reserved = format!("CPU {last} is reserved by \"one\"");
     assert_eq!(why, format!("{reserved}, which has no processes"));
     let ones = Sleeper::new(&one);
     assert_eq!(at.refused("two", &last.to_string(), true), reserved);
@@ -267,9 +274,12 @@ fn reserving_cpus_that_another_task_holds_or_needs_is_refused() {
     let sharer = at.group("sharer", "", false).unwrap();
     let rest = at.without(&[last]);
     let why = at.refused("two", &rest.to_string(), true);
-    assert!(why.starts_with(&format!("processors {rest} are the last unreserved ones, and ")), "{why}");
+    assert!(
+        why.starts_with(&format!("tasks without a reservation need the last unreserved CPUs {rest} (")),
+        "{why}"
+    );
     let sharers = Sleeper::new(&sharer);
-    assert!(at.refused("two", &rest.to_string(), false).contains(" the last unreserved ones"));
+    assert!(at.refused("two", &rest.to_string(), false).contains(" the last unreserved CPUs"));
     assert_eq!(sharers.cores(), rest, "a refusal changes nothing");
     drop(sharers);
     drop(sharer);
@@ -278,7 +288,7 @@ fn reserving_cpus_that_another_task_holds_or_needs_is_refused() {
     assert_eq!(at.file(&at.leaf("two"), "cpuset.cpus"), rest);
     assert!(at.reservations().share.is_empty());
     let why = at.refused("sharer", "", false);
-    assert!(why.starts_with("no unreserved processor is left: "), "{why}");
+    assert!(why.starts_with("no unreserved CPU is left: "), "{why}");
     assert!(why.contains(&reserved) && why.contains(" reserved by \"two\""), "{why}");
     drop(two);
     let sharer = at.group("sharer", "", false).unwrap();
@@ -470,7 +480,7 @@ fn waiting_for_the_reservation_lock_times_out() {
     match Reservations::open_within(&Kernel::real(), &site, Duration::from_millis(20)) {
         Err(Error::Prepare { step, source }) => {
             assert_eq!(step, format!("flock({:?}, LOCK_EX|LOCK_NB)", dir.path()));
-            assert_eq!(source.to_string(), "another process keeps the CPU reservations locked");
+            assert_eq!(source.to_string(), "another process holds the lock (flock) on the CPU reservations");
         }
         other => panic!("{:?}", other.map(|locked| locked.is_some())),
     }

@@ -146,14 +146,14 @@ fn clones_share_blocks_with_their_source() {
     File::create(&image).unwrap().set_len(256 << 20).unwrap();
     let made = Command::new("mkfs.btrfs").arg("-q").arg(&image).stdout(Stdio::null()).status();
     if !made.as_ref().is_ok_and(std::process::ExitStatus::success) {
-        return eprintln!("skipped: mkfs.btrfs: {made:?}");
+        return crate::skip::note(format_args!("mkfs.btrfs: {made:?}"));
     }
     in_own_mount_ns(|| {
         let at = base.path().join("at");
         fs::create_dir(&at).unwrap();
         let mounted = Command::new("mount").args(["-o", "loop"]).args([&image, &at]).status().unwrap();
         if !mounted.success() {
-            return eprintln!("skipped: no loop device, or no btrfs");
+            return crate::skip::note("no loop device, or no btrfs");
         }
         let site = Site::in_dir(tempdir_in(&at).unwrap());
         one_of_everything(&site);

@@ -81,8 +81,10 @@ fn a_root_below_its_own_source_is_left_empty() {
             &Options { method: Method::Link, skip: &[(avoid.dev(), avoid.ino())], ..Options::default() },
         )
         .unwrap();
-        let out: Vec<_> =
-            whys(&done).into_iter().filter(|(_, why)| *why == "is the root, or was to be left out").collect();
+        let out: Vec<_> = whys(&done)
+            .into_iter()
+            .filter(|(_, why)| *why == "is the root itself, or is excluded by chroot_skip")
+            .collect();
         assert_eq!(out.iter().map(|o| o.0).collect::<Vec<_>>(), ["avoid", "root"]);
         let made = site.src("b/root/to").join(i.to_string()).join(if i == 2 { "src" } else { "" });
         assert!(made.join("a/file").exists() && made.join("b").exists() && made.join("inside").exists());
@@ -95,7 +97,7 @@ fn a_root_below_its_own_source_is_left_empty() {
     // A source inside the root is not copied into itself.
     let map = ChrootEnv::from([(site.src("b/root/old"), "old/again".into())]);
     let done = populate(root.as_fd(), &map, &Options { method: Method::Copy, ..Options::default() }).unwrap();
-    assert_eq!(whys(&done), [("again", "is the root, or was to be left out")]);
+    assert_eq!(whys(&done), [("again", "is the root itself, or is excluded by chroot_skip")]);
     let map = ChrootEnv::from([(site.src("b/root"), "/".into())]);
     assert_eq!(
         populate(root.as_fd(), &map, &Options { method: Method::Copy, ..Options::default() })
@@ -130,7 +132,7 @@ fn mounts_are_entered_except_kernel_file_systems() {
         new("proc");
         site.write("t/tmp/file", "");
         let done = site.populate(Method::Link, &[("t", "to")]).unwrap();
-        assert_eq!(whys(&done), [("proc", "is on a file system of the kernel's own")]);
+        assert_eq!(whys(&done), [("proc", "is on a file system of the kernel (proc, sysfs, cgroup, ...)")]);
         assert_eq!(fs::read_dir(site.root("to/proc")).unwrap().count(), 0);
         assert_eq!(mode(&site.root("to/proc")), 0o555);
         assert_eq!((done.linked, done.copied), (0, 1));

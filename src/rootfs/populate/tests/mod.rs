@@ -78,7 +78,7 @@ impl Site {
         let here = fs::metadata(std::env::temp_dir()).unwrap().dev();
         let other = fs::metadata(dir.path()).unwrap().dev() != here;
         if !other {
-            eprintln!("skipped: /dev/shm is the file system of the temporary directory");
+            crate::skip::note("/dev/shm is the file system of the temporary directory");
         }
         other.then_some(dir)
     }

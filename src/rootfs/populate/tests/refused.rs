@@ -168,7 +168,9 @@ fn a_refused_call_is_worked_around_or_named_with_its_path() {
         let row = format!("{method} {call} {errno}");
         let source = format!("{:?}", site.src("t/file"));
         match then {
-            Ends(_) if call == SYS_fsetxattr && !noted => eprintln!("skipped: {row}: no attributes here"),
+            Ends(_) if call == SYS_fsetxattr && !noted => {
+                crate::skip::note(format_args!("{row}: no attributes here"))
+            }
             Ends(step) => {
                 let error = done.unwrap_err();
                 assert_eq!(error.to_string(), step.replace("SOURCE", &source), "{row}");
@@ -204,13 +206,13 @@ fn a_file_with_too_many_links_is_copied() {
     File::create(&image).unwrap().set_len(64 << 20).unwrap();
     let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&image).status();
     if !made.as_ref().is_ok_and(std::process::ExitStatus::success) {
-        return eprintln!("skipped: mke2fs: {made:?}");
+        return crate::skip::note(format_args!("mke2fs: {made:?}"));
     }
     in_own_mount_ns(|| {
         let at = base.path().join("at");
         fs::create_dir(&at).unwrap();
         if !Command::new("mount").args(["-o", "loop"]).args([&image, &at]).status().unwrap().success() {
-            return eprintln!("skipped: no loop device");
+            return crate::skip::note("no loop device");
         }
         let site = Site::in_dir(tempdir_in(&at).unwrap());
         site.write("t/file", "content");
@@ -240,7 +242,7 @@ fn an_immutable_file_is_copied() {
     site.write("t/other", "content");
     let chattr = |flag| Command::new("chattr").arg(flag).arg(site.src("t/file")).status();
     if !chattr("+i").as_ref().is_ok_and(std::process::ExitStatus::success) {
-        return eprintln!("skipped: chattr +i is refused");
+        return crate::skip::note("chattr +i is refused");
     }
     let done = site.populate(Method::Link, &[("t", "to")]);
     chattr("-i").unwrap();
@@ -288,9 +290,9 @@ fn max_entries_and_max_bytes_are_exact() {
         assert_eq!(done.dirs + done.linked + done.copied + done.symlinks, entries);
         assert_eq!(done.bytes_linked, Some(if method == Method::Link { bytes } else { 0 }));
         for (max_entries, max_bytes, why) in [
-            (Some(entries - 1), None, "more than 112 entries: max_entries"),
-            (Some(0), None, "more than 0 entries: max_entries"),
-            (None, Some(bytes - 1), "more than 9999 bytes: max_bytes"),
+            (Some(entries - 1), None, "more than 112 entries (max_entries)"),
+            (Some(0), None, "more than 0 entries (max_entries)"),
+            (None, Some(bytes - 1), "more than 9999 bytes (max_bytes)"),
         ] {
             let error = with(max_entries, max_bytes).unwrap_err();
             let Error::Prepare { step, source } = error else { panic!("{error:?}") };
@@ -309,7 +311,7 @@ fn max_entries_and_max_bytes_are_exact() {
         // A large file is refused before any of it is written.
         let options = Options { method, max_bytes: Some(1 << 20), ..Options::default() };
         let error = site.with(&[("large", "large")], &options).unwrap_err();
-        assert_eq!(cause(&error), "more than 1048576 bytes: max_bytes");
+        assert_eq!(cause(&error), "more than 1048576 bytes (max_bytes)");
         assert_eq!(site.root("large").exists(), method == Method::Link);
         let _ = fs::remove_file(site.root("large"));
     }
@@ -326,11 +328,11 @@ fn invalid_maps_are_refused_before_anything_is_made() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(check("etc".into(), "/etc"), r#""etc" -> "/etc": the source is not absolute"#);
-    assert_eq!(check("/etc".into(), "/../etc"), r#""/etc" -> "/../etc": a path has a .."#);
-    assert_eq!(check("/a/../etc".into(), "etc"), r#""/a/../etc" -> "etc": a path has a .."#);
-    assert!(check("/a\0b".into(), "etc").ends_with("a path has a NUL"));
-    let both = format!("{:?} and {:?} both go to \"/a\"", site.src("a"), "/zzz");
+    assert_eq!(check("etc".into(), "/etc"), r#""etc" -> "/etc": the source is not an absolute path"#);
+    assert_eq!(check("/etc".into(), "/../etc"), r#""/etc" -> "/../etc": a path must not contain "..""#);
+    assert_eq!(check("/a/../etc".into(), "etc"), r#""/a/../etc" -> "etc": a path must not contain "..""#);
+    assert!(check("/a\0b".into(), "etc").ends_with("a path must not contain a NUL byte"));
+    let both = format!("{:?} and {:?} have the same destination \"/a\"", site.src("a"), "/zzz");
     assert_eq!(check("/zzz".into(), "a/."), both);
     assert_eq!(fs::read_dir(site.root("")).unwrap().count(), 0);
     validate(&default_chroot_env()).unwrap();
