@@ -1,55 +1,71 @@
 //! A temporary root directory that exists as long as its sandbox.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::open;
-use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, open, openat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::geteuid;
 
-use crate::Result;
-use crate::rootfs::directory::{DIR, make_private, open_made};
+use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::step::Kernel;
+use crate::sys::lock::{Lock, Locked};
+use crate::{Error, Result};
+
+/// How often the directory is made again because another process has removed it as stale right after it was made.
+const RACES: u32 = 16;
 
 /// An empty directory for a root, at `BASE/cofferdam-NAME/root`.
 ///
 /// The root has mode 0755, because every user of the sandbox must be able to enter `/`. The directory above it has mode
 /// 0700, so that no other user of the host can access its content, for example setuid files or an incomplete root.
 /// Dropping this value removes both directories and everything in them.
+///
+/// The owner holds a lock on the directory above (`flock(2)`). A directory without a lock is stale, unless a process has
+/// it as its root: a detached task. The next root of that name replaces a stale one.
 #[derive(Debug)]
 pub(crate) struct TempRoot {
     base: OwnedFd,
     around: PathBuf,
     name: OsString,
     root: OwnedFd,
+    _lock: Locked,
     gone: bool,
 }
 
 impl TempRoot {
-    /// Makes a temporary root in `base`, at [`path_in`](TempRoot::path_in). Refuses a name that exists. Returns `None`
-    /// if `kernel` only records calls.
+    /// Makes a temporary root in `base`, at [`path_in`](TempRoot::path_in), and removes a stale one of that name. Returns
+    /// `None` if `kernel` only records calls.
     ///
     /// # Errors
-    /// [`Error::Prepare`](crate::Error::Prepare) with the refused call.
+    /// [`Error::Prepare`] with the refused call. Its source is `ResourceBusy` if the name is in use, and
+    /// `AlreadyExists` if the directory belongs to another user.
     pub(crate) fn create(kernel: &Kernel, base: &Path, name: &str) -> Result<Option<TempRoot>> {
         let around = around(base, name);
         let name = around.file_name().map(OsString::from).unwrap_or_default();
         let opened = || open(base, DIR, Mode::empty()).map(Some);
         let opened = kernel.call(|| format!("openat({base:?}, O_DIRECTORY)"), None, opened)?;
-        let step = || format!("mkdirat({base:?}, {name:?}, 0700)");
-        let made = || opened.as_ref().map_or(Ok(()), |dir| mkdirat(dir, name.as_os_str(), Mode::S_IRWXU));
-        kernel.call(step, (), made)?;
-        let root = || opened.as_ref().map(|base| make_root(base.as_fd(), &name)).transpose();
+        let made = || opened.as_ref().map(|dir| make_around(dir.as_fd(), &name, &around)).transpose();
+        let lock = kernel.call(|| format!("mkdirat({base:?}, {name:?}, 0700)"), None, made)?;
+        // Made by `make_around`, because another process may take the new directory for stale before it is locked.
+        kernel.call(|| format!("flock({around:?}, LOCK_EX|LOCK_NB)"), (), || nix::Result::Ok(()))?;
+        let root = || lock.as_ref().map(|lock| make_root(lock.as_fd())).transpose();
         let root = kernel.call(|| format!("mkdirat({around:?}, \"root\", 0700)"), None, root);
-        match (root, opened) {
-            (Ok(Some(root)), Some(base)) => Ok(Some(TempRoot { base, around, name, root, gone: false })),
-            (Err(refused), Some(base)) => {
+        match (root, opened, lock) {
+            (Ok(Some(root)), Some(base), Some(lock)) => {
+                Ok(Some(TempRoot { base, around, name, root, _lock: lock, gone: false }))
+            }
+            (Err(refused), Some(base), _) => {
                 // Return the first error. If this fails, at most an empty directory stays.
                 let _ = remove_tree(base.as_fd(), &name);
                 Err(refused)
             }
-            (root, _) => root.map(|_| None),
+            (root, ..) => root.map(|_| None),
         }
     }
 
@@ -98,12 +114,88 @@ impl Drop for TempRoot {
     }
 }
 
-/// Opens the private directory and makes the root in it. Sets modes by descriptor, because the umask may remove any
-/// bit.
-fn make_root(base: BorrowedFd<'_>, name: &OsString) -> nix::Result<OwnedFd> {
-    let around = open_made(base, name.as_os_str(), Mode::S_IRWXU)?;
-    fchmod(&around, Mode::S_IRWXU)?;
-    let root = make_private(around.as_fd(), c"root")?;
+/// Makes and locks the private directory. Removes a stale one of that name.
+fn make_around(base: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<Locked> {
+    for _ in 0..RACES {
+        match mkdirat(base, name, Mode::S_IRWXU) {
+            Err(Errno::EEXIST) => remove_stale(base, name, path)?,
+            made => made?,
+        }
+        let dir = match open_made(base, name, Mode::S_IRWXU) {
+            Err(Errno::ENOENT) => continue,
+            opened => opened?,
+        };
+        match Locked::new(dir, Lock::ExclusiveNow) {
+            Err(Errno::EWOULDBLOCK) => {}
+            Err(e) => return Err(e.into()),
+            Ok(lock) if is_at(lock.as_fd(), base, name)? => {
+                fchmod(&lock, Mode::S_IRWXU)?;
+                return Ok(lock);
+            }
+            Ok(_) => {}
+        }
+    }
+    Err(in_use("other processes make it at the same time"))
+}
+
+/// Removes the directory of a sandbox whose owner is gone.
+fn remove_stale(base: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<()> {
+    let dir = match openat(base, name, DIR_NOFOLLOW, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(()),
+        opened => opened?,
+    };
+    let st = fstat(&dir)?;
+    if st.st_uid != geteuid().as_raw() || st.st_mode & 0o077 != 0 {
+        return Err(Errno::EEXIST.into());
+    }
+    let lock = match Locked::new(dir, Lock::ExclusiveNow) {
+        Err(Errno::EWOULDBLOCK) => return Err(in_use("its owner is alive")),
+        locked => locked?,
+    };
+    if let Some(pid) = process_in(lock.as_fd()) {
+        return Err(in_use(&format!("it is the root of process {pid}")));
+    }
+    if !is_at(lock.as_fd(), base, name)? {
+        return Ok(());
+    }
+    remove_tree(base, name).map_err(|left| match left.into_error(path.parent().unwrap_or(path)) {
+        Error::Task { step, source } => {
+            io::Error::new(source.kind(), format!("a stale root cannot be removed: {step}: {source}"))
+        }
+        other => io::Error::other(other.to_string()),
+    })
+}
+
+fn in_use(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::ResourceBusy, format!("the id is in use: {why}"))
+}
+
+/// Whether the open directory is the one with this name.
+fn is_at(dir: BorrowedFd<'_>, base: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
+    let held = fstat(dir)?;
+    match fstatat(base, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => Ok(false),
+        named => {
+            named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)).map_err(io::Error::from)
+        }
+    }
+}
+
+/// A process whose root is the root in the private directory. Processes of other users are not seen, unless the caller
+/// may trace them (`proc_pid_root(5)`).
+fn process_in(around: BorrowedFd<'_>) -> Option<i32> {
+    let root = fstatat(around, "root", AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+    let processes = std::fs::read_dir("/proc").ok()?;
+    let mut pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.find(|pid| {
+        std::fs::metadata(format!("/proc/{pid}/root"))
+            .is_ok_and(|st| (st.dev(), st.ino()) == (root.st_dev, root.st_ino))
+    })
+}
+
+/// Makes the root in the private directory. Sets modes by descriptor, because the umask may remove any bit.
+fn make_root(around: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let root = make_private(around, c"root")?;
     fchmod(&root, Mode::from_bits_truncate(0o755))?;
     Ok(root)
 }
@@ -138,7 +230,10 @@ mod tests {
         });
         let roots = roots.into_inner().unwrap();
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 4);
-        assert!(create(base.path(), "a").unwrap_err().to_string().starts_with("mkdirat("));
+        let busy = create(base.path(), "a").unwrap_err();
+        assert!(busy.to_string().starts_with("mkdirat("), "{busy}");
+        let why = std::error::Error::source(&busy).unwrap().to_string();
+        assert_eq!(why, "the id is in use: its owner is alive");
         for (i, (name, mut root)) in roots.into_iter().enumerate() {
             let path = TempRoot::path_in(base.path(), name);
             assert_eq!(mode(&path), 0o755);
@@ -159,5 +254,63 @@ mod tests {
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
         let error = create(&base.path().join("nowhere"), "x").unwrap_err();
         assert_eq!(error.to_string(), format!("openat({:?}, O_DIRECTORY)", base.path().join("nowhere")));
+    }
+
+    /// As a killed owner leaves it: nobody holds the lock.
+    fn stale(base: &Path, name: &str) -> PathBuf {
+        let path = create(base, name).unwrap().into_path();
+        fs::write(path.join("old"), "").unwrap();
+        path
+    }
+
+    #[test]
+    fn the_root_of_a_dead_owner_is_replaced() {
+        let base = tempdir().unwrap();
+        let path = stale(base.path(), "a");
+        let root = create(base.path(), "a").unwrap();
+        assert!(path.exists() && !path.join("old").exists());
+        drop(root);
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn one_of_many_gets_a_stale_root_and_the_others_find_it_in_use() {
+        let base = tempdir().unwrap();
+        for _ in 0..20 {
+            stale(base.path(), "a");
+            let made: Mutex<Vec<Result<TempRoot>>> = Mutex::default();
+            std::thread::scope(|s| {
+                for _ in 0..6 {
+                    s.spawn(|| {
+                        let root = create(base.path(), "a");
+                        made.lock().unwrap().push(root);
+                    });
+                }
+            });
+            let made = made.into_inner().unwrap();
+            assert_eq!(made.iter().flatten().count(), 1, "{made:?}");
+            for busy in made.iter().filter_map(|made| made.as_ref().err()) {
+                let why = std::error::Error::source(busy).unwrap().to_string();
+                assert!(why.starts_with("the id is in use: "), "{why}");
+            }
+        }
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_not_taken_for_stale() {
+        let base = tempdir().unwrap();
+        let other = base.path().join("cofferdam-a");
+        fs::create_dir(&other).unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+        let source = |e: &Error| {
+            let source = std::error::Error::source(e).unwrap();
+            source.downcast_ref::<io::Error>().unwrap().kind()
+        };
+        assert_eq!(source(&create(base.path(), "a").unwrap_err()), io::ErrorKind::AlreadyExists);
+        fs::remove_dir(&other).unwrap();
+        std::os::unix::fs::symlink("/", &other).unwrap();
+        assert!(create(base.path(), "a").is_err());
+        assert!(other.is_symlink() && Path::new("/proc").exists());
     }
 }
