@@ -4,15 +4,14 @@
 //!     cargo run --example judge -- /path/to/submission < input
 
 use std::error::Error as _;
-use std::io::{self, Read};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cofferdam::{Control, Limits, Network, Policy, Resource, Sandbox, Stdio, Task, Volume};
+use cofferdam::{Control, ExitKind, ExitStatus, Limits, Network, Policy, Resource, Sandbox, Stdio, Volume};
 
 const MEMORY: u64 = 64 << 20;
-const OUTPUT: u64 = 1 << 20;
+const OUTPUT: usize = 1 << 20;
 const TIME: Duration = Duration::from_secs(2);
 
 fn sandbox(submission: &str) -> Sandbox {
@@ -30,36 +29,27 @@ fn sandbox(submission: &str) -> Sandbox {
         .stdout(Stdio::Piped)
 }
 
-/// Passes the input on, and at most [`OUTPUT`] bytes of the output.
-fn copy_streams(task: &Task) -> Option<JoinHandle<io::Result<u64>>> {
-    let (mut stdin, stdout) = (task.take_stdin()?, task.take_stdout()?);
-    std::thread::spawn(move || io::copy(&mut io::stdin(), &mut stdin));
-    Some(std::thread::spawn(move || io::copy(&mut stdout.take(OUTPUT), &mut io::stdout())))
-}
-
-fn verdict(task: &Task) -> cofferdam::Result<String> {
-    let Some(status) = task.wait_timeout(TIME)? else {
-        task.kill()?;
-        task.wait()?;
-        return Ok(format!("time limit exceeded ({} s)", TIME.as_secs()));
-    };
-    Ok(match (status.code, status.signal) {
+fn verdict(status: ExitStatus) -> String {
+    match status.kind() {
+        ExitKind::Killed => format!("time limit exceeded ({} s)", TIME.as_secs()),
         _ if status.oom_killed => format!("memory limit exceeded ({} MiB)", MEMORY >> 20),
-        (Some(0), _) => "accepted".into(),
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "lost".into(),
-    })
+        ExitKind::Exited(0) => "accepted".into(),
+        ExitKind::Exited(code) => format!("exit code {code}"),
+        ExitKind::Signalled { signal, .. } => format!("signal {signal}"),
+        other => format!("{other:?}"),
+    }
 }
 
 fn judge(submission: &str) -> cofferdam::Result<()> {
     let task = sandbox(submission).spawn()?;
     assert!(task.report().enforced.contains(Control::MEMORY | Control::PIDS | Control::NET_NS));
-    let output = copy_streams(&task);
-    let verdict = verdict(&task)?;
-    output.map(JoinHandle::join);
+    if let Some(mut stdin) = task.take_stdin() {
+        std::thread::spawn(move || io::copy(&mut io::stdin(), &mut stdin));
+    }
+    let output = task.wait_with_output(OUTPUT, Some(TIME))?;
+    let _ = io::stdout().write_all(&output.stdout);
     let stats = task.stats()?;
-    eprintln!("verdict: {verdict}");
+    eprintln!("verdict: {}", verdict(output.status));
     eprintln!("CPU time: {:?}, memory: {:?} bytes", stats.cpu.total, stats.memory.peak);
     Ok(())
 }

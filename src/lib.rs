@@ -23,8 +23,8 @@
 //!
 //! [`Sandbox::plan`] compiles the three into a [`Plan`], which lists every step with its system calls and changes
 //! nothing on the host. [`Sandbox::spawn`] compiles and runs the plan, and returns a [`Task`]. The task has methods to
-//! wait, signal, kill, freeze, change limits, and read usage and events. Dropping it kills every process and removes
-//! its cgroup and its temporary root.
+//! wait, signal, stop, kill, freeze, change limits, and read usage and events. [`Task::release`], or a drop, kills every
+//! process and removes its cgroup and its temporary root.
 //!
 //! # What you can rely on
 //!
@@ -106,7 +106,7 @@ pub use rootfs::{
 };
 pub use sandbox::Sandbox;
 pub use spec::{CallerFd, Device, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};
-pub use task::{EndedRoot, ExitStatus, Signal, Task};
+pub use task::{EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

@@ -241,9 +241,10 @@ pub struct SandboxSpec {
     /// Name of the sandbox, which its cgroup and its temporary root are named after: 1 to 128 letters, digits, `.`, `_`
     /// and `-`, without a leading `.`. If absent, a random name.
     ///
-    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`. The cgroups of a stale sandbox of that
-    /// name, whose owner is gone or has [detached](crate::Task::detach) it, are killed and removed; its temporary root
-    /// is not. Both need a cgroup that the caller may use.
+    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`. The cgroups of a stale sandbox, whose owner
+    /// is gone or has [detached](crate::Task::detach) it, are killed and removed. Both need a cgroup that the caller may
+    /// use. A temporary root of that name is replaced if its owner is gone and no process has it as its root; otherwise
+    /// the spawn fails with `ResourceBusy`.
     pub id: Option<String>,
     /// The program to execute. Init looks it up *inside the root*, with the task's own rights:
     ///

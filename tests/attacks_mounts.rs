@@ -68,7 +68,7 @@ fn foreign_mount_in_a_temporary_root_survives_its_removal() {
                 let calls: Vec<String> = left.iter().map(|at| format!("unlinkat({at:?})")).collect();
                 assert_eq!(*step, calls.join(", "));
                 assert_eq!(source.raw_os_error(), Some(libc::EBUSY));
-                assert_eq!(task.status().unwrap().code, Some(7));
+                assert_eq!(task.status().unwrap().unwrap().code, Some(7));
                 assert_eq!(count(), before);
                 assert!(fs::read(one.join("sub/file")).is_ok_and(|text| text == b"alive"));
                 canary.alive();

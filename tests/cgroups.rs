@@ -588,7 +588,7 @@ fn wait_names_a_cgroup_that_cannot_be_removed() {
                 start.elapsed()
             };
             assert!(refused() >= Duration::from_secs(4), "it was given up too early");
-            assert_eq!(task.status().unwrap().signal, Some(9));
+            assert_eq!(task.status().unwrap().unwrap().signal, Some(9));
             (0..3).for_each(|_| assert!(refused() < Duration::from_secs(2)));
             umount2(&leaf, MntFlags::MNT_DETACH).unwrap();
             assert_eq!(task.wait().unwrap().signal, Some(9));

@@ -92,7 +92,7 @@ fn dropping_a_task_kills_it_and_detaching_does_not() {
 
     let task = shell("sleep 60").spawn().unwrap();
     let pid = task.pid().unwrap();
-    let groups = cofferdam_groups(pid);
+    let groups = common::cgroups_of(pid);
     task.detach().unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert!(alive(pid), "a detached task lives on");
@@ -179,19 +179,6 @@ fn missing_command_is_127_and_non_executable_command_is_126() {
             other => panic!("{command}: {other:?}"),
         }
     }
-}
-
-/// Directories of a process's cgroups in all hierarchies, if this crate created them.
-fn cofferdam_groups(pid: i32) -> Vec<std::path::PathBuf> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let host = cofferdam::Host::probe().unwrap().cgroups;
-    let group = |line: &str| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
-        let v1 = controllers.split(',').find_map(|name| Some(&host.v1.get(name)?.mount));
-        let mount = v1.or(host.v2.as_ref().filter(|_| controllers.is_empty()).map(|v2| &v2.mount))?;
-        path.contains("cofferdam").then(|| mount.join(path))
-    };
-    text.lines().filter_map(group).collect()
 }
 
 fn remove_groups(groups: &[std::path::PathBuf]) {

@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -77,12 +77,14 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
     // SAFETY: the child has executed init or ended, so no other process writes to `shared` any more. The read is
     // volatile because the compiler does not know of the child's write.
     let errno = unsafe { std::ptr::read_volatile(&raw const shared.errno) };
-    if errno != 0 || restored.is_err() {
-        let _ = crate::sys::pidfd_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
-        let _ = crate::sys::wait_pidfd(std::os::fd::AsFd::as_fd(&pidfd), true, true);
-        return Err(CloneError::Execute(os_error(errno)));
-    }
-    Ok(pidfd)
+    let failed = match (errno, restored) {
+        (0, Ok(())) => return Ok(pidfd),
+        (0, Err(e)) => CloneError::Clone(e.into()),
+        (errno, _) => CloneError::Execute(os_error(errno)),
+    };
+    let _ = crate::sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = crate::sys::wait_pidfd(pidfd.as_fd(), true, true);
+    Err(failed)
 }
 
 fn os_error(ret: isize) -> io::Error {

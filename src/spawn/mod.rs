@@ -449,11 +449,11 @@ fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
 /// The error for an init that ended without a record.
 fn init_died(child: &Child) -> Error {
     let source = match sys::wait_pidfd(child.pidfd(), true, false) {
-        Ok(Some(sys::Ended::Signal(libc::SIGKILL))) => io::Error::other(Killed),
-        Ok(Some(sys::Ended::Signal(signal))) => {
-            io::Error::other(format!("init was killed by signal {signal}"))
+        Ok(Some((sys::Ended::Signal { number: libc::SIGKILL, .. }, _))) => io::Error::other(Killed),
+        Ok(Some((sys::Ended::Signal { number, .. }, _))) => {
+            io::Error::other(format!("init was killed by signal {number}"))
         }
-        Ok(Some(sys::Ended::Code(code))) => io::Error::other(format!("init exited with code {code}")),
+        Ok(Some((sys::Ended::Code(code), _))) => io::Error::other(format!("init exited with code {code}")),
         _ => io::Error::other("init has ended, its exit status is unknown"),
     };
     Error::Setup { step: "init".into(), source }

@@ -107,12 +107,21 @@ pub(crate) enum Ended {
     /// It exited with this code.
     Code(i32),
     /// It was killed by this signal.
-    Signal(i32),
+    Signal {
+        number: i32,
+        /// Whether the kernel wrote a core dump.
+        core_dumped: bool,
+    },
 }
 
 /// Waits for the end of a child (`waitid(P_PIDFD)`, Linux 5.4). Returns `None` if the child is running and `block` is
-/// false. If `reap` is false, the child stays waitable.
-pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::Result<Option<Ended>> {
+/// false. If `reap` is false, the child stays waitable. The resource usage is that of the child and of all processes
+/// that it has reaped.
+pub(crate) fn wait_pidfd(
+    pidfd: BorrowedFd<'_>,
+    block: bool,
+    reap: bool,
+) -> io::Result<Option<(Ended, libc::rusage)>> {
     let mut options = libc::WEXITED | libc::__WALL;
     if !block {
         options |= libc::WNOHANG;
@@ -121,21 +130,26 @@ pub(crate) fn wait_pidfd(pidfd: BorrowedFd<'_>, block: bool, reap: bool) -> io::
         options |= libc::WNOWAIT;
     }
     loop {
-        // SAFETY: siginfo_t is plain data for which all zeroes are a valid value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(io::Error::other)?;
-        // SAFETY: info outlives the call.
-        match check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, options) }.into()) {
+        // SAFETY: siginfo_t and rusage are plain data for which all zeroes are a valid value.
+        let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { std::mem::zeroed() };
+        // The wrapper of the C library has no argument for the resource usage.
+        // SAFETY: info and usage outlive the call.
+        let waited = check(unsafe {
+            let (number, fd) = (libc::SYS_waitid, pidfd.as_raw_fd());
+            libc::syscall(number, libc::P_PIDFD, fd, &raw mut info, options, &raw mut usage)
+        });
+        match waited {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
             Ok(_) => {
                 // SAFETY: waitid wrote the fields for SIGCHLD, or left them zero.
                 let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-                return Ok(match (pid, info.si_code) {
-                    (0, _) => None,
-                    (_, libc::CLD_EXITED) => Some(Ended::Code(status)),
-                    _ => Some(Ended::Signal(status)),
-                });
+                let ended = match (pid, info.si_code) {
+                    (0, _) => return Ok(None),
+                    (_, libc::CLD_EXITED) => Ended::Code(status),
+                    (_, code) => Ended::Signal { number: status, core_dumped: code == libc::CLD_DUMPED },
+                };
+                return Ok(Some((ended, usage)));
             }
         }
     }
@@ -151,8 +165,13 @@ pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
 
 /// A pidfd of the calling process (`pidfd_open(2)`, Linux 5.3).
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
+    pidfd_open(std::process::id().cast_signed())
+}
+
+/// `pidfd_open(2)` (Linux 5.3).
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: the arguments are numbers.
-    own(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
 /// The `CLONE_NEW*` flag of a namespace (`ioctl_ns(2)`, Linux 4.11).

@@ -34,7 +34,7 @@ impl Task {
     /// # Ok::<(), cofferdam::Error>(())
     /// ```
     pub fn oom(&self) -> Option<Oom> {
-        self.lock().undo.oom()
+        self.undo().oom()
     }
 
     /// The events of the task: OOM kills, pressure above a threshold, and the exit of the last process. OOM kills that
@@ -63,10 +63,10 @@ impl Task {
     /// `Unsupported` if the task has no cgroup,
     /// or if pressure cannot be measured: the kernel has no PSI, or there is no v2 cgroup.
     pub fn events(&self, options: &EventOptions) -> Result<Events> {
-        let inner = self.lock();
-        match inner.undo.group() {
+        let undo = self.undo();
+        match undo.group() {
             Some(group) => group.events(Some(self.pidfd()), options),
-            None => Events::gone(inner.undo.oom().map_or(0, |oom| oom.kills)),
+            None => Events::gone(undo.oom().map_or(0, |oom| oom.kills)),
         }
     }
 
@@ -121,6 +121,6 @@ impl Task {
 
     /// The freezer, which is used without the lock, because freezing may take long. `None` if the task has ended.
     fn freezer(&self) -> Result<Option<Freezer>> {
-        self.lock().undo.group().map(Group::freezer).transpose()
+        self.undo().group().map(Group::freezer).transpose()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,16 +10,18 @@ use crate::notation::InvalidValue;
 
 /// The exit status of a task. `Display` prints `exit status 1` or `signal 9 (out of memory)`.
 ///
+/// [`kind`](Self::kind) says in one value why the task ended.
+///
 /// ```
-/// use cofferdam::ExitStatus;
+/// use cofferdam::{ExitKind, ExitStatus};
 ///
 /// fn verdict(status: ExitStatus) -> String {
-///     match (status.code, status.signal) {
-///         _ if status.oom_killed => "out of memory".into(),
-///         (Some(0), _) => "accepted".into(),
-///         (Some(code), _) => format!("exit code {code}"),
-///         (None, Some(signal)) => format!("killed by signal {signal}"),
-///         (None, None) => "exit status lost".into(),
+///     match status.kind() {
+///         ExitKind::Exited(0) => "accepted".into(),
+///         ExitKind::Exited(code) => format!("exit code {code}"),
+///         ExitKind::OomKilled => "out of memory".into(),
+///         ExitKind::Killed => "time limit exceeded".into(),
+///         other => format!("{other:?}"),
 ///     }
 /// }
 /// assert_eq!(verdict(ExitStatus::exited(1)), "exit code 1");
@@ -31,23 +34,124 @@ pub struct ExitStatus {
     pub code: Option<i32>,
     /// Number of the signal that killed the main process. `None` if it exited.
     pub signal: Option<i32>,
-    /// Whether the kernel's OOM killer killed at least one process of the task, by any memory limit. The process may be
-    /// a child that the main process survived, so this can come with any code or signal.
+    /// Whether the kernel wrote a core dump (`core(5)`).
+    pub core_dumped: bool,
+    /// Whether the signal was a SIGKILL of this library: [`Task::kill`], the end of the grace time of [`Task::stop`], or
+    /// [`Task::release`].
+    ///
+    /// [`Task::kill`]: crate::Task::kill
+    /// [`Task::stop`]: crate::Task::stop
+    /// [`Task::release`]: crate::Task::release
+    pub killed: bool,
+    /// Whether the kernel's OOM killer had killed at least one process of the task when the main process ended, by any
+    /// memory limit. The process may be a child that the main process survived, so this can come with any code or
+    /// signal.
     ///
     /// It comes from the counter of the task's cgroup, and is false if kills are not counted. [`Task::oom`] has the
     /// details.
     ///
     /// [`Task::oom`]: crate::Task::oom
     pub oom_killed: bool,
-    /// Whether the status is unknown. Then `code` and `signal` are `None`.
-    ///
-    /// It happens if the caller ignores `SIGCHLD` or another of its threads reaped the task (`waitpid(-1)`), and init
-    /// has not sent the status: there is no init, or another process killed it.
-    pub lost: bool,
+    /// Why the status is unknown. Then `code` and `signal` are `None`.
+    pub lost: Option<Lost>,
+}
+
+/// Why a task ended, as one value: [`ExitStatus::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitKind {
+    /// The main process exited with this code, 0 to 255.
+    Exited(i32),
+    /// A signal killed the main process.
+    Signalled {
+        /// The number of the signal (`signal(7)`).
+        signal: i32,
+        /// Whether the kernel wrote a core dump (`core(5)`).
+        core_dumped: bool,
+    },
+    /// SIGKILL killed the main process, and the OOM killer had killed a process of the task.
+    OomKilled,
+    /// This library killed the task: see [`ExitStatus::killed`].
+    Killed,
+    /// The status is unknown.
+    Lost(Lost),
+}
+
+/// Why an exit status is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Lost {
+    /// The caller ignores `SIGCHLD`, or another of its threads reaped the task (`waitpid(-1)`). Init has not sent the
+    /// status, because there is no init or another process killed it.
+    Reaped,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Reaped => f.write_str("the caller ignores SIGCHLD or reaps unknown children"),
+        }
+    }
+}
+
+/// The resource usage of the processes of a task that were reaped (`getrusage(2)`): [`Task::rusage`]. It needs no
+/// cgroup.
+///
+/// [`Task::rusage`]: crate::Task::rusage
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Rusage {
+    /// CPU time in user mode.
+    pub user: Duration,
+    /// CPU time in kernel mode.
+    pub system: Duration,
+    /// The largest resident set size of a single process, in bytes.
+    pub max_rss: u64,
+    /// Page faults without I/O.
+    pub minor_faults: u64,
+    /// Page faults with I/O.
+    pub major_faults: u64,
+    /// Times that the file system had to read from a device.
+    pub block_reads: u64,
+    /// Times that the file system had to write to a device.
+    pub block_writes: u64,
+    /// Context switches because a process waited.
+    pub voluntary_switches: u64,
+    /// Context switches because the time slice ended or a process of higher priority ran.
+    pub involuntary_switches: u64,
+}
+
+impl From<libc::rusage> for Rusage {
+    fn from(usage: libc::rusage) -> Self {
+        let count = |n: libc::c_long| n.max(0).cast_unsigned();
+        let time = |t: libc::timeval| {
+            let micros = Duration::from_micros(count(t.tv_usec));
+            Duration::from_secs(count(t.tv_sec)).saturating_add(micros)
+        };
+        Rusage {
+            user: time(usage.ru_utime),
+            system: time(usage.ru_stime),
+            max_rss: count(usage.ru_maxrss).saturating_mul(1024),
+            minor_faults: count(usage.ru_minflt),
+            major_faults: count(usage.ru_majflt),
+            block_reads: count(usage.ru_inblock),
+            block_writes: count(usage.ru_oublock),
+            voluntary_switches: count(usage.ru_nvcsw),
+            involuntary_switches: count(usage.ru_nivcsw),
+        }
+    }
 }
 
 impl ExitStatus {
-    const NONE: ExitStatus = ExitStatus { code: None, signal: None, oom_killed: false, lost: false };
+    const NONE: ExitStatus = ExitStatus {
+        code: None,
+        signal: None,
+        core_dumped: false,
+        killed: false,
+        oom_killed: false,
+        lost: None,
+    };
 
     /// The status of a task that exited with `code`, 0 to 255. For tests of code that takes a status.
     pub const fn exited(code: i32) -> Self {
@@ -60,8 +164,8 @@ impl ExitStatus {
     }
 
     /// The status of a task whose status was lost.
-    pub const fn lost() -> Self {
-        ExitStatus { lost: true, ..Self::NONE }
+    pub const fn lost(why: Lost) -> Self {
+        ExitStatus { lost: Some(why), ..Self::NONE }
     }
 
     /// The same status with another [`oom_killed`](Self::oom_killed).
@@ -69,11 +173,29 @@ impl ExitStatus {
         ExitStatus { oom_killed, ..self }
     }
 
+    /// The same status with another [`killed`](Self::killed).
+    pub const fn with_killed(self, killed: bool) -> Self {
+        ExitStatus { killed, ..self }
+    }
+
     /// Converts the status word of `wait4(2)`.
     pub(crate) fn from_wait(status: i32) -> Self {
         match status & 0x7f {
             0 => Self::exited((status >> 8) & 0xff),
-            signal => Self::signalled(signal),
+            signal => ExitStatus { core_dumped: status & 0x80 != 0, ..Self::signalled(signal) },
+        }
+    }
+
+    /// Why the task ended.
+    pub fn kind(&self) -> ExitKind {
+        match (self.lost, self.code, self.signal) {
+            (Some(why), _, _) => ExitKind::Lost(why),
+            (None, Some(code), _) => ExitKind::Exited(code),
+            (None, None, _) if self.killed => ExitKind::Killed,
+            (None, None, Some(libc::SIGKILL)) if self.oom_killed => ExitKind::OomKilled,
+            (None, None, signal) => {
+                ExitKind::Signalled { signal: signal.unwrap_or_default(), core_dumped: self.core_dumped }
+            }
         }
     }
 
@@ -99,11 +221,17 @@ impl fmt::Display for ExitStatus {
             (None, Some(signal)) => write!(f, "signal {signal}")?,
             (None, None) => write!(f, "exit status lost")?,
         }
+        if self.core_dumped {
+            write!(f, " (core dumped)")?;
+        }
+        if let Some(why) = self.lost {
+            write!(f, " ({why})")?;
+        }
         if self.oom_killed { write!(f, " (out of memory)") } else { Ok(()) }
     }
 }
 
-/// A signal (`signal(7)`), 1 to 64.
+/// A signal (`signal(7)`), 1 to 64. Serialised by its name: `"SIGTERM"`.
 ///
 /// ```
 /// use cofferdam::Signal;
@@ -115,7 +243,8 @@ impl fmt::Display for ExitStatus {
 /// assert!("SIGNOPE".parse::<Signal>().is_err());
 /// # Ok::<(), cofferdam::InvalidValue>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Signal(i32);
 
 impl Signal {
@@ -133,6 +262,14 @@ impl Signal {
     pub const USR2: Signal = Signal(libc::SIGUSR2);
     /// `SIGTERM`.
     pub const TERM: Signal = Signal(libc::SIGTERM);
+    /// `SIGALRM`.
+    pub const ALRM: Signal = Signal(libc::SIGALRM);
+    /// `SIGCONT`.
+    pub const CONT: Signal = Signal(libc::SIGCONT);
+    /// `SIGSTOP`.
+    pub const STOP: Signal = Signal(libc::SIGSTOP);
+    /// `SIGWINCH`.
+    pub const WINCH: Signal = Signal(libc::SIGWINCH);
 
     /// The signal with this number. `None` if the number is not 1 to 64.
     pub fn new(number: i32) -> Option<Signal> {
@@ -176,6 +313,20 @@ impl FromStr for Signal {
     }
 }
 
+impl TryFrom<String> for Signal {
+    type Error = InvalidValue;
+
+    fn try_from(text: String) -> Result<Self, InvalidValue> {
+        text.parse()
+    }
+}
+
+impl From<Signal> for String {
+    fn from(signal: Signal) -> String {
+        signal.to_string()
+    }
+}
+
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (nix::sys::signal::Signal::try_from(self.0), self.0.checked_sub(libc::SIGRTMIN())) {
@@ -195,10 +346,24 @@ mod tests {
     fn a_wait_status_word_is_converted_to_a_code_or_a_signal() {
         assert_eq!(ExitStatus::from_wait(3 << 8), ExitStatus::exited(3));
         assert_eq!(ExitStatus::from_wait(15), ExitStatus::signalled(15));
-        assert_eq!(ExitStatus::from_wait(0x80 | 6), ExitStatus::signalled(6));
+        let dumped = ExitStatus { core_dumped: true, ..ExitStatus::signalled(6) };
+        assert_eq!(ExitStatus::from_wait(0x80 | 6), dumped);
+        assert_eq!(dumped.kind(), ExitKind::Signalled { signal: 6, core_dumped: true });
         assert_eq!(ExitStatus::from_wait(3 << 8).shell_code(), 3);
         assert_eq!(ExitStatus::from_wait(15).shell_code(), 143);
-        assert_eq!(ExitStatus::lost().shell_code(), -1);
+        assert_eq!(ExitStatus::lost(Lost::Reaped).shell_code(), -1);
+    }
+
+    #[test]
+    fn the_kind_of_an_exit_is_one_of_several_causes() {
+        let killed = ExitStatus::signalled(9);
+        assert_eq!(ExitStatus::exited(3).with_oom_killed(true).kind(), ExitKind::Exited(3));
+        assert_eq!(killed.kind(), ExitKind::Signalled { signal: 9, core_dumped: false });
+        assert_eq!(killed.with_oom_killed(true).kind(), ExitKind::OomKilled);
+        assert_eq!(killed.with_oom_killed(true).with_killed(true).kind(), ExitKind::Killed);
+        let term = ExitStatus::signalled(15).with_oom_killed(true);
+        assert_eq!(term.kind(), ExitKind::Signalled { signal: 15, core_dumped: false });
+        assert_eq!(ExitStatus::lost(Lost::Reaped).kind(), ExitKind::Lost(Lost::Reaped));
     }
 
     #[test]
@@ -245,6 +410,9 @@ mod tests {
             }
         }
         assert_eq!(Signal::USR1.to_string(), "SIGUSR1");
+        assert_eq!(serde_json::to_string(&Signal::WINCH).unwrap(), "\"SIGWINCH\"");
+        assert_eq!(serde_json::from_str::<Signal>("\"TERM\"").unwrap(), Signal::TERM);
+        assert!(serde_json::from_str::<Signal>("\"NOPE\"").is_err());
         assert_eq!((Signal::new(0), Signal::new(65)), (None, None));
     }
 }

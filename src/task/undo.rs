@@ -1,6 +1,8 @@
 //! The undo list: everything that a spawn made on the host, removed in reverse order. It is the rollback of a failed
 //! spawn and the teardown of a task.
 
+use std::io;
+
 use crate::cgroup::Group;
 use crate::cgroup::stats::Stats;
 use crate::cgroup::{Oom, Paths};
@@ -22,7 +24,7 @@ pub(crate) struct Undo {
     /// The OOM kills, as last read before the cgroups were removed.
     oom: Option<Oom>,
     /// The resource usage, read after the last process had ended.
-    used: Option<Result<Stats>>,
+    used: Option<Result<Stats, (String, io::Error)>>,
 }
 
 impl Undo {
@@ -66,62 +68,66 @@ impl Undo {
     }
 
     /// The resource usage of the task: current, or as read after its end.
-    pub(crate) fn stats(&mut self) -> Result<Stats> {
-        if let Some(failed) = self.used.take_if(|used| used.is_err()) {
-            return failed;
-        }
+    pub(crate) fn stats(&self) -> Result<Stats> {
         match (&self.used, self.group()) {
             (Some(Ok(used)), _) => Ok(used.clone()),
+            (Some(Err((step, source))), None) => Err(Error::Task {
+                step: step.clone(),
+                source: source.raw_os_error().map_or_else(
+                    || io::Error::new(source.kind(), source.to_string()),
+                    io::Error::from_raw_os_error,
+                ),
+            }),
             (_, Some(group)) => group.stats(),
-            (_, None) => Err(Error::task("read the cgroup's counters")(nix::errno::Errno::ENODEV)),
+            (None, None) => Err(Error::task("read the cgroup's counters")(nix::errno::Errno::ENODEV)),
         }
     }
 
-    /// Undoes all entries, the last one first. An entry that cannot be undone stays in the list, and the others are
-    /// undone nevertheless.
-    ///
-    /// # Errors
-    /// [`Error::Task`] with every call that was refused.
-    pub(crate) fn run(&mut self) -> Result<()> {
-        self.run_from(0)
+    /// Kills all processes in the cgroups, and waits for their end.
+    pub(crate) fn end_processes(&self) {
+        if let Some(group) = self.group() {
+            group.kill_and_wait(&Kernel::real());
+        }
     }
 
-    /// Like [`run`](Self::run), but takes the temporary root out of the list and returns it.
+    /// Removes the cgroups, whose processes have ended. Reads the OOM kills and the resource usage before.
     ///
     /// # Errors
-    /// As [`run`](Self::run). The root then stays in the list.
-    pub(crate) fn run_but_root(&mut self) -> Result<Option<TempRoot>> {
-        let first = usize::from(self.root().is_some());
-        self.run_from(first)?;
-        Ok(self.made.pop().and_then(|made| match made {
+    /// [`Error::Task`] with every directory that could not be removed. The cgroups then stay in the list.
+    pub(crate) fn remove_cgroups(&mut self) -> Result<()> {
+        let Some(at) = self.made.iter().position(|made| matches!(made, Made::Cgroups(_))) else {
+            return Ok(());
+        };
+        let mut made = self.made.remove(at);
+        let removed = self.undo(&mut made);
+        if removed.is_err() {
+            self.made.insert(at, made);
+        }
+        removed
+    }
+
+    /// Takes the temporary root out of the list.
+    pub(crate) fn take_root(&mut self) -> Option<TempRoot> {
+        let at = self.made.iter().position(|made| matches!(made, Made::TempRoot(_)))?;
+        match self.made.remove(at) {
             Made::TempRoot(root) => Some(root),
             Made::Cgroups(_) => None,
-        }))
+        }
     }
 
-    /// Undoes all entries except the first `first`.
-    fn run_from(&mut self, first: usize) -> Result<()> {
-        let mut failed: Result<()> = Ok(());
-        let mut left = Vec::new();
-        while self.made.len() > first
-            && let Some(mut made) = self.made.pop()
-        {
-            let undone = match &mut made {
-                Made::TempRoot(root) => root.close(),
-                Made::Cgroups(group) => {
-                    group.kill_and_wait(&Kernel::real());
-                    self.oom = group.oom().or(self.oom.take());
-                    self.used.get_or_insert_with(|| group.stats());
-                    group.remove()
-                }
-            };
-            if undone.is_err() {
-                left.insert(0, made);
+    fn undo(&mut self, made: &mut Made) -> Result<()> {
+        match made {
+            Made::TempRoot(root) => root.close(),
+            Made::Cgroups(group) => {
+                self.oom = group.oom().or(self.oom.take());
+                self.used.get_or_insert_with(|| match group.stats() {
+                    Ok(used) => Ok(used),
+                    Err(Error::Task { step, source }) => Err((step, source)),
+                    Err(e) => Err(("read the cgroup's counters".into(), io::Error::other(e.to_string()))),
+                });
+                group.remove()
             }
-            failed = both(failed, undone);
         }
-        self.made.extend(left);
-        failed
     }
 
     /// Empties the list without undoing anything. Returns the paths of the cgroups.
@@ -147,7 +153,7 @@ impl Drop for Undo {
 }
 
 /// Merges two results. The error has the source of the first one and the steps of both.
-fn both(one: Result<()>, other: Result<()>) -> Result<()> {
+pub(super) fn both(one: Result<()>, other: Result<()>) -> Result<()> {
     match (one, other) {
         (Err(Error::Task { step, source }), Err(Error::Task { step: then, source: why })) => {
             Err(Error::Task { step: format!("{then} = {why}, {step}"), source })

@@ -225,3 +225,16 @@ pub fn output(sandbox: Sandbox) -> String {
     task.wait().unwrap();
     text.trim().to_string()
 }
+
+/// Directories of a process's cgroups in all hierarchies, if this crate created them.
+pub fn cgroups_of(pid: i32) -> Vec<std::path::PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let host = cofferdam::Host::probe().unwrap().cgroups;
+    let group = |line: &str| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+        let v1 = controllers.split(',').find_map(|name| Some(&host.v1.get(name)?.mount));
+        let mount = v1.or(host.v2.as_ref().filter(|_| controllers.is_empty()).map(|v2| &v2.mount))?;
+        path.contains("cofferdam").then(|| mount.join(path))
+    };
+    text.lines().filter_map(group).collect()
+}

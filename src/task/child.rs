@@ -1,0 +1,120 @@
+//! The cloned process of a task: reaping it, and what init says of the task's end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::status::{ExitStatus, Lost, Rusage};
+use crate::step::wire::{RECORD, Record};
+use crate::sys::{self, Ended};
+
+/// The cloned process, and the process that executes the command if it is another one. Dropping it kills and reaps the
+/// cloned process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    init: OwnedFd,
+    task: Option<OwnedFd>,
+    status: OwnedFd,
+    /// Whether the process was reaped or is no longer owned.
+    left: bool,
+}
+
+impl Child {
+    pub(crate) fn new(init: OwnedFd, status: OwnedFd) -> Self {
+        Child { init, task: None, status, left: false }
+    }
+
+    pub(crate) fn status(&self) -> BorrowedFd<'_> {
+        self.status.as_fd()
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
+    }
+
+    /// Sets the pidfd of the process that executes the command, as init has sent it.
+    pub(crate) fn runs_as(&mut self, task: Option<OwnedFd>) {
+        self.task = task;
+    }
+
+    /// The process that executes the command.
+    pub(super) fn main(&self) -> BorrowedFd<'_> {
+        self.task.as_ref().unwrap_or(&self.init).as_fd()
+    }
+
+    /// Whether an init stays beside the process that executes the command.
+    pub(super) fn has_init(&self) -> bool {
+        self.task.is_some()
+    }
+
+    /// Reaps the cloned process if it has ended, and returns the exit status of the task. `None` while it runs.
+    pub(crate) fn reap(&mut self) -> io::Result<Option<(ExitStatus, Option<Rusage>)>> {
+        let ended = match sys::wait_pidfd(self.pidfd(), false, true) {
+            Ok(None) => return Ok(None),
+            Ok(ended) => ended,
+            // Another thread reaped it, or the caller ignores SIGCHLD. Only init's record has the status.
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => None,
+            Err(e) => return Err(e),
+        };
+        self.left = true;
+        let (ended, usage) = (ended.map(|(ended, _)| ended), ended.map(|(_, usage)| Rusage::from(usage)));
+        let status = self.record().or(ended.map(ExitStatus::from));
+        Ok(Some((status.unwrap_or(ExitStatus::lost(Lost::Reaped)), usage)))
+    }
+
+    /// The exit status in init's record. `None` if init did not stay or was killed.
+    fn record(&self) -> Option<ExitStatus> {
+        let mut buffer = [0u8; RECORD];
+        loop {
+            let (n, _) = sys::recv_with_fd(self.status(), &mut buffer, false).ok()?;
+            match Record::decode(buffer.get(..n)?) {
+                Ok(Record::Exited { status }) => return Some(ExitStatus::from_wait(status)),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Kills and reaps the process, unless it was reaped or is no longer owned.
+    pub(super) fn end(&mut self) {
+        if !self.left {
+            end(self.pidfd());
+            self.left = true;
+        }
+    }
+
+    /// Gives up the process: a drop does not kill it.
+    pub(super) fn leave(&mut self) {
+        self.left = true;
+    }
+
+    /// Whether the process was reaped or is no longer owned.
+    pub(super) fn has_left(&self) -> bool {
+        self.left
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Kills and reaps a process. If the kernel refuses the kill, it does not wait, because the process may never end.
+fn end(pidfd: BorrowedFd<'_>) {
+    let killed = match sys::pidfd_signal(pidfd, libc::SIGKILL) {
+        Err(e) => e.raw_os_error() == Some(libc::ESRCH),
+        Ok(()) => true,
+    };
+    let _ = sys::wait_pidfd(pidfd, killed, true);
+}
+
+impl From<Ended> for ExitStatus {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Code(code) => ExitStatus::exited(code),
+            Ended::Signal { number, core_dumped } => {
+                ExitStatus { core_dumped, ..ExitStatus::signalled(number) }
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Methods of a task that send signals to its processes.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Pid, getpgid};
+
+use super::{ExitStatus, Signal, Task};
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// How often the processes are listed again to signal those that were forked meanwhile.
+const ROUNDS: u32 = 8;
+
+/// The processes of a task that get a signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SignalTarget {
+    /// The process that executes the command.
+    #[default]
+    Main,
+    /// The processes in the process group of the main process (`setpgid(2)`).
+    Group,
+    /// All processes of the task, except init.
+    All,
+}
+
+impl Task {
+    /// Sends a signal to the main process of the task (`pidfd_send_signal(2)`, Linux 5.1). Does nothing if it has
+    /// ended.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Sandbox, Signal};
+    /// let task = Sandbox::command("nginx").spawn()?;
+    /// task.signal(Signal::HUP)?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the errno, for example `EPERM`.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        send(&self.main, signal)
+    }
+
+    /// Sends a signal to the main process, to its process group, or to all processes of the task. Processes that are
+    /// forked while the signal is sent get it too, unless they fork faster than they can be listed: see
+    /// [`kill`](Task::kill). Does nothing if the main process has ended.
+    ///
+    /// The processes are found by the task's cgroup or by its PID namespace, and signalled by pidfd
+    /// (`pidfd_open(2)`, Linux 5.3). No other process gets the signal.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Sandbox, Signal, SignalTarget};
+    ///
+    /// let task = Sandbox::command("make").args(["-j4"]).spawn()?;
+    /// task.signal_to(Signal::INT, SignalTarget::Group)?; // as Ctrl-C in a terminal
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the refused call. Its source is `Unsupported` for [`Group`](SignalTarget::Group) and
+    /// [`All`](SignalTarget::All) if the task has neither a cgroup nor a PID namespace of its own.
+    pub fn signal_to(&self, signal: Signal, target: SignalTarget) -> Result<()> {
+        if target == SignalTarget::Main {
+            return self.signal(signal);
+        }
+        let Some(main) = self.pid() else { return Ok(()) };
+        let group = match target {
+            SignalTarget::Group => match getpgid(Some(Pid::from_raw(main))) {
+                Ok(group) => Some(group),
+                Err(nix::errno::Errno::ESRCH) => return Ok(()),
+                Err(e) => return Err(Error::task("getpgid(main process)")(e)),
+            },
+            _ => None,
+        };
+        let init = sys::proc_pid(self.init.as_fd()).filter(|init| *init != main);
+        let mut done = BTreeSet::from_iter(init);
+        for _ in 0..ROUNDS {
+            let new: Vec<i32> = self.pids()?.difference(&done).copied().collect();
+            if new.is_empty() {
+                break;
+            }
+            let opened: Vec<_> = new.iter().filter_map(|pid| Some((*pid, open(*pid).transpose()?))).collect();
+            // The kernel may have reused a PID between the list and the open, but not while the pidfd is open. So a
+            // process whose PID is in this second list is a process of the task.
+            let listed = self.pids()?;
+            for (pid, pidfd) in opened {
+                let of_group = || group.is_none() || getpgid(Some(Pid::from_raw(pid))).ok() == group;
+                if listed.contains(&pid) && of_group() {
+                    send(&pidfd?, signal)?;
+                }
+            }
+            done.extend(new);
+        }
+        Ok(())
+    }
+
+    /// Stops the task: sends `signal` to `target`, waits up to `grace` for the end of the main process, then kills
+    /// every process of the task. Returns the exit status. Removes nothing: [`wait`](Task::wait) or
+    /// [`release`](Task::release) do.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Sandbox, Signal, SignalTarget};
+    /// use std::time::Duration;
+    ///
+    /// let task = Sandbox::command("nginx").spawn()?;
+    /// let status = task.stop(Signal::TERM, Duration::from_secs(10), SignalTarget::Main)?;
+    /// println!("{status}, killed: {}", status.killed);
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`signal_to`](Task::signal_to) and [`kill`](Task::kill). If the signal cannot be sent, nothing is killed.
+    pub fn stop(&self, signal: Signal, grace: Duration, target: SignalTarget) -> Result<ExitStatus> {
+        if self.status()?.is_none() {
+            self.signal_to(signal, target)?;
+        }
+        let ended = self.end_before(Instant::now().checked_add(grace))?;
+        self.kill()?;
+        match ended {
+            Some(status) => Ok(status),
+            None => self.await_end(),
+        }
+    }
+
+    /// Kills every process of the task: by its cgroup (`cgroup.kill`, Linux 5.14; before, by freezing it and killing
+    /// each process), and by its PID namespace. It does not wait for their end: [`wait`](Task::wait) does.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("sleep").arg("600").spawn()?;
+    /// task.kill()?;
+    /// assert_eq!(task.wait()?.signal, Some(9));
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the call that was refused.
+    pub fn kill(&self) -> Result<()> {
+        let killed = match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
+            }
+            sent => sent.is_ok(),
+        };
+        self.ending().killed |= killed;
+        match self.undo().group() {
+            Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The processes of the task, as ids of the mounted `/proc`.
+    fn pids(&self) -> Result<BTreeSet<i32>> {
+        if let Some(group) = self.undo().group().filter(|group| group.paths().has_unit()) {
+            let listed = group.pids().map_err(Error::task("openat(cgroup.procs)"))?;
+            return Ok(listed.into_iter().filter(|pid| *pid > 0).collect());
+        }
+        self.pids_of_namespace()
+    }
+
+    /// The processes in the PID namespace of the task.
+    fn pids_of_namespace(&self) -> Result<BTreeSet<i32>> {
+        let step = "find the processes of the task";
+        let namespace = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/pid")).map(|ns| ns.ino()).ok();
+        let Some(main) = self.pid().map(|pid| pid.to_string()) else { return Ok(BTreeSet::new()) };
+        let own = namespace(&main).filter(|own| Some(*own) != namespace("self"));
+        let own = own.ok_or_else(|| {
+            let why = "the task has neither a cgroup nor a visible PID namespace of its own";
+            Error::task(step)(io::Error::new(io::ErrorKind::Unsupported, why))
+        })?;
+        let processes = std::fs::read_dir("/proc").map_err(Error::task(step))?;
+        let names = processes.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| namespace(name) == Some(own)).filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+/// A pidfd of the process. `None` if it has ended.
+fn open(pid: i32) -> Result<Option<OwnedFd>> {
+    match sys::pidfd_open(pid) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        // EINVAL: the PID belongs to a thread now.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Ok(None),
+        Err(e) => Err(Error::task(format!("pidfd_open({pid})"))(e)),
+    }
+}
+
+/// Sends a signal. Does nothing if the process has ended.
+fn send(pidfd: &OwnedFd, signal: Signal) -> Result<()> {
+    match sys::pidfd_signal(pidfd.as_fd(), signal.number()) {
+        Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+            Err(Error::task(format!("pidfd_send_signal({signal})"))(e))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,384 @@
+//! Methods of a task that wait for its end, and its removal.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::undo::both;
+use super::{EndedRoot, Ending, ExitStatus, Rusage, Task};
+use crate::error::{Error, Result};
+use crate::rootfs::populate::TempRoot;
+
+/// Maximum time to read what is left in the pipes after the last process of the task has ended.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// What a task has written, and its exit status: [`Task::wait_with_output`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Output {
+    /// The exit status.
+    pub status: ExitStatus,
+    /// The standard output, up to the limit. Empty if it was not piped or was taken.
+    pub stdout: Vec<u8>,
+    /// The standard error, up to the limit. Empty if it was not piped or was taken.
+    pub stderr: Vec<u8>,
+    /// Whether the task wrote more than the limit to a stream. The rest was read and discarded.
+    pub truncated: bool,
+}
+
+impl Ending {
+    /// Reaps the cloned process if it has ended. Returns the exit status of the task; `None` while it runs.
+    fn reap(&mut self, oom_killed: impl FnOnce() -> bool) -> Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            let Some((status, usage)) = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))? else {
+                return Ok(None);
+            };
+            self.usage = usage;
+            // If the caller ignores SIGCHLD, the kernel keeps no status. The process lived when it was sent the signal.
+            let lost = status.lost.is_some() && self.killed;
+            let status = if lost { ExitStatus::signalled(libc::SIGKILL) } else { status };
+            let killed = self.killed && status.signal == Some(libc::SIGKILL);
+            self.status = Some(status.with_killed(killed).with_oom_killed(oom_killed()));
+        }
+        Ok(self.status)
+    }
+}
+
+impl Task {
+    /// Waits until the main process has ended, kills the remaining processes, and removes the cgroup and the temporary
+    /// root. Every later call returns the same status.
+    ///
+    /// Closes a piped standard input that was not [taken](Task::take_stdin). Reads no output: a task that fills a pipe
+    /// blocks until the caller reads from it.
+    ///
+    /// ```no_run
+    /// let status = cofferdam::Sandbox::command("make").spawn()?.wait()?;
+    /// println!("{status}: {}", if status.success() { "built" } else { "failed" });
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the kernel refuses to wait, or if something could not be removed. It names every such path.
+    /// If another process has mounted something in the temporary root, nothing in that root is removed.
+    /// [`status`](Task::status) has the exit status, and the next wait tries the removal again.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        drop(self.take_stdin());
+        let status = self.await_end()?;
+        self.tear_down(|cgroups, _| cgroups)?;
+        Ok(status)
+    }
+
+    /// Like [`wait`](Task::wait), and calls `look` with the root after the last process has ended and before the root
+    /// is removed.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Method, Sandbox};
+    ///
+    /// let task = Sandbox::command("make").args(["install"]).populate(Method::Copy).spawn()?;
+    /// let (status, changes) = task.wait_with_root(|root| root.changes())?;
+    /// for change in changes? {
+    ///     println!("{:?} {}", change.kind, change.path.display());
+    /// }
+    /// println!("{status}");
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait). `look` is not called if a process or a cgroup of the task could not be removed, or if
+    /// the root was removed before (`NotFound`).
+    pub fn wait_with_root<T>(&self, look: impl FnOnce(&EndedRoot<'_>) -> T) -> Result<(ExitStatus, T)> {
+        drop(self.take_stdin());
+        let status = self.await_end()?;
+        let mut seen = None;
+        self.tear_down(|cgroups, temp| {
+            cgroups?;
+            if temp.is_none() && self.temporary {
+                let why = "an earlier wait or release has removed the root";
+                let source = io::Error::new(io::ErrorKind::NotFound, why);
+                return Err(Error::task("look at the root")(source));
+            }
+            seen = Some(look(&EndedRoot { temp, task: self }));
+            Ok(())
+        })?;
+        let unseen = || Error::task("look at the root")(nix::errno::Errno::ENOENT);
+        Ok((status, seen.ok_or_else(unseen)?))
+    }
+
+    /// Like [`wait`](Task::wait), for at most `timeout`. `None` if the task still runs then. Killing the remaining
+    /// processes and removing the root come after the timeout. It does not close a piped standard input.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// if task.wait_timeout(std::time::Duration::from_secs(60))?.is_none() {
+    ///     task.kill()?;
+    /// }
+    /// println!("{}", task.wait()?); // signal 9 after a timeout
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        let status = self.end_before(Instant::now().checked_add(timeout))?;
+        if status.is_some() {
+            self.tear_down(|cgroups, _| cgroups)?;
+        }
+        Ok(status)
+    }
+
+    /// Like [`wait`](Task::wait), without waiting for the task. `None` if it still runs. The first call after its end
+    /// removes the cgroup and the temporary root, which takes time in proportion to the size of the root.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// let ended = task.try_wait()?.is_some(); // in an event loop: when `task.pidfd()` polls readable
+    /// # let _ = ended;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        let status = self.reap()?;
+        if status.is_some() {
+            self.tear_down(|cgroups, _| cgroups)?;
+        }
+        Ok(status)
+    }
+
+    /// The exit status; `None` while the task runs. It never blocks, and removes nothing: [`wait`](Task::wait) or
+    /// [`release`](Task::release) do. Every later call returns the same status.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// match task.status()? {
+    ///     Some(status) => println!("ended: {status}"),
+    ///     None => println!("running"),
+    /// }
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the kernel refuses to wait (`waitid(2)`).
+    pub fn status(&self) -> Result<Option<ExitStatus>> {
+        self.reap()
+    }
+
+    /// Waits until the main process has ended, or for at most `timeout` if there is one. `None` if it still runs then.
+    /// Unlike [`wait`](Task::wait), it kills no other process and removes nothing. Any number of threads may wait.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// let status = task.wait_end(None)?; // the root and the cgroup are still there
+    /// println!("{status:?}, {:?} CPU time", task.stats()?.cpu.total);
+    /// task.release()?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the kernel refuses to wait (`waitid(2)`, `poll(2)`).
+    pub fn wait_end(&self, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
+        match timeout {
+            Some(timeout) => self.end_before(Instant::now().checked_add(timeout)),
+            None => self.await_end().map(Some),
+        }
+    }
+
+    /// Kills every process of the task, and removes its cgroup and its temporary root. A drop does the same and ignores
+    /// errors. Does nothing if it was done before.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("daemon").spawn()?;
+    /// task.release()?;
+    /// assert!(task.status()?.is_some());
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the call that was refused. The next call tries again.
+    pub fn release(&self) -> Result<()> {
+        drop(self.take_stdin());
+        if self.reap()?.is_none() {
+            self.kill()?;
+            self.await_end()?;
+        }
+        self.tear_down(|cgroups, _| cgroups)
+    }
+
+    /// Like [`wait`](Task::wait), and reads the piped standard output and standard error meanwhile. It keeps at most
+    /// `limit` bytes of each, and discards the rest, so the task never blocks.
+    ///
+    /// After `timeout`, if there is one, the task is killed, and the status says so ([`ExitStatus::killed`]). After the
+    /// end of the main process, the remaining processes are killed, so none of them can hold a pipe open. If a process
+    /// outside of the task does, reading ends after a second.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Sandbox, Stdio};
+    /// use std::time::Duration;
+    ///
+    /// let task = Sandbox::command("make").stdout(Stdio::Piped).spawn()?;
+    /// let output = task.wait_with_output(64 << 10, Some(Duration::from_secs(60)))?;
+    /// println!("{}: {}", output.status, String::from_utf8_lossy(&output.stdout));
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Task::wait), or [`Error::Task`] if a pipe cannot be read.
+    pub fn wait_with_output(&self, limit: usize, timeout: Option<Duration>) -> Result<Output> {
+        drop(self.take_stdin());
+        let mut pipes = Pipes::new(limit, self.take_stdout(), self.take_stderr());
+        let mut deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let status = loop {
+            if let Some(status) = self.reap()? {
+                break status;
+            }
+            let Some(timeout) = left_until(deadline) else {
+                self.kill()?;
+                deadline = None;
+                continue;
+            };
+            pipes.read_some(Some(self.init.as_fd()), timeout)?;
+        };
+        // The pipes close when the last process has ended.
+        self.undo().end_processes();
+        let deadline = Instant::now().checked_add(DRAIN);
+        while pipes.are_open()
+            && let Some(timeout) = left_until(deadline)
+        {
+            pipes.read_some(None, timeout)?;
+        }
+        self.tear_down(|cgroups, _| cgroups)?;
+        let ([stdout, stderr], truncated) = pipes.into_text();
+        Ok(Output { status, stdout, stderr, truncated })
+    }
+
+    /// The resource usage of the processes that were reaped (`waitid(2)`): of init, the main process, and every process
+    /// that one of them reaped. `None` before the end of the task, and if the caller ignores `SIGCHLD`.
+    ///
+    /// It needs no cgroup, so it is there for callers without privileges. If init was killed, which [`kill`](Task::kill)
+    /// does, the kernel does not add the usage of the other processes. [`stats`](Task::stats) does, if the task has a
+    /// cgroup.
+    ///
+    /// ```no_run
+    /// let task = cofferdam::Sandbox::command("make").spawn()?;
+    /// task.wait()?;
+    /// if let Some(usage) = task.rusage() {
+    ///     println!("{:?} user, {:?} system, {} bytes", usage.user, usage.system, usage.max_rss);
+    /// }
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    pub fn rusage(&self) -> Option<Rusage> {
+        self.ending().usage
+    }
+
+    /// Reaps the task if it has ended.
+    fn reap(&self) -> Result<Option<ExitStatus>> {
+        self.ending().reap(|| self.undo().oom().is_some())
+    }
+
+    /// Waits for the end of the main process.
+    pub(super) fn await_end(&self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.end_before(None)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Waits for the end of the main process until `deadline`, or without limit.
+    pub(super) fn end_before(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.reap()? {
+                return Ok(Some(status));
+            }
+            let Some(timeout) = left_until(deadline) else { return Ok(None) };
+            poll_all(&mut [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)], timeout)?;
+        }
+    }
+
+    /// Removes everything that the spawn made, after the end of the main process. `then` gets the result for the
+    /// cgroups, and the root before it is removed; its error is returned.
+    fn tear_down(&self, then: impl FnOnce(Result<()>, Option<&TempRoot>) -> Result<()>) -> Result<()> {
+        let _only = self.teardown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.undo().end_processes();
+        let cgroups = self.undo_mut().remove_cgroups();
+        let mut root = self.undo_mut().take_root();
+        let cgroups = then(cgroups, root.as_ref());
+        let removed = root.as_mut().map_or(Ok(()), TempRoot::close);
+        if let Some(root) = root.filter(|_| removed.is_err()) {
+            self.undo_mut().temp_root(root);
+        }
+        both(cgroups, removed)
+    }
+}
+
+/// Time until `deadline`, rounded up to a millisecond so that the last poll does not spin. `None` if it has passed.
+fn left_until(deadline: Option<Instant>) -> Option<PollTimeout> {
+    let Some(deadline) = deadline else { return Some(PollTimeout::NONE) };
+    let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+    Some(PollTimeout::try_from(left.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX))
+}
+
+/// `poll(2)`. Returns at once after a signal.
+fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<()> {
+    match poll(fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(e) => Err(Error::task("poll(pidfd)")(e)),
+    }
+}
+
+/// The pipes of standard output and standard error, with what was read from them.
+struct Pipes {
+    limit: usize,
+    truncated: bool,
+    streams: [(Option<std::fs::File>, Vec<u8>); 2],
+}
+
+impl Pipes {
+    fn new(
+        limit: usize,
+        stdout: Option<std::process::ChildStdout>,
+        stderr: Option<std::process::ChildStderr>,
+    ) -> Pipes {
+        let file = |fd: std::os::fd::OwnedFd| std::fs::File::from(fd);
+        let streams = [stdout.map(|pipe| file(pipe.into())), stderr.map(|pipe| file(pipe.into()))];
+        Pipes { limit, truncated: false, streams: streams.map(|pipe| (pipe, Vec::new())) }
+    }
+
+    fn are_open(&self) -> bool {
+        self.streams.iter().any(|(pipe, _)| pipe.is_some())
+    }
+
+    /// Waits until a pipe or `other` is readable, and reads once from each readable pipe.
+    fn read_some(&mut self, other: Option<std::os::fd::BorrowedFd<'_>>, timeout: PollTimeout) -> Result<()> {
+        let pipes = self.streams.iter().filter_map(|(pipe, _)| pipe.as_ref().map(AsFd::as_fd));
+        let mut fds: Vec<_> = pipes.chain(other).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        poll_all(&mut fds, timeout)?;
+        let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect::<Vec<_>>().into_iter();
+        let mut buffer = [0u8; 16 << 10];
+        for (pipe, text) in &mut self.streams {
+            let Some(file) = pipe.as_mut() else { continue };
+            if ready.next() != Some(true) {
+                continue;
+            }
+            match file.read(&mut buffer) {
+                Ok(0) => *pipe = None,
+                Ok(n) => {
+                    let read = buffer.get(..n).unwrap_or_default();
+                    let kept = read.get(..self.limit.saturating_sub(text.len())).unwrap_or(read);
+                    text.extend_from_slice(kept);
+                    self.truncated |= kept.len() < n;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::task("read(pipe)")(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn into_text(self) -> ([Vec<u8>; 2], bool) {
+        (self.streams.map(|(_, text)| text), self.truncated)
+    }
+}

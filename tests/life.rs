@@ -1,0 +1,399 @@
+//! The life of a task as a driver sees it: many waiters, the cause of an end, stopping, output, and what is removed when.
+//! (CONTRIBUTING.md, ring 2.)
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cofferdam::{
+    EventOptions, ExitKind, IsolationMode, Method, Policy, Root, Sandbox, Signal, SignalTarget, Stdio, Task,
+    Volume,
+};
+use common::{sandboxes, shell};
+
+/// More than any of these tests takes on a loaded machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A sandbox whose root is a copy of one file, in a temporary directory below `dir`.
+fn copied(dir: &Path, script: &str) -> Sandbox {
+    std::fs::write(dir.join("file"), "content").unwrap();
+    let policy = Policy { temp_dir: Some(dir.into()), ..Policy::default() };
+    let chroot_env = [(dir.join("file"), "/file".into())].into();
+    let programs = ["/bin", "/lib", "/lib64", "/usr"].into_iter().filter(|path| Path::new(path).exists());
+    let sandbox =
+        shell(script).policy(&policy).root(Root { populate: Method::Copy, chroot_env, ..Root::default() });
+    programs
+        .fold(sandbox, |sandbox, path| sandbox.volume(Volume { read_only: true, ..Volume::new(path, path) }))
+}
+
+/// Whether the temporary root of the only sandbox below `dir` is there.
+fn has_root(dir: &Path) -> bool {
+    std::fs::read_dir(dir).unwrap().count() > 1
+}
+
+/// Reads one line of the task's standard output.
+fn line(stdout: &mut impl Read) -> String {
+    let (mut text, mut byte) = (Vec::new(), [0u8]);
+    while stdout.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Spawns a script that prints `ready` when it may be signalled.
+fn ready(sandbox: &Sandbox) -> (Task, std::process::ChildStdout) {
+    let task = sandbox.clone().stdout(Stdio::Piped).spawn().unwrap();
+    let mut stdout = task.take_stdout().unwrap();
+    assert_eq!(line(&mut stdout), "ready");
+    (task, stdout)
+}
+
+/// Entry point of a driver that a test kills: spawns a task with a copied root, says so, and waits. Does nothing
+/// elsewhere.
+#[test]
+fn driver_entry() {
+    let Some(dir) = std::env::var_os("COFFERDAM_DRIVER") else { return };
+    let sandbox = copied(Path::new(&dir), "sleep 600").id(id(Path::new(&dir)));
+    let task = sandbox.spawn().unwrap();
+    println!("\nspawned {}", task.pid().unwrap());
+    task.wait().unwrap();
+}
+
+/// Starts such a driver. Returns it with the pid of its task.
+fn driver(dir: &Path) -> (std::process::Child, i32) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "driver_entry", "--nocapture", "--test-threads=1"]);
+    let mut driver =
+        command.env("COFFERDAM_DRIVER", dir).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let stdout = driver.stdout.as_mut().unwrap();
+    let pid = std::iter::from_fn(|| Some(line(stdout)))
+        .find_map(|line| line.strip_prefix("spawned ")?.parse().ok());
+    (driver, pid.unwrap())
+}
+
+/// The id of the driver's task.
+fn id(dir: &Path) -> String {
+    format!("life-{}", dir.file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
+}
+
+fn source(error: &cofferdam::Error) -> String {
+    std::error::Error::source(error).unwrap().to_string()
+}
+
+/// A killed driver can remove nothing. The same id must start again without hands.
+#[test]
+fn id_of_a_killed_driver_starts_again_in_a_new_root() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut first, _) = driver(dir.path());
+    let again = copied(dir.path(), "cat /file").id(id(dir.path())).stdout(Stdio::Piped);
+    let busy = again.spawn().unwrap_err();
+    assert_eq!(source(&busy), "the id is in use: its owner is alive", "{busy}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(has_root(dir.path()));
+    let start = Instant::now();
+    let task = loop {
+        // Init ends with its driver, and its processes a moment later.
+        match again.spawn() {
+            Ok(task) => break task,
+            Err(error) => assert!(start.elapsed() < LONG, "{error}: {}", source(&error)),
+        }
+    };
+    let output = task.wait_with_output(100, None).unwrap();
+    assert_eq!((output.status.code, output.stdout.as_slice()), (Some(0), &b"content"[..]));
+    assert!(!has_root(dir.path()));
+}
+
+#[test]
+fn id_of_a_detached_task_is_in_use_by_its_process() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = copied(dir.path(), "sleep 600").id(format!("life-detached-{}", std::process::id()));
+    let task = sandbox.spawn().unwrap();
+    let (pid, init) = (task.pid().unwrap(), task.pidfd().try_clone_to_owned().unwrap());
+    let groups = common::cgroups_of(pid);
+    task.detach().unwrap();
+    let busy = source(&sandbox.spawn().unwrap_err());
+    assert!(busy.starts_with("the id is in use: it is the root of process "), "{busy}");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let mut ended = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&init), nix::poll::PollFlags::POLLIN)];
+    assert_eq!(nix::poll::poll(&mut ended, 60_000u16).unwrap(), 1);
+    // The next task of that name removes what is left.
+    sandbox.with(|spec| spec.args = vec!["-c".into(), "true".into()]).spawn().unwrap().wait().unwrap();
+    assert!(!has_root(dir.path()));
+    groups.iter().for_each(|group| assert!(!group.exists(), "{group:?}"));
+}
+
+#[test]
+fn status_of_an_ended_task_is_known_before_anything_is_removed() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let task = copied(dir.path(), "exit 7").spawn().unwrap();
+    assert_eq!(task.wait_end(None).unwrap().unwrap().kind(), ExitKind::Exited(7));
+    assert_eq!(task.status().unwrap().unwrap().code, Some(7));
+    assert!(has_root(dir.path()), "wait_end and status remove nothing");
+    task.release().unwrap();
+    assert!(!has_root(dir.path()));
+    task.release().unwrap();
+    assert_eq!(task.status().unwrap().unwrap().code, Some(7), "the status stays");
+    assert_eq!(task.wait().unwrap().code, Some(7));
+}
+
+#[test]
+fn release_of_a_running_task_kills_it_and_removes_its_root() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let task = copied(dir.path(), "sleep 600").spawn().unwrap();
+    assert_eq!(task.status().unwrap(), None);
+    assert_eq!(task.wait_end(Some(Duration::from_millis(20))).unwrap(), None);
+    task.release().unwrap();
+    assert!(!has_root(dir.path()));
+    assert_eq!(task.status().unwrap().unwrap().kind(), ExitKind::Killed);
+}
+
+#[test]
+fn status_stats_and_events_do_not_wait_for_the_removal() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let task = copied(dir.path(), "exit 3").spawn().unwrap();
+    let (looking, looked) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let task = &task;
+        let removing = scope.spawn(move || {
+            task.wait_with_root(|_| {
+                looking.send(()).unwrap();
+                wait.recv().unwrap();
+            })
+        });
+        // The other thread is in the middle of the removal until the last line.
+        looked.recv().unwrap();
+        assert_eq!(task.status().unwrap().unwrap().code, Some(3));
+        assert_eq!(task.wait_end(None).unwrap().unwrap().code, Some(3));
+        let _ = (task.stats(), task.oom(), task.processes(), task.rusage());
+        if let Ok(events) = task.events(&EventOptions::default()) {
+            events.map(|event| event.unwrap()).for_each(drop);
+        }
+        task.kill().unwrap();
+        go_on.send(()).unwrap();
+        assert_eq!(removing.join().unwrap().unwrap().0.code, Some(3));
+    });
+}
+
+#[test]
+fn any_number_of_threads_may_wait_and_all_get_one_status() {
+    if !sandboxes() {
+        return;
+    }
+    for init in [true, false] {
+        let task = shell("read line; exit 5").stdin(Stdio::Piped).init(init).spawn().unwrap();
+        let stdin = task.take_stdin();
+        std::thread::scope(|scope| {
+            let task = &task;
+            let ends: Vec<_> = (0..8)
+                .map(|n| {
+                    scope.spawn(move || match n % 2 {
+                        0 => task.wait_end(Some(LONG)).unwrap().unwrap(),
+                        _ => task.wait().unwrap(),
+                    })
+                })
+                .collect();
+            drop(stdin);
+            for end in ends {
+                assert_eq!(end.join().unwrap().kind(), ExitKind::Exited(5));
+            }
+        });
+    }
+}
+
+#[test]
+fn kinds_of_an_end_are_told_apart() {
+    if !sandboxes() {
+        return;
+    }
+    for init in [true, false] {
+        let signal = |signal| ExitKind::Signalled { signal, core_dumped: false };
+        let kind = |script: &str| shell(script).init(init).spawn().unwrap().wait().unwrap().kind();
+        assert_eq!(kind("exit 137"), ExitKind::Exited(137));
+        // Without init the shell is PID 1, which no signal from inside kills.
+        if init {
+            assert_eq!(kind("kill -9 $$"), signal(9), "a SIGKILL of the task's own is not ours");
+            assert_eq!(kind("kill -TERM $$"), signal(15));
+        }
+        let task = shell("sleep 600").init(init).spawn().unwrap();
+        task.kill().unwrap();
+        assert_eq!(task.wait().unwrap().kind(), ExitKind::Killed);
+        let task = shell("exit 4").init(init).spawn().unwrap();
+        task.wait_end(None).unwrap();
+        task.kill().unwrap();
+        assert_eq!(task.wait().unwrap().kind(), ExitKind::Exited(4), "it had ended before the kill");
+    }
+}
+
+#[test]
+fn stop_signals_waits_and_kills_only_after_the_grace() {
+    if !sandboxes() {
+        return;
+    }
+    let graceful = shell("trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done");
+    let (task, _stdout) = ready(&graceful);
+    let status = task.stop(Signal::TERM, LONG, SignalTarget::Main).unwrap();
+    assert_eq!(status.kind(), ExitKind::Exited(3));
+    assert_eq!(task.stop(Signal::TERM, LONG, SignalTarget::All).unwrap(), status, "it has ended");
+    task.release().unwrap();
+    assert_eq!(task.stop(Signal::TERM, LONG, SignalTarget::All).unwrap(), status, "it was removed");
+
+    let stubborn = shell("trap '' TERM; echo ready; while :; do sleep 600; done");
+    for target in [SignalTarget::Main, SignalTarget::Group, SignalTarget::All] {
+        let (task, _stdout) = ready(&stubborn);
+        let start = Instant::now();
+        let status = task.stop(Signal::TERM, Duration::from_millis(150), target).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(150), "killed before the grace was over");
+        assert_eq!(status.kind(), ExitKind::Killed);
+        task.wait().unwrap();
+    }
+}
+
+/// A main process that prints how its two children ended: one in its process group, one in a session of its own.
+const FAMILY: &str = "trap : USR1
+    sleep 600 & near=$!
+    setsid sleep 600 & far=$!
+    # Both have executed sleep when their names say so.
+    until [ \"$(cat /proc/$near/comm /proc/$far/comm)\" = \"$(printf 'sleep\\nsleep')\" ]; do sleep 0.01; done
+    echo ready
+    until wait $near; [ $? != 138 ] || ! kill -0 $near 2>/dev/null; do :; done
+    wait $near; echo near $?
+    kill -0 $far 2>/dev/null && kill -KILL $far
+    wait $far; echo far $?";
+
+#[test]
+fn signal_reaches_the_process_group_or_all_processes() {
+    if !sandboxes() {
+        return;
+    }
+    // The default action of SIGUSR1 kills the children: 128 + 10. What lives then is killed by the script: 128 + 9.
+    for (target, far) in [(SignalTarget::Group, "far 137"), (SignalTarget::All, "far 138")] {
+        let (task, mut stdout) = ready(&shell(FAMILY));
+        task.signal_to(Signal::USR1, target).unwrap();
+        assert_eq!((line(&mut stdout).as_str(), line(&mut stdout).as_str()), ("near 138", far), "{target:?}");
+        assert!(task.wait().unwrap().code.is_some(), "init and the main process go on");
+    }
+}
+
+#[test]
+fn signal_to_all_reaches_no_process_outside_of_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    // In the host's PID namespace only the cgroup tells which processes are the task's.
+    let mut neighbour = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let sandbox = shell("echo ready; sleep 600; :").pid_mode(IsolationMode::Host);
+    let (task, _stdout) = ready(&sandbox);
+    match task.signal_to(Signal::TERM, SignalTarget::All) {
+        Ok(()) => assert_eq!(task.wait().unwrap().signal, Some(15)),
+        Err(error) => {
+            let source = std::error::Error::source(&error).unwrap();
+            let source = source.downcast_ref::<std::io::Error>().unwrap();
+            assert_eq!(source.kind(), std::io::ErrorKind::Unsupported, "{error}: {source}");
+        }
+    }
+    assert!(neighbour.try_wait().unwrap().is_none());
+    neighbour.kill().unwrap();
+    neighbour.wait().unwrap();
+}
+
+#[test]
+fn output_is_read_up_to_a_limit_and_the_task_never_blocks() {
+    if !sandboxes() {
+        return;
+    }
+    let script =
+        "i=0; while [ $i -lt 20000 ]; do echo 0123456789; echo error >&2; i=$((i + 1)); done; exit 6";
+    let task = shell(script).stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().unwrap();
+    let output = task.wait_with_output(1000, None).unwrap();
+    assert_eq!((output.status.code, output.truncated), (Some(6), true));
+    assert_eq!((output.stdout.len(), output.stderr.len()), (1000, 1000));
+    assert!(output.stdout.starts_with(b"0123456789\n0123") && output.stderr.starts_with(b"error\nerror"));
+
+    let output = shell("echo out; echo err >&2").stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().unwrap();
+    let output = output.wait_with_output(1000, None).unwrap();
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
+    assert!(!output.truncated && output.status.success());
+    let nothing = shell("echo out").spawn().unwrap().wait_with_output(1000, None).unwrap();
+    assert!(nothing.stdout.is_empty() && !nothing.truncated);
+}
+
+#[test]
+fn task_is_killed_when_the_time_for_its_output_is_over() {
+    if !sandboxes() {
+        return;
+    }
+    let task = shell("echo early; sleep 600 & sleep 600").stdout(Stdio::Piped).spawn().unwrap();
+    let output = task.wait_with_output(1000, Some(Duration::from_millis(300))).unwrap();
+    assert_eq!((output.status.kind(), output.stdout.as_slice()), (ExitKind::Killed, &b"early\n"[..]));
+}
+
+#[test]
+fn root_that_was_removed_cannot_be_looked_at() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let task = copied(dir.path(), "exit 1").spawn().unwrap();
+    assert!(task.wait_with_root(|root| root.path().unwrap().join("file").exists()).unwrap().1);
+    let error = task.wait_with_root(|_| ()).unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("removed the root"), "{error}");
+    // A root of mounts has nothing to remove, and can be looked at any time.
+    let task = shell("exit 1").spawn().unwrap();
+    task.wait().unwrap();
+    assert!(task.wait_with_root(|root| root.path().is_none()).unwrap().1);
+}
+
+#[test]
+fn process_that_holds_the_pipe_does_not_delay_the_wait() {
+    if !sandboxes() {
+        return;
+    }
+    let start = Instant::now();
+    let task = shell("setsid sleep 600 & echo $!; exit 2").stdout(Stdio::Piped).spawn().unwrap();
+    let output = task.wait_with_output(1000, None).unwrap();
+    assert_eq!(output.status.code, Some(2));
+    assert!(!output.stdout.is_empty());
+    // A process outside of the task has the pipe: this one.
+    let (read, write) = std::io::pipe().unwrap();
+    let mine = write.try_clone().unwrap();
+    let sandbox = shell("echo out").stdout(std::os::fd::OwnedFd::from(write));
+    assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+    assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+    drop((read, mine));
+}
+
+#[test]
+fn resource_usage_covers_descendants() {
+    if !sandboxes() {
+        return;
+    }
+    let burn = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done";
+    for init in [true, false] {
+        let task = shell(&format!("({burn}); exit 0")).init(init).spawn().unwrap();
+        assert_eq!(task.rusage(), None, "it has not been reaped");
+        task.wait().unwrap();
+        let usage = task.rusage().unwrap();
+        assert!(usage.user + usage.system > Duration::from_millis(5), "{usage:?}");
+        assert!(usage.max_rss > 100 << 10, "{usage:?}");
+    }
+}
