@@ -22,7 +22,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
     match *op {
         Op::AwaitIdMaps {} => await_id_maps(init),
         Op::Session {} => start_session(),
-        Op::Ordinary {} => reset_scheduling(),
+        Op::ResetScheduling {} => reset_scheduling(),
         Op::Become { uid, gid } => set_ids(uid, gid, &mut NextCall::from(0)),
         Op::Affinity {} => sys::allow_all_processors().at(0),
         Op::Fds { map } => arrange_fds(init, map),

@@ -127,7 +127,7 @@ pub(crate) fn compile(
     }
     process::oom_score(spec, host, must_hold, &mut draft)?;
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Session {});
-    draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Ordinary {});
+    draft.enter(Enter::Outside, Control::MOUNT_NS, Op::ResetScheduling {});
     process::descriptors(spec, &mut draft)?;
     let clone = ns::lower::join(&namespaces, &mut draft);
     process::enter(&cgroups, &mut draft);
@@ -137,7 +137,7 @@ pub(crate) fn compile(
     filters.common(must_hold, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
     if spec.init && private {
-        let caller = draft.hand(Handed::Driver);
+        let caller = draft.hand(Handed::CallerPidfd);
         draft.init.push(process::stay(host, identity, mapping, caller));
     }
     let stays = private.then(|| process::stay(host, identity, mapping, 0));

@@ -89,17 +89,21 @@ mod task;
 #[path = "../tests/common/skip.rs"]
 mod skip;
 
+#[doc(inline)]
 pub use cgroup::{
     CpuMax, CpuSet, Event, EventOptions, Events, IoMax, Limits, MemoryMax, Oom, OomLimit,
     RequiredControllers, Stats, SwapMax,
 };
 pub use error::{Error, Result};
+#[doc(inline)]
 pub use filter::Filter;
 pub use host::{Health, Host};
+#[doc(inline)]
 pub use notation::InvalidValue;
 pub use ns::{IsolationMode, Network};
 pub use plan::Plan;
 pub use report::{Control, Reason, Report, Require};
+#[doc(inline)]
 pub use rootfs::{
     Change, ChangeKind, ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root,
     Secrets, TaskDirs, Template, Volume,

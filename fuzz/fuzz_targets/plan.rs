@@ -100,7 +100,7 @@ impl Made {
             OpCode::Empty => Op::Empty { path: a },
             OpCode::Share => Op::Share { source: a, target: b },
             OpCode::UpperBind => Op::UpperBind { source: a, fd: m },
-            OpCode::Ordinary => Op::Ordinary {},
+            OpCode::ResetScheduling => Op::ResetScheduling {},
             OpCode::Affinity => Op::Affinity {},
             OpCode::Filter => Op::Filter { program: Blob(&self.texts[1]) },
             OpCode::Find => Op::Find { candidates: strings },

@@ -48,7 +48,7 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     // inside.
     if let Some(Op::Fork { uid, gid, set_groups, last, .. }) = enclosure.stays.as_ref().and_then(InitStep::op)
     {
-        let caller = draft.hand(Handed::Driver);
+        let caller = draft.hand(Handed::CallerPidfd);
         draft.build(Control::PID_NS, Op::Fork { uid, gid, set_groups, last, caller });
     }
     draft.init.extend(steps(Enter::Inside).cloned());

@@ -273,7 +273,7 @@ impl Run<'_> {
         let fd = match handed {
             Handed::Stream(number, source) => self.stream(*number, *source).map_err(refused)?,
             Handed::Caller(number) => callers(*number)?,
-            Handed::Driver => sys::own_pidfd().map_err(refused)?,
+            Handed::CallerPidfd => sys::own_pidfd().map_err(refused)?,
             Handed::Task => duplicate(self.given.running.map(|(task, _)| task))?,
             Handed::Namespace(_) => {
                 duplicate(self.given.survey.and_then(|survey| survey.namespace.as_ref()).map(AsFd::as_fd))?

@@ -302,7 +302,7 @@ pub(crate) enum Handed {
     /// A descriptor of the caller.
     Caller(i32),
     /// A pidfd of the caller (`pidfd_open(2)`, Linux 5.3).
-    Driver,
+    CallerPidfd,
     /// A pidfd of the first process of a running task.
     Task,
     /// A namespace file.
@@ -329,7 +329,7 @@ impl Handed {
         match self {
             Handed::Stream(number, _) => format!("standard stream {number}"),
             Handed::Caller(number) => format!("descriptor {number} of the caller"),
-            Handed::Driver => "a pidfd of the caller".into(),
+            Handed::CallerPidfd => "a pidfd of the caller".into(),
             Handed::Task => "a pidfd of the task".into(),
             Handed::Namespace(path) => format!("namespace {path:?}"),
             Handed::Tree { source, .. } => format!("a mount tree of {source:?}"),
@@ -349,7 +349,7 @@ impl Handed {
             Handed::Stream(_, StreamSource::Null) => "openat(\"/dev/null\", O_RDWR)".into(),
             Handed::Stream(_, StreamSource::Pipe) => "pipe2(O_CLOEXEC)".into(),
             Handed::Caller(number) => format!("fcntl({number}, F_DUPFD_CLOEXEC)"),
-            Handed::Driver => "pidfd_open(this process)".into(),
+            Handed::CallerPidfd => "pidfd_open(this process)".into(),
             Handed::Task => "fcntl(pidfd, F_DUPFD_CLOEXEC)".into(),
             Handed::Namespace(path) | Handed::Source(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::Tree { source, recursive } => {

@@ -62,7 +62,7 @@ ops! {
     Session {}
     /// Resets the scheduling and process settings that init inherited from the caller: policy, nice value, I/O
     /// priority, timer slack, memory policy, personality, transparent huge pages, KSM, I/O flusher, securebits.
-    Ordinary {}
+    ResetScheduling {}
     /// Changes to a user and group that are mapped in the user namespace. Init keeps all capabilities in that
     /// namespace.
     Become {

@@ -27,7 +27,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "rt_sigaction(SIGHUP..SIGRTMAX, SIG_DFL)".into(),
             "umask(000)".into(),
         ],
-        Op::Ordinary {} => vec![
+        Op::ResetScheduling {} => vec![
             "sched_setscheduler(0, SCHED_OTHER)".into(),
             "setpriority(PRIO_PROCESS, 0, 0) # EACCES without CAP_SYS_NICE: stays lower".into(),
             "ioprio_set(IOPRIO_WHO_PROCESS, 0, 0)".into(),
@@ -236,7 +236,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
     match *op {
         Op::AwaitIdMaps {} => "wait for the id maps".into(),
         Op::Session {} => "new session".into(),
-        Op::Ordinary {} => "reset scheduling to the defaults".into(),
+        Op::ResetScheduling {} => "reset scheduling to the defaults".into(),
         Op::Become { uid, .. } => format!("switch to mapped uid {uid}"),
         Op::Affinity {} => "reset CPU affinity to the cpuset".into(),
         Op::Fds { .. } => "close all descriptors except the declared ones".into(),

@@ -130,7 +130,7 @@ fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
         (OpCode::Ids, "setgroups", "mmap") | (OpCode::Exec, "execve", "mmap") => true,
         (OpCode::Landlock, "landlock_add_rule", "openat2") => true,
         (OpCode::Find, "statx", "rt_sigprocmask") => true,
-        (OpCode::Ordinary, "prctl", "prctl") => {
+        (OpCode::ResetScheduling, "prctl", "prctl") => {
             line.contains("PR_GET_SECUREBITS") && call.shows == ["PR_SET_SECUREBITS"]
         }
         _ => false,

@@ -91,9 +91,9 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
     match code {
         OpCode::AwaitIdMaps => plain([Op::AwaitIdMaps {}]),
         OpCode::Session => plain([Op::Session {}]),
-        OpCode::Ordinary => {
+        OpCode::ResetScheduling => {
             let facts = Facts { securebits: true, ..Facts::default() };
-            vec![on(Op::Ordinary {}, Facts::default()), on(Op::Ordinary {}, facts)]
+            vec![on(Op::ResetScheduling {}, Facts::default()), on(Op::ResetScheduling {}, facts)]
         }
         OpCode::Become => plain([Op::Become { uid: 1, gid: 2 }]),
         OpCode::Affinity => plain([Op::Affinity {}]),

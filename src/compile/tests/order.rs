@@ -67,7 +67,7 @@ enum Stage {
     IdMaps,
     OomScore,
     Session,
-    Ordinary,
+    ResetScheduling,
     Descriptors,
     Namespaces,
     Cgroups,
@@ -109,7 +109,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::OomScore { .. } => Stage::OomScore,
         Op::Session {} => Stage::Session,
         // A real-time process cannot enter a cgroup that has no real-time budget.
-        Op::Ordinary {} => Stage::Ordinary,
+        Op::ResetScheduling {} => Stage::ResetScheduling,
         Op::Fds { .. } => Stage::Descriptors,
         Op::Join { .. } | Op::Loopback {} | Op::Hostname { .. } => Stage::Namespaces,
         Op::Enter { .. } => Stage::Cgroups,
@@ -165,7 +165,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
 fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
     match stage {
         Stage::Session
-        | Stage::Ordinary
+        | Stage::ResetScheduling
         | Stage::Descriptors
         | Stage::Affinity
         | Stage::Propagation

@@ -217,9 +217,10 @@ pub fn validate(map: &ChrootEnv) -> Result<()> {
 }
 
 /// Options of a population, beside its map.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Options<'a> {
-    /// [`Link`](Method::Link), [`Reflink`](Method::Reflink) or [`Copy`](Method::Copy). All others are refused.
+    /// [`Copy`](Method::Copy), the default, [`Reflink`](Method::Reflink) or [`Link`](Method::Link). All others are
+    /// refused.
     pub method: Method,
     /// Copies keep the setuid and setgid bits and the file capabilities of their source. Links and mounts always show
     /// them.
@@ -236,6 +237,20 @@ pub struct Options<'a> {
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Take a [fingerprint](Populated::fingerprint) of the sources.
     pub fingerprint: bool,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options {
+            method: Method::Copy,
+            setuid: false,
+            skip: &[],
+            max_entries: None,
+            max_bytes: None,
+            progress: None,
+            fingerprint: false,
+        }
+    }
 }
 
 /// Progress of a population.
