@@ -229,6 +229,7 @@ fn parent(
         let sources = root.build.env.keys().cloned().collect();
         push(Control::HOST_FILES, ParentOp::HoldSources { sources, then });
     }
+    root.upper.into_iter().for_each(|upper| push(Control::HOST_FILES, ParentOp::LockUpper(upper)));
     root.temp.into_iter().for_each(|make| push(Control::ROOT_SWITCH, ParentOp::TempRoot(make)));
     push(Control::HOST_FILES, ParentOp::BuildRoot(Box::new(root.build)));
     for step in std::mem::take(&mut cgroups.steps) {

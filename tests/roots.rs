@@ -146,6 +146,30 @@ fn copied_files_lose_setuid_and_file_capabilities_by_default() {
     }
 }
 
+#[test]
+fn upper_directory_of_a_running_sandbox_is_refused() {
+    if !sandboxes() || !overlay() {
+        return;
+    }
+    let site = tempfile::tempdir().unwrap();
+    let (tree, upper) = (site.path().join("tree"), site.path().join("upper"));
+    for path in [&tree, &upper] {
+        fs::create_dir(path).unwrap();
+    }
+    let root = Root { upper: Some(upper.clone()), ..root(Method::Overlay, &[(&tree, "/tree")]) };
+    let sandbox = programs(shell("read line; exit 3").stdin(cofferdam::Stdio::Piped)).root(root);
+    let first = sandbox.spawn().unwrap();
+    let refused = sandbox.spawn().unwrap_err();
+    let source = std::error::Error::source(&refused).unwrap().to_string();
+    assert_eq!(source, "another running sandbox writes to it", "{refused}");
+    assert_eq!(refused.to_string(), format!("flock({upper:?}, LOCK_EX|LOCK_NB)"));
+    assert_eq!(first.wait().unwrap().code, Some(3));
+    // The lock ends with the removal, not with the value.
+    assert_eq!(sandbox.spawn().unwrap().wait().unwrap().code, Some(3));
+    drop(first);
+    remove(&upper);
+}
+
 /// Neither the host nor the next sandbox sees what was written, unless the overlay has an upper directory to keep it.
 #[test]
 fn writes_to_an_overlay_do_not_reach_the_host() {

@@ -18,6 +18,8 @@ use crate::step::Draft;
 
 /// What the parent does to make the root.
 pub(super) struct RootWork {
+    /// The directory of the host that overlays write to, if the spec names one.
+    pub upper: Option<PathBuf>,
     /// The temporary directory to make, if one is needed.
     pub temp: Option<MakeTempRoot>,
     /// How that directory, or the directory that the spec names, is populated.
@@ -84,7 +86,7 @@ pub(super) fn work(
         max_entries: both(root.max_entries, policy.max_entries),
         max_bytes: both(root.max_bytes, policy.max_bytes),
     };
-    Ok((RootWork { temp, build }, entries))
+    Ok((RootWork { upper: root.upper.clone(), temp, build }, entries))
 }
 
 /// The error with the full name of the field, if the map is the spec's own.

@@ -19,6 +19,8 @@ pub(crate) enum ParentOp {
     },
     /// Creates the temporary directory that becomes the root. Undone by removing it with its content.
     TempRoot(MakeTempRoot),
+    /// Locks the directory that overlays write to, so that no other sandbox uses it. The lock ends with the task.
+    LockUpper(PathBuf),
     /// Populates the root with links or copies. They are removed with a temporary root. In a directory that the spec
     /// names as the root, they stay.
     BuildRoot(Box<BuildRoot>),
@@ -53,6 +55,7 @@ impl ParentOp {
         match self {
             ParentOp::HoldSources { .. } => "open the sources of the root".into(),
             ParentOp::TempRoot(make) => format!("temporary root {:?}", make.path()),
+            ParentOp::LockUpper(path) => format!("lock the upper directory {path:?}"),
             ParentOp::BuildRoot(build) => format!("populate the root by {}", build.method),
             ParentOp::Cgroup(op) => op.title(),
             ParentOp::Hand(handed) => format!("pass {} to init", handed.title()),
@@ -80,6 +83,9 @@ impl ParentOp {
                 // A recorder makes no call, so there is no error.
                 let _ = make.run(&kernel);
                 kernel.into_lines()
+            }
+            ParentOp::LockUpper(path) => {
+                vec![format!("openat({path:?}, O_DIRECTORY)"), format!("flock({path:?}, LOCK_EX|LOCK_NB)")]
             }
             ParentOp::BuildRoot(_) | ParentOp::AwaitCommand | ParentOp::CheckShare(_) => Vec::new(),
             ParentOp::Cgroup(op) => op.calls(),

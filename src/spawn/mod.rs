@@ -24,6 +24,7 @@ use crate::spec::{SandboxSpec, Stdio};
 use crate::step::wire::{Op, RECORD, Record};
 use crate::step::{Handed, IdMaps, InitStep, Kernel, StreamSource};
 use crate::sys;
+use crate::sys::lock::{Lock, Locked};
 use crate::task::{Child, Spawned, Streams, Undo};
 
 mod clone;
@@ -155,6 +156,13 @@ impl Run<'_> {
             ParentOp::HoldSources { .. } => {}
             ParentOp::TempRoot(make) => {
                 make.run(&Kernel::real())?.into_iter().for_each(|root| self.undo.temp_root(root));
+            }
+            ParentOp::LockUpper(path) => {
+                let lock = lock_upper(self.source(path)?).map_err(|(call, source)| {
+                    let step = step.op.calls().into_iter().nth(call).unwrap_or_default();
+                    Error::Prepare { step, source }
+                })?;
+                self.undo.upper(lock);
             }
             ParentOp::BuildRoot(build) => {
                 let survey = self.given.survey.ok_or_else(|| refused(Errno::ENOENT.into()))?;
@@ -346,6 +354,18 @@ pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
             }
             opened => opened.map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)"))),
         })
+}
+
+/// Opens and locks an upper directory. The error has the index of the refused call.
+fn lock_upper(held: BorrowedFd<'_>) -> Result<Locked, (usize, io::Error)> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = nix::fcntl::openat(held, ".", flags, Mode::empty()).map_err(|e| (0, e.into()))?;
+    Locked::new(opened, Lock::ExclusiveNow).map_err(|e| match e {
+        Errno::EWOULDBLOCK => {
+            (1, io::Error::new(io::ErrorKind::ResourceBusy, "another running sandbox writes to it"))
+        }
+        e => (1, e.into()),
+    })
 }
 
 /// Duplicates a descriptor of the caller.

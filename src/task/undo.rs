@@ -9,6 +9,7 @@ use crate::cgroup::{Oom, Paths};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
 use crate::step::Kernel;
+use crate::sys::lock::Locked;
 
 /// One entry of the undo list.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ enum Made {
 #[derive(Debug, Default)]
 pub(crate) struct Undo {
     made: Vec<Made>,
+    /// The lock on the directory that overlays write to. It is released last.
+    upper: Option<Locked>,
     /// The OOM kills, as last read before the cgroups were removed.
     oom: Option<Oom>,
     /// The resource usage, read after the last process had ended.
@@ -31,6 +34,18 @@ impl Undo {
     /// Adds a temporary root that was made.
     pub(crate) fn temp_root(&mut self, root: TempRoot) {
         self.made.push(Made::TempRoot(root));
+    }
+
+    /// Adds the lock on the directory that overlays write to.
+    pub(crate) fn upper(&mut self, lock: Locked) {
+        self.upper = Some(lock);
+    }
+
+    /// Releases the lock on the directory that overlays write to, unless something could not be removed.
+    pub(crate) fn unlock_upper(&mut self) {
+        if self.made.is_empty() {
+            self.upper = None;
+        }
     }
 
     /// Adds cgroups, which may not all exist yet.
@@ -132,6 +147,7 @@ impl Undo {
 
     /// Empties the list without undoing anything. Returns the paths of the cgroups.
     pub(crate) fn forget(&mut self) -> Option<Paths> {
+        self.upper = None;
         let mut paths = None;
         for made in self.made.drain(..) {
             match made {

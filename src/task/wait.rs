@@ -310,6 +310,7 @@ impl Task {
         if let Some(root) = root.filter(|_| removed.is_err()) {
             self.undo_mut().temp_root(root);
         }
+        self.undo_mut().unlock_upper();
         both(cgroups, removed)
     }
 }

@@ -272,6 +272,7 @@ fn parent_in_order(plan: &Plan) {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Part {
         Sources,
+        Upper,
         Root,
         Populate,
         Cgroups,
@@ -286,6 +287,7 @@ fn parent_in_order(plan: &Plan) {
     }
     let part = |step: &ParentStep| match &step.op {
         ParentOp::HoldSources { .. } => Part::Sources,
+        ParentOp::LockUpper(_) => Part::Upper,
         ParentOp::TempRoot(_) => Part::Root,
         ParentOp::BuildRoot(_) => Part::Populate,
         // The cgroups are undone before the root, because their processes use it.
