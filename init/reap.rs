@@ -37,8 +37,11 @@ pub struct Left {
 /// not return, unless a call is refused before the child continues.
 pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let caller = init.take_fd(caller);
-    // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends.
-    let signals = sys::open_child_signals().unwrap_or(-1);
+    // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
+    let signals = match sys::open_child_signals() {
+        Err(errno) if init.timer >= 0 => return Err(errno).at(0),
+        opened => opened.unwrap_or(-1),
+    };
     let (ours, theirs) = sys::socketpair().at(1)?;
     let mut pidfd = -1;
     let child = sys::fork(&mut pidfd).at(2)?;
@@ -46,6 +49,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
+        sys::close(init.timer);
         init.pid1 = theirs;
         if sys::recv(theirs, &mut [0u8; 1]) != Ok(1) {
             sys::exit(FAILED);
@@ -53,7 +57,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
         return Ok(());
     }
     sys::close(theirs);
-    drop_rights(left, [init.status, signals, caller, ours, pidfd])?;
+    drop_rights(left, [init.status, signals, caller, ours, pidfd, init.timer])?;
     // SAFETY: the child has its own copy of the mapping. From here on PID 1 reads neither the plan nor the lists and
     // strings decoded from it, neither below nor in `run_steps` after a failure.
     unsafe { sys::unmap(init.plan) };
@@ -62,7 +66,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let _ = sys::send_fd(init.status, &Record::Running.encode(), pidfd);
     sys::close(pidfd);
     sys::close(ours);
-    reap_until_exit(init.status, signals, caller, child)
+    reap_until_exit([signals, init.status, caller, init.timer], child)
 }
 
 /// Index past all lines of the operation. The parent prints the last line for it.
@@ -83,7 +87,7 @@ fn await_exec(status: i32, child: i32, caller: i32) {
 
 /// Gives up everything that reaping does not need. The bounding set and the groups come first: changing them needs
 /// capabilities.
-fn drop_rights(left: Left, mut kept: [i32; 5]) -> Done {
+fn drop_rights(left: Left, mut kept: [i32; 6]) -> Done {
     let Left { uid, gid, set_groups, last } = left;
     kept.sort_unstable();
     let mut first = 0;
@@ -150,15 +154,20 @@ const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
 
 /// Reaps until the task ends. Exits at once when the parent dies without having detached the task: the kernel then
 /// kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a fork of the parent may
-/// hold the socket open.
-fn reap_until_exit(status: i32, signals: i32, caller: i32, task: i32) -> ! {
-    let mut fds = [signals, status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+/// hold the socket open. When the time of the task is over, it reports that and exits too.
+fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
+    let [signals, status, ..] = polled;
+    let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     loop {
         reap_ended(status, task, signals < 0);
         if sys::poll(&mut fds).is_err() {
             continue;
         }
-        let [of_signals, of_status, of_caller] = &mut fds;
+        let [of_signals, of_status, of_caller, of_timer] = &mut fds;
+        if of_timer.revents != 0 {
+            let _ = sys::send(status, &Record::Deadline.encode());
+            sys::exit(FAILED);
+        }
         if of_signals.revents != 0 {
             let _ = sys::read(signals, &mut [0u8; 128]);
         }

@@ -9,6 +9,8 @@ pub struct Init {
     pub status: i32,
     /// In the child of a staying PID 1, the socket to PID 1; else -1.
     pub pid1: i32,
+    /// The timer of the task's deadline; -1 without one.
+    pub timer: i32,
     /// Descriptors that the parent handed over; -1 once a step has taken one.
     pub fds: [i32; FDS as usize],
     /// The root of the sandbox. -1 before the step that mounts it.
@@ -36,7 +38,18 @@ impl Init {
         for (slot, fd) in fds.iter_mut().zip(program.fds.iter()) {
             *slot = fd as i32;
         }
-        Init { status, pid1: -1, fds, root: -1, upper: -1, anchors: [-1; 4], command: None, program, plan }
+        Init {
+            status,
+            pid1: -1,
+            timer: -1,
+            fds,
+            root: -1,
+            upper: -1,
+            anchors: [-1; 4],
+            command: None,
+            program,
+            plan,
+        }
     }
 
     /// Takes a descriptor out of the table, and leaves -1 in its place. -1 if the index has no descriptor.

@@ -151,6 +151,10 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::PivotRoot {} => mount::pivot_into_root(init),
         Op::MoveRoot {} => mount::move_into_root(init),
         Op::Rlimit { resource, soft, hard } => sys::set_rlimit(resource, soft, hard).at(0),
+        Op::Deadline { nanoseconds } => {
+            init.timer = sys::create_timer().at(0)?;
+            sys::start_timer(init.timer, nanoseconds).at(1)
+        }
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }

@@ -209,6 +209,19 @@ pub fn open_child_signals() -> Result<i32, Errno> {
     call(nr::SIGNALFD4, [usize::MAX, addr(&mask), 8, SFD_CLOEXEC, 0, 0]).map(|fd| fd as i32)
 }
 
+/// timerfd_create(2), close-on-exec.
+pub fn create_timer() -> Result<i32, Errno> {
+    call(nr::TIMERFD_CREATE, [CLOCK_MONOTONIC, TFD_CLOEXEC, 0, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// timerfd_settime(2): expires once, after this time.
+pub fn start_timer(timer: i32, nanoseconds: u64) -> Result<(), Errno> {
+    const SECOND: u64 = 1_000_000_000;
+    // struct itimerspec: the interval, and the time to the first expiry.
+    let time = [0, 0, nanoseconds / SECOND, nanoseconds % SECOND];
+    call(nr::TIMERFD_SETTIME, [timer as usize, 0, addr(&time), 0, 0, 0]).map(drop)
+}
+
 /// struct pollfd.
 #[repr(C)]
 pub struct PollFd {
@@ -221,8 +234,8 @@ pub struct PollFd {
 }
 
 /// ppoll(2) without a timeout.
-pub fn poll(fds: &mut [PollFd; 3]) -> Result<(), Errno> {
-    call(nr::PPOLL, [addr_mut(fds), 3, 0, 0, 0, 0]).map(drop)
+pub fn poll<const N: usize>(fds: &mut [PollFd; N]) -> Result<(), Errno> {
+    call(nr::PPOLL, [addr_mut(fds), N, 0, 0, 0, 0]).map(drop)
 }
 
 /// Sleeps for a number of milliseconds, by ppoll(2) without descriptors.

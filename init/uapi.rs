@@ -103,6 +103,8 @@ pub const SIG_SETMASK: usize = 2;
 /// The highest signal number; signals are numbered from 1.
 pub const NSIG: usize = 64;
 pub const SFD_CLOEXEC: usize = O_CLOEXEC;
+pub const TFD_CLOEXEC: usize = O_CLOEXEC;
+pub const CLOCK_MONOTONIC: usize = 1;
 pub const POLLIN: i16 = 1;
 pub const WNOHANG: usize = 1;
 pub const WALL: usize = 0x4000_0000;

@@ -136,6 +136,7 @@ pub(crate) fn compile(
     rootfs::lower::lower(&request, &mut draft);
     filters.common(must_hold, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
+    process::deadline(spec, spec.init && private, &mut draft)?;
     if spec.init && private {
         let caller = draft.hand(Handed::CallerPidfd);
         draft.init.push(process::stay(host, identity, mapping, caller));

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -81,6 +82,74 @@ pub fn mode(text: &str) -> Result<u32, InvalidValue> {
     let octal = (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| octal);
     mode.ok_or_else(|| InvalidValue::new(format!("{text:?} is not one to four octal digits")))
+}
+
+/// Parses a duration: decimal digits, at most one point, and an optional unit: `ms`, `s` (the default), `m` or `h`.
+///
+/// # Errors
+/// [`InvalidValue`] for any other text, and for a time of 2^64 seconds or more.
+///
+/// ```
+/// use std::time::Duration;
+/// assert_eq!(cofferdam::notation::duration("1.5s")?, Duration::from_millis(1500));
+/// assert_eq!(cofferdam::notation::duration("90")?, Duration::from_secs(90));
+/// # Ok::<(), cofferdam::InvalidValue>(())
+/// ```
+pub fn duration(text: &str) -> Result<Duration, InvalidValue> {
+    let wrong = || InvalidValue::new(format!("{text:?} is not a duration: a number, and ms, s, m or h"));
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..).unwrap_or_default() {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let plain = digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.ends_with(|c: char| c.is_ascii_digit())
+        && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number = digits.parse::<f64>().ok().filter(|_| plain).ok_or_else(wrong)?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())
+}
+
+/// For `with`: an optional [`Duration`].
+pub(crate) mod optional_duration {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match time {
+            None => s.serialize_none(),
+            Some(time) => s.collect_str(&format_args!("{}s", time.as_secs_f64())),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Option<Duration>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of seconds, or a duration such as \"90s\"")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Self::Value, E> {
+                Ok(Some(Duration::from_secs(seconds)))
+            }
+
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Self::Value, E> {
+                Duration::try_from_secs_f64(seconds).map(Some).map_err(E::custom)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                duration(text).map(Some).map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Form)
+    }
 }
 
 /// A size in serde data: a number of bytes, or a string that [`size`] parses.
@@ -332,6 +401,39 @@ mod tests {
         for text in ["", "k", "1x", "-1", "+1", "1.5g", "99999999999g", "1ib", "1kk", " 1", "1 k", "٣"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_duration_is_a_number_and_a_unit() {
+        for (text, milliseconds) in
+            [("90", 90_000), ("1.5", 1500), ("500ms", 500), ("0.5m", 30_000), ("2h", 7_200_000), ("0s", 0)]
+        {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(milliseconds), "{text}");
+        }
+        for text in [
+            "",
+            "s",
+            "-1",
+            "+1",
+            "1d",
+            "1e3",
+            "1.",
+            ".5",
+            "1.5.5",
+            " 1",
+            "1 s",
+            "inf",
+            "99999999999999999999h",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        let json = r#"{"command": "true", "deadline": "1.5s"}"#;
+        let spec: crate::SandboxSpec = serde_json::from_str(json).unwrap();
+        assert_eq!(spec.deadline, Some(Duration::from_millis(1500)));
+        assert_eq!(
+            serde_json::from_str::<crate::SandboxSpec>(&serde_json::to_string(&spec).unwrap()).unwrap(),
+            spec
+        );
     }
 
     #[test]

@@ -82,6 +82,8 @@ bitflags::bitflags! {
         const OOM_GROUP = 1 << 25;
         /// The task makes no system call that its filter refuses (`seccomp(2)`). See [`filter`](crate::filter).
         const SYSCALLS = 1 << 26;
+        /// The task is killed at its [`deadline`](crate::SandboxSpec::deadline), also without its caller.
+        const DEADLINE = 1 << 27;
     }
 }
 

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -349,6 +350,12 @@ pub struct SandboxSpec {
     pub stderr: Stdio,
     /// Further descriptors of the caller that the task gets, at most 197. All other descriptors are closed.
     pub fds: Vec<Fd>,
+    /// Time after which PID 1 kills the task, also if the caller has ended or has [detached](crate::Task::detach) it. It
+    /// counts from the start of the command, and goes on while the task is frozen, but a frozen task is killed when it
+    /// is thawed. It needs [`init`](Self::init) and a private PID namespace. No deadline if absent. Serialised as
+    /// seconds, or a string such as `"90s"`, `"500ms"` or `"2h"`.
+    #[serde(with = "notation::optional_duration")]
+    pub deadline: Option<Duration>,
     /// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). If this
     /// and the operator's [`require`](Policy::require) are absent, [`Require::Asked`] applies.
     pub require: Option<Require>,
@@ -390,6 +397,7 @@ impl Default for SandboxSpec {
             stdout: Stdio::Null,
             stderr: Stdio::Null,
             fds: Vec::new(),
+            deadline: None,
             require: None,
         }
     }

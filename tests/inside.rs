@@ -494,6 +494,8 @@ fn invalid_json_is_refused_with_the_path_of_its_field() {
         (r#"{"require": "everything"}"#, "require: "),
         (r#"{"require": ["hope"]}"#, "require: "),
         (r#"{"env": {"A": 1}}"#, "env.A: "),
+        (r#"{"deadline": "soon"}"#, "deadline: "),
+        (r#"{"deadline": -1}"#, "deadline: "),
         (r#"{"args": ["a", 1]}"#, "args[1]: "),
         // An array is no object: by position, a wrong field would not be noticed.
         (

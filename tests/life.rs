@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cofferdam::{
-    EventOptions, ExitKind, IsolationMode, Method, Policy, Root, Sandbox, Signal, SignalTarget, Stdio, Task,
-    Volume,
+    Control, Error, EventOptions, ExitKind, IsolationMode, Method, Policy, Require, Root, Sandbox, Signal,
+    SignalTarget, Stdio, Task, Volume,
 };
 use common::{sandboxes, shell};
 
@@ -265,6 +265,46 @@ fn stop_signals_waits_and_kills_only_after_the_grace() {
         assert!(start.elapsed() >= Duration::from_millis(150), "killed before the grace was over");
         assert_eq!(status.kind(), ExitKind::Killed);
         task.wait().unwrap();
+    }
+}
+
+/// The time is watched by PID 1, so it also ends a task that nobody waits for, and wakes an event loop.
+#[test]
+fn deadline_ends_every_process_of_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    let limit = Duration::from_millis(300);
+    let stubborn =
+        shell("trap '' TERM; setsid sleep 600 & echo ready; while :; do sleep 600; done").deadline(limit);
+    let start = Instant::now();
+    let (task, mut stdout) = ready(&stubborn);
+    assert!(task.report().enforced.contains(Control::DEADLINE));
+    // The pipe closes when the last process has ended.
+    assert_eq!(stdout.read(&mut [0]).unwrap(), 0);
+    assert!(start.elapsed() >= limit);
+    let status = task.wait().unwrap();
+    assert_eq!((status.kind(), status.signal), (ExitKind::Deadline, Some(9)), "{status}");
+    // A task that ends in time has its own status, and the next kill is no deadline.
+    assert_eq!(shell("exit 3").deadline(LONG).spawn().unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
+    let task = shell("sleep 600").deadline(LONG).spawn().unwrap();
+    task.kill().unwrap();
+    assert_eq!(task.wait().unwrap().kind(), ExitKind::Killed);
+}
+
+#[test]
+fn deadline_needs_an_init_that_stays() {
+    if !sandboxes() {
+        return;
+    }
+    for sandbox in [shell("true").init(false), shell("true").pid_mode(IsolationMode::Host)] {
+        let refused = sandbox.clone().deadline(LONG).plan();
+        assert!(matches!(refused, Err(Error::Unsupported { control: Control::DEADLINE, .. })), "{refused:?}");
+        let plan = sandbox.deadline(LONG).require(Require::BestEffort).plan().unwrap();
+        assert!(plan.report.missing.contains(Control::DEADLINE), "{}", plan.report);
+    }
+    for wrong in [Duration::ZERO, Duration::MAX] {
+        assert!(matches!(shell("true").deadline(wrong).plan(), Err(Error::Spec { field: "deadline", .. })));
     }
 }
 

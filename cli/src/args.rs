@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use cofferdam::cgroup::LimitEnv;
 use cofferdam::filter::{Filter, Profile};
@@ -102,6 +103,9 @@ pub(crate) struct Args {
     /// Capabilities to drop
     #[arg(long, value_name = "LIST")]
     cap_drop: Vec<String>,
+    /// Kill the command after this time, such as 90s, 500ms or 2h
+    #[arg(long, value_name = "TIME", value_parser = notation::duration)]
+    deadline: Option<Duration>,
     /// Let setuid programs gain privileges (no no_new_privs)
     #[arg(long)]
     allow_new_privs: bool,
@@ -266,6 +270,7 @@ impl Args {
         spec.user = self.user.clone().or(spec.user);
         spec.hostname = self.hostname.clone().or(spec.hostname);
         spec.work_dir = self.workdir.clone().or(spec.work_dir);
+        spec.deadline = self.deadline.or(spec.deadline);
         spec.init &= !self.no_init;
         spec.no_new_privs &= !self.allow_new_privs;
         spec.user_namespaces |= self.allow_user_ns;

@@ -48,6 +48,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(file) = report {
         write_report(file, task.report())?;
     }
+    if status.deadline {
+        let _ = writeln!(std::io::stderr(), "cofferdam: killed at its deadline");
+    }
     if let Some(oom) = task.oom() {
         let _ = writeln!(std::io::stderr(), "cofferdam: {oom}");
     }

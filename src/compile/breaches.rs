@@ -33,7 +33,7 @@ const BREACHES: [(&str, Control, &str); 12] = [
     ),
     (
         "sys_ptrace",
-        Control::PID_NS,
+        Control::PID_NS.union(Control::DEADLINE),
         "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees",
     ),
     (
@@ -172,7 +172,7 @@ pub(super) fn weaken(
         }
         if has("sys_ptrace") && !domain.keeps_traces() {
             draft.report.weaken(
-                Control::PID_NS & draft.report.asked,
+                (Control::PID_NS | Control::DEADLINE) & draft.report.asked,
                 "the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
             );
         }

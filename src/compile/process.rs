@@ -100,6 +100,22 @@ pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
     draft.enter(Enter::Outside, Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
 }
 
+/// The task's deadline, which only an init that stays can watch.
+pub(super) fn deadline(spec: &SandboxSpec, stays: bool, draft: &mut Draft) -> Result<()> {
+    let Some(deadline) = spec.deadline else { return Ok(()) };
+    let nanoseconds = u64::try_from(deadline.as_nanos()).ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok());
+    let nanoseconds = nanoseconds.ok_or_else(|| {
+        Error::spec("deadline", format!("{deadline:?} is not more than 0 and less than 292 years"))
+    })?;
+    if stays {
+        draft.build(Control::DEADLINE, Op::Deadline { nanoseconds });
+        draft.report.enforce(Control::DEADLINE);
+    } else {
+        draft.report.miss(Control::DEADLINE, "only an init that stays as PID 1 can watch the deadline");
+    }
+    Ok(())
+}
+
 /// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues
 /// with the next steps, after the parent has given up all privileges that reaping does not need. `caller` is the index
 /// of a pidfd of the caller.

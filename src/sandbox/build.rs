@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Sandbox;
 use crate::cgroup::{LimitEnv, Limits};
@@ -194,6 +195,11 @@ impl Sandbox {
     /// Sets a limit of `setrlimit(2)`: an [`Rlimit`], or a number for both the soft and the hard limit.
     pub fn rlimit(self, resource: Resource, limit: impl Into<Rlimit>) -> Self {
         self.with(|s| s.rlimits.extend([(resource, limit.into())]))
+    }
+
+    /// Sets the time after which PID 1 kills the task.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.with(|s| s.deadline = Some(deadline))
     }
 
     /// Sets `oom_score_adj`, -1000 to 1000.

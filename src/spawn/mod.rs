@@ -413,7 +413,7 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
             }
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
-            Ok(Record::Exited { .. }) | Err(_) => return Err(init_died(child)),
+            Ok(Record::Exited { .. } | Record::Deadline) | Err(_) => return Err(init_died(child)),
         }
     }
 }

@@ -235,6 +235,11 @@ ops! {
         /// Hard limit; `u64::MAX` is unlimited.
         hard: u64,
     }
+    /// Starts the timer of the task's deadline, which PID 1 watches (`timerfd_create(2)`, Linux 2.6.25).
+    Deadline {
+        /// Time from now.
+        nanoseconds: u64,
+    }
     /// Forks. Init stays as PID 1, which reaps processes and reports the exit status. The child waits until PID 1 has
     /// given up the privileges that reaping does not need, and then runs the following steps.
     Fork {

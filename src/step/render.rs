@@ -180,6 +180,14 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             let name = RLIMITS.get(resource as usize).copied().unwrap_or("?");
             one(format!("prlimit64(0, RLIMIT_{name}, {{{}, {}}})", limit(soft), limit(hard)))
         }
+        Op::Deadline { nanoseconds } => {
+            let time = std::time::Duration::from_nanos(nanoseconds);
+            let (seconds, rest) = (time.as_secs(), time.subsec_nanos());
+            vec![
+                "timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC)".into(),
+                format!("timerfd_settime(timer, 0, {{tv_sec={seconds}, tv_nsec={rest}}})"),
+            ]
+        }
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
         Op::Ids { uid, gid, set_groups, groups } => {
@@ -273,6 +281,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Write { path, content, .. } => format!("new file {path:?} of {content:?}"),
         Op::PivotRoot {} | Op::MoveRoot {} => "switch to the new root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
+        Op::Deadline { .. } => "deadline of the task".into(),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "set uid, gid and groups".into(),

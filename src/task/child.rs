@@ -68,6 +68,7 @@ impl Child {
             let (n, _) = sys::recv_with_fd(self.status(), &mut buffer, false).ok()?;
             match Record::decode(buffer.get(..n)?) {
                 Ok(Record::Exited { status }) => return Some(ExitStatus::from_wait(status)),
+                Ok(Record::Deadline) => return Some(ExitStatus::at_deadline()),
                 Ok(_) => {}
                 Err(_) => return None,
             }

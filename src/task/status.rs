@@ -43,6 +43,8 @@ pub struct ExitStatus {
     /// [`Task::stop`]: crate::Task::stop
     /// [`Task::release`]: crate::Task::release
     pub killed: bool,
+    /// Whether the task was killed at its [`deadline`](crate::SandboxSpec::deadline).
+    pub deadline: bool,
     /// Whether the kernel's OOM killer had killed at least one process of the task when the main process ended, by any
     /// memory limit. The process may be a child that the main process survived, so this can come with any code or
     /// signal.
@@ -73,6 +75,8 @@ pub enum ExitKind {
     OomKilled,
     /// This library killed the task: see [`ExitStatus::killed`].
     Killed,
+    /// The task was killed at its [`deadline`](crate::SandboxSpec::deadline).
+    Deadline,
     /// The status is unknown.
     Lost(Lost),
 }
@@ -149,6 +153,7 @@ impl ExitStatus {
         signal: None,
         core_dumped: false,
         killed: false,
+        deadline: false,
         oom_killed: false,
         lost: None,
     };
@@ -178,6 +183,11 @@ impl ExitStatus {
         ExitStatus { killed, ..self }
     }
 
+    /// The status of a task that was killed at its deadline.
+    pub(crate) const fn at_deadline() -> Self {
+        ExitStatus { deadline: true, ..Self::signalled(libc::SIGKILL) }
+    }
+
     /// Converts the status word of `wait4(2)`.
     pub(crate) fn from_wait(status: i32) -> Self {
         match status & 0x7f {
@@ -191,6 +201,7 @@ impl ExitStatus {
         match (self.lost, self.code, self.signal) {
             (Some(why), _, _) => ExitKind::Lost(why),
             (None, Some(code), _) => ExitKind::Exited(code),
+            (None, None, _) if self.deadline => ExitKind::Deadline,
             (None, None, _) if self.killed => ExitKind::Killed,
             (None, None, Some(libc::SIGKILL)) if self.oom_killed => ExitKind::OomKilled,
             (None, None, signal) => {
@@ -223,6 +234,9 @@ impl fmt::Display for ExitStatus {
         }
         if self.core_dumped {
             write!(f, " (core dumped)")?;
+        }
+        if self.deadline {
+            write!(f, " (deadline)")?;
         }
         if let Some(why) = self.lost {
             write!(f, " ({why})")?;

@@ -241,6 +241,8 @@ pub fn agrees(line: &Call, call: &Call) -> bool {
             of && uid == call.arg(2) && gid == call.arg(3)
         }
         "fchmodat" => call.text(1) == text(line.arg(1)) && same_mode(end, call.arg(2)),
+        "timerfd_create" => line.args[..] == call.args[..],
+        "timerfd_settime" => call.arg(2).ends_with(&format!("it_value={end}}}")),
         "flock" => refers(first, call, 0) && same_flags(end, call.arg(1), &[]),
         "fgetxattr" => refers(first, call, 0) && call.text(1) == objects.get(1).copied(),
         "fsetxattr" => {

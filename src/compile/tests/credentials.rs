@@ -220,6 +220,20 @@ fn sys_ptrace_in_a_shared_pid_namespace_is_reported() {
     check(&alone, "weakened  none\n! CAP_NET_");
 }
 
+/// A task that can trace PID 1 can stop it, and with it the timer.
+#[test]
+fn sys_ptrace_without_a_landlock_domain_weakens_the_deadline() {
+    for host in [host(), rootless()] {
+        let mut case = task(1000, &["sys_ptrace"], &[]);
+        (case.host, case.spec.deadline) = (host, Some(std::time::Duration::from_secs(60)));
+        let report = compiled(&case).unwrap().report;
+        assert!(report.weakened.contains(Control::DEADLINE), "{report}");
+        case.host.landlock_abi = 7;
+        let report = compiled(&case).unwrap().report;
+        assert!(report.enforced.contains(Control::DEADLINE), "{report}");
+    }
+}
+
 /// In a user namespace the task owns its mounts, and its other capabilities have no effect on the host.
 #[test]
 fn in_a_user_namespace_capabilities_weaken_only_the_tasks_own_mounts_and_processes() {

@@ -83,6 +83,7 @@ enum Stage {
     Streams,
     Switch,
     SharedFilter,
+    Deadline,
     Pid1,
     Rlimits,
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
@@ -143,6 +144,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::PivotRoot {} | Op::MoveRoot {} => Stage::Switch,
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
+        Op::Deadline { .. } => Stage::Deadline,
         Op::Fork { .. } => Stage::Pid1,
         Op::Rlimit { .. } => Stage::Rlimits,
         Op::Landlock { .. } if no_new_privs => Stage::Landlock,
@@ -185,6 +187,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Upper
         | Stage::Streams
         | Stage::SharedFilter
+        | Stage::Deadline
         | Stage::Pid1
         | Stage::PrivilegedLandlock
         | Stage::PrivilegedFilter
