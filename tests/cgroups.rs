@@ -519,7 +519,7 @@ fn stale_cgroup_of_the_same_name_is_killed_and_replaced() {
         return;
     }
     let cores = "0".parse().unwrap();
-    let limits = Limits { memory: Some(64 * MB), pids_max: Some(70), cores, ..Limits::default() };
+    let limits = Limits { memory: Some(256 * MB), pids_max: Some(70), cores, ..Limits::default() };
     let (_dir, pausing) = program(tiny::PAUSE);
     type Leave = fn(&Path, i32);
     let ways: [(&str, Sandbox, Leave); 5] = [
