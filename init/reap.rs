@@ -165,6 +165,8 @@ fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
         }
         let [of_signals, of_status, of_caller, of_timer] = &mut fds;
         if of_timer.revents != 0 {
+            // The task may have ended in time, before PID 1 could run.
+            reap_ended(status, task, false);
             let _ = sys::send(status, &Record::Deadline.encode());
             sys::exit(FAILED);
         }

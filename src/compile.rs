@@ -136,7 +136,9 @@ pub(crate) fn compile(
     rootfs::lower::lower(&request, &mut draft);
     filters.common(must_hold, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
-    process::deadline(spec, spec.init && private, &mut draft)?;
+    let becomes_pid1 =
+        identity::pid1(host, identity, mapping).0 == identity.uid || sets.bounding.has("setuid");
+    process::deadline(spec, spec.init && private, (becomes_pid1, sets.bounding.has("sys_nice")), &mut draft)?;
     if spec.init && private {
         let caller = draft.hand(Handed::CallerPidfd);
         draft.init.push(process::stay(host, identity, mapping, caller));

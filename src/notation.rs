@@ -119,7 +119,7 @@ pub(crate) mod optional_duration {
     pub(crate) fn serialize<S: Serializer>(time: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
         match time {
             None => s.serialize_none(),
-            Some(time) => s.collect_str(&format_args!("{}s", time.as_secs_f64())),
+            Some(time) => s.collect_str(&format_args!("{}.{:09}s", time.as_secs(), time.subsec_nanos())),
         }
     }
 

@@ -351,8 +351,8 @@ pub struct SandboxSpec {
     /// Further descriptors of the caller that the task gets, at most 197. All other descriptors are closed.
     pub fds: Vec<Fd>,
     /// Time after which PID 1 kills the task, also if the caller has ended or has [detached](crate::Task::detach) it. It
-    /// counts from the start of the command, and goes on while the task is frozen, but a frozen task is killed when it
-    /// is thawed. It needs [`init`](Self::init) and a private PID namespace. No deadline if absent. Serialised as
+    /// counts from the start of the command (`CLOCK_MONOTONIC`), not while the host is suspended. A frozen task is killed
+    /// when it is thawed. It needs [`init`](Self::init) and a private PID namespace. No deadline if absent. Serialised as
     /// seconds, or a string such as `"90s"`, `"500ms"` or `"2h"`.
     #[serde(with = "notation::optional_duration")]
     pub deadline: Option<Duration>,

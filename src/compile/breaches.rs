@@ -12,7 +12,7 @@ use crate::step::Draft;
 const BREACHES: [(&str, Control, &str); 12] = [
     (
         "sys_admin",
-        FILES.union(Control::MASKED_PATHS).union(Control::DEVICES),
+        FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::DEADLINE),
         "the task has CAP_SYS_ADMIN: it can make read-only mounts writable and mount the host's block devices",
     ),
     (
@@ -166,7 +166,7 @@ pub(super) fn weaken(
         // namespace.
         if has("sys_admin") {
             draft.report.weaken(
-                Control::HOST_FILES | Control::MASKED_PATHS,
+                Control::HOST_FILES | Control::MASKED_PATHS | (Control::DEADLINE & draft.report.asked),
                 "the task has CAP_SYS_ADMIN in its user namespace: it can make read-only mounts writable and unmount the masks",
             );
         }

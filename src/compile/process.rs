@@ -101,7 +101,13 @@ pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
 }
 
 /// The task's deadline, which only an init that stays can watch.
-pub(super) fn deadline(spec: &SandboxSpec, stays: bool, draft: &mut Draft) -> Result<()> {
+/// `slows` says whether the task can have the user of PID 1, and whether it has `CAP_SYS_NICE`.
+pub(super) fn deadline(
+    spec: &SandboxSpec,
+    stays: bool,
+    slows: (bool, bool),
+    draft: &mut Draft,
+) -> Result<()> {
     let Some(deadline) = spec.deadline else { return Ok(()) };
     let nanoseconds = u64::try_from(deadline.as_nanos()).ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok());
     let nanoseconds = nanoseconds.ok_or_else(|| {
@@ -110,6 +116,18 @@ pub(super) fn deadline(spec: &SandboxSpec, stays: bool, draft: &mut Draft) -> Re
     if stays {
         draft.build(Control::DEADLINE, Op::Deadline { nanoseconds });
         draft.report.enforce(Control::DEADLINE);
+        let why = "the task can lower the priority of PID 1, which watches the deadline";
+        match slows {
+            (_, true) => draft.report.weaken(
+                Control::DEADLINE,
+                "the task has CAP_SYS_NICE: with real-time processes it can keep PID 1, which watches the deadline, from \
+                 running",
+            ),
+            (true, false) => {
+                draft.report.note(Control::DEADLINE, format!("{why}, and so delay its end while the CPUs are busy"));
+            }
+            (false, false) => {}
+        }
     } else {
         draft.report.miss(Control::DEADLINE, "only an init that stays as PID 1 can watch the deadline");
     }

@@ -18,6 +18,15 @@ pub(crate) struct Child {
     left: bool,
 }
 
+/// A cloned process that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reaped {
+    pub status: ExitStatus,
+    pub usage: Option<Rusage>,
+    /// Whether the status is in init's record: the main process had ended before init did.
+    pub recorded: bool,
+}
+
 impl Child {
     pub(crate) fn new(init: OwnedFd, status: OwnedFd) -> Self {
         Child { init, task: None, status, left: false }
@@ -46,8 +55,8 @@ impl Child {
         self.task.is_some()
     }
 
-    /// Reaps the cloned process if it has ended, and returns the exit status of the task. `None` while it runs.
-    pub(crate) fn reap(&mut self) -> io::Result<Option<(ExitStatus, Option<Rusage>)>> {
+    /// Reaps the cloned process if it has ended. `None` while it runs.
+    pub(crate) fn reap(&mut self) -> io::Result<Option<Reaped>> {
         let ended = match sys::wait_pidfd(self.pidfd(), false, true) {
             Ok(None) => return Ok(None),
             Ok(ended) => ended,
@@ -57,8 +66,9 @@ impl Child {
         };
         self.left = true;
         let (ended, usage) = (ended.map(|(ended, _)| ended), ended.map(|(_, usage)| Rusage::from(usage)));
-        let status = self.record().or(ended.map(ExitStatus::from));
-        Ok(Some((status.unwrap_or(ExitStatus::lost(Lost::Reaped)), usage)))
+        let recorded = self.record();
+        let status = recorded.or(ended.map(ExitStatus::from)).unwrap_or(ExitStatus::lost(Lost::Reaped));
+        Ok(Some(Reaped { status, usage, recorded: recorded.is_some() }))
     }
 
     /// The exit status in init's record. `None` if init did not stay or was killed.

@@ -310,7 +310,7 @@ impl Task {
             }
         }
         ending.child.leave();
-        self.undo_mut().forget();
+        self.undo_mut().forget(sys::proc_pid(self.init.as_fd()));
         Ok(())
     }
 }

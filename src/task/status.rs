@@ -102,6 +102,9 @@ impl fmt::Display for Lost {
 /// The resource usage of the processes of a task that were reaped (`getrusage(2)`): [`Task::rusage`]. It needs no
 /// cgroup.
 ///
+/// The largest resident set size is not in it. The cloned process shares the caller's memory until it executes init, so
+/// the kernel's number is at least the caller's own. [`Stats`](crate::Stats) has the peak of the task's cgroup.
+///
 /// [`Task::rusage`]: crate::Task::rusage
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -110,8 +113,6 @@ pub struct Rusage {
     pub user: Duration,
     /// CPU time in kernel mode.
     pub system: Duration,
-    /// The largest resident set size of a single process, in bytes.
-    pub max_rss: u64,
     /// Page faults without I/O.
     pub minor_faults: u64,
     /// Page faults with I/O.
@@ -136,7 +137,6 @@ impl From<libc::rusage> for Rusage {
         Rusage {
             user: time(usage.ru_utime),
             system: time(usage.ru_stime),
-            max_rss: count(usage.ru_maxrss).saturating_mul(1024),
             minor_faults: count(usage.ru_minflt),
             major_faults: count(usage.ru_majflt),
             block_reads: count(usage.ru_inblock),

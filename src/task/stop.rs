@@ -15,6 +15,9 @@ use crate::sys;
 /// How often the processes are listed again to signal those that were forked meanwhile.
 const ROUNDS: u32 = 8;
 
+/// How many processes are held open at a time.
+const BATCH: usize = 64;
+
 /// The processes of a task that get a signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -83,14 +86,18 @@ impl Task {
             if new.is_empty() {
                 break;
             }
-            let opened: Vec<_> = new.iter().filter_map(|pid| Some((*pid, open(*pid).transpose()?))).collect();
-            // The kernel may have reused a PID between the list and the open, but not while the pidfd is open. So a
-            // process whose PID is in this second list is a process of the task.
-            let listed = self.pids()?;
-            for (pid, pidfd) in opened {
-                let of_group = || group.is_none() || getpgid(Some(Pid::from_raw(pid))).ok() == group;
-                if listed.contains(&pid) && of_group() {
-                    send(&pidfd?, signal)?;
+            for batch in new.chunks(BATCH) {
+                let opened: Vec<_> =
+                    batch.iter().filter_map(|pid| Some((*pid, open(*pid).transpose()?))).collect();
+                // The kernel may have reused a PID between the first list and the open. A process that lives and whose
+                // PID is in this second list is a process of the task; a signal to another one that has ended is lost.
+                let listed = self.pids()?;
+                for (pid, pidfd) in opened {
+                    let of_group = || group.is_none() || getpgid(Some(Pid::from_raw(pid))).ok() == group;
+                    let pidfd = pidfd?;
+                    if listed.contains(&pid) && of_group() {
+                        send(&pidfd, signal)?;
+                    }
                 }
             }
             done.extend(new);
@@ -113,12 +120,14 @@ impl Task {
     /// ```
     ///
     /// # Errors
-    /// As [`signal_to`](Task::signal_to) and [`kill`](Task::kill). If the signal cannot be sent, nothing is killed.
+    /// As [`kill`](Task::kill). If the signal cannot be sent, the task is killed at once.
     pub fn stop(&self, signal: Signal, grace: Duration, target: SignalTarget) -> Result<ExitStatus> {
-        if self.status()?.is_none() {
-            self.signal_to(signal, target)?;
-        }
-        let ended = self.end_before(Instant::now().checked_add(grace))?;
+        let ended = match self.status()? {
+            None if self.signal_to(signal, target).is_ok() => {
+                self.end_before(Instant::now().checked_add(grace))?
+            }
+            ended => ended,
+        };
         self.kill()?;
         match ended {
             Some(status) => Ok(status),
@@ -139,13 +148,18 @@ impl Task {
     /// # Errors
     /// [`Error::Task`] with the call that was refused.
     pub fn kill(&self) -> Result<()> {
-        let killed = match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
-            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
-                return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
+        // A task that has ended is not killed by us, although a signal to it would succeed until it is reaped. The lock
+        // is held, so that no other thread reaps it in between.
+        let mut ending = self.ending();
+        if ending.reap(|| self.undo().oom().is_some())?.is_none() {
+            match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
+                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
+                }
+                sent => ending.killed |= sent.is_ok(),
             }
-            sent => sent.is_ok(),
-        };
-        self.ending().killed |= killed;
+        }
+        drop(ending);
         match self.undo().group() {
             Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
@@ -165,8 +179,12 @@ impl Task {
     fn pids_of_namespace(&self) -> Result<BTreeSet<i32>> {
         let step = "find the processes of the task";
         let namespace = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/pid")).map(|ns| ns.ino()).ok();
-        let Some(main) = self.pid().map(|pid| pid.to_string()) else { return Ok(BTreeSet::new()) };
-        let own = namespace(&main).filter(|own| Some(*own) != namespace("self"));
+        let Some(main) = self.pid() else { return Ok(BTreeSet::new()) };
+        let own = namespace(&main.to_string()).filter(|own| Some(*own) != namespace("self"));
+        // The main process may have ended meanwhile, and the kernel may have reused its PID.
+        if self.pid() != Some(main) {
+            return Ok(BTreeSet::new());
+        }
         let own = own.ok_or_else(|| {
             let why = "the task has neither a cgroup nor a visible PID namespace of its own";
             Error::task(step)(io::Error::new(io::ErrorKind::Unsupported, why))
@@ -180,7 +198,16 @@ impl Task {
 /// A pidfd of the process. `None` if it has ended.
 fn open(pid: i32) -> Result<Option<OwnedFd>> {
     match sys::pidfd_open(pid) {
-        Ok(pidfd) => Ok(Some(pidfd)),
+        Ok(pidfd) => match sys::proc_pid(pidfd.as_fd()) {
+            Some(seen) if seen != pid => {
+                let why = "/proc is mounted for another PID namespace than the caller's";
+                Err(Error::task(format!("pidfd_open({pid})"))(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    why,
+                )))
+            }
+            _ => Ok(Some(pidfd)),
+        },
         // EINVAL: the PID belongs to a thread now.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Ok(None),
         Err(e) => Err(Error::task(format!("pidfd_open({pid})"))(e)),

@@ -33,7 +33,8 @@ pub(crate) struct Undo {
 impl Undo {
     /// Adds a temporary root that was made.
     pub(crate) fn temp_root(&mut self, root: TempRoot) {
-        self.made.push(Made::TempRoot(root));
+        // The first entry is removed last: the processes in the cgroups use the root.
+        self.made.insert(0, Made::TempRoot(root));
     }
 
     /// Adds the lock on the directory that overlays write to.
@@ -145,13 +146,14 @@ impl Undo {
         }
     }
 
-    /// Empties the list without undoing anything. Returns the paths of the cgroups.
-    pub(crate) fn forget(&mut self) -> Option<Paths> {
+    /// Empties the list without undoing anything, for a detached task whose first process has this PID. Returns the paths
+    /// of the cgroups.
+    pub(crate) fn forget(&mut self, pid: Option<i32>) -> Option<Paths> {
         self.upper = None;
         let mut paths = None;
         for made in self.made.drain(..) {
             match made {
-                Made::TempRoot(root) => drop(root.into_path()),
+                Made::TempRoot(root) => drop(root.leave_to(pid)),
                 Made::Cgroups(group) => paths = Some(group.into_paths()),
             }
         }

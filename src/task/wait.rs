@@ -1,11 +1,15 @@
 //! Methods of a task that wait for its end, and its removal.
 
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{ChildStderr, ChildStdout};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::child::Reaped;
 use super::undo::both;
 use super::{EndedRoot, Ending, ExitStatus, Rusage, Task};
 use crate::error::{Error, Result};
@@ -24,22 +28,23 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// The standard error, up to the limit. Empty if it was not piped or was taken.
     pub stderr: Vec<u8>,
-    /// Whether the task wrote more than the limit to a stream. The rest was read and discarded.
+    /// Whether a part of the output is missing: the task wrote more than the limit to a stream, or a process outside of
+    /// the task still holds a pipe.
     pub truncated: bool,
 }
 
 impl Ending {
     /// Reaps the cloned process if it has ended. Returns the exit status of the task; `None` while it runs.
-    fn reap(&mut self, oom_killed: impl FnOnce() -> bool) -> Result<Option<ExitStatus>> {
+    pub(super) fn reap(&mut self, oom_killed: impl FnOnce() -> bool) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
-            let Some((status, usage)) = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))? else {
-                return Ok(None);
-            };
+            let reaped = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
+            let Some(Reaped { status, usage, recorded }) = reaped else { return Ok(None) };
             self.usage = usage;
             // If the caller ignores SIGCHLD, the kernel keeps no status. The process lived when it was sent the signal.
             let lost = status.lost.is_some() && self.killed;
             let status = if lost { ExitStatus::signalled(libc::SIGKILL) } else { status };
-            let killed = self.killed && status.signal == Some(libc::SIGKILL);
+            // Our SIGKILL hits init first, which then records nothing.
+            let killed = self.killed && !recorded && status.signal == Some(libc::SIGKILL);
             self.status = Some(status.with_killed(killed).with_oom_killed(oom_killed()));
         }
         Ok(self.status)
@@ -66,12 +71,12 @@ impl Task {
     pub fn wait(&self) -> Result<ExitStatus> {
         drop(self.take_stdin());
         let status = self.await_end()?;
-        self.tear_down(|cgroups, _| cgroups)?;
+        self.tear_down(|_, _| Ok(()))?;
         Ok(status)
     }
 
     /// Like [`wait`](Task::wait), and calls `look` with the root after the last process has ended and before the root
-    /// is removed.
+    /// is removed. `look` must not wait for this task or release it: that would block forever.
     ///
     /// ```no_run
     /// use cofferdam::{Method, Sandbox};
@@ -92,8 +97,10 @@ impl Task {
         drop(self.take_stdin());
         let status = self.await_end()?;
         let mut seen = None;
-        self.tear_down(|cgroups, temp| {
-            cgroups?;
+        self.tear_down(|removed, temp| {
+            if !removed {
+                return Err(Error::task("look at the root")(nix::errno::Errno::EBUSY));
+            }
             if temp.is_none() && self.temporary {
                 let why = "an earlier wait or release has removed the root";
                 let source = io::Error::new(io::ErrorKind::NotFound, why);
@@ -123,7 +130,7 @@ impl Task {
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
         let status = self.end_before(Instant::now().checked_add(timeout))?;
         if status.is_some() {
-            self.tear_down(|cgroups, _| cgroups)?;
+            self.tear_down(|_, _| Ok(()))?;
         }
         Ok(status)
     }
@@ -143,12 +150,13 @@ impl Task {
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let status = self.reap()?;
         if status.is_some() {
-            self.tear_down(|cgroups, _| cgroups)?;
+            self.tear_down(|_, _| Ok(()))?;
         }
         Ok(status)
     }
 
-    /// The exit status; `None` while the task runs. It never blocks, and removes nothing: [`wait`](Task::wait) or
+    /// The exit status; `None` while the task runs. It does not wait for the task or for the removal of its root, but
+    /// for an [`update`](Task::update) in another thread. It removes nothing: [`wait`](Task::wait) or
     /// [`release`](Task::release) do. Every later call returns the same status.
     ///
     /// ```no_run
@@ -204,7 +212,7 @@ impl Task {
             self.kill()?;
             self.await_end()?;
         }
-        self.tear_down(|cgroups, _| cgroups)
+        self.tear_down(|_, _| Ok(()))
     }
 
     /// Like [`wait`](Task::wait), and reads the piped standard output and standard error meanwhile. It keeps at most
@@ -225,10 +233,11 @@ impl Task {
     /// ```
     ///
     /// # Errors
-    /// As [`wait`](Task::wait), or [`Error::Task`] if a pipe cannot be read.
+    /// [`Error::Task`] if the kernel refuses to wait, or if a pipe cannot be read. If something cannot be removed, the next
+    /// [`wait`](Task::wait) or [`release`](Task::release) returns that error.
     pub fn wait_with_output(&self, limit: usize, timeout: Option<Duration>) -> Result<Output> {
         drop(self.take_stdin());
-        let mut pipes = Pipes::new(limit, self.take_stdout(), self.take_stderr());
+        let mut pipes = Pipes::new(limit, self.take_stdout(), self.take_stderr())?;
         let mut deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let status = loop {
             if let Some(status) = self.reap()? {
@@ -243,13 +252,9 @@ impl Task {
         };
         // The pipes close when the last process has ended.
         self.undo().end_processes();
-        let deadline = Instant::now().checked_add(DRAIN);
-        while pipes.are_open()
-            && let Some(timeout) = left_until(deadline)
-        {
-            pipes.read_some(None, timeout)?;
-        }
-        self.tear_down(|cgroups, _| cgroups)?;
+        pipes.drain(Instant::now().checked_add(DRAIN))?;
+        // The output would be lost with an error of the removal. The next wait or release returns it.
+        let _ = self.tear_down(|_, _| Ok(()));
         let ([stdout, stderr], truncated) = pipes.into_text();
         Ok(Output { status, stdout, stderr, truncated })
     }
@@ -298,20 +303,25 @@ impl Task {
         }
     }
 
-    /// Removes everything that the spawn made, after the end of the main process. `then` gets the result for the
-    /// cgroups, and the root before it is removed; its error is returned.
-    fn tear_down(&self, then: impl FnOnce(Result<()>, Option<&TempRoot>) -> Result<()>) -> Result<()> {
+    /// Removes everything that the spawn made, after the end of the main process. `then` is called before the root is
+    /// removed, with whether the cgroups were removed, and with the root. If it returns an error, the root stays.
+    fn tear_down(&self, then: impl FnOnce(bool, Option<&TempRoot>) -> Result<()>) -> Result<()> {
         let _only = self.teardown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.undo().end_processes();
         let cgroups = self.undo_mut().remove_cgroups();
         let mut root = self.undo_mut().take_root();
-        let cgroups = then(cgroups, root.as_ref());
-        let removed = root.as_mut().map_or(Ok(()), TempRoot::close);
+        let looked = then(cgroups.is_ok(), root.as_ref());
+        let removed = match looked {
+            Ok(()) => both(cgroups, root.as_mut().map_or(Ok(()), TempRoot::close)),
+            // If the cgroups could not be removed, that is the cause.
+            Err(e) => cgroups.and(Err(e)),
+        };
+        // The root stays in the list also if only the cgroups are left: a root that was closed is closed again at once.
         if let Some(root) = root.filter(|_| removed.is_err()) {
             self.undo_mut().temp_root(root);
         }
         self.undo_mut().unlock_upper();
-        both(cgroups, removed)
+        removed
     }
 }
 
@@ -334,49 +344,62 @@ fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<()> {
 struct Pipes {
     limit: usize,
     truncated: bool,
-    streams: [(Option<std::fs::File>, Vec<u8>); 2],
+    streams: [(Option<File>, Vec<u8>); 2],
 }
 
 impl Pipes {
-    fn new(
-        limit: usize,
-        stdout: Option<std::process::ChildStdout>,
-        stderr: Option<std::process::ChildStderr>,
-    ) -> Pipes {
-        let file = |fd: std::os::fd::OwnedFd| std::fs::File::from(fd);
-        let streams = [stdout.map(|pipe| file(pipe.into())), stderr.map(|pipe| file(pipe.into()))];
-        Pipes { limit, truncated: false, streams: streams.map(|pipe| (pipe, Vec::new())) }
+    /// The pipes do not block: a task that opens its pipe for reading could take the bytes between poll and read.
+    fn new(limit: usize, stdout: Option<ChildStdout>, stderr: Option<ChildStderr>) -> Result<Pipes> {
+        let pipes = [stdout.map(OwnedFd::from), stderr.map(OwnedFd::from)];
+        for pipe in pipes.iter().flatten() {
+            fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(Error::task("fcntl(pipe, F_SETFL)"))?;
+        }
+        Ok(Pipes { limit, truncated: false, streams: pipes.map(|pipe| (pipe.map(File::from), Vec::new())) })
     }
 
     fn are_open(&self) -> bool {
         self.streams.iter().any(|(pipe, _)| pipe.is_some())
     }
 
-    /// Waits until a pipe or `other` is readable, and reads once from each readable pipe.
-    fn read_some(&mut self, other: Option<std::os::fd::BorrowedFd<'_>>, timeout: PollTimeout) -> Result<()> {
+    /// Reads until the pipes are closed, or until the deadline has passed and they are empty.
+    fn drain(&mut self, deadline: Option<Instant>) -> Result<()> {
+        while self.are_open() {
+            let left = left_until(deadline);
+            if !self.read_some(None, left.unwrap_or(PollTimeout::ZERO))? && left.is_none() {
+                self.truncated = true;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a pipe or `other` is readable, and reads once from each readable pipe. Returns whether a pipe gave
+    /// bytes or ended.
+    fn read_some(&mut self, other: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> Result<bool> {
         let pipes = self.streams.iter().filter_map(|(pipe, _)| pipe.as_ref().map(AsFd::as_fd));
         let mut fds: Vec<_> = pipes.chain(other).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         poll_all(&mut fds, timeout)?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect::<Vec<_>>().into_iter();
-        let mut buffer = [0u8; 16 << 10];
+        let (mut buffer, mut progress) = ([0u8; 16 << 10], false);
         for (pipe, text) in &mut self.streams {
             let Some(file) = pipe.as_mut() else { continue };
             if ready.next() != Some(true) {
                 continue;
             }
             match file.read(&mut buffer) {
-                Ok(0) => *pipe = None,
+                Ok(0) => (*pipe, progress) = (None, true),
                 Ok(n) => {
                     let read = buffer.get(..n).unwrap_or_default();
                     let kept = read.get(..self.limit.saturating_sub(text.len())).unwrap_or(read);
                     text.extend_from_slice(kept);
                     self.truncated |= kept.len() < n;
+                    progress = true;
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 Err(e) => return Err(Error::task("read(pipe)")(e)),
             }
         }
-        Ok(())
+        Ok(progress)
     }
 
     fn into_text(self) -> ([Vec<u8>; 2], bool) {

@@ -234,6 +234,22 @@ fn sys_ptrace_without_a_landlock_domain_weakens_the_deadline() {
     }
 }
 
+#[test]
+fn a_task_that_can_delay_pid_1_is_told_in_the_report() {
+    let timed = |add: &[&str], drop: &[&str]| {
+        let mut case = task(1000, add, drop);
+        case.spec.deadline = Some(std::time::Duration::from_secs(60));
+        compiled(&case).unwrap().report
+    };
+    let report = timed(&["sys_nice"], &[]);
+    assert!(report.weakened.contains(Control::DEADLINE), "{report}");
+    for (drop, delays) in [(&[][..], true), (&["all"][..], false)] {
+        let report = timed(&[], drop);
+        assert!(report.enforced.contains(Control::DEADLINE), "{report}");
+        assert_eq!(report.why(Control::DEADLINE).contains("lower the priority"), delays, "{report}");
+    }
+}
+
 /// In a user namespace the task owns its mounts, and its other capabilities have no effect on the host.
 #[test]
 fn in_a_user_namespace_capabilities_weaken_only_the_tasks_own_mounts_and_processes() {

@@ -7,14 +7,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::geteuid;
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use procfs::FromRead as _;
 
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::step::Kernel;
-use crate::sys::lock::{Lock, Locked};
+use crate::sys::lock::{Lock, Locked, flock};
 use crate::{Error, Result};
 
 /// How often the directory is made again because another process has removed it as stale right after it was made.
@@ -26,15 +27,16 @@ const RACES: u32 = 16;
 /// 0700, so that no other user of the host can access its content, for example setuid files or an incomplete root.
 /// Dropping this value removes both directories and everything in them.
 ///
-/// The owner holds a lock on the directory above (`flock(2)`). A directory without a lock is stale, unless a process has
-/// it as its root: a detached task. The next root of that name replaces a stale one.
+/// The owner holds a lock on the directory above (`flock(2)`). A directory without a lock is stale, unless a detached
+/// task runs in it: the file `detached` names its first process. The next root of that name replaces a stale one.
 #[derive(Debug)]
 pub(crate) struct TempRoot {
     base: OwnedFd,
     around: PathBuf,
     name: OsString,
     root: OwnedFd,
-    _lock: Locked,
+    /// The directory above. It is locked, if its file system has locks.
+    lock: Held,
     gone: bool,
 }
 
@@ -58,7 +60,7 @@ impl TempRoot {
         let root = kernel.call(|| format!("mkdirat({around:?}, \"root\", 0700)"), None, root);
         match (root, opened, lock) {
             (Ok(Some(root)), Some(base), Some(lock)) => {
-                Ok(Some(TempRoot { base, around, name, root, _lock: lock, gone: false }))
+                Ok(Some(TempRoot { base, around, name, root, lock, gone: false }))
             }
             (Err(refused), Some(base), _) => {
                 // Return the first error. If this fails, at most an empty directory stays.
@@ -93,8 +95,16 @@ impl TempRoot {
         Ok(())
     }
 
-    /// Keeps the directories, which then stay when this value is dropped. Returns the path of the root.
-    pub(crate) fn into_path(mut self) -> PathBuf {
+    /// Keeps the directories, which then stay when this value is dropped, for the running process with this PID. Returns
+    /// the path of the root.
+    pub(crate) fn leave_to(mut self, pid: Option<i32>) -> PathBuf {
+        if let Some(text) = pid.and_then(identity) {
+            let flags =
+                OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            // Without the file the root is stale as soon as the owner is gone.
+            let file = openat(self.lock.as_fd(), DETACHED, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+            let _ = file.map(|file| nix::unistd::write(file, text.as_bytes()));
+        }
         self.gone = true;
         self.around.join("root")
     }
@@ -115,27 +125,63 @@ impl Drop for TempRoot {
 }
 
 /// Makes and locks the private directory. Removes a stale one of that name.
-fn make_around(base: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<Locked> {
+fn make_around(base: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<Held> {
     for _ in 0..RACES {
         match mkdirat(base, name, Mode::S_IRWXU) {
-            Err(Errno::EEXIST) => remove_stale(base, name, path)?,
+            Err(Errno::EEXIST) => {
+                remove_stale(base, name, path)?;
+                continue;
+            }
             made => made?,
         }
-        let dir = match open_made(base, name, Mode::S_IRWXU) {
-            Err(Errno::ENOENT) => continue,
-            opened => opened?,
-        };
-        match Locked::new(dir, Lock::ExclusiveNow) {
-            Err(Errno::EWOULDBLOCK) => {}
-            Err(e) => return Err(e.into()),
-            Ok(lock) if is_at(lock.as_fd(), base, name)? => {
-                fchmod(&lock, Mode::S_IRWXU)?;
-                return Ok(lock);
+        match lock_made(base, name) {
+            Ok(Some(held)) => return Ok(held),
+            // Another process has taken the new directory for stale.
+            Ok(None) | Err(Errno::ENOENT | Errno::EWOULDBLOCK) => {}
+            Err(e) => {
+                let _ = unlinkat(base, name, UnlinkatFlags::RemoveDir);
+                return Err(e.into());
             }
-            Ok(_) => {}
         }
     }
     Err(in_use("other processes make it at the same time"))
+}
+
+/// Opens and locks the private directory that was just made. `None` if its name belongs to another directory now.
+fn lock_made(base: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<Held>> {
+    let held = Held::lock(open_made(base, name, Mode::S_IRWXU)?)?;
+    if !is_at(held.as_fd(), base, name)? {
+        return Ok(None);
+    }
+    fchmod(held.as_fd(), Mode::S_IRWXU)?;
+    Ok(Some(held))
+}
+
+/// The private directory, with a lock if its file system has locks. NFS needs a writable descriptor for an exclusive
+/// lock, and a directory cannot have one.
+#[derive(Debug)]
+enum Held {
+    Locked(Locked),
+    Unlocked(OwnedFd),
+}
+
+impl Held {
+    fn lock(dir: OwnedFd) -> nix::Result<Held> {
+        match flock(dir.as_fd(), Lock::ExclusiveNow) {
+            Ok(()) => Ok(Held::Locked(Locked::held(dir))),
+            Err(Errno::EBADF | Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Held::Unlocked(dir)),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Held::Locked(lock) => lock.as_fd(),
+            Held::Unlocked(dir) => dir.as_fd(),
+        }
+    }
 }
 
 /// Removes the directory of a sandbox whose owner is gone.
@@ -148,11 +194,16 @@ fn remove_stale(base: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<(
     if st.st_uid != geteuid().as_raw() || st.st_mode & 0o077 != 0 {
         return Err(Errno::EEXIST.into());
     }
-    let lock = match Locked::new(dir, Lock::ExclusiveNow) {
+    let lock = match Held::lock(dir) {
         Err(Errno::EWOULDBLOCK) => return Err(in_use("its owner is alive")),
+        // Nobody can tell whether its owner is alive.
+        Ok(Held::Unlocked(_)) => return Err(Errno::EEXIST.into()),
         locked => locked?,
     };
-    if let Some(pid) = process_in(lock.as_fd()) {
+    if let Some(pid) = detached(lock.as_fd()) {
+        return Err(in_use(&format!("a detached task runs in it, with process {pid}")));
+    }
+    if let Some(pid) = process_in(lock.as_fd())? {
         return Err(in_use(&format!("it is the root of process {pid}")));
     }
     if !is_at(lock.as_fd(), base, name)? {
@@ -171,26 +222,51 @@ fn in_use(why: &str) -> io::Error {
 }
 
 /// Whether the open directory is the one with this name.
-fn is_at(dir: BorrowedFd<'_>, base: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
+fn is_at(dir: BorrowedFd<'_>, base: BorrowedFd<'_>, name: &OsStr) -> nix::Result<bool> {
     let held = fstat(dir)?;
     match fstatat(base, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => Ok(false),
-        named => {
-            named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)).map_err(io::Error::from)
-        }
+        named => named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)),
     }
 }
 
 /// A process whose root is the root in the private directory. Processes of other users are not seen, unless the caller
 /// may trace them (`proc_pid_root(5)`).
-fn process_in(around: BorrowedFd<'_>) -> Option<i32> {
-    let root = fstatat(around, "root", AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-    let processes = std::fs::read_dir("/proc").ok()?;
-    let mut pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.find(|pid| {
-        std::fs::metadata(format!("/proc/{pid}/root"))
-            .is_ok_and(|st| (st.dev(), st.ino()) == (root.st_dev, root.st_ino))
-    })
+fn process_in(around: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let Ok(root) = fstatat(around, "root", AtFlags::AT_SYMLINK_NOFOLLOW) else { return Ok(None) };
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let seen = std::fs::metadata(format!("/proc/{pid}/root"));
+        if seen.is_ok_and(|st| (st.dev(), st.ino()) == (root.st_dev, root.st_ino)) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// File in the private directory with the identity of the first process of a detached task.
+const DETACHED: &str = "detached";
+
+/// A living process, as text that no other process has: PID, start time, and boot.
+fn identity(pid: i32) -> Option<String> {
+    let stat = procfs::process::Stat::from_file(format!("/proc/{pid}/stat")).ok()?;
+    // A zombie, which its parent has not reaped, runs no more.
+    let start = Some(stat.starttime).filter(|_| !matches!(stat.state, 'Z' | 'X'))?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{pid} {start} {}", boot.trim()))
+}
+
+/// The first process of the detached task that was left in the private directory, if it is alive.
+fn detached(around: BorrowedFd<'_>) -> Option<i32> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(around, DETACHED, flags, Mode::empty()).ok()?;
+    let mut text = [0u8; 128];
+    let n = nix::unistd::read(&file, &mut text).ok()?;
+    let text = std::str::from_utf8(text.get(..n)?).ok()?;
+    let pid = text.split(' ').next()?.parse().ok()?;
+    (identity(pid)? == text).then_some(pid)
 }
 
 /// Makes the root in the private directory. Sets modes by descriptor, because the umask may remove any bit.
@@ -258,7 +334,7 @@ mod tests {
 
     /// As a killed owner leaves it: nobody holds the lock.
     fn stale(base: &Path, name: &str) -> PathBuf {
-        let path = create(base, name).unwrap().into_path();
+        let path = create(base, name).unwrap().leave_to(None);
         fs::write(path.join("old"), "").unwrap();
         path
     }
@@ -295,6 +371,26 @@ mod tests {
             }
         }
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_root_of_a_detached_task_is_in_use_while_its_process_lives() {
+        let base = tempdir().unwrap();
+        let mut task = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        create(base.path(), "a").unwrap().leave_to(i32::try_from(task.id()).ok());
+        let busy = create(base.path(), "a").unwrap_err();
+        let why = std::error::Error::source(&busy).unwrap().to_string();
+        assert_eq!(why, format!("the id is in use: a detached task runs in it, with process {}", task.id()));
+        task.kill().unwrap();
+        task.wait().unwrap();
+        drop(create(base.path(), "a").unwrap());
+        // A process that has the PID now, but not the start time or the boot, is another one.
+        let own = std::process::id();
+        for stranger in [format!("{own} 1 x"), format!("{own} 1"), String::new()] {
+            let path = stale(base.path(), "a");
+            fs::write(path.parent().unwrap().join(DETACHED), stranger).unwrap();
+            drop(create(base.path(), "a").unwrap());
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn run(task: &Task, script: &str) -> (String, ExitStatus) {
     entered.streams.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
     let status = loop {
         match entered.child.reap().unwrap() {
-            Some((status, _)) => break status,
+            Some(reaped) => break reaped.status,
             None => std::thread::yield_now(),
         }
     };
@@ -128,7 +128,7 @@ fn an_entered_process_is_in_the_cgroups_of_the_task_and_ends_with_it() {
     task.kill().unwrap();
     let status = loop {
         match entered.child.reap().unwrap() {
-            Some((status, _)) => break status,
+            Some(reaped) => break reaped.status,
             None => std::thread::yield_now(),
         }
     };
