@@ -270,7 +270,7 @@ impl Task {
     /// let task = cofferdam::Sandbox::command("make").spawn()?;
     /// task.wait()?;
     /// if let Some(usage) = task.rusage() {
-    ///     println!("{:?} user, {:?} system, {} bytes", usage.user, usage.system, usage.max_rss);
+    ///     println!("{:?} user, {:?} system, {} page faults", usage.user, usage.system, usage.minor_faults);
     /// }
     /// # Ok::<(), cofferdam::Error>(())
     /// ```
