@@ -106,6 +106,7 @@ impl Made {
             OpCode::Find => Op::Find { candidates: strings },
             OpCode::Landlock => Op::Landlock { fs: x, scoped: y },
             OpCode::Become => Op::Become { uid: m, gid: n },
+            OpCode::Deadline => Op::Deadline { nanoseconds: y },
             OpCode::Exec => Op::Exec { args: strings, env: strings },
         };
         ProgramStep { optional: self.optional, op }.encode(into);
