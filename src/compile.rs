@@ -134,11 +134,11 @@ pub(crate) fn compile(
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
     ns::lower::unshare(&namespaces, &mut draft);
     rootfs::lower::lower(&request, &mut draft);
-    filters.common(must_hold, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
-    let becomes_pid1 =
-        identity::pid1(host, identity, mapping).0 == identity.uid || sets.bounding.has("setuid");
-    process::deadline(spec, spec.init && private, (becomes_pid1, sets.bounding.has("sys_nice")), &mut draft)?;
+    // Before the common filter, which knows how a task without it defeats the deadline.
+    let deadline = process::deadline(spec, spec.init && private, &mut draft)?;
+    filters.common(must_hold, &mut draft);
+    draft.init.extend(deadline);
     if spec.init && private {
         let caller = draft.hand(Handed::CallerPidfd);
         draft.init.push(process::stay(host, identity, mapping, caller));
@@ -157,6 +157,7 @@ pub(crate) fn compile(
     sources::lead(policy, spec, host, survey, &mut draft)?;
     sources::streams(survey, &mut draft);
     breaches::shared(spec, sets, &namespaces, domain, &mut draft);
+    breaches::delays(sets, identity::pid1(host, identity, mapping).0 == identity.uid, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
     breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut draft);
     if spec.no_new_privs {

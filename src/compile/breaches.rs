@@ -136,6 +136,25 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
     }
 }
 
+/// Adds to the report how the task can delay PID 1, which watches the deadline. `same_user` says whether PID 1 has the
+/// task's user.
+pub(super) fn delays(sets: Sets, same_user: bool, draft: &mut Draft) {
+    if !(draft.report.enforced | draft.report.weakened).contains(Control::DEADLINE) {
+        return;
+    }
+    if sets.bounding.has("sys_nice") {
+        draft.report.weaken(
+            Control::DEADLINE,
+            "the task has CAP_SYS_NICE: with real-time processes it can keep PID 1, which watches the deadline, from running",
+        );
+    } else if same_user || sets.bounding.has("setuid") {
+        draft.report.note(
+            Control::DEADLINE,
+            "the task can lower the priority of PID 1, which watches the deadline, and so delay its end while the CPUs are busy",
+        );
+    }
+}
+
 /// Adds to the report which enforced controls the granted capabilities weaken.
 pub(super) fn weaken(
     policy: &Policy,

@@ -100,38 +100,20 @@ pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
     draft.enter(Enter::Outside, Control::RESOURCES, Op::Enter { fd, path: step::path(tasks), may_be_absent });
 }
 
-/// The task's deadline, which only an init that stays can watch.
-/// `slows` says whether the task can have the user of PID 1, and whether it has `CAP_SYS_NICE`.
-pub(super) fn deadline(
-    spec: &SandboxSpec,
-    stays: bool,
-    slows: (bool, bool),
-    draft: &mut Draft,
-) -> Result<()> {
-    let Some(deadline) = spec.deadline else { return Ok(()) };
+/// The step that starts the timer of the task's deadline, which only an init that stays can watch. Adds the deadline to
+/// the report.
+pub(super) fn deadline(spec: &SandboxSpec, stays: bool, draft: &mut Draft) -> Result<Option<InitStep>> {
+    let Some(deadline) = spec.deadline else { return Ok(None) };
     let nanoseconds = u64::try_from(deadline.as_nanos()).ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok());
     let nanoseconds = nanoseconds.ok_or_else(|| {
         Error::spec("deadline", format!("{deadline:?} is not more than 0 and less than 292 years"))
     })?;
-    if stays {
-        draft.build(Control::DEADLINE, Op::Deadline { nanoseconds });
-        draft.report.enforce(Control::DEADLINE);
-        let why = "the task can lower the priority of PID 1, which watches the deadline";
-        match slows {
-            (_, true) => draft.report.weaken(
-                Control::DEADLINE,
-                "the task has CAP_SYS_NICE: with real-time processes it can keep PID 1, which watches the deadline, from \
-                 running",
-            ),
-            (true, false) => {
-                draft.report.note(Control::DEADLINE, format!("{why}, and so delay its end while the CPUs are busy"));
-            }
-            (false, false) => {}
-        }
-    } else {
+    if !stays {
         draft.report.miss(Control::DEADLINE, "only an init that stays as PID 1 can watch the deadline");
+        return Ok(None);
     }
-    Ok(())
+    draft.report.enforce(Control::DEADLINE);
+    Ok(Some(InitStep::new(Control::DEADLINE, Op::Deadline { nanoseconds })))
 }
 
 /// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues

@@ -234,6 +234,16 @@ fn sys_ptrace_without_a_landlock_domain_weakens_the_deadline() {
     }
 }
 
+/// It can mount the cgroup file system, move PID 1 and freeze it.
+#[test]
+fn user_namespaces_of_the_task_weaken_the_deadline() {
+    let mut case = task(1000, &[], &["all"]);
+    (case.spec.user_namespaces, case.spec.deadline) = (true, Some(std::time::Duration::from_secs(60)));
+    let report = compiled(&case).unwrap().report;
+    assert!(report.weakened.contains(Control::DEADLINE), "{report}");
+    assert!(report.why(Control::DEADLINE).contains("mount the cgroup file system"), "{report}");
+}
+
 #[test]
 fn a_task_that_can_delay_pid_1_is_told_in_the_report() {
     let timed = |add: &[&str], drop: &[&str]| {
