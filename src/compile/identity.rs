@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::ids::{self, Identity};
+use crate::ids::{self, IdRanges, Identity};
 use crate::report::Control;
 use crate::spec::Policy;
 use crate::step::{Draft, IdMaps};
@@ -50,13 +50,12 @@ pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, 
 pub(super) fn denied(policy: &Policy, host: &Host, asked: &Identity, mapping: Mapping) -> Result<()> {
     let (uids, gids) = (&policy.denied_host_uids, &policy.denied_host_gids);
     let check = |who: &Identity| {
-        ids::check(who, uids, gids).map_err(|e| match e {
-            Error::Denied { message } => {
-                let field = if message.contains("uid") { "denied_host_uids" } else { "denied_host_gids" };
-                Error::denied(format!("user: {message} by the policy's {field}"))
-            }
-            other => other,
-        })
+        let none = IdRanges::default();
+        for (uids, gids, field) in [(uids, &none, "denied_host_uids"), (&none, gids, "denied_host_gids")] {
+            ids::check(who, uids, gids)
+                .map_err(|e| Error::denied(format!("user: {e} by the policy's {field}")))?;
+        }
+        Ok(())
     };
     check(asked)?;
     if mapping == Mapping::Caller {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::report::{Control, Report, Require};
 use crate::rootfs::changes::RootRecord;
 use crate::step::wire::{self, Field, List, Op};
-use crate::step::{Encoded, InitStep, Phase, call};
+use crate::step::{Encoded, InitStep, Phase, call, rlimit_name};
 
 mod parent;
 
@@ -205,15 +205,15 @@ impl Plan {
 
     /// The resource limit of the task that causes this errno in init, if the spec sets one.
     fn low_rlimit(&self, errno: i32) -> Option<&'static str> {
-        let (number, name) = match errno {
-            libc::EMFILE => (libc::RLIMIT_NOFILE, "nofile"),
-            libc::ENOMEM => (libc::RLIMIT_AS, "as"),
-            libc::EAGAIN => (libc::RLIMIT_NPROC, "nproc"),
+        let number = match errno {
+            libc::EMFILE => libc::RLIMIT_NOFILE,
+            libc::ENOMEM => libc::RLIMIT_AS,
+            libc::EAGAIN => libc::RLIMIT_NPROC,
             _ => return None,
         };
         let limits =
             |step: &InitStep| matches!(step.op(), Some(Op::Rlimit { resource, .. }) if resource == number);
-        self.init.iter().any(limits).then_some(name)
+        self.init.iter().any(limits).then(|| rlimit_name(number))
     }
 
     /// An explanation of a refused call of init, if the errno alone is ambiguous.

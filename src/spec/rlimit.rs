@@ -7,6 +7,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::notation::{self, InvalidValue};
+use crate::step::rlimit_name;
 
 /// A resource that `setrlimit(2)` limits. Serialised by the name of its constant without `RLIMIT_`, in lower case:
 /// `"nofile"`.
@@ -93,24 +94,7 @@ impl Resource {
     }
 
     fn name(self) -> &'static str {
-        match self {
-            Resource::As => "as",
-            Resource::Core => "core",
-            Resource::Cpu => "cpu",
-            Resource::Data => "data",
-            Resource::Fsize => "fsize",
-            Resource::Locks => "locks",
-            Resource::Memlock => "memlock",
-            Resource::Msgqueue => "msgqueue",
-            Resource::Nice => "nice",
-            Resource::Nofile => "nofile",
-            Resource::Nproc => "nproc",
-            Resource::Rss => "rss",
-            Resource::Rtprio => "rtprio",
-            Resource::Rttime => "rttime",
-            Resource::Sigpending => "sigpending",
-            Resource::Stack => "stack",
-        }
+        rlimit_name(self.number())
     }
 }
 

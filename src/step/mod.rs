@@ -21,7 +21,7 @@ pub mod wire;
 
 pub(crate) use draft::Draft;
 pub(crate) use kernel::Kernel;
-pub(crate) use render::{call, namespaces};
+pub(crate) use render::{call, namespaces, rlimit_name};
 use wire::{Field, List, Op, Sink, Str};
 
 /// MOUNT_ATTR_RDONLY.

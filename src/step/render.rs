@@ -177,7 +177,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "chdir(\"/\")".into(),
         ],
         Op::Rlimit { resource, soft, hard } => {
-            let name = RLIMITS.get(resource as usize).copied().unwrap_or("?");
+            let name = rlimit_name(resource).to_ascii_uppercase();
             one(format!("prlimit64(0, RLIMIT_{name}, {{{}, {}}})", limit(soft), limit(hard)))
         }
         Op::Deadline { nanoseconds } => {
@@ -375,25 +375,28 @@ fn new_mount(fs: &str, attrs: u64, options: List<'_, Str<'_>>) -> Vec<String> {
     lines
 }
 
-/// Names of the resources of `setrlimit(2)`, by number.
-const RLIMITS: [&str; 16] = [
-    "CPU",
-    "FSIZE",
-    "DATA",
-    "STACK",
-    "CORE",
-    "RSS",
-    "NPROC",
-    "NOFILE",
-    "MEMLOCK",
-    "AS",
-    "LOCKS",
-    "SIGPENDING",
-    "MSGQUEUE",
-    "NICE",
-    "RTPRIO",
-    "RTTIME",
-];
+/// Name of a resource of `setrlimit(2)` by its number, without `RLIMIT_` and in lower case.
+pub fn rlimit_name(resource: u32) -> &'static str {
+    const NAMES: [&str; 16] = [
+        "cpu",
+        "fsize",
+        "data",
+        "stack",
+        "core",
+        "rss",
+        "nproc",
+        "nofile",
+        "memlock",
+        "as",
+        "locks",
+        "sigpending",
+        "msgqueue",
+        "nice",
+        "rtprio",
+        "rttime",
+    ];
+    usize::try_from(resource).ok().and_then(|number| NAMES.get(number)).copied().unwrap_or("?")
+}
 
 fn limit(value: u64) -> String {
     if value == u64::MAX { "RLIM64_INFINITY".into() } else { value.to_string() }

@@ -151,7 +151,7 @@ impl Task {
         // A task that has ended is not killed by us, although a signal to it would succeed until it is reaped. The lock
         // is held, so that no other thread reaps it in between.
         let mut ending = self.ending();
-        if ending.reap(|| self.undo().oom().is_some())?.is_none() {
+        if self.reap_in(&mut ending)?.is_none() {
             match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                     return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
@@ -189,9 +189,8 @@ impl Task {
             let why = "the task has neither a cgroup nor a visible PID namespace of its own";
             Error::task(step)(io::Error::new(io::ErrorKind::Unsupported, why))
         })?;
-        let processes = std::fs::read_dir("/proc").map_err(Error::task(step))?;
-        let names = processes.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        Ok(names.filter(|name| namespace(name) == Some(own)).filter_map(|name| name.parse().ok()).collect())
+        let pids = sys::proc_pids().map_err(Error::task(step))?;
+        Ok(pids.into_iter().filter(|pid| namespace(&pid.to_string()) == Some(own)).collect())
     }
 }
 

@@ -4,24 +4,18 @@
 use std::io;
 
 use crate::cgroup::Group;
+use crate::cgroup::Oom;
 use crate::cgroup::stats::Stats;
-use crate::cgroup::{Oom, Paths};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
 use crate::step::Kernel;
 use crate::sys::lock::Locked;
 
-/// One entry of the undo list.
-#[derive(Debug)]
-enum Made {
-    TempRoot(TempRoot),
-    Cgroups(Box<Group>),
-}
-
-/// The undo list. Dropping it undoes everything.
+/// The undo list. Dropping it undoes everything, in the order of the fields: the processes in the cgroups use the root.
 #[derive(Debug, Default)]
 pub(crate) struct Undo {
-    made: Vec<Made>,
+    cgroups: Option<Box<Group>>,
+    root: Option<TempRoot>,
     /// The lock on the directory that overlays write to. It is released last.
     upper: Option<Locked>,
     /// The OOM kills, as last read before the cgroups were removed.
@@ -33,8 +27,7 @@ pub(crate) struct Undo {
 impl Undo {
     /// Adds a temporary root that was made.
     pub(crate) fn temp_root(&mut self, root: TempRoot) {
-        // The first entry is removed last: the processes in the cgroups use the root.
-        self.made.insert(0, Made::TempRoot(root));
+        self.root = Some(root);
     }
 
     /// Adds the lock on the directory that overlays write to.
@@ -44,38 +37,29 @@ impl Undo {
 
     /// Releases the lock on the directory that overlays write to, unless something could not be removed.
     pub(crate) fn unlock_upper(&mut self) {
-        if self.made.is_empty() {
+        if self.cgroups.is_none() && self.root.is_none() {
             self.upper = None;
         }
     }
 
     /// Adds cgroups, which may not all exist yet.
     pub(crate) fn cgroups(&mut self, group: Group) {
-        self.made.push(Made::Cgroups(Box::new(group)));
+        self.cgroups = Some(Box::new(group));
     }
 
     /// The cgroups; `None` if there are none or they were removed.
     pub(crate) fn group(&self) -> Option<&Group> {
-        self.made.iter().find_map(|made| match made {
-            Made::Cgroups(group) => Some(&**group),
-            Made::TempRoot(_) => None,
-        })
+        self.cgroups.as_deref()
     }
 
     /// Like [`group`](Self::group), for changes.
     pub(crate) fn group_mut(&mut self) -> Option<&mut Group> {
-        self.made.iter_mut().find_map(|made| match made {
-            Made::Cgroups(group) => Some(&mut **group),
-            Made::TempRoot(_) => None,
-        })
+        self.cgroups.as_deref_mut()
     }
 
     /// The temporary root; `None` if there is none or it was removed.
     pub(crate) fn root(&self) -> Option<&TempRoot> {
-        self.made.iter().find_map(|made| match made {
-            Made::TempRoot(root) => Some(root),
-            Made::Cgroups(_) => None,
-        })
+        self.root.as_ref()
     }
 
     /// The OOM kills in the task: current, or as last read.
@@ -111,61 +95,31 @@ impl Undo {
     /// # Errors
     /// [`Error::Task`] with every directory that could not be removed. The cgroups then stay in the list.
     pub(crate) fn remove_cgroups(&mut self) -> Result<()> {
-        let Some(at) = self.made.iter().position(|made| matches!(made, Made::Cgroups(_))) else {
-            return Ok(());
-        };
-        let mut made = self.made.remove(at);
-        let removed = self.undo(&mut made);
-        if removed.is_err() {
-            self.made.insert(at, made);
-        }
-        removed
+        let Some(group) = &mut self.cgroups else { return Ok(()) };
+        self.oom = group.oom().or(self.oom.take());
+        self.used.get_or_insert_with(|| match group.stats() {
+            Ok(used) => Ok(used),
+            Err(Error::Task { step, source }) => Err((step, source)),
+            Err(e) => Err(("read the cgroup's counters".into(), io::Error::other(e.to_string()))),
+        });
+        group.remove()?;
+        self.cgroups = None;
+        Ok(())
     }
 
     /// Takes the temporary root out of the list.
     pub(crate) fn take_root(&mut self) -> Option<TempRoot> {
-        let at = self.made.iter().position(|made| matches!(made, Made::TempRoot(_)))?;
-        match self.made.remove(at) {
-            Made::TempRoot(root) => Some(root),
-            Made::Cgroups(_) => None,
-        }
+        self.root.take()
     }
 
-    fn undo(&mut self, made: &mut Made) -> Result<()> {
-        match made {
-            Made::TempRoot(root) => root.close(),
-            Made::Cgroups(group) => {
-                self.oom = group.oom().or(self.oom.take());
-                self.used.get_or_insert_with(|| match group.stats() {
-                    Ok(used) => Ok(used),
-                    Err(Error::Task { step, source }) => Err((step, source)),
-                    Err(e) => Err(("read the cgroup's counters".into(), io::Error::other(e.to_string()))),
-                });
-                group.remove()
-            }
-        }
-    }
-
-    /// Empties the list without undoing anything, for a detached task whose first process has this PID. Returns the paths
-    /// of the cgroups.
-    pub(crate) fn forget(&mut self, pid: Option<i32>) -> Option<Paths> {
+    /// Empties the list without undoing anything, for a detached task whose first process has this PID.
+    pub(crate) fn forget(&mut self, pid: Option<i32>) {
         self.upper = None;
-        let mut paths = None;
-        for made in self.made.drain(..) {
-            match made {
-                Made::TempRoot(root) => drop(root.leave_to(pid)),
-                Made::Cgroups(group) => paths = Some(group.into_paths()),
-            }
+        if let Some(group) = self.cgroups.take() {
+            group.into_paths();
         }
-        paths
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        // In the same order as `run`. Dropping an entry undoes it and ignores failures.
-        while let Some(made) = self.made.pop() {
-            drop(made);
+        if let Some(root) = self.root.take() {
+            root.leave_to(pid);
         }
     }
 }

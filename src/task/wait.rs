@@ -35,7 +35,7 @@ pub struct Output {
 
 impl Ending {
     /// Reaps the cloned process if it has ended. Returns the exit status of the task; `None` while it runs.
-    pub(super) fn reap(&mut self, oom_killed: impl FnOnce() -> bool) -> Result<Option<ExitStatus>> {
+    fn reap(&mut self, oom_killed: impl FnOnce() -> bool) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             let reaped = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
             let Some(Reaped { status, usage, recorded }) = reaped else { return Ok(None) };
@@ -71,7 +71,7 @@ impl Task {
     pub fn wait(&self) -> Result<ExitStatus> {
         drop(self.take_stdin());
         let status = self.await_end()?;
-        self.tear_down(|_, _| Ok(()))?;
+        self.remove()?;
         Ok(status)
     }
 
@@ -96,8 +96,7 @@ impl Task {
     pub fn wait_with_root<T>(&self, look: impl FnOnce(&EndedRoot<'_>) -> T) -> Result<(ExitStatus, T)> {
         drop(self.take_stdin());
         let status = self.await_end()?;
-        let mut seen = None;
-        self.tear_down(|removed, temp| {
+        let seen = self.tear_down(|removed, temp| {
             if !removed {
                 return Err(Error::task("look at the root")(nix::errno::Errno::EBUSY));
             }
@@ -106,11 +105,9 @@ impl Task {
                 let source = io::Error::new(io::ErrorKind::NotFound, why);
                 return Err(Error::task("look at the root")(source));
             }
-            seen = Some(look(&EndedRoot { temp, task: self }));
-            Ok(())
+            Ok(look(&EndedRoot { temp, task: self }))
         })?;
-        let unseen = || Error::task("look at the root")(nix::errno::Errno::ENOENT);
-        Ok((status, seen.ok_or_else(unseen)?))
+        Ok((status, seen))
     }
 
     /// Like [`wait`](Task::wait), for at most `timeout`. `None` if the task still runs then. Killing the remaining
@@ -130,7 +127,7 @@ impl Task {
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
         let status = self.end_before(Instant::now().checked_add(timeout))?;
         if status.is_some() {
-            self.tear_down(|_, _| Ok(()))?;
+            self.remove()?;
         }
         Ok(status)
     }
@@ -148,11 +145,7 @@ impl Task {
     /// # Errors
     /// As [`wait`](Task::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        let status = self.reap()?;
-        if status.is_some() {
-            self.tear_down(|_, _| Ok(()))?;
-        }
-        Ok(status)
+        self.wait_timeout(Duration::ZERO)
     }
 
     /// The exit status; `None` while the task runs. It does not wait for the task or for the removal of its root, but
@@ -212,7 +205,7 @@ impl Task {
             self.kill()?;
             self.await_end()?;
         }
-        self.tear_down(|_, _| Ok(()))
+        self.remove()
     }
 
     /// Like [`wait`](Task::wait), and reads the piped standard output and standard error meanwhile. It keeps at most
@@ -254,7 +247,7 @@ impl Task {
         self.undo().end_processes();
         pipes.drain(Instant::now().checked_add(DRAIN))?;
         // The output would be lost with an error of the removal. The next wait or release returns it.
-        let _ = self.tear_down(|_, _| Ok(()));
+        let _ = self.remove();
         let ([stdout, stderr], truncated) = pipes.into_text();
         Ok(Output { status, stdout, stderr, truncated })
     }
@@ -280,7 +273,12 @@ impl Task {
 
     /// Reaps the task if it has ended.
     fn reap(&self) -> Result<Option<ExitStatus>> {
-        self.ending().reap(|| self.undo().oom().is_some())
+        self.reap_in(&mut self.ending())
+    }
+
+    /// As [`reap`](Self::reap), if the lock is held already.
+    pub(super) fn reap_in(&self, ending: &mut Ending) -> Result<Option<ExitStatus>> {
+        ending.reap(|| self.undo().oom().is_some())
     }
 
     /// Waits for the end of the main process.
@@ -303,25 +301,29 @@ impl Task {
         }
     }
 
-    /// Removes everything that the spawn made, after the end of the main process. `then` is called before the root is
-    /// removed, with whether the cgroups were removed, and with the root. If it returns an error, the root stays.
-    fn tear_down(&self, then: impl FnOnce(bool, Option<&TempRoot>) -> Result<()>) -> Result<()> {
+    /// Removes everything that the spawn made, after the end of the main process.
+    fn remove(&self) -> Result<()> {
+        self.tear_down(|_, _| Ok(()))
+    }
+
+    /// As [`remove`](Self::remove), and calls `look` before the root is removed, with whether the cgroups were removed,
+    /// and with the root. If it returns an error, the root stays.
+    fn tear_down<T>(&self, look: impl FnOnce(bool, Option<&TempRoot>) -> Result<T>) -> Result<T> {
         let _only = self.teardown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.undo().end_processes();
         let cgroups = self.undo_mut().remove_cgroups();
         let mut root = self.undo_mut().take_root();
-        let looked = then(cgroups.is_ok(), root.as_ref());
-        let removed = match looked {
-            Ok(()) => both(cgroups, root.as_mut().map_or(Ok(()), TempRoot::close)),
-            // If the cgroups could not be removed, that is the cause.
-            Err(e) => cgroups.and(Err(e)),
+        let looked = look(cgroups.is_ok(), root.as_ref());
+        let closed = match (&looked, &mut root) {
+            (Ok(_), Some(root)) => root.close(),
+            _ => Ok(()),
         };
-        // The root stays in the list also if only the cgroups are left: a root that was closed is closed again at once.
-        if let Some(root) = root.filter(|_| removed.is_err()) {
+        if let Some(root) = root.filter(|_| looked.is_err() || closed.is_err()) {
             self.undo_mut().temp_root(root);
         }
         self.undo_mut().unlock_upper();
-        removed
+        // If the cgroups could not be removed, that is the cause.
+        both(cgroups, closed).and(looked)
     }
 }
 

@@ -12,10 +12,11 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use procfs::FromRead as _;
 
-use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, make_private, open_made};
+use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, is_at, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::step::Kernel;
 use crate::sys::lock::{Lock, Locked, flock};
+use crate::sys::proc_pids;
 use crate::{Error, Result};
 
 /// How often the directory is made again because another process has removed it as stale right after it was made.
@@ -95,9 +96,8 @@ impl TempRoot {
         Ok(())
     }
 
-    /// Keeps the directories, which then stay when this value is dropped, for the running process with this PID. Returns
-    /// the path of the root.
-    pub(crate) fn leave_to(mut self, pid: Option<i32>) -> PathBuf {
+    /// Keeps the directories, which then stay when this value is dropped, for the running process with this PID.
+    pub(crate) fn leave_to(mut self, pid: Option<i32>) {
         if let Some(text) = pid.and_then(identity) {
             let flags =
                 OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -106,7 +106,6 @@ impl TempRoot {
             let _ = file.map(|file| nix::unistd::write(file, text.as_bytes()));
         }
         self.gone = true;
-        self.around.join("root")
     }
 }
 
@@ -221,29 +220,15 @@ fn in_use(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, format!("the id is in use: {why}"))
 }
 
-/// Whether the open directory is the one with this name.
-fn is_at(dir: BorrowedFd<'_>, base: BorrowedFd<'_>, name: &OsStr) -> nix::Result<bool> {
-    let held = fstat(dir)?;
-    match fstatat(base, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::ENOENT) => Ok(false),
-        named => named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)),
-    }
-}
-
 /// A process whose root is the root in the private directory. Processes of other users are not seen, unless the caller
 /// may trace them (`proc_pid_root(5)`).
 fn process_in(around: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let Ok(root) = fstatat(around, "root", AtFlags::AT_SYMLINK_NOFOLLOW) else { return Ok(None) };
-    for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
+    let is_root = |pid: &i32| {
         let seen = std::fs::metadata(format!("/proc/{pid}/root"));
-        if seen.is_ok_and(|st| (st.dev(), st.ino()) == (root.st_dev, root.st_ino)) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
+        seen.is_ok_and(|st| (st.dev(), st.ino()) == (root.st_dev, root.st_ino))
+    };
+    Ok(proc_pids()?.into_iter().find(is_root))
 }
 
 /// File in the private directory with the identity of the first process of a detached task.
@@ -334,7 +319,8 @@ mod tests {
 
     /// As a killed owner leaves it: nobody holds the lock.
     fn stale(base: &Path, name: &str) -> PathBuf {
-        let path = create(base, name).unwrap().leave_to(None);
+        create(base, name).unwrap().leave_to(None);
+        let path = TempRoot::path_in(base, name);
         fs::write(path.join("old"), "").unwrap();
         path
     }

@@ -16,7 +16,7 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fst
 use nix::unistd::{UnlinkatFlags, geteuid, symlinkat, syncfs, unlinkat};
 
 use crate::rootfs::check_path;
-use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW, make_private};
+use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW, is_at, make_private};
 use crate::rootfs::teardown::remove_tree;
 use crate::sys::lock::{Lock, Locked};
 use crate::{Error, Result};
@@ -228,9 +228,7 @@ impl Store {
 
     /// Whether `name` still refers to the directory of `fd`.
     fn is_named(&self, fd: BorrowedFd<'_>, name: &str) -> nix::Result<bool> {
-        let mine = fstat(fd)?;
-        let there = self.stat(name)?;
-        Ok(there.is_some_and(|st| (st.st_dev, st.st_ino) == (mine.st_dev, mine.st_ino)))
+        is_at(fd, self.fd.as_fd(), name)
     }
 
     fn stat(&self, name: &str) -> nix::Result<Option<FileStat>> {
