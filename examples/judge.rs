@@ -31,8 +31,9 @@ fn sandbox(submission: &str) -> Sandbox {
 
 fn verdict(status: ExitStatus) -> String {
     match status.kind() {
-        ExitKind::Killed => format!("time limit exceeded ({} s)", TIME.as_secs()),
+        // First: after a process was killed for memory, the kernel may take two seconds to free that memory.
         _ if status.oom_killed => format!("memory limit exceeded ({} MiB)", MEMORY >> 20),
+        ExitKind::Killed => format!("time limit exceeded ({} s)", TIME.as_secs()),
         ExitKind::Exited(0) => "accepted".into(),
         ExitKind::Exited(code) => format!("exit code {code}"),
         ExitKind::Signalled { signal, .. } => format!("signal {signal}"),
