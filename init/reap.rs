@@ -3,21 +3,21 @@
 //! Without this, the task itself would be PID 1. The kernel drops signals to PID 1 that have the default disposition:
 //! `abort()` and `kill -TERM $$` would do nothing. Orphans would stay zombies.
 //!
-//! A process that enters a running task forks in the same way. There the parent stays outside of the task's PID
-//! namespace, but it is called PID 1 in this file too.
+//! A process that enters a running task forks in a similar way ([`fork_inside`]). Its parent stays outside of the task's
+//! PID namespace, but it is called PID 1 in this file too.
 //!
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
 //! never has more privileges than the task: a task that takes control of PID 1 gains no privilege and finds no secret
 //! in its memory.
 
 use crate::arch::{self, nr};
-use crate::call::{At, Done, NextCall};
+use crate::call::{At, CallFailed, Done, NextCall};
 use crate::credentials::{drop_bounding, set_ids};
 use crate::state::{FAILED, Init};
 use crate::sys::{self, PollFd};
 use crate::uapi::{
     BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, EPERM, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
-    PR_SET_NO_NEW_PRIVS, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
+    PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SIGKILL,
 };
 use crate::wire::Record;
 
@@ -36,6 +36,50 @@ pub struct Left {
 /// Forks. In the child, returns after PID 1 has given up its privileges. In PID 1, reaps until the task ends and does
 /// not return, unless a call is refused before the child continues.
 pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
+    match fork(init, caller)? {
+        Forked::Child => await_parent(init),
+        Forked::Parent(parent) => {
+            parent.close_others(init, 3)?;
+            drop_privileges(left)?;
+            parent.reap(init)
+        }
+    }
+}
+
+/// As [`fork_and_reap`], in a process that joins a running task: it has the task's ids and its bounding set already,
+/// and its parent stays outside of the PID namespace. The kernel kills the child when that parent ends.
+pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
+    match fork(init, caller)? {
+        Forked::Child => {
+            // The parent lives at that time, because it sends the byte later.
+            sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(3)?;
+            await_parent(init)
+        }
+        Forked::Parent(parent) => {
+            parent.close_others(init, 4)?;
+            drop_capabilities(&mut NextCall::from(5))?;
+            parent.reap(init)
+        }
+    }
+}
+
+/// The process after the fork.
+enum Forked {
+    Child,
+    Parent(Parent),
+}
+
+/// The descriptors of the parent of the task's main process: the signalfd, a pidfd of the caller, the socket to the
+/// child, and a pidfd of the child.
+struct Parent {
+    signals: i32,
+    caller: i32,
+    child: i32,
+    pidfd: i32,
+    pid: i32,
+}
+
+fn fork(init: &mut Init, caller: u32) -> Result<Forked, CallFailed> {
     let caller = init.take_fd(caller);
     // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
     let signals = match sys::open_child_signals() {
@@ -44,29 +88,52 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     };
     let (ours, theirs) = sys::socketpair().at(1)?;
     let mut pidfd = -1;
-    let child = sys::fork(&mut pidfd).at(2)?;
-    if child == 0 {
+    let pid = sys::fork(&mut pidfd).at(2)?;
+    if pid == 0 {
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
         sys::close(init.timer);
         init.pid1 = theirs;
-        if sys::recv(theirs, &mut [0u8; 1]) != Ok(1) {
-            sys::exit(FAILED);
-        }
-        return Ok(());
+        return Ok(Forked::Child);
     }
     sys::close(theirs);
-    drop_rights(left, [init.status, signals, caller, ours, pidfd, init.timer])?;
-    // SAFETY: the child has its own copy of the mapping. From here on PID 1 reads neither the plan nor the lists and
-    // strings decoded from it, neither below nor in `run_steps` after a failure.
-    unsafe { sys::unmap(init.plan) };
-    sys::send(ours, b"g").at(LAST_CALL)?;
-    await_exec(init.status, ours, caller);
-    let _ = sys::send_fd(init.status, &Record::Running.encode(), pidfd);
-    sys::close(pidfd);
-    sys::close(ours);
-    reap_until_exit([signals, init.status, caller, init.timer], child)
+    Ok(Forked::Parent(Parent { signals, caller, child: ours, pidfd, pid }))
+}
+
+/// Waits until the parent has given up its privileges.
+fn await_parent(init: &Init) -> Done {
+    if sys::recv(init.pid1, &mut [0u8; 1]) != Ok(1) {
+        sys::exit(FAILED);
+    }
+    Ok(())
+}
+
+impl Parent {
+    /// Closes every descriptor except its own. `index` is the index of the call's line.
+    fn close_others(&self, init: &Init, index: u8) -> Done {
+        let mut kept = [init.status, self.signals, self.caller, self.child, self.pidfd, init.timer];
+        kept.sort_unstable();
+        let mut first = 0;
+        for fd in kept {
+            sys::close_range(first..fd).at(index)?;
+            first = first.max(fd.saturating_add(1));
+        }
+        sys::close_from(first).at(index)
+    }
+
+    /// Lets the child continue, and reaps until it ends.
+    fn reap(self, init: &Init) -> Done {
+        // SAFETY: the child has its own copy of the mapping. From here on this process reads neither the plan nor the
+        // lists and strings decoded from it, neither below nor in `run_steps` after a failure.
+        unsafe { sys::unmap(init.plan) };
+        sys::send(self.child, b"g").at(LAST_CALL)?;
+        await_exec(init.status, self.child, self.caller);
+        let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
+        sys::close(self.pidfd);
+        sys::close(self.child);
+        reap_until_exit([self.signals, init.status, self.caller, init.timer], self.pid)
+    }
 }
 
 /// Index past all lines of the operation. The parent prints the last line for it.
@@ -85,23 +152,21 @@ fn await_exec(status: i32, child: i32, caller: i32) {
     }
 }
 
-/// Gives up everything that reaping does not need. The bounding set and the groups come first: changing them needs
+/// Gives up the privileges that reaping does not need. The bounding set and the groups come first: changing them needs
 /// capabilities.
-fn drop_rights(left: Left, mut kept: [i32; 6]) -> Done {
+fn drop_privileges(left: Left) -> Done {
     let Left { uid, gid, set_groups, last } = left;
-    kept.sort_unstable();
-    let mut first = 0;
-    for fd in kept {
-        sys::close_range(first..fd).at(3)?;
-        first = first.max(fd.saturating_add(1));
-    }
-    sys::close_from(first).at(3)?;
     drop_bounding(0, last, 4)?;
     let mut next = NextCall::from(5);
     if set_groups {
         sys::setgroups(&[], 0).at(next.index())?;
     }
     set_ids(uid, gid, &mut next)?;
+    drop_capabilities(&mut next)
+}
+
+/// Drops all capabilities, and loads the filter of a process that only reaps.
+fn drop_capabilities(next: &mut NextCall) -> Done {
     sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(next.index())?;
     sys::capset(0, 0).at(next.index())?;
     sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(next.index())?;

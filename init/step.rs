@@ -117,7 +117,12 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             sealed
         }
         Op::Null { streams } => {
-            let null = sys::openat2(init.dev(), c"null", O_RDWR, sys::IN_ROOT).at(0)?;
+            let null = match init.dev() {
+                // The process has joined a running task, and is in its root.
+                -1 => sys::openat2(AT_FDCWD, c"/dev/null", O_RDWR, 0),
+                dev => sys::openat2(dev, c"null", O_RDWR, sys::IN_ROOT),
+            };
+            let null = null.at(0)?;
             for stream in (0..3).filter(|n| streams & (1 << n) != 0) {
                 sys::dup3(null, stream).at(1)?;
             }
@@ -158,6 +163,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }
+        Op::ForkInside { caller } => reap::fork_inside(init, caller),
         Op::Bounding { keep, last } => drop_bounding(keep, last, 0),
         Op::Ids { uid, gid, set_groups, groups } => become_user(uid, gid, set_groups, groups),
         Op::Caps { permitted, inheritable, ambient } => set_caps(permitted, inheritable, ambient),

@@ -26,6 +26,7 @@ pub const PR_GET_SECUREBITS: usize = 27;
 pub const PR_SET_SECUREBITS: usize = 28;
 pub const PR_SET_TIMERSLACK: usize = 29;
 pub const PR_SET_NO_NEW_PRIVS: usize = 38;
+pub const PR_SET_PDEATHSIG: usize = 1;
 pub const PR_SET_THP_DISABLE: usize = 41;
 pub const PR_CAP_AMBIENT: usize = 47;
 pub const PR_CAP_AMBIENT_RAISE: usize = 2;
@@ -99,6 +100,7 @@ pub const IFF_RUNNING: u8 = 0x40;
 // processes and signals
 pub const CLONE_PIDFD: usize = 0x1000;
 pub const SIGCHLD: usize = 17;
+pub const SIGKILL: usize = 9;
 pub const SIG_SETMASK: usize = 2;
 /// The highest signal number; signals are numbered from 1.
 pub const NSIG: usize = 64;

@@ -16,7 +16,7 @@ use crate::caps::{self, CapSet, Sets};
 use crate::cgroup::{self, CgroupName, Cgroups, RequiredControllers};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, nodes};
-use crate::ids::Identity;
+use crate::ids::{self, Identity};
 use crate::ns::{self, IsolationMode, Namespaces, Network};
 use crate::plan::{MustHold, ParentOp, ParentStep, Plan};
 use crate::report::Control;
@@ -107,7 +107,7 @@ pub(crate) fn compile(
         private: &covered,
         proc_options: &host.proc_options,
         read_only: &host.read_only,
-        null: process::null_streams(spec),
+        null: process::null_streams([&spec.stdin, &spec.stdout, &spec.stderr]),
         pivot: !policy.no_pivot_root,
         privileged: !namespaces.user,
         nodes: nodes(host),
@@ -136,14 +136,14 @@ pub(crate) fn compile(
     rootfs::lower::lower(&request, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
     // Before the common filter, which knows how a task without it defeats the deadline.
-    let deadline = process::deadline(spec, spec.init && private, &mut draft)?;
+    let deadline = process::deadline(spec.deadline, spec.init && private, &mut draft)?;
     filters.common(must_hold, &mut draft);
     draft.init.extend(deadline);
     if spec.init && private {
         let caller = draft.hand(Handed::CallerPidfd);
         draft.init.push(process::stay(host, identity, mapping, caller));
     }
-    let stays = private.then(|| process::stay(host, identity, mapping, 0));
+    let fork_inside = if private { filters.fork_inside(must_hold) } else { Vec::new() };
     process::rlimits(spec, &mut draft)?;
     // The Landlock domain and the filter come last, after the credentials, if no_new_privs is set. Without it, either
     // needs CAP_SYS_ADMIN, so both come before that capability is dropped.
@@ -170,7 +170,9 @@ pub(crate) fn compile(
     let candidates = process::candidates(&spec.command, work_dir, path)?;
     process::find(&candidates, &mut draft);
     draft.init.extend(filter);
-    process::exec(spec, limits, identity, &mut draft);
+    let mut env = spec.env.clone();
+    env.extend(limits.into_iter().map(|(key, value)| (key.into(), value.into())));
+    process::exec(&spec.args, &ids::environment(identity), &env, &mut draft);
 
     if draft.handed.len() > step::wire::FDS as usize {
         let why = format!(
@@ -190,7 +192,8 @@ pub(crate) fn compile(
         init,
         cgroups,
         namespaces: namespaces.own(),
-        stays,
+        fork_inside,
+        environment: ids::environment(identity),
         must_hold: *must_hold,
         root: record,
         command: spec.command.clone(),

@@ -25,9 +25,11 @@ use crate::ns::{IsolationMode, Network};
 use crate::report::Require;
 use crate::rootfs::{ChrootEnv, Dns, HostsEntry, Root, TaskDirs, Volume};
 
+mod exec;
 mod fd;
 mod rlimit;
 
+pub use exec::ExecSpec;
 pub use fd::{CallerFd, Fd, Stdio};
 pub use rlimit::{Resource, Rlimit};
 

@@ -1,7 +1,9 @@
 //! Checks of single fields. Each error names its field.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
@@ -77,24 +79,7 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
     if spec.user.as_deref() == Some("") {
         return Err(Error::spec("user", "it must not be empty: leave it out for nobody"));
     }
-    if spec.command.is_empty() {
-        return Err(Error::spec("command", "no command is given"));
-    }
-    if spec.command.len() > 4000 {
-        return Err(Error::spec("command", "it is longer than 4000 bytes"));
-    }
-    no_nul("command", &spec.command)?;
-    spec.args.iter().try_for_each(|arg| no_nul("args", arg))?;
-    for (key, value) in &spec.env {
-        if key.is_empty() || key.as_bytes().contains(&b'=') {
-            return Err(Error::spec(
-                "env",
-                format!("{key:?} is not a valid name of an environment variable"),
-            ));
-        }
-        no_nul("env", key)?;
-        no_nul("env", value)?;
-    }
+    command(&spec.command, &spec.args, &spec.env)?;
     if let Some(name) = &spec.hostname {
         if name.is_empty() || name.len() > 64 {
             return Err(Error::spec("hostname", format!("{name:?} is not 1 to 64 bytes long")));
@@ -104,8 +89,35 @@ pub(super) fn strings(spec: &SandboxSpec) -> Result<()> {
     if spec.umask > 0o777 {
         return Err(Error::spec("umask", format!("{:o} is greater than 777", spec.umask)));
     }
-    match &spec.work_dir {
-        Some(dir) if !dir.as_os_str().as_bytes().is_empty() => check_path("work_dir", dir),
+    work_dir(spec.work_dir.as_deref())
+}
+
+/// Checks the strings that execve(2) gets.
+pub(super) fn command(command: &OsStr, args: &[OsString], env: &BTreeMap<OsString, OsString>) -> Result<()> {
+    if command.is_empty() {
+        return Err(Error::spec("command", "no command is given"));
+    }
+    if command.len() > 4000 {
+        return Err(Error::spec("command", "it is longer than 4000 bytes"));
+    }
+    no_nul("command", command)?;
+    args.iter().try_for_each(|arg| no_nul("args", arg))?;
+    for (key, value) in env {
+        if key.is_empty() || key.as_bytes().contains(&b'=') {
+            return Err(Error::spec(
+                "env",
+                format!("{key:?} is not a valid name of an environment variable"),
+            ));
+        }
+        no_nul("env", key)?;
+        no_nul("env", value)?;
+    }
+    Ok(())
+}
+
+pub(super) fn work_dir(dir: Option<&Path>) -> Result<()> {
+    match dir {
+        Some(dir) if !dir.as_os_str().is_empty() => check_path("work_dir", dir),
         Some(_) => Err(Error::spec("work_dir", "it must not be empty: leave it out for /")),
         None => Ok(()),
     }

@@ -1,72 +1,52 @@
 //! The plan of an additional process in a running task. The process joins the task's namespaces and cgroups, takes the
 //! same ids, capabilities and filters, and executes a command of its own.
 //!
-//! The plan consists of the steps that the task's own plan marks with [`Phase::Enter`], and a step that joins the
-//! namespaces.
+//! The plan consists of the steps that the task's own plan marks with [`Phase::Enter`], and of steps that join the
+//! namespaces. The process becomes visible in the task with the fork into its PID namespace, where a task with
+//! `CAP_SYS_PTRACE` can take control of it. So it takes its ids, capabilities, Landlock domain and filter before.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use super::{checks, process};
-use crate::cgroup::JoinShare;
+use crate::cgroup::{Cgroups, JoinShare};
 use crate::error::Result;
-use crate::plan::{Enclosure, ParentOp, Plan};
+use crate::plan::{Enclosure, ParentOp, ParentStep, Plan};
 use crate::report::Control;
-use crate::spec::Stdio;
+use crate::spec::ExecSpec;
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, Phase, Step};
 
-/// The command to execute in a running task.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct EnterCommand {
-    /// The command. It is looked up like a spec's command with the working directory `/`.
-    pub command: OsString,
-    /// Its arguments.
-    pub args: Vec<OsString>,
-    /// Its environment, `KEY=value`.
-    pub env: Vec<OsString>,
-    /// Its standard input, output and error.
-    pub stdio: [Stdio; 3],
-}
-
-/// Compiles the plan of the additional process.
+/// Compiles the plan of the additional process. `name` is the name of its cgroup below the task's.
 ///
 /// # Errors
-/// [`Error::Spec`](crate::Error::Spec) if a string contains a NUL byte.
-pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
-    checks::no_nul("command", &run.command)?;
-    run.args.iter().try_for_each(|arg| checks::no_nul("args", arg))?;
-    run.env.iter().try_for_each(|variable| checks::no_nul("env", variable))?;
+/// [`Error::Spec`] for an invalid field.
+pub(crate) fn enter(enclosure: &Enclosure, run: &ExecSpec, name: &str) -> Result<Plan> {
+    checks::command(&run.command, &run.args, &run.env)?;
+    checks::work_dir(run.work_dir.as_deref())?;
+    let streams = run.streams();
+    streams.into_iter().try_for_each(|(field, stdio)| process::is_a_descriptor(field, stdio))?;
     let mut draft = Draft { report: enclosure.report.clone(), ..Draft::default() };
+    let cgroups = enclosure.cgroups.below(name);
     let steps = |at| enclosure.steps.iter().filter(move |step| step.phase == Phase::Enter(at));
-    steps(Enter::Outside).for_each(|step| outside(step, &run.stdio, &mut draft));
+    let moves = Moves { from: &enclosure.cgroups, to: &cgroups };
+    steps(Enter::Outside).for_each(|step| outside(step, run, &moves, &mut draft));
     let fd = draft.hand(Handed::Task);
     let join = Op::Join { fd, kind: enclosure.namespaces, path: step::text(b"the task") };
     draft.build(Control::MOUNT_NS, join);
-    // setns(2) with a PID namespace affects only children: the process that joins stays outside, and its child is
-    // inside.
-    if let Some(Op::Fork { uid, gid, set_groups, last, .. }) = enclosure.stays.as_ref().and_then(InitStep::op)
-    {
-        let caller = draft.hand(Handed::CallerPidfd);
-        draft.build(Control::PID_NS, Op::Fork { uid, gid, set_groups, last, caller });
-    }
-    draft.init.extend(steps(Enter::Inside).cloned());
-    let candidates = process::candidates(&run.command, Path::new("/"), None)?;
+    inside(enclosure, run, &mut draft)?;
+    let work_dir = work_dir(enclosure, run);
+    let path = run.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
+    let candidates = process::candidates(&run.command, &work_dir, path)?;
     process::find(&candidates, &mut draft);
     draft.init.extend(steps(Enter::Last).cloned());
-    let strings = |list: &[OsString]| Encoded::strings(list.iter().map(|text| text.as_bytes()));
-    let (args, env) = (strings(&run.args), strings(&run.env));
-    draft.build(Control::empty(), Op::Exec { args: args.list(), env: env.list() });
-
-    let hand = |handed| Step::of(Control::MOUNT_NS, ParentOp::Hand(handed));
-    let mut parent: Vec<_> = draft.handed.into_iter().map(hand).collect();
-    let clone = ParentOp::Clone { namespaces: 0, into_cgroup: enclosure.cgroups.paths.into };
-    let ops = [ParentOp::Channel, ParentOp::SealSteps, ParentOp::SealInit, clone, ParentOp::AwaitCommand];
-    parent.extend(ops.map(|op| Step::of(Control::MOUNT_NS, op)));
-    let check = |share: &JoinShare| Step::of(Control::CPUSET, ParentOp::CheckShare(share.clone()));
-    parent.extend(enclosure.cgroups.share.as_ref().map(check));
-    let Enclosure { id, cgroups, namespaces, stays, must_hold, root, .. } = enclosure.clone();
+    process::exec(&run.args, &enclosure.environment, &run.env, &mut draft);
+    if cgroups.is_empty() {
+        let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command";
+        draft.report.weaken(Control::KILL, why);
+    }
+    let parent = parent(&cgroups, draft.handed);
+    let Enclosure { id, namespaces, must_hold, root, .. } = enclosure.clone();
     Ok(Plan {
         id,
         report: draft.report,
@@ -74,7 +54,8 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
         init: draft.init,
         cgroups,
         namespaces,
-        stays,
+        fork_inside: Vec::new(),
+        environment: Vec::new(),
         must_hold,
         root,
         command: run.command.clone(),
@@ -82,21 +63,97 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &EnterCommand) -> Result<Plan> {
     })
 }
 
+/// The cgroups of the task, and those that the additional process enters instead.
+struct Moves<'a> {
+    from: &'a Cgroups,
+    to: &'a Cgroups,
+}
+
+impl Moves<'_> {
+    /// The `tasks` file that the process writes to in place of the task's.
+    fn tasks(&self, of_task: PathBuf) -> PathBuf {
+        let mut pairs = self.from.paths.enter.iter().zip(&self.to.paths.enter);
+        let moved = pairs.find(|(from, _)| **from == of_task).map(|(_, to)| to.clone());
+        moved.unwrap_or(of_task)
+    }
+}
+
 /// Adds a step that runs before the namespaces are joined. It gets the descriptors of the new process in place of the
 /// task's.
-fn outside(step: &InitStep, stdio: &[Stdio; 3], draft: &mut Draft) {
+fn outside(step: &InitStep, run: &ExecSpec, moves: &Moves<'_>, draft: &mut Draft) {
     match step.op() {
         Some(Op::Fds { .. }) => {
-            let streams = stdio.iter().map(process::stream_source).zip(0..);
+            let streams = run.streams().map(|(_, stdio)| process::stream_source(stdio)).into_iter().zip(0..);
             let map = streams.map(|(from, to)| Dup { from: draft.hand(Handed::Stream(to, from)), to });
             let map = Encoded::of(map.collect::<Vec<_>>());
             draft.build(step.control, Op::Fds { map: map.list() });
         }
         Some(Op::Enter { path, may_be_absent, .. }) => {
             let tasks = step::to_path(path);
-            let tasks_of = if may_be_absent { Handed::Share } else { Handed::Tasks };
-            process::enter_one(tasks_of(tasks.clone()), &tasks, draft);
+            let handed = if may_be_absent {
+                Handed::Share(tasks.clone())
+            } else {
+                Handed::Tasks(moves.tasks(tasks.clone()))
+            };
+            process::enter_one(handed, &tasks, draft);
         }
         _ => draft.init.push(step.clone()),
     }
+}
+
+/// Adds the steps from the namespaces to the lookup of the command.
+fn inside(enclosure: &Enclosure, run: &ExecSpec, draft: &mut Draft) -> Result<()> {
+    for step in enclosure.steps.iter().filter(|step| step.phase == Phase::Enter(Enter::Inside)) {
+        match (step.op(), &run.work_dir) {
+            (Some(Op::Cwd { .. }), Some(dir)) => draft.build(step.control, Op::Cwd { path: step::path(dir) }),
+            _ => draft.init.push(step.clone()),
+        }
+    }
+    let null = process::null_streams(run.streams().map(|(_, stdio)| stdio));
+    if null != 0 {
+        draft.build(Control::DEVICES, Op::Null { streams: null });
+    }
+    let forks = !enclosure.fork_inside.is_empty();
+    let deadline = process::deadline(run.deadline, forks, draft)?;
+    draft.init.extend(deadline);
+    if run.deadline.is_some() && forks {
+        let why = "an additional command can prevent that the kernel kills it with its parent (PR_SET_PDEATHSIG): it is then killed by the next wait";
+        draft.report.weaken(Control::DEADLINE, why);
+    }
+    for step in &enclosure.fork_inside {
+        match step.op() {
+            Some(Op::ForkInside { .. }) => {
+                let caller = draft.hand(Handed::CallerPidfd);
+                draft.build(step.control, Op::ForkInside { caller });
+            }
+            _ => draft.init.push(step.clone()),
+        }
+    }
+    Ok(())
+}
+
+/// The working directory of the command, from which it is looked up.
+fn work_dir(enclosure: &Enclosure, run: &ExecSpec) -> PathBuf {
+    let of_task = enclosure.steps.iter().find_map(|step| match step.op()? {
+        Op::Cwd { path } => Some(step::to_path(path)),
+        _ => None,
+    });
+    run.work_dir.clone().or(of_task).unwrap_or_else(|| Path::new("/").into())
+}
+
+/// The parent's steps, in order.
+fn parent(cgroups: &Cgroups, handed: Vec<Handed>) -> Vec<ParentStep> {
+    let of_cgroup = |step: &Step<_>| {
+        let Step { op, control, on_refusal, phase } = step.clone();
+        Step { op: ParentOp::Cgroup(op), control, on_refusal, phase }
+    };
+    let mut parent: Vec<_> = cgroups.steps.iter().map(of_cgroup).collect();
+    let hand = |handed| Step::of(Control::MOUNT_NS, ParentOp::Hand(handed));
+    parent.extend(handed.into_iter().map(hand));
+    let clone = ParentOp::Clone { namespaces: 0, into_cgroup: cgroups.paths.into };
+    let ops = [ParentOp::Channel, ParentOp::SealSteps, ParentOp::SealInit, clone, ParentOp::AwaitCommand];
+    parent.extend(ops.map(|op| Step::of(Control::MOUNT_NS, op)));
+    let check = |share: &JoinShare| Step::of(Control::CPUSET, ParentOp::CheckShare(share.clone()));
+    parent.extend(cgroups.share.as_ref().map(check));
+    parent
 }

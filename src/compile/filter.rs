@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::caps::Sets;
 use crate::error::{Error, Result};
 use crate::filter::{
-    Action, Arch, Base, Compare, CompiledFilter, Filter, Grants, Profile, Rule, compiled, number,
+    Action, Arch, Base, Compare, CompiledFilter, Filter, Grants, Is, Profile, Rule, compiled, number,
 };
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::plan::MustHold;
@@ -20,6 +20,8 @@ pub(super) struct Filters {
     common: Option<Arc<CompiledFilter>>,
     /// The filter that only the task loads.
     own: Option<Arc<CompiledFilter>>,
+    /// The task's own filter, which also allows what a process needs to enter the task's PID namespace.
+    entry: Option<Arc<CompiledFilter>>,
 }
 
 /// Chooses and compiles the filters.
@@ -40,8 +42,10 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
     };
     let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
     let common = shut.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;
-    let own = spec.filter.profile().map(|profile| compiled(profile, grants)).transpose()?;
-    let filters = Filters { common, own };
+    let own = spec.filter.profile().map(|profile| compiled(profile, grants.clone())).transpose()?;
+    let entry = spec.filter.profile().filter(|_| spec.no_new_privs && pid == IsolationMode::Private);
+    let entry = entry.map(|profile| compiled(with_entry(profile), grants)).transpose()?;
+    let filters = Filters { common, own, entry };
     if !filters.allows("execve", None) {
         return Err(Error::spec("filter", "the profile refuses execve(2), so no command can be executed"));
     }
@@ -65,7 +69,60 @@ fn no_user_namespaces(grants: &Grants) -> Profile {
     Profile { base: Base::Action(Action::Allow), rules, i386: true }
 }
 
+/// The calls that init makes between the filter of a process that joins a task, and the task's own filter. None of them
+/// gives a privilege.
+const ENTRY: [&str; 24] = [
+    "rt_sigprocmask",
+    "signalfd4",
+    "socketpair",
+    "close",
+    "close_range",
+    "prctl",
+    "recvfrom",
+    "sendto",
+    "sendmsg",
+    "capset",
+    "seccomp",
+    "munmap",
+    "mmap",
+    "ppoll",
+    "wait4",
+    "read",
+    "statx",
+    "dup3",
+    "execve",
+    "exit_group",
+    "rt_sigreturn",
+    "restart_syscall",
+    "rt_sigaction",
+    "nanosleep",
+];
+
+/// A profile that also allows the calls by which a process enters the task's PID namespace, a fork among them.
+fn with_entry(mut profile: Profile) -> Profile {
+    /// `CLONE_NEW*` and `CLONE_PARENT`.
+    const REFUSED: u64 = 0x7e02_8080;
+    let fork = Compare { mask: REFUSED, ..Compare::int(0, Is::Eq, 0) };
+    let rules =
+        [Rule::new(&["clone"], vec![fork], Action::Allow), Rule::new(&ENTRY, Vec::new(), Action::Allow)];
+    profile.rules.splice(0..0, rules);
+    profile
+}
+
 impl Filters {
+    /// The steps by which a process that has joined the task's namespaces forks into its PID namespace. From its fork on,
+    /// a task with `CAP_SYS_PTRACE` can take control of the child. So the child has the task's ids, capabilities and
+    /// filter already. Only the calls that it needs to continue are allowed in addition, until it loads the task's own
+    /// filter. The index of the caller's pidfd is 0.
+    pub(super) fn fork_inside(&self, must_hold: &MustHold) -> Vec<InitStep> {
+        let program = self.entry.as_ref().map(|filter| filter.program.bytes());
+        let load = program.map(|program| {
+            step(must_hold, (Control::SYSCALLS, Enter::Inside), Op::Filter { program: Blob(&program) })
+        });
+        let fork = InitStep::new(Control::PID_NS, Op::ForkInside { caller: 0 });
+        load.into_iter().chain([fork]).collect()
+    }
+
     /// Adds the step that loads the common filter, before PID 1 forks.
     pub(super) fn common(&self, must_hold: &MustHold, draft: &mut Draft) {
         let Some(filter) = &self.common else {

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::identity::{self, Mapping};
 use crate::caps::Sets;
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::ids::{self, Identity};
+use crate::ids::Identity;
 use crate::plan::MustHold;
 use crate::report::Control;
 use crate::spec::{SandboxSpec, Stdio};
@@ -57,11 +58,8 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
             return Err(Error::spec("fds", format!("two descriptors are given for number {}", fd.to)));
         }
     }
-    for (field, stdio) in [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)] {
-        if let Some(fd @ ..0) = stdio.of_caller(0) {
-            return Err(Error::spec(field, format!("{fd} is not an open file descriptor")));
-        }
-    }
+    let streams = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
+    streams.into_iter().try_for_each(|(field, stdio)| is_a_descriptor(field, stdio))?;
     let map = Encoded::of(map.into_iter().map(|(to, from)| Dup { from, to }));
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Fds { map: map.list() });
     Ok(())
@@ -77,9 +75,16 @@ pub(super) fn stream_source(stdio: &Stdio) -> StreamSource {
 }
 
 /// Bit mask of the standard streams that are `/dev/null`: bit n stands for descriptor n.
-pub(super) fn null_streams(spec: &SandboxSpec) -> u8 {
-    let streams = [(&spec.stdin, 1), (&spec.stdout, 2), (&spec.stderr, 4)];
-    streams.into_iter().filter(|(stdio, _)| **stdio == Stdio::Null).map(|(_, bit)| bit).sum()
+pub(super) fn null_streams(streams: [&Stdio; 3]) -> u8 {
+    streams.into_iter().zip([1, 2, 4]).filter(|(stdio, _)| **stdio == Stdio::Null).map(|(_, bit)| bit).sum()
+}
+
+/// Refuses a stream with a negative descriptor.
+pub(super) fn is_a_descriptor(field: &'static str, stdio: &Stdio) -> Result<()> {
+    match stdio.of_caller(0) {
+        Some(fd @ ..0) => Err(Error::spec(field, format!("{fd} is not an open file descriptor"))),
+        _ => Ok(()),
+    }
 }
 
 /// Adds the steps that enter cgroups of version 1. Init enters them itself: it is single-threaded, so its write to its
@@ -102,8 +107,12 @@ pub(super) fn enter_one(handed: Handed, tasks: &Path, draft: &mut Draft) {
 
 /// The step that starts the timer of the task's deadline, which only an init that stays can watch. Adds the deadline to
 /// the report.
-pub(super) fn deadline(spec: &SandboxSpec, stays: bool, draft: &mut Draft) -> Result<Option<InitStep>> {
-    let Some(deadline) = spec.deadline else { return Ok(None) };
+pub(super) fn deadline(
+    deadline: Option<Duration>,
+    stays: bool,
+    draft: &mut Draft,
+) -> Result<Option<InitStep>> {
+    let Some(deadline) = deadline else { return Ok(None) };
     let nanoseconds = u64::try_from(deadline.as_nanos()).ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok());
     let nanoseconds = nanoseconds.ok_or_else(|| {
         Error::spec("deadline", format!("{deadline:?} is not more than 0 and less than 292 years"))
@@ -216,21 +225,21 @@ pub(super) fn find(candidates: &[PathBuf], draft: &mut Draft) {
     draft.build(Control::empty(), Op::Find { candidates: candidates.list() });
 }
 
+/// Adds the step that executes the command. Variables of `env` replace those of `user`, which describe the user.
 pub(super) fn exec(
-    spec: &SandboxSpec,
-    limits: BTreeMap<String, String>,
-    identity: &Identity,
+    args: &[OsString],
+    user: &[(String, String)],
+    env: &BTreeMap<OsString, OsString>,
     draft: &mut Draft,
 ) {
-    let os = |(key, value): (String, String)| (OsString::from(key), OsString::from(value));
-    let mut env: BTreeMap<OsString, OsString> = ids::environment(identity).into_iter().map(os).collect();
-    env.extend(spec.env.clone());
-    env.extend(limits.into_iter().map(os));
-    let env = Encoded::strings(env.into_iter().map(|(mut variable, value)| {
+    let os = |(key, value): &(String, String)| (OsString::from(key), OsString::from(value));
+    let mut all: BTreeMap<OsString, OsString> = user.iter().map(os).collect();
+    all.extend(env.clone());
+    let env = Encoded::strings(all.into_iter().map(|(mut variable, value)| {
         variable.push("=");
         variable.push(value);
         variable.into_vec()
     }));
-    let args = Encoded::strings(spec.args.iter().map(|arg| arg.as_bytes()));
+    let args = Encoded::strings(args.iter().map(|arg| arg.as_bytes()));
     draft.build(Control::empty(), Op::Exec { args: args.list(), env: env.list() });
 }

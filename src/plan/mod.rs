@@ -49,10 +49,11 @@ pub struct Plan {
     pub(crate) cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub(crate) namespaces: u32,
-    /// The [`Fork`](Op::Fork) step for a process that joins the task's PID namespace. `setns(2)` puts only children of
-    /// that process into the namespace, so the process stays outside and its child runs the command. `None` if the task
-    /// is in the caller's PID namespace.
-    pub(crate) stays: Option<InitStep>,
+    /// The steps by which a process that joins the task forks into its PID namespace: `setns(2)` puts only children of
+    /// that process into the namespace. Empty if the task is in the caller's PID namespace.
+    pub(crate) fork_inside: Vec<InitStep>,
+    /// The environment variables that describe the user.
+    pub(crate) environment: Vec<(String, String)>,
     /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
     /// Record for comparing the root with its sources after the end of the task.
@@ -76,8 +77,10 @@ pub(crate) struct Enclosure {
     pub cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub namespaces: u32,
-    /// See [`Plan::stays`].
-    pub stays: Option<InitStep>,
+    /// See [`Plan::fork_inside`].
+    pub fork_inside: Vec<InitStep>,
+    /// See [`Plan::environment`].
+    pub environment: Vec<(String, String)>,
     /// See [`Plan::must_hold`].
     pub must_hold: MustHold,
     /// See [`Plan::root`].
@@ -167,7 +170,8 @@ impl Plan {
             steps,
             cgroups,
             namespaces: self.namespaces,
-            stays: self.stays.clone(),
+            fork_inside: self.fork_inside.clone(),
+            environment: self.environment.clone(),
             must_hold: self.must_hold,
             root: self.root.clone(),
         }

@@ -42,8 +42,8 @@ pub(crate) struct Given<'a> {
     pub survey: Option<&'a Survey>,
     /// Callback for the progress of populating a root.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
-    /// The task to join: the pidfd of its first process, and its cgroups. `None` for a new task.
-    pub running: Option<(BorrowedFd<'a>, Option<&'a Group>)>,
+    /// The task to join: the pidfd of its first process. `None` for a new task.
+    pub running: Option<BorrowedFd<'a>>,
 }
 
 /// Maximum number of retries after the kernel killed init right after the clone.
@@ -201,7 +201,7 @@ impl Run<'_> {
                 }
             }
             ParentOp::CheckShare(share) => {
-                if let Some(group) = self.group() {
+                if let Some(group) = self.undo.group() {
                     group.check_reservations(share)?;
                 }
             }
@@ -209,21 +209,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The cgroups of a new task; `None` if a task is joined. They are added to the undo list after the root, so they
-    /// are removed before it: their processes use the root.
+    /// The cgroups of the new process. They are added to the undo list after the root, so they are removed before it:
+    /// their processes use the root.
     fn own_group(&mut self) -> Option<&mut Group> {
-        if self.undo.group().is_none() && self.given.running.is_none() {
+        if self.undo.group().is_none() {
             self.undo.cgroups(Group::new(&self.plan.cgroups));
         }
         self.undo.group_mut()
-    }
-
-    /// The cgroups of the task, new or joined.
-    fn group(&self) -> Option<&Group> {
-        match self.given.running {
-            Some((_, group)) => group,
-            None => self.undo.group(),
-        }
     }
 
     /// Clones, and drops the descriptors of which init has its own copies.
@@ -240,7 +232,7 @@ impl Run<'_> {
         inherit.extend([steps.as_raw_fd(), theirs.as_raw_fd()]);
         let request = clone::CloneRequest {
             namespaces,
-            cgroup: self.group().filter(|_| into_cgroup).and_then(Group::into_fd),
+            cgroup: self.undo.group().filter(|_| into_cgroup).and_then(Group::into_fd),
             program: init.as_fd(),
             argv: [c"cofferdam-init".into(), number(&steps), number(&theirs)],
             inherit,
@@ -282,7 +274,7 @@ impl Run<'_> {
             Handed::Stream(number, source) => self.stream(*number, *source).map_err(refused)?,
             Handed::Caller(number) => callers(*number)?,
             Handed::CallerPidfd => sys::own_pidfd().map_err(refused)?,
-            Handed::Task => duplicate(self.given.running.map(|(task, _)| task))?,
+            Handed::Task => duplicate(self.given.running)?,
             Handed::Namespace(_) => {
                 duplicate(self.given.survey.and_then(|survey| survey.namespace.as_ref()).map(AsFd::as_fd))?
             }
@@ -342,18 +334,25 @@ pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
 /// Checks that the descriptors that the spec names are open now. Otherwise a descriptor that is opened later for the
 /// sandbox, such as a directory of the host, could get that number, and the task would inherit it.
 pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
-    let streams =
-        [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)].into_iter().zip(0..);
-    streams
-        .filter_map(|((field, stdio), number)| Some((field, stdio.of_caller(number)?)))
-        .chain(spec.fds.iter().map(|fd| ("fds", fd.from.number())))
-        .filter(|(_, fd)| *fd >= 0)
-        .try_for_each(|(field, fd)| match sys::dup_number(fd) {
-            Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
-                Err(Error::spec(field, format!("{fd} is not an open file descriptor")))
-            }
-            opened => opened.map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)"))),
-        })
+    check_streams([("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)])?;
+    spec.fds.iter().try_for_each(|fd| check_open("fds", fd.from.number()))
+}
+
+/// As [`check_declared`], for standard streams.
+pub(crate) fn check_streams(streams: [(&'static str, &Stdio); 3]) -> Result<()> {
+    let of_caller = |((field, stdio), number): ((_, &Stdio), _)| Some((field, stdio.of_caller(number)?));
+    streams.into_iter().zip(0..).filter_map(of_caller).try_for_each(|(field, fd)| check_open(field, fd))
+}
+
+/// Checks that a descriptor is open. A negative one is left to the compiler of the plan.
+fn check_open(field: &'static str, fd: RawFd) -> Result<()> {
+    match sys::dup_number(fd) {
+        _ if fd < 0 => Ok(()),
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
+            Err(Error::spec(field, format!("{fd} is not an open file descriptor")))
+        }
+        opened => opened.map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)"))),
+    }
 }
 
 /// Opens and locks an upper directory. The error has the index of the refused call.

@@ -254,6 +254,13 @@ ops! {
         /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends.
         caller: u32,
     }
+    /// Forks after [`Op::Join`] has joined the PID namespace of a task: the child is in that namespace, init is not. The
+    /// child continues with the next steps. Init waits for it and reports its exit status. The kernel kills the child
+    /// when init ends. Both have only the task's ids and capabilities, and a filter.
+    ForkInside {
+        /// Index into the table of descriptors, of a pidfd of the caller. Init exits when the caller ends.
+        caller: u32,
+    }
     /// Drops capabilities from the bounding set.
     Bounding {
         /// Bits of the capabilities to keep.
@@ -301,7 +308,7 @@ ops! {
         env: List<'a, Str<'a>>,
     }
     /// Opens the sandbox's `/dev/null` for standard streams. A descriptor of the host's device node would let the task
-    /// change the node's mode.
+    /// change the node's mode. In a process that joins a running task, the path is looked up in the task's root.
     Null {
         /// Bits 0, 1 and 2 for the descriptors of the same number.
         streams: u8,

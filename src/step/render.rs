@@ -189,6 +189,20 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             ]
         }
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
+        Op::ForkInside { .. } => [
+            "signalfd4(SIGCHLD)",
+            "socketpair(AF_UNIX, SOCK_SEQPACKET)",
+            "clone(CLONE_PIDFD)",
+            "prctl(PR_SET_PDEATHSIG, SIGKILL) # in the child",
+            "close_range(all others)",
+            "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)",
+            "capset(effective=0, permitted=0, inheritable=0)",
+            "prctl(PR_SET_NO_NEW_PRIVS, 1)",
+            "seccomp(SECCOMP_SET_MODE_FILTER, calls for reaping)",
+            "sendto(the child, \"g\")",
+        ]
+        .map(String::from)
+        .into(),
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
         Op::Ids { uid, gid, set_groups, groups } => {
             let mut lines = vec!["prctl(PR_SET_KEEPCAPS, 1)".into()];
@@ -283,6 +297,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Deadline { .. } => "deadline of the task".into(),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
+        Op::ForkInside { .. } => "continue in a child process inside the task".into(),
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "set uid, gid and groups".into(),
         Op::Caps { .. } => "capabilities".into(),

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::cgroup::Limits;
 use crate::cgroup::stats::{Process, Stats};
-use crate::cgroup::{Group, Limits};
 use crate::error::{Error, Result};
 use crate::plan::{Enclosure, Plan};
 use crate::report::Report;
@@ -111,12 +111,25 @@ pub struct Task {
     temporary: bool,
     /// The steps by which another process joins the task.
     enclosure: Enclosure,
+    /// Whether the process has joined another task.
+    joined: bool,
 }
 
 impl Task {
     /// The task that was spawned by `plan`.
-    pub(crate) fn new(plan: &Plan, spawned: Spawned) -> Result<Self> {
-        let Spawned { child, streams, undo, report, populated } = spawned;
+    pub(crate) fn new(plan: &Plan, mut spawned: Spawned) -> Result<Self> {
+        let report = std::mem::take(&mut spawned.report);
+        Task::of(plan.enclosure(report), spawned, false)
+    }
+
+    /// The process that has joined the task with this enclosure.
+    pub(crate) fn joined(enclosure: &Enclosure, mut spawned: Spawned) -> Result<Self> {
+        let report = std::mem::take(&mut spawned.report);
+        Task::of(Enclosure { report, ..enclosure.clone() }, spawned, true)
+    }
+
+    fn of(enclosure: Enclosure, spawned: Spawned, joined: bool) -> Result<Self> {
+        let Spawned { child, streams, undo, populated, .. } = spawned;
         let dup = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
@@ -134,7 +147,8 @@ impl Task {
             streams: Mutex::new(streams),
             populated,
             temporary,
-            enclosure: plan.enclosure(report),
+            enclosure,
+            joined,
         })
     }
 
@@ -143,9 +157,10 @@ impl Task {
         &self.enclosure
     }
 
-    /// Calls `f` with the task's cgroups; with `None` if they have been removed.
-    pub(crate) fn with_group<T>(&self, f: impl FnOnce(Option<&Group>) -> T) -> T {
-        f(self.undo().group())
+    /// Calls `f` while the task's cgroups cannot be removed.
+    pub(crate) fn with_cgroups<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _held = self.undo();
+        f()
     }
 
     /// The sandbox's name: [`SandboxSpec::id`](crate::SandboxSpec::id) or a random name.

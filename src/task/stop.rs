@@ -172,6 +172,12 @@ impl Task {
             let listed = group.pids().map_err(Error::task("openat(cgroup.procs)"))?;
             return Ok(listed.into_iter().filter(|pid| *pid > 0).collect());
         }
+        if self.joined {
+            let why =
+                "the processes of an additional command are known only by a cgroup, and the task has none";
+            let source = io::Error::new(io::ErrorKind::Unsupported, why);
+            return Err(Error::task("find the processes of the command")(source));
+        }
         self.pids_of_namespace()
     }
 

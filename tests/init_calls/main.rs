@@ -143,9 +143,14 @@ fn silent(op: &Op<'_>, call: &Call) -> bool {
         (_, "close") => true,
         // The record that the command was found.
         (OpCode::Find, "sendto") => true,
-        (OpCode::Fork, "munmap" | "ppoll" | "sendmsg" | "wait4") => true,
+        (OpCode::Fork | OpCode::ForkInside, "munmap" | "ppoll" | "sendmsg" | "wait4") => true,
         _ => false,
     }
+}
+
+/// Whether the operation forks.
+fn forks(op: &Op<'_>) -> bool {
+    matches!(op.code(), OpCode::Fork | OpCode::ForkInside)
 }
 
 /// Checks one sample and returns the faults.
@@ -164,7 +169,7 @@ fn faults(sample: &Sample) -> Vec<String> {
     for (number, call) in calls.iter().enumerate() {
         let (outcome, _) = run(sample, Some(number), false);
         if let Outcome::Reported { .. } = outcome
-            && sample.op.code() != OpCode::Fork
+            && !forks(&sample.op)
             && run(sample, Some(number), true).0 != outcome
         {
             faults.push(format!("{call:?} is reported otherwise when the step is optional"));
@@ -188,7 +193,7 @@ fn faults(sample: &Sample) -> Vec<String> {
             }
             Outcome::Passed if silent(&sample.op, call) => None,
             // PID 1 and its child lost their connection. The parent sees both end.
-            Outcome::Gone if sample.op.code() == OpCode::Fork && call.name == "recvfrom" => None,
+            Outcome::Gone if forks(&sample.op) && call.name == "recvfrom" => None,
             Outcome::Gone => {
                 faults.push(format!("{call:?} ends init without a record"));
                 None

@@ -179,6 +179,12 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
                 Sample { op: op(true), facts: child, not_made: &[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] };
             vec![on(op(true), Facts::default()), on(op(false), Facts::default()), of_child]
         }
+        OpCode::ForkInside => {
+            let op = Op::ForkInside { caller: 0 };
+            let child = Facts { child: true, ..Facts::default() };
+            let of_parent = Sample { op, facts: Facts::default(), not_made: &[3] };
+            vec![of_parent, Sample { op, facts: child, not_made: &[4, 5, 6, 7, 8, 9] }]
+        }
         OpCode::Bounding => {
             plain([Op::Bounding { keep: 0b101, last: 40 }, Op::Bounding { keep: 1, last: 63 }])
         }

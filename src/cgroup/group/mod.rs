@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::fs::{Backoff, Dir, DirOwner, call, open_dir, pids, populated, remove_dir, remove_tree};
+use super::fs::{Backoff, Dir, DirOwner, NewDir, call, open_dir, pids, populated, remove_dir, remove_tree};
 use super::limits::Limits;
 use super::limits::row::Terms;
 use super::reserve::{JoinShare, OwnerLock, Site, hold_locked, leave, look_again};
@@ -68,6 +68,26 @@ impl Cgroups {
             CgroupOp::Reserve(reserve) => vec![reserve.leaf.as_path()],
             _ => Vec::new(),
         })
+    }
+
+    /// A cgroup of its own for a process that joins the task, below the unit. It has no limits: those of the task apply
+    /// to it too. Without a unit there are no steps.
+    pub(crate) fn below(&self, name: &str) -> Cgroups {
+        let unlimited = Some("the limits belong to the task that the process has joined".into());
+        let own = Paths { enter: self.paths.enter.clone(), unlimited, ..Paths::default() };
+        let Some(unit) = &self.paths.unit else {
+            return Cgroups { steps: Vec::new(), paths: own, share: self.share.clone() };
+        };
+        let leaf = unit.join(name);
+        let moved = |tasks: PathBuf| if tasks.starts_with(unit) { leaf.join("tasks") } else { tasks };
+        let enter = own.enter.into_iter().map(moved).collect();
+        let dirs = vec![NewDir { path: leaf.clone(), owner: DirOwner::Task }];
+        let steps = [CgroupOp::Make(dirs), CgroupOp::Hold(leaf.clone())];
+        Cgroups {
+            steps: steps.map(|op| Step::of(Control::KILL, op)).into(),
+            paths: Paths { unit: Some(leaf), into: self.paths.into, enter, ..own },
+            share: self.share.clone(),
+        }
     }
 
     /// The system calls that kill and remove what `steps` have created, in the format of [`calls`](Self::calls).

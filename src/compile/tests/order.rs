@@ -145,7 +145,8 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => Stage::Deadline,
-        Op::Fork { .. } => Stage::Pid1,
+        // Only in the plan of a process that joins a running task.
+        Op::Fork { .. } | Op::ForkInside { .. } => Stage::Pid1,
         Op::Rlimit { .. } => Stage::Rlimits,
         Op::Landlock { .. } if no_new_privs => Stage::Landlock,
         Op::Landlock { .. } => Stage::PrivilegedLandlock,

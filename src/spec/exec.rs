@@ -1,0 +1,98 @@
+//! Another command in a running task.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Stdio;
+
+/// Another command to run in a running task: [`Task::exec`](crate::Task::exec).
+///
+/// ```no_run
+/// use cofferdam::{ExecSpec, Sandbox, Stdio};
+///
+/// let task = Sandbox::command("postgres").spawn()?;
+/// let dump = ExecSpec::command("pg_dump").args(["jobs"]).stdout(Stdio::Piped).work_dir("/tmp");
+/// let output = task.exec(&dump)?.wait_with_output(64 << 20, None)?;
+/// println!("{}: {} bytes", output.status, output.stdout.len());
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExecSpec {
+    /// The command, looked up as [`SandboxSpec::command`](crate::SandboxSpec::command), with this value's working
+    /// directory and `PATH`. At most 4000 bytes.
+    pub command: OsString,
+    /// The arguments after `argv[0]`.
+    pub args: Vec<OsString>,
+    /// The environment, in addition to `HOME`, and `USER` and `LOGNAME` if the user has a name. The environment of the
+    /// task is not inherited: it may have changed since, and the crate does not keep it.
+    pub env: BTreeMap<OsString, OsString>,
+    /// The working directory, an existing absolute path in the root. By default, that of the task.
+    pub work_dir: Option<PathBuf>,
+    /// The standard input; `/dev/null` by default.
+    pub stdin: Stdio,
+    /// The standard output; `/dev/null` by default.
+    pub stdout: Stdio,
+    /// The standard error; `/dev/null` by default.
+    pub stderr: Stdio,
+    /// The longest time that the command may run. It is then killed, and its status is
+    /// [`ExitKind::Deadline`](crate::ExitKind::Deadline). The processes that it has started are killed by the next
+    /// wait. Needs a PID namespace of the task.
+    pub deadline: Option<Duration>,
+}
+
+impl ExecSpec {
+    /// A command without arguments.
+    pub fn command(command: impl Into<OsString>) -> Self {
+        ExecSpec { command: command.into(), ..ExecSpec::default() }
+    }
+
+    /// Adds arguments.
+    pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets the working directory.
+    pub fn work_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.work_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets the standard input.
+    pub fn stdin(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.stdin = stdio.into();
+        self
+    }
+
+    /// Sets the standard output.
+    pub fn stdout(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.stdout = stdio.into();
+        self
+    }
+
+    /// Sets the standard error.
+    pub fn stderr(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.stderr = stdio.into();
+        self
+    }
+
+    /// Sets the longest time that the command may run.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The standard streams, by number.
+    pub(crate) fn streams(&self) -> [(&'static str, &Stdio); 3] {
+        [("stdin", &self.stdin), ("stdout", &self.stdout), ("stderr", &self.stderr)]
+    }
+}

@@ -1,0 +1,363 @@
+//! Another command in a running task: what it shares with the task, what ends it, and what it must not give the task.
+//! (CONTRIBUTING.md, ring 2.)
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use cofferdam::filter::{Action, Filter, Profile, Rule};
+use cofferdam::{
+    Control, Error, ExecSpec, ExitKind, IsolationMode, Network, Output, Policy, Sandbox, Signal,
+    SignalTarget, Stdio, Task,
+};
+use common::{sandboxes, shell};
+
+/// More than any of these tests takes on a loaded machine.
+const LONG: Duration = Duration::from_secs(60);
+
+fn sh(script: &str) -> ExecSpec {
+    ExecSpec::command("/bin/sh").args(["-c", script]).env("PATH", "/usr/bin:/bin").stdout(Stdio::Piped)
+}
+
+fn output(task: &Task, script: &str) -> Output {
+    task.exec(&sh(script)).unwrap().wait_with_output(1 << 20, Some(LONG)).unwrap()
+}
+
+fn text(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// A task that sleeps until it is killed.
+fn sleeper() -> Sandbox {
+    shell("exec sleep 1000")
+}
+
+/// Waits until `holds` returns true.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LONG, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether all processes of a task can be found, and counted, by a cgroup.
+fn counted(task: &Task) -> bool {
+    if task.processes().is_err() {
+        common::skip::skip(&["cgroups"], "the task has no cgroup");
+        return false;
+    }
+    true
+}
+
+#[test]
+fn an_additional_command_has_its_own_streams_environment_directory_and_exit_code() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().env("SECRET", "of the task").spawn().unwrap();
+    let spec = sh("cat; echo $X $HOME ${SECRET-none}; pwd; echo err >&2; exit 43");
+    let spec = spec
+        .env("X", "own")
+        .env("HOME", "/home/of/exec")
+        .work_dir("/tmp")
+        .stdin(Stdio::Piped)
+        .stderr(Stdio::Piped);
+    let command = task.exec(&spec).unwrap();
+    command.take_stdin().unwrap().write_all(b"in\n").unwrap();
+    let output = command.wait_with_output(1 << 20, Some(LONG)).unwrap();
+    assert_eq!(text(&output), "in\nown /home/of/exec none\n/tmp\n");
+    assert_eq!(output.stderr, b"err\n");
+    assert_eq!(output.status.kind(), ExitKind::Exited(43));
+    assert_eq!(command.status().unwrap(), Some(output.status));
+    assert!(task.status().unwrap().is_none());
+}
+
+#[test]
+fn an_additional_command_sees_and_signals_the_processes_of_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    let task = shell("trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done");
+    let task = task.stdout(Stdio::Piped).spawn().unwrap();
+    let mut ready = [0; 6];
+    task.take_stdout().unwrap().read_exact(&mut ready).unwrap();
+    // PID 1 is init, PID 2 the main process.
+    let seen = output(&task, "tr '\\0' ' ' </proc/2/cmdline; kill -USR1 2");
+    assert!(text(&seen).starts_with("/bin/sh -c trap"), "{}", text(&seen));
+    assert_eq!(seen.status.kind(), ExitKind::Exited(0));
+    assert_eq!(task.wait().unwrap().kind(), ExitKind::Exited(7));
+}
+
+#[test]
+fn dropping_killing_and_stopping_an_additional_command_end_its_daemons_and_not_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    if !counted(&task) {
+        return;
+    }
+    let before = task.processes().unwrap().len();
+    let daemon = sh("setsid sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & echo ready; sleep 1004");
+    let start = || {
+        let command = task.exec(&daemon).unwrap();
+        command.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
+        until("the daemons have started", || command.processes().unwrap().len() >= 6);
+        assert!(task.processes().unwrap().len() >= before + 6);
+        command
+    };
+    let end: [fn(Task); 3] = [
+        drop,
+        |command| {
+            command.kill().unwrap();
+            assert_eq!(command.wait().unwrap().kind(), ExitKind::Killed);
+        },
+        |command| {
+            let status = command.stop(Signal::new(15).unwrap(), LONG, SignalTarget::All).unwrap();
+            assert!(!status.success(), "{status}");
+            command.release().unwrap();
+        },
+    ];
+    for end in end {
+        end(start());
+        until("the daemons have ended", || task.processes().unwrap().len() == before);
+    }
+    assert!(task.status().unwrap().is_none());
+    // The cgroups of the commands are gone too.
+    let pid = task.pid().unwrap();
+    for group in common::cgroups_of(pid) {
+        let below = std::fs::read_dir(&group).unwrap().flatten().filter(|entry| entry.path().is_dir());
+        assert_eq!(below.count(), 0, "{group:?}");
+    }
+}
+
+#[test]
+fn an_additional_command_ends_with_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    let command = task.exec(&sh("sleep 1005")).unwrap();
+    task.kill().unwrap();
+    assert!(!command.wait().unwrap().success());
+    task.wait().unwrap();
+    let refused = task.exec(&sh("true")).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Task { source, .. } if source.raw_os_error() == Some(libc::ESRCH)),
+        "{refused:?}"
+    );
+    assert!(refused.to_string().contains("has ended: signal 9"), "{refused}");
+}
+
+#[test]
+fn a_command_in_a_frozen_task_is_refused_at_once() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    match task.freeze() {
+        Err(e) => return common::skip::skip(&["cgroups"], e),
+        Ok(()) => {}
+    }
+    let refused = task.exec(&sh("true")).unwrap_err();
+    assert!(refused.to_string().contains("frozen"), "{refused}");
+    task.thaw().unwrap();
+    assert!(output(&task, "true").status.success());
+}
+
+#[test]
+fn the_deadline_of_a_command_ends_it_and_not_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    let command = task.exec(&sh("sleep 1006").deadline(Duration::from_millis(100))).unwrap();
+    assert!(command.report().asked.contains(Control::DEADLINE));
+    let status = command.wait_timeout(LONG).unwrap().unwrap();
+    assert_eq!(status.kind(), ExitKind::Deadline);
+    assert!(task.status().unwrap().is_none());
+    let in_time = task.exec(&sh("exit 5").deadline(LONG)).unwrap();
+    assert_eq!(in_time.wait().unwrap().kind(), ExitKind::Exited(5));
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_its_field_and_the_task_is_as_it_was() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    let wrong = [
+        (ExecSpec::command(""), "command"),
+        (ExecSpec::command("a\0b"), "command"),
+        (sh("true").args(["\0"]), "args"),
+        (sh("true").env("A=B", "c"), "env"),
+        (sh("true").env("", "c"), "env"),
+        (sh("true").work_dir(""), "work_dir"),
+        (sh("true").work_dir("tmp"), "work_dir"),
+        (sh("true").deadline(Duration::ZERO), "deadline"),
+        (sh("true").stdin(Stdio::Fd(serde_json::from_str("1000000").unwrap())), "stdin"),
+    ];
+    for (spec, name) in wrong {
+        match task.exec(&spec).unwrap_err() {
+            Error::Spec { field, .. } => assert_eq!(field, name),
+            other => panic!("{other:?} for a wrong {name}"),
+        }
+    }
+    let refused = task.exec(&ExecSpec::command("nothing").env("PATH", "/usr/bin")).unwrap_err();
+    assert!(matches!(refused, Error::Exec { .. }), "{refused:?}");
+    let refused = task.exec(&sh("true").work_dir("/nowhere")).unwrap_err();
+    assert!(refused.to_string().contains("chdir(\"/nowhere\")"), "{refused}");
+    if task.processes().is_ok() {
+        assert_eq!(task.processes().unwrap().len(), 2, "{:?}", task.processes());
+    }
+}
+
+#[test]
+fn an_additional_command_gets_no_descriptor_and_no_device_of_the_host() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    let spec =
+        sh("ls /proc/self/fd | tr '\\n' ' '; stat -L -c %d:%i /proc/self/fd/0 /proc/self/fd/2 /dev/null");
+    let seen = task.exec(&spec).unwrap().wait_with_output(1 << 20, Some(LONG)).unwrap();
+    let lines: Vec<&str> = text(&seen).lines().collect();
+    // `ls` has the directory open.
+    assert!(lines[0].starts_with("0 1 2 3 "), "{lines:?}");
+    assert!(lines[0].split(' ').filter(|name| !name.is_empty()).count() <= 4 + 1, "{lines:?}");
+    let host = std::fs::metadata("/dev/null").unwrap();
+    let host = format!("{}:{}", std::os::linux::fs::MetadataExt::st_dev(&host), {
+        std::os::linux::fs::MetadataExt::st_ino(&host)
+    });
+    let nodes: Vec<&str> =
+        lines.iter().flat_map(|line| line.split(' ')).filter(|word| word.contains(':')).collect();
+    assert_eq!(nodes.len(), 3, "{lines:?}");
+    assert!(nodes[0] == nodes[2] && nodes[1] == nodes[2], "{lines:?}");
+    if nodes[2] == host {
+        common::skip::note("/dev/null of the sandbox is the host's: device nodes cannot be made here");
+    }
+}
+
+#[test]
+fn a_command_enters_tasks_of_every_kind() {
+    if !sandboxes() {
+        return;
+    }
+    let fork = Rule {
+        calls: vec!["clone".into(), "fork".into(), "vfork".into()],
+        action: Action::Errno(13),
+        args: vec![],
+    };
+    let no_forks = Filter::Profile(Profile { rules: vec![fork], ..Profile::default() });
+    let privileged = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
+    let kinds = [
+        ("without init", sleeper().init(false)),
+        ("in the host's PID namespace", sleeper().pid_mode(IsolationMode::Host)),
+        ("in the host's IPC namespace", sleeper().ipc_mode(IsolationMode::Host)),
+        ("without a network", sleeper().network(Network::None)),
+        ("as root", sleeper().user("0")),
+        ("without no_new_privs", sleeper().with(|s| s.no_new_privs = false)),
+        ("in a chroot", sleeper().policy(&Policy { no_pivot_root: true, ..Policy::default() })),
+        ("with sys_ptrace", sleeper().policy(&privileged).cap_add("sys_ptrace")),
+        ("without a filter", sleeper().filter(Filter::None)),
+        ("that may not fork", sleeper().filter(no_forks)),
+    ];
+    for (kind, sandbox) in kinds {
+        let task = match sandbox.spawn() {
+            Ok(task) => task,
+            Err(e) => {
+                common::skip::note(format!("a task {kind}: {e}"));
+                continue;
+            }
+        };
+        let confined = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/";
+        let of = |pid: &str| {
+            let command = format!("exec {confined}{pid}/status");
+            let seen = task.exec(&sh(&command)).unwrap().wait_with_output(1 << 20, Some(LONG)).unwrap();
+            assert!(seen.status.success(), "a task {kind}: {}", seen.status);
+            text(&seen).to_owned()
+        };
+        let main = std::fs::read_to_string(format!("/proc/{}/status", task.pid().unwrap())).unwrap();
+        let wanted = ["Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp:"];
+        let main: Vec<&str> =
+            main.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name))).collect();
+        let own = of("self");
+        // In a user namespace the numbers of ids differ from those that the host sees.
+        let compared =
+            |line: &&str| common::can("root") || !(line.contains("id:") || line.starts_with("Groups"));
+        let same = |lines: Vec<&str>| -> Vec<String> {
+            lines.into_iter().filter(|l| compared(l)).map(|l| l.trim().into()).collect()
+        };
+        assert_eq!(same(own.lines().collect()), same(main), "a task {kind}");
+        task.kill().unwrap();
+        task.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_profile_that_refuses_forks_refuses_them_to_an_additional_command_too() {
+    if !sandboxes() {
+        return;
+    }
+    let calls = ["clone", "clone3", "fork", "vfork"].map(String::from).to_vec();
+    let refuse = Rule { calls, action: Action::Errno(13), args: vec![] };
+    let profile = Profile { rules: vec![refuse], ..Profile::default() };
+    let task = sleeper().filter(Filter::Profile(profile)).spawn().unwrap();
+    let seen = output(&task, "/bin/true; echo forked");
+    assert_eq!(text(&seen), "", "{}", seen.status);
+}
+
+/// A task with `CAP_SYS_PTRACE` can take control of every process in its PID namespace. It looks at each new process
+/// for what the task itself does not have.
+#[test]
+fn a_process_that_enters_has_no_privilege_from_the_moment_at_which_the_task_can_see_it() {
+    if !sandboxes() {
+        return;
+    }
+    let look = "while :; do for p in /proc/[0-9]*; do while read -r k v; do case $k in \
+                Uid:|CapPrm:|CapBnd:|Seccomp:) echo $k $v;; esac; done <$p/status; done 2>/dev/null; done";
+    let task = shell(look).stdout(Stdio::Piped).spawn().unwrap();
+    let mut stdout = task.take_stdout().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut seen = std::collections::BTreeMap::<String, usize>::new();
+        let mut printed = String::new();
+        stdout.read_to_string(&mut printed).unwrap();
+        printed.lines().for_each(|line| *seen.entry(line.to_owned()).or_default() += 1);
+        seen
+    });
+    for _ in 0..60 {
+        assert!(task.exec(&sh("true")).unwrap().wait().unwrap().success());
+    }
+    task.kill().unwrap();
+    task.wait().unwrap();
+    let seen = reader.join().unwrap();
+    let of = |key: &str| seen.keys().filter(|line| line.starts_with(key)).cloned().collect::<Vec<_>>();
+    // PID 1 has another user, and no capability. Its filter is the same mode.
+    assert!(of("Uid:").len() <= 2, "{seen:?}");
+    assert!(of("CapPrm:").len() <= 2 && of("CapBnd:").len() <= 2, "{seen:?}");
+    assert_eq!(of("Seccomp:"), ["Seccomp: 2"], "{seen:?}");
+}
+
+#[test]
+fn many_threads_run_commands_in_one_task_at_once() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let task = &task;
+            scope.spawn(move || {
+                for round in 0..5 {
+                    let code = thread * 8 + round;
+                    let status = task.exec(&sh(&format!("exit {code}"))).unwrap().wait().unwrap();
+                    assert_eq!(status.kind(), ExitKind::Exited(code));
+                }
+            });
+        }
+    });
+    assert!(task.status().unwrap().is_none());
+}
