@@ -11,7 +11,7 @@ use crate::state::Init;
 use crate::sys::{self, Errno};
 use crate::uapi::{
     AT_FDCWD, EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
-    O_DIRECTORY, O_PATH, O_RDWR, O_WRONLY, PR_GET_SECUREBITS, PR_SET_DUMPABLE, PR_SET_IO_FLUSHER,
+    O_DIRECTORY, O_NOCTTY, O_PATH, O_RDWR, O_WRONLY, PR_GET_SECUREBITS, PR_SET_DUMPABLE, PR_SET_IO_FLUSHER,
     PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, PR_SET_THP_DISABLE, PR_SET_TIMERSLACK,
 };
 use crate::wire::{Dup, FileType, List, Op, Record, Str};
@@ -178,9 +178,33 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             Ok(())
         }
         Op::Landlock { fs, scoped } => enter_landlock_domain(fs, scoped),
+        Op::Terminal { rows, columns } => open_terminal(init, rows, columns),
+        Op::ControllingTerminal {} => {
+            // EPERM: the process leads a session already.
+            match sys::setsid() {
+                Err(EPERM) => {}
+                started => started.at(0)?,
+            }
+            sys::set_controlling_terminal(0).at(1)
+        }
         Op::Find { candidates } => find_command(init, candidates),
         Op::Exec { args, env } => exec_command(init, args, env),
     }
+}
+
+/// Opens a pseudo-terminal. It belongs to the task's user, because the task's ids are set.
+fn open_terminal(init: &Init, rows: u32, columns: u32) -> Done {
+    let ours = sys::openat2(AT_FDCWD, c"/dev/ptmx", O_RDWR | O_NOCTTY, 0).at(0)?;
+    sys::unlock_terminal(ours).at(1)?;
+    let peer = sys::open_terminal_peer(ours).at(2)?;
+    sys::set_window_size(peer, rows as u16, columns as u16).at(3)?;
+    for stream in 0..3 {
+        sys::dup3(peer, stream).at(4)?;
+    }
+    sys::close(peer);
+    sys::send_fd(init.status, &Record::Terminal.encode(), ours).at(5)?;
+    sys::close(ours);
+    Ok(())
 }
 
 fn await_id_maps(init: &Init) -> Done {

@@ -332,6 +332,30 @@ pub fn sethostname(name: &[u8]) -> Result<(), Errno> {
     call(nr::SETHOSTNAME, [name.as_ptr() as usize, name.len(), 0, 0, 0, 0]).map(drop)
 }
 
+/// ioctl(TIOCSPTLCK): unlocks the other end of a pseudo-terminal.
+pub fn unlock_terminal(terminal: i32) -> Result<(), Errno> {
+    let locked = 0i32;
+    call(nr::IOCTL, [terminal as usize, TIOCSPTLCK, addr(&locked), 0, 0, 0]).map(drop)
+}
+
+/// ioctl(TIOCGPTPEER): opens the other end of a pseudo-terminal.
+pub fn open_terminal_peer(terminal: i32) -> Result<i32, Errno> {
+    let flags = O_RDWR | O_NOCTTY;
+    call(nr::IOCTL, [terminal as usize, TIOCGPTPEER, flags, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// ioctl(TIOCSWINSZ).
+pub fn set_window_size(terminal: i32, rows: u16, columns: u16) -> Result<(), Errno> {
+    // struct winsize: rows, columns, and a size in pixels.
+    let size = [rows, columns, 0, 0];
+    call(nr::IOCTL, [terminal as usize, TIOCSWINSZ, addr(&size), 0, 0, 0]).map(drop)
+}
+
+/// ioctl(TIOCSCTTY): makes a terminal the controlling terminal of the session.
+pub fn set_controlling_terminal(terminal: i32) -> Result<(), Errno> {
+    call(nr::IOCTL, [terminal as usize, TIOCSCTTY, 0, 0, 0, 0]).map(drop)
+}
+
 /// socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC).
 pub fn open_inet_socket() -> Result<i32, Errno> {
     call(nr::SOCKET, [AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0]).map(|fd| fd as i32)

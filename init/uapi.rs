@@ -97,6 +97,12 @@ pub const SIOCSIFFLAGS: usize = 0x8914;
 pub const IFF_UP: u8 = 0x1;
 pub const IFF_RUNNING: u8 = 0x40;
 
+pub const TIOCSCTTY: usize = 0x540e;
+pub const TIOCSWINSZ: usize = 0x5414;
+pub const TIOCSPTLCK: usize = 0x4004_5431;
+pub const TIOCGPTPEER: usize = 0x5441;
+pub const O_NOCTTY: usize = 0o400;
+
 // processes and signals
 pub const CLONE_PIDFD: usize = 0x1000;
 pub const SIGCHLD: usize = 17;

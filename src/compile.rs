@@ -166,6 +166,8 @@ pub(crate) fn compile(
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     draft.enter(Enter::Inside, Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) });
     draft.enter(Enter::Inside, Control::IDS, Op::Umask { mask: spec.umask });
+    let streams = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
+    draft.init.extend(process::terminal(spec.terminal, streams)?.into_iter().flatten());
     let path = spec.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&spec.command, work_dir, path)?;
     process::find(&candidates, &mut draft);

@@ -109,8 +109,8 @@ pub use rootfs::{
     Secrets, TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;
-pub use spec::{CallerFd, Device, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};
-pub use task::{EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task};
+pub use spec::{CallerFd, Device, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize};
+pub use task::{EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, Terminal};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

@@ -29,7 +29,7 @@ mod exec;
 mod fd;
 mod rlimit;
 
-pub use exec::ExecSpec;
+pub use exec::{ExecSpec, WindowSize};
 pub use fd::{CallerFd, Fd, Stdio};
 pub use rlimit::{Resource, Rlimit};
 
@@ -350,6 +350,12 @@ pub struct SandboxSpec {
     pub stdout: Stdio,
     /// Standard error. `/dev/null` by default.
     pub stderr: Stdio,
+    /// A pseudo-terminal of this size as the standard streams, which then must be left at their default. The command
+    /// leads a session that the terminal controls. [`Task::take_terminal`](crate::Task::take_terminal) returns the
+    /// caller's end. The task's end belongs to the sandbox's own `devpts`, so the task has no access to a terminal of the
+    /// caller (`pty(7)`, Linux 4.13). None if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<WindowSize>,
     /// Further descriptors of the caller that the task gets, at most 197. All other descriptors are closed.
     pub fds: Vec<Fd>,
     /// Time after which PID 1 kills the task, also if the caller has ended or has [detached](crate::Task::detach) it. It
@@ -400,6 +406,7 @@ impl Default for SandboxSpec {
             stderr: Stdio::Null,
             fds: Vec::new(),
             deadline: None,
+            terminal: None,
             require: None,
         }
     }

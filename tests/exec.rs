@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cofferdam::filter::{Action, Filter, Profile, Rule};
 use cofferdam::{
     Control, Error, ExecSpec, ExitKind, IsolationMode, Network, Output, Policy, Sandbox, Signal,
-    SignalTarget, Stdio, Task,
+    SignalTarget, Stdio, Task, Terminal, WindowSize,
 };
 use common::{sandboxes, shell};
 
@@ -158,9 +158,8 @@ fn a_command_in_a_frozen_task_is_refused_at_once() {
         return;
     }
     let task = sleeper().spawn().unwrap();
-    match task.freeze() {
-        Err(e) => return common::skip::skip(&["cgroups"], e),
-        Ok(()) => {}
+    if let Err(e) = task.freeze() {
+        return common::skip::skip(&["cgroups"], e);
     }
     let refused = task.exec(&sh("true")).unwrap_err();
     assert!(refused.to_string().contains("frozen"), "{refused}");
@@ -360,4 +359,89 @@ fn many_threads_run_commands_in_one_task_at_once() {
         }
     });
     assert!(task.status().unwrap().is_none());
+}
+
+/// Reads from a terminal until `end` has been printed.
+fn shown(terminal: &mut Terminal, end: &str) -> String {
+    let (mut text, mut byte) = (Vec::new(), [0u8]);
+    while !String::from_utf8_lossy(&text).contains(end) {
+        if terminal.read(&mut byte).unwrap() == 0 {
+            break;
+        }
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+const SIZE: WindowSize = WindowSize { rows: 17, columns: 93 };
+
+/// An interactive shell in a terminal: its size, a new size, job control, and its exit code.
+fn converse(task: &Task) {
+    let mut terminal = task.take_terminal().unwrap();
+    terminal.write_all(b"stty -echo; PS1=; stty size; tty; echo A-$?-A\n").unwrap();
+    let text = shown(&mut terminal, "A-0-A");
+    assert!(text.contains("17 93\r\n") && text.contains("/dev/pts/"), "{text}");
+    terminal.resize(WindowSize { rows: 50, columns: 132 }).unwrap();
+    terminal
+        .write_all(b"stty size; (exec 3</dev/tty) && echo tty-opened; stat -c %u /dev/pts/0; id -u\n")
+        .unwrap();
+    terminal.write_all(b"echo B-$?-B\n").unwrap();
+    let text = shown(&mut terminal, "B-0-B");
+    assert!(text.contains("50 132\r\n") && text.contains("tty-opened"), "{text}");
+    // The terminal belongs to the task's user.
+    let ids: Vec<&str> = text.lines().filter(|line| line.trim().parse::<u32>().is_ok()).collect();
+    assert!(ids.len() == 2 && ids[0] == ids[1], "{text}");
+    // Ctrl-C reaches the foreground group only.
+    terminal.write_all(b"sleep 1007\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    terminal.write_all(b"\x03").unwrap();
+    terminal.write_all(b"echo C-$?-C\n").unwrap();
+    let text = shown(&mut terminal, "C-130-C");
+    assert!(text.contains("C-130-C"), "{text}");
+    terminal.write_all(b"exit 43\n").unwrap();
+    shown(&mut terminal, "never");
+    assert_eq!(task.wait().unwrap().kind(), ExitKind::Exited(43));
+}
+
+#[test]
+fn an_interactive_shell_runs_in_a_terminal_of_the_sandbox() {
+    if !sandboxes() {
+        return;
+    }
+    for init in [true, false] {
+        converse(&Sandbox::command("/bin/sh").args(["-i"]).init(init).terminal(SIZE).spawn().unwrap());
+    }
+    let task = sleeper().spawn().unwrap();
+    let spec = ExecSpec::command("/bin/sh").args(["-i"]).env("PATH", "/usr/bin:/bin").terminal(SIZE);
+    converse(&task.exec(&spec).unwrap());
+    assert!(task.status().unwrap().is_none());
+}
+
+#[test]
+fn a_terminal_and_a_stream_are_refused_together() {
+    let sandbox = Sandbox::command("true").terminal(SIZE).stdout(Stdio::Piped);
+    assert!(matches!(sandbox.spawn(), Err(Error::Spec { field: "terminal", .. })));
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    let refused = task.exec(&sh("true").terminal(SIZE)).unwrap_err();
+    assert!(matches!(refused, Error::Spec { field: "terminal", .. }), "{refused:?}");
+}
+
+/// CVE-2017-5226 and its kind: input that a program inserts into its terminal must not reach the caller's shell. The
+/// terminal of a sandbox is another one than the caller's, and TIOCSTI is refused.
+#[test]
+fn a_command_cannot_insert_input_into_its_terminal() {
+    if !sandboxes() || !std::path::Path::new("/usr/bin/python3").exists() {
+        return;
+    }
+    let script = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSTI, b'x')";
+    let spec = ExecSpec::command("/usr/bin/python3").args(["-c", script]).terminal(SIZE);
+    let task = sleeper().spawn().unwrap();
+    let command = task.exec(&spec).unwrap();
+    let mut text = String::new();
+    command.take_terminal().unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.contains("PermissionError"), "{text}");
+    assert!(!command.wait().unwrap().success());
 }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cofferdam::{
-    Error, Host, Limits, Method, Network, Policy, Require, Resource, Root, Sandbox, Stdio, Volume,
+    Error, ExecSpec, Host, Limits, Method, Network, Policy, Require, Resource, Root, Sandbox, Stdio, Volume,
+    WindowSize,
 };
 use common::{can, emulated};
 
@@ -82,7 +83,7 @@ fn one(n: usize, thread: usize) {
     let id = format!("leak-test-{thread}-{n}");
     let base = |command: &str| Sandbox::command(command).id(&id);
     let succeeds = |s: Sandbox| assert!(s.spawn().unwrap().wait().unwrap().success(), "{n}");
-    match n % 14 {
+    match n % 16 {
         0 => succeeds(base("true")),
         1 => succeeds(base("true").with(|s| s.init = false)),
         2 => drop(base("sleep").arg("100").spawn().unwrap()),
@@ -126,6 +127,25 @@ fn one(n: usize, thread: usize) {
                 .require(Require::BestEffort);
             assert!(matches!(failed.spawn(), Err(Error::Setup { .. })), "{n}");
         }
+        13 => {
+            let task = base("sleep").arg("100").spawn().unwrap();
+            let command = |name: &str| task.exec(&ExecSpec::command(name).args(["100"]));
+            assert!(command("true").unwrap().wait().unwrap().success());
+            assert!(matches!(command("no-such-command"), Err(Error::Exec { .. })));
+            drop(command("sleep").unwrap());
+            task.kill().unwrap();
+            assert!(matches!(
+                command("true"),
+                Err(Error::Task { .. } | Error::Setup { .. } | Error::Prepare { .. })
+            ));
+        }
+        14 => {
+            let size = WindowSize { rows: 24, columns: 80 };
+            let task = base("sleep").arg("100").terminal(size).spawn().unwrap();
+            let command = task.exec(&ExecSpec::command("true").terminal(size)).unwrap();
+            drop(command.take_terminal());
+            command.wait().unwrap();
+        }
         _ => {
             let unlikely = cofferdam::Rlimit { soft: Some(u64::MAX - 1), hard: Some(u64::MAX - 1) };
             let failed = base("true").with(|s| s.rlimits = [(Resource::Nofile, unlikely)].into());
@@ -156,7 +176,7 @@ fn two_hundred_spawns_leave_caller_and_machine_unchanged() {
         }
         let before = traces();
         // On an emulated machine, each thread spawns with each outcome once.
-        let rounds = if emulated() { 14 } else { 50 };
+        let rounds = if emulated() { 16 } else { 50 };
         let spawning: Vec<_> =
             (0..4).map(|t| scope.spawn(move || (0..rounds).for_each(|n| one(n, t)))).collect();
         let failed = spawning.into_iter().map(|s| s.join()).any(|r| r.is_err());

@@ -104,6 +104,8 @@ impl Made {
             OpCode::ResetScheduling => Op::ResetScheduling {},
             OpCode::Affinity => Op::Affinity {},
             OpCode::Filter => Op::Filter { program: Blob(&self.texts[1]) },
+            OpCode::Terminal => Op::Terminal { rows: m, columns: n },
+            OpCode::ControllingTerminal => Op::ControllingTerminal {},
             OpCode::Find => Op::Find { candidates: strings },
             OpCode::Landlock => Op::Landlock { fs: x, scoped: y },
             OpCode::Become => Op::Become { uid: m, gid: n },

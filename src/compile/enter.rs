@@ -110,7 +110,11 @@ fn inside(enclosure: &Enclosure, run: &ExecSpec, draft: &mut Draft) -> Result<()
         }
     }
     let null = process::null_streams(run.streams().map(|(_, stdio)| stdio));
-    if null != 0 {
+    let terminal = process::terminal(run.terminal, run.streams())?;
+    let (open, controlling) =
+        terminal.map_or((None, None), |[open, controlling]| (Some(open), Some(controlling)));
+    draft.init.extend(open);
+    if null != 0 && run.terminal.is_none() {
         draft.build(Control::DEVICES, Op::Null { streams: null });
     }
     let forks = !enclosure.fork_inside.is_empty();
@@ -129,6 +133,7 @@ fn inside(enclosure: &Enclosure, run: &ExecSpec, draft: &mut Draft) -> Result<()
             _ => draft.init.push(step.clone()),
         }
     }
+    draft.init.extend(controlling);
     Ok(())
 }
 

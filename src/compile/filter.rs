@@ -71,7 +71,8 @@ fn no_user_namespaces(grants: &Grants) -> Profile {
 
 /// The calls that init makes between the filter of a process that joins a task, and the task's own filter. None of them
 /// gives a privilege.
-const ENTRY: [&str; 24] = [
+const ENTRY: [&str; 25] = [
+    "setsid",
     "rt_sigprocmask",
     "signalfd4",
     "socketpair",
@@ -103,8 +104,12 @@ fn with_entry(mut profile: Profile) -> Profile {
     /// `CLONE_NEW*` and `CLONE_PARENT`.
     const REFUSED: u64 = 0x7e02_8080;
     let fork = Compare { mask: REFUSED, ..Compare::int(0, Is::Eq, 0) };
-    let rules =
-        [Rule::new(&["clone"], vec![fork], Action::Allow), Rule::new(&ENTRY, Vec::new(), Action::Allow)];
+    let controlling = Compare::int(1, Is::Eq, TIOCSCTTY);
+    let rules = [
+        Rule::new(&["ioctl"], vec![controlling], Action::Allow),
+        Rule::new(&["clone"], vec![fork], Action::Allow),
+        Rule::new(&ENTRY, Vec::new(), Action::Allow),
+    ];
     profile.rules.splice(0..0, rules);
     profile
 }
@@ -211,6 +216,7 @@ impl Filters {
 const AF_VSOCK: u32 = 40;
 const SYS_SOCKET: u32 = 1;
 const TIOCSTI: u32 = 0x5412;
+const TIOCSCTTY: u32 = 0x540e;
 
 /// System calls that the default profile refuses to every task, and that other profiles may allow: name and reason.
 const OPEN: [(&str, &str); 2] = [

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::ids::Identity;
 use crate::plan::MustHold;
 use crate::report::Control;
-use crate::spec::{SandboxSpec, Stdio};
+use crate::spec::{SandboxSpec, Stdio, WindowSize};
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
@@ -77,6 +77,22 @@ pub(super) fn stream_source(stdio: &Stdio) -> StreamSource {
 /// Bit mask of the standard streams that are `/dev/null`: bit n stands for descriptor n.
 pub(super) fn null_streams(streams: [&Stdio; 3]) -> u8 {
     streams.into_iter().zip([1, 2, 4]).filter(|(stdio, _)| **stdio == Stdio::Null).map(|(_, bit)| bit).sum()
+}
+
+/// Adds the steps of a pseudo-terminal: those before a fork into the PID namespace, and the one after.
+///
+/// # Errors
+/// [`Error::Spec`] if a standard stream is set too.
+pub(super) fn terminal(
+    size: Option<WindowSize>,
+    streams: [(&'static str, &Stdio); 3],
+) -> Result<Option<[InitStep; 2]>> {
+    let Some(WindowSize { rows, columns }) = size else { return Ok(None) };
+    if let Some((name, _)) = streams.into_iter().find(|(_, stdio)| **stdio != Stdio::Null) {
+        return Err(Error::spec("terminal", format!("{name} is set too, and would be the terminal")));
+    }
+    let open = Op::Terminal { rows: rows.into(), columns: columns.into() };
+    Ok(Some([open, Op::ControllingTerminal {}].map(|op| InitStep::new(Control::empty(), op))))
 }
 
 /// Refuses a stream with a negative descriptor.

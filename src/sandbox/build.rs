@@ -10,7 +10,7 @@ use crate::filter::Filter;
 use crate::ns::{IsolationMode, Network};
 use crate::report::Require;
 use crate::rootfs::{Dns, HostsEntry, Method, Root, TaskDirs, Volume};
-use crate::spec::{CallerFd, Device, Fd, Resource, Rlimit, SandboxSpec, Stdio};
+use crate::spec::{CallerFd, Device, Fd, Resource, Rlimit, SandboxSpec, Stdio, WindowSize};
 
 /// Builder methods. Each one sets the field of [`SandboxSpec`] with the same name, or adds to it. The documentation of
 /// the field has the details. The order of the calls does not matter. A wrong value is an error of
@@ -215,6 +215,11 @@ impl Sandbox {
     /// Sets standard input: a [`Stdio`], a `File` or an `OwnedFd`.
     pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
         self.with(|s| s.stdin = stdio.into())
+    }
+
+    /// Sets a pseudo-terminal of this size as the standard streams.
+    pub fn terminal(self, size: WindowSize) -> Self {
+        self.with(|s| s.terminal = Some(size))
     }
 
     /// Sets standard output: a [`Stdio`], a `File` or an `OwnedFd`.

@@ -196,8 +196,9 @@ impl Run<'_> {
             ParentOp::Clone { namespaces, into_cgroup } => self.clone(*namespaces, *into_cgroup, &step.op)?,
             ParentOp::IdMaps(maps) => self.write_maps(maps)?,
             ParentOp::AwaitCommand => {
-                if let Some(child) = &mut self.attempt.child {
-                    listen(self.plan, child, &mut self.report)?;
+                let Attempt { child, streams, .. } = &mut self.attempt;
+                if let Some(child) = child {
+                    streams.terminal = listen(self.plan, child, &mut self.report)?;
                 }
             }
             ParentOp::CheckShare(share) => {
@@ -393,23 +394,25 @@ fn unlinked_init() -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
-/// Reads init's records until the command runs.
-fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
+/// Reads init's records until the command runs. Returns the caller's end of the pseudo-terminal, if the plan opens one.
+fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<Option<OwnedFd>> {
     let mut ready = false;
+    let mut terminal = None;
     loop {
         let mut buffer = [0u8; RECORD];
         let (n, fd) = sys::recv_with_fd(child.status(), &mut buffer, true)
             .map_err(|e| unheard(child, "recvmsg(status)", e))?;
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec.
-            return if ready { Ok(()) } else { Err(init_died(child)) };
+            return if ready { Ok(terminal) } else { Err(init_died(child)) };
         }
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
             Ok(Record::Ready) => ready = true,
             Ok(Record::Running) => {
                 child.runs_as(fd);
-                return Ok(());
+                return Ok(terminal);
             }
+            Ok(Record::Terminal) => terminal = fd,
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
             Ok(Record::Exited { .. } | Record::Deadline) | Err(_) => return Err(init_died(child)),

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Stdio;
 
 /// Another command to run in a running task: [`Task::exec`](crate::Task::exec).
@@ -41,6 +43,19 @@ pub struct ExecSpec {
     /// [`ExitKind::Deadline`](crate::ExitKind::Deadline). The processes that it has started are killed by the next
     /// wait. Needs a PID namespace of the task.
     pub deadline: Option<Duration>,
+    /// A pseudo-terminal of this size as the standard streams, which then must be left at their default. See
+    /// [`SandboxSpec::terminal`](crate::SandboxSpec::terminal).
+    pub terminal: Option<WindowSize>,
+}
+
+/// The size of a terminal's window, in characters (`TIOCSWINSZ`, `ioctl_tty(2)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowSize {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
 }
 
 impl ExecSpec {
@@ -88,6 +103,12 @@ impl ExecSpec {
     /// Sets the longest time that the command may run.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets a pseudo-terminal as the standard streams.
+    pub fn terminal(mut self, size: WindowSize) -> Self {
+        self.terminal = Some(size);
         self
     }
 

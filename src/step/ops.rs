@@ -300,6 +300,15 @@ ops! {
         /// Permission bits.
         mask: u32,
     }
+    /// Opens a pseudo-terminal of the sandbox as the standard streams, and sends the other end to the parent.
+    Terminal {
+        /// Rows of the window.
+        rows: u32,
+        /// Columns of the window.
+        columns: u32,
+    }
+    /// Starts a session, and makes standard input its controlling terminal.
+    ControllingTerminal {}
     /// Executes the command that [`Op::Find`] found.
     Exec {
         /// Arguments after `argv[0]`, which is the path that was found.

@@ -32,6 +32,8 @@ pub enum Record {
     Ready,
     /// The child of a staying PID 1 executed the command. Its pidfd comes with the record (`SCM_RIGHTS`).
     Running,
+    /// The pseudo-terminal is open. The parent's end comes with the record (`SCM_RIGHTS`).
+    Terminal,
     /// The time of the task is over, and PID 1 exits.
     Deadline,
     /// The child of a staying PID 1 ended.
@@ -54,6 +56,7 @@ impl Record {
             Record::Running => (4, 0, 0, 0),
             Record::Exited { status } => (5, 0, 0, status),
             Record::Deadline => (6, 0, 0, 0),
+            Record::Terminal => (7, 0, 0, 0),
         };
         let [s0, s1, s2, _] = step.to_le_bytes();
         let [n0, n1, n2, n3] = number.to_le_bytes();
@@ -75,6 +78,7 @@ impl Record {
             4 => Ok(Record::Running),
             5 => Ok(Record::Exited { status: errno }),
             6 => Ok(Record::Deadline),
+            7 => Ok(Record::Terminal),
             _ => Err(Malformed),
         }
     }

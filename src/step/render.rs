@@ -243,6 +243,17 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::NoNewPrivs {} => one("prctl(PR_SET_NO_NEW_PRIVS, 1)".into()),
         Op::Cwd { path } => vec![format!("chdir({path:?})"), "getcwd()".into()],
         Op::Umask { mask } => one(format!("umask({mask:03o})")),
+        Op::Terminal { rows, columns } => vec![
+            "openat2(\"/dev/ptmx\", O_RDWR|O_NOCTTY)".into(),
+            "ioctl(it, TIOCSPTLCK, 0)".into(),
+            "ioctl(it, TIOCGPTPEER, O_RDWR|O_NOCTTY)".into(),
+            format!("ioctl(peer, TIOCSWINSZ, {{{rows}, {columns}}})"),
+            "dup3(peer to 0, 1, 2)".into(),
+            "sendmsg(the parent, it)".into(),
+        ],
+        Op::ControllingTerminal {} => {
+            vec!["setsid() # if this is not the leader".into(), "ioctl(0, TIOCSCTTY, 0)".into()]
+        }
         Op::Exec { args, .. } => one(format!("execve(it, {} more arguments)", args.len())),
     }
 }
@@ -308,6 +319,8 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),
         Op::Umask { .. } => "umask".into(),
+        Op::Terminal { .. } => "pseudo-terminal".into(),
+        Op::ControllingTerminal {} => "controlling terminal".into(),
         Op::Exec { .. } => "execute the command".into(),
     }
 }

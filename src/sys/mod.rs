@@ -183,6 +183,13 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
+/// Sets the window size of a terminal (`TIOCSWINSZ`, `ioctl_tty(2)`).
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads one `winsize`, which outlives the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into()).map(drop)
+}
+
 /// The `CLONE_NEW*` flag of a namespace (`ioctl_ns(2)`, Linux 4.11).
 pub(crate) fn namespace_type(namespace: BorrowedFd<'_>) -> io::Result<i32> {
     const NS_GET_NSTYPE: libc::Ioctl = 0xb703;

@@ -22,6 +22,7 @@ mod group;
 mod root;
 mod status;
 mod stop;
+mod terminal;
 mod undo;
 mod wait;
 
@@ -29,6 +30,7 @@ pub(crate) use child::Child;
 pub use root::EndedRoot;
 pub use status::{ExitKind, ExitStatus, Lost, Rusage, Signal};
 pub use stop::SignalTarget;
+pub use terminal::Terminal;
 pub(crate) use undo::Undo;
 pub use wait::Output;
 
@@ -38,6 +40,7 @@ pub(crate) struct Streams {
     pub stdin: Option<ChildStdin>,
     pub stdout: Option<ChildStdout>,
     pub stderr: Option<ChildStderr>,
+    pub terminal: Option<OwnedFd>,
 }
 
 impl Streams {
@@ -182,6 +185,11 @@ impl Task {
     /// Takes the read end of the task's standard error. `None` if it is not piped or was taken before.
     pub fn take_stderr(&self) -> Option<ChildStderr> {
         self.streams().stderr.take()
+    }
+
+    /// Takes the caller's end of the task's pseudo-terminal. `None` if the task has none, or it was taken before.
+    pub fn take_terminal(&self) -> Option<Terminal> {
+        self.streams().terminal.take().map(Terminal::new)
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {

@@ -128,6 +128,7 @@ names! {
 fn prctl(option: usize) -> &'static str {
     match option as i32 {
         libc::PR_SET_DUMPABLE => "PR_SET_DUMPABLE",
+        libc::PR_SET_PDEATHSIG => "PR_SET_PDEATHSIG",
         libc::PR_SET_KEEPCAPS => "PR_SET_KEEPCAPS",
         libc::PR_CAPBSET_DROP => "PR_CAPBSET_DROP",
         libc::PR_GET_SECUREBITS => "PR_GET_SECUREBITS",
@@ -139,6 +140,18 @@ fn prctl(option: usize) -> &'static str {
         57 => "PR_SET_IO_FLUSHER",
         67 => "PR_SET_MEMORY_MERGE",
         other => panic!("no name for prctl({other})"),
+    }
+}
+
+/// The requests of ioctl(2) that init uses.
+fn ioctl(request: usize) -> &'static str {
+    match request as u64 {
+        libc::SIOCSIFFLAGS => "SIOCSIFFLAGS",
+        libc::TIOCSPTLCK => "TIOCSPTLCK",
+        libc::TIOCGPTPEER => "TIOCGPTPEER",
+        libc::TIOCSWINSZ => "TIOCSWINSZ",
+        libc::TIOCSCTTY => "TIOCSCTTY",
+        other => panic!("no name for ioctl({other:#x})"),
     }
 }
 
@@ -205,6 +218,7 @@ impl Kernel {
             texts.iter().filter(|text| !text.is_empty()).map(|text| format!("{}\"", last(text))).collect();
         match name {
             "prctl" => shows.push(prctl(a[0]).into()),
+            "ioctl" => shows.push(ioctl(a[1]).into()),
             "fsconfig" => shows.push(fsconfig(a[1]).into()),
             _ => {}
         }
@@ -234,6 +248,7 @@ impl Kernel {
                 fresh
             }
             "socket" | "signalfd4" | "open_tree" | "fsopen" | "fsmount" | "landlock_create_ruleset" => fresh,
+            "ioctl" if ioctl(a[1]) == "TIOCGPTPEER" => fresh,
             "fcntl" => a[0] as isize,
             "write" => a[2] as isize,
             "mmap" => Box::leak(vec![0u64; a[1].div_ceil(8)].into_boxed_slice()).as_ptr() as isize,

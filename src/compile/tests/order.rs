@@ -13,6 +13,7 @@ pub(super) fn holds(case: &Case, plan: &Plan) {
     descriptors(plan);
     parent_in_order(plan);
     survives_the_wire(plan);
+    joins_in_order(plan);
     assert_eq!(has_maps(plan), clone_flags(plan) & libc::CLONE_NEWUSER.cast_unsigned() != 0);
 }
 
@@ -96,6 +97,9 @@ enum Stage {
     Landlock,
     WorkDir,
     Umask,
+    /// Owned by the task's user.
+    Terminal,
+    ControllingTerminal,
     Lookup,
     /// The last stage before the exec, as the filter may refuse calls of the earlier steps.
     Filter,
@@ -159,6 +163,8 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::NoNewPrivs {} => Stage::NoNewPrivs,
         Op::Cwd { .. } => Stage::WorkDir,
         Op::Umask { .. } => Stage::Umask,
+        Op::Terminal { .. } => Stage::Terminal,
+        Op::ControllingTerminal {} => Stage::ControllingTerminal,
         Op::Find { .. } => Stage::Lookup,
         Op::Exec { .. } => Stage::Exec,
     }
@@ -194,6 +200,8 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::PrivilegedFilter
         | Stage::NoNewPrivs
         | Stage::Landlock
+        | Stage::Terminal
+        | Stage::ControllingTerminal
         | Stage::Filter => 0..=1,
         Stage::Namespaces => 0..=2,
         Stage::Seals => 1..=2,
@@ -227,6 +235,39 @@ fn in_order(plan: &Plan) {
         let inside = (Stage::Trees..=Stage::Switch).contains(&at) && at != Stage::User;
         assert!(!inside || !matches!(step.phase, Phase::Enter(_)), "{}", step.op.title());
     }
+}
+
+/// Asserts the order of the steps of a process that joins the task: before it forks into the PID namespace, where the
+/// task can take control of it, it has everything that confines the task.
+fn joins_in_order(plan: &Plan) {
+    let size = crate::spec::WindowSize { rows: 1, columns: 2 };
+    let command = crate::spec::ExecSpec::command("sh").terminal(size);
+    let joined = enter::enter(&plan.enclosure(plan.report.clone()), &command, "exec-1").unwrap();
+    let no_new_privs = plan.init.iter().any(|step| matches!(op(step), Op::NoNewPrivs {}));
+    let ops: Vec<Op<'_>> = joined.init.iter().map(op).collect();
+    let fork = ops.iter().position(|op| matches!(op, Op::ForkInside { .. }));
+    let own =
+        |stage: &Stage| (Stage::Rlimits..Stage::Terminal).contains(stage) || *stage == Stage::SharedFilter;
+    // The same steps as the task's, in the same order.
+    let of_task: Vec<Op<'_>> = plan.init.iter().map(op).filter(|op| own(&stage(op, no_new_privs))).collect();
+    let before = &ops[..fork.unwrap_or(ops.len())];
+    let confines: Vec<Op<'_>> = before.iter().copied().filter(|op| own(&stage(op, no_new_privs))).collect();
+    assert_eq!(confines, of_task);
+    let in_pid_namespace = plan.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0;
+    assert_eq!(fork.is_some(), in_pid_namespace);
+    let filtered = plan.init.iter().any(|step| matches!(op(step), Op::Filter { .. }));
+    if let Some(fork) = fork {
+        let has_filter = ops[..fork].iter().any(|op| matches!(op, Op::Filter { .. }));
+        assert_eq!(has_filter, filtered, "the filter is loaded before the fork");
+        for after in ops[fork..].iter().skip(1) {
+            let late = [Stage::ControllingTerminal, Stage::Lookup, Stage::Filter, Stage::Exec];
+            assert!(late.contains(&stage(after, no_new_privs)), "{after:?}");
+        }
+    }
+    let filters = |ops: &[Op<'_>]| ops.iter().filter(|op| matches!(op, Op::Filter { .. })).count();
+    let entry = [filtered, filtered && no_new_privs && in_pid_namespace];
+    assert_eq!(filters(&ops), entry.into_iter().filter(|is| *is).count());
+    descriptors(&joined);
 }
 
 /// Asserts the order of the mount steps.
@@ -327,7 +368,10 @@ fn descriptors(plan: &Plan) {
                 let to: Vec<u32> = map.iter().map(|dup| dup.to).collect();
                 assert!(to.starts_with(&[0, 1, 2]) && to.is_sorted_by(|a, b| a < b), "{to:?}");
             }
-            Op::Join { fd, .. } | Op::Enter { fd, .. } | Op::Fork { caller: fd, .. } => used.push(fd),
+            Op::Join { fd, .. }
+            | Op::Enter { fd, .. }
+            | Op::Fork { caller: fd, .. }
+            | Op::ForkInside { caller: fd } => used.push(fd),
             Op::Tree { fd, .. } => {
                 assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.op.title());
                 trees.push(fd);
