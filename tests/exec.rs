@@ -445,3 +445,31 @@ fn a_command_cannot_insert_input_into_its_terminal() {
     assert!(text.contains("PermissionError"), "{text}");
     assert!(!command.wait().unwrap().success());
 }
+
+/// Many tasks at once, each with an additional command, each stopped.
+#[test]
+fn five_hundred_tasks_are_each_entered_and_stopped() {
+    if !sandboxes() {
+        return;
+    }
+    let (threads, each) = if common::emulated() { (4, 5) } else { (10, 50) };
+    let sandbox =
+        shell("trap 'exit 9' TERM; echo ready; while :; do sleep 1000 & wait; done").stdout(Stdio::Piped);
+    let sandbox = sandbox.host(&cofferdam::Host::probe().unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let tasks: Vec<Task> = (0..each).map(|_| sandbox.spawn().unwrap()).collect();
+                for task in &tasks {
+                    task.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
+                    assert_eq!(task.exec(&sh("exit 3")).unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
+                }
+                for task in &tasks {
+                    let status = task.stop(Signal::new(15).unwrap(), LONG, SignalTarget::Main).unwrap();
+                    assert_eq!(status.kind(), ExitKind::Exited(9));
+                    task.release().unwrap();
+                }
+            });
+        }
+    });
+}

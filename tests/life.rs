@@ -461,3 +461,39 @@ fn resource_usage_covers_descendants() {
         assert!(usage.user + usage.system > Duration::from_millis(5), "{usage:?}");
     }
 }
+
+/// PID 1 stays for the whole life of a task, so its memory counts once a task.
+#[test]
+fn pid_1_has_less_than_200_kib_of_its_own() {
+    if !sandboxes() {
+        return;
+    }
+    let task = shell("sleep 1000").spawn().unwrap();
+    let ours = task.pid().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{ours}/status")).unwrap();
+    let init = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    let Ok(memory) = std::fs::read_to_string(format!("/proc/{init}/smaps_rollup")) else {
+        return common::skip::note("PID 1 has other ids than this test, which may not read its memory map");
+    };
+    let private: u64 = memory
+        .lines()
+        .filter(|line| line.starts_with("Private_"))
+        .map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert!((1..200).contains(&private), "{private} KiB: {memory}");
+}
+
+/// Orphans become children of PID 1, which must reap each of them.
+#[test]
+fn ten_thousand_short_processes_leave_no_zombie() {
+    if !sandboxes() {
+        return;
+    }
+    let count = if common::emulated() { 300 } else { 10_000 };
+    let script = format!(
+        "i=0; while [ $i -lt {count} ]; do ( : & ); i=$((i+1)); done; \
+         n=0; while grep -l '^State:.Z' /proc/[0-9]*/status >/dev/null 2>&1 && [ $n -lt 600 ]; do \
+         sleep 0.1; n=$((n+1)); done; grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l"
+    );
+    assert_eq!(common::output(shell(&script)).trim(), "0");
+}
