@@ -33,7 +33,7 @@ fn floor(task: &Task) -> i32 {
         let pid = libc::fork();
         if pid == 0 {
             libc::setns(pidfd, NAMESPACES);
-            let inside = libc::vfork();
+            let inside = libc::fork();
             if inside == 0 {
                 let argv = [c"/exit".as_ptr(), std::ptr::null()];
                 libc::execve(argv[0], argv.as_ptr(), argv[1..].as_ptr());

@@ -66,6 +66,7 @@ pub(crate) fn compile(
     let identity = &survey.identity;
     let mut draft = Draft::default();
     let sets = capabilities(policy, spec, host, identity, namespaces.user, &mut draft)?;
+    let other_users = (!namespaces.user).then(|| identity::others(policy, host, identity, sets));
     let filters = filter::choose(policy, spec, sets, namespaces.pid)?;
     let must_hold = &must_hold(policy, spec);
     spec.limits.validate()?;
@@ -196,6 +197,7 @@ pub(crate) fn compile(
         namespaces: namespaces.own(),
         fork_inside,
         environment: ids::environment(identity),
+        other_users,
         must_hold: *must_hold,
         root: record,
         command: spec.command.clone(),

@@ -473,3 +473,35 @@ fn five_hundred_tasks_are_each_entered_and_stopped() {
         }
     });
 }
+
+#[test]
+fn an_additional_command_runs_as_another_user_that_the_policy_allows() {
+    if !sandboxes() {
+        return;
+    }
+    let policy = Policy { denied_host_uids: "0".parse().unwrap(), ..Policy::default() };
+    let task = sleeper().policy(&policy).spawn().unwrap();
+    let as_user =
+        |user: &str| task.exec(&sh("id -u; id -G; grep ^Cap /proc/self/status; echo $HOME").user(user));
+    if !common::can("root") {
+        let refused = as_user("1").unwrap_err();
+        assert!(
+            matches!(refused, Error::Unsupported { control, .. } if control == Control::IDS),
+            "{refused:?}"
+        );
+        return;
+    }
+    let own = output(&task, "grep ^Cap /proc/self/status");
+    let other = as_user("12345:100").unwrap().wait_with_output(1 << 20, Some(LONG)).unwrap();
+    assert_eq!(text(&other), format!("12345\n100\n{}/\n", text(&own)));
+    assert!(matches!(as_user("0").unwrap_err(), Error::Denied { .. }));
+    for wrong in ["no-such-user", "65533"] {
+        assert!(matches!(as_user(wrong).unwrap_err(), Error::Spec { field: "user", .. }), "{wrong}");
+    }
+    // Root has the capabilities of the lists, and no others.
+    let task = sleeper().with(|s| s.cap_drop = vec!["all".into()]).spawn().unwrap();
+    let root = task.exec(&sh("id -u; grep ^Cap /proc/self/status").user("0")).unwrap();
+    let root = root.wait_with_output(1 << 20, Some(LONG)).unwrap();
+    assert!(text(&root).starts_with("0\n"), "{}", text(&root));
+    assert!(text(&root).lines().skip(1).all(|line| line.ends_with("\t0000000000000000")), "{}", text(&root));
+}

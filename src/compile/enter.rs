@@ -8,9 +8,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::{checks, process};
+use super::{checks, identity, process};
+use crate::caps::{CapSet, Sets};
 use crate::cgroup::{Cgroups, JoinShare};
 use crate::error::Result;
+use crate::ids::{self, Identity};
 use crate::plan::{Enclosure, ParentOp, ParentStep, Plan};
 use crate::report::Control;
 use crate::spec::ExecSpec;
@@ -34,13 +36,19 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &ExecSpec, name: &str) -> Result
     let fd = draft.hand(Handed::Task);
     let join = Op::Join { fd, kind: enclosure.namespaces, path: step::text(b"the task") };
     draft.build(Control::MOUNT_NS, join);
-    inside(enclosure, run, &mut draft)?;
+    let user = run.user.as_deref().map(|user| identity::other(enclosure.other_users.as_ref(), user));
+    let user = user.transpose()?;
+    inside(enclosure, run, user.as_ref(), &mut draft)?;
     let work_dir = work_dir(enclosure, run);
     let path = run.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&run.command, &work_dir, path)?;
     process::find(&candidates, &mut draft);
     draft.init.extend(steps(Enter::Last).cloned());
-    process::exec(&run.args, &enclosure.environment, &run.env, &mut draft);
+    let environment = match &user {
+        Some((who, _)) => ids::environment(who),
+        None => enclosure.environment.clone(),
+    };
+    process::exec(&run.args, &environment, &run.env, &mut draft);
     if cgroups.is_empty() {
         let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command";
         draft.report.weaken(Control::KILL, why);
@@ -55,7 +63,8 @@ pub(crate) fn enter(enclosure: &Enclosure, run: &ExecSpec, name: &str) -> Result
         cgroups,
         namespaces,
         fork_inside: Vec::new(),
-        environment: Vec::new(),
+        environment,
+        other_users: None,
         must_hold,
         root,
         command: run.command.clone(),
@@ -102,10 +111,31 @@ fn outside(step: &InitStep, run: &ExecSpec, moves: &Moves<'_>, draft: &mut Draft
 }
 
 /// Adds the steps from the namespaces to the lookup of the command.
-fn inside(enclosure: &Enclosure, run: &ExecSpec, draft: &mut Draft) -> Result<()> {
+fn inside(
+    enclosure: &Enclosure,
+    run: &ExecSpec,
+    user: Option<&(Identity, CapSet)>,
+    draft: &mut Draft,
+) -> Result<()> {
     for step in enclosure.steps.iter().filter(|step| step.phase == Phase::Enter(Enter::Inside)) {
-        match (step.op(), &run.work_dir) {
-            (Some(Op::Cwd { .. }), Some(dir)) => draft.build(step.control, Op::Cwd { path: step::path(dir) }),
+        match (step.op(), &run.work_dir, user) {
+            (Some(Op::Cwd { .. }), Some(dir), _) => {
+                draft.build(step.control, Op::Cwd { path: step::path(dir) });
+            }
+            (Some(Op::Ids { set_groups, .. }), _, Some((who, _))) => {
+                let groups = Encoded::of(who.groups.iter().copied());
+                let (uid, gid, groups) = (who.uid, who.gid, groups.list());
+                draft.build(step.control, Op::Ids { uid, gid, set_groups, groups });
+            }
+            (Some(Op::Caps { .. }), _, Some((who, capabilities))) => {
+                let Sets { permitted, inheritable, ambient, .. } = Sets::for_uid(who.uid, *capabilities);
+                let (permitted, inheritable, ambient) =
+                    (permitted.bits(), inheritable.bits(), ambient.bits());
+                draft.build(step.control, Op::Caps { permitted, inheritable, ambient });
+            }
+            (Some(Op::Bounding { last, .. }), _, Some((_, capabilities))) => {
+                draft.build(step.control, Op::Bounding { keep: capabilities.bits(), last });
+            }
             _ => draft.init.push(step.clone()),
         }
     }

@@ -1,8 +1,10 @@
 //! The ids of the task: which are denied, which can be mapped, and what they are outside of the task's user namespace.
 
+use crate::caps::{CapSet, Sets};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::ids::{self, IdRanges, Identity};
+use crate::plan::OtherUsers;
 use crate::report::Control;
 use crate::spec::Policy;
 use crate::step::{Draft, IdMaps};
@@ -45,17 +47,51 @@ pub(super) fn pid1(host: &Host, identity: &Identity, mapping: Mapping) -> (u32, 
     (id(identity.uid, &host.uid_map), id(identity.gid, &host.gid_map))
 }
 
+/// The users that an additional command may run as, in the caller's user namespace. They have the capabilities that both
+/// the lists of the spec and the task's sets allow.
+pub(super) fn others(policy: &Policy, host: &Host, task: &Identity, sets: Sets) -> OtherUsers {
+    let legacy = policy.root_keeps_caps && task.uid == 0;
+    let capabilities = if legacy { CapSet::EMPTY } else { sets.grantable() };
+    OtherUsers {
+        denied_uids: policy.denied_host_uids.clone(),
+        denied_gids: policy.denied_host_gids.clone(),
+        capabilities,
+        pid1: pid1(host, task, Mapping::None).0,
+    }
+}
+
+/// The user of an additional command.
+///
+/// # Errors
+/// [`Error::Spec`] for an unknown user, and for the user of PID 1. [`Error::Denied`] for a user that the policy denies.
+/// [`Error::Unsupported`] in a user namespace.
+pub(super) fn other(others: Option<&OtherUsers>, user: &str) -> Result<(Identity, CapSet)> {
+    let who = ids::lookup(user)?;
+    let Some(others) = others else {
+        let reason = "the user namespace of the task maps only the task's user".into();
+        return Err(Error::Unsupported { control: Control::IDS, reason });
+    };
+    let none = IdRanges::default();
+    denied_by(&who, &others.denied_uids, &none, "denied_host_uids")?;
+    denied_by(&who, &none, &others.denied_gids, "denied_host_gids")?;
+    if who.uid == others.pid1 {
+        return Err(Error::spec("user", format!("uid {} is that of PID 1", who.uid)));
+    }
+    Ok((who, others.capabilities))
+}
+
+fn denied_by(who: &Identity, uids: &IdRanges, gids: &IdRanges, field: &str) -> Result<()> {
+    ids::check(who, uids, gids).map_err(|e| Error::denied(format!("user: {e} by the policy's {field}")))
+}
+
 /// Checks the task's ids against the denied ranges. If a user namespace maps them to the caller's ids, the caller's ids
 /// are checked too.
 pub(super) fn denied(policy: &Policy, host: &Host, asked: &Identity, mapping: Mapping) -> Result<()> {
     let (uids, gids) = (&policy.denied_host_uids, &policy.denied_host_gids);
     let check = |who: &Identity| {
         let none = IdRanges::default();
-        for (uids, gids, field) in [(uids, &none, "denied_host_uids"), (&none, gids, "denied_host_gids")] {
-            ids::check(who, uids, gids)
-                .map_err(|e| Error::denied(format!("user: {e} by the policy's {field}")))?;
-        }
-        Ok(())
+        denied_by(who, uids, &none, "denied_host_uids")?;
+        denied_by(who, &none, gids, "denied_host_gids")
     };
     check(asked)?;
     if mapping == Mapping::Caller {

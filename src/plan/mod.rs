@@ -11,8 +11,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use crate::caps::CapSet;
 use crate::cgroup::{CgroupOp, Cgroups};
 use crate::error::{Error, Result};
+use crate::ids::IdRanges;
 use crate::report::{Control, Report, Require};
 use crate::rootfs::changes::RootRecord;
 use crate::step::wire::{self, Field, List, Op};
@@ -54,6 +58,8 @@ pub struct Plan {
     pub(crate) fork_inside: Vec<InitStep>,
     /// The environment variables that describe the user.
     pub(crate) environment: Vec<(String, String)>,
+    /// The users that an additional command may run as. `None` in a user namespace, which maps only the task's user.
+    pub(crate) other_users: Option<OtherUsers>,
     /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
     /// Record for comparing the root with its sources after the end of the task.
@@ -81,10 +87,25 @@ pub(crate) struct Enclosure {
     pub fork_inside: Vec<InitStep>,
     /// See [`Plan::environment`].
     pub environment: Vec<(String, String)>,
+    /// See [`Plan::other_users`].
+    pub other_users: Option<OtherUsers>,
     /// See [`Plan::must_hold`].
     pub must_hold: MustHold,
     /// See [`Plan::root`].
     pub root: RootRecord,
+}
+
+/// The users that an additional command may run as in place of the task's user.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OtherUsers {
+    /// User ids that the operator's policy denies.
+    pub denied_uids: IdRanges,
+    /// Group ids that the operator's policy denies.
+    pub denied_gids: IdRanges,
+    /// The capabilities of another user than the task's: those that the spec asks for and the caller can grant.
+    pub capabilities: CapSet,
+    /// The user id of PID 1.
+    pub pid1: u32,
 }
 
 /// The controls that must be enforced, by the spec and by the policy.
@@ -172,6 +193,7 @@ impl Plan {
             namespaces: self.namespaces,
             fork_inside: self.fork_inside.clone(),
             environment: self.environment.clone(),
+            other_users: self.other_users.clone(),
             must_hold: self.must_hold,
             root: self.root.clone(),
         }

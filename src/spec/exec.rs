@@ -31,6 +31,9 @@ pub struct ExecSpec {
     /// The environment, in addition to `HOME`, and `USER` and `LOGNAME` if the user has a name. The environment of the
     /// task is not inherited: it may have changed since, and the crate does not keep it.
     pub env: BTreeMap<OsString, OsString>,
+    /// Another user than the task's, as in [`SandboxSpec::user`](crate::SandboxSpec::user). The policy's denied ids and
+    /// the task's capabilities apply. Not in a user namespace. By default, the user and groups of the task.
+    pub user: Option<String>,
     /// The working directory, an existing absolute path in the root. By default, that of the task.
     pub work_dir: Option<PathBuf>,
     /// The standard input; `/dev/null` by default.
@@ -73,6 +76,12 @@ impl ExecSpec {
     /// Sets an environment variable.
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets another user than the task's.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
         self
     }
 
