@@ -12,6 +12,7 @@
 
 use crate::arch::{self, nr};
 use crate::call::{At, Done, NextCall};
+use crate::clock::Clock;
 use crate::credentials::{drop_bounding, set_ids};
 use crate::state::{FAILED, Init};
 use crate::sys::{self, PollFd};
@@ -39,7 +40,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let caller = init.take_fd(caller);
     // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
     let signals = match sys::open_child_signals() {
-        Err(errno) if init.timer >= 0 => return Err(errno).at(0),
+        Err(errno) if init.timer >= 0 || init.clock.timer >= 0 => return Err(errno).at(0),
         opened => opened.unwrap_or(-1),
     };
     let (ours, theirs) = sys::socketpair().at(1)?;
@@ -49,7 +50,9 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
-        sys::close(init.timer);
+        for fd in [init.timer, init.clock.timer, init.clock.counter] {
+            sys::close(fd);
+        }
         init.pid1 = theirs;
         if sys::recv(theirs, &mut [0u8; 1]) != Ok(1) {
             sys::exit(FAILED);
@@ -57,7 +60,8 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
         return Ok(());
     }
     sys::close(theirs);
-    drop_rights(left, [init.status, signals, caller, ours, pidfd, init.timer])?;
+    let Clock { timer, counter, .. } = init.clock;
+    drop_rights(left, [init.status, signals, caller, ours, pidfd, init.timer, timer, counter])?;
     // SAFETY: the child has its own copy of the mapping. From here on PID 1 reads neither the plan nor the lists and
     // strings decoded from it, neither below nor in `run_steps` after a failure.
     unsafe { sys::unmap(init.plan) };
@@ -66,7 +70,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let _ = sys::send_fd(init.status, &Record::Running.encode(), pidfd);
     sys::close(pidfd);
     sys::close(ours);
-    reap_until_exit([signals, init.status, caller, init.timer], child)
+    reap_until_exit([signals, init.status, caller, init.timer, timer], init.clock, child)
 }
 
 /// Index past all lines of the operation. The parent prints the last line for it.
@@ -87,7 +91,7 @@ fn await_exec(status: i32, child: i32, caller: i32) {
 
 /// Gives up everything that reaping does not need. The bounding set and the groups come first: changing them needs
 /// capabilities.
-fn drop_rights(left: Left, mut kept: [i32; 6]) -> Done {
+fn drop_rights(left: Left, mut kept: [i32; 8]) -> Done {
     let Left { uid, gid, set_groups, last } = left;
     kept.sort_unstable();
     let mut first = 0;
@@ -112,8 +116,9 @@ fn drop_rights(left: Left, mut kept: [i32; 6]) -> Done {
 }
 
 /// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM.
-const CALLS: [usize; 11] = [
+const CALLS: [usize; 13] = [
     nr::READ,
+    nr::PREAD64,
     nr::CLOSE,
     nr::MUNMAP,
     nr::SENDTO,
@@ -121,6 +126,7 @@ const CALLS: [usize; 11] = [
     nr::SENDMSG,
     nr::WAIT4,
     nr::PPOLL,
+    nr::TIMERFD_SETTIME,
     nr::EXIT_GROUP,
     nr::RT_SIGRETURN,
     nr::RESTART_SYSCALL,
@@ -154,8 +160,8 @@ const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
 
 /// Reaps until the task ends. Exits at once when the parent dies without having detached the task: the kernel then
 /// kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a fork of the parent may
-/// hold the socket open. When the time of the task is over, it reports that and exits too.
-fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
+/// hold the socket open. When the time or the CPU time of the task is over, it reports that and exits too.
+fn reap_until_exit(polled: [i32; 5], clock: Clock, task: i32) -> ! {
     let [signals, status, ..] = polled;
     let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     loop {
@@ -163,12 +169,12 @@ fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
         if sys::poll(&mut fds).is_err() {
             continue;
         }
-        let [of_signals, of_status, of_caller, of_timer] = &mut fds;
+        let [of_signals, of_status, of_caller, of_timer, of_clock] = &mut fds;
         if of_timer.revents != 0 {
-            // The task may have ended in time, before PID 1 could run.
-            reap_ended(status, task, false);
-            let _ = sys::send(status, &Record::Deadline.encode());
-            sys::exit(FAILED);
+            end_at(Record::Deadline, status, task);
+        }
+        if of_clock.revents != 0 && clock.is_over() {
+            end_at(Record::CpuDeadline, status, task);
         }
         if of_signals.revents != 0 {
             let _ = sys::read(signals, &mut [0u8; 128]);
@@ -183,6 +189,13 @@ fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
             sys::exit(FAILED);
         }
     }
+}
+
+/// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before PID 1 could run.
+fn end_at(deadline: Record, status: i32, task: i32) -> ! {
+    reap_ended(status, task, false);
+    let _ = sys::send(status, &deadline.encode());
+    sys::exit(FAILED)
 }
 
 /// Reaps every process that has ended. If the task is among them, sends its exit record and exits with its status.

@@ -2,6 +2,7 @@
 //! call: `src/step/render.rs` prints the calls in the same order.
 
 use crate::call::{At, Done, NextCall};
+use crate::clock::Clock;
 use crate::credentials::{become_user, drop_bounding, enter_landlock_domain, set_caps, set_ids};
 use crate::mount::{MASK_ATTRS, attach, attach_anchor, new_mount};
 use crate::paths::{
@@ -155,6 +156,9 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             init.timer = sys::create_timer().at(0)?;
             sys::start_timer(init.timer, nanoseconds).at(1)
         }
+        Op::CpuDeadline { nanoseconds, processors, unit, fd, .. } => {
+            start_clock(init, (nanoseconds, unit.into(), processors.into()), fd)
+        }
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }
@@ -175,6 +179,13 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Find { candidates } => find_command(init, candidates),
         Op::Exec { args, env } => exec_command(init, args, env),
     }
+}
+
+fn start_clock(init: &mut Init, (limit, unit, processors): (u64, u64, u64), fd: u32) -> Done {
+    let counter = init.take_fd(fd);
+    init.clock = Clock { timer: sys::create_timer().at(0)?, counter, limit, unit, processors };
+    let left = init.clock.left().at(1)?;
+    init.clock.start(left).at(2)
 }
 
 fn await_id_maps(init: &Init) -> Done {

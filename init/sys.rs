@@ -127,6 +127,11 @@ pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
     call(nr::READ, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
 }
 
+/// pread(2) from the start of the file.
+pub fn pread(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
+    call(nr::PREAD64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
+}
+
 /// send(2) with MSG_NOSIGNAL.
 pub fn send(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
     call(nr::SENDTO, [fd as usize, bytes.as_ptr() as usize, bytes.len(), MSG_NOSIGNAL, 0, 0]).map(drop)

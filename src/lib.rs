@@ -110,7 +110,7 @@ pub use rootfs::{
 };
 pub use sandbox::Sandbox;
 pub use spec::{CallerFd, Device, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};
-pub use task::{EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task};
+pub use task::{Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

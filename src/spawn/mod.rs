@@ -290,6 +290,7 @@ impl Run<'_> {
                 sys::fs::clone_tree(self.source(source)?, *recursive).map_err(|e| refused(e.into()))?
             }
             Handed::Source(path) => duplicate(self.source(path).ok())?,
+            Handed::CpuTime(path) => open_read(path).map_err(|e| refused(e.into()))?,
             Handed::Tasks(path) => open_write(path).map_err(|e| refused(e.into()))?,
             Handed::Share(path) => match open_write(path) {
                 // No CPU is reserved.
@@ -325,6 +326,10 @@ impl Run<'_> {
             }
         }
     }
+}
+
+fn open_read(path: &Path) -> nix::Result<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 fn open_write(path: &Path) -> nix::Result<OwnedFd> {
@@ -413,7 +418,9 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<()> {
             }
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
-            Ok(Record::Exited { .. } | Record::Deadline) | Err(_) => return Err(init_died(child)),
+            Ok(Record::Exited { .. } | Record::Deadline | Record::CpuDeadline) | Err(_) => {
+                return Err(init_died(child));
+            }
         }
     }
 }

@@ -7,6 +7,8 @@
 
 #[path = "../../init/call.rs"]
 mod call;
+#[path = "../../init/clock.rs"]
+mod clock;
 #[path = "../../init/credentials.rs"]
 mod credentials;
 #[path = "../../init/files.rs"]

@@ -84,6 +84,7 @@ enum Stage {
     Switch,
     SharedFilter,
     Deadline,
+    CpuDeadline,
     Pid1,
     Rlimits,
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
@@ -145,6 +146,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => Stage::Deadline,
+        Op::CpuDeadline { .. } => Stage::CpuDeadline,
         Op::Fork { .. } => Stage::Pid1,
         Op::Rlimit { .. } => Stage::Rlimits,
         Op::Landlock { .. } if no_new_privs => Stage::Landlock,
@@ -188,6 +190,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Streams
         | Stage::SharedFilter
         | Stage::Deadline
+        | Stage::CpuDeadline
         | Stage::Pid1
         | Stage::PrivilegedLandlock
         | Stage::PrivilegedFilter
