@@ -329,7 +329,10 @@ fn descriptors(plan: &Plan) {
                 let to: Vec<u32> = map.iter().map(|dup| dup.to).collect();
                 assert!(to.starts_with(&[0, 1, 2]) && to.is_sorted_by(|a, b| a < b), "{to:?}");
             }
-            Op::Join { fd, .. } | Op::Enter { fd, .. } | Op::Fork { caller: fd, .. } => used.push(fd),
+            Op::Join { fd, .. }
+            | Op::Enter { fd, .. }
+            | Op::CpuDeadline { fd, .. }
+            | Op::Fork { caller: fd, .. } => used.push(fd),
             Op::Tree { fd, .. } => {
                 assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.op.title());
                 trees.push(fd);
