@@ -35,7 +35,8 @@ impl Clock {
 
     /// Starts the timer for the next reading. On all CPUs together, the task cannot use `left` in less time.
     pub fn start(&self, left: u64) -> Result<(), Errno> {
-        sys::start_timer(self.timer, (left / self.processors.max(1)).max(SHORTEST))
+        let time = left.checked_div(self.processors).unwrap_or(0);
+        sys::start_timer(self.timer, time.max(SHORTEST))
     }
 
     /// Whether the limit is reached. If not, starts the timer again. The kernel refuses a reading only for want of
