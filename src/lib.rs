@@ -105,8 +105,8 @@ pub use plan::Plan;
 pub use report::{Control, Reason, Report, Require};
 #[doc(inline)]
 pub use rootfs::{
-    Change, ChangeKind, ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root,
-    Secrets, TaskDirs, Template, Volume,
+    Cancel, Change, ChangeKind, ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress,
+    Propagation, Root, Secrets, TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;
 pub use spec::{CallerFd, Device, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};

@@ -425,7 +425,10 @@ fn population_reports_sources_skipped_paths_and_progress() {
         let sandbox = programs(shell("test -f /t/file && test -d /t/out && test -z \"$(ls -A /t/out)\""))
             .policy(&policy)
             .root(root(method, &map))
-            .progress(move |p| listener.lock().unwrap().push(p));
+            .progress(move |p| {
+                listener.lock().unwrap().push(p);
+                std::ops::ControlFlow::Continue(())
+            });
         let done = populated(sandbox.clone());
         let used = if method == Method::Auto { Method::Bind } else { method };
         let sources: Vec<(&Path, &Path)> = done.sources.iter().map(|s| (&*s.path, &*s.target)).collect();

@@ -19,7 +19,7 @@ use crate::host::Survey;
 use crate::plan::{EXECUTE_INIT, ParentOp, ParentStep, Plan, map_call};
 use crate::report::Report;
 use crate::rootfs::source::HostFile;
-use crate::rootfs::{Populated, Progress};
+use crate::rootfs::{Populated, Watch};
 use crate::spec::{SandboxSpec, Stdio};
 use crate::step::wire::{Op, RECORD, Record};
 use crate::step::{Handed, IdMaps, InitStep, Kernel, StreamSource};
@@ -40,8 +40,8 @@ pub(crate) struct Given<'a> {
     pub streams: [Option<RawFd>; 3],
     /// Users and opened paths of the host that the spec names.
     pub survey: Option<&'a Survey>,
-    /// Callback for the progress of populating a root.
-    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// How the caller follows and cancels the population of a root.
+    pub watch: Watch<'a>,
     /// The task to join: the pidfd of its first process, and its cgroups. `None` for a new task.
     pub running: Option<(BorrowedFd<'a>, Option<&'a Group>)>,
 }
@@ -166,7 +166,7 @@ impl Run<'_> {
             }
             ParentOp::BuildRoot(build) => {
                 let survey = self.given.survey.ok_or_else(|| refused(Errno::ENOENT.into()))?;
-                self.populated = build.run(&survey.sources, self.undo.root(), self.given.progress)?;
+                self.populated = build.run(&survey.sources, self.undo.root(), self.given.watch)?;
             }
             ParentOp::Cgroup(op) => {
                 let mut report = std::mem::take(&mut self.report);
