@@ -8,11 +8,16 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cofferdam::{Control, ExitKind, ExitStatus, Limits, Network, Policy, Resource, Sandbox, Stdio, Volume};
+use cofferdam::{
+    Control, Deadline, ExitKind, ExitStatus, Limits, Network, Policy, Resource, Sandbox, Stdio, Volume,
+};
 
 const MEMORY: u64 = 64 << 20;
 const OUTPUT: usize = 1 << 20;
-const TIME: Duration = Duration::from_secs(2);
+/// CPU time of all processes of the submission.
+const CPU_TIME: Duration = Duration::from_secs(2);
+/// Time since the start, for a submission that sleeps.
+const TIME: Duration = Duration::from_secs(10);
 
 fn sandbox(submission: &str) -> Sandbox {
     let limits = Limits { memory: Some(MEMORY), pids_max: Some(16), ..Limits::default() };
@@ -23,6 +28,8 @@ fn sandbox(submission: &str) -> Sandbox {
         .network(Network::None)
         .volume(program)
         .limits(limits)
+        .cpu_deadline(CPU_TIME)
+        .deadline(TIME)
         .rlimit(Resource::Fsize, 1 << 20)
         .rlimit(Resource::Core, 0)
         .stdin(Stdio::Piped)
@@ -33,7 +40,10 @@ fn verdict(status: ExitStatus) -> String {
     match status.kind() {
         // First: after a process was killed for memory, the kernel may take two seconds to free that memory.
         _ if status.oom_killed => format!("memory limit exceeded ({} MiB)", MEMORY >> 20),
-        ExitKind::Killed => format!("time limit exceeded ({} s)", TIME.as_secs()),
+        ExitKind::Deadline(Deadline::Cpu) => {
+            format!("time limit exceeded ({} s of CPU time)", CPU_TIME.as_secs())
+        }
+        ExitKind::Deadline(_) => format!("time limit exceeded ({} s)", TIME.as_secs()),
         ExitKind::Exited(0) => "accepted".into(),
         ExitKind::Exited(code) => format!("exit code {code}"),
         ExitKind::Signalled { signal, .. } => format!("signal {signal}"),
@@ -47,7 +57,7 @@ fn judge(submission: &str) -> cofferdam::Result<()> {
     if let Some(mut stdin) = task.take_stdin() {
         std::thread::spawn(move || io::copy(&mut io::stdin(), &mut stdin));
     }
-    let output = task.wait_with_output(OUTPUT, Some(TIME))?;
+    let output = task.wait_with_output(OUTPUT, None)?;
     let _ = io::stdout().write_all(&output.stdout);
     let stats = task.stats()?;
     eprintln!("verdict: {}", verdict(output.status));

@@ -7,7 +7,7 @@
 //!
 //! Init is not a crate of the workspace: `build.rs` compiles it for the target and the library embeds it. Its files,
 //! from the top: `run.rs` (the steps in order), `step.rs` (one operation), `reap.rs` (PID 1), `files.rs`, `overlay.rs`,
-//! `mount.rs`, `credentials.rs`, `paths.rs`, `state.rs`, `call.rs`, `sys.rs` (system calls), `uapi.rs` (the kernel's
+//! `mount.rs`, `credentials.rs`, `paths.rs`, `state.rs`, `clock.rs`, `call.rs`, `sys.rs` (system calls), `uapi.rs` (the kernel's
 //! constants). Each file imports only from files after it in this list. Code that depends on the processor is in
 //! `x86_64.rs` and `x86_64_nr.rs`.
 #![no_std]
@@ -19,6 +19,7 @@ compile_error!("cofferdam's init knows x86_64 only: another processor needs a fi
 #[path = "x86_64.rs"]
 mod arch;
 mod call;
+mod clock;
 mod credentials;
 mod files;
 mod mem;
@@ -30,6 +31,7 @@ mod run;
 mod state;
 mod step;
 mod sys;
+mod terminal;
 mod uapi;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/step/wire.rs"]

@@ -12,6 +12,7 @@
 
 use crate::arch::{self, nr};
 use crate::call::{At, CallFailed, Done, NextCall};
+use crate::clock::Clock;
 use crate::credentials::{drop_bounding, set_ids};
 use crate::state::{FAILED, Init};
 use crate::sys::{self, PollFd};
@@ -83,7 +84,7 @@ fn fork(init: &mut Init, caller: u32) -> Result<Forked, CallFailed> {
     let caller = init.take_fd(caller);
     // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
     let signals = match sys::open_child_signals() {
-        Err(errno) if init.timer >= 0 => return Err(errno).at(0),
+        Err(errno) if init.timer >= 0 || init.clock.timer >= 0 => return Err(errno).at(0),
         opened => opened.unwrap_or(-1),
     };
     let (ours, theirs) = sys::socketpair().at(1)?;
@@ -93,7 +94,9 @@ fn fork(init: &mut Init, caller: u32) -> Result<Forked, CallFailed> {
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
-        sys::close(init.timer);
+        for fd in [init.timer, init.clock.timer, init.clock.counter] {
+            sys::close(fd);
+        }
         init.pid1 = theirs;
         return Ok(Forked::Child);
     }
@@ -112,7 +115,9 @@ fn await_parent(init: &Init) -> Done {
 impl Parent {
     /// Closes every descriptor except its own. `index` is the index of the call's line.
     fn close_others(&self, init: &Init, index: u8) -> Done {
-        let mut kept = [init.status, self.signals, self.caller, self.child, self.pidfd, init.timer];
+        let Clock { timer, counter, .. } = init.clock;
+        let Parent { signals, caller, child, pidfd, .. } = *self;
+        let mut kept = [init.status, signals, caller, child, pidfd, init.timer, timer, counter];
         kept.sort_unstable();
         let mut first = 0;
         for fd in kept {
@@ -132,7 +137,8 @@ impl Parent {
         let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
         sys::close(self.pidfd);
         sys::close(self.child);
-        reap_until_exit([self.signals, init.status, self.caller, init.timer], self.pid)
+        let polled = [self.signals, init.status, self.caller, init.timer, init.clock.timer];
+        reap_until_exit(polled, init.clock, self.pid)
     }
 }
 
@@ -177,8 +183,9 @@ fn drop_capabilities(next: &mut NextCall) -> Done {
 }
 
 /// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM.
-const CALLS: [usize; 11] = [
+const CALLS: [usize; 13] = [
     nr::READ,
+    nr::PREAD64,
     nr::CLOSE,
     nr::MUNMAP,
     nr::SENDTO,
@@ -186,6 +193,7 @@ const CALLS: [usize; 11] = [
     nr::SENDMSG,
     nr::WAIT4,
     nr::PPOLL,
+    nr::TIMERFD_SETTIME,
     nr::EXIT_GROUP,
     nr::RT_SIGRETURN,
     nr::RESTART_SYSCALL,
@@ -219,8 +227,8 @@ const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
 
 /// Reaps until the task ends. Exits at once when the parent dies without having detached the task: the kernel then
 /// kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a fork of the parent may
-/// hold the socket open. When the time of the task is over, it reports that and exits too.
-fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
+/// hold the socket open. When the time or the CPU time of the task is over, it reports that and exits too.
+fn reap_until_exit(polled: [i32; 5], clock: Clock, task: i32) -> ! {
     let [signals, status, ..] = polled;
     let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     loop {
@@ -228,12 +236,12 @@ fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
         if sys::poll(&mut fds).is_err() {
             continue;
         }
-        let [of_signals, of_status, of_caller, of_timer] = &mut fds;
+        let [of_signals, of_status, of_caller, of_timer, of_clock] = &mut fds;
         if of_timer.revents != 0 {
-            // The task may have ended in time, before PID 1 could run.
-            reap_ended(status, task, false);
-            let _ = sys::send(status, &Record::Deadline.encode());
-            sys::exit(FAILED);
+            end_at(Record::Deadline, status, task);
+        }
+        if of_clock.revents != 0 && clock.is_over() {
+            end_at(Record::CpuDeadline, status, task);
         }
         if of_signals.revents != 0 {
             let _ = sys::read(signals, &mut [0u8; 128]);
@@ -248,6 +256,13 @@ fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
             sys::exit(FAILED);
         }
     }
+}
+
+/// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before PID 1 could run.
+fn end_at(deadline: Record, status: i32, task: i32) -> ! {
+    reap_ended(status, task, false);
+    let _ = sys::send(status, &deadline.encode());
+    sys::exit(FAILED)
 }
 
 /// Reaps every process that has ended. If the task is among them, sends its exit record and exits with its status.

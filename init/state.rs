@@ -1,5 +1,6 @@
 //! Init's state, and its reports to the parent and to PID 1.
 
+use crate::clock::Clock;
 use crate::sys;
 use crate::wire::{FDS, Program, Record, Str};
 
@@ -11,6 +12,8 @@ pub struct Init {
     pub pid1: i32,
     /// The timer of the task's deadline; -1 without one.
     pub timer: i32,
+    /// The limit of the task's CPU time.
+    pub clock: Clock,
     /// Descriptors that the parent handed over; -1 once a step has taken one.
     pub fds: [i32; FDS as usize],
     /// The root of the sandbox. -1 before the step that mounts it.
@@ -42,6 +45,7 @@ impl Init {
             status,
             pid1: -1,
             timer: -1,
+            clock: Clock::NONE,
             fds,
             root: -1,
             upper: -1,

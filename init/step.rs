@@ -2,6 +2,7 @@
 //! call: `src/step/render.rs` prints the calls in the same order.
 
 use crate::call::{At, Done, NextCall};
+use crate::clock::Clock;
 use crate::credentials::{become_user, drop_bounding, enter_landlock_domain, set_caps, set_ids};
 use crate::mount::{MASK_ATTRS, attach, attach_anchor, new_mount};
 use crate::paths::{
@@ -11,11 +12,11 @@ use crate::state::Init;
 use crate::sys::{self, Errno};
 use crate::uapi::{
     AT_FDCWD, EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
-    O_DIRECTORY, O_NOCTTY, O_PATH, O_RDWR, O_WRONLY, PR_GET_SECUREBITS, PR_SET_DUMPABLE, PR_SET_IO_FLUSHER,
+    O_DIRECTORY, O_PATH, O_RDWR, O_WRONLY, PR_GET_SECUREBITS, PR_SET_DUMPABLE, PR_SET_IO_FLUSHER,
     PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, PR_SET_THP_DISABLE, PR_SET_TIMERSLACK,
 };
 use crate::wire::{Dup, FileType, List, Op, Record, Str};
-use crate::{files, mount, overlay, reap};
+use crate::{files, mount, overlay, reap, terminal};
 
 /// Runs one operation.
 pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
@@ -160,6 +161,9 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             init.timer = sys::create_timer().at(0)?;
             sys::start_timer(init.timer, nanoseconds).at(1)
         }
+        Op::CpuDeadline { nanoseconds, processors, unit, fd, .. } => {
+            start_clock(init, (nanoseconds, unit.into(), processors.into()), fd)
+        }
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }
@@ -178,33 +182,18 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             Ok(())
         }
         Op::Landlock { fs, scoped } => enter_landlock_domain(fs, scoped),
-        Op::Terminal { rows, columns } => open_terminal(init, rows, columns),
-        Op::ControllingTerminal {} => {
-            // EPERM: the process leads a session already.
-            match sys::setsid() {
-                Err(EPERM) => {}
-                started => started.at(0)?,
-            }
-            sys::set_controlling_terminal(0).at(1)
-        }
+        Op::Terminal { rows, columns } => terminal::open(init, rows, columns),
+        Op::ControllingTerminal {} => terminal::control(),
         Op::Find { candidates } => find_command(init, candidates),
         Op::Exec { args, env } => exec_command(init, args, env),
     }
 }
 
-/// Opens a pseudo-terminal. It belongs to the task's user, because the task's ids are set.
-fn open_terminal(init: &Init, rows: u32, columns: u32) -> Done {
-    let ours = sys::openat2(AT_FDCWD, c"/dev/ptmx", O_RDWR | O_NOCTTY, 0).at(0)?;
-    sys::unlock_terminal(ours).at(1)?;
-    let peer = sys::open_terminal_peer(ours).at(2)?;
-    sys::set_window_size(peer, rows as u16, columns as u16).at(3)?;
-    for stream in 0..3 {
-        sys::dup3(peer, stream).at(4)?;
-    }
-    sys::close(peer);
-    sys::send_fd(init.status, &Record::Terminal.encode(), ours).at(5)?;
-    sys::close(ours);
-    Ok(())
+fn start_clock(init: &mut Init, (limit, unit, processors): (u64, u64, u64), fd: u32) -> Done {
+    let counter = init.take_fd(fd);
+    init.clock = Clock { timer: sys::create_timer().at(0)?, counter, limit, unit, processors };
+    let left = init.clock.left().at(1)?;
+    init.clock.start(left).at(2)
 }
 
 fn await_id_maps(init: &Init) -> Done {

@@ -127,6 +127,11 @@ pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
     call(nr::READ, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
 }
 
+/// pread(2) from the start of the file.
+pub fn pread(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
+    call(nr::PREAD64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
+}
+
 /// send(2) with MSG_NOSIGNAL.
 pub fn send(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
     call(nr::SENDTO, [fd as usize, bytes.as_ptr() as usize, bytes.len(), MSG_NOSIGNAL, 0, 0]).map(drop)
@@ -332,28 +337,14 @@ pub fn sethostname(name: &[u8]) -> Result<(), Errno> {
     call(nr::SETHOSTNAME, [name.as_ptr() as usize, name.len(), 0, 0, 0, 0]).map(drop)
 }
 
-/// ioctl(TIOCSPTLCK): unlocks the other end of a pseudo-terminal.
-pub fn unlock_terminal(terminal: i32) -> Result<(), Errno> {
-    let locked = 0i32;
-    call(nr::IOCTL, [terminal as usize, TIOCSPTLCK, addr(&locked), 0, 0, 0]).map(drop)
+/// ioctl(2) with a pointer to its argument.
+pub fn ioctl<T>(fd: i32, request: usize, arg: &T) -> Result<(), Errno> {
+    call(nr::IOCTL, [fd as usize, request, addr(arg), 0, 0, 0]).map(drop)
 }
 
-/// ioctl(TIOCGPTPEER): opens the other end of a pseudo-terminal.
-pub fn open_terminal_peer(terminal: i32) -> Result<i32, Errno> {
-    let flags = O_RDWR | O_NOCTTY;
-    call(nr::IOCTL, [terminal as usize, TIOCGPTPEER, flags, 0, 0, 0]).map(|fd| fd as i32)
-}
-
-/// ioctl(TIOCSWINSZ).
-pub fn set_window_size(terminal: i32, rows: u16, columns: u16) -> Result<(), Errno> {
-    // struct winsize: rows, columns, and a size in pixels.
-    let size = [rows, columns, 0, 0];
-    call(nr::IOCTL, [terminal as usize, TIOCSWINSZ, addr(&size), 0, 0, 0]).map(drop)
-}
-
-/// ioctl(TIOCSCTTY): makes a terminal the controlling terminal of the session.
-pub fn set_controlling_terminal(terminal: i32) -> Result<(), Errno> {
-    call(nr::IOCTL, [terminal as usize, TIOCSCTTY, 0, 0, 0, 0]).map(drop)
+/// ioctl(2) with a number as its argument.
+pub fn ioctl_number(fd: i32, request: usize, arg: usize) -> Result<i32, Errno> {
+    call(nr::IOCTL, [fd as usize, request, arg, 0, 0, 0]).map(|value| value as i32)
 }
 
 /// socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC).
@@ -367,7 +358,7 @@ pub fn bring_up_loopback(socket: i32) -> Result<(), Errno> {
     let mut request = [[0u8; 8]; 5];
     request[0] = *b"lo\0\0\0\0\0\0";
     request[2] = [IFF_UP | IFF_RUNNING, 0, 0, 0, 0, 0, 0, 0];
-    call(nr::IOCTL, [socket as usize, SIOCSIFFLAGS, addr(&request), 0, 0, 0]).map(drop)
+    ioctl(socket, SIOCSIFFLAGS, &request)
 }
 
 /// prlimit64(2) on this process.

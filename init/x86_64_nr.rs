@@ -13,6 +13,7 @@ pub const RT_SIGACTION: usize = 13;
 pub const RT_SIGPROCMASK: usize = 14;
 pub const RT_SIGRETURN: usize = 15;
 pub const IOCTL: usize = 16;
+pub const PREAD64: usize = 17;
 pub const SOCKET: usize = 41;
 pub const SENDTO: usize = 44;
 pub const RECVFROM: usize = 45;

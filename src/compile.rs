@@ -137,10 +137,12 @@ pub(crate) fn compile(
     rootfs::lower::lower(&request, &mut draft);
     let private = namespaces.pid == IsolationMode::Private;
     // Before the common filter, which knows how a task without it defeats the deadline.
-    let deadline = process::deadline(spec.deadline, spec.init && private, &mut draft)?;
+    let stays_as_pid1 = spec.init && private;
+    let deadline = process::deadline(spec.deadline, stays_as_pid1, &mut draft)?;
+    let cpu_deadline = process::cpu_deadline(spec, stays_as_pid1, &cgroups, &mut draft)?;
     filters.common(must_hold, &mut draft);
-    draft.init.extend(deadline);
-    if spec.init && private {
+    draft.init.extend(deadline.into_iter().chain(cpu_deadline));
+    if stays_as_pid1 {
         let caller = draft.hand(Handed::CallerPidfd);
         draft.init.push(process::stay(host, identity, mapping, caller));
     }
@@ -352,6 +354,7 @@ fn cgroup(
             devices: &rules,
             without_devices: &without_devices,
             own_pid,
+            cpu_time: spec.cpu_deadline.is_some() && spec.init && own_pid,
             partition: policy.core_partitions,
             ..cgroup::Request::new(&spec.limits, &found, &policy.cgroup_parent, &name)
         },

@@ -65,6 +65,10 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The caller cancelled the population of the root: [`Sandbox::cancel`](crate::Sandbox::cancel), or a `Break` of the
+    /// [`progress`](crate::Sandbox::progress) callback. A spawn has removed everything that it made.
+    #[error("cancelled while the root was populated")]
+    Cancelled,
     /// The kernel refused a step of init, inside the new namespaces. Init was reaped, and everything made before was
     /// removed.
     #[error("{step}")]
@@ -215,7 +219,7 @@ impl Error {
     /// ```
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Error::Spec { .. } => None,
+            Error::Spec { .. } | Error::Cancelled => None,
             Error::Denied { .. } => Some("ask for less, or ask the operator to change the policy"),
             Error::Unsupported { control, reason } => unsupported(*control, reason),
             Error::Exec { source, .. } => match source.kind() {

@@ -105,12 +105,14 @@ pub use plan::Plan;
 pub use report::{Control, Reason, Report, Require};
 #[doc(inline)]
 pub use rootfs::{
-    Change, ChangeKind, ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress, Propagation, Root,
-    Secrets, TaskDirs, Template, Volume,
+    Cancel, Change, ChangeKind, ChrootEnv, Dns, FileKind, HostsEntry, Method, Populated, Progress,
+    Propagation, Root, Secrets, TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;
 pub use spec::{CallerFd, Device, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize};
-pub use task::{EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, Terminal};
+pub use task::{
+    Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, Terminal,
+};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

@@ -84,6 +84,9 @@ bitflags::bitflags! {
         const SYSCALLS = 1 << 26;
         /// The task is killed at its [`deadline`](crate::SandboxSpec::deadline), also without its caller.
         const DEADLINE = 1 << 27;
+        /// The task is killed when it has used its [`cpu_deadline`](crate::SandboxSpec::cpu_deadline), also without its
+        /// caller.
+        const CPU_DEADLINE = 1 << 28;
     }
 }
 
@@ -99,6 +102,9 @@ impl Control {
         .union(Control::PIDS)
         .union(Control::IO)
         .union(Control::HUGETLB);
+
+    /// The deadlines, which PID 1 watches.
+    pub(crate) const DEADLINES: Control = Control::DEADLINE.union(Control::CPU_DEADLINE);
 
     /// Parses a list as on the command line: `all`, `none`, or names separated by commas (`pid_ns,caps`). Case does not
     /// matter.

@@ -4,13 +4,14 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::compile::compile;
 use crate::error::Result;
 use crate::host::{Host, Survey};
 use crate::plan::Plan;
-use crate::rootfs::Progress;
+use crate::rootfs::{Cancel, Progress, ProgressFn, Watch};
 use crate::spawn::{self, Given};
 use crate::spec::{Policy, SandboxSpec};
 use crate::task::Task;
@@ -34,15 +35,16 @@ pub struct Sandbox {
     spec: SandboxSpec,
     host: Option<Host>,
     progress: Progressed,
+    cancel: Option<Cancel>,
 }
 
 /// The progress callback of the caller, if there is one.
 #[derive(Clone, Default)]
-struct Progressed(Option<Arc<dyn Fn(Progress) + Send + Sync>>);
+struct Progressed(Option<Arc<dyn Fn(Progress) -> ControlFlow<()> + Send + Sync>>);
 
 impl Progressed {
-    fn as_fn(&self) -> Option<&(dyn Fn(Progress) + Sync)> {
-        self.0.as_ref().map(|tell| &**tell as &(dyn Fn(Progress) + Sync))
+    fn as_fn(&self) -> Option<&ProgressFn<'_>> {
+        self.0.as_ref().map(|tell| &**tell as &ProgressFn<'_>)
     }
 }
 
@@ -55,14 +57,14 @@ impl fmt::Debug for Progressed {
 impl Sandbox {
     /// A sandbox from a spec and a policy, for example from deserialised ones.
     pub fn new(policy: &Policy, spec: SandboxSpec) -> Self {
-        Sandbox { policy: policy.clone(), spec, host: None, progress: Progressed::default() }
+        Sandbox { policy: policy.clone(), spec, host: None, progress: Progressed::default(), cancel: None }
     }
 
     /// A sandbox for a command, with the default spec and the default policy. See [`SandboxSpec::command`] for how the
     /// command is looked up.
     pub fn command(command: impl Into<OsString>) -> Self {
         let spec = SandboxSpec { command: command.into(), ..SandboxSpec::default() };
-        Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default() }
+        Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default(), cancel: None }
     }
 
     /// The spec, with all changes of the builder.
@@ -80,8 +82,19 @@ impl Sandbox {
     /// Sets a callback for the progress of a root that is populated by links, reflinks or copies. `spawn` calls it
     /// several times, from any of its worker threads, and a last time when the root is populated. It must return
     /// quickly. Other roots have no progress.
-    pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+    ///
+    /// [`ControlFlow::Break`] cancels the spawn as [`cancel`](Self::cancel) does. After the last call it has no effect.
+    pub fn progress(mut self, tell: impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
         self.progress = Progressed(Some(Arc::new(tell)));
+        self
+    }
+
+    /// Sets a handle that ends the population of a root from another thread. `spawn` then removes everything that it has
+    /// made, and returns [`Error::Cancelled`](crate::Error::Cancelled). The copying stops before the next file, or
+    /// within a large file before the next 8 MiB; removing takes time in proportion to what was made. A spawn whose root
+    /// is populated, or is not populated at all, goes on.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
         self
     }
 
@@ -158,7 +171,7 @@ impl Sandbox {
         let given = Given {
             streams: spawn::streams([&self.spec.stdin, &self.spec.stdout, &self.spec.stderr]),
             survey: Some(&survey),
-            progress: self.progress.as_fn(),
+            watch: Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() },
             running: None,
         };
         Task::new(&plan, spawn::spawn(&plan, given)?)

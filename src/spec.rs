@@ -364,6 +364,16 @@ pub struct SandboxSpec {
     /// seconds, or a string such as `"90s"`, `"500ms"` or `"2h"`.
     #[serde(with = "notation::optional_duration")]
     pub deadline: Option<Duration>,
+    /// CPU time after which PID 1 kills the task, as with [`deadline`](Self::deadline): user and system time of all
+    /// processes of the task, of those that have ended, and of init. It is the counter of the task's cgroup (`cpu.stat` of
+    /// cgroup v2, `cpuacct.usage` of v1), so no process escapes it, whatever its session or parent.
+    ///
+    /// PID 1 sleeps as long as the task cannot reach the limit on all CPUs together, and at least 10 ms. So the task
+    /// exceeds the limit by at most 10 ms on each CPU, plus one scheduler tick and the time until PID 1 runs. It needs
+    /// [`init`](Self::init), a private PID namespace, and a cgroup v2 tree or the `cpuacct` controller of v1. It needs no
+    /// controller of cgroup v2. No limit if absent. Serialised as [`deadline`](Self::deadline).
+    #[serde(with = "notation::optional_duration")]
+    pub cpu_deadline: Option<Duration>,
     /// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). If this
     /// and the operator's [`require`](Policy::require) are absent, [`Require::Asked`] applies.
     pub require: Option<Require>,
@@ -407,6 +417,7 @@ impl Default for SandboxSpec {
             fds: Vec::new(),
             deadline: None,
             terminal: None,
+            cpu_deadline: None,
             require: None,
         }
     }

@@ -53,7 +53,9 @@ fn judge_tells_accepted_wrong_slow_and_greedy_submissions_apart() {
         ("read x; echo $((x * 2))", "accepted", "42\n"),
         ("exit 3", "exit code 3", ""),
         ("kill -SEGV $$", "signal 11", ""),
-        ("while :; do :; done", "time limit exceeded (2 s)", ""),
+        ("while :; do :; done", "time limit exceeded (2 s of CPU time)", ""),
+        ("setsid sh -c 'while :; do :; done' & wait", "time limit exceeded (2 s of CPU time)", ""),
+        ("sleep 600", "time limit exceeded (10 s)", ""),
         ("head -c 200m /dev/zero | tail", "memory limit exceeded (64 MiB)", ""),
     ] {
         let output = run(Command::new(&judge).arg(script(dir.path(), submission)), "21\n");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam::filter::{Action, Filter, Profile, Rule};
 use cofferdam::{
-    Control, Error, ExecSpec, ExitKind, IsolationMode, Network, Output, Policy, Sandbox, Signal,
+    Control, Deadline, Error, ExecSpec, ExitKind, IsolationMode, Network, Output, Policy, Sandbox, Signal,
     SignalTarget, Stdio, Task, Terminal, WindowSize,
 };
 use common::{sandboxes, shell};
@@ -176,7 +176,7 @@ fn the_deadline_of_a_command_ends_it_and_not_the_task() {
     let command = task.exec(&sh("sleep 1006").deadline(Duration::from_millis(100))).unwrap();
     assert!(command.report().asked.contains(Control::DEADLINE));
     let status = command.wait_timeout(LONG).unwrap().unwrap();
-    assert_eq!(status.kind(), ExitKind::Deadline);
+    assert_eq!(status.kind(), ExitKind::Deadline(Deadline::Wall));
     assert!(task.status().unwrap().is_none());
     let in_time = task.exec(&sh("exit 5").deadline(LONG)).unwrap();
     assert_eq!(in_time.wait().unwrap().kind(), ExitKind::Exited(5));

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cofferdam::{
-    Control, Error, EventOptions, ExitKind, IsolationMode, Method, Policy, Require, Root, Sandbox, Signal,
-    SignalTarget, Stdio, Task, Volume,
+    Control, Deadline, Error, EventOptions, ExitKind, IsolationMode, Method, Policy, Require, Root, Sandbox,
+    Signal, SignalTarget, Stdio, Task, Volume,
 };
 use common::{sandboxes, shell};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -296,7 +296,7 @@ fn deadline_ends_every_process_of_the_task() {
     assert_eq!(stdout.read(&mut [0]).unwrap(), 0);
     assert!(start.elapsed() >= limit);
     let status = task.wait().unwrap();
-    assert_eq!((status.kind(), status.signal), (ExitKind::Deadline, Some(9)), "{status}");
+    assert_eq!((status.kind(), status.signal), (ExitKind::Deadline(Deadline::Wall), Some(9)), "{status}");
     // A task that ends in time has its own status, and the next kill is no deadline.
     assert_eq!(shell("exit 3").deadline(LONG).spawn().unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
     let task = shell("sleep 600").deadline(LONG).spawn().unwrap();
@@ -317,6 +317,79 @@ fn deadline_needs_an_init_that_stays() {
     }
     for wrong in [Duration::ZERO, Duration::MAX] {
         assert!(matches!(shell("true").deadline(wrong).plan(), Err(Error::Spec { field: "deadline", .. })));
+    }
+}
+
+/// A sandbox whose CPU time is limited. `None`, and a note, on a host that does not count the CPU time of a task.
+fn limited_by_cpu_time(script: &str, limit: Duration) -> Option<Sandbox> {
+    let sandbox = shell(script).cpu_deadline(limit);
+    let report = sandbox.clone().require(Require::BestEffort).plan().unwrap().report;
+    if report.missing.contains(Control::CPU_DEADLINE) {
+        common::skip::note(report.why(Control::CPU_DEADLINE));
+        return None;
+    }
+    Some(sandbox)
+}
+
+/// The processes that spin are not the main process, are in sessions of their own, and have lost their parents.
+#[test]
+fn cpu_deadline_counts_every_process_of_the_task() {
+    if !sandboxes() {
+        return;
+    }
+    let limit = Duration::from_secs(1);
+    let script = "spin='while :; do :; done'
+        sh -c \"$spin\" & setsid sh -c \"$spin\" & (setsid sh -c \"($spin) &\" &)
+        while :; do (i=0; while [ $i -lt 10000 ]; do i=$((i + 1)); done); done";
+    let Some(sandbox) = limited_by_cpu_time(script, limit) else { return };
+    let task = sandbox.spawn().unwrap();
+    assert!(task.report().enforced.contains(Control::CPU_DEADLINE), "{}", task.report());
+    let start = Instant::now();
+    let status = task.wait_timeout(LONG).unwrap().unwrap();
+    assert_eq!((status.kind(), status.signal), (ExitKind::Deadline(Deadline::Cpu), Some(9)), "{status}");
+    let used = task.stats().unwrap().cpu.total.unwrap();
+    // The bound that is documented is much lower, but a busy machine may delay PID 1.
+    assert!((limit..limit * 5).contains(&used), "{used:?} in {:?}", start.elapsed());
+}
+
+/// Only CPU time counts, and the end of a task in time is its own.
+#[test]
+fn cpu_deadline_does_not_end_a_task_that_sleeps() {
+    if !sandboxes() {
+        return;
+    }
+    let Some(sandbox) = limited_by_cpu_time("sleep 4; exit 3", Duration::from_secs(3)) else { return };
+    assert_eq!(sandbox.spawn().unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
+    // Both deadlines are watched at once.
+    let status = sandbox.deadline(Duration::from_secs(1)).spawn().unwrap().wait().unwrap();
+    assert_eq!(status.kind(), ExitKind::Deadline(Deadline::Wall), "{status}");
+}
+
+/// The counter's descriptor is PID 1's alone.
+#[test]
+fn task_gets_no_descriptor_of_its_cpu_time_counter() {
+    if !sandboxes() {
+        return;
+    }
+    let list = "for fd in /proc/self/fd/*; do readlink $fd; done | grep -c -e cpu -e timerfd";
+    let Some(sandbox) = limited_by_cpu_time(list, LONG) else { return };
+    let output = sandbox.stdout(Stdio::Piped).spawn().unwrap().wait_with_output(1000, None).unwrap();
+    assert_eq!((output.stdout.as_slice(), output.status.code), (&b"0\n"[..], Some(1)));
+}
+
+#[test]
+fn cpu_deadline_needs_an_init_that_stays() {
+    if !sandboxes() {
+        return;
+    }
+    for sandbox in [shell("true").init(false), shell("true").pid_mode(IsolationMode::Host)] {
+        let refused = sandbox.cpu_deadline(LONG).plan();
+        let control = Control::CPU_DEADLINE;
+        assert!(matches!(refused, Err(Error::Unsupported { control: c, .. }) if c == control), "{refused:?}");
+    }
+    for wrong in [Duration::ZERO, Duration::MAX] {
+        let refused = shell("true").cpu_deadline(wrong).plan();
+        assert!(matches!(refused, Err(Error::Spec { field: "cpu_deadline", .. })), "{refused:?}");
     }
 }
 

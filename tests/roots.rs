@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cofferdam::{
-    Control, Dns, Error, HostsEntry, Method, Policy, Populated, Progress, Root, Sandbox, Secrets, TaskDirs,
-    Volume,
+    Cancel, Control, Dns, Error, HostsEntry, Method, Policy, Populated, Progress, Root, Sandbox, Secrets,
+    TaskDirs, Volume,
 };
 use common::{asked, can, output, probe, run_probe, sandboxes, shell};
 use roots_tools::{describe, one_of_everything};
@@ -402,6 +402,40 @@ fn populated(sandbox: Sandbox) -> Populated {
     populated
 }
 
+/// Another thread cancels while the host's programs are copied.
+#[test]
+fn cancelled_spawn_leaves_nothing() {
+    if !sandboxes() {
+        return;
+    }
+    let site = site();
+    let policy = Policy { temp_dir: Some(site.path().into()), ..Policy::default() };
+    let (cancel, (began, begins)) = (Cancel::new(), std::sync::mpsc::channel());
+    let told = Arc::new(Mutex::new(Progress::default()));
+    let listener = Arc::clone(&told);
+    let sandbox = shell("true")
+        .policy(&policy)
+        .root(root(Method::Copy, &[(Path::new("/usr"), "/usr")]))
+        .cancel(&cancel)
+        .progress(move |now| {
+            *listener.lock().unwrap() = now;
+            let _ = began.send(());
+            std::ops::ControlFlow::Continue(())
+        });
+    let refused = std::thread::scope(|scope| {
+        let spawning = scope.spawn(|| sandbox.spawn());
+        begins.recv().unwrap();
+        cancel.cancel();
+        spawning.join().unwrap().map(drop)
+    });
+    assert!(matches!(refused, Err(Error::Cancelled)), "{refused:?}");
+    let made = *told.lock().unwrap();
+    assert!(made.bytes < 512 << 20 && made.entries < 20_000, "{made:?}");
+    assert_eq!(fs::read_dir(site.path()).unwrap().count(), 0, "the temporary root is removed");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(site.path().to_str().unwrap()), "{mounts}");
+}
+
 #[test]
 fn population_reports_sources_skipped_paths_and_progress() {
     if !sandboxes() {
@@ -425,7 +459,10 @@ fn population_reports_sources_skipped_paths_and_progress() {
         let sandbox = programs(shell("test -f /t/file && test -d /t/out && test -z \"$(ls -A /t/out)\""))
             .policy(&policy)
             .root(root(method, &map))
-            .progress(move |p| listener.lock().unwrap().push(p));
+            .progress(move |p| {
+                listener.lock().unwrap().push(p);
+                std::ops::ControlFlow::Continue(())
+            });
         let done = populated(sandbox.clone());
         let used = if method == Method::Auto { Method::Bind } else { method };
         let sources: Vec<(&Path, &Path)> = done.sources.iter().map(|s| (&*s.path, &*s.target)).collect();

@@ -106,6 +106,9 @@ pub(crate) struct Args {
     /// Kill the command after this time, such as 90s, 500ms or 2h
     #[arg(long, value_name = "TIME", value_parser = notation::duration)]
     deadline: Option<Duration>,
+    /// Kill the command when it has used this CPU time, such as 90s, 500ms or 2h
+    #[arg(long, value_name = "TIME", value_parser = notation::duration)]
+    cpu_deadline: Option<Duration>,
     /// Let setuid programs gain privileges (no no_new_privs)
     #[arg(long)]
     allow_new_privs: bool,
@@ -271,6 +274,7 @@ impl Args {
         spec.hostname = self.hostname.clone().or(spec.hostname);
         spec.work_dir = self.workdir.clone().or(spec.work_dir);
         spec.deadline = self.deadline.or(spec.deadline);
+        spec.cpu_deadline = self.cpu_deadline.or(spec.cpu_deadline);
         spec.init &= !self.no_init;
         spec.no_new_privs &= !self.allow_new_privs;
         spec.user_namespaces |= self.allow_user_ns;

@@ -1,6 +1,7 @@
 //! Shows the progress of populating a root, on a terminal.
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,9 +28,12 @@ impl Bar {
     }
 
     /// Returns the callback that updates the line.
-    pub(crate) fn teller(&self) -> impl Fn(Progress) + Send + Sync + use<> {
+    pub(crate) fn teller(&self) -> impl Fn(Progress) -> ControlFlow<()> + Send + Sync + use<> {
         let line = Arc::clone(&self.0);
-        move |progress| line.lock().unwrap_or_else(PoisonError::into_inner).tell(progress)
+        move |progress| {
+            line.lock().unwrap_or_else(PoisonError::into_inner).tell(progress);
+            ControlFlow::Continue(())
+        }
     }
 }
 

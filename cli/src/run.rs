@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cofferdam::cgroup::{CONTROLLERS, Detection};
-use cofferdam::{Control, Error, ExitStatus, Host, Report, Require, Sandbox, Signal, Task};
+use cofferdam::{Control, Deadline, Error, ExitStatus, Host, Report, Require, Sandbox, Signal, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -48,8 +48,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(file) = report {
         write_report(file, task.report())?;
     }
-    if status.deadline {
-        let _ = writeln!(std::io::stderr(), "cofferdam: killed at its deadline");
+    let which = match status.deadline {
+        Some(Deadline::Cpu) => "CPU time deadline",
+        _ => "deadline",
+    };
+    if status.deadline.is_some() {
+        let _ = writeln!(std::io::stderr(), "cofferdam: killed at its {which}");
     }
     if let Some(oom) = task.oom() {
         let _ = writeln!(std::io::stderr(), "cofferdam: {oom}");

@@ -110,6 +110,9 @@ impl Made {
             OpCode::Landlock => Op::Landlock { fs: x, scoped: y },
             OpCode::Become => Op::Become { uid: m, gid: n },
             OpCode::Deadline => Op::Deadline { nanoseconds: y },
+            OpCode::CpuDeadline => {
+                Op::CpuDeadline { nanoseconds: x, processors: m, unit: n, fd: m, path: a }
+            }
             OpCode::Exec => Op::Exec { args: strings, env: strings },
         };
         ProgramStep { optional: self.optional, op }.encode(into);
@@ -175,7 +178,7 @@ fn print(program: &Program<'_>) {
 
 fn record(bytes: &[u8]) {
     match Record::decode(bytes) {
-        Err(_) => assert!(bytes.len() != RECORD || !(1..=5).contains(&bytes[0])),
+        Err(_) => assert!(bytes.len() != RECORD || !(1..=8).contains(&bytes[0])),
         Ok(record) => {
             assert_eq!(bytes.len(), RECORD);
             assert_eq!(Record::decode(&record.encode()), Ok(record));

@@ -6,7 +6,7 @@ use super::detect::Detection;
 use super::detect::place::TreeParent;
 use super::devices::DeviceRule;
 use super::fs::{DirOwner, NewDir};
-use super::group::{CgroupOp, Cgroups, Paths};
+use super::group::{CgroupOp, Cgroups, CpuCounter, Paths};
 use super::limits::row::{Row, Terms};
 use super::limits::table::{remarks, rows};
 use super::name::{CgroupName, CgroupPath};
@@ -37,6 +37,8 @@ pub struct Request<'a> {
     pub(crate) without_devices: &'a OnRefusal,
     /// Whether the task has its own PID namespace, whose end kills the whole task. Off by default.
     pub own_pid: bool,
+    /// Whether the task's CPU time must be counted, for its deadline. Off by default.
+    pub(crate) cpu_time: bool,
     /// Whether other tasks are kept off the CPUs that a task reserves. On by default. If off, [`Limits::cores`] on v1
     /// confines only the task that has it. On v2, other tasks are always kept off.
     pub partition: bool,
@@ -59,6 +61,7 @@ impl<'a> Request<'a> {
             devices: &[],
             without_devices: &OnRefusal::Fail,
             own_pid: false,
+            cpu_time: false,
             partition: true,
         }
     }
@@ -92,6 +95,7 @@ pub(super) struct Layout<'a> {
     /// Reserves CPUs or joins the shared set. Runs after the directories in `make` are made.
     processors: Option<Step<CgroupOp>>,
     share: Option<JoinShare>,
+    pub cpu_time: Option<CpuCounter>,
     writes: Vec<Step<CgroupOp>>,
     pub devices: Option<Step<CgroupOp>>,
 }
@@ -103,7 +107,18 @@ impl<'a> Layout<'a> {
         let paths = Paths { limits: limits.clone(), born: limits.clone(), unlimited, ..Paths::default() };
         report.enforce(limits.asked());
         let (stale, make, writes) = (Vec::new(), Vec::new(), Vec::new());
-        Layout { request, report, paths, stale, make, processors: None, share: None, writes, devices: None }
+        Layout {
+            request,
+            report,
+            paths,
+            stale,
+            make,
+            processors: None,
+            share: None,
+            cpu_time: None,
+            writes,
+            devices: None,
+        }
     }
 
     pub fn limits(&self) -> &'a Limits {
@@ -121,7 +136,7 @@ impl<'a> Layout<'a> {
     /// Puts the steps in order, and returns them with the record.
     pub fn finish(self) -> Cgroups {
         let reserves_unit = self.paths.unit.as_ref().is_some_and(|unit| !self.makes(unit));
-        let Layout { paths, stale, make, processors, share, writes, devices, .. } = self;
+        let Layout { paths, stale, make, processors, share, cpu_time, writes, devices, .. } = self;
         let step = |op: CgroupOp| Step::of(Control::KILL, op);
         let mut steps: Vec<Step<CgroupOp>> = stale.into_iter().map(CgroupOp::RemoveStale).map(step).collect();
         steps.extend(make.into_iter().map(CgroupOp::Make).map(step));
@@ -137,7 +152,7 @@ impl<'a> Layout<'a> {
         steps.extend(memory.map(CgroupOp::HoldMemory).map(step));
         steps.extend(writes);
         steps.extend(devices);
-        Cgroups { steps, paths, share }
+        Cgroups { steps, paths, share, cpu_time }
     }
 
     /// Records that this host can set the limits of `control` neither now nor by a later update.

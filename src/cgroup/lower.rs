@@ -3,7 +3,7 @@
 use super::detect::Version;
 use super::detect::place::in_tree;
 use super::fs::{DirOwner, NewDir};
-use super::group::{CgroupOp, Cgroups};
+use super::group::{CgroupOp, Cgroups, CpuCounter};
 use super::layout::{Layout, Request, Tree};
 use super::limits::row::Row;
 use super::reserve::{JoinShare, RESERVE_V2, Reserve, SHARE_V2, Site};
@@ -43,6 +43,7 @@ pub fn lower(request: &Request<'_>, report: &mut Report) -> Result<Cgroups> {
     }
     let no_tree = tree.as_ref().err();
     devices(&mut layout, no_tree)?;
+    cpu_time(&mut layout, no_tree);
     kill(&mut layout, no_tree);
     Ok(layout.finish())
 }
@@ -131,6 +132,27 @@ fn devices(layout: &mut Layout<'_>, no_tree: Option<&String>) -> Result<()> {
     layout.report.enforce(Control::DEVICES);
     layout.devices = Some(Step::of(Control::DEVICES, op).on_refusal(request.without_devices.clone()));
     Ok(())
+}
+
+/// Plans how the task's CPU time is counted: in the v2 leaf, which counts it without any controller (Linux 4.15), or in
+/// the hierarchy of the v1 controller `cpuacct`.
+fn cpu_time(layout: &mut Layout<'_>, no_tree: Option<&String>) {
+    if !layout.request.cpu_time {
+        return;
+    }
+    let (file, unit) = match (no_tree, layout.paths.unit.clone(), v1::writable(layout, "cpuacct")) {
+        (None, Some(leaf), _) => (leaf.join("cpu.stat"), 1000),
+        (_, _, Some(hierarchy)) => (v1::leaf(layout, "cpuacct", hierarchy).join("cpuacct.usage"), 1),
+        (no_tree, _, None) => {
+            let no_tree = no_tree.map_or("the task has no cgroup", String::as_str);
+            let why = format!(
+                "the task's CPU time is not counted: {no_tree}, and the cpuacct controller of cgroup v1 is not available"
+            );
+            return layout.report.miss(Control::CPU_DEADLINE, why);
+        }
+    };
+    let processors = u32::try_from(layout.detection().online.len()).unwrap_or(u32::MAX).max(1);
+    layout.cpu_time = Some(CpuCounter { file, unit, processors });
 }
 
 /// Plans how the task is killed. That needs one cgroup with all of its processes: the v2 leaf or, without a v2 tree,

@@ -12,7 +12,7 @@ use crate::step::Draft;
 const BREACHES: [(&str, Control, &str); 12] = [
     (
         "sys_admin",
-        FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::DEADLINE),
+        FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::DEADLINES),
         "the task has CAP_SYS_ADMIN: it can make read-only mounts writable and mount the host's block devices",
     ),
     (
@@ -33,7 +33,7 @@ const BREACHES: [(&str, Control, &str); 12] = [
     ),
     (
         "sys_ptrace",
-        Control::PID_NS.union(Control::DEADLINE),
+        Control::PID_NS.union(Control::DEADLINES),
         "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees",
     ),
     (
@@ -136,21 +136,22 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
     }
 }
 
-/// Adds to the report how the task can delay PID 1, which watches the deadline. `same_user` says whether PID 1 has the
+/// Adds to the report how the task can delay PID 1, which watches the deadlines. `same_user` says whether PID 1 has the
 /// task's user.
 pub(super) fn delays(sets: Sets, same_user: bool, draft: &mut Draft) {
-    if !(draft.report.enforced | draft.report.weakened).contains(Control::DEADLINE) {
+    let deadlines = Control::DEADLINES & (draft.report.enforced | draft.report.weakened);
+    if deadlines.is_empty() {
         return;
     }
     if sets.bounding.has("sys_nice") {
         draft.report.weaken(
-            Control::DEADLINE,
-            "the task has CAP_SYS_NICE: with real-time processes it can keep PID 1, which watches the deadline, from running",
+            deadlines,
+            "the task has CAP_SYS_NICE: with real-time processes it can keep PID 1, which watches the deadlines, from running",
         );
     } else if same_user || sets.bounding.has("setuid") {
         draft.report.note(
-            Control::DEADLINE,
-            "the task can lower the priority of PID 1, which watches the deadline, and so delay its end while the CPUs are busy",
+            deadlines,
+            "the task can lower the priority of PID 1, which watches the deadlines, and so delay its end while the CPUs are busy",
         );
     }
 }
@@ -185,13 +186,13 @@ pub(super) fn weaken(
         // namespace.
         if has("sys_admin") {
             draft.report.weaken(
-                Control::HOST_FILES | Control::MASKED_PATHS | (Control::DEADLINE & draft.report.asked),
+                Control::HOST_FILES | Control::MASKED_PATHS | (Control::DEADLINES & draft.report.asked),
                 "the task has CAP_SYS_ADMIN in its user namespace: it can make read-only mounts writable and unmount the masks",
             );
         }
         if has("sys_ptrace") && !domain.keeps_traces() {
             draft.report.weaken(
-                (Control::PID_NS | Control::DEADLINE) & draft.report.asked,
+                (Control::PID_NS | Control::DEADLINES) & draft.report.asked,
                 "the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
             );
         }

@@ -131,7 +131,7 @@ impl Filters {
     /// Adds the step that loads the common filter, before PID 1 forks.
     pub(super) fn common(&self, must_hold: &MustHold, draft: &mut Draft) {
         let Some(filter) = &self.common else {
-            let limits = draft.report.enforced & (Control::RESOURCES | Control::DEADLINE);
+            let limits = draft.report.enforced & (Control::RESOURCES | Control::DEADLINES);
             let why = "the task can mount the cgroup file system, and change limits there if it owns the files or has CAP_DAC_OVERRIDE";
             match limits.is_empty() {
                 true => draft.report.note(Control::RESOURCES, why),

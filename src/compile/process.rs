@@ -129,16 +129,42 @@ pub(super) fn deadline(
     draft: &mut Draft,
 ) -> Result<Option<InitStep>> {
     let Some(deadline) = deadline else { return Ok(None) };
-    let nanoseconds = u64::try_from(deadline.as_nanos()).ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok());
-    let nanoseconds = nanoseconds.ok_or_else(|| {
-        Error::spec("deadline", format!("{deadline:?} is not more than 0 and less than 292 years"))
-    })?;
+    let nanoseconds = nanoseconds("deadline", deadline)?;
     if !stays {
         draft.report.miss(Control::DEADLINE, "only an init that stays as PID 1 can watch the deadline");
         return Ok(None);
     }
     draft.report.enforce(Control::DEADLINE);
     Ok(Some(InitStep::new(Control::DEADLINE, Op::Deadline { nanoseconds })))
+}
+
+/// The step that starts the watch of the task's CPU time. Adds the deadline to the report, unless the cgroups have
+/// reported already that nothing counts the CPU time.
+pub(super) fn cpu_deadline(
+    spec: &SandboxSpec,
+    stays: bool,
+    cgroups: &Cgroups,
+    draft: &mut Draft,
+) -> Result<Option<InitStep>> {
+    let Some(deadline) = spec.cpu_deadline else { return Ok(None) };
+    let nanoseconds = nanoseconds("cpu_deadline", deadline)?;
+    if !stays {
+        draft.report.miss(Control::CPU_DEADLINE, "only an init that stays as PID 1 can watch the CPU time");
+        return Ok(None);
+    }
+    let Some(counter) = &cgroups.cpu_time else { return Ok(None) };
+    draft.report.enforce(Control::CPU_DEADLINE);
+    let fd = draft.hand(Handed::CpuTime(counter.file.clone()));
+    let (processors, unit, path) = (counter.processors, counter.unit, step::path(&counter.file));
+    let op = Op::CpuDeadline { nanoseconds, processors, unit, fd, path };
+    Ok(Some(InitStep::new(Control::CPU_DEADLINE, op)))
+}
+
+/// A time in nanoseconds, for a timer.
+fn nanoseconds(field: &'static str, time: Duration) -> Result<u64> {
+    let nanoseconds = u64::try_from(time.as_nanos()).ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok());
+    let wrong = || Error::spec(field, format!("{time:?} is not more than 0 and less than 292 years"));
+    nanoseconds.ok_or_else(wrong)
 }
 
 /// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues

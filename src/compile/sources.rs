@@ -126,7 +126,10 @@ pub(super) fn lead(
             let why = format!(
                 "the task can write to {source:?}, which contains files of the host's cgroups, with the permissions of its user"
             );
-            draft.report.weaken((Control::RESOURCES & draft.report.asked) | Control::KILL, why);
+            draft.report.weaken(
+                ((Control::RESOURCES | Control::DEADLINES) & draft.report.asked) | Control::KILL,
+                why,
+            );
         }
     }
     for (_, source) in named(spec) {

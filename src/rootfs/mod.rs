@@ -68,8 +68,10 @@ pub use changes::{Change, ChangeKind};
 pub use dirs::{Secrets, TaskDirs};
 pub use names::{Dns, HostsEntry};
 pub use populate::{
-    ChrootEnv, Method, Options, Populated, Progress, Skipped, Source, default_chroot_env, populate, validate,
+    Cancel, ChrootEnv, Method, Options, Populated, Progress, Skipped, Source, default_chroot_env, populate,
+    validate,
 };
+pub(crate) use populate::{ProgressFn, Watch};
 pub use teardown::{Leftovers, remove_tree};
 pub use template::Template;
 

@@ -47,8 +47,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::fstat;
 
 use super::hash::Fnv;
+use super::populate::Watch;
 use super::populate::{fingerprint, populate, validate};
-use super::{ChrootEnv, Method, Options, Populated, Progress, Root};
+use super::{ChrootEnv, Method, Options, Populated, Root};
 use crate::sys::lock::{Lock, Locked};
 use crate::{Error, Result};
 
@@ -106,14 +107,15 @@ impl Recipe {
         Ok(Recipe { map: map.clone(), method, setuid, skip, max_entries, max_bytes, key })
     }
 
-    fn options<'a>(&'a self, progress: Option<&'a (dyn Fn(Progress) + Sync)>) -> Options<'a> {
+    fn options<'a>(&'a self, watch: Watch<'a>) -> Options<'a> {
         Options {
             method: self.method,
             setuid: self.setuid,
             skip: &self.skip,
             max_entries: self.max_entries,
             max_bytes: self.max_bytes,
-            progress,
+            progress: watch.progress,
+            cancel: watch.cancel,
             fingerprint: true,
         }
     }
@@ -159,15 +161,17 @@ impl Template {
         let _lock = store.lock(recipe.key)?;
         match store.newest(recipe.key)? {
             Some((generation, held)) => Template::of(store, recipe, generation, held, None),
-            None => Template::fill(store, recipe, options.progress),
+            None => {
+                Template::fill(store, recipe, Watch { progress: options.progress, cancel: options.cancel })
+            }
         }
     }
 
     /// Fills a template. The caller holds the lock on the key.
-    fn fill(store: Store, recipe: Recipe, progress: Option<&(dyn Fn(Progress) + Sync)>) -> Result<Template> {
+    fn fill(store: Store, recipe: Recipe, watch: Watch<'_>) -> Result<Template> {
         store.remove_stale(recipe.key)?;
         let root = store.make_partial(recipe.key)?;
-        let filled = populate(root.as_fd(), &recipe.map, &recipe.options(progress)).and_then(|done| {
+        let filled = populate(root.as_fd(), &recipe.map, &recipe.options(watch)).and_then(|done| {
             let generation = done.fingerprint.unwrap_or_default();
             let partial = store.partial(recipe.key);
             tops::relink(root.as_fd(), &partial)?;
@@ -243,7 +247,7 @@ impl Template {
                 store.set_newest(recipe.key, now)?;
                 Template::of(store, recipe, now, held, None).map(Some)
             }
-            None => Template::fill(store, recipe, None).map(Some),
+            None => Template::fill(store, recipe, Watch::default()).map(Some),
         }
     }
 

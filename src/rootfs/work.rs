@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::populate::Watch;
 use super::populate::{TempRoot, populate_held};
 use super::source::{HeldSources, HostFile};
-use super::{ChrootEnv, Method, Options, Populated, Progress, Skipped, Source};
+use super::{ChrootEnv, Method, Options, Populated, Skipped, Source};
 use crate::error::{Error, Result};
 use crate::step::Kernel;
 
@@ -35,7 +36,7 @@ impl MakeTempRoot {
     /// Makes the directory. `None` if `kernel` only records calls.
     ///
     /// # Errors
-    /// [`Error::Prepare`] with the refused call.
+    /// [`Error::Prepare`] with the refused call. [`Error::Cancelled`].
     pub(crate) fn run(&self, kernel: &Kernel) -> Result<Option<TempRoot>> {
         TempRoot::create(kernel, &self.base, &self.id)
     }
@@ -74,13 +75,13 @@ impl BuildRoot {
         &self,
         held: &HeldSources,
         temp: Option<&TempRoot>,
-        progress: Option<&(dyn Fn(Progress) + Sync)>,
+        watch: Watch<'_>,
     ) -> Result<Option<Populated>> {
         if self.method == Method::None {
             return Ok(None);
         }
         let mut done = match &self.dir {
-            Some(dir) if self.method.walks() => self.fill(dir, held, temp, progress)?,
+            Some(dir) if self.method.walks() => self.fill(dir, held, temp, watch)?,
             _ => Populated { sources: self.mounted.clone(), ..Populated::default() },
         };
         done.skipped.extend(self.skipped.iter().cloned());
@@ -93,13 +94,15 @@ impl BuildRoot {
         dir: &Path,
         held: &HeldSources,
         temp: Option<&TempRoot>,
-        progress: Option<&(dyn Fn(Progress) + Sync)>,
+        watch: Watch<'_>,
     ) -> Result<Populated> {
         let gone = || Error::prepare(format!("openat2({dir:?}, O_PATH)"))(Errno::ENOENT);
         let given = || held.get(dir).map(HostFile::fd).ok_or_else(gone);
         let root = temp.map_or_else(given, |temp| Ok(temp.fd()))?;
         let BuildRoot { method, ref skip, setuid, max_entries, max_bytes, .. } = *self;
-        let options = Options { method, setuid, skip, max_entries, max_bytes, progress, fingerprint: false };
+        let Watch { progress, cancel } = watch;
+        let options =
+            Options { cancel, method, setuid, skip, max_entries, max_bytes, progress, fingerprint: false };
         populate_held(root, &self.env, held, &options)
     }
 }

@@ -165,11 +165,21 @@ impl<J> Drop for BusyWorker<'_, J> {
     }
 }
 
+/// The permits of this process.
+static WALKS: ConcurrentLimit = ConcurrentLimit::new(MAX_WALKS);
+
 /// Waits until fewer than [`MAX_WALKS`] permits are held in this process, and takes one.
 pub(super) fn wait_for_permit() -> WalkPermit<'static> {
-    static WALKS: ConcurrentLimit = ConcurrentLimit::new(MAX_WALKS);
     WALKS.acquire()
 }
+
+/// As [`wait_for_permit`]. `None` if `stopped` returns true meanwhile, which is asked often.
+pub(super) fn permit_unless(stopped: impl Fn() -> bool) -> Option<WalkPermit<'static>> {
+    WALKS.acquire_unless(stopped)
+}
+
+/// Time between two checks for a cancel while no permit is free.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A counting semaphore.
 struct ConcurrentLimit {
@@ -190,6 +200,19 @@ impl ConcurrentLimit {
         let mut free = self.released.wait_while(free, |n| *n == 0).unwrap_or_else(PoisonError::into_inner);
         *free = free.saturating_sub(1);
         WalkPermit(self)
+    }
+
+    fn acquire_unless(&self, stopped: impl Fn() -> bool) -> Option<WalkPermit<'_>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            if stopped() {
+                return None;
+            }
+            let waited = self.released.wait_timeout(free, PATIENCE);
+            free = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free = free.saturating_sub(1);
+        Some(WalkPermit(self))
     }
 }
 

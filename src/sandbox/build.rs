@@ -202,6 +202,11 @@ impl Sandbox {
         self.with(|s| s.deadline = Some(deadline))
     }
 
+    /// Sets the CPU time after which PID 1 kills the task.
+    pub fn cpu_deadline(self, deadline: Duration) -> Self {
+        self.with(|s| s.cpu_deadline = Some(deadline))
+    }
+
     /// Sets `oom_score_adj`, -1000 to 1000.
     pub fn oom_score_adj(self, score: i32) -> Self {
         self.with(|s| s.oom_score_adj = Some(score))

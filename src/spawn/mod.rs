@@ -19,7 +19,7 @@ use crate::host::Survey;
 use crate::plan::{EXECUTE_INIT, ParentOp, ParentStep, Plan, map_call};
 use crate::report::Report;
 use crate::rootfs::source::HostFile;
-use crate::rootfs::{Populated, Progress};
+use crate::rootfs::{Populated, Watch};
 use crate::spec::{SandboxSpec, Stdio};
 use crate::step::wire::{Op, RECORD, Record};
 use crate::step::{Handed, IdMaps, InitStep, Kernel, StreamSource};
@@ -40,8 +40,8 @@ pub(crate) struct Given<'a> {
     pub streams: [Option<RawFd>; 3],
     /// Users and opened paths of the host that the spec names.
     pub survey: Option<&'a Survey>,
-    /// Callback for the progress of populating a root.
-    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// How the caller follows and cancels the population of a root.
+    pub watch: Watch<'a>,
     /// The task to join: the pidfd of its first process. `None` for a new task.
     pub running: Option<BorrowedFd<'a>>,
 }
@@ -166,7 +166,7 @@ impl Run<'_> {
             }
             ParentOp::BuildRoot(build) => {
                 let survey = self.given.survey.ok_or_else(|| refused(Errno::ENOENT.into()))?;
-                self.populated = build.run(&survey.sources, self.undo.root(), self.given.progress)?;
+                self.populated = build.run(&survey.sources, self.undo.root(), self.given.watch)?;
             }
             ParentOp::Cgroup(op) => {
                 let mut report = std::mem::take(&mut self.report);
@@ -283,6 +283,7 @@ impl Run<'_> {
                 sys::fs::clone_tree(self.source(source)?, *recursive).map_err(|e| refused(e.into()))?
             }
             Handed::Source(path) => duplicate(self.source(path).ok())?,
+            Handed::CpuTime(path) => open_read(path).map_err(|e| refused(e.into()))?,
             Handed::Tasks(path) => open_write(path).map_err(|e| refused(e.into()))?,
             Handed::Share(path) => match open_write(path) {
                 // No CPU is reserved.
@@ -318,6 +319,10 @@ impl Run<'_> {
             }
         }
     }
+}
+
+fn open_read(path: &Path) -> nix::Result<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 fn open_write(path: &Path) -> nix::Result<OwnedFd> {
@@ -415,7 +420,9 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<Option<
             Ok(Record::Terminal) => terminal = fd,
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
-            Ok(Record::Exited { .. } | Record::Deadline) | Err(_) => return Err(init_died(child)),
+            Ok(Record::Exited { .. } | Record::Deadline | Record::CpuDeadline) | Err(_) => {
+                return Err(init_died(child));
+            }
         }
     }
 }

@@ -316,6 +316,8 @@ pub(crate) enum Handed {
     },
     /// An `O_PATH` descriptor of a source. Init opens the path again, and checks that it is the same file.
     Source(PathBuf),
+    /// The counter of CPU time of the task's cgroup, open for reading.
+    CpuTime(PathBuf),
     /// The `tasks` file of a version 1 cgroup.
     Tasks(PathBuf),
     /// The `tasks` file of the shared cpuset of version 1. The shared cpuset is created when CPUs are reserved. If it
@@ -334,6 +336,7 @@ impl Handed {
             Handed::Namespace(path) => format!("namespace {path:?}"),
             Handed::Tree { source, .. } => format!("a mount tree of {source:?}"),
             Handed::Source(path) => format!("{path:?}"),
+            Handed::CpuTime(path) => format!("{path:?}"),
             Handed::Tasks(path) | Handed::Share(path) => {
                 format!("cgroup {:?}", path.parent().unwrap_or(path))
             }
@@ -356,6 +359,7 @@ impl Handed {
                 let recursive = if *recursive { "|AT_RECURSIVE" } else { "" };
                 format!("open_tree(held {source:?}, OPEN_TREE_CLONE|AT_EMPTY_PATH{recursive})")
             }
+            Handed::CpuTime(path) => format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC)"),
             Handed::Tasks(path) => format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC)"),
             Handed::Share(path) => {
                 format!("openat(AT_FDCWD, {path:?}, O_WRONLY|O_CLOEXEC) # if a CPU is reserved")
@@ -421,6 +425,8 @@ mod tests {
             Record::Ready,
             Record::Running,
             Record::Exited { status: -1 },
+            Record::Deadline,
+            Record::CpuDeadline,
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }

@@ -240,6 +240,20 @@ ops! {
         /// Time from now.
         nanoseconds: u64,
     }
+    /// Starts the watch of the task's CPU time by PID 1: a timer for the next reading of the counter
+    /// (`timerfd_create(2)`).
+    CpuDeadline {
+        /// The CPU time after which the task is killed.
+        nanoseconds: u64,
+        /// Maximum number of CPUs that the task runs on at once.
+        processors: u32,
+        /// Nanoseconds for each unit of the counter.
+        unit: u32,
+        /// Index into the table of descriptors: the counter's file, open for reading.
+        fd: u32,
+        /// Path of the file; only for the printed plan.
+        path: Str<'a>,
+    }
     /// Forks. Init stays as PID 1, which reaps processes and reports the exit status. The child waits until PID 1 has
     /// given up the privileges that reaping does not need, and then runs the following steps.
     Fork {

@@ -36,6 +36,8 @@ pub enum Record {
     Terminal,
     /// The time of the task is over, and PID 1 exits.
     Deadline,
+    /// The task has used its CPU time, and PID 1 exits.
+    CpuDeadline,
     /// The child of a staying PID 1 ended.
     Exited {
         /// The wait status, as `wait4(2)` returns it.
@@ -56,7 +58,8 @@ impl Record {
             Record::Running => (4, 0, 0, 0),
             Record::Exited { status } => (5, 0, 0, status),
             Record::Deadline => (6, 0, 0, 0),
-            Record::Terminal => (7, 0, 0, 0),
+            Record::CpuDeadline => (7, 0, 0, 0),
+            Record::Terminal => (8, 0, 0, 0),
         };
         let [s0, s1, s2, _] = step.to_le_bytes();
         let [n0, n1, n2, n3] = number.to_le_bytes();
@@ -78,7 +81,8 @@ impl Record {
             4 => Ok(Record::Running),
             5 => Ok(Record::Exited { status: errno }),
             6 => Ok(Record::Deadline),
-            7 => Ok(Record::Terminal),
+            7 => Ok(Record::CpuDeadline),
+            8 => Ok(Record::Terminal),
             _ => Err(Malformed),
         }
     }

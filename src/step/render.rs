@@ -188,6 +188,14 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
                 format!("timerfd_settime(timer, 0, {{tv_sec={seconds}, tv_nsec={rest}}})"),
             ]
         }
+        Op::CpuDeadline { nanoseconds, processors, path, .. } => vec![
+            "timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC)".into(),
+            format!("pread64({path:?})"),
+            format!(
+                "timerfd_settime(timer, 0, what is left of {:?} on {processors} CPUs)",
+                std::time::Duration::from_nanos(nanoseconds)
+            ),
+        ],
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::ForkInside { .. } => [
             "signalfd4(SIGCHLD)",
@@ -307,6 +315,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::PivotRoot {} | Op::MoveRoot {} => "switch to the new root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Deadline { .. } => "deadline of the task".into(),
+        Op::CpuDeadline { .. } => "deadline of the task's CPU time".into(),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
         Op::ForkInside { .. } => "continue in a child process inside the task".into(),
         Op::Bounding { .. } => "capability bounding set".into(),

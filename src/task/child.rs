@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::status::{ExitStatus, Lost, Rusage};
+use super::status::{Deadline, ExitStatus, Lost, Rusage};
 use crate::step::wire::{RECORD, Record};
 use crate::sys::{self, Ended};
 
@@ -78,7 +78,8 @@ impl Child {
             let (n, _) = sys::recv_with_fd(self.status(), &mut buffer, false).ok()?;
             match Record::decode(buffer.get(..n)?) {
                 Ok(Record::Exited { status }) => return Some(ExitStatus::from_wait(status)),
-                Ok(Record::Deadline) => return Some(ExitStatus::at_deadline()),
+                Ok(Record::Deadline) => return Some(ExitStatus::at_deadline(Deadline::Wall)),
+                Ok(Record::CpuDeadline) => return Some(ExitStatus::at_deadline(Deadline::Cpu)),
                 Ok(_) => {}
                 Err(_) => return None,
             }

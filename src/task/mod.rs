@@ -28,7 +28,7 @@ mod wait;
 
 pub(crate) use child::Child;
 pub use root::EndedRoot;
-pub use status::{ExitKind, ExitStatus, Lost, Rusage, Signal};
+pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
 pub use stop::SignalTarget;
 pub use terminal::Terminal;
 pub(crate) use undo::Undo;

@@ -43,8 +43,8 @@ pub struct ExitStatus {
     /// [`Task::stop`]: crate::Task::stop
     /// [`Task::release`]: crate::Task::release
     pub killed: bool,
-    /// Whether the task was killed at its [`deadline`](crate::SandboxSpec::deadline).
-    pub deadline: bool,
+    /// The deadline at which the task was killed. `None` if it was not killed at one.
+    pub deadline: Option<Deadline>,
     /// Whether the kernel's OOM killer had killed at least one process of the task when the main process ended, by any
     /// memory limit. The process may be a child that the main process survived, so this can come with any code or
     /// signal.
@@ -75,10 +75,21 @@ pub enum ExitKind {
     OomKilled,
     /// This library killed the task: see [`ExitStatus::killed`].
     Killed,
-    /// The task was killed at its [`deadline`](crate::SandboxSpec::deadline).
-    Deadline,
+    /// The task was killed at one of its deadlines.
+    Deadline(Deadline),
     /// The status is unknown.
     Lost(Lost),
+}
+
+/// A limit of time at which PID 1 kills a task. Serialised as `"wall"` or `"cpu"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Deadline {
+    /// The time since the start of the command: [`SandboxSpec::deadline`](crate::SandboxSpec::deadline).
+    Wall,
+    /// The CPU time of the whole task: [`SandboxSpec::cpu_deadline`](crate::SandboxSpec::cpu_deadline).
+    Cpu,
 }
 
 /// Why an exit status is unknown.
@@ -153,7 +164,7 @@ impl ExitStatus {
         signal: None,
         core_dumped: false,
         killed: false,
-        deadline: false,
+        deadline: None,
         oom_killed: false,
         lost: None,
     };
@@ -183,9 +194,9 @@ impl ExitStatus {
         ExitStatus { killed, ..self }
     }
 
-    /// The status of a task that was killed at its deadline.
-    pub(crate) const fn at_deadline() -> Self {
-        ExitStatus { deadline: true, ..Self::signalled(libc::SIGKILL) }
+    /// The status of a task that was killed at a deadline.
+    pub(crate) const fn at_deadline(deadline: Deadline) -> Self {
+        ExitStatus { deadline: Some(deadline), ..Self::signalled(libc::SIGKILL) }
     }
 
     /// Converts the status word of `wait4(2)`.
@@ -198,13 +209,13 @@ impl ExitStatus {
 
     /// Why the task ended.
     pub fn kind(&self) -> ExitKind {
-        match (self.lost, self.code, self.signal) {
-            (Some(why), _, _) => ExitKind::Lost(why),
-            (None, Some(code), _) => ExitKind::Exited(code),
-            (None, None, _) if self.deadline => ExitKind::Deadline,
-            (None, None, _) if self.killed => ExitKind::Killed,
-            (None, None, Some(libc::SIGKILL)) if self.oom_killed => ExitKind::OomKilled,
-            (None, None, signal) => {
+        match (self.lost, self.code, self.deadline, self.signal) {
+            (Some(why), ..) => ExitKind::Lost(why),
+            (None, Some(code), ..) => ExitKind::Exited(code),
+            (None, None, Some(deadline), _) => ExitKind::Deadline(deadline),
+            (None, None, None, _) if self.killed => ExitKind::Killed,
+            (None, None, None, Some(libc::SIGKILL)) if self.oom_killed => ExitKind::OomKilled,
+            (None, None, None, signal) => {
                 ExitKind::Signalled { signal: signal.unwrap_or_default(), core_dumped: self.core_dumped }
             }
         }
@@ -235,8 +246,10 @@ impl fmt::Display for ExitStatus {
         if self.core_dumped {
             write!(f, " (core dumped)")?;
         }
-        if self.deadline {
-            write!(f, " (deadline)")?;
+        match self.deadline {
+            Some(Deadline::Wall) => write!(f, " (deadline)")?,
+            Some(Deadline::Cpu) => write!(f, " (CPU time deadline)")?,
+            None => {}
         }
         if let Some(why) = self.lost {
             write!(f, " ({why})")?;

@@ -7,6 +7,8 @@
 
 #[path = "../../init/call.rs"]
 mod call;
+#[path = "../../init/clock.rs"]
+mod clock;
 #[path = "../../init/credentials.rs"]
 mod credentials;
 #[path = "../../init/files.rs"]
@@ -27,6 +29,8 @@ mod state;
 mod step;
 #[path = "../../init/sys.rs"]
 mod sys;
+#[path = "../../init/terminal.rs"]
+mod terminal;
 #[path = "../../init/uapi.rs"]
 mod uapi;
 

@@ -314,6 +314,7 @@ fn every_plan_line_is_a_traced_call_in_order() {
         "rlimits": { "nofile": { "soft": 1024, "hard": 4096 }, "core": { "soft": 0, "hard": 0 } },
         "oom_score_adj": 500,
         "deadline": "90s",
+        "cpu_deadline": "80s",
         "task_dirs": { "secrets": { "files": { "key": "value" } } }
     }"#;
     std::fs::write(spec.path(), text).unwrap();

@@ -49,6 +49,18 @@ pub struct Cgroups {
     /// For a task without a reservation: keeps it off the CPUs that other tasks have reserved. The reservations are
     /// checked again after the start of the task ([`Group::check_reservations`]); on v2 that check does nothing.
     pub(crate) share: Option<JoinShare>,
+    /// The counter of the task's CPU time, if [`Request::cpu_time`](super::Request::cpu_time) asks for it.
+    pub(crate) cpu_time: Option<CpuCounter>,
+}
+
+/// A file that counts the CPU time of all processes of a cgroup. The first number in it is the CPU time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CpuCounter {
+    pub file: PathBuf,
+    /// Nanoseconds for each unit of the counter.
+    pub unit: u32,
+    /// Number of online CPUs.
+    pub processors: u32,
 }
 
 impl Cgroups {
@@ -76,7 +88,7 @@ impl Cgroups {
         let unlimited = Some("the limits belong to the task that the process has joined".into());
         let own = Paths { enter: self.paths.enter.clone(), unlimited, ..Paths::default() };
         let Some(unit) = &self.paths.unit else {
-            return Cgroups { steps: Vec::new(), paths: own, share: self.share.clone() };
+            return Cgroups { steps: Vec::new(), paths: own, share: self.share.clone(), cpu_time: None };
         };
         let leaf = unit.join(name);
         let moved = |tasks: PathBuf| if tasks.starts_with(unit) { leaf.join("tasks") } else { tasks };
@@ -87,6 +99,7 @@ impl Cgroups {
             steps: steps.map(|op| Step::of(Control::KILL, op)).into(),
             paths: Paths { unit: Some(leaf), into: self.paths.into, enter, ..own },
             share: self.share.clone(),
+            cpu_time: None,
         }
     }
 

@@ -94,6 +94,42 @@ fn a_hybrid_host_uses_both_cgroup_versions() {
     );
 }
 
+/// The v2 leaf counts CPU time without a controller. A host without a v2 tree needs `cpuacct`.
+#[test]
+fn cpu_time_is_counted_in_the_v2_leaf_or_by_cpuacct() {
+    let timed = |cgroups| {
+        case(|c| {
+            (c.host.cgroups, c.spec.cpu_deadline) = (cgroups, Some(std::time::Duration::from_millis(1500)))
+        })
+    };
+    for (cgroups, counter) in [
+        (hybrid(), "/sys/fs/cgroup/unified/cofferdam.slice/share.slice/box.scope/cpu.stat"),
+        (v2(""), "/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope/cpu.stat"),
+    ] {
+        let plan = check(
+            &timed(cgroups),
+            &format!(
+                "openat(AT_FDCWD, {counter:?}, O_RDONLY|O_CLOEXEC)
+                 # deadline of the task's CPU time
+                 pread64({counter:?})
+                 timerfd_settime(timer, 0, what is left of 1.5s on 4 CPUs)
+                 # stay as PID 1..."
+            ),
+        );
+        assert!(plan.report.enforced.contains(Control::CPU_DEADLINE), "{}", plan.report);
+    }
+    let mut cpuacct = v1();
+    let cpu = cpuacct.v1["cpu"].clone();
+    cpuacct.v1.insert("cpuacct".into(), cpu);
+    let counter = "/sys/fs/cgroup/cpu/cofferdam/box/cpuacct.usage";
+    check(
+        &timed(cpuacct),
+        &format!("openat(AT_FDCWD, {counter:?}, O_RDONLY|O_CLOEXEC)\npread64({counter:?})"),
+    );
+    let refused = compiled(&timed(v1())).unwrap_err();
+    assert!(refused.contains("the cpuacct controller of cgroup v1 is not available"), "{refused}");
+}
+
 /// If one required controller is missing, no limit is set at all, and the report names the controller.
 #[test]
 fn limits_are_all_or_nothing() {

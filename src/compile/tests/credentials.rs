@@ -220,17 +220,25 @@ fn sys_ptrace_in_a_shared_pid_namespace_is_reported() {
     check(&alone, "weakened  none\n! CAP_NET_");
 }
 
+/// Sets both deadlines, on a host that counts CPU time.
+fn deadlines(case: &mut Case) {
+    let time = Some(std::time::Duration::from_secs(60));
+    (case.spec.deadline, case.spec.cpu_deadline) = (time, time);
+    case.host.cgroups = super::v2("");
+}
+
 /// A task that can trace PID 1 can stop it, and with it the timer.
 #[test]
 fn sys_ptrace_without_a_landlock_domain_weakens_the_deadline() {
     for host in [host(), rootless()] {
         let mut case = task(1000, &["sys_ptrace"], &[]);
-        (case.host, case.spec.deadline) = (host, Some(std::time::Duration::from_secs(60)));
+        case.host = host;
+        deadlines(&mut case);
         let report = compiled(&case).unwrap().report;
-        assert!(report.weakened.contains(Control::DEADLINE), "{report}");
+        assert!(report.weakened.contains(Control::DEADLINES), "{report}");
         case.host.landlock_abi = 7;
         let report = compiled(&case).unwrap().report;
-        assert!(report.enforced.contains(Control::DEADLINE), "{report}");
+        assert!(report.enforced.contains(Control::DEADLINES), "{report}");
     }
 }
 
@@ -238,9 +246,10 @@ fn sys_ptrace_without_a_landlock_domain_weakens_the_deadline() {
 #[test]
 fn user_namespaces_of_the_task_weaken_the_deadline() {
     let mut case = task(1000, &[], &["all"]);
-    (case.spec.user_namespaces, case.spec.deadline) = (true, Some(std::time::Duration::from_secs(60)));
+    case.spec.user_namespaces = true;
+    deadlines(&mut case);
     let report = compiled(&case).unwrap().report;
-    assert!(report.weakened.contains(Control::DEADLINE), "{report}");
+    assert!(report.weakened.contains(Control::DEADLINES), "{report}");
     assert!(report.why(Control::DEADLINE).contains("mount the cgroup file system"), "{report}");
 }
 
@@ -248,14 +257,14 @@ fn user_namespaces_of_the_task_weaken_the_deadline() {
 fn a_task_that_can_delay_pid_1_is_told_in_the_report() {
     let timed = |add: &[&str], drop: &[&str]| {
         let mut case = task(1000, add, drop);
-        case.spec.deadline = Some(std::time::Duration::from_secs(60));
+        deadlines(&mut case);
         compiled(&case).unwrap().report
     };
     let report = timed(&["sys_nice"], &[]);
-    assert!(report.weakened.contains(Control::DEADLINE), "{report}");
+    assert!(report.weakened.contains(Control::DEADLINES), "{report}");
     for (drop, delays) in [(&[][..], true), (&["all"][..], false)] {
         let report = timed(&[], drop);
-        assert!(report.enforced.contains(Control::DEADLINE), "{report}");
+        assert!(report.enforced.contains(Control::DEADLINES), "{report}");
         assert_eq!(report.why(Control::DEADLINE).contains("lower the priority"), delays, "{report}");
     }
 }

@@ -85,6 +85,7 @@ enum Stage {
     Switch,
     SharedFilter,
     Deadline,
+    CpuDeadline,
     Pid1,
     Rlimits,
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
@@ -149,6 +150,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => Stage::Deadline,
+        Op::CpuDeadline { .. } => Stage::CpuDeadline,
         // Only in the plan of a process that joins a running task.
         Op::Fork { .. } | Op::ForkInside { .. } => Stage::Pid1,
         Op::Rlimit { .. } => Stage::Rlimits,
@@ -195,6 +197,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Streams
         | Stage::SharedFilter
         | Stage::Deadline
+        | Stage::CpuDeadline
         | Stage::Pid1
         | Stage::PrivilegedLandlock
         | Stage::PrivilegedFilter
@@ -370,6 +373,7 @@ fn descriptors(plan: &Plan) {
             }
             Op::Join { fd, .. }
             | Op::Enter { fd, .. }
+            | Op::CpuDeadline { fd, .. }
             | Op::Fork { caller: fd, .. }
             | Op::ForkInside { caller: fd } => used.push(fd),
             Op::Tree { fd, .. } => {

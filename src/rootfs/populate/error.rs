@@ -31,6 +31,8 @@ pub(super) enum Cause {
     Entries(u64),
     /// `max_bytes` is exceeded.
     Bytes(u64),
+    /// The caller has cancelled the population.
+    Cancelled,
 }
 
 impl From<Errno> for Cause {
@@ -45,6 +47,7 @@ impl From<Cause> for io::Error {
         match cause {
             Cause::Errno(errno) => errno.into(),
             Cause::Entries(max) => quota(format!("more than {max} entries (max_entries)")),
+            Cause::Cancelled => io::ErrorKind::Interrupted.into(),
             Cause::Bytes(max) => quota(format!("more than {max} bytes (max_bytes)")),
         }
     }
@@ -59,6 +62,9 @@ impl CallError {
     /// The crate's error, with the paths of the source and of the destination in the root.
     pub(super) fn about(self, source: &Path, to: &Path) -> Error {
         let CallError { call, on, cause } = self;
+        if let Cause::Cancelled = cause {
+            return Error::Cancelled;
+        }
         Error::prepare(match on {
             Side::Source => format!("{call}({source:?})"),
             Side::Dest => format!("{call}({})", in_root(to)),

@@ -54,13 +54,14 @@
 //! The first refusal ends the population with an error that names the path. Entries made so far stay for the caller to
 //! remove. An incomplete root must not be used. The caller's umask has no effect and does not change.
 //!
-//! Modules, each of which imports only those before it: `error` and `unfinished`; `attributes` and `metadata`;
+//! Modules, each of which imports only those before it: `cancel`, `error` and `unfinished`; `attributes` and `metadata`;
 //! `settings`; `dest`, `host` and `twins`; `copy`, `file` and `symlink` (one entry); `walk` (one source);
 //! `deferred`, `fill` and `fingerprint` (the map).
 
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod cancel;
 mod copy;
 mod deferred;
 mod dest;
@@ -79,6 +80,7 @@ mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -93,6 +95,8 @@ use crate::rootfs::workers;
 use crate::sys::without_sigxfsz;
 use crate::{Error, Result};
 
+pub use cancel::Cancel;
+pub(crate) use cancel::{ProgressFn, Watch};
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use temp::TempRoot;
 
@@ -233,8 +237,10 @@ pub struct Options<'a> {
     /// Maximum number of bytes in the files that are made, linked ones included.
     pub max_bytes: Option<u64>,
     /// Called several times during the population, from any of its threads, and at the end. It must not start a
-    /// population.
-    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// population. [`Break`](std::ops::ControlFlow::Break) cancels the population; at the end it has no effect.
+    pub progress: Option<&'a (dyn Fn(Progress) -> ControlFlow<()> + Sync)>,
+    /// A handle that cancels the population.
+    pub cancel: Option<&'a Cancel>,
     /// Take a [fingerprint](Populated::fingerprint) of the sources.
     pub fingerprint: bool,
 }
@@ -248,6 +254,7 @@ impl Default for Options<'_> {
             max_entries: None,
             max_bytes: None,
             progress: None,
+            cancel: None,
             fingerprint: false,
         }
     }
@@ -256,10 +263,15 @@ impl Default for Options<'_> {
 /// Progress of a population.
 ///
 /// ```no_run
-/// use cofferdam::{Method, Sandbox};
+/// use cofferdam::{Method, Progress, Sandbox};
+/// use std::ops::ControlFlow;
 ///
 /// let sandbox = Sandbox::command("make").populate(Method::Copy);
-/// let task = sandbox.progress(|now| eprint!("\r{} entries, {} bytes", now.entries, now.bytes)).spawn()?;
+/// let progress = |now: Progress| {
+///     eprint!("\r{} entries, {} bytes", now.entries, now.bytes);
+///     if now.bytes < 1 << 30 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+/// };
+/// let task = sandbox.progress(progress).spawn()?; // Error::Cancelled after 1 GiB
 /// println!("{}", task.wait()?);
 /// # Ok::<(), cofferdam::Error>(())
 /// ```
@@ -408,7 +420,8 @@ fn add(count: &mut u64, n: u64) {
 /// # Errors
 /// [`Error::Spec`] as [`validate`], and for a method that does not [walk](Method::walks), before anything is made.
 /// [`Error::Prepare`] with the refused call and its paths, those in the root as `ROOT "/usr/bin/x"`, or with the
-/// exceeded limit (`ErrorKind::QuotaExceeded`). Then the entries made so far **stay**, for the caller to remove
+/// exceeded limit (`ErrorKind::QuotaExceeded`). [`Error::Cancelled`] after a [`Cancel`] or a `Break` of the progress
+/// callback. Then the entries made so far **stay**, for the caller to remove
 /// ([`remove_tree`](crate::rootfs::remove_tree)) or to populate again.
 pub fn populate(root: BorrowedFd<'_>, map: &ChrootEnv, options: &Options<'_>) -> Result<Populated> {
     validate(map)?;
@@ -428,7 +441,10 @@ pub(crate) fn populate_held(
         let why = format!("a directory can be populated by link, reflink or copy, not by {}", options.method);
         return Err(Error::spec("populate", why));
     }
-    let _permit = workers::wait_for_permit();
+    let _permit = match options.cancel {
+        None => workers::wait_for_permit(),
+        Some(cancel) => workers::permit_unless(|| cancel.is_cancelled()).ok_or(Error::Cancelled)?,
+    };
     let began = Instant::now();
     // With SIGXFSZ blocked, exceeding RLIMIT_FSIZE causes an error (EFBIG) and no signal that kills the caller. Worker
     // threads inherit the mask.

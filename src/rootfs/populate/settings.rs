@@ -2,13 +2,14 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::sys::stat::fstat;
 
+use super::cancel::Cancel;
 use super::error::{Cause, in_root};
 use super::metadata::Metadata;
-use super::{Method, Options, Populated, Progress};
+use super::{Method, Options, Populated, Progress, Watch};
 use crate::{Error, Result};
 
 /// Settings of one population.
@@ -47,24 +48,29 @@ pub(super) struct Meter<'a> {
     bytes: AtomicU64,
     max_entries: Option<u64>,
     max_bytes: Option<u64>,
-    progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    watch: Watch<'a>,
+    /// Whether the progress callback has cancelled the population.
+    cancelled: AtomicBool,
 }
 
 impl<'a> Meter<'a> {
     pub(super) fn new(options: &Options<'a>) -> Self {
-        let Options { max_entries, max_bytes, progress, .. } = *options;
-        Meter { entries: AtomicU64::new(0), bytes: AtomicU64::new(0), max_entries, max_bytes, progress }
+        let Options { max_entries, max_bytes, progress, cancel, .. } = *options;
+        let (entries, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (watch, cancelled) = (Watch { progress, cancel }, AtomicBool::new(false));
+        Meter { entries, bytes, max_entries, max_bytes, watch, cancelled }
     }
 
     /// Whether the size of every file is needed.
     pub(super) fn needs_sizes(&self) -> bool {
-        self.max_bytes.is_some() || self.progress.is_some()
+        self.max_bytes.is_some() || self.watch.progress.is_some()
     }
 
     /// Counts an entry that was made. Called after the call that makes the entry, because an entry that exists already
     /// must not count. A thread that exceeds the limit has made one entry too many; the population then fails.
     pub(super) fn add_entry(&self) -> Result<(), Cause> {
-        if self.max_entries.is_none() && self.progress.is_none() {
+        self.go_on()?;
+        if self.max_entries.is_none() && self.watch.progress.is_none() {
             return Ok(());
         }
         let before = self.entries.fetch_add(1, Ordering::Relaxed);
@@ -76,6 +82,7 @@ impl<'a> Meter<'a> {
 
     /// Counts `n` bytes that were added to the files of the root.
     pub(super) fn add_bytes(&self, n: u64) -> Result<(), Cause> {
+        self.go_on()?;
         if n == 0 || !self.needs_sizes() {
             return Ok(());
         }
@@ -95,11 +102,20 @@ impl<'a> Meter<'a> {
         }
     }
 
+    /// Whether the population may go on: neither the handle nor the progress callback has cancelled it.
+    fn go_on(&self) -> Result<(), Cause> {
+        let cancelled = self.watch.cancel.is_some_and(Cancel::is_cancelled)
+            || self.watch.progress.is_some() && self.cancelled.load(Ordering::Relaxed);
+        if cancelled { Err(Cause::Cancelled) } else { Ok(()) }
+    }
+
     /// Calls the progress callback.
     pub(super) fn report_progress(&self) {
-        if let Some(progress) = self.progress {
+        if let Some(progress) = self.watch.progress {
             let (entries, bytes) = (self.entries.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
-            progress(Progress { entries, bytes });
+            if progress(Progress { entries, bytes }).is_break() {
+                self.cancelled.store(true, Ordering::Relaxed);
+            }
         }
     }
 }

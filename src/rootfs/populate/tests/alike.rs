@@ -127,7 +127,10 @@ fn copying_a_file_that_grows_ends() {
     let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
     site.write("t/log", vec![b'x'; 20 << 20]);
     let log = std::sync::Mutex::new(File::options().append(true).open(site.src("t/log")).unwrap());
-    let grow = |_: Progress| std::io::Write::write_all(&mut *log.lock().unwrap(), &[b'y'; 1 << 20]).unwrap();
+    let grow = |_: Progress| {
+        std::io::Write::write_all(&mut *log.lock().unwrap(), &[b'y'; 1 << 20]).unwrap();
+        ControlFlow::Continue(())
+    };
     let options = Options { method: Method::Copy, progress: Some(&grow), ..Options::default() };
     let done = site.with(&[("t", "to")], &options).unwrap();
     assert_eq!(done.bytes_copied, 20 << 20);

@@ -42,7 +42,10 @@ fn the_last_progress_report_counts_everything() {
     site.write("large", vec![b'x'; 50 << 20]);
     for method in WALKS {
         let told = Mutex::new(Vec::new());
-        let tell = |progress: Progress| told.lock().unwrap().push(progress);
+        let tell = |progress: Progress| {
+            told.lock().unwrap().push(progress);
+            ControlFlow::Continue(())
+        };
         let options = Options { method, progress: Some(&tell), ..Options::default() };
         let done = site.with(&[("t", "to"), ("large", "large")], &options).unwrap();
         let told = told.into_inner().unwrap();
@@ -56,6 +59,45 @@ fn the_last_progress_report_counts_everything() {
         assert!(method == Method::Link || within >= 2, "{method}: {within}");
         remove(&site.root(""), "to");
         fs::remove_file(site.root("large")).unwrap();
+    }
+}
+
+/// A cancel by the callback or by the handle, in a tree of many files and within a large one.
+#[test]
+fn a_cancelled_population_stops_at_once() {
+    let site = Site::in_dir(tempdir_in("/dev/shm").unwrap());
+    for i in 0..2000 {
+        site.write(&format!("t/{i}/file"), vec![b'x'; 1000]);
+    }
+    site.write("large", vec![b'x'; 100 << 20]);
+    for (source, enough) in [("t", 20_000), ("large", 8 << 20)] {
+        for by_handle in [false, true] {
+            let (cancel, made) = (Cancel::new(), Mutex::new(0));
+            let tell = |now: Progress| {
+                *made.lock().unwrap() = now.bytes;
+                match (now.bytes >= enough, by_handle) {
+                    (true, true) => cancel.cancel(),
+                    (true, false) => return ControlFlow::Break(()),
+                    (false, _) => {}
+                }
+                ControlFlow::Continue(())
+            };
+            let options = Options { progress: Some(&tell), cancel: Some(&cancel), ..Options::default() };
+            let refused = site.with(&[(source, "to")], &options);
+            assert!(matches!(refused, Err(Error::Cancelled)), "{refused:?}");
+            let made = *made.lock().unwrap();
+            assert!((enough..=enough * 4).contains(&made), "{source}: {made}");
+            let _ = fs::remove_file(site.root("to"));
+            if site.root("to").exists() {
+                remove(&site.root(""), "to");
+            }
+            // A handle that is cancelled stays so.
+            let again = Options { cancel: Some(&cancel), ..Options::default() };
+            assert_eq!(site.with(&[("t/1", "again")], &again).is_err(), by_handle);
+            if site.root("again").exists() {
+                remove(&site.root(""), "again");
+            }
+        }
     }
 }
 
