@@ -3,7 +3,12 @@
 //! Without this, the task itself would be PID 1. The kernel drops signals to PID 1 that have the default disposition:
 //! `abort()` and `kill -TERM $$` would do nothing. Orphans would stay zombies.
 //!
-//! A process that enters a running task forks in the same way. There the parent stays outside of the task's PID
+//! If the operator has a `state_dir`, PID 1 also holds a file, to which it writes the exit status before it reports it to
+//! the parent. So the status is known after the parent has ended. The task cannot reach the descriptor: its process closes
+//! it before it executes the command, and PID 1 is not dumpable.
+//!
+//! Without a PID namespace the process that stays is not PID 1 of one, and does the same. A process that enters a running
+//! task forks in the same way. There the parent stays outside of the task's PID
 //! namespace, but it is called PID 1 in this file too.
 //!
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
@@ -19,7 +24,7 @@ use crate::uapi::{
     BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, EPERM, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
     PR_SET_NO_NEW_PRIVS, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
 };
-use crate::wire::Record;
+use crate::wire::{EXIT_RECORD_AT, ExitRecord, Record};
 
 /// Credentials of PID 1 after the fork.
 pub struct Left {
@@ -37,6 +42,7 @@ pub struct Left {
 /// not return, unless a call is refused before the child continues.
 pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let caller = init.take_fd(caller);
+    let ends = Ends { status: init.status, caller, record: init.record };
     // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
     let signals = match sys::open_child_signals() {
         Err(errno) if init.timer >= 0 => return Err(errno).at(0),
@@ -50,6 +56,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
         sys::close(caller);
         sys::close(ours);
         sys::close(init.timer);
+        sys::close(init.record);
         init.pid1 = theirs;
         if sys::recv(theirs, &mut [0u8; 1]) != Ok(1) {
             sys::exit(FAILED);
@@ -57,7 +64,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
         return Ok(());
     }
     sys::close(theirs);
-    drop_rights(left, [init.status, signals, caller, ours, pidfd, init.timer])?;
+    drop_rights(left, [init.status, signals, caller, ours, pidfd, init.timer, init.record])?;
     // SAFETY: the child has its own copy of the mapping. From here on PID 1 reads neither the plan nor the lists and
     // strings decoded from it, neither below nor in `run_steps` after a failure.
     unsafe { sys::unmap(init.plan) };
@@ -66,7 +73,7 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     let _ = sys::send_fd(init.status, &Record::Running.encode(), pidfd);
     sys::close(pidfd);
     sys::close(ours);
-    reap_until_exit([signals, init.status, caller, init.timer], child)
+    reap_until_exit(ends, [signals, init.timer], child)
 }
 
 /// Index past all lines of the operation. The parent prints the last line for it.
@@ -87,7 +94,7 @@ fn await_exec(status: i32, child: i32, caller: i32) {
 
 /// Gives up everything that reaping does not need. The bounding set and the groups come first: changing them needs
 /// capabilities.
-fn drop_rights(left: Left, mut kept: [i32; 6]) -> Done {
+fn drop_rights(left: Left, mut kept: [i32; 7]) -> Done {
     let Left { uid, gid, set_groups, last } = left;
     kept.sort_unstable();
     let mut first = 0;
@@ -112,10 +119,13 @@ fn drop_rights(left: Left, mut kept: [i32; 6]) -> Done {
 }
 
 /// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM.
-const CALLS: [usize; 11] = [
+const CALLS: [usize; 14] = [
     nr::READ,
     nr::CLOSE,
     nr::MUNMAP,
+    nr::PWRITE64,
+    nr::FSYNC,
+    nr::CLOCK_GETTIME,
     nr::SENDTO,
     nr::RECVFROM,
     nr::SENDMSG,
@@ -152,21 +162,33 @@ const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
     [a, b, yes, no, c, d, e, f]
 }
 
-/// Reaps until the task ends. Exits at once when the parent dies without having detached the task: the kernel then
-/// kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a fork of the parent may
-/// hold the socket open. When the time of the task is over, it reports that and exits too.
-fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
-    let [signals, status, ..] = polled;
-    let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+/// Where PID 1 learns that the caller has ended, and where it reports the end of the task. -1 for what there is not.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// The socket to the parent.
+    status: i32,
+    /// A pidfd of the caller. Without one, PID 1 outlives the caller.
+    caller: i32,
+    /// The file of the exit record.
+    record: i32,
+}
+
+/// Reaps until the task ends. Exits at once when the parent dies without having detached the task, unless the task is to
+/// survive it: the kernel then kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a
+/// fork of the parent may hold the socket open. When the time of the task is over, it reports that and exits too.
+fn reap_until_exit(ends: Ends, [signals, timer]: [i32; 2], task: i32) -> ! {
+    let Ends { status, caller, .. } = ends;
+    let mut fds = [signals, status, caller, timer].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     loop {
-        reap_ended(status, task, signals < 0);
+        reap_ended(ends, task, signals < 0);
         if sys::poll(&mut fds).is_err() {
             continue;
         }
         let [of_signals, of_status, of_caller, of_timer] = &mut fds;
         if of_timer.revents != 0 {
             // The task may have ended in time, before PID 1 could run.
-            reap_ended(status, task, false);
+            reap_ended(ends, task, false);
+            ends.write_record(None);
             let _ = sys::send(status, &Record::Deadline.encode());
             sys::exit(FAILED);
         }
@@ -177,6 +199,7 @@ fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
             match sys::recv(status, &mut [0u8; 1]) {
                 // One byte from the parent detaches the task: it survives the parent.
                 Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
+                _ if caller < 0 => of_status.fd = -1,
                 _ => sys::exit(FAILED),
             }
         } else if of_caller.revents != 0 {
@@ -185,16 +208,35 @@ fn reap_until_exit(polled: [i32; 4], task: i32) -> ! {
     }
 }
 
-/// Reaps every process that has ended. If the task is among them, sends its exit record and exits with its status.
-fn reap_ended(status: i32, task: i32, block: bool) {
+/// Reaps every process that has ended. If the task is among them, records its exit status and exits with it.
+fn reap_ended(ends: Ends, task: i32, block: bool) {
     while let Ok((pid, how)) = sys::wait_any(block) {
         if pid == 0 {
             return;
         }
         if pid == task {
-            let _ = sys::send(status, &Record::Exited { status: how }.encode());
+            ends.write_record(Some(how));
+            let _ = sys::send(ends.status, &Record::Exited { status: how }.encode());
             let signal = how & 0x7f;
             sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal });
+        }
+    }
+}
+
+impl Ends {
+    /// Writes the exit record to its file, if there is one. A refusal is ignored: the parent may live and gets the status
+    /// by the socket, and a reader of the file finds no record.
+    ///
+    /// The record of a status is written to the disk as well. At the deadline that is left to the kernel, because the task
+    /// runs until PID 1 exits.
+    fn write_record(self, status: Option<i32>) {
+        if self.record < 0 {
+            return;
+        }
+        let record = ExitRecord { status, time: sys::now() };
+        let _ = sys::pwrite(self.record, &record.encode(), EXIT_RECORD_AT);
+        if status.is_some() {
+            let _ = sys::fsync(self.record);
         }
     }
 }

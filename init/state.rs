@@ -11,6 +11,8 @@ pub struct Init {
     pub pid1: i32,
     /// The timer of the task's deadline; -1 without one.
     pub timer: i32,
+    /// The file of the exit record; -1 without one.
+    pub record: i32,
     /// Descriptors that the parent handed over; -1 once a step has taken one.
     pub fds: [i32; FDS as usize],
     /// The root of the sandbox. -1 before the step that mounts it.
@@ -42,6 +44,7 @@ impl Init {
             status,
             pid1: -1,
             timer: -1,
+            record: -1,
             fds,
             root: -1,
             upper: -1,

@@ -155,6 +155,10 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             init.timer = sys::create_timer().at(0)?;
             sys::start_timer(init.timer, nanoseconds).at(1)
         }
+        Op::ExitRecord { fd, .. } => {
+            init.record = init.take_fd(fd);
+            sys::lock_first_byte(init.record).at(0)
+        }
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }

@@ -222,6 +222,32 @@ pub fn start_timer(timer: i32, nanoseconds: u64) -> Result<(), Errno> {
     call(nr::TIMERFD_SETTIME, [timer as usize, 0, addr(&time), 0, 0, 0]).map(drop)
 }
 
+/// fcntl(2), F_OFD_SETLK: an exclusive lock on the first byte of a file. It belongs to the open file, and ends when the
+/// last descriptor of it is closed.
+pub fn lock_first_byte(fd: i32) -> Result<(), Errno> {
+    // struct flock: type and whence, start, length, pid.
+    let lock = [F_WRLCK, 0, 1, 0];
+    call(nr::FCNTL, [fd as usize, F_OFD_SETLK, addr(&lock), 0, 0, 0]).map(drop)
+}
+
+/// pwrite(2).
+pub fn pwrite(fd: i32, bytes: &[u8], at: u64) -> Result<usize, Errno> {
+    call(nr::PWRITE64, [fd as usize, bytes.as_ptr() as usize, bytes.len(), at as usize, 0, 0])
+}
+
+/// fsync(2).
+pub fn fsync(fd: i32) -> Result<(), Errno> {
+    call(nr::FSYNC, [fd as usize, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// clock_gettime(2) of the real-time clock: seconds and nanoseconds since the epoch. Zero if the call is refused.
+pub fn now() -> (u64, u32) {
+    let mut time = [0u64; 2];
+    let _ = call(nr::CLOCK_GETTIME, [CLOCK_REALTIME, addr_mut(&mut time), 0, 0, 0, 0]);
+    let [seconds, nanoseconds] = time;
+    (seconds, nanoseconds as u32)
+}
+
 /// struct pollfd.
 #[repr(C)]
 pub struct PollFd {

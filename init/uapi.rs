@@ -104,11 +104,14 @@ pub const SIG_SETMASK: usize = 2;
 pub const NSIG: usize = 64;
 pub const SFD_CLOEXEC: usize = O_CLOEXEC;
 pub const TFD_CLOEXEC: usize = O_CLOEXEC;
+pub const CLOCK_REALTIME: usize = 0;
 pub const CLOCK_MONOTONIC: usize = 1;
 pub const POLLIN: i16 = 1;
 pub const WNOHANG: usize = 1;
 pub const WALL: usize = 0x4000_0000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
+pub const F_OFD_SETLK: usize = 37;
+pub const F_WRLCK: u64 = 1;
 
 // scheduling
 pub const SCHED_OTHER: usize = 0;

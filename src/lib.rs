@@ -109,8 +109,10 @@ pub use rootfs::{
     Secrets, TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;
-pub use spec::{CallerFd, Device, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};
-pub use task::{EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task};
+pub use spec::{CallerFd, Device, DieWith, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio};
+pub use task::{
+    EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, TaskHandle,
+};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

@@ -84,6 +84,9 @@ bitflags::bitflags! {
         const SYSCALLS = 1 << 26;
         /// The task is killed at its [`deadline`](crate::SandboxSpec::deadline), also without its caller.
         const DEADLINE = 1 << 27;
+        /// The exit status is written to a file of the operator's [`state_dir`](crate::Policy::state_dir), also without
+        /// the caller, and the task can neither reach nor forge it.
+        const EXIT_RECORD = 1 << 28;
     }
 }
 
@@ -285,7 +288,7 @@ pub struct Reason {
 }
 
 /// The effect of a refused step on a control.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Extent {
     /// The control is unaffected; the reason is a remark.
     Noted,
@@ -296,7 +299,7 @@ pub(crate) enum Extent {
 }
 
 /// The effect of a refused step on a control, with the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Effect {
     pub control: Control,
     pub extent: Extent,

@@ -117,6 +117,13 @@ pub struct Policy {
     /// Directory for temporary roots. If absent, the system's temporary directory. Hard links need it to be on the file
     /// system of their sources.
     pub temp_dir: Option<PathBuf>,
+    /// Directory of the host for exit records. If it is set, PID 1 of a task, or a process that stays beside a task in
+    /// the host's PID namespace, writes the exit status to the file `ID.exit` in it. So the status is known after the end
+    /// of the caller: see [`Sandbox::recover`](crate::Sandbox::recover). Removing the task removes the file.
+    ///
+    /// The directory must exist, and no task may be able to write to it. It must be an absolute path. If absent, the
+    /// status of a task that ends without its caller is lost.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Policy {
@@ -145,6 +152,7 @@ impl Default for Policy {
             volumes_enabled: true,
             allow_privileged: false,
             temp_dir: None,
+            state_dir: None,
         }
     }
 }
@@ -220,6 +228,32 @@ impl Device {
     pub(crate) fn place(&self) -> &PathBuf {
         if self.target.as_os_str().is_empty() { &self.source } else { &self.target }
     }
+}
+
+/// What becomes of a task when the process that spawned it ends. Serialised as `"driver"` or `"survive"`.
+///
+/// ```
+/// use cofferdam::{DieWith, Policy, Sandbox};
+///
+/// // The task goes on when the driver is killed or restarted, which then finds it again by its handle.
+/// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+/// let sandbox = Sandbox::command("daemon").policy(&policy).die_with(DieWith::Survive);
+/// # let _ = sandbox;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DieWith {
+    /// PID 1 kills the task when the process that spawned it has ended, also by SIGKILL (`pidfd_open(2)`, Linux 5.3). A
+    /// thread that ends does not matter, nor does a child that the process has forked. It needs
+    /// [`init`](SandboxSpec::init) and a private PID namespace: other tasks survive.
+    #[default]
+    Driver,
+    /// The task goes on. Dropping its [`Task`](crate::Task) kills and removes nothing either. Another process gets it
+    /// back by its [`TaskHandle`](crate::TaskHandle), and [`release`](crate::Task::release) ends it.
+    ///
+    /// Until the command is executed, a task ends with the caller in any case.
+    Survive,
 }
 
 /// The author's half of a request: the command, its user, its root, its namespaces and its limits.
@@ -356,6 +390,8 @@ pub struct SandboxSpec {
     /// seconds, or a string such as `"90s"`, `"500ms"` or `"2h"`.
     #[serde(with = "notation::optional_duration")]
     pub deadline: Option<Duration>,
+    /// What becomes of the task when the caller ends. [`DieWith::Driver`] by default.
+    pub die_with: DieWith,
     /// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). If this
     /// and the operator's [`require`](Policy::require) are absent, [`Require::Asked`] applies.
     pub require: Option<Require>,
@@ -398,6 +434,7 @@ impl Default for SandboxSpec {
             stderr: Stdio::Null,
             fds: Vec::new(),
             deadline: None,
+            die_with: DieWith::Driver,
             require: None,
         }
     }

@@ -107,6 +107,7 @@ impl Made {
             OpCode::Landlock => Op::Landlock { fs: x, scoped: y },
             OpCode::Become => Op::Become { uid: m, gid: n },
             OpCode::Deadline => Op::Deadline { nanoseconds: y },
+            OpCode::ExitRecord => Op::ExitRecord { fd: m, path: a },
             OpCode::Exec => Op::Exec { args: strings, env: strings },
         };
         ProgramStep { optional: self.optional, op }.encode(into);

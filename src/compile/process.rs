@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::ids::{self, Identity};
 use crate::plan::MustHold;
 use crate::report::Control;
-use crate::spec::{SandboxSpec, Stdio};
+use crate::spec::{Policy, SandboxSpec, Stdio};
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
@@ -114,6 +114,30 @@ pub(super) fn deadline(spec: &SandboxSpec, stays: bool, draft: &mut Draft) -> Re
     }
     draft.report.enforce(Control::DEADLINE);
     Ok(Some(InitStep::new(Control::DEADLINE, Op::Deadline { nanoseconds })))
+}
+
+/// Adds the steps for the exit record to the draft, if the operator has a directory for it, and the record to the report.
+/// Returns the path of its file. `private` says whether the task has a PID namespace of its own.
+pub(super) fn exit_record(
+    policy: &Policy,
+    spec: &SandboxSpec,
+    id: &str,
+    private: bool,
+    draft: &mut Draft,
+) -> Option<PathBuf> {
+    let dir = policy.state_dir.as_ref()?;
+    if private && !spec.init {
+        draft.report.miss(
+            Control::EXIT_RECORD,
+            "without init the command is PID 1, and no other process stays that could write the exit status",
+        );
+        return None;
+    }
+    draft.report.enforce(Control::EXIT_RECORD);
+    let path = dir.join(format!("{id}.exit"));
+    let fd = draft.hand(Handed::ExitRecord(path.clone()));
+    draft.build(Control::EXIT_RECORD, Op::ExitRecord { fd, path: step::path(&path) });
+    Some(path)
 }
 
 /// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues

@@ -188,6 +188,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
                 format!("timerfd_settime(timer, 0, {{tv_sec={seconds}, tv_nsec={rest}}})"),
             ]
         }
+        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_OFD_SETLK, first byte)")),
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::Bounding { keep, .. } => one(format!("prctl(PR_CAPBSET_DROP, all but {keep:#x})")),
         Op::Ids { uid, gid, set_groups, groups } => {
@@ -282,6 +283,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::PivotRoot {} | Op::MoveRoot {} => "switch to the new root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Deadline { .. } => "deadline of the task".into(),
+        Op::ExitRecord { path, .. } => format!("exit record in {path:?}"),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "set uid, gid and groups".into(),

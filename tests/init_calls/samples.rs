@@ -172,6 +172,7 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         OpCode::MoveRoot => plain([Op::MoveRoot {}]),
         OpCode::Rlimit => plain([Op::Rlimit { resource: 7, soft: 1, hard: u64::MAX }]),
         OpCode::Deadline => plain([Op::Deadline { nanoseconds: 1_500_000_000 }]),
+        OpCode::ExitRecord => plain([Op::ExitRecord { fd: 0, path: path() }]),
         OpCode::Fork => {
             let op = |set_groups| Op::Fork { uid: 1, gid: 2, set_groups, last: 40, caller: 0 };
             let child = Facts { child: true, ..Facts::default() };

@@ -84,6 +84,7 @@ enum Stage {
     Switch,
     SharedFilter,
     Deadline,
+    ExitRecord,
     Pid1,
     Rlimits,
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
@@ -145,6 +146,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => Stage::Deadline,
+        Op::ExitRecord { .. } => Stage::ExitRecord,
         Op::Fork { .. } => Stage::Pid1,
         Op::Rlimit { .. } => Stage::Rlimits,
         Op::Landlock { .. } if no_new_privs => Stage::Landlock,
@@ -188,6 +190,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Streams
         | Stage::SharedFilter
         | Stage::Deadline
+        | Stage::ExitRecord
         | Stage::Pid1
         | Stage::PrivilegedLandlock
         | Stage::PrivilegedFilter
@@ -274,6 +277,7 @@ fn mounts_in_order(plan: &Plan) {
 fn parent_in_order(plan: &Plan) {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Part {
+        ExitRecord,
         Sources,
         Upper,
         Root,
@@ -289,6 +293,8 @@ fn parent_in_order(plan: &Plan) {
         Check,
     }
     let part = |step: &ParentStep| match &step.op {
+        // It is created if no other sandbox has its name, so before anything stale is removed.
+        ParentOp::ExitRecord(_) => Part::ExitRecord,
         ParentOp::HoldSources { .. } => Part::Sources,
         ParentOp::LockUpper(_) => Part::Upper,
         ParentOp::TempRoot(_) => Part::Root,
@@ -326,7 +332,9 @@ fn descriptors(plan: &Plan) {
                 let to: Vec<u32> = map.iter().map(|dup| dup.to).collect();
                 assert!(to.starts_with(&[0, 1, 2]) && to.is_sorted_by(|a, b| a < b), "{to:?}");
             }
-            Op::Join { fd, .. } | Op::Enter { fd, .. } | Op::Fork { caller: fd, .. } => used.push(fd),
+            Op::Join { fd, .. } | Op::Enter { fd, .. } | Op::ExitRecord { fd, .. } => used.push(fd),
+            // Without a pidfd, PID 1 outlives the caller.
+            Op::Fork { caller, .. } => used.extend(Some(caller).filter(|fd| *fd != u32::MAX)),
             Op::Tree { fd, .. } => {
                 assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.op.title());
                 trees.push(fd);
