@@ -276,7 +276,8 @@ pub struct SandboxSpec {
     /// Name of the sandbox, which its cgroup and its temporary root are named after: 1 to 128 letters, digits, `.`, `_`
     /// and `-`, without a leading `.`. If absent, a random name.
     ///
-    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`. The cgroups of a stale sandbox, whose owner
+    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`; if the policy has a
+    /// [`state_dir`](Policy::state_dir), also if its owner is gone. Without one, the cgroups of a stale sandbox, whose owner
     /// is gone or has [detached](crate::Task::detach) it, are killed and removed. Both need a cgroup that the caller may
     /// use. A temporary root of that name is replaced if its owner is gone and no process has it as its root; otherwise
     /// the spawn fails with `ResourceBusy`.
@@ -318,7 +319,8 @@ pub struct SandboxSpec {
     /// Whether a small init stays as PID 1 of a private PID namespace. True by default.
     ///
     /// Init reaps orphans, and the task is PID 2, so the default actions of signals apply to it. If the caller dies
-    /// without having [detached](crate::Task::detach) the task, init kills the task. Without init, or in the host's PID
+    /// without having [detached](crate::Task::detach) the task, init kills the task, unless it is to
+    /// [survive](DieWith::Survive). Without init, or in the host's PID
     /// namespace, the cloned process itself executes the command, and outlives the caller.
     pub init: bool,
     /// Capabilities that are added to the default set, by name, or `all`. The operator's allow-list must have each.
