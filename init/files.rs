@@ -4,7 +4,7 @@ use crate::call::{At, Done};
 use crate::mount::{MASK_ATTRS, attach};
 use crate::paths::{close_parent, open_mount_point, open_parent, split_at_anchor};
 use crate::state::Init;
-use crate::sys;
+use crate::sys::{self, Errno};
 use crate::uapi::{ENOENT, O_NOFOLLOW, O_PATH};
 use crate::wire::{Blob, FileType, Str};
 
@@ -13,7 +13,7 @@ use crate::wire::{Blob, FileType, Str};
 pub fn mount_file_over(init: &Init, path: Str<'static>, content: Blob<'static>) -> Done {
     let dev = init.dev();
     let fd = sys::openat(dev, c".file", sys::O_NEW, 0o644).at(0)?;
-    sys::write_all(fd, content.0).at(1)?;
+    write_all(fd, content.0).at(1)?;
     sys::close(fd);
     let tree = sys::open_tree(dev, c".file", false).at(2)?;
     sys::mount_setattr(tree, MASK_ATTRS, 0, false).at(3)?;
@@ -39,8 +39,17 @@ pub fn write_new_file(
     let made = sys::openat(parent, name, sys::O_NEW, mode);
     close_parent(base, parent);
     let fd = made.at(0)?;
-    sys::write_all(fd, content.0).at(1)?;
+    write_all(fd, content.0).at(1)?;
     let given = sys::fchown(fd, uid, gid).at(2);
     sys::close(fd);
     given
+}
+
+/// Writes all of `bytes`.
+fn write_all(fd: i32, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = sys::write_some(fd, bytes)?;
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
 }

@@ -3,8 +3,13 @@
 //! Without this, the task itself would be PID 1. The kernel drops signals to PID 1 that have the default disposition:
 //! `abort()` and `kill -TERM $$` would do nothing. Orphans would stay zombies.
 //!
-//! A process that enters a running task forks in a similar way ([`fork_inside`]). Its parent stays outside of the task's
-//! PID namespace, but it is called PID 1 in this file too.
+//! If the operator has a `state_dir`, PID 1 also holds a file, to which it writes the exit status before it reports it to
+//! the parent. So the status is known after the parent has ended. The task cannot reach the descriptor: its process closes
+//! it before it executes the command, and PID 1 is not dumpable.
+//!
+//! Without a PID namespace the process that stays is not PID 1 of one, and does the same. A process that enters a
+//! running task forks in a similar way ([`fork_inside`]). Its parent stays outside of the task's PID namespace, but it is
+//! called PID 1 in this file too.
 //!
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
 //! never has more privileges than the task: a task that takes control of PID 1 gains no privilege and finds no secret
@@ -20,7 +25,7 @@ use crate::uapi::{
     BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, EPERM, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
     PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SIGKILL,
 };
-use crate::wire::Record;
+use crate::wire::{EXIT_RECORD_AT, End, ExitRecord, Record};
 
 /// Credentials of PID 1 after the fork.
 pub struct Left {
@@ -94,7 +99,7 @@ fn fork(init: &mut Init, caller: u32) -> Result<Forked, CallFailed> {
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
-        for fd in [init.timer, init.clock.timer, init.clock.counter] {
+        for fd in [init.timer, init.clock.timer, init.clock.counter, init.record] {
             sys::close(fd);
         }
         init.pid1 = theirs;
@@ -117,7 +122,7 @@ impl Parent {
     fn close_others(&self, init: &Init, index: u8) -> Done {
         let Clock { timer, counter, .. } = init.clock;
         let Parent { signals, caller, child, pidfd, .. } = *self;
-        let mut kept = [init.status, signals, caller, child, pidfd, init.timer, timer, counter];
+        let mut kept = [init.status, signals, caller, child, pidfd, init.timer, timer, counter, init.record];
         kept.sort_unstable();
         let mut first = 0;
         for fd in kept {
@@ -137,8 +142,8 @@ impl Parent {
         let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
         sys::close(self.pidfd);
         sys::close(self.child);
-        let polled = [self.signals, init.status, self.caller, init.timer, init.clock.timer];
-        reap_until_exit(polled, init.clock, self.pid)
+        let ends = Ends { status: init.status, caller: self.caller, record: init.record };
+        reap_until_exit(ends, [self.signals, init.timer], init.clock, self.pid)
     }
 }
 
@@ -183,11 +188,14 @@ fn drop_capabilities(next: &mut NextCall) -> Done {
 }
 
 /// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM.
-const CALLS: [usize; 13] = [
+const CALLS: [usize; 16] = [
     nr::READ,
     nr::PREAD64,
     nr::CLOSE,
     nr::MUNMAP,
+    nr::PWRITE64,
+    nr::FSYNC,
+    nr::CLOCK_GETTIME,
     nr::SENDTO,
     nr::RECVFROM,
     nr::SENDMSG,
@@ -225,23 +233,36 @@ const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
     [a, b, yes, no, c, d, e, f]
 }
 
-/// Reaps until the task ends. Exits at once when the parent dies without having detached the task: the kernel then
-/// kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a fork of the parent may
-/// hold the socket open. When the time or the CPU time of the task is over, it reports that and exits too.
-fn reap_until_exit(polled: [i32; 5], clock: Clock, task: i32) -> ! {
-    let [signals, status, ..] = polled;
+/// Where PID 1 learns that the caller has ended, and where it reports the end of the task. -1 for what there is not.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// The socket to the parent.
+    status: i32,
+    /// A pidfd of the caller. Without one, PID 1 outlives the caller.
+    caller: i32,
+    /// The file of the exit record.
+    record: i32,
+}
+
+/// Reaps until the task ends. Exits at once when the parent dies without having detached the task, unless the task is to
+/// survive it: the kernel then kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a
+/// fork of the parent may hold the socket open. When the time or the CPU time of the task is over, it reports
+/// that and exits too.
+fn reap_until_exit(ends: Ends, [signals, timer]: [i32; 2], clock: Clock, task: i32) -> ! {
+    let Ends { status, caller, .. } = ends;
+    let polled = [signals, status, caller, timer, clock.timer];
     let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     loop {
-        reap_ended(status, task, signals < 0);
+        reap_ended(ends, task, signals < 0);
         if sys::poll(&mut fds).is_err() {
             continue;
         }
         let [of_signals, of_status, of_caller, of_timer, of_clock] = &mut fds;
         if of_timer.revents != 0 {
-            end_at(Record::Deadline, status, task);
+            ends.end_at(End::Deadline, Record::Deadline, task);
         }
         if of_clock.revents != 0 && clock.is_over() {
-            end_at(Record::CpuDeadline, status, task);
+            ends.end_at(End::CpuDeadline, Record::CpuDeadline, task);
         }
         if of_signals.revents != 0 {
             let _ = sys::read(signals, &mut [0u8; 128]);
@@ -250,6 +271,7 @@ fn reap_until_exit(polled: [i32; 5], clock: Clock, task: i32) -> ! {
             match sys::recv(status, &mut [0u8; 1]) {
                 // One byte from the parent detaches the task: it survives the parent.
                 Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
+                _ if caller < 0 => of_status.fd = -1,
                 _ => sys::exit(FAILED),
             }
         } else if of_caller.revents != 0 {
@@ -258,23 +280,44 @@ fn reap_until_exit(polled: [i32; 5], clock: Clock, task: i32) -> ! {
     }
 }
 
-/// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before PID 1 could run.
-fn end_at(deadline: Record, status: i32, task: i32) -> ! {
-    reap_ended(status, task, false);
-    let _ = sys::send(status, &deadline.encode());
-    sys::exit(FAILED)
-}
-
-/// Reaps every process that has ended. If the task is among them, sends its exit record and exits with its status.
-fn reap_ended(status: i32, task: i32, block: bool) {
+/// Reaps every process that has ended. If the task is among them, records its exit status and exits with it.
+fn reap_ended(ends: Ends, task: i32, block: bool) {
     while let Ok((pid, how)) = sys::wait_any(block) {
         if pid == 0 {
             return;
         }
         if pid == task {
-            let _ = sys::send(status, &Record::Exited { status: how }.encode());
+            ends.write_record(End::Status(how));
+            let _ = sys::send(ends.status, &Record::Exited { status: how }.encode());
             let signal = how & 0x7f;
             sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal });
+        }
+    }
+}
+
+impl Ends {
+    /// Ends the task at a deadline: records and reports it, and exits. The task may have ended in time, before PID 1 could
+    /// run.
+    fn end_at(self, deadline: End, report: Record, task: i32) -> ! {
+        reap_ended(self, task, false);
+        self.write_record(deadline);
+        let _ = sys::send(self.status, &report.encode());
+        sys::exit(FAILED)
+    }
+
+    /// Writes the exit record to its file, if there is one. A refusal is ignored: the parent may live and gets the status
+    /// by the socket, and a reader of the file finds no record.
+    ///
+    /// The record of a status is written to the disk as well. At a deadline that is left to the kernel, because the task
+    /// runs until PID 1 exits.
+    fn write_record(self, end: End) {
+        if self.record < 0 {
+            return;
+        }
+        let record = ExitRecord { end, time: sys::now() };
+        let _ = sys::pwrite(self.record, &record.encode(), EXIT_RECORD_AT);
+        if let End::Status(_) = end {
+            let _ = sys::fsync(self.record);
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct Init {
     pub timer: i32,
     /// The limit of the task's CPU time.
     pub clock: Clock,
+    /// The file of the exit record; -1 without one.
+    pub record: i32,
     /// Descriptors that the parent handed over; -1 once a step has taken one.
     pub fds: [i32; FDS as usize],
     /// The root of the sandbox. -1 before the step that mounts it.
@@ -46,6 +48,7 @@ impl Init {
             pid1: -1,
             timer: -1,
             clock: Clock::NONE,
+            record: -1,
             fds,
             root: -1,
             upper: -1,

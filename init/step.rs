@@ -164,6 +164,10 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::CpuDeadline { nanoseconds, processors, unit, fd, .. } => {
             start_clock(init, (nanoseconds, unit.into(), processors.into()), fd)
         }
+        Op::ExitRecord { fd, .. } => {
+            init.record = init.take_fd(fd);
+            sys::lock_first_byte(init.record).at(0)
+        }
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }

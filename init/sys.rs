@@ -7,6 +7,7 @@ use core::ops::Range;
 
 use crate::arch::{nr, syscall};
 use crate::uapi::*;
+pub use crate::uapi::{IN_ROOT, IN_ROOT_NO_LINKS, NO_LINKS, O_NEW};
 use crate::wire::Str;
 
 /// errno, as a positive number.
@@ -109,17 +110,12 @@ pub fn close_from(first: i32) -> Result<(), Errno> {
 
 /// write(2).
 pub fn write(fd: i32, bytes: &[u8]) -> Result<(), Errno> {
-    call(nr::WRITE, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]).map(drop)
+    write_some(fd, bytes).map(drop)
 }
 
-/// write(2) until all of `bytes` is written.
-pub fn write_all(fd: i32, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        let args = [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
-        let n = call(nr::WRITE, args)?;
-        bytes = bytes.get(n..).unwrap_or_default();
-    }
-    Ok(())
+/// write(2). Returns the number of written bytes.
+pub fn write_some(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
+    call(nr::WRITE, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0])
 }
 
 /// read(2).
@@ -225,6 +221,32 @@ pub fn start_timer(timer: i32, nanoseconds: u64) -> Result<(), Errno> {
     // struct itimerspec: the interval, and the time to the first expiry.
     let time = [0, 0, nanoseconds / SECOND, nanoseconds % SECOND];
     call(nr::TIMERFD_SETTIME, [timer as usize, 0, addr(&time), 0, 0, 0]).map(drop)
+}
+
+/// fcntl(2), F_OFD_SETLK: an exclusive lock on the first byte of a file. It belongs to the open file, and ends when the
+/// last descriptor of it is closed.
+pub fn lock_first_byte(fd: i32) -> Result<(), Errno> {
+    // struct flock: type and whence, start, length, pid.
+    let lock = [F_WRLCK, 0, 1, 0];
+    call(nr::FCNTL, [fd as usize, F_OFD_SETLK, addr(&lock), 0, 0, 0]).map(drop)
+}
+
+/// pwrite(2).
+pub fn pwrite(fd: i32, bytes: &[u8], at: u64) -> Result<usize, Errno> {
+    call(nr::PWRITE64, [fd as usize, bytes.as_ptr() as usize, bytes.len(), at as usize, 0, 0])
+}
+
+/// fsync(2).
+pub fn fsync(fd: i32) -> Result<(), Errno> {
+    call(nr::FSYNC, [fd as usize, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// clock_gettime(2) of the real-time clock: seconds and nanoseconds since the epoch. Zero if the call is refused.
+pub fn now() -> (u64, u32) {
+    let mut time = [0u64; 2];
+    let _ = call(nr::CLOCK_GETTIME, [CLOCK_REALTIME, addr_mut(&mut time), 0, 0, 0, 0]);
+    let [seconds, nanoseconds] = time;
+    (seconds, nanoseconds as u32)
 }
 
 /// struct pollfd.
@@ -395,15 +417,6 @@ pub fn openat(dir: i32, path: impl Into<Z>, flags: usize, mode: u32) -> Result<i
     call(nr::OPENAT, [dir as usize, path.into().0, flags | O_CLOEXEC, mode as usize, 0, 0])
         .map(|fd| fd as i32)
 }
-
-/// Flags of a new file: O_CREAT | O_EXCL | O_NOFOLLOW, for writing.
-pub const O_NEW: usize = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
-/// openat2(2) resolve flags: resolution stays below `dir`.
-pub const IN_ROOT: u64 = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-/// openat2(2) resolve flags: no symbolic link is followed.
-pub const NO_LINKS: u64 = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-/// openat2(2) resolve flags: resolution stays below `dir` and follows no symbolic link.
-pub const IN_ROOT_NO_LINKS: u64 = RESOLVE_IN_ROOT | NO_LINKS;
 
 /// openat2(2), close-on-exec.
 pub fn openat2(dir: i32, path: impl Into<Z>, flags: usize, resolve: u64) -> Result<i32, Errno> {

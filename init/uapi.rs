@@ -113,11 +113,14 @@ pub const SIG_SETMASK: usize = 2;
 pub const NSIG: usize = 64;
 pub const SFD_CLOEXEC: usize = O_CLOEXEC;
 pub const TFD_CLOEXEC: usize = O_CLOEXEC;
+pub const CLOCK_REALTIME: usize = 0;
 pub const CLOCK_MONOTONIC: usize = 1;
 pub const POLLIN: i16 = 1;
 pub const WNOHANG: usize = 1;
 pub const WALL: usize = 0x4000_0000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
+pub const F_OFD_SETLK: usize = 37;
+pub const F_WRLCK: u64 = 1;
 
 // scheduling
 pub const SCHED_OTHER: usize = 0;
@@ -146,3 +149,13 @@ pub const BPF_RETURN: u16 = 0x06;
 // landlock(7)
 pub const LANDLOCK_RULE_PATH_BENEATH: usize = 1;
 pub const LANDLOCK_ACCESS_FS_REFER: u32 = 1 << 13;
+
+// combinations
+/// Flags of a new file: O_CREAT | O_EXCL | O_NOFOLLOW, for writing.
+pub const O_NEW: usize = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
+/// openat2(2) resolve flags: resolution stays below `dir`.
+pub const IN_ROOT: u64 = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+/// openat2(2) resolve flags: no symbolic link is followed.
+pub const NO_LINKS: u64 = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+/// openat2(2) resolve flags: resolution stays below `dir` and follows no symbolic link.
+pub const IN_ROOT_NO_LINKS: u64 = RESOLVE_IN_ROOT | NO_LINKS;

@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::caps::{self, CapSet, Sets};
 use crate::cgroup::{self, CgroupName, Cgroups, RequiredControllers};
@@ -24,7 +24,7 @@ use crate::rootfs::changes::RootRecord;
 use crate::rootfs::lower::RootRequest;
 use crate::rootfs::work::BuildRoot;
 use crate::rootfs::{self, Method, Propagation};
-use crate::spec::{Policy, SandboxSpec};
+use crate::spec::{DieWith, Policy, SandboxSpec};
 use crate::step::wire::Op;
 use crate::step::{self, Draft, Enter, Handed, IdMaps, InitStep, Step};
 use identity::Mapping;
@@ -142,8 +142,11 @@ pub(crate) fn compile(
     let cpu_deadline = process::cpu_deadline(spec, stays_as_pid1, &cgroups, &mut draft)?;
     filters.common(must_hold, &mut draft);
     draft.init.extend(deadline.into_iter().chain(cpu_deadline));
-    if stays_as_pid1 {
-        let caller = draft.hand(Handed::CallerPidfd);
+    let exit_record = process::exit_record(policy, spec, &id, private, &mut draft);
+    if stays(policy, spec, namespaces.pid) {
+        // Without a PID namespace, the end of the process that stays would not end the task.
+        let dies = private && spec.die_with == DieWith::Driver;
+        let caller = if dies { draft.hand(Handed::CallerPidfd) } else { u32::MAX };
         draft.init.push(process::stay(host, identity, mapping, caller));
     }
     let fork_inside = if private { filters.fork_inside(must_hold) } else { Vec::new() };
@@ -160,7 +163,9 @@ pub(crate) fn compile(
     sources::lead(policy, spec, host, survey, &mut draft)?;
     sources::streams(survey, &mut draft);
     breaches::shared(spec, sets, &namespaces, domain, &mut draft);
-    breaches::delays(sets, identity::pid1(host, identity, mapping).0 == identity.uid, &mut draft);
+    let same_user = identity::pid1(host, identity, mapping).0 == identity.uid;
+    breaches::delays(sets, same_user, &mut draft);
+    breaches::silences(sets, &namespaces, domain, same_user, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
     breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut draft);
     if spec.no_new_privs {
@@ -189,7 +194,7 @@ pub(crate) fn compile(
     must_hold.check(&draft.report)?;
     let record = root_record(spec, &root.build, &draft);
     let Draft { report, init, handed } = draft;
-    let parent = parent(&mut cgroups, root, handed, clone, maps);
+    let parent = parent(exit_record, &mut cgroups, root, handed, clone, maps);
     Ok(Plan {
         id,
         report,
@@ -225,6 +230,7 @@ fn root_record(spec: &SandboxSpec, build: &BuildRoot, draft: &Draft) -> RootReco
 
 /// The parent's steps, in order.
 fn parent(
+    record: Option<PathBuf>,
     cgroups: &mut Cgroups,
     root: root::RootWork,
     handed: Vec<Handed>,
@@ -238,6 +244,7 @@ fn parent(
         Method::Reflink => "ioctl(FICLONE)",
         _ => "copy_file_range",
     };
+    record.into_iter().for_each(|path| push(Control::EXIT_RECORD, ParentOp::ExitRecord(path)));
     if !root.build.env.is_empty() {
         let sources = root.build.env.keys().cloned().collect();
         push(Control::HOST_FILES, ParentOp::HoldSources { sources, then });
@@ -259,6 +266,15 @@ fn parent(
     push(Control::MOUNT_NS, ParentOp::AwaitCommand);
     cgroups.share.iter().for_each(|share| push(Control::CPUSET, ParentOp::CheckShare(share.clone())));
     steps
+}
+
+/// Whether a process of init stays beside the command: PID 1, or in the host's PID namespace one that writes the exit
+/// record.
+fn stays(policy: &Policy, spec: &SandboxSpec, pid: IsolationMode) -> bool {
+    match pid {
+        IsolationMode::Private => spec.init,
+        IsolationMode::Host => policy.state_dir.is_some(),
+    }
 }
 
 fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey) -> Result<Namespaces> {
@@ -350,7 +366,7 @@ fn cgroup(
     let own_pid = pid == IsolationMode::Private;
     let cgroups = cgroup::lower(
         &cgroup::Request {
-            extra_pids: u64::from(spec.init && own_pid),
+            extra_pids: u64::from(stays(policy, spec, pid)),
             devices: &rules,
             without_devices: &without_devices,
             own_pid,
@@ -372,5 +388,7 @@ fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
     // In a writable root of hard links, the task can change the host's files: the author asked for that.
     forgiven.set(Control::HOST_FILES, spec.root.writable);
+    // The operator asks for the record, and the author has chosen that no process stays to write it.
+    forgiven.set(Control::EXIT_RECORD, !spec.init);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

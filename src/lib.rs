@@ -109,9 +109,12 @@ pub use rootfs::{
     Propagation, Root, Secrets, TaskDirs, Template, Volume,
 };
 pub use sandbox::Sandbox;
-pub use spec::{CallerFd, Device, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize};
+pub use spec::{
+    CallerFd, Device, DieWith, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize,
+};
 pub use task::{
-    Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, Terminal,
+    Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, TaskHandle,
+    Terminal,
 };
 
 /// The wire format between the parent and init, public for the fuzz targets only.

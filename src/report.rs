@@ -87,6 +87,9 @@ bitflags::bitflags! {
         /// The task is killed when it has used its [`cpu_deadline`](crate::SandboxSpec::cpu_deadline), also without its
         /// caller.
         const CPU_DEADLINE = 1 << 28;
+        /// The exit status is written to a file of the operator's [`state_dir`](crate::Policy::state_dir), also without
+        /// the caller, and the task can neither reach nor forge it.
+        const EXIT_RECORD = 1 << 29;
     }
 }
 
@@ -291,7 +294,7 @@ pub struct Reason {
 }
 
 /// The effect of a refused step on a control.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Extent {
     /// The control is unaffected; the reason is a remark.
     Noted,
@@ -302,7 +305,7 @@ pub(crate) enum Extent {
 }
 
 /// The effect of a refused step on a control, with the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Effect {
     pub control: Control,
     pub extent: Extent,

@@ -13,8 +13,8 @@ use crate::host::{Host, Survey};
 use crate::plan::Plan;
 use crate::rootfs::{Cancel, Progress, ProgressFn, Watch};
 use crate::spawn::{self, Given};
-use crate::spec::{Policy, SandboxSpec};
-use crate::task::Task;
+use crate::spec::{DieWith, Policy, SandboxSpec};
+use crate::task::{Task, TaskHandle};
 
 mod build;
 mod enter;
@@ -174,7 +174,39 @@ impl Sandbox {
             watch: Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() },
             running: None,
         };
-        Task::new(&plan, spawn::spawn(&plan, given)?)
+        Task::new(&plan, spawn::spawn(&plan, given)?)?.surviving(self.spec.die_with == DieWith::Survive)
+    }
+}
+
+impl Sandbox {
+    /// Finds a task again by its handle, in any process of the host, also after the process that spawned it was killed.
+    ///
+    /// The recovered task is as the spawned one: it can be waited for, signalled, updated and released. Its standard
+    /// streams and its [`rusage`](Task::rusage) are not recovered. It is not a child of this process, so its exit status
+    /// comes from the exit record in the operator's [`state_dir`](Policy::state_dir). If it has ended without one, the
+    /// status is [`Lost`](crate::Lost) with the reason, as it is if its PID is another process's now, if the machine was
+    /// rebooted, or if its cgroup was removed. No other process is ever signalled.
+    ///
+    /// Dropping a recovered task kills and removes nothing. [`release`](Task::release) does, also if the task has ended;
+    /// it removes the exit record too.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Sandbox, TaskHandle};
+    ///
+    /// let text = std::fs::read_to_string("/var/lib/driver/job-7.json").unwrap();
+    /// let handle: TaskHandle = serde_json::from_str(&text).unwrap();
+    /// let task = Sandbox::recover(&handle)?;
+    /// println!("{:?}", task.wait_end(None)?.map(|status| status.kind()));
+    /// task.release()?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`](crate::Error::Task) with the refused call. Its source is `ResourceBusy` if this or another process
+    /// has the task, and the message names it; that needs a `state_dir` or a cgroup. It is `Unsupported` for a handle of
+    /// another version.
+    pub fn recover(handle: &TaskHandle) -> Result<Task> {
+        Task::recover(handle)
     }
 }
 

@@ -119,6 +119,13 @@ pub struct Policy {
     /// Directory for temporary roots. If absent, the system's temporary directory. Hard links need it to be on the file
     /// system of their sources.
     pub temp_dir: Option<PathBuf>,
+    /// Directory of the host for exit records. If it is set, PID 1 of a task, or a process that stays beside a task in
+    /// the host's PID namespace, writes the exit status to the file `ID.exit` in it. So the status is known after the end
+    /// of the caller: see [`Sandbox::recover`](crate::Sandbox::recover). Removing the task removes the file.
+    ///
+    /// The directory must exist, and no task may be able to write to it. It must be an absolute path. If absent, the
+    /// status of a task that ends without its caller is lost.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Policy {
@@ -147,6 +154,7 @@ impl Default for Policy {
             volumes_enabled: true,
             allow_privileged: false,
             temp_dir: None,
+            state_dir: None,
         }
     }
 }
@@ -224,6 +232,32 @@ impl Device {
     }
 }
 
+/// What becomes of a task when the process that spawned it ends. Serialised as `"driver"` or `"survive"`.
+///
+/// ```
+/// use cofferdam::{DieWith, Policy, Sandbox};
+///
+/// // The task goes on when the driver is killed or restarted, which then finds it again by its handle.
+/// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+/// let sandbox = Sandbox::command("daemon").policy(&policy).die_with(DieWith::Survive);
+/// # let _ = sandbox;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DieWith {
+    /// PID 1 kills the task when the process that spawned it has ended, also by SIGKILL (`pidfd_open(2)`, Linux 5.3). A
+    /// thread that ends does not matter, nor does a child that the process has forked. It needs
+    /// [`init`](SandboxSpec::init) and a private PID namespace: other tasks survive.
+    #[default]
+    Driver,
+    /// The task goes on. Dropping its [`Task`](crate::Task) kills and removes nothing either. Another process gets it
+    /// back by its [`TaskHandle`](crate::TaskHandle), and [`release`](crate::Task::release) ends it.
+    ///
+    /// Until the command is executed, a task ends with the caller in any case.
+    Survive,
+}
+
 /// The author's half of a request: the command, its user, its root, its namespaces and its limits.
 ///
 /// [`Sandbox`](crate::Sandbox) has a builder method for each field.
@@ -244,7 +278,8 @@ pub struct SandboxSpec {
     /// Name of the sandbox, which its cgroup and its temporary root are named after: 1 to 128 letters, digits, `.`, `_`
     /// and `-`, without a leading `.`. If absent, a random name.
     ///
-    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`. The cgroups of a stale sandbox, whose owner
+    /// If a sandbox of that name runs, the spawn fails with `ResourceBusy`; if the policy has a
+    /// [`state_dir`](Policy::state_dir), also if its owner is gone. Without one, the cgroups of a stale sandbox, whose owner
     /// is gone or has [detached](crate::Task::detach) it, are killed and removed. Both need a cgroup that the caller may
     /// use. A temporary root of that name is replaced if its owner is gone and no process has it as its root; otherwise
     /// the spawn fails with `ResourceBusy`.
@@ -286,7 +321,8 @@ pub struct SandboxSpec {
     /// Whether a small init stays as PID 1 of a private PID namespace. True by default.
     ///
     /// Init reaps orphans, and the task is PID 2, so the default actions of signals apply to it. If the caller dies
-    /// without having [detached](crate::Task::detach) the task, init kills the task. Without init, or in the host's PID
+    /// without having [detached](crate::Task::detach) the task, init kills the task, unless it is to
+    /// [survive](DieWith::Survive). Without init, or in the host's PID
     /// namespace, the cloned process itself executes the command, and outlives the caller.
     pub init: bool,
     /// Capabilities that are added to the default set, by name, or `all`. The operator's allow-list must have each.
@@ -374,6 +410,8 @@ pub struct SandboxSpec {
     /// controller of cgroup v2. No limit if absent. Serialised as [`deadline`](Self::deadline).
     #[serde(with = "notation::optional_duration")]
     pub cpu_deadline: Option<Duration>,
+    /// What becomes of the task when the caller ends. [`DieWith::Driver`] by default.
+    pub die_with: DieWith,
     /// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). If this
     /// and the operator's [`require`](Policy::require) are absent, [`Require::Asked`] applies.
     pub require: Option<Require>,
@@ -418,6 +456,7 @@ impl Default for SandboxSpec {
             deadline: None,
             terminal: None,
             cpu_deadline: None,
+            die_with: DieWith::Driver,
             require: None,
         }
     }

@@ -113,6 +113,7 @@ impl Made {
             OpCode::CpuDeadline => {
                 Op::CpuDeadline { nanoseconds: x, processors: m, unit: n, fd: m, path: a }
             }
+            OpCode::ExitRecord => Op::ExitRecord { fd: m, path: a },
             OpCode::Exec => Op::Exec { args: strings, env: strings },
         };
         ProgramStep { optional: self.optional, op }.encode(into);

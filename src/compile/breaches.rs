@@ -12,12 +12,16 @@ use crate::step::Draft;
 const BREACHES: [(&str, Control, &str); 12] = [
     (
         "sys_admin",
-        FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::DEADLINES),
+        FILES
+            .union(Control::MASKED_PATHS)
+            .union(Control::DEVICES)
+            .union(Control::DEADLINES)
+            .union(Control::EXIT_RECORD),
         "the task has CAP_SYS_ADMIN: it can make read-only mounts writable and mount the host's block devices",
     ),
     (
         "dac_read_search",
-        FILES,
+        FILES.union(Control::EXIT_RECORD),
         "the task has CAP_DAC_READ_SEARCH: it can open files outside its root with open_by_handle_at(2), and write to them through a writable mount of their file system",
     ),
     (
@@ -28,12 +32,12 @@ const BREACHES: [(&str, Control, &str); 12] = [
     ("sys_module", Control::all(), "the task has CAP_SYS_MODULE: it can load kernel modules"),
     (
         "sys_rawio",
-        Control::DEVICES.union(FILES),
+        Control::DEVICES.union(FILES).union(Control::EXIT_RECORD),
         "the task has CAP_SYS_RAWIO: it can access I/O ports, and send raw commands to disks that it can open",
     ),
     (
         "sys_ptrace",
-        Control::PID_NS.union(Control::DEADLINES),
+        Control::PID_NS.union(Control::DEADLINES).union(Control::EXIT_RECORD),
         "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees",
     ),
     (
@@ -84,8 +88,12 @@ const MACHINE: [(&str, &str); 10] = [
 ];
 
 /// The controls that access to `/proc/PID/root` and `/proc/PID/fd` of a process outside the sandbox defeats.
-const BY_PROC: Control =
-    FILES.union(Control::MASKED_PATHS).union(Control::DEVICES).union(Control::KILL).union(Control::RESOURCES);
+const BY_PROC: Control = FILES
+    .union(Control::MASKED_PATHS)
+    .union(Control::DEVICES)
+    .union(Control::KILL)
+    .union(Control::RESOURCES)
+    .union(Control::EXIT_RECORD);
 
 /// Adds to the report which controls are weakened because the task shares namespaces of the host. A task in a user
 /// namespace cannot open `/proc/PID/root` of a process outside, as it lacks CAP_SYS_PTRACE in that process's user
@@ -156,6 +164,18 @@ pub(super) fn delays(sets: Sets, same_user: bool, draft: &mut Draft) {
     }
 }
 
+/// Adds to the report how the task can kill the process that writes its exit record, in the host's PID namespace. PID 1 of
+/// a namespace gets no signal from inside. `same_user` says whether that process has the task's user.
+pub(super) fn silences(sets: Sets, ns: &Namespaces, domain: Domain, same_user: bool, draft: &mut Draft) {
+    let may_signal = same_user || sets.bounding.has("kill") || sets.bounding.has("setuid");
+    if ns.pid == IsolationMode::Host && may_signal && !domain.keeps_signals() {
+        draft.report.weaken(
+            Control::EXIT_RECORD & draft.report.asked,
+            "the task shares the host's PID namespace: it can kill the process that writes its exit status, which is then lost",
+        );
+    }
+}
+
 /// Adds to the report which enforced controls the granted capabilities weaken.
 pub(super) fn weaken(
     policy: &Policy,
@@ -192,7 +212,7 @@ pub(super) fn weaken(
         }
         if has("sys_ptrace") && !domain.keeps_traces() {
             draft.report.weaken(
-                (Control::PID_NS | Control::DEADLINES) & draft.report.asked,
+                (Control::PID_NS | Control::DEADLINES | Control::EXIT_RECORD) & draft.report.asked,
                 "the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
             );
         }

@@ -49,7 +49,8 @@ pub(super) fn policy(policy: &Policy) -> Result<()> {
             check_path_at(field, &format!("{field}[{number}]"), path)?;
         }
     }
-    policy.temp_dir.as_deref().map_or(Ok(()), |dir| check_path("temp_dir", dir))
+    policy.temp_dir.as_deref().map_or(Ok(()), |dir| check_path("temp_dir", dir))?;
+    policy.state_dir.as_deref().map_or(Ok(()), |dir| check_path("state_dir", dir))
 }
 
 /// Checks the sizes of the tmpfs mounts. For the kernel, size 0 is no limit, and a size near 2^64 overflows to 0.

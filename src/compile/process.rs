@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::ids::Identity;
 use crate::plan::MustHold;
 use crate::report::Control;
-use crate::spec::{SandboxSpec, Stdio, WindowSize};
+use crate::spec::{Policy, SandboxSpec, Stdio, WindowSize};
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
@@ -165,6 +165,30 @@ fn nanoseconds(field: &'static str, time: Duration) -> Result<u64> {
     let nanoseconds = u64::try_from(time.as_nanos()).ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok());
     let wrong = || Error::spec(field, format!("{time:?} is not more than 0 and less than 292 years"));
     nanoseconds.ok_or_else(wrong)
+}
+
+/// Adds the steps for the exit record to the draft, if the operator has a directory for it, and the record to the report.
+/// Returns the path of its file. `private` says whether the task has a PID namespace of its own.
+pub(super) fn exit_record(
+    policy: &Policy,
+    spec: &SandboxSpec,
+    id: &str,
+    private: bool,
+    draft: &mut Draft,
+) -> Option<PathBuf> {
+    let dir = policy.state_dir.as_ref()?;
+    if private && !spec.init {
+        draft.report.miss(
+            Control::EXIT_RECORD,
+            "without init the command is PID 1, and no other process stays that could write the exit status",
+        );
+        return None;
+    }
+    draft.report.enforce(Control::EXIT_RECORD);
+    let path = dir.join(format!("{id}.exit"));
+    let fd = draft.hand(Handed::ExitRecord(path.clone()));
+    draft.build(Control::EXIT_RECORD, Op::ExitRecord { fd, path: step::path(&path) });
+    Some(path)
 }
 
 /// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues

@@ -122,6 +122,10 @@ pub(super) fn lead(
             );
             draft.report.weaken(Control::HOST_FILES, why);
         }
+        if let Some(dir) = policy.state_dir.as_ref().filter(|dir| survey.real(dir).starts_with(real)) {
+            let why = format!("the task can write to {source:?}, which contains the state_dir {dir:?}");
+            draft.report.weaken(Control::EXIT_RECORD & draft.report.asked, why);
+        }
         if host.cgroup_mounts().iter().any(|mount| mount.starts_with(real) || real.starts_with(mount)) {
             let why = format!(
                 "the task can write to {source:?}, which contains files of the host's cgroups, with the permissions of its user"

@@ -189,6 +189,7 @@ fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<
         .chain(spec.task_dirs.local.iter())
         .chain(&policy.allowed_source_roots)
         .chain([&base])
+        .chain(&policy.state_dir)
         .cloned()
         .collect();
     paths.into_iter()

@@ -71,7 +71,7 @@ pub struct Plan {
 }
 
 /// The part of a plan that a process needs to join the running task. It holds no content of files, and so no secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Enclosure {
     /// The sandbox's name.
     pub id: String,
@@ -109,7 +109,7 @@ pub(crate) struct OtherUsers {
 }
 
 /// The controls that must be enforced, by the spec and by the policy.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct MustHold {
     /// The requirement of the spec's author. If author and operator have none, [`Require::default`] applies.
     pub author: Option<Require>,
@@ -213,6 +213,10 @@ impl Plan {
         let mut lines = Cgroups::undo_calls(&ops, &self.cgroups.paths);
         lines.extend(self.parent.iter().filter_map(|step| match &step.op {
             ParentOp::TempRoot(make) => Some(make.undo_call()),
+            _ => None,
+        }));
+        lines.extend(self.parent.iter().filter_map(|step| match &step.op {
+            ParentOp::ExitRecord(path) => Some(format!("unlinkat({path:?})")),
             _ => None,
         }));
         lines

@@ -9,6 +9,9 @@ use crate::step::{Handed, IdMaps, Kernel, Step, namespaces};
 /// An operation of the parent. `spawn` runs it. The task's undo list removes what it creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ParentOp {
+    /// Creates and locks the file for the exit record of the task. Refused while another task of that name has it. Undone
+    /// by removing it.
+    ExitRecord(PathBuf),
     /// Opens the sources that are linked or copied into the root. They are opened while the plan is compiled, since the
     /// plan depends on their types. `spawn` does nothing for this step.
     HoldSources {
@@ -53,6 +56,7 @@ impl ParentOp {
     /// A short title of the operation for users.
     pub(crate) fn title(&self) -> String {
         match self {
+            ParentOp::ExitRecord(path) => format!("exit record {path:?}"),
             ParentOp::HoldSources { .. } => "open the sources of the root".into(),
             ParentOp::TempRoot(make) => format!("temporary root {:?}", make.path()),
             ParentOp::LockUpper(path) => format!("lock the upper directory {path:?}"),
@@ -74,6 +78,12 @@ impl ParentOp {
     /// and [`call`](Self::call) uses it for errors too.
     pub(crate) fn calls(&self) -> Vec<String> {
         match self {
+            ParentOp::ExitRecord(path) => vec![
+                format!("openat({:?}, O_DIRECTORY)", path.parent().unwrap_or(path)),
+                format!("openat({path:?}, O_RDWR|O_CREAT|O_EXCL|O_NOFOLLOW, 0600)"),
+                format!("flock({path:?}, LOCK_EX|LOCK_NB)"),
+                format!("pwrite64({path:?}, random name of the task)"),
+            ],
             ParentOp::HoldSources { sources, then } => {
                 let line = |source| format!("openat2({source:?}, O_PATH) # later {then} for each file of it");
                 sources.iter().map(line).collect()

@@ -10,7 +10,7 @@ use crate::filter::Filter;
 use crate::ns::{IsolationMode, Network};
 use crate::report::Require;
 use crate::rootfs::{Dns, HostsEntry, Method, Root, TaskDirs, Volume};
-use crate::spec::{CallerFd, Device, Fd, Resource, Rlimit, SandboxSpec, Stdio, WindowSize};
+use crate::spec::{CallerFd, Device, DieWith, Fd, Resource, Rlimit, SandboxSpec, Stdio, WindowSize};
 
 /// Builder methods. Each one sets the field of [`SandboxSpec`] with the same name, or adds to it. The documentation of
 /// the field has the details. The order of the calls does not matter. A wrong value is an error of
@@ -205,6 +205,11 @@ impl Sandbox {
     /// Sets the CPU time after which PID 1 kills the task.
     pub fn cpu_deadline(self, deadline: Duration) -> Self {
         self.with(|s| s.cpu_deadline = Some(deadline))
+    }
+
+    /// Sets what becomes of the task when this process ends.
+    pub fn die_with(self, die_with: DieWith) -> Self {
+        self.with(|s| s.die_with = die_with)
     }
 
     /// Sets `oom_score_adj`, -1000 to 1000.

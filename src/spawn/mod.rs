@@ -25,7 +25,7 @@ use crate::step::wire::{Op, RECORD, Record};
 use crate::step::{Handed, IdMaps, InitStep, Kernel, StreamSource};
 use crate::sys;
 use crate::sys::lock::{Lock, Locked};
-use crate::task::{Child, Spawned, Streams, Undo};
+use crate::task::{Child, RecordFile, Spawned, Streams, Undo};
 
 mod clone;
 
@@ -152,6 +152,13 @@ impl Run<'_> {
     fn run(&mut self, step: &ParentStep) -> Result<()> {
         let refused = |e: io::Error| Error::Prepare { step: step.op.call(), source: e };
         match &step.op {
+            ParentOp::ExitRecord(path) => {
+                let record = RecordFile::create(path).map_err(|(call, source)| {
+                    let step = step.op.calls().into_iter().nth(call).unwrap_or_default();
+                    Error::Prepare { step, source }
+                })?;
+                self.undo.record(record);
+            }
             // The sources were opened while the plan was compiled.
             ParentOp::HoldSources { .. } => {}
             ParentOp::TempRoot(make) => {
@@ -261,7 +268,10 @@ impl Run<'_> {
             std::fs::write(format!("/proc/{pid}/{file}"), text)
                 .map_err(Error::prepare(map_call(file, text)))?;
         }
-        sys::send(child.status(), b"g").map_err(|e| unheard(child, "sendto(status)", e))
+        child
+            .status()
+            .and_then(|status| sys::send(status, b"g"))
+            .map_err(|e| unheard(child, "sendto(status)", e))
     }
 
     /// Opens a descriptor for init. `None` if it is not needed.
@@ -276,6 +286,10 @@ impl Run<'_> {
             Handed::Caller(number) => callers(*number)?,
             Handed::CallerPidfd => sys::own_pidfd().map_err(refused)?,
             Handed::Task => duplicate(self.given.running)?,
+            Handed::ExitRecord(_) => {
+                let record = self.undo.exit_record().ok_or(io::ErrorKind::NotFound.into());
+                record.and_then(RecordFile::writer).map_err(refused)?
+            }
             Handed::Namespace(_) => {
                 duplicate(self.given.survey.and_then(|survey| survey.namespace.as_ref()).map(AsFd::as_fd))?
             }
@@ -405,7 +419,9 @@ fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<Option<
     let mut terminal = None;
     loop {
         let mut buffer = [0u8; RECORD];
-        let (n, fd) = sys::recv_with_fd(child.status(), &mut buffer, true)
+        let (n, fd) = child
+            .status()
+            .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
             .map_err(|e| unheard(child, "recvmsg(status)", e))?;
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec.

@@ -9,7 +9,10 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
+use crate::notation;
 use crate::report::{Control, Effect, Report};
 
 mod draft;
@@ -106,7 +109,7 @@ pub(crate) fn to_path(text: Str<'_>) -> PathBuf {
 }
 
 /// The phase of a step: how often it runs, by the lifetime of what it creates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// Once per sandbox. The step does not depend on the task, no task can write to what it creates, and none of its
     /// mounts propagates.
@@ -118,7 +121,7 @@ pub(crate) enum Phase {
 }
 
 /// The point at which a process that joins a running enclosure makes a step of the phase [`Enter`](Phase::Enter).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Enter {
     /// Before it joins the namespaces.
     Outside,
@@ -129,7 +132,7 @@ pub(crate) enum Enter {
 }
 
 /// The consequence of a refused step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum OnRefusal {
     /// The spawn fails.
     Fail,
@@ -189,7 +192,7 @@ fn degrade(effects: &[Effect], cause: &str, report: &mut Report) {
 }
 
 /// A step of a plan: an operation, the control that it serves, the consequence of a refusal, and its phase.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Step<O> {
     pub op: O,
     pub control: Control,
@@ -226,8 +229,8 @@ impl<O> Step<O> {
 }
 
 /// An encoded operation of init.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct InitOp(Vec<u8>);
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InitOp(#[serde(with = "notation::hex")] Vec<u8>);
 
 /// A step of init.
 pub(crate) type InitStep = Step<InitOp>;
@@ -272,6 +275,11 @@ impl InitStep {
         Step::of(control, InitOp::new(op))
     }
 
+    /// A step of another build, which init refuses to decode. It stands for steps that this build does not know.
+    pub(crate) fn unknown() -> Self {
+        Step::of(Control::empty(), InitOp(vec![u8::MAX])).entering(Enter::Outside)
+    }
+
     /// Decodes the operation.
     pub(crate) fn op(&self) -> Option<Op<'_>> {
         self.op.decode()
@@ -305,6 +313,8 @@ pub(crate) enum Handed {
     CallerPidfd,
     /// A pidfd of the first process of a running task.
     Task,
+    /// The file of the exit record, opened once more for writing.
+    ExitRecord(PathBuf),
     /// A namespace file.
     Namespace(PathBuf),
     /// A detached copy of the mount tree at a source, cloned in the caller's mount namespace.
@@ -333,6 +343,7 @@ impl Handed {
             Handed::Caller(number) => format!("descriptor {number} of the caller"),
             Handed::CallerPidfd => "a pidfd of the caller".into(),
             Handed::Task => "a pidfd of the task".into(),
+            Handed::ExitRecord(path) => format!("exit record {path:?}"),
             Handed::Namespace(path) => format!("namespace {path:?}"),
             Handed::Tree { source, .. } => format!("a mount tree of {source:?}"),
             Handed::Source(path) => format!("{path:?}"),
@@ -354,6 +365,7 @@ impl Handed {
             Handed::Caller(number) => format!("fcntl({number}, F_DUPFD_CLOEXEC)"),
             Handed::CallerPidfd => "pidfd_open(this process)".into(),
             Handed::Task => "fcntl(pidfd, F_DUPFD_CLOEXEC)".into(),
+            Handed::ExitRecord(path) => format!("openat({path:?}, O_WRONLY|O_NOFOLLOW)"),
             Handed::Namespace(path) | Handed::Source(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::Tree { source, recursive } => {
                 let recursive = if *recursive { "|AT_RECURSIVE" } else { "" };
@@ -427,11 +439,27 @@ mod tests {
             Record::Exited { status: -1 },
             Record::Deadline,
             Record::CpuDeadline,
+            Record::Terminal,
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
         assert_eq!(Record::decode(&[9; 9]), Err(Malformed));
         assert_eq!(Record::decode(&[1; 8]), Err(Malformed));
+    }
+
+    #[test]
+    fn exit_record_with_any_changed_byte_is_refused() {
+        for end in [End::Status(43 << 8), End::Status(9), End::Deadline, End::CpuDeadline] {
+            let record = ExitRecord { end, time: (u64::MAX - 7, 999_999_999) };
+            let bytes = record.encode();
+            assert_eq!(ExitRecord::decode(&bytes), Ok(record));
+            for at in 0..bytes.len() {
+                let mut torn = bytes;
+                torn[at] ^= 0x10;
+                assert_eq!(ExitRecord::decode(&torn), Err(Malformed), "byte {at}");
+            }
+        }
+        assert_eq!(ExitRecord::decode(&[0; EXIT_RECORD]), Err(Malformed));
     }
 
     #[test]

@@ -23,6 +23,9 @@ macro_rules! ops {
             $( $(#[$doc])* $name ),*
         }
 
+        /// The declarations as text. Two builds of the library understand each other's operations if it is the same.
+        pub const DECLARATIONS: &str = concat!($( stringify!($name { $($field : $t),* }), "\n" ),*);
+
         impl OpCode {
             /// All kinds, in order of their numbers.
             pub const ALL: &'static [OpCode] = &[ $( OpCode::$name ),* ];
@@ -254,6 +257,14 @@ ops! {
         /// Path of the file; only for the printed plan.
         path: Str<'a>,
     }
+    /// Keeps the file of the exit record, which only PID 1 writes. A lock on its first byte (Linux 3.15) says that PID 1
+    /// lives.
+    ExitRecord {
+        /// Index into the table of descriptors: the file, open for writing.
+        fd: u32,
+        /// Path on the host; only for the printed plan.
+        path: Str<'a>,
+    }
     /// Forks. Init stays as PID 1, which reaps processes and reports the exit status. The child waits until PID 1 has
     /// given up the privileges that reaping does not need, and then runs the following steps.
     Fork {
@@ -265,7 +276,8 @@ ops! {
         set_groups: bool,
         /// The highest capability that the kernel knows. PID 1 drops it and all lower ones from its bounding set.
         last: u32,
-        /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends.
+        /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends. An index
+        /// beyond the table means that PID 1 outlives the caller.
         caller: u32,
     }
     /// Forks after [`Op::Join`] has joined the PID namespace of a task: the child is in that namespace, init is not. The

@@ -48,6 +48,85 @@ pub enum Record {
 /// Length of an encoded [`Record`].
 pub const RECORD: usize = 9;
 
+/// The end of a task, as PID 1 writes it to the file of the exit record. `Policy::state_dir` says where that file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitRecord {
+    /// How the task ended.
+    pub end: End,
+    /// When it ended: seconds and nanoseconds since the epoch.
+    pub time: (u64, u32),
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The wait status of the main process, as `wait4(2)` returns it.
+    Status(i32),
+    /// PID 1 ended the task at its deadline.
+    Deadline,
+    /// PID 1 ended the task when it had used its CPU time.
+    CpuDeadline,
+}
+
+/// Length of an encoded [`ExitRecord`].
+pub const EXIT_RECORD: usize = 32;
+
+/// Offset of the exit record in its file. Before it is what the parent wrote when it made the file.
+pub const EXIT_RECORD_AT: u64 = 32;
+
+/// First bytes of an exit record, the last of which is the version of the format.
+const EXIT_MAGIC: [u8; 4] = *b"cfx\x01";
+
+impl ExitRecord {
+    /// Encodes the record: magic, kind, status, nanoseconds, seconds, check sum; little-endian.
+    pub fn encode(self) -> [u8; EXIT_RECORD] {
+        let mut bytes = [0u8; EXIT_RECORD];
+        let (kind, status) = match self.end {
+            End::Status(status) => (1u32, status),
+            End::Deadline => (2, 0),
+            End::CpuDeadline => (3, 0),
+        };
+        let (seconds, nanoseconds) = self.time;
+        let fields = EXIT_MAGIC
+            .into_iter()
+            .chain(kind.to_le_bytes())
+            .chain(status.to_le_bytes())
+            .chain(nanoseconds.to_le_bytes())
+            .chain(seconds.to_le_bytes());
+        bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+        let sum = check_sum(&bytes).to_le_bytes();
+        bytes.iter_mut().rev().zip(sum.into_iter().rev()).for_each(|(byte, field)| *byte = field);
+        bytes
+    }
+
+    /// Decodes a record.
+    ///
+    /// # Errors
+    /// [`Malformed`] unless [`encode`](Self::encode) could have written `bytes`.
+    pub fn decode(bytes: &[u8; EXIT_RECORD]) -> Result<Self, Malformed> {
+        let mut words = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+        let mut word = || words.next().ok_or(Malformed);
+        let (_magic, kind, status, nanoseconds) = (word()?, word()?, word()?.cast_signed(), word()?);
+        let seconds = u64::from(word()?) | u64::from(word()?) << 32;
+        let end = match kind {
+            1 => End::Status(status),
+            2 => End::Deadline,
+            _ => End::CpuDeadline,
+        };
+        let record = ExitRecord { end, time: (seconds, nanoseconds) };
+        if record.encode() == *bytes { Ok(record) } else { Err(Malformed) }
+    }
+}
+
+/// FNV-1a of all bytes but the last eight.
+fn check_sum(bytes: &[u8; EXIT_RECORD]) -> u64 {
+    let start = 0xcbf2_9ce4_8422_2325u64;
+    bytes
+        .iter()
+        .take(EXIT_RECORD - 8)
+        .fold(start, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
 impl Record {
     /// Encodes the record: kind, step (three bytes), call, errno or status; little-endian.
     pub fn encode(self) -> [u8; RECORD] {

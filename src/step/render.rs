@@ -196,6 +196,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
                 std::time::Duration::from_nanos(nanoseconds)
             ),
         ],
+        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_OFD_SETLK, first byte)")),
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::ForkInside { .. } => [
             "signalfd4(SIGCHLD)",
@@ -316,6 +317,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Deadline { .. } => "deadline of the task".into(),
         Op::CpuDeadline { .. } => "deadline of the task's CPU time".into(),
+        Op::ExitRecord { path, .. } => format!("exit record in {path:?}"),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
         Op::ForkInside { .. } => "continue in a child process inside the task".into(),
         Op::Bounding { .. } => "capability bounding set".into(),

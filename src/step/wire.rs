@@ -15,9 +15,9 @@ mod program;
 #[path = "record.rs"]
 mod record;
 
-pub use ops::{Op, OpCode};
+pub use ops::{DECLARATIONS, Op, OpCode};
 pub use program::{Program, ProgramStep};
-pub use record::{NO_STEP, RECORD, Record};
+pub use record::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, NO_STEP, RECORD, Record};
 
 /// The bytes are not an encoded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,6 +59,35 @@ impl Drop for Locked {
     }
 }
 
+/// PID of the process that has locked the file exclusively (`proc_locks(5)`), in the PID namespace of the mounted `/proc`.
+/// `None` if it is not listed. The process may have ended, if a child that it forked has inherited the lock.
+pub(crate) fn holder(fd: BorrowedFd<'_>) -> Option<i32> {
+    let st = nix::sys::stat::fstat(fd).ok()?;
+    let (major, minor) = (libc::major(st.st_dev), libc::minor(st.st_dev));
+    let file = format!("{major:02x}:{minor:02x}:{}", st.st_ino);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // 1: FLOCK  ADVISORY  WRITE 4242 fe:00:131090 0 EOF
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, _, mode) = (words.next()?, words.next()?, words.next()?);
+        let pid = words.next()?.parse().ok().filter(|pid| *pid > 0)?;
+        (kind == "FLOCK" && mode == "WRITE" && words.next()? == file).then_some(pid)
+    })
+}
+
+/// Whether the first byte of the file is locked by an open file (`F_OFD_GETLK`, Linux 3.15).
+pub(crate) fn first_byte_is_locked(fd: BorrowedFd<'_>) -> nix::Result<bool> {
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
 /// Locks the open file description of `fd`, or changes the lock that it holds. Repeats the call on EINTR.
 pub(crate) fn flock(fd: BorrowedFd<'_>, lock: Lock) -> nix::Result<()> {
     let operation = match lock {

@@ -155,6 +155,16 @@ pub(crate) fn wait_pidfd(
     }
 }
 
+/// Whether the process has ended: its pidfd polls readable (Linux 5.3).
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        ended => Ok(ended? > 0),
+    }
+}
+
 /// Pid of a process in the PID namespace of the mounted `/proc`, whatever the caller's own PID namespace is. `None` if
 /// the process has been reaped or is not visible in that namespace.
 pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {

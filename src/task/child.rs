@@ -13,7 +13,10 @@ use crate::sys::{self, Ended};
 pub(crate) struct Child {
     init: OwnedFd,
     task: Option<OwnedFd>,
-    status: OwnedFd,
+    /// The socket to init. `None` for a recovered task, which is no child of this process.
+    status: Option<OwnedFd>,
+    /// Why the status is unknown if a recovered task has ended without an exit record.
+    lost: Lost,
     /// Whether the process was reaped or is no longer owned.
     left: bool,
 }
@@ -29,11 +32,20 @@ pub(crate) struct Reaped {
 
 impl Child {
     pub(crate) fn new(init: OwnedFd, status: OwnedFd) -> Self {
-        Child { init, task: None, status, left: false }
+        Child { init, task: None, status: Some(status), lost: Lost::Reaped, left: false }
     }
 
-    pub(crate) fn status(&self) -> BorrowedFd<'_> {
-        self.status.as_fd()
+    /// The processes of a recovered task. `init` polls readable when it has ended. A drop does not kill it.
+    pub(super) fn recovered(init: OwnedFd, task: Option<OwnedFd>, lost: Lost) -> Self {
+        Child { init, task, status: None, lost, left: true }
+    }
+
+    /// The socket to init.
+    ///
+    /// # Errors
+    /// `EPIPE` for a recovered task, which has none.
+    pub(crate) fn status(&self) -> io::Result<BorrowedFd<'_>> {
+        self.status.as_ref().map(AsFd::as_fd).ok_or_else(|| io::Error::from_raw_os_error(libc::EPIPE))
     }
 
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
@@ -57,6 +69,13 @@ impl Child {
 
     /// Reaps the cloned process if it has ended. `None` while it runs.
     pub(crate) fn reap(&mut self) -> io::Result<Option<Reaped>> {
+        if self.status.is_none() {
+            return Ok(sys::has_ended(self.pidfd())?.then(|| Reaped {
+                status: ExitStatus::lost(self.lost),
+                usage: None,
+                recorded: false,
+            }));
+        }
         let ended = match sys::wait_pidfd(self.pidfd(), false, true) {
             Ok(None) => return Ok(None),
             Ok(ended) => ended,
@@ -67,7 +86,7 @@ impl Child {
         self.left = true;
         let (ended, usage) = (ended.map(|(ended, _)| ended), ended.map(|(_, usage)| Rusage::from(usage)));
         let recorded = self.record();
-        let status = recorded.or(ended.map(ExitStatus::from)).unwrap_or(ExitStatus::lost(Lost::Reaped));
+        let status = recorded.or(ended.map(ExitStatus::from)).unwrap_or(ExitStatus::lost(self.lost));
         Ok(Some(Reaped { status, usage, recorded: recorded.is_some() }))
     }
 
@@ -75,7 +94,7 @@ impl Child {
     fn record(&self) -> Option<ExitStatus> {
         let mut buffer = [0u8; RECORD];
         loop {
-            let (n, _) = sys::recv_with_fd(self.status(), &mut buffer, false).ok()?;
+            let (n, _) = sys::recv_with_fd(self.status().ok()?, &mut buffer, false).ok()?;
             match Record::decode(buffer.get(..n)?) {
                 Ok(Record::Exited { status }) => return Some(ExitStatus::from_wait(status)),
                 Ok(Record::Deadline) => return Some(ExitStatus::at_deadline(Deadline::Wall)),
@@ -89,6 +108,8 @@ impl Child {
     /// Kills and reaps the process, unless it was reaped or is no longer owned.
     pub(super) fn end(&mut self) {
         if !self.left {
+            // Without a PID namespace, the end of init does not end the task.
+            let _ = self.task.as_ref().map(|task| sys::pidfd_signal(task.as_fd(), libc::SIGKILL));
             end(self.pidfd());
             self.left = true;
         }

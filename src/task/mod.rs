@@ -18,7 +18,12 @@ use crate::rootfs::Populated;
 use crate::sys;
 
 mod child;
+mod detach;
 mod group;
+mod handle;
+mod reaper;
+mod record;
+mod recover;
 mod root;
 mod status;
 mod stop;
@@ -27,6 +32,8 @@ mod undo;
 mod wait;
 
 pub(crate) use child::Child;
+pub use handle::TaskHandle;
+pub(crate) use record::RecordFile;
 pub use root::EndedRoot;
 pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
 pub use stop::SignalTarget;
@@ -77,12 +84,16 @@ struct Ending {
     usage: Option<Rusage>,
     /// Whether the cloned process was sent a SIGKILL while it lived.
     killed: bool,
+    /// Whether the task was detached: nothing is killed or removed by this value.
+    detached: bool,
 }
 
 /// A task that runs or has run in a sandbox.
 ///
-/// All methods except [`detach`](Task::detach) take `&self`, so one thread may wait while another one signals. Dropping
-/// the value kills every process of the task and removes its cgroup and its temporary root.
+/// All methods take `&self`, so one thread may wait while another one signals. Dropping the value kills every process of
+/// the task and removes its cgroup and its temporary root, unless the task survives its driver
+/// ([`DieWith::Survive`](crate::DieWith::Survive)), was [detached](Task::detach) or was
+/// [recovered](crate::Sandbox::recover): then dropping the value kills and removes nothing.
 ///
 /// ```no_run
 /// use cofferdam::{Sandbox, Stdio};
@@ -116,6 +127,11 @@ pub struct Task {
     enclosure: Enclosure,
     /// Whether the process has joined another task.
     joined: bool,
+    /// Whether the task outlives this process and this value.
+    survives: bool,
+    /// Whether the processes were gone when the task was recovered. `init` and `main` then are no pidfds, but poll
+    /// readable.
+    gone: bool,
 }
 
 impl Task {
@@ -139,7 +155,7 @@ impl Task {
         // On an error, the child is killed before its cgroup and root are removed: locals are dropped in reverse order.
         let temporary = undo.root().is_some();
         let undo = RwLock::new(undo);
-        let ending = Ending { child, status: None, usage: None, killed: false };
+        let ending = Ending { child, status: None, usage: None, killed: false, detached: false };
         let (init, main) = (dup(ending.child.pidfd())?, dup(ending.child.main())?);
         Ok(Task {
             init,
@@ -152,6 +168,8 @@ impl Task {
             temporary,
             enclosure,
             joined,
+            survives: false,
+            gone: false,
         })
     }
 
@@ -306,42 +324,19 @@ impl Task {
             None => Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),
         }
     }
-
-    /// Gives up ownership: the task runs on, also after the caller's end, and nothing is killed or removed.
-    ///
-    /// The caller must later remove the cgroup and the temporary root, `cofferdam-ID` in the operator's `temp_dir`. A
-    /// spawn with the same [`id`](crate::SandboxSpec::id) takes the cgroups for stale, and kills what is in them. A
-    /// cgroup with reserved CPUs is removed by the next task that needs these CPUs, once it has no processes.
-    ///
-    /// ```no_run
-    /// let task = cofferdam::Sandbox::command("daemon").id("daemon-1").spawn()?;
-    /// task.detach()?;
-    /// # Ok::<(), cofferdam::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Task`] if init cannot be notified. The task is then killed, as by a drop.
-    pub fn detach(self) -> Result<()> {
-        let mut ending = self.ending();
-        if ending.child.has_init() {
-            match sys::send(ending.child.status(), b"d") {
-                // Init has ended meanwhile.
-                Err(e) if !matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
-                    return Err(Error::task("sendto(status)")(e));
-                }
-                _ => {}
-            }
-        }
-        ending.child.leave();
-        self.undo_mut().forget(sys::proc_pid(self.init.as_fd()));
-        Ok(())
-    }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
         let ending = self.ending.get_mut().unwrap_or_else(PoisonError::into_inner);
         let undo = self.undo.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if self.survives && !ending.detached {
+            if !ending.child.has_left() {
+                reaper::reap_later(ending.child.pidfd());
+            }
+            ending.child.leave();
+            undo.forget(sys::proc_pid(self.init.as_fd()));
+        }
         if !ending.child.has_left() {
             if let Some(group) = undo.group() {
                 let _ = group.kill();

@@ -100,12 +100,32 @@ pub enum Lost {
     /// The caller ignores `SIGCHLD`, or another of its threads reaped the task (`waitpid(-1)`). Init has not sent the
     /// status, because there is no init or another process killed it.
     Reaped,
+    /// A recovered task has ended, and there is no exit record: the policy had no
+    /// [`state_dir`](crate::Policy::state_dir), the process that writes the record was killed, or the task was released
+    /// before.
+    Unrecorded,
+    /// As [`Unrecorded`](Lost::Unrecorded), and another process has the PID now.
+    PidReused,
+    /// The task ran before the machine was rebooted (`boot_id` in `proc_sys_kernel(5)`), and there is no exit record.
+    Rebooted,
+    /// The task's cgroup was removed or made again, so it cannot be known whether its process is still confined. Nothing
+    /// is signalled.
+    CgroupRemoved,
+    /// The exit record is damaged or incomplete, as after a loss of power.
+    Torn,
 }
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lost::Reaped => f.write_str("the caller ignores SIGCHLD or reaps unknown children"),
+            Lost::Unrecorded => f.write_str("the task has ended without an exit record"),
+            Lost::PidReused => {
+                f.write_str("the task has ended without an exit record, and its PID is another process's now")
+            }
+            Lost::Rebooted => f.write_str("the machine was rebooted, and there is no exit record"),
+            Lost::CgroupRemoved => f.write_str("the task's cgroup was removed"),
+            Lost::Torn => f.write_str("the exit record is damaged or incomplete"),
         }
     }
 }

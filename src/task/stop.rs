@@ -45,7 +45,7 @@ impl Task {
     /// # Errors
     /// [`Error::Task`] with the errno, for example `EPERM`.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        send(&self.main, signal)
+        if self.gone { Ok(()) } else { send(&self.main, signal) }
     }
 
     /// Sends a signal to the main process, to its process group, or to all processes of the task. Processes that are
@@ -148,11 +148,14 @@ impl Task {
     /// # Errors
     /// [`Error::Task`] with the call that was refused.
     pub fn kill(&self) -> Result<()> {
+        self.owned("kill")?;
         // A task that has ended is not killed by us, although a signal to it would succeed until it is reaped. The lock
         // is held, so that no other thread reaps it in between.
         let mut ending = self.ending();
         if self.reap_in(&mut ending)?.is_none() {
-            match sys::pidfd_signal(self.init.as_fd(), libc::SIGKILL) {
+            // Outside of a PID namespace, the process that stays records the end of the main process, and ends with it.
+            let first = if self.is_in_pid_namespace() { &self.init } else { &self.main };
+            match sys::pidfd_signal(first.as_fd(), libc::SIGKILL) {
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                     return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
                 }
@@ -164,6 +167,10 @@ impl Task {
             Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
         }
+    }
+
+    fn is_in_pid_namespace(&self) -> bool {
+        self.enclosure.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0
     }
 
     /// The processes of the task, as ids of the mounted `/proc`.

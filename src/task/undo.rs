@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::RecordFile;
 use crate::cgroup::Group;
 use crate::cgroup::Oom;
 use crate::cgroup::stats::Stats;
@@ -18,6 +19,10 @@ pub(crate) struct Undo {
     root: Option<TempRoot>,
     /// The lock on the directory that overlays write to. It is released last.
     upper: Option<Locked>,
+    /// The file of the exit record. Its lock keeps other processes from recovering the task.
+    record: Option<RecordFile>,
+    /// Without that file, a lock on the task's cgroup does the same.
+    claim: Option<Locked>,
     /// The OOM kills, as last read before the cgroups were removed.
     oom: Option<Oom>,
     /// The resource usage, read after the last process had ended.
@@ -30,16 +35,38 @@ impl Undo {
         self.root = Some(root);
     }
 
+    /// Adds the file of the exit record.
+    pub(crate) fn record(&mut self, record: RecordFile) {
+        self.record = Some(record);
+    }
+
+    /// The file of the exit record, if there is one and it was not removed.
+    pub(crate) fn exit_record(&self) -> Option<&RecordFile> {
+        self.record.as_ref()
+    }
+
+    /// Adds the lock that keeps other processes from recovering the task, if it has no exit record.
+    pub(super) fn claim(&mut self, claim: Option<Locked>) {
+        self.claim = claim;
+    }
+
     /// Adds the lock on the directory that overlays write to.
     pub(crate) fn upper(&mut self, lock: Locked) {
         self.upper = Some(lock);
     }
 
-    /// Releases the lock on the directory that overlays write to, unless something could not be removed.
-    pub(crate) fn unlock_upper(&mut self) {
+    /// Releases the lock on the directory that overlays write to, and removes the exit record, unless something else could
+    /// not be removed.
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the file of the record could not be removed. It then stays in the list.
+    pub(super) fn remove_last(&mut self) -> Result<()> {
         if self.cgroups.is_none() && self.root.is_none() {
             self.upper = None;
+            self.record.as_mut().map_or(Ok(()), RecordFile::remove)?;
+            (self.record, self.claim) = (None, None);
         }
+        Ok(())
     }
 
     /// Adds cgroups, which may not all exist yet.
@@ -120,6 +147,11 @@ impl Undo {
         }
         if let Some(root) = self.root.take() {
             root.leave_to(pid);
+        }
+        // Last: another process may recover the task from here on.
+        self.claim = None;
+        if let Some(record) = self.record.take() {
+            record.leave();
         }
     }
 }

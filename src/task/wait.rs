@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::child::Reaped;
 use super::undo::both;
-use super::{EndedRoot, Ending, ExitStatus, Rusage, Task};
+use super::{EndedRoot, Ending, ExitStatus, Lost, RecordFile, Rusage, Task};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
 
@@ -34,14 +34,21 @@ pub struct Output {
 }
 
 impl Ending {
-    /// Reaps the cloned process if it has ended. Returns the exit status of the task; `None` while it runs.
-    fn reap(&mut self, oom_killed: impl FnOnce() -> bool) -> Result<Option<ExitStatus>> {
+    /// Reaps the cloned process if it has ended. Returns the exit status of the task; `None` while it runs. `record` reads
+    /// the exit record, which is asked for if init has not sent the status.
+    fn reap(
+        &mut self,
+        record: impl FnOnce() -> Option<ExitStatus>,
+        oom_killed: impl FnOnce() -> bool,
+    ) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             let reaped = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
             let Some(Reaped { status, usage, recorded }) = reaped else { return Ok(None) };
             self.usage = usage;
+            let unsent = status.lost.is_some().then(record).flatten();
+            let (status, recorded) = unsent.map_or((status, recorded), |status| (status, true));
             // If the caller ignores SIGCHLD, the kernel keeps no status. The process lived when it was sent the signal.
-            let lost = status.lost.is_some() && self.killed;
+            let lost = status.lost.is_some_and(|why| why != Lost::Torn) && self.killed;
             let status = if lost { ExitStatus::signalled(libc::SIGKILL) } else { status };
             // Our SIGKILL hits init first, which then records nothing.
             let killed = self.killed && !recorded && status.signal == Some(libc::SIGKILL);
@@ -278,7 +285,8 @@ impl Task {
 
     /// As [`reap`](Self::reap), if the lock is held already.
     pub(super) fn reap_in(&self, ending: &mut Ending) -> Result<Option<ExitStatus>> {
-        ending.reap(|| self.undo().oom().is_some())
+        let record = || self.undo().exit_record().and_then(RecordFile::read);
+        ending.reap(record, || self.undo().oom().is_some())
     }
 
     /// Waits for the end of the main process.
@@ -321,9 +329,9 @@ impl Task {
         if let Some(root) = root.filter(|_| looked.is_err() || closed.is_err()) {
             self.undo_mut().temp_root(root);
         }
-        self.undo_mut().unlock_upper();
+        let last = if looked.is_ok() { self.undo_mut().remove_last() } else { Ok(()) };
         // If the cgroups could not be removed, that is the cause.
-        both(cgroups, closed).and(looked)
+        both(cgroups, closed).and(last).and(looked)
     }
 }
 

@@ -42,8 +42,9 @@ const LEAST: Duration = Duration::from_millis(20);
 ///
 /// [`lower`](super::lower) makes this value and [`Group::create`] runs its steps. On a host without usable cgroups it
 /// has no steps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cgroups {
+    #[serde(skip)]
     pub(crate) steps: Vec<Step<CgroupOp>>,
     pub(crate) paths: Paths,
     /// For a task without a reservation: keeps it off the CPUs that other tasks have reserved. The reservations are
@@ -54,7 +55,7 @@ pub struct Cgroups {
 }
 
 /// A file that counts the CPU time of all processes of a cgroup. The first number in it is the CPU time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CpuCounter {
     pub file: PathBuf,
     /// Nanoseconds for each unit of the counter.
@@ -267,6 +268,12 @@ impl Group {
     /// The record to find the group again.
     pub fn paths(&self) -> &Paths {
         &self.paths
+    }
+
+    /// Inode number of the unit cgroup, which no later cgroup has until the next boot. `None` without a unit.
+    pub(crate) fn identity(&self) -> io::Result<Option<u64>> {
+        let inode = |unit: &Locked| nix::sys::stat::fstat(unit).map(|st| st.st_ino);
+        Ok(self.unit.as_ref().map(inode).transpose()?)
     }
 
     /// The v2 cgroup for `CLONE_INTO_CGROUP`, if the task has one.

@@ -34,7 +34,7 @@ pub(crate) struct Reserve {
 }
 
 /// Keeps a task without a reservation off the reserved CPUs. Does nothing while no CPU is reserved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct JoinShare {
     pub site: Site,
     /// As in [`Reserve`].

@@ -269,6 +269,48 @@ fn a_task_that_can_delay_pid_1_is_told_in_the_report() {
     }
 }
 
+/// Without a pidfd of the caller, PID 1 outlives it. The order of the other steps is that of every plan.
+#[test]
+fn exit_record_is_written_by_pid_1_or_by_a_process_that_stays_in_its_place() {
+    use crate::ns::IsolationMode::{Host, Private};
+    use crate::spec::DieWith::{Driver, Survive};
+    let mut case = task(1000, &[], &["all"]);
+    case.policy.state_dir = Some("/var/lib/driver".into());
+    for (die_with, pid, init, stays) in [
+        (Driver, Private, true, true),
+        (Survive, Private, true, true),
+        (Driver, Host, true, true),
+        (Survive, Host, false, true),
+        (Survive, Private, false, false),
+    ] {
+        (case.spec.die_with, case.spec.pid_mode, case.spec.init) = (die_with, Some(pid), init);
+        let plan = compiled(&case).unwrap();
+        order::holds(&case, &plan);
+        let text = plan.to_string();
+        assert_eq!(text.contains("exit record \"/var/lib/driver/"), stays, "{text}");
+        assert_eq!(text.contains("unlinkat(\"/var/lib/driver/"), stays, "{text}");
+        assert_eq!(text.contains("stay as PID 1"), stays, "{text}");
+        let dies = die_with == Driver && pid == Private;
+        assert_eq!(text.contains("pidfd_open(this process)"), stays && dies, "{text}");
+        assert_eq!(plan.report.missing.contains(Control::EXIT_RECORD), !stays, "{}", plan.report);
+    }
+    case.policy.state_dir = Some("driver".into());
+    assert!(compiled(&case).is_err_and(|why| why.contains("state_dir")));
+}
+
+#[test]
+fn sys_ptrace_without_a_landlock_domain_weakens_the_exit_record() {
+    for host in [host(), rootless()] {
+        let mut case = task(1000, &["sys_ptrace"], &[]);
+        (case.host, case.policy.state_dir) = (host, Some("/var/lib/driver".into()));
+        let report = compiled(&case).unwrap().report;
+        assert!(report.weakened.contains(Control::EXIT_RECORD), "{report}");
+        case.host.landlock_abi = 7;
+        let report = compiled(&case).unwrap().report;
+        assert!(report.enforced.contains(Control::EXIT_RECORD), "{report}");
+    }
+}
+
 /// In a user namespace the task owns its mounts, and its other capabilities have no effect on the host.
 #[test]
 fn in_a_user_namespace_capabilities_weaken_only_the_tasks_own_mounts_and_processes() {

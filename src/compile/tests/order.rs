@@ -86,6 +86,7 @@ enum Stage {
     SharedFilter,
     Deadline,
     CpuDeadline,
+    ExitRecord,
     Pid1,
     Rlimits,
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
@@ -150,6 +151,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => Stage::Deadline,
+        Op::ExitRecord { .. } => Stage::ExitRecord,
         Op::CpuDeadline { .. } => Stage::CpuDeadline,
         // Only in the plan of a process that joins a running task.
         Op::Fork { .. } | Op::ForkInside { .. } => Stage::Pid1,
@@ -198,6 +200,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::SharedFilter
         | Stage::Deadline
         | Stage::CpuDeadline
+        | Stage::ExitRecord
         | Stage::Pid1
         | Stage::PrivilegedLandlock
         | Stage::PrivilegedFilter
@@ -319,6 +322,7 @@ fn mounts_in_order(plan: &Plan) {
 fn parent_in_order(plan: &Plan) {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Part {
+        ExitRecord,
         Sources,
         Upper,
         Root,
@@ -334,6 +338,8 @@ fn parent_in_order(plan: &Plan) {
         Check,
     }
     let part = |step: &ParentStep| match &step.op {
+        // It is created if no other sandbox has its name, so before anything stale is removed.
+        ParentOp::ExitRecord(_) => Part::ExitRecord,
         ParentOp::HoldSources { .. } => Part::Sources,
         ParentOp::LockUpper(_) => Part::Upper,
         ParentOp::TempRoot(_) => Part::Root,
@@ -374,8 +380,10 @@ fn descriptors(plan: &Plan) {
             Op::Join { fd, .. }
             | Op::Enter { fd, .. }
             | Op::CpuDeadline { fd, .. }
-            | Op::Fork { caller: fd, .. }
+            | Op::ExitRecord { fd, .. }
             | Op::ForkInside { caller: fd } => used.push(fd),
+            // Without a pidfd, PID 1 outlives the caller.
+            Op::Fork { caller, .. } => used.extend(Some(caller).filter(|fd| *fd != u32::MAX)),
             Op::Tree { fd, .. } => {
                 assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.op.title());
                 trees.push(fd);

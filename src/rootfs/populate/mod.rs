@@ -297,7 +297,7 @@ pub struct Progress {
 /// }
 /// # Ok::<(), cofferdam::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Populated {
     /// Each source of the map that was made in the root.
@@ -335,7 +335,7 @@ pub struct Populated {
 }
 
 /// One source of the map that was made in the root.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Source {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.
@@ -349,7 +349,7 @@ pub struct Source {
 }
 
 /// An entry that was skipped.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Skipped {
     /// Its path on the host. Serialised, bytes that are not UTF-8 are replaced.

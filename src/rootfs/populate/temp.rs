@@ -72,6 +72,44 @@ impl TempRoot {
         }
     }
 
+    /// Opens and locks the temporary root that [`leave_to`](TempRoot::leave_to) left, if it is the one whose root directory
+    /// has this device and inode number. `None` if there is none.
+    ///
+    /// # Errors
+    /// The refused call; `WouldBlock` if another process has it.
+    pub(crate) fn reopen(base: &Path, name: &str, root_id: (u64, u64)) -> io::Result<Option<TempRoot>> {
+        let around = around(base, name);
+        let name = around.file_name().map(OsString::from).unwrap_or_default();
+        let absent = |e: Errno| if e == Errno::ENOENT { Ok(None) } else { Err(io::Error::from(e)) };
+        let base = match open(base, DIR, Mode::empty()) {
+            Err(e) => return absent(e),
+            Ok(base) => base,
+        };
+        let dir = match openat(&base, &*name, DIR_NOFOLLOW, Mode::empty()) {
+            Err(e) => return absent(e),
+            Ok(dir) => dir,
+        };
+        let root = match openat(&dir, "root", DIR_NOFOLLOW, Mode::empty()) {
+            Err(e) => return absent(e),
+            Ok(root) => root,
+        };
+        let st = fstat(&root)?;
+        if (st.st_dev, st.st_ino) != root_id || st.st_uid != geteuid().as_raw() {
+            return Ok(None);
+        }
+        let lock = Held::lock(dir)?;
+        Ok(Some(TempRoot { base, around, name, root, lock, gone: false }))
+    }
+
+    /// Device and inode number of the root directory.
+    ///
+    /// # Errors
+    /// The errno of `fstat(2)`.
+    pub(crate) fn root_id(&self) -> io::Result<(u64, u64)> {
+        let st = fstat(&self.root)?;
+        Ok((st.st_dev, st.st_ino))
+    }
+
     /// Path of the root directory that [`create`](TempRoot::create) makes.
     pub(crate) fn path_in(base: &Path, name: &str) -> PathBuf {
         around(base, name).join("root")

@@ -1,0 +1,144 @@
+//! Methods of a task that give it up or describe it, for another process that recovers it.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::handle::{Identity, RootPlace, TaskHandle, boot_id, build};
+use super::recover::lock_cgroup;
+use super::{Task, reaper};
+use crate::cgroup::Group;
+use crate::error::{Error, Result};
+use crate::sys;
+
+impl Task {
+    /// The same task, which outlives this process and this value if `survives`.
+    pub(crate) fn surviving(mut self, survives: bool) -> Result<Self> {
+        let undo = self.undo.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let (true, None, Some(group)) = (survives, undo.exit_record(), undo.group()) {
+            let claim = lock_cgroup(group).map_err(Error::prepare("flock(cgroup.procs)"))?;
+            undo.claim(claim);
+        }
+        self.survives = survives;
+        Ok(self)
+    }
+
+    /// Gives up ownership: the task runs on, also after the end of this process, and dropping the value kills and removes
+    /// nothing. Returns the handle by which any process [recovers](crate::Sandbox::recover) the task.
+    ///
+    /// It works with either [`DieWith`](crate::DieWith). Afterwards this value can only be asked for the status and for
+    /// what it has kept. Whoever recovers the task must [`release`](Task::release) it. The process that spawned it reaps
+    /// it, so it does not become a zombie: a thread of the crate waits for detached tasks, and for no other child.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Policy, Sandbox};
+    ///
+    /// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+    /// let handle = Sandbox::command("daemon").policy(&policy).spawn()?.detach()?;
+    /// let text = serde_json::to_string(&handle.with_data(b"my own bytes".to_vec()));
+    /// // In this process or in another one:
+    /// let task = Sandbox::recover(&serde_json::from_str(&text.unwrap_or_default()).unwrap())?;
+    /// println!("{}", task.wait()?);
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the task cannot be described or init cannot be notified. The task then stays as it was.
+    pub fn detach(&self) -> Result<TaskHandle> {
+        self.owned("detach")?;
+        let handle = self.describe()?;
+        let mut ending = self.ending();
+        if ending.child.has_init()
+            && let Ok(status) = ending.child.status()
+        {
+            match sys::send(status, b"d") {
+                // Init has ended meanwhile.
+                Err(e) if !matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
+                    return Err(Error::task("sendto(status)")(e));
+                }
+                _ => {}
+            }
+        }
+        if !ending.child.has_left() {
+            reaper::reap_later(ending.child.pidfd());
+        }
+        ending.child.leave();
+        ending.detached = true;
+        drop(ending);
+        self.undo_mut().forget(sys::proc_pid(self.init.as_fd()));
+        Ok(handle)
+    }
+
+    /// The handle of a task that survives this process, to be stored while the task is kept. Any process
+    /// [recovers](crate::Sandbox::recover) the task by it when this one has ended, also by SIGKILL.
+    ///
+    /// ```no_run
+    /// use cofferdam::{DieWith, Policy, Sandbox};
+    ///
+    /// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+    /// let task = Sandbox::command("daemon").policy(&policy).die_with(DieWith::Survive).spawn()?;
+    /// let handle = task.handle()?; // store it, then go on
+    /// println!("{handle:?}: {}", task.wait()?);
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Task`] with `Unsupported` for a task that ends with this process, or with the refused call.
+    pub fn handle(&self) -> Result<TaskHandle> {
+        self.owned("describe the task")?;
+        if self.survives {
+            return self.describe();
+        }
+        let why = "the task ends with this process (die_with): detach it, or let it survive";
+        Err(Error::task("describe the task")(std::io::Error::new(std::io::ErrorKind::Unsupported, why)))
+    }
+
+    /// Refuses a step on a task that was detached.
+    pub(super) fn owned(&self, step: &str) -> Result<()> {
+        if !self.ending().detached {
+            return Ok(());
+        }
+        Err(Error::task(step)(std::io::Error::other("the task was detached: recover it by its handle")))
+    }
+
+    fn describe(&self) -> Result<TaskHandle> {
+        let mut ending = self.ending();
+        // Not reaped while the lock is held, so the process has its PID and its start time, even if it has ended.
+        let status = self.reap_in(&mut ending)?;
+        let undo = self.undo();
+        let cgroup = undo.group().map(Group::identity).transpose().map_err(Error::task("fstat(cgroup)"))?;
+        let root = match undo.root() {
+            Some(root) => Some(RootPlace {
+                base: self.temp_base().into(),
+                id: root.root_id().map_err(Error::task("fstat(temporary root)"))?,
+            }),
+            None => None,
+        };
+        let identity = match status {
+            Some(_) => None,
+            None => Some(
+                Identity::of(self.init.as_fd(), self.main.as_fd())
+                    .map_err(Error::task("read /proc/PID/stat"))?,
+            ),
+        };
+        Ok(TaskHandle {
+            version: TaskHandle::VERSION,
+            build: build(),
+            boot: boot_id().map_err(Error::task("read(\"/proc/sys/kernel/random/boot_id\")"))?,
+            identity,
+            status,
+            groups: undo.group().map(|group| group.paths().clone()),
+            cgroup: cgroup.flatten(),
+            root,
+            record: undo.exit_record().map(|record| (record.path().into(), record.mark())),
+            populated: self.populated.clone(),
+            enclosure: self.enclosure.clone(),
+            data: Vec::new(),
+        })
+    }
+
+    /// The directory that contains the temporary root's directory.
+    fn temp_base(&self) -> &Path {
+        let root = self.enclosure.root.dir.as_deref().unwrap_or(Path::new("/"));
+        root.parent().and_then(Path::parent).unwrap_or(root)
+    }
+}

@@ -1,0 +1,245 @@
+//! The file of a task's exit record, in the operator's `state_dir`.
+//!
+//! The owner of the task makes the file with a random mark, and holds an exclusive lock on it (`flock(2)`): whoever has
+//! the lock may recover the task or remove the file. PID 1 has the file open for writing, with a lock of its own on the
+//! first byte while it lives, and writes the exit status to it when the main process has ended.
+//!
+//! The file is as long as it will be from the start, and the record is written by one call and has a check sum. So a
+//! reader finds no record, a whole one, or one that it refuses.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
+use nix::sys::uio::pread;
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+
+use super::{Deadline, ExitStatus, Lost};
+use crate::error::{Error, Result};
+use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord};
+use crate::sys::lock::{Lock, Locked, first_byte_is_locked, holder};
+use crate::sys::write_all;
+
+/// How often the file is made again because another process has removed it as stale right after it was made.
+const RACES: u32 = 16;
+
+/// First bytes of the file.
+const MAGIC: [u8; 16] = *b"cofferdam exit\n\x01";
+
+/// Length of the random mark after [`MAGIC`].
+const MARK: usize = 16;
+
+/// What distinguishes a file from another one of the same name.
+pub(super) type Mark = [u8; MARK];
+
+/// The file of an exit record, locked by this process. Dropping it removes the file.
+#[derive(Debug)]
+pub(crate) struct RecordFile {
+    dir: OwnedFd,
+    path: PathBuf,
+    name: OsString,
+    file: Locked,
+    mark: Mark,
+    /// Whether the file was removed or stays.
+    left: bool,
+}
+
+impl RecordFile {
+    /// Makes the file. A stale one of the same name is removed.
+    ///
+    /// # Errors
+    /// The index of the refused call of the plan's step, and the cause: `ResourceBusy` if another process has the task, or
+    /// if the task runs without an owner.
+    pub(crate) fn create(path: &Path) -> Result<Self, (usize, io::Error)> {
+        let (dir, name) = open_dir(path).map_err(|e| (0, e))?;
+        for _ in 0..RACES {
+            let flags = ACCESS | OFlag::O_CREAT | OFlag::O_EXCL;
+            let file = match openat(&dir, &*name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Err(Errno::EEXIST) => {
+                    remove_stale(&dir, &name).map_err(|e| (1, e))?;
+                    continue;
+                }
+                made => made.map_err(|e| (1, e.into()))?,
+            };
+            let file = match Locked::new(file, Lock::ExclusiveNow) {
+                Err(Errno::EWOULDBLOCK) => continue,
+                locked => locked.map_err(|e| (2, e.into()))?,
+            };
+            if !is_at(&file, &dir, &name).map_err(|e| (2, e))? {
+                continue;
+            }
+            let (path, mark) = (path.to_owned(), random().map_err(|e| (3, e))?);
+            // If the mark cannot be written, the file is removed.
+            let made = RecordFile { dir, path, name, file, mark, left: false };
+            made.write_mark().map_err(|e| (3, e))?;
+            return Ok(made);
+        }
+        Err((1, in_use("other processes make its exit record at the same time".into())))
+    }
+
+    fn write_mark(&self) -> io::Result<()> {
+        fchmod(&self.file, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(self.mark);
+        bytes.resize(bytes.len().saturating_add(EXIT_RECORD), 0);
+        write_all(&self.file.as_fd().try_clone_to_owned()?, &bytes)
+    }
+
+    /// Opens and locks the file that has this mark. `None` if there is none.
+    ///
+    /// # Errors
+    /// `ResourceBusy` with the process that has the task, or the refused call.
+    pub(super) fn claim(path: &Path, mark: Mark) -> io::Result<Option<Self>> {
+        let absent = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        let (dir, name) = match open_dir(path) {
+            Err(e) if absent(&e) => return Ok(None),
+            opened => opened?,
+        };
+        let Some(file) = open_own(&dir, &name)? else { return Ok(None) };
+        let mut found = [0u8; MAGIC.len() + MARK];
+        let n = pread(&file, &mut found, 0)?;
+        if n < found.len() || !found.starts_with(&MAGIC) || !found.ends_with(&mark) {
+            return Ok(None);
+        }
+        let file = lock(file)?;
+        // The owner may have removed it before it was locked.
+        let there = is_at(&file, &dir, &name)?;
+        let path = path.to_owned();
+        Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false }))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Opens the file once more, for PID 1. That open file does not share the owner's lock.
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(crate) fn writer(&self) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let writer = openat(&self.dir, &*self.name, flags, Mode::empty())?;
+        let (one, other) = (fstat(&writer)?, fstat(&self.file)?);
+        if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) {
+            return Err(Errno::ESTALE.into());
+        }
+        Ok(writer)
+    }
+
+    /// The exit status in the file. `None` if there is no record yet.
+    pub(super) fn read(&self) -> Option<ExitStatus> {
+        let mut bytes = [0u8; EXIT_RECORD];
+        let n = pread(&self.file, &mut bytes, EXIT_RECORD_AT.cast_signed()).unwrap_or(0);
+        if bytes == [0; EXIT_RECORD] && n == bytes.len() {
+            return None;
+        }
+        Some(match ExitRecord::decode(&bytes) {
+            Ok(ExitRecord { end: End::Status(status), .. }) => ExitStatus::from_wait(status),
+            Ok(ExitRecord { end: End::Deadline, .. }) => ExitStatus::at_deadline(Deadline::Wall),
+            Ok(ExitRecord { end: End::CpuDeadline, .. }) => ExitStatus::at_deadline(Deadline::Cpu),
+            Err(_) => ExitStatus::lost(Lost::Torn),
+        })
+    }
+
+    /// Unlocks the file, which stays.
+    pub(super) fn leave(mut self) {
+        self.left = true;
+    }
+
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with the refused call.
+    pub(super) fn remove(&mut self) -> Result<()> {
+        if !self.left && is_at(&self.file, &self.dir, &self.name).unwrap_or(false) {
+            unlinkat(&self.dir, &*self.name, UnlinkatFlags::NoRemoveDir)
+                .map_err(Error::task(format!("unlinkat({:?})", self.path)))?;
+        }
+        self.left = true;
+        Ok(())
+    }
+}
+
+impl Drop for RecordFile {
+    fn drop(&mut self) {
+        // There is no caller to return an error to. The file then is stale.
+        let _ = self.remove();
+    }
+}
+
+/// How the owner opens the file. `O_NONBLOCK`: a FIFO of that name must not block the caller.
+const ACCESS: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
+
+/// Opens the directory of a path. Returns it with the name in it.
+fn open_dir(path: &Path) -> io::Result<(OwnedFd, OsString)> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL.into()) };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok((open(dir, flags, Mode::empty())?, name.to_owned()))
+}
+
+/// Opens the file `name`, if it is a file that this user made. `None` if there is none of that name.
+fn open_own(dir: &OwnedFd, name: &OsString) -> io::Result<Option<OwnedFd>> {
+    let file = match openat(dir, &**name, ACCESS, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(None),
+        opened => opened?,
+    };
+    let st = fstat(&file)?;
+    let regular = SFlag::from_bits_truncate(st.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+    if !regular || st.st_uid != geteuid().as_raw() || st.st_nlink > 1 || st.st_mode & 0o077 != 0 {
+        return Err(Errno::EEXIST.into());
+    }
+    Ok(Some(file))
+}
+
+/// Removes the file of a task whose owner and whose PID 1 are gone.
+fn remove_stale(dir: &OwnedFd, name: &OsString) -> io::Result<()> {
+    let Some(file) = open_own(dir, name)? else { return Ok(()) };
+    let file = lock(file)?;
+    if first_byte_is_locked(file.as_fd())? {
+        return Err(in_use("its task runs without an owner: recover and release it".into()));
+    }
+    if is_at(&file, dir, name)? {
+        unlinkat(dir, &**name, UnlinkatFlags::NoRemoveDir)?;
+    }
+    Ok(())
+}
+
+/// Takes the owner's lock.
+fn lock(file: OwnedFd) -> io::Result<Locked> {
+    let holder = || match holder(file.as_fd()) {
+        Some(pid) => in_use(format!("process {pid} has its task")),
+        None => in_use("another process has its task".into()),
+    };
+    match crate::sys::lock::flock(file.as_fd(), Lock::ExclusiveNow) {
+        Err(Errno::EWOULDBLOCK) => Err(holder()),
+        locked => locked.map(|()| Locked::held(file)).map_err(io::Error::from),
+    }
+}
+
+fn in_use(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::ResourceBusy, format!("the id is in use: {why}"))
+}
+
+/// Whether `name` is the open file.
+fn is_at(file: &Locked, dir: &OwnedFd, name: &OsString) -> io::Result<bool> {
+    let held = fstat(file)?;
+    match fstatat(dir, &**name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => Ok(false),
+        named => named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)).map_err(Into::into),
+    }
+}
+
+/// A random mark (`random(4)`).
+fn random() -> io::Result<Mark> {
+    let mut mark = [0u8; MARK];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut mark)?;
+    Ok(mark)
+}

@@ -1,0 +1,197 @@
+//! Finds a task again by its handle, also after the process that spawned it has ended.
+//!
+//! A process is opened by pidfd first and compared with the handle then: start time, PID namespace and boot. While the
+//! pidfd shows the PID, that PID is no other process's. Nothing is signalled, and no cgroup is used, before both are
+//! verified.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, RwLock};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+use super::handle::{Process, boot_id, build};
+use super::{Child, Ending, Lost, RecordFile, Streams, Task, TaskHandle, Undo};
+use crate::cgroup::Group;
+use crate::error::{Error, Result};
+use crate::rootfs::populate::TempRoot;
+use crate::step::InitStep;
+use crate::sys;
+use crate::sys::lock::{Lock, Locked, holder};
+
+/// The processes of a task that was found: the first one, and the main process if it is another one.
+struct Found {
+    init: OwnedFd,
+    main: Option<OwnedFd>,
+}
+
+impl Task {
+    /// The task of the handle.
+    ///
+    /// # Errors
+    /// As [`Sandbox::recover`](crate::Sandbox::recover).
+    pub(crate) fn recover(handle: &TaskHandle) -> Result<Self> {
+        if handle.version != TaskHandle::VERSION {
+            let why = format!(
+                "the handle has version {}, this build reads {}",
+                handle.version,
+                TaskHandle::VERSION
+            );
+            return Err(Error::task("read the handle")(io::Error::new(io::ErrorKind::Unsupported, why)));
+        }
+        // On an error, what the undo list has so far is left, not removed.
+        let mut undo = Left(Undo::default());
+        claim_record(handle)?.into_iter().for_each(|record| undo.0.record(record));
+        let group = cgroups(handle)?;
+        let moved = group.is_none() && handle.groups.as_ref().is_some_and(|paths| paths.has_unit());
+        let found = match find(handle)? {
+            // The process lives, but not in the task's cgroup.
+            Ok(_) if moved => Err(Lost::CgroupRemoved),
+            found => found,
+        };
+        group.into_iter().for_each(|group| undo.0.cgroups(group));
+        if let (None, Some(group)) = (undo.0.exit_record(), undo.0.group()) {
+            let claim = lock_cgroup(group).map_err(Error::task("flock(cgroup.procs)"))?;
+            undo.0.claim(claim);
+        }
+        if let Some(place) = &handle.root {
+            let root = TempRoot::reopen(&place.base, &handle.enclosure.id, place.id);
+            let root = root.map_err(Error::task(format!("flock(temporary root in {:?})", place.base)))?;
+            root.into_iter().for_each(|root| undo.0.temp_root(root));
+        }
+        Task::found(handle, found, undo)
+    }
+
+    fn found(handle: &TaskHandle, found: Result<Found, Lost>, undo: Left) -> Result<Self> {
+        let gone = found.is_err();
+        let lost = found.as_ref().err().copied().unwrap_or(Lost::Unrecorded);
+        let Found { init, main } = match found {
+            Ok(found) => found,
+            Err(_) => Found { init: ended().map_err(Error::task("openat(\"/dev/null\")"))?, main: None },
+        };
+        let dup = |fd: &OwnedFd| fd.try_clone().map_err(Error::task("fcntl(pidfd, F_DUPFD_CLOEXEC)"));
+        let (own_init, own_main) = (dup(&init)?, dup(main.as_ref().unwrap_or(&init))?);
+        let child = Child::recovered(init, main, lost);
+        let status = handle.status;
+        let mut enclosure = handle.enclosure.clone();
+        if handle.build != build() {
+            // Steps that this init does not know, or that mean something else for it. No process can join by this one.
+            enclosure.steps = vec![InitStep::unknown()];
+        }
+        let undo = undo.keep();
+        Ok(Task {
+            init: own_init,
+            main: own_main,
+            ending: Mutex::new(Ending { child, status, usage: None, killed: false, detached: false }),
+            temporary: undo.root().is_some(),
+            undo: RwLock::new(undo),
+            teardown: Mutex::new(()),
+            streams: Mutex::new(Streams::default()),
+            populated: handle.populated.clone(),
+            enclosure,
+            joined: false,
+            survives: true,
+            gone,
+        })
+    }
+}
+
+/// An undo list whose drop undoes nothing: another process has the task, or will recover it.
+struct Left(Undo);
+
+impl Left {
+    fn keep(mut self) -> Undo {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.forget(None);
+    }
+}
+
+/// Opens and locks the file of the exit record. `None` if there is none of this task.
+fn claim_record(handle: &TaskHandle) -> Result<Option<RecordFile>> {
+    let Some((path, mark)) = &handle.record else { return Ok(None) };
+    RecordFile::claim(path, *mark).map_err(Error::task(format!("flock({path:?}, LOCK_EX|LOCK_NB)")))
+}
+
+/// Opens the cgroups. `None` if they were removed, or if others have their names.
+fn cgroups(handle: &TaskHandle) -> Result<Option<Group>> {
+    let Some(paths) = handle.groups.clone().filter(|_| is_this_boot(handle)) else { return Ok(None) };
+    let group = match Group::reopen(paths) {
+        Err(Error::Task { source, .. }) if is_absent(&source) => return Ok(None),
+        reopened => reopened?,
+    };
+    let same = group.identity().is_ok_and(|inode| inode == handle.cgroup);
+    if !same {
+        group.into_paths();
+        return Ok(None);
+    }
+    Ok(Some(group))
+}
+
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) || e.kind() == io::ErrorKind::NotFound
+}
+
+/// Whether the machine was not rebooted since. A handle without processes cannot tell; its task has ended.
+fn is_this_boot(handle: &TaskHandle) -> bool {
+    handle.boot == boot_id().unwrap_or_default()
+}
+
+/// Finds the processes, or says why there are none.
+fn find(handle: &TaskHandle) -> Result<Result<Found, Lost>> {
+    if !is_this_boot(handle) {
+        return Ok(Err(Lost::Rebooted));
+    }
+    let Some(identity) = &handle.identity else { return Ok(Err(Lost::Unrecorded)) };
+    Ok(match open_process(&identity.init)? {
+        Err(lost) => Err(lost),
+        Ok(init) => {
+            let main = identity.main.as_ref().map(open_process).transpose()?;
+            Ok(Found { init, main: main.and_then(Result::ok) })
+        }
+    })
+}
+
+/// Opens a process if it is the one of the handle.
+fn open_process(process: &Process) -> Result<Result<OwnedFd, Lost>> {
+    let pid = process.pid;
+    let pidfd = match sys::pidfd_open(pid) {
+        // EINVAL: the PID belongs to a thread now.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {
+            return Ok(Err(Lost::Unrecorded));
+        }
+        opened => opened.map_err(Error::task(format!("pidfd_open({pid})")))?,
+    };
+    let seen = Process::look(pid);
+    // Not reaped until now, so what was seen is of the process that the pidfd refers to.
+    Ok(match (sys::proc_pid(pidfd.as_fd()) == Some(pid), seen) {
+        (true, Ok(seen)) if seen.is(process) => Ok(pidfd),
+        (true, Ok(_)) => Err(Lost::PidReused),
+        _ => Err(Lost::Unrecorded),
+    })
+}
+
+/// A descriptor that polls readable, in place of the pidfd of a task that has ended.
+fn ended() -> nix::Result<OwnedFd> {
+    open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Takes the lock that keeps other processes from recovering a task without an exit record. `None` if it has no cgroup
+/// either: then nothing keeps them.
+pub(super) fn lock_cgroup(group: &Group) -> io::Result<Option<Locked>> {
+    let Some(unit) = &group.paths().unit else { return Ok(None) };
+    let file = open(&unit.join("cgroup.procs"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    match crate::sys::lock::flock(file.as_fd(), Lock::ExclusiveNow) {
+        Ok(()) => Ok(Some(Locked::held(file))),
+        Err(nix::errno::Errno::EWOULDBLOCK) => {
+            let who = holder(file.as_fd()).map_or("another process".into(), |pid| format!("process {pid}"));
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{who} has the task")))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
