@@ -161,7 +161,8 @@ impl Sandbox {
             progress: self.progress.as_fn(),
             running: None,
         };
-        Task::new(&plan, spawn::spawn(&plan, given)?)?.surviving(self.spec.die_with == DieWith::Survive)
+        let survives = self.spec.die_with == DieWith::Survive;
+        Task::new(&plan, spawn::spawn(&plan, given)?, survives)
     }
 }
 

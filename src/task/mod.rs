@@ -130,9 +130,12 @@ pub struct Task {
 }
 
 impl Task {
-    /// The task that was spawned by `plan`.
-    pub(crate) fn new(plan: &Plan, spawned: Spawned) -> Result<Self> {
-        let Spawned { child, streams, undo, report, populated } = spawned;
+    /// The task that was spawned by `plan`, which outlives this process and this value if it `survives`.
+    pub(crate) fn new(plan: &Plan, spawned: Spawned, survives: bool) -> Result<Self> {
+        let Spawned { child, streams, mut undo, report, populated } = spawned;
+        if survives {
+            undo.claim_cgroup()?;
+        }
         let dup = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(Error::prepare("fcntl(pidfd, F_DUPFD_CLOEXEC)"))
         };
@@ -151,7 +154,7 @@ impl Task {
             populated,
             temporary,
             enclosure: plan.enclosure(report),
-            survives: false,
+            survives,
             gone: false,
         })
     }
