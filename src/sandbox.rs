@@ -174,7 +174,8 @@ impl Sandbox {
             watch: Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() },
             running: None,
         };
-        Task::new(&plan, spawn::spawn(&plan, given)?)?.surviving(self.spec.die_with == DieWith::Survive)
+        let survives = self.spec.die_with == DieWith::Survive;
+        Task::new(&plan, spawn::spawn(&plan, given)?, survives)
     }
 }
 

@@ -11,8 +11,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cofferdam::{
-    Control, DieWith, EventOptions, ExitKind, IsolationMode, Limits, Lost, Policy, Require, Sandbox, Signal,
-    SignalTarget, Stdio, Task, TaskHandle, Volume,
+    Control, DieWith, EventOptions, ExitKind, IsolationMode, Limits, Lost, Method, Policy, Require, Root,
+    Sandbox, Signal, SignalTarget, Stdio, Task, TaskHandle, Volume,
 };
 use common::{sandboxes, shell};
 use serde_json::Value;
@@ -421,13 +421,42 @@ fn what_lets_a_task_reach_its_record_weakens_the_control() {
         assert!(report.weakened.contains(Control::EXIT_RECORD), "{report}");
     };
     let all = Policy { allow_caps: Some(vec!["all".into()]), ..policy(dir.path()) };
-    for capability in ["sys_admin", "sys_module", "sys_rawio", "dac_read_search"] {
+    // In a user namespace these have no effect on the host's files.
+    let privileged = cofferdam::Host::probe().unwrap().lacking().is_empty();
+    for capability in
+        ["sys_admin", "sys_module", "sys_rawio", "dac_read_search"].into_iter().filter(|_| privileged)
+    {
         weakened(survivor(dir.path(), "true").user("root").policy(&all).cap_add(capability));
     }
     weakened(survivor(dir.path(), "true").volume(Volume::new(dir.path(), "/state")));
     let read_only = Volume { read_only: true, ..Volume::new(dir.path(), "/state") };
     let plan = survivor(dir.path(), "true").volume(read_only).plan().unwrap();
     assert!(plan.report.enforced.contains(Control::EXIT_RECORD), "{}", plan.report);
+}
+
+#[test]
+fn temporary_root_of_a_survivor_is_recovered_and_removed_with_it() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let programs = ["/bin", "/lib", "/lib64", "/usr"].into_iter().filter(|path| Path::new(path).exists());
+    let chroot_env = [("/etc/passwd".into(), "/file".into())].into();
+    let root = Root { populate: Method::Copy, chroot_env, ..Root::default() };
+    let policy = Policy { temp_dir: Some(temp.path().into()), ..policy(dir.path()) };
+    let sandbox = survivor(dir.path(), "echo x > /tmp-file; exit 6").policy(&policy).root(root).user("root");
+    let sandbox = programs
+        .fold(sandbox, |sandbox, path| sandbox.volume(Volume { read_only: true, ..Volume::new(path, path) }));
+    let handle = sandbox.spawn().unwrap().handle().unwrap();
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "the value was dropped, the root stays");
+    let task = Sandbox::recover(&handle).unwrap();
+    let (status, changes) = task.wait_with_root(|root| root.changes()).unwrap();
+    assert_eq!(status.code, Some(6));
+    let changes = changes.unwrap();
+    let paths: Vec<_> = changes.iter().map(|change| change.path.to_str().unwrap()).collect();
+    assert!(paths.contains(&"/tmp-file") && !paths.contains(&"/file"), "{changes:?}");
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
 }
 
 /// A driver is killed at any moment of a spawn. Its task is then found by its handle, or its id starts again.

@@ -4,24 +4,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::handle::{Identity, RootPlace, TaskHandle, boot_id, build};
-use super::recover::lock_cgroup;
 use super::{Task, reaper};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::sys;
 
 impl Task {
-    /// The same task, which outlives this process and this value if `survives`.
-    pub(crate) fn surviving(mut self, survives: bool) -> Result<Self> {
-        let undo = self.undo.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let (true, None, Some(group)) = (survives, undo.exit_record(), undo.group()) {
-            let claim = lock_cgroup(group).map_err(Error::prepare("flock(cgroup.procs)"))?;
-            undo.claim(claim);
-        }
-        self.survives = survives;
-        Ok(self)
-    }
-
     /// Gives up ownership: the task runs on, also after the end of this process, and dropping the value kills and removes
     /// nothing. Returns the handle by which any process [recovers](crate::Sandbox::recover) the task.
     ///

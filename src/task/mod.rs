@@ -135,10 +135,15 @@ pub struct Task {
 }
 
 impl Task {
-    /// The task that was spawned by `plan`.
-    pub(crate) fn new(plan: &Plan, mut spawned: Spawned) -> Result<Self> {
+    /// The task that was spawned by `plan`, which outlives this process and this value if it `survives`.
+    pub(crate) fn new(plan: &Plan, mut spawned: Spawned, survives: bool) -> Result<Self> {
+        if survives {
+            spawned.undo.claim_cgroup()?;
+        }
         let report = std::mem::take(&mut spawned.report);
-        Task::of(plan.enclosure(report), spawned, false)
+        let mut task = Task::of(plan.enclosure(report), spawned, false)?;
+        task.survives = survives;
+        Ok(task)
     }
 
     /// The process that has joined the task with this enclosure.

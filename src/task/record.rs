@@ -19,6 +19,7 @@ use nix::sys::uio::pread;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::{Deadline, ExitStatus, Lost};
+use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord};
 use crate::sys::lock::{Lock, Locked, first_byte_is_locked, holder};
@@ -234,6 +235,21 @@ fn is_at(file: &Locked, dir: &OwnedFd, name: &OsString) -> io::Result<bool> {
     match fstatat(dir, &**name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => Ok(false),
         named => named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)).map_err(Into::into),
+    }
+}
+
+/// Takes the lock that keeps other processes from recovering a task without an exit record. `None` if it has no cgroup
+/// either: then nothing keeps them.
+pub(super) fn lock_cgroup(group: &Group) -> io::Result<Option<Locked>> {
+    let Some(unit) = &group.paths().unit else { return Ok(None) };
+    let file = open(&unit.join("cgroup.procs"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    match crate::sys::lock::flock(file.as_fd(), Lock::ExclusiveNow) {
+        Ok(()) => Ok(Some(Locked::held(file))),
+        Err(Errno::EWOULDBLOCK) => {
+            let who = holder(file.as_fd()).map_or("another process".into(), |pid| format!("process {pid}"));
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{who} has the task")))
+        }
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -18,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
 use crate::step::InitStep;
 use crate::sys;
-use crate::sys::lock::{Lock, Locked, holder};
 
 /// The processes of a task that was found: the first one, and the main process if it is another one.
 struct Found {
@@ -51,10 +50,7 @@ impl Task {
             found => found,
         };
         group.into_iter().for_each(|group| undo.0.cgroups(group));
-        if let (None, Some(group)) = (undo.0.exit_record(), undo.0.group()) {
-            let claim = lock_cgroup(group).map_err(Error::task("flock(cgroup.procs)"))?;
-            undo.0.claim(claim);
-        }
+        undo.0.claim_cgroup().map_err(Error::of_task)?;
         if let Some(place) = &handle.root {
             let root = TempRoot::reopen(&place.base, &handle.enclosure.id, place.id);
             let root = root.map_err(Error::task(format!("flock(temporary root in {:?})", place.base)))?;
@@ -179,19 +175,4 @@ fn open_process(process: &Process) -> Result<Result<OwnedFd, Lost>> {
 /// A descriptor that polls readable, in place of the pidfd of a task that has ended.
 fn ended() -> nix::Result<OwnedFd> {
     open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-}
-
-/// Takes the lock that keeps other processes from recovering a task without an exit record. `None` if it has no cgroup
-/// either: then nothing keeps them.
-pub(super) fn lock_cgroup(group: &Group) -> io::Result<Option<Locked>> {
-    let Some(unit) = &group.paths().unit else { return Ok(None) };
-    let file = open(&unit.join("cgroup.procs"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-    match crate::sys::lock::flock(file.as_fd(), Lock::ExclusiveNow) {
-        Ok(()) => Ok(Some(Locked::held(file))),
-        Err(nix::errno::Errno::EWOULDBLOCK) => {
-            let who = holder(file.as_fd()).map_or("another process".into(), |pid| format!("process {pid}"));
-            Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{who} has the task")))
-        }
-        Err(e) => Err(e.into()),
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::RecordFile;
+use super::record::{RecordFile, lock_cgroup};
 use crate::cgroup::Group;
 use crate::cgroup::Oom;
 use crate::cgroup::stats::Stats;
@@ -45,9 +45,15 @@ impl Undo {
         self.record.as_ref()
     }
 
-    /// Adds the lock that keeps other processes from recovering the task, if it has no exit record.
-    pub(super) fn claim(&mut self, claim: Option<Locked>) {
-        self.claim = claim;
+    /// Locks the cgroup, so that no other process recovers the task, if it has no exit record.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] with the refused call.
+    pub(super) fn claim_cgroup(&mut self) -> Result<()> {
+        if let (None, Some(group)) = (self.exit_record(), self.group()) {
+            self.claim = lock_cgroup(group).map_err(Error::prepare("flock(cgroup.procs)"))?;
+        }
+        Ok(())
     }
 
     /// Adds the lock on the directory that overlays write to.
