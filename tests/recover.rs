@@ -11,8 +11,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cofferdam::{
-    Control, DieWith, EventOptions, ExitKind, IsolationMode, Limits, Lost, Method, Policy, Require, Root,
-    Sandbox, Signal, SignalTarget, Stdio, Task, TaskHandle, Volume,
+    Control, DieWith, EventOptions, ExecSpec, ExitKind, IsolationMode, Limits, Lost, Method, Policy, Require,
+    Root, Sandbox, Signal, SignalTarget, Stdio, Task, TaskHandle, Volume,
 };
 use common::{sandboxes, shell};
 use serde_json::Value;
@@ -97,13 +97,25 @@ fn kill(mut driver: std::process::Child) {
 fn third_entry() {
     let Some(dir) = std::env::var_os("COFFERDAM_THIRD") else { return };
     let task = Sandbox::recover(&stored(Path::new(&dir))).unwrap();
+    if let Some(script) = std::env::var_os("COFFERDAM_EXEC") {
+        let spec = ExecSpec::command("/bin/sh").args(["-c".into(), script]).stdout(Stdio::Piped);
+        let output = task.exec(&spec).unwrap().wait_with_output(1 << 16, Some(LONG)).unwrap();
+        println!("\nkind {}", String::from_utf8_lossy(&output.stdout).trim());
+        return;
+    }
     println!("\nkind {:?}", task.wait_end(Some(LONG)).unwrap().unwrap().kind());
     task.release().unwrap();
 }
 
 fn third(dir: &Path) -> String {
+    third_that(dir, None)
+}
+
+/// A third process that runs a script in the task and prints what that prints, or waits for the task.
+fn third_that(dir: &Path, exec: Option<&str>) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "third_entry", "--nocapture", "--test-threads=1"]);
+    command.envs(exec.map(|script| ("COFFERDAM_EXEC", script)));
     let output = command.env("COFFERDAM_THIRD", dir).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().find_map(|line| line.strip_prefix("kind ")).unwrap_or(&text).to_owned()
@@ -124,7 +136,10 @@ fn status_of_a_task_that_ended_without_its_driver_is_known_to_a_third_process() 
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    kill(driver(dir.path(), "sleep 0.3; exit 43", "spawned"));
+    kill(driver(dir.path(), "trap 'exit 43' TERM; while :; do sleep 0.05; done", "spawned"));
+    // Another process runs a command in the task, and ends. The task ends while nobody watches.
+    let in_task = third_that(dir.path(), Some("tr '\\0' ' ' </proc/2/cmdline; kill -TERM 2"));
+    assert!(in_task.starts_with("/bin/sh -c trap"), "{in_task}");
     recorded(dir.path());
     assert_eq!(stored(dir.path()).data(), b"mine\0\xff");
     assert_eq!(third(dir.path()), "Exited(43)");
@@ -189,6 +204,15 @@ fn killed_recovered_task_has_the_status_of_a_kill() {
     drop(task);
     let task = Sandbox::recover(&handle).unwrap();
     task.release().unwrap();
+    assert_eq!(task.wait().unwrap().kind(), ExitKind::Killed);
+
+    // A later process knows it too, although PID 1 could write no record.
+    let task = survivor(dir.path(), "sleep 600").spawn().unwrap();
+    let handle = task.handle().unwrap();
+    task.kill().unwrap();
+    assert_eq!(task.wait_end(Some(LONG)).unwrap().unwrap().kind(), ExitKind::Killed);
+    drop(task);
+    let task = Sandbox::recover(&handle).unwrap();
     assert_eq!(task.wait().unwrap().kind(), ExitKind::Killed);
 }
 
@@ -493,4 +517,19 @@ fn drivers_killed_at_random_moments_lose_nothing_and_leave_nothing() {
         assert!(!record(dir.path()).exists(), "round {round}");
     }
     println!("{found} of {rounds} were recovered");
+}
+
+#[test]
+fn command_in_a_task_of_another_build_is_refused_and_names_the_build() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let handle = survivor(dir.path(), "sleep 1000").spawn().unwrap().detach().unwrap();
+    let handle = changed(&handle, |value| value["build"] = "0.0.7 feed".into());
+    let task = Sandbox::recover(&handle).unwrap();
+    let refused = task.exec(&ExecSpec::command("true")).unwrap_err();
+    assert!(source(&refused).contains("another build of the library (0.0.7 feed)"), "{refused:?}");
+    assert!(task.status().unwrap().is_none());
+    task.release().unwrap();
 }

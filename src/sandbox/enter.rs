@@ -34,21 +34,23 @@ impl Task {
     ///
     /// # Errors
     /// [`Error::Spec`] for an invalid field. [`Error::Exec`] if the command is not found or cannot be executed.
-    /// [`Error::Task`] with `ESRCH` if the task has ended, and with `EBUSY` if it is [frozen](Task::freeze).
+    /// [`Error::Task`] with `ESRCH` if the task has ended, with `EBUSY` if it is [frozen](Task::freeze), and with
+    /// `Unsupported` if the task was [recovered](crate::Sandbox::recover) and another build of the library spawned it.
     /// [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does not change.
     pub fn exec(&self, spec: &ExecSpec) -> Result<Task> {
         spawn::check_streams(spec.streams())?;
         self.check_alive()?;
+        let enclosure = self.enclosure()?;
         if self.frozen().unwrap_or(false) {
             return Err(Error::task("exec in a frozen task")(Errno::EBUSY));
         }
-        let plan = enter(self.enclosure(), spec, &format!("exec-{}", random_id()))?;
+        let plan = enter(enclosure, spec, &format!("exec-{}", random_id()))?;
         let streams = spawn::streams(spec.streams().map(|(_, stdio)| stdio));
         let given = Given { streams, running: Some(self.pidfd()), ..Given::default() };
         // The end of the task explains every other error.
         let spawned = self.with_cgroups(|| spawn::spawn(&plan, given));
         let spawned = spawned.or_else(|e| self.check_alive().and(Err(e)))?;
-        Task::joined(self.enclosure(), spawned)
+        Task::joined(enclosure, spawned)
     }
 
     /// # Errors

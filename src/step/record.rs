@@ -66,6 +66,8 @@ pub enum End {
     Deadline,
     /// PID 1 ended the task when it had used its CPU time.
     CpuDeadline,
+    /// The owner killed the task, and PID 1 with it. The owner writes this record.
+    Killed,
 }
 
 /// Length of an encoded [`ExitRecord`].
@@ -85,6 +87,7 @@ impl ExitRecord {
             End::Status(status) => (1u32, status),
             End::Deadline => (2, 0),
             End::CpuDeadline => (3, 0),
+            End::Killed => (4, 0),
         };
         let (seconds, nanoseconds) = self.time;
         let fields = EXIT_MAGIC
@@ -111,7 +114,8 @@ impl ExitRecord {
         let end = match kind {
             1 => End::Status(status),
             2 => End::Deadline,
-            _ => End::CpuDeadline,
+            3 => End::CpuDeadline,
+            _ => End::Killed,
         };
         let record = ExitRecord { end, time: (seconds, nanoseconds) };
         if record.encode() == *bytes { Ok(record) } else { Err(Malformed) }

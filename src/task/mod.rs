@@ -125,6 +125,9 @@ pub struct Task {
     temporary: bool,
     /// The steps by which another process joins the task.
     enclosure: Enclosure,
+    /// The build of the library that spawned the task, if it is another one: this init may read the steps of `enclosure`
+    /// in another way.
+    other_build: Option<String>,
     /// Whether the process has joined another task.
     joined: bool,
     /// Whether the task outlives this process and this value.
@@ -172,6 +175,7 @@ impl Task {
             populated,
             temporary,
             enclosure,
+            other_build: None,
             joined,
             survives: false,
             gone: false,
@@ -179,8 +183,13 @@ impl Task {
     }
 
     /// The steps by which another process joins the task.
-    pub(crate) fn enclosure(&self) -> &Enclosure {
-        &self.enclosure
+    ///
+    /// # Errors
+    /// [`Error::Task`] if another build of the library spawned the task.
+    pub(crate) fn enclosure(&self) -> Result<&Enclosure> {
+        let Some(other) = &self.other_build else { return Ok(&self.enclosure) };
+        let why = format!("the task was spawned by another build of the library ({other})");
+        Err(Error::task("exec")(io::Error::new(io::ErrorKind::Unsupported, why)))
     }
 
     /// Calls `f` while the task's cgroups cannot be removed.

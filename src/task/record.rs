@@ -11,12 +11,13 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
-use nix::sys::uio::pread;
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::sys::uio::{pread, pwrite};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 
 use super::{Deadline, ExitStatus, Lost};
 use crate::cgroup::Group;
@@ -146,8 +147,20 @@ impl RecordFile {
             Ok(ExitRecord { end: End::Status(status), .. }) => ExitStatus::from_wait(status),
             Ok(ExitRecord { end: End::Deadline, .. }) => ExitStatus::at_deadline(Deadline::Wall),
             Ok(ExitRecord { end: End::CpuDeadline, .. }) => ExitStatus::at_deadline(Deadline::Cpu),
+            Ok(ExitRecord { end: End::Killed, .. }) => ExitStatus::signalled(libc::SIGKILL).with_killed(true),
             Err(_) => ExitStatus::lost(Lost::Torn),
         })
+    }
+
+    /// Writes the record of a task that this process has killed: PID 1 could write none. It is written to the disk.
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(super) fn write_killed(&self) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = ExitRecord { end: End::Killed, time: (now.as_secs(), now.subsec_nanos()) };
+        pwrite(&self.file, &record.encode(), EXIT_RECORD_AT.cast_signed())?;
+        Ok(fsync(&self.file)?)
     }
 
     /// Unlocks the file, which stays.

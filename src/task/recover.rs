@@ -16,7 +16,6 @@ use super::{Child, Ending, Lost, RecordFile, Streams, Task, TaskHandle, Undo};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
-use crate::step::InitStep;
 use crate::sys;
 
 /// The processes of a task that was found: the first one, and the main process if it is another one.
@@ -70,11 +69,7 @@ impl Task {
         let (own_init, own_main) = (dup(&init)?, dup(main.as_ref().unwrap_or(&init))?);
         let child = Child::recovered(init, main, lost);
         let status = handle.status;
-        let mut enclosure = handle.enclosure.clone();
-        if handle.build != build() {
-            // Steps that this init does not know, or that mean something else for it. No process can join by this one.
-            enclosure.steps = vec![InitStep::unknown()];
-        }
+        let other_build = Some(handle.build.clone()).filter(|other| *other != build());
         let undo = undo.keep();
         Ok(Task {
             init: own_init,
@@ -85,7 +80,8 @@ impl Task {
             teardown: Mutex::new(()),
             streams: Mutex::new(Streams::default()),
             populated: handle.populated.clone(),
-            enclosure,
+            enclosure: handle.enclosure.clone(),
+            other_build,
             joined: false,
             survives: true,
             gone,

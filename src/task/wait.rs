@@ -52,7 +52,7 @@ impl Ending {
             let status = if lost { ExitStatus::signalled(libc::SIGKILL) } else { status };
             // Our SIGKILL hits init first, which then records nothing.
             let killed = self.killed && !recorded && status.signal == Some(libc::SIGKILL);
-            self.status = Some(status.with_killed(killed).with_oom_killed(oom_killed()));
+            self.status = Some(status.with_killed(killed || status.killed).with_oom_killed(oom_killed()));
         }
         Ok(self.status)
     }
@@ -285,8 +285,14 @@ impl Task {
 
     /// As [`reap`](Self::reap), if the lock is held already.
     pub(super) fn reap_in(&self, ending: &mut Ending) -> Result<Option<ExitStatus>> {
+        let known = ending.status.is_some();
         let record = || self.undo().exit_record().and_then(RecordFile::read);
-        ending.reap(record, || self.undo().oom().is_some())
+        let status = ending.reap(record, || self.undo().oom().is_some())?;
+        if let Some(ExitStatus { killed: true, .. }) = status.filter(|_| !known) {
+            // An error is ignored: this process knows the status, and another one then finds none.
+            self.undo().exit_record().and_then(|record| record.write_killed().ok());
+        }
+        Ok(status)
     }
 
     /// Waits for the end of the main process.
