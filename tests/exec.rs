@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use cofferdam::filter::{Action, Filter, Profile, Rule};
 use cofferdam::{
-    Control, Deadline, Error, ExecSpec, ExitKind, IsolationMode, Network, Output, Policy, Sandbox, Signal,
-    SignalTarget, Stdio, Task, Terminal, WindowSize,
+    Control, Deadline, Error, ExecSpec, ExitKind, IsolationMode, Limits, Network, Output, Policy, Sandbox,
+    Signal, SignalTarget, Stdio, Task, Terminal, WindowSize,
 };
 use common::{sandboxes, shell};
 
@@ -207,6 +207,16 @@ fn a_wrong_value_is_refused_with_its_field_and_the_task_is_as_it_was() {
     }
     let refused = task.exec(&ExecSpec::command("nothing").env("PATH", "/usr/bin")).unwrap_err();
     assert!(matches!(refused, Error::Exec { .. }), "{refused:?}");
+    let command = task.exec(&sh("sleep 1008")).unwrap();
+    for refused in [
+        command.detach().map(drop),
+        command.handle().map(drop),
+        command.update(&Limits { pids_max: Some(9), ..Limits::default() }).map(drop),
+    ] {
+        assert!(refused.is_err());
+    }
+    assert!(command.status().unwrap().is_none());
+    drop(command);
     let refused = task.exec(&sh("true").work_dir("/nowhere")).unwrap_err();
     assert!(refused.to_string().contains("chdir(\"/nowhere\")"), "{refused}");
     if task.processes().is_ok() {

@@ -30,7 +30,8 @@ impl Task {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] if the task cannot be described or init cannot be notified. The task then stays as it was.
+    /// [`Error::Task`] if the task cannot be described or init cannot be notified. The task then stays as it was. With
+    /// `Unsupported` for an additional command ([`Task::exec`]).
     pub fn detach(&self) -> Result<TaskHandle> {
         self.owned("detach")?;
         let handle = self.describe()?;
@@ -89,6 +90,11 @@ impl Task {
     }
 
     fn describe(&self) -> Result<TaskHandle> {
+        if self.joined {
+            let why = "an additional command ends with its caller: only the task itself can be recovered";
+            let source = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
+            return Err(Error::task("describe the task")(source));
+        }
         let mut ending = self.ending();
         // Not reaped while the lock is held, so the process has its PID and its start time, even if it has ended.
         let status = self.reap_in(&mut ending)?;
