@@ -517,3 +517,16 @@ fn an_additional_command_runs_as_another_user_that_the_policy_allows() {
     assert!(text(&root).starts_with("0\n"), "{}", text(&root));
     assert!(text(&root).lines().skip(1).all(|line| line.ends_with("\t0000000000000000")), "{}", text(&root));
 }
+
+#[test]
+fn a_thread_with_a_small_stack_may_run_a_command_in_a_task() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 10);
+        let run = || task.exec(&sh("exit 6")).unwrap().wait().unwrap().kind();
+        assert_eq!(thread.spawn_scoped(scope, run).unwrap().join().unwrap(), ExitKind::Exited(6));
+    });
+}
