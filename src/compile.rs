@@ -161,7 +161,7 @@ pub(crate) fn compile(
     }
     process::credentials(spec, host, identity, sets, mapping, &mut draft);
     sources::lead(policy, spec, host, survey, &mut draft)?;
-    sources::streams(survey, &mut draft);
+    sources::streams(&survey.streams, &mut draft);
     breaches::shared(spec, sets, &namespaces, domain, &mut draft);
     let same_user = identity::pid1(host, identity, mapping).0 == identity.uid;
     breaches::delays(sets, same_user, &mut draft);

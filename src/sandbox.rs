@@ -173,6 +173,7 @@ impl Sandbox {
             survey: Some(&survey),
             watch: Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() },
             running: None,
+            start: None,
         };
         let survives = self.spec.die_with == DieWith::Survive;
         Task::new(&plan, spawn::spawn(&plan, given)?, survives)

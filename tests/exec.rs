@@ -530,3 +530,46 @@ fn a_thread_with_a_small_stack_may_run_a_command_in_a_task() {
         assert_eq!(thread.spawn_scoped(scope, run).unwrap().join().unwrap(), ExitKind::Exited(6));
     });
 }
+
+/// A task that stops every process that it can signal. `kill -STOP -1` reaches a process that enters before its exec.
+#[test]
+fn a_task_that_stops_what_enters_does_not_block_the_caller_for_ever() {
+    if !sandboxes() {
+        return;
+    }
+    let script = "echo ready; while :; do for p in /proc/[0-9]*; do case ${p#/proc/} in 1|2) ;; \
+                  *) kill -STOP ${p#/proc/} 2>/dev/null;; esac; done; done";
+    let task = shell(script).stdout(Stdio::Piped).spawn().unwrap();
+    task.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let (mut blocked, start) = (0, Instant::now());
+    while blocked == 0 && start.elapsed() < LONG / 2 {
+        match task.exec(&sh("true").deadline(Duration::from_millis(500))) {
+            Err(Error::Prepare { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => {
+                blocked += 1
+            }
+            Err(e) => panic!("{e:?}"),
+            // It was stopped after its exec, or not at all.
+            Ok(command) => assert!(command.wait_timeout(LONG).unwrap().is_some()),
+        }
+    }
+    if blocked == 0 {
+        common::skip::note("no process was stopped before its exec");
+    }
+    assert!(task.status().unwrap().is_none());
+    task.kill().unwrap();
+}
+
+#[test]
+fn the_report_says_what_the_streams_of_a_command_give_access_to() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().spawn().unwrap();
+    assert!(task.report().enforced.contains(Control::HOST_FILES));
+    let file = tempfile::tempfile().unwrap();
+    let command = task.exec(&sh("true").stdout(file)).unwrap();
+    assert!(command.report().weakened.contains(Control::HOST_FILES), "{}", command.report());
+    assert!(command.report().why(Control::HOST_FILES).contains("stdout is a file of the host"));
+    let piped = task.exec(&sh("true")).unwrap();
+    assert!(piped.report().enforced.contains(Control::HOST_FILES));
+}

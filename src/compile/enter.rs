@@ -8,10 +8,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::{checks, identity, process};
+use super::{checks, identity, process, sources};
 use crate::caps::{CapSet, Sets};
 use crate::cgroup::{Cgroups, JoinShare};
 use crate::error::Result;
+use crate::host::Stream;
 use crate::ids::{self, Identity};
 use crate::plan::{Enclosure, ParentOp, ParentStep, Plan};
 use crate::report::Control;
@@ -19,16 +20,23 @@ use crate::spec::ExecSpec;
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, Phase, Step};
 
-/// Compiles the plan of the additional process. `name` is the name of its cgroup below the task's.
+/// Compiles the plan of the additional process. `inherited` are its descriptors that give access to the host, and `name`
+/// is the name of its cgroup below the task's.
 ///
 /// # Errors
 /// [`Error::Spec`] for an invalid field.
-pub(crate) fn enter(enclosure: &Enclosure, run: &ExecSpec, name: &str) -> Result<Plan> {
+pub(crate) fn enter(
+    enclosure: &Enclosure,
+    run: &ExecSpec,
+    inherited: &[(String, Stream)],
+    name: &str,
+) -> Result<Plan> {
     checks::command(&run.command, &run.args, &run.env)?;
     checks::work_dir(run.work_dir.as_deref())?;
     let streams = run.streams();
     streams.into_iter().try_for_each(|(field, stdio)| process::is_a_descriptor(field, stdio))?;
     let mut draft = Draft { report: enclosure.report.clone(), ..Draft::default() };
+    sources::streams(inherited, &mut draft);
     let cgroups = enclosure.cgroups.below(name);
     let steps = |at| enclosure.steps.iter().filter(move |step| step.phase == Phase::Enter(at));
     let moves = Moves { from: &enclosure.cgroups, to: &cgroups };

@@ -78,8 +78,8 @@ fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)
 }
 
 /// Adds to the report what the caller's descriptors give access to.
-pub(super) fn streams(survey: &Survey, draft: &mut Draft) {
-    for (name, stream) in &survey.streams {
+pub(super) fn streams(streams: &[(String, Stream)], draft: &mut Draft) {
+    for (name, stream) in streams {
         match stream {
             Stream::File => draft.report.weaken(
                 Control::HOST_FILES,

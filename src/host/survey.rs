@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::rootfs::probe::Node;
 use crate::rootfs::probe::Owner;
 use crate::rootfs::source::{self, HeldSources, HostFile, SourceError};
 use crate::rootfs::{self, ChrootEnv, FileKind, Method};
-use crate::spec::{Device, Policy, SandboxSpec};
+use crate::spec::{Device, Policy, SandboxSpec, Stdio};
 use crate::sys;
 use crate::sys::mountinfo::Mount;
 
@@ -219,11 +219,19 @@ fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
 
 /// The descriptors of a spec that are files, directories or terminals.
 fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
-    let numbers = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
-    let standard = (0..)
-        .zip(numbers)
-        .filter_map(|(number, (name, stdio))| Some((name.to_string(), stdio.of_caller(number)?)));
+    let standard = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
     let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from.number()));
+    inherited(standard, others)
+}
+
+/// The standard streams and other descriptors that are files, directories or terminals of the caller.
+pub(crate) fn inherited(
+    standard: [(&str, &Stdio); 3],
+    others: impl Iterator<Item = (String, RawFd)>,
+) -> Vec<(String, Stream)> {
+    let standard = (0..)
+        .zip(standard)
+        .filter_map(|(number, (name, stdio))| Some((name.to_string(), stdio.of_caller(number)?)));
     // The spawn refuses a descriptor that is not open.
     let open = standard.chain(others).filter_map(|(name, fd)| Some((name, sys::dup_number(fd).ok()?)));
     open.filter_map(|(name, fd)| {

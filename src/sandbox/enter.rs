@@ -1,13 +1,20 @@
 //! Runs another command in a running task.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use super::random_id;
 use crate::compile::enter::enter;
 use crate::error::{Error, Result};
+use crate::host;
 use crate::spawn::{self, Given};
 use crate::spec::ExecSpec;
 use crate::task::Task;
+
+/// How long a process may take to join a running task and execute its command. The task can stop it before the exec
+/// (SIGSTOP), or block it by a file system of its own.
+const START: Duration = Duration::from_secs(60);
 
 impl Task {
     /// Runs another command in the task, with the task's namespaces, root, user, groups, capabilities, `no_new_privs`,
@@ -36,7 +43,8 @@ impl Task {
     /// [`Error::Spec`] for an invalid field. [`Error::Exec`] if the command is not found or cannot be executed.
     /// [`Error::Task`] with `ESRCH` if the task has ended, with `EBUSY` if it is [frozen](Task::freeze), and with
     /// `Unsupported` if the task was [recovered](crate::Sandbox::recover) and another build of the library spawned it.
-    /// [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does not change.
+    /// [`Error::Prepare`] with `TimedOut` if the command is not executed within 60 seconds, or before its deadline: the task
+    /// can stop the process meanwhile. [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does not change.
     pub fn exec(&self, spec: &ExecSpec) -> Result<Task> {
         spawn::check_streams(spec.streams())?;
         self.check_alive()?;
@@ -44,9 +52,11 @@ impl Task {
         if self.frozen().unwrap_or(false) {
             return Err(Error::task("exec in a frozen task")(Errno::EBUSY));
         }
-        let plan = enter(enclosure, spec, &format!("exec-{}", random_id()))?;
+        let inherited = host::inherited(spec.streams(), std::iter::empty());
+        let plan = enter(enclosure, spec, &inherited, &format!("exec-{}", random_id()))?;
         let streams = spawn::streams(spec.streams().map(|(_, stdio)| stdio));
-        let given = Given { streams, running: Some(self.pidfd()), ..Given::default() };
+        let start = spec.deadline.map_or(START, |deadline| deadline.min(START));
+        let given = Given { streams, running: Some(self.pidfd()), start: Some(start), ..Given::default() };
         // The end of the task explains every other error.
         let spawned = self.with_cgroups(|| spawn::spawn(&plan, given));
         let spawned = spawned.or_else(|e| self.check_alive().and(Err(e)))?;

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -44,6 +45,8 @@ pub(crate) struct Given<'a> {
     pub watch: Watch<'a>,
     /// The task to join: the pidfd of its first process. `None` for a new task.
     pub running: Option<BorrowedFd<'a>>,
+    /// How long the process may take to execute its command. `None` for a new task, which nothing can stop.
+    pub start: Option<Duration>,
 }
 
 /// Maximum number of retries after the kernel killed init right after the clone.
@@ -205,7 +208,8 @@ impl Run<'_> {
             ParentOp::AwaitCommand => {
                 let Attempt { child, streams, .. } = &mut self.attempt;
                 if let Some(child) = child {
-                    streams.terminal = listen(self.plan, child, &mut self.report)?;
+                    let until = self.given.start.and_then(|start| Instant::now().checked_add(start));
+                    streams.terminal = listen(self.plan, child, &mut self.report, until)?;
                 }
             }
             ParentOp::CheckShare(share) => {
@@ -414,11 +418,22 @@ fn unlinked_init() -> io::Result<OwnedFd> {
 }
 
 /// Reads init's records until the command runs. Returns the caller's end of the pseudo-terminal, if the plan opens one.
-fn listen(plan: &Plan, child: &mut Child, report: &mut Report) -> Result<Option<OwnedFd>> {
+fn listen(
+    plan: &Plan,
+    child: &mut Child,
+    report: &mut Report,
+    until: Option<Instant>,
+) -> Result<Option<OwnedFd>> {
     let mut ready = false;
     let mut terminal = None;
     loop {
         let mut buffer = [0u8; RECORD];
+        if let Some(until) = until {
+            child
+                .status()
+                .and_then(|status| sys::poll_until(status, until))
+                .map_err(Error::prepare("wait for the command, which the task may have stopped"))?;
+        }
         let (n, fd) = child
             .status()
             .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))

@@ -6,6 +6,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
@@ -220,6 +224,24 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
     nix::sys::socket::send(socket.as_raw_fd(), bytes, flags)?;
     Ok(())
+}
+
+/// Waits until a descriptor is readable.
+///
+/// # Errors
+/// `TimedOut` at `until`.
+pub(crate) fn poll_until(fd: BorrowedFd<'_>, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            polled => return polled.map(drop).map_err(Into::into),
+        }
+    }
 }
 
 /// Receives one record of at most `buffer.len()` bytes, and the descriptor that may come with it.
