@@ -25,6 +25,7 @@ mod reaper;
 mod record;
 mod recover;
 mod root;
+mod samples;
 mod status;
 mod stop;
 mod terminal;
@@ -35,6 +36,7 @@ pub(crate) use child::Child;
 pub use handle::TaskHandle;
 pub(crate) use record::RecordFile;
 pub use root::EndedRoot;
+pub use samples::{Sample, Samples};
 pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
 pub use stop::SignalTarget;
 pub use terminal::Terminal;
@@ -132,6 +134,8 @@ pub struct Task {
     /// Whether the processes were gone when the task was recovered. `init` and `main` then are no pidfds, but poll
     /// readable.
     gone: bool,
+    /// The driver's own bytes, of the handle by which the task was recovered.
+    data: Vec<u8>,
 }
 
 impl Task {
@@ -175,6 +179,7 @@ impl Task {
             joined,
             survives: false,
             gone: false,
+            data: Vec::new(),
         })
     }
 
@@ -192,6 +197,12 @@ impl Task {
     /// The sandbox's name: [`SandboxSpec::id`](crate::SandboxSpec::id) or a random name.
     pub fn sandbox_id(&self) -> &str {
         &self.enclosure.id
+    }
+
+    /// The driver's own bytes, of the [handle](TaskHandle::with_data) by which the task was recovered. Empty for a task that
+    /// was spawned.
+    pub fn data(&self) -> &[u8] {
+        &self.data
     }
 
     /// Takes the write end of the task's standard input. `None` if it is not piped or was taken before. If it is not

@@ -89,6 +89,7 @@ impl Task {
             joined: false,
             survives: true,
             gone,
+            data: handle.data.clone(),
         })
     }
 }

@@ -309,6 +309,19 @@ impl Task {
         }
     }
 
+    /// Waits until the pidfd polls readable, or until `deadline`. Reaps nothing. Returns whether the task has ended.
+    pub(super) fn ends_before(&self, deadline: Option<Instant>) -> Result<bool> {
+        loop {
+            let left = left_until(deadline);
+            let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
+            poll_all(&mut fds, left.unwrap_or(PollTimeout::ZERO))?;
+            let ended = fds.iter().any(|fd| fd.any().unwrap_or(true));
+            if ended || left.is_none() {
+                return Ok(ended);
+            }
+        }
+    }
+
     /// Removes everything that the spawn made, after the end of the main process.
     fn remove(&self) -> Result<()> {
         self.tear_down(|_, _| Ok(()))
