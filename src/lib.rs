@@ -82,6 +82,7 @@ pub mod rootfs;
 mod sandbox;
 mod spawn;
 mod spec;
+mod status;
 mod step;
 mod sys;
 mod task;
@@ -113,10 +114,8 @@ pub use sandbox::Sandbox;
 pub use spec::{
     CallerFd, Device, DieWith, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize,
 };
-pub use task::{
-    Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Sample, Samples, Signal, SignalTarget,
-    Task, TaskHandle, Terminal,
-};
+pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
+pub use task::{EndedRoot, Output, Sample, Samples, SignalTarget, Task, TaskHandle, Terminal};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

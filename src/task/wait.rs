@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::child::Reaped;
 use super::undo::both;
-use super::{EndedRoot, Ending, ExitStatus, Lost, RecordFile, Rusage, Task};
+use super::{EndedRoot, Ending, ExitStatus, Lost, Rusage, Task};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
 
@@ -36,7 +36,7 @@ pub struct Output {
 impl Ending {
     /// Reaps the cloned process if it has ended. Returns the exit status of the task; `None` while it runs. `record` reads
     /// the exit record, which is asked for if init has not sent the status.
-    fn reap(
+    pub(super) fn reap(
         &mut self,
         record: impl FnOnce() -> Option<ExitStatus>,
         oom_killed: impl FnOnce() -> bool,
@@ -285,8 +285,7 @@ impl Task {
 
     /// As [`reap`](Self::reap), if the lock is held already.
     pub(super) fn reap_in(&self, ending: &mut Ending) -> Result<Option<ExitStatus>> {
-        let record = || self.undo().exit_record().and_then(RecordFile::read);
-        ending.reap(record, || self.undo().oom().is_some())
+        self.shared.reap(ending)
     }
 
     /// Waits for the end of the main process.
