@@ -60,7 +60,8 @@
 //! - [`Limits`] and [`cgroup`]: resource limits. [`cgroup::stats`]: usage. [`Task::events`]: OOM kills and pressure.
 //! - [`rootfs`]: how the root is populated and what is mounted in it. [`Template`]: a root for many sandboxes.
 //! - [`ids`], [`caps`] and [`filter`]: users and groups, capabilities, system calls.
-//! - [`Policy::strict`]: the policy for untrusted code. `examples/judge.rs` and `examples/ci.rs` are complete programs.
+//! - [`Policy::strict`]: the policy for untrusted code. `examples/judge.rs`, `examples/ci.rs` and
+//!   `examples/driver.rs` are complete programs.
 //! - `SECURITY.md`: what is promised and what is not. `ARCHITECTURE.md`: the modules and their invariants.
 
 #[cfg(not(target_os = "linux"))]
@@ -81,6 +82,7 @@ pub mod rootfs;
 mod sandbox;
 mod spawn;
 mod spec;
+mod status;
 mod step;
 mod sys;
 mod task;
@@ -112,10 +114,8 @@ pub use sandbox::Sandbox;
 pub use spec::{
     CallerFd, Device, DieWith, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize,
 };
-pub use task::{
-    Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, TaskHandle,
-    Terminal,
-};
+pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
+pub use task::{EndedRoot, Output, Sample, Samples, SignalTarget, Task, TaskHandle, Terminal};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

@@ -10,7 +10,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cofferdam::cgroup::{Mode, PressureResource, PressureThreshold};
-use cofferdam::{Error, Event, EventOptions, Events, Host, Limits, OomLimit, Sandbox, Signal, Stdio, Task};
+use cofferdam::{
+    DieWith, Error, Event, EventOptions, Events, ExitStatus, Host, Limits, OomLimit, Sandbox, Signal, Stdio,
+    Task,
+};
 use common::{can, emulated, probe, shell};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -58,7 +61,22 @@ fn polled(events: &mut Events) -> Option<Event> {
         let left = deadline.checked_duration_since(Instant::now()).unwrap();
         let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
-        if let Some(event) = events.try_next().unwrap() {
+        if let Some(event) = events.try_next().unwrap().filter(is_of_cgroup) {
+            return Some(event);
+        }
+    }
+    None
+}
+
+/// Whether an event comes from the cgroup. The tests of the others filter nothing.
+fn is_of_cgroup(event: &Event) -> bool {
+    matches!(event, Event::Oom { .. } | Event::Pressure { .. } | Event::Empty)
+}
+
+/// The next event of the cgroup that is there now.
+fn present(events: &mut Events) -> Option<Event> {
+    while let Some(event) = events.try_next().unwrap() {
+        if is_of_cgroup(&event) {
             return Some(event);
         }
     }
@@ -81,7 +99,7 @@ fn each_oom_kill_is_one_event_and_the_end_is_the_last() {
     let (mut stdin, mut stdout) = (task.take_stdin().unwrap(), task.take_stdout().unwrap());
     let mut told = Vec::new();
     let mut early = events(&task);
-    assert_eq!(early.try_next().unwrap(), None);
+    assert_eq!(present(&mut early), None);
     assert_eq!(early.next_timeout(Duration::from_millis(20)).unwrap(), None);
     for round in 1..=3 {
         stdin.write_all(b"\n").unwrap();
@@ -98,20 +116,20 @@ fn each_oom_kill_is_one_event_and_the_end_is_the_last() {
             }
         }
     }
-    assert_eq!(early.try_next().unwrap(), None);
+    assert_eq!(present(&mut early), None);
     // A later subscriber gets all kills so far as one event.
     let mut late = events(&task);
     assert_eq!(polled(&mut late), Some(Event::Oom { kills: 3 }));
-    assert_eq!(late.try_next().unwrap(), None);
+    assert_eq!(present(&mut late), None);
     drop(stdin);
     assert_eq!(polled(&mut early), Some(Event::Empty));
     assert_eq!(polled(&mut early), None);
     assert!(early.next().is_none());
-    assert_eq!(late.next().unwrap().unwrap(), Event::Empty);
+    assert_eq!(polled(&mut late), Some(Event::Empty));
     assert!(task.wait().unwrap().success());
     assert_eq!(task.oom().unwrap().limit, OomLimit::Own);
     // A subscriber after the end gets them too.
-    let gone: Vec<_> = events(&task).map(Result::unwrap).collect();
+    let gone: Vec<_> = events(&task).map(Result::unwrap).filter(is_of_cgroup).collect();
     assert_eq!(gone, [Event::Oom { kills: 3 }, Event::Empty]);
 }
 
@@ -125,7 +143,7 @@ fn events_survive_the_removal_of_the_cgroup() {
         let task = small(probe("hog")).spawn().unwrap();
         let told = events(&task);
         std::thread::scope(|scope| {
-            let listening = scope.spawn(|| told.map(Result::unwrap).collect::<Vec<_>>());
+            let listening = scope.spawn(|| told.map(Result::unwrap).filter(is_of_cgroup).collect::<Vec<_>>());
             assert!(task.wait().unwrap().oom_killed, "{round}");
             assert_eq!(listening.join().unwrap(), [Event::Oom { kills: 1 }, Event::Empty], "{round}");
         });
@@ -133,12 +151,20 @@ fn events_survive_the_removal_of_the_cgroup() {
         let task = small(shell("exit 0")).spawn().unwrap();
         let told = events(&task);
         task.wait().unwrap();
-        assert_eq!(told.map(Result::unwrap).collect::<Vec<_>>(), [Event::Empty], "{round}");
+        assert_eq!(
+            told.map(Result::unwrap).filter(is_of_cgroup).collect::<Vec<_>>(),
+            [Event::Empty],
+            "{round}"
+        );
 
         let task = small(shell("sleep 60")).spawn().unwrap();
         let told = events(&task);
         drop(task);
-        assert_eq!(told.map(Result::unwrap).collect::<Vec<_>>(), [Event::Empty], "{round}");
+        assert_eq!(
+            told.map(Result::unwrap).filter(is_of_cgroup).collect::<Vec<_>>(),
+            [Event::Empty],
+            "{round}"
+        );
     }
 }
 
@@ -154,7 +180,7 @@ fn empty_event_comes_after_the_last_process_ended() {
     let task = task.with(|s| s.require = None).spawn();
     let Ok(task) = task else { panic!("{:?}", task.err()) };
     let start = Instant::now();
-    let told: Vec<_> = events(&task).map(Result::unwrap).collect();
+    let told: Vec<_> = events(&task).map(Result::unwrap).filter(is_of_cgroup).collect();
     assert_eq!(told, [Event::Empty]);
     assert!(start.elapsed() > Duration::from_millis(500), "{:?}", start.elapsed());
     assert!(task.wait().unwrap().success());
@@ -200,7 +226,7 @@ fn cpu_contention_causes_pressure_events() {
     for resource in [PressureResource::Io, PressureResource::Memory] {
         let mut calm =
             task.events(&options(PressureThreshold { resource, full: true, ..threshold })).unwrap();
-        assert_eq!(calm.try_next().unwrap(), None);
+        assert_eq!(present(&mut calm), None);
     }
     let wrong = options(PressureThreshold { window: Duration::from_millis(1), ..threshold });
     assert!(matches!(task.events(&wrong), Err(Error::Spec { field: "pressure", .. })));
@@ -264,7 +290,7 @@ fn frozen_task_can_be_killed_and_dropped() {
         task.kill().unwrap();
         assert_eq!(task.wait().unwrap().signal, Some(9));
         assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
-        assert_eq!(told.map(Result::unwrap).collect::<Vec<_>>(), [Event::Empty]);
+        assert_eq!(told.map(Result::unwrap).filter(is_of_cgroup).collect::<Vec<_>>(), [Event::Empty]);
         let (task, start) = frozen();
         drop(task);
         assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
@@ -288,4 +314,117 @@ fn one_thread_may_wait_while_another_freezes() {
         task.kill().unwrap();
         assert_eq!(waiting.join().unwrap().signal, Some(9));
     });
+}
+
+/// All events that are left, of a task whose root or filter may be weakened on this machine.
+fn life(events: Events) -> Vec<Event> {
+    events.map(Result::unwrap).filter(|event| !matches!(event, Event::Degraded { .. })).collect()
+}
+
+fn exited(code: i32) -> Event {
+    Event::Exited { status: ExitStatus::exited(code) }
+}
+
+#[test]
+fn events_tell_a_life_from_the_start_to_the_exit_to_every_listener() {
+    if !can("cgroups") {
+        return;
+    }
+    let task = small(shell("read go; exit 3")).stdin(Stdio::Piped).spawn().unwrap();
+    let (early, mut watched) = (events(&task), events(&task));
+    assert_eq!(watched.try_next().unwrap(), Some(Event::Started));
+    while watched.try_next().unwrap().is_some() {}
+    let limits = |memory: u64| Limits { memory: Some(memory << 20), ..Limits::default() };
+    let report = task.update(&limits(48)).unwrap();
+    // A listener that polls is woken by a change of the limits.
+    let told = watched.next_timeout(LONG).unwrap();
+    assert_eq!(told, Some(Event::LimitsUpdated { updates: 1, report }));
+    let report = task.update(&limits(56)).unwrap();
+    drop(task.take_stdin());
+    // The events alone find the end: nothing waits for the task.
+    let updated = |updates| Event::LimitsUpdated { updates, report: report.clone() };
+    assert_eq!(life(watched), [updated(1), exited(3), Event::Empty]);
+    assert_eq!(life(early), [Event::Started, updated(2), exited(3), Event::Empty]);
+    assert_eq!(task.status().unwrap().unwrap().code, Some(3));
+    assert_eq!(life(events(&task)), [Event::Started, updated(2), exited(3), Event::Empty]);
+    task.wait().unwrap();
+    let late = events(&task);
+    drop(task);
+    assert_eq!(life(late), [Event::Started, updated(2), exited(3), Event::Empty]);
+}
+
+#[test]
+fn main_process_exits_before_the_last_one() {
+    if !can("cgroups") {
+        return;
+    }
+    let sandbox =
+        shell("sleep 600 & exit 4").with(|s| s.init = false).pid_mode(cofferdam::IsolationMode::Host);
+    let task = sandbox.with(|s| s.require = None).spawn().unwrap();
+    let mut told = events(&task);
+    while told.next_timeout(LONG).unwrap() != Some(exited(4)) {}
+    assert_eq!(told.try_next().unwrap(), None);
+    task.kill().unwrap();
+    assert_eq!(life(told), [Event::Empty]);
+    task.wait().unwrap();
+}
+
+#[test]
+fn control_that_does_not_hold_is_an_event_with_the_reason() {
+    if !can("cgroups") {
+        return;
+    }
+    let sandbox = shell("exit 0").pid_mode(cofferdam::IsolationMode::Host).deadline(LONG);
+    let task = sandbox.with(|s| s.init = false).require(cofferdam::Require::BestEffort).spawn().unwrap();
+    let report = task.report();
+    assert!(!report.missing.is_empty(), "{report}");
+    let expected = Event::Degraded {
+        weakened: report.weakened,
+        missing: report.missing,
+        why: report.why(report.weakened | report.missing),
+    };
+    let told: Vec<_> = events(&task).map(Result::unwrap).collect();
+    assert_eq!(told, [Event::Started, expected, exited(0), Event::Empty]);
+}
+
+#[test]
+fn events_of_a_recovered_task_have_its_exit_also_if_it_ended_before() {
+    if !can("cgroups") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let policy = cofferdam::Policy { state_dir: Some(dir.path().into()), ..cofferdam::Policy::default() };
+    let survivor =
+        |script| small(shell(script)).policy(&policy).die_with(DieWith::Survive).stdin(Stdio::Piped);
+    let task = survivor("read go; exit 5").spawn().unwrap();
+    let (handle, stdin) = (task.handle().unwrap(), task.take_stdin());
+    let abandoned = events(&task);
+    drop(task);
+    let task = Sandbox::recover(&handle).unwrap();
+    let told = events(&task);
+    let pidfd = task.pidfd().try_clone_to_owned().unwrap();
+    drop(stdin);
+    assert_eq!(life(told), [Event::Started, exited(5), Event::Empty]);
+    // A value whose task was dropped cannot know the status.
+    assert_eq!(life(abandoned), [Event::Started, Event::Empty]);
+    drop(task);
+    // Until the process is reaped, by the crate's thread, a recovery finds it.
+    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+    let task = Sandbox::recover(&handle).unwrap();
+    assert_eq!(life(events(&task)), [Event::Started, exited(5), Event::Empty]);
+    drop(task);
+    let start = Instant::now();
+    while nix::sys::signal::kill(nix::unistd::Pid::from_raw(init_of(&handle)), None).is_ok() {
+        assert!(start.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let task = Sandbox::recover(&handle).unwrap();
+    assert_eq!(life(events(&task)), [Event::Started, exited(5), Event::Empty]);
+    task.release().unwrap();
+    assert_eq!(life(events(&task)), [Event::Started, exited(5), Event::Empty]);
+}
+
+fn init_of(handle: &cofferdam::TaskHandle) -> i32 {
+    let pid = serde_json::to_value(handle).unwrap()["identity"]["init"]["pid"].as_i64().unwrap();
+    pid.try_into().unwrap()
 }

@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use cofferdam::cgroup::stats::Stats;
 use cofferdam::cgroup::{Detection, Mode, Version};
-use cofferdam::{Error, Limits, Sandbox, Task};
+use cofferdam::{DieWith, Error, Limits, Sandbox, Stdio, Task};
 use common::{can, sandboxes, shell};
 
 const MB: u64 = 1 << 20;
@@ -115,7 +116,7 @@ fn one_thread_may_sample_while_another_waits() {
     if !can("root") || !can("cgroups") {
         return;
     }
-    let task = limited("read go; exit 3").stdin(cofferdam::Stdio::Piped).spawn().unwrap();
+    let task = limited("read go; exit 3").stdin(Stdio::Piped).spawn().unwrap();
     let stdin = task.take_stdin();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| task.wait().unwrap());
@@ -158,4 +159,71 @@ fn task_without_limits_has_no_memory_and_pids_stats() {
     task.kill().unwrap();
     task.wait().unwrap();
     assert!(!alone || task.stats().unwrap().memory.usage.is_none());
+}
+
+/// Time that a test of percentages gives a busy machine to run a task that burns one CPU.
+const BUSY: Duration = Duration::from_secs(30);
+
+#[test]
+fn first_sample_has_the_percentage_of_the_moment_also_after_a_recovery() {
+    if !can("root") || !can("cgroups") || !counts_time() {
+        return;
+    }
+    // A task that burns a CPU now and has slept before: its average since the start is far below.
+    let limits = Limits { accounting: true, ..Limits::default() };
+    let sandbox = shell("sleep 1; echo; while :; do :; done").limits(limits).stdout(Stdio::Piped);
+    let task = sandbox.die_with(DieWith::Survive).spawn().unwrap();
+    task.take_stdout().unwrap().read_exact(&mut [0]).unwrap();
+    let percent = |task: &Task| {
+        let start = Instant::now();
+        let sample = task.stats_every(LONG).next().unwrap().unwrap();
+        assert!(start.elapsed() < BUSY, "at once");
+        assert!(sample.at.elapsed().unwrap() < BUSY && sample.stats.cpu.total.is_some());
+        sample.cpu_percent.unwrap()
+    };
+    // On a busy machine, the task may get little of its CPU for once.
+    let start = Instant::now();
+    let mut seen = Vec::new();
+    while !seen.last().is_some_and(|percent| (70.0..130.0).contains(percent)) {
+        assert!(start.elapsed() < BUSY, "{seen:?}");
+        seen.push(percent(&task));
+    }
+    let handle = task.handle().unwrap();
+    drop(task);
+    let task = Sandbox::recover(&handle).unwrap();
+    assert!(percent(&task) > 0.0);
+    task.release().unwrap();
+}
+
+#[test]
+fn samples_come_at_the_interval_and_end_with_the_task() {
+    if !can("root") || !can("cgroups") {
+        return;
+    }
+    let interval = Duration::from_millis(200);
+    let task = limited(&format!("read go; {BURN}")).stdin(Stdio::Piped).spawn().unwrap();
+    let mut stdin = task.take_stdin();
+    let mut samples = Vec::new();
+    for sample in task.stats_every(interval) {
+        samples.push(sample.unwrap());
+        assert!(samples.len() < 1000);
+        if samples.len() == 4 {
+            stdin.take();
+        }
+    }
+    assert!(samples.len() >= 5, "{samples:#?}");
+    let spans: Vec<_> = samples.windows(2).map(|pair| pair[1].stats.taken - pair[0].stats.taken).collect();
+    // The first one is up to 100 ms late, and the last one comes with the end.
+    assert!(spans[0] >= interval / 3, "{spans:?}");
+    assert!(spans[1..3].iter().all(|span| *span >= interval * 3 / 4), "{spans:?}");
+    let last = samples.last().unwrap();
+    if counts_time() {
+        // The kernel may add the last steps of an exit after it has notified the pidfd.
+        let missed = task.stats().unwrap().cpu.total.unwrap() - last.stats.cpu.total.unwrap();
+        assert!(missed < Duration::from_millis(20), "the last one has the whole usage: {missed:?}");
+        assert!(last.stats.cpu.total > samples[2].stats.cpu.total, "{samples:#?}");
+    }
+    assert!(task.wait().unwrap().success());
+    let after: Vec<_> = task.stats_every(interval).map(Result::unwrap).collect();
+    assert_eq!((after.len(), after[0].cpu_percent), (1, None), "{after:#?}");
 }

@@ -86,6 +86,7 @@ pub use limits::{CpuMax, IoMax, Limits, MEMORY_MIN, MemoryMax, PIDS_LIMIT, SwapM
 pub use lower::lower;
 pub use name::{CgroupName, CgroupPath};
 pub use observe::events::{Event, EventOptions, Events, PressureResource, PressureThreshold};
+pub(crate) use observe::events::{Life, Subject};
 pub use observe::oom::{Oom, OomLimit};
 pub use observe::stats;
 pub use observe::stats::Stats;

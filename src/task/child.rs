@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::status::{Deadline, ExitStatus, Lost, Rusage};
+use crate::status::{Deadline, ExitStatus, Lost, Rusage};
 use crate::step::wire::{RECORD, Record};
 use crate::sys::{self, Ended};
 

@@ -60,6 +60,8 @@ impl Task {
     /// The handle of a task that survives this process, to be stored while the task is kept. Any process
     /// [recovers](crate::Sandbox::recover) the task by it when this one has ended, also by SIGKILL.
     ///
+    /// It has the exit status, if the task has ended. For a recovered task, it keeps the driver's own bytes.
+    ///
     /// ```no_run
     /// use cofferdam::{DieWith, Policy, Sandbox};
     ///
@@ -126,7 +128,7 @@ impl Task {
             record: undo.exit_record().map(|record| (record.path().into(), record.mark())),
             populated: self.populated.clone(),
             enclosure: self.enclosure.clone(),
-            data: Vec::new(),
+            data: self.data.clone(),
         })
     }
 

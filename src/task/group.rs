@@ -1,11 +1,12 @@
 //! Methods of a task that use its cgroups: OOM kills, events, and the freezer.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::Task;
-use crate::cgroup::{EventOptions, Events, Freezer, Group, Oom};
+use crate::cgroup::{EventOptions, Events, Freezer, Group, Oom, Subject};
 use crate::error::{Error, Result};
 
 /// The longest time that freezing a task may take.
@@ -37,11 +38,12 @@ impl Task {
         self.undo().oom()
     }
 
-    /// The events of the task: OOM kills, pressure above a threshold, and the exit of the last process. OOM kills that
-    /// happened before the call are reported too.
+    /// The events of the task: its start, controls that do not hold, changes of its limits, OOM kills, pressure above a
+    /// threshold, the exit of its main process and of its last process. What happened before the call is reported too.
     ///
-    /// Every call returns an independent value, which reports all events. It may be called after the end of the task.
-    /// The value does not block waiting for the task, killing it or dropping it.
+    /// Every call returns an independent value, which reports all events. It may be called after the end of the task, and
+    /// for a task that was [recovered](crate::Sandbox::recover). The value does not block waiting for the task, killing it
+    /// or dropping it.
     ///
     /// ```no_run
     /// use cofferdam::{Event, EventOptions, Sandbox};
@@ -50,7 +52,7 @@ impl Task {
     /// for event in task.events(&EventOptions::default())? {
     ///     match event? {
     ///         Event::Oom { kills } => println!("{kills} processes OOM-killed"),
-    ///         Event::Empty => println!("the last process has exited"),
+    ///         Event::Exited { status } => println!("{status}"),
     ///         other => println!("{other:?}"),
     ///     }
     /// }
@@ -64,10 +66,13 @@ impl Task {
     /// or if pressure cannot be measured: the kernel has no PSI, or there is no v2 cgroup.
     pub fn events(&self, options: &EventOptions) -> Result<Events> {
         let undo = self.undo();
-        match undo.group() {
-            Some(group) => group.events(Some(self.pidfd()), options),
-            None => Events::gone(undo.oom().map_or(0, |oom| oom.kills)),
-        }
+        let events = match undo.group() {
+            // In place of the pidfd, a task that had ended before its recovery has no file of epoll(7).
+            Some(group) => group.events((!self.gone).then(|| self.pidfd()), options)?,
+            None => Events::gone(undo.oom().map_or(0, |oom| oom.kills))?,
+        };
+        let shared: Weak<dyn Subject> = Arc::downgrade(&self.shared) as _;
+        events.of_task(&self.shared.life, shared)
     }
 
     /// Freezes every process of the task, and waits until all are frozen: v2 `cgroup.freeze` (Linux 5.2), v1

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::cgroup::Limits;
 use crate::cgroup::stats::{Process, Stats};
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Enclosure, Plan};
 use crate::report::Report;
 use crate::rootfs::Populated;
+use crate::status::{Deadline, ExitStatus, Lost, Rusage, Signal};
 use crate::sys;
 
 mod child;
@@ -25,7 +26,8 @@ mod reaper;
 mod record;
 mod recover;
 mod root;
-mod status;
+mod samples;
+mod shared;
 mod stop;
 mod terminal;
 mod undo;
@@ -35,7 +37,8 @@ pub(crate) use child::Child;
 pub use handle::TaskHandle;
 pub(crate) use record::RecordFile;
 pub use root::EndedRoot;
-pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
+pub use samples::{Sample, Samples};
+use shared::Shared;
 pub use stop::SignalTarget;
 pub use terminal::Terminal;
 pub(crate) use undo::Undo;
@@ -113,10 +116,7 @@ pub struct Task {
     init: OwnedFd,
     main: OwnedFd,
     /// Held for short operations only.
-    ending: Mutex<Ending>,
-    /// What the spawn made. Locked for reading while the last processes are killed, and for writing while the cgroups
-    /// are removed. The root is removed without a lock.
-    undo: RwLock<Undo>,
+    shared: Arc<Shared>,
     /// Held by the one thread that removes.
     teardown: Mutex<()>,
     streams: Mutex<Streams>,
@@ -135,6 +135,8 @@ pub struct Task {
     /// Whether the processes were gone when the task was recovered. `init` and `main` then are no pidfds, but poll
     /// readable.
     gone: bool,
+    /// The driver's own bytes, of the handle by which the task was recovered.
+    data: Vec<u8>,
 }
 
 impl Task {
@@ -162,14 +164,12 @@ impl Task {
         };
         // On an error, the child is killed before its cgroup and root are removed: locals are dropped in reverse order.
         let temporary = undo.root().is_some();
-        let undo = RwLock::new(undo);
         let ending = Ending { child, status: None, usage: None, killed: false, detached: false };
         let (init, main) = (dup(ending.child.pidfd())?, dup(ending.child.main())?);
         Ok(Task {
             init,
             main,
-            ending: Mutex::new(ending),
-            undo,
+            shared: Shared::new(ending, undo, &enclosure.report),
             teardown: Mutex::new(()),
             streams: Mutex::new(streams),
             populated,
@@ -179,6 +179,7 @@ impl Task {
             joined,
             survives: false,
             gone: false,
+            data: Vec::new(),
         })
     }
 
@@ -201,6 +202,12 @@ impl Task {
     /// The sandbox's name: [`SandboxSpec::id`](crate::SandboxSpec::id) or a random name.
     pub fn sandbox_id(&self) -> &str {
         &self.enclosure.id
+    }
+
+    /// The driver's own bytes, of the [handle](TaskHandle::with_data) by which the task was recovered. Empty for a task that
+    /// was spawned.
+    pub fn data(&self) -> &[u8] {
+        &self.data
     }
 
     /// Takes the write end of the task's standard input. `None` if it is not piped or was taken before. If it is not
@@ -302,15 +309,15 @@ impl Task {
     }
 
     fn undo(&self) -> RwLockReadGuard<'_, Undo> {
-        self.undo.read().unwrap_or_else(PoisonError::into_inner)
+        self.shared.undo()
     }
 
     fn undo_mut(&self) -> RwLockWriteGuard<'_, Undo> {
-        self.undo.write().unwrap_or_else(PoisonError::into_inner)
+        self.shared.undo_mut()
     }
 
     fn ending(&self) -> MutexGuard<'_, Ending> {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.ending()
     }
 
     /// Replaces the limits of the running task and returns a report of the new ones. `limits` is complete: a limit that
@@ -333,17 +340,23 @@ impl Task {
     /// [`Error::Spec`] and [`Error::Unsupported`] for limits that cannot be set. [`Error::Task`] with the refused
     /// write, or with `ESRCH` if the task has ended. The old limits then stay.
     pub fn update(&self, limits: &Limits) -> Result<Report> {
-        match self.undo_mut().group_mut() {
-            Some(group) => group.update(limits),
-            None => Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),
-        }
+        let report = match self.undo_mut().group_mut() {
+            Some(group) => group.update(limits)?,
+            None => return Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),
+        };
+        self.shared.life.updated(&report);
+        Ok(report)
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        let ending = self.ending.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let undo = self.undo.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut ending = self.ending();
+        if Arc::weak_count(&self.shared) > 0 && !ending.detached {
+            // The events get the status of a task that has ended.
+            let _ = self.reap_in(&mut ending);
+        }
+        let mut undo = self.undo_mut();
         if self.survives && !ending.detached {
             if !ending.child.has_left() {
                 reaper::reap_later(ending.child.pidfd());
@@ -357,6 +370,9 @@ impl Drop for Task {
             }
             ending.child.end();
         }
-        // What is in the undo list is removed when it is dropped.
+        // What is in the undo list is removed when it is dropped, which takes long: the locks are released before.
+        let removed = std::mem::take(&mut *undo);
+        drop((undo, ending));
+        drop(removed);
     }
 }

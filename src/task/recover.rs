@@ -6,12 +6,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, RwLock};
+use std::sync::Mutex;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::handle::{Process, boot_id, build};
+use super::shared::Shared;
 use super::{Child, Ending, Lost, RecordFile, Streams, Task, TaskHandle, Undo};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
@@ -71,12 +72,12 @@ impl Task {
         let status = handle.status;
         let other_build = Some(handle.build.clone()).filter(|other| *other != build());
         let undo = undo.keep();
+        let ending = Ending { child, status, usage: None, killed: false, detached: false };
         Ok(Task {
             init: own_init,
             main: own_main,
-            ending: Mutex::new(Ending { child, status, usage: None, killed: false, detached: false }),
             temporary: undo.root().is_some(),
-            undo: RwLock::new(undo),
+            shared: Shared::new(ending, undo, &handle.enclosure.report),
             teardown: Mutex::new(()),
             streams: Mutex::new(Streams::default()),
             populated: handle.populated.clone(),
@@ -85,6 +86,7 @@ impl Task {
             joined: false,
             survives: true,
             gone,
+            data: handle.data.clone(),
         })
     }
 }

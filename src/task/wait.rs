@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::child::Reaped;
 use super::undo::both;
-use super::{EndedRoot, Ending, ExitStatus, Lost, RecordFile, Rusage, Task};
+use super::{EndedRoot, Ending, ExitStatus, Lost, Rusage, Task};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
 
@@ -36,7 +36,7 @@ pub struct Output {
 impl Ending {
     /// Reaps the cloned process if it has ended. Returns the exit status of the task; `None` while it runs. `record` reads
     /// the exit record, which is asked for if init has not sent the status.
-    fn reap(
+    pub(super) fn reap(
         &mut self,
         record: impl FnOnce() -> Option<ExitStatus>,
         oom_killed: impl FnOnce() -> bool,
@@ -285,14 +285,7 @@ impl Task {
 
     /// As [`reap`](Self::reap), if the lock is held already.
     pub(super) fn reap_in(&self, ending: &mut Ending) -> Result<Option<ExitStatus>> {
-        let known = ending.status.is_some();
-        let record = || self.undo().exit_record().and_then(RecordFile::read);
-        let status = ending.reap(record, || self.undo().oom().is_some())?;
-        if let Some(ExitStatus { killed: true, .. }) = status.filter(|_| !known) {
-            // An error is ignored: this process knows the status, and another one then finds none.
-            self.undo().exit_record().and_then(|record| record.write_killed().ok());
-        }
-        Ok(status)
+        self.shared.reap(ending)
     }
 
     /// Waits for the end of the main process.
@@ -312,6 +305,19 @@ impl Task {
             }
             let Some(timeout) = left_until(deadline) else { return Ok(None) };
             poll_all(&mut [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)], timeout)?;
+        }
+    }
+
+    /// Waits until the pidfd polls readable, or until `deadline`. Reaps nothing. Returns whether the task has ended.
+    pub(super) fn ends_before(&self, deadline: Option<Instant>) -> Result<bool> {
+        loop {
+            let left = left_until(deadline);
+            let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
+            poll_all(&mut fds, left.unwrap_or(PollTimeout::ZERO))?;
+            let ended = fds.iter().any(|fd| fd.any().unwrap_or(true));
+            if ended || left.is_none() {
+                return Ok(ended);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ const LEVELS: &[(&[&str], bool)] = &[
     (&["plan"], false),
     (&["ns", "rootfs", "caps", "ids", "cgroup", "filter"], false),
     (&["step"], false),
-    (&["report", "error"], true),
+    (&["report", "error", "status"], true),
     (&["notation"], false),
     (&["sys"], false),
 ];

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::spec::Stdio;
-use crate::task::ExitStatus;
+use crate::status::ExitStatus;
 use crate::{Policy, Sandbox};
 
 /// Spawns the sandbox. If this machine does not allow that, the test is skipped; in CI it fails.

@@ -12,6 +12,8 @@
 //! signal when the cgroup is removed. In that case the last count comes from [`Tally`], which is shared with the
 //! [`Group`] that removes the cgroup.
 //!
+//! What does not come from the cgroup is in `life`.
+//!
 //! All sources are in one `epoll(7)` descriptor. There is no thread, and the group can be removed meanwhile.
 
 use std::fs::File;
@@ -19,6 +21,7 @@ use std::io;
 use std::iter::FusedIterator;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -33,9 +36,14 @@ use crate::cgroup::fs::{Dir, call, field, populated};
 use crate::cgroup::group::Group;
 use crate::cgroup::group::baseline::{Counters, Tally};
 use crate::error::{Error, Result};
+use crate::report::{Control, Report};
+use crate::status::ExitStatus;
 
+mod life;
 mod pressure;
 
+use life::Follower;
+pub(crate) use life::{Life, Subject};
 use pressure::Gauge;
 pub use pressure::{PressureResource, PressureThreshold};
 
@@ -45,7 +53,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long to look for a victim after v1 signals that memory ran out. v1 signals before it kills.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-/// The optional events. OOM kills and the exit of the last process are always reported.
+/// The optional events. All others are always reported.
 ///
 /// ```no_run
 /// use cofferdam::cgroup::{EventOptions, PressureResource, PressureThreshold};
@@ -71,6 +79,35 @@ pub struct EventOptions {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
+    /// The command runs. The first event of every value, also of one that is made later. Not reported by
+    /// [`Group::events`].
+    Started,
+    /// Controls that were asked for hold in part or not at all ([`Task::report`](crate::Task::report)). At most one such
+    /// event, after [`Started`](Self::Started). Not reported by [`Group::events`].
+    Degraded {
+        /// The controls that hold in part.
+        weakened: Control,
+        /// The controls that do not hold.
+        missing: Control,
+        /// The reasons, joined by `; `.
+        why: String,
+    },
+    /// The limits were changed by [`Task::update`](crate::Task::update) of the same value. Changes before a
+    /// [recovery](crate::Sandbox::recover) are not known. Not reported by [`Group::events`].
+    LimitsUpdated {
+        /// Number of changes since the last such event.
+        updates: u64,
+        /// The report of the last change.
+        report: Report,
+    },
+    /// The main process has ended. Other processes of the task may still run; OOM kills before its end come first.
+    ///
+    /// Not reported if the [`Task`](crate::Task) was dropped or detached before it knew the status, and by
+    /// [`Group::events`].
+    Exited {
+        /// The exit status, as [`Task::status`](crate::Task::status) returns it.
+        status: ExitStatus,
+    },
     /// The kernel's OOM killer killed processes of the task. [`Task::oom`](crate::Task::oom) says which limit was
     /// exceeded.
     ///
@@ -129,6 +166,7 @@ pub struct Events {
     tally: Tally,
     reported: u64,
     over: bool,
+    life: Option<Follower>,
 }
 
 /// How to see that the group has no processes.
@@ -164,6 +202,7 @@ mod token {
     pub const FIRST: u64 = 1;
     pub const UNIT: u64 = 2;
     pub const MEMORY: u64 = 3;
+    pub const LIFE: u64 = 4;
 }
 
 impl Group {
@@ -214,6 +253,7 @@ impl Events {
             tally,
             reported: 0,
             over: false,
+            life: None,
         };
         events.add(&events.timer, EpollFlags::EPOLLIN, token::TIMER)?;
         // The first check is due at once.
@@ -224,6 +264,14 @@ impl Events {
     /// The events of a removed group, whose OOM kill counter last had the value `kills`.
     pub(crate) fn gone(kills: u64) -> Result<Events> {
         Events::new(Tally::of(kills))
+    }
+
+    /// Adds the events of the task's life.
+    pub(crate) fn of_task(mut self, life: &Arc<Life>, subject: Weak<dyn Subject>) -> Result<Events> {
+        let follower = Follower::new(life, subject)?;
+        self.add(follower.notice(), EpollFlags::EPOLLIN, token::LIFE)?;
+        self.life = Some(follower);
+        Ok(self)
     }
 
     fn watch_first(&mut self, first: Option<BorrowedFd<'_>>) -> Result<()> {
@@ -337,6 +385,10 @@ impl Events {
         for event in ready {
             self.take(event.data(), now)?;
         }
+        if let Some(event) = self.life.as_mut().and_then(Follower::next) {
+            self.wake()?;
+            return Ok(Some(event));
+        }
         // Emptiness is checked first: the counters are final once the group is empty.
         let empty = self.is_empty()?;
         let kills = self.kills()?;
@@ -346,7 +398,13 @@ impl Events {
             self.wake()?;
             return Ok(Some(Event::Oom { kills: new }));
         }
-        if empty {
+        let ended = self.first.is_none();
+        if let Some(event) = self.life.as_mut().filter(|_| ended || empty).and_then(Follower::exit) {
+            self.wake()?;
+            return Ok(Some(event));
+        }
+        // The cgroup may be empty shortly before the pidfd of the last process polls readable.
+        if empty && (ended || !self.life.as_ref().is_some_and(Follower::awaits_exit)) {
             self.over = true;
             self.wake()?;
             return Ok(Some(Event::Empty));
@@ -376,6 +434,10 @@ impl Events {
                 }
                 self.search(now, None);
             }
+            (token::LIFE, _) => match self.life.as_ref().map(|life| life.notice().read()) {
+                None | Some(Ok(_) | Err(Errno::EAGAIN)) => {}
+                Some(Err(e)) => return Err(Error::task("read(eventfd)")(e)),
+            },
             (token::MEMORY, Some(Memory::V1(_, notice))) => {
                 match notice.read() {
                     Ok(_) | Err(Errno::EAGAIN) => {}
