@@ -113,8 +113,8 @@ pub use spec::{
     CallerFd, Device, DieWith, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize,
 };
 pub use task::{
-    Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, Task, TaskHandle,
-    Terminal,
+    Deadline, EndedRoot, ExitKind, ExitStatus, Lost, Output, Rusage, Signal, SignalTarget, StaleSandbox,
+    Task, TaskHandle, Terminal,
 };
 
 /// The wire format between the parent and init, public for the fuzz targets only.
