@@ -225,7 +225,7 @@ fn prune_of_empty_places_prints_nothing_and_removes_nothing() {
     let policy = policy.to_str().unwrap();
     for more in [&["--dry-run"][..], &["--grace", "0s", "--keep", "x"]] {
         let output = cofferdam(&[&["prune", "--policy", policy], more].concat());
-        assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), ""), "{output:?}");
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()), "{output:?}");
     }
     assert!(dir.path().join("cofferdam-x").exists());
 }

@@ -121,9 +121,12 @@ impl StaleRoot {
     }
 }
 
+/// When the directory was last changed. A time out of range counts as now.
 fn changed(st: &nix::sys::stat::FileStat) -> SystemTime {
-    let seconds = Duration::from_secs(st.st_mtime.try_into().unwrap_or(0));
-    UNIX_EPOCH + seconds + Duration::from_nanos(st.st_mtime_nsec.try_into().unwrap_or(0))
+    let seconds = st.st_mtime.try_into().map_or(Duration::ZERO, Duration::from_secs);
+    let time = UNIX_EPOCH
+        .checked_add(seconds.saturating_add(Duration::from_nanos(st.st_mtime_nsec.try_into().unwrap_or(0))));
+    time.unwrap_or_else(SystemTime::now)
 }
 
 /// Whether the private directory has what this crate makes in it and nothing else.
