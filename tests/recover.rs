@@ -59,6 +59,13 @@ fn source(error: &cofferdam::Error) -> String {
     std::error::Error::source(error).unwrap().to_string()
 }
 
+/// As [`survivor`], with the pids controller for a later change of the limits, where it can be.
+fn limited(dir: &Path, script: &str) -> Sandbox {
+    let limits = cofferdam::Host::probe().unwrap().cgroups.can_limit().is_ok();
+    let limits = Limits { pids_max: limits.then_some(128), ..Limits::default() };
+    survivor(dir, script).limits(limits)
+}
+
 /// Entry point of a driver that a test kills: spawns the script of the environment and stores its handle. Does nothing
 /// elsewhere.
 #[test]
@@ -67,10 +74,7 @@ fn driver_entry() {
     let dir = Path::new(&dir);
     let script = std::env::var("COFFERDAM_SCRIPT").unwrap();
     println!("\nstarting");
-    // The pids controller is there for a later change of the limits, where it can be.
-    let limits = cofferdam::Host::probe().unwrap().cgroups.can_limit().is_ok();
-    let limits = Limits { pids_max: limits.then_some(128), ..Limits::default() };
-    let task = survivor(dir, &script).limits(limits).spawn().unwrap();
+    let task = limited(dir, &script).spawn().unwrap();
     store(dir, &task.handle().unwrap().with_data(b"mine\0\xff".to_vec()));
     println!("\nspawned");
     std::thread::sleep(LONG);
@@ -506,7 +510,7 @@ fn drivers_killed_at_random_moments_lose_nothing_and_leave_nothing() {
             let start = Instant::now();
             let task = loop {
                 // PID 1 of the killed driver may live a moment longer.
-                match survivor(dir.path(), "exit 44").spawn() {
+                match limited(dir.path(), "exit 44").spawn() {
                     Ok(task) => break task,
                     Err(error) => assert!(start.elapsed() < LONG, "{error}: {}", source(&error)),
                 }

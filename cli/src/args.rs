@@ -220,12 +220,16 @@ pub(crate) struct Explain {
     pub args: Args,
 }
 
+/// The policy of the file. Without one, the user of this program is the operator.
+pub(crate) fn read_policy(file: Option<&PathBuf>) -> Result<Policy, Failure> {
+    let own = || Policy { allow_privileged: true, ..Policy::default() };
+    Ok(read_json("--policy", file)?.unwrap_or_else(own))
+}
+
 impl Args {
     /// The operator's policy.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
-        // Without a policy file, the user of this program is the operator.
-        let own = || Policy { allow_privileged: true, ..Policy::default() };
-        let mut policy: Policy = read_json("--policy", self.policy.as_ref())?.unwrap_or_else(own);
+        let mut policy = read_policy(self.policy.as_ref())?;
         policy.no_pivot_root |= self.no_pivot_root;
         if let Some(list) = &self.deny_uids {
             policy.denied_host_uids = ids::denied_uids(list)?;

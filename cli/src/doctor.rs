@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use cofferdam::cgroup::{Controller, Detection, RequiredControllers, Where};
-use cofferdam::{Control, Health, Host};
+use cofferdam::{Control, Health, Host, Policy, StaleSandbox};
 use serde::Serialize;
 
 use crate::Failure;
@@ -14,28 +14,32 @@ struct Diagnosis<'a> {
     health: Health,
     privileged: bool,
     host: &'a Host,
+    /// Number of sandboxes that `prune` would remove. `None` if that is unknown.
+    stale: Option<usize>,
 }
 
 /// Prints the diagnosis. Exits with 0 if the host is healthy, 1 if it is not, 2 if no sandbox can be made.
 pub(crate) fn doctor(json: bool) -> Result<ExitCode, Failure> {
     let host = Host::probe()?;
     let health = host.health();
+    let stale = StaleSandbox::find(&Policy::default(), &host, StaleSandbox::GRACE, |_| false).ok();
+    let stale = stale.map(|found| found.len());
     let code = match health {
         Health::Healthy => 0,
         Health::Unhealthy(_) => 1,
         Health::Undetected(_) => 2,
     };
     let text = if json {
-        let diagnosis = Diagnosis { health, privileged: host.privileged(), host: &host };
+        let diagnosis = Diagnosis { health, privileged: host.privileged(), host: &host, stale };
         serde_json::to_string_pretty(&diagnosis).map_err(|e| Failure::new(format!("doctor: {e}")))?
     } else {
-        describe(&host, &health)
+        describe(&host, &health, stale)
     };
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
     Ok(ExitCode::from(code))
 }
 
-fn describe(host: &Host, health: &Health) -> String {
+fn describe(host: &Host, health: &Health, stale: Option<usize>) -> String {
     let hindrance = host.hindrance();
     let namespaces = match (host.privileged(), &host.user_ns_forbidden) {
         (true, _) => "mount pid ipc uts cgroup net, without a user namespace".to_string(),
@@ -68,6 +72,7 @@ fn describe(host: &Host, health: &Health) -> String {
         ("caps lacking", if missing.is_empty() { "none".into() } else { missing.to_string() }),
         ("landlock", landlock),
         ("overlay", if host.overlay { "yes" } else { "no: the kernel has no overlay file system" }.into()),
+        ("stale", stale.map_or("unknown".into(), |n| format!("{n} (see cofferdam prune --dry-run)"))),
     ];
     let mut text: String = rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
     text.push_str(&cgroups(&host.cgroups));

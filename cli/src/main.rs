@@ -1,4 +1,5 @@
-//! `cofferdam`: runs a command in a sandbox, explains what would be done, or prints what this host supports.
+//! `cofferdam`: runs a command in a sandbox, explains what would be done, removes what
+//! killed drivers have left, or prints what this host supports.
 //!
 //! It turns flags into a `Policy` and a `SandboxSpec`, and prints what the library returns. The exit status is that of
 //! `docker run` and `env`: the command's own; 128 plus the number of the signal that killed it; 125 if cofferdam
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 mod args;
 mod doctor;
 mod progress;
+mod prune;
 mod run;
 mod streams;
 mod values;
@@ -37,6 +39,8 @@ enum Verb {
     Run(Box<args::Args>),
     /// Print the plan for the same flags like strace, and the report; change nothing
     Explain(Box<args::Explain>),
+    /// Kill and remove what killed drivers have left, running tasks without a driver included
+    Prune(prune::Args),
     /// Print what this host supports, and why something is not supported
     Doctor {
         /// Print JSON
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Explain(explain) => run::explain(&explain),
+        Verb::Prune(args) => prune::prune(&args),
         Verb::Doctor { json } => doctor::doctor(json),
     };
     done.unwrap_or_else(|failure| {

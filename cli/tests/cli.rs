@@ -210,6 +210,25 @@ fn doctor_exit_status_and_json_match_its_health_line() {
     assert!(value["host"]["kernel"].is_array());
 }
 
+#[test]
+fn prune_of_empty_places_prints_nothing_and_removes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy.json");
+    let places = serde_json::json!({
+        "cgroup_parent": "cofferdam-prune-cli",
+        "temp_dir": dir.path(),
+        "state_dir": dir.path(),
+    });
+    std::fs::write(&policy, places.to_string()).unwrap();
+    std::fs::create_dir(dir.path().join("cofferdam-x")).unwrap();
+    let policy = policy.to_str().unwrap();
+    for more in [&["--dry-run"][..], &["--grace", "0s", "--keep", "x"]] {
+        let output = cofferdam(&[&["prune", "--policy", policy], more].concat());
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()), "{output:?}");
+    }
+    assert!(dir.path().join("cofferdam-x").exists());
+}
+
 /// Twelve rows in the order of `/proc/cgroups`, equal to the rows of the JSON output.
 #[test]
 fn doctor_lists_every_controller() {

@@ -102,9 +102,7 @@ impl RecordFile {
             opened => opened?,
         };
         let Some(file) = open_own(&dir, &name)? else { return Ok(None) };
-        let mut found = [0u8; MAGIC.len() + MARK];
-        let n = pread(&file, &mut found, 0)?;
-        if n < found.len() || !found.starts_with(&MAGIC) || !found.ends_with(&mark) {
+        if mark_of(&file)? != Some(mark) {
             return Ok(None);
         }
         let file = lock(file)?;
@@ -112,6 +110,44 @@ impl RecordFile {
         let there = is_at(&file, &dir, &name)?;
         let path = path.to_owned();
         Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false }))
+    }
+
+    /// Opens and locks the file of any task at this path. `None` if there is none, or if the file is not a whole one that
+    /// this crate and this user have made.
+    ///
+    /// # Errors
+    /// `ResourceBusy` with the process that has the task, or if the file was changed after `before`; or the refused call.
+    pub(super) fn claim_any(path: &Path, before: SystemTime) -> io::Result<Option<Self>> {
+        let (dir, name) = open_dir(path)?;
+        // ENXIO: a socket.
+        let strange = |e: &io::Error| {
+            matches!(
+                e.raw_os_error(),
+                Some(libc::EEXIST | libc::ELOOP | libc::EACCES | libc::ENXIO | libc::EISDIR)
+            )
+        };
+        let file = match open_own(&dir, &name) {
+            Err(e) if strange(&e) => None,
+            opened => opened?,
+        };
+        match file.map(|file| mark_of(&file)).transpose()?.flatten() {
+            // A lock, even a short one, could fail a spawn or a recovery.
+            Some(_) if std::fs::symlink_metadata(path)?.modified()? > before => {
+                Err(io::ErrorKind::ResourceBusy.into())
+            }
+            Some(mark) => RecordFile::claim(path, mark),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether PID 1 of the task lives, which has the file open.
+    pub(super) fn has_writer(&self) -> io::Result<bool> {
+        Ok(first_byte_is_locked(self.file.as_fd())?)
+    }
+
+    /// When the file was last changed.
+    pub(super) fn made(&self) -> io::Result<SystemTime> {
+        std::fs::File::from(self.file.as_fd().try_clone_to_owned()?).metadata()?.modified()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -211,6 +247,14 @@ fn open_own(dir: &OwnedFd, name: &OsString) -> io::Result<Option<OwnedFd>> {
         return Err(Errno::EEXIST.into());
     }
     Ok(Some(file))
+}
+
+/// The mark of an open file. `None` if it is too short, or no file of this crate.
+fn mark_of(file: &OwnedFd) -> io::Result<Option<Mark>> {
+    let mut found = [0u8; MAGIC.len() + MARK + EXIT_RECORD];
+    let n = pread(file, &mut found, 0)?;
+    let mark = found.strip_prefix(&MAGIC).and_then(|rest| rest.first_chunk()).copied();
+    Ok(mark.filter(|_| n == found.len()))
 }
 
 /// Removes the file of a task whose owner and whose PID 1 are gone.

@@ -19,6 +19,10 @@ use crate::sys::lock::{Lock, Locked, flock};
 use crate::sys::proc_pids;
 use crate::{Error, Result};
 
+mod stale;
+
+pub(crate) use stale::StaleRoot;
+
 /// How often the directory is made again because another process has removed it as stale right after it was made.
 const RACES: u32 = 16;
 

@@ -68,6 +68,15 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Leftovers
     remove_unproven(parent, &one)
 }
 
+/// The mounts at `name` in `parent` or below it, as paths below `parent`. If they cannot be known, the refused path is in
+/// the list.
+pub(crate) fn mounts_below(parent: BorrowedFd<'_>, name: &OsStr) -> Vec<PathBuf> {
+    match proof::nothing_is_mounted(parent, name) {
+        Ok(()) => Vec::new(),
+        Err(mounts) => mounts.iter().map(|(path, _)| path.to_owned()).collect(),
+    }
+}
+
 /// Removes the tree without reading the mount table.
 fn remove_unproven(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Leftovers> {
     let me = geteuid().as_raw();

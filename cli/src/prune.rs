@@ -1,0 +1,43 @@
+//! `prune`: kills and removes what killed drivers have left.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cofferdam::{Host, StaleSandbox, notation};
+
+use crate::{Failure, args};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only print what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave what was made or changed less than this time ago; at least 5s
+    #[arg(long, value_name = "TIME", value_parser = notation::duration, default_value = "30s")]
+    grace: Duration,
+    /// Name of a sandbox to leave (repeatable)
+    #[arg(long, value_name = "NAME")]
+    keep: Vec<String>,
+    /// Read the operator's policy from a JSON file: its cgroup_parent, temp_dir and state_dir are searched
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+}
+
+/// Prints one line for each stale sandbox, and removes it. Exits with 1 if one could not be removed.
+pub(crate) fn prune(args: &Args) -> Result<ExitCode, Failure> {
+    let policy = args::read_policy(args.policy.as_ref())?;
+    let keep: BTreeSet<&str> = args.keep.iter().map(String::as_str).collect();
+    let found = StaleSandbox::find(&policy, &Host::probe()?, args.grace, |id| keep.contains(id))?;
+    let mut failed = false;
+    for stale in found {
+        let _ = writeln!(std::io::stdout(), "{stale}");
+        if let (false, Err(error)) = (args.dry_run, stale.remove()) {
+            let _ = writeln!(std::io::stderr(), "cofferdam: {}", Failure::from(error).message);
+            failed = true;
+        }
+    }
+    Ok(ExitCode::from(u8::from(failed)))
+}

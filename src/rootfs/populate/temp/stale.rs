@@ -1,0 +1,150 @@
+//! Finds the temporary root of a sandbox whose owner is gone.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, open, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::unistd::geteuid;
+
+use super::{DETACHED, Held, around, detached, process_in};
+use crate::Result;
+use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, is_at};
+use crate::rootfs::teardown::{mounts_below, remove_tree};
+
+/// How the name of a temporary root's private directory begins.
+const PREFIX: &str = "cofferdam-";
+
+/// A temporary root without an owner, locked by this process. Dropping it removes nothing.
+#[derive(Debug)]
+pub(crate) struct StaleRoot {
+    base: OwnedFd,
+    path: PathBuf,
+    name: OsString,
+    lock: Held,
+}
+
+impl StaleRoot {
+    /// The names of all sandboxes that may have a temporary root in `base`, with an owner or without.
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(crate) fn names(base: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(base)? {
+            let name = entry?.file_name();
+            names.extend(name.to_str().and_then(|name| name.strip_prefix(PREFIX)).map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// Opens and locks the temporary root. `None` if there is none, or if the directory of that name was not made by this
+    /// crate and this user: it is private, and has a directory `root` and nothing else. Without `root` its owner was
+    /// killed in between; that counts only if the sandbox is `known` from something else.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if it has an owner, or was made after `before`; otherwise the refused call.
+    pub(crate) fn open(
+        base: &Path,
+        name: &str,
+        known: bool,
+        before: SystemTime,
+    ) -> io::Result<Option<StaleRoot>> {
+        let path = around(base, name);
+        let name = path.file_name().map(OsString::from).unwrap_or_default();
+        let base = open(base, DIR, Mode::empty())?;
+        let dir = match openat(&base, &*name, DIR_NOFOLLOW, Mode::empty()) {
+            // Of another user, a file, or a symbolic link.
+            Err(Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+            opened => opened?,
+        };
+        let st = fstat(&dir)?;
+        if st.st_uid != geteuid().as_raw() || st.st_mode & 0o077 != 0 || !is_marked(&dir, known)? {
+            return Ok(None);
+        }
+        // A lock, even a short one, on a directory that is being made would fail the spawn.
+        if changed(&st) > before {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let lock = match Held::lock(dir) {
+            Ok(lock @ Held::Locked(_)) => lock,
+            // Without locks nobody can tell whether its owner lives.
+            Ok(Held::Unlocked(_)) | Err(Errno::EWOULDBLOCK) => return Err(io::ErrorKind::ResourceBusy.into()),
+            Err(e) => return Err(e.into()),
+        };
+        let there = is_at(lock.as_fd(), base.as_fd(), &*name)?;
+        Ok(there.then_some(StaleRoot { base, path, name, lock }))
+    }
+
+    /// Path of the private directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// When the private directory was last changed.
+    pub(crate) fn made(&self) -> io::Result<SystemTime> {
+        Ok(changed(&fstat(&self.lock)?))
+    }
+
+    /// Device and inode number of the private directory.
+    pub(crate) fn id(&self) -> io::Result<(u64, u64)> {
+        let st = fstat(&self.lock)?;
+        Ok((st.st_dev, st.st_ino))
+    }
+
+    /// A process that runs in the root.
+    pub(crate) fn process(&self) -> io::Result<Option<i32>> {
+        match detached(self.lock.as_fd()) {
+            Some(pid) => Ok(Some(pid)),
+            None => process_in(self.lock.as_fd()),
+        }
+    }
+
+    /// The mounts in the caller's mount namespace at the directory or below it. If they cannot be known, what was
+    /// refused is in the list.
+    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+        let above = self.path.parent().unwrap_or(&self.path);
+        mounts_below(self.base.as_fd(), &self.name).into_iter().map(|path| above.join(path)).collect()
+    }
+
+    /// Removes the private directory and everything in it.
+    ///
+    /// # Errors
+    /// [`Error::Task`](crate::Error::Task) with everything that could not be removed.
+    pub(crate) fn remove(&self) -> Result<()> {
+        remove_tree(self.base.as_fd(), &self.name)
+            .map_err(|left| left.into_error(self.path.parent().unwrap_or(&self.path)))
+    }
+}
+
+/// When the directory was last changed. A time out of range counts as now.
+fn changed(st: &nix::sys::stat::FileStat) -> SystemTime {
+    let seconds = st.st_mtime.try_into().map_or(Duration::ZERO, Duration::from_secs);
+    let time = UNIX_EPOCH
+        .checked_add(seconds.saturating_add(Duration::from_nanos(st.st_mtime_nsec.try_into().unwrap_or(0))));
+    time.unwrap_or_else(SystemTime::now)
+}
+
+/// Whether the private directory has what this crate makes in it and nothing else.
+fn is_marked(dir: &OwnedFd, known: bool) -> io::Result<bool> {
+    let mut copy = nix::dir::Dir::openat(dir, c".", DIR_NOFOLLOW, Mode::empty())?;
+    for entry in copy.iter() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b".." | b"root") && name != DETACHED.as_bytes() {
+            return Ok(false);
+        }
+    }
+    match fstatat(dir, c"root", AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => Ok(known),
+        root => {
+            let root = root?;
+            let is_dir = SFlag::from_bits_truncate(root.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+            Ok(is_dir && root.st_uid == geteuid().as_raw())
+        }
+    }
+}

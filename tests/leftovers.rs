@@ -1,0 +1,321 @@
+//! What killed drivers leave is found and removed whole, and nothing else is. Drivers are processes of their own, which
+//! the tests kill. Each test has a parent cgroup, a temporary directory and a state directory of its own.
+//! (CONTRIBUTING.md, ring 2.)
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use cofferdam::cgroup::CgroupPath;
+use cofferdam::{DieWith, Host, Method, Policy, Require, Sandbox, StaleSandbox};
+use common::{sandboxes, skip::skip};
+
+/// More than any of these tests takes on a loaded machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Every method that populates a root.
+const METHODS: [Method; 5] = [Method::Bind, Method::Overlay, Method::Reflink, Method::Copy, Method::Link];
+
+/// The places of one test.
+struct Places(tempfile::TempDir);
+
+impl Places {
+    fn new() -> Places {
+        let places = Places(tempfile::tempdir().unwrap());
+        for name in ["temp", "state"] {
+            std::fs::DirBuilder::new().mode(0o711).create(places.0.path().join(name)).unwrap();
+        }
+        places
+    }
+
+    fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn find(&self, claimed: impl Fn(&str) -> bool) -> Vec<StaleSandbox> {
+        StaleSandbox::find(&policy(self.dir()), &Host::probe().unwrap(), Duration::ZERO, claimed).unwrap()
+    }
+
+    /// Everything in the three places.
+    fn all(&self) -> Vec<PathBuf> {
+        let mut all = below(&self.dir().join("temp"));
+        all.extend(below(&self.dir().join("state")));
+        all.extend(cgroups(self.dir()).iter().filter(|dir| dir.exists()).cloned());
+        all
+    }
+
+    /// Waits until something is old enough to be stale, and returns it.
+    fn wait(&self, claimed: impl Fn(&str) -> bool) -> Vec<StaleSandbox> {
+        let start = Instant::now();
+        loop {
+            let found = self.find(&claimed);
+            if !found.is_empty() || start.elapsed() > LONG {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+fn below(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn parent(dir: &Path) -> String {
+    format!("cofferdam-left-{}", dir.file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
+}
+
+/// The parent cgroup of a test, in every hierarchy.
+fn cgroups(dir: &Path) -> Vec<PathBuf> {
+    let host = Host::probe().unwrap().cgroups;
+    let mounts = host.v1.values().map(|v1| &v1.mount).chain(host.v2.as_ref().map(|v2| &v2.mount));
+    mounts.map(|mount| mount.join(parent(dir))).collect()
+}
+
+fn policy(dir: &Path) -> Policy {
+    Policy {
+        cgroup_parent: CgroupPath::new(&parent(dir)).unwrap(),
+        temp_dir: Some(dir.join("temp")),
+        state_dir: Some(dir.join("state")),
+        ..Policy::default()
+    }
+}
+
+fn sleeper(dir: &Path, id: &str, method: Method, die: DieWith) -> Sandbox {
+    let mut sandbox = Sandbox::command("/bin/sleep").arg("600").policy(&policy(dir)).id(id);
+    if method != Method::Bind && method != Method::Overlay {
+        // Little to copy: the command and its libraries.
+        let files =
+            ["/usr/bin/sleep:/bin/sleep", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
+        let env = files.map(|file| file.split_once(':').unwrap_or((file, file)));
+        sandbox = sandbox.with(|s| {
+            s.root.chroot_env =
+                env.into_iter().map(|(source, target)| (source.into(), target.into())).collect();
+        });
+    }
+    sandbox.populate(method).die_with(die).require(Require::BestEffort)
+}
+
+/// Entry point of a driver that a test kills: makes sandboxes, one after the other or one that stays. Does nothing
+/// elsewhere.
+#[test]
+fn driver_entry() {
+    let Some(dir) = std::env::var_os("COFFERDAM_LEFT_DRIVER") else { return };
+    let asked = std::env::var("COFFERDAM_LEFT_ASKED").unwrap();
+    let mut asked = asked.split(' ');
+    let (id, n, stays) = (asked.next().unwrap(), asked.next().unwrap(), asked.next().unwrap());
+    let method = METHODS[n.parse::<usize>().unwrap()];
+    let die = if stays == "survives" { DieWith::Survive } else { DieWith::Driver };
+    println!("\nstarting");
+    let start = Instant::now();
+    for round in 0.. {
+        let id = if stays == "loops" { format!("{id}-{round}") } else { id.to_owned() };
+        let task = sleeper(Path::new(&dir), &id, method, die).spawn();
+        match task {
+            Ok(_task) if stays == "loops" => {}
+            Ok(task) => {
+                println!("\nspawned");
+                std::thread::sleep(LONG);
+                drop(task);
+                return;
+            }
+            // Said to a test that waits for it; one that kills the driver does not.
+            Err(error) => println!("\nrefused {error}: {:?}", std::error::Error::source(&error)),
+        }
+        if start.elapsed() > LONG {
+            return;
+        }
+    }
+}
+
+struct Driver(Child, BufReader<std::process::ChildStdout>);
+
+/// Starts a driver.
+fn driver(dir: &Path, id: &str, method: usize, stays: &str) -> Driver {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "driver_entry", "--nocapture", "--test-threads=1"]);
+    command.env("COFFERDAM_LEFT_DRIVER", dir).env("COFFERDAM_LEFT_ASKED", format!("{id} {method} {stays}"));
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap());
+    Driver(child, lines)
+}
+
+impl Driver {
+    /// Waits for a line. False if the driver says that its spawn was refused.
+    fn says(&mut self, line: &str) -> bool {
+        let mut text = String::new();
+        while self.1.read_line(&mut text).unwrap() > 0 {
+            if text.trim() == line {
+                return true;
+            }
+            assert!(!text.starts_with("refused"), "{text}");
+            text.clear();
+        }
+        false
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn drivers_killed_at_random_moments_leave_nothing_that_is_not_found_and_removed() {
+    if !sandboxes() {
+        return;
+    }
+    let places = Places::new();
+    for round in 0..30usize {
+        let stays = ["ends", "survives", "loops"][round % 3];
+        let mut driver = driver(places.dir(), &format!("k{round}"), round % METHODS.len(), stays);
+        assert!(driver.says("starting"));
+        let random = std::fs::read("/proc/sys/kernel/random/uuid").unwrap();
+        let nanoseconds = random.iter().fold(0u64, |sum, byte| sum * 31 % 60_000_007 + u64::from(*byte));
+        std::thread::sleep(Duration::from_nanos(nanoseconds));
+        driver.kill();
+    }
+    assert!(!places.all().is_empty());
+    let start = Instant::now();
+    while !places.all().is_empty() && start.elapsed() < LONG {
+        for stale in places.find(|_| false) {
+            stale.remove().unwrap_or_else(|e| panic!("{stale}: {e}: {:?}", std::error::Error::source(&e)));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(places.all(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn tasks_and_spawns_of_living_drivers_are_untouched() {
+    if !sandboxes() {
+        return;
+    }
+    let places = Places::new();
+    let mut task = driver(places.dir(), "stays", 0, "ends");
+    assert!(task.says("spawned"));
+    let mut looping = [driver(places.dir(), "a", 0, "loops"), driver(places.dir(), "b", 3, "loops")];
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(9) {
+        let found = places.find(|_| false);
+        assert!(found.is_empty(), "{}", found[0]);
+    }
+    let cgroups = |dir: &Path| cgroups(dir).iter().any(|dir| dir.exists());
+    assert!(places.dir().join("state/stays.exit").exists());
+    assert!(cgroups(places.dir()) || !common::can("cgroups") || !nix::unistd::geteuid().is_root());
+    assert!(task.0.try_wait().unwrap().is_none());
+    for driver in &mut looping {
+        assert!(driver.0.try_wait().unwrap().is_none(), "a spawn failed");
+        driver.0.kill().unwrap();
+        // No line of what it said until then is a refusal.
+        while driver.says("x") {}
+        driver.0.wait().unwrap();
+    }
+    task.kill();
+    let start = Instant::now();
+    while !places.all().is_empty() && start.elapsed() < LONG {
+        places.wait(|_| false).iter().for_each(|stale| stale.remove().unwrap());
+    }
+    assert_eq!(places.all(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn claimed_survivor_stays_and_an_unclaimed_one_is_killed() {
+    if !sandboxes() {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip(&["cgroups"], "the task is found in a cgroup");
+    }
+    let places = Places::new();
+    for id in ["mine", "lost"] {
+        let mut driver = driver(places.dir(), id, 3, "survives");
+        assert!(driver.says("spawned"));
+        driver.kill();
+    }
+    let found = places.wait(|id| id == "mine");
+    assert_eq!(found.iter().map(StaleSandbox::id).collect::<Vec<_>>(), ["lost"]);
+    let lost = &found[0];
+    assert!(lost.processes() >= 1 && lost.age() >= Duration::from_secs(5), "{lost}");
+    assert_eq!(lost.temp_root(), Some(&*places.dir().join("temp/cofferdam-lost")));
+    assert_eq!(lost.exit_record(), Some(&*places.dir().join("state/lost.exit")));
+    // Finding is the dry run.
+    assert!(lost.cgroups().iter().all(|dir| dir.exists()) && lost.temp_root().unwrap().exists());
+    assert_eq!(places.find(|id| id == "mine").len(), 1);
+    let cgroups = lost.cgroups().to_vec();
+    lost.remove().unwrap();
+    lost.remove().unwrap();
+    assert!(cgroups.iter().all(|dir| !dir.exists()) && !lost.temp_root().unwrap().exists());
+    let mine = places.find(|_| false);
+    assert_eq!(mine.len(), 1);
+    assert!(mine[0].processes() >= 1, "{}", mine[0]);
+    mine[0].remove().unwrap();
+    assert_eq!(places.all(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_root_with_a_mount_is_reported_and_left() {
+    if !sandboxes() {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip(&["root"], "only root can mount");
+    }
+    let places = Places::new();
+    let mut driver = driver(places.dir(), "m", 3, "survives");
+    assert!(driver.says("spawned"));
+    driver.kill();
+    let at = places.dir().join("temp/cofferdam-m/root/bin");
+    let none = None::<&str>;
+    nix::mount::mount(Some("none"), &at, Some("tmpfs"), nix::mount::MsFlags::empty(), none).unwrap();
+    let found = places.wait(|_| false);
+    let removed = found[0].remove();
+    nix::mount::umount(&at).unwrap();
+    assert_eq!(found[0].mounts(), [at]);
+    assert!(removed.is_err() && found[0].processes() >= 1);
+    let again = places.find(|_| false);
+    assert!(again[0].processes() >= 1 && again[0].mounts().is_empty(), "{}", again[0]);
+    again[0].remove().unwrap();
+    assert_eq!(places.all(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_only_has_such_a_name_stays() {
+    let places = Places::new();
+    let (temp, state) = (places.dir().join("temp"), places.dir().join("state"));
+    let private = |path: &Path| {
+        std::fs::create_dir(path).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    };
+    private(&temp.join("cofferdam-x"));
+    private(&temp.join("cofferdam-full"));
+    std::fs::create_dir(temp.join("cofferdam-full/root")).unwrap();
+    std::fs::write(temp.join("cofferdam-full/notes"), "").unwrap();
+    std::fs::create_dir_all(temp.join("cofferdam-open/root")).unwrap();
+    std::os::unix::fs::symlink("/", temp.join("cofferdam-link")).unwrap();
+    std::fs::write(state.join("y.exit"), "cofferdam exit\n\x01 but nothing of ours").unwrap();
+    std::fs::set_permissions(state.join("y.exit"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::create_dir(state.join("dir.exit")).unwrap();
+    nix::unistd::mkfifo(&state.join("fifo.exit"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // A cgroup beside the slices, and one in a slice that another program has made.
+    let tree = Host::probe().unwrap().cgroups.v2.map(|v2| v2.mount.join(parent(places.dir())));
+    let made: Vec<PathBuf> = tree
+        .iter()
+        .flat_map(|tree| {
+            [tree.clone(), tree.join("z.scope"), tree.join("share.slice"), tree.join("share.slice/z.scope")]
+        })
+        .filter(|dir| std::fs::create_dir(dir).is_ok())
+        .collect();
+    let all = places.all();
+    std::thread::sleep(Duration::from_secs(6));
+    let found = places.find(|_| false);
+    let after = (places.all(), made.iter().all(|dir| dir.exists()));
+    made.iter().rev().for_each(|dir| std::fs::remove_dir(dir).unwrap());
+    assert!(found.is_empty(), "{}", found[0]);
+    assert_eq!(after, (all, true));
+}
