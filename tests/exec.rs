@@ -217,6 +217,9 @@ fn a_wrong_value_is_refused_with_its_field_and_the_task_is_as_it_was() {
         assert!(refused.is_err());
     }
     assert!(command.status().unwrap().is_none());
+    // The value's pidfd is that of a process in the caller's PID namespace.
+    let refused = command.exec(&sh("readlink /proc/self/ns/pid")).unwrap_err();
+    assert!(matches!(refused, Error::Task { .. }), "{refused:?}");
     drop(command);
     let refused = task.exec(&sh("true").work_dir("/nowhere")).unwrap_err();
     assert!(refused.to_string().contains("chdir(\"/nowhere\")"), "{refused}");

@@ -42,7 +42,8 @@ impl Task {
     /// # Errors
     /// [`Error::Spec`] for an invalid field. [`Error::Exec`] if the command is not found or cannot be executed.
     /// [`Error::Task`] with `ESRCH` if the task has ended, with `EBUSY` if it is [frozen](Task::freeze), and with
-    /// `Unsupported` if the task was [recovered](crate::Sandbox::recover) and another build of the library spawned it.
+    /// `Unsupported` if the task was [recovered](crate::Sandbox::recover) and another build of the library spawned it, or
+    /// if it is itself an additional command.
     /// [`Error::Prepare`] with `TimedOut` if the command is not executed within 60 seconds, or before its deadline: the task
     /// can stop the process meanwhile. [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does not change.
     pub fn exec(&self, spec: &ExecSpec) -> Result<Task> {

@@ -188,8 +188,13 @@ impl Task {
     /// The steps by which another process joins the task.
     ///
     /// # Errors
-    /// [`Error::Task`] if another build of the library spawned the task.
+    /// [`Error::Task`] if another build of the library spawned the task. Also if the process has itself joined a task: its
+    /// pidfd is that of a process outside of the task's PID namespace, in which another one must not run.
     pub(crate) fn enclosure(&self) -> Result<&Enclosure> {
+        if self.joined {
+            let why = "an additional command cannot be entered: call it on the task itself";
+            return Err(Error::task("exec")(io::Error::new(io::ErrorKind::Unsupported, why)));
+        }
         let Some(other) = &self.other_build else { return Ok(&self.enclosure) };
         let why = format!("the task was spawned by another build of the library ({other})");
         Err(Error::task("exec")(io::Error::new(io::ErrorKind::Unsupported, why)))
