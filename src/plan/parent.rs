@@ -80,9 +80,10 @@ impl ParentOp {
         match self {
             ParentOp::ExitRecord(path) => vec![
                 format!("openat({:?}, O_DIRECTORY)", path.parent().unwrap_or(path)),
-                format!("openat({path:?}, O_RDWR|O_CREAT|O_EXCL|O_NOFOLLOW, 0600)"),
-                format!("flock({path:?}, LOCK_EX|LOCK_NB)"),
-                format!("pwrite64({path:?}, random name of the task)"),
+                format!("openat({:?}, O_RDWR|O_TMPFILE, 0600)", path.parent().unwrap_or(path)),
+                "flock(it, LOCK_EX|LOCK_NB)".into(),
+                "write(it, random name of the task)".into(),
+                format!("linkat(it, {path:?})"),
             ],
             ParentOp::HoldSources { sources, then } => {
                 let line = |source| format!("openat2({source:?}, O_PATH) # later {then} for each file of it");

@@ -9,15 +9,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
 use nix::sys::uio::{pread, pwrite};
-use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
 use super::{Deadline, ExitStatus, Lost};
 use crate::cgroup::Group;
@@ -59,28 +59,48 @@ impl RecordFile {
     pub(crate) fn create(path: &Path) -> Result<Self, (usize, io::Error)> {
         let (dir, name) = open_dir(path).map_err(|e| (0, e))?;
         for _ in 0..RACES {
-            let flags = ACCESS | OFlag::O_CREAT | OFlag::O_EXCL;
-            let file = match openat(&dir, &*name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-                Err(Errno::EEXIST) => {
-                    remove_stale(&dir, &name).map_err(|e| (1, e))?;
-                    continue;
+            // The file gets its name when it is whole: a killed process leaves none without a mark.
+            let unnamed = openat(&dir, c".", OFlag::O_TMPFILE | ACCESS, OWN);
+            let (file, named) = match unnamed {
+                // EISDIR: a kernel or a file system without O_TMPFILE.
+                Err(Errno::EOPNOTSUPP | Errno::EISDIR) => {
+                    match openat(&dir, &*name, ACCESS | OFlag::O_CREAT | OFlag::O_EXCL, OWN) {
+                        Err(Errno::EEXIST) => {
+                            remove_stale(&dir, &name).map_err(|e| (4, e))?;
+                            continue;
+                        }
+                        made => (made.map_err(|e| (1, e.into()))?, true),
+                    }
                 }
-                made => made.map_err(|e| (1, e.into()))?,
+                made => (made.map_err(|e| (1, e.into()))?, false),
             };
             let file = match Locked::new(file, Lock::ExclusiveNow) {
                 Err(Errno::EWOULDBLOCK) => continue,
                 locked => locked.map_err(|e| (2, e.into()))?,
             };
-            if !is_at(&file, &dir, &name).map_err(|e| (2, e))? {
+            if named && !is_at(&file, &dir, &name).map_err(|e| (2, e))? {
                 continue;
             }
-            let (path, mark) = (path.to_owned(), random().map_err(|e| (3, e))?);
-            // If the mark cannot be written, the file is removed.
+            let mark = random().map_err(|e| (3, e))?;
+            let (path, name, dir) = (path.to_owned(), name.clone(), dir.try_clone().map_err(|e| (0, e))?);
+            // If the mark cannot be written, a file with a name is removed.
             let made = RecordFile { dir, path, name, file, mark, left: false };
             made.write_mark().map_err(|e| (3, e))?;
-            return Ok(made);
+            if named {
+                return Ok(made);
+            }
+            match made.name_it() {
+                Err(Errno::EEXIST) => remove_stale(&made.dir, &made.name).map_err(|e| (4, e))?,
+                linked => return linked.map(|()| made).map_err(|e| (4, e.into())),
+            }
         }
-        Err((1, in_use("other processes make its exit record at the same time".into())))
+        Err((4, in_use("other processes make its exit record at the same time".into())))
+    }
+
+    /// Gives the file its name.
+    fn name_it(&self) -> nix::Result<()> {
+        let unnamed = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
+        linkat(AT_FDCWD, unnamed.as_str(), &self.dir, &*self.name, AtFlags::AT_SYMLINK_FOLLOW)
     }
 
     fn write_mark(&self) -> io::Result<()> {
@@ -112,7 +132,7 @@ impl RecordFile {
         Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false }))
     }
 
-    /// Opens and locks the file of any task at this path. `None` if there is none, or if the file is not a whole one that
+    /// Opens and locks the file of any task at this path. `None` if there is none, or if the file is not one that
     /// this crate and this user have made.
     ///
     /// # Errors
@@ -228,6 +248,9 @@ impl Drop for RecordFile {
 /// How the owner opens the file. `O_NONBLOCK`: a FIFO of that name must not block the caller.
 const ACCESS: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
 
+/// The mode of the file: only its user may read and write it.
+const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
 /// Opens the directory of a path. Returns it with the name in it.
 fn open_dir(path: &Path) -> io::Result<(OwnedFd, OsString)> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL.into()) };
@@ -251,7 +274,7 @@ fn open_own(dir: &OwnedFd, name: &OsString) -> io::Result<Option<OwnedFd>> {
 
 /// The mark of an open file. `None` if it is too short, or no file of this crate.
 fn mark_of(file: &OwnedFd) -> io::Result<Option<Mark>> {
-    let mut found = [0u8; MAGIC.len() + MARK + EXIT_RECORD];
+    let mut found = [0u8; MAGIC.len() + MARK];
     let n = pread(file, &mut found, 0)?;
     let mark = found.strip_prefix(&MAGIC).and_then(|rest| rest.first_chunk()).copied();
     Ok(mark.filter(|_| n == found.len()))
