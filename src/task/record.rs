@@ -132,7 +132,7 @@ impl RecordFile {
         Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false }))
     }
 
-    /// Opens and locks the file of any task at this path. `None` if there is none, or if the file is not one that
+    /// Opens and locks the file of any task at this path. `None` if there is none, or if the file is not a whole one that
     /// this crate and this user have made.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl RecordFile {
             Err(e) if strange(&e) => None,
             opened => opened?,
         };
-        match file.map(|file| mark_of(&file)).transpose()?.flatten() {
+        match file.map(|file| whole_mark(&file)).transpose()?.flatten() {
             // A lock, even a short one, could fail a spawn or a recovery.
             Some(_) if std::fs::symlink_metadata(path)?.modified()? > before => {
                 Err(io::ErrorKind::ResourceBusy.into())
@@ -270,6 +270,14 @@ fn open_own(dir: &OwnedFd, name: &OsString) -> io::Result<Option<OwnedFd>> {
         return Err(Errno::EEXIST.into());
     }
     Ok(Some(file))
+}
+
+/// As [`mark_of`], of a file that has room for a record.
+fn whole_mark(file: &OwnedFd) -> io::Result<Option<Mark>> {
+    let room =
+        i64::try_from(MAGIC.len().saturating_add(MARK).saturating_add(EXIT_RECORD)).unwrap_or(i64::MAX);
+    let whole = fstat(file)?.st_size >= room;
+    Ok(mark_of(file)?.filter(|_| whole))
 }
 
 /// The mark of an open file. `None` if it is too short, or no file of this crate.
