@@ -315,6 +315,7 @@ fn every_plan_line_is_a_traced_call_in_order() {
         "oom_score_adj": 500,
         "deadline": "90s",
         "cpu_deadline": "80s",
+        "require": "best_effort",
         "task_dirs": { "secrets": { "files": { "key": "value" } } }
     }"#;
     std::fs::write(spec.path(), text).unwrap();
