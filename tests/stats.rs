@@ -204,6 +204,7 @@ fn samples_come_at_the_interval_and_end_with_the_task() {
     let task = limited(&format!("read go; {BURN}")).stdin(Stdio::Piped).spawn().unwrap();
     let mut stdin = task.take_stdin();
     let mut samples = Vec::new();
+    let start = Instant::now();
     for sample in task.stats_every(interval) {
         samples.push(sample.unwrap());
         assert!(samples.len() < 1000);
@@ -212,10 +213,9 @@ fn samples_come_at_the_interval_and_end_with_the_task() {
         }
     }
     assert!(samples.len() >= 5, "{samples:#?}");
-    let spans: Vec<_> = samples.windows(2).map(|pair| pair[1].stats.taken - pair[0].stats.taken).collect();
-    // The first one is up to 100 ms late, and the last one comes with the end.
-    assert!(spans[0] >= interval / 3, "{spans:?}");
-    assert!(spans[1..3].iter().all(|span| *span >= interval * 3 / 4), "{spans:?}");
+    // A sample may be late, so two may be close together, but none is early. The first one takes up to 100 ms.
+    let taken: Vec<_> = samples.iter().map(|sample| sample.stats.taken - start).collect();
+    assert!(taken[3] >= interval * 2, "{taken:?}");
     let last = samples.last().unwrap();
     if counts_time() {
         // The kernel may add the last steps of an exit after it has notified the pidfd.
