@@ -204,7 +204,7 @@ fn samples_come_at_the_interval_and_end_with_the_task() {
     let task = limited(&format!("read go; {BURN}")).stdin(Stdio::Piped).spawn().unwrap();
     let mut stdin = task.take_stdin();
     let mut samples = Vec::new();
-    let start = Instant::now();
+    let start = task.stats().unwrap().taken;
     for sample in task.stats_every(interval) {
         samples.push(sample.unwrap());
         assert!(samples.len() < 1000);
