@@ -9,17 +9,19 @@ use std::path::Path;
 
 use nix::sys::stat::FileStat;
 
+use crate::step::wire::{FNV, fnv};
+
 /// 64-bit FNV-1a.
 #[derive(Clone, Copy)]
 pub(super) struct Fnv(u64);
 
 impl Fnv {
     pub(super) fn new() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
+        Fnv(FNV)
     }
 
     pub(super) fn bytes(self, bytes: &[u8]) -> Fnv {
-        Fnv(bytes.iter().fold(self.0, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)))
+        Fnv(bytes.iter().fold(self.0, fnv))
     }
 
     pub(super) fn value(self) -> u64 {

@@ -122,13 +122,17 @@ impl ExitRecord {
     }
 }
 
-/// FNV-1a of all bytes but the last eight.
+/// Hash of all bytes but the last eight.
 fn check_sum(bytes: &[u8; EXIT_RECORD]) -> u64 {
-    let start = 0xcbf2_9ce4_8422_2325u64;
-    bytes
-        .iter()
-        .take(EXIT_RECORD - 8)
-        .fold(start, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    bytes.iter().take(EXIT_RECORD - 8).fold(FNV, fnv)
+}
+
+/// Start of a 64-bit FNV-1a hash.
+pub const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Adds a byte to a 64-bit FNV-1a hash.
+pub fn fnv(hash: u64, byte: &u8) -> u64 {
+    (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
 }
 
 impl Record {

@@ -17,7 +17,7 @@ mod record;
 
 pub use ops::{DECLARATIONS, Op, OpCode};
 pub use program::{Program, ProgramStep};
-pub use record::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, NO_STEP, RECORD, Record};
+pub use record::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, FNV, NO_STEP, RECORD, Record, fnv};
 
 /// The bytes are not an encoded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

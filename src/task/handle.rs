@@ -15,7 +15,7 @@ use crate::cgroup::Paths;
 use crate::notation;
 use crate::plan::Enclosure;
 use crate::rootfs::Populated;
-use crate::step::wire::DECLARATIONS;
+use crate::step::wire::{DECLARATIONS, FNV, fnv};
 use crate::sys;
 
 /// What another process needs to [recover](crate::Sandbox::recover) a task: [`Task::detach`](crate::Task::detach) and
@@ -124,9 +124,7 @@ pub(super) fn boot_id() -> io::Result<String> {
 
 /// The build of this library: its version, and a hash of the declarations of init's operations.
 pub(super) fn build() -> String {
-    let hash = DECLARATIONS.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = DECLARATIONS.as_bytes().iter().fold(FNV, fnv);
     format!("{} {hash:016x}", env!("CARGO_PKG_VERSION"))
 }
 
