@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, fstatat, mkdirat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
 use nix::unistd::geteuid;
 
 use crate::sys::fs::{DirentKind, Dirents};
@@ -48,19 +48,6 @@ pub(super) fn open_made<P: ?Sized + NixPath>(
 pub(super) fn chmod_path_fd(fd: BorrowedFd<'_>, mode: Mode) -> nix::Result<()> {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)
-}
-
-/// Whether `name` in `base` is the open directory `dir`.
-pub(super) fn is_at<P: ?Sized + NixPath>(
-    dir: BorrowedFd<'_>,
-    base: BorrowedFd<'_>,
-    name: &P,
-) -> nix::Result<bool> {
-    let held = fstat(dir)?;
-    match fstatat(base, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::ENOENT) => Ok(false),
-        named => named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)),
-    }
 }
 
 /// Makes the directory `name` with mode 0700, whatever the umask, and opens it.

@@ -1,5 +1,5 @@
 //! Directory entries with the types that `getdents64(2)` returns, extended attributes, file clones, timestamps, mount
-//! trees, and mount ids.
+//! trees, mount ids, and the identity of an open file.
 //!
 //! nix reads directories through the C library, which allocates and calls `fstat` once per directory. The crate's
 //! directory walks read tens of thousands of directories, so [`Dirents`] uses one buffer and no extra call. The unsafe
@@ -9,7 +9,10 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::NixPath;
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{fstat, fstatat};
 use nix::sys::time::TimeSpec;
 
 /// Type of a directory entry.
@@ -188,6 +191,19 @@ pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> nix::Result<Option<u64>> {
     // valid.
     let st = unsafe { st.assume_init() };
     Ok((st.stx_mask & libc::STATX_MNT_ID != 0).then_some(st.stx_mnt_id))
+}
+
+/// Whether `name` in the directory `base` is the open file or directory, and not a symbolic link to it.
+pub(crate) fn is_at<P: ?Sized + NixPath>(
+    held: BorrowedFd<'_>,
+    base: BorrowedFd<'_>,
+    name: &P,
+) -> nix::Result<bool> {
+    let held = fstat(held)?;
+    match fstatat(base, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => Ok(false),
+        named => named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)),
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
@@ -23,6 +23,7 @@ use super::{Deadline, ExitStatus, Lost};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord};
+use crate::sys::fs::is_at;
 use crate::sys::lock::{Lock, Locked, first_byte_is_locked, holder};
 use crate::sys::write_all;
 
@@ -57,44 +58,37 @@ impl RecordFile {
     /// The index of the refused call of the plan's step, and the cause: `ResourceBusy` if another process has the task, or
     /// if the task runs without an owner.
     pub(crate) fn create(path: &Path) -> Result<Self, (usize, io::Error)> {
-        let (dir, name) = open_dir(path).map_err(|e| (0, e))?;
         for _ in 0..RACES {
-            // The file gets its name when it is whole: a killed process leaves none without a mark.
-            let unnamed = openat(&dir, c".", OFlag::O_TMPFILE | ACCESS, OWN);
-            let (file, named) = match unnamed {
-                // EISDIR: a kernel or a file system without O_TMPFILE.
-                Err(Errno::EOPNOTSUPP | Errno::EISDIR) => {
-                    match openat(&dir, &*name, ACCESS | OFlag::O_CREAT | OFlag::O_EXCL, OWN) {
-                        Err(Errno::EEXIST) => {
-                            remove_stale(&dir, &name).map_err(|e| (4, e))?;
-                            continue;
-                        }
-                        made => (made.map_err(|e| (1, e.into()))?, true),
-                    }
-                }
-                made => (made.map_err(|e| (1, e.into()))?, false),
-            };
-            let file = match Locked::new(file, Lock::ExclusiveNow) {
-                Err(Errno::EWOULDBLOCK) => continue,
-                locked => locked.map_err(|e| (2, e.into()))?,
-            };
-            if named && !is_at(&file, &dir, &name).map_err(|e| (2, e))? {
-                continue;
-            }
-            let mark = random().map_err(|e| (3, e))?;
-            let (path, name, dir) = (path.to_owned(), name.clone(), dir.try_clone().map_err(|e| (0, e))?);
-            // If the mark cannot be written, a file with a name is removed.
-            let made = RecordFile { dir, path, name, file, mark, left: false };
-            made.write_mark().map_err(|e| (3, e))?;
-            if named {
+            if let Some(made) = RecordFile::try_create(path)? {
                 return Ok(made);
-            }
-            match made.name_it() {
-                Err(Errno::EEXIST) => remove_stale(&made.dir, &made.name).map_err(|e| (4, e))?,
-                linked => return linked.map(|()| made).map_err(|e| (4, e.into())),
             }
         }
         Err((4, in_use("other processes make its exit record at the same time".into())))
+    }
+
+    /// As [`create`](Self::create). `None` if another file of the name was there, and may be gone now.
+    fn try_create(path: &Path) -> Result<Option<Self>, (usize, io::Error)> {
+        let (dir, name) = open_dir(path).map_err(|e| (0, e))?;
+        let again = |dir, name| remove_stale(dir, name).map(|()| None).map_err(|e| (4, e));
+        let (file, named) = match open_new(&dir, &name) {
+            Err(Errno::EEXIST) => return again(&dir, &name),
+            opened => opened.map_err(|e| (1, e.into()))?,
+        };
+        let file = match Locked::new(file, Lock::ExclusiveNow) {
+            Err(Errno::EWOULDBLOCK) => return Ok(None),
+            locked => locked.map_err(|e| (2, e.into()))?,
+        };
+        if named && !is_at(file.as_fd(), dir.as_fd(), &*name).map_err(|e| (2, e.into()))? {
+            return Ok(None);
+        }
+        let (path, mark) = (path.to_owned(), random().map_err(|e| (3, e))?);
+        // If the mark cannot be written, a file with a name is removed.
+        let made = RecordFile { dir, path, name, file, mark, left: false };
+        made.write_mark().map_err(|e| (3, e))?;
+        match if named { Ok(()) } else { made.name_it() } {
+            Err(Errno::EEXIST) => again(&made.dir, &made.name),
+            linked => linked.map(|()| Some(made)).map_err(|e| (4, e.into())),
+        }
     }
 
     /// Gives the file its name.
@@ -104,7 +98,7 @@ impl RecordFile {
     }
 
     fn write_mark(&self) -> io::Result<()> {
-        fchmod(&self.file, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        fchmod(&self.file, OWN)?;
         let mut bytes = MAGIC.to_vec();
         bytes.extend(self.mark);
         bytes.resize(bytes.len().saturating_add(EXIT_RECORD), 0);
@@ -127,7 +121,7 @@ impl RecordFile {
         }
         let file = lock(file)?;
         // The owner may have removed it before it was locked.
-        let there = is_at(&file, &dir, &name)?;
+        let there = is_at(file.as_fd(), dir.as_fd(), &*name)?;
         let path = path.to_owned();
         Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false }))
     }
@@ -229,7 +223,7 @@ impl RecordFile {
     /// # Errors
     /// [`Error::Task`] with the refused call.
     pub(super) fn remove(&mut self) -> Result<()> {
-        if !self.left && is_at(&self.file, &self.dir, &self.name).unwrap_or(false) {
+        if !self.left && is_at(self.file.as_fd(), self.dir.as_fd(), &*self.name).unwrap_or(false) {
             unlinkat(&self.dir, &*self.name, UnlinkatFlags::NoRemoveDir)
                 .map_err(Error::task(format!("unlinkat({:?})", self.path)))?;
         }
@@ -250,6 +244,18 @@ const ACCESS: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOE
 
 /// The mode of the file: only its user may read and write it.
 const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// Opens a new file, and says whether it has its name. It gets the name later, when it is whole, so that a killed process
+/// leaves no file without a mark. A file system without `O_TMPFILE` names it at once.
+fn open_new(dir: &OwnedFd, name: &OsString) -> nix::Result<(OwnedFd, bool)> {
+    match openat(dir, c".", ACCESS | OFlag::O_TMPFILE, OWN) {
+        // EISDIR: the kernel does not know the flag.
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR) => {
+            openat(dir, &**name, ACCESS | OFlag::O_CREAT | OFlag::O_EXCL, OWN).map(|file| (file, true))
+        }
+        unnamed => unnamed.map(|file| (file, false)),
+    }
+}
 
 /// Opens the directory of a path. Returns it with the name in it.
 fn open_dir(path: &Path) -> io::Result<(OwnedFd, OsString)> {
@@ -295,7 +301,7 @@ fn remove_stale(dir: &OwnedFd, name: &OsString) -> io::Result<()> {
     if first_byte_is_locked(file.as_fd())? {
         return Err(in_use("its task runs without an owner: recover and release it".into()));
     }
-    if is_at(&file, dir, name)? {
+    if is_at(file.as_fd(), dir.as_fd(), &**name)? {
         unlinkat(dir, &**name, UnlinkatFlags::NoRemoveDir)?;
     }
     Ok(())
@@ -315,15 +321,6 @@ fn lock(file: OwnedFd) -> io::Result<Locked> {
 
 fn in_use(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, format!("the id is in use: {why}"))
-}
-
-/// Whether `name` is the open file.
-fn is_at(file: &Locked, dir: &OwnedFd, name: &OsString) -> io::Result<bool> {
-    let held = fstat(file)?;
-    match fstatat(dir, &**name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::ENOENT) => Ok(false),
-        named => named.map(|st| (st.st_dev, st.st_ino) == (held.st_dev, held.st_ino)).map_err(Into::into),
-    }
 }
 
 /// Takes the lock that keeps other processes from recovering a task without an exit record. `None` if it has no cgroup

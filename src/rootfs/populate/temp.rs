@@ -12,9 +12,10 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use procfs::FromRead as _;
 
-use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, is_at, make_private, open_made};
+use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::step::Kernel;
+use crate::sys::fs::is_at;
 use crate::sys::lock::{Lock, Locked, flock};
 use crate::sys::proc_pids;
 use crate::{Error, Result};

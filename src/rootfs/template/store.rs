@@ -16,8 +16,9 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fst
 use nix::unistd::{UnlinkatFlags, geteuid, symlinkat, syncfs, unlinkat};
 
 use crate::rootfs::check_path;
-use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW, is_at, make_private};
+use crate::rootfs::directory::{self, DIR, DIR_NOFOLLOW, make_private};
 use crate::rootfs::teardown::remove_tree;
+use crate::sys::fs::is_at;
 use crate::sys::lock::{Lock, Locked};
 use crate::{Error, Result};
 

@@ -13,8 +13,9 @@ use nix::unistd::geteuid;
 
 use super::{DETACHED, Held, around, detached, process_in};
 use crate::Result;
-use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, is_at};
+use crate::rootfs::directory::{DIR, DIR_NOFOLLOW};
 use crate::rootfs::teardown::{mounts_below, remove_tree};
+use crate::sys::fs::is_at;
 
 /// How the name of a temporary root's private directory begins.
 const PREFIX: &str = "cofferdam-";
