@@ -108,7 +108,7 @@ pub(crate) fn compile(
         private: &covered,
         proc_options: &host.proc_options,
         read_only: &host.read_only,
-        null: process::null_streams([&spec.stdin, &spec.stdout, &spec.stderr]),
+        null: process::null_streams(spec.streams()),
         pivot: !policy.no_pivot_root,
         privileged: !namespaces.user,
         nodes: nodes(host),
@@ -174,8 +174,7 @@ pub(crate) fn compile(
     let work_dir = spec.work_dir.as_deref().unwrap_or(Path::new("/"));
     draft.enter(Enter::Inside, Control::ROOT_SWITCH, Op::Cwd { path: step::path(work_dir) });
     draft.enter(Enter::Inside, Control::IDS, Op::Umask { mask: spec.umask });
-    let streams = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
-    draft.init.extend(process::terminal(spec.terminal, streams)?.into_iter().flatten());
+    draft.init.extend(process::terminal(spec.terminal, spec.streams())?.into_iter().flatten());
     let path = spec.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&spec.command, work_dir, path)?;
     process::find(&candidates, &mut draft);
@@ -252,6 +251,18 @@ fn parent(
     root.upper.into_iter().for_each(|upper| push(Control::HOST_FILES, ParentOp::LockUpper(upper)));
     root.temp.into_iter().for_each(|make| push(Control::ROOT_SWITCH, ParentOp::TempRoot(make)));
     push(Control::HOST_FILES, ParentOp::BuildRoot(Box::new(root.build)));
+    steps.extend(launch(cgroups, handed, namespaces, maps));
+    steps
+}
+
+/// The parent's steps from the cgroups of a new process to its command. Takes the steps out of `cgroups`.
+fn launch(
+    cgroups: &mut Cgroups,
+    handed: Vec<Handed>,
+    namespaces: u32,
+    maps: Option<IdMaps>,
+) -> Vec<ParentStep> {
+    let mut steps = Vec::new();
     for step in std::mem::take(&mut cgroups.steps) {
         let Step { op, control, on_refusal, phase } = step;
         steps.push(Step { op: ParentOp::Cgroup(op), control, on_refusal, phase });

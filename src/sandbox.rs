@@ -169,7 +169,7 @@ impl Sandbox {
         spawn::check_declared(&self.spec)?;
         let (plan, survey) = self.compile()?;
         let given = Given {
-            streams: spawn::streams([&self.spec.stdin, &self.spec.stdout, &self.spec.stderr]),
+            streams: spawn::streams(self.spec.streams()),
             survey: Some(&survey),
             watch: Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() },
             running: None,

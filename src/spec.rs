@@ -417,6 +417,13 @@ pub struct SandboxSpec {
     pub require: Option<Require>,
 }
 
+impl SandboxSpec {
+    /// The standard streams, by number.
+    pub(crate) fn streams(&self) -> [(&'static str, &Stdio); 3] {
+        [("stdin", &self.stdin), ("stdout", &self.stdout), ("stderr", &self.stderr)]
+    }
+}
+
 impl Default for SandboxSpec {
     fn default() -> Self {
         SandboxSpec {

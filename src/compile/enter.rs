@@ -8,17 +8,17 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::{checks, identity, process, sources};
+use super::{checks, identity, launch, process, sources};
 use crate::caps::{CapSet, Sets};
-use crate::cgroup::{Cgroups, JoinShare};
+use crate::cgroup::Cgroups;
 use crate::error::Result;
 use crate::host::Stream;
 use crate::ids::{self, Identity};
-use crate::plan::{Enclosure, ParentOp, ParentStep, Plan};
+use crate::plan::{Enclosure, Plan};
 use crate::report::Control;
 use crate::spec::ExecSpec;
 use crate::step::wire::{Dup, Op};
-use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, Phase, Step};
+use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, Phase};
 
 /// Compiles the plan of the additional process. `inherited` are its descriptors that give access to the host, and `name`
 /// is the name of its cgroup below the task's.
@@ -33,11 +33,10 @@ pub(crate) fn enter(
 ) -> Result<Plan> {
     checks::command(&run.command, &run.args, &run.env)?;
     checks::work_dir(run.work_dir.as_deref())?;
-    let streams = run.streams();
-    streams.into_iter().try_for_each(|(field, stdio)| process::is_a_descriptor(field, stdio))?;
+    process::are_descriptors(run.streams())?;
     let mut draft = Draft { report: enclosure.report.clone(), ..Draft::default() };
     sources::streams(inherited, &mut draft);
-    let cgroups = enclosure.cgroups.below(name);
+    let mut cgroups = enclosure.cgroups.below(name);
     let steps = |at| enclosure.steps.iter().filter(move |step| step.phase == Phase::Enter(at));
     let moves = Moves { from: &enclosure.cgroups, to: &cgroups };
     steps(Enter::Outside).for_each(|step| outside(step, run, &moves, &mut draft));
@@ -61,7 +60,7 @@ pub(crate) fn enter(
         let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command";
         draft.report.weaken(Control::KILL, why);
     }
-    let parent = parent(&cgroups, draft.handed);
+    let parent = launch(&mut cgroups, draft.handed, 0, None);
     let Enclosure { id, namespaces, must_hold, root, .. } = enclosure.clone();
     Ok(Plan {
         id,
@@ -147,7 +146,7 @@ fn inside(
             _ => draft.init.push(step.clone()),
         }
     }
-    let null = process::null_streams(run.streams().map(|(_, stdio)| stdio));
+    let null = process::null_streams(run.streams());
     let terminal = process::terminal(run.terminal, run.streams())?;
     let (open, controlling) =
         terminal.map_or((None, None), |[open, controlling]| (Some(open), Some(controlling)));
@@ -182,21 +181,4 @@ fn work_dir(enclosure: &Enclosure, run: &ExecSpec) -> PathBuf {
         _ => None,
     });
     run.work_dir.clone().or(of_task).unwrap_or_else(|| Path::new("/").into())
-}
-
-/// The parent's steps, in order.
-fn parent(cgroups: &Cgroups, handed: Vec<Handed>) -> Vec<ParentStep> {
-    let of_cgroup = |step: &Step<_>| {
-        let Step { op, control, on_refusal, phase } = step.clone();
-        Step { op: ParentOp::Cgroup(op), control, on_refusal, phase }
-    };
-    let mut parent: Vec<_> = cgroups.steps.iter().map(of_cgroup).collect();
-    let hand = |handed| Step::of(Control::MOUNT_NS, ParentOp::Hand(handed));
-    parent.extend(handed.into_iter().map(hand));
-    let clone = ParentOp::Clone { namespaces: 0, into_cgroup: cgroups.paths.into };
-    let ops = [ParentOp::Channel, ParentOp::SealSteps, ParentOp::SealInit, clone, ParentOp::AwaitCommand];
-    parent.extend(ops.map(|op| Step::of(Control::MOUNT_NS, op)));
-    let check = |share: &JoinShare| Step::of(Control::CPUSET, ParentOp::CheckShare(share.clone()));
-    parent.extend(cgroups.share.as_ref().map(check));
-    parent
 }

@@ -43,8 +43,7 @@ pub(super) fn oom_score(
 
 /// The task's descriptors: the standard streams, then the declared ones.
 pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
-    let streams = [&spec.stdin, &spec.stdout, &spec.stderr].map(stream_source);
-    let streams = streams.into_iter().zip(0..);
+    let streams = spec.streams().map(|(_, stdio)| stream_source(stdio)).into_iter().zip(0..);
     let mut map: BTreeMap<u32, u32> =
         streams.map(|(from, number)| (number, draft.hand(Handed::Stream(number, from)))).collect();
     for fd in &spec.fds {
@@ -58,8 +57,7 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
             return Err(Error::spec("fds", format!("two descriptors are given for number {}", fd.to)));
         }
     }
-    let streams = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
-    streams.into_iter().try_for_each(|(field, stdio)| is_a_descriptor(field, stdio))?;
+    are_descriptors(spec.streams())?;
     let map = Encoded::of(map.into_iter().map(|(to, from)| Dup { from, to }));
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Fds { map: map.list() });
     Ok(())
@@ -75,8 +73,13 @@ pub(super) fn stream_source(stdio: &Stdio) -> StreamSource {
 }
 
 /// Bit mask of the standard streams that are `/dev/null`: bit n stands for descriptor n.
-pub(super) fn null_streams(streams: [&Stdio; 3]) -> u8 {
-    streams.into_iter().zip([1, 2, 4]).filter(|(stdio, _)| **stdio == Stdio::Null).map(|(_, bit)| bit).sum()
+pub(super) fn null_streams(streams: [(&str, &Stdio); 3]) -> u8 {
+    streams
+        .into_iter()
+        .zip([1, 2, 4])
+        .filter(|((_, stdio), _)| **stdio == Stdio::Null)
+        .map(|(_, bit)| bit)
+        .sum()
 }
 
 /// Adds the steps of a pseudo-terminal: those before a fork into the PID namespace, and the one after.
@@ -95,12 +98,12 @@ pub(super) fn terminal(
     Ok(Some([open, Op::ControllingTerminal {}].map(|op| InitStep::new(Control::empty(), op))))
 }
 
-/// Refuses a stream with a negative descriptor.
-pub(super) fn is_a_descriptor(field: &'static str, stdio: &Stdio) -> Result<()> {
-    match stdio.of_caller(0) {
+/// Refuses streams with a negative descriptor.
+pub(super) fn are_descriptors(streams: [(&'static str, &Stdio); 3]) -> Result<()> {
+    streams.into_iter().try_for_each(|(field, stdio)| match stdio.of_caller(0) {
         Some(fd @ ..0) => Err(Error::spec(field, format!("{fd} is not an open file descriptor"))),
         _ => Ok(()),
-    }
+    })
 }
 
 /// Adds the steps that enter cgroups of version 1. Init enters them itself: it is single-threaded, so its write to its

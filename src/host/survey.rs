@@ -219,9 +219,8 @@ fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
 
 /// The descriptors of a spec that are files, directories or terminals.
 fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
-    let standard = [("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)];
     let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from.number()));
-    inherited(standard, others)
+    inherited(spec.streams(), others)
 }
 
 /// The standard streams and other descriptors that are files, directories or terminals of the caller.

@@ -55,7 +55,7 @@ impl Task {
         }
         let inherited = host::inherited(spec.streams(), std::iter::empty());
         let plan = enter(enclosure, spec, &inherited, &format!("exec-{}", random_id()))?;
-        let streams = spawn::streams(spec.streams().map(|(_, stdio)| stdio));
+        let streams = spawn::streams(spec.streams());
         let start = spec.deadline.map_or(START, |deadline| deadline.min(START));
         let given = Given { streams, running: Some(self.pidfd()), start: Some(start), ..Given::default() };
         // The end of the task explains every other error.

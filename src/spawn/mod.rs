@@ -154,13 +154,13 @@ impl Run<'_> {
 
     fn run(&mut self, step: &ParentStep) -> Result<()> {
         let refused = |e: io::Error| Error::Prepare { step: step.op.call(), source: e };
+        let refused_at = |(call, source): (usize, io::Error)| {
+            let step = step.op.calls().into_iter().nth(call).unwrap_or_default();
+            Error::Prepare { step, source }
+        };
         match &step.op {
             ParentOp::ExitRecord(path) => {
-                let record = RecordFile::create(path).map_err(|(call, source)| {
-                    let step = step.op.calls().into_iter().nth(call).unwrap_or_default();
-                    Error::Prepare { step, source }
-                })?;
-                self.undo.record(record);
+                self.undo.record(RecordFile::create(path).map_err(refused_at)?);
             }
             // The sources were opened while the plan was compiled.
             ParentOp::HoldSources { .. } => {}
@@ -168,10 +168,7 @@ impl Run<'_> {
                 make.run(&Kernel::real())?.into_iter().for_each(|root| self.undo.temp_root(root));
             }
             ParentOp::LockUpper(path) => {
-                let lock = lock_upper(self.source(path)?).map_err(|(call, source)| {
-                    let step = step.op.calls().into_iter().nth(call).unwrap_or_default();
-                    Error::Prepare { step, source }
-                })?;
+                let lock = lock_upper(self.source(path)?).map_err(refused_at)?;
                 self.undo.upper(lock);
             }
             ParentOp::BuildRoot(build) => {
@@ -348,8 +345,8 @@ fn open_write(path: &Path) -> nix::Result<OwnedFd> {
 }
 
 /// The descriptors of the caller that the spec names for standard input, output and error.
-pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
-    stdio.map(|stdio| match stdio {
+pub(crate) fn streams(streams: [(&str, &Stdio); 3]) -> [Option<RawFd>; 3] {
+    streams.map(|(_, stdio)| match stdio {
         Stdio::Fd(fd) => Some(fd.number()),
         _ => None,
     })
@@ -358,7 +355,7 @@ pub(crate) fn streams(stdio: [&Stdio; 3]) -> [Option<RawFd>; 3] {
 /// Checks that the descriptors that the spec names are open now. Otherwise a descriptor that is opened later for the
 /// sandbox, such as a directory of the host, could get that number, and the task would inherit it.
 pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
-    check_streams([("stdin", &spec.stdin), ("stdout", &spec.stdout), ("stderr", &spec.stderr)])?;
+    check_streams(spec.streams())?;
     spec.fds.iter().try_for_each(|fd| check_open("fds", fd.from.number()))
 }
 

@@ -161,10 +161,9 @@ pub(crate) fn wait_pidfd(
 
 /// Whether the process has ended: its pidfd polls readable (Linux 5.3).
 pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::ZERO) {
-        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(Errno::EINTR) => Ok(false),
         ended => Ok(ended? > 0),
     }
 }
