@@ -75,13 +75,17 @@ enum Forked {
     Parent(Parent),
 }
 
-/// The descriptors of the parent of the task's main process: the signalfd, a pidfd of the caller, the socket to the
-/// child, and a pidfd of the child.
+/// What the parent of the task's main process holds.
 struct Parent {
+    /// The signalfd.
     signals: i32,
+    /// A pidfd of the caller.
     caller: i32,
+    /// The socket to the child.
     child: i32,
+    /// A pidfd of the child.
     pidfd: i32,
+    /// The child's PID.
     pid: i32,
 }
 
@@ -259,10 +263,10 @@ fn reap_until_exit(ends: Ends, [signals, timer]: [i32; 2], clock: Clock, task: i
         }
         let [of_signals, of_status, of_caller, of_timer, of_clock] = &mut fds;
         if of_timer.revents != 0 {
-            ends.end_at(End::Deadline, Record::Deadline, task);
+            ends.end_at(Record::Deadline, task);
         }
         if of_clock.revents != 0 && clock.is_over() {
-            ends.end_at(End::CpuDeadline, Record::CpuDeadline, task);
+            ends.end_at(Record::CpuDeadline, task);
         }
         if of_signals.revents != 0 {
             let _ = sys::read(signals, &mut [0u8; 128]);
@@ -287,8 +291,7 @@ fn reap_ended(ends: Ends, task: i32, block: bool) {
             return;
         }
         if pid == task {
-            ends.write_record(End::Status(how));
-            let _ = sys::send(ends.status, &Record::Exited { status: how }.encode());
+            ends.report(Record::Exited { status: how });
             let signal = how & 0x7f;
             sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal });
         }
@@ -296,28 +299,26 @@ fn reap_ended(ends: Ends, task: i32, block: bool) {
 }
 
 impl Ends {
-    /// Ends the task at a deadline: records and reports it, and exits. The task may have ended in time, before PID 1 could
-    /// run.
-    fn end_at(self, deadline: End, report: Record, task: i32) -> ! {
+    /// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before PID 1 could run.
+    fn end_at(self, deadline: Record, task: i32) -> ! {
         reap_ended(self, task, false);
-        self.write_record(deadline);
-        let _ = sys::send(self.status, &report.encode());
+        self.report(deadline);
         sys::exit(FAILED)
     }
 
-    /// Writes the exit record to its file, if there is one. A refusal is ignored: the parent may live and gets the status
-    /// by the socket, and a reader of the file finds no record.
+    /// Writes the end of the task to the file of the exit record, if there is one, and sends it to the parent. Errors are
+    /// ignored: the parent may live although the file cannot be written, and a reader of the file finds no record.
     ///
     /// The record of a status is written to the disk as well. At a deadline that is left to the kernel, because the task
     /// runs until PID 1 exits.
-    fn write_record(self, end: End) {
-        if self.record < 0 {
-            return;
+    fn report(self, record: Record) {
+        if let Some(end) = record.end().filter(|_| self.record >= 0) {
+            let written = ExitRecord { end, time: sys::now() };
+            let _ = sys::pwrite(self.record, &written.encode(), EXIT_RECORD_AT);
+            if let End::Status(_) = end {
+                let _ = sys::fsync(self.record);
+            }
         }
-        let record = ExitRecord { end, time: sys::now() };
-        let _ = sys::pwrite(self.record, &record.encode(), EXIT_RECORD_AT);
-        if let End::Status(_) = end {
-            let _ = sys::fsync(self.record);
-        }
+        let _ = sys::send(self.status, &record.encode());
     }
 }

@@ -136,6 +136,20 @@ pub fn fnv(hash: u64, byte: &u8) -> u64 {
 }
 
 impl Record {
+    /// The end of the task that the record reports. `None` for another record.
+    pub fn end(self) -> Option<End> {
+        match self {
+            Record::Exited { status } => Some(End::Status(status)),
+            Record::Deadline => Some(End::Deadline),
+            Record::CpuDeadline => Some(End::CpuDeadline),
+            Record::Failed { .. }
+            | Record::Degraded { .. }
+            | Record::Ready
+            | Record::Running
+            | Record::Terminal => None,
+        }
+    }
+
     /// Encodes the record: kind, step (three bytes), call, errno or status; little-endian.
     pub fn encode(self) -> [u8; RECORD] {
         let (kind, step, call, number) = match self {

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::status::{Deadline, ExitStatus, Lost, Rusage};
-use crate::step::wire::{RECORD, Record};
+use crate::step::wire::{End, RECORD, Record};
 use crate::sys::{self, Ended};
 
 /// The cloned process, and the process that executes the command if it is another one. Dropping it kills and reaps the
@@ -95,12 +95,8 @@ impl Child {
         let mut buffer = [0u8; RECORD];
         loop {
             let (n, _) = sys::recv_with_fd(self.status().ok()?, &mut buffer, false).ok()?;
-            match Record::decode(buffer.get(..n)?) {
-                Ok(Record::Exited { status }) => return Some(ExitStatus::from_wait(status)),
-                Ok(Record::Deadline) => return Some(ExitStatus::at_deadline(Deadline::Wall)),
-                Ok(Record::CpuDeadline) => return Some(ExitStatus::at_deadline(Deadline::Cpu)),
-                Ok(_) => {}
-                Err(_) => return None,
+            if let Some(end) = Record::decode(buffer.get(..n)?).ok()?.end() {
+                return Some(end.into());
             }
         }
     }
@@ -148,6 +144,17 @@ impl From<Ended> for ExitStatus {
             Ended::Signal { number, core_dumped } => {
                 ExitStatus { core_dumped, ..ExitStatus::signalled(number) }
             }
+        }
+    }
+}
+
+impl From<End> for ExitStatus {
+    fn from(end: End) -> Self {
+        match end {
+            End::Status(status) => ExitStatus::from_wait(status),
+            End::Deadline => ExitStatus::at_deadline(Deadline::Wall),
+            End::CpuDeadline => ExitStatus::at_deadline(Deadline::Cpu),
+            End::Killed => ExitStatus::signalled(libc::SIGKILL).with_killed(true),
         }
     }
 }

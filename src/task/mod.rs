@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Enclosure, Plan};
 use crate::report::Report;
 use crate::rootfs::Populated;
-use crate::status::{Deadline, ExitStatus, Lost, Rusage, Signal};
+use crate::status::{ExitStatus, Lost, Rusage, Signal};
 use crate::sys;
 
 mod child;

@@ -19,7 +19,7 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 
-use super::{Deadline, ExitStatus, Lost};
+use super::{ExitStatus, Lost};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord};
@@ -194,10 +194,7 @@ impl RecordFile {
             return None;
         }
         Some(match ExitRecord::decode(&bytes) {
-            Ok(ExitRecord { end: End::Status(status), .. }) => ExitStatus::from_wait(status),
-            Ok(ExitRecord { end: End::Deadline, .. }) => ExitStatus::at_deadline(Deadline::Wall),
-            Ok(ExitRecord { end: End::CpuDeadline, .. }) => ExitStatus::at_deadline(Deadline::Cpu),
-            Ok(ExitRecord { end: End::Killed, .. }) => ExitStatus::signalled(libc::SIGKILL).with_killed(true),
+            Ok(record) => record.end.into(),
             Err(_) => ExitStatus::lost(Lost::Torn),
         })
     }
