@@ -39,8 +39,8 @@ impl Clock {
         sys::start_timer(self.timer, time.max(SHORTEST))
     }
 
-    /// Whether the limit is reached. If not, starts the timer again. The kernel refuses a reading only for want of
-    /// memory, and then PID 1 reads again after the shortest time.
+    /// Whether the limit is reached. If not, starts the timer again. If the kernel has no
+    /// memory for a reading, PID 1 reads again after the shortest time.
     pub fn is_over(&self) -> bool {
         let left = self.left().unwrap_or(1);
         left == 0 || self.start(left).is_err()

@@ -57,7 +57,7 @@ pub(crate) fn enter(
     };
     process::exec(&run.args, &environment, &run.env, &mut draft);
     if cgroups.is_empty() {
-        let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command";
+        let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command; so does the command itself, if it clears its parent-death signal (PR_SET_PDEATHSIG)";
         draft.report.weaken(Control::KILL, why);
     }
     let parent = launch(&mut cgroups, draft.handed, 0, None);
@@ -158,7 +158,7 @@ fn inside(
     let deadline = process::deadline(run.deadline, forks, draft)?;
     draft.init.extend(deadline);
     if run.deadline.is_some() && forks {
-        let why = "an additional command can prevent that the kernel kills it with its parent (PR_SET_PDEATHSIG): it is then killed by the next wait";
+        let why = "an additional command can prevent that the kernel kills it with its parent (PR_SET_PDEATHSIG): it is then killed by the next wait, if the task has a cgroup";
         draft.report.weaken(Control::DEADLINE, why);
     }
     for step in &enclosure.fork_inside {

@@ -27,6 +27,9 @@ impl Task {
     /// The command has a Landlock domain of its own, if the task has one. The kernel then refuses that either traces the
     /// other (`ptrace(2)`), and, in the host's PID namespace, that one signals the other.
     ///
+    /// Do not [freeze](Task::freeze) the task, nor a cgroup above it, during the call: it then blocks until the task is
+    /// thawed, whatever the deadline.
+    ///
     /// Uses pidfds as namespaces (`setns(2)`, Linux 5.8). Costs no more than a spawn, whatever the root.
     ///
     /// ```no_run
@@ -45,7 +48,8 @@ impl Task {
     /// `Unsupported` if the task was [recovered](crate::Sandbox::recover) and another build of the library spawned it, or
     /// if it is itself an additional command.
     /// [`Error::Prepare`] with `TimedOut` if the command is not executed within 60 seconds, or before its deadline: the task
-    /// can stop the process meanwhile. [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does not change.
+    /// can stop the process meanwhile. [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does
+    /// not change.
     pub fn exec(&self, spec: &ExecSpec) -> Result<Task> {
         spawn::check_streams(spec.streams())?;
         self.check_alive()?;

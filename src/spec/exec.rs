@@ -43,8 +43,8 @@ pub struct ExecSpec {
     /// The standard error; `/dev/null` by default.
     pub stderr: Stdio,
     /// The longest time that the command may run. It is then killed, and its status is
-    /// [`ExitKind::Deadline`](crate::ExitKind::Deadline). The processes that it has started are killed by the next
-    /// wait. Needs a PID namespace of the task.
+    /// [`ExitKind::Deadline`](crate::ExitKind::Deadline). If the task has a cgroup, the processes that it has started are
+    /// killed by the next wait. Needs a PID namespace of the task.
     pub deadline: Option<Duration>,
     /// A pseudo-terminal of this size as the standard streams, which then must be left at their default. See
     /// [`SandboxSpec::terminal`](crate::SandboxSpec::terminal).

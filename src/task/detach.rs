@@ -14,7 +14,7 @@ impl Task {
     /// nothing. Returns the handle by which any process [recovers](crate::Sandbox::recover) the task.
     ///
     /// It works with either [`DieWith`](crate::DieWith). Afterwards this value can only be asked for the status and for
-    /// what it has kept. Whoever recovers the task must [`release`](Task::release) it. The process that spawned it reaps
+    /// what it has kept. The process that recovers the task must [`release`](Task::release) it. The process that spawned it reaps
     /// it, so it does not become a zombie: a thread of the crate waits for detached tasks, and for no other child.
     ///
     /// ```no_run

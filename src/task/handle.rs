@@ -22,8 +22,8 @@ use crate::sys;
 /// [`Task::handle`](crate::Task::handle) return it. It is serde data, of the version that it names.
 ///
 /// It has no secret of the task: no arguments, no environment and no content of files. It names paths of the host and has
-/// the task's filters and credentials, by which a process joins the task. A handle is trusted: whoever can change a stored
-/// one decides what `recover` kills and removes, so store it where only the driver can write.
+/// the task's filters and credentials, by which a process joins the task. `recover` trusts
+/// it: a changed handle names other things to kill and remove. Store it where only the driver can write.
 ///
 /// ```no_run
 /// use cofferdam::{DieWith, Sandbox, TaskHandle};
