@@ -45,7 +45,11 @@ fn take_over(attack: &mut Attack) {
     attack.never("no filter", field("Seccomp") != "2");
     let fds = fs::read_dir("/proc/1/fd").map(|dir| dir.flatten().collect::<Vec<_>>()).unwrap_or_default();
     for fd in fds {
-        let target = fs::read_link(fd.path()).unwrap_or_default();
+        // PID 1 closes two descriptors after the exec, perhaps after the directory was read.
+        let target = match fs::read_link(fd.path()) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            target => target.unwrap_or_else(|e| e.to_string().into()),
+        };
         let text = target.to_string_lossy().into_owned();
         attack.never(&text, !text.starts_with("socket:") && !text.starts_with("anon_inode:"));
     }
