@@ -47,13 +47,14 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
         Forked::Parent(parent) => {
             parent.close_others(init, 3)?;
             drop_privileges(left)?;
-            parent.reap(init)
+            parent.reap(init, NO_CHILD)
         }
     }
 }
 
 /// As [`fork_and_reap`], in a process that joins a running task: it has the task's ids and its bounding set already,
-/// and its parent stays outside of the PID namespace. The kernel kills the child when that parent ends.
+/// and its parent stays outside of the PID namespace, so its end does not end the child. The parent kills the child before
+/// it exits. The kernel kills the child too (`PR_SET_PDEATHSIG`), unless the command has cleared that.
 pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
     match fork(init, caller)? {
         Forked::Child => {
@@ -63,8 +64,9 @@ pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
         }
         Forked::Parent(parent) => {
             parent.close_others(init, 4)?;
-            drop_capabilities(&mut NextCall::from(5))?;
-            parent.reap(init)
+            let pid = parent.pid;
+            drop_capabilities(pid, &mut NextCall::from(5))?;
+            parent.reap(init, pid)
         }
     }
 }
@@ -136,36 +138,23 @@ impl Parent {
         sys::close_from(first).at(index)
     }
 
-    /// Lets the child continue, and reaps until it ends.
-    fn reap(self, init: &Init) -> Done {
+    /// Lets the child continue, and reaps until it ends. `kills` is the process to kill before it exits.
+    fn reap(self, init: &Init, kills: i32) -> Done {
         // SAFETY: the child has its own copy of the mapping. From here on this process reads neither the plan nor the
         // lists and strings decoded from it, neither below nor in `run_steps` after a failure.
         unsafe { sys::unmap(init.plan) };
         sys::send(self.child, b"g").at(LAST_CALL)?;
-        await_exec(init.status, self.child, self.caller);
+        let ends = Ends { status: init.status, caller: self.caller, record: init.record, kills };
+        ends.await_exec(self.child);
         let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
         sys::close(self.pidfd);
         sys::close(self.child);
-        let ends = Ends { status: init.status, caller: self.caller, record: init.record };
         reap_until_exit(ends, [self.signals, init.timer], init.clock, self.pid)
     }
 }
 
 /// Index past all lines of the operation. The parent prints the last line for it.
 const LAST_CALL: u8 = u8::MAX;
-
-/// Returns after the child has executed the command: exec closes the child's end of the socket. Exits if the child
-/// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone.
-fn await_exec(status: i32, child: i32, caller: i32) {
-    let mut fds = [child, status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
-    while fds.iter().all(|fd| fd.revents == 0) {
-        let _ = sys::poll(&mut fds);
-    }
-    let [_, status, caller] = fds;
-    if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1]) != Ok(0) {
-        sys::exit(FAILED);
-    }
-}
 
 /// Gives up the privileges that reaping does not need. The bounding set and the groups come first: changing them needs
 /// capabilities.
@@ -177,21 +166,25 @@ fn drop_privileges(left: Left) -> Done {
         sys::setgroups(&[], 0).at(next.index())?;
     }
     set_ids(uid, gid, &mut next)?;
-    drop_capabilities(&mut next)
+    drop_capabilities(NO_CHILD, &mut next)
 }
 
-/// Drops all capabilities, and loads the filter of a process that only reaps.
-fn drop_capabilities(next: &mut NextCall) -> Done {
+/// Drops all capabilities, and loads the filter of a process that only reaps, and may kill the process `kills`.
+fn drop_capabilities(kills: i32, next: &mut NextCall) -> Done {
     sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(next.index())?;
     sys::capset(0, 0).at(next.index())?;
     sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(next.index())?;
     // The error is ignored: a kernel that refuses this filter refuses the task's own filter too, and the plan says what
     // that means.
-    let _ = sys::seccomp(FILTER.as_flattened());
+    let _ = sys::seccomp(filter(kills).as_flattened());
     Ok(())
 }
 
-/// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM.
+/// No process has this id, and kill(2) takes it for no process group.
+const NO_CHILD: i32 = i32::MIN;
+
+/// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM, except for kill(2) of one
+/// process.
 const CALLS: [usize; 16] = [
     nr::READ,
     nr::PREAD64,
@@ -211,23 +204,38 @@ const CALLS: [usize; 16] = [
     nr::RESTART_SYSCALL,
 ];
 
-/// The filter of PID 1: an array of `struct sock_filter`.
+/// The filter of PID 1, which may kill the process `kills`: an array of `struct sock_filter`.
+fn filter(kills: i32) -> [[u8; 8]; CALLS.len() + 8] {
+    let mut filter = FILTER;
+    if let Some(check) = filter.get_mut(CHECK_PID) {
+        *check = instruction(BPF_JUMP_IF_EQUAL, [1, 0], kills as u32);
+    }
+    filter
+}
+
+/// The index in [`FILTER`] of the instruction that checks whom kill(2) kills.
+const CHECK_PID: usize = CALLS.len() + 5;
+
+/// The filter, without the process that may be killed.
 #[allow(
     clippy::indexing_slicing,
     reason = "the compiler evaluates it, and refuses an index that is out of range"
 )]
-const FILTER: [[u8; 8]; CALLS.len() + 5] = {
+const FILTER: [[u8; 8]; CALLS.len() + 8] = {
     let over = CALLS.len() as u8;
-    let mut filter = [instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ALLOW); CALLS.len() + 5];
+    let mut filter = [instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ALLOW); CALLS.len() + 8];
     filter[0] = instruction(BPF_LOAD, [0, 0], 4); // seccomp_data.arch
-    filter[1] = instruction(BPF_JUMP_IF_EQUAL, [0, over + 1], arch::AUDIT_ARCH);
+    filter[1] = instruction(BPF_JUMP_IF_EQUAL, [0, over + 4], arch::AUDIT_ARCH);
     filter[2] = instruction(BPF_LOAD, [0, 0], 0); // seccomp_data.nr
     let mut i = 0;
     while i < CALLS.len() {
-        filter[3 + i] = instruction(BPF_JUMP_IF_EQUAL, [over - i as u8, 0], CALLS[i] as u32);
+        filter[3 + i] = instruction(BPF_JUMP_IF_EQUAL, [over + 3 - i as u8, 0], CALLS[i] as u32);
         i += 1;
     }
-    filter[3 + i] = instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ERRNO | EPERM as u32);
+    filter[3 + i] = instruction(BPF_JUMP_IF_EQUAL, [0, 2], nr::KILL as u32);
+    filter[4 + i] = instruction(BPF_LOAD, [0, 0], 16); // seccomp_data.args[0]
+    filter[CHECK_PID] = instruction(BPF_JUMP_IF_EQUAL, [1, 0], NO_CHILD as u32);
+    filter[6 + i] = instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ERRNO | EPERM as u32);
     filter
 };
 
@@ -246,6 +254,8 @@ struct Ends {
     caller: i32,
     /// The file of the exit record.
     record: i32,
+    /// The process to kill before this one exits.
+    kills: i32,
 }
 
 /// Reaps until the task ends. Exits at once when the parent dies without having detached the task, unless the task is to
@@ -276,10 +286,10 @@ fn reap_until_exit(ends: Ends, [signals, timer]: [i32; 2], clock: Clock, task: i
                 // One byte from the parent detaches the task: it survives the parent.
                 Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
                 _ if caller < 0 => of_status.fd = -1,
-                _ => sys::exit(FAILED),
+                _ => ends.exit(),
             }
         } else if of_caller.revents != 0 {
-            sys::exit(FAILED);
+            ends.exit();
         }
     }
 }
@@ -299,11 +309,35 @@ fn reap_ended(ends: Ends, task: i32, block: bool) {
 }
 
 impl Ends {
+    /// Returns after the child has executed the command: exec closes the child's end of the socket. Exits if the child
+    /// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone.
+    fn await_exec(self, child: i32) {
+        let mut fds = [child, self.status, self.caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+        while fds.iter().all(|fd| fd.revents == 0) {
+            let _ = sys::poll(&mut fds);
+        }
+        let [_, status, caller] = fds;
+        if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1]) != Ok(0) {
+            self.exit();
+        }
+    }
+
+    /// Exits before the main process has ended.
+    fn exit(self) -> ! {
+        // The process has not been reaped, so its id is still its own. As PID 1 there is none to kill: the kernel kills
+        // every process of the PID namespace.
+        if self.kills != NO_CHILD && sys::kill(self.kills).is_ok() {
+            // A zombie that nobody reaps would keep the task's PID 1 from ending.
+            while sys::wait_any(true).is_ok_and(|(pid, _)| pid != self.kills) {}
+        }
+        sys::exit(FAILED)
+    }
+
     /// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before PID 1 could run.
     fn end_at(self, deadline: Record, task: i32) -> ! {
         reap_ended(self, task, false);
         self.report(deadline);
-        sys::exit(FAILED)
+        self.exit()
     }
 
     /// Writes the end of the task to the file of the exit record, if there is one, and sends it to the parent. Errors are

@@ -8,7 +8,7 @@ use crate::mount::{MASK_ATTRS, attach, attach_anchor, new_mount};
 use crate::paths::{
     allow_existing, close_parent, open_if_present, open_mount_point, open_parent, split_at_anchor,
 };
-use crate::state::Init;
+use crate::state::{FAILED, Init};
 use crate::sys::{self, Errno};
 use crate::uapi::{
     AT_FDCWD, EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
@@ -47,6 +47,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
                 entered => entered.at(0),
             }
         }
+        Op::CloneInto { fd, .. } => continue_in_cgroup(init, fd),
         Op::OomScore { value } => write_oom_score(value),
         Op::Loopback {} => {
             let socket = sys::open_inet_socket().at(0)?;
@@ -201,12 +202,29 @@ fn start_clock(init: &mut Init, (limit, unit, processors): (u64, u64, u64), fd: 
 }
 
 fn await_id_maps(init: &Init) -> Done {
-    let mut byte = [0u8; 1];
-    match sys::recv(init.status, &mut byte).at(0)? {
-        // The parent has closed its end of the socket: it has given up the spawn.
-        0 => sys::exit(1),
+    await_parent(init, 0)
+}
+
+/// Waits for a byte from the parent. `index` is the index of the call's line.
+fn await_parent(init: &Init, index: u8) -> Done {
+    match sys::recv(init.status, &mut [0u8; 1]).at(index)? {
+        // The parent has closed its end of the socket: it has given up.
+        0 => sys::exit(FAILED),
         _ => Ok(()),
     }
+}
+
+/// Continues in a copy of this process that is created in the cgroup, and exits. The copy waits until the parent has its
+/// pidfd.
+fn continue_in_cgroup(init: &mut Init, cgroup: u32) -> Done {
+    let cgroup = init.take_fd(cgroup);
+    let mut pidfd = -1;
+    if sys::clone_into(cgroup, &mut pidfd).at(0)? != 0 {
+        sys::send_fd(init.status, &Record::Copied.encode(), pidfd).at(1)?;
+        sys::exit(0);
+    }
+    sys::close(cgroup);
+    await_parent(init, 2)
 }
 
 fn start_session() -> Done {

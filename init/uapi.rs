@@ -106,6 +106,8 @@ pub const O_NOCTTY: usize = 0o400;
 
 // processes and signals
 pub const CLONE_PIDFD: usize = 0x1000;
+pub const CLONE_PARENT: usize = 0x8000;
+pub const CLONE_INTO_CGROUP: usize = 0x2_0000_0000;
 pub const SIGCHLD: usize = 17;
 pub const SIGKILL: usize = 9;
 pub const SIG_SETMASK: usize = 2;

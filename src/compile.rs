@@ -251,7 +251,8 @@ fn parent(
     root.upper.into_iter().for_each(|upper| push(Control::HOST_FILES, ParentOp::LockUpper(upper)));
     root.temp.into_iter().for_each(|make| push(Control::ROOT_SWITCH, ParentOp::TempRoot(make)));
     push(Control::HOST_FILES, ParentOp::BuildRoot(Box::new(root.build)));
-    steps.extend(launch(cgroups, handed, namespaces, maps));
+    let clone = ParentOp::Clone { namespaces, into_cgroup: cgroups.paths.into };
+    steps.extend(launch(cgroups, handed, clone, maps));
     steps
 }
 
@@ -259,7 +260,7 @@ fn parent(
 fn launch(
     cgroups: &mut Cgroups,
     handed: Vec<Handed>,
-    namespaces: u32,
+    clone: ParentOp,
     maps: Option<IdMaps>,
 ) -> Vec<ParentStep> {
     let mut steps = Vec::new();
@@ -272,7 +273,7 @@ fn launch(
     push(Control::MOUNT_NS, ParentOp::Channel);
     push(Control::MOUNT_NS, ParentOp::SealSteps);
     push(Control::MOUNT_NS, ParentOp::SealInit);
-    push(Control::MOUNT_NS, ParentOp::Clone { namespaces, into_cgroup: cgroups.paths.into });
+    push(Control::MOUNT_NS, clone);
     maps.into_iter().for_each(|maps| push(Control::IDS, ParentOp::IdMaps(maps)));
     push(Control::MOUNT_NS, ParentOp::AwaitCommand);
     cgroups.share.iter().for_each(|share| push(Control::CPUSET, ParentOp::CheckShare(share.clone())));

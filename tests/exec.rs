@@ -1,56 +1,20 @@
-//! Another command in a running task: what it shares with the task, what ends it, and what it must not give the task.
+//! Another command in a running task: what it shares with the task, and what it must not give the task.
 //! (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
+mod exec_tools;
 
 use std::io::{Read, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam::filter::{Action, Filter, Profile, Rule};
 use cofferdam::{
-    Control, Deadline, Error, ExecSpec, ExitKind, IsolationMode, Limits, Network, Output, Policy, Sandbox,
-    Signal, SignalTarget, Stdio, Task, Terminal, WindowSize,
+    Control, Error, ExecSpec, ExitKind, IsolationMode, Limits, Network, Policy, Sandbox, Stdio, Task,
+    Terminal, WindowSize,
 };
 use common::{sandboxes, shell};
-
-/// More than any of these tests takes on a loaded machine.
-const LONG: Duration = Duration::from_secs(60);
-
-fn sh(script: &str) -> ExecSpec {
-    ExecSpec::command("/bin/sh").args(["-c", script]).env("PATH", "/usr/bin:/bin").stdout(Stdio::Piped)
-}
-
-fn output(task: &Task, script: &str) -> Output {
-    task.exec(&sh(script)).unwrap().wait_with_output(1 << 20, Some(LONG)).unwrap()
-}
-
-fn text(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-/// A task that sleeps until it is killed.
-fn sleeper() -> Sandbox {
-    shell("exec sleep 1000")
-}
-
-/// Waits until `holds` returns true.
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LONG, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Whether all processes of a task can be found, and counted, by a cgroup.
-fn counted(task: &Task) -> bool {
-    if task.processes().is_err() {
-        common::skip::skip(&["cgroups"], "the task has no cgroup");
-        return false;
-    }
-    true
-}
+use exec_tools::{LONG, output, sh, sleeper, text};
 
 #[test]
 fn an_additional_command_has_its_own_streams_environment_directory_and_exit_code() {
@@ -89,98 +53,6 @@ fn an_additional_command_sees_and_signals_the_processes_of_the_task() {
     assert!(text(&seen).starts_with("/bin/sh -c trap"), "{}", text(&seen));
     assert_eq!(seen.status.kind(), ExitKind::Exited(0));
     assert_eq!(task.wait().unwrap().kind(), ExitKind::Exited(7));
-}
-
-#[test]
-fn dropping_killing_and_stopping_an_additional_command_end_its_daemons_and_not_the_task() {
-    if !sandboxes() {
-        return;
-    }
-    let task = sleeper().spawn().unwrap();
-    if !counted(&task) {
-        return;
-    }
-    let before = task.processes().unwrap().len();
-    let daemon = sh("setsid sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & echo ready; sleep 1004");
-    let start = || {
-        let command = task.exec(&daemon).unwrap();
-        command.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
-        // The process outside, four that sleep, and the shells that have not become one of these.
-        until("the daemons have started", || command.processes().unwrap().len() >= 5);
-        assert!(task.processes().unwrap().len() >= before + 5);
-        command
-    };
-    let end: [fn(Task); 3] = [
-        drop,
-        |command| {
-            command.kill().unwrap();
-            assert_eq!(command.wait().unwrap().kind(), ExitKind::Killed);
-        },
-        |command| {
-            let status = command.stop(Signal::new(15).unwrap(), LONG, SignalTarget::All).unwrap();
-            assert!(!status.success(), "{status}");
-            command.release().unwrap();
-        },
-    ];
-    for end in end {
-        end(start());
-        until("the daemons have ended", || task.processes().unwrap().len() == before);
-    }
-    assert!(task.status().unwrap().is_none());
-    // The cgroups of the commands are gone too.
-    let pid = task.pid().unwrap();
-    for group in common::cgroups_of(pid) {
-        let below = std::fs::read_dir(&group).unwrap().flatten().filter(|entry| entry.path().is_dir());
-        assert_eq!(below.count(), 0, "{group:?}");
-    }
-}
-
-#[test]
-fn an_additional_command_ends_with_the_task() {
-    if !sandboxes() {
-        return;
-    }
-    let task = sleeper().spawn().unwrap();
-    let command = task.exec(&sh("sleep 1005")).unwrap();
-    task.kill().unwrap();
-    assert!(!command.wait().unwrap().success());
-    task.wait().unwrap();
-    let refused = task.exec(&sh("true")).unwrap_err();
-    assert!(
-        matches!(&refused, Error::Task { source, .. } if source.raw_os_error() == Some(libc::ESRCH)),
-        "{refused:?}"
-    );
-    assert!(refused.to_string().contains("has ended: signal 9"), "{refused}");
-}
-
-#[test]
-fn a_command_in_a_frozen_task_is_refused_at_once() {
-    if !sandboxes() {
-        return;
-    }
-    let task = sleeper().spawn().unwrap();
-    if let Err(e) = task.freeze() {
-        return common::skip::skip(&["cgroups"], e);
-    }
-    let refused = task.exec(&sh("true")).unwrap_err();
-    assert!(refused.to_string().contains("frozen"), "{refused}");
-    task.thaw().unwrap();
-    assert!(output(&task, "true").status.success());
-}
-
-#[test]
-fn the_deadline_of_a_command_ends_it_and_not_the_task() {
-    if !sandboxes() {
-        return;
-    }
-    let task = sleeper().spawn().unwrap();
-    let command = task.exec(&sh("sleep 1006").deadline(Duration::from_millis(100))).unwrap();
-    assert!(command.report().asked.contains(Control::DEADLINE));
-    let status = command.wait_timeout(LONG).unwrap().unwrap();
-    assert_eq!(status.kind(), ExitKind::Deadline(Deadline::Wall));
-    assert!(task.status().unwrap().is_none());
-    let in_time = task.exec(&sh("exit 5").deadline(LONG)).unwrap();
-    assert_eq!(in_time.wait().unwrap().kind(), ExitKind::Exited(5));
 }
 
 #[test]
@@ -461,34 +333,6 @@ fn a_command_cannot_insert_input_into_its_terminal() {
     assert!(!command.wait().unwrap().success());
 }
 
-/// Many tasks at once, each with an additional command, each stopped.
-#[test]
-fn five_hundred_tasks_are_each_entered_and_stopped() {
-    if !sandboxes() {
-        return;
-    }
-    let (threads, each) = if common::emulated() { (4, 5) } else { (10, 50) };
-    let sandbox =
-        shell("trap 'exit 9' TERM; echo ready; while :; do sleep 1000 & wait; done").stdout(Stdio::Piped);
-    let sandbox = sandbox.host(&cofferdam::Host::probe().unwrap());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let tasks: Vec<Task> = (0..each).map(|_| sandbox.spawn().unwrap()).collect();
-                for task in &tasks {
-                    task.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
-                    assert_eq!(task.exec(&sh("exit 3")).unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
-                }
-                for task in &tasks {
-                    let status = task.stop(Signal::new(15).unwrap(), LONG, SignalTarget::Main).unwrap();
-                    assert_eq!(status.kind(), ExitKind::Exited(9));
-                    task.release().unwrap();
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn an_additional_command_runs_as_another_user_that_the_policy_allows() {
     if !sandboxes() {
@@ -532,34 +376,6 @@ fn a_thread_with_a_small_stack_may_run_a_command_in_a_task() {
         let run = || task.exec(&sh("exit 6")).unwrap().wait().unwrap().kind();
         assert_eq!(thread.spawn_scoped(scope, run).unwrap().join().unwrap(), ExitKind::Exited(6));
     });
-}
-
-/// A task that stops every process that it can signal. `kill -STOP -1` reaches a process that enters before its exec.
-#[test]
-fn a_task_that_stops_what_enters_does_not_block_the_caller_for_ever() {
-    if !sandboxes() {
-        return;
-    }
-    let script = "echo ready; while :; do for p in /proc/[0-9]*; do case ${p#/proc/} in 1|2) ;; \
-                  *) kill -STOP ${p#/proc/} 2>/dev/null;; esac; done; done";
-    let task = shell(script).stdout(Stdio::Piped).spawn().unwrap();
-    task.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
-    let (mut blocked, start) = (0, Instant::now());
-    while blocked == 0 && start.elapsed() < LONG / 2 {
-        match task.exec(&sh("true").deadline(Duration::from_millis(500))) {
-            Err(Error::Prepare { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => {
-                blocked += 1
-            }
-            Err(e) => panic!("{e:?}"),
-            // It was stopped after its exec, or not at all.
-            Ok(command) => assert!(command.wait_timeout(LONG).unwrap().is_some()),
-        }
-    }
-    if blocked == 0 {
-        common::skip::note("no process was stopped before its exec");
-    }
-    assert!(task.status().unwrap().is_none());
-    task.kill().unwrap();
 }
 
 #[test]

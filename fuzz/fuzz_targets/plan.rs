@@ -46,6 +46,7 @@ impl Made {
             OpCode::Join => Op::Join { fd: m, kind: n, path: a },
             OpCode::Unshare => Op::Unshare { flags: m },
             OpCode::Enter => Op::Enter { fd: m, path: a, may_be_absent: x & 1 != 0 },
+            OpCode::CloneInto => Op::CloneInto { fd: m, path: a },
             OpCode::OomScore => Op::OomScore { value: a },
             OpCode::Loopback => Op::Loopback {},
             OpCode::Hostname => Op::Hostname { name: a },
@@ -179,7 +180,7 @@ fn print(program: &Program<'_>) {
 
 fn record(bytes: &[u8]) {
     match Record::decode(bytes) {
-        Err(_) => assert!(bytes.len() != RECORD || !(1..=8).contains(&bytes[0])),
+        Err(_) => assert!(bytes.len() != RECORD || !(1..=9).contains(&bytes[0])),
         Ok(record) => {
             assert_eq!(bytes.len(), RECORD);
             assert_eq!(Record::decode(&record.encode()), Ok(record));

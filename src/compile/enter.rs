@@ -14,7 +14,7 @@ use crate::cgroup::Cgroups;
 use crate::error::Result;
 use crate::host::Stream;
 use crate::ids::{self, Identity};
-use crate::plan::{Enclosure, Plan};
+use crate::plan::{Enclosure, ParentOp, Plan};
 use crate::report::Control;
 use crate::spec::ExecSpec;
 use crate::step::wire::{Dup, Op};
@@ -38,6 +38,10 @@ pub(crate) fn enter(
     sources::streams(inherited, &mut draft);
     let mut cgroups = enclosure.cgroups.below(name);
     let steps = |at| enclosure.steps.iter().filter(move |step| step.phase == Phase::Enter(at));
+    if let Some(unit) = cgroups.paths.unit.as_ref().filter(|_| cgroups.paths.into) {
+        let fd = draft.hand(Handed::Cgroup(unit.clone()));
+        draft.build(Control::KILL, Op::CloneInto { fd, path: step::path(unit) });
+    }
     let moves = Moves { from: &enclosure.cgroups, to: &cgroups };
     steps(Enter::Outside).for_each(|step| outside(step, run, &moves, &mut draft));
     let fd = draft.hand(Handed::Task);
@@ -57,10 +61,11 @@ pub(crate) fn enter(
     };
     process::exec(&run.args, &environment, &run.env, &mut draft);
     if cgroups.is_empty() {
-        let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command; so does the command itself, if it clears its parent-death signal (PR_SET_PDEATHSIG)";
+        let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command";
         draft.report.weaken(Control::KILL, why);
     }
-    let parent = launch(&mut cgroups, draft.handed, 0, None);
+    let clone = ParentOp::Clone { namespaces: 0, into_cgroup: false };
+    let parent = launch(&mut cgroups, draft.handed, clone, None);
     let Enclosure { id, namespaces, must_hold, root, .. } = enclosure.clone();
     Ok(Plan {
         id,
@@ -158,7 +163,7 @@ fn inside(
     let deadline = process::deadline(run.deadline, forks, draft)?;
     draft.init.extend(deadline);
     if run.deadline.is_some() && forks {
-        let why = "an additional command can prevent that the kernel kills it with its parent (PR_SET_PDEATHSIG): it is then killed by the next wait, if the task has a cgroup";
+        let why = "the deadline ends an additional command, and not the processes that it has started: the next wait kills them, if the task has a cgroup";
         draft.report.weaken(Control::DEADLINE, why);
     }
     for step in &enclosure.fork_inside {

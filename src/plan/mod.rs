@@ -95,6 +95,13 @@ pub(crate) struct Enclosure {
     pub root: RootRecord,
 }
 
+impl Enclosure {
+    /// Whether the task has a PID namespace of its own.
+    pub(crate) fn has_pid_namespace(&self) -> bool {
+        self.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0
+    }
+}
+
 /// The users that an additional command may run as in place of the task's user.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct OtherUsers {

@@ -16,19 +16,24 @@ use crate::task::Task;
 /// (SIGSTOP), or block it by a file system of its own.
 const START: Duration = Duration::from_secs(60);
 
+/// How long to wait for the end of the task if the error of an exec may be due to it.
+const END: Duration = Duration::from_secs(5);
+
 impl Task {
     /// Runs another command in the task, with the task's namespaces, root, user, groups, capabilities, `no_new_privs`,
     /// system call filter, Landlock rules and limits. Returns after `execve(2)` has succeeded.
     ///
     /// The returned value stands for the command and the processes that it starts: they have a cgroup of their own below
     /// the task's. [`wait`](Task::wait), [`kill`](Task::kill), [`stop`](Task::stop) and [`stats`](Task::stats) refer to
-    /// them only, and a drop kills them only. They end when the task ends, and when the caller ends.
+    /// them only, and a drop kills them only. They end when the task ends. When the caller ends, the command ends, and what
+    /// it has left behind ends with the task.
     ///
     /// The command has a Landlock domain of its own, if the task has one. The kernel then refuses that either traces the
     /// other (`ptrace(2)`), and, in the host's PID namespace, that one signals the other.
     ///
-    /// Do not [freeze](Task::freeze) the task, nor a cgroup above it, during the call: it then blocks until the task is
-    /// thawed, whatever the deadline.
+    /// If the task is [frozen](Task::freeze) during the call, the call waits for the thaw as long as it waits for the
+    /// command: 60 seconds, or the deadline of the command. On v1 a process that entered a frozen task ends when the task is
+    /// thawed.
     ///
     /// Uses pidfds as namespaces (`setns(2)`, Linux 5.8). Costs no more than a spawn, whatever the root.
     ///
@@ -48,7 +53,7 @@ impl Task {
     /// `Unsupported` if the task was [recovered](crate::Sandbox::recover) and another build of the library spawned it, or
     /// if it is itself an additional command.
     /// [`Error::Prepare`] with `TimedOut` if the command is not executed within 60 seconds, or before its deadline: the task
-    /// can stop the process meanwhile. [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does
+    /// can stop the process, and the caller can freeze it. [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does
     /// not change.
     pub fn exec(&self, spec: &ExecSpec) -> Result<Task> {
         spawn::check_streams(spec.streams())?;
@@ -63,8 +68,13 @@ impl Task {
         let start = spec.deadline.map_or(START, |deadline| deadline.min(START));
         let given = Given { streams, running: Some(self.pidfd()), start: Some(start), ..Given::default() };
         // The end of the task explains every other error.
-        let spawned = self.with_cgroups(|| spawn::spawn(&plan, given));
-        let spawned = spawned.or_else(|e| self.check_alive().and(Err(e)))?;
+        let spawned = self.while_entering(|| spawn::spawn(&plan, given));
+        let spawned = spawned.or_else(|e| {
+            if spawn::joined_too_late(&e) {
+                self.wait_end(Some(END))?;
+            }
+            self.check_alive().and(Err(e))
+        })?;
         Task::joined(enclosure, spawned)
     }
 

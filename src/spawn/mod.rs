@@ -137,7 +137,7 @@ impl Run<'_> {
     fn explained(&self, e: Error) -> Error {
         if was_killed(&e) && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
             let why = "out of memory: init was OOM-killed, the memory limit is too small to start the task";
-            return Error::Setup { step: "init".into(), source: io::Error::other(why) };
+            return Error::Setup { step: DIED.into(), source: io::Error::other(why) };
         }
         e
     }
@@ -250,7 +250,7 @@ impl Run<'_> {
             clone::CloneError::Clone(source) => Error::Prepare { step: op.call(), source },
             clone::CloneError::Execute(source) => Error::Prepare { step: EXECUTE_INIT.into(), source },
         })?;
-        self.attempt.child = Some(Child::new(child, ours));
+        self.attempt.child = Some(Child::new(child, ours, self.given.running.is_some()));
         Ok(())
     }
 
@@ -287,6 +287,7 @@ impl Run<'_> {
             Handed::Caller(number) => callers(*number)?,
             Handed::CallerPidfd => sys::own_pidfd().map_err(refused)?,
             Handed::Task => duplicate(self.given.running)?,
+            Handed::Cgroup(_) => duplicate(self.undo.group().and_then(Group::into_fd))?,
             Handed::ExitRecord(_) => {
                 let record = self.undo.exit_record().ok_or(io::ErrorKind::NotFound.into());
                 record.and_then(RecordFile::writer).map_err(refused)?
@@ -429,7 +430,7 @@ fn listen(
             child
                 .status()
                 .and_then(|status| sys::poll_until(status, until))
-                .map_err(Error::prepare("wait for the command, which the task may have stopped"))?;
+                .map_err(Error::prepare("wait for the command, which may be stopped or frozen"))?;
         }
         let (n, fd) = child
             .status()
@@ -446,6 +447,14 @@ fn listen(
                 return Ok(terminal);
             }
             Ok(Record::Terminal) => terminal = fd,
+            Ok(Record::Copied) => {
+                let copy = fd.ok_or_else(|| init_died(child))?;
+                child.continues_as(copy);
+                child
+                    .status()
+                    .and_then(|status| sys::send(status, b"g"))
+                    .map_err(|e| unheard(child, "sendto(status)", e))?;
+            }
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
             Ok(Record::Exited { .. } | Record::Deadline | Record::CpuDeadline) | Err(_) => {
@@ -503,6 +512,9 @@ fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
     }
 }
 
+/// The step of the error for an init that ended without a record.
+const DIED: &str = "init";
+
 /// The error for an init that ended without a record.
 fn init_died(child: &Child) -> Error {
     let source = match sys::wait_pidfd(child.pidfd(), true, false) {
@@ -513,12 +525,19 @@ fn init_died(child: &Child) -> Error {
         Ok(Some((sys::Ended::Code(code), _))) => io::Error::other(format!("init exited with code {code}")),
         _ => io::Error::other("init has ended, its exit status is unknown"),
     };
-    Error::Setup { step: "init".into(), source }
+    Error::Setup { step: DIED.into(), source }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("init was killed by signal 9")]
 struct Killed;
+
+/// Whether the end of the task that the process joins may be the cause: init or its child was killed with the task, or the
+/// task's namespaces are gone. The kernel refuses a fork into a PID namespace that ends with `ENOMEM`.
+pub(crate) fn joined_too_late(error: &Error) -> bool {
+    let (Error::Setup { step, source } | Error::Prepare { step, source }) = error else { return false };
+    step == DIED || matches!(source.raw_os_error(), Some(libc::ESRCH | libc::ENOMEM))
+}
 
 /// Whether the spawn failed because init was killed by SIGKILL before it sent a record.
 fn was_killed(error: &Error) -> bool {

@@ -308,6 +308,8 @@ pub(crate) enum Handed {
     CallerPidfd,
     /// A pidfd of the first process of a running task.
     Task,
+    /// The v2 cgroup of a process that joins a task.
+    Cgroup(PathBuf),
     /// The file of the exit record, opened once more for writing.
     ExitRecord(PathBuf),
     /// A namespace file.
@@ -338,6 +340,7 @@ impl Handed {
             Handed::Caller(number) => format!("descriptor {number} of the caller"),
             Handed::CallerPidfd => "a pidfd of the caller".into(),
             Handed::Task => "a pidfd of the task".into(),
+            Handed::Cgroup(path) => format!("cgroup {path:?}"),
             Handed::ExitRecord(path) => format!("exit record {path:?}"),
             Handed::Namespace(path) => format!("namespace {path:?}"),
             Handed::Tree { source, .. } => format!("a mount tree of {source:?}"),
@@ -360,6 +363,7 @@ impl Handed {
             Handed::Caller(number) => format!("fcntl({number}, F_DUPFD_CLOEXEC)"),
             Handed::CallerPidfd => "pidfd_open(this process)".into(),
             Handed::Task => "fcntl(pidfd, F_DUPFD_CLOEXEC)".into(),
+            Handed::Cgroup(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::ExitRecord(path) => format!("openat({path:?}, O_WRONLY|O_NOFOLLOW)"),
             Handed::Namespace(path) | Handed::Source(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::Tree { source, recursive } => {
@@ -435,10 +439,11 @@ mod tests {
             Record::Deadline,
             Record::CpuDeadline,
             Record::Terminal,
+            Record::Copied,
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
-        assert_eq!(Record::decode(&[9; 9]), Err(Malformed));
+        assert_eq!(Record::decode(&[10; 9]), Err(Malformed));
         assert_eq!(Record::decode(&[1; 8]), Err(Malformed));
     }
 

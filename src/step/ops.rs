@@ -105,6 +105,17 @@ ops! {
         /// since (`ENODEV`), or if its cpuset has no CPUs (`ENOSPC`).
         may_be_absent: bool,
     }
+    /// Continues in a copy of init that is created in a version 2 cgroup (`CLONE_INTO_CGROUP`, Linux 5.7), as another child
+    /// of the caller. The parent gets a pidfd of the copy, and the first process exits.
+    ///
+    /// If the cgroup is frozen, the copy does not run before it is thawed, and can be killed. It has none of the caller's
+    /// memory, and the caller does not wait for it in the kernel, as it does for the child of its own clone.
+    CloneInto {
+        /// Index into the table of descriptors: the cgroup's directory.
+        fd: u32,
+        /// Path of the directory; only for the printed plan.
+        path: Str<'a>,
+    }
     /// Writes `/proc/self/oom_score_adj`.
     OomScore {
         /// -1000 to 1000, in decimal.

@@ -34,6 +34,9 @@ pub enum Record {
     Running,
     /// The pseudo-terminal is open. The parent's end comes with the record (`SCM_RIGHTS`).
     Terminal,
+    /// Init continues in a copy, and has exited. The copy's pidfd comes with the record (`SCM_RIGHTS`). The copy waits for
+    /// one byte.
+    Copied,
     /// The time of the task is over, and PID 1 exits.
     Deadline,
     /// The task has used its CPU time, and PID 1 exits.
@@ -146,7 +149,8 @@ impl Record {
             | Record::Degraded { .. }
             | Record::Ready
             | Record::Running
-            | Record::Terminal => None,
+            | Record::Terminal
+            | Record::Copied => None,
         }
     }
 
@@ -161,6 +165,7 @@ impl Record {
             Record::Deadline => (6, 0, 0, 0),
             Record::CpuDeadline => (7, 0, 0, 0),
             Record::Terminal => (8, 0, 0, 0),
+            Record::Copied => (9, 0, 0, 0),
         };
         let [s0, s1, s2, _] = step.to_le_bytes();
         let [n0, n1, n2, n3] = number.to_le_bytes();
@@ -184,6 +189,7 @@ impl Record {
             6 => Ok(Record::Deadline),
             7 => Ok(Record::CpuDeadline),
             8 => Ok(Record::Terminal),
+            9 => Ok(Record::Copied),
             _ => Err(Malformed),
         }
     }

@@ -59,6 +59,11 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             let remark = if may_be_absent { " # if a CPU is reserved" } else { "" };
             one(format!("write({path:?}, \"0\"){remark}"))
         }
+        Op::CloneInto { path, .. } => vec![
+            format!("clone3(CLONE_PARENT|CLONE_PIDFD|CLONE_INTO_CGROUP, {path:?})"),
+            "sendmsg(the parent, its pidfd)".into(),
+            "recvfrom(status) # in the copy".into(),
+        ],
         Op::OomScore { value } => vec![
             "openat(\"/proc/self/oom_score_adj\", O_WRONLY)".into(),
             format!("write(\"/proc/self/oom_score_adj\", {value:?})"),
@@ -285,6 +290,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Join { path, .. } => format!("join {path:?}"),
         Op::Unshare { flags } => format!("new {}", namespaces(flags)),
         Op::Enter { path, .. } => format!("enter the cgroup of {path:?}"),
+        Op::CloneInto { path, .. } => format!("continue in a copy in cgroup {path:?}"),
         Op::OomScore { .. } => "oom_score_adj".into(),
         Op::Loopback {} => "bring up the loopback interface".into(),
         Op::Hostname { .. } => "host name".into(),

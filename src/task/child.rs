@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use super::reaper::reap_later;
 use crate::status::{Deadline, ExitStatus, Lost, Rusage};
 use crate::step::wire::{End, RECORD, Record};
 use crate::sys::{self, Ended};
@@ -19,6 +21,8 @@ pub(crate) struct Child {
     lost: Lost,
     /// Whether the process was reaped or is no longer owned.
     left: bool,
+    /// Whether the process has joined a task.
+    joined: bool,
 }
 
 /// A cloned process that has ended.
@@ -31,13 +35,14 @@ pub(crate) struct Reaped {
 }
 
 impl Child {
-    pub(crate) fn new(init: OwnedFd, status: OwnedFd) -> Self {
-        Child { init, task: None, status: Some(status), lost: Lost::Reaped, left: false }
+    /// A process that was cloned, and that joins a task if `joined`.
+    pub(crate) fn new(init: OwnedFd, status: OwnedFd, joined: bool) -> Self {
+        Child { init, task: None, status: Some(status), lost: Lost::Reaped, left: false, joined }
     }
 
     /// The processes of a recovered task. `init` polls readable when it has ended. A drop does not kill it.
     pub(super) fn recovered(init: OwnedFd, task: Option<OwnedFd>, lost: Lost) -> Self {
-        Child { init, task, status: None, lost, left: true }
+        Child { init, task, status: None, lost, left: true, joined: false }
     }
 
     /// The socket to init.
@@ -50,6 +55,12 @@ impl Child {
 
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.init.as_fd()
+    }
+
+    /// The process is replaced by its copy, which init has made before it exited.
+    pub(crate) fn continues_as(&mut self, copy: OwnedFd) {
+        let _ = sys::wait_pidfd(self.pidfd(), true, true);
+        self.init = copy;
     }
 
     /// Sets the pidfd of the process that executes the command, as init has sent it.
@@ -86,6 +97,7 @@ impl Child {
         self.left = true;
         let (ended, usage) = (ended.map(|(ended, _)| ended), ended.map(|(_, usage)| Rusage::from(usage)));
         let recorded = self.record();
+        self.kill_main();
         let status = recorded.or(ended.map(ExitStatus::from)).unwrap_or(ExitStatus::lost(self.lost));
         Ok(Some(Reaped { status, usage, recorded: recorded.is_some() }))
     }
@@ -104,11 +116,21 @@ impl Child {
     /// Kills and reaps the process, unless it was reaped or is no longer owned.
     pub(super) fn end(&mut self) {
         if !self.left {
-            // Without a PID namespace, the end of init does not end the task.
-            let _ = self.task.as_ref().map(|task| sys::pidfd_signal(task.as_fd(), libc::SIGKILL));
+            self.kill_main();
+            if self.joined {
+                // Init sees that the socket is closed, kills and reaps the main process, and exits. If init were killed
+                // first, a zombie would stay in the task's PID namespace until the host's init reaps it.
+                self.status = None;
+                ends_within(self.pidfd(), REAPING);
+            }
             end(self.pidfd());
             self.left = true;
         }
+    }
+
+    /// Kills the process that executes the command. The end of init ends it too only if init is PID 1 of its PID namespace.
+    fn kill_main(&self) {
+        let _ = self.task.as_ref().map(|task| sys::pidfd_signal(task.as_fd(), libc::SIGKILL));
     }
 
     /// Gives up the process: a drop does not kill it.
@@ -128,13 +150,28 @@ impl Drop for Child {
     }
 }
 
+/// How long init may take to reap the main process, which was killed.
+pub(super) const REAPING: Duration = Duration::from_secs(1);
+
+/// How long to wait for the end of a process that was sent a SIGKILL. On v1 it does not end while a cgroup above is
+/// frozen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Kills and reaps a process. If the kernel refuses the kill, it does not wait, because the process may never end.
 fn end(pidfd: BorrowedFd<'_>) {
     let killed = match sys::pidfd_signal(pidfd, libc::SIGKILL) {
         Err(e) => e.raw_os_error() == Some(libc::ESRCH),
         Ok(()) => true,
     };
+    if killed && !ends_within(pidfd, PATIENCE) {
+        return reap_later(pidfd);
+    }
     let _ = sys::wait_pidfd(pidfd, killed, true);
+}
+
+/// Waits for the end of a process, which is not reaped. Whether it has ended.
+pub(super) fn ends_within(pidfd: BorrowedFd<'_>, time: Duration) -> bool {
+    Instant::now().checked_add(time).is_none_or(|until| sys::poll_until(pidfd, until).is_ok())
 }
 
 impl From<Ended> for ExitStatus {

@@ -7,7 +7,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::cgroup::Limits;
 use crate::cgroup::stats::{Process, Stats};
@@ -87,8 +88,10 @@ struct Ending {
     child: Child,
     status: Option<ExitStatus>,
     usage: Option<Rusage>,
-    /// Whether the cloned process was sent a SIGKILL while it lived.
+    /// Whether the first process to kill was sent a SIGKILL while it lived.
     killed: bool,
+    /// Whether the first process to kill is the main process, and not init.
+    kills_main: bool,
     /// Whether the task was detached: nothing is killed or removed by this value.
     detached: bool,
 }
@@ -119,8 +122,8 @@ pub struct Task {
     main: OwnedFd,
     /// Held for short operations only.
     shared: Arc<Shared>,
-    /// Held by the one thread that removes.
-    teardown: Mutex<()>,
+    /// Held for writing by the one thread that removes, and for reading while processes join the task.
+    teardown: RwLock<()>,
     streams: Mutex<Streams>,
     populated: Option<Populated>,
     /// Whether the root is a temporary directory.
@@ -132,6 +135,8 @@ pub struct Task {
     other_build: Option<String>,
     /// Whether the process has joined another task.
     joined: bool,
+    /// Whether processes have joined the task, as far as this process knows.
+    entered: AtomicBool,
     /// Whether the task outlives this process and this value.
     survives: bool,
     /// Whether the processes were gone when the task was recovered. `init` and `main` then are no pidfds, but poll
@@ -166,19 +171,21 @@ impl Task {
         };
         // On an error, the child is killed before its cgroup and root are removed: locals are dropped in reverse order.
         let temporary = undo.root().is_some();
-        let ending = Ending { child, status: None, usage: None, killed: false, detached: false };
+        let kills_main = joined || !enclosure.has_pid_namespace();
+        let ending = Ending { child, status: None, usage: None, killed: false, kills_main, detached: false };
         let (init, main) = (dup(ending.child.pidfd())?, dup(ending.child.main())?);
         Ok(Task {
             init,
             main,
             shared: Shared::new(ending, undo, &enclosure.report),
-            teardown: Mutex::new(()),
+            teardown: RwLock::new(()),
             streams: Mutex::new(streams),
             populated,
             temporary,
             enclosure,
             other_build: None,
             joined,
+            entered: AtomicBool::new(false),
             survives: false,
             gone: false,
             data: Vec::new(),
@@ -200,9 +207,11 @@ impl Task {
         Err(Error::task("exec")(io::Error::new(io::ErrorKind::Unsupported, why)))
     }
 
-    /// Calls `f` while the task's cgroups cannot be removed.
-    pub(crate) fn with_cgroups<T>(&self, f: impl FnOnce() -> T) -> T {
-        let _held = self.undo();
+    /// Calls `f`, in which a process joins the task. The task's cgroups are not removed meanwhile. It can be frozen,
+    /// thawed, changed and killed.
+    pub(crate) fn while_entering<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.entered.store(true, Ordering::SeqCst);
+        let _held = self.teardown.read().unwrap_or_else(PoisonError::into_inner);
         f()
     }
 
@@ -372,7 +381,8 @@ impl Drop for Task {
             undo.forget(sys::proc_pid(self.init.as_fd()));
         }
         if !ending.child.has_left() {
-            if let Some(group) = undo.group() {
+            // A process that has joined a task is killed with its cgroup later: see `Child::end`.
+            if let Some(group) = undo.group().filter(|_| !self.joined) {
                 let _ = group.kill();
             }
             ending.child.end();

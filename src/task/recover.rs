@@ -6,7 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, RwLock};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -72,18 +73,21 @@ impl Task {
         let status = handle.status;
         let other_build = Some(handle.build.clone()).filter(|other| *other != build());
         let undo = undo.keep();
-        let ending = Ending { child, status, usage: None, killed: false, detached: false };
+        let kills_main = !handle.enclosure.has_pid_namespace();
+        let ending = Ending { child, status, usage: None, killed: false, kills_main, detached: false };
         Ok(Task {
             init: own_init,
             main: own_main,
             temporary: undo.root().is_some(),
             shared: Shared::new(ending, undo, &handle.enclosure.report),
-            teardown: Mutex::new(()),
+            teardown: RwLock::new(()),
             streams: Mutex::new(Streams::default()),
             populated: handle.populated.clone(),
             enclosure: handle.enclosure.clone(),
             other_build,
             joined: false,
+            // Another process may have entered the task.
+            entered: AtomicBool::new(true),
             survives: true,
             gone,
             data: handle.data.clone(),

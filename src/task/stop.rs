@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getpgid};
 
+use super::child::{REAPING, ends_within};
 use super::{ExitStatus, Signal, Task};
 use crate::error::{Error, Result};
 use crate::sys;
@@ -154,7 +156,7 @@ impl Task {
         let mut ending = self.ending();
         if self.reap_in(&mut ending)?.is_none() {
             // Outside of a PID namespace, the process that stays records the end of the main process, and ends with it.
-            let first = if self.is_in_pid_namespace() { &self.init } else { &self.main };
+            let first = if ending.kills_main { &self.main } else { &self.init };
             match sys::pidfd_signal(first.as_fd(), libc::SIGKILL) {
                 Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                     return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
@@ -163,14 +165,15 @@ impl Task {
             }
         }
         drop(ending);
+        // What has joined a task is reaped by a process outside of its PID namespace, before that is killed with the
+        // cgroup. A zombie keeps PID 1 from ending, and the host's init may never reap it.
+        if self.joined || self.entered.load(Ordering::SeqCst) {
+            ends_within(self.pidfd(), REAPING);
+        }
         match self.undo().group() {
             Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
         }
-    }
-
-    fn is_in_pid_namespace(&self) -> bool {
-        self.enclosure.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0
     }
 
     /// The processes of the task, as ids of the mounted `/proc`.

@@ -50,8 +50,9 @@ impl Ending {
             // If the caller ignores SIGCHLD, the kernel keeps no status. The process lived when it was sent the signal.
             let lost = status.lost.is_some_and(|why| why != Lost::Torn) && self.killed;
             let status = if lost { ExitStatus::signalled(libc::SIGKILL) } else { status };
-            // Our SIGKILL hits init first, which then records nothing.
-            let killed = self.killed && !recorded && status.signal == Some(libc::SIGKILL);
+            // If our SIGKILL hits init first, it records nothing.
+            let ours = self.killed && (!recorded || self.kills_main);
+            let killed = ours && status.signal == Some(libc::SIGKILL);
             self.status = Some(status.with_killed(killed || status.killed).with_oom_killed(oom_killed()));
         }
         Ok(self.status)
@@ -329,7 +330,7 @@ impl Task {
     /// As [`remove`](Self::remove), and calls `look` before the root is removed, with whether the cgroups were removed,
     /// and with the root. If it returns an error, the root stays.
     fn tear_down<T>(&self, look: impl FnOnce(bool, Option<&TempRoot>) -> Result<T>) -> Result<T> {
-        let _only = self.teardown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _only = self.teardown.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.undo().end_processes();
         let cgroups = self.undo_mut().remove_cgroups();
         let mut root = self.undo_mut().take_root();

@@ -107,7 +107,7 @@ names! {
     SYS_read "read", SYS_pread64 "pread64", SYS_write "write", SYS_close "close", SYS_mmap "mmap", SYS_munmap "munmap",
     SYS_rt_sigaction "rt_sigaction", SYS_rt_sigprocmask "rt_sigprocmask", SYS_ioctl "ioctl", SYS_socket "socket",
     SYS_sendto "sendto", SYS_recvfrom "recvfrom", SYS_sendmsg "sendmsg", SYS_socketpair "socketpair",
-    SYS_clone "clone", SYS_execve "execve", SYS_wait4 "wait4", SYS_fcntl "fcntl", SYS_getcwd "getcwd",
+    SYS_clone "clone", SYS_clone3 "clone3", SYS_kill "kill", SYS_execve "execve", SYS_wait4 "wait4", SYS_fcntl "fcntl", SYS_getcwd "getcwd",
     SYS_chdir "chdir", SYS_fchdir "fchdir", SYS_umask "umask", SYS_setsid "setsid", SYS_setgroups "setgroups",
     SYS_setresuid "setresuid", SYS_setresgid "setresgid", SYS_capset "capset", SYS_personality "personality",
     SYS_setpriority "setpriority", SYS_sched_setscheduler "sched_setscheduler", SYS_pivot_root "pivot_root",
@@ -261,6 +261,11 @@ impl Kernel {
                 self.forked = !self.facts.child;
                 // SAFETY: CLONE_PIDFD writes an int there.
                 unsafe { (a[2] as *mut i32).write(fresh as i32) };
+                if self.facts.child { 0 } else { CHILD as isize }
+            }
+            "clone3" => {
+                // SAFETY: the second field of struct clone_args is a pointer, where CLONE_PIDFD writes an int.
+                unsafe { ((a[0] as *const [u64; 11]).read()[1] as *mut i32).write(fresh as i32) };
                 if self.facts.child { 0 } else { CHILD as isize }
             }
             // PID 1 reads the end of the stream from its child; every other reader gets one byte.

@@ -106,6 +106,14 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         OpCode::Enter => {
             plain([false, true].map(|may_be_absent| Op::Enter { fd: 0, path: path(), may_be_absent }))
         }
+        OpCode::CloneInto => {
+            let op = Op::CloneInto { fd: 0, path: path() };
+            let copy = Facts { child: true, ..Facts::default() };
+            vec![
+                Sample { op, facts: Facts::default(), not_made: &[2] },
+                Sample { op, facts: copy, not_made: &[1] },
+            ]
+        }
         OpCode::OomScore => plain([Op::OomScore { value: text("500") }]),
         OpCode::Loopback => plain([Op::Loopback {}]),
         OpCode::Hostname => plain([Op::Hostname { name: text("dam") }]),

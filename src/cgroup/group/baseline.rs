@@ -43,6 +43,22 @@ impl Counters<'_> {
     }
 }
 
+/// The cgroup in which the memory of a process is accounted that has joined a task: the task's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::cgroup) enum Joined {
+    V1(PathBuf),
+    V2(PathBuf),
+}
+
+impl Joined {
+    pub fn counters(&self) -> Counters<'_> {
+        match self {
+            Joined::V1(path) => Counters::V1(Dir::new(path, None)),
+            Joined::V2(path) => Counters::V2(Dir::new(path, None)),
+        }
+    }
+}
+
 /// Values of the memory counters from before the task was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::cgroup) struct Baseline {
@@ -50,16 +66,22 @@ pub(in crate::cgroup) struct Baseline {
     above: Vec<(PathBuf, u64)>,
     /// Number of direct reclaims on the host; v1 only.
     pub stalls: Option<u64>,
+    /// `oom_kill`, `oom` and `oom_group_kill` of the group's own cgroup, if it is older than the group.
+    #[serde(default)]
+    pub own: [u64; 3],
 }
 
 impl Baseline {
     /// Reads the counters. They are empty if the task's memory is not accounted.
-    pub fn take(counters: Option<&Counters<'_>>) -> Baseline {
-        match counters {
-            Some(Counters::V1(leaf)) => Baseline { above: above(leaf.path(), failures), stalls: stalls() },
-            Some(Counters::V2(leaf)) => Baseline { above: above(leaf.path(), shortages), stalls: None },
-            None => Baseline::default(),
-        }
+    pub fn take(counters: Option<&Counters<'_>>, joined: bool) -> Baseline {
+        let (above, stalls) = match counters {
+            Some(Counters::V1(leaf)) => (above(leaf.path(), failures), stalls()),
+            Some(Counters::V2(leaf)) => (above(leaf.path(), shortages), None),
+            None => return Baseline::default(),
+        };
+        let text = counters.filter(|_| joined).and_then(Counters::read).unwrap_or_default();
+        let own = ["oom_kill", "oom", "oom_group_kill"].map(|name| field(&text, name).unwrap_or(0));
+        Baseline { above, stalls, own }
     }
 
     /// The count from before the task for the cgroup at `path`; `None` if it was not read.

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::report::{Control, Reason, Report};
 use crate::step::{Kernel, Step};
 use crate::sys::lock::Locked;
-use baseline::{Baseline, Counters, Tally};
+use baseline::{Baseline, Counters, Joined, Tally};
 use kill::kill_all;
 
 pub(super) mod baseline;
@@ -88,7 +88,11 @@ impl Cgroups {
     /// to it too. Without a unit there are no steps.
     pub(crate) fn below(&self, name: &str) -> Cgroups {
         let unlimited = Some("the limits belong to the task that the process has joined".into());
-        let own = Paths { enter: self.paths.enter.clone(), unlimited, ..Paths::default() };
+        let joined = match self.paths.v1.get("memory") {
+            Some(v1) => Some(Joined::V1(v1.clone())),
+            None => self.paths.unit.clone().filter(|_| self.paths.into).map(Joined::V2),
+        };
+        let own = Paths { enter: self.paths.enter.clone(), unlimited, joined, ..Paths::default() };
         let Some(unit) = &self.paths.unit else {
             return Cgroups { steps: Vec::new(), paths: own, share: self.share.clone(), cpu_time: None };
         };
@@ -153,7 +157,7 @@ pub struct Paths {
     /// The unit cgroup, in which all processes of the task are found and killed: the v2 cgroup, else that of the v1
     /// freezer.
     pub(crate) unit: Option<PathBuf>,
-    /// Whether the unit is a v2 cgroup, in which the task's first process is created (`CLONE_INTO_CGROUP`, Linux 5.7).
+    /// Whether the unit is a v2 cgroup, in which the first process is created (`CLONE_INTO_CGROUP`, Linux 5.7).
     pub(crate) into: bool,
     /// The v1 `tasks` files. Init writes `0` to each while it has a single thread.
     pub(crate) enter: Vec<PathBuf>,
@@ -177,6 +181,9 @@ pub struct Paths {
     pub(super) missing: Vec<Reason>,
     /// The memory counters from before the task was started. The difference shows later which cgroup ran out of memory.
     pub(super) before: Baseline,
+    /// The cgroup that accounts the memory, if it is that of a task that the process has joined.
+    #[serde(default)]
+    pub(super) joined: Option<Joined>,
     /// The directories ([`Site`]) of the task's reservation, if it has one.
     pub(super) reservation: Option<Site>,
     /// v1: the directories in which other tasks may have a reservation, if this task has none.
@@ -229,7 +236,7 @@ impl Group {
 
     /// Reads the memory counters as the baseline, after all steps have run.
     pub(crate) fn start_counting(&mut self) {
-        self.paths.before = Baseline::take(self.counters().as_ref());
+        self.paths.before = Baseline::take(self.counters().as_ref(), self.paths.joined.is_some());
     }
 
     fn of(paths: Paths, unit: Option<Locked>, memory: Option<OwnedFd>) -> Group {
@@ -457,6 +464,9 @@ impl Group {
 
     /// The cgroup in which the group's memory is accounted.
     pub(super) fn counters(&self) -> Option<Counters<'_>> {
+        if let Some(joined) = &self.paths.joined {
+            return Some(joined.counters());
+        }
         self.v1("memory").map(Counters::V1).or_else(|| self.tree().map(Counters::V2))
     }
 

@@ -83,7 +83,8 @@ impl Group {
     /// if the memory controller is not in use. After [`remove`](Self::remove) it returns the last value that was read.
     pub fn oom_kills(&self) -> u64 {
         let text = self.counters().and_then(|counters| counters.read());
-        self.tally().update(text.and_then(|text| field(&text, "oom_kill")))
+        let [before, ..] = self.before().own;
+        self.tally().update(text.and_then(|text| field(&text, "oom_kill")?.checked_sub(before)))
     }
 
     /// The OOM kills in the group so far, and the limit that was exceeded. `None` if no process was OOM-killed, or if
@@ -97,14 +98,16 @@ impl Group {
     pub fn oom(&self) -> Option<Oom> {
         let counters = self.counters()?;
         let text = counters.read()?;
-        let kills = self.tally().update(field(&text, "oom_kill"));
+        let since = |name: &str, before: u64| field(&text, name).map(|now| now.saturating_sub(before));
+        let [kills, shortages, group_kills] = self.before().own;
+        let kills = self.tally().update(since("oom_kill", kills));
         let (leaf, shortages) = match &counters {
             Counters::V1(leaf) => (leaf, None),
-            Counters::V2(leaf) => (leaf, Some(field(&text, "oom").unwrap_or(0))),
+            Counters::V2(leaf) => (leaf, Some(since("oom", shortages).unwrap_or(0))),
         };
         (kills > 0).then(|| Oom {
             kills,
-            group_kills: field(&text, "oom_group_kill"),
+            group_kills: since("oom_group_kill", group_kills),
             limit: verdict(self.suspects(leaf.path(), shortages)),
         })
     }

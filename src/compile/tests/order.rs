@@ -65,6 +65,8 @@ fn report(case: &Case, plan: &Plan) {
 /// The stages of init's steps, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
+    /// Only in the plan of a process that joins a running task: it is in its cgroup before anything else.
+    Copy,
     IdMaps,
     OomScore,
     Session,
@@ -111,6 +113,7 @@ enum Stage {
 /// The stage of an operation. Each new operation needs a stage here.
 fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
     match op {
+        Op::CloneInto { .. } => Stage::Copy,
         Op::AwaitIdMaps {} => Stage::IdMaps,
         // Written to the host's /proc, as the caller.
         Op::OomScore { .. } => Stage::OomScore,
@@ -191,7 +194,8 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Umask
         | Stage::Lookup
         | Stage::Exec => 1..=1,
-        Stage::IdMaps
+        Stage::Copy
+        | Stage::IdMaps
         | Stage::OomScore
         | Stage::CgroupNamespace
         | Stage::User
@@ -259,6 +263,10 @@ fn joins_in_order(plan: &Plan) {
     let before = &ops[..fork.unwrap_or(ops.len())];
     let confines: Vec<Op<'_>> = before.iter().copied().filter(|op| own(&stage(op, no_new_privs))).collect();
     assert_eq!(confines, of_task);
+    let copies = |op: &Op<'_>| matches!(op, Op::CloneInto { .. });
+    let unit = plan.cgroups.paths.unit.as_ref().filter(|_| plan.cgroups.paths.into);
+    assert_eq!(ops.iter().position(copies), unit.map(|_| 0));
+    assert!(!plan.init.iter().any(|step| copies(&op(step))));
     let in_pid_namespace = plan.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0;
     assert_eq!(fork.is_some(), in_pid_namespace);
     let filtered = plan.init.iter().any(|step| matches!(op(step), Op::Filter { .. }));
@@ -379,6 +387,7 @@ fn descriptors(plan: &Plan) {
             }
             Op::Join { fd, .. }
             | Op::Enter { fd, .. }
+            | Op::CloneInto { fd, .. }
             | Op::CpuDeadline { fd, .. }
             | Op::ExitRecord { fd, .. }
             | Op::ForkInside { caller: fd } => used.push(fd),
