@@ -533,10 +533,14 @@ fn init_died(child: &Child) -> Error {
 struct Killed;
 
 /// Whether the end of the task that the process joins may be the cause: init or its child was killed with the task, or the
-/// task's namespaces are gone. The kernel refuses a fork into a PID namespace that ends with `ENOMEM`.
+/// task's namespaces are gone. The kernel refuses a fork into a PID namespace that ends with `ENOMEM`, and the namespaces of
+/// a process that ends with `ESRCH` or `EPERM`.
 pub(crate) fn joined_too_late(error: &Error) -> bool {
     let (Error::Setup { step, source } | Error::Prepare { step, source }) = error else { return false };
-    step == DIED || matches!(source.raw_os_error(), Some(libc::ESRCH | libc::ENOMEM))
+    match source.raw_os_error() {
+        Some(libc::EPERM) => step.starts_with("setns"),
+        errno => step == DIED || matches!(errno, Some(libc::ESRCH | libc::ENOMEM)),
+    }
 }
 
 /// Whether the spawn failed because init was killed by SIGKILL before it sent a record.
