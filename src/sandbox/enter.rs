@@ -60,6 +60,11 @@ impl Task {
         self.check_alive()?;
         let enclosure = self.enclosure()?;
         if self.frozen().unwrap_or(false) {
+            // A kill freezes a v1 cgroup for a moment.
+            if self.is_killed() {
+                self.wait_end(Some(END))?;
+                self.check_alive()?;
+            }
             return Err(Error::task("exec in a frozen task")(Errno::EBUSY));
         }
         let inherited = host::inherited(spec.streams(), std::iter::empty());

@@ -176,6 +176,11 @@ impl Task {
         }
     }
 
+    /// Whether this process has killed the task.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.ending().killed
+    }
+
     /// The processes of the task, as ids of the mounted `/proc`.
     fn pids(&self) -> Result<BTreeSet<i32>> {
         if let Some(group) = self.undo().group().filter(|group| group.paths().has_unit()) {
