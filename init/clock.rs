@@ -28,7 +28,7 @@ impl Clock {
     /// The CPU time in nanoseconds that is left. ENODATA if the file has no number.
     pub fn left(&self) -> Result<u64, Errno> {
         let mut text = [0u8; 64];
-        let n = sys::pread(self.counter, &mut text)?;
+        let n = sys::pread(self.counter, &mut text, 0)?;
         let used = first_number(text.get(..n).unwrap_or_default()).ok_or(ENODATA)?;
         Ok(self.limit.saturating_sub(used.saturating_mul(self.unit)))
     }

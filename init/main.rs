@@ -7,7 +7,7 @@
 //!
 //! Init is not a crate of the workspace: `build.rs` compiles it for the target and the library embeds it. Its files,
 //! from the top: `run.rs` (the steps in order), `step.rs` (one operation), `reap.rs` (PID 1), `terminal.rs`, `files.rs`,
-//! `overlay.rs`, `mount.rs`, `credentials.rs`, `paths.rs`, `state.rs`, `clock.rs`, `call.rs`, `sys.rs` with
+//! `overlay.rs`, `mount.rs`, `credentials.rs`, `paths.rs`, `state.rs`, `clock.rs`, `log.rs`, `call.rs`, `sys.rs` with
 //! `sys_mounts.rs` (system calls), `uapi.rs` (the kernel's constants). Each file imports only from files after it in this
 //! list. Code that depends on the processor is in `x86_64.rs` and `x86_64_nr.rs`.
 #![no_std]
@@ -22,6 +22,7 @@ mod call;
 mod clock;
 mod credentials;
 mod files;
+mod log;
 mod mem;
 mod mount;
 mod overlay;

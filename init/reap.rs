@@ -19,6 +19,7 @@ use crate::arch::{self, nr};
 use crate::call::{At, CallFailed, Done, NextCall};
 use crate::clock::Clock;
 use crate::credentials::{drop_bounding, set_ids};
+use crate::log::Log;
 use crate::state::{FAILED, Init};
 use crate::sys::{self, PollFd};
 use crate::uapi::{
@@ -105,7 +106,10 @@ fn fork(init: &mut Init, caller: u32) -> Result<Forked, CallFailed> {
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
-        for fd in [init.timer, init.clock.timer, init.clock.counter, init.record] {
+        let [stdout, stderr] = init.log.pipes;
+        for fd in
+            [init.timer, init.clock.timer, init.clock.counter, init.record, init.log.file, stdout, stderr]
+        {
             sys::close(fd);
         }
         init.pid1 = theirs;
@@ -128,7 +132,21 @@ impl Parent {
     fn close_others(&self, init: &Init, index: u8) -> Done {
         let Clock { timer, counter, .. } = init.clock;
         let Parent { signals, caller, child, pidfd, .. } = *self;
-        let mut kept = [init.status, signals, caller, child, pidfd, init.timer, timer, counter, init.record];
+        let (file, [stdout, stderr]) = (init.log.file, init.log.pipes);
+        let mut kept = [
+            init.status,
+            signals,
+            caller,
+            child,
+            pidfd,
+            init.timer,
+            timer,
+            counter,
+            init.record,
+            file,
+            stdout,
+            stderr,
+        ];
         kept.sort_unstable();
         let mut first = 0;
         for fd in kept {
@@ -149,7 +167,8 @@ impl Parent {
         let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
         sys::close(self.pidfd);
         sys::close(self.child);
-        reap_until_exit(ends, [self.signals, init.timer], init.clock, self.pid)
+        let mut reaper = Reaper { ends, signals: self.signals, log: init.log, task: self.pid };
+        reaper.run(init.timer, init.clock)
     }
 }
 
@@ -258,53 +277,85 @@ struct Ends {
     kills: i32,
 }
 
-/// Reaps until the task ends. Exits at once when the parent dies without having detached the task, unless the task is to
-/// survive it: the kernel then kills the whole PID namespace. PID 1 polls a pidfd of the parent beside the socket, since a
-/// fork of the parent may hold the socket open. When the time or the CPU time of the task is over, it reports
-/// that and exits too.
-fn reap_until_exit(ends: Ends, [signals, timer]: [i32; 2], clock: Clock, task: i32) -> ! {
-    let Ends { status, caller, .. } = ends;
-    let polled = [signals, status, caller, timer, clock.timer];
-    let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
-    loop {
-        reap_ended(ends, task, signals < 0);
-        if sys::poll(&mut fds).is_err() {
-            continue;
-        }
-        let [of_signals, of_status, of_caller, of_timer, of_clock] = &mut fds;
-        if of_timer.revents != 0 {
-            ends.end_at(Record::Deadline, task);
-        }
-        if of_clock.revents != 0 && clock.is_over() {
-            ends.end_at(Record::CpuDeadline, task);
-        }
-        if of_signals.revents != 0 {
-            let _ = sys::read(signals, &mut [0u8; 128]);
-        }
-        if of_status.revents != 0 {
-            match sys::recv(status, &mut [0u8; 1]) {
-                // One byte from the parent detaches the task: it survives the parent.
-                Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
-                _ if caller < 0 => of_status.fd = -1,
-                _ => ends.exit(),
-            }
-        } else if of_caller.revents != 0 {
-            ends.exit();
-        }
-    }
+/// The state of the process that reaps.
+struct Reaper {
+    ends: Ends,
+    /// The signalfd.
+    signals: i32,
+    log: Log,
+    /// The PID of the main process.
+    task: i32,
 }
 
-/// Reaps every process that has ended. If the task is among them, records its exit status and exits with it.
-fn reap_ended(ends: Ends, task: i32, block: bool) {
-    while let Ok((pid, how)) = sys::wait_any(block) {
-        if pid == 0 {
-            return;
+impl Reaper {
+    /// Reaps until the task ends, and copies what it writes to the log. Exits at once when the parent dies without having
+    /// detached the task, unless the task is to survive it: the kernel then kills the whole PID namespace. It polls a pidfd of the parent beside the socket,
+    /// since a fork of the parent may hold the socket open. When the time or the CPU time of the task is over, it reports
+    /// that and exits too.
+    fn run(&mut self, timer: i32, clock: Clock) -> ! {
+        let Ends { status, caller, .. } = self.ends;
+        let [stdout, stderr] = self.log.pipes;
+        let polled = [self.signals, status, caller, timer, clock.timer, stdout, stderr];
+        let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+        loop {
+            self.reap_ended(self.signals < 0);
+            if sys::poll(&mut fds).is_err() {
+                continue;
+            }
+            let [of_signals, of_status, of_caller, of_timer, of_clock, of_logs @ ..] = &mut fds;
+            if of_timer.revents != 0 {
+                self.end_at(Record::Deadline);
+            }
+            if of_clock.revents != 0 && clock.is_over() {
+                self.end_at(Record::CpuDeadline);
+            }
+            if of_signals.revents != 0 {
+                let _ = sys::read(self.signals, &mut [0u8; 128]);
+            }
+            for (index, of_log) in of_logs.iter_mut().enumerate() {
+                if of_log.revents != 0 {
+                    self.log.copy(index);
+                    of_log.fd = self.log.pipes.get(index).copied().unwrap_or(-1);
+                }
+            }
+            if of_status.revents != 0 {
+                match sys::recv(status, &mut [0u8; 1]) {
+                    // One byte from the parent detaches the task: it survives the parent.
+                    Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
+                    _ if caller < 0 => of_status.fd = -1,
+                    _ => self.exit(),
+                }
+            } else if of_caller.revents != 0 {
+                self.exit();
+            }
         }
-        if pid == task {
-            ends.report(Record::Exited { status: how });
-            let signal = how & 0x7f;
-            sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal });
+    }
+
+    /// Reaps every process that has ended. If the task is among them, records its exit status and exits with it.
+    fn reap_ended(&mut self, block: bool) {
+        while let Ok((pid, how)) = sys::wait_any(block) {
+            if pid == 0 {
+                return;
+            }
+            if pid == self.task {
+                self.ends.report(Record::Exited { status: how });
+                self.log.drain();
+                let signal = how & 0x7f;
+                sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal });
+            }
         }
+    }
+
+    /// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before this process could run.
+    fn end_at(&mut self, deadline: Record) -> ! {
+        self.reap_ended(false);
+        self.ends.report(deadline);
+        self.exit()
+    }
+
+    fn exit(&mut self) -> ! {
+        self.log.drain();
+        self.ends.exit()
     }
 }
 
@@ -331,13 +382,6 @@ impl Ends {
             while sys::wait_any(true).is_ok_and(|(pid, _)| pid != self.kills) {}
         }
         sys::exit(FAILED)
-    }
-
-    /// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before PID 1 could run.
-    fn end_at(self, deadline: Record, task: i32) -> ! {
-        reap_ended(self, task, false);
-        self.report(deadline);
-        self.exit()
     }
 
     /// Writes the end of the task to the file of the exit record, if there is one, and sends it to the parent. Errors are

@@ -1,6 +1,7 @@
 //! Init's state, and its reports to the parent and to PID 1.
 
 use crate::clock::Clock;
+use crate::log::Log;
 use crate::sys;
 use crate::wire::{FDS, Program, Record, Str};
 
@@ -16,6 +17,8 @@ pub struct Init {
     pub clock: Clock,
     /// The file of the exit record; -1 without one.
     pub record: i32,
+    /// The log of the standard streams.
+    pub log: Log,
     /// Descriptors that the parent handed over; -1 once a step has taken one.
     pub fds: [i32; FDS as usize],
     /// The root of the sandbox. -1 before the step that mounts it.
@@ -49,6 +52,7 @@ impl Init {
             timer: -1,
             clock: Clock::NONE,
             record: -1,
+            log: Log::NONE,
             fds,
             root: -1,
             upper: -1,

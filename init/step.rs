@@ -4,6 +4,7 @@
 use crate::call::{At, Done, NextCall};
 use crate::clock::Clock;
 use crate::credentials::{become_user, drop_bounding, enter_landlock_domain, set_caps, set_ids};
+use crate::log::Log;
 use crate::mount::{MASK_ATTRS, attach, attach_anchor, new_mount};
 use crate::paths::{
     allow_existing, close_parent, open_if_present, open_mount_point, open_parent, split_at_anchor,
@@ -168,6 +169,11 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::ExitRecord { fd, .. } => {
             init.record = init.take_fd(fd);
             sys::lock_first_byte(init.record).at(0)
+        }
+        Op::Log { fd, stdout, stderr, .. } => {
+            let (file, pipes) = (init.take_fd(fd), [stdout, stderr].map(|pipe| init.take_fd(pipe)));
+            init.log = Log::open(file, pipes).at(0)?;
+            Ok(())
         }
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })

@@ -127,9 +127,9 @@ pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
     call(nr::READ, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
 }
 
-/// pread(2) from the start of the file.
-pub fn pread(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
-    call(nr::PREAD64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
+/// pread(2).
+pub fn pread(fd: i32, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
+    call(nr::PREAD64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), at as usize, 0, 0])
 }
 
 /// send(2) with MSG_NOSIGNAL.

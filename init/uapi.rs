@@ -9,6 +9,7 @@ pub const EACCES: i32 = 13;
 pub const EBUSY: i32 = 16;
 pub const EEXIST: i32 = 17;
 pub const ENODEV: i32 = 19;
+pub const EAGAIN: i32 = 11;
 pub const ENODATA: i32 = 61;
 pub const ENOTDIR: i32 = 20;
 pub const EINVAL: i32 = 22;

@@ -143,7 +143,9 @@ pub(crate) fn compile(
     filters.common(must_hold, &mut draft);
     draft.init.extend(deadline.into_iter().chain(cpu_deadline));
     let exit_record = process::exit_record(policy, spec, &id, private, &mut draft);
-    if stays(policy, spec, namespaces.pid) {
+    let stays = stays(policy, spec, namespaces.pid);
+    let log = process::log(spec, policy.state_dir.as_deref(), &id, stays, &mut draft)?;
+    if stays {
         // Without a PID namespace, the end of the process that stays would not end the task.
         let dies = private && spec.die_with == DieWith::Driver;
         let caller = if dies { draft.hand(Handed::CallerPidfd) } else { u32::MAX };
@@ -193,7 +195,8 @@ pub(crate) fn compile(
     must_hold.check(&draft.report)?;
     let record = root_record(spec, &root.build, &draft);
     let Draft { report, init, handed } = draft;
-    let parent = parent(exit_record, &mut cgroups, root, handed, clone, maps);
+    let files = StateFiles { exit_record, log: log.map(|path| (path, policy.log_size)) };
+    let parent = parent(files, &mut cgroups, root, handed, clone, maps);
     Ok(Plan {
         id,
         report,
@@ -227,9 +230,16 @@ fn root_record(spec: &SandboxSpec, build: &BuildRoot, draft: &Draft) -> RootReco
     }
 }
 
+/// The files of a task in the operator's `state_dir`.
+struct StateFiles {
+    exit_record: Option<PathBuf>,
+    /// The log, and the size of its ring.
+    log: Option<(PathBuf, u64)>,
+}
+
 /// The parent's steps, in order.
 fn parent(
-    record: Option<PathBuf>,
+    files: StateFiles,
     cgroups: &mut Cgroups,
     root: root::RootWork,
     handed: Vec<Handed>,
@@ -243,7 +253,9 @@ fn parent(
         Method::Reflink => "ioctl(FICLONE)",
         _ => "copy_file_range",
     };
-    record.into_iter().for_each(|path| push(Control::EXIT_RECORD, ParentOp::ExitRecord(path)));
+    let StateFiles { exit_record, log } = files;
+    exit_record.into_iter().for_each(|path| push(Control::EXIT_RECORD, ParentOp::ExitRecord(path)));
+    log.into_iter().for_each(|(path, size)| push(Control::empty(), ParentOp::Log { path, size }));
     if !root.build.env.is_empty() {
         let sources = root.build.env.keys().cloned().collect();
         push(Control::HOST_FILES, ParentOp::HoldSources { sources, then });

@@ -115,7 +115,10 @@ pub use spec::{
     CallerFd, Device, DieWith, ExecSpec, Fd, Policy, Resource, Rlimit, SandboxSpec, Stdio, WindowSize,
 };
 pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
-pub use task::{EndedRoot, Output, Sample, Samples, SignalTarget, StaleSandbox, Task, TaskHandle, Terminal};
+pub use task::{
+    EndedRoot, Log, LogEntry, LogStream, Output, Sample, Samples, SignalTarget, StaleSandbox, Task,
+    TaskHandle, Terminal,
+};
 
 /// The wire format between the parent and init, public for the fuzz targets only.
 #[cfg(fuzzing)]

@@ -126,6 +126,9 @@ pub struct Policy {
     /// The directory must exist, and no task may be able to write to it. It must be an absolute path. If absent, the
     /// status of a task that ends without its caller is lost.
     pub state_dir: Option<PathBuf>,
+    /// Maximum number of bytes that the [log](Stdio::Log) of a task keeps: the newest ones. 16 MiB by default; 64 KiB to
+    /// 1 TiB.
+    pub log_size: u64,
 }
 
 impl Default for Policy {
@@ -155,6 +158,7 @@ impl Default for Policy {
             allow_privileged: false,
             temp_dir: None,
             state_dir: None,
+            log_size: 16 << 20,
         }
     }
 }

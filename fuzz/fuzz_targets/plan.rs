@@ -114,6 +114,7 @@ impl Made {
             OpCode::CpuDeadline => {
                 Op::CpuDeadline { nanoseconds: x, processors: m, unit: n, fd: m, path: a }
             }
+            OpCode::Log => Op::Log { fd: m, stdout: n, stderr: z as u32, path: a },
             OpCode::ExitRecord => Op::ExitRecord { fd: m, path: a },
             OpCode::Exec => Op::Exec { args: strings, env: strings },
         };

@@ -50,7 +50,12 @@ pub(super) fn policy(policy: &Policy) -> Result<()> {
         }
     }
     policy.temp_dir.as_deref().map_or(Ok(()), |dir| check_path("temp_dir", dir))?;
-    policy.state_dir.as_deref().map_or(Ok(()), |dir| check_path("state_dir", dir))
+    policy.state_dir.as_deref().map_or(Ok(()), |dir| check_path("state_dir", dir))?;
+    if !(64 << 10..=1 << 40).contains(&policy.log_size) {
+        let why = format!("{} bytes is not within 64 KiB to 1 TiB", policy.log_size);
+        return Err(Error::spec("log_size", why));
+    }
+    Ok(())
 }
 
 /// Checks the sizes of the tmpfs mounts. For the kernel, size 0 is no limit, and a size near 2^64 overflows to 0.

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use super::{checks, identity, launch, process, sources};
 use crate::caps::{CapSet, Sets};
 use crate::cgroup::Cgroups;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Stream;
 use crate::ids::{self, Identity};
 use crate::plan::{Enclosure, ParentOp, Plan};
 use crate::report::Control;
-use crate::spec::ExecSpec;
+use crate::spec::{ExecSpec, Stdio};
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, Phase};
 
@@ -34,6 +34,9 @@ pub(crate) fn enter(
     checks::command(&run.command, &run.args, &run.env)?;
     checks::work_dir(run.work_dir.as_deref())?;
     process::are_descriptors(run.streams())?;
+    if let Some((field, _)) = run.streams().into_iter().find(|(_, stdio)| **stdio == Stdio::Log) {
+        return Err(Error::spec(field, "only a task has a log: an additional command has none"));
+    }
     let mut draft = Draft { report: enclosure.report.clone(), ..Draft::default() };
     sources::streams(inherited, &mut draft);
     let mut cgroups = enclosure.cgroups.below(name);

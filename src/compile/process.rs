@@ -69,6 +69,7 @@ pub(super) fn stream_source(stdio: &Stdio) -> StreamSource {
         Stdio::Inherit | Stdio::Fd(_) => StreamSource::Caller,
         Stdio::Null => StreamSource::Null,
         Stdio::Piped => StreamSource::Pipe,
+        Stdio::Log => StreamSource::Log,
     }
 }
 
@@ -192,6 +193,41 @@ pub(super) fn exit_record(
     let fd = draft.hand(Handed::ExitRecord(path.clone()));
     draft.build(Control::EXIT_RECORD, Op::ExitRecord { fd, path: step::path(&path) });
     Some(path)
+}
+
+/// Adds the steps for the log to the draft, if a standard stream goes there. Returns the path of its file. `stays` says
+/// whether a process of init stays, and `dir` is the operator's directory.
+///
+/// # Errors
+/// [`Error::Spec`] if nothing could write the log, or for standard input.
+pub(super) fn log(
+    spec: &SandboxSpec,
+    dir: Option<&Path>,
+    id: &str,
+    stays: bool,
+    draft: &mut Draft,
+) -> Result<Option<PathBuf>> {
+    let Some((field, _)) = spec.streams().into_iter().find(|(_, stdio)| **stdio == Stdio::Log) else {
+        return Ok(None);
+    };
+    if field == "stdin" {
+        return Err(Error::spec(field, "standard input cannot be a log"));
+    }
+    let Some(dir) = dir else {
+        return Err(Error::spec(field, "the log is a file in state_dir, and the policy has none"));
+    };
+    if !stays {
+        return Err(Error::spec(field, "only an init that stays can write the log: set init"));
+    }
+    let path = dir.join(format!("{id}.log"));
+    let fd = draft.hand(Handed::Log(path.clone()));
+    let mut pipe = |number: u32, stdio: &Stdio| match stdio {
+        Stdio::Log => draft.hand(Handed::LogPipe(number)),
+        _ => u32::MAX,
+    };
+    let (stdout, stderr) = (pipe(1, &spec.stdout), pipe(2, &spec.stderr));
+    draft.build(Control::empty(), Op::Log { fd, stdout, stderr, path: step::path(&path) });
+    Ok(Some(path))
 }
 
 /// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues

@@ -223,7 +223,7 @@ impl Plan {
             _ => None,
         }));
         lines.extend(self.parent.iter().filter_map(|step| match &step.op {
-            ParentOp::ExitRecord(path) => Some(format!("unlinkat({path:?})")),
+            ParentOp::ExitRecord(path) | ParentOp::Log { path, .. } => Some(format!("unlinkat({path:?})")),
             _ => None,
         }));
         lines

@@ -12,6 +12,13 @@ pub(crate) enum ParentOp {
     /// Creates and locks the file for the exit record of the task. Refused while another task of that name has it. Undone
     /// by removing it.
     ExitRecord(PathBuf),
+    /// Creates the file of the task's log. One of an earlier task of that name is removed. Undone by removing it.
+    Log {
+        /// Path of the file.
+        path: PathBuf,
+        /// Maximum number of bytes that it keeps.
+        size: u64,
+    },
     /// Opens the sources that are linked or copied into the root. They are opened while the plan is compiled, since the
     /// plan depends on their types. `spawn` does nothing for this step.
     HoldSources {
@@ -57,6 +64,7 @@ impl ParentOp {
     pub(crate) fn title(&self) -> String {
         match self {
             ParentOp::ExitRecord(path) => format!("exit record {path:?}"),
+            ParentOp::Log { path, .. } => format!("log {path:?}"),
             ParentOp::HoldSources { .. } => "open the sources of the root".into(),
             ParentOp::TempRoot(make) => format!("temporary root {:?}", make.path()),
             ParentOp::LockUpper(path) => format!("lock the upper directory {path:?}"),
@@ -84,6 +92,11 @@ impl ParentOp {
                 "flock(it, LOCK_EX|LOCK_NB)".into(),
                 "write(it, random name of the task)".into(),
                 format!("linkat(it, {path:?})"),
+            ],
+            ParentOp::Log { path, size } => vec![
+                format!("unlinkat({path:?}) # if it exists"),
+                format!("openat({path:?}, O_RDWR|O_CREAT|O_EXCL, 0600)"),
+                format!("write(it, header of a ring of {size} bytes)"),
             ],
             ParentOp::HoldSources { sources, then } => {
                 let line = |source| format!("openat2({source:?}, O_PATH) # later {then} for each file of it");

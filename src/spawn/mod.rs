@@ -63,6 +63,7 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
         undo: Undo::default(),
         report: plan.report.clone(),
         populated: None,
+        log: None,
         attempt: Attempt::default(),
     };
     let first = plan.parent.iter().position(|step| matches!(step.op, ParentOp::Hand(_)));
@@ -86,6 +87,8 @@ struct Run<'a> {
     undo: Undo,
     report: Report,
     populated: Option<Populated>,
+    /// The file of the task's log.
+    log: Option<OwnedFd>,
 }
 
 /// Resources of one clone attempt. They are dropped after it, except the child and the caller's ends of the streams.
@@ -94,6 +97,8 @@ struct Attempt {
     /// Dropped first: the child is killed and reaped before its resources are released.
     child: Option<Child>,
     streams: Streams,
+    /// The standard streams that go to the log, and the ends of their pipes that init reads.
+    log_pipes: Vec<(u32, OwnedFd)>,
     /// Descriptors for init, by index; `None` for one that is not needed.
     handed: Vec<Option<OwnedFd>>,
     /// The parent's end of the socket, and init's end.
@@ -161,6 +166,10 @@ impl Run<'_> {
         match &step.op {
             ParentOp::ExitRecord(path) => {
                 self.undo.record(RecordFile::create(path).map_err(refused_at)?);
+            }
+            ParentOp::Log { size, .. } => {
+                let record = self.undo.exit_record().ok_or_else(|| refused(Errno::ENOENT.into()))?;
+                self.log = Some(record.make_log(*size).map_err(refused_at)?);
             }
             // The sources were opened while the plan was compiled.
             ParentOp::HoldSources { .. } => {}
@@ -292,6 +301,8 @@ impl Run<'_> {
                 let record = self.undo.exit_record().ok_or(io::ErrorKind::NotFound.into());
                 record.and_then(RecordFile::writer).map_err(refused)?
             }
+            Handed::Log(_) => duplicate(self.log.as_ref().map(AsFd::as_fd))?,
+            Handed::LogPipe(number) => self.log_pipe(*number).map_err(refused)?,
             Handed::Namespace(_) => {
                 duplicate(self.given.survey.and_then(|survey| survey.namespace.as_ref()).map(AsFd::as_fd))?
             }
@@ -319,6 +330,15 @@ impl Run<'_> {
         root.or_else(held).ok_or_else(|| Error::prepare(format!("openat2({path:?}, O_PATH)"))(Errno::ENOENT))
     }
 
+    /// The end of a standard stream's pipe that init reads. A read of it does not block.
+    fn log_pipe(&mut self, number: u32) -> io::Result<OwnedFd> {
+        let pipes = &mut self.attempt.log_pipes;
+        let at = pipes.iter().position(|(of, _)| *of == number).ok_or(io::ErrorKind::NotFound)?;
+        let (_, pipe) = pipes.swap_remove(at);
+        nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(pipe)
+    }
+
     fn stream(&mut self, number: u32, source: StreamSource) -> io::Result<OwnedFd> {
         match source {
             StreamSource::Caller => {
@@ -332,6 +352,11 @@ impl Run<'_> {
             StreamSource::Pipe => {
                 let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
                 Ok(self.attempt.streams.keep(number, read, write))
+            }
+            StreamSource::Log => {
+                let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+                self.attempt.log_pipes.push((number, read));
+                Ok(write)
             }
         }
     }

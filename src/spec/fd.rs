@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for CallerFd {
     }
 }
 
-/// Source or destination of one of the task's standard streams. Serialised: `"inherit"`, `"null"`, `"piped"` or
+/// Source or destination of one of the task's standard streams. Serialised: `"inherit"`, `"null"`, `"piped"`, `"log"` or
 /// `{"fd": 7}`.
 ///
 /// ```no_run
@@ -119,6 +119,15 @@ pub enum Stdio {
     /// A pipe, whose other end the caller takes from the [`Task`](crate::Task), for example with
     /// [`take_stdout`](crate::Task::take_stdout).
     Piped,
+    /// The log of the task: the file `ID.log` in the operator's [`state_dir`](crate::Policy::state_dir), which the task
+    /// cannot reach. PID 1, or the process that stays in its place, copies the stream to it. So the log needs no caller,
+    /// and survives it. It keeps the newest [`log_size`](crate::Policy::log_size) bytes, and what arrives when it cannot
+    /// be written is lost: the task does not wait for the disk to have room. [`Log`](crate::Log) reads it. Removing the
+    /// task removes it. A task that could forge its exit record, as the report then says, can change the log too.
+    ///
+    /// For standard output and standard error. [`Error::Spec`](crate::Error::Spec) without a `state_dir`, and with
+    /// `init: false` in a PID namespace.
+    Log,
     /// A descriptor of the caller. A regular file gives the same access as with [`Inherit`](Self::Inherit).
     Fd(CallerFd),
 }
@@ -129,7 +138,7 @@ impl Stdio {
         match self {
             Stdio::Inherit => Some(own),
             Stdio::Fd(fd) => Some(fd.number()),
-            Stdio::Null | Stdio::Piped => None,
+            Stdio::Null | Stdio::Piped | Stdio::Log => None,
         }
     }
 }

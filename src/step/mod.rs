@@ -295,6 +295,8 @@ pub(crate) enum StreamSource {
     Null,
     /// A pipe. The caller gets the other end.
     Pipe,
+    /// A pipe. Init gets the other end, and copies it to the log.
+    Log,
 }
 
 /// A descriptor that the parent opens and hands to init.
@@ -312,6 +314,10 @@ pub(crate) enum Handed {
     Cgroup(PathBuf),
     /// The file of the exit record, opened once more for writing.
     ExitRecord(PathBuf),
+    /// The file of the task's log, open for reading and writing.
+    Log(PathBuf),
+    /// The pipe by which the task's descriptor 1 or 2 reaches the log.
+    LogPipe(u32),
     /// A namespace file.
     Namespace(PathBuf),
     /// A detached copy of the mount tree at a source, cloned in the caller's mount namespace.
@@ -342,6 +348,8 @@ impl Handed {
             Handed::Task => "a pidfd of the task".into(),
             Handed::Cgroup(path) => format!("cgroup {path:?}"),
             Handed::ExitRecord(path) => format!("exit record {path:?}"),
+            Handed::Log(path) => format!("log {path:?}"),
+            Handed::LogPipe(number) => format!("a pipe from standard stream {number}"),
             Handed::Namespace(path) => format!("namespace {path:?}"),
             Handed::Tree { source, .. } => format!("a mount tree of {source:?}"),
             Handed::Source(path) => format!("{path:?}"),
@@ -359,12 +367,14 @@ impl Handed {
                 format!("fcntl(stream {number}, F_DUPFD_CLOEXEC)")
             }
             Handed::Stream(_, StreamSource::Null) => "openat(\"/dev/null\", O_RDWR)".into(),
-            Handed::Stream(_, StreamSource::Pipe) => "pipe2(O_CLOEXEC)".into(),
+            Handed::Stream(_, StreamSource::Pipe | StreamSource::Log) => "pipe2(O_CLOEXEC)".into(),
             Handed::Caller(number) => format!("fcntl({number}, F_DUPFD_CLOEXEC)"),
             Handed::CallerPidfd => "pidfd_open(this process)".into(),
             Handed::Task => "fcntl(pidfd, F_DUPFD_CLOEXEC)".into(),
             Handed::Cgroup(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::ExitRecord(path) => format!("openat({path:?}, O_WRONLY|O_NOFOLLOW)"),
+            Handed::Log(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
+            Handed::LogPipe(_) => "fcntl(the pipe, F_SETFL, O_NONBLOCK)".into(),
             Handed::Namespace(path) | Handed::Source(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::Tree { source, recursive } => {
                 let recursive = if *recursive { "|AT_RECURSIVE" } else { "" };
@@ -445,6 +455,34 @@ mod tests {
         }
         assert_eq!(Record::decode(&[10; 9]), Err(Malformed));
         assert_eq!(Record::decode(&[1; 8]), Err(Malformed));
+    }
+
+    #[test]
+    fn a_log_header_and_an_entry_head_are_decoded_as_encoded_and_other_bytes_are_refused() {
+        let header = LogHeader { size: 1 << 20, start: 7 << 20, end: (8 << 20) - 1 };
+        assert_eq!(LogHeader::decode(&header.encode()), Ok(header));
+        for wrong in [LogHeader { end: 9 << 20, ..header }, LogHeader { start: 9 << 20, ..header }] {
+            assert_eq!(LogHeader::decode(&wrong.encode()), Err(Malformed));
+        }
+        let mut other = header.encode();
+        other[7] = 2;
+        assert_eq!(LogHeader::decode(&other), Err(Malformed));
+        let head = LogHead { stream: 2, len: 4096, time: (1 << 40, 999_999_999) };
+        assert_eq!(LogHead::decode(head.encode()), Ok(head));
+        for wrong in [LogHead { stream: 3, ..head }, LogHead { len: 4097, ..head }] {
+            assert_eq!(LogHead::decode(wrong.encode()), Err(Malformed));
+        }
+    }
+
+    #[test]
+    fn the_ranges_of_a_ring_are_its_bytes_in_order() {
+        let header = LogHeader { size: 10, ..LogHeader::default() };
+        let first = LOG_HEADER as u64;
+        assert_eq!(header.ranges(3, 4), Some([(first + 3, 4), (first, 0)]));
+        assert_eq!(header.ranges(28, 4), Some([(first + 8, 2), (first, 2)]));
+        assert_eq!(header.ranges(20, 10), Some([(first, 10), (first, 0)]));
+        assert_eq!(header.ranges(0, 11), None);
+        assert_eq!(LogHeader::default().ranges(0, 0), None);
     }
 
     #[test]

@@ -276,6 +276,17 @@ ops! {
         /// Path on the host; only for the printed plan.
         path: Str<'a>,
     }
+    /// Keeps the file of the task's log, and pipes from the task, which PID 1 copies to it. Reads the header of the file.
+    Log {
+        /// Index into the table of descriptors: the file, open for reading and writing.
+        fd: u32,
+        /// Index of the pipe of standard output. An index beyond the table means none.
+        stdout: u32,
+        /// Index of the pipe of standard error. An index beyond the table means none.
+        stderr: u32,
+        /// Path on the host; only for the printed plan.
+        path: Str<'a>,
+    }
     /// Forks. Init stays as PID 1, which reaps processes and reports the exit status. The child waits until PID 1 has
     /// given up the privileges that reaping does not need, and then runs the following steps.
     Fork {

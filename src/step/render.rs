@@ -202,6 +202,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             ),
         ],
         Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_OFD_SETLK, first byte)")),
+        Op::Log { path, .. } => one(format!("pread64({path:?})")),
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::ForkInside { .. } => [
             "signalfd4(SIGCHLD)",
@@ -324,6 +325,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Deadline { .. } => "deadline of the task".into(),
         Op::CpuDeadline { .. } => "deadline of the task's CPU time".into(),
         Op::ExitRecord { path, .. } => format!("exit record in {path:?}"),
+        Op::Log { path, .. } => format!("copy the standard streams to the log {path:?}"),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
         Op::ForkInside { .. } => "continue in a child process inside the task".into(),
         Op::Bounding { .. } => "capability bounding set".into(),

@@ -8,6 +8,8 @@
 //!
 //! This module makes no decisions: `compile` has made them.
 
+#[path = "log.rs"]
+mod log;
 #[path = "ops.rs"]
 mod ops;
 #[path = "program.rs"]
@@ -15,6 +17,7 @@ mod program;
 #[path = "record.rs"]
 mod record;
 
+pub use log::{LOG_ENTRY, LOG_HEAD, LOG_HEADER, LogHead, LogHeader};
 pub use ops::{DECLARATIONS, Op, OpCode};
 pub use program::{Program, ProgramStep};
 pub use record::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, FNV, NO_STEP, RECORD, Record, fnv};

@@ -23,6 +23,7 @@ mod child;
 mod detach;
 mod group;
 mod handle;
+mod log;
 mod reaper;
 mod record;
 mod recover;
@@ -37,6 +38,7 @@ mod wait;
 
 pub(crate) use child::Child;
 pub use handle::TaskHandle;
+pub use log::{Log, LogEntry, LogStream};
 pub(crate) use record::RecordFile;
 pub use root::EndedRoot;
 pub use samples::{Sample, Samples};

@@ -22,7 +22,7 @@ use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 use super::{ExitStatus, Lost};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
-use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord};
+use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, LogHeader};
 use crate::sys::fs::is_at;
 use crate::sys::lock::{Lock, Locked, first_byte_is_locked, holder};
 use crate::sys::write_all;
@@ -154,6 +154,33 @@ impl RecordFile {
         }
     }
 
+    /// Makes the file of the task's log, which is removed with this one. One of an earlier task is removed first.
+    ///
+    /// # Errors
+    /// The index of the refused call of the plan's step, and the cause.
+    pub(crate) fn make_log(&self, size: u64) -> Result<OwnedFd, (usize, io::Error)> {
+        let name = self.log_name();
+        match unlinkat(&self.dir, &*name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) => {}
+            removed => removed.map_err(|e| (0, e.into()))?,
+        }
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = openat(&self.dir, &*name, flags, OWN).map_err(|e| (1, e.into()))?;
+        let header = LogHeader { size, ..LogHeader::default() };
+        write_all(&file, &header.encode()).map_err(|e| (2, e))?;
+        Ok(file)
+    }
+
+    /// Path of the task's log.
+    pub(super) fn log_path(&self) -> PathBuf {
+        self.path.with_file_name(self.log_name())
+    }
+
+    /// The name of the log: that of this file, with another ending.
+    fn log_name(&self) -> OsString {
+        Path::new(&self.name).with_extension("log").into()
+    }
+
     /// Whether PID 1 of the task lives, which has the file open.
     pub(super) fn has_writer(&self) -> io::Result<bool> {
         Ok(first_byte_is_locked(self.file.as_fd())?)
@@ -215,12 +242,16 @@ impl RecordFile {
         self.left = true;
     }
 
-    /// Removes the file.
+    /// Removes the file, and before it that of the log.
     ///
     /// # Errors
     /// [`Error::Task`] with the refused call.
     pub(super) fn remove(&mut self) -> Result<()> {
         if !self.left && is_at(self.file.as_fd(), self.dir.as_fd(), &*self.name).unwrap_or(false) {
+            match unlinkat(&self.dir, &*self.log_name(), UnlinkatFlags::NoRemoveDir) {
+                Err(Errno::ENOENT) => {}
+                removed => removed.map_err(Error::task(format!("unlinkat({:?})", self.log_path())))?,
+            }
             unlinkat(&self.dir, &*self.name, UnlinkatFlags::NoRemoveDir)
                 .map_err(Error::task(format!("unlinkat({:?})", self.path)))?;
         }

@@ -19,7 +19,7 @@ use crate::step::Kernel;
 use crate::sys;
 use crate::sys::lock::Locked;
 
-/// What a killed driver has left of a sandbox: cgroups, processes, temporary root and exit record.
+/// What a killed driver has left of a sandbox: cgroups, processes, temporary root, exit record and log.
 ///
 /// A sandbox is stale if no process has it: the kernel's locks on its cgroup, its temporary root and its exit record are
 /// free. **So a task that runs is stale too if its driver was killed or has [detached](crate::Task::detach) it, until a
@@ -161,7 +161,7 @@ impl StaleSandbox {
         self.traces.made.elapsed().unwrap_or_default()
     }
 
-    /// Kills its processes, then removes its cgroups, its temporary root and its exit record. Unmounts nothing. Succeeds
+    /// Kills its processes, then removes its cgroups, its temporary root, its exit record and its log. Unmounts nothing. Succeeds
     /// if nothing of it exists any more.
     ///
     /// # Errors

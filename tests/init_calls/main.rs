@@ -13,6 +13,8 @@ mod clock;
 mod credentials;
 #[path = "../../init/files.rs"]
 mod files;
+#[path = "../../init/log.rs"]
+mod log;
 #[path = "../../init/mount.rs"]
 mod mount;
 #[path = "../../init/overlay.rs"]

@@ -185,6 +185,7 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             plain([Op::CpuDeadline { nanoseconds: 1_500_000_000, processors: 2, unit, fd: 0, path }])
         }
         OpCode::ExitRecord => plain([Op::ExitRecord { fd: 0, path: path() }]),
+        OpCode::Log => plain([1, u32::MAX].map(|stderr| Op::Log { fd: 0, stdout: 2, stderr, path: path() })),
         OpCode::Fork => {
             let op = |set_groups| Op::Fork { uid: 1, gid: 2, set_groups, last: 40, caller: 0 };
             let child = Facts { child: true, ..Facts::default() };

@@ -89,6 +89,7 @@ enum Stage {
     Deadline,
     CpuDeadline,
     ExitRecord,
+    Log,
     Pid1,
     Rlimits,
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
@@ -155,6 +156,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => Stage::Deadline,
         Op::ExitRecord { .. } => Stage::ExitRecord,
+        Op::Log { .. } => Stage::Log,
         Op::CpuDeadline { .. } => Stage::CpuDeadline,
         // Only in the plan of a process that joins a running task.
         Op::Fork { .. } | Op::ForkInside { .. } => Stage::Pid1,
@@ -205,6 +207,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Deadline
         | Stage::CpuDeadline
         | Stage::ExitRecord
+        | Stage::Log
         | Stage::Pid1
         | Stage::PrivilegedLandlock
         | Stage::PrivilegedFilter
@@ -331,6 +334,7 @@ fn parent_in_order(plan: &Plan) {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Part {
         ExitRecord,
+        Log,
         Sources,
         Upper,
         Root,
@@ -348,6 +352,7 @@ fn parent_in_order(plan: &Plan) {
     let part = |step: &ParentStep| match &step.op {
         // It is created if no other sandbox has its name, so before anything stale is removed.
         ParentOp::ExitRecord(_) => Part::ExitRecord,
+        ParentOp::Log { .. } => Part::Log,
         ParentOp::HoldSources { .. } => Part::Sources,
         ParentOp::LockUpper(_) => Part::Upper,
         ParentOp::TempRoot(_) => Part::Root,
@@ -391,6 +396,10 @@ fn descriptors(plan: &Plan) {
             | Op::CpuDeadline { fd, .. }
             | Op::ExitRecord { fd, .. }
             | Op::ForkInside { caller: fd } => used.push(fd),
+            Op::Log { fd, stdout, stderr, .. } => {
+                used.push(fd);
+                used.extend([stdout, stderr].into_iter().filter(|fd| *fd != u32::MAX));
+            }
             // Without a pidfd, PID 1 outlives the caller.
             Op::Fork { caller, .. } => used.extend(Some(caller).filter(|fd| *fd != u32::MAX)),
             Op::Tree { fd, .. } => {
