@@ -16,6 +16,7 @@ use cofferdam::cgroup::{
     CgroupName, CgroupPath, Group, Limits, MEMORY_MIN, MemoryMax, Request, SwapMax, lower,
 };
 use cofferdam::{Control, Error, Host, IsolationMode, Policy, Report, Sandbox, Task, Volume};
+use common::tops::{top, tops};
 use common::{asked, can, emulated, probe, run_probe, say_facts, shell, status};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -94,19 +95,6 @@ fn bomb() -> ! {
 }
 
 // ---- observations ----------------------------------------------------------------------------------------------
-
-/// The v2 cgroup below which this user may create cgroups, relative to the mount point.
-fn top() -> String {
-    let top = Host::probe().unwrap().cgroups.v2.and_then(|v2| v2.top).unwrap_or_default();
-    top.trim_matches('/').to_owned()
-}
-
-/// The directories of all hierarchies in which cgroups are created.
-fn tops() -> Vec<PathBuf> {
-    let host = Host::probe().unwrap().cgroups;
-    let v1: BTreeSet<PathBuf> = host.v1.into_values().map(|h| h.mount).collect();
-    v1.into_iter().chain(host.v2.map(|v2| v2.mount.join(top()))).collect()
-}
 
 /// Every cgroup whose name begins with `id`, in all hierarchies.
 fn groups(id: &str) -> Vec<PathBuf> {

@@ -3,16 +3,19 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cofferdam::{Error, Limits, Method, Root, Sandbox, Signal, Stdio, Volume};
-use common::{remove_cgroup, sandboxes, shell, status};
+use cofferdam::cgroup::CgroupPath;
+use cofferdam::{Error, Limits, Method, Policy, Root, Sandbox, Signal, Stdio, Volume};
+use common::tops::{top, tops};
+use common::{can, remove_cgroup, sandboxes, shell, status};
 
 #[test]
 fn limits_can_be_updated_while_the_task_runs() {
-    if !common::can("cgroups") {
+    if !can("cgroups") {
         return;
     }
     let limits = |memory| Limits { memory: Some(memory), ..Limits::default() };
@@ -278,4 +281,53 @@ fn a_thread_with_64_kib_of_stack_spawns_a_sandbox() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A cgroup in every hierarchy in which tasks get cgroups. Removed when it is dropped.
+struct Outer(Vec<PathBuf>);
+
+impl Outer {
+    fn new(name: &str) -> Outer {
+        let dirs: Vec<PathBuf> = tops().into_iter().map(|top| top.join(name)).collect();
+        for dir in &dirs {
+            fs::create_dir(dir).unwrap();
+        }
+        Outer(dirs)
+    }
+
+    fn set(&self, v2: &str, v1: &str) {
+        for dir in &self.0 {
+            for (file, text) in [("cgroup.freeze", v2), ("freezer.state", v1)] {
+                if dir.join(file).exists() {
+                    fs::write(dir.join(file), text).unwrap();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        self.set("0", "THAWED");
+        self.0.iter().for_each(|dir| fs::remove_dir(dir).unwrap());
+    }
+}
+
+#[test]
+fn a_spawn_below_a_frozen_cgroup_is_refused_at_once_and_leaves_nothing() {
+    if !can("cgroups") {
+        return;
+    }
+    let name = format!("cofferdam-frozen-{}", std::process::id());
+    let outer = Outer::new(&name);
+    let parent = format!("{}/{name}", top());
+    let policy = Policy { cgroup_parent: CgroupPath::new(&parent).unwrap(), ..Policy::default() };
+    let spawn = || shell("true").id("below-frozen").policy(&policy).spawn();
+    assert!(spawn().unwrap().wait().unwrap().success());
+    outer.set("1", "FROZEN");
+    let refused = spawn().unwrap_err();
+    let cause = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(cause.contains("frozen"), "{refused}: {cause}");
+    outer.set("0", "THAWED");
+    assert!(spawn().unwrap().wait().unwrap().success());
 }

@@ -237,7 +237,17 @@ impl Run<'_> {
     }
 
     /// Clones, and drops the descriptors of which init has its own copies.
+    ///
+    /// # Errors
+    /// The refused call; `ResourceBusy` if a cgroup above the task's is frozen. The child would not run, and this thread
+    /// would wait in the kernel for its exec.
     fn clone(&mut self, namespaces: u32, into_cgroup: bool, op: &ParentOp) -> Result<()> {
+        let group = self.undo.group().filter(|_| self.given.running.is_none());
+        if group.is_some_and(|group| group.frozen().unwrap_or(false)) {
+            let why = "a cgroup above that of the task is frozen: thaw it, or use another cgroup_parent";
+            let source = io::Error::new(io::ErrorKind::ResourceBusy, why);
+            return Err(Error::Prepare { step: op.call(), source });
+        }
         let Attempt { handed, channel, steps, init, .. } = &mut self.attempt;
         let (handed, channel, steps, init) =
             (std::mem::take(handed), channel.take(), steps.take(), init.take());

@@ -12,6 +12,7 @@ use std::process::Command;
 use cofferdam::{Error, ExitStatus, Sandbox, Stdio, Volume};
 
 pub mod skip;
+pub mod tops;
 
 /// Whether this machine has what a test needs. If not, the test prints so and passes; it fails if `COFFERDAM_MUST_HAVE`
 /// names the ability.
