@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cofferdam::{Host, StaleSandbox, notation};
 
+use crate::state::Store;
 use crate::{Failure, args};
 
 #[derive(clap::Args)]
@@ -30,12 +31,15 @@ pub(crate) struct Args {
 pub(crate) fn prune(args: &Args) -> Result<ExitCode, Failure> {
     let policy = args::read_policy(args.policy.as_ref())?;
     let keep: BTreeSet<&str> = args.keep.iter().map(String::as_str).collect();
+    // Without a driver, a detached task looks stale.
+    let stored = Store::existing()?.map_or(Ok(Vec::new()), |store| store.names())?;
+    let keep: BTreeSet<&str> = keep.into_iter().chain(stored.iter().map(String::as_str)).collect();
     let found = StaleSandbox::find(&policy, &Host::probe()?, args.grace, |id| keep.contains(id))?;
     let mut failed = false;
     for stale in found {
         let _ = writeln!(std::io::stdout(), "{stale}");
         if let (false, Err(error)) = (args.dry_run, stale.remove()) {
-            let _ = writeln!(std::io::stderr(), "cofferdam: {}", Failure::from(error).message);
+            Failure::from(error).print();
             failed = true;
         }
     }
