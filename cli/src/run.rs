@@ -74,6 +74,8 @@ fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     if args.report.as_deref() == Some(Path::new("-")) {
         return Err(Failure::new("--report -: standard output has the name of a detached task: give a file"));
     }
+    // A signal must not end this process between the spawn and the storing.
+    let signals = Signals::block()?;
     let store = Store::open()?;
     let reserved = spec.id.as_deref().map(|name| store.reserve(name)).transpose()?;
     let mut policy = args.policy()?;
@@ -83,9 +85,17 @@ fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     let report = args.report.as_deref().map(open_report).transpose()?;
     let sandbox = Sandbox::new(&policy, spec);
     let spec = sandbox.spec().clone();
-    let task = spawn(sandbox)?;
+    let task = spawn(sandbox).map_err(|mut failure| {
+        if failure.message.starts_with("temp_dir: ") {
+            failure
+                .message
+                .push_str(" (set COFFERDAM_STATE to a directory elsewhere, or temp_dir of --policy)");
+        }
+        failure
+    })?;
     let name = task.sandbox_id();
-    let stored = About::new(name, &spec).to_data().and_then(|data| {
+    let stored = signals.check_interrupted().and_then(|()| {
+        let data = About::new(name, &spec).to_data()?;
         let handle = task.handle().map_err(|e| Failure::of(name, e))?.with_data(data);
         reserved.map_or_else(|| store.reserve(name), Ok)?.store(&handle)
     });

@@ -42,6 +42,15 @@ impl Signals {
         i32::try_from(info.ssi_signo).ok().and_then(|number| Number::try_from(number).ok())
     }
 
+    /// Refuses to go on if a signal has arrived that asks this process to end.
+    pub(crate) fn check_interrupted(&self) -> Result<(), Failure> {
+        let ends = [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Number::SIGTERM];
+        match std::iter::from_fn(|| self.next()).find(|signal| ends.contains(signal)) {
+            Some(signal) => Err(Failure::new(format!("interrupted by {signal}: the task was removed"))),
+            None => Ok(()),
+        }
+    }
+
     /// Waits for the end of the command, and forwards signals meanwhile.
     pub(crate) fn wait(&self, task: &Task) -> Result<ExitStatus, Failure> {
         loop {

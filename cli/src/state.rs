@@ -4,7 +4,7 @@
 //! `tasks` (one JSON file per task), `exits` (exit records) and `roots` (temporary roots).
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -154,27 +154,32 @@ impl Store {
     /// Reserves a name for a new task.
     pub(crate) fn reserve(&self, name: &str) -> Result<Reservation, Failure> {
         check_name(name)?;
-        let reserved = self.lock(name, FlockArg::LockExclusiveNonblock)?;
+        let reserved = self.lock(name)?;
         self.check_free(name)?;
         Ok(reserved)
     }
 
-    /// Replaces the handle of a task.
+    /// Replaces the handle of a task. No other process can meanwhile, because this one has the task.
     pub(crate) fn replace(&self, name: &str, task: &Task) -> Result<(), Failure> {
         let handle = task.handle().map_err(|e| Failure::of(name, e))?;
-        self.lock(name, FlockArg::LockExclusive)?.store(&handle)
+        let (file, new) = (self.file(name), self.file(name).with_file_name(format!("{name}.next")));
+        let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        opened.and_then(|opened| store(&handle, &opened, &new, &file)).map_err(|e| refused(&new, e))
     }
 
     /// Creates and locks the file that becomes the task's file.
-    fn lock(&self, name: &str, how: FlockArg) -> Result<Reservation, Failure> {
+    fn lock(&self, name: &str) -> Result<Reservation, Failure> {
         let file = self.file(name);
         let new = file.with_file_name(format!("{name}.new"));
         loop {
             let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&new);
             let opened = opened.map_err(|e| refused(&new, e))?;
-            let lock = Flock::lock(opened, how).map_err(|(_, e)| match e {
+            let lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
                 nix::errno::Errno::EAGAIN => {
-                    Failure::new(format!("the name {name} is in use by a task that is being started"))
+                    let remedy = "choose another name, or try again";
+                    Failure::new(format!(
+                        "the name {name} is in use by a task that is being started: {remedy}"
+                    ))
                 }
                 e => refused(&new, e),
             })?;
@@ -194,16 +199,20 @@ impl Store {
 }
 
 impl Reservation {
-    /// Stores the handle. The file is there completely or not at all.
+    /// Stores the handle.
     pub(crate) fn store(mut self, handle: &TaskHandle) -> Result<(), Failure> {
-        let wrong = |new: &Path, e: io::Error| refused(new, e);
-        self.lock.set_len(0).map_err(|e| wrong(&self.new, e))?;
-        serde_json::to_writer(&*self.lock, handle).map_err(|e| wrong(&self.new, e.into()))?;
-        self.lock.sync_all().map_err(|e| wrong(&self.new, e))?;
-        fs::rename(&self.new, &self.file).map_err(|e| wrong(&self.file, e))?;
+        self.lock.set_len(0).map_err(|e| refused(&self.new, e))?;
+        store(handle, &self.lock, &self.new, &self.file).map_err(|e| refused(&self.new, e))?;
         self.stored = true;
         Ok(())
     }
+}
+
+/// Writes the handle to the file at `new` and renames it, so that it is there completely or not at all.
+fn store(handle: &TaskHandle, mut opened: &File, new: &Path, file: &Path) -> io::Result<()> {
+    opened.write_all(&serde_json::to_vec(handle)?)?;
+    opened.sync_all()?;
+    fs::rename(new, file)
 }
 
 impl Drop for Reservation {

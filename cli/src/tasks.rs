@@ -2,12 +2,12 @@
 //!
 //! A process that has a task keeps others from it. So no verb has a task while it waits: it polls the pidfd instead.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use cofferdam::{ExitStatus, Lost, Signal, Task};
+use cofferdam::{Error, ExitStatus, Lost, Signal, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
@@ -289,6 +289,8 @@ pub(crate) fn stop(args: &Stop) -> Result<ExitCode, Failure> {
         if task.status().map_err(|e| Failure::of(name, e))?.is_none() {
             // A task that cannot be signalled is killed at once.
             let sent = task.signal(args.signal);
+            // A frozen task gets the signal when it is thawed. Without a cgroup, it cannot be frozen.
+            let _ = task.thaw();
             drop(task);
             if sent.is_ok() {
                 await_end(store, name, Instant::now().checked_add(grace))?;
@@ -318,11 +320,23 @@ pub(crate) fn kill(args: &Kill) -> Result<ExitCode, Failure> {
 }
 
 pub(crate) fn pause(names: &Names) -> Result<ExitCode, Failure> {
-    each_printed(names, |store, name| store.recover(name)?.freeze().map_err(|e| Failure::of(name, e)))
+    each_printed(names, |store, name| frozen(name, store.recover(name)?.freeze()))
 }
 
 pub(crate) fn unpause(names: &Names) -> Result<ExitCode, Failure> {
-    each_printed(names, |store, name| store.recover(name)?.thaw().map_err(|e| Failure::of(name, e)))
+    each_printed(names, |store, name| frozen(name, store.recover(name)?.thaw()))
+}
+
+/// The result of a change of the freezer.
+fn frozen(name: &str, changed: Result<(), Error>) -> Result<(), Failure> {
+    changed.map_err(|e| {
+        let lacks = matches!(&e, Error::Task { source, .. } if source.kind() == ErrorKind::Unsupported);
+        let mut failure = Failure::of(name, e);
+        if lacks {
+            failure.message.push_str(" (run it with --accounting, on a host that delegates cgroups)");
+        }
+        failure
+    })
 }
 
 pub(crate) fn rm(args: &Rm) -> Result<ExitCode, Failure> {

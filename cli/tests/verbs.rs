@@ -1,6 +1,7 @@
 //! Detached tasks: `run -d`, `ps`, `inspect`, `wait`, `exec`, `stop`, `kill`, `pause`, `unpause`, `rm`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
 mod common;
@@ -45,15 +46,14 @@ fn a_wait_does_not_keep_other_calls_from_the_task() {
     let name = state.name("a");
     state.start(&name, LOOP);
     let waiting = state.command(&["wait", &name]).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let running = state
-        .command(&["exec", &name, "sh", "-c", "echo ready; sleep 100"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut exec = state.command(&["exec", &name, "sh", "-c", "echo ready; sleep 100"]);
+    let mut running = exec.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    running.stdout.take().unwrap().read_exact(&mut ready).unwrap();
     assert_eq!(state.status(&name), "running");
     assert_eq!(state.ok(&["stop", &name]), name);
     assert_eq!(text(&waiting.wait_with_output().unwrap().stdout), "43");
-    assert_eq!(running.wait_with_output().unwrap().status.code(), Some(137));
+    assert_eq!(running.wait().unwrap().code(), Some(137));
 }
 
 #[test]
@@ -136,6 +136,31 @@ fn pause_freezes_a_task_and_unpause_thaws_it() {
     assert!(state.refused(&["exec", &name, "true"]).contains("frozen"));
     assert_eq!(state.ok(&["unpause", &name]), name);
     assert_eq!(state.status(&name), "running");
+    // A frozen task is thawed to get the signal.
+    state.ok(&["pause", &name]);
+    assert_eq!(state.ok(&["stop", "-t", "60", &name]), name);
+    assert_eq!(state.status(&name), "exited (43)");
+}
+
+#[test]
+fn prune_leaves_detached_tasks() {
+    let Some(state) = State::new("prune") else { return };
+    let [stored, unknown] = ["stored", "unknown"].map(|part| state.name(part));
+    for name in [&stored, &unknown] {
+        state.start(name, LOOP);
+    }
+    let file = state.path().join("tasks").join(format!("{unknown}.json"));
+    let aside = state.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    let all = state.ok(&["prune", "--dry-run", "--grace", "5s"]);
+    assert!(!all.contains(&stored), "{all}");
+    until("prune", || {
+        let all = state.ok(&["prune", "--dry-run", "--grace", "5s"]);
+        assert!(!all.contains(&stored), "{all}");
+        all.contains(&unknown)
+    });
+    std::fs::rename(&aside, &file).unwrap();
+    assert_eq!(state.status(&stored), "running");
 }
 
 #[test]
