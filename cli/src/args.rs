@@ -1,5 +1,6 @@
 //! The flags of `run` and `explain`, and the policy and spec that are made from them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -92,7 +93,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_init: bool,
     /// User, and optionally a group [default: nobody]
-    #[arg(long, value_name = "NAME|UID[:GID]")]
+    #[arg(short, long, value_name = "NAME|UID[:GID]")]
     user: Option<String>,
     /// Capabilities that --cap-add may add [default: the 13 default ones]
     #[arg(long, value_name = "LIST|all")]
@@ -122,7 +123,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RANGES")]
     deny_gids: Option<String>,
     /// File or directory of the host to mount (repeatable); other options: host-to-task, bidirectional
-    #[arg(long, value_name = "SRC:DST[:ro]")]
+    #[arg(short, long, value_name = "SRC:DST[:ro]")]
     volume: Vec<String>,
     /// Device of the host to allow and mount (repeatable) [default access: rwm]
     #[arg(long, value_name = "SRC[:DST[:rwm]]")]
@@ -131,10 +132,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "yes|no")]
     device_cgroup: Option<String>,
     /// Environment variable (repeatable)
-    #[arg(long, value_name = "K=V")]
+    #[arg(short, long, value_name = "K=V")]
     env: Vec<OsString>,
     /// Working directory, an absolute path
-    #[arg(long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR")]
     workdir: Option<PathBuf>,
     /// CPU shares; 1024 is the default of a cgroup
     #[arg(long, value_name = "N")]
@@ -208,6 +209,25 @@ pub(crate) struct Args {
     /// Command and arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<OsString>,
+}
+
+/// The flags of `run`: those that `explain` has too, and how the command is connected to the caller.
+#[derive(clap::Args)]
+pub(crate) struct Run {
+    /// Run the task in the background and print its name; its output is discarded
+    #[arg(short, long, conflicts_with_all = ["tty", "interactive"])]
+    pub detach: bool,
+    /// Name of the task, as --id
+    #[arg(long, value_name = "NAME", conflicts_with = "id")]
+    pub name: Option<String>,
+    /// Give the command a pseudo-terminal, connected to the caller's terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Use the caller's standard input, which is the default without -d
+    #[arg(short, long)]
+    pub interactive: bool,
+    #[command(flatten)]
+    pub args: Args,
 }
 
 /// The flags of `explain`: those of `run`, and controllers to hide.
@@ -372,16 +392,10 @@ impl Args {
 
     fn environment(&self, spec: &mut SandboxSpec) -> Result<(), Failure> {
         for variable in &self.env {
-            let mut parts = variable.as_bytes().splitn(2, |byte| *byte == b'=');
-            let (Some(key), Some(value)) = (parts.next(), parts.next()) else {
-                return Err(Failure::new(format!("env: {variable:?} is not K=V")));
-            };
-            spec.env.insert(OsString::from_vec(key.to_vec()), OsString::from_vec(value.to_vec()));
+            let (key, value) = self::variable(variable)?;
+            spec.env.insert(key, value);
         }
-        spec.env.entry("PATH".into()).or_insert_with(|| PATH.into());
-        if let Some(term) = std::env::var_os("TERM") {
-            spec.env.entry("TERM".into()).or_insert(term);
-        }
+        default_env(&mut spec.env);
         Ok(())
     }
 
@@ -414,6 +428,25 @@ impl Args {
         }
         limits.exclusive |= self.exclusive;
         Ok(())
+    }
+}
+
+/// Parses `K=V`.
+pub(crate) fn variable(text: &OsString) -> Result<(OsString, OsString), Failure> {
+    let mut parts = text.as_bytes().splitn(2, |byte| *byte == b'=');
+    match (parts.next(), parts.next()) {
+        (Some(key), Some(value)) => {
+            Ok((OsString::from_vec(key.to_vec()), OsString::from_vec(value.to_vec())))
+        }
+        _ => Err(Failure::new(format!("env: {text:?} is not K=V"))),
+    }
+}
+
+/// Sets `PATH` and the caller's `TERM`, unless they are set.
+pub(crate) fn default_env(env: &mut BTreeMap<OsString, OsString>) {
+    env.entry("PATH".into()).or_insert_with(|| PATH.into());
+    if let Some(term) = std::env::var_os("TERM") {
+        env.entry("TERM".into()).or_insert(term);
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cofferdam::{Host, StaleSandbox, notation};
 
+use crate::state::Store;
 use crate::{Failure, args};
 
 #[derive(clap::Args)]
@@ -27,16 +28,33 @@ pub(crate) struct Args {
 }
 
 /// Prints one line for each stale sandbox, and removes it. Exits with 1 if one could not be removed.
+///
+/// Without a driver, a detached task looks stale, so those that are stored are left. Without a policy file, what is left
+/// in the directories of detached tasks is found too.
 pub(crate) fn prune(args: &Args) -> Result<ExitCode, Failure> {
     let policy = args::read_policy(args.policy.as_ref())?;
-    let keep: BTreeSet<&str> = args.keep.iter().map(String::as_str).collect();
-    let found = StaleSandbox::find(&policy, &Host::probe()?, args.grace, |id| keep.contains(id))?;
-    let mut failed = false;
-    for stale in found {
-        let _ = writeln!(std::io::stdout(), "{stale}");
-        if let (false, Err(error)) = (args.dry_run, stale.remove()) {
-            let _ = writeln!(std::io::stderr(), "cofferdam: {}", Failure::from(error).message);
-            failed = true;
+    let mut policies = Vec::new();
+    let mut keep: BTreeSet<String> = args.keep.iter().cloned().collect();
+    if let Some(store) = Store::existing()? {
+        keep.extend(store.names()?);
+        if args.policy.is_none() {
+            let mut detached = policy.clone();
+            store.places(&mut detached);
+            policies.push(detached);
+        }
+    }
+    policies.push(policy);
+    let host = Host::probe()?;
+    let (mut printed, mut failed) = (BTreeSet::new(), false);
+    for policy in policies {
+        for stale in StaleSandbox::find(&policy, &host, args.grace, |id| keep.contains(id))? {
+            if printed.insert(stale.id().to_owned()) {
+                let _ = writeln!(std::io::stdout(), "{stale}");
+            }
+            if let (false, Err(error)) = (args.dry_run, stale.remove()) {
+                Failure::from(error).print();
+                failed = true;
+            }
         }
     }
     Ok(ExitCode::from(u8::from(failed)))

@@ -2,48 +2,56 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
 use cofferdam::cgroup::{CONTROLLERS, Detection};
-use cofferdam::{Control, Deadline, Error, ExitStatus, Host, Report, Require, Sandbox, Signal, Task};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal as Number};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use cofferdam::{
+    Control, Deadline, DieWith, Error, Host, Report, Require, Sandbox, SandboxSpec, Stdio, Task,
+};
 
-use crate::args::{Args, Explain};
+use crate::args::{Args, Explain, Run};
 use crate::progress::Bar;
+use crate::signals::Signals;
+use crate::state::{About, Store, check_name};
 use crate::streams::Streams;
-use crate::{Failure, REFUSED};
+use crate::{Failure, terminal};
 
 fn sandbox(args: &Args) -> Result<Sandbox, Failure> {
     Ok(Sandbox::new(&args.policy()?, args.spec()?))
 }
 
+/// Runs the command and returns its exit status, or starts it and prints its name.
+pub(crate) fn run(args: &Run) -> Result<ExitCode, Failure> {
+    let mut spec = args.args.spec()?;
+    if let Some(name) = &args.name {
+        check_name(name)?;
+        spec.id = Some(name.clone());
+    }
+    if args.detach {
+        return detached(&args.args, spec);
+    }
+    // A spawn would take a detached task of the name for stale, and remove it.
+    if let (Some(name), Some(store)) = (&spec.id, Store::existing()?) {
+        store.check_free(name)?;
+    }
+    if args.tty {
+        (spec.stdin, spec.stdout, spec.stderr) = (Stdio::Null, Stdio::Null, Stdio::Null);
+        spec.terminal = Some(terminal::size()?);
+    }
+    foreground(&args.args, spec)
+}
+
 /// Runs the command and returns its exit status.
-pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let signals = forwarded()?;
-    let bar = Bar::on_terminal();
-    let mut spec = args.spec()?;
-    let pipes = Streams::of(&mut spec).map_err(|e| Failure::new(format!("pipes for standard streams: {e}")));
-    let mut pipes = pipes?;
+fn foreground(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
+    let signals = Signals::block()?;
+    let mut pipes = Streams::of([&mut spec.stdin, &mut spec.stdout, &mut spec.stderr])?;
     let sandbox = Sandbox::new(&args.policy()?, spec);
-    let sandbox = match &bar {
-        Some(bar) => sandbox.progress(bar.teller()),
-        None => sandbox,
-    };
     // Opened before the command runs, so that a wrong path costs nothing.
     let report = args.report.as_deref().map(open_report).transpose()?;
-    let spawned = sandbox.spawn();
-    // The sandbox holds the task's ends of the pipes: while they are open, the copying threads never see their end.
-    drop((bar, sandbox));
-    let task = spawned?;
+    let task = spawn(sandbox)?;
     pipes.start();
-    if let Some(line) = lacking(task.report()) {
-        let _ = writeln!(std::io::stderr(), "cofferdam: {line}");
-    }
-    let status = wait(&task, &signals)?;
+    let status = terminal::wait(&task, &signals)?;
     pipes.finish();
     if let Some(file) = report {
         write_report(file, task.report())?;
@@ -58,7 +66,71 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(oom) = task.oom() {
         let _ = writeln!(std::io::stderr(), "cofferdam: {oom}");
     }
-    Ok(u8::try_from(status.shell_code()).map_or(ExitCode::from(REFUSED), ExitCode::from))
+    Ok(crate::exit_code(&status))
+}
+
+/// Starts a task that outlives this process, stores its handle, and prints its name.
+fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
+    if args.report.as_deref() == Some(Path::new("-")) {
+        return Err(Failure::new("--report -: standard output has the name of a detached task: give a file"));
+    }
+    // A signal must not end this process between the spawn and the storing.
+    let signals = Signals::block()?;
+    let store = Store::open()?;
+    let reserved = spec.id.as_deref().map(|name| store.reserve(name)).transpose()?;
+    let mut policy = args.policy()?;
+    store.places(&mut policy);
+    spec.die_with = DieWith::Survive;
+    detached_streams(&mut spec);
+    let report = args.report.as_deref().map(open_report).transpose()?;
+    let sandbox = Sandbox::new(&policy, spec);
+    let spec = sandbox.spec().clone();
+    let task = spawn(sandbox).map_err(|mut failure| {
+        if failure.message.starts_with("temp_dir: ") {
+            failure
+                .message
+                .push_str(" (set COFFERDAM_STATE to a directory elsewhere, or temp_dir of --policy)");
+        }
+        failure
+    })?;
+    let name = task.sandbox_id();
+    let stored = signals.check_interrupted().and_then(|()| {
+        let data = About::new(name, &spec).to_data()?;
+        let handle = task.handle().map_err(|e| Failure::of(name, e))?.with_data(data);
+        reserved.map_or_else(|| store.reserve(name), Ok)?.store(&handle)
+    });
+    // Without a stored handle, no call would find the task again.
+    if let Err(failure) = stored {
+        task.release().map_err(|e| Failure::of(name, e))?;
+        return Err(failure);
+    }
+    let _ = writeln!(std::io::stdout(), "{name}");
+    if let Some(file) = report {
+        write_report(file, task.report())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Selects the standard streams of a detached task.
+fn detached_streams(spec: &mut SandboxSpec) {
+    (spec.stdin, spec.stdout, spec.stderr) = (Stdio::Null, Stdio::Null, Stdio::Null);
+}
+
+/// Spawns the task, and prints the controls that do not hold. The sandbox is dropped, because it holds the task's ends of
+/// the pipes: while they are open, the copying threads never see their end.
+fn spawn(sandbox: Sandbox) -> Result<Task, Failure> {
+    let bar = Bar::on_terminal();
+    let sandbox = match &bar {
+        Some(bar) => sandbox.progress(bar.teller()),
+        None => sandbox,
+    };
+    let spawned = sandbox.spawn();
+    drop((bar, sandbox));
+    let task = spawned?;
+    if let Some(line) = lacking(task.report()) {
+        let _ = writeln!(std::io::stderr(), "cofferdam: {line}");
+    }
+    Ok(task)
 }
 
 /// The controls that are missing or weakened, with reasons, in one line; `None` if there are none.
@@ -134,34 +206,4 @@ fn write_report(file: Option<File>, report: &Report) -> Result<(), Failure> {
         Some(mut file) => file.write_all(json.as_bytes()),
     };
     written.map_err(|e| Failure::new(format!("--report: {e}")))
-}
-
-/// Blocks the signals that are forwarded to the command, and returns a signalfd for them. The task has a session of its
-/// own, so the terminal sends the signals of its keys only to this process.
-fn forwarded() -> Result<SignalFd, Failure> {
-    let mut set = SigSet::empty();
-    for signal in
-        [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Number::SIGTERM, Number::SIGUSR1, Number::SIGUSR2]
-    {
-        set.add(signal);
-    }
-    set.thread_block().map_err(|e| Failure::new(format!("rt_sigprocmask: {e}")))?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(|e| Failure::new(format!("signalfd4: {e}")))
-}
-
-fn wait(task: &Task, signals: &SignalFd) -> Result<ExitStatus, Failure> {
-    loop {
-        if let Some(status) = task.try_wait()? {
-            return Ok(status);
-        }
-        let mut fds =
-            [PollFd::new(task.pidfd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::NONE);
-        while let Ok(Some(info)) = signals.read_signal() {
-            if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::new) {
-                task.signal(signal)?;
-            }
-        }
-    }
 }

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
-use cofferdam::{CallerFd, SandboxSpec, Stdio};
+use cofferdam::{CallerFd, Stdio};
+
+use crate::Failure;
 
 /// The pipes of a task.
 #[derive(Default)]
@@ -33,17 +35,21 @@ fn regular(how: &Stdio, stream: BorrowedFd<'_>) -> io::Result<Option<File>> {
 }
 
 impl Streams {
-    /// Replaces streams that are regular files by pipes. Streams that are the same file share one pipe, which keeps the
-    /// order of what is written.
-    pub(crate) fn of(spec: &mut SandboxSpec) -> io::Result<Streams> {
+    /// Replaces standard input, output and error by pipes if they are regular files. Streams that are the same file share
+    /// one pipe, which keeps the order of what is written.
+    pub(crate) fn of(specs: [&mut Stdio; 3]) -> Result<Streams, Failure> {
+        Streams::try_of(specs).map_err(|e| Failure::new(format!("pipes for standard streams: {e}")))
+    }
+
+    fn try_of([stdin, stdout, stderr]: [&mut Stdio; 3]) -> io::Result<Streams> {
         let mut streams = Streams::default();
-        if let Some(file) = regular(&spec.stdin, io::stdin().as_fd())? {
+        if let Some(file) = regular(stdin, io::stdin().as_fd())? {
             let (read, write) = io::pipe()?;
-            spec.stdin = OwnedFd::from(read).into();
+            *stdin = OwnedFd::from(read).into();
             streams.input = Some((file, write));
         }
         let (out, err) = (io::stdout(), io::stderr());
-        for (how, stream) in [(&mut spec.stdout, out.as_fd()), (&mut spec.stderr, err.as_fd())] {
+        for (how, stream) in [(stdout, out.as_fd()), (stderr, err.as_fd())] {
             if let Some(file) = regular(how, stream)? {
                 *how = Stdio::Fd(streams.output(file)?);
             }

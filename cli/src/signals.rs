@@ -1,0 +1,116 @@
+//! Signals to this process, which are forwarded to the command that it waits for.
+//!
+//! The command has a session of its own, so the terminal sends the signals of its keys only to this process.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use cofferdam::{Error, ExitStatus, Signal, SignalTarget, Task};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal as Number, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::Failure;
+
+/// The signals that are blocked and read from a signalfd.
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks the signals.
+    pub(crate) fn block() -> Result<Signals, Failure> {
+        let set: SigSet = [
+            Number::SIGHUP,
+            Number::SIGINT,
+            Number::SIGQUIT,
+            Number::SIGTERM,
+            Number::SIGUSR1,
+            Number::SIGUSR2,
+            Number::SIGTSTP,
+            Number::SIGWINCH,
+        ]
+        .into_iter()
+        .collect();
+        set.thread_block().map_err(|e| Failure::new(format!("rt_sigprocmask: {e}")))?;
+        SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map(Signals)
+            .map_err(|e| Failure::new(format!("signalfd4: {e}")))
+    }
+
+    /// The next signal. `None` if there is none.
+    pub(crate) fn next(&self) -> Option<Number> {
+        let info = self.0.read_signal().ok().flatten()?;
+        i32::try_from(info.ssi_signo).ok().and_then(|number| Number::try_from(number).ok())
+    }
+
+    /// Refuses to go on if a signal has arrived that asks this process to end.
+    pub(crate) fn check_interrupted(&self) -> Result<(), Failure> {
+        let ends = [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Number::SIGTERM];
+        match std::iter::from_fn(|| self.next()).find(|signal| ends.contains(signal)) {
+            Some(signal) => Err(Failure::new(format!("interrupted by {signal}: the task was removed"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the end of the command, and forwards signals meanwhile.
+    pub(crate) fn wait(&self, task: &Task) -> Result<ExitStatus, Failure> {
+        loop {
+            if let Some(status) = task.try_wait()? {
+                return Ok(status);
+            }
+            let mut fds =
+                [PollFd::new(task.pidfd(), PollFlags::POLLIN), PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            while let Some(signal) = self.next() {
+                match signal {
+                    Number::SIGTSTP => suspend(task)?,
+                    // Without a pseudo-terminal, the command has no window.
+                    Number::SIGWINCH => {}
+                    signal => forward(task, signal)?,
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Forwards a signal. Those of the terminal's keys go to the process group of the command, as to a foreground job.
+pub(crate) fn forward(task: &Task, signal: Number) -> Result<(), Failure> {
+    let Some(number) = Signal::new(signal as i32) else { return Ok(()) };
+    match signal {
+        Number::SIGINT | Number::SIGQUIT => send(task, number, SignalTarget::Group),
+        _ => Ok(task.signal(number)?),
+    }
+}
+
+/// Signals several processes, or the main process alone if the others cannot be found.
+fn send(task: &Task, signal: Signal, target: SignalTarget) -> Result<(), Failure> {
+    match task.signal_to(signal, target) {
+        Err(Error::Task { source, .. }) if source.kind() == ErrorKind::Unsupported => {
+            Ok(task.signal(signal)?)
+        }
+        sent => Ok(sent?),
+    }
+}
+
+/// Stops the command and this process, as Ctrl-Z stops a foreground job. Returns when this process was continued and has
+/// continued the command.
+pub(crate) fn suspend(task: &Task) -> Result<(), Failure> {
+    if task.status()?.is_some() {
+        return Ok(());
+    }
+    // Without a cgroup there is no freezer.
+    let frozen = task.freeze().is_ok();
+    if !frozen {
+        send(task, Signal::STOP, SignalTarget::All)?;
+    }
+    raise(Number::SIGSTOP).map_err(|e| Failure::new(format!("raise(SIGSTOP): {e}")))?;
+    match frozen {
+        true => Ok(task.thaw()?),
+        false => send(task, Signal::CONT, SignalTarget::All),
+    }
+}

@@ -1,0 +1,282 @@
+//! The handles of detached tasks, in files. There is no daemon: every call recovers the task by its handle.
+//!
+//! The state directory is `$COFFERDAM_STATE`, `/run/cofferdam` for root, or `$XDG_RUNTIME_DIR/cofferdam`. It contains
+//! `tasks` (one JSON file per task), `exits` (exit records) and `roots` (temporary roots).
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cofferdam::{Error, Policy, Sandbox, SandboxSpec, Task, TaskHandle};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use crate::Failure;
+
+/// How long a call waits for another process that has the task.
+const BUSY: Duration = Duration::from_secs(60);
+
+/// The state directory.
+pub(crate) struct Store(PathBuf);
+
+/// What the command line stores of a task beside its handle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    pub name: String,
+    /// The command and its arguments. Bytes that are not UTF-8 are replaced.
+    pub command: Vec<String>,
+    /// Seconds from the epoch to the spawn.
+    pub created: u64,
+}
+
+/// A name that no other process can take. Dropping it gives the name back, unless a handle was stored.
+pub(crate) struct Reservation {
+    /// The new file, locked.
+    lock: Flock<File>,
+    new: PathBuf,
+    file: PathBuf,
+    stored: bool,
+}
+
+impl Store {
+    /// Opens the state directory. Creates it if it does not exist.
+    pub(crate) fn open() -> Result<Store, Failure> {
+        let why = "XDG_RUNTIME_DIR is not set: set COFFERDAM_STATE to a directory that only you can write";
+        let dir = place().ok_or_else(|| Failure::new(format!("no state directory: {why}")))?;
+        let made = |dir: &Path| {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|e| refused(dir, format_args!("{e}: set COFFERDAM_STATE to another directory")))?;
+            check(dir)
+        };
+        made(&dir)?;
+        for part in ["tasks", "exits", "roots"] {
+            made(&dir.join(part))?;
+        }
+        dir.canonicalize().map(Store).map_err(|e| refused(&dir, e))
+    }
+
+    /// Opens the state directory. `None` if it does not exist.
+    pub(crate) fn existing() -> Result<Option<Store>, Failure> {
+        let exists = place().is_some_and(|dir| dir.join("tasks").exists());
+        exists.then(Store::open).transpose()
+    }
+
+    /// Sets the directories of a detached task, unless the operator names others.
+    pub(crate) fn places(&self, policy: &mut Policy) {
+        policy.state_dir.get_or_insert_with(|| self.0.join("exits"));
+        policy.temp_dir.get_or_insert_with(|| self.0.join("roots"));
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join("tasks").join(format!("{name}.json"))
+    }
+
+    /// The names of all tasks, in order.
+    pub(crate) fn names(&self) -> Result<Vec<String>, Failure> {
+        let dir = self.0.join("tasks");
+        let wrong = |e: io::Error| refused(&dir, e);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?.file_name();
+            names.extend(entry.to_str().and_then(|file| file.strip_suffix(".json")).map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads a handle. `None` if no task has the name.
+    fn read(&self, name: &str) -> Result<Option<TaskHandle>, Failure> {
+        if check_name(name).is_err() {
+            return Ok(None);
+        }
+        let file = self.file(name);
+        let text = match fs::read(&file) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(|e| Failure::new(format!("task {name}: cannot read {file:?}: {e}")))?,
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|e| self.damaged(name, e))
+    }
+
+    fn damaged(&self, name: &str, why: impl std::fmt::Display) -> Failure {
+        let file = self.file(name);
+        let remedy = "remove the file, then run cofferdam prune to kill and remove the task";
+        Failure::new(format!("task {name}: the state file {file:?} is damaged: {why} ({remedy})"))
+    }
+
+    /// Recovers a task. Waits while another process has it. `None` if no task has the name.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Task>, Failure> {
+        let start = Instant::now();
+        loop {
+            let Some(handle) = self.read(name)? else { return Ok(None) };
+            match Sandbox::recover(&handle) {
+                Err(Error::Task { source, .. })
+                    if source.kind() == ErrorKind::ResourceBusy && start.elapsed() < BUSY =>
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                recovered => return recovered.map(Some).map_err(|e| Failure::of(name, e)),
+            }
+        }
+    }
+
+    /// Recovers a task.
+    ///
+    /// # Errors
+    /// Also if no task has the name.
+    pub(crate) fn recover(&self, name: &str) -> Result<Task, Failure> {
+        self.find(name)?
+            .ok_or_else(|| Failure::new(format!("no task {name} (cofferdam ps -a lists all tasks)")))
+    }
+
+    /// What the command line has stored of the task.
+    pub(crate) fn about(&self, name: &str, task: &Task) -> Result<About, Failure> {
+        serde_json::from_slice(task.data()).map_err(|e| self.damaged(name, e))
+    }
+
+    /// Refuses a name that a task has.
+    pub(crate) fn check_free(&self, name: &str) -> Result<(), Failure> {
+        let Some(task) = self.find(name)? else { return Ok(()) };
+        let message = match task.status().map_err(|e| Failure::of(name, e))? {
+            None => format!(
+                "the name {name} is in use by a running task: choose another name, or remove the task with \
+                 cofferdam rm -f {name}"
+            ),
+            Some(_) => {
+                format!("the name {name} is in use by an ended task: remove it with cofferdam rm {name}")
+            }
+        };
+        Err(Failure::new(message))
+    }
+
+    /// Reserves a name for a new task.
+    pub(crate) fn reserve(&self, name: &str) -> Result<Reservation, Failure> {
+        check_name(name)?;
+        let reserved = self.lock(name)?;
+        self.check_free(name)?;
+        Ok(reserved)
+    }
+
+    /// Replaces the handle of a task. No other process can meanwhile, because this one has the task.
+    pub(crate) fn replace(&self, name: &str, task: &Task) -> Result<(), Failure> {
+        let handle = task.handle().map_err(|e| Failure::of(name, e))?;
+        let (file, new) = (self.file(name), self.file(name).with_file_name(format!("{name}.next")));
+        let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        opened.and_then(|opened| store(&handle, &opened, &new, &file)).map_err(|e| refused(&new, e))
+    }
+
+    /// Creates and locks the file that becomes the task's file.
+    fn lock(&self, name: &str) -> Result<Reservation, Failure> {
+        let file = self.file(name);
+        let new = file.with_file_name(format!("{name}.new"));
+        loop {
+            let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&new);
+            let opened = opened.map_err(|e| refused(&new, e))?;
+            let lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+                nix::errno::Errno::EAGAIN => {
+                    let remedy = "choose another name, or try again";
+                    Failure::new(format!(
+                        "the name {name} is in use by a task that is being started: {remedy}"
+                    ))
+                }
+                e => refused(&new, e),
+            })?;
+            // Another process may have renamed or removed the file before it was locked.
+            let inode = lock.metadata().map_err(|e| refused(&new, e))?.ino();
+            if fs::metadata(&new).is_ok_and(|now| now.ino() == inode) {
+                return Ok(Reservation { lock, new, file, stored: false });
+            }
+        }
+    }
+
+    /// Kills what is left of the task, and removes it and its file.
+    pub(crate) fn remove(&self, name: &str, task: &Task) -> Result<(), Failure> {
+        task.release().map_err(|e| Failure::of(name, e))?;
+        fs::remove_file(self.file(name)).map_err(|e| refused(&self.file(name), e))
+    }
+}
+
+impl Reservation {
+    /// Stores the handle.
+    pub(crate) fn store(mut self, handle: &TaskHandle) -> Result<(), Failure> {
+        self.lock.set_len(0).map_err(|e| refused(&self.new, e))?;
+        store(handle, &self.lock, &self.new, &self.file).map_err(|e| refused(&self.new, e))?;
+        self.stored = true;
+        Ok(())
+    }
+}
+
+/// Writes the handle to the file at `new` and renames it, so that it is there completely or not at all.
+fn store(handle: &TaskHandle, mut opened: &File, new: &Path, file: &Path) -> io::Result<()> {
+    opened.write_all(&serde_json::to_vec(handle)?)?;
+    opened.sync_all()?;
+    fs::rename(new, file)
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.stored {
+            let _ = fs::remove_file(&self.new);
+        }
+    }
+}
+
+impl About {
+    /// The facts of a task that is spawned now.
+    pub(crate) fn new(name: &str, spec: &SandboxSpec) -> About {
+        let command = std::iter::once(&spec.command).chain(&spec.args);
+        About {
+            name: name.to_owned(),
+            command: command.map(|word| word.to_string_lossy().into_owned()).collect(),
+            created: now(),
+        }
+    }
+
+    /// The bytes for [`TaskHandle::with_data`].
+    pub(crate) fn to_data(&self) -> Result<Vec<u8>, Failure> {
+        serde_json::to_vec(self).map_err(|e| Failure::new(format!("task {}: {e}", self.name)))
+    }
+}
+
+/// Seconds since the epoch.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// Checks a name: 1 to 128 letters, digits, `_`, `.` and `-`, with a letter or a digit first.
+pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= 128 && name.chars().all(fine) {
+        return Ok(());
+    }
+    let wanted = "use 1 to 128 letters, digits, '_', '.' or '-', and begin with a letter or a digit";
+    Err(Failure::new(format!("--name: {name:?} is not a valid name: {wanted}")))
+}
+
+fn place() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("COFFERDAM_STATE").or_else(|| match geteuid().is_root() {
+        true => Some("/run/cofferdam".into()),
+        false => variable("XDG_RUNTIME_DIR").map(|dir| dir.join("cofferdam")),
+    })
+}
+
+/// Refuses a directory in which another user can create or replace files.
+fn check(dir: &Path) -> Result<(), Failure> {
+    let found = fs::metadata(dir).map_err(|e| refused(dir, e))?;
+    let (owner, own, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o7777);
+    if owner != own {
+        let why = format!("user {owner} owns it, not {own}: set COFFERDAM_STATE to a directory of your own");
+        return Err(refused(dir, why));
+    }
+    if mode & 0o022 != 0 {
+        return Err(refused(dir, format_args!("other users can write to it (mode {mode:04o}): chmod 0700")));
+    }
+    Ok(())
+}
+
+fn refused(path: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::new(format!("state in {path:?}: {why}"))
+}

@@ -1,0 +1,196 @@
+//! The caller's terminal, connected to the pseudo-terminal of a command.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+
+use cofferdam::{ExitStatus, Task, Terminal, WindowSize};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal as Number;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+use crate::Failure;
+use crate::signals::{Signals, forward, suspend};
+
+/// How much is copied at a time.
+const CHUNK: usize = 16 << 10;
+
+/// The size of the caller's terminal.
+///
+/// # Errors
+/// If standard input is not a terminal.
+pub(crate) fn size() -> Result<WindowSize, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new("-t: standard input is not a terminal (run it in one, or leave out -t)"));
+    }
+    let size = rustix::termios::tcgetwinsize(io::stdin())
+        .map_err(|e| Failure::new(format!("-t: ioctl(standard input, TIOCGWINSZ): {e}")))?;
+    Ok(WindowSize { rows: size.ws_row, columns: size.ws_col })
+}
+
+/// Waits for the end of a command with a pseudo-terminal. Copies between it and the caller's terminal meanwhile.
+pub(crate) fn wait(task: &Task, signals: &Signals) -> Result<ExitStatus, Failure> {
+    let failed = |e: io::Error| Failure::new(format!("-t: {e}"));
+    let Some(terminal) = task.take_terminal() else { return signals.wait(task) };
+    let mut copy = Copy::new(terminal).map_err(failed)?;
+    let raw = Raw::set().map_err(failed)?;
+    while copy.some(task, signals).map_err(failed)? {
+        while let Some(signal) = signals.next() {
+            match signal {
+                Number::SIGTSTP => {
+                    raw.restore();
+                    suspend(task)?;
+                    raw.again().map_err(failed)?;
+                    copy.resize();
+                }
+                Number::SIGWINCH => copy.resize(),
+                signal => forward(task, signal)?,
+            }
+        }
+    }
+    copy.drain();
+    drop(raw);
+    Ok(task.wait()?)
+}
+
+/// The raw mode of the caller's terminal, until it is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn set() -> io::Result<Raw> {
+        let raw = Raw(tcgetattr(io::stdin())?);
+        raw.again()?;
+        Ok(raw)
+    }
+
+    /// Sets raw mode after a stop of this process.
+    fn again(&self) -> io::Result<()> {
+        let mut mode = self.0.clone();
+        cfmakeraw(&mut mode);
+        Ok(tcsetattr(io::stdin(), SetArg::TCSADRAIN, &mode)?)
+    }
+
+    fn restore(&self) {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
+
+/// The two directions.
+struct Copy {
+    terminal: Terminal,
+    /// A duplicate of standard input, read without a buffer. `None` after its end.
+    input: Option<File>,
+    /// What was read from the input, and is not written yet.
+    pending: Vec<u8>,
+    /// Whether a process has the other end of the pseudo-terminal open.
+    open: bool,
+}
+
+impl Copy {
+    fn new(terminal: Terminal) -> io::Result<Copy> {
+        let flags = OFlag::from_bits_retain(fcntl(&terminal, FcntlArg::F_GETFL)?);
+        fcntl(&terminal, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        Ok(Copy { terminal, input: Some(input), pending: Vec::new(), open: true })
+    }
+
+    /// Waits until something can be copied, or a signal arrives. Returns whether the command still runs.
+    fn some(&mut self, task: &Task, signals: &Signals) -> io::Result<bool> {
+        let [ended, _, shows, takes, typed] = self.poll(task, signals)?;
+        if ended {
+            return Ok(false);
+        }
+        if shows {
+            self.open = self.show()?;
+        }
+        if takes {
+            self.write()?;
+        }
+        if typed {
+            self.read();
+        }
+        Ok(true)
+    }
+
+    /// Polls: the end of the command, a signal, output, room for input, input.
+    fn poll(&self, task: &Task, signals: &Signals) -> io::Result<[bool; 5]> {
+        let none = PollFlags::empty();
+        let writes = if self.pending.is_empty() { none } else { PollFlags::POLLOUT };
+        let mut fds = vec![
+            PollFd::new(task.pidfd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        if self.open {
+            fds.push(PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN | writes));
+        }
+        let input = self.input.as_ref().filter(|_| self.open && self.pending.is_empty());
+        fds.extend(input.map(|input| PollFd::new(input.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => return Ok([false; 5]),
+            polled => polled?,
+        };
+        let seen: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(none)).collect();
+        let any = |at: usize| seen.get(at).is_some_and(|events| !events.is_empty());
+        let terminal = seen.get(2).copied().filter(|_| self.open).unwrap_or(none);
+        let shows = terminal.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR);
+        Ok([any(0), any(1), shows, terminal.contains(PollFlags::POLLOUT), any(3)])
+    }
+
+    /// Copies output. Returns false if no process has the other end open.
+    fn show(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; CHUNK];
+        match self.terminal.read(&mut buffer) {
+            Ok(0) => Ok(false),
+            Ok(n) => {
+                let mut out = io::stdout().lock();
+                out.write_all(buffer.get(..n).unwrap_or_default())?;
+                out.flush()?;
+                Ok(true)
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read(&mut self) {
+        let mut buffer = [0; CHUNK];
+        let read = self.input.as_mut().map(|input| input.read(&mut buffer));
+        match read {
+            Some(Ok(n @ 1..)) => self.pending.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+            Some(Err(e)) if e.kind() == ErrorKind::Interrupted => {}
+            // The caller's terminal was closed. The kernel then sends SIGHUP.
+            _ => self.input = None,
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        match self.terminal.write(&self.pending) {
+            Ok(n) => drop(self.pending.drain(..n.min(self.pending.len()))),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    /// Copies what the command has written before its end. Does not wait for other processes with the terminal.
+    fn drain(&mut self) {
+        let mut polled = true;
+        while polled && self.open {
+            let mut fds = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN)];
+            polled = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+            self.open = !polled || self.show().unwrap_or(false);
+        }
+    }
+
+    fn resize(&self) {
+        // The command may have ended.
+        let _ = size().map(|size| self.terminal.resize(size));
+    }
+}
