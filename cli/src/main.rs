@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 mod args;
 mod doctor;
 mod exec;
+mod logs;
 mod progress;
 mod prune;
 mod run;
@@ -50,6 +51,8 @@ enum Verb {
     Wait(tasks::Names),
     /// Run another command in a detached task and exit with its status
     Exec(exec::Args),
+    /// Print what a detached task has written
+    Logs(logs::Args),
     /// Stop detached tasks: send a signal, and kill after a time
     Stop(tasks::Stop),
     /// Send a signal to detached tasks
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => tasks::inspect(&args),
         Verb::Wait(args) => tasks::wait(&args),
         Verb::Exec(args) => exec::exec(&args),
+        Verb::Logs(args) => logs::logs(&args),
         Verb::Stop(args) => tasks::stop(&args),
         Verb::Kill(args) => tasks::kill(&args),
         Verb::Pause(args) => tasks::pause(&args),

@@ -111,9 +111,9 @@ fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Selects the standard streams of a detached task.
+/// Selects the standard streams of a detached task, which has none of this process.
 fn detached_streams(spec: &mut SandboxSpec) {
-    (spec.stdin, spec.stdout, spec.stderr) = (Stdio::Null, Stdio::Null, Stdio::Null);
+    (spec.stdin, spec.stdout, spec.stderr) = (Stdio::Null, Stdio::Log, Stdio::Log);
 }
 
 /// Spawns the task, and prints the controls that do not hold. The sandbox is dropped, because it holds the task's ends of
