@@ -70,6 +70,6 @@ pub(crate) fn exec(args: &Args) -> Result<ExitCode, Failure> {
     let running = running.map_err(|e| Failure::of(&args.name, e))?;
     pipes.start();
     let status = terminal::wait(&running, &signals)?;
-    pipes.finish();
+    pipes.finish_soon();
     Ok(crate::exit_code(&status))
 }

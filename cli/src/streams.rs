@@ -9,6 +9,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use cofferdam::{CallerFd, Stdio};
 
@@ -88,6 +89,15 @@ impl Streams {
     pub(crate) fn finish(self) {
         for copy in self.copies {
             let _ = copy.join();
+        }
+    }
+
+    /// As [`finish`](Self::finish), for at most a second. A process that an additional command has left behind can hold a
+    /// pipe open until the end of the task.
+    pub(crate) fn finish_soon(self) {
+        let start = Instant::now();
+        while !self.copies.iter().all(JoinHandle::is_finished) && start.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
