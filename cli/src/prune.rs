@@ -51,7 +51,9 @@ pub(crate) fn prune(args: &Args) -> Result<ExitCode, Failure> {
             if printed.insert(stale.id().to_owned()) {
                 let _ = writeln!(std::io::stdout(), "{stale}");
             }
-            if let (false, Err(error)) = (args.dry_run, stale.remove()) {
+            if !args.dry_run
+                && let Err(error) = stale.remove()
+            {
                 Failure::from(error).print();
                 failed = true;
             }

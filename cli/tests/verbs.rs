@@ -73,6 +73,12 @@ fn exec_has_the_exit_code_environment_directory_and_streams_of_its_flags() {
         let output = command.stdin(std::fs::File::open(file.path()).unwrap()).output().unwrap();
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), read));
     }
+    // A process that is left behind has the pipe to the file.
+    let start = Instant::now();
+    let mut command = state.command(&["exec", &name, "sh", "-c", "sleep 60 & echo done"]);
+    assert!(command.stdout(file.reopen().unwrap()).status().unwrap().success());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(std::fs::read_to_string(file.path()).unwrap().starts_with("done\n"));
     for (command, code) in
         [(&["no-such-command"][..], 127), (&["/etc/passwd"], 126), (&["sh", "-c", "kill -9 $$"], 137)]
     {
@@ -161,7 +167,9 @@ fn prune_leaves_detached_tasks() {
         assert!(!all.contains(&stored), "{all}");
         all.contains(&unknown)
     });
+    // A dry run removes nothing.
     std::fs::rename(&aside, &file).unwrap();
+    assert_eq!(state.status(&unknown), "exited (0)");
     assert_eq!(state.status(&stored), "running");
 }
 
