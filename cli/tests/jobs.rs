@@ -62,7 +62,8 @@ fn sigtstp_stops_the_command_and_the_program_until_sigcont() {
 #[test]
 fn sigint_and_sigquit_reach_the_process_group_of_the_command() {
     let Some(state) = State::new("int") else { return };
-    let script = "trap 'exit 9' INT QUIT; echo ready; sleep 100; exit 1";
+    // The inner shell becomes the sleep, and dies of the signal before that too.
+    let script = "trap 'exit 9' INT QUIT; sh -c 'echo ready; exec sleep 100'; exit 1";
     let name = state.name("a");
     state.start(&name, "sleep 100");
     for sent in [Signal::SIGINT, Signal::SIGQUIT] {
@@ -78,7 +79,6 @@ fn sigint_and_sigquit_reach_the_process_group_of_the_command() {
                 assert_eq!(child.wait().unwrap().code(), Some(129));
                 continue;
             }
-            std::thread::sleep(Duration::from_millis(100));
             signal(&child, sent);
             assert_eq!(child.wait().unwrap().code(), Some(9), "{args:?} {sent}");
         }
@@ -156,7 +156,13 @@ fn keys_of_the_terminal_reach_the_command_and_the_mode_is_restored() {
     let Some(state) = State::new("keys") else { return };
     let mut tty = Tty::new();
     let before = tcgetattr(&tty.slave).unwrap();
-    let mut child = tty.spawn(&mut state.command(&["run", "-t", "sh", "-c", "echo ready; sleep 100"]));
+    let mut child = tty.spawn(&mut state.command(&[
+        "run",
+        "-t",
+        "sh",
+        "-c",
+        "sh -c 'echo ready; exec sleep 100'; exit 1",
+    ]));
     tty.shows("ready\r\n");
     signal(&child, Signal::SIGTSTP);
     until("stop", || process_state(child.id()) == Some('T'));

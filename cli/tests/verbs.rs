@@ -9,10 +9,10 @@ mod common;
 use common::{State, skip, text, until};
 
 /// Runs until it is signalled, and exits with 43 then.
-const LOOP: &str = "trap 'exit 43' TERM; while :; do sleep 0.02; done";
+const LOOP: &str = "trap 'exit 43' TERM; echo ready; while :; do sleep 0.02; done";
 
 /// Ignores SIGTERM.
-const STUBBORN: &str = "trap '' TERM; while :; do sleep 0.02; done";
+const STUBBORN: &str = "trap '' TERM; echo ready; while :; do sleep 0.02; done";
 
 #[test]
 fn detached_task_is_listed_waited_for_and_removed() {
@@ -52,6 +52,7 @@ fn a_wait_does_not_keep_other_calls_from_the_task() {
     let mut ready = [0; 6];
     running.stdout.take().unwrap().read_exact(&mut ready).unwrap();
     assert_eq!(state.status(&name), "running");
+    state.await_ready(&name);
     assert_eq!(state.ok(&["stop", &name]), name);
     assert_eq!(text(&waiting.wait_with_output().unwrap().stdout), "43");
     assert_eq!(running.wait().unwrap().code(), Some(137));
@@ -100,9 +101,10 @@ fn stop_and_kill_end_a_task_and_its_status_is_stored() {
     for (name, script) in [(&gentle, LOOP), (&stubborn, STUBBORN), (&killed, LOOP)] {
         state.start(name, script);
     }
-    state.start(&signalled, "trap 'exit 6' USR1; while :; do sleep 0.02; done");
-    // The traps must be set before the signals come.
-    std::thread::sleep(Duration::from_millis(500));
+    state.start(&signalled, "trap 'exit 6' USR1; echo ready; while :; do sleep 0.02; done");
+    for name in [&gentle, &stubborn, &killed, &signalled] {
+        state.await_ready(name);
+    }
     assert_eq!(state.ok(&["stop", "-t", "0", &stubborn]), stubborn);
     assert_eq!(state.ok(&["stop", &gentle]), gentle);
     assert_eq!(state.ok(&["kill", &killed]), killed);
@@ -135,6 +137,7 @@ fn pause_freezes_a_task_and_unpause_thaws_it() {
     let name = state.name("a");
     let args = ["run", "-d", "--name", &name, "--accounting", "--require", "best_effort", "sh", "-c", LOOP];
     state.ok(&args);
+    state.await_ready(&name);
     let paused = state.call(&["pause", &name]);
     if !paused.status.success() {
         return skip::skip(&["cgroups"], text(&paused.stderr));

@@ -76,6 +76,11 @@ impl State {
         assert_eq!(self.ok(&args), name);
     }
 
+    /// Waits until a task has written `ready`, after it has set its traps.
+    pub fn await_ready(&self, name: &str) {
+        until("ready", || self.ok(&["logs", name]).contains("ready"));
+    }
+
     /// The status of a task in the output of `ps`.
     pub fn status(&self, name: &str) -> String {
         let all: serde_json::Value =
@@ -117,11 +122,11 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_string()
 }
 
-/// Waits up to 20 seconds until a condition holds.
+/// Waits up to a minute until a condition holds.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}: not within 20 s");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
