@@ -19,7 +19,8 @@ impl Task {
     /// The numbers come from the task's memory cgroup (v2; v1: Linux 4.13). They are final after a [`wait`](Task::wait)
     /// has returned the exit status. Kills are counted if the task has a memory limit or
     /// [`Limits::accounting`](crate::Limits::accounting). Without these, v1 never counts them, and v2 counts them only
-    /// while another task in the same slice uses the memory controller.
+    /// while another task in the same slice uses the memory controller. An additional command ([`exec`](Task::exec)) uses
+    /// the memory of its task: its value has the OOM kills in the whole task since the command was started.
     ///
     /// ```no_run
     /// use cofferdam::{Limits, OomLimit, Sandbox};

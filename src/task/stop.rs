@@ -138,7 +138,8 @@ impl Task {
     }
 
     /// Kills every process of the task: by its cgroup (`cgroup.kill`, Linux 5.14; before, by freezing it and killing
-    /// each process), and by its PID namespace. It does not wait for their end: [`wait`](Task::wait) does.
+    /// each process), and by its PID namespace. It does not wait for their end: [`wait`](Task::wait) does. Only a task that
+    /// was [entered](Task::exec) gets up to a second in which the processes that have joined it are reaped.
     ///
     /// ```no_run
     /// let task = cofferdam::Sandbox::command("sleep").arg("600").spawn()?;
