@@ -106,12 +106,7 @@ fn fork(init: &mut Init, caller: u32) -> Result<Forked, CallFailed> {
         sys::close(signals);
         sys::close(caller);
         sys::close(ours);
-        let [stdout, stderr] = init.log.pipes;
-        for fd in
-            [init.timer, init.clock.timer, init.clock.counter, init.record, init.log.file, stdout, stderr]
-        {
-            sys::close(fd);
-        }
+        init.of_pid1().into_iter().for_each(sys::close);
         init.pid1 = theirs;
         return Ok(Forked::Child);
     }
@@ -130,23 +125,9 @@ fn await_parent(init: &Init) -> Done {
 impl Parent {
     /// Closes every descriptor except its own. `index` is the index of the call's line.
     fn close_others(&self, init: &Init, index: u8) -> Done {
-        let Clock { timer, counter, .. } = init.clock;
         let Parent { signals, caller, child, pidfd, .. } = *self;
-        let (file, [stdout, stderr]) = (init.log.file, init.log.pipes);
-        let mut kept = [
-            init.status,
-            signals,
-            caller,
-            child,
-            pidfd,
-            init.timer,
-            timer,
-            counter,
-            init.record,
-            file,
-            stdout,
-            stderr,
-        ];
+        let [a, b, c, d, e, f, g] = init.of_pid1();
+        let mut kept = [init.status, signals, caller, child, pidfd, a, b, c, d, e, f, g];
         kept.sort_unstable();
         let mut first = 0;
         for fd in kept {
@@ -289,9 +270,9 @@ struct Reaper {
 
 impl Reaper {
     /// Reaps until the task ends, and copies what it writes to the log. Exits at once when the parent dies without having
-    /// detached the task, unless the task is to survive it: the kernel then kills the whole PID namespace. It polls a pidfd of the parent beside the socket,
-    /// since a fork of the parent may hold the socket open. When the time or the CPU time of the task is over, it reports
-    /// that and exits too.
+    /// detached the task, unless the task is to survive it: the kernel then kills the whole PID namespace. It polls a pidfd
+    /// of the parent beside the socket, since a fork of the parent may hold the socket open. When the time or the CPU time
+    /// of the task is over, it reports that and exits too.
     fn run(&mut self, timer: i32, clock: Clock) -> ! {
         let Ends { status, caller, .. } = self.ends;
         let [stdout, stderr] = self.log.pipes;

@@ -63,6 +63,12 @@ impl Init {
         }
     }
 
+    /// The descriptors that PID 1 keeps and its child closes; -1 for what there is not.
+    pub fn of_pid1(&self) -> [i32; 7] {
+        let [stdout, stderr] = self.log.pipes;
+        [self.timer, self.clock.timer, self.clock.counter, self.record, self.log.file, stdout, stderr]
+    }
+
     /// Takes a descriptor out of the table, and leaves -1 in its place. -1 if the index has no descriptor.
     pub fn take_fd(&mut self, index: u32) -> i32 {
         match self.fds.get_mut(index as usize) {

@@ -22,7 +22,7 @@ use crate::{files, mount, overlay, reap, terminal};
 /// Runs one operation.
 pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
     match *op {
-        Op::AwaitIdMaps {} => await_id_maps(init),
+        Op::AwaitIdMaps {} => await_byte(init, 0),
         Op::Session {} => start_session(),
         Op::ResetScheduling {} => reset_scheduling(),
         Op::Become { uid, gid } => set_ids(uid, gid, &mut NextCall::from(0)),
@@ -207,12 +207,8 @@ fn start_clock(init: &mut Init, (limit, unit, processors): (u64, u64, u64), fd: 
     init.clock.start(left).at(2)
 }
 
-fn await_id_maps(init: &Init) -> Done {
-    await_parent(init, 0)
-}
-
 /// Waits for a byte from the parent. `index` is the index of the call's line.
-fn await_parent(init: &Init, index: u8) -> Done {
+fn await_byte(init: &Init, index: u8) -> Done {
     match sys::recv(init.status, &mut [0u8; 1]).at(index)? {
         // The parent has closed its end of the socket: it has given up.
         0 => sys::exit(FAILED),
@@ -230,7 +226,7 @@ fn continue_in_cgroup(init: &mut Init, cgroup: u32) -> Done {
         sys::exit(0);
     }
     sys::close(cgroup);
-    await_parent(init, 2)
+    await_byte(init, 2)
 }
 
 fn start_session() -> Done {
