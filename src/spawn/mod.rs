@@ -243,7 +243,7 @@ impl Run<'_> {
     /// would wait in the kernel for its exec.
     fn clone(&mut self, namespaces: u32, into_cgroup: bool, op: &ParentOp) -> Result<()> {
         let group = self.undo.group().filter(|_| self.given.running.is_none());
-        if group.is_some_and(|group| group.frozen().unwrap_or(false)) {
+        if group.is_some_and(Group::is_frozen) {
             let why = "a cgroup above that of the task is frozen: thaw it, or use another cgroup_parent";
             let source = io::Error::new(io::ErrorKind::ResourceBusy, why);
             return Err(Error::Prepare { step: op.call(), source });

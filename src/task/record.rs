@@ -159,16 +159,21 @@ impl RecordFile {
     /// # Errors
     /// The index of the refused call of the plan's step, and the cause.
     pub(crate) fn make_log(&self, size: u64) -> Result<OwnedFd, (usize, io::Error)> {
+        self.remove_log().map_err(|e| (0, e.into()))?;
         let name = self.log_name();
-        match unlinkat(&self.dir, &*name, UnlinkatFlags::NoRemoveDir) {
-            Err(Errno::ENOENT) => {}
-            removed => removed.map_err(|e| (0, e.into()))?,
-        }
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.dir, &*name, flags, OWN).map_err(|e| (1, e.into()))?;
         let header = LogHeader { size, ..LogHeader::default() };
         write_all(&file, &header.encode()).map_err(|e| (2, e))?;
         Ok(file)
+    }
+
+    /// Removes the file of the log, if there is one.
+    fn remove_log(&self) -> nix::Result<()> {
+        match unlinkat(&self.dir, &*self.log_name(), UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Path of the task's log.
@@ -248,10 +253,7 @@ impl RecordFile {
     /// [`Error::Task`] with the refused call.
     pub(super) fn remove(&mut self) -> Result<()> {
         if !self.left && is_at(self.file.as_fd(), self.dir.as_fd(), &*self.name).unwrap_or(false) {
-            match unlinkat(&self.dir, &*self.log_name(), UnlinkatFlags::NoRemoveDir) {
-                Err(Errno::ENOENT) => {}
-                removed => removed.map_err(Error::task(format!("unlinkat({:?})", self.log_path())))?,
-            }
+            self.remove_log().map_err(Error::task(format!("unlinkat({:?})", self.log_path())))?;
             unlinkat(&self.dir, &*self.name, UnlinkatFlags::NoRemoveDir)
                 .map_err(Error::task(format!("unlinkat({:?})", self.path)))?;
         }

@@ -182,6 +182,12 @@ impl Group {
         self.freezer()?.frozen()
     }
 
+    /// As [`frozen`](Self::frozen), through the descriptor that the group holds. False if that is not known.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let found = self.unit().and_then(Interface::of);
+        found.is_ok_and(|(interface, state)| (interface.is_frozen)(&state))
+    }
+
     /// A handle that freezes and thaws without the group.
     pub(crate) fn freezer(&self) -> Result<Freezer> {
         let Some(unit) = self.unit_dir() else {
