@@ -50,6 +50,7 @@ pub const O_EXCL: usize = 0o200;
 pub const O_DIRECTORY: usize = 0o200_000;
 pub const O_NOFOLLOW: usize = 0o400_000;
 pub const O_CLOEXEC: usize = 0o2_000_000;
+pub const O_RDONLY: usize = 0;
 pub const O_PATH: usize = 0o10_000_000;
 pub const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 pub const RESOLVE_NO_SYMLINKS: u64 = 0x04;
@@ -108,6 +109,7 @@ pub const O_NOCTTY: usize = 0o400;
 // processes and signals
 pub const CLONE_PIDFD: usize = 0x1000;
 pub const CLONE_PARENT: usize = 0x8000;
+pub const CLONE_NEWNS: u32 = 0x2_0000;
 pub const CLONE_INTO_CGROUP: usize = 0x2_0000_0000;
 pub const SIGCHLD: usize = 17;
 pub const SIGKILL: usize = 9;

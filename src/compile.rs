@@ -21,9 +21,9 @@ use crate::ns::{self, IsolationMode, Namespaces, Network};
 use crate::plan::{MustHold, ParentOp, ParentStep, Plan};
 use crate::report::Control;
 use crate::rootfs::changes::RootRecord;
-use crate::rootfs::lower::RootRequest;
+use crate::rootfs::lower::{Part, RootRequest};
 use crate::rootfs::work::BuildRoot;
-use crate::rootfs::{self, Method, Propagation};
+use crate::rootfs::{self, Method};
 use crate::spec::{DieWith, Policy, SandboxSpec};
 use crate::step::wire::Op;
 use crate::step::{self, Draft, Enter, Handed, IdMaps, InitStep, Step};
@@ -38,13 +38,14 @@ mod filter;
 mod identity;
 mod landlock;
 mod method;
+mod prepare;
 mod process;
 mod root;
 mod sources;
 #[cfg(test)]
 mod tests;
 
-/// Compiles a plan. `id` is the sandbox's name if the spec has none.
+/// Compiles a plan for the mounts of `part`. `id` is the sandbox's name if the spec has none.
 ///
 /// # Errors
 ///
@@ -56,6 +57,7 @@ pub(crate) fn compile(
     host: &Host,
     survey: &Survey,
     id: &str,
+    part: Part,
 ) -> Result<Plan> {
     checks::kernel(host)?;
     checks::policy(policy)?;
@@ -86,10 +88,9 @@ pub(crate) fn compile(
     let covered = root::private(policy, spec, host, &entries, &mut draft);
     let swappable = root::swappable(host, namespaces.user);
 
-    let confined = !sets.bounding.has("sys_admin");
     let places: Vec<(&Path, &Path)> =
         spec.devices.iter().map(|device| (device.source.as_path(), device.place().as_path())).collect();
-    let propagates = spec.volumes.iter().any(|volume| volume.propagation != Propagation::Private);
+    let cold = prepare::obstacle(policy, spec, &namespaces, sets, (&root.build, &entries));
     let request = RootRequest {
         root: &spec.root,
         dir: root.build.dir.as_deref(),
@@ -116,9 +117,14 @@ pub(crate) fn compile(
         user_namespaces: spec.user_namespaces,
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
+        host_net: namespaces.network == Network::Host,
         nosuid: spec.no_new_privs,
-        prepares: !namespaces.user && !policy.no_pivot_root && confined && !propagates,
+        prepares: cold.is_none(),
+        part,
     };
+    if part == Part::Common {
+        return Ok(prepare::plan(&request, id));
+    }
     let visible = request.shows_cgroups(&host.cgroup_mounts());
     let namespaces = Namespaces { cgroup: spec.cgroup_namespace.unwrap_or(visible), ..namespaces };
     let maps = identity::maps(host, identity, mapping);
@@ -200,6 +206,7 @@ pub(crate) fn compile(
     Ok(Plan {
         id,
         report,
+        cold,
         parent,
         init,
         cgroups,
@@ -264,7 +271,7 @@ fn parent(
     root.temp.into_iter().for_each(|make| push(Control::ROOT_SWITCH, ParentOp::TempRoot(make)));
     push(Control::HOST_FILES, ParentOp::BuildRoot(Box::new(root.build)));
     let clone = ParentOp::Clone { namespaces, into_cgroup: cgroups.paths.into };
-    steps.extend(launch(cgroups, handed, clone, maps));
+    steps.extend(launch(cgroups, handed, clone, maps, ParentOp::AwaitCommand));
     steps
 }
 
@@ -274,6 +281,7 @@ fn launch(
     handed: Vec<Handed>,
     clone: ParentOp,
     maps: Option<IdMaps>,
+    wait: ParentOp,
 ) -> Vec<ParentStep> {
     let mut steps = Vec::new();
     for step in std::mem::take(&mut cgroups.steps) {
@@ -287,7 +295,7 @@ fn launch(
     push(Control::MOUNT_NS, ParentOp::SealInit);
     push(Control::MOUNT_NS, clone);
     maps.into_iter().for_each(|maps| push(Control::IDS, ParentOp::IdMaps(maps)));
-    push(Control::MOUNT_NS, ParentOp::AwaitCommand);
+    push(Control::MOUNT_NS, wait);
     cgroups.share.iter().for_each(|share| push(Control::CPUSET, ParentOp::CheckShare(share.clone())));
     steps
 }

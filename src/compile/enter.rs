@@ -68,11 +68,12 @@ pub(crate) fn enter(
         draft.report.weaken(Control::KILL, why);
     }
     let clone = ParentOp::Clone { namespaces: 0, into_cgroup: false };
-    let parent = launch(&mut cgroups, draft.handed, clone, None);
+    let parent = launch(&mut cgroups, draft.handed, clone, None, ParentOp::AwaitCommand);
     let Enclosure { id, namespaces, must_hold, root, .. } = enclosure.clone();
     Ok(Plan {
         id,
         report: draft.report,
+        cold: None,
         parent,
         init: draft.init,
         cgroups,

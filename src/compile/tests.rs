@@ -27,6 +27,7 @@ mod landlock;
 mod namespaces;
 mod order;
 mod populate;
+mod prepare;
 mod process;
 mod roots;
 mod sources;
@@ -181,6 +182,7 @@ fn survey() -> Survey {
         skip: Vec::new(),
         mounts: BTreeMap::new(),
         resolv_conf: "nameserver 10.0.0.1\n".into(),
+        looked: BTreeSet::new(),
     }
 }
 
@@ -208,7 +210,7 @@ fn strings(items: &[&str]) -> Vec<String> {
 
 /// The compiled plan, or the error as `variant: message`.
 fn compiled(case: &Case) -> Result<Plan, String> {
-    match compile(&case.policy, &case.spec, &case.host, &case.survey, "box") {
+    match compile(&case.policy, &case.spec, &case.host, &case.survey, "box", Part::Whole) {
         Ok(compiled) => {
             order::holds(case, &compiled);
             Ok(compiled)

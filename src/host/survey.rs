@@ -57,6 +57,8 @@ pub(crate) struct Survey {
     pub streams: Vec<(String, Stream)>,
     /// The host's `resolv.conf`; empty if the spec has no `dns`.
     pub resolv_conf: String,
+    /// The paths that were opened, or looked for.
+    pub looked: BTreeSet<PathBuf>,
 }
 
 /// The kind of a descriptor that the caller passes to the task.
@@ -93,8 +95,9 @@ impl Survey {
         let mounts = if look { mounts()? } else { Vec::new() };
         let (mut sources, mut unseen) = (BTreeMap::new(), BTreeMap::new());
         let given = given(policy, spec, &env).chain(own_sources(host.privileged(), nodes(host)));
-        for path in given.collect::<BTreeSet<_>>() {
-            hold(path, &mut sources, &mut unseen)?;
+        let looked: BTreeSet<PathBuf> = given.collect();
+        for path in &looked {
+            hold(path.clone(), &mut sources, &mut unseen)?;
         }
         let of_root = env.keys().filter_map(|path| Some((path.clone(), sources.get(path)?.real.clone())));
         let mounts_within = if overlays { points(&mounts, &of_root.collect()) } else { BTreeMap::new() };
@@ -126,6 +129,7 @@ impl Survey {
             real,
             noexec,
             streams: streams(spec),
+            looked,
             resolv_conf: if spec.dns.is_some() { resolv_conf(&spec.network) } else { String::new() },
         })
     }
@@ -218,7 +222,7 @@ fn shown(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<PathBuf> {
 }
 
 /// The descriptors of a spec that are files, directories or terminals.
-fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
+pub(crate) fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
     let others = spec.fds.iter().map(|fd| (format!("descriptor {}", fd.to), fd.from.number()));
     inherited(spec.streams(), others)
 }

@@ -23,6 +23,7 @@ use crate::step::wire::{self, Field, List, Op};
 use crate::step::{Encoded, InitStep, Phase, call, rlimit_name};
 
 mod parent;
+mod prepared;
 
 pub(crate) use parent::{EXECUTE_INIT, ParentOp, ParentStep, map_call};
 
@@ -45,6 +46,9 @@ pub struct Plan {
     pub id: String,
     /// The controls that hold if every step succeeds.
     pub report: Report,
+    /// Why every task of the sandbox makes all of its mounts. `None` if those that are the same for every task can be
+    /// prepared.
+    pub(crate) cold: Option<&'static str>,
     /// Steps of the parent, before the clone and while init runs.
     pub(crate) parent: Vec<ParentStep>,
     /// Steps of init.
@@ -286,6 +290,9 @@ impl fmt::Display for Plan {
         writeln!(f, "# init")?;
         for step in &self.init {
             print(f, step.phase, &step.op.title(), step.may_be_refused(), &step.op.calls())?;
+        }
+        if let Some(why) = self.cold {
+            writeln!(f, "# nothing is prepared: {why}")?;
         }
         writeln!(f, "# release")?;
         self.undo_calls().iter().try_for_each(|line| writeln!(f, "  {line}"))

@@ -214,7 +214,9 @@ ops! {
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// Covers a directory with an empty read-only tmpfs, if the directory exists.
+    /// Mounts an empty read-only tmpfs at `/proc`, of which each [`Op::MaskDir`] binds a copy. The procfs covers it.
+    MaskSource {}
+    /// Covers a directory with a copy of the mount of [`Op::MaskSource`], if the directory exists.
     MaskDir {
         /// Path in the sandbox.
         path: Str<'a>,
@@ -236,6 +238,17 @@ ops! {
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
     }
+    /// Enters a copy of the prepared mount namespace (`setns(2)`, `unshare(2)`), whose root becomes the sandbox's.
+    EnterPrepared {
+        /// Index into the table of descriptors: the namespace.
+        fd: u32,
+    }
+    /// Opens the mount namespace of this process, which [`Op::SendPrepared`] sends.
+    OpenPrepared {}
+    /// Sends the mount namespace to the parent. Init then exits.
+    SendPrepared {}
+    /// Changes to the root, and closes the descriptors of it and of its mounts. The root is already `/`.
+    EnterRoot {}
     /// Makes the root `/` by `pivot_root(2)`, and detaches the host's root.
     PivotRoot {}
     /// Makes the root `/` by `chroot(2)`. The host's root stays mounted below it.

@@ -34,6 +34,8 @@ pub enum Record {
     Running,
     /// The pseudo-terminal is open. The parent's end comes with the record (`SCM_RIGHTS`).
     Terminal,
+    /// The prepared mount namespace is complete, and init exits. The namespace comes with the record (`SCM_RIGHTS`).
+    Prepared,
     /// Init continues in a copy, and has exited. The copy's pidfd comes with the record (`SCM_RIGHTS`). The copy waits for
     /// one byte.
     Copied,
@@ -150,6 +152,7 @@ impl Record {
             | Record::Ready
             | Record::Running
             | Record::Terminal
+            | Record::Prepared
             | Record::Copied => None,
         }
     }
@@ -166,6 +169,7 @@ impl Record {
             Record::CpuDeadline => (7, 0, 0, 0),
             Record::Terminal => (8, 0, 0, 0),
             Record::Copied => (9, 0, 0, 0),
+            Record::Prepared => (10, 0, 0, 0),
         };
         let [s0, s1, s2, _] = step.to_le_bytes();
         let [n0, n1, n2, n3] = number.to_le_bytes();
@@ -190,6 +194,7 @@ impl Record {
             7 => Ok(Record::CpuDeadline),
             8 => Ok(Record::Terminal),
             9 => Ok(Record::Copied),
+            10 => Ok(Record::Prepared),
             _ => Err(Malformed),
         }
     }

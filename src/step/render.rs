@@ -110,12 +110,17 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "open_tree(root \"dev/null\", OPEN_TREE_CLONE)".into(),
             format!("move_mount(\"dev/null\", root {path:?})"),
         ],
-        Op::MaskDir { path } => {
-            let mut lines = vec![format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)")];
-            lines.extend(new_mount("\"tmpfs\"", MASK_ATTRS, List::from_encoded(0, &[])));
-            lines.push(format!("move_mount(tmpfs, root {path:?})"));
+        Op::MaskSource {} => {
+            let mut lines = new_mount("\"tmpfs\"", MASK_ATTRS, List::from_encoded(0, &[]));
+            lines.push("openat2(root, \"/proc\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into());
+            lines.push("move_mount(tmpfs, root \"/proc\")".into());
             lines
         }
+        Op::MaskDir { path } => vec![
+            format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
+            "open_tree(empty directory, OPEN_TREE_CLONE)".into(),
+            format!("move_mount(empty directory, root {path:?})"),
+        ],
         Op::Restrict { path, attrs, must } => vec![
             format!(
                 "openat2(root, {path:?}, RESOLVE_IN_ROOT{})",
@@ -167,6 +172,17 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             format!("write(it, {content:?})"),
             format!("fchownat(it, {uid}, {gid})"),
         ],
+        Op::EnterPrepared { .. } => vec![
+            "setns(prepared mounts, CLONE_NEWNS)".into(),
+            "unshare(CLONE_NEWNS)".into(),
+            "openat(\"/\", O_PATH)".into(),
+            "openat2(root, \"/dev\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
+            "openat2(root, \"/proc\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
+            "openat2(root, \"/sys\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
+        ],
+        Op::OpenPrepared {} => one("openat(\"/proc/self/ns/mnt\", O_RDONLY)".into()),
+        Op::SendPrepared {} => one("sendmsg(the parent, the mount namespace)".into()),
+        Op::EnterRoot {} => one("chdir(\"/\")".into()),
         Op::PivotRoot {} => vec![
             "fchdir(root)".into(),
             "pivot_root(\".\", \".\")".into(),
@@ -310,6 +326,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Mount { fs, target, .. } => format!("mount {fs:?} at {target:?}"),
         Op::Symlink { path, .. } => format!("symbolic link {path:?}"),
         Op::Node { path, .. } => format!("device {path:?}"),
+        Op::MaskSource {} => "empty directory for masks".into(),
         Op::MaskFile { path } | Op::MaskDir { path } => format!("mask {path:?}"),
         Op::Restrict { path, .. } | Op::Seal { path, .. } => format!("{path:?} read-only"),
         Op::Null { .. } => "/dev/null for standard streams".into(),
@@ -320,6 +337,10 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::File { path, content } => format!("file {path:?} of {content:?}, read-only"),
         Op::Empty { path } => format!("empty file {path:?}"),
         Op::Write { path, content, .. } => format!("new file {path:?} of {content:?}"),
+        Op::EnterPrepared { .. } => "enter a copy of the prepared mounts".into(),
+        Op::OpenPrepared {} => "open the mount namespace".into(),
+        Op::SendPrepared {} => "send the mount namespace".into(),
+        Op::EnterRoot {} => "enter the root".into(),
         Op::PivotRoot {} | Op::MoveRoot {} => "switch to the new root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Deadline { .. } => "deadline of the task".into(),

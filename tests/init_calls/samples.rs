@@ -167,6 +167,9 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             vec![on(op("/dev/null"), Facts::default()), on(op("/a/b/c"), deep())]
         }
         OpCode::MaskFile => plain([Op::MaskFile { path: path() }, Op::MaskFile { path: text("/proc/keys") }]),
+        OpCode::MaskSource => {
+            vec![on(Op::MaskSource {}, Facts::default()), on(Op::MaskSource {}, without(&["/proc"]))]
+        }
         OpCode::MaskDir => plain([Op::MaskDir { path: path() }, Op::MaskDir { path: text("/proc/acpi") }]),
         OpCode::Restrict => plain([
             Op::Restrict { path: path(), attrs: 1, must: true },
@@ -174,6 +177,10 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             Op::Restrict { path: text("/proc/sys"), attrs: 1, must: false },
         ]),
         OpCode::Seal => plain(["/", "/dev"].map(|path| Op::Seal { path: text(path), attrs: 1 })),
+        OpCode::EnterPrepared => plain([Op::EnterPrepared { fd: 0 }]),
+        OpCode::OpenPrepared => plain([Op::OpenPrepared {}]),
+        OpCode::SendPrepared => plain([Op::SendPrepared {}]),
+        OpCode::EnterRoot => plain([Op::EnterRoot {}]),
         OpCode::PivotRoot => {
             [1, 3].map(|over_root| on(Op::PivotRoot {}, Facts { over_root, ..Facts::default() })).into()
         }

@@ -25,6 +25,7 @@ mod create;
 pub(super) mod freeze;
 pub(super) mod kill;
 mod op;
+mod rename;
 mod stale;
 mod update;
 

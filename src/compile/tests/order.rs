@@ -14,10 +14,11 @@ pub(super) fn holds(case: &Case, plan: &Plan) {
     parent_in_order(plan);
     survives_the_wire(plan);
     joins_in_order(plan);
+    prepare::holds(case, plan);
     assert_eq!(has_maps(plan), clone_flags(plan) & libc::CLONE_NEWUSER.cast_unsigned() != 0);
 }
 
-fn op(step: &InitStep) -> Op<'_> {
+pub(super) fn op(step: &InitStep) -> Op<'_> {
     step.op().unwrap()
 }
 
@@ -78,6 +79,8 @@ enum Stage {
     CgroupNamespace,
     Trees,
     User,
+    /// Only in the plan that prepares mounts, as `SendPrepared`: the host's /proc is still there.
+    OpenPrepared,
     Propagation,
     Upper,
     Root,
@@ -85,6 +88,7 @@ enum Stage {
     Seals,
     Streams,
     Switch,
+    SendPrepared,
     SharedFilter,
     Deadline,
     CpuDeadline,
@@ -131,7 +135,9 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         // Before propagation is set to slave, or the copies would be slaves too.
         Op::Tree { .. } => Stage::Trees,
         Op::Become { .. } => Stage::User,
-        Op::Propagation { .. } => Stage::Propagation,
+        Op::OpenPrepared {} => Stage::OpenPrepared,
+        // It replaces the steps from here to the root.
+        Op::Propagation { .. } | Op::EnterPrepared { .. } => Stage::Propagation,
         // The root is mounted over it.
         Op::Upper { .. } | Op::UpperBind { .. } => Stage::Upper,
         Op::RootTmpfs { .. } | Op::RootBind { .. } => Stage::Root,
@@ -140,6 +146,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         | Op::Mount { .. }
         | Op::Symlink { .. }
         | Op::Node { .. }
+        | Op::MaskSource {}
         | Op::MaskFile { .. }
         | Op::MaskDir { .. }
         | Op::Restrict { .. }
@@ -151,7 +158,8 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::Seal { .. } => Stage::Seals,
         // The null device of the sealed /dev.
         Op::Null { .. } => Stage::Streams,
-        Op::PivotRoot {} | Op::MoveRoot {} => Stage::Switch,
+        Op::PivotRoot {} | Op::MoveRoot {} | Op::EnterRoot {} => Stage::Switch,
+        Op::SendPrepared {} => Stage::SendPrepared,
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => Stage::Deadline,
@@ -215,6 +223,8 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Landlock
         | Stage::Terminal
         | Stage::ControllingTerminal
+        | Stage::OpenPrepared
+        | Stage::SendPrepared
         | Stage::Filter => 0..=1,
         Stage::Namespaces => 0..=2,
         Stage::Seals => 1..=2,
@@ -228,13 +238,28 @@ fn stages(plan: &Plan) -> Vec<Stage> {
     plan.init.iter().map(|step| stage(&op(step), no_new_privs)).collect()
 }
 
-fn in_order(plan: &Plan) {
+/// Asserts the order of the steps that there are, and their number. Returns their stages.
+fn sorted(plan: &Plan) -> Vec<Stage> {
     let stages = stages(plan);
     assert!(stages.is_sorted(), "{stages:?}");
     for at in &stages {
         let found = stages.iter().filter(|stage| *stage == at).count();
         assert!(count(*at).contains(&found), "{found} of {at:?} in {stages:?}");
     }
+    stages
+}
+
+/// Asserts the order of the steps that prepare mounts.
+pub(super) fn prepares_in_order(common: &Plan) {
+    let stages = sorted(common);
+    for must in [Stage::OpenPrepared, Stage::Root, Stage::Mounts, Stage::Seals, Stage::Switch] {
+        assert!(stages.contains(&must), "no {must:?} in {stages:?}");
+    }
+    assert_eq!(stages.last(), Some(&Stage::SendPrepared));
+}
+
+fn in_order(plan: &Plan) {
+    let stages = sorted(plan);
     for must in [Stage::Session, Stage::Descriptors, Stage::Root, Stage::Mounts, Stage::Seals, Stage::Switch]
     {
         assert!(stages.contains(&must), "no {must:?} in {stages:?}");
@@ -365,7 +390,7 @@ fn parent_in_order(plan: &Plan) {
         ParentOp::SealInit => Part::Init,
         ParentOp::Clone { .. } => Part::Clone,
         ParentOp::IdMaps(_) => Part::IdMaps,
-        ParentOp::AwaitCommand => Part::Command,
+        ParentOp::AwaitCommand | ParentOp::AwaitPrepared => Part::Command,
         ParentOp::CheckShare(_) => Part::Check,
     };
     let parts: Vec<Part> = plan.parent.iter().map(part).collect();
@@ -436,7 +461,7 @@ fn descriptors(plan: &Plan) {
 }
 
 /// Asserts that init decodes the steps that were planned.
-fn survives_the_wire(plan: &Plan) {
+pub(super) fn survives_the_wire(plan: &Plan) {
     let handed = plan.handed().count();
     let numbers: Vec<Option<u32>> = (0..).take(handed).map(Some).collect();
     let bytes = plan.encode(77, &numbers);

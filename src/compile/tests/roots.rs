@@ -256,15 +256,18 @@ fn the_root_is_entered_by_pivot_root_or_chroot() {
 fn kernel_files_that_the_host_has_are_masked() {
     check(
         &case(|_| ()),
-        "# mount \"proc\" at \"/proc\"
+        "# empty directory for masks
+         fsmount(\"tmpfs\", MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
+         move_mount(tmpfs, root \"/proc\")
+         # mount \"proc\" at \"/proc\"
          # mount \"sysfs\" at \"/sys\"
          # \"/proc/sys\" read-only
          # mask \"/proc/kcore\"
          open_tree(root \"dev/null\", OPEN_TREE_CLONE)
          move_mount(\"dev/null\", root \"/proc/kcore\")
          # mask \"/sys/firmware\"
-         fsmount(\"tmpfs\", MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
-         move_mount(tmpfs, root \"/sys/firmware\")
+         open_tree(empty directory, OPEN_TREE_CLONE)
+         move_mount(empty directory, root \"/sys/firmware\")
          # \"/dev\" read-only",
     );
     let bare = case(|c| {
