@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use cofferdam::{
     DieWith, Error, ExecSpec, IsolationMode, Log, LogStream, Policy, Sandbox, Stdio, Task, TaskHandle,
 };
-use common::{sandboxes, shell};
+use common::{Start as _, sandboxes, shell};
 
 /// More than any of these tests takes on a loaded machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -38,7 +38,7 @@ fn a_log_has_both_streams_in_order_with_the_time() {
     let dir = tempfile::tempdir().unwrap();
     let start = SystemTime::now() - Duration::from_secs(1);
     let script = "for i in 1 2 3; do echo out $i; sleep 0.2; echo err $i >&2; sleep 0.2; done";
-    let task = logged(dir.path(), script).spawn().unwrap();
+    let task = logged(dir.path(), script).start().unwrap();
     assert!(task.take_stdout().is_none());
     assert!(task.wait_end(Some(LONG)).unwrap().unwrap().success());
     let mut log = task.log().unwrap();
@@ -61,7 +61,7 @@ fn one_stream_may_go_to_the_log_and_the_other_one_elsewhere() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let task = logged(dir.path(), "echo out; echo err >&2").stdout(Stdio::Piped).spawn().unwrap();
+    let task = logged(dir.path(), "echo out; echo err >&2").stdout(Stdio::Piped).start().unwrap();
     let mut seen = String::new();
     std::io::Read::read_to_string(&mut task.take_stdout().unwrap(), &mut seen).unwrap();
     task.wait_end(Some(LONG)).unwrap().unwrap();
@@ -79,7 +79,7 @@ fn a_log_keeps_the_newest_bytes_and_its_size() {
     }
     let dir = tempfile::tempdir().unwrap();
     let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo last";
-    let task = logged(dir.path(), script).id("newest").spawn().unwrap();
+    let task = logged(dir.path(), script).id("newest").start().unwrap();
     assert!(task.wait_end(Some(LONG)).unwrap().unwrap().success());
     let mut log = task.log().unwrap();
     let kept = text(&mut log, LogStream::Stdout);
@@ -101,7 +101,7 @@ fn a_log_is_read_while_it_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let line = "0123456789abcdef".repeat(8);
     let script = format!("while :; do echo {line}; done");
-    let task = logged(dir.path(), &script).spawn().unwrap();
+    let task = logged(dir.path(), &script).start().unwrap();
     let mut log = task.log().unwrap();
     let (start, mut read) = (Instant::now(), 0usize);
     while (read < 1 << 20 || log.overwritten() == 0) && start.elapsed() < LONG {
@@ -129,7 +129,7 @@ fn a_log_is_written_without_the_caller_and_removed_with_the_task() {
     }
     let dir = tempfile::tempdir().unwrap();
     let script = "echo one; while ! [ -e /tmp/go ]; do sleep 0.05; done; echo two";
-    let task = logged(dir.path(), script).die_with(DieWith::Survive).id("left").spawn();
+    let task = logged(dir.path(), script).die_with(DieWith::Survive).id("left").start();
     let task = match task {
         Err(e @ Error::Unsupported { .. }) => return common::skip::skip(&["cgroups"], e),
         task => task.unwrap(),
@@ -160,7 +160,7 @@ fn a_task_cannot_reach_its_log() {
     let script = "for fd in 0 1 2 3 4 5 6 7 8 9; do readlink /proc/self/fd/$fd; done; \
                   for fd in /proc/1/fd/*; do echo tried; readlink $fd; cat $fd; done 2>/dev/null; \
                   : >/proc/self/fd/1 || echo refused; echo end";
-    let task = logged(dir.path(), script).spawn().unwrap();
+    let task = logged(dir.path(), script).start().unwrap();
     task.wait_end(Some(LONG)).unwrap().unwrap();
     let seen = text(&mut task.log().unwrap(), LogStream::Stdout);
     assert!(seen.contains("pipe:[") && seen.contains("end"), "{seen}");
@@ -191,7 +191,7 @@ fn a_log_that_cannot_be_written_does_not_block_the_task() {
     }
     let _mounted = Unmount(dir.path());
     let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exit 5";
-    let task = logged(dir.path(), script).spawn().unwrap();
+    let task = logged(dir.path(), script).start().unwrap();
     let code = task.wait_end(Some(LONG)).unwrap().unwrap().code;
     let kept = text(&mut task.log().unwrap(), LogStream::Stdout);
     task.release().unwrap();
@@ -205,7 +205,7 @@ fn a_log_without_a_place_or_a_writer_is_refused_with_its_field() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let why = |sandbox: Sandbox| sandbox.spawn().unwrap_err().to_string();
+    let why = |sandbox: Sandbox| sandbox.start().unwrap_err().to_string();
     let refused = why(shell("true").stdout(Stdio::Log));
     assert!(refused.contains("stdout") && refused.contains("state_dir"), "{refused}");
     let refused = why(logged(dir.path(), "true").stdin(Stdio::Log));
@@ -214,7 +214,7 @@ fn a_log_without_a_place_or_a_writer_is_refused_with_its_field() {
     assert!(refused.contains("stdout") && refused.contains("init"), "{refused}");
     let small = Policy { log_size: 1000, ..policy(dir.path()) };
     assert!(why(shell("true").policy(&small)).contains("log_size"));
-    let task = logged(dir.path(), "exec sleep 1000").spawn().unwrap();
+    let task = logged(dir.path(), "exec sleep 1000").start().unwrap();
     let refused = task.exec(&ExecSpec::command("true").stdout(Stdio::Log)).unwrap_err().to_string();
     assert!(refused.contains("stdout") && refused.contains("log"), "{refused}");
     let other = dir.path().join("other");

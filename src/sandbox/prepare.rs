@@ -88,8 +88,8 @@ impl Sandbox {
     /// The prepared mounts are shared by all clones of the sandbox, also by those that a builder method has changed since,
     /// as far as they need the same mounts. They are made again when a mount of the host at or below a source has changed,
     /// or a source leads to another file. They are dropped with the last clone, or by
-    /// [`release_prepared`](Self::release_prepared). Until then they keep the sources' file systems busy: `umount(8)` of
-    /// one that the host has detached elsewhere takes effect only after that.
+    /// [`release_prepared`](Self::release_prepared). Until then the file systems of the sources stay in use: a disk that the
+    /// host unmounts is free only after that.
     ///
     /// Returns false if this sandbox cannot have prepared mounts, because a task could change them for the next one or
     /// because they belong to one task: without privileges, with `CAP_SYS_ADMIN`, with a volume that propagates mounts,

@@ -155,6 +155,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         | Op::Empty { .. }
         | Op::File { .. }
         | Op::Write { .. } => Stage::Mounts,
+        Op::Seal { path, .. } if path.bytes() == b"/dev" => Stage::Mounts,
         Op::Seal { .. } => Stage::Seals,
         // The null device of the sealed /dev.
         Op::Null { .. } => Stage::Streams,
@@ -224,10 +225,10 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Terminal
         | Stage::ControllingTerminal
         | Stage::OpenPrepared
+        | Stage::Seals
         | Stage::SendPrepared
         | Stage::Filter => 0..=1,
         Stage::Namespaces => 0..=2,
-        Stage::Seals => 1..=2,
         Stage::Mounts => 1..=usize::MAX,
         Stage::Cgroups | Stage::Trees | Stage::Rlimits => 0..=usize::MAX,
     }
@@ -260,8 +261,7 @@ pub(super) fn prepares_in_order(common: &Plan) {
 
 fn in_order(plan: &Plan) {
     let stages = sorted(plan);
-    for must in [Stage::Session, Stage::Descriptors, Stage::Root, Stage::Mounts, Stage::Seals, Stage::Switch]
-    {
+    for must in [Stage::Session, Stage::Descriptors, Stage::Root, Stage::Mounts, Stage::Switch] {
         assert!(stages.contains(&must), "no {must:?} in {stages:?}");
     }
     for must in [Stage::Bounding, Stage::Ids, Stage::Capabilities, Stage::WorkDir, Stage::Exec] {
@@ -341,6 +341,9 @@ fn mounts_in_order(plan: &Plan) {
             // Paths of /proc and /sys are masked after those are mounted, paths of the root's entries right after the
             // entries.
             Op::MaskFile { path } | Op::MaskDir { path } => {
+                // A mask of a file is a copy of a mount of /dev, with its attributes.
+                let of_file = matches!(op(step), Op::MaskFile { .. });
+                assert!(!of_file || seal < i, "{} before /dev is read-only", step.op.title());
                 let kernels = path.bytes().starts_with(b"/proc/") || path.bytes().starts_with(b"/sys/");
                 assert!(!kernels || proc < i, "{} before /proc", step.op.title());
             }

@@ -261,6 +261,7 @@ fn kernel_files_that_the_host_has_are_masked() {
          move_mount(tmpfs, root \"/proc\")
          # mount \"proc\" at \"/proc\"
          # mount \"sysfs\" at \"/sys\"
+         # \"/dev\" read-only
          # \"/proc/sys\" read-only
          # mask \"/proc/kcore\"
          open_tree(root \"dev/null\", OPEN_TREE_CLONE)
@@ -268,7 +269,7 @@ fn kernel_files_that_the_host_has_are_masked() {
          # mask \"/sys/firmware\"
          open_tree(empty directory, OPEN_TREE_CLONE)
          move_mount(empty directory, root \"/sys/firmware\")
-         # \"/dev\" read-only",
+         # \"/\" read-only",
     );
     let bare = case(|c| {
         (c.host.masked, c.host.read_only) = (Vec::new(), Vec::new());

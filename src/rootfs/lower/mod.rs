@@ -1,6 +1,6 @@
 //! Turns the root into steps of init, in the order in which init runs them: clones of the host's mount trees, mount
 //! propagation, the file system that overlays write to, the root, its sources, `/tmp`, `/dev`, `/proc` and `/sys`, the
-//! task's directories, volumes, devices, generated files, masks, the working directory, the read-only `/dev`, standard
+//! task's directories, volumes, devices, generated files, the working directory, the read-only `/dev`, masks, standard
 //! streams on `/dev/null`, and `pivot_root(2)`.
 
 use std::collections::BTreeMap;
@@ -312,6 +312,8 @@ pub(crate) fn own_sources(privileged: bool, nodes: bool) -> Vec<PathBuf> {
 pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
     let mut steps = Steps { req, draft, trees: Vec::new(), steps: Vec::new(), own: Vec::new() };
     if req.part == Part::Common {
+        // With the umask of a task's init, and out of reach of other processes of the caller's user.
+        steps.push(InitStep::new(Control::MOUNT_NS, Op::Session {}));
         steps.push(InitStep::new(Control::MOUNT_NS, Op::OpenPrepared {}));
     }
     steps.push(InitStep::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
@@ -329,12 +331,14 @@ pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
         let op = Op::File { path: text(at.as_bytes()), content: Blob(content.as_bytes()) };
         steps.common(Path::new(at), |_| InitStep::new(Control::MOUNT_NS, op));
     }
-    masks(req, &mut steps);
     if let Some(dir) = req.work_dir.filter(|dir| dir.parent().is_some()) {
         let op = Op::Dir { path: path(dir), mode: 0o755 };
         steps.common(dir, |_| InitStep::new(Control::ROOT_SWITCH, op));
     }
+    // Before the masks of files, which are copies of a mount of /dev: through a writable one, a task could change the mode
+    // of /dev/null.
     seal(Control::DEVICES, "/dev", &mut steps);
+    masks(req, &mut steps);
     if req.seals_root() {
         seal(Control::HOST_FILES, "/", &mut steps);
     }
