@@ -138,6 +138,7 @@ fn config(cgroup: &str, files: &Files, host: &Host) -> Value {
             "user": { "uid": 65534, "gid": 65534 },
             "args": ["/exit"],
             "cwd": "/",
+            "env": ["PATH=/"],
             "noNewPrivileges": true,
         },
         "root": { "path": "root" },
