@@ -129,7 +129,11 @@ fn measure(call: &Call, rows: &[Row]) -> (usize, Vec<Measured>) {
             let (at, row, Measured { row: Row { rounds, key, .. }, ready, times }) = &mut measured[i];
             if matches!(ready, Ready::Yes) && round < *rounds {
                 let runs = key.batch.map_or(1, |batch| batch.runs as u32);
-                times.push(measurers[*at].measure(*row) / runs);
+                match measurers[*at].measure(*row) {
+                    Ok(took) => times.push(took / runs),
+                    Err(why) if key.work.required() => *ready = Ready::Failed(why),
+                    Err(why) => *ready = Ready::No(why),
+                }
             }
         }
         round += 1;

@@ -13,7 +13,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cofferdam::{Host, Sandbox};
+use cofferdam::Host;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::floor::Calls;
@@ -118,10 +118,13 @@ impl Measurer {
     }
 
     /// One measurement of the caller's row with this number.
-    pub fn measure(&mut self, row: usize) -> Duration {
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn measure(&mut self, row: usize) -> Result<Duration, String> {
         writeln!(self.ask, "{row}").unwrap();
         let line = self.line();
-        Duration::from_nanos(line.parse().unwrap_or_else(|_| panic!("row {row}: {line}")))
+        line.parse().map(Duration::from_nanos).map_err(|_| line)
     }
 
     /// Ends the caller and waits for it.
@@ -160,7 +163,7 @@ pub fn serve(caller: Caller, rows: &[Row], test: bool) {
         };
         match answer {
             Ok(took) => writeln!(out, "{}", took.as_nanos()).unwrap(),
-            Err(why) => writeln!(out, "{why}").unwrap(),
+            Err(why) => writeln!(out, "{}", why.replace('\n', "; ")).unwrap(),
         }
     }
     drop(stage);
@@ -233,7 +236,7 @@ impl Stage {
         Stage { unlike, host: Host::probe().unwrap(), files, place, _memory: std::hint::black_box(memory) }
     }
 
-    /// What a row runs, and whether it takes a short time. It has been run once.
+    /// What a row runs, and whether it takes a short time. It has been run twice.
     fn work(&self, row: &Row) -> Result<(Runs, bool), Ready> {
         if let Some(why) = &self.unlike {
             return Err(Ready::No(why.clone()));
@@ -263,7 +266,7 @@ impl Stage {
                 Ok(clocked(move || ours::run(&sandbox)))
             }
             Work::Plan => {
-                let sandbox: Sandbox = ours::sandbox(host, files, ours::Extent::Cgroup);
+                let sandbox = ours::sandbox(host, files, ours::Extent::Cgroup);
                 Ok(clocked(move || sandbox.plan().map(drop).map_err(ours::described)))
             }
             Work::Probe => Ok(clocked(|| Host::probe().map(drop).map_err(ours::described))),
@@ -309,8 +312,12 @@ fn become_caller(caller: Caller, dir: &Path) -> Result<(), String> {
         mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .map_err(|errno| format!("mount({at:?}): {errno}"))
     };
+    let source = dir.join("empty");
     for i in 0..more {
-        tmpfs(&dir.join(format!("mounts/{i}")))?;
+        let at = dir.join(format!("mounts/{i}"));
+        std::fs::create_dir_all(&at).map_err(|error| error.to_string())?;
+        mount(Some(&source), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|errno| format!("mount({at:?}): {errno}"))?;
     }
     if caller == Caller::Busy {
         let at = dir.join("busy");

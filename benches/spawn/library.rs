@@ -28,6 +28,8 @@ impl Library {
         let bundle = peers::bundle(name, dir, files, host)?;
         let mut command = Command::new(program);
         command.arg(name).arg(bundle).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // hakoniwa makes a directory there for each sandbox, which takes long on some file systems.
+        command.env("TMPDIR", dir);
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let streams = child.stdin.take().zip(child.stdout.take().map(BufReader::new));
         Ok(Library { child, streams: Mutex::new(streams) })
