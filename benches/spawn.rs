@@ -12,6 +12,8 @@
 //!
 //! - A word after `--` selects the rows whose name or table contains it. Then nothing is written.
 //! - `COFFERDAM_BENCH_SECONDS` is the time for all rounds, 200 if unset.
+//! - A static build runs in `tools/vm-run`, where the host has cgroup v2 only. QEMU emulates the processor there, so
+//!   select the first table: `tools/vm-run -t 900 -- PROGRAM --bench 'In process'`.
 //! - With `--test` there is one round. The bench fails if a row fails that a privileged caller must be able to have.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
