@@ -10,7 +10,7 @@ use crate::rows::{self, FLOOR, Key, Row};
 /// The tables, in their order.
 const SECTIONS: [&str; 7] =
     [rows::ALONE, rows::MEMORY, rows::MOUNTS, rows::BUSY, rows::PROCESSES, rows::THREADS, rows::IN_TURN];
-const COLUMNS: [&str; 6] = ["", "median", "p99", "to the floor", "bar", ""];
+const COLUMNS: [&str; 6] = ["row", "median", "p99", "to the floor", "bar", "result"];
 const WIDTHS: [usize; 6] = [62, 11, 11, 12, 30, 0];
 
 pub struct Measured {
