@@ -192,8 +192,7 @@ impl Sandbox {
     }
 
     fn spawn_prepared(&self, kept: &KeptPlan) -> Result<Task> {
-        let given =
-            Given { survey: Some(&kept.survey), prepared: Some(kept.namespace()), ..Given::default() };
+        let given = Given { survey: Some(&kept.survey), ready: Some(kept.ready()), ..Given::default() };
         match self.spec.id {
             Some(_) => self.run(&kept.plan, given),
             None => self.run(&kept.plan.named(&random_id()), given),

@@ -263,7 +263,7 @@ impl Stage {
             Work::Std => external(vec![files.program.clone().into()]),
             Work::Ours(way, extent) => {
                 let sandbox = ours::ready(host, files, way, extent)?;
-                Ok(clocked(move || ours::run(&sandbox)))
+                Ok(clocked(move || ours::run(&sandbox, way)))
             }
             Work::Plan => {
                 let sandbox = ours::sandbox(host, files, ours::Extent::Cgroup);

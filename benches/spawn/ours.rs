@@ -23,8 +23,11 @@ impl Way {
     fn ready(self, sandbox: Sandbox) -> Result<Sandbox, String> {
         match self {
             Way::Cold => Ok(sandbox),
-            // `Sandbox::prepare()` is called here, as soon as the crate has it.
-            Way::Prepared => Err(NOT_MEASURED.to_owned()),
+            Way::Prepared => match sandbox.prepare().map_err(described)? {
+                true => Ok(sandbox),
+                // Without privileges.
+                false => Err(NOT_MEASURED.to_owned()),
+            },
         }
     }
 }
@@ -104,10 +107,14 @@ fn program_volume(program: &Path) -> Volume {
 }
 
 /// Spawns the sandbox and waits for the end of its task and the removal of everything.
-pub fn run(sandbox: &Sandbox) -> Result<(), String> {
+pub fn run(sandbox: &Sandbox, way: Way) -> Result<(), String> {
     let task = sandbox.spawn().map_err(described)?;
     let status = task.wait().map_err(described)?;
     drop(task);
+    if way == Way::Cold {
+        // Otherwise the second spawn would prepare the mounts.
+        sandbox.release_prepared();
+    }
     if status.success() { Ok(()) } else { Err(status.to_string()) }
 }
 

@@ -151,7 +151,6 @@ fn alone(hybrid: bool) -> Vec<Row> {
         row(Work::Ours(Cold, Landlock)),
         row(Work::Ours(Cold, Cgroup)),
         row(Work::Ours(Cold, Network)),
-        row(Work::Ours(Prepared, Root)),
         row(Work::Ours(Prepared, Mounts)).bar(1.6),
         row(Work::Ours(Prepared, Pid1)),
         row(Work::Ours(Prepared, Filter)),

@@ -21,20 +21,32 @@ use crate::sys::mountinfo::Mount;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     namespace: OwnedFd,
+    init: OwnedFd,
     key: Vec<u8>,
     sources: Vec<FileId>,
     table: Mutex<MountTable>,
 }
 
 impl Prepared {
-    /// Keeps a namespace. `key` and `sources` are those of the plan that made it, and `table` was read before it was made.
-    pub(crate) fn new(namespace: OwnedFd, key: Vec<u8>, sources: Vec<FileId>, table: MountTable) -> Prepared {
-        Prepared { namespace, key, sources, table: Mutex::new(table) }
+    /// Keeps a namespace and the program init. `key` and `sources` are those of the plan that made the namespace, and `table`
+    /// was read before it was made.
+    pub(crate) fn new(
+        (namespace, init): (OwnedFd, OwnedFd),
+        key: Vec<u8>,
+        sources: Vec<FileId>,
+        table: MountTable,
+    ) -> Prepared {
+        Prepared { namespace, init, key, sources, table: Mutex::new(table) }
     }
 
     /// The mount namespace.
     pub(crate) fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
+    }
+
+    /// The program init.
+    pub(crate) fn init(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
     }
 
     /// Whether a plan with this key and these sources would make the same mounts.

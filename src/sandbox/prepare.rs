@@ -1,7 +1,6 @@
 //! Spawns that enter prepared mounts, and the plans that are kept for them.
 
 use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +15,7 @@ use crate::plan::Plan;
 use crate::rootfs::lower::Part;
 use crate::rootfs::prepared::{MountTable, Prepared};
 use crate::rootfs::source::HostFile;
-use crate::spawn;
+use crate::spawn::{self, Ready};
 use crate::step::wire::{FNV, fnv};
 use crate::sys::fs::{FileId, identify};
 
@@ -52,8 +51,8 @@ pub(super) struct KeptPlan {
 }
 
 impl KeptPlan {
-    pub(super) fn namespace(&self) -> BorrowedFd<'_> {
-        self.prepared.namespace()
+    pub(super) fn ready(&self) -> Ready<'_> {
+        Ready { mounts: self.prepared.namespace(), init: self.prepared.init() }
     }
 
     /// Whether nothing that the plan depends on has changed.

@@ -46,12 +46,21 @@ pub(crate) struct Given<'a> {
     pub survey: Option<&'a Survey>,
     /// How the caller follows and cancels the population of a root.
     pub watch: Watch<'a>,
-    /// The prepared mount namespace that the task enters a copy of.
-    pub prepared: Option<BorrowedFd<'a>>,
+    /// What was prepared for the task.
+    pub ready: Option<Ready<'a>>,
     /// The task to join: the pidfd of its first process. `None` for a new task.
     pub running: Option<BorrowedFd<'a>>,
     /// How long the process may take to execute its command. `None` for a new task, which nothing can stop.
     pub start: Option<Duration>,
+}
+
+/// What is kept for all tasks of a sandbox.
+#[derive(Clone, Copy)]
+pub(crate) struct Ready<'a> {
+    /// The prepared mount namespace that the task enters a copy of.
+    pub mounts: BorrowedFd<'a>,
+    /// The program init, which no process can write to.
+    pub init: BorrowedFd<'a>,
 }
 
 /// Maximum number of retries after the kernel killed init right after the clone.
@@ -76,14 +85,16 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
     Ok(Spawned { child, streams, undo, report, populated })
 }
 
-/// Runs a plan that prepares mounts. Returns the mount namespace.
+/// Runs a plan that prepares mounts. Returns the mount namespace, and the program init for the tasks that enter it.
 ///
 /// # Errors
 /// The refused step. Everything created is removed.
-pub(crate) fn prepare(plan: &Plan, survey: &Survey) -> Result<OwnedFd> {
+pub(crate) fn prepare(plan: &Plan, survey: &Survey) -> Result<(OwnedFd, OwnedFd)> {
     let mut run = Run::new(plan, Given { survey: Some(survey), ..Given::default() });
     run.attempt(&plan.parent)?;
-    run.attempt.prepared.take().ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))
+    let init = init_program(&ParentOp::SealInit.call())?;
+    let mounts = run.attempt.prepared.take();
+    mounts.map(|mounts| (mounts, init)).ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))
 }
 
 /// The state of a running plan.
@@ -229,7 +240,7 @@ impl<'a> Run<'a> {
                 let sealed = sys::sealed_memfd(c"cofferdam-plan", &program, false);
                 self.attempt.steps = Some(sealed.map_err(refused)?);
             }
-            ParentOp::SealInit => self.attempt.init = Some(init_program(&step.op)?),
+            ParentOp::SealInit => self.attempt.init = Some(init_program(&step.op.call())?),
             ParentOp::Clone { namespaces, into_cgroup } => self.clone(*namespaces, *into_cgroup, &step.op)?,
             ParentOp::IdMaps(maps) => self.write_maps(maps)?,
             ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
@@ -276,16 +287,16 @@ impl<'a> Run<'a> {
         let (handed, channel, steps, init) =
             (std::mem::take(handed), channel.take(), steps.take(), init.take());
         let missing = || Error::Prepare { step: op.call(), source: Errno::EBADF.into() };
-        let (Some((ours, theirs)), Some(steps), Some(init)) = (channel, steps, init) else {
-            return Err(missing());
-        };
+        let kept = self.given.ready.map(|ready| ready.init);
+        let (Some((ours, theirs)), Some(steps)) = (channel, steps) else { return Err(missing()) };
+        let program = init.as_ref().map(AsFd::as_fd).or(kept).ok_or_else(missing)?;
         let number = |fd: &OwnedFd| CString::new(fd.as_raw_fd().to_string()).unwrap_or_default();
         let mut inherit: Vec<RawFd> = handed.iter().flatten().map(AsRawFd::as_raw_fd).collect();
         inherit.extend([steps.as_raw_fd(), theirs.as_raw_fd()]);
         let request = clone::CloneRequest {
             namespaces,
             cgroup: self.undo.group().filter(|_| into_cgroup).and_then(Group::into_fd),
-            program: init.as_fd(),
+            program,
             argv: [c"cofferdam-init".into(), number(&steps), number(&theirs)],
             inherit,
         };
@@ -330,7 +341,7 @@ impl<'a> Run<'a> {
             Handed::Caller(number) => callers(*number)?,
             Handed::CallerPidfd => sys::own_pidfd().map_err(refused)?,
             Handed::Task => duplicate(self.given.running)?,
-            Handed::Prepared => duplicate(self.given.prepared)?,
+            Handed::Prepared => duplicate(self.given.ready.map(|ready| ready.mounts))?,
             Handed::Nothing => return Ok(None),
             Handed::Cgroup(_) => duplicate(self.undo.group().and_then(Group::into_fd))?,
             Handed::ExitRecord(_) => {
@@ -457,12 +468,12 @@ fn callers(fd: RawFd) -> Result<OwnedFd> {
 
 /// Opens init for execution: a sealed memfd, or an unlinked file without a writable descriptor if memfds may not be
 /// executed (`vm.memfd_noexec` = 2, Linux 6.3).
-fn init_program(op: &ParentOp) -> Result<OwnedFd> {
+fn init_program(call: &str) -> Result<OwnedFd> {
     match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
             "openat(temporary directory, O_TMPFILE), because vm.memfd_noexec=2 forbids executable memfds",
         )),
-        other => other.map_err(Error::prepare(op.call())),
+        other => other.map_err(Error::prepare(call)),
     }
 }
 
