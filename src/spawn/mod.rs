@@ -29,6 +29,9 @@ use crate::sys::lock::{Lock, Locked};
 use crate::task::{Child, RecordFile, Spawned, Streams, Undo};
 
 mod clone;
+mod expected;
+
+use expected::Expected;
 
 /// The static program init.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
@@ -459,6 +462,7 @@ fn listen(
 ) -> Result<Option<OwnedFd>> {
     let mut ready = false;
     let mut terminal = None;
+    let mut expected = Expected::of(plan);
     loop {
         let mut buffer = [0u8; RECORD];
         if let Some(until) = until {
@@ -478,13 +482,12 @@ fn listen(
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
             Ok(Record::Ready) => ready = true,
             Ok(Record::Running) => {
-                child.runs_as(fd);
+                child.runs_as(expected.command(fd, child)?);
                 return Ok(terminal);
             }
-            Ok(Record::Terminal) => terminal = fd,
+            Ok(Record::Terminal) => terminal = Some(expected.terminal(fd)?),
             Ok(Record::Copied) => {
-                let copy = fd.ok_or_else(|| init_died(child))?;
-                child.continues_as(copy);
+                child.continues_as(expected.copy(fd)?);
                 child
                     .status()
                     .and_then(|status| sys::send(status, b"g"))
@@ -493,7 +496,7 @@ fn listen(
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
             Ok(Record::Exited { .. } | Record::Deadline | Record::CpuDeadline) | Err(_) => {
-                return Err(init_died(child));
+                return Err(expected::invalid());
             }
         }
     }
