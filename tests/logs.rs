@@ -224,17 +224,33 @@ fn a_log_without_a_place_or_a_writer_is_refused_with_its_field() {
     std::fs::remove_file(other).unwrap();
 }
 
-/// A pipe that the task has enlarged may hold 1 MiB when the task ends.
+/// A pipe that the task has enlarged may hold 1 MiB when the task ends. PID 1 is stopped until then.
 #[test]
 fn what_is_left_in_an_enlarged_pipe_is_in_the_log() {
     if !sandboxes() || !common::can("python3") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let script = "import fcntl, os\nfcntl.fcntl(1, 1031, 1 << 20)\nos.write(1, b'x' * 1000000 + b'last')\n";
-    let task = Sandbox::command("/usr/bin/python3").args(["-c", script]).stdout(Stdio::Log);
+    let script = "import fcntl, os\nfcntl.fcntl(1, 1031, 1 << 20)\nos.write(2, b'r')\nos.read(0, 1)\n\
+                  os.write(1, b'x' * 1000000 + b'last')\n";
+    let task = Sandbox::command("/usr/bin/python3").args(["-c", script]).stdin(Stdio::Piped);
     let policy = Policy { log_size: 2 << 20, ..policy(dir.path()) };
-    let task = task.policy(&policy).spawn().unwrap();
+    let task = task.stdout(Stdio::Log).stderr(Stdio::Piped).policy(&policy).spawn().unwrap();
+    std::io::Read::read_exact(&mut task.take_stderr().unwrap(), &mut [0]).unwrap();
+    let main = task.pid().unwrap();
+    let field = |name: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{main}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    let pid_1 = nix::unistd::Pid::from_raw(field("PPid:").parse().unwrap());
+    nix::sys::signal::kill(pid_1, nix::sys::signal::SIGSTOP).unwrap();
+    std::io::Write::write_all(&mut task.take_stdin().unwrap(), b"g").unwrap();
+    let start = Instant::now();
+    while field("State:") != "Z" && start.elapsed() < LONG {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    nix::sys::signal::kill(pid_1, nix::sys::signal::SIGCONT).unwrap();
     assert!(task.wait_end(Some(LONG)).unwrap().unwrap().success());
     let kept = text(&mut task.log().unwrap(), LogStream::Stdout);
     assert_eq!((kept.len(), kept.ends_with("last")), (1_000_004, true));
