@@ -223,3 +223,88 @@ fn a_log_without_a_place_or_a_writer_is_refused_with_its_field() {
     assert!(refused.to_string().contains("other"), "{refused}");
     std::fs::remove_file(other).unwrap();
 }
+
+/// A pipe that the task has enlarged may hold 1 MiB when the task ends. PID 1 is stopped until then.
+#[test]
+fn what_is_left_in_an_enlarged_pipe_is_in_the_log() {
+    if !sandboxes() || !common::can("python3") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = "import fcntl, os\nfcntl.fcntl(1, 1031, 1 << 20)\nos.write(2, b'r')\nos.read(0, 1)\n\
+                  os.write(1, b'x' * 1000000 + b'last')\n";
+    let task = Sandbox::command("/usr/bin/python3").args(["-c", script]).stdin(Stdio::Piped);
+    let policy = Policy { log_size: 2 << 20, ..policy(dir.path()) };
+    let task = task.stdout(Stdio::Log).stderr(Stdio::Piped).policy(&policy).spawn().unwrap();
+    std::io::Read::read_exact(&mut task.take_stderr().unwrap(), &mut [0]).unwrap();
+    let main = task.pid().unwrap();
+    let field = |name: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{main}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    let pid_1 = nix::unistd::Pid::from_raw(field("PPid:").parse().unwrap());
+    nix::sys::signal::kill(pid_1, nix::sys::signal::SIGSTOP).unwrap();
+    std::io::Write::write_all(&mut task.take_stdin().unwrap(), b"g").unwrap();
+    let start = Instant::now();
+    while field("State:") != "Z" && start.elapsed() < LONG {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    nix::sys::signal::kill(pid_1, nix::sys::signal::SIGCONT).unwrap();
+    assert!(task.wait_end(Some(LONG)).unwrap().unwrap().success());
+    let kept = text(&mut task.log().unwrap(), LogStream::Stdout);
+    assert_eq!((kept.len(), kept.ends_with("last")), (1_000_004, true));
+}
+
+/// A reader of a file that something else has written returns an error, and neither waits nor takes much memory.
+#[test]
+fn a_log_that_is_forged_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::create_dir(at("dir")).unwrap();
+    let header = |size: u64, start: u64, end: u64| {
+        let fields = [size, start, end].into_iter().flat_map(u64::to_le_bytes);
+        b"cfd-log\x01".iter().copied().chain(fields).collect::<Vec<u8>>()
+    };
+    std::fs::write(at("real"), header(1 << 20, 0, 0)).unwrap();
+    std::os::unix::fs::symlink(at("real"), at("link")).unwrap();
+    assert!(Log::open(at("real")).unwrap().next().is_none());
+    for name in ["fifo", "dir", "link", "absent"] {
+        assert!(Log::open(at(name)).is_err(), "{name}");
+    }
+    std::fs::write(at("short"), &header(9, 0, 0)[..7]).unwrap();
+    std::fs::write(at("backwards"), header(1 << 20, 2, 1)).unwrap();
+    std::fs::write(at("outside"), header(16, 0, 17)).unwrap();
+    for name in ["short", "backwards", "outside"] {
+        assert!(Log::open(at(name)).is_err(), "{name}");
+    }
+    let most = u64::MAX;
+    let headers =
+        [(0, 0, 0), (most, 0, most), (most, most - 1, most), (1 << 63, 1 << 62, 3 << 61), (4, 0, 4)];
+    for (size, start, end) in headers {
+        for entries in [vec![], vec![0xff; 100_000], vec![1; 100_000], [1, 0, 0, 16].repeat(20_000)] {
+            let mut bytes = header(size, start, end);
+            bytes.extend(entries);
+            std::fs::write(at("forged"), bytes).unwrap();
+            let mut log = Log::open(at("forged")).unwrap();
+            // No more entries than the file can hold, then the end or an error.
+            let read = std::iter::from_fn(|| log.read().ok().flatten()).count();
+            assert!(read <= 80_000 / 16, "{size} {start} {end}: {read}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_replaced_by_a_log_fails_the_spawn_which_leaves_nothing_else() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("taken.log")).unwrap();
+    let refused = logged(dir.path(), "true").id("taken").spawn().unwrap_err().to_string();
+    assert!(refused.contains("taken.log"), "{refused}");
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["taken.log"]);
+}

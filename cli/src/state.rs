@@ -46,16 +46,20 @@ impl Store {
     pub(crate) fn open() -> Result<Store, Failure> {
         let why = "XDG_RUNTIME_DIR is not set: set COFFERDAM_STATE to a directory that only you can write";
         let dir = place().ok_or_else(|| Failure::new(format!("no state directory: {why}")))?;
-        let made = |dir: &Path| {
+        let make = |dir: &Path| {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(|e| refused(dir, format_args!("{e}: set COFFERDAM_STATE to another directory")))?;
-            check(dir)
+            made.map_err(|e| refused(dir, format_args!("{e}: set COFFERDAM_STATE to another directory")))
         };
-        made(&dir)?;
-        for part in ["tasks", "exits", "roots"] {
-            made(&dir.join(part))?;
+        make(&dir)?;
+        // Without symbolic links, which another user could change after the checks.
+        let dir = dir.canonicalize().map_err(|e| refused(&dir, e))?;
+        check(&dir)?;
+        check_ancestors(&dir)?;
+        for part in ["tasks", "exits", "roots"].map(|part| dir.join(part)) {
+            make(&part)?;
+            check(&part)?;
         }
-        dir.canonicalize().map(Store).map_err(|e| refused(&dir, e))
+        Ok(Store(dir))
     }
 
     /// Opens the state directory. `None` if it does not exist.
@@ -273,6 +277,27 @@ fn check(dir: &Path) -> Result<(), Failure> {
     }
     if mode & 0o022 != 0 {
         return Err(refused(dir, format_args!("other users can write to it (mode {mode:04o}): chmod 0700")));
+    }
+    Ok(())
+}
+
+/// Refuses a directory that another user can replace: one whose path leads through a directory of another user, or through
+/// one that other users can write to and whose entries they can rename.
+fn check_ancestors(dir: &Path) -> Result<(), Failure> {
+    // The owner of the root is not user 0 in a user namespace that does not map the host's root.
+    let root = fs::metadata("/").map_err(|e| refused(dir, e))?.uid();
+    for above in dir.ancestors().skip(1) {
+        let found = fs::metadata(above).map_err(|e| refused(above, e))?;
+        let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+        let other = ![0, root, geteuid().as_raw()].contains(&owner);
+        if other || mode & 0o022 != 0 && mode & 0o1000 == 0 {
+            return Err(refused(
+                dir,
+                format_args!(
+                    "other users can replace it: user {owner} owns {above:?} (mode {mode:04o}): set COFFERDAM_STATE to another directory"
+                ),
+            ));
+        }
     }
     Ok(())
 }

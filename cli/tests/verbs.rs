@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 mod common;
-use common::{State, skip, text, until};
+use common::{State, binary, skip, text, until};
 
 /// Runs until it is signalled, and exits with 43 then.
 const LOOP: &str = "trap 'exit 43' TERM; echo ready; while :; do sleep 0.02; done";
@@ -268,6 +268,37 @@ fn the_state_is_private_and_a_directory_that_others_can_write_is_refused() {
         assert!(refused.contains("other users can write to it"), "{refused}");
     }
     std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// Whoever can rename a directory of the path puts another state in its place, with handles that name what to kill and
+/// remove.
+#[test]
+fn a_state_that_another_user_can_replace_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let above = dir.path().join("above");
+    let own = above.join("state");
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    let listed = |state: &std::path::Path| {
+        let ps =
+            std::process::Command::new(binary()).args(["ps"]).env("COFFERDAM_STATE", state).output().unwrap();
+        (ps.status.code(), text(&ps.stderr))
+    };
+    for (mode, allowed) in [(0o755, true), (0o1777, true), (0o777, false), (0o775, false)] {
+        std::fs::set_permissions(&above, std::fs::Permissions::from_mode(mode)).unwrap();
+        for path in [&own, &link] {
+            let (code, why) = listed(path);
+            assert_eq!(code == Some(0), allowed, "{mode:o} {path:?}: {why}");
+            assert_eq!(why.contains("other users can replace it"), !allowed, "{mode:o}: {why}");
+        }
+    }
+    std::fs::set_permissions(&above, std::fs::Permissions::from_mode(0o755)).unwrap();
+    match std::os::unix::fs::chown(&above, Some(12345), None) {
+        Err(e) => skip::skip(&["root"], e),
+        Ok(()) => assert!(listed(&own).1.contains("user 12345 owns"), "{:?}", listed(&own)),
+    }
 }
 
 #[test]

@@ -164,9 +164,23 @@ pub(super) fn delays(sets: Sets, same_user: bool, draft: &mut Draft) {
     }
 }
 
-/// Adds to the report how the task can kill the process that writes its exit record, in the host's PID namespace. PID 1 of
-/// a namespace gets no signal from inside. `same_user` says whether that process has the task's user.
-pub(super) fn silences(sets: Sets, ns: &Namespaces, domain: Domain, same_user: bool, draft: &mut Draft) {
+/// Adds to the report how the task can keep the process that writes its exit record from writing it: by its resource limits,
+/// and, in the host's PID namespace, by a signal. PID 1 of a namespace gets no signal from inside. `same_user` says whether
+/// that process has the task's user.
+pub(super) fn silences(
+    sets: Sets,
+    ns: &Namespaces,
+    (filters, domain): (&Filters, Domain),
+    same_user: bool,
+    draft: &mut Draft,
+) {
+    let may_limit = same_user || sets.bounding.has("setuid") || sets.bounding.has("sys_resource");
+    if may_limit && filters.allows("prlimit64", Some((0, 1))) {
+        draft.report.weaken(
+            Control::EXIT_RECORD & draft.report.asked,
+            "prlimit64(2) for PID 1 is allowed: the task can forbid the process that writes its exit status to write files, and the status is then lost",
+        );
+    }
     let may_signal = same_user || sets.bounding.has("kill") || sets.bounding.has("setuid");
     if ns.pid == IsolationMode::Host && may_signal && !domain.keeps_signals() {
         draft.report.weaken(
@@ -200,6 +214,12 @@ pub(super) fn weaken(
     }
     if pid == IsolationMode::Host && has("kill") && !user_ns && !domain.keeps_signals() {
         draft.report.note(Control::PID_NS, "the task has CAP_KILL: it can kill any process of the host");
+    }
+    if pid == IsolationMode::Host && has("sys_admin") && !user_ns {
+        draft.report.weaken(
+            Control::KILL & draft.report.asked,
+            "the task has CAP_SYS_ADMIN in the host's PID namespace: it can mount the cgroup file system and leave its cgroups, and processes that have left them are not killed",
+        );
     }
     if user_ns {
         // Capabilities have no effect outside of the task's user namespace. But the sandbox's mounts belong to that

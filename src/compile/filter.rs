@@ -39,6 +39,7 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
         capabilities,
         user_namespaces: spec.user_namespaces,
         host_processes: pid == IsolationMode::Host,
+        init: pid == IsolationMode::Private && spec.init,
     };
     let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
     let common = shut.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;

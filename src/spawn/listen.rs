@@ -12,6 +12,8 @@ use crate::step::wire::{Op, RECORD, Record};
 use crate::sys;
 use crate::task::Child;
 
+use super::expected::{self, Expected};
+
 /// What init has completed.
 pub(super) enum Heard {
     /// The command runs. With the caller's end of the pseudo-terminal, if the plan opens one.
@@ -29,6 +31,7 @@ pub(super) fn listen(
 ) -> Result<Heard> {
     let mut ready = false;
     let mut terminal = None;
+    let mut expected = Expected::of(plan);
     loop {
         let mut buffer = [0u8; RECORD];
         if let Some(until) = until {
@@ -48,16 +51,13 @@ pub(super) fn listen(
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
             Ok(Record::Ready) => ready = true,
             Ok(Record::Running) => {
-                child.runs_as(fd);
+                child.runs_as(expected.command(fd, child)?);
                 return Ok(Heard::Runs(terminal));
             }
-            Ok(Record::Prepared) => {
-                return fd.map(Heard::Prepared).ok_or_else(|| init_died(child));
-            }
-            Ok(Record::Terminal) => terminal = fd,
+            Ok(Record::Prepared) => return Ok(Heard::Prepared(expected.prepared(fd)?)),
+            Ok(Record::Terminal) => terminal = Some(expected.terminal(fd)?),
             Ok(Record::Copied) => {
-                let copy = fd.ok_or_else(|| init_died(child))?;
-                child.continues_as(copy);
+                child.continues_as(expected.copy(fd)?);
                 child
                     .status()
                     .and_then(|status| sys::send(status, b"g"))
@@ -66,7 +66,7 @@ pub(super) fn listen(
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
             Ok(Record::Exited { .. } | Record::Deadline | Record::CpuDeadline) | Err(_) => {
-                return Err(init_died(child));
+                return Err(expected::invalid());
             }
         }
     }

@@ -28,6 +28,7 @@ use crate::sys::lock::{Lock, Locked};
 use crate::task::{Child, RecordFile, Spawned, Streams, Undo};
 
 mod clone;
+mod expected;
 mod listen;
 
 pub(crate) use listen::joined_too_late;

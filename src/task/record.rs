@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -49,6 +50,8 @@ pub(crate) struct RecordFile {
     mark: Mark,
     /// Whether the file was removed or stays.
     left: bool,
+    /// Whether the task may have a log.
+    has_log: AtomicBool,
 }
 
 impl RecordFile {
@@ -83,7 +86,8 @@ impl RecordFile {
         }
         let (path, mark) = (path.to_owned(), random().map_err(|e| (3, e))?);
         // If the mark cannot be written, a file with a name is removed.
-        let made = RecordFile { dir, path, name, file, mark, left: false };
+        let has_log = AtomicBool::new(false);
+        let made = RecordFile { dir, path, name, file, mark, left: false, has_log };
         made.write_mark().map_err(|e| (3, e))?;
         match if named { Ok(()) } else { made.name_it() } {
             Err(Errno::EEXIST) => again(&made.dir, &made.name),
@@ -122,8 +126,8 @@ impl RecordFile {
         let file = lock(file)?;
         // The owner may have removed it before it was locked.
         let there = is_at(file.as_fd(), dir.as_fd(), &*name)?;
-        let path = path.to_owned();
-        Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false }))
+        let (path, has_log) = (path.to_owned(), AtomicBool::new(true));
+        Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false, has_log }))
     }
 
     /// Opens and locks the file of any task at this path. `None` if there is none, or if the file is not a whole one that
@@ -163,6 +167,7 @@ impl RecordFile {
         let name = self.log_name();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.dir, &*name, flags, OWN).map_err(|e| (1, e.into()))?;
+        self.has_log.store(true, Ordering::Relaxed);
         let header = LogHeader { size, ..LogHeader::default() };
         write_all(&file, &header.encode()).map_err(|e| (2, e))?;
         Ok(file)
@@ -253,7 +258,10 @@ impl RecordFile {
     /// [`Error::Task`] with the refused call.
     pub(super) fn remove(&mut self) -> Result<()> {
         if !self.left && is_at(self.file.as_fd(), self.dir.as_fd(), &*self.name).unwrap_or(false) {
-            self.remove_log().map_err(Error::task(format!("unlinkat({:?})", self.log_path())))?;
+            // What could not be replaced by a log is not the task's.
+            if let (Err(e), true) = (self.remove_log(), self.has_log.load(Ordering::Relaxed)) {
+                return Err(Error::task(format!("unlinkat({:?})", self.log_path()))(e));
+            }
             unlinkat(&self.dir, &*self.name, UnlinkatFlags::NoRemoveDir)
                 .map_err(Error::task(format!("unlinkat({:?})", self.path)))?;
         }

@@ -332,3 +332,29 @@ fn in_a_user_namespace_capabilities_weaken_only_the_tasks_own_mounts_and_process
          pid_ns: the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
     );
 }
+
+/// A PID namespace ends with its PID 1, whatever cgroup its processes are in.
+#[test]
+fn sys_admin_weakens_the_kill_in_the_hosts_pid_namespace_only() {
+    use crate::ns::IsolationMode::{Host, Private};
+    for (pid, weak) in [(Private, false), (Host, true)] {
+        let mut case = task(1000, &["sys_admin"], &[]);
+        (case.host.landlock_abi, case.spec.pid_mode) = (7, Some(pid));
+        let report = compiled(&case).unwrap().report;
+        assert_eq!(report.weakened.contains(Control::KILL), weak, "{report}");
+        assert_eq!(report.enforced.contains(Control::KILL), !weak, "{report}");
+    }
+}
+
+/// Such a task could forbid PID 1 to write files.
+#[test]
+fn a_filter_that_allows_limits_for_pid_1_weakens_the_exit_record() {
+    let mut case = task(1000, &["setuid"], &[]);
+    case.policy.state_dir = Some("/var/lib/driver".into());
+    let report = compiled(&case).unwrap().report;
+    assert!(report.enforced.contains(Control::EXIT_RECORD), "{report}");
+    (case.policy.allow_filters, case.spec.filter) = (true, crate::filter::Filter::None);
+    let report = compiled(&case).unwrap().report;
+    assert!(report.weakened.contains(Control::EXIT_RECORD), "{report}");
+    assert!(report.why(Control::EXIT_RECORD).contains("prlimit64"), "{report}");
+}
