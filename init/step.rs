@@ -178,6 +178,9 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }
+        Op::ForkOutside { uid, gid, set_groups, last, caller } => {
+            reap::fork_outside(init, caller, reap::Left { uid, gid, set_groups, last })
+        }
         Op::ForkInside { caller } => reap::fork_inside(init, caller),
         Op::Bounding { keep, last } => drop_bounding(keep, last, 0),
         Op::Ids { uid, gid, set_groups, groups } => become_user(uid, gid, set_groups, groups),

@@ -108,6 +108,7 @@ pub const O_NOCTTY: usize = 0o400;
 // processes and signals
 pub const CLONE_PIDFD: usize = 0x1000;
 pub const CLONE_PARENT: usize = 0x8000;
+pub const CLONE_NEWPID: u32 = 0x2000_0000;
 pub const CLONE_INTO_CGROUP: usize = 0x2_0000_0000;
 pub const SIGCHLD: usize = 17;
 pub const SIGKILL: usize = 9;
@@ -136,6 +137,7 @@ pub const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
 pub const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// Number of bits in a capability set.
 pub const CAP_BITS: u32 = 64;
+pub const CAP_KILL: u32 = 5;
 
 // seccomp(2), with the BPF instructions of PID 1's own filter
 pub const SECCOMP_SET_MODE_FILTER: usize = 1;

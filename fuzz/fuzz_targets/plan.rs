@@ -76,6 +76,9 @@ impl Made {
             OpCode::Fork => {
                 Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
             }
+            OpCode::ForkOutside => {
+                Op::ForkOutside { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
+            }
             OpCode::ForkInside => Op::ForkInside { caller: z as u32 },
             OpCode::Bounding => Op::Bounding { keep: x, last: n },
             OpCode::Ids => Op::Ids { uid: m, gid: n, set_groups: z & 1 != 0, groups: words.list() },

@@ -77,6 +77,7 @@ pub(crate) fn enter(
         init: draft.init,
         cgroups,
         namespaces,
+        outside: false,
         fork_inside: Vec::new(),
         environment,
         other_users: None,

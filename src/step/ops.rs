@@ -302,6 +302,22 @@ ops! {
         /// beyond the table means that PID 1 outlives the caller.
         caller: u32,
     }
+    /// Makes a PID namespace and forks: the child is PID 1 of the namespace, and init stays outside of it. The child waits
+    /// until init has given up its privileges, and then runs the following steps. Init reaps it, reports its exit status,
+    /// and kills it before it exits itself. For that it keeps `CAP_KILL`, and a filter allows to kill only this child.
+    ForkOutside {
+        /// User id of init after the fork.
+        uid: u32,
+        /// Group id of init after the fork.
+        gid: u32,
+        /// Whether init drops its supplementary groups; some user namespaces forbid it.
+        set_groups: bool,
+        /// The highest capability that the kernel knows. Init drops it and all lower ones from its bounding set.
+        last: u32,
+        /// Index into the table of descriptors, of a pidfd of the caller. Init kills the child when the caller ends. An
+        /// index beyond the table means that both outlive the caller.
+        caller: u32,
+    }
     /// Forks after [`Op::Join`] has joined the PID namespace of a task: the child is in that namespace, init is not. The
     /// child continues with the next steps. Init waits for it and reports its exit status. The kernel kills the child
     /// when init ends. Both have only the task's ids and capabilities, and a filter.

@@ -173,7 +173,7 @@ impl Task {
         };
         // On an error, the child is killed before its cgroup and root are removed: locals are dropped in reverse order.
         let temporary = undo.root().is_some();
-        let kills_main = joined || !enclosure.has_pid_namespace();
+        let kills_main = joined || !enclosure.ends_with_init();
         let ending = Ending { child, status: None, usage: None, killed: false, kills_main, detached: false };
         let (init, main) = (dup(ending.child.pidfd())?, dup(ending.child.main())?);
         Ok(Task {
@@ -207,6 +207,21 @@ impl Task {
         let Some(other) = &self.other_build else { return Ok(&self.enclosure) };
         let why = format!("the task was spawned by another build of the library ({other})");
         Err(Error::task("exec")(io::Error::new(io::ErrorKind::Unsupported, why)))
+    }
+
+    /// A pidfd of the process whose namespaces are the task's.
+    ///
+    /// # Errors
+    /// [`Error::Task`] with `ESRCH` if that process was gone when the task was recovered.
+    pub(crate) fn enclosed(&self) -> Result<BorrowedFd<'_>> {
+        if !self.enclosure.outside {
+            return Ok(self.init.as_fd());
+        }
+        // The process that stays is in the PID namespace of the host.
+        if self.ending().child.has_init() {
+            return Ok(self.main.as_fd());
+        }
+        Err(Error::task("exec in a task that ends")(nix::errno::Errno::ESRCH))
     }
 
     /// Calls `f`, in which a process joins the task. The task's cgroups are not removed meanwhile. It can be frozen,
