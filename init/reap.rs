@@ -176,7 +176,7 @@ impl Parent {
         unsafe { sys::unmap(init.plan) };
         sys::send(self.child, b"g").at(LAST_CALL)?;
         let ends = Ends { status: init.status, caller: self.caller, record: init.record, kills };
-        ends.await_exec(self.child);
+        ends.await_exec(self.child, self.pid);
         let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
         sys::close(self.pidfd);
         sys::close(self.child);
@@ -372,8 +372,9 @@ impl Reaper {
 
 impl Ends {
     /// Returns after the child has executed the command: exec closes the child's end of the socket. Exits if the child
-    /// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone.
-    fn await_exec(self, child: i32) {
+    /// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone. If the
+    /// child has ended before the exec, which closes the socket too, it sends the parent the status and exits.
+    fn await_exec(self, child: i32, pid: i32) {
         let mut fds = [child, self.status, self.caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
         while fds.iter().all(|fd| fd.revents == 0) {
             let _ = sys::poll(&mut fds);
@@ -381,6 +382,10 @@ impl Ends {
         let [_, status, caller] = fds;
         if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1]) != Ok(0) {
             self.exit();
+        }
+        if let Ok(status) = sys::wait_unexecuted(pid) {
+            let _ = sys::send(self.status, &Record::Exited { status }.encode());
+            sys::exit(FAILED);
         }
     }
 

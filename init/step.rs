@@ -198,6 +198,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Landlock { fs, scoped } => enter_landlock_domain(fs, scoped),
         Op::Terminal { rows, columns } => terminal::open(init, rows, columns),
         Op::ControllingTerminal {} => terminal::control(),
+        Op::Name { name } => sys::set_name(name).at(0),
         Op::Find { candidates } => find_command(init, candidates),
         Op::Exec { args, env } => exec_command(init, args, env),
     }

@@ -23,6 +23,7 @@ pub const ESTALE: i32 = 116;
 // prctl(2)
 pub const PR_SET_DUMPABLE: usize = 4;
 pub const PR_SET_KEEPCAPS: usize = 8;
+pub const PR_SET_NAME: usize = 15;
 pub const PR_CAPBSET_DROP: usize = 24;
 pub const PR_GET_SECUREBITS: usize = 27;
 pub const PR_SET_SECUREBITS: usize = 28;
@@ -122,6 +123,7 @@ pub const CLOCK_MONOTONIC: usize = 1;
 pub const POLLIN: i16 = 1;
 pub const WNOHANG: usize = 1;
 pub const WALL: usize = 0x4000_0000;
+pub const WCLONE: usize = 0x8000_0000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
 pub const F_OFD_SETLK: usize = 37;
 pub const F_WRLCK: u64 = 1;

@@ -76,6 +76,7 @@ impl Made {
             OpCode::Fork => {
                 Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
             }
+            OpCode::Name => Op::Name { name: a },
             OpCode::ForkOutside => {
                 Op::ForkOutside { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
             }

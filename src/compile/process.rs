@@ -15,7 +15,7 @@ use crate::ids::Identity;
 use crate::plan::MustHold;
 use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec, Stdio, WindowSize};
-use crate::step::wire::{Dup, Op};
+use crate::step::wire::{Dup, Op, UNEXECUTED};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
 pub(super) fn oom_score(
@@ -309,7 +309,12 @@ pub(super) fn candidates(command: &OsStr, work_dir: &Path, path: Option<&OsStr>)
     Ok(places)
 }
 
-pub(super) fn find(candidates: &[PathBuf], draft: &mut Draft) {
+/// Adds the step that finds the command. `alone` says that no process of init stays, which would know whether the command
+/// was executed.
+pub(super) fn find(candidates: &[PathBuf], alone: bool, draft: &mut Draft) {
+    if alone {
+        draft.init.push(InitStep::new(Control::empty(), Op::Name { name: step::text(UNEXECUTED) }));
+    }
     let candidates = Encoded::strings(candidates.iter().map(|path| path.as_os_str().as_bytes()));
     draft.build(Control::empty(), Op::Find { candidates: candidates.list() });
 }

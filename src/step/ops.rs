@@ -404,6 +404,12 @@ ops! {
         /// `LANDLOCK_SCOPE_*` bits.
         scoped: u64,
     }
+    /// Names the thread until the exec. The name has a slash, so that no file has it whose execution names a thread: the
+    /// parent sees whether the command was executed. Without it, a process that stays tells.
+    Name {
+        /// The name, of at most 15 bytes.
+        name: Str<'a>,
+    }
     /// Finds the command, the first candidate that is a regular file, and reports to the parent that only the filter
     /// and `execve(2)` are left.
     Find {

@@ -252,6 +252,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines.push("landlock_restrict_self(it)".into());
             lines
         }
+        Op::Name { name } => one(format!("prctl(PR_SET_NAME, {name:?})")),
         Op::Find { candidates } => {
             let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
             one(format!("statx(first regular file of {})", names.join(" ")))
@@ -338,6 +339,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::NoUserNamespaces { .. } => "forbid new user namespaces".into(),
         Op::Filter { .. } => "seccomp filter".into(),
         Op::Landlock { .. } => "Landlock domain".into(),
+        Op::Name { .. } => "name of the thread until the exec".into(),
         Op::Find { .. } => "find the command".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),

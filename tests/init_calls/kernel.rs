@@ -127,6 +127,7 @@ names! {
 /// The options of prctl(2) that init uses.
 fn prctl(option: usize) -> &'static str {
     match option as i32 {
+        libc::PR_SET_NAME => "PR_SET_NAME",
         libc::PR_SET_DUMPABLE => "PR_SET_DUMPABLE",
         libc::PR_SET_PDEATHSIG => "PR_SET_PDEATHSIG",
         libc::PR_SET_KEEPCAPS => "PR_SET_KEEPCAPS",
@@ -275,6 +276,8 @@ impl Kernel {
                 unsafe { ((a[0] + 6) as *mut i16).write(1) };
                 1
             }
+            // The child has executed the command, so it is none that sends no signal at its end.
+            "wait4" if a[2] & libc::__WCLONE.cast_unsigned() as usize != 0 => -(libc::ECHILD as isize),
             "wait4" => {
                 // SAFETY: wait4(2) writes an int.
                 unsafe { (a[1] as *mut i32).write(0) };

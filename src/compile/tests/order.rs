@@ -113,6 +113,7 @@ enum Stage {
     /// Owned by the task's user.
     Terminal,
     ControllingTerminal,
+    Name,
     Lookup,
     /// The last stage before the exec, as the filter may refuse calls of the earlier steps.
     Filter,
@@ -194,6 +195,7 @@ fn stage(op: &Op<'_>, (no_new_privs, outside): (bool, bool)) -> Stage {
         Op::Umask { .. } => Stage::Umask,
         Op::Terminal { .. } => Stage::Terminal,
         Op::ControllingTerminal {} => Stage::ControllingTerminal,
+        Op::Name { .. } => Stage::Name,
         Op::Find { .. } => Stage::Lookup,
         Op::Exec { .. } => Stage::Exec,
     }
@@ -232,6 +234,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Landlock
         | Stage::Terminal
         | Stage::ControllingTerminal
+        | Stage::Name
         | Stage::Filter => 0..=1,
         Stage::Namespaces => 0..=2,
         Stage::Seals => 1..=2,
