@@ -406,13 +406,17 @@ impl Ends {
     /// The record of a status is written to the disk as well. At a deadline that is left to the kernel, because the task
     /// runs until PID 1 exits.
     fn report(self, record: Record) {
+        let time = sys::now();
         if let Some(end) = record.end().filter(|_| self.record >= 0) {
-            let written = ExitRecord { end, time: sys::now() };
+            let written = ExitRecord { end, time };
             let _ = sys::pwrite(self.record, &written.encode(), EXIT_RECORD_AT);
             if let End::Status(_) = end {
                 let _ = sys::fsync(self.record);
             }
         }
         let _ = sys::send(self.status, &record.encode());
+        let (seconds, nanoseconds) = time;
+        let nanoseconds = seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.into());
+        let _ = sys::send(self.status, &Record::EndedAt { nanoseconds }.encode());
     }
 }

@@ -214,7 +214,7 @@ pub(crate) struct Args {
 /// The flags of `run`: those that `explain` has too, and how the command is connected to the caller.
 #[derive(clap::Args)]
 pub(crate) struct Run {
-    /// Run the task in the background and print its name; its output is discarded
+    /// Run the task in the background and print its name; cofferdam logs prints its output
     #[arg(short, long, conflicts_with_all = ["tty", "interactive"])]
     pub detach: bool,
     /// Name of the task, as --id

@@ -230,7 +230,7 @@ impl About {
         About {
             name: name.to_owned(),
             command: command.map(|word| word.to_string_lossy().into_owned()).collect(),
-            created: now(),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         }
     }
 
@@ -238,11 +238,6 @@ impl About {
     pub(crate) fn to_data(&self) -> Result<Vec<u8>, Failure> {
         serde_json::to_vec(self).map_err(|e| Failure::new(format!("task {}: {e}", self.name)))
     }
-}
-
-/// Seconds since the epoch.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Checks a name: 1 to 128 letters, digits, `_`, `.` and `-`, with a letter or a digit first.

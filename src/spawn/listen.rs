@@ -57,7 +57,9 @@ pub(super) fn listen(
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
             // Of a process that has ended before it executed the command.
             Ok(Record::Exited { status }) => return Err(child_died(ExitStatus::from_wait(status))),
-            Ok(Record::Deadline | Record::CpuDeadline) | Err(_) => return Err(init_died(child)),
+            Ok(Record::Deadline | Record::CpuDeadline | Record::EndedAt { .. }) | Err(_) => {
+                return Err(init_died(child));
+            }
         }
     }
 }

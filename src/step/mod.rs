@@ -450,10 +450,11 @@ mod tests {
             Record::CpuDeadline,
             Record::Terminal,
             Record::Copied,
+            Record::EndedAt { nanoseconds: u64::MAX - 1 },
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
-        assert_eq!(Record::decode(&[10; 9]), Err(Malformed));
+        assert_eq!(Record::decode(&[11; 9]), Err(Malformed));
         assert_eq!(Record::decode(&[1; 8]), Err(Malformed));
     }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
 
 use crate::cgroup::Limits;
 use crate::cgroup::stats::{Process, Stats};
@@ -89,6 +90,8 @@ pub(crate) struct Spawned {
 struct Ending {
     child: Child,
     status: Option<ExitStatus>,
+    /// When it ended; `None` as long as that is unknown.
+    ended: Option<SystemTime>,
     usage: Option<Rusage>,
     /// Whether the first process to kill was sent a SIGKILL while it lived.
     killed: bool,
@@ -174,7 +177,15 @@ impl Task {
         // On an error, the child is killed before its cgroup and root are removed: locals are dropped in reverse order.
         let temporary = undo.root().is_some();
         let kills_main = joined || !enclosure.ends_with_init();
-        let ending = Ending { child, status: None, usage: None, killed: false, kills_main, detached: false };
+        let ending = Ending {
+            child,
+            status: None,
+            ended: None,
+            usage: None,
+            killed: false,
+            kills_main,
+            detached: false,
+        };
         let (init, main) = (dup(ending.child.pidfd())?, dup(ending.child.main())?);
         Ok(Task {
             init,

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
@@ -218,16 +218,18 @@ impl RecordFile {
         Ok(writer)
     }
 
-    /// The exit status in the file. `None` if there is no record yet.
-    pub(super) fn read(&self) -> Option<ExitStatus> {
+    /// The exit status in the file, and when the task ended. `None` if there is no record yet.
+    pub(super) fn read(&self) -> Option<(ExitStatus, Option<SystemTime>)> {
         let mut bytes = [0u8; EXIT_RECORD];
         let n = pread(&self.file, &mut bytes, EXIT_RECORD_AT.cast_signed()).unwrap_or(0);
         if bytes == [0; EXIT_RECORD] && n == bytes.len() {
             return None;
         }
         Some(match ExitRecord::decode(&bytes) {
-            Ok(record) => record.end.into(),
-            Err(_) => ExitStatus::lost(Lost::Torn),
+            Ok(ExitRecord { end, time: (seconds, nanoseconds) }) => {
+                (end.into(), UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds)))
+            }
+            Err(_) => (ExitStatus::lost(Lost::Torn), None),
         })
     }
 
@@ -235,9 +237,9 @@ impl RecordFile {
     ///
     /// # Errors
     /// The refused call.
-    pub(super) fn write_killed(&self) -> io::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let record = ExitRecord { end: End::Killed, time: (now.as_secs(), now.subsec_nanos()) };
+    pub(super) fn write_killed(&self, when: SystemTime) -> io::Result<()> {
+        let time = when.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = ExitRecord { end: End::Killed, time: (time.as_secs(), time.subsec_nanos()) };
         pwrite(&self.file, &record.encode(), EXIT_RECORD_AT.cast_signed())?;
         Ok(fsync(&self.file)?)
     }

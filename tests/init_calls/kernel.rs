@@ -116,7 +116,7 @@ names! {
     SYS_keyctl "keyctl", SYS_ioprio_set "ioprio_set", SYS_openat "openat", SYS_mkdirat "mkdirat",
     SYS_mknodat "mknodat", SYS_fchownat "fchownat", SYS_unlinkat "unlinkat", SYS_symlinkat "symlinkat",
     SYS_fchmodat "fchmodat", SYS_ppoll "ppoll", SYS_unshare "unshare", SYS_signalfd4 "signalfd4",
-    SYS_timerfd_create "timerfd_create", SYS_timerfd_settime "timerfd_settime",
+    SYS_clock_gettime "clock_gettime", SYS_timerfd_create "timerfd_create", SYS_timerfd_settime "timerfd_settime",
     SYS_dup3 "dup3", SYS_prlimit64 "prlimit64", SYS_setns "setns", SYS_seccomp "seccomp", SYS_statx "statx",
     SYS_open_tree "open_tree", SYS_move_mount "move_mount", SYS_fsopen "fsopen", SYS_fsconfig "fsconfig",
     SYS_fsmount "fsmount", SYS_close_range "close_range", SYS_openat2 "openat2",
