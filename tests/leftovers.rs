@@ -12,7 +12,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use cofferdam::cgroup::CgroupPath;
-use cofferdam::{DieWith, Host, Method, Policy, Require, Sandbox, StaleSandbox};
+use cofferdam::{DieWith, Host, Limits, Method, Policy, Require, Sandbox, StaleSandbox};
 use common::{sandboxes, skip::skip};
 
 /// More than any of these tests takes on a loaded machine.
@@ -275,6 +275,36 @@ fn claimed_survivor_stays_and_an_unclaimed_one_is_killed() {
     assert!(mine[0].processes() >= 1, "{}", mine[0]);
     mine[0].remove().unwrap();
     assert_eq!(places.all(), Vec::<PathBuf>::new());
+}
+
+/// The v1 cgroups of a task, by their paths.
+fn v1_cgroups(dir: &Path, id: &str) -> Vec<PathBuf> {
+    let host = Host::probe().unwrap().cgroups;
+    let all = host.v1.values().map(|v1| v1.mount.join(parent(dir)).join(id));
+    let mut all: Vec<PathBuf> = all.filter(|dir| dir.exists()).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[test]
+fn next_task_of_an_id_leaves_no_v1_cgroup_of_the_first_one_which_had_other_limits() {
+    if !common::can("cgroups") || !common::can("root") {
+        return;
+    }
+    let places = Places::new();
+    let policy = Policy { state_dir: None, ..policy(places.dir()) };
+    let sandbox = sleeper(places.dir(), "again", Method::Bind, DieWith::Survive).policy(&policy);
+    let limits = Limits { memory: Some(64 << 20), pids_max: Some(20), ..Limits::default() };
+    let first = sandbox.clone().limits(limits).spawn().unwrap();
+    let before = v1_cgroups(places.dir(), "again");
+    first.detach().unwrap();
+    drop(first);
+    let second = sandbox.spawn().unwrap();
+    let own = v1_cgroups(places.dir(), "again");
+    second.release().unwrap();
+    assert_eq!(places.all(), Vec::<PathBuf>::new(), "{before:?}");
+    assert!(own.len() < before.len() || before.is_empty(), "{own:?}");
 }
 
 #[test]
