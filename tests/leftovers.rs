@@ -307,6 +307,47 @@ fn next_task_of_an_id_leaves_no_v1_cgroup_of_the_first_one_which_had_other_limit
     assert!(own.len() < before.len() || before.is_empty(), "{own:?}");
 }
 
+/// A task without a temporary root and an exit record is found by the unit in the hierarchy of the freezer.
+#[test]
+fn without_a_v2_tree_a_stale_sandbox_is_found_by_its_v1_unit() {
+    if !common::can("cgroups") || !common::can("root") {
+        return;
+    }
+    let mut host = Host::probe().unwrap();
+    if !host.cgroups.v1.get("freezer").is_some_and(|freezer| freezer.writable) {
+        return skip(&["root"], "the host has no freezer of cgroup v1");
+    }
+    host.cgroups.v2 = None;
+    let places = Places::new();
+    let policy = Policy { state_dir: None, ..policy(places.dir()) };
+    let find =
+        |claimed: &str| StaleSandbox::find(&policy, &host, Duration::ZERO, |id| id == claimed).unwrap();
+    let sandbox = sleeper(places.dir(), "v1", Method::Bind, DieWith::Survive).policy(&policy).host(&host);
+    let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+    let owned = sandbox.clone().id("owned").spawn().unwrap();
+    let lost = sandbox.limits(limits).spawn().unwrap();
+    let pid = lost.pid().unwrap();
+    lost.detach().unwrap();
+    drop(lost);
+    // Other cgroups of the same parent, which is the crate's own.
+    let start = Instant::now();
+    let found = loop {
+        let found = find("");
+        if !found.is_empty() || start.elapsed() > LONG {
+            break found;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert_eq!(found.iter().map(StaleSandbox::id).collect::<Vec<_>>(), ["v1"]);
+    assert!(found[0].processes() >= 1 && found[0].cgroups().len() >= 2, "{}", found[0]);
+    assert!(find("v1").is_empty());
+    found[0].remove().unwrap();
+    assert!(!Path::new(&format!("/proc/{pid}/cmdline")).exists());
+    assert!(owned.status().unwrap().is_none(), "the task with an owner goes on");
+    owned.release().unwrap();
+    assert_eq!(places.all(), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_root_with_a_mount_is_reported_and_left() {
     if !sandboxes() {

@@ -95,8 +95,8 @@ impl StaleSandbox {
     ///
     /// A sandbox that `claimed` returns true for, by its id, is left out and is not even looked at. So is one that was
     /// made less than `grace` ago; a grace below 5 seconds counts as 5 seconds, because a sandbox that is being made has
-    /// directories that are not locked yet. On cgroup v1 without a v2 tree, a sandbox is found only if it has a temporary
-    /// root or an exit record.
+    /// directories that are not locked yet. Without a temporary root and an exit record, a sandbox is found by its cgroup:
+    /// in the v2 tree or, on a host without one, in the hierarchy of the v1 freezer, below a parent that the crate has made.
     ///
     /// A stale sandbox is locked while it is looked at. A recovery or a spawn of the same id at this moment fails with
     /// `ResourceBusy`, so claim an id before recovering it.
