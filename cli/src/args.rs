@@ -220,10 +220,10 @@ pub(crate) struct Run {
     /// Name of the task, as --id
     #[arg(long, value_name = "NAME", conflicts_with = "id")]
     pub name: Option<String>,
-    /// Give the command a pseudo-terminal, connected to the caller's terminal
+    /// Give the command a pseudo-terminal, whose output is printed; with -i, the caller's terminal is its input
     #[arg(short, long)]
     pub tty: bool,
-    /// Use the caller's standard input, which is the default without -d
+    /// Use the caller's standard input, which is the default without -d and -t
     #[arg(short, long)]
     pub interactive: bool,
     #[command(flatten)]

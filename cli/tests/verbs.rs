@@ -97,7 +97,7 @@ fn exec_has_the_exit_code_environment_directory_and_streams_of_its_flags() {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
     assert!(state.refused(&["exec", "-e", "A", &name, "true"]).contains("\"A\" is not K=V"));
-    assert!(state.refused(&["exec", "-t", &name, "true"]).contains("standard input is not a terminal"));
+    assert!(state.refused(&["exec", "-it", &name, "true"]).contains("standard input is not a terminal"));
     state.ok(&["stop", &name]);
     let refused = state.refused(&["exec", &name, "true"]);
     assert!(refused.contains(&format!("task {name}: exec in a task that has ended")), "{refused}");
