@@ -246,12 +246,12 @@ pub fn start_timer(timer: i32, nanoseconds: u64) -> Result<(), Errno> {
     call(nr::TIMERFD_SETTIME, [timer as usize, 0, addr(&time), 0, 0, 0]).map(drop)
 }
 
-/// fcntl(2), F_OFD_SETLK: an exclusive lock on the first byte of a file. It belongs to the open file, and ends when the
-/// last descriptor of it is closed.
+/// fcntl(2), F_SETLK: an exclusive lock on the first byte of a file. It belongs to this process, not to a child, and ends
+/// when the process ends or closes a descriptor of the file. It shows the process's PID to others.
 pub fn lock_first_byte(fd: i32) -> Result<(), Errno> {
     // struct flock: type and whence, start, length, pid.
     let lock = [F_WRLCK, 0, 1, 0];
-    call(nr::FCNTL, [fd as usize, F_OFD_SETLK, addr(&lock), 0, 0, 0]).map(drop)
+    call(nr::FCNTL, [fd as usize, F_SETLK, addr(&lock), 0, 0, 0]).map(drop)
 }
 
 /// pwrite(2).

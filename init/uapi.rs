@@ -125,7 +125,7 @@ pub const WNOHANG: usize = 1;
 pub const WALL: usize = 0x4000_0000;
 pub const WCLONE: usize = 0x8000_0000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
-pub const F_OFD_SETLK: usize = 37;
+pub const F_SETLK: usize = 6;
 pub const F_WRLCK: u64 = 1;
 
 // scheduling

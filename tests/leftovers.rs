@@ -348,6 +348,58 @@ fn without_a_v2_tree_a_stale_sandbox_is_found_by_its_v1_unit() {
     assert_eq!(places.all(), Vec::<PathBuf>::new());
 }
 
+/// The caller may have no cgroups. The process that writes the exit record is known by its lock on the file.
+#[test]
+fn stale_task_without_a_cgroup_is_found_and_killed() {
+    if !sandboxes() {
+        return;
+    }
+    let mut host = Host::probe().unwrap();
+    host.cgroups.v2 = None;
+    host.cgroups.v1.clear();
+    let places = Places::new();
+    let find = |claimed: &[&str]| {
+        let claimed = |id: &str| claimed.contains(&id);
+        StaleSandbox::find(&policy(places.dir()), &host, Duration::ZERO, claimed).unwrap()
+    };
+    let sandbox = |id| sleeper(places.dir(), id, Method::Copy, DieWith::Survive).host(&host);
+    let owned = sandbox("owned").spawn().unwrap();
+    let mut mains = Vec::new();
+    for (id, init) in [("first", true), ("outside", false), ("claimed", true)] {
+        let task = sandbox(id).init(init).spawn().unwrap();
+        mains.push((task.pid().unwrap(), task.pidfd().try_clone_to_owned().unwrap()));
+        task.detach().unwrap();
+    }
+    let start = Instant::now();
+    let found = loop {
+        let found = find(&["claimed"]);
+        if found.len() == 2 || start.elapsed() > LONG {
+            break found;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert_eq!(found.iter().map(StaleSandbox::id).collect::<Vec<_>>(), ["first", "outside"]);
+    for stale in &found {
+        assert_eq!((stale.processes(), stale.cgroups().len()), (2, 0), "{stale}");
+        stale.remove().unwrap();
+        stale.remove().unwrap();
+    }
+    let ends = |pidfd: &std::os::fd::OwnedFd| {
+        use std::os::fd::AsFd;
+        let mut fds = [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap() == 1
+    };
+    assert_eq!(mains.iter().map(|(_, pidfd)| ends(pidfd)).collect::<Vec<_>>(), [true, true, false]);
+    for (pid, _) in &mains[..2] {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    }
+    assert!(owned.status().unwrap().is_none());
+    owned.release().unwrap();
+    find(&[]).iter().for_each(|stale| stale.remove().unwrap());
+    assert_eq!(places.all(), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_root_with_a_mount_is_reported_and_left() {
     if !sandboxes() {

@@ -268,8 +268,8 @@ ops! {
         /// Path of the file; only for the printed plan.
         path: Str<'a>,
     }
-    /// Keeps the file of the exit record, which only PID 1 writes. A lock on its first byte (Linux 3.15) says that PID 1
-    /// lives.
+    /// Keeps the file of the exit record, which only PID 1 writes. A lock on its first byte says that PID 1 lives, and which
+    /// process it is.
     ExitRecord {
         /// Index into the table of descriptors: the file, open for writing.
         fd: u32,

@@ -201,7 +201,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
                 std::time::Duration::from_nanos(nanoseconds)
             ),
         ],
-        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_OFD_SETLK, first byte)")),
+        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_SETLK, first byte)")),
         Op::Log { path, .. } => one(format!("pread64({path:?})")),
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
         Op::ForkOutside { uid, gid, set_groups, .. } => fork_outside(uid, gid, set_groups),

@@ -36,6 +36,7 @@ mod stop;
 mod terminal;
 mod undo;
 mod wait;
+mod writer;
 
 pub(crate) use child::Child;
 pub use handle::TaskHandle;

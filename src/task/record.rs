@@ -24,7 +24,7 @@ use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, LogHeader};
 use crate::sys::fs::is_at;
-use crate::sys::lock::{Lock, Locked, first_byte_is_locked, holder};
+use crate::sys::lock::{Lock, Locked, first_byte_holder, holder};
 use crate::sys::write_all;
 
 /// How often the file is made again because another process has removed it as stale right after it was made.
@@ -186,9 +186,9 @@ impl RecordFile {
         Path::new(&self.name).with_extension("log").into()
     }
 
-    /// Whether PID 1 of the task lives, which has the file open.
-    pub(super) fn has_writer(&self) -> io::Result<bool> {
-        Ok(first_byte_is_locked(self.file.as_fd())?)
+    /// PID 1 of the task, if it lives: it has the file open. 0 for a process that the caller cannot see.
+    pub(super) fn writer_pid(&self) -> io::Result<Option<i32>> {
+        Ok(first_byte_holder(self.file.as_fd())?)
     }
 
     /// When the file was last changed.
@@ -330,7 +330,7 @@ fn mark_of(file: &OwnedFd) -> io::Result<Option<Mark>> {
 fn remove_stale(dir: &OwnedFd, name: &OsString) -> io::Result<()> {
     let Some(file) = open_own(dir, name)? else { return Ok(()) };
     let file = lock(file)?;
-    if first_byte_is_locked(file.as_fd())? {
+    if first_byte_holder(file.as_fd())?.is_some() {
         return Err(in_use("its task runs without an owner: recover and release it".into()));
     }
     if is_at(file.as_fd(), dir.as_fd(), &**name)? {
