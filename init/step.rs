@@ -185,6 +185,9 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }
+        Op::ForkOutside { uid, gid, set_groups, last, caller } => {
+            reap::fork_outside(init, caller, reap::Left { uid, gid, set_groups, last })
+        }
         Op::ForkInside { caller } => reap::fork_inside(init, caller),
         Op::Bounding { keep, last } => drop_bounding(keep, last, 0),
         Op::Ids { uid, gid, set_groups, groups } => become_user(uid, gid, set_groups, groups),
@@ -202,6 +205,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Landlock { fs, scoped } => enter_landlock_domain(fs, scoped),
         Op::Terminal { rows, columns } => terminal::open(init, rows, columns),
         Op::ControllingTerminal {} => terminal::control(),
+        Op::Name { name } => sys::set_name(name).at(0),
         Op::Find { candidates } => find_command(init, candidates),
         Op::Exec { args, env } => exec_command(init, args, env),
     }

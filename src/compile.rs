@@ -24,10 +24,11 @@ use crate::rootfs::changes::RootRecord;
 use crate::rootfs::lower::{Part, RootRequest};
 use crate::rootfs::work::BuildRoot;
 use crate::rootfs::{self, Method};
-use crate::spec::{DieWith, Policy, SandboxSpec};
+use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::Op;
 use crate::step::{self, Draft, Enter, Handed, IdMaps, InitStep, Step};
 use identity::Mapping;
+use stays::{Stay, Stays};
 
 mod breaches;
 mod checks;
@@ -42,6 +43,7 @@ mod prepare;
 mod process;
 mod root;
 mod sources;
+mod stays;
 #[cfg(test)]
 mod tests;
 
@@ -74,7 +76,8 @@ pub(crate) fn compile(
     spec.limits.validate()?;
     let limits = spec.limit_env.variables(&spec.limits)?;
     checks::devices(spec, survey)?;
-    let mut cgroups = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut draft)?;
+    let stays = Stays::of(policy, spec, host, namespaces.pid);
+    let mut cgroups = cgroup(policy, spec, host, survey, &id, (namespaces.pid, stays), &mut draft)?;
     let built = root::work(policy, spec, host, survey, &id, &mut draft);
     let (root, entries) = built.map_err(|e| root::in_spec(e, spec))?;
     let mapping =
@@ -90,7 +93,7 @@ pub(crate) fn compile(
 
     let places: Vec<(&Path, &Path)> =
         spec.devices.iter().map(|device| (device.source.as_path(), device.place().as_path())).collect();
-    let cold = prepare::obstacle(policy, spec, &namespaces, sets, (&root.build, &entries));
+    let cold = prepare::obstacle(policy, spec, (&namespaces, stays), sets, (&root.build, &entries));
     let request = RootRequest {
         root: &spec.root,
         dir: root.build.dir.as_deref(),
@@ -136,27 +139,28 @@ pub(crate) fn compile(
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Session {});
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::ResetScheduling {});
     process::descriptors(spec, &mut draft)?;
-    let clone = ns::lower::join(&namespaces, &mut draft);
+    let mut clone = ns::lower::join(&namespaces, &mut draft);
     process::enter(&cgroups, &mut draft);
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
+    let stay = Stay { policy, spec, host, identity, mapping, id: &id, stays };
+    let outside = stays == Stays::Outside;
+    let mut files = stays::Files::default();
+    if outside {
+        clone &= !libc::CLONE_NEWPID.cast_unsigned();
+        let timers = stays.timers(spec, &cgroups, &mut draft)?;
+        draft.init.extend(timers);
+        files = stay.lower(&mut draft)?;
+    }
     ns::lower::unshare(&namespaces, &mut draft);
     rootfs::lower::lower(&request, &mut draft);
-    let private = namespaces.pid == IsolationMode::Private;
     // Before the common filter, which knows how a task without it defeats the deadline.
-    let stays_as_pid1 = spec.init && private;
-    let deadline = process::deadline(spec.deadline, stays_as_pid1, &mut draft)?;
-    let cpu_deadline = process::cpu_deadline(spec, stays_as_pid1, &cgroups, &mut draft)?;
+    let timers = if outside { Vec::new() } else { stays.timers(spec, &cgroups, &mut draft)? };
     filters.common(must_hold, &mut draft);
-    draft.init.extend(deadline.into_iter().chain(cpu_deadline));
-    let exit_record = process::exit_record(policy, spec, &id, private, &mut draft);
-    let stays = stays(policy, spec, namespaces.pid);
-    let log = process::log(spec, policy.state_dir.as_deref(), &id, stays, &mut draft)?;
-    if stays {
-        // Without a PID namespace, the end of the process that stays would not end the task.
-        let dies = private && spec.die_with == DieWith::Driver;
-        let caller = if dies { draft.hand(Handed::CallerPidfd) } else { u32::MAX };
-        draft.init.push(process::stay(host, identity, mapping, caller));
+    draft.init.extend(timers);
+    if !outside {
+        files = stay.lower(&mut draft)?;
     }
+    let private = namespaces.pid == IsolationMode::Private;
     let fork_inside = if private { filters.fork_inside(must_hold) } else { Vec::new() };
     process::rlimits(spec, &mut draft)?;
     // The Landlock domain and the filter come last, after the credentials, if no_new_privs is set. Without it, either
@@ -172,10 +176,10 @@ pub(crate) fn compile(
     sources::streams(&survey.streams, &mut draft);
     breaches::shared(spec, sets, &namespaces, domain, &mut draft);
     let same_user = identity::pid1(host, identity, mapping).0 == identity.uid;
-    breaches::delays(sets, same_user, &mut draft);
+    breaches::delays(sets, same_user, outside, &mut draft);
     breaches::silences(sets, &namespaces, (&filters, domain), same_user, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
-    breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut draft);
+    breaches::weaken(policy, sets, &namespaces, (&filters, domain, outside), &mut draft);
     if spec.no_new_privs {
         draft.init.extend(domain.step());
     }
@@ -185,7 +189,7 @@ pub(crate) fn compile(
     draft.init.extend(process::terminal(spec.terminal, spec.streams())?.into_iter().flatten());
     let path = spec.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&spec.command, work_dir, path)?;
-    process::find(&candidates, &mut draft);
+    process::find(&candidates, !stays.any(), &mut draft);
     draft.init.extend(filter);
     let mut env = spec.env.clone();
     env.extend(limits.into_iter().map(|(key, value)| (key.into(), value.into())));
@@ -201,7 +205,8 @@ pub(crate) fn compile(
     must_hold.check(&draft.report)?;
     let record = root_record(spec, &root.build, &draft);
     let Draft { report, init, handed } = draft;
-    let files = StateFiles { exit_record, log: log.map(|path| (path, policy.log_size)) };
+    let log = files.log.map(|path| (path, policy.log_size));
+    let files = StateFiles { exit_record: files.exit_record, log };
     let parent = parent(files, &mut cgroups, root, handed, clone, maps);
     Ok(Plan {
         id,
@@ -211,6 +216,7 @@ pub(crate) fn compile(
         init,
         cgroups,
         namespaces: namespaces.own(),
+        outside,
         fork_inside,
         environment: ids::environment(identity),
         other_users,
@@ -300,15 +306,6 @@ fn launch(
     steps
 }
 
-/// Whether a process of init stays beside the command: PID 1, or in the host's PID namespace one that writes the exit
-/// record.
-fn stays(policy: &Policy, spec: &SandboxSpec, pid: IsolationMode) -> bool {
-    match pid {
-        IsolationMode::Private => spec.init,
-        IsolationMode::Host => policy.state_dir.is_some(),
-    }
-}
-
 fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey) -> Result<Namespaces> {
     let pid = ("pid_mode", spec.pid_mode);
     let pid = ns::resolve_mode(pid, policy.default_pid_mode, policy.allow_host_pid)?;
@@ -383,7 +380,7 @@ fn cgroup(
     host: &Host,
     survey: &Survey,
     id: &str,
-    pid: IsolationMode,
+    (pid, stays): (IsolationMode, Stays),
     draft: &mut Draft,
 ) -> Result<Cgroups> {
     let name = CgroupName::new(id).map_err(|why| Error::spec("id", why.to_string()))?;
@@ -395,14 +392,13 @@ fn cgroup(
     };
     let rules = devices::rules(spec, host, survey, draft)?;
     let without_devices = devices::without(spec);
-    let own_pid = pid == IsolationMode::Private;
     let cgroups = cgroup::lower(
         &cgroup::Request {
-            extra_pids: u64::from(stays(policy, spec, pid)),
+            extra_pids: u64::from(stays.any()),
             devices: &rules,
             without_devices: &without_devices,
-            own_pid,
-            cpu_time: spec.cpu_deadline.is_some() && spec.init && own_pid,
+            own_pid: pid == IsolationMode::Private,
+            cpu_time: spec.cpu_deadline.is_some() && stays.ends_task(),
             partition: policy.core_partitions,
             ..cgroup::Request::new(&spec.limits, &found, &policy.cgroup_parent, &name)
         },
@@ -420,7 +416,8 @@ fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
     // In a writable root of hard links, the task can change the host's files: the author asked for that.
     forgiven.set(Control::HOST_FILES, spec.root.writable);
-    // The operator asks for the record, and the author has chosen that no process stays to write it.
+    // The operator asks for the record. If the author has chosen that no init stays, a process that writes it needs
+    // CAP_KILL.
     forgiven.set(Control::EXIT_RECORD, !spec.init);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

@@ -7,9 +7,7 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use cofferdam::{
-    DieWith, Error, ExecSpec, IsolationMode, Log, LogStream, Policy, Sandbox, Stdio, Task, TaskHandle,
-};
+use cofferdam::{DieWith, Error, ExecSpec, Log, LogStream, Policy, Sandbox, Stdio, Task, TaskHandle};
 use common::{Start as _, sandboxes, shell};
 
 /// More than any of these tests takes on a loaded machine.
@@ -210,8 +208,6 @@ fn a_log_without_a_place_or_a_writer_is_refused_with_its_field() {
     assert!(refused.contains("stdout") && refused.contains("state_dir"), "{refused}");
     let refused = why(logged(dir.path(), "true").stdin(Stdio::Log));
     assert!(refused.contains("stdin"), "{refused}");
-    let refused = why(logged(dir.path(), "true").pid_mode(IsolationMode::Private).init(false));
-    assert!(refused.contains("stdout") && refused.contains("init"), "{refused}");
     let small = Policy { log_size: 1000, ..policy(dir.path()) };
     assert!(why(shell("true").policy(&small)).contains("log_size"));
     let task = logged(dir.path(), "exec sleep 1000").start().unwrap();

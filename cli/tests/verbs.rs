@@ -27,13 +27,23 @@ fn detached_task_is_listed_waited_for_and_removed() {
     assert_eq!(facts[0]["state"], "running");
     assert_eq!(facts[0]["command"][2], "sleep 1; exit 43");
     assert!(
-        facts[0]["pid"].is_number() && facts[0]["exit"].is_null() && facts[0]["report"]["asked"].is_array()
+        facts[0]["pid"].is_number()
+            && facts[0]["exit"].is_null()
+            && facts[0]["report"]["asked"].is_array()
+            && facts[0]["finished"].is_null()
     );
     assert_eq!(state.ok(&["wait", &name]), "43");
     assert_eq!(state.ok(&["wait", &name, &name]), "43\n43");
     assert_eq!(state.status(&name), "exited (43)");
     let facts: serde_json::Value = serde_json::from_str(&state.ok(&["inspect", &name])).unwrap();
     assert_eq!((&facts[0]["state"], &facts[0]["exit"]["code"]), (&"exited".into(), &43.into()));
+    // RFC 3339 times of one length are ordered as text.
+    let [created, finished] = ["created", "finished"].map(|key| facts[0][key].as_str().unwrap());
+    assert!(created.len() == "2026-01-02T03:04:05Z".len() && created.ends_with('Z'), "{created}");
+    assert!(created < finished && finished.len() == created.len(), "{created} {finished}");
+    let table = state.ok(&["ps", "-a"]);
+    let row = table.lines().nth(1).unwrap();
+    assert!(row.contains("   exited (43) ") && row.matches(" ago").count() == 2, "{table}");
     assert_eq!(state.ok(&["ps", "-q"]), "");
     assert_eq!(state.ok(&["ps", "-aq"]), name);
     assert_eq!(state.ok(&["rm", &name]), name);
@@ -87,7 +97,7 @@ fn exec_has_the_exit_code_environment_directory_and_streams_of_its_flags() {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
     assert!(state.refused(&["exec", "-e", "A", &name, "true"]).contains("\"A\" is not K=V"));
-    assert!(state.refused(&["exec", "-t", &name, "true"]).contains("standard input is not a terminal"));
+    assert!(state.refused(&["exec", "-it", &name, "true"]).contains("standard input is not a terminal"));
     state.ok(&["stop", &name]);
     let refused = state.refused(&["exec", &name, "true"]);
     assert!(refused.contains(&format!("task {name}: exec in a task that has ended")), "{refused}");

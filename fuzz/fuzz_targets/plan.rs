@@ -81,6 +81,10 @@ impl Made {
             OpCode::Fork => {
                 Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
             }
+            OpCode::Name => Op::Name { name: a },
+            OpCode::ForkOutside => {
+                Op::ForkOutside { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
+            }
             OpCode::ForkInside => Op::ForkInside { caller: z as u32 },
             OpCode::Bounding => Op::Bounding { keep: x, last: n },
             OpCode::Ids => Op::Ids { uid: m, gid: n, set_groups: z & 1 != 0, groups: words.list() },
@@ -186,7 +190,7 @@ fn print(program: &Program<'_>) {
 
 fn record(bytes: &[u8]) {
     match Record::decode(bytes) {
-        Err(_) => assert!(bytes.len() != RECORD || !(1..=10).contains(&bytes[0])),
+        Err(_) => assert!(bytes.len() != RECORD || !(1..=11).contains(&bytes[0])),
         Ok(record) => {
             assert_eq!(bytes.len(), RECORD);
             assert_eq!(Record::decode(&record.encode()), Ok(record));

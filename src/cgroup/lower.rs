@@ -45,6 +45,7 @@ pub fn lower(request: &Request<'_>, report: &mut Report) -> Result<Cgroups> {
     devices(&mut layout, no_tree)?;
     cpu_time(&mut layout, no_tree);
     kill(&mut layout, no_tree);
+    v1::elsewhere(&mut layout);
     Ok(layout.finish())
 }
 

@@ -37,7 +37,7 @@ const BREACHES: [(&str, Control, &str); 12] = [
     ),
     (
         "sys_ptrace",
-        Control::PID_NS.union(Control::DEADLINES).union(Control::EXIT_RECORD),
+        Control::PID_NS.union(BY_PID1),
         "the task has CAP_SYS_PTRACE: it can trace and control any process that it sees",
     ),
     (
@@ -67,6 +67,9 @@ const BREACHES: [(&str, Control, &str); 12] = [
         "the task has CAP_NET_RAW: it can read and forge packets in its network namespace",
     ),
 ];
+
+/// The controls that PID 1 serves.
+const BY_PID1: Control = Control::DEADLINES.union(Control::EXIT_RECORD);
 
 const FILES: Control = Control::HOST_FILES.union(Control::ROOT_SWITCH);
 
@@ -145,8 +148,8 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
 }
 
 /// Adds to the report how the task can delay PID 1, which watches the deadlines. `same_user` says whether PID 1 has the
-/// task's user.
-pub(super) fn delays(sets: Sets, same_user: bool, draft: &mut Draft) {
+/// task's user, and `outside` whether the process that watches is outside of the task's PID namespace.
+pub(super) fn delays(sets: Sets, same_user: bool, outside: bool, draft: &mut Draft) {
     let deadlines = Control::DEADLINES & (draft.report.enforced | draft.report.weakened);
     if deadlines.is_empty() {
         return;
@@ -156,7 +159,7 @@ pub(super) fn delays(sets: Sets, same_user: bool, draft: &mut Draft) {
             deadlines,
             "the task has CAP_SYS_NICE: with real-time processes it can keep PID 1, which watches the deadlines, from running",
         );
-    } else if same_user || sets.bounding.has("setuid") {
+    } else if !outside && (same_user || sets.bounding.has("setuid")) {
         draft.report.note(
             deadlines,
             "the task can lower the priority of PID 1, which watches the deadlines, and so delay its end while the CPUs are busy",
@@ -190,12 +193,13 @@ pub(super) fn silences(
     }
 }
 
-/// Adds to the report which enforced controls the granted capabilities weaken.
+/// Adds to the report which enforced controls the granted capabilities weaken. `outside` says whether the process that
+/// watches the deadlines and writes the exit record is outside of the task's PID namespace.
 pub(super) fn weaken(
     policy: &Policy,
     sets: Sets,
     ns: &Namespaces,
-    (filters, domain): (&Filters, Domain),
+    (filters, domain, outside): (&Filters, Domain, bool),
     draft: &mut Draft,
 ) {
     let Namespaces { user: user_ns, pid, network, .. } = ns;
@@ -232,7 +236,7 @@ pub(super) fn weaken(
         }
         if has("sys_ptrace") && !domain.keeps_traces() {
             draft.report.weaken(
-                (Control::PID_NS | Control::DEADLINES | Control::EXIT_RECORD) & draft.report.asked,
+                (Control::PID_NS | if outside { Control::empty() } else { BY_PID1 }) & draft.report.asked,
                 "the task has CAP_SYS_PTRACE in its user namespace: it can trace and control PID 1",
             );
         }
@@ -267,8 +271,9 @@ pub(super) fn weaken(
     let alone = |name: &str| *network == Network::None && name.starts_with("net_");
     // In a Landlock domain the task can trace only its own processes.
     let alone = |name: &str| alone(name) || (name == "sys_ptrace" && domain.keeps_traces());
-    for (_, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name) && !alone(name)) {
-        let controls = controls & draft.report.asked;
+    for (name, controls, why) in BREACHES.into_iter().filter(|(name, ..)| has(name) && !alone(name)) {
+        let unseen = if name == "sys_ptrace" && outside { BY_PID1 } else { Control::empty() };
+        let controls = controls.difference(unseen) & draft.report.asked;
         if !controls.is_empty() {
             draft.report.weaken(controls, why);
         } else {

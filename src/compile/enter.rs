@@ -56,7 +56,7 @@ pub(crate) fn enter(
     let work_dir = work_dir(enclosure, run);
     let path = run.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&run.command, &work_dir, path)?;
-    process::find(&candidates, &mut draft);
+    process::find(&candidates, enclosure.fork_inside.is_empty(), &mut draft);
     draft.init.extend(steps(Enter::Last).cloned());
     let environment = match &user {
         Some((who, _)) => ids::environment(who),
@@ -78,6 +78,7 @@ pub(crate) fn enter(
         init: draft.init,
         cgroups,
         namespaces,
+        outside: false,
         fork_inside: Vec::new(),
         environment,
         other_users: None,

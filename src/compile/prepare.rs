@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::launch;
+use super::stays::Stays;
 use crate::caps::Sets;
 use crate::cgroup::Cgroups;
 use crate::ns::Namespaces;
@@ -21,7 +22,7 @@ use crate::step::Draft;
 pub(super) fn obstacle(
     policy: &Policy,
     spec: &SandboxSpec,
-    namespaces: &Namespaces,
+    (namespaces, stays): (&Namespaces, Stays),
     sets: Sets,
     (root, entries): (&BuildRoot, &[RootEntry]),
 ) -> Option<&'static str> {
@@ -29,6 +30,8 @@ pub(super) fn obstacle(
     let covers = entries.iter().any(|entry| entry.target == Path::new("/"));
     if namespaces.user {
         Some("the mounts belong to the task's user namespace")
+    } else if stays == Stays::Outside {
+        Some("the process that stays outside of the PID namespace shares the mounts")
     } else if policy.no_pivot_root {
         Some("the root is entered by chroot")
     } else if sets.bounding.has("sys_admin") {
@@ -61,6 +64,7 @@ pub(super) fn plan(request: &RootRequest<'_>, id: String) -> Plan {
         init: draft.init,
         cgroups,
         namespaces: libc::CLONE_NEWNS.cast_unsigned(),
+        outside: false,
         fork_inside: Vec::new(),
         environment: Vec::new(),
         other_users: None,

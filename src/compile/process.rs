@@ -15,7 +15,7 @@ use crate::ids::Identity;
 use crate::plan::MustHold;
 use crate::report::Control;
 use crate::spec::{Policy, SandboxSpec, Stdio, WindowSize};
-use crate::step::wire::{Dup, Op};
+use crate::step::wire::{Dup, Op, UNEXECUTED};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
 pub(super) fn oom_score(
@@ -172,19 +172,13 @@ fn nanoseconds(field: &'static str, time: Duration) -> Result<u64> {
 }
 
 /// Adds the steps for the exit record to the draft, if the operator has a directory for it, and the record to the report.
-/// Returns the path of its file. `private` says whether the task has a PID namespace of its own.
-pub(super) fn exit_record(
-    policy: &Policy,
-    spec: &SandboxSpec,
-    id: &str,
-    private: bool,
-    draft: &mut Draft,
-) -> Option<PathBuf> {
+/// Returns the path of its file. `stays` says whether a process of init stays.
+pub(super) fn exit_record(policy: &Policy, id: &str, stays: bool, draft: &mut Draft) -> Option<PathBuf> {
     let dir = policy.state_dir.as_ref()?;
-    if private && !spec.init {
+    if !stays {
         draft.report.miss(
             Control::EXIT_RECORD,
-            "without init the command is PID 1, and no other process stays that could write the exit status",
+            "without init the command is PID 1, and the process that writes its exit status must have CAP_KILL, which the caller lacks",
         );
         return None;
     }
@@ -230,17 +224,7 @@ pub(super) fn log(
     Ok(Some(path))
 }
 
-/// The step in which init forks. The parent stays, reaps processes and reports the exit status. The child continues
-/// with the next steps, after the parent has given up all privileges that reaping does not need. `caller` is the index
-/// of a pidfd of the caller.
-pub(super) fn stay(host: &Host, who: &Identity, mapping: Mapping, caller: u32) -> InitStep {
-    let (uid, gid) = identity::pid1(host, who, mapping);
-    let set_groups = mapping != Mapping::Caller;
-    let op = Op::Fork { uid, gid, set_groups, last: last_capability(host), caller };
-    InitStep::new(Control::PID_NS, op)
-}
-
-fn last_capability(host: &Host) -> u32 {
+pub(super) fn last_capability(host: &Host) -> u32 {
     host.supported.numbers().last().unwrap_or(63).into()
 }
 
@@ -325,7 +309,12 @@ pub(super) fn candidates(command: &OsStr, work_dir: &Path, path: Option<&OsStr>)
     Ok(places)
 }
 
-pub(super) fn find(candidates: &[PathBuf], draft: &mut Draft) {
+/// Adds the step that finds the command. `alone` says that no process of init stays, which would know whether the command
+/// was executed.
+pub(super) fn find(candidates: &[PathBuf], alone: bool, draft: &mut Draft) {
+    if alone {
+        draft.init.push(InitStep::new(Control::empty(), Op::Name { name: step::text(UNEXECUTED) }));
+    }
     let candidates = Encoded::strings(candidates.iter().map(|path| path.as_os_str().as_bytes()));
     draft.build(Control::empty(), Op::Find { candidates: candidates.list() });
 }

@@ -57,6 +57,8 @@ pub struct Plan {
     pub(crate) cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub(crate) namespaces: u32,
+    /// Whether the process of init that stays is outside of the task's PID namespace.
+    pub(crate) outside: bool,
     /// The steps by which a process that joins the task forks into its PID namespace: `setns(2)` puts only children of
     /// that process into the namespace. Empty if the task is in the caller's PID namespace.
     pub(crate) fork_inside: Vec<InitStep>,
@@ -87,6 +89,8 @@ pub(crate) struct Enclosure {
     pub cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub namespaces: u32,
+    /// See [`Plan::outside`].
+    pub outside: bool,
     /// See [`Plan::fork_inside`].
     pub fork_inside: Vec<InitStep>,
     /// See [`Plan::environment`].
@@ -100,9 +104,9 @@ pub(crate) struct Enclosure {
 }
 
 impl Enclosure {
-    /// Whether the task has a PID namespace of its own.
-    pub(crate) fn has_pid_namespace(&self) -> bool {
-        self.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0
+    /// Whether the end of the cloned process ends every process of the task: it is PID 1 of the task's PID namespace.
+    pub(crate) fn ends_with_init(&self) -> bool {
+        self.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0 && !self.outside
     }
 }
 
@@ -202,6 +206,7 @@ impl Plan {
             steps,
             cgroups,
             namespaces: self.namespaces,
+            outside: self.outside,
             fork_inside: self.fork_inside.clone(),
             environment: self.environment.clone(),
             other_users: self.other_users.clone(),

@@ -35,7 +35,7 @@ impl Expected {
             match op {
                 Op::CloneInto { .. } => expected.copy = true,
                 Op::Terminal { .. } => expected.terminal = true,
-                Op::Fork { .. } | Op::ForkInside { .. } => expected.command = true,
+                Op::Fork { .. } | Op::ForkOutside { .. } | Op::ForkInside { .. } => expected.command = true,
                 Op::SendPrepared {} => expected.prepared = true,
                 Op::Bounding { keep, .. } => expected.traced = keep & (1 << SYS_PTRACE) != 0,
                 _ => {}

@@ -1,14 +1,15 @@
-//! Reads init's records until its program is complete, and turns a refusal into an error.
+//! Reads init's records, and tells why a process that was cloned has not executed its command.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::report::Report;
+use crate::status::ExitStatus;
 use crate::step::InitStep;
-use crate::step::wire::{Op, RECORD, Record};
+use crate::step::wire::{Op, RECORD, Record, UNEXECUTED};
 use crate::sys;
 use crate::task::Child;
 
@@ -46,7 +47,11 @@ pub(super) fn listen(
             .map_err(|e| unheard(child, "recvmsg(status)", e))?;
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec.
-            return if ready { Ok(Heard::Runs(terminal)) } else { Err(init_died(child)) };
+            return if ready && was_executed(child) {
+                Ok(Heard::Runs(terminal))
+            } else {
+                Err(init_died(child))
+            };
         }
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
             Ok(Record::Ready) => ready = true,
@@ -65,7 +70,9 @@ pub(super) fn listen(
             }
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
-            Ok(Record::Exited { .. } | Record::Deadline | Record::CpuDeadline) | Err(_) => {
+            // Of a process that has ended before it executed the command.
+            Ok(Record::Exited { status }) => return Err(child_died(ExitStatus::from_wait(status))),
+            Ok(Record::Deadline | Record::CpuDeadline | Record::EndedAt { .. }) | Err(_) => {
                 return Err(expected::invalid());
             }
         }
@@ -126,7 +133,9 @@ pub(super) const DIED: &str = "init";
 /// The error for an init that ended without a record.
 fn init_died(child: &Child) -> Error {
     let source = match sys::wait_pidfd(child.pidfd(), true, false) {
-        Ok(Some((sys::Ended::Signal { number: libc::SIGKILL, .. }, _))) => io::Error::other(Killed),
+        Ok(Some((sys::Ended::Signal { number: libc::SIGKILL, .. }, _))) => {
+            io::Error::other(Killed { first: true })
+        }
         Ok(Some((sys::Ended::Signal { number, .. }, _))) => {
             io::Error::other(format!("init was killed by signal {number}"))
         }
@@ -136,9 +145,41 @@ fn init_died(child: &Child) -> Error {
     Error::Setup { step: DIED.into(), source }
 }
 
+/// The error for a child of init that has ended before it executed the command.
+fn child_died(status: ExitStatus) -> Error {
+    let source = match (status.code, status.signal) {
+        (_, Some(libc::SIGKILL)) => io::Error::other(Killed { first: false }),
+        (_, Some(number)) => io::Error::other(format!("init was killed by signal {number}")),
+        (code, _) => io::Error::other(format!("init exited with code {}", code.unwrap_or_default())),
+    };
+    Error::Setup { step: DIED.into(), source }
+}
+
+/// Whether a process without a parent that stays has executed the command. It has closed the socket, which it does at the
+/// exec, and at its end if it has executed nothing. Without a `/proc` it is taken to have executed the command.
+fn was_executed(child: &Child) -> bool {
+    let Some(pid) = sys::proc_pid(child.pidfd()) else { return true };
+    loop {
+        // The process is not reaped, so it has its name as long as it has ended.
+        let ended = sys::has_ended(child.pidfd()).unwrap_or(true);
+        match std::fs::read(format!("/proc/{pid}/comm")) {
+            Ok(name) if name.strip_suffix(b"\n") == Some(UNEXECUTED) => {}
+            _ => return true,
+        }
+        if ended {
+            return false;
+        }
+        // The kernel changes the name after it has closed the socket.
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("init was killed by signal 9")]
-struct Killed;
+pub(super) struct Killed {
+    /// Whether it was the cloned process, and not its child.
+    pub first: bool,
+}
 
 /// Whether the end of the task that the process joins may be the cause: init or its child was killed with the task, or the
 /// task's namespaces are gone. The kernel refuses a fork into a PID namespace that ends with `ENOMEM`, and the namespaces of
@@ -151,8 +192,8 @@ pub(crate) fn joined_too_late(error: &Error) -> bool {
     }
 }
 
-/// Whether the spawn failed because init was killed by SIGKILL before it sent a record.
-pub(super) fn was_killed(error: &Error) -> bool {
-    let Error::Setup { source, .. } = error else { return false };
-    source.get_ref().is_some_and(|e| e.is::<Killed>())
+/// Whether the spawn failed because init was killed by SIGKILL before the command was executed.
+pub(super) fn was_killed(error: &Error) -> Option<&Killed> {
+    let Error::Setup { source, .. } = error else { return None };
+    source.get_ref()?.downcast_ref()
 }

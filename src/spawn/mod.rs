@@ -155,7 +155,7 @@ impl<'a> Run<'a> {
             let born = steps.iter().try_for_each(|step| self.step(step));
             let group = self.undo.group().filter(|group| group.into_fd().is_some());
             let again = match (&born, group) {
-                (Err(e), Some(group)) if was_killed(e) && group.oom_kills() == 0 => {
+                (Err(e), Some(group)) if was_killed(e).is_some_and(|e| e.first) && group.oom_kills() == 0 => {
                     kills < KILLS && group.kill().is_ok()
                 }
                 _ => false,
@@ -173,7 +173,7 @@ impl<'a> Run<'a> {
 
     /// Replaces the error if init was OOM-killed.
     fn explained(&self, e: Error) -> Error {
-        if was_killed(&e) && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
+        if was_killed(&e).is_some() && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
             let why = "out of memory: init was OOM-killed, the memory limit is too small to start the task";
             return Error::Setup { step: DIED.into(), source: io::Error::other(why) };
         }

@@ -459,10 +459,11 @@ mod tests {
             Record::Terminal,
             Record::Prepared,
             Record::Copied,
+            Record::EndedAt { nanoseconds: u64::MAX - 1 },
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
-        assert_eq!(Record::decode(&[11; 9]), Err(Malformed));
+        assert_eq!(Record::decode(&[12; 9]), Err(Malformed));
         assert_eq!(Record::decode(&[1; 8]), Err(Malformed));
     }
 

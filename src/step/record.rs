@@ -48,6 +48,11 @@ pub enum Record {
         /// The wait status, as `wait4(2)` returns it.
         status: i32,
     },
+    /// When the task ended. It follows the record of the end.
+    EndedAt {
+        /// Nanoseconds since the epoch.
+        nanoseconds: u64,
+    },
 }
 
 /// Length of an encoded [`Record`].
@@ -153,12 +158,17 @@ impl Record {
             | Record::Running
             | Record::Terminal
             | Record::Prepared
-            | Record::Copied => None,
+            | Record::Copied
+            | Record::EndedAt { .. } => None,
         }
     }
 
-    /// Encodes the record: kind, step (three bytes), call, errno or status; little-endian.
+    /// Encodes the record: kind, step (three bytes), call, errno or status; or kind and time; little-endian.
     pub fn encode(self) -> [u8; RECORD] {
+        if let Record::EndedAt { nanoseconds } = self {
+            let [a, b, c, d, e, f, g, h] = nanoseconds.to_le_bytes();
+            return [11, a, b, c, d, e, f, g, h];
+        }
         let (kind, step, call, number) = match self {
             Record::Failed { step, call, errno } => (1, step, call, errno),
             Record::Degraded { step, call, errno } => (2, step, call, errno),
@@ -170,6 +180,7 @@ impl Record {
             Record::Terminal => (8, 0, 0, 0),
             Record::Copied => (9, 0, 0, 0),
             Record::Prepared => (10, 0, 0, 0),
+            Record::EndedAt { .. } => (11, 0, 0, 0),
         };
         let [s0, s1, s2, _] = step.to_le_bytes();
         let [n0, n1, n2, n3] = number.to_le_bytes();
@@ -195,6 +206,7 @@ impl Record {
             8 => Ok(Record::Terminal),
             9 => Ok(Record::Copied),
             10 => Ok(Record::Prepared),
+            11 => Ok(Record::EndedAt { nanoseconds: u64::from_le_bytes([s0, s1, s2, call, n0, n1, n2, n3]) }),
             _ => Err(Malformed),
         }
     }

@@ -217,9 +217,10 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
                 std::time::Duration::from_nanos(nanoseconds)
             ),
         ],
-        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_OFD_SETLK, first byte)")),
+        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_SETLK, first byte)")),
         Op::Log { path, .. } => one(format!("pread64({path:?})")),
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
+        Op::ForkOutside { uid, gid, set_groups, .. } => fork_outside(uid, gid, set_groups),
         Op::ForkInside { .. } => [
             "signalfd4(SIGCHLD)",
             "socketpair(AF_UNIX, SOCK_SEQPACKET)",
@@ -267,6 +268,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines.push("landlock_restrict_self(it)".into());
             lines
         }
+        Op::Name { name } => one(format!("prctl(PR_SET_NAME, {name:?})")),
         Op::Find { candidates } => {
             let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
             one(format!("statx(first regular file of {})", names.join(" ")))
@@ -348,6 +350,9 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::ExitRecord { path, .. } => format!("exit record in {path:?}"),
         Op::Log { path, .. } => format!("copy the standard streams to the log {path:?}"),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
+        Op::ForkOutside { .. } => {
+            "stay outside of a new PID namespace, continue in a child process as PID 1".into()
+        }
         Op::ForkInside { .. } => "continue in a child process inside the task".into(),
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "set uid, gid and groups".into(),
@@ -355,6 +360,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::NoUserNamespaces { .. } => "forbid new user namespaces".into(),
         Op::Filter { .. } => "seccomp filter".into(),
         Op::Landlock { .. } => "Landlock domain".into(),
+        Op::Name { .. } => "name of the thread until the exec".into(),
         Op::Find { .. } => "find the command".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),
@@ -366,15 +372,32 @@ pub(crate) fn title(op: &Op<'_>) -> String {
 }
 
 fn fork(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
-    let mut lines: Vec<String> = [
-        "signalfd4(SIGCHLD)",
-        "socketpair(AF_UNIX, SOCK_SEQPACKET)",
-        "clone(CLONE_PIDFD)",
-        "close_range(all others)",
-        "prctl(PR_CAPBSET_DROP, all)",
-    ]
-    .map(String::from)
-    .into();
+    let mut lines: Vec<String> = FORK.map(String::from).into();
+    lines.push("close_range(all others)".into());
+    lines.push("prctl(PR_CAPBSET_DROP, all)".into());
+    lines.extend(ids_of_parent(uid, gid, set_groups));
+    lines.extend(reaping("0"));
+    lines
+}
+
+fn fork_outside(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
+    let mut lines = vec!["chdir(\"/\")".into(), "unshare(CLONE_NEWPID)".into()];
+    lines.extend(FORK.map(String::from));
+    lines.push("setsid() # in the child".into());
+    lines.push("close_range(all others)".into());
+    lines.push("prctl(PR_CAPBSET_DROP, all)".into());
+    lines.push("prctl(PR_SET_KEEPCAPS, 1)".into());
+    lines.extend(ids_of_parent(uid, gid, set_groups));
+    lines.extend(reaping("1 << CAP_KILL"));
+    lines
+}
+
+/// The calls before the two processes part.
+const FORK: [&str; 3] = ["signalfd4(SIGCHLD)", "socketpair(AF_UNIX, SOCK_SEQPACKET)", "clone(CLONE_PIDFD)"];
+
+/// The calls by which the parent of the task's main process changes its ids.
+fn ids_of_parent(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
+    let mut lines = Vec::new();
     if set_groups {
         lines.push("setgroups(0, [])".into());
     }
@@ -382,13 +405,19 @@ fn fork(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
         format!("setresgid({gid}, {gid}, {gid})"),
         format!("setresuid({uid}, {uid}, {uid})"),
         "prctl(PR_SET_DUMPABLE, 0)".into(),
-        "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)".into(),
-        "capset(effective=0, permitted=0, inheritable=0)".into(),
-        "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
     ]);
-    lines.push("seccomp(SECCOMP_SET_MODE_FILTER, calls for reaping)".into());
-    lines.push("sendto(the child, \"g\")".into());
     lines
+}
+
+/// The calls after which a process can only reap. It keeps the capabilities `kept`.
+fn reaping(kept: &str) -> [String; 5] {
+    [
+        "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)".into(),
+        format!("capset(effective={kept}, permitted={kept}, inheritable=0)"),
+        "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
+        "seccomp(SECCOMP_SET_MODE_FILTER, calls for reaping)".into(),
+        "sendto(the child, \"g\")".into(),
+    ]
 }
 
 fn overlay(op: &Op<'_>) -> Vec<String> {

@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
@@ -25,7 +25,7 @@ use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, LogHeader};
 use crate::sys::fs::is_at;
-use crate::sys::lock::{Lock, Locked, first_byte_is_locked, holder};
+use crate::sys::lock::{Lock, Locked, first_byte_holder, holder};
 use crate::sys::write_all;
 
 /// How often the file is made again because another process has removed it as stale right after it was made.
@@ -191,9 +191,9 @@ impl RecordFile {
         Path::new(&self.name).with_extension("log").into()
     }
 
-    /// Whether PID 1 of the task lives, which has the file open.
-    pub(super) fn has_writer(&self) -> io::Result<bool> {
-        Ok(first_byte_is_locked(self.file.as_fd())?)
+    /// PID 1 of the task, if it lives: it has the file open. 0 for a process that the caller cannot see.
+    pub(super) fn writer_pid(&self) -> io::Result<Option<i32>> {
+        Ok(first_byte_holder(self.file.as_fd())?)
     }
 
     /// When the file was last changed.
@@ -223,16 +223,18 @@ impl RecordFile {
         Ok(writer)
     }
 
-    /// The exit status in the file. `None` if there is no record yet.
-    pub(super) fn read(&self) -> Option<ExitStatus> {
+    /// The exit status in the file, and when the task ended. `None` if there is no record yet.
+    pub(super) fn read(&self) -> Option<(ExitStatus, Option<SystemTime>)> {
         let mut bytes = [0u8; EXIT_RECORD];
         let n = pread(&self.file, &mut bytes, EXIT_RECORD_AT.cast_signed()).unwrap_or(0);
         if bytes == [0; EXIT_RECORD] && n == bytes.len() {
             return None;
         }
         Some(match ExitRecord::decode(&bytes) {
-            Ok(record) => record.end.into(),
-            Err(_) => ExitStatus::lost(Lost::Torn),
+            Ok(ExitRecord { end, time: (seconds, nanoseconds) }) => {
+                (end.into(), UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds)))
+            }
+            Err(_) => (ExitStatus::lost(Lost::Torn), None),
         })
     }
 
@@ -240,9 +242,9 @@ impl RecordFile {
     ///
     /// # Errors
     /// The refused call.
-    pub(super) fn write_killed(&self) -> io::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let record = ExitRecord { end: End::Killed, time: (now.as_secs(), now.subsec_nanos()) };
+    pub(super) fn write_killed(&self, when: SystemTime) -> io::Result<()> {
+        let time = when.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = ExitRecord { end: End::Killed, time: (time.as_secs(), time.subsec_nanos()) };
         pwrite(&self.file, &record.encode(), EXIT_RECORD_AT.cast_signed())?;
         Ok(fsync(&self.file)?)
     }
@@ -336,7 +338,7 @@ fn mark_of(file: &OwnedFd) -> io::Result<Option<Mark>> {
 fn remove_stale(dir: &OwnedFd, name: &OsString) -> io::Result<()> {
     let Some(file) = open_own(dir, name)? else { return Ok(()) };
     let file = lock(file)?;
-    if first_byte_is_locked(file.as_fd())? {
+    if first_byte_holder(file.as_fd())?.is_some() {
         return Err(in_use("its task runs without an owner: recover and release it".into()));
     }
     if is_at(file.as_fd(), dir.as_fd(), &**name)? {

@@ -155,14 +155,17 @@ fn silent(op: &Op<'_>, call: &Call) -> bool {
         (_, "close") => true,
         // The record that the command was found.
         (OpCode::Find, "sendto") => true,
-        (OpCode::Fork | OpCode::ForkInside, "munmap" | "ppoll" | "sendmsg" | "wait4" | "kill") => true,
+        (
+            OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside,
+            "munmap" | "ppoll" | "sendmsg" | "wait4" | "kill" | "clock_gettime",
+        ) => true,
         _ => false,
     }
 }
 
 /// Whether the operation forks.
 fn forks(op: &Op<'_>) -> bool {
-    matches!(op.code(), OpCode::Fork | OpCode::ForkInside)
+    matches!(op.code(), OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside)
 }
 
 /// Checks one sample and returns the faults.

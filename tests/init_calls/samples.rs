@@ -200,6 +200,18 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
                 Sample { op: op(true), facts: child, not_made: &[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] };
             vec![on(op(true), Facts::default()), on(op(false), Facts::default()), of_child]
         }
+        OpCode::Name => plain([Op::Name { name: text("/init") }]),
+        OpCode::ForkOutside => {
+            let op = |set_groups| Op::ForkOutside { uid: 1, gid: 2, set_groups, last: 40, caller: 0 };
+            let parent = |set_groups| Sample { op: op(set_groups), facts: Facts::default(), not_made: &[5] };
+            let child = Facts { child: true, ..Facts::default() };
+            let of_child = Sample {
+                op: op(true),
+                facts: child,
+                not_made: &[6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17],
+            };
+            vec![parent(true), parent(false), of_child]
+        }
         OpCode::ForkInside => {
             let op = Op::ForkInside { caller: 0 };
             let child = Facts { child: true, ..Facts::default() };

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
@@ -65,6 +66,11 @@ pub(super) fn mark_made(kernel: &Kernel, path: &Path, new: bool) -> Result<()> {
 /// Whether a parent cgroup has the mark of [`mark_made`].
 pub(super) fn was_made(path: &Path) -> bool {
     open_dir(path).is_ok_and(|dir| fgetxattr(dir.as_fd(), MADE, &mut []).is_ok())
+}
+
+/// Whether the directory exists and the caller's user owns it.
+pub(super) fn is_own(dir: &Path) -> bool {
+    std::fs::symlink_metadata(dir).is_ok_and(|st| st.is_dir() && st.uid() == nix::unistd::geteuid().as_raw())
 }
 
 /// Makes the cgroup of a task with a reservation, with `mkdir(2)`. Other users cannot open it (see [`PRIVATE`]).

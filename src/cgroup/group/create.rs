@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use super::super::fs::{self, DirOwner, NewDir, call, is_gone, open_dir, remove_tree};
+use super::super::fs::{self, DirOwner, NewDir, call, is_gone, is_own, open_dir, remove_tree};
 use super::super::reserve::{JoinShare, OwnerLock, Reserve, hold_locked};
 use super::kill::kill_all;
 use super::{Group, TIMEOUT};
@@ -152,6 +152,16 @@ impl Group {
             };
             kill_all(dir.as_fd(), TIMEOUT).map_err(Error::prepare(call::rmdir(path)))?;
         }
-        remove_tree(leaf, TIMEOUT).map_err(Error::prepare(call::rmdir(leaf)))
+        remove_tree(leaf, TIMEOUT).map_err(Error::prepare(call::rmdir(leaf)))?;
+        // The earlier task may have had other limits. Its processes are gone, so what is its own is empty.
+        let left = |dirs: &&Vec<NewDir>| dirs.last().is_some_and(|leaf| is_own(&leaf.path));
+        for dirs in self.paths.elsewhere.iter().filter(left) {
+            let removable = |dir: &&NewDir| dir.owner != DirOwner::Operator || fs::was_made(&dir.path);
+            for dir in dirs.iter().rev().filter(removable) {
+                // Another task may be in a parent.
+                let _ = fs::remove_dir(&dir.path);
+            }
+        }
+        Ok(())
     }
 }

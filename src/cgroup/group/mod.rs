@@ -168,6 +168,10 @@ pub struct Paths {
     /// The v2 cgroups that enable controllers for the task's cgroup: from the highest that may be managed down to the
     /// parent.
     pub(super) levels: Vec<PathBuf>,
+    /// The directories in each v1 hierarchy in which this task has no cgroup, parents before their children. An earlier
+    /// task of that name may have left its cgroup there.
+    #[serde(skip)]
+    pub(super) elsewhere: Vec<Vec<NewDir>>,
     /// How limits are written to control files on this host; `None` if no limits can be set.
     pub(crate) terms: Option<Terms>,
     /// Why no limits can be set on this host.

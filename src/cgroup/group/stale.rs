@@ -1,7 +1,8 @@
 //! Finds the cgroups of a sandbox whose owner is gone.
 //!
-//! Only the v2 slices that the crate has made for itself are listed. A v1 hierarchy has no directory for tasks alone, so
-//! a cgroup there is found by the name of a sandbox that is known from elsewhere.
+//! Only directories that the crate has made for itself are listed: the slices of the v2 tree and, without such a tree, the
+//! parent in the hierarchy of the v1 freezer, in which every task has its unit. A cgroup in another v1 hierarchy is found by
+//! the name of a sandbox that is known from elsewhere.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,11 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::unistd::geteuid;
-
 use super::super::detect::place::{in_hierarchy, in_tree};
 use super::super::detect::{Detection, Version};
-use super::super::fs::{existing, open_dir, pids, was_made};
+use super::super::fs::{existing, is_own, open_dir, pids, was_made};
 use super::super::name::CgroupPath;
 use super::super::reserve::{OwnerLock, RESERVE_V2, SHARE_V2, Site};
 use super::{Group, Paths};
@@ -24,9 +23,15 @@ use crate::sys::lock::{Lock, Locked, flock};
 const SUFFIX: &str = ".scope";
 
 impl Group {
-    /// The names of all tasks that have a cgroup below `parent` in the v2 tree, with an owner or without.
+    /// The names of all tasks that have a unit below `parent`, with an owner or without.
     pub(crate) fn names(detection: &Detection, parent: &CgroupPath) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
+        if let Some(dir) = freezer(detection, parent) {
+            for entry in existing(std::fs::read_dir(&dir))?.into_iter().flatten() {
+                let entry = entry?;
+                names.extend(entry.file_name().to_str().filter(|_| is_own(&entry.path())).map(str::to_owned));
+            }
+        }
         for slice in slices(detection, parent) {
             for entry in existing(std::fs::read_dir(&slice))?.into_iter().flatten() {
                 let name = entry?.file_name();
@@ -100,13 +105,16 @@ fn slices(detection: &Detection, parent: &CgroupPath) -> Vec<PathBuf> {
     slices.into_iter().filter(|slice| is_private(slice)).collect()
 }
 
+/// Without a v2 tree, the directory of the units: the parent in the hierarchy of the v1 freezer. `None` if the crate has not
+/// made it for itself.
+fn freezer(detection: &Detection, parent: &CgroupPath) -> Option<PathBuf> {
+    let hierarchy = detection.v1.get("freezer").filter(|_| in_tree(detection, parent).is_err())?;
+    in_hierarchy(hierarchy, parent).pop().filter(|dir| is_private(dir))
+}
+
 /// Whether the caller's user owns the directory and no other user may list it.
 fn is_private(dir: &Path) -> bool {
     is_own(dir) && std::fs::symlink_metadata(dir).is_ok_and(|st| st.mode() & 0o066 == 0)
-}
-
-fn is_own(dir: &Path) -> bool {
-    std::fs::symlink_metadata(dir).is_ok_and(|st| st.is_dir() && st.uid() == geteuid().as_raw())
 }
 
 /// Whether a cgroup has children. True if that is unknown.
@@ -131,7 +139,8 @@ fn paths(detection: &Detection, parent: &CgroupPath, name: &str, known: bool) ->
             paths.leaves.push(leaf);
         }
     }
-    let known = known || !paths.leaves.is_empty();
+    let unit = || freezer(detection, parent).is_some_and(|dir| is_own(&dir.join(name)));
+    let known = known || !paths.leaves.is_empty() || unit();
     for (controller, hierarchy) in &detection.v1 {
         let above = in_hierarchy(hierarchy, parent);
         let Some(leaf) = above.last().filter(|_| known).map(|dir| dir.join(name)) else { continue };

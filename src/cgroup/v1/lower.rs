@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cgroup::detect::place::in_hierarchy;
 use crate::cgroup::detect::{Hierarchy, Version};
+use crate::cgroup::fs::{DirOwner, NewDir};
 use crate::cgroup::group::CgroupOp;
 use crate::cgroup::layout::{Layout, Tree};
 use crate::cgroup::limits::row::Row;
@@ -98,6 +99,29 @@ fn cpuset(layout: &mut Layout<'_>) {
         None => {
             layout.paths.share = Some(site.clone());
             layout.divide(CgroupOp::JoinShare(JoinShare { site, inherit }));
+        }
+    }
+}
+
+/// Notes where an earlier task of the name may have a cgroup and this one has none. In a parent that is not the crate's own
+/// another program may have a cgroup of that name, and the v2 unit is what shows that there was such a task.
+pub(in crate::cgroup) fn elsewhere(layout: &mut Layout<'_>) {
+    if !layout.paths.into && !layout.parent().is_default() {
+        return;
+    }
+    let name = layout.request.name.as_ref();
+    for (controller, hierarchy) in layout.detection().v1.iter().filter(|(_, hierarchy)| hierarchy.writable) {
+        let levels = in_hierarchy(hierarchy, layout.parent());
+        let leaf = levels.last().unwrap_or(&hierarchy.mount).join(name);
+        // Directories of the crate in the hierarchy of the cpuset.
+        let of_site = controller == "cpuset" && ["share", "reserve"].contains(&name);
+        if !of_site && !layout.makes(&leaf) {
+            let mut dirs = layout.parents(&levels);
+            dirs.push(NewDir { path: leaf, owner: DirOwner::Task });
+            // Controllers that are mounted together have the same directories.
+            if !layout.paths.elsewhere.contains(&dirs) {
+                layout.paths.elsewhere.push(dirs);
+            }
         }
     }
 }

@@ -281,7 +281,8 @@ fn exit_record_is_written_by_pid_1_or_by_a_process_that_stays_in_its_place() {
         (Survive, Private, true, true),
         (Driver, Host, true, true),
         (Survive, Host, false, true),
-        (Survive, Private, false, false),
+        (Driver, Private, false, true),
+        (Survive, Private, false, true),
     ] {
         (case.spec.die_with, case.spec.pid_mode, case.spec.init) = (die_with, Some(pid), init);
         let plan = compiled(&case).unwrap();
@@ -289,11 +290,21 @@ fn exit_record_is_written_by_pid_1_or_by_a_process_that_stays_in_its_place() {
         let text = plan.to_string();
         assert_eq!(text.contains("exit record \"/var/lib/driver/"), stays, "{text}");
         assert_eq!(text.contains("unlinkat(\"/var/lib/driver/"), stays, "{text}");
-        assert_eq!(text.contains("stay as PID 1"), stays, "{text}");
+        let outside = pid == Private && !init;
+        assert_eq!(text.contains("stay as PID 1"), stays && !outside, "{text}");
+        assert_eq!(text.contains("stay outside of a new PID namespace"), stays && outside, "{text}");
+        assert_eq!(plan.init.iter().any(|step| matches!(step.op(), Some(Op::ForkOutside { .. }))), outside);
         let dies = die_with == Driver && pid == Private;
         assert_eq!(text.contains("pidfd_open(this process)"), stays && dies, "{text}");
         assert_eq!(plan.report.missing.contains(Control::EXIT_RECORD), !stays, "{}", plan.report);
     }
+    // Only CAP_KILL lets the process outside of the PID namespace kill the command, which may have any user.
+    (case.spec.die_with, case.spec.pid_mode, case.spec.init) = (Driver, Some(Private), false);
+    case.host.held = case.host.held.difference(CapSet::from_name("kill").unwrap());
+    let plan = compiled(&case).unwrap();
+    order::holds(&case, &plan);
+    assert!(plan.report.missing.contains(Control::EXIT_RECORD), "{}", plan.report);
+    assert!(plan.report.why(Control::EXIT_RECORD).contains("CAP_KILL"), "{}", plan.report);
     case.policy.state_dir = Some("driver".into());
     assert!(compiled(&case).is_err_and(|why| why.contains("state_dir")));
 }

@@ -16,6 +16,10 @@ pub(super) fn holds(case: &Case, plan: &Plan) {
     joins_in_order(plan);
     prepare::holds(case, plan);
     assert_eq!(has_maps(plan), clone_flags(plan) & libc::CLONE_NEWUSER.cast_unsigned() != 0);
+    // The command is PID 1 of a namespace that the process outside makes.
+    let made = clone_flags(plan) & libc::CLONE_NEWPID.cast_unsigned() != 0;
+    assert!(!has_outside(plan) || !made);
+    assert_eq!(plan.outside, has_outside(plan));
 }
 
 pub(super) fn op(step: &InitStep) -> Op<'_> {
@@ -30,6 +34,11 @@ pub(super) fn has_maps(plan: &Plan) -> bool {
 /// Whether a process of init stays as PID 1.
 pub(super) fn has_pid_1(plan: &Plan) -> bool {
     plan.init.iter().any(|step| matches!(op(step), Op::Fork { .. }))
+}
+
+/// Whether a process of init stays outside of the task's PID namespace.
+fn has_outside(plan: &Plan) -> bool {
+    plan.init.iter().any(|step| matches!(op(step), Op::ForkOutside { .. }))
 }
 
 pub(super) fn clone_flags(plan: &Plan) -> u32 {
@@ -76,6 +85,9 @@ enum Stage {
     Namespaces,
     Cgroups,
     Affinity,
+    /// The process that stays outside of the PID namespace forks before anything is mounted: a proc file system shows the
+    /// PID namespace of the process that mounts it.
+    Outside(Watch),
     CgroupNamespace,
     Trees,
     User,
@@ -90,11 +102,7 @@ enum Stage {
     Switch,
     SendPrepared,
     SharedFilter,
-    Deadline,
-    CpuDeadline,
-    ExitRecord,
-    Log,
-    Pid1,
+    Pid1(Watch),
     Rlimits,
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
     PrivilegedLandlock,
@@ -109,14 +117,26 @@ enum Stage {
     /// Owned by the task's user.
     Terminal,
     ControllingTerminal,
+    Name,
     Lookup,
     /// The last stage before the exec, as the filter may refuse calls of the earlier steps.
     Filter,
     Exec,
 }
 
+/// The stages of the process that stays, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Watch {
+    Deadline,
+    CpuDeadline,
+    ExitRecord,
+    Log,
+    Fork,
+}
+
 /// The stage of an operation. Each new operation needs a stage here.
-fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
+fn stage(op: &Op<'_>, (no_new_privs, outside): (bool, bool)) -> Stage {
+    let watch = |watch| if outside { Stage::Outside(watch) } else { Stage::Pid1(watch) };
     match op {
         Op::CloneInto { .. } => Stage::Copy,
         Op::AwaitIdMaps {} => Stage::IdMaps,
@@ -163,12 +183,13 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::SendPrepared {} => Stage::SendPrepared,
         // The filter applies to both PID 1 and the task.
         Op::NoUserNamespaces { .. } => Stage::SharedFilter,
-        Op::Deadline { .. } => Stage::Deadline,
-        Op::ExitRecord { .. } => Stage::ExitRecord,
-        Op::Log { .. } => Stage::Log,
-        Op::CpuDeadline { .. } => Stage::CpuDeadline,
-        // Only in the plan of a process that joins a running task.
-        Op::Fork { .. } | Op::ForkInside { .. } => Stage::Pid1,
+        Op::Deadline { .. } => watch(Watch::Deadline),
+        Op::ExitRecord { .. } => watch(Watch::ExitRecord),
+        Op::Log { .. } => watch(Watch::Log),
+        Op::CpuDeadline { .. } => watch(Watch::CpuDeadline),
+        Op::ForkOutside { .. } => Stage::Outside(Watch::Fork),
+        // The second one only in the plan of a process that joins a running task.
+        Op::Fork { .. } | Op::ForkInside { .. } => Stage::Pid1(Watch::Fork),
         Op::Rlimit { .. } => Stage::Rlimits,
         Op::Landlock { .. } if no_new_privs => Stage::Landlock,
         Op::Landlock { .. } => Stage::PrivilegedLandlock,
@@ -183,6 +204,7 @@ fn stage(op: &Op<'_>, no_new_privs: bool) -> Stage {
         Op::Umask { .. } => Stage::Umask,
         Op::Terminal { .. } => Stage::Terminal,
         Op::ControllingTerminal {} => Stage::ControllingTerminal,
+        Op::Name { .. } => Stage::Name,
         Op::Find { .. } => Stage::Lookup,
         Op::Exec { .. } => Stage::Exec,
     }
@@ -213,11 +235,8 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Upper
         | Stage::Streams
         | Stage::SharedFilter
-        | Stage::Deadline
-        | Stage::CpuDeadline
-        | Stage::ExitRecord
-        | Stage::Log
-        | Stage::Pid1
+        | Stage::Outside(_)
+        | Stage::Pid1(_)
         | Stage::PrivilegedLandlock
         | Stage::PrivilegedFilter
         | Stage::NoNewPrivs
@@ -227,6 +246,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::OpenPrepared
         | Stage::Seals
         | Stage::SendPrepared
+        | Stage::Name
         | Stage::Filter => 0..=1,
         Stage::Namespaces => 0..=2,
         Stage::Mounts => 1..=usize::MAX,
@@ -234,9 +254,14 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
     }
 }
 
+/// What the stage of an operation depends on: whether no_new_privs is set, and whether a process stays outside of the PID
+/// namespace.
+fn kind(plan: &Plan) -> (bool, bool) {
+    (plan.init.iter().any(|step| matches!(op(step), Op::NoNewPrivs {})), has_outside(plan))
+}
+
 fn stages(plan: &Plan) -> Vec<Stage> {
-    let no_new_privs = plan.init.iter().any(|step| matches!(op(step), Op::NoNewPrivs {}));
-    plan.init.iter().map(|step| stage(&op(step), no_new_privs)).collect()
+    plan.init.iter().map(|step| stage(&op(step), kind(plan))).collect()
 }
 
 /// Asserts the order of the steps that there are, and their number. Returns their stages.
@@ -281,15 +306,15 @@ fn joins_in_order(plan: &Plan) {
     let size = crate::spec::WindowSize { rows: 1, columns: 2 };
     let command = crate::spec::ExecSpec::command("sh").terminal(size);
     let joined = enter::enter(&plan.enclosure(plan.report.clone()), &command, &[], "exec-1").unwrap();
-    let no_new_privs = plan.init.iter().any(|step| matches!(op(step), Op::NoNewPrivs {}));
+    let (no_new_privs, _) = kind(plan);
     let ops: Vec<Op<'_>> = joined.init.iter().map(op).collect();
     let fork = ops.iter().position(|op| matches!(op, Op::ForkInside { .. }));
     let own =
         |stage: &Stage| (Stage::Rlimits..Stage::Terminal).contains(stage) || *stage == Stage::SharedFilter;
     // The same steps as the task's, in the same order.
-    let of_task: Vec<Op<'_>> = plan.init.iter().map(op).filter(|op| own(&stage(op, no_new_privs))).collect();
+    let of_task: Vec<Op<'_>> = plan.init.iter().map(op).filter(|op| own(&stage(op, kind(plan)))).collect();
     let before = &ops[..fork.unwrap_or(ops.len())];
-    let confines: Vec<Op<'_>> = before.iter().copied().filter(|op| own(&stage(op, no_new_privs))).collect();
+    let confines: Vec<Op<'_>> = before.iter().copied().filter(|op| own(&stage(op, kind(plan)))).collect();
     assert_eq!(confines, of_task);
     let copies = |op: &Op<'_>| matches!(op, Op::CloneInto { .. });
     let unit = plan.cgroups.paths.unit.as_ref().filter(|_| plan.cgroups.paths.into);
@@ -303,7 +328,7 @@ fn joins_in_order(plan: &Plan) {
         assert_eq!(has_filter, filtered, "the filter is loaded before the fork");
         for after in ops[fork..].iter().skip(1) {
             let late = [Stage::ControllingTerminal, Stage::Lookup, Stage::Filter, Stage::Exec];
-            assert!(late.contains(&stage(after, no_new_privs)), "{after:?}");
+            assert!(late.contains(&stage(after, kind(plan))), "{after:?}");
         }
     }
     let filters = |ops: &[Op<'_>]| ops.iter().filter(|op| matches!(op, Op::Filter { .. })).count();
@@ -429,7 +454,9 @@ fn descriptors(plan: &Plan) {
                 used.extend([stdout, stderr].into_iter().filter(|fd| *fd != u32::MAX));
             }
             // Without a pidfd, PID 1 outlives the caller.
-            Op::Fork { caller, .. } => used.extend(Some(caller).filter(|fd| *fd != u32::MAX)),
+            Op::Fork { caller, .. } | Op::ForkOutside { caller, .. } => {
+                used.extend(Some(caller).filter(|fd| *fd != u32::MAX))
+            }
             Op::Tree { fd, .. } => {
                 assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.op.title());
                 trees.push(fd);
