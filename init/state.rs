@@ -34,6 +34,8 @@ pub struct Init {
     pub prepared: i32,
     /// Index of the candidate that was found as the command, and its path.
     pub command: Option<(u8, Str<'static>)>,
+    /// The arguments and the environment of the command, as `execve(2)` takes them.
+    pub words: Option<(&'static [usize], &'static [usize])>,
     pub program: Program<'static>,
     /// The mapped bytes of the program.
     pub plan: &'static [u8],
@@ -64,6 +66,7 @@ impl Init {
             mask: -1,
             prepared: -1,
             command: None,
+            words: None,
             program,
             plan,
         }

@@ -207,7 +207,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::ControllingTerminal {} => terminal::control(),
         Op::Name { name } => sys::set_name(name).at(0),
         Op::Find { candidates } => find_command(init, candidates),
-        Op::Exec { args, env } => exec_command(init, args, env),
+        Op::Exec { .. } => exec_command(init),
     }
 }
 
@@ -335,25 +335,40 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
             Err(refused) => errno = refused,
         }
     }
-    if init.command.is_none() {
-        return Err(errno).at(0);
-    }
+    let Some((_, path)) = init.command else { return Err(errno).at(0) };
+    init.words = lay_out(init, path).at(0)?;
     sys::unblock_signals().at(0)?;
     init.send_record(Record::Ready);
     Ok(())
 }
 
-/// Executes the command. A refusal is reported with the index of the candidate that `find_command` found.
-fn exec_command(init: &Init, args: List<'static, Str<'static>>, env: List<'static, Str<'static>>) -> Done {
-    let Some((index, path)) = init.command else { return Err(ENOENT).at(0) };
-    let argv = sys::map_words(args.len().saturating_add(2)).at(index)?;
-    let envp = sys::map_words(env.len().saturating_add(1)).at(index)?;
+/// The words of `execve(2)`: pointers to the arguments, and to the environment.
+type Words = (&'static [usize], &'static [usize]);
+
+/// Lays out the arguments and the environment of the command, if the program executes one. That takes memory, which the
+/// task's filter may forbid.
+fn lay_out(init: &Init, path: Str<'static>) -> Result<Option<Words>, Errno> {
+    let last = init.program.steps.iter().find_map(|step| match step.op {
+        Op::Exec { args, env } => Some((args, env)),
+        _ => None,
+    });
+    let Some((args, env)) = last else { return Ok(None) };
+    let argv = sys::map_words(args.len().saturating_add(2))?;
+    let envp = sys::map_words(env.len().saturating_add(1))?;
     for (word, text) in argv.iter_mut().zip([path].into_iter().chain(args.iter())) {
         *word = text.bytes().as_ptr() as usize;
     }
     for (word, text) in envp.iter_mut().zip(env.iter()) {
         *word = text.bytes().as_ptr() as usize;
     }
+    Ok(Some((argv, envp)))
+}
+
+/// Executes the command. A refusal is reported with the index of the candidate that `find_command` found.
+fn exec_command(init: &Init) -> Done {
+    let (Some((index, path)), Some((argv, envp))) = (init.command, init.words) else {
+        return Err(ENOENT).at(0);
+    };
     let mut errno = sys::execve(path, argv, envp);
     // ETXTBSY: another process holds the file open for writing between its own fork and exec. In a multi-threaded
     // program, a forked child inherits descriptors that other threads have open.

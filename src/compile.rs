@@ -177,7 +177,7 @@ pub(crate) fn compile(
     breaches::shared(spec, sets, &namespaces, domain, &mut draft);
     let same_user = identity::pid1(host, identity, mapping).0 == identity.uid;
     breaches::delays(sets, same_user, outside, &mut draft);
-    breaches::silences(sets, &namespaces, (&filters, domain), same_user, &mut draft);
+    breaches::silences(sets, &namespaces, (&filters, domain, outside), same_user, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
     breaches::weaken(policy, sets, &namespaces, (&filters, domain, outside), &mut draft);
     if spec.no_new_privs {

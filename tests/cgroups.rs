@@ -253,6 +253,7 @@ fn a_thousand_tasks_leave_no_cgroup_process_or_descriptor() {
         }
     });
     assert_gone(&id);
+    sandbox.release_prepared();
     assert_eq!(own_traces(), before);
 }
 

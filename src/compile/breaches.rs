@@ -173,12 +173,12 @@ pub(super) fn delays(sets: Sets, same_user: bool, outside: bool, draft: &mut Dra
 pub(super) fn silences(
     sets: Sets,
     ns: &Namespaces,
-    (filters, domain): (&Filters, Domain),
+    (filters, domain, outside): (&Filters, Domain, bool),
     same_user: bool,
     draft: &mut Draft,
 ) {
     let may_limit = same_user || sets.bounding.has("setuid") || sets.bounding.has("sys_resource");
-    if may_limit && filters.allows("prlimit64", Some((0, 1))) {
+    if may_limit && !outside && filters.allows("prlimit64", Some((0, 1))) {
         draft.report.weaken(
             Control::EXIT_RECORD & draft.report.asked,
             "prlimit64(2) for PID 1 is allowed: the task can forbid the process that writes its exit status to write files, and the status is then lost",

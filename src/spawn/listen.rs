@@ -188,6 +188,8 @@ pub(crate) fn joined_too_late(error: &Error) -> bool {
     let (Error::Setup { step, source } | Error::Prepare { step, source }) = error else { return false };
     match source.raw_os_error() {
         Some(libc::EPERM) => step.starts_with("setns"),
+        // The child that init has forked into the namespace is gone.
+        Some(libc::EPIPE) => step.starts_with("sendto(the child"),
         errno => step == DIED || matches!(errno, Some(libc::ESRCH | libc::ENOMEM)),
     }
 }

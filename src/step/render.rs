@@ -118,8 +118,8 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         }
         Op::MaskDir { path } => vec![
             format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
-            "open_tree(empty directory, OPEN_TREE_CLONE)".into(),
-            format!("move_mount(empty directory, root {path:?})"),
+            "open_tree(root \"/proc\", OPEN_TREE_CLONE) # the mount below the procfs".into(),
+            format!("move_mount(\"/proc\", root {path:?})"),
         ],
         Op::Restrict { path, attrs, must } => vec![
             format!(

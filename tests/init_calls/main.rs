@@ -79,7 +79,8 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
     let program = Program { status: STATUS as u32, fds: List::from_encoded(3, leak(fds)), steps };
     let mut init = Init::new(STATUS, program, &[]);
     (init.root, init.upper, init.anchors) = (220, 221, [222, 223, 224, 225]);
-    // Exec uses the command that Find found, which did not run here.
+    // Exec uses the command that Find found and laid out, which did not run here.
+    init.words = Some((&[0, 0], &[0]));
     init.command = (matches!(sample.op, Op::Exec { .. }) && !sample.facts.missing)
         .then(|| (0, samples::text("/bin/true")));
     let ended = catch_unwind(AssertUnwindSafe(|| run::run_steps(&mut init))).unwrap_err();
@@ -139,7 +140,7 @@ fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
         // Looking at the root before the mounts over it are detached.
         (OpCode::PivotRoot, "statx", "statx") => true,
         // Memory for an array of arguments.
-        (OpCode::Ids, "setgroups", "mmap") | (OpCode::Exec, "execve", "mmap") => true,
+        (OpCode::Ids, "setgroups", "mmap") => true,
         (OpCode::Landlock, "landlock_add_rule", "openat2") => true,
         (OpCode::Find, "statx", "rt_sigprocmask") => true,
         (OpCode::ResetScheduling, "prctl", "prctl") => {

@@ -267,8 +267,8 @@ fn kernel_files_that_the_host_has_are_masked() {
          open_tree(root \"dev/null\", OPEN_TREE_CLONE)
          move_mount(\"dev/null\", root \"/proc/kcore\")
          # mask \"/sys/firmware\"
-         open_tree(empty directory, OPEN_TREE_CLONE)
-         move_mount(empty directory, root \"/sys/firmware\")
+         open_tree(root \"/proc\", OPEN_TREE_CLONE) # the mount below the procfs
+         move_mount(\"/proc\", root \"/sys/firmware\")
          # \"/\" read-only",
     );
     let bare = case(|c| {
