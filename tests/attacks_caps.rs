@@ -182,3 +182,42 @@ fn capability_that_weakens_a_control_is_in_the_report() {
         assert!(with.report.weakened.contains(weakened & with.report.asked), "{name}: {}", with.report);
     }
 }
+
+/// Inside, in the host's PID namespace: a process leaves all cgroups, by mounts of the task's own. It prints its PID.
+const LEAVE: &str = "setsid sh -c 'for h in cpu cpuacct cpuset memory freezer pids devices blkio; do mkdir -p /tmp/$h; \
+                     mount -t cgroup -o $h none /tmp/$h && echo 0 >/tmp/$h/cgroup.procs; done; mkdir -p /tmp/v2; \
+                     mount -t cgroup2 none /tmp/v2 && echo 0 >/tmp/v2/cgroup.procs; echo $$; exec sleep 1000 >/dev/null' \
+                     2>/dev/null & sleep 1000";
+
+/// The end of a PID namespace kills what has left its cgroups. In the host's PID namespace nothing does.
+#[test]
+fn a_process_that_leaves_its_cgroups_is_killed_unless_the_report_says_that_it_is_not() {
+    if !can("root") || !can("cgroups") {
+        return;
+    }
+    let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
+    for pid_mode in [IsolationMode::Private, IsolationMode::Host] {
+        let sandbox = common::shell(LEAVE).user("root").policy(&policy).cap_add("sys_admin");
+        let sandbox = sandbox.pid_mode(pid_mode).require(cofferdam::Require::BestEffort);
+        let task =
+            sandbox.with(|s| s.limits.accounting = true).stdout(cofferdam::Stdio::Piped).spawn().unwrap();
+        let mut printed = std::io::BufReader::new(task.take_stdout().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut printed, &mut line).unwrap();
+        let report = task.report().clone();
+        task.kill().unwrap();
+        task.wait().unwrap();
+        task.release().unwrap();
+        if pid_mode == IsolationMode::Host {
+            let left: i32 = line.trim().parse().unwrap();
+            let command = std::fs::read(format!("/proc/{left}/cmdline")).unwrap_or_default();
+            if command.starts_with(b"sleep\x001000") {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(left), nix::sys::signal::SIGKILL).unwrap();
+            } else {
+                common::skip::note("the process did not leave its cgroups");
+            }
+        }
+        let weak = report.weakened.contains(Control::KILL);
+        assert_eq!(weak, pid_mode == IsolationMode::Host, "{report}");
+    }
+}

@@ -34,6 +34,8 @@ pub enum Record {
     Running,
     /// The pseudo-terminal is open. The parent's end comes with the record (`SCM_RIGHTS`).
     Terminal,
+    /// The prepared mount namespace is complete, and init exits. The namespace comes with the record (`SCM_RIGHTS`).
+    Prepared,
     /// Init continues in a copy, and has exited. The copy's pidfd comes with the record (`SCM_RIGHTS`). The copy waits for
     /// one byte.
     Copied,
@@ -45,6 +47,11 @@ pub enum Record {
     Exited {
         /// The wait status, as `wait4(2)` returns it.
         status: i32,
+    },
+    /// When the task ended. It follows the record of the end.
+    EndedAt {
+        /// Nanoseconds since the epoch.
+        nanoseconds: u64,
     },
 }
 
@@ -150,12 +157,18 @@ impl Record {
             | Record::Ready
             | Record::Running
             | Record::Terminal
-            | Record::Copied => None,
+            | Record::Prepared
+            | Record::Copied
+            | Record::EndedAt { .. } => None,
         }
     }
 
-    /// Encodes the record: kind, step (three bytes), call, errno or status; little-endian.
+    /// Encodes the record: kind, step (three bytes), call, errno or status; or kind and time; little-endian.
     pub fn encode(self) -> [u8; RECORD] {
+        if let Record::EndedAt { nanoseconds } = self {
+            let [a, b, c, d, e, f, g, h] = nanoseconds.to_le_bytes();
+            return [11, a, b, c, d, e, f, g, h];
+        }
         let (kind, step, call, number) = match self {
             Record::Failed { step, call, errno } => (1, step, call, errno),
             Record::Degraded { step, call, errno } => (2, step, call, errno),
@@ -166,6 +179,8 @@ impl Record {
             Record::CpuDeadline => (7, 0, 0, 0),
             Record::Terminal => (8, 0, 0, 0),
             Record::Copied => (9, 0, 0, 0),
+            Record::Prepared => (10, 0, 0, 0),
+            Record::EndedAt { .. } => (11, 0, 0, 0),
         };
         let [s0, s1, s2, _] = step.to_le_bytes();
         let [n0, n1, n2, n3] = number.to_le_bytes();
@@ -190,6 +205,8 @@ impl Record {
             7 => Ok(Record::CpuDeadline),
             8 => Ok(Record::Terminal),
             9 => Ok(Record::Copied),
+            10 => Ok(Record::Prepared),
+            11 => Ok(Record::EndedAt { nanoseconds: u64::from_le_bytes([s0, s1, s2, call, n0, n1, n2, n3]) }),
             _ => Err(Malformed),
         }
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use procfs::FromRead as _;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
@@ -176,6 +177,26 @@ pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
     line.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
+/// Whether the pidfd refers to a child of another process, or to a process that was reaped. True also if the mounted
+/// `/proc` does not show the process.
+pub(crate) fn is_child(pidfd: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> bool {
+    let shown = || std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok();
+    let pid = |info: &str| -> Option<i32> {
+        let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        line.trim().parse().ok()
+    };
+    let Some(info) = shown() else { return true };
+    match pid(&info) {
+        Some(shown_pid @ 1..) => {
+            let stat = procfs::process::Stat::from_file(format!("/proc/{shown_pid}/stat"));
+            let is = stat.map_or(true, |stat| proc_pid(parent).is_none_or(|parent| stat.ppid == parent));
+            // The process may have been reaped meanwhile, and another one have its PID.
+            is || shown().as_deref().and_then(pid) == Some(-1)
+        }
+        reaped => reaped == Some(-1),
+    }
+}
+
 /// The processes that the mounted `/proc` shows.
 pub(crate) fn proc_pids() -> io::Result<Vec<i32>> {
     let mut pids = Vec::new();
@@ -249,14 +270,15 @@ pub(crate) fn recv_with_fd(
     buffer: &mut [u8],
     block: bool,
 ) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut control = [0u64; 8];
+    // struct cmsghdr with one int, without its padding: there would be room for a second descriptor, which nothing owned.
+    let mut control = [0u64; 3];
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: msghdr is plain data for which all zeroes are a valid value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control);
+    message.msg_controllen = size_of::<libc::cmsghdr>().saturating_add(size_of::<RawFd>());
     let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
     let received = loop {
         // SAFETY: `message` points to an iovec and a control buffer that outlive the call.
@@ -272,8 +294,8 @@ pub(crate) fn recv_with_fd(
             && (*header).cmsg_level == libc::SOL_SOCKET
             && (*header).cmsg_type == libc::SCM_RIGHTS
         {
-            // Init sends at most one descriptor per message. The kernel has installed it in this process, and it has no
-            // other owner.
+            // The kernel has installed one descriptor in this process, and it has no other owner. It drops those that find
+            // no room.
             Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()))
         } else {
             None

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::reaper::reap_later;
 use crate::status::{Deadline, ExitStatus, Lost, Rusage};
@@ -29,6 +29,8 @@ pub(crate) struct Child {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reaped {
     pub status: ExitStatus,
+    /// When it ended; `None` for a process that this one does not watch.
+    pub ended: Option<SystemTime>,
     pub usage: Option<Rusage>,
     /// Whether the status is in init's record: the main process had ended before init did.
     pub recorded: bool,
@@ -83,6 +85,7 @@ impl Child {
         if self.status.is_none() {
             return Ok(sys::has_ended(self.pidfd())?.then(|| Reaped {
                 status: ExitStatus::lost(self.lost),
+                ended: None,
                 usage: None,
                 recorded: false,
             }));
@@ -98,19 +101,32 @@ impl Child {
         let (ended, usage) = (ended.map(|(ended, _)| ended), ended.map(|(_, usage)| Rusage::from(usage)));
         let recorded = self.record();
         self.kill_main();
+        let (recorded, time) = recorded.map_or((None, None), |(status, time)| (Some(status), time));
         let status = recorded.or(ended.map(ExitStatus::from)).unwrap_or(ExitStatus::lost(self.lost));
-        Ok(Some(Reaped { status, usage, recorded: recorded.is_some() }))
+        let ended = Some(time.unwrap_or_else(SystemTime::now));
+        Ok(Some(Reaped { status, ended, usage, recorded: recorded.is_some() }))
     }
 
-    /// The exit status in init's record. `None` if init did not stay or was killed.
-    fn record(&self) -> Option<ExitStatus> {
-        let mut buffer = [0u8; RECORD];
+    /// The exit status and the time of the end in init's records. `None` if init did not stay or was killed.
+    fn record(&self) -> Option<(ExitStatus, Option<SystemTime>)> {
         loop {
-            let (n, _) = sys::recv_with_fd(self.status().ok()?, &mut buffer, false).ok()?;
-            if let Some(end) = Record::decode(buffer.get(..n)?).ok()?.end() {
-                return Some(end.into());
+            if let Some(end) = self.next_record()?.end() {
+                let time = match self.next_record() {
+                    Some(Record::EndedAt { nanoseconds }) => {
+                        UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
+                    }
+                    _ => None,
+                };
+                return Some((end.into(), time));
             }
         }
+    }
+
+    /// The next record that init has sent. `None` if there is none.
+    fn next_record(&self) -> Option<Record> {
+        let mut buffer = [0u8; RECORD];
+        let (n, _) = sys::recv_with_fd(self.status().ok()?, &mut buffer, false).ok()?;
+        Record::decode(buffer.get(..n)?).ok()
     }
 
     /// Kills and reaps the process, unless it was reaped or is no longer owned.

@@ -100,6 +100,8 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
         (Ended::Exited, None) if sample.op.code() == OpCode::CloneInto && !sample.facts.child => {
             Outcome::Passed
         }
+        // The parent has what it waits for.
+        (Ended::Exited, None) if sample.op.code() == OpCode::SendPrepared => Outcome::Passed,
         (Ended::Exited, None) => Outcome::Gone,
         (_, other) => panic!("{:?} with call {refuse:?} refused: {other:?}", sample.op),
     };
@@ -153,14 +155,17 @@ fn silent(op: &Op<'_>, call: &Call) -> bool {
         (_, "close") => true,
         // The record that the command was found.
         (OpCode::Find, "sendto") => true,
-        (OpCode::Fork | OpCode::ForkInside, "munmap" | "ppoll" | "sendmsg" | "wait4" | "kill") => true,
+        (
+            OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside,
+            "munmap" | "ppoll" | "sendmsg" | "wait4" | "kill" | "clock_gettime",
+        ) => true,
         _ => false,
     }
 }
 
 /// Whether the operation forks.
 fn forks(op: &Op<'_>) -> bool {
-    matches!(op.code(), OpCode::Fork | OpCode::ForkInside)
+    matches!(op.code(), OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside)
 }
 
 /// Checks one sample and returns the faults.

@@ -1,0 +1,269 @@
+//! The least that gives a process the same namespaces and mounts: a list of raw system calls that a child makes in the
+//! caller's memory, without checks of what they found.
+//!
+//! The list, with all strings, is made once. A run is a clone, the calls, the exec and the reaping.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use cofferdam::rootfs::default_chroot_env;
+use cofferdam::{FileKind, Host};
+
+#[path = "../../src/sys/x86_64.rs"]
+mod arch;
+
+const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const NO_EXEC: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+
+/// A system call with its arguments.
+enum Call {
+    Mount { source: CString, target: CString, kind: CString, flags: libc::c_ulong, data: CString },
+    SetAttr { path: CString, flags: libc::c_int, attr: libc::mount_attr },
+    Mkdir(CString, libc::mode_t),
+    Create(CString),
+    Mknod(CString, libc::dev_t),
+    Symlink(CString, CString),
+    Chdir(CString),
+    PivotRoot,
+    UmountOldRoot,
+}
+
+/// The calls of a child, and the program that it executes.
+pub struct Calls {
+    calls: Vec<Call>,
+    program: CString,
+}
+
+/// What the child reads, and the call that was refused, which it writes: both are in the memory that it shares.
+struct Child<'a> {
+    calls: &'a Calls,
+    refused: usize,
+    errno: isize,
+}
+
+fn c(text: impl AsRef<Path>) -> CString {
+    CString::new(text.as_ref().as_os_str().as_bytes()).unwrap()
+}
+
+/// # Safety
+/// `argument` points to a `Child` that outlives the call.
+unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
+    let child = argument.cast::<Child<'_>>();
+    // SAFETY: the caller vouches for `argument`. Only raw system calls follow, on strings that outlive them. The only
+    // memory written is this frame and the two numbers of `Child`, while the caller is suspended.
+    unsafe {
+        for (i, call) in (*child).calls.calls.iter().enumerate() {
+            let result = make(call);
+            if result < 0 {
+                (*child).refused = i;
+                (*child).errno = -result;
+                exit(1);
+            }
+        }
+        let program = (*child).calls.program.as_ptr();
+        let argv = [program, std::ptr::null()];
+        let at = [program as usize, argv.as_ptr() as usize, argv[1..].as_ptr() as usize, 0, 0];
+        (*child).refused = (*child).calls.calls.len();
+        (*child).errno = -arch::syscall(libc::SYS_execve, at);
+        exit(1)
+    }
+}
+
+/// # Safety
+/// The child of a clone calls this, in memory that it shares with its suspended caller.
+unsafe fn exit(code: usize) -> ! {
+    loop {
+        // SAFETY: ends this process.
+        unsafe { arch::syscall(libc::SYS_exit_group, [code, 0, 0, 0, 0]) };
+    }
+}
+
+/// Makes one call. Returns the negative errno if it is refused.
+///
+/// # Safety
+/// The strings of `call` are valid for the kernel's reads.
+#[inline(always)]
+unsafe fn make(call: &Call) -> isize {
+    let at = |text: &CString| text.as_ptr() as usize;
+    let (number, args) = match call {
+        Call::Mount { source, target, kind, flags, data } => {
+            (libc::SYS_mount, [at(source), at(target), at(kind), *flags as usize, at(data)])
+        }
+        Call::SetAttr { path, flags, attr } => {
+            let attr = std::ptr::from_ref(attr) as usize;
+            let args =
+                [libc::AT_FDCWD as usize, at(path), *flags as usize, attr, size_of::<libc::mount_attr>()];
+            (libc::SYS_mount_setattr, args)
+        }
+        Call::Mkdir(path, mode) => (libc::SYS_mkdir, [at(path), *mode as usize, 0, 0, 0]),
+        Call::Create(path) => (libc::SYS_mknod, [at(path), libc::S_IFREG as usize | 0o444, 0, 0, 0]),
+        Call::Mknod(path, device) => {
+            (libc::SYS_mknod, [at(path), libc::S_IFCHR as usize | 0o666, *device as usize, 0, 0])
+        }
+        Call::Symlink(to, path) => (libc::SYS_symlink, [at(to), at(path), 0, 0, 0]),
+        Call::Chdir(path) => (libc::SYS_chdir, [at(path), 0, 0, 0, 0]),
+        Call::PivotRoot => (libc::SYS_pivot_root, [c".".as_ptr() as usize, c".".as_ptr() as usize, 0, 0, 0]),
+        Call::UmountOldRoot => {
+            (libc::SYS_umount2, [c".".as_ptr() as usize, libc::MNT_DETACH as usize, 0, 0, 0])
+        }
+    };
+    // SAFETY: the caller vouches for the strings; the other arguments are numbers and a `mount_attr`.
+    unsafe { arch::syscall(number, args) }
+}
+
+impl Calls {
+    fn new(program: &str) -> Calls {
+        let mut calls = Calls { calls: Vec::new(), program: c(program) };
+        calls.mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "");
+        calls
+    }
+
+    fn mount(&mut self, source: impl AsRef<Path>, to: impl AsRef<Path>, kind: &str, flags: u64, data: &str) {
+        let [source, target, kind, data] = [c(source), c(to), c(kind), c(data)];
+        self.calls.push(Call::Mount { source, target, kind, flags, data });
+    }
+
+    fn set_attr(&mut self, path: impl AsRef<Path>, flags: libc::c_int, set: u64) {
+        let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+        self.calls.push(Call::SetAttr { path: c(path), flags, attr });
+    }
+
+    fn mkdir(&mut self, path: &str) {
+        self.calls.push(Call::Mkdir(c(path), 0o755));
+    }
+
+    fn switch(&mut self) {
+        self.calls.extend([Call::PivotRoot, Call::UmountOldRoot]);
+    }
+
+    /// The floor: `root` bind-mounted, `/proc`, `pivot_root(2)`. `root` has the program and `proc`.
+    pub fn floor(root: &Path) -> Calls {
+        let mut calls = Calls::new("/exit");
+        calls.mount(root, root, "", libc::MS_BIND | libc::MS_REC, "");
+        calls.mount("proc", root.join("proc"), "proc", 0, "");
+        calls.calls.push(Call::Chdir(c(root)));
+        calls.switch();
+        calls
+    }
+
+    /// Every mount of the default plan of this host, and `program` bind-mounted at `/exit`. `root` is an empty
+    /// directory.
+    pub fn default_plan(root: &Path, program: &Path, host: &Host) -> Calls {
+        let mut calls = Calls::new("/exit");
+        calls.mount("tmpfs", root, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755,size=67108864");
+        calls.calls.push(Call::Chdir(c(root)));
+        for (source, target) in default_chroot_env().into_iter().filter(|(source, _)| source.exists()) {
+            let target = inside(&target);
+            calls.mkdir(&target);
+            calls.mount(source, &target, "", libc::MS_BIND | libc::MS_REC, "");
+            calls.set_attr(&target, libc::AT_RECURSIVE, READ_ONLY);
+        }
+        calls.calls.push(Call::Mkdir(c("tmp"), 0o1777));
+        calls.devices();
+        calls.mkdir("proc");
+        calls.mount("proc", "proc", "proc", NO_EXEC, "");
+        calls.mkdir("sys");
+        calls.mount("sysfs", "sys", "sysfs", NO_EXEC | libc::MS_RDONLY, "");
+        calls.calls.push(Call::Create(c("exit")));
+        calls.mount(program, "exit", "", libc::MS_BIND, "");
+        calls.set_attr("exit", 0, READ_ONLY);
+        for (path, _) in &host.read_only {
+            let path = inside(path);
+            calls.mount(&path, &path, "", libc::MS_BIND | libc::MS_REC, "");
+            calls.set_attr(&path, libc::AT_RECURSIVE, libc::MOUNT_ATTR_RDONLY);
+        }
+        calls.masks(host);
+        calls.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
+        calls.switch();
+        calls
+    }
+
+    /// `/dev` with its nodes, links and file systems.
+    fn devices(&mut self) {
+        self.mkdir("dev");
+        self.mount("tmpfs", "dev", "tmpfs", libc::MS_NOSUID, "mode=0755");
+        for (name, major, minor) in [
+            ("null", 1, 3),
+            ("zero", 1, 5),
+            ("full", 1, 7),
+            ("random", 1, 8),
+            ("urandom", 1, 9),
+            ("tty", 5, 0),
+        ] {
+            self.calls.push(Call::Mknod(c(format!("dev/{name}")), libc::makedev(major, minor)));
+        }
+        for (name, to) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+            ("core", "/proc/kcore"),
+            ("ptmx", "pts/ptmx"),
+        ] {
+            self.calls.push(Call::Symlink(c(to), c(format!("dev/{name}"))));
+        }
+        for name in ["dev/pts", "dev/shm", "dev/mqueue"] {
+            self.mkdir(name);
+        }
+        let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+        self.mount("devpts", "dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620,gid=5");
+        self.mount("tmpfs", "dev/shm", "tmpfs", NO_EXEC, "mode=1777,size=67108864");
+        self.mount("mqueue", "dev/mqueue", "mqueue", NO_EXEC, "");
+    }
+
+    /// The masks. All directories get binds of one empty tmpfs.
+    fn masks(&mut self, host: &Host) {
+        let mut empty: Option<String> = None;
+        for (path, kind) in masked(host) {
+            let path = inside(&path);
+            match (kind, &empty) {
+                (FileKind::Dir, Some(empty)) => self.mount(empty, &path, "", libc::MS_BIND, ""),
+                (FileKind::Dir, None) => {
+                    self.mount("tmpfs", &path, "tmpfs", NO_EXEC | libc::MS_RDONLY, "");
+                    empty = Some(path);
+                }
+                _ => self.mount("dev/null", &path, "", libc::MS_BIND, ""),
+            }
+        }
+    }
+
+    /// Makes a process with its own mount, PID and IPC namespaces, which makes the calls, executes the program and
+    /// exits.
+    ///
+    /// # Errors
+    /// The refused call, by its number, or the exit status.
+    pub fn run(&self) -> Result<(), String> {
+        let mut child_args = Child { calls: self, refused: 0, errno: 0 };
+        // SAFETY: `clone_args` is plain data, and all zeroes is a valid value.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        let flags =
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
+        args.flags = flags as u64;
+        args.exit_signal = libc::SIGCHLD as u64;
+        // SAFETY: CLONE_VM and CLONE_VFORK without a stack: the caller is suspended while the child uses its frame. The
+        // child makes raw system calls only. This program installs no signal handler, so none can run in the child.
+        let pid = unsafe { arch::clone3_vfork(&args, child, (&raw mut child_args).cast()) };
+        if pid < 0 {
+            return Err(format!("clone3: {}", std::io::Error::from_raw_os_error(-pid as i32)));
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child that was just created; `status` outlives the call.
+        let reaped = unsafe { libc::waitpid(pid as i32, &raw mut status, 0) };
+        if reaped == pid as i32 && status == 0 {
+            return Ok(());
+        }
+        let why = std::io::Error::from_raw_os_error(child_args.errno as i32);
+        Err(format!("raw call {} of {}: {why}", child_args.refused, self.calls.len()))
+    }
+}
+
+/// The paths that the default plan masks: files of the kernel, and files of `/etc` that other users cannot read.
+pub fn masked(host: &Host) -> impl Iterator<Item = (std::path::PathBuf, FileKind)> {
+    host.masked.iter().chain(&host.private).cloned()
+}
+
+/// The path relative to the root.
+fn inside(path: &Path) -> String {
+    path.to_string_lossy().trim_start_matches('/').to_owned()
+}

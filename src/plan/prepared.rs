@@ -1,0 +1,154 @@
+//! The plan of a task that enters prepared mounts.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::{ParentOp, Plan};
+use crate::report::Control;
+use crate::step::wire::{Field, Op};
+use crate::step::{self, Handed, InitOp, InitStep, Phase, Step, to_path};
+
+impl Plan {
+    /// This plan without the steps that have run once for all tasks of the sandbox: init enters a copy of the prepared
+    /// mount namespace in place of making those mounts.
+    pub(crate) fn on_prepared(mut self) -> Plan {
+        let of_prepare: BTreeSet<u32> = self.prepare_steps().filter_map(|step| tree(&step.op()?)).collect();
+        let mut count = 0u32;
+        for step in &mut self.parent {
+            match &mut step.op {
+                ParentOp::Hand(handed) => {
+                    if of_prepare.contains(&count) {
+                        *handed = Handed::Nothing;
+                    }
+                    count = count.saturating_add(1);
+                }
+                ParentOp::Clone { namespaces, .. } => *namespaces &= !libc::CLONE_NEWNS.cast_unsigned(),
+                _ => {}
+            }
+        }
+        let last = self.parent.iter().rposition(|step| matches!(step.op, ParentOp::Hand(_)));
+        let hand = Step::of(Control::MOUNT_NS, ParentOp::Hand(Handed::Prepared));
+        self.parent.insert(last.map_or(0, |last| last.saturating_add(1)), hand);
+        // The program is kept too.
+        self.parent.retain(|step| step.op != ParentOp::SealInit);
+        self.init.retain(|step| step.phase != Phase::Prepare);
+        for step in &mut self.init {
+            let op = match step.op() {
+                Some(Op::Propagation { .. }) => Op::EnterPrepared { fd: count },
+                Some(Op::PivotRoot {}) => Op::EnterRoot {},
+                _ => continue,
+            };
+            *step = InitStep { phase: step.phase, ..InitStep::new(step.control, op) };
+        }
+        self
+    }
+
+    /// The steps that run once for all tasks of the sandbox.
+    fn prepare_steps(&self) -> impl Iterator<Item = &InitStep> {
+        self.init.iter().filter(|step| step.phase == Phase::Prepare)
+    }
+
+    /// This plan for a task of another name.
+    pub(crate) fn named(&self, id: &str) -> Plan {
+        let mut plan = self.clone();
+        let old = std::mem::replace(&mut plan.id, id.to_owned());
+        let rename = |path: &mut PathBuf| *path = renamed(path, &old, id);
+        plan.cgroups.rename(&rename);
+        for step in &mut plan.parent {
+            match &mut step.op {
+                ParentOp::Cgroup(op) => op.rename(&rename),
+                ParentOp::ExitRecord(path) | ParentOp::Log { path, .. } => rename(path),
+                ParentOp::Hand(handed) => match handed {
+                    Handed::Cgroup(path)
+                    | Handed::ExitRecord(path)
+                    | Handed::Log(path)
+                    | Handed::CpuTime(path)
+                    | Handed::Tasks(path)
+                    | Handed::Share(path) => rename(path),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        for step in &mut plan.init {
+            // Paths that are only printed.
+            let renamed_op = match step.op() {
+                Some(Op::Enter { fd, path, may_be_absent }) => {
+                    let path = renamed(&to_path(path), &old, id);
+                    InitOp::new(Op::Enter { fd, path: step::path(&path), may_be_absent })
+                }
+                Some(Op::ExitRecord { fd, path }) => {
+                    let path = renamed(&to_path(path), &old, id);
+                    InitOp::new(Op::ExitRecord { fd, path: step::path(&path) })
+                }
+                Some(Op::Log { fd, stdout, stderr, path }) => {
+                    let path = renamed(&to_path(path), &old, id);
+                    InitOp::new(Op::Log { fd, stdout, stderr, path: step::path(&path) })
+                }
+                Some(Op::CpuDeadline { nanoseconds, processors, unit, fd, path }) => {
+                    let path = renamed(&to_path(path), &old, id);
+                    let path = step::path(&path);
+                    InitOp::new(Op::CpuDeadline { nanoseconds, processors, unit, fd, path })
+                }
+                _ => continue,
+            };
+            step.op = renamed_op;
+        }
+        plan
+    }
+
+    /// The sources of the host that are bound once for all tasks of the sandbox.
+    pub(crate) fn prepare_sources(&self) -> impl Iterator<Item = &Path> {
+        let of_prepare: BTreeSet<u32> = self.prepare_steps().filter_map(|step| tree(&step.op()?)).collect();
+        let handed = self.parent.iter().filter_map(|step| match &step.op {
+            ParentOp::Hand(handed) => Some(handed),
+            _ => None,
+        });
+        handed.zip(0..).filter(move |(_, index)| of_prepare.contains(index)).filter_map(|(handed, _)| {
+            match handed {
+                Handed::Tree { source, .. } => Some(source.as_path()),
+                _ => None,
+            }
+        })
+    }
+
+    /// What the prepared mounts are made of: two plans with the same bytes here, and the same sources, can have the same
+    /// prepared mounts. The bytes are the steps that prepare, and the mount points of the other steps.
+    pub(crate) fn prepare_key(&self) -> Vec<u8> {
+        let mut key = Vec::new();
+        for step in &self.init {
+            match (step.phase, step.op()) {
+                (Phase::Prepare, _) => key.extend_from_slice(step.op.wire()),
+                (_, Some(Op::Mount { target, .. } | Op::Bind { target, .. })) => target.encode(&mut key),
+                _ => {}
+            }
+        }
+        key
+    }
+}
+
+/// `path` with each component that is `old`, or `old` with a suffix after a dot, for `new`.
+fn renamed(path: &Path, old: &str, new: &str) -> PathBuf {
+    let one = |component: Component<'_>| -> OsString {
+        let name = component.as_os_str();
+        match name.as_bytes().strip_prefix(old.as_bytes()) {
+            Some(rest) if rest.is_empty() || rest.starts_with(b".") => {
+                let mut name = OsString::from(new);
+                name.push(OsStr::from_bytes(rest));
+                name
+            }
+            _ => name.to_owned(),
+        }
+    };
+    path.components().map(one).collect()
+}
+
+/// The index of the mount tree that the operation attaches.
+fn tree(op: &Op<'_>) -> Option<u32> {
+    match op {
+        Op::Bind { fd, .. } | Op::RootBind { fd, .. } => Some(*fd),
+        _ => None,
+    }
+}

@@ -1,0 +1,103 @@
+//! Prepared mounts: a mount namespace that holds what is the same for every task of a sandbox.
+//!
+//! It is kept by descriptor and contains no process. Its bind mounts are copies of mounts of the host, so they are valid
+//! as long as the host's mount table shows the same mounts at the sources, and each source leads to the same file.
+//!
+//! This module does not make the mounts (`spawn` and init do), and does not decide which can be prepared (`compile`
+//! does).
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys::fs::FileId;
+use crate::sys::mountinfo::Mount;
+
+/// A prepared mount namespace, and what it was made of.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    namespace: OwnedFd,
+    init: OwnedFd,
+    key: Vec<u8>,
+    sources: Vec<FileId>,
+    table: Mutex<MountTable>,
+}
+
+impl Prepared {
+    /// Keeps a namespace and the program init. `key` and `sources` are those of the plan that made the namespace, and `table`
+    /// was read before it was made.
+    pub(crate) fn new(
+        (namespace, init): (OwnedFd, OwnedFd),
+        key: Vec<u8>,
+        sources: Vec<FileId>,
+        table: MountTable,
+    ) -> Prepared {
+        Prepared { namespace, init, key, sources, table: Mutex::new(table) }
+    }
+
+    /// The mount namespace.
+    pub(crate) fn namespace(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
+    }
+
+    /// The program init.
+    pub(crate) fn init(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
+    }
+
+    /// Whether a plan with this key and these sources would make the same mounts.
+    pub(crate) fn is_of(&self, key: &[u8], sources: &[FileId]) -> bool {
+        self.key == key && self.sources == sources
+    }
+
+    /// Whether the host's mounts at and around the sources are as they were. Once they have changed, this stays false.
+    pub(crate) fn is_current(&self) -> bool {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).is_unchanged()
+    }
+}
+
+/// The host's mount table, as the mounts at and around the sources of a sandbox. The kernel says when the table changes
+/// (`poll(2)` on `/proc/PID/mountinfo`), so it is read again only then.
+#[derive(Debug)]
+pub(crate) struct MountTable {
+    file: File,
+    sources: Vec<PathBuf>,
+    /// The lines of mountinfo that matter to the sources. `None` if they have changed since they were read.
+    lines: Option<Vec<Vec<u8>>>,
+}
+
+impl MountTable {
+    /// Reads the table of the calling thread's mount namespace. `sources` are without symbolic links.
+    pub(crate) fn read(sources: Vec<PathBuf>) -> io::Result<MountTable> {
+        let file = File::open("/proc/thread-self/mountinfo")?;
+        // A change after this call is noticed by the next poll.
+        let lines = Some(relevant(&file, &sources)?);
+        Ok(MountTable { file, sources, lines })
+    }
+
+    /// Whether the mounts at and around the sources are as they were read. On an error they count as changed.
+    fn is_unchanged(&mut self) -> bool {
+        // The first poll after a change reports it, and no later one does.
+        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLPRI)];
+        let reported = poll(&mut polled, PollTimeout::ZERO);
+        if reported != Ok(0) {
+            let now = self.file.rewind().and_then(|()| relevant(&self.file, &self.sources));
+            self.lines = self.lines.take().filter(|lines| now.is_ok_and(|now| now == *lines));
+        }
+        self.lines.is_some()
+    }
+}
+
+/// The lines of the mounts that contain a source or lie below one.
+fn relevant(mut file: &File, sources: &[PathBuf]) -> io::Result<Vec<Vec<u8>>> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let touches = |point: &Path| sources.iter().any(|s| s.starts_with(point) || point.starts_with(s));
+    let lines = text.split(|byte| *byte == b'\n');
+    let kept = lines.filter(|line| Mount::parse(line).is_some_and(|mount| touches(&mount.point)));
+    Ok(kept.map(<[u8]>::to_vec).collect())
+}

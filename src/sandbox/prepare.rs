@@ -1,0 +1,215 @@
+//! Spawns that enter prepared mounts, and the plans that are kept for them.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Sandbox, random_id};
+use crate::compile::compile;
+use crate::error::{Error, Result};
+use crate::host::{Host, Survey};
+use crate::ids;
+use crate::ns::Network;
+use crate::plan::Plan;
+use crate::rootfs::lower::Part;
+use crate::rootfs::prepared::{MountTable, Prepared};
+use crate::rootfs::source::HostFile;
+use crate::spawn::{self, Ready};
+use crate::step::wire::{FNV, fnv};
+use crate::sys::fs::{FileId, identify};
+
+/// Maximum number of prepared mount namespaces that the sandboxes of one family keep. The oldest is dropped.
+const KEPT: usize = 8;
+
+/// Maximum number of keys that are remembered as used once. With more, all are forgotten.
+const SEEN: usize = 64;
+
+/// What a sandbox keeps for its next spawns. The prepared mounts are shared by all clones, changed ones too; a plan is
+/// shared by equal ones only.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    mounts: Arc<Mutex<Mounts>>,
+    plan: Arc<Mutex<Option<Arc<KeptPlan>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Mounts {
+    prepared: Vec<Arc<Prepared>>,
+    /// Hashes of the keys of plans that were spawned without prepared mounts.
+    seen: BTreeSet<u64>,
+}
+
+/// A plan that enters prepared mounts, with the facts that it depends on.
+#[derive(Debug)]
+pub(super) struct KeptPlan {
+    pub plan: Plan,
+    pub survey: Survey,
+    prepared: Arc<Prepared>,
+    /// The paths of the host that the plan depends on. `None` for one that does not exist.
+    paths: Vec<(PathBuf, Option<FileId>)>,
+}
+
+impl KeptPlan {
+    pub(super) fn ready(&self) -> Ready<'_> {
+        Ready { mounts: self.prepared.namespace(), init: self.prepared.init() }
+    }
+
+    /// Whether nothing that the plan depends on has changed.
+    fn holds(&self, sandbox: &Sandbox) -> bool {
+        let Sandbox { spec, .. } = sandbox;
+        // A name, or a uid without a group, depends on the host's database.
+        let user = spec.user.as_deref().unwrap_or_default();
+        let numeric = |id: &str| id.parse::<u32>().is_ok();
+        let given = user.split_once(':').is_some_and(|(uid, gid)| numeric(uid) && numeric(gid));
+        self.prepared.is_current()
+            && self.paths.iter().all(|(path, id)| identity(path).is_ok_and(|now| now == *id))
+            && self.survey.streams == crate::host::streams(spec)
+            && (given || ids::lookup(user).is_ok_and(|now| now == self.survey.identity))
+    }
+}
+
+impl Kept {
+    /// The same prepared mounts, without a plan.
+    pub(super) fn without_plan(&self) -> Kept {
+        Kept { mounts: Arc::clone(&self.mounts), plan: Arc::default() }
+    }
+}
+
+impl Sandbox {
+    /// Prepares the mounts that are the same for every task of this sandbox: the root, its sources, `/dev`, the masks, and
+    /// `/sys` with the host's network. Each task then enters a copy of them and makes only what it needs of its own:
+    /// `/proc`, `/tmp`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`, its directories and volumes. So a spawn costs a fraction, and
+    /// does not depend on the number of mounts of the host.
+    ///
+    /// The second spawn of a sandbox calls it by itself. A sandbox that is used once does not pay for it.
+    ///
+    /// The prepared mounts are shared by all clones of the sandbox, also by those that a builder method has changed since,
+    /// as far as they need the same mounts. They are made again when a mount of the host at or below a source has changed,
+    /// or a source leads to another file. They are dropped with the last clone, or by
+    /// [`release_prepared`](Self::release_prepared). Until then the file systems of the sources stay in use: a disk that the
+    /// host unmounts is free only after that.
+    ///
+    /// Returns false if this sandbox cannot have prepared mounts, because a task could change them for the next one or
+    /// because they belong to one task: without privileges, with `CAP_SYS_ADMIN`, with a volume that propagates mounts,
+    /// with `chroot(2)`, and with a root that is a directory or has overlays. The text of the [`Plan`] says why.
+    ///
+    /// ```no_run
+    /// use cofferdam::{Host, Sandbox};
+    ///
+    /// let sandbox = Sandbox::command("true").host(&Host::probe()?);
+    /// sandbox.prepare()?;
+    /// for _ in 0..1000 {
+    ///     sandbox.spawn()?.wait()?;
+    /// }
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan), and [`Error::Prepare`] or [`Error::Setup`] with the refused step.
+    pub fn prepare(&self) -> Result<bool> {
+        if self.kept_plan().is_some() {
+            return Ok(true);
+        }
+        self.on_host(|host| {
+            let survey = self.survey(host)?;
+            let plan = self.compile_with(host, &survey)?;
+            let prepared = self.prepared_for(&plan, host, &survey, true)?;
+            Ok(prepared.is_some())
+        })
+    }
+
+    /// Drops the prepared mounts of this sandbox and its clones. Running tasks keep their copies. The next spawn makes all
+    /// mounts itself, and the one after it prepares them again.
+    pub fn release_prepared(&self) {
+        *lock(&self.kept.mounts) = Mounts::default();
+        *lock(&self.kept.plan) = None;
+    }
+
+    /// The kept plan, if everything that it depends on is as it was.
+    pub(super) fn kept_plan(&self) -> Option<Arc<KeptPlan>> {
+        let kept = lock(&self.kept.plan).clone()?;
+        if kept.holds(self) {
+            return Some(kept);
+        }
+        *lock(&self.kept.plan) = None;
+        None
+    }
+
+    /// Keeps `plan` for the next spawn, as a plan that enters prepared mounts. `None` if it enters none, or if it depends on
+    /// what cannot be checked quickly.
+    pub(super) fn keep(&self, plan: &Plan, host: &Host, survey: &Survey) -> Option<Arc<KeptPlan>> {
+        let prepared = self.prepared_for(plan, host, survey, false).ok()??;
+        let looked = survey.kinds.keys().chain(&survey.looked).collect::<BTreeSet<_>>();
+        let paths = looked.into_iter().map(|path| Some((path.clone(), identity(path).ok()?)));
+        let paths = paths.collect::<Option<Vec<_>>>()?;
+        let plan = plan.clone().on_prepared();
+        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths });
+        let spec = &self.spec;
+        let checked = survey.unseen.is_empty()
+            && survey.skip.is_empty()
+            && spec.dns.is_none()
+            && !matches!(spec.network, Network::Path(_))
+            && self.host.is_some();
+        if checked {
+            *lock(&self.kept.plan) = Some(Arc::clone(&kept));
+        }
+        Some(kept)
+    }
+
+    /// The prepared mounts for a plan. They are made unless this is the first use of such a plan, or in any case if `now`.
+    fn prepared_for(
+        &self,
+        plan: &Plan,
+        host: &Host,
+        survey: &Survey,
+        now: bool,
+    ) -> Result<Option<Arc<Prepared>>> {
+        if plan.cold.is_some() {
+            return Ok(None);
+        }
+        let key = plan.prepare_key();
+        let held = plan.prepare_sources().filter_map(|path| survey.sources.get(path));
+        let held: Vec<&HostFile> = held.collect();
+        let sources = held.iter().map(|source| identify(source.fd(), c"")).collect::<nix::Result<Vec<_>>>();
+        let sources = sources.map_err(Error::prepare("statx(sources)"))?;
+        let mut mounts = lock(&self.kept.mounts);
+        if let Some(found) = mounts.prepared.iter().find(|prepared| prepared.is_of(&key, &sources)) {
+            if found.is_current() {
+                return Ok(Some(Arc::clone(found)));
+            }
+        }
+        mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
+        if !now && mounts.seen.insert(key.iter().fold(FNV, fnv)) {
+            if mounts.seen.len() > SEEN {
+                mounts.seen.clear();
+            }
+            return Ok(None);
+        }
+        let reals = held.iter().map(|source| source.real.clone()).collect();
+        let table =
+            MountTable::read(reals).map_err(Error::prepare("read(\"/proc/thread-self/mountinfo\")"))?;
+        let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
+        let namespace = spawn::prepare(&common, survey)?;
+        let prepared = Arc::new(Prepared::new(namespace, key, sources, table));
+        if mounts.prepared.len() >= KEPT {
+            mounts.prepared.remove(0);
+        }
+        mounts.prepared.push(Arc::clone(&prepared));
+        Ok(Some(prepared))
+    }
+}
+
+/// The identity of the file that `path` leads to, symbolic links followed. `None` if there is none.
+fn identity(path: &std::path::Path) -> nix::Result<Option<FileId>> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| nix::errno::Errno::EINVAL)?;
+    match identify(nix::fcntl::AT_FDCWD, &path) {
+        Ok(id) => Ok(Some(id)),
+        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

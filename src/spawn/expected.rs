@@ -1,0 +1,88 @@
+//! Checks the records that init sends. A task with `CAP_SYS_PTRACE` can take the socket from a process that enters it, or
+//! from PID 1 right after the exec, and send records with descriptors of its choice. The caller signals the processes
+//! that these descriptors refer to.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::step::InitStep;
+use crate::step::wire::Op;
+use crate::sys;
+use crate::task::Child;
+
+/// Number of `CAP_SYS_PTRACE`.
+const SYS_PTRACE: u32 = 19;
+
+/// The records with a descriptor that are to come. Init sends each once. It sends those of the copy and of the terminal
+/// before a process of the task can trace it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    copy: bool,
+    terminal: bool,
+    command: bool,
+    prepared: bool,
+    /// Whether a process of the task may trace init.
+    traced: bool,
+}
+
+impl Expected {
+    pub(super) fn of(plan: &Plan) -> Expected {
+        let mut expected =
+            Expected { copy: false, terminal: false, command: false, prepared: false, traced: true };
+        for op in plan.init.iter().filter_map(InitStep::op) {
+            match op {
+                Op::CloneInto { .. } => expected.copy = true,
+                Op::Terminal { .. } => expected.terminal = true,
+                Op::Fork { .. } | Op::ForkOutside { .. } | Op::ForkInside { .. } => expected.command = true,
+                Op::SendPrepared {} => expected.prepared = true,
+                Op::Bounding { keep, .. } => expected.traced = keep & (1 << SYS_PTRACE) != 0,
+                _ => {}
+            }
+        }
+        expected
+    }
+
+    /// The pidfd of the copy in which init continues.
+    ///
+    /// # Errors
+    /// As [`invalid`].
+    pub(super) fn copy(&mut self, fd: Option<OwnedFd>) -> Result<OwnedFd> {
+        let expected = std::mem::take(&mut self.copy);
+        fd.filter(|_| expected).ok_or_else(invalid)
+    }
+
+    /// The prepared mount namespace.
+    ///
+    /// # Errors
+    /// As [`invalid`].
+    pub(super) fn prepared(&mut self, fd: Option<OwnedFd>) -> Result<OwnedFd> {
+        let expected = std::mem::take(&mut self.prepared);
+        fd.filter(|_| expected).ok_or_else(invalid)
+    }
+
+    /// The caller's end of the pseudo-terminal.
+    ///
+    /// # Errors
+    /// As [`invalid`].
+    pub(super) fn terminal(&mut self, fd: Option<OwnedFd>) -> Result<OwnedFd> {
+        let expected = std::mem::take(&mut self.terminal);
+        fd.filter(|_| expected).ok_or_else(invalid)
+    }
+
+    /// The pidfd of the command, which is a child of init. `None` if the caller has no descriptor left for it.
+    ///
+    /// # Errors
+    /// As [`invalid`].
+    pub(super) fn command(&self, fd: Option<OwnedFd>, child: &Child) -> Result<Option<OwnedFd>> {
+        let own = |fd: &OwnedFd| !self.traced || sys::is_child(fd.as_fd(), child.pidfd());
+        if self.command && fd.as_ref().is_none_or(own) { Ok(fd) } else { Err(invalid()) }
+    }
+}
+
+/// The error for a record that init does not send.
+pub(super) fn invalid() -> Error {
+    let why = "init does not send this record: a task with CAP_SYS_PTRACE may have sent it";
+    Error::prepare("recvmsg(status)")(io::Error::new(io::ErrorKind::InvalidData, why))
+}

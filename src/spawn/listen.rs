@@ -1,0 +1,199 @@
+//! Reads init's records, and tells why a process that was cloned has not executed its command.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::report::Report;
+use crate::status::ExitStatus;
+use crate::step::InitStep;
+use crate::step::wire::{Op, RECORD, Record, UNEXECUTED};
+use crate::sys;
+use crate::task::Child;
+
+use super::expected::{self, Expected};
+
+/// What init has completed.
+pub(super) enum Heard {
+    /// The command runs. With the caller's end of the pseudo-terminal, if the plan opens one.
+    Runs(Option<OwnedFd>),
+    /// The mount namespace is prepared, and init exits.
+    Prepared(OwnedFd),
+}
+
+/// Reads init's records until its program is complete.
+pub(super) fn listen(
+    plan: &Plan,
+    child: &mut Child,
+    report: &mut Report,
+    until: Option<Instant>,
+) -> Result<Heard> {
+    let mut ready = false;
+    let mut terminal = None;
+    let mut expected = Expected::of(plan);
+    loop {
+        let mut buffer = [0u8; RECORD];
+        if let Some(until) = until {
+            child
+                .status()
+                .and_then(|status| sys::poll_until(status, until))
+                .map_err(Error::prepare("wait for the command, which may be stopped or frozen"))?;
+        }
+        let (n, fd) = child
+            .status()
+            .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
+            .map_err(|e| unheard(child, "recvmsg(status)", e))?;
+        if n == 0 {
+            // End of the stream: the command was executed, or init died before the exec.
+            return if ready && was_executed(child) {
+                Ok(Heard::Runs(terminal))
+            } else {
+                Err(init_died(child))
+            };
+        }
+        match Record::decode(buffer.get(..n).unwrap_or_default()) {
+            Ok(Record::Ready) => ready = true,
+            Ok(Record::Running) => {
+                child.runs_as(expected.command(fd, child)?);
+                return Ok(Heard::Runs(terminal));
+            }
+            Ok(Record::Prepared) => return Ok(Heard::Prepared(expected.prepared(fd)?)),
+            Ok(Record::Terminal) => terminal = Some(expected.terminal(fd)?),
+            Ok(Record::Copied) => {
+                child.continues_as(expected.copy(fd)?);
+                child
+                    .status()
+                    .and_then(|status| sys::send(status, b"g"))
+                    .map_err(|e| unheard(child, "sendto(status)", e))?;
+            }
+            Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
+            Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
+            // Of a process that has ended before it executed the command.
+            Ok(Record::Exited { status }) => return Err(child_died(ExitStatus::from_wait(status))),
+            Ok(Record::Deadline | Record::CpuDeadline | Record::EndedAt { .. }) | Err(_) => {
+                return Err(expected::invalid());
+            }
+        }
+    }
+}
+
+fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
+    let source = io::Error::from_raw_os_error(errno);
+    let op = plan.init_step(step).and_then(InitStep::op);
+    let found = match op {
+        Some(Op::Find { .. }) => None,
+        Some(Op::Exec { .. }) => plan.candidates.get(usize::from(call)),
+        _ => {
+            let source = match plan.meaning(step, call, errno) {
+                Some(why) => io::Error::new(source.kind(), format!("{why} ({source})")),
+                None => source,
+            };
+            return Error::Setup { step: plan.call(step, call), source };
+        }
+    };
+    let (program, source) = match (found, errno) {
+        (None, _) => {
+            let (program, tried) = (plan.command.clone().into(), plan.candidates.clone());
+            return Error::Exec { program, tried, source };
+        }
+        (Some(path), libc::ENOENT) => {
+            let why = format!(
+                "{path:?} exists, but its interpreter (#! line or ELF loader) does not exist in the root"
+            );
+            (path.clone(), io::Error::new(io::ErrorKind::NotFound, why))
+        }
+        (Some(path), _) => (path.clone(), source),
+    };
+    Error::Exec { program, tried: Vec::new(), source }
+}
+
+/// Handles a refused step after which init continued.
+fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) -> Result<()> {
+    let source = io::Error::from_raw_os_error(errno);
+    let refused = Error::Prepare { step: plan.call(step, call), source };
+    match plan.init_step(step) {
+        Some(step) => step.on_refusal.take(refused, report),
+        None => Err(refused),
+    }
+}
+
+/// The error for a failed call on the socket: init has died, or the call failed for another reason.
+pub(super) fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child),
+        _ => Error::prepare(call)(e),
+    }
+}
+
+/// The step of the error for an init that ended without a record.
+pub(super) const DIED: &str = "init";
+
+/// The error for an init that ended without a record.
+fn init_died(child: &Child) -> Error {
+    let source = match sys::wait_pidfd(child.pidfd(), true, false) {
+        Ok(Some((sys::Ended::Signal { number: libc::SIGKILL, .. }, _))) => {
+            io::Error::other(Killed { first: true })
+        }
+        Ok(Some((sys::Ended::Signal { number, .. }, _))) => {
+            io::Error::other(format!("init was killed by signal {number}"))
+        }
+        Ok(Some((sys::Ended::Code(code), _))) => io::Error::other(format!("init exited with code {code}")),
+        _ => io::Error::other("init has ended, its exit status is unknown"),
+    };
+    Error::Setup { step: DIED.into(), source }
+}
+
+/// The error for a child of init that has ended before it executed the command.
+fn child_died(status: ExitStatus) -> Error {
+    let source = match (status.code, status.signal) {
+        (_, Some(libc::SIGKILL)) => io::Error::other(Killed { first: false }),
+        (_, Some(number)) => io::Error::other(format!("init was killed by signal {number}")),
+        (code, _) => io::Error::other(format!("init exited with code {}", code.unwrap_or_default())),
+    };
+    Error::Setup { step: DIED.into(), source }
+}
+
+/// Whether a process without a parent that stays has executed the command. It has closed the socket, which it does at the
+/// exec, and at its end if it has executed nothing. Without a `/proc` it is taken to have executed the command.
+fn was_executed(child: &Child) -> bool {
+    let Some(pid) = sys::proc_pid(child.pidfd()) else { return true };
+    loop {
+        // The process is not reaped, so it has its name as long as it has ended.
+        let ended = sys::has_ended(child.pidfd()).unwrap_or(true);
+        match std::fs::read(format!("/proc/{pid}/comm")) {
+            Ok(name) if name.strip_suffix(b"\n") == Some(UNEXECUTED) => {}
+            _ => return true,
+        }
+        if ended {
+            return false;
+        }
+        // The kernel changes the name after it has closed the socket.
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("init was killed by signal 9")]
+pub(super) struct Killed {
+    /// Whether it was the cloned process, and not its child.
+    pub first: bool,
+}
+
+/// Whether the end of the task that the process joins may be the cause: init or its child was killed with the task, or the
+/// task's namespaces are gone. The kernel refuses a fork into a PID namespace that ends with `ENOMEM`, and the namespaces of
+/// a process that ends with `ESRCH` or `EPERM`.
+pub(crate) fn joined_too_late(error: &Error) -> bool {
+    let (Error::Setup { step, source } | Error::Prepare { step, source }) = error else { return false };
+    match source.raw_os_error() {
+        Some(libc::EPERM) => step.starts_with("setns"),
+        errno => step == DIED || matches!(errno, Some(libc::ESRCH | libc::ENOMEM)),
+    }
+}
+
+/// Whether the spawn failed because init was killed by SIGKILL before the command was executed.
+pub(super) fn was_killed(error: &Error) -> Option<&Killed> {
+    let Error::Setup { source, .. } = error else { return None };
+    source.get_ref()?.downcast_ref()
+}

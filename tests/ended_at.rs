@@ -1,0 +1,104 @@
+//! When a task ended, as its driver, a later one and a clock in the task say. (CONTRIBUTING.md, ring 2.)
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cofferdam::{DieWith, IsolationMode, Policy, Require, Sandbox, Stdio, Task};
+use common::{sandboxes, shell};
+use nix::poll::{PollFd, PollFlags, poll};
+
+const CLOCK: &str = "date +%s%N";
+
+fn policy(dir: &Path) -> Policy {
+    Policy { state_dir: Some(dir.into()), ..Policy::default() }
+}
+
+/// Waits until the task has ended, without asking for its status. Returns the time.
+fn after_the_end(task: &Task) -> SystemTime {
+    let mut fds = [PollFd::new(task.pidfd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, 60_000u16).unwrap(), 1);
+    SystemTime::now()
+}
+
+/// The time that the clock has printed.
+fn printed(text: &[u8]) -> SystemTime {
+    let nanoseconds = std::str::from_utf8(text).unwrap().trim().parse().unwrap();
+    UNIX_EPOCH + Duration::from_nanos(nanoseconds)
+}
+
+#[test]
+fn process_that_stays_notes_the_end_and_not_the_caller_who_comes_later() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let host = |sandbox: Sandbox| sandbox.pid_mode(IsolationMode::Host).require(Require::BestEffort);
+    let kinds = [
+        shell(CLOCK),
+        shell(CLOCK).policy(&policy(dir.path())),
+        shell(CLOCK).policy(&policy(dir.path())).init(false),
+        host(shell(CLOCK).policy(&policy(dir.path()))),
+    ];
+    for sandbox in kinds {
+        let task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
+        assert_eq!(task.ended_at(), None);
+        let after = after_the_end(&task);
+        let output = task.wait_with_output(100, None).unwrap();
+        let ended = task.ended_at().unwrap();
+        assert!(printed(&output.stdout) <= ended && ended <= after, "{output:?} {ended:?} {after:?}");
+        assert_eq!(task.ended_at(), Some(ended));
+    }
+    // Without a process that stays, the caller sees the end when it looks.
+    let task = shell(CLOCK).init(false).stdout(Stdio::Piped).spawn().unwrap();
+    let after = after_the_end(&task);
+    let output = task.wait_with_output(100, None).unwrap();
+    let ended = task.ended_at().unwrap();
+    assert!(printed(&output.stdout) <= ended && after <= ended && ended <= SystemTime::now());
+}
+
+#[test]
+fn later_driver_knows_when_the_task_ended() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let survivor = |script| shell(script).policy(&policy(dir.path())).die_with(DieWith::Survive);
+    let start = SystemTime::now();
+    let task = survivor("exit 3").spawn().unwrap();
+    let handle = task.handle().unwrap();
+    let after = after_the_end(&task);
+    drop(task);
+    let task = Sandbox::recover(&handle).unwrap();
+    assert_eq!(task.status().unwrap().unwrap().code, Some(3));
+    let ended = task.ended_at().unwrap();
+    assert!(start <= ended && ended <= after, "{start:?} {ended:?} {after:?}");
+    // The handle of an ended task keeps it, without the record.
+    let handle = task.handle().unwrap();
+    task.release().unwrap();
+    drop(task);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(Sandbox::recover(&handle).unwrap().ended_at(), Some(ended));
+
+    // The record of a killed task is the driver's.
+    let task = survivor("sleep 1000").spawn().unwrap();
+    let handle = task.handle().unwrap();
+    let before = SystemTime::now();
+    task.kill().unwrap();
+    task.wait_end(None).unwrap();
+    let killed = task.ended_at().unwrap();
+    assert!(before <= killed && killed <= SystemTime::now());
+    drop(task);
+    let task = Sandbox::recover(&handle).unwrap();
+    assert!(task.status().unwrap().unwrap().killed);
+    assert_eq!(task.ended_at(), Some(killed));
+    task.release().unwrap();
+    drop(task);
+
+    // Nothing knows when a lost task ended.
+    let task = Sandbox::recover(&handle).unwrap();
+    assert!(task.status().unwrap().unwrap().lost.is_some());
+    assert_eq!(task.ended_at(), None);
+}

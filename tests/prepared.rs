@@ -1,0 +1,227 @@
+//! A task that enters prepared mounts has the same enclosure as one that makes all of its mounts, and finds nothing of the
+//! tasks before it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use cofferdam::{Host, Method, Network, Policy, Propagation, Root, Sandbox, Stdio, Volume};
+use common::can;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+/// The sandbox with a shell script as its command.
+fn script(sandbox: &Sandbox, script: &str) -> Sandbox {
+    let sandbox =
+        sandbox.clone().with(|s| s.args = vec!["-c".into(), format!("{{ {script}; }} 2>&1").into()]);
+    sandbox.stdout(Stdio::Piped)
+}
+
+/// Spawns the sandbox, with the plan that it keeps. Returns the output.
+fn spawned(sandbox: &Sandbox) -> String {
+    let done = sandbox.spawn().unwrap().wait_with_output(1 << 20, None).unwrap();
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// Runs a shell script in a changed clone, which shares only the prepared mounts.
+fn output(sandbox: &Sandbox, text: &str) -> String {
+    spawned(&script(sandbox, text))
+}
+
+fn shell(host: &Host) -> Sandbox {
+    Sandbox::command("/bin/sh").host(host).arg("-c").arg("true")
+}
+
+/// Runs `work` in a thread with a mount namespace of its own.
+fn in_own_mounts(work: impl FnOnce() + Send) {
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        work();
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
+}
+
+fn bind(source: &Path, target: &Path) {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+}
+
+/// The mounts that a task sees: mount point, options, and what is mounted. Ids and device numbers differ between tasks.
+const MOUNTS: &str = r#"while read -r id parent device root point options rest; do
+    echo "$point $options $rest"; done < /proc/self/mountinfo"#;
+
+#[test]
+fn a_prepared_task_sees_the_mounts_that_it_would_have_made() {
+    if !can("root") {
+        return;
+    }
+    let host = Host::probe().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let volume = Volume::new(dir.path(), "/work");
+    let plain = shell(&host);
+    for sandbox in [
+        plain.clone(),
+        plain.clone().network(Network::None).work_dir("/a/b"),
+        plain.clone().volume(volume).work_dir("/work/inner").user("0:0"),
+        plain.clone().with(|s| {
+            s.dns = Some(cofferdam::Dns::default());
+            s.task_dirs.secrets = Some(cofferdam::Secrets::default());
+            s.task_dirs.local = Some(dir.path().into());
+        }),
+    ] {
+        let look = format!(
+            "{MOUNTS}; echo; ls -lan / /dev /tmp; pwd; cat /proc/self/status | grep -E 'Cap|Seccomp|NoNew'"
+        );
+        let cold = output(&sandbox, &look);
+        assert!(sandbox.prepare().unwrap(), "{:?}", sandbox.plan().unwrap().to_string());
+        let prepared = output(&sandbox, &look);
+        let lines = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(without_times).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(&cold), lines(&prepared));
+    }
+}
+
+/// A line of `ls` without its time.
+fn without_times(line: &str) -> String {
+    let words = line.split_whitespace();
+    words.filter(|word| !word.contains(':') && word.parse::<u32>().is_err()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_task_finds_nothing_that_an_earlier_one_has_written() {
+    if !can("root") {
+        return;
+    }
+    let host = Host::probe().unwrap();
+    // Capabilities of more than a container's root, but not the one that makes the sandbox cold.
+    let all = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
+    let strong = shell(&host).policy(&all).user("0:0").with(|s| {
+        let more =
+            ["dac_read_search", "linux_immutable", "net_admin", "sys_ptrace", "sys_rawio", "sys_tty_config"];
+        s.cap_add = more.map(String::from).into();
+    });
+    for sandbox in [shell(&host), shell(&host).user("0:0"), strong] {
+        assert!(sandbox.prepare().unwrap());
+        let write = r#"for dir in / /dev /dev/pts /dev/shm /dev/mqueue /tmp /proc /sys /bin /usr /etc /run /work; do
+            echo secret > $dir/left-behind; mkdir $dir/left-dir; mknod $dir/left-node c 1 3; done
+            chmod 0 /dev/null /proc/keys /proc/timer_list /etc/shadow /etc/gshadow; chown 7 /dev/zero; rm -f /dev/full; ln -s / /left-link; touch -d 2001-01-01 /dev /;
+            mount -o remount,rw / ; mount -o remount,rw /dev; umount /proc; umount /sys/firmware; hostname x;
+            for i in 1 2 3; do echo > /proc/sys/kernel/hostname; done; ls -R /tmp /dev/shm"#;
+        let wrote = output(&sandbox, write);
+        assert!(wrote.contains("left-behind"), "the task could write nothing at all: {wrote}");
+        let look = r#"find / /dev /tmp -xdev -name 'left-*'; find /dev/shm /dev/mqueue -name 'left-*';
+            stat -c '%a %u %n' /dev/null /dev/zero /dev/full; stat -c %Y /dev /"#;
+        let (first, second) = (output(&sandbox, look), output(&sandbox, look));
+        assert_eq!(first, second);
+        assert!(!first.contains("left-"), "{first}");
+        for node in ["666 0 /dev/null", "666 0 /dev/zero", "666 0 /dev/full"] {
+            assert!(first.contains(node), "{first}");
+        }
+        assert!(!first.contains("978307200"), "{first}");
+    }
+}
+
+#[test]
+fn what_a_task_could_change_for_the_next_one_is_not_prepared() {
+    if !can("root") {
+        return;
+    }
+    let host = Host::probe().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let all = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
+    let slave = Volume { propagation: Propagation::HostToTask, ..Volume::new(dir.path(), "/work") };
+    let root = Root { path: Some(dir.path().into()), populate: Method::None, ..Root::default() };
+    for (sandbox, why) in [
+        (shell(&host).policy(&all).with(|s| s.cap_add = vec!["sys_admin".into()]), "CAP_SYS_ADMIN"),
+        (shell(&host).policy(&Policy { no_pivot_root: true, ..Policy::default() }), "chroot"),
+        (shell(&host).volume(slave), "propagates"),
+        (shell(&host).root(root), "the root is a directory"),
+    ] {
+        assert!(!sandbox.prepare().unwrap(), "{why}");
+        let text = sandbox.plan().unwrap().to_string();
+        assert!(text.contains("# nothing is prepared: ") && text.contains(why), "{text}");
+    }
+}
+
+#[test]
+fn without_privileges_nothing_is_prepared() {
+    if can("root") || !can("userns") {
+        return;
+    }
+    let sandbox = shell(&Host::probe().unwrap());
+    assert!(!sandbox.prepare().unwrap());
+    assert!(sandbox.plan().unwrap().to_string().contains("the task's user namespace"));
+    assert_eq!(output(&sandbox, "echo works"), "works\n");
+}
+
+#[test]
+fn prepared_mounts_follow_the_mounts_of_the_host() {
+    if !can("root") {
+        return;
+    }
+    in_own_mounts(|| {
+        let host = Host::probe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["source", "source/below", "other", "third"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        fs::write(path("source/name"), "source").unwrap();
+        fs::write(path("other/name"), "other").unwrap();
+        fs::write(path("third/name"), "third").unwrap();
+        let sandbox = shell(&host).with(|s| {
+            let usual = ["/bin", "/lib", "/lib64", "/usr"].map(|at| (at.into(), at.into()));
+            s.root.chroot_env = usual.into();
+            s.root.chroot_env.insert(path("source"), "/data".into());
+        });
+        assert!(sandbox.prepare().unwrap());
+        let look = script(&sandbox, "cat /data/name; cat /data/below/name");
+        // A plan is kept from the second spawn on.
+        assert_eq!(spawned(&look), spawned(&look));
+        assert!(spawned(&look).starts_with("sourcecat:"));
+        // A mount below a source.
+        bind(&path("other"), &path("source/below"));
+        assert_eq!(spawned(&look), "sourceother");
+        assert!(output(&sandbox, "echo x > /data/below/new; echo done").contains("Read-only"));
+        // Another mount at the same place.
+        bind(&path("third"), &path("source/below"));
+        assert_eq!(spawned(&look), "sourcethird");
+        umount2(&path("source/below"), MntFlags::MNT_DETACH).unwrap();
+        assert_eq!(spawned(&look), "sourceother");
+        // Another directory in the place of the source.
+        umount2(&path("source/below"), MntFlags::MNT_DETACH).unwrap();
+        fs::rename(path("source"), path("moved")).unwrap();
+        fs::rename(path("third"), path("source")).unwrap();
+        assert!(spawned(&look).starts_with("third"));
+        // A mount over the source.
+        bind(&path("other"), &path("source"));
+        assert!(spawned(&look).starts_with("other"));
+        fs::remove_file(path("other/name")).unwrap();
+        assert!(spawned(&look).starts_with("cat: /data/name"));
+        umount2(&path("source"), MntFlags::MNT_DETACH).unwrap();
+        // The source is gone.
+        fs::rename(path("source"), path("gone")).unwrap();
+        assert!(output(&sandbox, "ls -d /data").contains("No such file"));
+    });
+}
+
+#[test]
+fn threads_prepare_once_and_spawn_at_the_same_time() {
+    if !can("root") {
+        return;
+    }
+    let sandbox = shell(&Host::probe().unwrap());
+    let work = || {
+        for _ in 0..20 {
+            assert_eq!(output(&sandbox, "echo $$"), output(&sandbox, "echo $$"));
+            assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+        }
+    };
+    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
+}
