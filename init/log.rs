@@ -7,9 +7,8 @@ use crate::sys::{self, Errno};
 use crate::uapi::{EAGAIN, EINTR, EINVAL, ENODATA};
 use crate::wire::{LOG_ENTRY, LOG_HEAD, LOG_HEADER, LogHead, LogHeader};
 
-/// How many entries of each stream are copied after the end of the task. No pipe holds more, unless its size exceeds the
-/// default of `/proc/sys/fs/pipe-max-size`, 1 MiB. Other processes of the task may still write, so there is a limit.
-const LEFT: usize = 256;
+/// How many entries of each stream are copied after the end of the task. A pipe holds no more by default.
+const LEFT: usize = 32;
 
 /// The file of the log, and the pipes; -1 for what there is not.
 #[derive(Clone, Copy)]

@@ -5,8 +5,8 @@ use crate::paths::{ANCHORS, open_mount_point, open_unless_link};
 use crate::state::Init;
 use crate::sys::{self, Errno, Z};
 use crate::uapi::{
-    AT_FDCWD, CLONE_NEWNS, EBUSY, ELOOP, ESTALE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_RDONLY, O_DIRECTORY, O_PATH,
+    AT_FDCWD, EBUSY, EINVAL, ELOOP, ENOENT, ESTALE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY, O_PATH,
 };
 use crate::wire::{FileType, List, Str};
 
@@ -14,36 +14,6 @@ use crate::wire::{FileType, List, Str};
 pub const MASK_ATTRS: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 /// Mount attributes of the file system that overlays write to.
 pub const UPPER_ATTRS: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-
-/// Mounts the empty directory of which masks of directories are copies. The procfs is mounted over it.
-pub fn mount_mask_source(init: &mut Init) -> Done {
-    let mut next = NextCall::from(0);
-    let tree = new_mount(&mut next, c"tmpfs", MASK_ATTRS, List::from_encoded(0, &[]))?;
-    // The literal includes its NUL, as decoded strings do.
-    let path = b"/proc\0".get(..5).and_then(Str::new).unwrap_or_default();
-    let at = open_mount_point(init, path, FileType::Dir, sys::IN_ROOT_NO_LINKS).at(next.index())?;
-    let attached = sys::move_mount(tree, at);
-    sys::close(at);
-    init.mask = tree;
-    attached.at(next.index())
-}
-
-/// Enters a copy of the prepared mount namespace, and opens its root and the mounts in it that later steps refer to. No
-/// task runs in the prepared namespace itself.
-pub fn enter_prepared(init: &mut Init, fd: u32) -> Done {
-    let prepared = init.take_fd(fd);
-    sys::setns(prepared, CLONE_NEWNS).at(0)?;
-    sys::close(prepared);
-    sys::unshare(CLONE_NEWNS).at(1)?;
-    let root = sys::openat(AT_FDCWD, c"/", O_PATH | O_DIRECTORY, 0).at(2)?;
-    init.root = root;
-    let open = |path: Z| sys::openat2(root, path, O_PATH | O_DIRECTORY, sys::IN_ROOT_NO_LINKS);
-    let dev = open(c"/dev".into()).at(3)?;
-    init.mask = open(c"/proc".into()).at(4)?;
-    let sysfs = open(c"/sys".into()).at(5)?;
-    init.anchors = [dev, -1, sysfs, -1];
-    Ok(())
-}
 
 /// Creates a detached mount: fsopen, one fsconfig for each option, create, fsmount. An option with an empty value is a
 /// flag.
@@ -156,20 +126,17 @@ pub fn pivot_into_root(init: &Init) -> Done {
     Ok(())
 }
 
-/// Changes to the root of the prepared mounts, which is `/` already.
-pub fn enter_root(init: &Init) -> Done {
-    sys::chdir(c"/").at(0)?;
-    close_roots(init);
-    Ok(())
-}
-
 /// Makes the sandbox's root `/` by chroot(2). The host's root stays mounted below it.
 pub fn move_into_root(init: &Init) -> Done {
     sys::fchdir(init.root).at(0)?;
-    // Otherwise the host's own proc and sysfs would stay mounted below the root. Errors are ignored: the kernel refuses
-    // the call if nothing is mounted there.
-    let _ = sys::unmount(c"/proc");
-    let _ = sys::unmount(c"/sys");
+    // Otherwise the host's own proc and sysfs would stay mounted below the root. EINVAL, ENOENT: nothing is mounted
+    // there, or the caller's user namespace has locked the mount.
+    for (index, path) in [(1, c"/proc"), (2, c"/sys")] {
+        match sys::unmount(path) {
+            Err(EINVAL | ENOENT) => {}
+            done => done.at(index)?,
+        }
+    }
     sys::chroot(c".").at(3)?;
     sys::chdir(c"/").at(4)?;
     close_roots(init);
@@ -197,7 +164,6 @@ const MOST_OVER_ROOT: u32 = 64;
 fn close_roots(init: &Init) {
     sys::close(init.root);
     sys::close(init.upper);
-    sys::close(init.mask);
     for fd in init.anchors {
         sys::close(fd);
     }

@@ -7,14 +7,13 @@
 //! the parent. So the status is known after the parent has ended. The task cannot reach the descriptor: its process closes
 //! it before it executes the command, and PID 1 is not dumpable.
 //!
-//! Without a PID namespace the process that stays is not PID 1 of one, and does the same. If the command itself is to be
-//! PID 1, the process that stays is outside of the PID namespace ([`fork_outside`]). A process that enters a running task
-//! forks in a similar way ([`fork_inside`]). In this file the process that stays is called PID 1 in all four cases.
+//! Without a PID namespace the process that stays is not PID 1 of one, and does the same. A process that enters a
+//! running task forks in a similar way ([`fork_inside`]). Its parent stays outside of the task's PID namespace, but it is
+//! called PID 1 in this file too.
 //!
 //! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
 //! never has more privileges than the task: a task that takes control of PID 1 gains no privilege and finds no secret
-//! in its memory. Only the process outside of the PID namespace, which the task cannot see, keeps `CAP_KILL`: the task may
-//! have any user, and the end of the process that stays does not end the namespace.
+//! in its memory.
 
 use crate::arch::{self, nr};
 use crate::call::{At, CallFailed, Done, NextCall};
@@ -22,11 +21,10 @@ use crate::clock::Clock;
 use crate::credentials::{drop_bounding, set_ids};
 use crate::log::Log;
 use crate::state::{FAILED, Init};
-use crate::sys::{self, PollFd};
+use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
-    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, CAP_KILL, CLONE_NEWPID, EPERM, POLLIN, PR_CAP_AMBIENT,
-    PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SECCOMP_RET_ALLOW,
-    SECCOMP_RET_ERRNO, SIGKILL,
+    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, EPERM, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SIGKILL,
 };
 use crate::wire::{EXIT_RECORD_AT, End, ExitRecord, Record};
 
@@ -45,41 +43,12 @@ pub struct Left {
 /// Forks. In the child, returns after PID 1 has given up its privileges. In PID 1, reaps until the task ends and does
 /// not return, unless a call is refused before the child continues.
 pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
-    match fork(init, caller, &mut NextCall::from(0))? {
+    match fork(init, caller)? {
         Forked::Child => await_parent(init),
         Forked::Parent(parent) => {
             parent.close_others(init, 3)?;
-            drop_bounding(0, left.last, 4)?;
-            let mut next = NextCall::from(5);
-            left.set_ids(&mut next)?;
-            drop_capabilities(0, NO_CHILD, &mut next)?;
+            drop_privileges(left)?;
             parent.reap(init, NO_CHILD)
-        }
-    }
-}
-
-/// As [`fork_and_reap`], but the child is PID 1 of a new PID namespace, and its parent is outside of it. The end of the
-/// parent does not end the namespace, so the parent kills the child before it exits. The child runs the steps that mount
-/// the sandbox: a proc file system shows the PID namespace of the process that mounts it.
-pub fn fork_outside(init: &mut Init, caller: u32, left: Left) -> Done {
-    // The root is replaced later. The kernel then moves this process too, unless its working directory is elsewhere.
-    sys::chdir(c"/").at(0)?;
-    sys::unshare(CLONE_NEWPID).at(1)?;
-    match fork(init, caller, &mut NextCall::from(2))? {
-        Forked::Child => {
-            // The session of the parent is outside of the namespace: getsid(2) would return 0.
-            sys::setsid().at(5)?;
-            await_parent(init)
-        }
-        Forked::Parent(parent) => {
-            parent.close_others(init, 6)?;
-            drop_bounding(0, left.last, 7)?;
-            let mut next = NextCall::from(8);
-            sys::prctl(PR_SET_KEEPCAPS, 1, 0).at(next.index())?;
-            left.set_ids(&mut next)?;
-            let pid = parent.pid;
-            drop_capabilities(1 << CAP_KILL, pid, &mut next)?;
-            parent.reap(init, pid)
         }
     }
 }
@@ -88,7 +57,7 @@ pub fn fork_outside(init: &mut Init, caller: u32, left: Left) -> Done {
 /// and its parent stays outside of the PID namespace, so its end does not end the child. The parent kills the child before
 /// it exits. The kernel kills the child too (`PR_SET_PDEATHSIG`), unless the command has cleared that.
 pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
-    match fork(init, caller, &mut NextCall::from(0))? {
+    match fork(init, caller)? {
         Forked::Child => {
             // The parent lives at that time, because it sends the byte later.
             sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(3)?;
@@ -97,7 +66,7 @@ pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
         Forked::Parent(parent) => {
             parent.close_others(init, 4)?;
             let pid = parent.pid;
-            drop_capabilities(0, pid, &mut NextCall::from(5))?;
+            drop_capabilities(pid, &mut NextCall::from(5))?;
             parent.reap(init, pid)
         }
     }
@@ -123,17 +92,16 @@ struct Parent {
     pid: i32,
 }
 
-fn fork(init: &mut Init, caller: u32, next: &mut NextCall) -> Result<Forked, CallFailed> {
+fn fork(init: &mut Init, caller: u32) -> Result<Forked, CallFailed> {
     let caller = init.take_fd(caller);
-    let index = next.index();
     // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
     let signals = match sys::open_child_signals() {
-        Err(errno) if init.timer >= 0 || init.clock.timer >= 0 => return Err(errno).at(index),
+        Err(errno) if init.timer >= 0 || init.clock.timer >= 0 => return Err(errno).at(0),
         opened => opened.unwrap_or(-1),
     };
-    let (ours, theirs) = sys::socketpair().at(next.index())?;
+    let (ours, theirs) = sys::socketpair().at(1)?;
     let mut pidfd = -1;
-    let pid = sys::fork(&mut pidfd).at(next.index())?;
+    let pid = sys::fork(&mut pidfd).at(2)?;
     if pid == 0 {
         sys::close(signals);
         sys::close(caller);
@@ -148,10 +116,11 @@ fn fork(init: &mut Init, caller: u32, next: &mut NextCall) -> Result<Forked, Cal
 
 /// Waits until the parent has given up its privileges.
 fn await_parent(init: &Init) -> Done {
-    if sys::recv(init.pid1, &mut [0u8; 1]) != Ok(1) {
-        sys::exit(FAILED);
+    match sys::recv(init.pid1, &mut [0u8; 1]).at(LAST_CALL)? {
+        // The parent has ended, and has reported why.
+        0 => sys::exit(FAILED),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 impl Parent {
@@ -176,8 +145,13 @@ impl Parent {
         unsafe { sys::unmap(init.plan) };
         sys::send(self.child, b"g").at(LAST_CALL)?;
         let ends = Ends { status: init.status, caller: self.caller, record: init.record, kills };
-        ends.await_exec(self.child, self.pid);
-        let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
+        // The caller waits for this record. No line prints the calls, so the error names the last one.
+        let running = || sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
+        let done = ends.await_exec(self.child).and_then(|()| running());
+        if done.is_err() {
+            ends.kill_main();
+        }
+        done.at(LAST_CALL)?;
         sys::close(self.pidfd);
         sys::close(self.child);
         let mut reaper = Reaper { ends, signals: self.signals, log: init.log, task: self.pid };
@@ -188,21 +162,23 @@ impl Parent {
 /// Index past all lines of the operation. The parent prints the last line for it.
 const LAST_CALL: u8 = u8::MAX;
 
-impl Left {
-    /// Changes to the ids. The groups come first: changing them needs a capability.
-    fn set_ids(&self, next: &mut NextCall) -> Done {
-        if self.set_groups {
-            sys::setgroups(&[], 0).at(next.index())?;
-        }
-        set_ids(self.uid, self.gid, next)
+/// Gives up the privileges that reaping does not need. The bounding set and the groups come first: changing them needs
+/// capabilities.
+fn drop_privileges(left: Left) -> Done {
+    let Left { uid, gid, set_groups, last } = left;
+    drop_bounding(0, last, 4)?;
+    let mut next = NextCall::from(5);
+    if set_groups {
+        sys::setgroups(&[], 0).at(next.index())?;
     }
+    set_ids(uid, gid, &mut next)?;
+    drop_capabilities(NO_CHILD, &mut next)
 }
 
-/// Drops all capabilities but those in `keep`, and loads the filter of a process that only reaps, and may kill the process
-/// `kills`.
-fn drop_capabilities(keep: u64, kills: i32, next: &mut NextCall) -> Done {
+/// Drops all capabilities, and loads the filter of a process that only reaps, and may kill the process `kills`.
+fn drop_capabilities(kills: i32, next: &mut NextCall) -> Done {
     sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0).at(next.index())?;
-    sys::capset(keep, 0).at(next.index())?;
+    sys::capset(0, 0).at(next.index())?;
     sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(next.index())?;
     // The error is ignored: a kernel that refuses this filter refuses the task's own filter too, and the plan says what
     // that means.
@@ -372,32 +348,33 @@ impl Reaper {
 
 impl Ends {
     /// Returns after the child has executed the command: exec closes the child's end of the socket. Exits if the child
-    /// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone. If the
-    /// child has ended before the exec, which closes the socket too, it sends the parent the status and exits.
-    fn await_exec(self, child: i32, pid: i32) {
+    /// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone.
+    fn await_exec(self, child: i32) -> Result<(), Errno> {
         let mut fds = [child, self.status, self.caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
         while fds.iter().all(|fd| fd.revents == 0) {
             let _ = sys::poll(&mut fds);
         }
         let [_, status, caller] = fds;
-        if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1]) != Ok(0) {
+        if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1])? != 0 {
             self.exit();
         }
-        if let Ok(status) = sys::wait_unexecuted(pid) {
-            let _ = sys::send(self.status, &Record::Exited { status }.encode());
-            sys::exit(FAILED);
-        }
+        Ok(())
     }
 
     /// Exits before the main process has ended.
     fn exit(self) -> ! {
+        self.kill_main();
+        sys::exit(FAILED)
+    }
+
+    /// Kills the main process, if the kernel does not do it when this process exits.
+    fn kill_main(self) {
         // The process has not been reaped, so its id is still its own. As PID 1 there is none to kill: the kernel kills
         // every process of the PID namespace.
         if self.kills != NO_CHILD && sys::kill(self.kills).is_ok() {
             // A zombie that nobody reaps would keep the task's PID 1 from ending.
             while sys::wait_any(true).is_ok_and(|(pid, _)| pid != self.kills) {}
         }
-        sys::exit(FAILED)
     }
 
     /// Writes the end of the task to the file of the exit record, if there is one, and sends it to the parent. Errors are
@@ -406,17 +383,13 @@ impl Ends {
     /// The record of a status is written to the disk as well. At a deadline that is left to the kernel, because the task
     /// runs until PID 1 exits.
     fn report(self, record: Record) {
-        let time = sys::now();
         if let Some(end) = record.end().filter(|_| self.record >= 0) {
-            let written = ExitRecord { end, time };
+            let written = ExitRecord { end, time: sys::now() };
             let _ = sys::pwrite(self.record, &written.encode(), EXIT_RECORD_AT);
             if let End::Status(_) = end {
                 let _ = sys::fsync(self.record);
             }
         }
         let _ = sys::send(self.status, &record.encode());
-        let (seconds, nanoseconds) = time;
-        let nanoseconds = seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.into());
-        let _ = sys::send(self.status, &Record::EndedAt { nanoseconds }.encode());
     }
 }

@@ -2,11 +2,10 @@
 
 use crate::state::Init;
 use crate::step::run_op;
-use crate::sys;
-use crate::wire::{NO_STEP, Op, Record};
+use crate::wire::{NO_STEP, Record};
 
-/// Runs the steps of the program. The last step executes the command or sends the prepared mounts, so this function never
-/// returns. After a step that forks, only the child continues with the next step: PID 1 does not return from it.
+/// Runs the steps of the program. The last step executes the command, so this function never returns. After a step that
+/// forks, only the child continues with the next step: PID 1 does not return from it.
 pub fn run_steps(init: &mut Init) -> ! {
     let steps = init.program.steps;
     for (number, step) in (0u32..).zip(steps.iter()) {
@@ -17,9 +16,6 @@ pub fn run_steps(init: &mut Init) -> ! {
                 init.exit_failed();
             }
             init.send_record(Record::Degraded { step: number, call, errno });
-        }
-        if step.op == (Op::SendPrepared {}) {
-            sys::exit(0);
         }
     }
     init.send_record(Record::Failed { step: NO_STEP, call: 0, errno: 0 });

@@ -28,10 +28,6 @@ pub struct Init {
     /// The mounts at `/dev`, `/proc`, `/sys` and `/secrets`. Each is -1 before the step that mounts it. A process that
     /// can write to the root may move those directories meanwhile, but the descriptors still refer to the mounts.
     pub anchors: [i32; 4],
-    /// The mount of the empty directory that masks are copies of. -1 before the step that mounts it.
-    pub mask: i32,
-    /// The mount namespace that is being prepared; -1 unless a step has opened it.
-    pub prepared: i32,
     /// Index of the candidate that was found as the command, and its path.
     pub command: Option<(u8, Str<'static>)>,
     pub program: Program<'static>,
@@ -61,8 +57,6 @@ impl Init {
             root: -1,
             upper: -1,
             anchors: [-1; 4],
-            mask: -1,
-            prepared: -1,
             command: None,
             program,
             plan,

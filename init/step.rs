@@ -5,7 +5,7 @@ use crate::call::{At, Done, NextCall};
 use crate::clock::Clock;
 use crate::credentials::{become_user, drop_bounding, enter_landlock_domain, set_caps, set_ids};
 use crate::log::Log;
-use crate::mount::{attach, attach_anchor, new_mount};
+use crate::mount::{MASK_ATTRS, attach, attach_anchor, new_mount};
 use crate::paths::{
     allow_existing, close_parent, open_if_present, open_mount_point, open_parent, split_at_anchor,
 };
@@ -13,7 +13,7 @@ use crate::state::{FAILED, Init};
 use crate::sys::{self, Errno};
 use crate::uapi::{
     AT_FDCWD, EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
-    O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, PR_GET_SECUREBITS, PR_SET_DUMPABLE, PR_SET_IO_FLUSHER,
+    O_DIRECTORY, O_PATH, O_RDWR, O_WRONLY, PR_GET_SECUREBITS, PR_SET_DUMPABLE, PR_SET_IO_FLUSHER,
     PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, PR_SET_THP_DISABLE, PR_SET_TIMERSLACK,
 };
 use crate::wire::{Dup, FileType, List, Op, Record, Str};
@@ -105,11 +105,11 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             let tree = sys::open_tree(init.dev(), c"null", false).at(1)?;
             attach(tree, at).at(2)
         }
-        Op::MaskSource {} => mount::mount_mask_source(init),
         Op::MaskDir { path } => {
             let Some(at) = open_if_present(init, path).at(0)? else { return Ok(()) };
-            let tree = sys::open_tree(init.mask, c"", false).at(1)?;
-            attach(tree, at).at(2)
+            let mut next = NextCall::from(1);
+            let tree = new_mount(&mut next, c"tmpfs", MASK_ATTRS, List::from_encoded(0, &[]))?;
+            attach(tree, at).at(next.index())
         }
         Op::Restrict { path, attrs, must } => mount::bind_on_itself(init, path, attrs, must),
         Op::Seal { path, attrs } => {
@@ -156,13 +156,6 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Write { path, mode, uid, gid, content } => {
             files::write_new_file(init, path, mode, (uid, gid), content)
         }
-        Op::EnterPrepared { fd } => mount::enter_prepared(init, fd),
-        Op::OpenPrepared {} => {
-            init.prepared = sys::openat(AT_FDCWD, c"/proc/self/ns/mnt", O_RDONLY, 0).at(0)?;
-            Ok(())
-        }
-        Op::SendPrepared {} => sys::send_fd(init.status, &Record::Prepared.encode(), init.prepared).at(0),
-        Op::EnterRoot {} => mount::enter_root(init),
         Op::PivotRoot {} => mount::pivot_into_root(init),
         Op::MoveRoot {} => mount::move_into_root(init),
         Op::Rlimit { resource, soft, hard } => sys::set_rlimit(resource, soft, hard).at(0),
@@ -185,9 +178,6 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Fork { uid, gid, set_groups, last, caller } => {
             reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
         }
-        Op::ForkOutside { uid, gid, set_groups, last, caller } => {
-            reap::fork_outside(init, caller, reap::Left { uid, gid, set_groups, last })
-        }
         Op::ForkInside { caller } => reap::fork_inside(init, caller),
         Op::Bounding { keep, last } => drop_bounding(keep, last, 0),
         Op::Ids { uid, gid, set_groups, groups } => become_user(uid, gid, set_groups, groups),
@@ -205,7 +195,6 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Landlock { fs, scoped } => enter_landlock_domain(fs, scoped),
         Op::Terminal { rows, columns } => terminal::open(init, rows, columns),
         Op::ControllingTerminal {} => terminal::control(),
-        Op::Name { name } => sys::set_name(name).at(0),
         Op::Find { candidates } => find_command(init, candidates),
         Op::Exec { args, env } => exec_command(init, args, env),
     }
@@ -232,8 +221,13 @@ fn await_byte(init: &Init, index: u8) -> Done {
 fn continue_in_cgroup(init: &mut Init, cgroup: u32) -> Done {
     let cgroup = init.take_fd(cgroup);
     let mut pidfd = -1;
-    if sys::clone_into(cgroup, &mut pidfd).at(0)? != 0 {
-        sys::send_fd(init.status, &Record::Copied.encode(), pidfd).at(1)?;
+    let pid = sys::clone_into(cgroup, &mut pidfd).at(0)?;
+    if pid != 0 {
+        let record = Record::Copied { pid }.encode();
+        if sys::send_fd(init.status, &record, pidfd).is_err() {
+            // Only the parent can reap the copy, so it must know of it.
+            sys::send(init.status, &record).at(1)?;
+        }
         sys::exit(0);
     }
     sys::close(cgroup);
@@ -339,8 +333,8 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
         return Err(errno).at(0);
     }
     sys::unblock_signals().at(0)?;
-    init.send_record(Record::Ready);
-    Ok(())
+    // Without this record the parent takes the exec of a command without a PID 1 for the end of init.
+    sys::send(init.status, &Record::Ready.encode()).at(0)
 }
 
 /// Executes the command. A refusal is reported with the index of the candidate that `find_command` found.

@@ -67,15 +67,15 @@ pub fn exit(code: i32) -> ! {
 }
 
 /// Maps the whole of `fd` for reading, until [`unmap`].
-pub fn map(fd: i32) -> Option<&'static [u8]> {
+pub fn map(fd: i32) -> Result<&'static [u8], Errno> {
     let mut stat = [0u64; 18];
-    call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0]).ok()?;
+    call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0])?;
     // st_size is the seventh word of struct stat on x86_64.
     let len = stat[6] as usize;
-    let base = call(nr::MMAP, [0, len, PROT_READ, MAP_PRIVATE, fd as usize, 0]).ok()?;
+    let base = call(nr::MMAP, [0, len, PROT_READ, MAP_PRIVATE, fd as usize, 0])?;
     // SAFETY: the kernel mapped len readable bytes at base. The memfd is sealed against writing and shrinking, and the
     // caller of `unmap` promises not to read the bytes afterwards.
-    Some(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
+    Ok(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
 }
 
 /// Unmaps a mapping that `map` returned.
@@ -164,15 +164,9 @@ pub fn socketpair() -> Result<(i32, i32), Errno> {
     Ok((one, other))
 }
 
-/// clone(2) without shared memory, as fork(2), with a pidfd of the child. Returns 0 in the child. The child sends no signal
-/// at its end until it executes a program: the kernel then sets SIGCHLD. So wait4(2) knows whether it has executed one.
+/// clone(2) without shared memory, as fork(2), with a pidfd of the child. Returns 0 in the child.
 pub fn fork(pidfd: &mut i32) -> Result<i32, Errno> {
-    call(nr::CLONE, [CLONE_PIDFD, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
-}
-
-/// prctl(PR_SET_NAME).
-pub fn set_name(name: impl Into<Z>) -> Result<(), Errno> {
-    call(nr::PRCTL, [PR_SET_NAME, name.into().0, 0, 0, 0, 0]).map(drop)
+    call(nr::CLONE, [CLONE_PIDFD | SIGCHLD, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
 }
 
 /// clone3(2) without shared memory, into a version 2 cgroup, as another child of the parent. With a pidfd of it. Returns 0
@@ -246,12 +240,12 @@ pub fn start_timer(timer: i32, nanoseconds: u64) -> Result<(), Errno> {
     call(nr::TIMERFD_SETTIME, [timer as usize, 0, addr(&time), 0, 0, 0]).map(drop)
 }
 
-/// fcntl(2), F_SETLK: an exclusive lock on the first byte of a file. It belongs to this process, not to a child, and ends
-/// when the process ends or closes a descriptor of the file. It shows the process's PID to others.
+/// fcntl(2), F_OFD_SETLK: an exclusive lock on the first byte of a file. It belongs to the open file, and ends when the
+/// last descriptor of it is closed.
 pub fn lock_first_byte(fd: i32) -> Result<(), Errno> {
     // struct flock: type and whence, start, length, pid.
     let lock = [F_WRLCK, 0, 1, 0];
-    call(nr::FCNTL, [fd as usize, F_SETLK, addr(&lock), 0, 0, 0]).map(drop)
+    call(nr::FCNTL, [fd as usize, F_OFD_SETLK, addr(&lock), 0, 0, 0]).map(drop)
 }
 
 /// pwrite(2).
@@ -300,13 +294,6 @@ pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
     let options = WALL | if block { 0 } else { WNOHANG };
     let pid = call(nr::WAIT4, [usize::MAX, addr_mut(&mut status), options, 0, 0, 0])?;
     Ok((pid as i32, status))
-}
-
-/// wait4(2) for a child of [`fork`] that has ended, or is about to, without having executed a program: its wait status.
-/// ECHILD if it has executed one.
-pub fn wait_unexecuted(pid: i32) -> Result<i32, Errno> {
-    let mut status = 0i32;
-    call(nr::WAIT4, [pid as usize, addr_mut(&mut status), WCLONE, 0, 0, 0]).map(|_| status)
 }
 
 /// prctl(2).

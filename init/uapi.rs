@@ -23,7 +23,6 @@ pub const ESTALE: i32 = 116;
 // prctl(2)
 pub const PR_SET_DUMPABLE: usize = 4;
 pub const PR_SET_KEEPCAPS: usize = 8;
-pub const PR_SET_NAME: usize = 15;
 pub const PR_CAPBSET_DROP: usize = 24;
 pub const PR_GET_SECUREBITS: usize = 27;
 pub const PR_SET_SECUREBITS: usize = 28;
@@ -51,7 +50,6 @@ pub const O_EXCL: usize = 0o200;
 pub const O_DIRECTORY: usize = 0o200_000;
 pub const O_NOFOLLOW: usize = 0o400_000;
 pub const O_CLOEXEC: usize = 0o2_000_000;
-pub const O_RDONLY: usize = 0;
 pub const O_PATH: usize = 0o10_000_000;
 pub const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 pub const RESOLVE_NO_SYMLINKS: u64 = 0x04;
@@ -110,8 +108,6 @@ pub const O_NOCTTY: usize = 0o400;
 // processes and signals
 pub const CLONE_PIDFD: usize = 0x1000;
 pub const CLONE_PARENT: usize = 0x8000;
-pub const CLONE_NEWNS: u32 = 0x2_0000;
-pub const CLONE_NEWPID: u32 = 0x2000_0000;
 pub const CLONE_INTO_CGROUP: usize = 0x2_0000_0000;
 pub const SIGCHLD: usize = 17;
 pub const SIGKILL: usize = 9;
@@ -125,9 +121,8 @@ pub const CLOCK_MONOTONIC: usize = 1;
 pub const POLLIN: i16 = 1;
 pub const WNOHANG: usize = 1;
 pub const WALL: usize = 0x4000_0000;
-pub const WCLONE: usize = 0x8000_0000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
-pub const F_SETLK: usize = 6;
+pub const F_OFD_SETLK: usize = 37;
 pub const F_WRLCK: u64 = 1;
 
 // scheduling
@@ -141,7 +136,6 @@ pub const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
 pub const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// Number of bits in a capability set.
 pub const CAP_BITS: u32 = 64;
-pub const CAP_KILL: u32 = 5;
 
 // seccomp(2), with the BPF instructions of PID 1's own filter
 pub const SECCOMP_SET_MODE_FILTER: usize = 1;

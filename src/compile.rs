@@ -21,14 +21,13 @@ use crate::ns::{self, IsolationMode, Namespaces, Network};
 use crate::plan::{MustHold, ParentOp, ParentStep, Plan};
 use crate::report::Control;
 use crate::rootfs::changes::RootRecord;
-use crate::rootfs::lower::{Part, RootRequest};
+use crate::rootfs::lower::RootRequest;
 use crate::rootfs::work::BuildRoot;
-use crate::rootfs::{self, Method};
-use crate::spec::{Policy, SandboxSpec};
+use crate::rootfs::{self, Method, Propagation};
+use crate::spec::{DieWith, Policy, SandboxSpec};
 use crate::step::wire::Op;
 use crate::step::{self, Draft, Enter, Handed, IdMaps, InitStep, Step};
 use identity::Mapping;
-use stays::{Stay, Stays};
 
 mod breaches;
 mod checks;
@@ -39,15 +38,13 @@ mod filter;
 mod identity;
 mod landlock;
 mod method;
-mod prepare;
 mod process;
 mod root;
 mod sources;
-mod stays;
 #[cfg(test)]
 mod tests;
 
-/// Compiles a plan for the mounts of `part`. `id` is the sandbox's name if the spec has none.
+/// Compiles a plan. `id` is the sandbox's name if the spec has none.
 ///
 /// # Errors
 ///
@@ -59,7 +56,6 @@ pub(crate) fn compile(
     host: &Host,
     survey: &Survey,
     id: &str,
-    part: Part,
 ) -> Result<Plan> {
     checks::kernel(host)?;
     checks::policy(policy)?;
@@ -76,8 +72,7 @@ pub(crate) fn compile(
     spec.limits.validate()?;
     let limits = spec.limit_env.variables(&spec.limits)?;
     checks::devices(spec, survey)?;
-    let stays = Stays::of(policy, spec, host, namespaces.pid);
-    let mut cgroups = cgroup(policy, spec, host, survey, &id, (namespaces.pid, stays), &mut draft)?;
+    let mut cgroups = cgroup(policy, spec, host, survey, &id, namespaces.pid, &mut draft)?;
     let built = root::work(policy, spec, host, survey, &id, &mut draft);
     let (root, entries) = built.map_err(|e| root::in_spec(e, spec))?;
     let mapping =
@@ -91,9 +86,10 @@ pub(crate) fn compile(
     let covered = root::private(policy, spec, host, &entries, &mut draft);
     let swappable = root::swappable(host, namespaces.user);
 
+    let confined = !sets.bounding.has("sys_admin");
     let places: Vec<(&Path, &Path)> =
         spec.devices.iter().map(|device| (device.source.as_path(), device.place().as_path())).collect();
-    let cold = prepare::obstacle(policy, spec, (&namespaces, stays), sets, (&root.build, &entries));
+    let propagates = spec.volumes.iter().any(|volume| volume.propagation != Propagation::Private);
     let request = RootRequest {
         root: &spec.root,
         dir: root.build.dir.as_deref(),
@@ -120,14 +116,9 @@ pub(crate) fn compile(
         user_namespaces: spec.user_namespaces,
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
-        host_net: namespaces.network == Network::Host,
         nosuid: spec.no_new_privs,
-        prepares: cold.is_none(),
-        part,
+        prepares: !namespaces.user && !policy.no_pivot_root && confined && !propagates,
     };
-    if part == Part::Common {
-        return Ok(prepare::plan(&request, id));
-    }
     let visible = request.shows_cgroups(&host.cgroup_mounts());
     let namespaces = Namespaces { cgroup: spec.cgroup_namespace.unwrap_or(visible), ..namespaces };
     let maps = identity::maps(host, identity, mapping);
@@ -139,28 +130,27 @@ pub(crate) fn compile(
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Session {});
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::ResetScheduling {});
     process::descriptors(spec, &mut draft)?;
-    let mut clone = ns::lower::join(&namespaces, &mut draft);
+    let clone = ns::lower::join(&namespaces, &mut draft);
     process::enter(&cgroups, &mut draft);
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
-    let stay = Stay { policy, spec, host, identity, mapping, id: &id, stays };
-    let outside = stays == Stays::Outside;
-    let mut files = stays::Files::default();
-    if outside {
-        clone &= !libc::CLONE_NEWPID.cast_unsigned();
-        let timers = stays.timers(spec, &cgroups, &mut draft)?;
-        draft.init.extend(timers);
-        files = stay.lower(&mut draft)?;
-    }
     ns::lower::unshare(&namespaces, &mut draft);
     rootfs::lower::lower(&request, &mut draft);
-    // Before the common filter, which knows how a task without it defeats the deadline.
-    let timers = if outside { Vec::new() } else { stays.timers(spec, &cgroups, &mut draft)? };
-    filters.common(must_hold, &mut draft);
-    draft.init.extend(timers);
-    if !outside {
-        files = stay.lower(&mut draft)?;
-    }
     let private = namespaces.pid == IsolationMode::Private;
+    // Before the common filter, which knows how a task without it defeats the deadline.
+    let stays_as_pid1 = spec.init && private;
+    let deadline = process::deadline(spec.deadline, stays_as_pid1, &mut draft)?;
+    let cpu_deadline = process::cpu_deadline(spec, stays_as_pid1, &cgroups, &mut draft)?;
+    filters.common(must_hold, &mut draft);
+    draft.init.extend(deadline.into_iter().chain(cpu_deadline));
+    let exit_record = process::exit_record(policy, spec, &id, private, &mut draft);
+    let stays = stays(policy, spec, namespaces.pid);
+    let log = process::log(spec, policy.state_dir.as_deref(), &id, stays, &mut draft)?;
+    if stays {
+        // Without a PID namespace, the end of the process that stays would not end the task.
+        let dies = private && spec.die_with == DieWith::Driver;
+        let caller = if dies { draft.hand(Handed::CallerPidfd) } else { u32::MAX };
+        draft.init.push(process::stay(host, identity, mapping, caller));
+    }
     let fork_inside = if private { filters.fork_inside(must_hold) } else { Vec::new() };
     process::rlimits(spec, &mut draft)?;
     // The Landlock domain and the filter come last, after the credentials, if no_new_privs is set. Without it, either
@@ -176,10 +166,10 @@ pub(crate) fn compile(
     sources::streams(&survey.streams, &mut draft);
     breaches::shared(spec, sets, &namespaces, domain, &mut draft);
     let same_user = identity::pid1(host, identity, mapping).0 == identity.uid;
-    breaches::delays(sets, same_user, outside, &mut draft);
-    breaches::silences(sets, &namespaces, (&filters, domain), same_user, &mut draft);
+    breaches::delays(sets, same_user, &mut draft);
+    breaches::silences(sets, &namespaces, domain, same_user, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
-    breaches::weaken(policy, sets, &namespaces, (&filters, domain, outside), &mut draft);
+    breaches::weaken(policy, sets, &namespaces, (&filters, domain), &mut draft);
     if spec.no_new_privs {
         draft.init.extend(domain.step());
     }
@@ -189,7 +179,7 @@ pub(crate) fn compile(
     draft.init.extend(process::terminal(spec.terminal, spec.streams())?.into_iter().flatten());
     let path = spec.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&spec.command, work_dir, path)?;
-    process::find(&candidates, !stays.any(), &mut draft);
+    process::find(&candidates, &mut draft);
     draft.init.extend(filter);
     let mut env = spec.env.clone();
     env.extend(limits.into_iter().map(|(key, value)| (key.into(), value.into())));
@@ -205,18 +195,15 @@ pub(crate) fn compile(
     must_hold.check(&draft.report)?;
     let record = root_record(spec, &root.build, &draft);
     let Draft { report, init, handed } = draft;
-    let log = files.log.map(|path| (path, policy.log_size));
-    let files = StateFiles { exit_record: files.exit_record, log };
+    let files = StateFiles { exit_record, log: log.map(|path| (path, policy.log_size)) };
     let parent = parent(files, &mut cgroups, root, handed, clone, maps);
     Ok(Plan {
         id,
         report,
-        cold,
         parent,
         init,
         cgroups,
         namespaces: namespaces.own(),
-        outside,
         fork_inside,
         environment: ids::environment(identity),
         other_users,
@@ -277,7 +264,7 @@ fn parent(
     root.temp.into_iter().for_each(|make| push(Control::ROOT_SWITCH, ParentOp::TempRoot(make)));
     push(Control::HOST_FILES, ParentOp::BuildRoot(Box::new(root.build)));
     let clone = ParentOp::Clone { namespaces, into_cgroup: cgroups.paths.into };
-    steps.extend(launch(cgroups, handed, clone, maps, ParentOp::AwaitCommand));
+    steps.extend(launch(cgroups, handed, clone, maps));
     steps
 }
 
@@ -287,7 +274,6 @@ fn launch(
     handed: Vec<Handed>,
     clone: ParentOp,
     maps: Option<IdMaps>,
-    wait: ParentOp,
 ) -> Vec<ParentStep> {
     let mut steps = Vec::new();
     for step in std::mem::take(&mut cgroups.steps) {
@@ -301,9 +287,18 @@ fn launch(
     push(Control::MOUNT_NS, ParentOp::SealInit);
     push(Control::MOUNT_NS, clone);
     maps.into_iter().for_each(|maps| push(Control::IDS, ParentOp::IdMaps(maps)));
-    push(Control::MOUNT_NS, wait);
+    push(Control::MOUNT_NS, ParentOp::AwaitCommand);
     cgroups.share.iter().for_each(|share| push(Control::CPUSET, ParentOp::CheckShare(share.clone())));
     steps
+}
+
+/// Whether a process of init stays beside the command: PID 1, or in the host's PID namespace one that writes the exit
+/// record.
+fn stays(policy: &Policy, spec: &SandboxSpec, pid: IsolationMode) -> bool {
+    match pid {
+        IsolationMode::Private => spec.init,
+        IsolationMode::Host => policy.state_dir.is_some(),
+    }
 }
 
 fn namespaces(policy: &Policy, spec: &SandboxSpec, host: &Host, survey: &Survey) -> Result<Namespaces> {
@@ -380,7 +375,7 @@ fn cgroup(
     host: &Host,
     survey: &Survey,
     id: &str,
-    (pid, stays): (IsolationMode, Stays),
+    pid: IsolationMode,
     draft: &mut Draft,
 ) -> Result<Cgroups> {
     let name = CgroupName::new(id).map_err(|why| Error::spec("id", why.to_string()))?;
@@ -392,13 +387,14 @@ fn cgroup(
     };
     let rules = devices::rules(spec, host, survey, draft)?;
     let without_devices = devices::without(spec);
+    let own_pid = pid == IsolationMode::Private;
     let cgroups = cgroup::lower(
         &cgroup::Request {
-            extra_pids: u64::from(stays.any()),
+            extra_pids: u64::from(stays(policy, spec, pid)),
             devices: &rules,
             without_devices: &without_devices,
-            own_pid: pid == IsolationMode::Private,
-            cpu_time: spec.cpu_deadline.is_some() && stays.ends_task(),
+            own_pid,
+            cpu_time: spec.cpu_deadline.is_some() && spec.init && own_pid,
             partition: policy.core_partitions,
             ..cgroup::Request::new(&spec.limits, &found, &policy.cgroup_parent, &name)
         },
@@ -416,8 +412,7 @@ fn must_hold(policy: &Policy, spec: &SandboxSpec) -> MustHold {
     forgiven.set(Control::OOM_SCORE, spec.oom_score_adj.is_none());
     // In a writable root of hard links, the task can change the host's files: the author asked for that.
     forgiven.set(Control::HOST_FILES, spec.root.writable);
-    // The operator asks for the record. If the author has chosen that no init stays, a process that writes it needs
-    // CAP_KILL.
+    // The operator asks for the record, and the author has chosen that no process stays to write it.
     forgiven.set(Control::EXIT_RECORD, !spec.init);
     MustHold { author: spec.require, operator: policy.require, forgiven }
 }

@@ -11,16 +11,13 @@ use crate::compile::compile;
 use crate::error::Result;
 use crate::host::{Host, Survey};
 use crate::plan::Plan;
-use crate::rootfs::lower::Part;
 use crate::rootfs::{Cancel, Progress, ProgressFn, Watch};
 use crate::spawn::{self, Given};
 use crate::spec::{DieWith, Policy, SandboxSpec};
 use crate::task::{Task, TaskHandle};
-use prepare::{Kept, KeptPlan};
 
 mod build;
 mod enter;
-mod prepare;
 
 /// A spec under a policy, with builder methods for its fields. It can be spawned any number of times.
 ///
@@ -39,7 +36,6 @@ pub struct Sandbox {
     host: Option<Host>,
     progress: Progressed,
     cancel: Option<Cancel>,
-    kept: Kept,
 }
 
 /// The progress callback of the caller, if there is one.
@@ -61,21 +57,14 @@ impl fmt::Debug for Progressed {
 impl Sandbox {
     /// A sandbox from a spec and a policy, for example from deserialised ones.
     pub fn new(policy: &Policy, spec: SandboxSpec) -> Self {
-        Sandbox {
-            policy: policy.clone(),
-            spec,
-            host: None,
-            progress: Progressed::default(),
-            cancel: None,
-            kept: Kept::default(),
-        }
+        Sandbox { policy: policy.clone(), spec, host: None, progress: Progressed::default(), cancel: None }
     }
 
     /// A sandbox for a command, with the default spec and the default policy. See [`SandboxSpec::command`] for how the
     /// command is looked up.
     pub fn command(command: impl Into<OsString>) -> Self {
         let spec = SandboxSpec { command: command.into(), ..SandboxSpec::default() };
-        Sandbox::new(&Policy::default(), spec)
+        Sandbox { policy: Policy::default(), spec, host: None, progress: Progressed::default(), cancel: None }
     }
 
     /// The spec, with all changes of the builder.
@@ -87,7 +76,6 @@ impl Sandbox {
     /// the host again.
     pub fn host(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
-        self.kept = self.kept.without_plan();
         self
     }
 
@@ -113,7 +101,6 @@ impl Sandbox {
     /// Sets the operator's policy.
     pub fn policy(mut self, policy: &Policy) -> Self {
         self.policy = policy.clone();
-        self.kept = self.kept.without_plan();
         self
     }
 
@@ -134,28 +121,30 @@ impl Sandbox {
     /// [`Error::Unsupported`](crate::Error::Unsupported) and [`Error::Prepare`](crate::Error::Prepare), as `spawn`
     /// returns them. [`Error::Unsupported`](crate::Error::Unsupported) includes a required control that will not hold.
     pub fn plan(&self) -> Result<Plan> {
-        self.on_host(|host| {
-            let survey = self.survey(host)?;
-            self.compile_with(host, &survey).map(|plan| *plan)
-        })
-    }
-
-    /// Calls `work` with the facts about this host.
-    fn on_host<T>(&self, work: impl FnOnce(&Host) -> Result<T>) -> Result<T> {
-        match &self.host {
-            Some(host) => work(host),
-            None => work(&*probe_host()?),
-        }
+        Ok(*self.compile()?.0)
     }
 
     /// Large values are in boxes, and each box is filled in a function of its own, because the caller's thread may have
     /// a small stack.
+    fn compile(&self) -> Result<(Box<Plan>, Box<Survey>)> {
+        let probed;
+        let host = match &self.host {
+            Some(host) => host,
+            None => {
+                probed = probe_host()?;
+                &*probed
+            }
+        };
+        let survey = self.survey(host)?;
+        Ok((self.compile_with(host, &survey)?, survey))
+    }
+
     fn survey(&self, host: &Host) -> Result<Box<Survey>> {
         Survey::take(&self.policy, &self.spec, host).map(Box::new)
     }
 
     fn compile_with(&self, host: &Host, survey: &Survey) -> Result<Box<Plan>> {
-        compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Whole).map(Box::new)
+        compile(&self.policy, &self.spec, host, survey, &random_id()).map(Box::new)
     }
 
     /// Builds the sandbox and runs the command in it. Returns after `execve(2)` of the command has succeeded.
@@ -178,32 +167,16 @@ impl Sandbox {
     /// [`Error`](crate::Error) with the refused step. Everything made before it is removed.
     pub fn spawn(&self) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
-        if let Some(kept) = self.kept_plan() {
-            return self.spawn_prepared(&kept);
-        }
-        self.on_host(|host| {
-            let survey = self.survey(host)?;
-            let plan = self.compile_with(host, &survey)?;
-            match self.keep(&plan, host, &survey) {
-                Some(kept) => self.spawn_prepared(&kept),
-                None => self.run(&plan, Given { survey: Some(&survey), ..Given::default() }),
-            }
-        })
-    }
-
-    fn spawn_prepared(&self, kept: &KeptPlan) -> Result<Task> {
-        let given = Given { survey: Some(&kept.survey), ready: Some(kept.ready()), ..Given::default() };
-        match self.spec.id {
-            Some(_) => self.run(&kept.plan, given),
-            None => self.run(&kept.plan.named(&random_id()), given),
-        }
-    }
-
-    fn run(&self, plan: &Plan, given: Given<'_>) -> Result<Task> {
-        let watch = Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() };
-        let given = Given { streams: spawn::streams(self.spec.streams()), watch, ..given };
+        let (plan, survey) = self.compile()?;
+        let given = Given {
+            streams: spawn::streams(self.spec.streams()),
+            survey: Some(&survey),
+            watch: Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() },
+            running: None,
+            start: None,
+        };
         let survives = self.spec.die_with == DieWith::Survive;
-        Task::new(plan, spawn::spawn(plan, given)?, survives)
+        Task::new(&plan, spawn::spawn(&plan, given)?, survives)
     }
 }
 

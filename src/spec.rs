@@ -119,8 +119,8 @@ pub struct Policy {
     /// Directory for temporary roots. If absent, the system's temporary directory. Hard links need it to be on the file
     /// system of their sources.
     pub temp_dir: Option<PathBuf>,
-    /// Directory of the host for exit records. If it is set, PID 1 of a task, or a process that stays if init is not
-    /// PID 1 ([`init`](SandboxSpec::init)), writes the exit status to the file `ID.exit` in it. So the status is known after the end
+    /// Directory of the host for exit records. If it is set, PID 1 of a task, or a process that stays beside a task in
+    /// the host's PID namespace, writes the exit status to the file `ID.exit` in it. So the status is known after the end
     /// of the caller: see [`Sandbox::recover`](crate::Sandbox::recover). Removing the task removes the file.
     ///
     /// The directory must exist, and no task may be able to write to it. It must be an absolute path. If absent, the
@@ -251,8 +251,8 @@ impl Device {
 #[non_exhaustive]
 pub enum DieWith {
     /// PID 1 kills the task when the process that spawned it has ended, also by SIGKILL (`pidfd_open(2)`, Linux 5.3). A
-    /// thread that ends does not matter, nor does a child that the process has forked. It needs a private PID namespace, and
-    /// [`init`](SandboxSpec::init) or a [`state_dir`](Policy::state_dir): other tasks survive.
+    /// thread that ends does not matter, nor does a child that the process has forked. It needs
+    /// [`init`](SandboxSpec::init) and a private PID namespace: other tasks survive.
     #[default]
     Driver,
     /// The task goes on. Dropping its [`Task`](crate::Task) kills and removes nothing either. Another process gets it
@@ -328,11 +328,6 @@ pub struct SandboxSpec {
     /// without having [detached](crate::Task::detach) the task, init kills the task, unless it is to
     /// [survive](DieWith::Survive). Without init, or in the host's PID
     /// namespace, the cloned process itself executes the command, and outlives the caller.
-    ///
-    /// With a [`state_dir`](Policy::state_dir), a process of init stays in these cases too. It reaps the command and writes
-    /// its exit record. In the host's PID namespace it runs beside the command. If the command is PID 1 of a private one,
-    /// it runs outside of that namespace, where the task does not see it: it also kills the task at its deadline and at the
-    /// end of the caller, for which it keeps `CAP_KILL` and a filter that allows to kill only the command.
     pub init: bool,
     /// Capabilities that are added to the default set, by name, or `all`. The operator's allow-list must have each.
     pub cap_add: Vec<String>,
@@ -405,8 +400,8 @@ pub struct SandboxSpec {
     pub fds: Vec<Fd>,
     /// Time after which PID 1 kills the task, also if the caller has ended or has [detached](crate::Task::detach) it. It
     /// counts from the start of the command (`CLOCK_MONOTONIC`), not while the host is suspended. A frozen task is killed
-    /// when it is thawed. It needs a private PID namespace, and [`init`](Self::init) or a
-    /// [`state_dir`](Policy::state_dir). No deadline if absent. Serialised as seconds, or a string such as `"90s"`, `"500ms"` or `"2h"`.
+    /// when it is thawed. It needs [`init`](Self::init) and a private PID namespace. No deadline if absent. Serialised as
+    /// seconds, or a string such as `"90s"`, `"500ms"` or `"2h"`.
     #[serde(with = "notation::optional_duration")]
     pub deadline: Option<Duration>,
     /// CPU time after which PID 1 kills the task, as with [`deadline`](Self::deadline): user and system time of all
@@ -415,7 +410,7 @@ pub struct SandboxSpec {
     ///
     /// PID 1 sleeps as long as the task cannot reach the limit on all CPUs together, and at least 10 ms. So the task
     /// exceeds the limit by at most 10 ms on each CPU, plus one scheduler tick and the time until PID 1 runs. It needs
-    /// the same as a deadline, and a cgroup v2 tree or the `cpuacct` controller of v1. It needs no
+    /// [`init`](Self::init), a private PID namespace, and a cgroup v2 tree or the `cpuacct` controller of v1. It needs no
     /// controller of cgroup v2. No limit if absent. Serialised as [`deadline`](Self::deadline).
     #[serde(with = "notation::optional_duration")]
     pub cpu_deadline: Option<Duration>,

@@ -221,11 +221,6 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
         let other = Compare { is: Is::Ne, ..Compare::int(0, Is::Eq, 0) };
         rules.push(rule(&["prlimit64"], vec![other], EPERM));
     }
-    // PID 1 writes the exit record and the log. A task with the user of PID 1 could lower its limits of file sizes and CPU
-    // time.
-    if grants.init {
-        rules.push(rule(&["prlimit64"], is(0, 1), EPERM));
-    }
     let more = MORE_FAMILIES.iter().filter(|(_, name)| grants.capabilities.contains(*name));
     let families = FAMILIES.iter().copied().chain(more.map(|(family, _)| *family));
     let sockets = ["socket", "socketpair"];

@@ -75,6 +75,4 @@ pub struct Grants {
     pub user_namespaces: bool,
     /// Whether the task is in the host's PID namespace.
     pub host_processes: bool,
-    /// Whether PID 1 of the task's PID namespace is init, and not the command.
-    pub init: bool,
 }

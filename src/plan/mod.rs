@@ -23,7 +23,6 @@ use crate::step::wire::{self, Field, List, Op};
 use crate::step::{Encoded, InitStep, Phase, call, rlimit_name};
 
 mod parent;
-mod prepared;
 
 pub(crate) use parent::{EXECUTE_INIT, ParentOp, ParentStep, map_call};
 
@@ -46,9 +45,6 @@ pub struct Plan {
     pub id: String,
     /// The controls that hold if every step succeeds.
     pub report: Report,
-    /// Why every task of the sandbox makes all of its mounts. `None` if those that are the same for every task can be
-    /// prepared.
-    pub(crate) cold: Option<&'static str>,
     /// Steps of the parent, before the clone and while init runs.
     pub(crate) parent: Vec<ParentStep>,
     /// Steps of init.
@@ -57,8 +53,6 @@ pub struct Plan {
     pub(crate) cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub(crate) namespaces: u32,
-    /// Whether the process of init that stays is outside of the task's PID namespace.
-    pub(crate) outside: bool,
     /// The steps by which a process that joins the task forks into its PID namespace: `setns(2)` puts only children of
     /// that process into the namespace. Empty if the task is in the caller's PID namespace.
     pub(crate) fork_inside: Vec<InitStep>,
@@ -89,8 +83,6 @@ pub(crate) struct Enclosure {
     pub cgroups: Cgroups,
     /// The namespaces that the task does not share with the caller: `CLONE_NEW*` bits.
     pub namespaces: u32,
-    /// See [`Plan::outside`].
-    pub outside: bool,
     /// See [`Plan::fork_inside`].
     pub fork_inside: Vec<InitStep>,
     /// See [`Plan::environment`].
@@ -104,9 +96,9 @@ pub(crate) struct Enclosure {
 }
 
 impl Enclosure {
-    /// Whether the end of the cloned process ends every process of the task: it is PID 1 of the task's PID namespace.
-    pub(crate) fn ends_with_init(&self) -> bool {
-        self.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0 && !self.outside
+    /// Whether the task has a PID namespace of its own.
+    pub(crate) fn has_pid_namespace(&self) -> bool {
+        self.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0
     }
 }
 
@@ -206,7 +198,6 @@ impl Plan {
             steps,
             cgroups,
             namespaces: self.namespaces,
-            outside: self.outside,
             fork_inside: self.fork_inside.clone(),
             environment: self.environment.clone(),
             other_users: self.other_users.clone(),
@@ -241,6 +232,11 @@ impl Plan {
     /// The step of init with this index.
     pub(crate) fn init_step(&self, step: u32) -> Option<&InitStep> {
         self.init.get(usize::try_from(step).ok()?)
+    }
+
+    /// Whether a process of init's program stays beside the command.
+    pub(crate) fn has_pid1(&self) -> bool {
+        self.init.iter().any(|step| matches!(step.op(), Some(Op::Fork { .. } | Op::ForkInside { .. })))
     }
 
     /// The printed line of a call of init, for an error.
@@ -295,9 +291,6 @@ impl fmt::Display for Plan {
         writeln!(f, "# init")?;
         for step in &self.init {
             print(f, step.phase, &step.op.title(), step.may_be_refused(), &step.op.calls())?;
-        }
-        if let Some(why) = self.cold {
-            writeln!(f, "# nothing is prepared: {why}")?;
         }
         writeln!(f, "# release")?;
         self.undo_calls().iter().try_for_each(|line| writeln!(f, "  {line}"))

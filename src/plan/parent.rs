@@ -55,8 +55,6 @@ pub(crate) enum ParentOp {
     IdMaps(IdMaps),
     /// Waits until init has executed the command or a step of init was refused.
     AwaitCommand,
-    /// Waits until init has sent the prepared mount namespace or a step of init was refused.
-    AwaitPrepared,
     /// Checks again whether another task reserved CPUs while this task was being created.
     CheckShare(JoinShare),
 }
@@ -79,7 +77,6 @@ impl ParentOp {
             ParentOp::Clone { .. } => "clone, and execute init".into(),
             ParentOp::IdMaps(_) => "write the id maps".into(),
             ParentOp::AwaitCommand => "wait until the command runs".into(),
-            ParentOp::AwaitPrepared => "wait for the prepared mount namespace".into(),
             ParentOp::CheckShare(_) => "check again whether CPUs are reserved".into(),
         }
     }
@@ -114,10 +111,7 @@ impl ParentOp {
             ParentOp::LockUpper(path) => {
                 vec![format!("openat({path:?}, O_DIRECTORY)"), format!("flock({path:?}, LOCK_EX|LOCK_NB)")]
             }
-            ParentOp::BuildRoot(_)
-            | ParentOp::AwaitCommand
-            | ParentOp::AwaitPrepared
-            | ParentOp::CheckShare(_) => Vec::new(),
+            ParentOp::BuildRoot(_) | ParentOp::AwaitCommand | ParentOp::CheckShare(_) => Vec::new(),
             ParentOp::Cgroup(op) => op.calls(),
             ParentOp::Hand(handed) => vec![handed.call()],
             ParentOp::Channel => vec!["socketpair(AF_UNIX, SOCK_SEQPACKET)".into()],

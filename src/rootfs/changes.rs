@@ -47,7 +47,7 @@ pub enum ChangeKind {
 }
 
 /// Facts about a root that are kept until the task has ended, to list the changes then.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RootRecord {
     pub method: Method,
     /// The directory of the host that is the root, if it is one.

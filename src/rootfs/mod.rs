@@ -57,7 +57,6 @@ mod hash;
 pub(crate) mod lower;
 pub(crate) mod names;
 pub(crate) mod populate;
-pub(crate) mod prepared;
 pub(crate) mod probe;
 pub(crate) mod source;
 pub(crate) mod teardown;

@@ -36,7 +36,6 @@ impl Sandbox {
     /// Calls `set` with the spec, to set several fields or fields of fields.
     pub fn with(mut self, set: impl FnOnce(&mut SandboxSpec)) -> Self {
         set(&mut self.spec);
-        self.kept = self.kept.without_plan();
         self
     }
 

@@ -71,13 +71,12 @@ impl Task {
         let plan = enter(enclosure, spec, &inherited, &format!("exec-{}", random_id()))?;
         let streams = spawn::streams(spec.streams());
         let start = spec.deadline.map_or(START, |deadline| deadline.min(START));
-        let given =
-            Given { streams, running: Some(self.enclosed()?), start: Some(start), ..Given::default() };
+        let given = Given { streams, running: Some(self.pidfd()), start: Some(start), ..Given::default() };
         // The end of the task explains every other error.
         let spawned = self.while_entering(|| spawn::spawn(&plan, given));
         let spawned = spawned.or_else(|e| {
             if spawn::joined_too_late(&e) {
-                self.wait_end(Some(END))?;
+                self.wait_if_ending(END)?;
             }
             self.check_alive().and(Err(e))
         })?;

@@ -22,17 +22,13 @@ use crate::report::Report;
 use crate::rootfs::source::HostFile;
 use crate::rootfs::{Populated, Watch};
 use crate::spec::{SandboxSpec, Stdio};
-use crate::step::{Handed, IdMaps, Kernel, StreamSource};
+use crate::step::wire::{Op, RECORD, Record};
+use crate::step::{Handed, IdMaps, InitStep, Kernel, StreamSource};
 use crate::sys;
 use crate::sys::lock::{Lock, Locked};
 use crate::task::{Child, RecordFile, Spawned, Streams, Undo};
 
 mod clone;
-mod expected;
-mod listen;
-
-pub(crate) use listen::joined_too_late;
-use listen::{DIED, Heard, listen, unheard, was_killed};
 
 /// The static program init.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
@@ -47,21 +43,10 @@ pub(crate) struct Given<'a> {
     pub survey: Option<&'a Survey>,
     /// How the caller follows and cancels the population of a root.
     pub watch: Watch<'a>,
-    /// What was prepared for the task.
-    pub ready: Option<Ready<'a>>,
     /// The task to join: the pidfd of its first process. `None` for a new task.
     pub running: Option<BorrowedFd<'a>>,
     /// How long the process may take to execute its command. `None` for a new task, which nothing can stop.
     pub start: Option<Duration>,
-}
-
-/// What is kept for all tasks of a sandbox.
-#[derive(Clone, Copy)]
-pub(crate) struct Ready<'a> {
-    /// The prepared mount namespace that the task enters a copy of.
-    pub mounts: BorrowedFd<'a>,
-    /// The program init, which no process can write to.
-    pub init: BorrowedFd<'a>,
 }
 
 /// Maximum number of retries after the kernel killed init right after the clone.
@@ -72,7 +57,15 @@ const KILLS: u32 = 16;
 /// # Errors
 /// The refused step. Everything created is removed.
 pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
-    let mut run = Run::new(plan, given);
+    let mut run = Run {
+        plan,
+        given,
+        undo: Undo::default(),
+        report: plan.report.clone(),
+        populated: None,
+        log: None,
+        attempt: Attempt::default(),
+    };
     let first = plan.parent.iter().position(|step| matches!(step.op, ParentOp::Hand(_)));
     let (before, clone) = plan.parent.split_at(first.unwrap_or(plan.parent.len()));
     before.iter().try_for_each(|step| run.step(step))?;
@@ -84,18 +77,6 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
     let Attempt { streams, child, .. } = attempt;
     let child = child.ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))?;
     Ok(Spawned { child, streams, undo, report, populated })
-}
-
-/// Runs a plan that prepares mounts. Returns the mount namespace, and the program init for the tasks that enter it.
-///
-/// # Errors
-/// The refused step. Everything created is removed.
-pub(crate) fn prepare(plan: &Plan, survey: &Survey) -> Result<(OwnedFd, OwnedFd)> {
-    let mut run = Run::new(plan, Given { survey: Some(survey), ..Given::default() });
-    run.attempt(&plan.parent)?;
-    let init = init_program(&ParentOp::SealInit.call())?;
-    let mounts = run.attempt.prepared.take();
-    mounts.map(|mounts| (mounts, init)).ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))
 }
 
 /// The state of a running plan.
@@ -124,23 +105,9 @@ struct Attempt {
     channel: Option<(OwnedFd, OwnedFd)>,
     steps: Option<OwnedFd>,
     init: Option<OwnedFd>,
-    /// The mount namespace that init has prepared.
-    prepared: Option<OwnedFd>,
 }
 
-impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, given: Given<'a>) -> Run<'a> {
-        Run {
-            plan,
-            given,
-            undo: Undo::default(),
-            report: plan.report.clone(),
-            populated: None,
-            log: None,
-            attempt: Attempt::default(),
-        }
-    }
-
+impl Run<'_> {
     /// Runs the steps from the first descriptor for init on. Repeats them if the kernel kills init right after the
     /// clone.
     ///
@@ -155,7 +122,7 @@ impl<'a> Run<'a> {
             let born = steps.iter().try_for_each(|step| self.step(step));
             let group = self.undo.group().filter(|group| group.into_fd().is_some());
             let again = match (&born, group) {
-                (Err(e), Some(group)) if was_killed(e).is_some_and(|e| e.first) && group.oom_kills() == 0 => {
+                (Err(e), Some(group)) if was_killed(e) && group.oom_kills() == 0 => {
                     kills < KILLS && group.kill().is_ok()
                 }
                 _ => false,
@@ -173,7 +140,7 @@ impl<'a> Run<'a> {
 
     /// Replaces the error if init was OOM-killed.
     fn explained(&self, e: Error) -> Error {
-        if was_killed(&e).is_some() && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
+        if was_killed(&e) && self.undo.group().is_some_and(|group| group.oom_kills() > 0) {
             let why = "out of memory: init was OOM-killed, the memory limit is too small to start the task";
             return Error::Setup { step: DIED.into(), source: io::Error::other(why) };
         }
@@ -241,17 +208,23 @@ impl<'a> Run<'a> {
                 let sealed = sys::sealed_memfd(c"cofferdam-plan", &program, false);
                 self.attempt.steps = Some(sealed.map_err(refused)?);
             }
-            ParentOp::SealInit => self.attempt.init = Some(init_program(&step.op.call())?),
+            ParentOp::SealInit => self.attempt.init = Some(init_program(&step.op)?),
             ParentOp::Clone { namespaces, into_cgroup } => self.clone(*namespaces, *into_cgroup, &step.op)?,
-            ParentOp::IdMaps(maps) => self.write_maps(maps)?,
-            ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
-                let Attempt { child, streams, prepared, .. } = &mut self.attempt;
+            ParentOp::IdMaps(maps) => {
+                let written = self.write_maps(maps);
+                if let (Err(_), Some(child)) = (&written, &mut self.attempt.child)
+                    && sys::is_ending(child.pidfd()) == Some(true)
+                {
+                    // The kernel refuses the maps of a process that ends. The cause is the end of init.
+                    listen(self.plan, child, &mut self.report, None)?;
+                }
+                written?;
+            }
+            ParentOp::AwaitCommand => {
+                let Attempt { child, streams, .. } = &mut self.attempt;
                 if let Some(child) = child {
                     let until = self.given.start.and_then(|start| Instant::now().checked_add(start));
-                    match listen(self.plan, child, &mut self.report, until)? {
-                        Heard::Runs(terminal) => streams.terminal = terminal,
-                        Heard::Prepared(namespace) => *prepared = Some(namespace),
-                    }
+                    streams.terminal = listen(self.plan, child, &mut self.report, until)?;
                 }
             }
             ParentOp::CheckShare(share) => {
@@ -288,16 +261,16 @@ impl<'a> Run<'a> {
         let (handed, channel, steps, init) =
             (std::mem::take(handed), channel.take(), steps.take(), init.take());
         let missing = || Error::Prepare { step: op.call(), source: Errno::EBADF.into() };
-        let kept = self.given.ready.map(|ready| ready.init);
-        let (Some((ours, theirs)), Some(steps)) = (channel, steps) else { return Err(missing()) };
-        let program = init.as_ref().map(AsFd::as_fd).or(kept).ok_or_else(missing)?;
+        let (Some((ours, theirs)), Some(steps), Some(init)) = (channel, steps, init) else {
+            return Err(missing());
+        };
         let number = |fd: &OwnedFd| CString::new(fd.as_raw_fd().to_string()).unwrap_or_default();
         let mut inherit: Vec<RawFd> = handed.iter().flatten().map(AsRawFd::as_raw_fd).collect();
         inherit.extend([steps.as_raw_fd(), theirs.as_raw_fd()]);
         let request = clone::CloneRequest {
             namespaces,
             cgroup: self.undo.group().filter(|_| into_cgroup).and_then(Group::into_fd),
-            program,
+            program: init.as_fd(),
             argv: [c"cofferdam-init".into(), number(&steps), number(&theirs)],
             inherit,
         };
@@ -314,20 +287,16 @@ impl<'a> Run<'a> {
     fn write_maps(&self, maps: &IdMaps) -> Result<()> {
         let Some(child) = &self.attempt.child else { return Ok(()) };
         // The mounted /proc may belong to another PID namespace than the caller's, in which the child has another pid.
-        let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
-            let source = io::Error::other(
-                "/proc is not mounted, or is mounted for another PID namespace than the caller's",
-            );
-            Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
-        })?;
+        let pid = sys::find_pid(child.pidfd()).and_then(|pid| {
+            let why = "/proc is not mounted, or is mounted for another PID namespace than the caller's";
+            pid.ok_or_else(|| io::Error::other(why))
+        });
+        let pid = pid.map_err(Error::prepare("read(\"/proc/self/fdinfo/PIDFD\")"))?;
         for (file, text) in maps.files() {
             std::fs::write(format!("/proc/{pid}/{file}"), text)
                 .map_err(Error::prepare(map_call(file, text)))?;
         }
-        child
-            .status()
-            .and_then(|status| sys::send(status, b"g"))
-            .map_err(|e| unheard(child, "sendto(status)", e))
+        let_continue(child)
     }
 
     /// Opens a descriptor for init. `None` if it is not needed.
@@ -342,8 +311,6 @@ impl<'a> Run<'a> {
             Handed::Caller(number) => callers(*number)?,
             Handed::CallerPidfd => sys::own_pidfd().map_err(refused)?,
             Handed::Task => duplicate(self.given.running)?,
-            Handed::Prepared => duplicate(self.given.ready.map(|ready| ready.mounts))?,
-            Handed::Nothing => return Ok(None),
             Handed::Cgroup(_) => duplicate(self.undo.group().and_then(Group::into_fd))?,
             Handed::ExitRecord(_) => {
                 let record = self.undo.exit_record().ok_or(io::ErrorKind::NotFound.into());
@@ -469,12 +436,12 @@ fn callers(fd: RawFd) -> Result<OwnedFd> {
 
 /// Opens init for execution: a sealed memfd, or an unlinked file without a writable descriptor if memfds may not be
 /// executed (`vm.memfd_noexec` = 2, Linux 6.3).
-fn init_program(call: &str) -> Result<OwnedFd> {
+fn init_program(op: &ParentOp) -> Result<OwnedFd> {
     match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
             "openat(temporary directory, O_TMPFILE), because vm.memfd_noexec=2 forbids executable memfds",
         )),
-        other => other.map_err(Error::prepare(call)),
+        other => other.map_err(Error::prepare(op.call())),
     }
 }
 
@@ -486,4 +453,146 @@ fn unlinked_init() -> io::Result<OwnedFd> {
     // execve(2) of a file that is open for writing fails with ETXTBSY, so the file is opened again for reading.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Reads init's records until the command runs. Returns the caller's end of the pseudo-terminal, if the plan opens one.
+fn listen(
+    plan: &Plan,
+    child: &mut Child,
+    report: &mut Report,
+    until: Option<Instant>,
+) -> Result<Option<OwnedFd>> {
+    let mut ready = false;
+    let mut terminal = None;
+    loop {
+        let mut buffer = [0u8; RECORD];
+        if let Some(until) = until {
+            child
+                .status()
+                .and_then(|status| sys::poll_until(status, until))
+                .map_err(Error::prepare("wait for the command, which may be stopped or frozen"))?;
+        }
+        let (n, fd) = child
+            .status()
+            .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
+            .map_err(|e| unheard(child, "recvmsg(status)", e))?;
+        if n == 0 {
+            // End of the stream: the command was executed, or init died before the exec. A PID 1 that stays has
+            // the stream open.
+            return if ready && !plan.has_pid1() { Ok(terminal) } else { Err(init_died(child)) };
+        }
+        match Record::decode(buffer.get(..n).unwrap_or_default()) {
+            Ok(Record::Ready) => ready = true,
+            Ok(Record::Running) => {
+                child.runs_as(fd);
+                return Ok(terminal);
+            }
+            Ok(Record::Terminal) => terminal = fd,
+            Ok(Record::Copied { pid }) => {
+                let copy = fd.or_else(|| sys::own_child(pid)).ok_or_else(|| init_died(child))?;
+                child.continues_as(copy);
+                let_continue(child)?;
+            }
+            Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
+            Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
+            Ok(Record::Exited { .. } | Record::Deadline | Record::CpuDeadline) | Err(_) => {
+                return Err(init_died(child));
+            }
+        }
+    }
+}
+
+fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {
+    let source = io::Error::from_raw_os_error(errno);
+    let op = plan.init_step(step).and_then(InitStep::op);
+    let found = match op {
+        Some(Op::Find { .. }) => None,
+        Some(Op::Exec { .. }) => plan.candidates.get(usize::from(call)),
+        _ => {
+            let source = match plan.meaning(step, call, errno) {
+                Some(why) => io::Error::new(source.kind(), format!("{why} ({source})")),
+                None => source,
+            };
+            return Error::Setup { step: plan.call(step, call), source };
+        }
+    };
+    let (program, source) = match (found, errno) {
+        (None, _) => {
+            let (program, tried) = (plan.command.clone().into(), plan.candidates.clone());
+            return Error::Exec { program, tried, source };
+        }
+        (Some(path), libc::ENOENT) => {
+            let why = format!(
+                "{path:?} exists, but its interpreter (#! line or ELF loader) does not exist in the root"
+            );
+            (path.clone(), io::Error::new(io::ErrorKind::NotFound, why))
+        }
+        (Some(path), _) => (path.clone(), source),
+    };
+    Error::Exec { program, tried: Vec::new(), source }
+}
+
+/// Handles a refused step after which init continued.
+fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) -> Result<()> {
+    let source = io::Error::from_raw_os_error(errno);
+    let refused = Error::Prepare { step: plan.call(step, call), source };
+    match plan.init_step(step) {
+        Some(step) => step.on_refusal.take(refused, report),
+        None => Err(refused),
+    }
+}
+
+/// Sends the byte that init waits for. If init has ended, its records say why.
+fn let_continue(child: &Child) -> Result<()> {
+    match child.status().and_then(|status| sys::send(status, b"g")) {
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
+            Err(Error::prepare("sendto(status)")(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The error for a failed call on the socket: init has died, or the call failed for another reason.
+fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child),
+        _ => Error::prepare(call)(e),
+    }
+}
+
+/// The step of the error for an init that ended without a record.
+const DIED: &str = "init";
+
+/// The error for an init that ended without a record.
+fn init_died(child: &Child) -> Error {
+    let source = match sys::wait_pidfd(child.pidfd(), true, false) {
+        Ok(Some((sys::Ended::Signal { number: libc::SIGKILL, .. }, _))) => io::Error::other(Killed),
+        Ok(Some((sys::Ended::Signal { number, .. }, _))) => {
+            io::Error::other(format!("init was killed by signal {number}"))
+        }
+        Ok(Some((sys::Ended::Code(code), _))) => io::Error::other(format!("init exited with code {code}")),
+        _ => io::Error::other("init has ended, its exit status is unknown"),
+    };
+    Error::Setup { step: DIED.into(), source }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("init was killed by signal 9")]
+struct Killed;
+
+/// Whether the end of the task that the process joins may be the cause: init or its child was killed with the task, or the
+/// task's namespaces are gone. The kernel refuses a fork into a PID namespace that ends with `ENOMEM`, and the namespaces of
+/// a process that ends with `ESRCH` or `EPERM`.
+pub(crate) fn joined_too_late(error: &Error) -> bool {
+    let (Error::Setup { step, source } | Error::Prepare { step, source }) = error else { return false };
+    match source.raw_os_error() {
+        Some(libc::EPERM) => step.starts_with("setns"),
+        errno => step == DIED || matches!(errno, Some(libc::ESRCH | libc::ENOMEM)),
+    }
+}
+
+/// Whether the spawn failed because init was killed by SIGKILL before it sent a record.
+fn was_killed(error: &Error) -> bool {
+    let Error::Setup { source, .. } = error else { return false };
+    source.get_ref().is_some_and(|e| e.is::<Killed>())
 }

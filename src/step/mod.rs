@@ -310,10 +310,6 @@ pub(crate) enum Handed {
     CallerPidfd,
     /// A pidfd of the first process of a running task.
     Task,
-    /// The prepared mount namespace of the sandbox.
-    Prepared,
-    /// Nothing: the step that refers to it has run once for all tasks of the sandbox.
-    Nothing,
     /// The v2 cgroup of a process that joins a task.
     Cgroup(PathBuf),
     /// The file of the exit record, opened once more for writing.
@@ -350,8 +346,6 @@ impl Handed {
             Handed::Caller(number) => format!("descriptor {number} of the caller"),
             Handed::CallerPidfd => "a pidfd of the caller".into(),
             Handed::Task => "a pidfd of the task".into(),
-            Handed::Prepared => "the prepared mount namespace".into(),
-            Handed::Nothing => "nothing".into(),
             Handed::Cgroup(path) => format!("cgroup {path:?}"),
             Handed::ExitRecord(path) => format!("exit record {path:?}"),
             Handed::Log(path) => format!("log {path:?}"),
@@ -377,8 +371,6 @@ impl Handed {
             Handed::Caller(number) => format!("fcntl({number}, F_DUPFD_CLOEXEC)"),
             Handed::CallerPidfd => "pidfd_open(this process)".into(),
             Handed::Task => "fcntl(pidfd, F_DUPFD_CLOEXEC)".into(),
-            Handed::Prepared => "fcntl(prepared mounts, F_DUPFD_CLOEXEC)".into(),
-            Handed::Nothing => String::new(),
             Handed::Cgroup(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::ExitRecord(path) => format!("openat({path:?}, O_WRONLY|O_NOFOLLOW)"),
             Handed::Log(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
@@ -457,13 +449,11 @@ mod tests {
             Record::Deadline,
             Record::CpuDeadline,
             Record::Terminal,
-            Record::Prepared,
-            Record::Copied,
-            Record::EndedAt { nanoseconds: u64::MAX - 1 },
+            Record::Copied { pid: 70000 },
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
-        assert_eq!(Record::decode(&[12; 9]), Err(Malformed));
+        assert_eq!(Record::decode(&[10; 9]), Err(Malformed));
         assert_eq!(Record::decode(&[1; 8]), Err(Malformed));
     }
 

@@ -214,9 +214,7 @@ ops! {
         /// Path in the sandbox.
         path: Str<'a>,
     }
-    /// Mounts an empty read-only tmpfs at `/proc`, of which each [`Op::MaskDir`] binds a copy. The procfs covers it.
-    MaskSource {}
-    /// Covers a directory with a copy of the mount of [`Op::MaskSource`], if the directory exists.
+    /// Covers a directory with an empty read-only tmpfs, if the directory exists.
     MaskDir {
         /// Path in the sandbox.
         path: Str<'a>,
@@ -238,17 +236,6 @@ ops! {
         /// `MOUNT_ATTR_*` bits.
         attrs: u64,
     }
-    /// Enters a copy of the prepared mount namespace (`setns(2)`, `unshare(2)`), whose root becomes the sandbox's.
-    EnterPrepared {
-        /// Index into the table of descriptors: the namespace.
-        fd: u32,
-    }
-    /// Opens the mount namespace of this process, which [`Op::SendPrepared`] sends.
-    OpenPrepared {}
-    /// Sends the mount namespace to the parent. Init then exits.
-    SendPrepared {}
-    /// Changes to the root, and closes the descriptors of it and of its mounts. The root is already `/`.
-    EnterRoot {}
     /// Makes the root `/` by `pivot_root(2)`, and detaches the host's root.
     PivotRoot {}
     /// Makes the root `/` by `chroot(2)`. The host's root stays mounted below it.
@@ -281,8 +268,8 @@ ops! {
         /// Path of the file; only for the printed plan.
         path: Str<'a>,
     }
-    /// Keeps the file of the exit record, which only PID 1 writes. A lock on its first byte says that PID 1 lives, and which
-    /// process it is.
+    /// Keeps the file of the exit record, which only PID 1 writes. A lock on its first byte (Linux 3.15) says that PID 1
+    /// lives.
     ExitRecord {
         /// Index into the table of descriptors: the file, open for writing.
         fd: u32,
@@ -313,22 +300,6 @@ ops! {
         last: u32,
         /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends. An index
         /// beyond the table means that PID 1 outlives the caller.
-        caller: u32,
-    }
-    /// Makes a PID namespace and forks: the child is PID 1 of the namespace, and init stays outside of it. The child waits
-    /// until init has given up its privileges, and then runs the following steps. Init reaps it, reports its exit status,
-    /// and kills it before it exits itself. For that it keeps `CAP_KILL`, and a filter allows to kill only this child.
-    ForkOutside {
-        /// User id of init after the fork.
-        uid: u32,
-        /// Group id of init after the fork.
-        gid: u32,
-        /// Whether init drops its supplementary groups; some user namespaces forbid it.
-        set_groups: bool,
-        /// The highest capability that the kernel knows. Init drops it and all lower ones from its bounding set.
-        last: u32,
-        /// Index into the table of descriptors, of a pidfd of the caller. Init kills the child when the caller ends. An
-        /// index beyond the table means that both outlive the caller.
         caller: u32,
     }
     /// Forks after [`Op::Join`] has joined the PID namespace of a task: the child is in that namespace, init is not. The
@@ -416,12 +387,6 @@ ops! {
         fs: u64,
         /// `LANDLOCK_SCOPE_*` bits.
         scoped: u64,
-    }
-    /// Names the thread until the exec. The name has a slash, so that no file has it whose execution names a thread: the
-    /// parent sees whether the command was executed. Without it, a process that stays tells.
-    Name {
-        /// The name, of at most 15 bytes.
-        name: Str<'a>,
     }
     /// Finds the command, the first candidate that is a regular file, and reports to the parent that only the filter
     /// and `execve(2)` are left.

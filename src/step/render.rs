@@ -110,17 +110,12 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "open_tree(root \"dev/null\", OPEN_TREE_CLONE)".into(),
             format!("move_mount(\"dev/null\", root {path:?})"),
         ],
-        Op::MaskSource {} => {
-            let mut lines = new_mount("\"tmpfs\"", MASK_ATTRS, List::from_encoded(0, &[]));
-            lines.push("openat2(root, \"/proc\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into());
-            lines.push("move_mount(tmpfs, root \"/proc\")".into());
+        Op::MaskDir { path } => {
+            let mut lines = vec![format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)")];
+            lines.extend(new_mount("\"tmpfs\"", MASK_ATTRS, List::from_encoded(0, &[])));
+            lines.push(format!("move_mount(tmpfs, root {path:?})"));
             lines
         }
-        Op::MaskDir { path } => vec![
-            format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
-            "open_tree(empty directory, OPEN_TREE_CLONE)".into(),
-            format!("move_mount(empty directory, root {path:?})"),
-        ],
         Op::Restrict { path, attrs, must } => vec![
             format!(
                 "openat2(root, {path:?}, RESOLVE_IN_ROOT{})",
@@ -172,17 +167,6 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             format!("write(it, {content:?})"),
             format!("fchownat(it, {uid}, {gid})"),
         ],
-        Op::EnterPrepared { .. } => vec![
-            "setns(prepared mounts, CLONE_NEWNS)".into(),
-            "unshare(CLONE_NEWNS)".into(),
-            "openat(\"/\", O_PATH)".into(),
-            "openat2(root, \"/dev\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
-            "openat2(root, \"/proc\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
-            "openat2(root, \"/sys\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
-        ],
-        Op::OpenPrepared {} => one("openat(\"/proc/self/ns/mnt\", O_RDONLY)".into()),
-        Op::SendPrepared {} => one("sendmsg(the parent, the mount namespace)".into()),
-        Op::EnterRoot {} => one("chdir(\"/\")".into()),
         Op::PivotRoot {} => vec![
             "fchdir(root)".into(),
             "pivot_root(\".\", \".\")".into(),
@@ -217,10 +201,9 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
                 std::time::Duration::from_nanos(nanoseconds)
             ),
         ],
-        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_SETLK, first byte)")),
+        Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_OFD_SETLK, first byte)")),
         Op::Log { path, .. } => one(format!("pread64({path:?})")),
         Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
-        Op::ForkOutside { uid, gid, set_groups, .. } => fork_outside(uid, gid, set_groups),
         Op::ForkInside { .. } => [
             "signalfd4(SIGCHLD)",
             "socketpair(AF_UNIX, SOCK_SEQPACKET)",
@@ -268,7 +251,6 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             lines.push("landlock_restrict_self(it)".into());
             lines
         }
-        Op::Name { name } => one(format!("prctl(PR_SET_NAME, {name:?})")),
         Op::Find { candidates } => {
             let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
             one(format!("statx(first regular file of {})", names.join(" ")))
@@ -328,7 +310,6 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Mount { fs, target, .. } => format!("mount {fs:?} at {target:?}"),
         Op::Symlink { path, .. } => format!("symbolic link {path:?}"),
         Op::Node { path, .. } => format!("device {path:?}"),
-        Op::MaskSource {} => "empty directory for masks".into(),
         Op::MaskFile { path } | Op::MaskDir { path } => format!("mask {path:?}"),
         Op::Restrict { path, .. } | Op::Seal { path, .. } => format!("{path:?} read-only"),
         Op::Null { .. } => "/dev/null for standard streams".into(),
@@ -339,10 +320,6 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::File { path, content } => format!("file {path:?} of {content:?}, read-only"),
         Op::Empty { path } => format!("empty file {path:?}"),
         Op::Write { path, content, .. } => format!("new file {path:?} of {content:?}"),
-        Op::EnterPrepared { .. } => "enter a copy of the prepared mounts".into(),
-        Op::OpenPrepared {} => "open the mount namespace".into(),
-        Op::SendPrepared {} => "send the mount namespace".into(),
-        Op::EnterRoot {} => "enter the root".into(),
         Op::PivotRoot {} | Op::MoveRoot {} => "switch to the new root".into(),
         Op::Rlimit { .. } => "resource limit".into(),
         Op::Deadline { .. } => "deadline of the task".into(),
@@ -350,9 +327,6 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::ExitRecord { path, .. } => format!("exit record in {path:?}"),
         Op::Log { path, .. } => format!("copy the standard streams to the log {path:?}"),
         Op::Fork { .. } => "stay as PID 1, continue in a child process".into(),
-        Op::ForkOutside { .. } => {
-            "stay outside of a new PID namespace, continue in a child process as PID 1".into()
-        }
         Op::ForkInside { .. } => "continue in a child process inside the task".into(),
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "set uid, gid and groups".into(),
@@ -360,7 +334,6 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::NoUserNamespaces { .. } => "forbid new user namespaces".into(),
         Op::Filter { .. } => "seccomp filter".into(),
         Op::Landlock { .. } => "Landlock domain".into(),
-        Op::Name { .. } => "name of the thread until the exec".into(),
         Op::Find { .. } => "find the command".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),
@@ -372,32 +345,15 @@ pub(crate) fn title(op: &Op<'_>) -> String {
 }
 
 fn fork(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
-    let mut lines: Vec<String> = FORK.map(String::from).into();
-    lines.push("close_range(all others)".into());
-    lines.push("prctl(PR_CAPBSET_DROP, all)".into());
-    lines.extend(ids_of_parent(uid, gid, set_groups));
-    lines.extend(reaping("0"));
-    lines
-}
-
-fn fork_outside(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
-    let mut lines = vec!["chdir(\"/\")".into(), "unshare(CLONE_NEWPID)".into()];
-    lines.extend(FORK.map(String::from));
-    lines.push("setsid() # in the child".into());
-    lines.push("close_range(all others)".into());
-    lines.push("prctl(PR_CAPBSET_DROP, all)".into());
-    lines.push("prctl(PR_SET_KEEPCAPS, 1)".into());
-    lines.extend(ids_of_parent(uid, gid, set_groups));
-    lines.extend(reaping("1 << CAP_KILL"));
-    lines
-}
-
-/// The calls before the two processes part.
-const FORK: [&str; 3] = ["signalfd4(SIGCHLD)", "socketpair(AF_UNIX, SOCK_SEQPACKET)", "clone(CLONE_PIDFD)"];
-
-/// The calls by which the parent of the task's main process changes its ids.
-fn ids_of_parent(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = [
+        "signalfd4(SIGCHLD)",
+        "socketpair(AF_UNIX, SOCK_SEQPACKET)",
+        "clone(CLONE_PIDFD)",
+        "close_range(all others)",
+        "prctl(PR_CAPBSET_DROP, all)",
+    ]
+    .map(String::from)
+    .into();
     if set_groups {
         lines.push("setgroups(0, [])".into());
     }
@@ -405,19 +361,13 @@ fn ids_of_parent(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
         format!("setresgid({gid}, {gid}, {gid})"),
         format!("setresuid({uid}, {uid}, {uid})"),
         "prctl(PR_SET_DUMPABLE, 0)".into(),
-    ]);
-    lines
-}
-
-/// The calls after which a process can only reap. It keeps the capabilities `kept`.
-fn reaping(kept: &str) -> [String; 5] {
-    [
         "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)".into(),
-        format!("capset(effective={kept}, permitted={kept}, inheritable=0)"),
+        "capset(effective=0, permitted=0, inheritable=0)".into(),
         "prctl(PR_SET_NO_NEW_PRIVS, 1)".into(),
-        "seccomp(SECCOMP_SET_MODE_FILTER, calls for reaping)".into(),
-        "sendto(the child, \"g\")".into(),
-    ]
+    ]);
+    lines.push("seccomp(SECCOMP_SET_MODE_FILTER, calls for reaping)".into());
+    lines.push("sendto(the child, \"g\")".into());
+    lines
 }
 
 fn overlay(op: &Op<'_>) -> Vec<String> {

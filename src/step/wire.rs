@@ -22,9 +22,6 @@ pub use ops::{DECLARATIONS, Op, OpCode};
 pub use program::{Program, ProgramStep};
 pub use record::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, FNV, NO_STEP, RECORD, Record, fnv};
 
-/// The name of a thread that has not executed the command yet: [`Op::Name`].
-pub const UNEXECUTED: &[u8] = b"/init";
-
 /// The bytes are not an encoded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;

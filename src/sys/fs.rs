@@ -181,46 +181,16 @@ pub(crate) fn set_times(fd: BorrowedFd<'_>, access: TimeSpec, modification: Time
 
 /// Id of the mount that `fd` was opened through. `None` on kernels before 5.8.
 pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> nix::Result<Option<u64>> {
-    let st = statx(fd, c"", libc::STATX_MNT_ID)?;
-    Ok((st.stx_mask & libc::STATX_MNT_ID != 0).then_some(st.stx_mnt_id))
-}
-
-/// What a file is, and the mount through which it was found: what a plan depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FileId {
-    device: (u32, u32),
-    inode: u64,
-    /// `None` on kernels before 5.8.
-    mount: Option<u64>,
-    /// Type and permissions.
-    mode: u16,
-    owner: (u32, u32),
-    /// The numbers of a device node.
-    node: (u32, u32),
-}
-
-/// Identifies the file at `path`, symbolic links followed. An empty path is `fd` itself.
-pub(crate) fn identify(fd: BorrowedFd<'_>, path: &CStr) -> nix::Result<FileId> {
-    let st = statx(fd, path, libc::STATX_BASIC_STATS | libc::STATX_MNT_ID)?;
-    Ok(FileId {
-        device: (st.stx_dev_major, st.stx_dev_minor),
-        inode: st.stx_ino,
-        mount: (st.stx_mask & libc::STATX_MNT_ID != 0).then_some(st.stx_mnt_id),
-        mode: st.stx_mode,
-        owner: (st.stx_uid, st.stx_gid),
-        node: (st.stx_rdev_major, st.stx_rdev_minor),
-    })
-}
-
-fn statx(fd: BorrowedFd<'_>, path: &CStr, mask: u32) -> nix::Result<libc::statx> {
     let mut st = MaybeUninit::<libc::statx>::zeroed();
-    let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT;
-    // SAFETY: the path is NUL-terminated; `st` has room for the one `struct statx` that the kernel writes.
-    let r = unsafe { libc::statx(fd.as_raw_fd(), path.as_ptr(), flags, mask, st.as_mut_ptr()) };
+    // SAFETY: the path is a NUL-terminated constant; `st` has room for the one `struct statx` that the kernel writes.
+    let r = unsafe {
+        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, st.as_mut_ptr())
+    };
     Errno::result(r)?;
     // SAFETY: `st` was zeroed and then written by the kernel; all its fields are integers, for which every value is
     // valid.
-    Ok(unsafe { st.assume_init() })
+    let st = unsafe { st.assume_init() };
+    Ok((st.stx_mask & libc::STATX_MNT_ID != 0).then_some(st.stx_mnt_id))
 }
 
 /// Whether `name` in the directory `base` is the open file or directory, and not a symbolic link to it.

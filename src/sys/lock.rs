@@ -1,4 +1,4 @@
-//! Advisory locks on open files (`flock(2)`), and who holds them.
+//! Advisory locks on open files (`flock(2)`).
 //!
 //! nix's guard panics if unlocking fails; [`Locked`] does not.
 
@@ -75,9 +75,8 @@ pub(crate) fn holder(fd: BorrowedFd<'_>) -> Option<i32> {
     })
 }
 
-/// The process that has locked the first byte of the file (`F_GETLK`), in the caller's PID namespace; 0 for a process outside
-/// of it. `None` if it is not locked.
-pub(crate) fn first_byte_holder(fd: BorrowedFd<'_>) -> nix::Result<Option<i32>> {
+/// Whether the first byte of the file is locked by an open file (`F_OFD_GETLK`, Linux 3.15).
+pub(crate) fn first_byte_is_locked(fd: BorrowedFd<'_>) -> nix::Result<bool> {
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -85,8 +84,8 @@ pub(crate) fn first_byte_holder(fd: BorrowedFd<'_>) -> nix::Result<Option<i32>> 
         l_len: 1,
         l_pid: 0,
     };
-    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETLK(&mut lock))?;
-    Ok((i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid))
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
 /// Locks the open file description of `fd`, or changes the lock that it holds. Repeats the call on EINTR.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::reaper::reap_later;
 use crate::status::{Deadline, ExitStatus, Lost, Rusage};
@@ -29,8 +29,6 @@ pub(crate) struct Child {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reaped {
     pub status: ExitStatus,
-    /// When it ended; `None` for a process that this one does not watch.
-    pub ended: Option<SystemTime>,
     pub usage: Option<Rusage>,
     /// Whether the status is in init's record: the main process had ended before init did.
     pub recorded: bool,
@@ -61,7 +59,9 @@ impl Child {
 
     /// The process is replaced by its copy, which init has made before it exited.
     pub(crate) fn continues_as(&mut self, copy: OwnedFd) {
-        let _ = sys::wait_pidfd(self.pidfd(), true, true);
+        if sys::wait_pidfd(self.pidfd(), true, true).is_err() {
+            end(self.pidfd());
+        }
         self.init = copy;
     }
 
@@ -85,7 +85,6 @@ impl Child {
         if self.status.is_none() {
             return Ok(sys::has_ended(self.pidfd())?.then(|| Reaped {
                 status: ExitStatus::lost(self.lost),
-                ended: None,
                 usage: None,
                 recorded: false,
             }));
@@ -101,32 +100,19 @@ impl Child {
         let (ended, usage) = (ended.map(|(ended, _)| ended), ended.map(|(_, usage)| Rusage::from(usage)));
         let recorded = self.record();
         self.kill_main();
-        let (recorded, time) = recorded.map_or((None, None), |(status, time)| (Some(status), time));
         let status = recorded.or(ended.map(ExitStatus::from)).unwrap_or(ExitStatus::lost(self.lost));
-        let ended = Some(time.unwrap_or_else(SystemTime::now));
-        Ok(Some(Reaped { status, ended, usage, recorded: recorded.is_some() }))
+        Ok(Some(Reaped { status, usage, recorded: recorded.is_some() }))
     }
 
-    /// The exit status and the time of the end in init's records. `None` if init did not stay or was killed.
-    fn record(&self) -> Option<(ExitStatus, Option<SystemTime>)> {
+    /// The exit status in init's record. `None` if init did not stay or was killed.
+    fn record(&self) -> Option<ExitStatus> {
+        let mut buffer = [0u8; RECORD];
         loop {
-            if let Some(end) = self.next_record()?.end() {
-                let time = match self.next_record() {
-                    Some(Record::EndedAt { nanoseconds }) => {
-                        UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
-                    }
-                    _ => None,
-                };
-                return Some((end.into(), time));
+            let (n, _) = sys::recv_with_fd(self.status().ok()?, &mut buffer, false).ok()?;
+            if let Some(end) = Record::decode(buffer.get(..n)?).ok()?.end() {
+                return Some(end.into());
             }
         }
-    }
-
-    /// The next record that init has sent. `None` if there is none.
-    fn next_record(&self) -> Option<Record> {
-        let mut buffer = [0u8; RECORD];
-        let (n, _) = sys::recv_with_fd(self.status().ok()?, &mut buffer, false).ok()?;
-        Record::decode(buffer.get(..n)?).ok()
     }
 
     /// Kills and reaps the process, unless it was reaped or is no longer owned.
@@ -134,13 +120,31 @@ impl Child {
         if !self.left {
             self.kill_main();
             if self.joined {
-                // Init sees that the socket is closed, kills and reaps the main process, and exits. If init were killed
+                // Init sees the end of the stream, kills and reaps the main process, and exits. If init were killed
                 // first, a zombie would stay in the task's PID namespace until the host's init reaps it.
-                self.status = None;
+                let _ = self.status().and_then(sys::shut_down_sending);
                 ends_within(self.pidfd(), REAPING);
             }
             end(self.pidfd());
+            if self.joined {
+                self.end_copy();
+            }
             self.left = true;
+        }
+    }
+
+    /// Kills and reaps the copy in which init continued, if this process has not read of it. Init has ended.
+    fn end_copy(&self) {
+        let mut buffer = [0u8; RECORD];
+        while let Ok((n, fd)) = self.status().and_then(|s| sys::recv_with_fd(s, &mut buffer, false)) {
+            match Record::decode(buffer.get(..n).unwrap_or_default()) {
+                Ok(Record::Copied { pid }) => {
+                    let copy = fd.or_else(|| sys::own_child(pid));
+                    copy.into_iter().for_each(|copy| end(copy.as_fd()));
+                }
+                Ok(_) => {}
+                Err(_) => return,
+            }
         }
     }
 

@@ -100,7 +100,6 @@ impl Task {
         let mut ending = self.ending();
         // Not reaped while the lock is held, so the process has its PID and its start time, even if it has ended.
         let status = self.reap_in(&mut ending)?;
-        let ended = ending.ended;
         let undo = self.undo();
         let cgroup = undo.group().map(Group::identity).transpose().map_err(Error::task("fstat(cgroup)"))?;
         let root = match undo.root() {
@@ -123,7 +122,6 @@ impl Task {
             boot: boot_id().map_err(Error::task("read(\"/proc/sys/kernel/random/boot_id\")"))?,
             identity,
             status,
-            ended,
             groups: undo.group().map(|group| group.paths().clone()),
             cgroup: cgroup.flatten(),
             root,

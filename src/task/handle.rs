@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use procfs::FromRead as _;
 use serde::{Deserialize, Serialize};
@@ -48,8 +47,6 @@ pub struct TaskHandle {
     pub(super) identity: Option<Identity>,
     /// The exit status, if it was known.
     pub(super) status: Option<ExitStatus>,
-    /// When the task ended, if that was known.
-    pub(super) ended: Option<SystemTime>,
     /// The cgroups.
     pub(super) groups: Option<Paths>,
     /// Inode number of the task's cgroup.

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::SystemTime;
 
 use crate::cgroup::Limits;
 use crate::cgroup::stats::{Process, Stats};
@@ -36,7 +35,6 @@ mod stop;
 mod terminal;
 mod undo;
 mod wait;
-mod writer;
 
 pub(crate) use child::Child;
 pub use handle::TaskHandle;
@@ -91,8 +89,6 @@ pub(crate) struct Spawned {
 struct Ending {
     child: Child,
     status: Option<ExitStatus>,
-    /// When it ended; `None` as long as that is unknown.
-    ended: Option<SystemTime>,
     usage: Option<Rusage>,
     /// Whether the first process to kill was sent a SIGKILL while it lived.
     killed: bool,
@@ -177,16 +173,8 @@ impl Task {
         };
         // On an error, the child is killed before its cgroup and root are removed: locals are dropped in reverse order.
         let temporary = undo.root().is_some();
-        let kills_main = joined || !enclosure.ends_with_init();
-        let ending = Ending {
-            child,
-            status: None,
-            ended: None,
-            usage: None,
-            killed: false,
-            kills_main,
-            detached: false,
-        };
+        let kills_main = joined || !enclosure.has_pid_namespace();
+        let ending = Ending { child, status: None, usage: None, killed: false, kills_main, detached: false };
         let (init, main) = (dup(ending.child.pidfd())?, dup(ending.child.main())?);
         Ok(Task {
             init,
@@ -219,21 +207,6 @@ impl Task {
         let Some(other) = &self.other_build else { return Ok(&self.enclosure) };
         let why = format!("the task was spawned by another build of the library ({other})");
         Err(Error::task("exec")(io::Error::new(io::ErrorKind::Unsupported, why)))
-    }
-
-    /// A pidfd of the process whose namespaces are the task's.
-    ///
-    /// # Errors
-    /// [`Error::Task`] with `ESRCH` if that process was gone when the task was recovered.
-    pub(crate) fn enclosed(&self) -> Result<BorrowedFd<'_>> {
-        if !self.enclosure.outside {
-            return Ok(self.init.as_fd());
-        }
-        // The process that stays is in the PID namespace of the host.
-        if self.ending().child.has_init() {
-            return Ok(self.main.as_fd());
-        }
-        Err(Error::task("exec in a task that ends")(nix::errno::Errno::ESRCH))
     }
 
     /// Calls `f`, in which a process joins the task. The task's cgroups are not removed meanwhile. It can be frozen,

@@ -11,8 +11,7 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
@@ -25,7 +24,7 @@ use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, LogHeader};
 use crate::sys::fs::is_at;
-use crate::sys::lock::{Lock, Locked, first_byte_holder, holder};
+use crate::sys::lock::{Lock, Locked, first_byte_is_locked, holder};
 use crate::sys::write_all;
 
 /// How often the file is made again because another process has removed it as stale right after it was made.
@@ -50,8 +49,6 @@ pub(crate) struct RecordFile {
     mark: Mark,
     /// Whether the file was removed or stays.
     left: bool,
-    /// Whether the task may have a log.
-    has_log: AtomicBool,
 }
 
 impl RecordFile {
@@ -86,8 +83,7 @@ impl RecordFile {
         }
         let (path, mark) = (path.to_owned(), random().map_err(|e| (3, e))?);
         // If the mark cannot be written, a file with a name is removed.
-        let has_log = AtomicBool::new(false);
-        let made = RecordFile { dir, path, name, file, mark, left: false, has_log };
+        let made = RecordFile { dir, path, name, file, mark, left: false };
         made.write_mark().map_err(|e| (3, e))?;
         match if named { Ok(()) } else { made.name_it() } {
             Err(Errno::EEXIST) => again(&made.dir, &made.name),
@@ -126,8 +122,8 @@ impl RecordFile {
         let file = lock(file)?;
         // The owner may have removed it before it was locked.
         let there = is_at(file.as_fd(), dir.as_fd(), &*name)?;
-        let (path, has_log) = (path.to_owned(), AtomicBool::new(true));
-        Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false, has_log }))
+        let path = path.to_owned();
+        Ok(there.then_some(RecordFile { dir, path, name, file, mark, left: false }))
     }
 
     /// Opens and locks the file of any task at this path. `None` if there is none, or if the file is not a whole one that
@@ -167,7 +163,6 @@ impl RecordFile {
         let name = self.log_name();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.dir, &*name, flags, OWN).map_err(|e| (1, e.into()))?;
-        self.has_log.store(true, Ordering::Relaxed);
         let header = LogHeader { size, ..LogHeader::default() };
         write_all(&file, &header.encode()).map_err(|e| (2, e))?;
         Ok(file)
@@ -191,9 +186,9 @@ impl RecordFile {
         Path::new(&self.name).with_extension("log").into()
     }
 
-    /// PID 1 of the task, if it lives: it has the file open. 0 for a process that the caller cannot see.
-    pub(super) fn writer_pid(&self) -> io::Result<Option<i32>> {
-        Ok(first_byte_holder(self.file.as_fd())?)
+    /// Whether PID 1 of the task lives, which has the file open.
+    pub(super) fn has_writer(&self) -> io::Result<bool> {
+        Ok(first_byte_is_locked(self.file.as_fd())?)
     }
 
     /// When the file was last changed.
@@ -223,18 +218,16 @@ impl RecordFile {
         Ok(writer)
     }
 
-    /// The exit status in the file, and when the task ended. `None` if there is no record yet.
-    pub(super) fn read(&self) -> Option<(ExitStatus, Option<SystemTime>)> {
+    /// The exit status in the file. `None` if there is no record yet.
+    pub(super) fn read(&self) -> Option<ExitStatus> {
         let mut bytes = [0u8; EXIT_RECORD];
         let n = pread(&self.file, &mut bytes, EXIT_RECORD_AT.cast_signed()).unwrap_or(0);
         if bytes == [0; EXIT_RECORD] && n == bytes.len() {
             return None;
         }
         Some(match ExitRecord::decode(&bytes) {
-            Ok(ExitRecord { end, time: (seconds, nanoseconds) }) => {
-                (end.into(), UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds)))
-            }
-            Err(_) => (ExitStatus::lost(Lost::Torn), None),
+            Ok(record) => record.end.into(),
+            Err(_) => ExitStatus::lost(Lost::Torn),
         })
     }
 
@@ -242,9 +235,9 @@ impl RecordFile {
     ///
     /// # Errors
     /// The refused call.
-    pub(super) fn write_killed(&self, when: SystemTime) -> io::Result<()> {
-        let time = when.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let record = ExitRecord { end: End::Killed, time: (time.as_secs(), time.subsec_nanos()) };
+    pub(super) fn write_killed(&self) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = ExitRecord { end: End::Killed, time: (now.as_secs(), now.subsec_nanos()) };
         pwrite(&self.file, &record.encode(), EXIT_RECORD_AT.cast_signed())?;
         Ok(fsync(&self.file)?)
     }
@@ -260,10 +253,7 @@ impl RecordFile {
     /// [`Error::Task`] with the refused call.
     pub(super) fn remove(&mut self) -> Result<()> {
         if !self.left && is_at(self.file.as_fd(), self.dir.as_fd(), &*self.name).unwrap_or(false) {
-            // What could not be replaced by a log is not the task's.
-            if let (Err(e), true) = (self.remove_log(), self.has_log.load(Ordering::Relaxed)) {
-                return Err(Error::task(format!("unlinkat({:?})", self.log_path()))(e));
-            }
+            self.remove_log().map_err(Error::task(format!("unlinkat({:?})", self.log_path())))?;
             unlinkat(&self.dir, &*self.name, UnlinkatFlags::NoRemoveDir)
                 .map_err(Error::task(format!("unlinkat({:?})", self.path)))?;
         }
@@ -338,7 +328,7 @@ fn mark_of(file: &OwnedFd) -> io::Result<Option<Mark>> {
 fn remove_stale(dir: &OwnedFd, name: &OsString) -> io::Result<()> {
     let Some(file) = open_own(dir, name)? else { return Ok(()) };
     let file = lock(file)?;
-    if first_byte_holder(file.as_fd())?.is_some() {
+    if first_byte_is_locked(file.as_fd())? {
         return Err(in_use("its task runs without an owner: recover and release it".into()));
     }
     if is_at(file.as_fd(), dir.as_fd(), &**name)? {

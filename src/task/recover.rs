@@ -73,16 +73,8 @@ impl Task {
         let status = handle.status;
         let other_build = Some(handle.build.clone()).filter(|other| *other != build());
         let undo = undo.keep();
-        let kills_main = !handle.enclosure.ends_with_init();
-        let ending = Ending {
-            child,
-            status,
-            ended: handle.ended,
-            usage: None,
-            killed: false,
-            kills_main,
-            detached: false,
-        };
+        let kills_main = !handle.enclosure.has_pid_namespace();
+        let ending = Ending { child, status, usage: None, killed: false, kills_main, detached: false };
         Ok(Task {
             init: own_init,
             main: own_main,

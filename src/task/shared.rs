@@ -43,8 +43,7 @@ impl Shared {
         let status = ending.reap(record, || self.undo().oom().is_some())?;
         if let Some(ExitStatus { killed: true, .. }) = status.filter(|_| !known) {
             // An error is ignored: this process knows the status, and another one then finds none.
-            let when = ending.ended.unwrap_or_else(std::time::SystemTime::now);
-            self.undo().exit_record().and_then(|record| record.write_killed(when).ok());
+            self.undo().exit_record().and_then(|record| record.write_killed().ok());
         }
         status.into_iter().for_each(|status| self.life.exited(status));
         Ok(status)

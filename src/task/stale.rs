@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use super::record::{RecordFile, lock_cgroup};
 use super::undo::both;
-use super::writer;
 use crate::cgroup::{CgroupName, Group};
 use crate::error::{Error, Result};
 use crate::host::{Host, temp_dir};
@@ -96,10 +95,8 @@ impl StaleSandbox {
     ///
     /// A sandbox that `claimed` returns true for, by its id, is left out and is not even looked at. So is one that was
     /// made less than `grace` ago; a grace below 5 seconds counts as 5 seconds, because a sandbox that is being made has
-    /// directories that are not locked yet. Without a temporary root and an exit record, a sandbox is found by its cgroup:
-    /// in the v2 tree or, on a host without one, in the hierarchy of the v1 freezer, below a parent that the crate has made.
-    /// Without a cgroup, the process that writes the exit record is known by its lock on that file, and killed with its
-    /// descendants.
+    /// directories that are not locked yet. On cgroup v1 without a v2 tree, a sandbox is found only if it has a temporary
+    /// root or an exit record.
     ///
     /// A stale sandbox is locked while it is looked at. A recovery or a spawn of the same id at this moment fails with
     /// `ResourceBusy`, so claim an id before recovering it.
@@ -267,13 +264,8 @@ impl Places {
 }
 
 impl Held {
-    /// The processes: those in the cgroups or, without a cgroup, the one that writes the exit record and its descendants.
     fn members(&self) -> io::Result<BTreeSet<i32>> {
-        match (&self.group, &self.record) {
-            (Some(group), _) => group.members(),
-            (None, Some(record)) => writer::members(record),
-            (None, None) => Ok(BTreeSet::new()),
-        }
+        self.group.as_ref().map_or(Ok(BTreeSet::new()), Group::members)
     }
 
     /// Whether a process that is not in `own` runs in the root, or in a cgroup of this sandbox's name.
@@ -282,8 +274,7 @@ impl Held {
         if root.is_some_and(|pid| !own.contains(&pid)) {
             return Ok(true);
         }
-        let writer = self.record.as_ref().map_or(Ok(None), RecordFile::writer_pid)?;
-        if own.is_empty() && writer.is_some() {
+        if own.is_empty() && self.record.as_ref().map_or(Ok(false), RecordFile::has_writer)? {
             return Ok(true);
         }
         let names = [format!("/{id}.scope"), format!("/{id}")];
@@ -322,8 +313,6 @@ impl Held {
         if let Some(mut group) = self.group.take() {
             group.kill_and_wait(&Kernel::real());
             done = group.remove();
-        } else if let Some(record) = &self.record {
-            done = writer::kill(record);
         }
         // A process that could not be killed may use the root.
         if let (Ok(()), Some(root)) = (&done, &self.root) {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdout};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,6 +14,7 @@ use super::undo::both;
 use super::{EndedRoot, Ending, ExitStatus, Lost, Rusage, Task};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
+use crate::sys;
 
 /// Maximum time to read what is left in the pipes after the last process of the task has ended.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -38,28 +39,29 @@ impl Ending {
     /// the exit record, which is asked for if init has not sent the status.
     pub(super) fn reap(
         &mut self,
-        record: impl FnOnce() -> Option<(ExitStatus, Option<SystemTime>)>,
+        record: impl FnOnce() -> Option<ExitStatus>,
         oom_killed: impl FnOnce() -> bool,
     ) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             let reaped = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
-            let Some(Reaped { status, ended, usage, recorded }) = reaped else { return Ok(None) };
+            let Some(Reaped { status, usage, recorded }) = reaped else { return Ok(None) };
             self.usage = usage;
             let unsent = status.lost.is_some().then(record).flatten();
-            let (status, ended, recorded) =
-                unsent.map_or((status, ended, recorded), |(status, time)| (status, time.or(ended), true));
+            let (status, recorded) = unsent.map_or((status, recorded), |status| (status, true));
             // If the caller ignores SIGCHLD, the kernel keeps no status. The process lived when it was sent the signal.
             let lost = status.lost.is_some_and(|why| why != Lost::Torn) && self.killed;
             let status = if lost { ExitStatus::signalled(libc::SIGKILL) } else { status };
             // If our SIGKILL hits init first, it records nothing.
             let ours = self.killed && (!recorded || self.kills_main);
             let killed = ours && status.signal == Some(libc::SIGKILL);
-            self.ended = if killed { ended.or_else(|| Some(SystemTime::now())) } else { ended };
             self.status = Some(status.with_killed(killed || status.killed).with_oom_killed(oom_killed()));
         }
         Ok(self.status)
     }
 }
+
+/// How long a look for the end of a task that may be ending takes.
+const MOMENT: Duration = Duration::from_millis(10);
 
 impl Task {
     /// Waits until the main process has ended, kills the remaining processes, and removes the cgroup and the temporary
@@ -197,6 +199,19 @@ impl Task {
         }
     }
 
+    /// Waits for the end of the task if its first process is ending: it has exited or was sent a SIGKILL. At most `time`.
+    pub(crate) fn wait_if_ending(&self, time: Duration) -> Result<()> {
+        let start = Instant::now();
+        // The kernel kills the processes of a cgroup one after the other, so the first process may be the last one.
+        while self.wait_end(Some(MOMENT))?.is_none() && start.elapsed() < time {
+            if start.elapsed() > MOMENT.saturating_mul(5) && sys::is_ending(self.init.as_fd()) == Some(false)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Kills every process of the task, and removes its cgroup and its temporary root. A drop does the same and ignores
     /// errors. Does nothing if it was done before.
     ///
@@ -279,24 +294,6 @@ impl Task {
     /// ```
     pub fn rusage(&self) -> Option<Rusage> {
         self.ending().usage
-    }
-
-    /// When the main process ended, by the host's clock (`CLOCK_REALTIME`). `None` until a wait, a
-    /// [`status`](Task::status) or a kill has seen the end, and if the status is [`Lost`].
-    ///
-    /// The process of init that stays notes the time, also for a process that [recovers](crate::Sandbox::recover) the task
-    /// later, if there is an exit record ([`state_dir`](crate::Policy::state_dir)). If none stays
-    /// ([`init`](crate::SandboxSpec::init)), or if it was killed with the task, it is the time at which a process of the
-    /// driver has seen the end.
-    ///
-    /// ```no_run
-    /// let task = cofferdam::Sandbox::command("make").spawn()?;
-    /// let status = task.wait()?;
-    /// println!("{status} at {:?}", task.ended_at());
-    /// # Ok::<(), cofferdam::Error>(())
-    /// ```
-    pub fn ended_at(&self) -> Option<SystemTime> {
-        self.ending().ended
     }
 
     /// Reaps the task if it has ended.

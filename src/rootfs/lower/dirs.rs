@@ -1,6 +1,6 @@
 //! Steps for the task's directories: `/alloc`, `/local`, `/secrets` and `/tmp`.
 
-use super::{NO, RootRequest, Steps};
+use super::{NO, RootRequest, Steps, mount};
 use crate::report::Control;
 use crate::rootfs::{FileKind, Secrets};
 use crate::step::wire::{Blob, Op};
@@ -13,22 +13,16 @@ pub(super) fn lower(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     }
     if req.task_dirs.alloc.is_some() {
         let path = text(b"/alloc/logs");
-        let op = Op::Restrict { path, attrs: ATTR_RDONLY, must: false };
-        steps.own_step(|_| InitStep::new(control, op));
+        steps.push(InitStep::new(control, Op::Restrict { path, attrs: ATTR_RDONLY, must: false }));
     }
     if let Some(secrets) = &req.task_dirs.secrets {
         self::secrets(req, secrets, steps);
     }
     if let Some(size) = req.task_dirs.tmp {
-        tmp(size, steps);
+        let size = size.to_string();
+        let attrs = ATTR_NOSUID | ATTR_NODEV;
+        steps.push(mount(control, "tmpfs", "/tmp", attrs, &["mode", "1777", "size", &size]));
     }
-}
-
-/// Adds a tmpfs at `/tmp`.
-pub(super) fn tmp(size: u64, steps: &mut Steps<'_>) {
-    let size = size.to_string();
-    let attrs = ATTR_NOSUID | ATTR_NODEV;
-    steps.mount(Control::MOUNT_NS, "tmpfs", "/tmp", attrs, &["mode", "1777", "size", &size]);
 }
 
 fn secrets(req: &RootRequest<'_>, secrets: &Secrets, steps: &mut Steps<'_>) {
@@ -40,11 +34,10 @@ fn secrets(req: &RootRequest<'_>, secrets: &Secrets, steps: &mut Steps<'_>) {
         None => options.extend(["noswap", ""]),
         Some(why) => steps.draft.report.note(control, format!("/secrets may be written to swap: {why}")),
     }
-    steps.mount(control, "tmpfs", "/secrets", NO, &options);
+    steps.push(mount(control, "tmpfs", "/secrets", NO, &options));
     for (name, content) in &secrets.files {
         let at = std::path::Path::new("/secrets").join(name);
         let content = Blob(content.as_bytes());
-        let op = Op::Write { path: path(&at), mode: 0o400, uid, gid, content };
-        steps.own_step(|_| InitStep::new(control, op));
+        steps.push(InitStep::new(control, Op::Write { path: path(&at), mode: 0o400, uid, gid, content }));
     }
 }

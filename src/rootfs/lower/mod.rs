@@ -1,6 +1,6 @@
 //! Turns the root into steps of init, in the order in which init runs them: clones of the host's mount trees, mount
 //! propagation, the file system that overlays write to, the root, its sources, `/tmp`, `/dev`, `/proc` and `/sys`, the
-//! task's directories, volumes, devices, generated files, the working directory, the read-only `/dev`, masks, standard
+//! task's directories, volumes, devices, generated files, masks, the working directory, the read-only `/dev`, standard
 //! streams on `/dev/null`, and `pivot_root(2)`.
 
 use std::collections::BTreeMap;
@@ -91,25 +91,11 @@ pub(crate) struct RootRequest<'a> {
     pub own_ipc: bool,
     /// The network namespace is new.
     pub new_net: bool,
-    /// The network namespace is the caller's.
-    pub host_net: bool,
     /// Mounts of host files are `nosuid`.
     pub nosuid: bool,
-    /// Steps that are the same for every task may run once per sandbox ([`Phase::Prepare`]).
+    /// Steps that are the same for every task may run once per sandbox ([`Phase::Prepare`]). This requires that the
+    /// task cannot change mounts, that no volume propagates mounts, and that the root is entered by `pivot_root(2)`.
     pub prepares: bool,
-    /// Which mounts the steps make.
-    pub part: Part,
-}
-
-/// The mounts of a root that a list of steps makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// All mounts, for one task.
-    #[default]
-    Whole,
-    /// The mounts that are the same for every task of the sandbox, and a mount point for each other mount. They are made in
-    /// the prepared mount namespace.
-    Common,
 }
 
 impl RootRequest<'_> {
@@ -153,14 +139,9 @@ impl RootRequest<'_> {
 
     /// Whether an entry of the map puts such hard links into `/` itself. Other directories become read-only by a bind
     /// mount on themselves. That is not possible for `/`: its own mount becomes read-only, after all mount points are
-    /// created. So does a tmpfs root of bind mounts: nothing in it is for the task to write.
+    /// created.
     fn seals_root(&self) -> bool {
-        self.restricts() && self.entries.iter().any(|e| e.target == Path::new("/")) || self.is_bare()
-    }
-
-    /// Whether the root is a tmpfs that contains only mount points, and links and directories that init makes.
-    pub(crate) fn is_bare(&self) -> bool {
-        self.dir.is_none() && self.method == Method::Bind
+        self.restricts() && self.entries.iter().any(|e| e.target == Path::new("/"))
     }
 }
 
@@ -187,8 +168,6 @@ pub(crate) struct Steps<'a> {
     /// Steps that clone mount trees, if the caller may not clone them itself. They come before all other steps.
     trees: Vec<InitStep>,
     steps: Vec<InitStep>,
-    /// Mount points of the mounts that each task has of its own.
-    own: Vec<PathBuf>,
 }
 
 impl Steps<'_> {
@@ -196,49 +175,10 @@ impl Steps<'_> {
         self.steps.push(step);
     }
 
-    /// Adds a step for each task. The mount that it makes at `at` may contain what the task writes, or depend on the task.
-    fn own(&mut self, at: &Path, kind: FileKind, make: impl FnOnce(&mut Self) -> InitStep) {
-        if self.req.part == Part::Whole {
-            let step = make(self);
-            self.push(step);
-        } else if !self.is_own(at) {
-            self.point(at, kind);
-        }
-        if self.req.prepares {
-            self.own.push(at.to_path_buf());
-        }
-    }
-
-    /// Adds a step for each task, on a file of one of its own mounts.
-    fn own_step(&mut self, make: impl FnOnce(&mut Self) -> InitStep) {
-        if self.req.part == Part::Whole {
-            let step = make(self);
-            self.push(step);
-        }
-    }
-
-    /// Adds a step that is the same for every task of the sandbox and makes nothing that a task can write to. It runs for
-    /// each task if `at` is in a mount of the task's own.
-    fn common(&mut self, at: &Path, make: impl FnOnce(&mut Self) -> InitStep) {
-        if self.is_own(at) {
-            self.own_step(make);
-        } else {
-            let step = make(self);
-            let phase = if self.req.prepares { Phase::Prepare } else { Phase::Build };
-            self.push(step.in_phase(phase));
-        }
-    }
-
-    /// Whether `at` is at or below a mount of the task's own.
-    fn is_own(&self, at: &Path) -> bool {
-        self.own.iter().any(|own| at.starts_with(own))
-    }
-
-    /// Adds the step that makes a mount point.
-    fn point(&mut self, at: &Path, kind: FileKind) {
-        let path = path(at);
-        let op = if kind == FileKind::Dir { Op::Dir { path, mode: 0o755 } } else { Op::Empty { path } };
-        self.push(InitStep::new(Control::MOUNT_NS, op));
+    /// Adds a step that is the same for every task of the sandbox and makes nothing that a task can write to.
+    fn push_common(&mut self, step: InitStep) {
+        let phase = if self.req.prepares { Phase::Prepare } else { Phase::Build };
+        self.steps.push(step.in_phase(phase));
     }
 
     /// Returns the index, in the table of descriptors, of a detached clone of the mount tree at `source`. The clone is
@@ -256,7 +196,6 @@ impl Steps<'_> {
         fd
     }
 
-    /// Adds a bind mount of the task's own.
     fn bind(
         &mut self,
         control: Control,
@@ -265,19 +204,14 @@ impl Steps<'_> {
         attrs: u64,
         propagation: u64,
     ) {
-        let (_, kind) = source;
-        self.own(target, kind, |steps| steps.bound(control, source, target, attrs, propagation));
+        let step = self.bound(control, source, target, attrs, propagation);
+        self.push(step);
     }
 
     /// Adds a bind mount that every task has in its root. `attrs` must make it read-only.
-    fn bind_common(&mut self, control: Control, source: (&Path, FileKind), target: &Path, attrs: u64) {
-        self.common(target, |steps| steps.bound(control, source, target, attrs, MS_PRIVATE));
-    }
-
-    /// Adds a file system of the task's own.
-    fn mount(&mut self, control: Control, fs: &str, target: &str, attrs: u64, options: &[&str]) {
-        let make = |_: &mut Self| mount(control, fs, target, attrs, options);
-        self.own(Path::new(target), FileKind::Dir, make);
+    fn bind_common(&mut self, source: (&Path, FileKind), target: &Path, attrs: u64) {
+        let step = self.bound(Control::HOST_FILES, source, target, attrs, MS_PRIVATE);
+        self.push_common(step);
     }
 
     fn bound(
@@ -310,18 +244,12 @@ pub(crate) fn own_sources(privileged: bool, nodes: bool) -> Vec<PathBuf> {
 
 /// Adds the steps of the root to `draft`, with the descriptors that they need.
 pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
-    let mut steps = Steps { req, draft, trees: Vec::new(), steps: Vec::new(), own: Vec::new() };
-    if req.part == Part::Common {
-        // With the umask of a task's init, and out of reach of other processes of the caller's user.
-        steps.push(InitStep::new(Control::MOUNT_NS, Op::Session {}));
-        steps.push(InitStep::new(Control::MOUNT_NS, Op::OpenPrepared {}));
-    }
+    let mut steps = Steps { req, draft, trees: Vec::new(), steps: Vec::new() };
     steps.push(InitStep::new(Control::MOUNT_NS, Op::Propagation { flags: MS_SLAVE }));
     populated::upper(req, &mut steps);
     root(req, &mut steps);
-    mask_source(req, &mut steps);
     populated::lower(req, &mut steps);
-    tmp(req, &mut steps);
+    steps.push(InitStep::new(Control::ROOT_SWITCH, Op::Dir { path: text(b"/tmp"), mode: 0o1777 }));
     dev(req, &mut steps);
     kernel(req, &mut steps);
     dirs::lower(req, &mut steps);
@@ -329,27 +257,21 @@ pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
     devices(req, &mut steps);
     for (at, content) in req.files {
         let op = Op::File { path: text(at.as_bytes()), content: Blob(content.as_bytes()) };
-        steps.common(Path::new(at), |_| InitStep::new(Control::MOUNT_NS, op));
+        steps.push(InitStep::new(Control::MOUNT_NS, op));
     }
-    if let Some(dir) = req.work_dir.filter(|dir| dir.parent().is_some()) {
-        let op = Op::Dir { path: path(dir), mode: 0o755 };
-        steps.common(dir, |_| InitStep::new(Control::ROOT_SWITCH, op));
-    }
-    // Before the masks of files, which are copies of a mount of /dev: through a writable one, a task could change the mode
-    // of /dev/null.
-    seal(Control::DEVICES, "/dev", &mut steps);
     masks(req, &mut steps);
+    if let Some(dir) = req.work_dir.filter(|dir| dir.parent().is_some()) {
+        steps.push(InitStep::new(Control::ROOT_SWITCH, Op::Dir { path: path(dir), mode: 0o755 }));
+    }
+    steps.push(InitStep::new(Control::DEVICES, Op::Seal { path: text(b"/dev"), attrs: ATTR_RDONLY }));
     if req.seals_root() {
-        seal(Control::HOST_FILES, "/", &mut steps);
+        steps.push(InitStep::new(Control::HOST_FILES, Op::Seal { path: text(b"/"), attrs: ATTR_RDONLY }));
     }
     if req.null != 0 {
-        steps.own_step(|_| InitStep::new(Control::DEVICES, Op::Null { streams: req.null }));
+        steps.push(InitStep::new(Control::DEVICES, Op::Null { streams: req.null }));
     }
     let switch = if req.pivot { Op::PivotRoot {} } else { Op::MoveRoot {} };
     steps.push(InitStep::new(Control::ROOT_SWITCH, switch));
-    if req.part == Part::Common {
-        steps.push(InitStep::new(Control::MOUNT_NS, Op::SendPrepared {}));
-    }
     let Steps { mut trees, steps, draft, .. } = steps;
     draft.report.enforce(Control::ROOT_SWITCH);
     if req.becomes {
@@ -362,7 +284,7 @@ pub(crate) fn lower(req: &RootRequest<'_>, draft: &mut Draft) {
 
 fn root(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let attrs = req.attrs(0);
-    steps.common(Path::new("/"), |steps| match req.dir {
+    let step = match req.dir {
         Some(dir) => {
             let fd = steps.tree(dir, true);
             InitStep::new(Control::ROOT_SWITCH, Op::RootBind { source: path(dir), attrs, fd })
@@ -372,34 +294,8 @@ fn root(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
             let options = Encoded::strings(["mode", "0755", "size", &size]);
             InitStep::new(Control::ROOT_SWITCH, Op::RootTmpfs { attrs, options: options.list() })
         }
-    });
-}
-
-/// Adds the empty directory of which masks of directories are copies, if there are such masks.
-fn mask_source(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
-    let masks = req.masked.iter().chain(req.private).any(|(_, kind)| *kind == FileKind::Dir);
-    if masks || req.entries.iter().any(|entry| !entry.skip.is_empty()) {
-        let make = |_: &mut Steps<'_>| InitStep::new(Control::MASKED_PATHS, Op::MaskSource {});
-        steps.common(Path::new("/proc"), make);
-    } else if req.part == Part::Common {
-        steps.point(Path::new("/proc"), FileKind::Dir);
-    }
-}
-
-/// Adds `/tmp`: a directory of the root, or a tmpfs if the root is read-only.
-fn tmp(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
-    if !req.is_bare() {
-        let op = Op::Dir { path: text(b"/tmp"), mode: 0o1777 };
-        steps.common(Path::new("/tmp"), |_| InitStep::new(Control::ROOT_SWITCH, op));
-    } else if req.task_dirs.tmp.is_none() {
-        dirs::tmp(req.tmpfs_size(), steps);
-    }
-}
-
-/// Adds the step that makes the mount at `at` read-only, after everything is made in it.
-fn seal(control: Control, at: &str, steps: &mut Steps<'_>) {
-    let op = Op::Seal { path: text(at.as_bytes()), attrs: ATTR_RDONLY };
-    steps.common(Path::new(at), |_| InitStep::new(control, op));
+    };
+    if req.dir.is_none() { steps.push_common(step) } else { steps.push(step) }
 }
 
 fn mount(control: Control, fs: &str, target: &str, attrs: u64, options: &[&str]) -> InitStep {
@@ -411,30 +307,29 @@ fn mount(control: Control, fs: &str, target: &str, attrs: u64, options: &[&str])
 fn dev(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::DEVICES;
     steps.draft.report.enforce(control);
-    let at = Path::new("/dev");
-    let attrs = ATTR_NOSUID | ATTR_STRICTATIME;
-    steps.common(at, |_| mount(control, "tmpfs", "/dev", attrs, &["mode", "0755"]));
+    steps.push_common(mount(control, "tmpfs", "/dev", ATTR_NOSUID | ATTR_STRICTATIME, &["mode", "0755"]));
     for (name, major, minor) in DEVICES {
         let node = format!("/dev/{name}");
-        let at = Path::new(&node);
         if req.nodes {
-            let op = Op::Node { path: text(node.as_bytes()), major, minor };
-            steps.common(at, |_| InitStep::new(control, op));
+            steps.push_common(InitStep::new(control, Op::Node { path: text(node.as_bytes()), major, minor }));
         } else {
-            steps.bind_common(control, (at, FileKind::Device), at, DEVICE);
+            let node = Path::new(&node);
+            steps.bind(control, (node, FileKind::Device), node, DEVICE, MS_PRIVATE);
         }
     }
-    for (to, link) in LINKS {
-        let op = Op::Symlink { text: text(to.as_bytes()), path: text(link.as_bytes()) };
-        steps.common(at, |_| InitStep::new(control, op));
+    for (to, at) in LINKS {
+        steps.push_common(InitStep::new(
+            control,
+            Op::Symlink { text: text(to.as_bytes()), path: text(at.as_bytes()) },
+        ));
     }
     let pts: &[&str] = &["ptmxmode", "0666", "mode", "0620", "gid", "5"];
     // The task's user namespace may not map group 5 (tty).
     let pts = if req.privileged { pts } else { pts.get(..4).unwrap_or_default() };
-    steps.mount(control, "devpts", "/dev/pts", ATTR_NOSUID | ATTR_NOEXEC, pts);
-    steps.mount(control, "tmpfs", "/dev/shm", NO, &["mode", "1777", "size", "67108864"]);
+    steps.push(mount(control, "devpts", "/dev/pts", ATTR_NOSUID | ATTR_NOEXEC, pts));
+    steps.push(mount(control, "tmpfs", "/dev/shm", NO, &["mode", "1777", "size", "67108864"]));
     if req.privileged || req.own_ipc {
-        steps.mount(Control::IPC_NS, "mqueue", "/dev/mqueue", NO, &[]);
+        steps.push(mount(Control::IPC_NS, "mqueue", "/dev/mqueue", NO, &[]));
     } else {
         steps.draft.report.note(
             Control::IPC_NS,
@@ -452,7 +347,7 @@ fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
             true => Vec::new(),
             false => req.proc_options.iter().flat_map(|(name, value)| [name.as_str(), value]).collect(),
         };
-        steps.mount(Control::PID_NS, "proc", "/proc", proc_attrs, &options);
+        steps.push(mount(Control::PID_NS, "proc", "/proc", proc_attrs, &options));
     } else {
         let proc = Path::new("/proc");
         // Private, because a later mount of the host would propagate without these attributes. So is /sys below.
@@ -462,10 +357,9 @@ fn kernel(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
         let sys = Path::new("/sys");
         steps.bind(control, (sys, FileKind::Dir), sys, NO | ATTR_RDONLY, MS_PRIVATE);
     } else {
+        let sys = mount(control, "sysfs", "/sys", NO | ATTR_RDONLY, &[]);
         // A sysfs shows the network namespace of the process that mounts it.
-        let sys = |_: &mut Steps<'_>| mount(control, "sysfs", "/sys", NO | ATTR_RDONLY, &[]);
-        let at = Path::new("/sys");
-        if req.host_net { steps.common(at, sys) } else { steps.own(at, FileKind::Dir, sys) }
+        if req.new_net { steps.push(sys) } else { steps.push_common(sys) }
     }
 }
 
@@ -498,12 +392,11 @@ fn masks(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     steps.draft.report.enforce(control);
     for (at, _) in req.read_only {
-        let op = Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: false };
-        steps.common(at, |_| InitStep::new(control, op));
+        steps.push(InitStep::new(control, Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: false }));
     }
     for (at, kind) in req.masked.iter().chain(req.private) {
         let path = path(at);
         let op = if *kind == FileKind::Dir { Op::MaskDir { path } } else { Op::MaskFile { path } };
-        steps.common(at, |_| InitStep::new(control, op));
+        steps.push(InitStep::new(control, op));
     }
 }

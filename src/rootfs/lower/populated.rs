@@ -45,7 +45,7 @@ pub(super) fn upper(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
 /// Adds a read-only bind mount. It is private, because a later mount of the host would propagate without these
 /// attributes.
 fn read_only(req: &RootRequest<'_>, source: (&Path, FileKind), target: &Path, steps: &mut Steps<'_>) {
-    steps.bind_common(Control::HOST_FILES, source, target, req.attrs(ATTR_RDONLY));
+    steps.bind_common(source, target, req.attrs(ATTR_RDONLY));
 }
 
 fn bound(req: &RootRequest<'_>, entry: &RootEntry, steps: &mut Steps<'_>) {
@@ -57,8 +57,7 @@ fn bound(req: &RootRequest<'_>, entry: &RootEntry, steps: &mut Steps<'_>) {
 fn emptied(entry: &RootEntry, steps: &mut Steps<'_>) {
     for skip in &entry.skip {
         let at = entry.target.join(skip);
-        let op = Op::MaskDir { path: path(&at) };
-        steps.common(&at, |_| InitStep::new(Control::HOST_FILES, op));
+        steps.push(InitStep::new(Control::HOST_FILES, Op::MaskDir { path: path(&at) }));
     }
 }
 
