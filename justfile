@@ -25,10 +25,6 @@ api:
 bench *ARGS:
     cargo bench --bench spawn --bench filter --bench birth --bench populate -- {{ ARGS }}
 
-# The libraries that the bench of spawning compares with, in a program of their own.
-bench-peers:
-    cargo build --release --manifest-path benches/peers/Cargo.toml
-
 # One fuzz target for a while. Stable Rust will do.
 fuzz TARGET SECONDS="60":
     cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }}

@@ -2,7 +2,7 @@
 //!
 //! The floor is the least that any implementation does: `setns(2)` by the task's pidfd, a fork into the PID namespace,
 //! and the exec, by raw calls without ids, capabilities, filter and cgroup. Compare ratios, not microseconds: `cargo
-//! bench --bench exec`. `nsenter` of util-linux and `crun exec` are shown if they are installed.
+//! bench --bench exec`. `nsenter` of util-linux is shown if it is installed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::os::fd::AsRawFd;
@@ -11,9 +11,6 @@ use std::process::Command;
 
 use cofferdam::{ExecSpec, Host, Method, Root, Sandbox, Task, WindowSize};
 use criterion::{Criterion, criterion_group, criterion_main};
-
-#[path = "exec/crun.rs"]
-mod crun;
 
 /// Builds a program without a C library from x86-64 assembly.
 fn program(dir: &Path, name: &str, text: &str) -> PathBuf {
@@ -78,12 +75,6 @@ fn exec(c: &mut Criterion) {
     };
     if host.lacking().is_empty() && nsenter().status().is_ok_and(|status| status.success()) {
         group.bench_function("nsenter: namespaces and ids only", |b| b.iter(|| nsenter().status().unwrap()));
-    }
-    match crun::Container::run(dir.path()).and_then(|container| container.exec().map(|()| container)) {
-        Ok(container) => {
-            group.bench_function("crun exec", |b| b.iter(|| container.exec().unwrap()));
-        }
-        Err(why) => println!("crun exec skipped: {why}"),
     }
     group.finish();
     task.release().unwrap();

@@ -33,8 +33,6 @@ mod memory;
 mod others;
 #[path = "populate/place.rs"]
 mod place;
-#[path = "common/plot.rs"]
-mod plot;
 #[path = "populate/roots.rs"]
 mod roots;
 #[path = "populate/table.rs"]

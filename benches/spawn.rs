@@ -1,204 +1,149 @@
-//! Time from spawn to the reaped exit of a static program that exits at once, next to a floor in the same run: the
-//! crate in steps, other implementations, and how the time depends on the caller and on the host.
+//! Time from spawn to the reaped exit of a static program that exits at once, next to a floor in the same run.
 //!
 //! The floor is the least that any implementation does for the same namespaces: a clone on shared memory, a
 //! bind-mounted root, `/proc`, `pivot_root` and the exec, by raw calls without checks. Compare ratios, not
-//! milliseconds: `cargo bench --bench spawn`.
-//!
-//! Every row is measured once in each round, in an order that changes from round to round, so that whatever else the
-//! machine does affects all rows alike. A bar is the most that a row may take as a multiple of another one. It is
-//! printed with `met` or `missed`; it is no assertion. A row that this machine cannot have is printed with the reason.
-//! The tables and a plot are written to `docs/benchmarks/`.
-//!
-//! - A word after `--` selects the rows whose name or table contains it. Then nothing is written.
-//! - `COFFERDAM_BENCH_SECONDS` is the time for all rounds, 200 if unset.
-//! - A static build runs in `tools/vm-run`, where the host has cgroup v2 only. QEMU emulates the processor there, so
-//!   select the first table: `tools/vm-run -t 900 -- PROGRAM --bench 'In process'`.
-//! - With `--test` there is one round. The bench fails if a row fails that a privileged caller must be able to have.
+//! microseconds: `cargo bench --bench spawn`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::ffi::CString;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use cofferdam::Host;
-use cofferdam::cgroup::Mode;
+use cofferdam::filter::Filter;
+use cofferdam::{Host, Method, Policy, Root, Sandbox};
+use criterion::{Criterion, criterion_group, criterion_main};
 
-#[path = "spawn/caller.rs"]
-mod caller;
-#[path = "spawn/drawing.rs"]
-mod drawing;
-#[path = "spawn/floor.rs"]
-mod floor;
-#[path = "spawn/library.rs"]
-mod library;
-#[path = "spawn/ours.rs"]
-mod ours;
-#[path = "spawn/peers.rs"]
-mod peers;
-#[allow(dead_code)] // shared with the bench of populating
-#[path = "populate/place.rs"]
-mod place;
-#[path = "common/plot.rs"]
-mod plot;
-#[path = "spawn/rows.rs"]
-mod rows;
-#[path = "spawn/table.rs"]
-mod table;
-#[path = "birth/tiny.rs"]
-mod tiny;
-
-use caller::{Caller, Measurer, Ready};
-use rows::{FLOOR, Row};
-use table::{Measured, Tables};
-
-/// Command line and environment of the run.
-struct Call {
-    test: bool,
-    /// Selects rows.
-    filter: String,
-    time: Duration,
+/// Builds `exit(0)`: 400 bytes of code and headers, without a C library.
+fn payload(dir: &Path) -> PathBuf {
+    let source = dir.join("exit.s");
+    let program = dir.join("exit");
+    std::fs::write(&source, ".globl _start\n_start: mov $60,%eax\n xor %edi,%edi\n syscall\n").unwrap();
+    let built = Command::new("cc").args(["-static", "-nostdlib", "-o"]).arg(&program).arg(&source).status();
+    assert!(built.unwrap().success(), "cc could not build the payload");
+    program
 }
 
-impl Call {
-    fn parse() -> Call {
-        let args: Vec<String> = std::env::args().skip(1).collect();
-        let test = !args.iter().any(|a| a == "--bench") || args.iter().any(|a| a == "--test");
-        let seconds = std::env::var("COFFERDAM_BENCH_SECONDS").ok().and_then(|n| n.parse().ok());
-        Call {
-            test,
-            filter: args.into_iter().find(|a| !a.starts_with('-')).unwrap_or_default(),
-            time: Duration::from_secs(seconds.unwrap_or(200)),
+/// The floor: private mount, PID and IPC namespaces, a bind-mounted root with `/proc`, and the exec.
+mod floor {
+    use super::CString;
+
+    pub struct Args {
+        pub root: CString,
+        pub proc_dir: CString,
+        pub program: CString,
+    }
+
+    extern "C" fn child(args: *mut libc::c_void) -> libc::c_int {
+        let none = std::ptr::null::<libc::c_char>();
+        // SAFETY: the caller's Args outlive the child, because CLONE_VFORK suspends the caller. Only raw calls are
+        // made.
+        unsafe {
+            let args = &*args.cast::<Args>();
+            libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast());
+            libc::mount(
+                args.root.as_ptr(),
+                args.root.as_ptr(),
+                none,
+                libc::MS_BIND | libc::MS_REC,
+                none.cast(),
+            );
+            libc::mount(c"proc".as_ptr(), args.proc_dir.as_ptr(), c"proc".as_ptr(), 0, none.cast());
+            libc::chdir(args.root.as_ptr());
+            libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr());
+            libc::umount2(c".".as_ptr(), libc::MNT_DETACH);
+            let argv = [args.program.as_ptr(), std::ptr::null()];
+            libc::execve(args.program.as_ptr(), argv.as_ptr(), argv[1..].as_ptr());
+            libc::_exit(1)
         }
     }
 
-    /// The selected rows, the rows that their bars refer to, and the floor.
-    fn rows(&self, host: &Host) -> Vec<Row> {
-        let all = rows::all(host.cgroups.mode != Mode::V2, self.test);
-        let named =
-            |row: &Row| row.section.contains(&self.filter) || row.key.work.name().contains(&self.filter);
-        let wanted: Vec<_> = all.iter().filter(|row| named(row)).copied().collect();
-        let refers = |to: &Row| wanted.iter().any(|row| row.bar.is_some_and(|bar| bar.of == to.key));
-        all.iter().filter(|row| named(row) || refers(row) || row.key == FLOOR).copied().collect()
-    }
-
-    fn complete(&self) -> bool {
-        !self.test && self.filter.is_empty()
-    }
-}
-
-/// A xorshift64* generator. Written here so that the order does not change with a dependency.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % n
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for i in (1..items.len()).rev() {
-            items.swap(i, self.below(i + 1));
-        }
+    pub fn run(args: &mut Args, stack: &mut [u128]) -> i32 {
+        let flags =
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
+        // SAFETY: the caller owns the stack, and CLONE_VFORK suspends the caller while the child uses it.
+        let pid = unsafe {
+            let top = stack.as_mut_ptr_range().end.cast();
+            libc::clone(child, top, flags | libc::SIGCHLD, std::ptr::from_mut(args).cast())
+        };
+        let mut status = 0;
+        // SAFETY: waits for the child that was just created; `status` outlives the call.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        status
     }
 }
 
-/// The rows of one caller.
-fn rows_of(caller: Caller, rows: &[Row]) -> Vec<Row> {
-    rows.iter().filter(|row| row.key.caller == caller).copied().collect()
-}
-
-/// Measures all rows in rounds, until the time is over.
-fn measure(call: &Call, rows: &[Row]) -> (usize, Vec<Measured>) {
-    let mut measurers = Vec::new();
-    let mut measured = Vec::new();
-    for caller in Caller::ALL {
-        let own = rows_of(caller, rows);
-        let Some((measurer, ready)) = Measurer::start(caller, own.len()) else { continue };
-        let at = measurers.len();
-        measurers.push(measurer);
-        for (i, (row, ready)) in own.into_iter().zip(ready).enumerate() {
-            measured.push((at, i, Measured { row, ready, times: Vec::new() }));
-        }
-    }
-    let (began, mut round, mut random) = (Instant::now(), 0, Random(0x9E37_79B9_7F4A_7C15));
-    while round == 0 || (!call.test && began.elapsed() < call.time) {
-        let mut order: Vec<usize> = (0..measured.len()).collect();
-        random.shuffle(&mut order);
-        for i in order {
-            let (at, row, Measured { row: Row { rounds, key, .. }, ready, times }) = &mut measured[i];
-            if matches!(ready, Ready::Yes) && round < *rounds {
-                let runs = key.batch.map_or(1, |batch| batch.runs as u32);
-                match measurers[*at].measure(*row) {
-                    Ok(took) => times.push(took / runs),
-                    Err(why) if key.work.required() => *ready = Ready::Failed(why),
-                    Err(why) => *ready = Ready::No(why),
-                }
-            }
-        }
-        round += 1;
-    }
-    measurers.into_iter().for_each(Measurer::end);
-    let in_order = |row: &Row| measured.iter().position(|(.., m)| m.row.key == row.key);
-    let order: Vec<usize> = rows.iter().filter_map(in_order).collect();
-    let mut measured: Vec<_> = measured.into_iter().map(|(.., m)| Some(m)).collect();
-    (round, order.into_iter().filter_map(|i| measured[i].take()).collect())
-}
-
-/// The machine, in the words of its kernel.
-fn about(host: &Host, rounds: usize, load: &str) -> Vec<String> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-    vec![
-        format!("Linux {}, {processors} processors", read("/proc/sys/kernel/osrelease")),
-        format!("cgroups: {:?}", host.cgroups.mode),
-        format!("load before the run: {load}"),
-        format!("{rounds} rounds"),
-    ]
-}
-
-/// Builds the command line program, as it is now.
-fn build_program(call: &Call) {
-    let Some(cargo) = std::env::var_os("CARGO").filter(|_| !call.test) else { return };
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/cli/Cargo.toml");
-    let built =
-        Command::new(cargo).args(["build", "--release", "--quiet", "--manifest-path", manifest]).status();
-    if !built.is_ok_and(|status| status.success()) {
-        println!("cofferdam-cli cannot be built");
-    }
-}
-
-fn write(tables: &Tables) {
-    let docs: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    if !docs.is_dir() {
-        return;
-    }
-    let dir = docs.join("benchmarks");
-    std::fs::create_dir_all(&dir).unwrap();
-    for (name, text) in [("spawn.md", tables.markdown()), ("spawn.svg", drawing::svg(tables))] {
-        std::fs::write(dir.join(name), text).unwrap();
-        println!("written: {}", dir.join(name).display());
-    }
-}
-
-fn main() -> ExitCode {
-    let call = Call::parse();
+fn spawn(c: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    payload(dir.path());
+    std::fs::create_dir(dir.path().join("proc")).unwrap();
     let host = Host::probe().unwrap();
-    let rows = call.rows(&host);
-    if let Some(caller) = caller::this_process() {
-        caller::serve(caller, &rows_of(caller, &rows), call.test);
-        return ExitCode::SUCCESS;
+    let privileged = host.lacking().is_empty();
+    let mut group = c.benchmark_group("spawn");
+
+    let path = |name: &str| CString::new(dir.path().join(name).to_str().unwrap()).unwrap();
+    let mut args = floor::Args { root: path(""), proc_dir: path("proc"), program: c"/exit".into() };
+    let mut stack = vec![0u128; 4096];
+    if privileged {
+        assert_eq!(floor::run(&mut args, &mut stack), 0);
+        group.bench_function("floor: raw clone, bind root, proc, pivot_root", |b| {
+            b.iter(|| floor::run(&mut args, &mut stack))
+        });
     }
-    build_program(&call);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let (rounds, measured) = measure(&call, &rows);
-    let tables = Tables { about: about(&host, rounds, load.trim()), rows: measured };
-    tables.print();
-    if call.complete() {
-        write(&tables);
+    group.bench_function("std::process::Command, no isolation", |b| {
+        let program = dir.path().join("exit");
+        b.iter(|| Command::new(&program).status().unwrap())
+    });
+
+    let root = Root { path: Some(dir.path().into()), populate: Method::None, ..Root::default() };
+    let base = Sandbox::command("/exit").user("65534:65534").host(&host);
+    let given = base.clone().root(root);
+    let check = |s: &Sandbox| assert!(s.spawn().unwrap().wait().unwrap().success());
+    let bound = base.with(|s| {
+        s.root.chroot_env = [("/usr".into(), "/usr".into())].into();
+        let source = dir.path().join("exit");
+        s.volumes.push(cofferdam::Volume {
+            source,
+            target: "/exit".into(),
+            read_only: true,
+            ..Default::default()
+        });
+    });
+    // Without device cgroup and core partitions, whose cost is largest on cgroup v1.
+    let undivided = Policy { core_partitions: false, ..Policy::default() };
+    let plain = given.clone().policy(&undivided).with(|s| s.device_cgroup = Some(false));
+    let unfiltered = given.clone().with(|s| s.filter = Filter::None);
+    let mut without_landlock = host.clone();
+    without_landlock.landlock_abi = 0;
+    let bare = unfiltered.clone().host(&without_landlock);
+    for (name, sandbox) in [
+        ("a directory as root, init stays", given.clone()),
+        ("the same without the task's filter", unfiltered),
+        ("the same without the task's filter and Landlock", bare),
+        ("a directory as root, no init", given.clone().with(|s| s.init = false)),
+        ("the same without core partitions and device cgroup", plain),
+        ("tmpfs root with one bind, init stays", bound),
+    ] {
+        check(&sandbox);
+        group.bench_function(name, |b| b.iter(|| sandbox.spawn().unwrap().wait().unwrap()));
     }
-    let failed = tables.rows.iter().any(|measured| matches!(measured.ready, Ready::Failed(_)));
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    group.bench_function("plan only", |b| b.iter(|| given.plan().unwrap()));
+    group.bench_function("probe of the host", |b| b.iter(|| Host::probe().unwrap()));
+
+    // The caller holds 1 GiB of touched memory: the cost must not depend on the caller's memory.
+    let held = vec![1u8; 1 << 30];
+    group.bench_function("a directory as root, caller holds 1 GiB", |b| {
+        b.iter(|| given.spawn().unwrap().wait().unwrap())
+    });
+    black_box(&held);
+    drop(held);
+    group.finish();
 }
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(50);
+    targets = spawn
+}
+criterion_main!(benches);

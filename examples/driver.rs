@@ -128,10 +128,7 @@ impl Driver {
         let started = std::str::from_utf8(task.data())?.parse::<u64>()?;
         let state = if result.is_some() { "exited" } else { "running" };
         let report = task.report();
-        let ended =
-            task.ended_at().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_secs());
-        let facts = json!({"state": state, "pid": task.pid(), "started_at": started, "completed_at": ended,
-            "result": result, "report": report});
+        let facts = json!({"state": state, "pid": task.pid(), "started_at": started, "result": result, "report": report});
         println!("{facts}");
         Ok(())
     }

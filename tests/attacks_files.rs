@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use attack_tools::*;
 use cofferdam::{CallerFd, Control, Error, Method, Policy, Root, Sandbox, Stdio};
-use common::{Start as _, asked, can, probe, run_probe, sandboxes};
+use common::{asked, can, probe, run_probe, sandboxes};
 
 /// Entry point of this binary inside a sandbox.
 #[test]
@@ -435,7 +435,7 @@ fn temporary_root_is_private_and_removed_with_all_its_files() {
         let policy = Policy { temp_dir: Some(base.path().into()), ..Policy::default() };
         let root = || Root { populate: Method::Copy, chroot_env: libraries(), ..Root::default() };
         let task = probe("wait").policy(&policy).user(user).root(root()).stdout(Stdio::Null);
-        let task = task.with(|s| s.fds.clear()).start().unwrap();
+        let task = task.with(|s| s.fds.clear()).spawn().unwrap();
         let around: Vec<PathBuf> = fs::read_dir(base.path()).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(around.len(), 1);
         assert_eq!(fs::metadata(&around[0]).unwrap().mode() & 0o7777, 0o700);
@@ -465,6 +465,6 @@ fn command_lookup_follows_no_link_out_of_the_root() {
         ["/local/link-out", "link-out", "/local/up", "/local/magic", "/local/../../../../etc/../tmp/x"]
     {
         let sandbox = Sandbox::command(command).volume(writable(inside.path(), "/local"));
-        assert!(matches!(sandbox.start(), Err(Error::Exec { .. })), "{command}");
+        assert!(matches!(sandbox.spawn(), Err(Error::Exec { .. })), "{command}");
     }
 }

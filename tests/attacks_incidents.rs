@@ -12,7 +12,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use attack_tools::{USERS, beaten, open_dir, writable};
 use cofferdam::{Control, Error, Host, Sandbox, Stdio};
-use common::{Start as _, asked, can, output, probe, run_probe, sandboxes, shell};
+use common::{asked, can, output, probe, run_probe, sandboxes, shell};
 
 /// Entry point of this binary inside a sandbox.
 #[test]
@@ -68,7 +68,7 @@ fn cve_2019_5736_init_cannot_be_overwritten() {
             let written = scope.spawn(|| output(writer.user(user)));
             for _ in 0..10 {
                 let task =
-                    Sandbox::command(command).user(user).volume(shared.clone()).stderr(Stdio::Null).start();
+                    Sandbox::command(command).user(user).volume(shared.clone()).stderr(Stdio::Null).spawn();
                 assert!(!task.is_ok_and(|task| task.wait().unwrap().success()), "{user}");
             }
             written.join().unwrap()
@@ -93,14 +93,14 @@ fn cve_2024_21626_no_inherited_descriptor_leads_to_the_host() {
     for fd in (3..20).chain([held.as_raw_fd()]) {
         for user in USERS {
             let at = format!("/proc/self/fd/{fd}");
-            let seen = shell("ls -a . .. 2>/dev/null").user(user).work_dir(&at).stdout(Stdio::Piped).start();
+            let seen = shell("ls -a . .. 2>/dev/null").user(user).work_dir(&at).stdout(Stdio::Piped).spawn();
             if let Ok(task) = seen {
                 let text = std::io::read_to_string(task.take_stdout().unwrap()).unwrap();
                 assert!(!text.lines().any(|line| line == "host"), "{at}: {text}");
                 task.wait().unwrap();
             }
             let run =
-                Sandbox::command(format!("{at}/../../../bin/sh")).user(user).args(["-c", "exit 0"]).start();
+                Sandbox::command(format!("{at}/../../../bin/sh")).user(user).args(["-c", "exit 0"]).spawn();
             assert!(matches!(run, Err(Error::Exec { .. } | Error::Setup { .. })), "{at}");
         }
     }
@@ -167,7 +167,7 @@ fn cve_2026_30892_unknown_and_malformed_users_are_refused() {
         "0:",
         "nobody:no-such",
     ] {
-        let refused = Sandbox::command("/bin/true").user(user).start();
+        let refused = Sandbox::command("/bin/true").user(user).spawn();
         assert!(
             matches!(refused, Err(Error::Spec { field: "user", .. })),
             "{user:?}: {:?}",
@@ -175,7 +175,7 @@ fn cve_2026_30892_unknown_and_malformed_users_are_refused() {
         );
     }
     // Without a user, the task runs as nobody. An empty one is refused.
-    assert!(matches!(probe("facts").user("").start(), Err(Error::Spec { field: "user", .. })));
+    assert!(matches!(probe("facts").user("").spawn(), Err(Error::Spec { field: "user", .. })));
     let seen = run_probe(probe("facts")).unwrap();
     assert_eq!(seen.get("Uid"), "65534 65534 65534 65534");
 }
@@ -186,7 +186,7 @@ fn nomad_cve_2021_3283_task_sees_no_processes_of_other_tasks() {
     if !sandboxes() {
         return;
     }
-    let other = shell("sleep 100").env("SECRET", "of another task").start().unwrap();
+    let other = shell("sleep 100").env("SECRET", "of another task").spawn().unwrap();
     for user in USERS {
         beaten(&run_probe(probe("others").user(user)).unwrap(), 3);
     }

@@ -12,7 +12,6 @@ use std::sync::mpsc::channel;
 
 use attack_tools::*;
 use cofferdam::{Error, Method, Policy, Root, Sandbox, Stdio};
-use common::Start as _;
 use common::can;
 
 /// Runs `attack` on a thread with a private mount namespace, so that the host does not see its mounts.
@@ -32,7 +31,7 @@ fn waits_in(base: &Path) -> (cofferdam::Task, PathBuf) {
     let chroot_env = chroot_env.into_iter().chain(libraries()).collect();
     let root = Root { populate: Method::Copy, chroot_env, ..Root::default() };
     let task = Sandbox::command("/bin/sh").args(["-c", "read line; exit 7"]).policy(&policy).root(root);
-    let task = task.user("root").stdin(Stdio::Piped).start().unwrap();
+    let task = task.user("root").stdin(Stdio::Piped).spawn().unwrap();
     let around = fs::read_dir(base).unwrap().next().unwrap().unwrap().path();
     (task, around.join("root"))
 }

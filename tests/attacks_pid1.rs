@@ -5,12 +5,10 @@ mod attack_tools;
 mod common;
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use attack_tools::*;
-use cofferdam::filter::Filter;
-use cofferdam::{Control, DieWith, ExitKind, Host, Lost, Policy, Require, Sandbox, Secrets, TaskDirs};
+use cofferdam::{Control, Host, Policy, Secrets, TaskDirs};
 use common::{asked, probe, run_probe, sandboxes};
 
 /// In the plan of every sandbox here, and so at first in the memory of init.
@@ -20,12 +18,8 @@ const SECRET: &str = "a-secret-that-stays-with-the-task";
 #[test]
 fn probe_entry() {
     let Some((what, mut say)) = asked() else { return };
-    let mut attack = Attack::default();
-    if what == "limit" {
-        limit_pid_1(&mut attack);
-        return attack.tell(&mut say);
-    }
     assert_eq!(what, "take-over");
+    let mut attack = Attack::default();
     take_over(&mut attack);
     say.fact("traced", call!(libc::SYS_ptrace, 0x4206 /* PTRACE_SEIZE */, 1, 0, 0).is_ok());
     attack.tell(&mut say);
@@ -107,70 +101,6 @@ fn tracing_pid_1_gains_no_privilege_and_no_secret() {
             if privileged() {
                 assert_eq!(seen.get("traced"), "true", "{user}, round {round}");
                 assert!(seen.report.weakened.contains(Control::PID_NS), "{}", seen.report);
-            }
-        }
-    }
-}
-
-/// Lowers the limits of PID 1, as its own user and as the user of PID 1.
-fn limit_pid_1(attack: &mut Attack) {
-    let status = fs::read_to_string("/proc/1/status").unwrap();
-    let id = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u32>().unwrap()
-    };
-    let (uid, gid) = (id("Uid:"), id("Gid:"));
-    let limits = [(libc::RLIMIT_NOFILE, 64u64), (libc::RLIMIT_FSIZE, 0)];
-    let lower = |resource: u32, limit: u64| {
-        call!(libc::SYS_prlimit64, 1, resource, [limit; 2].as_ptr(), 0).map_or(1, |_| 0)
-    };
-    for (resource, limit) in limits {
-        attack.never(format!("limit {resource}"), lower(resource, limit) == 0);
-        let as_pid_1 = forked(|| {
-            let _ = call!(libc::SYS_setresgid, gid, gid, gid);
-            let _ = call!(libc::SYS_setresuid, uid, uid, uid);
-            lower(resource, limit)
-        });
-        attack.never(format!("limit {resource} as user {uid}"), as_pid_1 == 0);
-    }
-}
-
-/// PID 1 cannot write to a file with a limit of 0 bytes. A task that has its user, or can become it, may set that limit
-/// unless the filter forbids it.
-#[test]
-fn a_task_cannot_keep_pid_1_from_writing_the_exit_record() {
-    if !sandboxes() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let policy = Policy { state_dir: Some(dir.path().into()), ..Policy::default() };
-    for user in USERS {
-        for filtered in [true, false] {
-            let filter = if filtered { Filter::Default } else { Filter::None };
-            let (mut facts, facts_end) =
-                nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map(|(r, w)| (File::from(r), w)).unwrap();
-            let sandbox = probe("limit").user(user).policy(&policy).filter(filter).fd(facts_end, 3);
-            let sandbox = sandbox.die_with(DieWith::Survive).require(Require::BestEffort);
-            let task = sandbox.spawn().unwrap();
-            drop(sandbox);
-            let (report, handle) = (task.report().clone(), task.handle().unwrap());
-            // Nobody listens to PID 1 from here on.
-            drop(task);
-            let mut text = String::new();
-            facts.read_to_string(&mut text).unwrap();
-            let task = Sandbox::recover(&handle).unwrap();
-            let kind = task.wait().unwrap().kind();
-            task.release().unwrap();
-            assert!(text.contains("tried=4"), "{text}");
-            if filtered {
-                assert!(text.contains("won=\0"), "{user}: {text:?}");
-                assert_eq!(kind, ExitKind::Exited(0), "{user}: {report}");
-                assert!(report.enforced.contains(Control::EXIT_RECORD), "{report}");
-            } else {
-                // The attack is real.
-                assert!(text.contains("as user"), "{user}: {text:?}");
-                assert_eq!(kind, ExitKind::Lost(Lost::Unrecorded), "{user}: {report}");
-                assert!(report.weakened.contains(Control::EXIT_RECORD), "{report}");
             }
         }
     }

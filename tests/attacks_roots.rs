@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cofferdam::{Method, Policy, Root, Sandbox, Secrets, TaskDirs, Volume};
-use common::{Start as _, asked, can, probe, run_probe, sandboxes};
+use common::{asked, can, probe, run_probe, sandboxes};
 
 /// Entry point of this binary inside a sandbox.
 #[test]
@@ -92,7 +92,7 @@ fn secrets_are_written_only_to_their_tmpfs() {
         for _ in 0..50 {
             // By the time the missing command is reported, everything is mounted and written.
             let _ =
-                Sandbox::command("/none").root(given.clone()).with(|s| s.task_dirs = dirs.clone()).start();
+                Sandbox::command("/none").root(given.clone()).with(|s| s.task_dirs = dirs.clone()).spawn();
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -106,7 +106,7 @@ fn pid_1_does_not_keep_the_plan_in_memory() {
     if !can("root") || !sandboxes() {
         return;
     }
-    let task = Sandbox::command("/bin/sleep").arg("600").start().unwrap();
+    let task = Sandbox::command("/bin/sleep").arg("600").spawn().unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", task.pid().unwrap())).unwrap();
     let init = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
     let maps = || fs::read_to_string(format!("/proc/{init}/maps")).unwrap();

@@ -8,7 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cofferdam::{ChrootEnv, Host, Method, Policy, Root, Sandbox, Stdio, Volume};
-use common::Start as _;
 use common::sandboxes;
 
 /// A shell script, with the host's programs and libraries as volumes, whatever the root is populated with.
@@ -22,7 +21,7 @@ fn programs(script: &str) -> Sandbox {
 
 /// Changes of one task as `kind path`, of its root after the end.
 fn changed(sandbox: Sandbox) -> Vec<String> {
-    let task = sandbox.stderr(Stdio::Inherit).start().unwrap();
+    let task = sandbox.stderr(Stdio::Inherit).spawn().unwrap();
     let (status, changes) = task.wait_with_root(|root| root.changes()).unwrap();
     assert!(status.success(), "{status}");
     let text = |change: &cofferdam::Change| format!("{:?} {}", change.kind, change.path.display());
@@ -97,7 +96,7 @@ fn root_lists_the_files_that_the_task_has_changed() {
     }
     // Nothing was written to the sources.
     assert_eq!(fs::read_to_string(source.join("grows")).unwrap(), "grows");
-    let bound = programs("true").start().unwrap();
+    let bound = programs("true").spawn().unwrap();
     let (_, (path, changes)) =
         bound.wait_with_root(|root| (root.path().map(Path::to_path_buf), root.changes())).unwrap();
     assert_eq!(path, None);
@@ -117,7 +116,7 @@ fn files_can_be_taken_from_the_root_after_the_end_and_nothing_stays() {
     let root = Root { populate: Method::Copy, chroot_env, ..Root::default() };
     let user = if nix::unistd::geteuid().is_root() { "root" } else { "nobody" };
     let sandbox = programs("echo made >/etc/artifact; (sleep 100 >/dev/null 2>&1 &); exit 4");
-    let task = sandbox.user(user).policy(&policy).root(root).start().unwrap();
+    let task = sandbox.user(user).policy(&policy).root(root).spawn().unwrap();
     let (status, text) =
         task.wait_with_root(|root| fs::read_to_string(root.path().unwrap().join("etc/artifact"))).unwrap();
     assert_eq!((status.code, text.unwrap().as_str()), (Some(4), "made\n"));

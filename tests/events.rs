@@ -14,7 +14,7 @@ use cofferdam::{
     DieWith, Error, Event, EventOptions, Events, ExitStatus, Host, Limits, OomLimit, Sandbox, Signal, Stdio,
     Task,
 };
-use common::{Start as _, can, emulated, probe, shell};
+use common::{can, emulated, probe, shell};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -95,7 +95,7 @@ fn each_oom_kill_is_one_event_and_the_end_is_the_last() {
     if !can("cgroups") {
         return;
     }
-    let task = small(probe("parent")).stdin(Stdio::Piped).stdout(Stdio::Piped).start().unwrap();
+    let task = small(probe("parent")).stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
     let (mut stdin, mut stdout) = (task.take_stdin().unwrap(), task.take_stdout().unwrap());
     let mut told = Vec::new();
     let mut early = events(&task);
@@ -140,7 +140,7 @@ fn events_survive_the_removal_of_the_cgroup() {
     }
     let rounds = if emulated() { 5 } else { 30 };
     for round in 0..rounds {
-        let task = small(probe("hog")).start().unwrap();
+        let task = small(probe("hog")).spawn().unwrap();
         let told = events(&task);
         std::thread::scope(|scope| {
             let listening = scope.spawn(|| told.map(Result::unwrap).filter(is_of_cgroup).collect::<Vec<_>>());
@@ -148,7 +148,7 @@ fn events_survive_the_removal_of_the_cgroup() {
             assert_eq!(listening.join().unwrap(), [Event::Oom { kills: 1 }, Event::Empty], "{round}");
         });
 
-        let task = small(shell("exit 0")).start().unwrap();
+        let task = small(shell("exit 0")).spawn().unwrap();
         let told = events(&task);
         task.wait().unwrap();
         assert_eq!(
@@ -157,7 +157,7 @@ fn events_survive_the_removal_of_the_cgroup() {
             "{round}"
         );
 
-        let task = small(shell("sleep 60")).start().unwrap();
+        let task = small(shell("sleep 60")).spawn().unwrap();
         let told = events(&task);
         drop(task);
         assert_eq!(
@@ -177,7 +177,7 @@ fn empty_event_comes_after_the_last_process_ended() {
     let script = "sleep 1 & echo; exit 0";
     let sandbox = shell(script).stdout(Stdio::Null).with(|s| s.init = false);
     let task = sandbox.pid_mode(cofferdam::IsolationMode::Host);
-    let task = task.with(|s| s.require = None).start();
+    let task = task.with(|s| s.require = None).spawn();
     let Ok(task) = task else { panic!("{:?}", task.err()) };
     let start = Instant::now();
     let told: Vec<_> = events(&task).map(Result::unwrap).filter(is_of_cgroup).collect();
@@ -193,7 +193,7 @@ fn cpu_contention_causes_pressure_events() {
     }
     let both = "(while :; do :; done) & while :; do :; done";
     let limits = Limits { cores: "0".parse().unwrap(), exclusive: true, ..Limits::default() };
-    let task = shell(both).limits(limits).start().unwrap();
+    let task = shell(both).limits(limits).spawn().unwrap();
     let threshold = PressureThreshold {
         resource: PressureResource::Cpu,
         full: false,
@@ -244,7 +244,7 @@ fn frozen_task_does_not_run_until_it_is_thawed() {
     if !can("cgroups") {
         return;
     }
-    let task = shell("while :; do echo; done").stdout(Stdio::Piped).start().unwrap();
+    let task = shell("while :; do echo; done").stdout(Stdio::Piped).spawn().unwrap();
     let mut stdout = task.take_stdout().unwrap();
     let flags = nix::fcntl::OFlag::O_NONBLOCK;
     nix::fcntl::fcntl(&stdout, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
@@ -281,7 +281,7 @@ fn frozen_task_can_be_killed_and_dropped() {
     }
     for init in [true, false] {
         let frozen = || {
-            let task = shell("sleep 60 & sleep 60").with(|s| s.init = init).start().unwrap();
+            let task = shell("sleep 60 & sleep 60").with(|s| s.init = init).spawn().unwrap();
             task.freeze().unwrap();
             (task, Instant::now())
         };
@@ -302,7 +302,7 @@ fn one_thread_may_wait_while_another_freezes() {
     if !can("cgroups") {
         return;
     }
-    let task = shell("sleep 60").start().unwrap();
+    let task = shell("sleep 60").spawn().unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| task.wait().unwrap());
         for _ in 0..20 {
@@ -330,7 +330,7 @@ fn events_tell_a_life_from_the_start_to_the_exit_to_every_listener() {
     if !can("cgroups") {
         return;
     }
-    let task = small(shell("read go; exit 3")).stdin(Stdio::Piped).start().unwrap();
+    let task = small(shell("read go; exit 3")).stdin(Stdio::Piped).spawn().unwrap();
     let (early, mut watched) = (events(&task), events(&task));
     assert_eq!(watched.try_next().unwrap(), Some(Event::Started));
     while watched.try_next().unwrap().is_some() {}
@@ -360,7 +360,7 @@ fn main_process_exits_before_the_last_one() {
     }
     let sandbox =
         shell("sleep 600 & exit 4").with(|s| s.init = false).pid_mode(cofferdam::IsolationMode::Host);
-    let task = sandbox.with(|s| s.require = None).start().unwrap();
+    let task = sandbox.with(|s| s.require = None).spawn().unwrap();
     let mut told = events(&task);
     while told.next_timeout(LONG).unwrap() != Some(exited(4)) {}
     assert_eq!(told.try_next().unwrap(), None);
@@ -375,7 +375,7 @@ fn control_that_does_not_hold_is_an_event_with_the_reason() {
         return;
     }
     let sandbox = shell("exit 0").pid_mode(cofferdam::IsolationMode::Host).deadline(LONG);
-    let task = sandbox.with(|s| s.init = false).require(cofferdam::Require::BestEffort).start().unwrap();
+    let task = sandbox.with(|s| s.init = false).require(cofferdam::Require::BestEffort).spawn().unwrap();
     let report = task.report();
     assert!(!report.missing.is_empty(), "{report}");
     let expected = Event::Degraded {
@@ -396,7 +396,7 @@ fn events_of_a_recovered_task_have_its_exit_also_if_it_ended_before() {
     let policy = cofferdam::Policy { state_dir: Some(dir.path().into()), ..cofferdam::Policy::default() };
     let survivor =
         |script| small(shell(script)).policy(&policy).die_with(DieWith::Survive).stdin(Stdio::Piped);
-    let task = survivor("read go; exit 5").start().unwrap();
+    let task = survivor("read go; exit 5").spawn().unwrap();
     let (handle, stdin) = (task.handle().unwrap(), task.take_stdin());
     let abandoned = events(&task);
     drop(task);

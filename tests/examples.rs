@@ -175,8 +175,7 @@ fn driver_calls_control_a_task_that_outlives_each_of_them() {
     until("the signal arrives", || calls.stdout() == "up\nusr\n");
     let (code, _, why) = calls.call("stop", &["NONSENSE", "5"]);
     assert_eq!((code, why.contains("is not a signal")), (Some(1), true), "{why}");
-    let facts = calls.json("inspect");
-    assert_eq!((&facts["state"], &facts["completed_at"]), (&"running".into(), &serde_json::Value::Null));
+    assert_eq!(calls.json("inspect")["state"], "running");
     // A call that waits keeps no other call from the task.
     std::thread::scope(|scope| {
         let waits = [(); 2].map(|()| scope.spawn(|| calls.json("wait")));
@@ -184,9 +183,7 @@ fn driver_calls_control_a_task_that_outlives_each_of_them() {
         waits.into_iter().for_each(|wait| assert_eq!(wait.join().unwrap()["code"], 7));
     });
     calls.done("stop", &["TERM", "5"]);
-    let facts = calls.json("inspect");
-    assert_eq!(facts["result"]["code"], 7);
-    assert!(facts["completed_at"].as_u64().unwrap() >= facts["started_at"].as_u64().unwrap(), "{facts}");
+    assert_eq!(calls.json("inspect")["result"]["code"], 7);
     calls.destroy(&groups);
 }
 

@@ -13,7 +13,7 @@ use cofferdam::{
     Control, Error, ExecSpec, ExitKind, IsolationMode, Limits, Network, Policy, Sandbox, Stdio, Task,
     Terminal, WindowSize,
 };
-use common::{Start as _, sandboxes, shell};
+use common::{sandboxes, shell};
 use exec_tools::{LONG, output, sh, sleeper, text};
 
 #[test]
@@ -21,7 +21,7 @@ fn an_additional_command_has_its_own_streams_environment_directory_and_exit_code
     if !sandboxes() {
         return;
     }
-    let task = sleeper().env("SECRET", "of the task").start().unwrap();
+    let task = sleeper().env("SECRET", "of the task").spawn().unwrap();
     let spec = sh("cat; echo $X $HOME ${SECRET-none}; pwd; echo err >&2; exit 43");
     let spec = spec
         .env("X", "own")
@@ -45,7 +45,7 @@ fn an_additional_command_sees_and_signals_the_processes_of_the_task() {
         return;
     }
     let task = shell("trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done");
-    let task = task.stdout(Stdio::Piped).start().unwrap();
+    let task = task.stdout(Stdio::Piped).spawn().unwrap();
     let mut ready = [0; 6];
     task.take_stdout().unwrap().read_exact(&mut ready).unwrap();
     // PID 1 is init, PID 2 the main process.
@@ -60,7 +60,7 @@ fn a_wrong_value_is_refused_with_its_field_and_the_task_is_as_it_was() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     let wrong = [
         (ExecSpec::command(""), "command"),
         (ExecSpec::command("a\0b"), "command"),
@@ -105,7 +105,7 @@ fn an_additional_command_gets_no_descriptor_and_no_device_of_the_host() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     let spec =
         sh("ls /proc/self/fd | tr '\\n' ' '; stat -L -c %d:%i /proc/self/fd/0 /proc/self/fd/2 /dev/null");
     let seen = task.exec(&spec).unwrap().wait_with_output(1 << 20, Some(LONG)).unwrap();
@@ -151,7 +151,7 @@ fn a_command_enters_tasks_of_every_kind() {
         ("that may not fork", sleeper().filter(no_forks)),
     ];
     for (kind, sandbox) in kinds {
-        let task = match sandbox.start() {
+        let task = match sandbox.spawn() {
             Ok(task) => task,
             Err(e) => {
                 common::skip::note(format!("a task {kind}: {e}"));
@@ -191,7 +191,7 @@ fn a_profile_that_refuses_forks_refuses_them_to_an_additional_command_too() {
     let calls = ["clone", "clone3", "fork", "vfork"].map(String::from).to_vec();
     let refuse = Rule { calls, action: Action::Errno(13), args: vec![] };
     let profile = Profile { rules: vec![refuse], ..Profile::default() };
-    let task = sleeper().filter(Filter::Profile(profile)).start().unwrap();
+    let task = sleeper().filter(Filter::Profile(profile)).spawn().unwrap();
     let seen = output(&task, "/bin/true; echo forked");
     assert_eq!(text(&seen), "", "{}", seen.status);
 }
@@ -205,7 +205,7 @@ fn a_process_that_enters_has_no_privilege_from_the_moment_at_which_the_task_can_
     }
     let look = "while :; do for p in /proc/[0-9]*; do while read -r k v; do case $k in \
                 Uid:|CapPrm:|CapBnd:|Seccomp:) echo $k $v;; esac; done <$p/status; done 2>/dev/null; done";
-    let task = shell(look).stdout(Stdio::Piped).start().unwrap();
+    let task = shell(look).stdout(Stdio::Piped).spawn().unwrap();
     let mut stdout = task.take_stdout().unwrap();
     let reader = std::thread::spawn(move || {
         let mut seen = std::collections::BTreeMap::<String, usize>::new();
@@ -232,7 +232,7 @@ fn many_threads_run_commands_in_one_task_at_once() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let task = &task;
@@ -296,9 +296,9 @@ fn an_interactive_shell_runs_in_a_terminal_of_the_sandbox() {
         return;
     }
     for init in [true, false] {
-        converse(&Sandbox::command("/bin/sh").args(["-i"]).init(init).terminal(SIZE).start().unwrap());
+        converse(&Sandbox::command("/bin/sh").args(["-i"]).init(init).terminal(SIZE).spawn().unwrap());
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     let spec = ExecSpec::command("/bin/sh").args(["-i"]).env("PATH", "/usr/bin:/bin").terminal(SIZE);
     converse(&task.exec(&spec).unwrap());
     assert!(task.status().unwrap().is_none());
@@ -307,11 +307,11 @@ fn an_interactive_shell_runs_in_a_terminal_of_the_sandbox() {
 #[test]
 fn a_terminal_and_a_stream_are_refused_together() {
     let sandbox = Sandbox::command("true").terminal(SIZE).stdout(Stdio::Piped);
-    assert!(matches!(sandbox.start(), Err(Error::Spec { field: "terminal", .. })));
+    assert!(matches!(sandbox.spawn(), Err(Error::Spec { field: "terminal", .. })));
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     let refused = task.exec(&sh("true").terminal(SIZE)).unwrap_err();
     assert!(matches!(refused, Error::Spec { field: "terminal", .. }), "{refused:?}");
 }
@@ -325,7 +325,7 @@ fn a_command_cannot_insert_input_into_its_terminal() {
     }
     let script = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSTI, b'x')";
     let spec = ExecSpec::command("/usr/bin/python3").args(["-c", script]).terminal(SIZE);
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     let command = task.exec(&spec).unwrap();
     let mut text = String::new();
     command.take_terminal().unwrap().read_to_string(&mut text).unwrap();
@@ -339,7 +339,7 @@ fn an_additional_command_runs_as_another_user_that_the_policy_allows() {
         return;
     }
     let policy = Policy { denied_host_uids: "0".parse().unwrap(), ..Policy::default() };
-    let task = sleeper().policy(&policy).start().unwrap();
+    let task = sleeper().policy(&policy).spawn().unwrap();
     let as_user =
         |user: &str| task.exec(&sh("id -u; id -G; grep ^Cap /proc/self/status; echo $HOME").user(user));
     if !nix::unistd::geteuid().is_root() {
@@ -358,7 +358,7 @@ fn an_additional_command_runs_as_another_user_that_the_policy_allows() {
         assert!(matches!(as_user(wrong).unwrap_err(), Error::Spec { field: "user", .. }), "{wrong}");
     }
     // Root has the capabilities of the lists, and no others.
-    let task = sleeper().with(|s| s.cap_drop = vec!["all".into()]).start().unwrap();
+    let task = sleeper().with(|s| s.cap_drop = vec!["all".into()]).spawn().unwrap();
     let root = task.exec(&sh("id -u; grep ^Cap /proc/self/status").user("0")).unwrap();
     let root = root.wait_with_output(1 << 20, Some(LONG)).unwrap();
     assert!(text(&root).starts_with("0\n"), "{}", text(&root));
@@ -370,7 +370,7 @@ fn a_thread_with_a_small_stack_may_run_a_command_in_a_task() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(64 << 10);
         let run = || task.exec(&sh("exit 6")).unwrap().wait().unwrap().kind();
@@ -383,7 +383,7 @@ fn the_report_says_what_the_streams_of_a_command_give_access_to() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     assert!(task.report().enforced.contains(Control::HOST_FILES));
     let file = tempfile::tempfile().unwrap();
     let command = task.exec(&sh("true").stdout(file)).unwrap();

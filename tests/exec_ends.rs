@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use cofferdam::{Control, Deadline, Error, ExecSpec, ExitKind, Limits, Signal, SignalTarget, Stdio, Task};
-use common::{Start as _, sandboxes, shell};
+use common::{sandboxes, shell};
 use exec_tools::{LONG, counted, output, sh, sleeper, soon, until};
 
 #[test]
@@ -18,7 +18,7 @@ fn dropping_killing_and_stopping_an_additional_command_end_its_daemons_and_not_t
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     if !counted(&task) {
         return;
     }
@@ -62,7 +62,7 @@ fn an_additional_command_ends_with_the_task() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     let command = task.exec(&sh("sleep 1005")).unwrap();
     task.kill().unwrap();
     assert!(!command.wait().unwrap().success());
@@ -80,7 +80,7 @@ fn a_command_in_a_frozen_task_is_refused_at_once() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     if let Err(e) = task.freeze() {
         return common::skip::skip(&["cgroups"], e);
     }
@@ -134,7 +134,7 @@ fn freezing_a_task_while_commands_enter_it_blocks_neither() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     if let Err(e) = task.freeze() {
         return common::skip::skip(&["cgroups"], e);
     }
@@ -193,7 +193,7 @@ fn a_command_without_a_parent_death_signal_ends_at_its_deadline_and_when_it_is_k
     if !sandboxes() {
         return;
     }
-    let task = common::probe("sleep").start().unwrap();
+    let task = common::probe("sleep").spawn().unwrap();
     let outlive = enter_probe("outlive");
     let command = task.exec(&outlive).unwrap();
     let mut stdout = await_ready(&command);
@@ -218,7 +218,7 @@ fn a_command_that_uses_too_much_memory_is_reported_as_oom_killed_and_the_next_on
         return;
     }
     let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
-    let task = match common::probe("sleep").limits(limits).start() {
+    let task = match common::probe("sleep").limits(limits).spawn() {
         Err(e @ Error::Unsupported { .. }) => return common::skip::skip(&["cgroups"], e),
         task => task.unwrap(),
     };
@@ -240,7 +240,7 @@ fn a_command_that_enters_a_task_at_its_end_is_refused_because_the_task_has_ended
     }
     let rounds = if common::emulated() { 5 } else { 30 };
     for round in 0..rounds {
-        let task = sleeper().start().unwrap();
+        let task = sleeper().spawn().unwrap();
         std::thread::scope(|scope| {
             let enter = scope.spawn(|| {
                 loop {
@@ -264,7 +264,7 @@ fn the_deadline_of_a_command_ends_it_and_not_the_task() {
     if !sandboxes() {
         return;
     }
-    let task = sleeper().start().unwrap();
+    let task = sleeper().spawn().unwrap();
     let command = task.exec(&sh("sleep 1006").deadline(soon())).unwrap();
     assert!(command.report().asked.contains(Control::DEADLINE));
     let status = command.wait_timeout(LONG).unwrap().unwrap();
@@ -287,7 +287,7 @@ fn five_hundred_tasks_are_each_entered_and_stopped() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let tasks: Vec<Task> = (0..each).map(|_| sandbox.start().unwrap()).collect();
+                let tasks: Vec<Task> = (0..each).map(|_| sandbox.spawn().unwrap()).collect();
                 for task in &tasks {
                     task.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
                     assert_eq!(task.exec(&sh("exit 3")).unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
@@ -310,7 +310,7 @@ fn a_task_that_stops_what_enters_does_not_block_the_caller_for_ever() {
     }
     let script = "echo ready; while :; do for p in /proc/[0-9]*; do case ${p#/proc/} in 1|2) ;; \
                   *) kill -STOP ${p#/proc/} 2>/dev/null;; esac; done; done";
-    let task = shell(script).stdout(Stdio::Piped).start().unwrap();
+    let task = shell(script).stdout(Stdio::Piped).spawn().unwrap();
     task.take_stdout().unwrap().read_exact(&mut [0; 6]).unwrap();
     let (mut blocked, start) = (0, Instant::now());
     while blocked == 0 && start.elapsed() < LONG / 2 {

@@ -16,7 +16,7 @@ use cofferdam::{
     Control, Device, Error, IsolationMode, Limits, Network, Policy, Require, Resource, Rlimit, Root, Sandbox,
     Volume,
 };
-use common::{Start as _, asked, can, output, probe, run_probe, sandboxes, say_facts, shell, status};
+use common::{asked, can, output, probe, run_probe, sandboxes, say_facts, shell, status};
 
 /// Entry point of this binary inside a sandbox; does nothing elsewhere.
 #[test]
@@ -218,7 +218,7 @@ fn working_directory_is_created_and_entered() {
     }
     assert_eq!(output(shell("pwd").work_dir("/etc")), "/etc");
     assert_eq!(output(shell("pwd; stat -c %a .").work_dir("/deep/er")), "/deep/er\n755");
-    match shell("pwd").work_dir("/etc/no/such/dir").start() {
+    match shell("pwd").work_dir("/etc/no/such/dir").spawn() {
         Err(Error::Spec { field: "work_dir", message }) => {
             assert!(
                 message.starts_with("\"/etc/no/such/dir\" cannot be created in the root: \"/etc\" is bound"),
@@ -229,7 +229,7 @@ fn working_directory_is_created_and_entered() {
     }
     // A read-only volume: only the kernel's refusal reveals it.
     let volume = Volume { source: "/etc".into(), target: "/v".into(), read_only: true, ..Volume::default() };
-    match shell("pwd").volume(volume).work_dir("/v/no/dir").start() {
+    match shell("pwd").volume(volume).work_dir("/v/no/dir").spawn() {
         Err(Error::Setup { step, source }) => {
             assert_eq!(step, "mkdirat(root, \"/v/no/dir\", 0755)");
             assert_eq!(source.raw_os_error(), Some(libc::EROFS));
@@ -536,7 +536,7 @@ fn invalid_input_is_a_spec_error_that_names_its_field() {
         let mut policy = Policy::default();
         let mut spec = cofferdam::SandboxSpec { command: "true".into(), ..Default::default() };
         set(&mut spec, &mut policy);
-        match Sandbox::new(&policy, spec).start() {
+        match Sandbox::new(&policy, spec).spawn() {
             Err(Error::Spec { field, .. }) => field.to_string(),
             Err(Error::Denied { .. }) => "denied".into(),
             other => panic!("{other:?}"),

@@ -13,7 +13,7 @@ use std::process::Command;
 use attack_tools::{open_dir, read_only, writable};
 use cofferdam::filter::{Filter, Profile};
 use cofferdam::{Control, Sandbox, Stdio};
-use common::{Start as _, can, output, sandboxes, shell};
+use common::{can, output, sandboxes, shell};
 
 /// A shell script in a default sandbox, with a writable directory at `/work` and the host's programs.
 fn job(dir: &Path, script: &str) -> Sandbox {
@@ -242,7 +242,7 @@ fn assembled(source: &str, bits: &str, expected: &str, filter: Filter) {
         (s.command, s.args) = ("/work/a".into(), Vec::new());
         s.filter = filter.clone();
     });
-    let task = sandbox.stdout(Stdio::Piped).start().unwrap();
+    let task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::SYSCALLS), "{}", task.report());
     let mut text = String::new();
     task.take_stdout().unwrap().read_to_string(&mut text).unwrap();

@@ -12,7 +12,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use cofferdam::cgroup::CgroupPath;
-use cofferdam::{DieWith, Host, Limits, Method, Policy, Require, Sandbox, StaleSandbox};
+use cofferdam::{DieWith, Host, Method, Policy, Require, Sandbox, StaleSandbox};
 use common::{sandboxes, skip::skip};
 
 /// More than any of these tests takes on a loaded machine.
@@ -274,129 +274,6 @@ fn claimed_survivor_stays_and_an_unclaimed_one_is_killed() {
     assert_eq!(mine.len(), 1);
     assert!(mine[0].processes() >= 1, "{}", mine[0]);
     mine[0].remove().unwrap();
-    assert_eq!(places.all(), Vec::<PathBuf>::new());
-}
-
-/// The v1 cgroups of a task, by their paths.
-fn v1_cgroups(dir: &Path, id: &str) -> Vec<PathBuf> {
-    let host = Host::probe().unwrap().cgroups;
-    let all = host.v1.values().map(|v1| v1.mount.join(parent(dir)).join(id));
-    let mut all: Vec<PathBuf> = all.filter(|dir| dir.exists()).collect();
-    all.sort();
-    all.dedup();
-    all
-}
-
-#[test]
-fn next_task_of_an_id_leaves_no_v1_cgroup_of_the_first_one_which_had_other_limits() {
-    if !common::can("cgroups") || !common::can("root") {
-        return;
-    }
-    let places = Places::new();
-    let policy = Policy { state_dir: None, ..policy(places.dir()) };
-    let sandbox = sleeper(places.dir(), "again", Method::Bind, DieWith::Survive).policy(&policy);
-    let limits = Limits { memory: Some(64 << 20), pids_max: Some(20), ..Limits::default() };
-    let first = sandbox.clone().limits(limits).spawn().unwrap();
-    let before = v1_cgroups(places.dir(), "again");
-    first.detach().unwrap();
-    drop(first);
-    let second = sandbox.spawn().unwrap();
-    let own = v1_cgroups(places.dir(), "again");
-    second.release().unwrap();
-    assert_eq!(places.all(), Vec::<PathBuf>::new(), "{before:?}");
-    assert!(own.len() < before.len() || before.is_empty(), "{own:?}");
-}
-
-/// A task without a temporary root and an exit record is found by the unit in the hierarchy of the freezer.
-#[test]
-fn without_a_v2_tree_a_stale_sandbox_is_found_by_its_v1_unit() {
-    if !common::can("cgroups") || !common::can("root") {
-        return;
-    }
-    let mut host = Host::probe().unwrap();
-    if !host.cgroups.v1.get("freezer").is_some_and(|freezer| freezer.writable) {
-        return skip(&["root"], "the host has no freezer of cgroup v1");
-    }
-    host.cgroups.v2 = None;
-    let places = Places::new();
-    let policy = Policy { state_dir: None, ..policy(places.dir()) };
-    let find =
-        |claimed: &str| StaleSandbox::find(&policy, &host, Duration::ZERO, |id| id == claimed).unwrap();
-    let sandbox = sleeper(places.dir(), "v1", Method::Bind, DieWith::Survive).policy(&policy).host(&host);
-    let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
-    let owned = sandbox.clone().id("owned").spawn().unwrap();
-    let lost = sandbox.limits(limits).spawn().unwrap();
-    let pid = lost.pid().unwrap();
-    lost.detach().unwrap();
-    drop(lost);
-    // Other cgroups of the same parent, which is the crate's own.
-    let start = Instant::now();
-    let found = loop {
-        let found = find("");
-        if !found.is_empty() || start.elapsed() > LONG {
-            break found;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    };
-    assert_eq!(found.iter().map(StaleSandbox::id).collect::<Vec<_>>(), ["v1"]);
-    assert!(found[0].processes() >= 1 && found[0].cgroups().len() >= 2, "{}", found[0]);
-    assert!(find("v1").is_empty());
-    found[0].remove().unwrap();
-    assert!(!Path::new(&format!("/proc/{pid}/cmdline")).exists());
-    assert!(owned.status().unwrap().is_none(), "the task with an owner goes on");
-    owned.release().unwrap();
-    assert_eq!(places.all(), Vec::<PathBuf>::new());
-}
-
-/// The caller may have no cgroups. The process that writes the exit record is known by its lock on the file.
-#[test]
-fn stale_task_without_a_cgroup_is_found_and_killed() {
-    if !sandboxes() {
-        return;
-    }
-    let mut host = Host::probe().unwrap();
-    host.cgroups.v2 = None;
-    host.cgroups.v1.clear();
-    let places = Places::new();
-    let find = |claimed: &[&str]| {
-        let claimed = |id: &str| claimed.contains(&id);
-        StaleSandbox::find(&policy(places.dir()), &host, Duration::ZERO, claimed).unwrap()
-    };
-    let sandbox = |id| sleeper(places.dir(), id, Method::Copy, DieWith::Survive).host(&host);
-    let owned = sandbox("owned").spawn().unwrap();
-    let mut mains = Vec::new();
-    for (id, init) in [("first", true), ("outside", false), ("claimed", true)] {
-        let task = sandbox(id).init(init).spawn().unwrap();
-        mains.push((task.pid().unwrap(), task.pidfd().try_clone_to_owned().unwrap()));
-        task.detach().unwrap();
-    }
-    let start = Instant::now();
-    let found = loop {
-        let found = find(&["claimed"]);
-        if found.len() == 2 || start.elapsed() > LONG {
-            break found;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    };
-    assert_eq!(found.iter().map(StaleSandbox::id).collect::<Vec<_>>(), ["first", "outside"]);
-    for stale in &found {
-        assert_eq!((stale.processes(), stale.cgroups().len()), (2, 0), "{stale}");
-        stale.remove().unwrap();
-        stale.remove().unwrap();
-    }
-    let ends = |pidfd: &std::os::fd::OwnedFd| {
-        use std::os::fd::AsFd;
-        let mut fds = [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
-        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap() == 1
-    };
-    assert_eq!(mains.iter().map(|(_, pidfd)| ends(pidfd)).collect::<Vec<_>>(), [true, true, false]);
-    for (pid, _) in &mains[..2] {
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
-    }
-    assert!(owned.status().unwrap().is_none());
-    owned.release().unwrap();
-    find(&[]).iter().for_each(|stale| stale.remove().unwrap());
     assert_eq!(places.all(), Vec::<PathBuf>::new());
 }
 

@@ -13,7 +13,7 @@ use cofferdam::{
     Control, Deadline, Error, EventOptions, ExitKind, IsolationMode, Method, Policy, Require, Root, Sandbox,
     Signal, SignalTarget, Stdio, Task, Volume,
 };
-use common::{Start as _, sandboxes, shell};
+use common::{sandboxes, shell};
 use nix::poll::{PollFd, PollFlags, poll};
 
 /// More than any of these tests takes on a loaded machine.
@@ -47,7 +47,7 @@ fn line(stdout: &mut impl Read) -> String {
 
 /// Spawns a script that prints `ready` when it may be signalled.
 fn ready(sandbox: &Sandbox) -> (Task, std::process::ChildStdout) {
-    let task = sandbox.clone().stdout(Stdio::Piped).start().unwrap();
+    let task = sandbox.clone().stdout(Stdio::Piped).spawn().unwrap();
     let mut stdout = task.take_stdout().unwrap();
     assert_eq!(line(&mut stdout), "ready");
     (task, stdout)
@@ -59,7 +59,7 @@ fn ready(sandbox: &Sandbox) -> (Task, std::process::ChildStdout) {
 fn driver_entry() {
     let Some(dir) = std::env::var_os("COFFERDAM_DRIVER") else { return };
     let sandbox = copied(Path::new(&dir), "sleep 600").id(id(Path::new(&dir)));
-    let task = sandbox.start().unwrap();
+    let task = sandbox.spawn().unwrap();
     println!("\nspawned {}", task.pid().unwrap());
     task.wait().unwrap();
 }
@@ -94,7 +94,7 @@ fn id_of_a_killed_driver_starts_again_in_a_new_root() {
     let dir = tempfile::tempdir().unwrap();
     let (mut first, _) = driver(dir.path());
     let again = copied(dir.path(), "cat /file").id(id(dir.path())).stdout(Stdio::Piped);
-    let busy = again.start().unwrap_err();
+    let busy = again.spawn().unwrap_err();
     assert_eq!(source(&busy), "the id is in use: its owner is alive", "{busy}");
     first.kill().unwrap();
     first.wait().unwrap();
@@ -102,7 +102,7 @@ fn id_of_a_killed_driver_starts_again_in_a_new_root() {
     let start = Instant::now();
     let task = loop {
         // Init ends with its driver, and its processes a moment later.
-        match again.start() {
+        match again.spawn() {
             Ok(task) => break task,
             Err(error) => assert!(start.elapsed() < LONG, "{error}: {}", source(&error)),
         }
@@ -119,17 +119,17 @@ fn id_of_a_detached_task_is_in_use_by_its_process() {
     }
     let dir = tempfile::tempdir().unwrap();
     let sandbox = copied(dir.path(), "sleep 600").id(format!("life-detached-{}", std::process::id()));
-    let task = sandbox.start().unwrap();
+    let task = sandbox.spawn().unwrap();
     let (pid, init) = (task.pid().unwrap(), task.pidfd().try_clone_to_owned().unwrap());
     let groups = common::cgroups_of(pid);
     task.detach().unwrap();
-    let busy = source(&sandbox.start().unwrap_err());
+    let busy = source(&sandbox.spawn().unwrap_err());
     assert!(busy.starts_with("the id is in use: a detached task runs in it, with process "), "{busy}");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     let mut ended = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut ended, 60_000u16).unwrap(), 1);
     // The next task of that name removes what is left.
-    sandbox.with(|spec| spec.args = vec!["-c".into(), "true".into()]).start().unwrap().wait().unwrap();
+    sandbox.with(|spec| spec.args = vec!["-c".into(), "true".into()]).spawn().unwrap().wait().unwrap();
     assert!(!has_root(dir.path()));
     // The shared v1 cgroup is used by other tests, and is removed with the last task.
     let own = groups.iter().filter(|group| !group.ends_with("cofferdam/share"));
@@ -142,7 +142,7 @@ fn status_of_an_ended_task_is_known_before_anything_is_removed() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let task = copied(dir.path(), "exit 7").start().unwrap();
+    let task = copied(dir.path(), "exit 7").spawn().unwrap();
     assert_eq!(task.wait_end(None).unwrap().unwrap().kind(), ExitKind::Exited(7));
     assert_eq!(task.status().unwrap().unwrap().code, Some(7));
     assert!(has_root(dir.path()), "wait_end and status remove nothing");
@@ -159,7 +159,7 @@ fn release_of_a_running_task_kills_it_and_removes_its_root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let task = copied(dir.path(), "sleep 600").start().unwrap();
+    let task = copied(dir.path(), "sleep 600").spawn().unwrap();
     assert_eq!(task.status().unwrap(), None);
     assert_eq!(task.wait_end(Some(Duration::from_millis(20))).unwrap(), None);
     task.release().unwrap();
@@ -173,7 +173,7 @@ fn status_stats_and_events_do_not_wait_for_the_removal() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let task = copied(dir.path(), "exit 3").start().unwrap();
+    let task = copied(dir.path(), "exit 3").spawn().unwrap();
     let (looking, looked) = std::sync::mpsc::channel();
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
@@ -204,7 +204,7 @@ fn any_number_of_threads_may_wait_and_all_get_one_status() {
         return;
     }
     for init in [true, false] {
-        let task = shell("read line; exit 5").stdin(Stdio::Piped).init(init).start().unwrap();
+        let task = shell("read line; exit 5").stdin(Stdio::Piped).init(init).spawn().unwrap();
         let stdin = task.take_stdin();
         std::thread::scope(|scope| {
             let task = &task;
@@ -231,7 +231,7 @@ fn kinds_of_an_end_are_told_apart() {
     }
     for init in [true, false] {
         let signal = |signal| ExitKind::Signalled { signal, core_dumped: false };
-        let kind = |script: &str| shell(script).init(init).start().unwrap().wait().unwrap().kind();
+        let kind = |script: &str| shell(script).init(init).spawn().unwrap().wait().unwrap().kind();
         assert_eq!(kind("exit 137"), ExitKind::Exited(137));
         // It had been killed by something else when it was stopped, the OOM killer for example.
         let (task, _stdout) =
@@ -246,10 +246,10 @@ fn kinds_of_an_end_are_told_apart() {
             assert_eq!(kind("kill -9 $$"), signal(9), "a SIGKILL of the task's own is not ours");
             assert_eq!(kind("kill -TERM $$"), signal(15));
         }
-        let task = shell("sleep 600").init(init).start().unwrap();
+        let task = shell("sleep 600").init(init).spawn().unwrap();
         task.kill().unwrap();
         assert_eq!(task.wait().unwrap().kind(), ExitKind::Killed);
-        let task = shell("exit 4").init(init).start().unwrap();
+        let task = shell("exit 4").init(init).spawn().unwrap();
         task.wait_end(None).unwrap();
         task.kill().unwrap();
         assert_eq!(task.wait().unwrap().kind(), ExitKind::Exited(4), "it had ended before the kill");
@@ -298,8 +298,8 @@ fn deadline_ends_every_process_of_the_task() {
     let status = task.wait().unwrap();
     assert_eq!((status.kind(), status.signal), (ExitKind::Deadline(Deadline::Wall), Some(9)), "{status}");
     // A task that ends in time has its own status, and the next kill is no deadline.
-    assert_eq!(shell("exit 3").deadline(LONG).start().unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
-    let task = shell("sleep 600").deadline(LONG).start().unwrap();
+    assert_eq!(shell("exit 3").deadline(LONG).spawn().unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
+    let task = shell("sleep 600").deadline(LONG).spawn().unwrap();
     task.kill().unwrap();
     assert_eq!(task.wait().unwrap().kind(), ExitKind::Killed);
 }
@@ -342,7 +342,7 @@ fn cpu_deadline_counts_every_process_of_the_task() {
         sh -c \"$spin\" & setsid sh -c \"$spin\" & (setsid sh -c \"($spin) &\" &)
         while :; do (i=0; while [ $i -lt 10000 ]; do i=$((i + 1)); done); done";
     let Some(sandbox) = limited_by_cpu_time(script, limit) else { return };
-    let task = sandbox.start().unwrap();
+    let task = sandbox.spawn().unwrap();
     assert!(task.report().enforced.contains(Control::CPU_DEADLINE), "{}", task.report());
     let start = Instant::now();
     let status = task.wait_timeout(LONG).unwrap().unwrap();
@@ -359,9 +359,9 @@ fn cpu_deadline_does_not_end_a_task_that_sleeps() {
         return;
     }
     let Some(sandbox) = limited_by_cpu_time("sleep 4; exit 3", Duration::from_secs(3)) else { return };
-    assert_eq!(sandbox.start().unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
+    assert_eq!(sandbox.spawn().unwrap().wait().unwrap().kind(), ExitKind::Exited(3));
     // Both deadlines are watched at once.
-    let status = sandbox.deadline(Duration::from_secs(1)).start().unwrap().wait().unwrap();
+    let status = sandbox.deadline(Duration::from_secs(1)).spawn().unwrap().wait().unwrap();
     assert_eq!(status.kind(), ExitKind::Deadline(Deadline::Wall), "{status}");
 }
 
@@ -373,7 +373,7 @@ fn task_gets_no_descriptor_of_its_cpu_time_counter() {
     }
     let list = "for fd in /proc/self/fd/*; do readlink $fd; done | grep -c -e cpu -e timerfd";
     let Some(sandbox) = limited_by_cpu_time(list, LONG) else { return };
-    let output = sandbox.stdout(Stdio::Piped).start().unwrap().wait_with_output(1000, None).unwrap();
+    let output = sandbox.stdout(Stdio::Piped).spawn().unwrap().wait_with_output(1000, None).unwrap();
     assert_eq!((output.stdout.as_slice(), output.status.code), (&b"0\n"[..], Some(1)));
 }
 
@@ -452,17 +452,17 @@ fn output_is_read_up_to_a_limit_and_the_task_never_blocks() {
     }
     let script =
         "i=0; while [ $i -lt 20000 ]; do echo 0123456789; echo error >&2; i=$((i + 1)); done; exit 6";
-    let task = shell(script).stdout(Stdio::Piped).stderr(Stdio::Piped).start().unwrap();
+    let task = shell(script).stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().unwrap();
     let output = task.wait_with_output(1000, None).unwrap();
     assert_eq!((output.status.code, output.truncated), (Some(6), true));
     assert_eq!((output.stdout.len(), output.stderr.len()), (1000, 1000));
     assert!(output.stdout.starts_with(b"0123456789\n0123") && output.stderr.starts_with(b"error\nerror"));
 
-    let output = shell("echo out; echo err >&2").stdout(Stdio::Piped).stderr(Stdio::Piped).start().unwrap();
+    let output = shell("echo out; echo err >&2").stdout(Stdio::Piped).stderr(Stdio::Piped).spawn().unwrap();
     let output = output.wait_with_output(1000, None).unwrap();
     assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
     assert!(!output.truncated && output.status.success());
-    let nothing = shell("echo out").start().unwrap().wait_with_output(1000, None).unwrap();
+    let nothing = shell("echo out").spawn().unwrap().wait_with_output(1000, None).unwrap();
     assert!(nothing.stdout.is_empty() && !nothing.truncated);
 }
 
@@ -471,7 +471,7 @@ fn task_is_killed_when_the_time_for_its_output_is_over() {
     if !sandboxes() {
         return;
     }
-    let task = shell("echo early; sleep 600 & sleep 600").stdout(Stdio::Piped).start().unwrap();
+    let task = shell("echo early; sleep 600 & sleep 600").stdout(Stdio::Piped).spawn().unwrap();
     let output = task.wait_with_output(1000, Some(Duration::from_secs(5))).unwrap();
     assert_eq!((output.status.kind(), output.stdout.as_slice()), (ExitKind::Killed, &b"early\n"[..]));
 }
@@ -482,12 +482,12 @@ fn root_that_was_removed_cannot_be_looked_at() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let task = copied(dir.path(), "exit 1").start().unwrap();
+    let task = copied(dir.path(), "exit 1").spawn().unwrap();
     assert!(task.wait_with_root(|root| root.path().unwrap().join("file").exists()).unwrap().1);
     let error = task.wait_with_root(|_| ()).unwrap_err();
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("removed the root"), "{error}");
     // A root of mounts has nothing to remove, and can be looked at any time.
-    let task = shell("exit 1").start().unwrap();
+    let task = shell("exit 1").spawn().unwrap();
     task.wait().unwrap();
     assert!(task.wait_with_root(|root| root.path().is_none()).unwrap().1);
 }
@@ -498,7 +498,7 @@ fn process_that_holds_the_pipe_does_not_delay_the_wait() {
         return;
     }
     let start = Instant::now();
-    let task = shell("setsid sleep 600 & echo $!; exit 2").stdout(Stdio::Piped).start().unwrap();
+    let task = shell("setsid sleep 600 & echo $!; exit 2").stdout(Stdio::Piped).spawn().unwrap();
     let output = task.wait_with_output(1000, None).unwrap();
     assert_eq!(output.status.code, Some(2));
     assert!(!output.stdout.is_empty());
@@ -506,7 +506,7 @@ fn process_that_holds_the_pipe_does_not_delay_the_wait() {
     let (task, stdout) = ready(&shell("echo ready; read line; echo out; exit 4").stdin(Stdio::Piped));
     drop(stdout);
     assert!(task.wait_with_output(1000, None).unwrap().stdout.is_empty(), "its pipe was taken");
-    let task = shell("read line; echo out; exit 4").stdin(Stdio::Piped).stdout(Stdio::Piped).start().unwrap();
+    let task = shell("read line; echo out; exit 4").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
     let pipe = format!("/proc/{}/fd/1", task.pid().unwrap());
     match std::fs::OpenOptions::new().write(true).open(&pipe) {
         Ok(mine) => {
@@ -527,7 +527,7 @@ fn resource_usage_covers_descendants() {
     }
     let burn = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done";
     for init in [true, false] {
-        let task = shell(&format!("({burn}); exit 0")).init(init).start().unwrap();
+        let task = shell(&format!("({burn}); exit 0")).init(init).spawn().unwrap();
         assert_eq!(task.rusage(), None, "it has not been reaped");
         task.wait().unwrap();
         let usage = task.rusage().unwrap();
@@ -541,7 +541,7 @@ fn pid_1_has_less_than_200_kib_of_its_own() {
     if !sandboxes() {
         return;
     }
-    let task = shell("sleep 1000").start().unwrap();
+    let task = shell("sleep 1000").spawn().unwrap();
     let ours = task.pid().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{ours}/status")).unwrap();
     let init = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();

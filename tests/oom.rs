@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use cofferdam::cgroup::{CgroupPath, Detection, Version};
 use cofferdam::{Control, Host, Limits, Oom, OomLimit, Policy, Sandbox, Signal, Stdio};
-use common::{Start as _, asked, can, probe, run_probe, shell};
+use common::{asked, can, probe, run_probe, shell};
 
 const MB: u64 = 1 << 20;
 
@@ -68,7 +68,7 @@ fn stalls() -> String {
 #[track_caller]
 fn killed(sandbox: &Sandbox, host: &Detection, expected: &OomLimit) -> Oom {
     let before = stalls();
-    let task = sandbox.start().unwrap();
+    let task = sandbox.spawn().unwrap();
     let status = task.wait().unwrap();
     let oom = task.oom().unwrap();
     assert_eq!((status.signal, status.oom_killed), (Some(9), true), "{status}");
@@ -193,7 +193,7 @@ fn oom_group_kill_is_counted_as_a_group_kill() {
     let host = detection();
     let parent = Parent::new(&host, "group", 512 * MB);
     let limits = Limits { oom_group: true, ..limits(32 * MB) };
-    let task = quiet("family").policy(&parent.policy()).limits(limits).stdin(Stdio::Piped).start().unwrap();
+    let task = quiet("family").policy(&parent.policy()).limits(limits).stdin(Stdio::Piped).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::OOM_GROUP), "{}", task.report());
     task.take_stdin().unwrap().write_all(b"\n").unwrap();
     let status = task.wait().unwrap();
@@ -216,7 +216,7 @@ fn sigkill_is_not_reported_as_an_oom_kill() {
         assert_eq!((status.signal, status.oom_killed), (Some(9), false), "{status}");
         assert_eq!(task.oom(), None);
     };
-    let sandbox = |script: &str| shell(script).limits(limits(32 * MB)).start().unwrap();
+    let sandbox = |script: &str| shell(script).limits(limits(32 * MB)).spawn().unwrap();
     killed(sandbox("kill -KILL $$"));
     let task = sandbox("sleep 60");
     task.signal(Signal::KILL).unwrap();
@@ -239,7 +239,7 @@ fn oom_kill_of_an_unlimited_task_is_known_only_with_accounting() {
     let parent = Parent::new(&host, "alone", 48 * MB);
     let sandbox = quiet("hog").policy(&parent.policy());
     // The memory controller is not enabled for the task's cgroup, so no kill is counted.
-    let task = sandbox.start().unwrap();
+    let task = sandbox.spawn().unwrap();
     let status = task.wait().unwrap();
     assert_eq!((status.signal, status.oom_killed, task.oom()), (Some(9), false, None));
     // With `accounting` the kills are counted, although the task has no limit.

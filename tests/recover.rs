@@ -401,6 +401,8 @@ fn task_in_the_hosts_pid_namespace_has_a_monitor_that_writes_its_record() {
     task.release().unwrap();
     assert_eq!(task.status().unwrap().unwrap().signal, Some(9));
     assert!(matches!(state(main), None | Some('Z' | 'X')), "{:?}", state(main));
+    let plan = survivor(dir.path(), "true").init(false).plan().unwrap();
+    assert!(plan.report.missing.contains(Control::EXIT_RECORD), "{}", plan.report);
 }
 
 /// Inside: looks for the record among the descriptors of every process that it sees, and tries to open each for writing.

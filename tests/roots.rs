@@ -14,7 +14,7 @@ use cofferdam::{
     Cancel, Control, Dns, Error, HostsEntry, Method, Policy, Populated, Progress, Root, Sandbox, Secrets,
     TaskDirs, Volume,
 };
-use common::{Start as _, asked, can, output, probe, run_probe, sandboxes, shell};
+use common::{asked, can, output, probe, run_probe, sandboxes, shell};
 use roots_tools::{describe, one_of_everything};
 
 const ALL: [Method; 5] = [Method::Bind, Method::Overlay, Method::Reflink, Method::Copy, Method::Link];
@@ -158,14 +158,14 @@ fn upper_directory_of_a_running_sandbox_is_refused() {
     }
     let root = Root { upper: Some(upper.clone()), ..root(Method::Overlay, &[(&tree, "/tree")]) };
     let sandbox = programs(shell("read line; exit 3").stdin(cofferdam::Stdio::Piped)).root(root);
-    let first = sandbox.start().unwrap();
-    let refused = sandbox.start().unwrap_err();
+    let first = sandbox.spawn().unwrap();
+    let refused = sandbox.spawn().unwrap_err();
     let source = std::error::Error::source(&refused).unwrap().to_string();
     assert_eq!(source, "another running sandbox writes to it", "{refused}");
     assert_eq!(refused.to_string(), format!("flock({upper:?}, LOCK_EX|LOCK_NB)"));
     assert_eq!(first.wait().unwrap().code, Some(3));
     // The lock ends with the removal, not with the value.
-    assert_eq!(sandbox.start().unwrap().wait().unwrap().code, Some(3));
+    assert_eq!(sandbox.spawn().unwrap().wait().unwrap().code, Some(3));
     drop(first);
     remove(&upper);
 }
@@ -388,14 +388,14 @@ fn more_specific_chroot_env_entry_wins() {
         assert_eq!(said, "inner balone", "{method}");
     }
     let twice = root(Method::Copy, &[(&inner, "/tree"), (&outer, "/tree/")]);
-    match shell("true").root(twice).start() {
+    match shell("true").root(twice).spawn() {
         Err(Error::Spec { field: "root.chroot_env", .. }) => {}
         other => panic!("{other:?}"),
     }
 }
 
 fn populated(sandbox: Sandbox) -> Populated {
-    let task = sandbox.start().unwrap();
+    let task = sandbox.spawn().unwrap();
     let populated = task.populated().unwrap().clone();
     let status = task.wait().unwrap();
     assert!(status.success(), "{status}: {populated:?}");
@@ -423,7 +423,7 @@ fn cancelled_spawn_leaves_nothing() {
             std::ops::ControlFlow::Continue(())
         });
     let refused = std::thread::scope(|scope| {
-        let spawning = scope.spawn(|| sandbox.start());
+        let spawning = scope.spawn(|| sandbox.spawn());
         begins.recv().unwrap();
         cancel.cancel();
         spawning.join().unwrap().map(drop)
@@ -513,7 +513,7 @@ fn population_over_a_limit_fails_and_leaves_nothing() {
                 "max_bytes",
             ),
         ] {
-            let error = shell("true").policy(policy).root(root).start().unwrap_err();
+            let error = shell("true").policy(policy).root(root).spawn().unwrap_err();
             let Error::Prepare { step, source } = &error else { panic!("{error:?}") };
             assert!(step.contains(tree.to_str().unwrap()) || step.contains("ROOT \"/t"), "{step}");
             assert!(source.to_string().contains(limit), "{source}");
@@ -548,7 +548,7 @@ fn unusable_mount_point_in_a_given_root_is_explained() {
         ("text", "/dir", "text\" is a file, but the mount point \"/dir\" in the root is a directory"),
     ] {
         let volume = Volume { source: site.path().join(source), target: target.into(), ..Volume::default() };
-        let error = shell("true").root(given.clone()).volume(volume).start().unwrap_err();
+        let error = shell("true").root(given.clone()).volume(volume).spawn().unwrap_err();
         let Error::Setup { step, source } = &error else { panic!("{target}: {error:?}") };
         assert!(step.contains(target), "{target}: {step}");
         assert!(source.to_string().contains(why), "{target}: {source}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cofferdam::cgroup::stats::Stats;
 use cofferdam::cgroup::{Detection, Mode, Version};
 use cofferdam::{DieWith, Error, Limits, Sandbox, Stdio, Task};
-use common::{Start as _, can, sandboxes, shell};
+use common::{can, sandboxes, shell};
 
 const MB: u64 = 1 << 20;
 
@@ -50,7 +50,7 @@ fn stats_of_a_running_task_count_cpu_memory_and_processes() {
         return;
     }
     let begun = Instant::now();
-    let task = limited("sleep 1000 & while :; do :; done").start().unwrap();
+    let task = limited("sleep 1000 & while :; do :; done").spawn().unwrap();
     let first = until(&task, |stats| stats.pids.current == Some(3));
     assert_eq!(first.pids.limit, Some(41), "one more for init");
     assert_eq!(first.memory.limit, Some(256 * MB));
@@ -91,7 +91,7 @@ fn stats_stay_available_after_the_end() {
     let script = format!(
         "x=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do x=$x$x; done; {BURN}"
     );
-    let task = limited(&script).start().unwrap();
+    let task = limited(&script).spawn().unwrap();
     let start = task.stats().unwrap();
     assert!(task.wait().unwrap().success());
     let end = task.stats().unwrap();
@@ -116,7 +116,7 @@ fn one_thread_may_sample_while_another_waits() {
     if !can("root") || !can("cgroups") {
         return;
     }
-    let task = limited("read go; exit 3").stdin(Stdio::Piped).start().unwrap();
+    let task = limited("read go; exit 3").stdin(Stdio::Piped).spawn().unwrap();
     let stdin = task.take_stdin();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| task.wait().unwrap());
@@ -138,7 +138,7 @@ fn task_without_limits_has_no_memory_and_pids_stats() {
     if !sandboxes() {
         return;
     }
-    let task = shell("exec sleep 1000").start().unwrap();
+    let task = shell("exec sleep 1000").spawn().unwrap();
     let stats = task.stats().unwrap();
     let host = Detection::probe();
     // On v2 the limits of a sibling (another test's task) may enable a controller for all siblings.
@@ -172,7 +172,7 @@ fn first_sample_has_the_percentage_of_the_moment_also_after_a_recovery() {
     // A task that burns a CPU now and has slept before: its average since the start is far below.
     let limits = Limits { accounting: true, ..Limits::default() };
     let sandbox = shell("sleep 1; echo; while :; do :; done").limits(limits).stdout(Stdio::Piped);
-    let task = sandbox.die_with(DieWith::Survive).start().unwrap();
+    let task = sandbox.die_with(DieWith::Survive).spawn().unwrap();
     task.take_stdout().unwrap().read_exact(&mut [0]).unwrap();
     let percent = |task: &Task| {
         let start = Instant::now();
@@ -201,7 +201,7 @@ fn samples_come_at_the_interval_and_end_with_the_task() {
         return;
     }
     let interval = Duration::from_millis(200);
-    let task = limited(&format!("read go; {BURN}")).stdin(Stdio::Piped).start().unwrap();
+    let task = limited(&format!("read go; {BURN}")).stdin(Stdio::Piped).spawn().unwrap();
     let mut stdin = task.take_stdin();
     let mut samples = Vec::new();
     let start = task.stats().unwrap().taken;

@@ -7,7 +7,6 @@ use cofferdam::Method;
 
 use crate::floor::{self, Content};
 use crate::place::Place;
-use crate::plot::{self, Axis, label, line, number};
 use crate::table::{Contest, Row, millis};
 use crate::tree::{self, Shape};
 use crate::{Call, clear, ours, ours_remove};
@@ -86,6 +85,32 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 150.0;
 const TOP: f64 = 60.0;
 const BOTTOM: f64 = 60.0;
+const COLOURS: [&str; 3] = ["#b4491f", "#1f5fa8", "#2f7d4f"];
+
+/// A logarithmic axis between two powers of ten.
+struct Axis {
+    from: i32,
+    to: i32,
+    start: f64,
+    end: f64,
+}
+
+impl Axis {
+    fn around(values: impl Iterator<Item = f64> + Clone, start: f64, end: f64) -> Axis {
+        let least = values.clone().fold(f64::INFINITY, f64::min).log10().floor() as i32;
+        let most = values.fold(0.0, f64::max).log10().ceil() as i32;
+        Axis { from: least, to: most.max(least + 1), start, end }
+    }
+
+    fn at(&self, value: f64) -> f64 {
+        let part = (value.log10() - f64::from(self.from)) / f64::from(self.to - self.from);
+        self.start + part * (self.end - self.start)
+    }
+
+    fn ticks(&self) -> impl Iterator<Item = f64> {
+        (self.from..=self.to).map(|e| 10_f64.powi(e))
+    }
+}
 
 fn svg(curves: &[Curve]) -> String {
     let points = || curves.iter().flat_map(|c| c.points.iter());
@@ -93,9 +118,17 @@ fn svg(curves: &[Curve]) -> String {
     let y = Axis::around(points().flat_map(|p| [p.1, p.2]), HEIGHT - BOTTOM, TOP);
     let mut out = String::new();
     let o = &mut out;
-    let second =
-        format!("solid: cofferdam; dashed: the least that raw calls take, {} threads", floor::threads());
-    plot::start(o, (WIDTH, HEIGHT), LEFT, "Time against entries, tmpfs", &second);
+    writeln!(
+        o,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
+         height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#222\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fcfcfa\"/>\n\
+         <text x=\"{LEFT}\" y=\"26\" font-size=\"16\">Time against entries, tmpfs</text>\n\
+         <text x=\"{LEFT}\" y=\"45\" fill=\"#555\">solid: cofferdam; dashed: the least that raw calls take, {} \
+         threads</text>",
+        floor::threads()
+    )
+    .unwrap();
     for tick in x.ticks() {
         let at = x.at(tick);
         line(o, (at, TOP), (at, HEIGHT - BOTTOM));
@@ -113,7 +146,7 @@ fn svg(curves: &[Curve]) -> String {
         (TOP + HEIGHT - BOTTOM) / 2.0
     )
     .unwrap();
-    for (curve, colour) in curves.iter().zip(plot::COLOURS) {
+    for (curve, colour) in curves.iter().zip(COLOURS) {
         draw(o, curve, colour, &x, &y);
     }
     name(o, curves, &x, &y);
@@ -137,7 +170,7 @@ fn draw(out: &mut String, curve: &Curve, colour: &str, x: &Axis, y: &Axis) {
 /// Labels the ends of the curves, from the top downwards, without overlaps.
 fn name(out: &mut String, curves: &[Curve], x: &Axis, y: &Axis) {
     let end = |c: &Curve| c.points.last().map_or((1.0, 1.0), |p| (x.at(p.0), y.at(p.1)));
-    let mut order: Vec<_> = curves.iter().zip(plot::COLOURS).collect();
+    let mut order: Vec<_> = curves.iter().zip(COLOURS).collect();
     order.sort_by(|a, b| end(a.0).1.total_cmp(&end(b.0).1));
     let mut lowest = 0.0_f64;
     for (curve, colour) in order {
@@ -151,4 +184,30 @@ fn name(out: &mut String, curves: &[Curve], x: &Axis, y: &Axis) {
         )
         .unwrap();
     }
+}
+
+fn line(out: &mut String, from: (f64, f64), to: (f64, f64)) {
+    let ((x1, y1), (x2, y2)) = (from, to);
+    writeln!(out, "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"#ddd\"/>")
+        .unwrap();
+}
+
+fn label(out: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
+    writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>").unwrap();
+}
+
+/// Formats a number with thin spaces between thousands.
+fn number(n: f64) -> String {
+    if n < 1.0 {
+        return n.to_string();
+    }
+    let digits = format!("{n:.0}");
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push('\u{2009}');
+        }
+        out.push(digit);
+    }
+    out
 }

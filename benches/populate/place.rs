@@ -31,15 +31,10 @@ impl Place {
         }
     }
 
-    /// Why nothing can be mounted; `None` if it can.
-    pub fn cannot(&self) -> Option<&str> {
-        self.cannot.as_deref()
-    }
-
     /// Mounts a new file system of `kind` on a sparse image of `size` bytes. The error says why it cannot.
     pub fn image(&self, kind: &str, mkfs: &[&str], size: u64) -> Result<PathBuf, String> {
-        if let Some(why) = self.cannot() {
-            return Err(why.to_owned());
+        if let Some(why) = &self.cannot {
+            return Err(why.clone());
         }
         let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
         if !known.lines().any(|line| line.trim() == kind) {

@@ -214,16 +214,16 @@ pub(crate) struct Args {
 /// The flags of `run`: those that `explain` has too, and how the command is connected to the caller.
 #[derive(clap::Args)]
 pub(crate) struct Run {
-    /// Run the task in the background and print its name; cofferdam logs prints its output
+    /// Run the task in the background and print its name; its output is discarded
     #[arg(short, long, conflicts_with_all = ["tty", "interactive"])]
     pub detach: bool,
     /// Name of the task, as --id
     #[arg(long, value_name = "NAME", conflicts_with = "id")]
     pub name: Option<String>,
-    /// Give the command a pseudo-terminal, whose output is printed; with -i, the caller's terminal is its input
+    /// Give the command a pseudo-terminal, connected to the caller's terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// Use the caller's standard input, which is the default without -d and -t
+    /// Use the caller's standard input, which is the default without -d
     #[arg(short, long)]
     pub interactive: bool,
     #[command(flatten)]

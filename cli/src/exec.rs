@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// Use the caller's standard input; without it, /dev/null
     #[arg(short, long)]
     interactive: bool,
-    /// Give the command a pseudo-terminal, whose output is printed; with -i, the caller's terminal is its input
+    /// Give the command a pseudo-terminal, connected to the caller's terminal
     #[arg(short, long)]
     tty: bool,
     /// Environment variable (repeatable)
@@ -48,7 +48,7 @@ impl Args {
         spec.work_dir = self.workdir.clone();
         spec.user = self.user.clone();
         match self.tty {
-            true => spec.terminal = Some(terminal::size(self.interactive)?),
+            true => spec.terminal = Some(terminal::size()?),
             false => {
                 spec.stdin = if self.interactive { Stdio::Inherit } else { Stdio::Null };
                 (spec.stdout, spec.stderr) = (Stdio::Inherit, Stdio::Inherit);
@@ -69,7 +69,7 @@ pub(crate) fn exec(args: &Args) -> Result<ExitCode, Failure> {
     drop(spec);
     let running = running.map_err(|e| Failure::of(&args.name, e))?;
     pipes.start();
-    let status = terminal::wait(&running, &signals, args.interactive)?;
+    let status = terminal::wait(&running, &signals)?;
     pipes.finish_soon();
     Ok(crate::exit_code(&status))
 }

@@ -37,14 +37,13 @@ pub(crate) fn run(args: &Run) -> Result<ExitCode, Failure> {
     }
     if args.tty {
         (spec.stdin, spec.stdout, spec.stderr) = (Stdio::Null, Stdio::Null, Stdio::Null);
-        spec.terminal = Some(terminal::size(args.interactive)?);
+        spec.terminal = Some(terminal::size()?);
     }
-    let reads = spec.stdin == Stdio::Inherit || args.tty && args.interactive;
-    foreground(&args.args, spec, reads)
+    foreground(&args.args, spec)
 }
 
-/// Runs the command and returns its exit status. `reads` says whether the command reads standard input.
-fn foreground(args: &Args, mut spec: SandboxSpec, reads: bool) -> Result<ExitCode, Failure> {
+/// Runs the command and returns its exit status.
+fn foreground(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     let signals = Signals::block()?;
     let mut pipes = Streams::of([&mut spec.stdin, &mut spec.stdout, &mut spec.stderr])?;
     let sandbox = Sandbox::new(&args.policy()?, spec);
@@ -52,7 +51,7 @@ fn foreground(args: &Args, mut spec: SandboxSpec, reads: bool) -> Result<ExitCod
     let report = args.report.as_deref().map(open_report).transpose()?;
     let task = spawn(sandbox)?;
     pipes.start();
-    let status = terminal::wait(&task, &signals, reads)?;
+    let status = terminal::wait(&task, &signals)?;
     pipes.finish();
     if let Some(file) = report {
         write_report(file, task.report())?;

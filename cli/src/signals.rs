@@ -9,7 +9,6 @@ use cofferdam::{Error, ExitStatus, Signal, SignalTarget, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal as Number, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{getpgrp, tcgetpgrp};
 
 use crate::Failure;
 
@@ -52,9 +51,8 @@ impl Signals {
         }
     }
 
-    /// Waits for the end of the command, and forwards signals meanwhile. `reads` says whether the command reads the
-    /// caller's terminal.
-    pub(crate) fn wait(&self, task: &Task, reads: bool) -> Result<ExitStatus, Failure> {
+    /// Waits for the end of the command, and forwards signals meanwhile.
+    pub(crate) fn wait(&self, task: &Task) -> Result<ExitStatus, Failure> {
         loop {
             if let Some(status) = task.try_wait()? {
                 return Ok(status);
@@ -64,7 +62,7 @@ impl Signals {
             let _ = poll(&mut fds, PollTimeout::NONE);
             while let Some(signal) = self.next() {
                 match signal {
-                    Number::SIGTSTP => suspend(task, reads)?,
+                    Number::SIGTSTP => suspend(task)?,
                     // Without a pseudo-terminal, the command has no window.
                     Number::SIGWINCH => {}
                     signal => forward(task, signal)?,
@@ -89,11 +87,6 @@ pub(crate) fn forward(task: &Task, signal: Number) -> Result<(), Failure> {
     }
 }
 
-/// Whether standard input is the terminal of this process's session, and another job is in the foreground there.
-fn is_in_background() -> bool {
-    tcgetpgrp(std::io::stdin()).is_ok_and(|foreground| foreground != getpgrp())
-}
-
 /// Signals several processes, or the main process alone if the others cannot be found.
 fn send(task: &Task, signal: Signal, target: SignalTarget) -> Result<(), Failure> {
     match task.signal_to(signal, target) {
@@ -105,11 +98,8 @@ fn send(task: &Task, signal: Signal, target: SignalTarget) -> Result<(), Failure
 }
 
 /// Stops the command and this process, as Ctrl-Z stops a foreground job. Returns when this process was continued and has
-/// continued the command. `reads` says whether the command reads the caller's terminal.
-///
-/// The terminal stops a background job that reads it (SIGTTIN), but not the command, which is in another session. So a
-/// command that may read it is continued only in the foreground.
-pub(crate) fn suspend(task: &Task, reads: bool) -> Result<(), Failure> {
+/// continued the command.
+pub(crate) fn suspend(task: &Task) -> Result<(), Failure> {
     if task.status()?.is_some() {
         return Ok(());
     }
@@ -118,15 +108,7 @@ pub(crate) fn suspend(task: &Task, reads: bool) -> Result<(), Failure> {
     if !frozen {
         send(task, Signal::STOP, SignalTarget::All)?;
     }
-    let stop = |signal| raise(signal).map_err(|e| Failure::new(format!("raise({signal}): {e}")));
-    stop(Number::SIGSTOP)?;
-    while reads && is_in_background() {
-        stop(Number::SIGTTIN)?;
-        // The kernel does not stop an orphaned process group by SIGTTIN.
-        if is_in_background() {
-            stop(Number::SIGSTOP)?;
-        }
-    }
+    raise(Number::SIGSTOP).map_err(|e| Failure::new(format!("raise(SIGSTOP): {e}")))?;
     match frozen {
         true => Ok(task.thaw()?),
         false => send(task, Signal::CONT, SignalTarget::All),

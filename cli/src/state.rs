@@ -1,9 +1,7 @@
 //! The handles of detached tasks, in files. There is no daemon: every call recovers the task by its handle.
 //!
 //! The state directory is `$COFFERDAM_STATE`, `/run/cofferdam` for root, or `$XDG_RUNTIME_DIR/cofferdam`. It contains
-//! `tasks` (one JSON file per task) and `exits` (exit records). The temporary roots are in `$COFFERDAM_STATE/roots`,
-//! `/var/lib/cofferdam/roots` for root, or `$XDG_STATE_HOME/cofferdam/roots`: a runtime directory may be mounted `noexec`,
-//! and is in memory.
+//! `tasks` (one JSON file per task), `exits` (exit records) and `roots` (temporary roots).
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
@@ -21,11 +19,8 @@ use crate::Failure;
 /// How long a call waits for another process that has the task.
 const BUSY: Duration = Duration::from_secs(60);
 
-/// The state directory, and that of the temporary roots.
-pub(crate) struct Store {
-    dir: PathBuf,
-    roots: PathBuf,
-}
+/// The state directory.
+pub(crate) struct Store(PathBuf);
 
 /// What the command line stores of a task beside its handle.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,49 +45,38 @@ impl Store {
     /// Opens the state directory. Creates it if it does not exist.
     pub(crate) fn open() -> Result<Store, Failure> {
         let why = "XDG_RUNTIME_DIR is not set: set COFFERDAM_STATE to a directory that only you can write";
-        let Places { dir, roots } =
-            places().ok_or_else(|| Failure::new(format!("no state directory: {why}")))?;
-        let make = |dir: &Path| {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(|e| refused(dir, format_args!("{e}: set COFFERDAM_STATE to another directory")))
-        };
-        // Without symbolic links, which another user could change after the checks.
+        let dir = place().ok_or_else(|| Failure::new(format!("no state directory: {why}")))?;
         let made = |dir: &Path| {
-            make(dir)?;
-            let dir = dir.canonicalize().map_err(|e| refused(dir, e))?;
-            check(&dir)?;
-            check_ancestors(&dir)?;
-            Ok::<PathBuf, Failure>(dir)
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|e| refused(dir, format_args!("{e}: set COFFERDAM_STATE to another directory")))?;
+            check(dir)
         };
-        let (dir, roots) = (made(&dir)?, made(&roots)?);
-        for part in ["tasks", "exits"].map(|part| dir.join(part)) {
-            make(&part)?;
-            check(&part)?;
+        made(&dir)?;
+        for part in ["tasks", "exits", "roots"] {
+            made(&dir.join(part))?;
         }
-        Ok(Store { dir, roots })
+        dir.canonicalize().map(Store).map_err(|e| refused(&dir, e))
     }
 
-    /// Opens the state directory. `None` if there is nothing of any task, also not of those from before a reboot, which has
-    /// emptied the runtime directory.
+    /// Opens the state directory. `None` if it does not exist.
     pub(crate) fn existing() -> Result<Option<Store>, Failure> {
-        let exists =
-            places().is_some_and(|Places { dir, roots }| dir.join("tasks").exists() || roots.exists());
+        let exists = place().is_some_and(|dir| dir.join("tasks").exists());
         exists.then(Store::open).transpose()
     }
 
     /// Sets the directories of a detached task, unless the operator names others.
     pub(crate) fn places(&self, policy: &mut Policy) {
-        policy.state_dir.get_or_insert_with(|| self.dir.join("exits"));
-        policy.temp_dir.get_or_insert_with(|| self.roots.clone());
+        policy.state_dir.get_or_insert_with(|| self.0.join("exits"));
+        policy.temp_dir.get_or_insert_with(|| self.0.join("roots"));
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.dir.join("tasks").join(format!("{name}.json"))
+        self.0.join("tasks").join(format!("{name}.json"))
     }
 
     /// The names of all tasks, in order.
     pub(crate) fn names(&self) -> Result<Vec<String>, Failure> {
-        let dir = self.dir.join("tasks");
+        let dir = self.0.join("tasks");
         let wrong = |e: io::Error| refused(&dir, e);
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).map_err(wrong)? {
@@ -246,7 +230,7 @@ impl About {
         About {
             name: name.to_owned(),
             command: command.map(|word| word.to_string_lossy().into_owned()).collect(),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+            created: now(),
         }
     }
 
@@ -254,6 +238,11 @@ impl About {
     pub(crate) fn to_data(&self) -> Result<Vec<u8>, Failure> {
         serde_json::to_vec(self).map_err(|e| Failure::new(format!("task {}: {e}", self.name)))
     }
+}
+
+/// Seconds since the epoch.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Checks a name: 1 to 128 letters, digits, `_`, `.` and `-`, with a letter or a digit first.
@@ -266,31 +255,12 @@ pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
     Err(Failure::new(format!("--name: {name:?} is not a valid name: {wanted}")))
 }
 
-/// The state directory, and that of the temporary roots.
-#[derive(Debug, PartialEq)]
-struct Places {
-    dir: PathBuf,
-    roots: PathBuf,
-}
-
-fn places() -> Option<Places> {
-    places_by(geteuid().is_root(), |name| {
-        std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+fn place() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("COFFERDAM_STATE").or_else(|| match geteuid().is_root() {
+        true => Some("/run/cofferdam".into()),
+        false => variable("XDG_RUNTIME_DIR").map(|dir| dir.join("cofferdam")),
     })
-}
-
-/// The places of root or of another user, who has these variables.
-fn places_by(root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Option<Places> {
-    if let Some(dir) = variable("COFFERDAM_STATE") {
-        return Some(Places { roots: dir.join("roots"), dir });
-    }
-    if root {
-        return Some(Places { dir: "/run/cofferdam".into(), roots: "/var/lib/cofferdam/roots".into() });
-    }
-    let dir = variable("XDG_RUNTIME_DIR")?.join("cofferdam");
-    let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
-    let roots = state.map_or_else(|| dir.clone(), |state| state.join("cofferdam")).join("roots");
-    Some(Places { dir, roots })
 }
 
 /// Refuses a directory in which another user can create or replace files.
@@ -307,62 +277,6 @@ fn check(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a directory that another user can replace: one whose path leads through a directory of another user, or through
-/// one that other users can write to and whose entries they can rename.
-fn check_ancestors(dir: &Path) -> Result<(), Failure> {
-    // The owner of the root is not user 0 in a user namespace that does not map the host's root.
-    let root = fs::metadata("/").map_err(|e| refused(dir, e))?.uid();
-    for above in dir.ancestors().skip(1) {
-        let found = fs::metadata(above).map_err(|e| refused(above, e))?;
-        let (owner, mode) = (found.uid(), found.mode() & 0o7777);
-        let other = ![0, root, geteuid().as_raw()].contains(&owner);
-        if other || mode & 0o022 != 0 && mode & 0o1000 == 0 {
-            return Err(refused(
-                dir,
-                format_args!(
-                    "other users can replace it: user {owner} owns {above:?} (mode {mode:04o}): set COFFERDAM_STATE to another directory"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
 fn refused(path: &Path, why: impl std::fmt::Display) -> Failure {
     Failure::new(format!("state in {path:?}: {why}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn roots_are_not_in_a_runtime_directory_unless_there_is_no_other() {
-        let set = [
-            ("COFFERDAM_STATE", "/c"),
-            ("XDG_RUNTIME_DIR", "/run/user/7"),
-            ("XDG_STATE_HOME", "/s"),
-            ("HOME", "/h"),
-        ];
-        for (root, without, dir, roots) in [
-            (true, 0, "/c", "/c/roots"),
-            (false, 0, "/c", "/c/roots"),
-            (true, 1, "/run/cofferdam", "/var/lib/cofferdam/roots"),
-            (true, 4, "/run/cofferdam", "/var/lib/cofferdam/roots"),
-            (false, 1, "/run/user/7/cofferdam", "/s/cofferdam/roots"),
-        ] {
-            let variable = |name: &str| {
-                let found = set.iter().skip(without).find(|(variable, _)| *variable == name);
-                found.map(|(_, value)| value.into())
-            };
-            let places = Places { dir: dir.into(), roots: roots.into() };
-            assert_eq!(places_by(root, variable), Some(places), "without {without}");
-        }
-        let only =
-            |names: &'static [&str]| move |name: &str| names.contains(&name).then(|| PathBuf::from("/only"));
-        let roots = |names| places_by(false, only(names)).map(|places| places.roots);
-        assert_eq!(roots(&["XDG_RUNTIME_DIR", "HOME"]), Some("/only/.local/state/cofferdam/roots".into()));
-        assert_eq!(roots(&["XDG_RUNTIME_DIR"]), Some("/only/cofferdam/roots".into()));
-        assert_eq!(roots(&["HOME"]), None);
-    }
 }

@@ -5,13 +5,13 @@
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use cofferdam::{Error, ExitStatus, Lost, Signal, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
-use crate::state::{About, Store};
+use crate::state::{About, Store, now};
 use crate::{Failure, REFUSED};
 
 /// How long a killed task may take to end.
@@ -78,8 +78,6 @@ enum State {
 struct Seen {
     about: About,
     state: State,
-    /// When it ended, if that is known.
-    ended: Option<SystemTime>,
     pid: Option<i32>,
     report: serde_json::Value,
 }
@@ -92,8 +90,7 @@ impl Seen {
             None => State::Running,
         };
         let pid = task.pid().filter(|_| !matches!(state, State::Ended(_)));
-        let (about, ended) = (store.about(name, task)?, task.ended_at());
-        Ok(Seen { about, state, ended, pid, report: json!(task.report()) })
+        Ok(Seen { about: store.about(name, task)?, state, pid, report: json!(task.report()) })
     }
 
     /// The state as one word.
@@ -115,18 +112,6 @@ impl Seen {
         }
     }
 
-    /// The status, and how long ago the task ended.
-    fn status_and_age(&self, now: SystemTime) -> String {
-        match self.ended {
-            Some(ended) => format!("{} {}", self.status(), ago(now, ended)),
-            None => self.status(),
-        }
-    }
-
-    fn created(&self) -> SystemTime {
-        UNIX_EPOCH.checked_add(Duration::from_secs(self.about.created)).unwrap_or(UNIX_EPOCH)
-    }
-
     fn json(&self) -> serde_json::Value {
         let exit = match &self.state {
             State::Ended(status) => Some(status),
@@ -138,8 +123,7 @@ impl Seen {
             "status": self.status(),
             "pid": self.pid,
             "exit": exit,
-            "created": utc(self.created()),
-            "finished": self.ended.map(utc),
+            "created": self.about.created,
             "command": self.about.command,
         })
     }
@@ -164,18 +148,18 @@ pub(crate) fn ps(args: &Ps) -> Result<ExitCode, Failure> {
             let all: Vec<_> = seen.iter().map(Seen::json).collect();
             writeln!(out, "{:#}", json!(all))
         }
-        _ => write!(out, "{}", table(&seen, SystemTime::now())),
+        _ => write!(out, "{}", table(&seen, now())),
     };
     Ok(failed)
 }
 
 /// The table of `ps`, with columns as wide as their longest value.
-fn table(seen: &[Seen], now: SystemTime) -> String {
+fn table(seen: &[Seen], now: u64) -> String {
     let header = ["NAME", "STATUS", "CREATED", "PID", "COMMAND"].map(str::to_owned);
     let rows = seen.iter().map(|task| {
-        let created = ago(now, task.created());
+        let created = format!("{} ago", age(now.saturating_sub(task.about.created)));
         let pid = task.pid.map_or("-".to_owned(), |pid| pid.to_string());
-        [task.about.name.clone(), task.status_and_age(now), created, pid, line(&task.about.command)]
+        [task.about.name.clone(), task.status(), created, pid, line(&task.about.command)]
     });
     let rows: Vec<[String; 5]> = std::iter::once(header).chain(rows).collect();
     let mut widths = [0; 5];
@@ -198,16 +182,6 @@ fn line(command: &[String]) -> String {
     let text = command.join(" ");
     let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(40).collect();
     if text.chars().count() > 40 { format!("{shown}...") } else { shown }
-}
-
-/// A time of the host's clock, as RFC 3339 has it.
-fn utc(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
-}
-
-/// How long ago a time was, in its largest unit.
-fn ago(now: SystemTime, then: SystemTime) -> String {
-    format!("{} ago", age(now.duration_since(then).unwrap_or_default().as_secs()))
 }
 
 /// A time in its largest unit.

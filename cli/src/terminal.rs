@@ -16,47 +16,32 @@ use crate::signals::{Signals, forward, suspend};
 /// How much is copied at a time.
 const CHUNK: usize = 16 << 10;
 
-/// The size of the pseudo-terminal of a command: that of the caller's terminal, or 24 times 80 without one.
+/// The size of the caller's terminal.
 ///
 /// # Errors
-/// If the command is to read from standard input (`-i`), and that is not a terminal.
-pub(crate) fn size(interactive: bool) -> Result<WindowSize, Failure> {
-    if interactive && !io::stdin().is_terminal() {
-        return Err(Failure::new(
-            "-t: standard input is not a terminal (run it in one, or leave out -t or -i)",
-        ));
+/// If standard input is not a terminal.
+pub(crate) fn size() -> Result<WindowSize, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new("-t: standard input is not a terminal (run it in one, or leave out -t)"));
     }
-    let sizes = [
-        rustix::termios::tcgetwinsize(io::stdin()),
-        rustix::termios::tcgetwinsize(io::stdout()),
-        rustix::termios::tcgetwinsize(io::stderr()),
-    ];
-    let size = sizes.into_iter().find_map(Result::ok);
-    Ok(size.map_or(WindowSize { rows: 24, columns: 80 }, |size| WindowSize {
-        rows: size.ws_row,
-        columns: size.ws_col,
-    }))
+    let size = rustix::termios::tcgetwinsize(io::stdin())
+        .map_err(|e| Failure::new(format!("-t: ioctl(standard input, TIOCGWINSZ): {e}")))?;
+    Ok(WindowSize { rows: size.ws_row, columns: size.ws_col })
 }
 
-/// Waits for the end of a command. If it has a pseudo-terminal, copies from there to standard output meanwhile and, with
-/// `interactive`, from standard input. `interactive` says also whether a command without one has the caller's standard
-/// input.
-///
-/// Without `interactive`, the terminal of the caller keeps its mode, so its keys send signals to this process, which
-/// forwards them.
-pub(crate) fn wait(task: &Task, signals: &Signals, interactive: bool) -> Result<ExitStatus, Failure> {
+/// Waits for the end of a command with a pseudo-terminal. Copies between it and the caller's terminal meanwhile.
+pub(crate) fn wait(task: &Task, signals: &Signals) -> Result<ExitStatus, Failure> {
     let failed = |e: io::Error| Failure::new(format!("-t: {e}"));
-    let reads = interactive && io::stdin().is_terminal();
-    let Some(terminal) = task.take_terminal() else { return signals.wait(task, reads) };
-    let mut copy = Copy::new(terminal, interactive).map_err(failed)?;
-    let raw = interactive.then(Raw::set).transpose().map_err(failed)?;
+    let Some(terminal) = task.take_terminal() else { return signals.wait(task) };
+    let mut copy = Copy::new(terminal).map_err(failed)?;
+    let raw = Raw::set().map_err(failed)?;
     while copy.some(task, signals).map_err(failed)? {
         while let Some(signal) = signals.next() {
             match signal {
                 Number::SIGTSTP => {
-                    raw.iter().for_each(Raw::restore);
-                    suspend(task, reads)?;
-                    raw.iter().try_for_each(Raw::again).map_err(failed)?;
+                    raw.restore();
+                    suspend(task)?;
+                    raw.again().map_err(failed)?;
                     copy.resize();
                 }
                 Number::SIGWINCH => copy.resize(),
@@ -100,7 +85,7 @@ impl Drop for Raw {
 /// The two directions.
 struct Copy {
     terminal: Terminal,
-    /// A duplicate of standard input, read without a buffer. `None` after its end, and if it is not read.
+    /// A duplicate of standard input, read without a buffer. `None` after its end.
     input: Option<File>,
     /// What was read from the input, and is not written yet.
     pending: Vec<u8>,
@@ -109,11 +94,11 @@ struct Copy {
 }
 
 impl Copy {
-    fn new(terminal: Terminal, interactive: bool) -> io::Result<Copy> {
+    fn new(terminal: Terminal) -> io::Result<Copy> {
         let flags = OFlag::from_bits_retain(fcntl(&terminal, FcntlArg::F_GETFL)?);
         fcntl(&terminal, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        let input = interactive.then(|| io::stdin().as_fd().try_clone_to_owned()).transpose()?;
-        Ok(Copy { terminal, input: input.map(File::from), pending: Vec::new(), open: true })
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        Ok(Copy { terminal, input: Some(input), pending: Vec::new(), open: true })
     }
 
     /// Waits until something can be copied, or a signal arrives. Returns whether the command still runs.
@@ -206,6 +191,6 @@ impl Copy {
 
     fn resize(&self) {
         // The command may have ended.
-        let _ = size(false).map(|size| self.terminal.resize(size));
+        let _ = size().map(|size| self.terminal.resize(size));
     }
 }

@@ -128,7 +128,7 @@ fn tty_connects_a_pseudo_terminal_of_the_size_of_the_callers() {
     }
     let name = state.name("a");
     state.start(&name, "sleep 100");
-    for args in [&["run", "-it"][..], &["exec", "-it", &name]] {
+    for args in [&["exec", "-t", &name][..], &["run", "-t"], &["run", "-it"], &["exec", "-it", &name]] {
         let mut tty = Tty::new();
         let before = tcgetattr(&tty.slave).unwrap();
         let mut child = tty.spawn(&mut state.command(&[args, &["sh", "-c", "stty size; exit 7"]].concat()));
@@ -158,7 +158,7 @@ fn keys_of_the_terminal_reach_the_command_and_the_mode_is_restored() {
     let before = tcgetattr(&tty.slave).unwrap();
     let mut child = tty.spawn(&mut state.command(&[
         "run",
-        "-it",
+        "-t",
         "sh",
         "-c",
         "sh -c 'echo ready; exec sleep 100'; exit 1",
@@ -175,84 +175,10 @@ fn keys_of_the_terminal_reach_the_command_and_the_mode_is_restored() {
     assert_eq!(tcgetattr(&tty.slave).unwrap(), before);
     // The output before the end of the command is complete.
     let script = "i=0; while [ $i -lt 2000 ]; do echo line $i of many; i=$((i+1)); done; echo last";
-    let mut child = tty.spawn(&mut state.command(&["run", "-it", "sh", "-c", script]));
+    let mut child = tty.spawn(&mut state.command(&["run", "-t", "sh", "-c", script]));
     tty.shows("line 1999 of many\r\nlast\r\n");
     assert!(child.wait().unwrap().success());
-    let mut child = tty.spawn(&mut state.command(&["run", "-it", "no-such-command"]));
+    let mut child = tty.spawn(&mut state.command(&["run", "-t", "no-such-command"]));
     assert_eq!(child.wait().unwrap().code(), Some(127));
     assert_eq!(tcgetattr(&tty.slave).unwrap(), before);
-}
-
-/// Without `-i` the terminal of the caller is not the command's input, and keeps its mode.
-#[test]
-fn tty_without_interactive_reads_nothing_from_the_callers_terminal() {
-    let Some(state) = State::new("shown") else { return };
-    let name = state.name("a");
-    state.start(&name, "sleep 100");
-    let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done";
-    for args in [&["run", "-t"][..], &["exec", "-t", &name]] {
-        let mut tty = Tty::new();
-        let before = tcgetattr(&tty.slave).unwrap();
-        let mut child = tty.spawn(&mut state.command(&[args, &["sh", "-c", script]].concat()));
-        tty.shows("ready\r");
-        assert_eq!(tcgetattr(&tty.slave).unwrap(), before);
-        tty.master.write_all(b"typed\n").unwrap();
-        signal(&child, Signal::SIGTERM);
-        assert_eq!(child.wait().unwrap().code(), Some(5), "{args:?}");
-        // What was typed is still there.
-        let mut line = [0; 6];
-        let mut fds =
-            [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&tty.slave), nix::poll::PollFlags::POLLIN)];
-        assert_eq!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap(), 1, "{args:?}");
-        File::from(tty.slave.try_clone().unwrap()).read_exact(&mut line).unwrap();
-        assert_eq!(&line, b"typed\n");
-        // It needs no terminal of the caller.
-        let command = "test -t 0 && test -t 1 && exec echo a terminal";
-        assert_eq!(state.ok(&[args, &["sh", "-c", command]].concat()), "a terminal");
-    }
-    for args in [&["run", "-it"][..], &["exec", "-it", &name]] {
-        assert!(state.refused(&[args, &["true"]].concat()).contains("standard input is not a terminal"));
-    }
-}
-
-/// The shell has the terminal then, and what is typed is the shell's.
-#[test]
-fn command_that_may_read_the_terminal_is_stopped_in_the_background() {
-    let Some(state) = State::new("bg") else { return };
-    for tool in ["/usr/bin/setsid", "/bin/bash"] {
-        if !std::path::Path::new(tool).exists() {
-            return skip::note(format!("there is no {tool}"));
-        }
-    }
-    let mut tty = Tty::new();
-    let mut shell = Command::new("/usr/bin/setsid");
-    shell.args(["--ctty", "--wait", "/bin/bash", "--norc", "--noprofile", "--noediting", "-i"]);
-    shell.env("PS1", "$ ").env("COFFERDAM_STATE", state.path());
-    let mut shell = tty.spawn(&mut shell);
-    let program = state.command(&[]);
-    let program = program.get_program().to_str().unwrap();
-    let mut types = |text: &str, shown: &str| {
-        tty.master.write_all(text.as_bytes()).unwrap();
-        tty.shows(shown);
-    };
-    for flags in ["", "--accounting --require best_effort "] {
-        let script = "echo rea\"\"dy; read line; echo got \"$line\"; read line; echo then \"$line\"";
-        types(&format!("{program} run {flags}sh -c '{script}'\n"), "ready\r\n");
-        // Ctrl-Z
-        types("\x1a", "Stopped");
-        types("bg\n", "&\r\n");
-        // The terminal is the shell's as long as the job is in the background, also after it was continued again.
-        for n in 0..3 {
-            types(&format!("echo typed-$(({n} + 40))\n"), &format!("typed-4{n}\r\n"));
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        types("jobs\n", "Stopped");
-        types("bg\n", "&\r\n");
-        types("echo typed-$((50 + 1))\n", "typed-51\r\n");
-        types("fg\n", "sh -c");
-        types("some words\n", "got some words\r\n");
-        types("others\n", "then others\r\n");
-    }
-    tty.master.write_all(b"exit\n").unwrap();
-    assert!(shell.wait().unwrap().success());
 }

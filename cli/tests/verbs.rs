@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 mod common;
-use common::{State, binary, skip, text, until};
+use common::{State, skip, text, until};
 
 /// Runs until it is signalled, and exits with 43 then.
 const LOOP: &str = "trap 'exit 43' TERM; echo ready; while :; do sleep 0.02; done";
@@ -27,23 +27,13 @@ fn detached_task_is_listed_waited_for_and_removed() {
     assert_eq!(facts[0]["state"], "running");
     assert_eq!(facts[0]["command"][2], "sleep 1; exit 43");
     assert!(
-        facts[0]["pid"].is_number()
-            && facts[0]["exit"].is_null()
-            && facts[0]["report"]["asked"].is_array()
-            && facts[0]["finished"].is_null()
+        facts[0]["pid"].is_number() && facts[0]["exit"].is_null() && facts[0]["report"]["asked"].is_array()
     );
     assert_eq!(state.ok(&["wait", &name]), "43");
     assert_eq!(state.ok(&["wait", &name, &name]), "43\n43");
     assert_eq!(state.status(&name), "exited (43)");
     let facts: serde_json::Value = serde_json::from_str(&state.ok(&["inspect", &name])).unwrap();
     assert_eq!((&facts[0]["state"], &facts[0]["exit"]["code"]), (&"exited".into(), &43.into()));
-    // RFC 3339 times of one length are ordered as text.
-    let [created, finished] = ["created", "finished"].map(|key| facts[0][key].as_str().unwrap());
-    assert!(created.len() == "2026-01-02T03:04:05Z".len() && created.ends_with('Z'), "{created}");
-    assert!(created < finished && finished.len() == created.len(), "{created} {finished}");
-    let table = state.ok(&["ps", "-a"]);
-    let row = table.lines().nth(1).unwrap();
-    assert!(row.contains("   exited (43) ") && row.matches(" ago").count() == 2, "{table}");
     assert_eq!(state.ok(&["ps", "-q"]), "");
     assert_eq!(state.ok(&["ps", "-aq"]), name);
     assert_eq!(state.ok(&["rm", &name]), name);
@@ -97,7 +87,7 @@ fn exec_has_the_exit_code_environment_directory_and_streams_of_its_flags() {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
     assert!(state.refused(&["exec", "-e", "A", &name, "true"]).contains("\"A\" is not K=V"));
-    assert!(state.refused(&["exec", "-it", &name, "true"]).contains("standard input is not a terminal"));
+    assert!(state.refused(&["exec", "-t", &name, "true"]).contains("standard input is not a terminal"));
     state.ok(&["stop", &name]);
     let refused = state.refused(&["exec", &name, "true"]);
     assert!(refused.contains(&format!("task {name}: exec in a task that has ended")), "{refused}");
@@ -278,37 +268,6 @@ fn the_state_is_private_and_a_directory_that_others_can_write_is_refused() {
         assert!(refused.contains("other users can write to it"), "{refused}");
     }
     std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-}
-
-/// Whoever can rename a directory of the path puts another state in its place, with handles that name what to kill and
-/// remove.
-#[test]
-fn a_state_that_another_user_can_replace_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let above = dir.path().join("above");
-    let own = above.join("state");
-    std::fs::create_dir_all(&own).unwrap();
-    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let link = dir.path().join("link");
-    std::os::unix::fs::symlink(&own, &link).unwrap();
-    let listed = |state: &std::path::Path| {
-        let ps =
-            std::process::Command::new(binary()).args(["ps"]).env("COFFERDAM_STATE", state).output().unwrap();
-        (ps.status.code(), text(&ps.stderr))
-    };
-    for (mode, allowed) in [(0o755, true), (0o1777, true), (0o777, false), (0o775, false)] {
-        std::fs::set_permissions(&above, std::fs::Permissions::from_mode(mode)).unwrap();
-        for path in [&own, &link] {
-            let (code, why) = listed(path);
-            assert_eq!(code == Some(0), allowed, "{mode:o} {path:?}: {why}");
-            assert_eq!(why.contains("other users can replace it"), !allowed, "{mode:o}: {why}");
-        }
-    }
-    std::fs::set_permissions(&above, std::fs::Permissions::from_mode(0o755)).unwrap();
-    match std::os::unix::fs::chown(&above, Some(12345), None) {
-        Err(e) => skip::skip(&["root"], e),
-        Ok(()) => assert!(listed(&own).1.contains("user 12345 owns"), "{:?}", listed(&own)),
-    }
 }
 
 #[test]

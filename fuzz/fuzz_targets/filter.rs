@@ -57,7 +57,6 @@ fuzz_target!(|input: Input| {
         capabilities: [capability.to_string()].into(),
         user_namespaces: input.user_namespaces,
         host_processes: input.capability & 4 != 0,
-        init: input.capability & 8 != 0,
     };
     // Rules with many comparisons exceed the kernel's maximum program length, and are refused.
     let Ok(program) = compile(&profile, &grants) else { return };

@@ -9,7 +9,7 @@ use std::os::fd::FromRawFd;
 use std::path::Path;
 use std::process::Command;
 
-use cofferdam::{Error, ExitStatus, Sandbox, Stdio, Task, Volume};
+use cofferdam::{Error, ExitStatus, Sandbox, Stdio, Volume};
 
 pub mod skip;
 pub mod tops;
@@ -41,22 +41,6 @@ pub fn can(ability: &str) -> bool {
     false
 }
 
-/// A spawn. If `COFFERDAM_PREPARED` is set, the sandbox's mounts are prepared first, where that is possible: `.ci/run` runs
-/// the suites both ways.
-pub trait Start {
-    fn start(&self) -> Result<Task, Error>;
-}
-
-impl Start for Sandbox {
-    fn start(&self) -> Result<Task, Error> {
-        if std::env::var_os("COFFERDAM_PREPARED").is_some() {
-            // The spawn reports the error, if there is one.
-            let _ = self.prepare();
-        }
-        self.spawn()
-    }
-}
-
 fn on_path(tool: &str) -> Result<(), &'static str> {
     Command::new(tool).arg("-V").output().map(drop).map_err(|_| "not installed")
 }
@@ -72,7 +56,7 @@ fn user_namespaces() -> Result<(), &'static str> {
 
 /// Loads the rules to find out, because only the kernel can tell.
 fn device_cgroup() -> Result<(), &'static str> {
-    let task = Sandbox::command("/bin/true").with(|s| s.device_cgroup = Some(true)).start();
+    let task = Sandbox::command("/bin/true").with(|s| s.device_cgroup = Some(true)).spawn();
     task.and_then(|task| task.wait()).map(drop).map_err(|_| "no device cgroup")
 }
 
@@ -139,7 +123,7 @@ pub fn probe(what: &str) -> Sandbox {
 /// Runs a probe and reads what it writes to descriptor 3: `key=value`, each followed by a NUL.
 pub fn run_probe(sandbox: Sandbox) -> Result<Seen, Error> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    let task = sandbox.fd(write, 3).start()?;
+    let task = sandbox.fd(write, 3).spawn()?;
     let mut text = String::new();
     File::from(read).read_to_string(&mut text).unwrap();
     let status = task.wait()?;
@@ -231,12 +215,12 @@ pub fn shell(script: &str) -> Sandbox {
 
 /// Runs the sandbox and returns its exit status.
 pub fn status(sandbox: Sandbox) -> ExitStatus {
-    sandbox.start().unwrap().wait().unwrap()
+    sandbox.spawn().unwrap().wait().unwrap()
 }
 
 /// Runs the sandbox and returns its standard output, trimmed.
 pub fn output(sandbox: Sandbox) -> String {
-    let task = sandbox.stdout(Stdio::Piped).start().unwrap();
+    let task = sandbox.stdout(Stdio::Piped).spawn().unwrap();
     let mut text = String::new();
     task.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     task.wait().unwrap();

@@ -116,7 +116,7 @@ names! {
     SYS_keyctl "keyctl", SYS_ioprio_set "ioprio_set", SYS_openat "openat", SYS_mkdirat "mkdirat",
     SYS_mknodat "mknodat", SYS_fchownat "fchownat", SYS_unlinkat "unlinkat", SYS_symlinkat "symlinkat",
     SYS_fchmodat "fchmodat", SYS_ppoll "ppoll", SYS_unshare "unshare", SYS_signalfd4 "signalfd4",
-    SYS_clock_gettime "clock_gettime", SYS_timerfd_create "timerfd_create", SYS_timerfd_settime "timerfd_settime",
+    SYS_timerfd_create "timerfd_create", SYS_timerfd_settime "timerfd_settime",
     SYS_dup3 "dup3", SYS_prlimit64 "prlimit64", SYS_setns "setns", SYS_seccomp "seccomp", SYS_statx "statx",
     SYS_open_tree "open_tree", SYS_move_mount "move_mount", SYS_fsopen "fsopen", SYS_fsconfig "fsconfig",
     SYS_fsmount "fsmount", SYS_close_range "close_range", SYS_openat2 "openat2",
@@ -127,7 +127,6 @@ names! {
 /// The options of prctl(2) that init uses.
 fn prctl(option: usize) -> &'static str {
     match option as i32 {
-        libc::PR_SET_NAME => "PR_SET_NAME",
         libc::PR_SET_DUMPABLE => "PR_SET_DUMPABLE",
         libc::PR_SET_PDEATHSIG => "PR_SET_PDEATHSIG",
         libc::PR_SET_KEEPCAPS => "PR_SET_KEEPCAPS",
@@ -276,8 +275,6 @@ impl Kernel {
                 unsafe { ((a[0] + 6) as *mut i16).write(1) };
                 1
             }
-            // The child has executed the command, so it is none that sends no signal at its end.
-            "wait4" if a[2] & libc::__WCLONE.cast_unsigned() as usize != 0 => -(libc::ECHILD as isize),
             "wait4" => {
                 // SAFETY: wait4(2) writes an int.
                 unsafe { (a[1] as *mut i32).write(0) };

@@ -97,11 +97,11 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
         }
         (Ended::Executed, None) => Outcome::Passed,
         // A copy continues in place of this process.
-        (Ended::Exited, None) if sample.op.code() == OpCode::CloneInto && !sample.facts.child => {
+        (Ended::Exited, None | Some(Record::Copied { .. }))
+            if sample.op.code() == OpCode::CloneInto && !sample.facts.child =>
+        {
             Outcome::Passed
         }
-        // The parent has what it waits for.
-        (Ended::Exited, None) if sample.op.code() == OpCode::SendPrepared => Outcome::Passed,
         (Ended::Exited, None) => Outcome::Gone,
         (_, other) => panic!("{:?} with call {refuse:?} refused: {other:?}", sample.op),
     };
@@ -142,6 +142,9 @@ fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
         (OpCode::Ids, "setgroups", "mmap") | (OpCode::Exec, "execve", "mmap") => true,
         (OpCode::Landlock, "landlock_add_rule", "openat2") => true,
         (OpCode::Find, "statx", "rt_sigprocmask") => true,
+        // The record that the command was found. The record that it runs, and the wait for PID 1.
+        (OpCode::Find, "statx", "sendto") => true,
+        (OpCode::Fork | OpCode::ForkInside, "sendto", "sendmsg" | "recvfrom") => true,
         (OpCode::ResetScheduling, "prctl", "prctl") => {
             line.contains("PR_GET_SECUREBITS") && call.shows == ["PR_SET_SECUREBITS"]
         }
@@ -151,21 +154,13 @@ fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
 
 /// Whether no line prints the call, and its refusal has no effect.
 fn silent(op: &Op<'_>, call: &Call) -> bool {
-    match (op.code(), call.name) {
-        (_, "close") => true,
-        // The record that the command was found.
-        (OpCode::Find, "sendto") => true,
-        (
-            OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside,
-            "munmap" | "ppoll" | "sendmsg" | "wait4" | "kill" | "clock_gettime",
-        ) => true,
-        _ => false,
-    }
+    let forks = [OpCode::Fork, OpCode::ForkInside].contains(&op.code());
+    call.name == "close" || forks && ["munmap", "ppoll", "wait4", "kill"].contains(&call.name)
 }
 
 /// Whether the operation forks.
 fn forks(op: &Op<'_>) -> bool {
-    matches!(op.code(), OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside)
+    matches!(op.code(), OpCode::Fork | OpCode::ForkInside)
 }
 
 /// Checks one sample and returns the faults.

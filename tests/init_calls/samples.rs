@@ -167,9 +167,6 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             vec![on(op("/dev/null"), Facts::default()), on(op("/a/b/c"), deep())]
         }
         OpCode::MaskFile => plain([Op::MaskFile { path: path() }, Op::MaskFile { path: text("/proc/keys") }]),
-        OpCode::MaskSource => {
-            vec![on(Op::MaskSource {}, Facts::default()), on(Op::MaskSource {}, without(&["/proc"]))]
-        }
         OpCode::MaskDir => plain([Op::MaskDir { path: path() }, Op::MaskDir { path: text("/proc/acpi") }]),
         OpCode::Restrict => plain([
             Op::Restrict { path: path(), attrs: 1, must: true },
@@ -177,10 +174,6 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             Op::Restrict { path: text("/proc/sys"), attrs: 1, must: false },
         ]),
         OpCode::Seal => plain(["/", "/dev"].map(|path| Op::Seal { path: text(path), attrs: 1 })),
-        OpCode::EnterPrepared => plain([Op::EnterPrepared { fd: 0 }]),
-        OpCode::OpenPrepared => plain([Op::OpenPrepared {}]),
-        OpCode::SendPrepared => plain([Op::SendPrepared {}]),
-        OpCode::EnterRoot => plain([Op::EnterRoot {}]),
         OpCode::PivotRoot => {
             [1, 3].map(|over_root| on(Op::PivotRoot {}, Facts { over_root, ..Facts::default() })).into()
         }
@@ -199,18 +192,6 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             let of_child =
                 Sample { op: op(true), facts: child, not_made: &[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] };
             vec![on(op(true), Facts::default()), on(op(false), Facts::default()), of_child]
-        }
-        OpCode::Name => plain([Op::Name { name: text("/init") }]),
-        OpCode::ForkOutside => {
-            let op = |set_groups| Op::ForkOutside { uid: 1, gid: 2, set_groups, last: 40, caller: 0 };
-            let parent = |set_groups| Sample { op: op(set_groups), facts: Facts::default(), not_made: &[5] };
-            let child = Facts { child: true, ..Facts::default() };
-            let of_child = Sample {
-                op: op(true),
-                facts: child,
-                not_made: &[6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17],
-            };
-            vec![parent(true), parent(false), of_child]
         }
         OpCode::ForkInside => {
             let op = Op::ForkInside { caller: 0 };

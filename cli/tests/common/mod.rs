@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 pub mod skip;
 
 /// The program. The run-time variable has precedence, because CI runs this test from a copy of the tree.
-pub fn binary() -> std::ffi::OsString {
+fn binary() -> std::ffi::OsString {
     std::env::var_os("CARGO_BIN_EXE_cofferdam").unwrap_or_else(|| env!("CARGO_BIN_EXE_cofferdam").into())
 }
 
