@@ -298,10 +298,13 @@ pub(crate) fn recv_with_fd(
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
     let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+    let mut reset = false;
     let received = loop {
         // SAFETY: `message` points to an iovec and a control buffer that outlive the call.
         match check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) } as libc::c_long) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // The peer has ended without having read all. The kernel says so once, before the records that are left.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset && !reset => reset = true,
             other => break other?,
         }
     };

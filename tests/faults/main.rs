@@ -195,8 +195,11 @@ fn refused_call_fails_the_spawn_with_its_step_or_is_reported_or_has_a_replacemen
         }
         let Verdict::Refused { message, kind } = verdict else { continue };
         let expected = &matrix.expected[cell.spec];
-        // The caller checks the spec's descriptors before it compiles the plan.
-        let early = message.starts_with("fcntl(");
+        // The caller checks the spec's descriptors before it compiles the plan. Init repeats some calls.
+        // Init has steps with the same lines; `tests/init_calls` compares its lines with its calls.
+        let early = cell.call.role != Role::Parent
+            || message.starts_with("fcntl(")
+            || message.starts_with("umount2(\".\"");
         if early || kind == "Exec" || expected.position(message, 0).is_none() {
             continue;
         }
