@@ -39,6 +39,7 @@ mod uapi;
 mod wire;
 
 use state::{FAILED, Init};
+use uapi::EINVAL;
 use wire::{Field, NO_STEP, Program, Record};
 
 /// Entry point, called by `arch::_start` with the initial stack of the process.
@@ -52,14 +53,16 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
         }
         (number(*stack.add(2) as *const u8), number(*stack.add(3) as *const u8))
     };
-    let mapped: &'static [u8] = sys::map(plan).unwrap_or(&[]);
+    let mapped = sys::map(plan);
     sys::close(plan);
-    let mut input = mapped;
-    let Ok(program) = Program::decode(&mut input) else {
-        let _ = sys::send(status, &Record::Failed { step: NO_STEP, call: 0, errno: 0 }.encode());
-        sys::exit(FAILED);
-    };
-    run::run_steps(&mut Init::new(status, program, mapped))
+    let program = mapped.and_then(|bytes| Ok((Program::decode(&mut { bytes }).or(Err(EINVAL))?, bytes)));
+    match program {
+        Ok((program, bytes)) => run::run_steps(&mut Init::new(status, program, bytes)),
+        Err(errno) => {
+            let _ = sys::send(status, &Record::Failed { step: NO_STEP, call: 0, errno }.encode());
+            sys::exit(FAILED)
+        }
+    }
 }
 
 /// Parses a decimal number, as the parent formats it.

@@ -5,8 +5,8 @@ use crate::paths::{ANCHORS, open_mount_point, open_unless_link};
 use crate::state::Init;
 use crate::sys::{self, Errno, Z};
 use crate::uapi::{
-    AT_FDCWD, CLONE_NEWNS, EBUSY, ELOOP, ESTALE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_RDONLY, O_DIRECTORY, O_PATH,
+    AT_FDCWD, CLONE_NEWNS, EBUSY, EINVAL, ELOOP, ENOENT, ESTALE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, O_DIRECTORY, O_PATH,
 };
 use crate::wire::{FileType, List, Str};
 
@@ -166,10 +166,14 @@ pub fn enter_root(init: &Init) -> Done {
 /// Makes the sandbox's root `/` by chroot(2). The host's root stays mounted below it.
 pub fn move_into_root(init: &Init) -> Done {
     sys::fchdir(init.root).at(0)?;
-    // Otherwise the host's own proc and sysfs would stay mounted below the root. Errors are ignored: the kernel refuses
-    // the call if nothing is mounted there.
-    let _ = sys::unmount(c"/proc");
-    let _ = sys::unmount(c"/sys");
+    // Otherwise the host's own proc and sysfs would stay mounted below the root. EINVAL, ENOENT: nothing is mounted
+    // there, or the caller's user namespace has locked the mount.
+    for (index, path) in [(1, c"/proc"), (2, c"/sys")] {
+        match sys::unmount(path) {
+            Err(EINVAL | ENOENT) => {}
+            done => done.at(index)?,
+        }
+    }
     sys::chroot(c".").at(3)?;
     sys::chdir(c"/").at(4)?;
     close_roots(init);

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::credentials::{drop_bounding, set_ids};
 use crate::log::Log;
 use crate::state::{FAILED, Init};
-use crate::sys::{self, PollFd};
+use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
     BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, CAP_KILL, CLONE_NEWPID, EPERM, POLLIN, PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SECCOMP_RET_ALLOW,
@@ -148,10 +148,11 @@ fn fork(init: &mut Init, caller: u32, next: &mut NextCall) -> Result<Forked, Cal
 
 /// Waits until the parent has given up its privileges.
 fn await_parent(init: &Init) -> Done {
-    if sys::recv(init.pid1, &mut [0u8; 1]) != Ok(1) {
-        sys::exit(FAILED);
+    match sys::recv(init.pid1, &mut [0u8; 1]).at(LAST_CALL)? {
+        // The parent has ended, and has reported why.
+        0 => sys::exit(FAILED),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 impl Parent {
@@ -176,8 +177,13 @@ impl Parent {
         unsafe { sys::unmap(init.plan) };
         sys::send(self.child, b"g").at(LAST_CALL)?;
         let ends = Ends { status: init.status, caller: self.caller, record: init.record, kills };
-        ends.await_exec(self.child, self.pid);
-        let _ = sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
+        // The caller waits for this record. No line prints the calls, so the error names the last one.
+        let running = || sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
+        let done = ends.await_exec(self.child, self.pid).and_then(|()| running());
+        if done.is_err() {
+            ends.kill_main();
+        }
+        done.at(LAST_CALL)?;
         sys::close(self.pidfd);
         sys::close(self.child);
         let mut reaper = Reaper { ends, signals: self.signals, log: init.log, task: self.pid };
@@ -374,30 +380,36 @@ impl Ends {
     /// Returns after the child has executed the command: exec closes the child's end of the socket. Exits if the child
     /// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone. If the
     /// child has ended before the exec, which closes the socket too, it sends the parent the status and exits.
-    fn await_exec(self, child: i32, pid: i32) {
+    fn await_exec(self, child: i32, pid: i32) -> Result<(), Errno> {
         let mut fds = [child, self.status, self.caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
         while fds.iter().all(|fd| fd.revents == 0) {
             let _ = sys::poll(&mut fds);
         }
         let [_, status, caller] = fds;
-        if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1]) != Ok(0) {
+        if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1])? != 0 {
             self.exit();
         }
         if let Ok(status) = sys::wait_unexecuted(pid) {
             let _ = sys::send(self.status, &Record::Exited { status }.encode());
             sys::exit(FAILED);
         }
+        Ok(())
     }
 
     /// Exits before the main process has ended.
     fn exit(self) -> ! {
+        self.kill_main();
+        sys::exit(FAILED)
+    }
+
+    /// Kills the main process, if the kernel does not do it when this process exits.
+    fn kill_main(self) {
         // The process has not been reaped, so its id is still its own. As PID 1 there is none to kill: the kernel kills
         // every process of the PID namespace.
         if self.kills != NO_CHILD && sys::kill(self.kills).is_ok() {
             // A zombie that nobody reaps would keep the task's PID 1 from ending.
             while sys::wait_any(true).is_ok_and(|(pid, _)| pid != self.kills) {}
         }
-        sys::exit(FAILED)
     }
 
     /// Writes the end of the task to the file of the exit record, if there is one, and sends it to the parent. Errors are

@@ -232,8 +232,13 @@ fn await_byte(init: &Init, index: u8) -> Done {
 fn continue_in_cgroup(init: &mut Init, cgroup: u32) -> Done {
     let cgroup = init.take_fd(cgroup);
     let mut pidfd = -1;
-    if sys::clone_into(cgroup, &mut pidfd).at(0)? != 0 {
-        sys::send_fd(init.status, &Record::Copied.encode(), pidfd).at(1)?;
+    let pid = sys::clone_into(cgroup, &mut pidfd).at(0)?;
+    if pid != 0 {
+        let record = Record::Copied { pid }.encode();
+        if sys::send_fd(init.status, &record, pidfd).is_err() {
+            // Only the parent can reap the copy, so it must know of it.
+            sys::send(init.status, &record).at(1)?;
+        }
         sys::exit(0);
     }
     sys::close(cgroup);
@@ -338,8 +343,8 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
     let Some((_, path)) = init.command else { return Err(errno).at(0) };
     init.words = lay_out(init, path).at(0)?;
     sys::unblock_signals().at(0)?;
-    init.send_record(Record::Ready);
-    Ok(())
+    // Without this record the parent takes the exec of a command without a PID 1 for the end of init.
+    sys::send(init.status, &Record::Ready.encode()).at(0)
 }
 
 /// The words of `execve(2)`: pointers to the arguments, and to the environment.

@@ -67,15 +67,15 @@ pub fn exit(code: i32) -> ! {
 }
 
 /// Maps the whole of `fd` for reading, until [`unmap`].
-pub fn map(fd: i32) -> Option<&'static [u8]> {
+pub fn map(fd: i32) -> Result<&'static [u8], Errno> {
     let mut stat = [0u64; 18];
-    call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0]).ok()?;
+    call(nr::FSTAT, [fd as usize, addr_mut(&mut stat), 0, 0, 0, 0])?;
     // st_size is the seventh word of struct stat on x86_64.
     let len = stat[6] as usize;
-    let base = call(nr::MMAP, [0, len, PROT_READ, MAP_PRIVATE, fd as usize, 0]).ok()?;
+    let base = call(nr::MMAP, [0, len, PROT_READ, MAP_PRIVATE, fd as usize, 0])?;
     // SAFETY: the kernel mapped len readable bytes at base. The memfd is sealed against writing and shrinking, and the
     // caller of `unmap` promises not to read the bytes afterwards.
-    Some(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
+    Ok(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
 }
 
 /// Unmaps a mapping that `map` returned.

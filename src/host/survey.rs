@@ -84,7 +84,7 @@ impl Survey {
         let identity = ids::lookup(spec.user.as_deref().unwrap_or_default())?;
         let env = chroot_env(policy, spec);
         let namespace = match &spec.network {
-            Network::Path(path) if path.is_absolute() => namespace(path),
+            Network::Path(path) if path.is_absolute() => namespace(path)?,
             _ => Ok(None),
         };
         let network = namespace.as_ref().map(Option::is_some).map_err(String::clone);
@@ -153,12 +153,39 @@ impl Survey {
     }
 }
 
-/// Opens the network namespace at `path`; `None` if the file is not a namespace.
-fn namespace(path: &Path) -> Result<Option<Arc<OwnedFd>>, String> {
-    let found = source::open(path).map_err(|refused| refused.to_string())?;
-    let found = found.ok_or_else(|| "it does not exist on the host".to_string())?;
-    let opened = ns::probe::network_namespace(found.fd()).map_err(|e| e.to_string())?;
-    Ok(opened.map(Arc::new))
+/// Opens the network namespace at `path`; `None` if the file is not a namespace. The inner error says why it cannot be
+/// opened.
+fn namespace(path: &Path) -> Result<Result<Option<Arc<OwnedFd>>, String>> {
+    let found = match open(path)? {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(Err("it does not exist on the host".to_string())),
+        Err(why) => return Ok(Err(why)),
+    };
+    match ns::probe::network_namespace(found.fd()) {
+        Err(e) if is_of_the_caller(&e) => {
+            Err(Error::prepare(format!("openat(opened {path:?}, O_RDONLY)"))(e))
+        }
+        opened => Ok(opened.map(|opened| opened.map(Arc::new)).map_err(|e| e.to_string())),
+    }
+}
+
+/// Opens a path of the spec. The inner error says what is wrong with the path.
+///
+/// # Errors
+/// [`Error::Prepare`] if the cause is not the path.
+fn open(path: &Path) -> Result<Result<Option<HostFile>, String>> {
+    match source::open(path) {
+        Err(SourceError::Io(e)) if is_of_the_caller(&e) => {
+            Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e))
+        }
+        opened => Ok(opened.map_err(|refused| refused.to_string())),
+    }
+}
+
+/// Whether a refusal says nothing about the path: the caller or the host lacks something, or a signal arrived.
+fn is_of_the_caller(e: &std::io::Error) -> bool {
+    use libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS};
+    matches!(e.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EINTR | EAGAIN | ENOSPC | ENOSYS))
 }
 
 /// Opens `path` and adds it to `sources`, or adds the reason why it cannot be opened to `unseen`. A path that does not
@@ -168,14 +195,9 @@ fn hold(path: PathBuf, sources: &mut HeldSources, unseen: &mut BTreeMap<PathBuf,
     if !path.is_absolute() {
         return Ok(());
     }
-    match source::open(&path) {
+    match open(&path)? {
         Ok(found) => sources.extend(found.map(|found| (path, found))),
-        Err(SourceError::Io(e))
-            if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) =>
-        {
-            return Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e));
-        }
-        Err(refused) => drop(unseen.insert(path, refused.to_string())),
+        Err(refused) => drop(unseen.insert(path, refused)),
     }
     Ok(())
 }

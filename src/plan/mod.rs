@@ -243,6 +243,13 @@ impl Plan {
         self.init.get(usize::try_from(step).ok()?)
     }
 
+    /// Whether a process of init's program stays beside the command.
+    pub(crate) fn has_pid1(&self) -> bool {
+        self.init.iter().any(|step| {
+            matches!(step.op(), Some(Op::Fork { .. } | Op::ForkOutside { .. } | Op::ForkInside { .. }))
+        })
+    }
+
     /// The printed line of a call of init, for an error.
     pub(crate) fn call(&self, step: u32, index: u8) -> String {
         let op = self.init_step(step).and_then(InitStep::op);

@@ -77,7 +77,7 @@ impl Task {
         let spawned = self.while_entering(|| spawn::spawn(&plan, given));
         let spawned = spawned.or_else(|e| {
             if spawn::joined_too_late(&e) {
-                self.wait_end(Some(END))?;
+                self.wait_if_ending(END)?;
             }
             self.check_alive().and(Err(e))
         })?;

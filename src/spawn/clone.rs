@@ -118,19 +118,37 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
         let mut i = 0;
         while i < (*shared).inherit_len {
             let fd = *(*shared).inherit.wrapping_add(i);
-            syscall(libc::SYS_fcntl, [fd as usize, libc::F_SETFD as usize, 0, 0, 0]);
+            let kept = syscall(libc::SYS_fcntl, [fd as usize, libc::F_SETFD as usize, 0, 0, 0]);
+            if kept < 0 {
+                fail(shared, kept);
+            }
             i = i.wrapping_add(1);
         }
         // Under SECBIT_NOROOT init would have no capability. The call is refused if the bits are locked; init then
         // reports that.
         syscall(libc::SYS_prctl, [libc::PR_SET_SECUREBITS as usize, 0, 0, 0, 0]);
         if (*shared).new_user {
-            keep_capabilities();
+            let kept = keep_capabilities();
+            if kept < 0 {
+                fail(shared, kept);
+            }
         }
         let empty = c"".as_ptr() as usize;
         let (argv, envp) = ((*shared).argv as usize, (*shared).envp as usize);
         let at = libc::AT_EMPTY_PATH as usize;
-        (*shared).errno = syscall(libc::SYS_execveat, [(*shared).program as usize, empty, argv, envp, at]);
+        let error = syscall(libc::SYS_execveat, [(*shared).program as usize, empty, argv, envp, at]);
+        fail(shared, error)
+    }
+}
+
+/// Passes the error to the caller, and ends the child.
+///
+/// # Safety
+/// As for [`child`].
+unsafe fn fail(shared: *mut Shared, error: isize) -> ! {
+    // SAFETY: the contract of this function; the call takes a number.
+    unsafe {
+        (*shared).errno = error;
         loop {
             syscall(libc::SYS_exit_group, [125, 0, 0, 0, 0]);
         }
@@ -138,11 +156,11 @@ unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
 }
 
 /// Makes all permitted capabilities ambient. In a user namespace whose maps are not written yet, a process is not uid
-/// 0, so it would lose its capabilities at the exec.
+/// 0, so it would lose its capabilities at the exec. Returns a negative errno if a call is refused.
 ///
 /// # Safety
 /// Makes raw system calls only. Must run in the child, whose credentials are its own.
-unsafe fn keep_capabilities() {
+unsafe fn keep_capabilities() -> isize {
     #[repr(C)]
     struct Half {
         effective: u32,
@@ -156,14 +174,28 @@ unsafe fn keep_capabilities() {
     // new pointer, so the kernel's write is visible to the following code.
     unsafe {
         let h = header.as_ptr() as usize;
-        syscall(libc::SYS_capget, [h, sets.as_mut_ptr() as usize, 0, 0, 0]);
+        let got = syscall(libc::SYS_capget, [h, sets.as_mut_ptr() as usize, 0, 0, 0]);
+        if got < 0 {
+            return got;
+        }
         let sets = sets.map(|half| Half { inheritable: half.permitted, ..half });
-        syscall(libc::SYS_capset, [h, sets.as_ptr() as usize, 0, 0, 0]);
+        let set = syscall(libc::SYS_capset, [h, sets.as_ptr() as usize, 0, 0, 0]);
+        if set < 0 {
+            return set;
+        }
         let (ambient, raise) = (libc::PR_CAP_AMBIENT as usize, libc::PR_CAP_AMBIENT_RAISE as usize);
+        let [low, high] = sets.map(|half| half.permitted);
+        let permitted = u64::from(low) | u64::from(high) << 32;
         let mut cap = 0;
         while cap < 64 {
-            syscall(libc::SYS_prctl, [ambient, raise, cap, 0, 0]);
+            if permitted >> cap & 1 != 0 {
+                let raised = syscall(libc::SYS_prctl, [ambient, raise, cap, 0, 0]);
+                if raised < 0 {
+                    return raised;
+                }
+            }
             cap = cap.wrapping_add(1);
         }
+        0
     }
 }

@@ -46,8 +46,9 @@ pub(super) fn listen(
             .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
             .map_err(|e| unheard(child, "recvmsg(status)", e))?;
         if n == 0 {
-            // End of the stream: the command was executed, or init died before the exec.
-            return if ready && was_executed(child) {
+            // End of the stream: the command was executed, or init died before the exec. A process of init that stays has
+            // the stream open.
+            return if ready && !plan.has_pid1() && was_executed(child) {
                 Ok(Heard::Runs(terminal))
             } else {
                 Err(init_died(child))
@@ -61,12 +62,9 @@ pub(super) fn listen(
             }
             Ok(Record::Prepared) => return Ok(Heard::Prepared(expected.prepared(fd)?)),
             Ok(Record::Terminal) => terminal = Some(expected.terminal(fd)?),
-            Ok(Record::Copied) => {
-                child.continues_as(expected.copy(fd)?);
-                child
-                    .status()
-                    .and_then(|status| sys::send(status, b"g"))
-                    .map_err(|e| unheard(child, "sendto(status)", e))?;
+            Ok(Record::Copied { pid }) => {
+                child.continues_as(expected.copy(fd.or_else(|| sys::own_child(pid)))?);
+                let_continue(child)?;
             }
             Ok(Record::Failed { step, call, errno }) => return Err(refused(plan, step, call, errno)),
             Ok(Record::Degraded { step, call, errno }) => degrade(plan, report, step, call, errno)?,
@@ -119,8 +117,18 @@ fn degrade(plan: &Plan, report: &mut Report, step: u32, call: u8, errno: i32) ->
     }
 }
 
+/// Sends the byte that init waits for. If init has ended, its records say why.
+pub(super) fn let_continue(child: &Child) -> Result<()> {
+    match child.status().and_then(|status| sys::send(status, b"g")) {
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
+            Err(Error::prepare("sendto(status)")(e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The error for a failed call on the socket: init has died, or the call failed for another reason.
-pub(super) fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
+fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
     match e.raw_os_error() {
         Some(libc::EPIPE | libc::ECONNRESET) => init_died(child),
         _ => Error::prepare(call)(e),

@@ -32,7 +32,7 @@ mod expected;
 mod listen;
 
 pub(crate) use listen::joined_too_late;
-use listen::{DIED, Heard, listen, unheard, was_killed};
+use listen::{DIED, Heard, let_continue, listen, was_killed};
 
 /// The static program init.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
@@ -243,7 +243,16 @@ impl<'a> Run<'a> {
             }
             ParentOp::SealInit => self.attempt.init = Some(init_program(&step.op.call())?),
             ParentOp::Clone { namespaces, into_cgroup } => self.clone(*namespaces, *into_cgroup, &step.op)?,
-            ParentOp::IdMaps(maps) => self.write_maps(maps)?,
+            ParentOp::IdMaps(maps) => {
+                let written = self.write_maps(maps);
+                if let (Err(_), Some(child)) = (&written, &mut self.attempt.child)
+                    && sys::is_ending(child.pidfd()) == Some(true)
+                {
+                    // The kernel refuses the maps of a process that ends. The cause is the end of init.
+                    listen(self.plan, child, &mut self.report, None)?;
+                }
+                written?;
+            }
             ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
                 let Attempt { child, streams, prepared, .. } = &mut self.attempt;
                 if let Some(child) = child {
@@ -314,20 +323,16 @@ impl<'a> Run<'a> {
     fn write_maps(&self, maps: &IdMaps) -> Result<()> {
         let Some(child) = &self.attempt.child else { return Ok(()) };
         // The mounted /proc may belong to another PID namespace than the caller's, in which the child has another pid.
-        let pid = sys::proc_pid(child.pidfd()).ok_or_else(|| {
-            let source = io::Error::other(
-                "/proc is not mounted, or is mounted for another PID namespace than the caller's",
-            );
-            Error::Prepare { step: "read(\"/proc/self/fdinfo/PIDFD\")".into(), source }
-        })?;
+        let pid = sys::find_pid(child.pidfd()).and_then(|pid| {
+            let why = "/proc is not mounted, or is mounted for another PID namespace than the caller's";
+            pid.ok_or_else(|| io::Error::other(why))
+        });
+        let pid = pid.map_err(Error::prepare("read(\"/proc/self/fdinfo/PIDFD\")"))?;
         for (file, text) in maps.files() {
             std::fs::write(format!("/proc/{pid}/{file}"), text)
                 .map_err(Error::prepare(map_call(file, text)))?;
         }
-        child
-            .status()
-            .and_then(|status| sys::send(status, b"g"))
-            .map_err(|e| unheard(child, "sendto(status)", e))
+        let_continue(child)
     }
 
     /// Opens a descriptor for init. `None` if it is not needed.

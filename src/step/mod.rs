@@ -458,7 +458,7 @@ mod tests {
             Record::CpuDeadline,
             Record::Terminal,
             Record::Prepared,
-            Record::Copied,
+            Record::Copied { pid: 70000 },
             Record::EndedAt { nanoseconds: u64::MAX - 1 },
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));

@@ -36,9 +36,12 @@ pub enum Record {
     Terminal,
     /// The prepared mount namespace is complete, and init exits. The namespace comes with the record (`SCM_RIGHTS`).
     Prepared,
-    /// Init continues in a copy, and has exited. The copy's pidfd comes with the record (`SCM_RIGHTS`). The copy waits for
-    /// one byte.
-    Copied,
+    /// Init continues in a copy, and has exited. The copy's pidfd comes with the record (`SCM_RIGHTS`), unless the kernel
+    /// refused to send it. The copy waits for one byte.
+    Copied {
+        /// The PID of the copy, which is a child of the parent.
+        pid: i32,
+    },
     /// The time of the task is over, and PID 1 exits.
     Deadline,
     /// The task has used its CPU time, and PID 1 exits.
@@ -158,12 +161,12 @@ impl Record {
             | Record::Running
             | Record::Terminal
             | Record::Prepared
-            | Record::Copied
+            | Record::Copied { .. }
             | Record::EndedAt { .. } => None,
         }
     }
 
-    /// Encodes the record: kind, step (three bytes), call, errno or status; or kind and time; little-endian.
+    /// Encodes the record: kind, step (three bytes), call, errno or status or PID; or kind and time; little-endian.
     pub fn encode(self) -> [u8; RECORD] {
         if let Record::EndedAt { nanoseconds } = self {
             let [a, b, c, d, e, f, g, h] = nanoseconds.to_le_bytes();
@@ -178,7 +181,7 @@ impl Record {
             Record::Deadline => (6, 0, 0, 0),
             Record::CpuDeadline => (7, 0, 0, 0),
             Record::Terminal => (8, 0, 0, 0),
-            Record::Copied => (9, 0, 0, 0),
+            Record::Copied { pid } => (9, 0, 0, pid),
             Record::Prepared => (10, 0, 0, 0),
             Record::EndedAt { .. } => (11, 0, 0, 0),
         };
@@ -204,7 +207,7 @@ impl Record {
             6 => Ok(Record::Deadline),
             7 => Ok(Record::CpuDeadline),
             8 => Ok(Record::Terminal),
-            9 => Ok(Record::Copied),
+            9 => Ok(Record::Copied { pid: errno }),
             10 => Ok(Record::Prepared),
             11 => Ok(Record::EndedAt { nanoseconds: u64::from_le_bytes([s0, s1, s2, call, n0, n1, n2, n3]) }),
             _ => Err(Malformed),

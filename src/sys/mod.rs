@@ -5,7 +5,7 @@
 //! keeps a pointer. The wrappers have no policy: each does what the manual page of its call says.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -172,9 +172,38 @@ pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
 /// Pid of a process in the PID namespace of the mounted `/proc`, whatever the caller's own PID namespace is. `None` if
 /// the process has been reaped or is not visible in that namespace.
 pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    line.trim().parse().ok().filter(|pid| *pid > 0)
+    find_pid(pidfd).ok().flatten()
+}
+
+/// As [`proc_pid`]. `None` also if no `/proc` is mounted.
+///
+/// # Errors
+/// The refused call.
+pub(crate) fn find_pid(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let info = match std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        info => info?,
+    };
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    Ok(pid.filter(|pid| *pid > 0))
+}
+
+/// Whether a process has begun to exit, or was sent a SIGKILL (`proc_pid_stat(5)`, `proc_pid_status(5)`). `None` if the
+/// mounted `/proc` does not show it.
+pub(crate) fn is_ending(pidfd: BorrowedFd<'_>) -> Option<bool> {
+    const PF_EXITING: u64 = 4;
+    let pid = proc_pid(pidfd)?;
+    let [stat, status] =
+        ["stat", "status"].map(|file| std::fs::read_to_string(format!("/proc/{pid}/{file}")));
+    let (stat, status) = (stat.ok()?, status.ok()?);
+    // The fields after the name: state, ppid, pgrp, session, tty_nr, tpgid, flags.
+    let flags: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()?;
+    let killed = |line: &str| {
+        let pending = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
+        let pending = pending.and_then(|pending| u64::from_str_radix(pending.trim(), 16).ok());
+        pending.is_some_and(|pending| pending & 1 << (libc::SIGKILL - 1) != 0)
+    };
+    Some(flags & PF_EXITING != 0 || status.lines().any(killed))
 }
 
 /// Whether the pidfd refers to a child of another process, or to a process that was reaped. True also if the mounted
@@ -215,6 +244,17 @@ pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: the arguments are numbers.
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// A pidfd of a child of this process; `None` if there is no such child. The PID is not reused before the child is
+/// reaped.
+pub(crate) fn own_child(pid: i32) -> Option<OwnedFd> {
+    pidfd_open(pid).ok().filter(|pidfd| wait_pidfd(pidfd.as_fd(), false, false).is_ok())
+}
+
+/// Shuts down the sending half of a socket (`shutdown(2)`): the peer reads the end of the stream.
+pub(crate) fn shut_down_sending(socket: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
 }
 
 /// Sets the window size of a terminal (`TIOCSWINSZ`, `ioctl_tty(2)`).
@@ -280,10 +320,13 @@ pub(crate) fn recv_with_fd(
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of::<libc::cmsghdr>().saturating_add(size_of::<RawFd>());
     let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+    let mut reset = false;
     let received = loop {
         // SAFETY: `message` points to an iovec and a control buffer that outlive the call.
         match check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) } as libc::c_long) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // The peer has ended without having read all. The kernel says so once, before the records that are left.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset && !reset => reset = true,
             other => break other?,
         }
     };

@@ -61,7 +61,9 @@ impl Child {
 
     /// The process is replaced by its copy, which init has made before it exited.
     pub(crate) fn continues_as(&mut self, copy: OwnedFd) {
-        let _ = sys::wait_pidfd(self.pidfd(), true, true);
+        if sys::wait_pidfd(self.pidfd(), true, true).is_err() {
+            end(self.pidfd());
+        }
         self.init = copy;
     }
 
@@ -134,13 +136,31 @@ impl Child {
         if !self.left {
             self.kill_main();
             if self.joined {
-                // Init sees that the socket is closed, kills and reaps the main process, and exits. If init were killed
+                // Init sees the end of the stream, kills and reaps the main process, and exits. If init were killed
                 // first, a zombie would stay in the task's PID namespace until the host's init reaps it.
-                self.status = None;
+                let _ = self.status().and_then(sys::shut_down_sending);
                 ends_within(self.pidfd(), REAPING);
             }
             end(self.pidfd());
+            if self.joined {
+                self.end_copy();
+            }
             self.left = true;
+        }
+    }
+
+    /// Kills and reaps the copy in which init continued, if this process has not read of it. Init has ended.
+    fn end_copy(&self) {
+        let mut buffer = [0u8; RECORD];
+        while let Ok((n, fd)) = self.status().and_then(|s| sys::recv_with_fd(s, &mut buffer, false)) {
+            match Record::decode(buffer.get(..n).unwrap_or_default()) {
+                Ok(Record::Copied { pid }) => {
+                    let copy = fd.or_else(|| sys::own_child(pid));
+                    copy.into_iter().for_each(|copy| end(copy.as_fd()));
+                }
+                Ok(_) => {}
+                Err(_) => return,
+            }
         }
     }
 

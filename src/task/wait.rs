@@ -14,6 +14,7 @@ use super::undo::both;
 use super::{EndedRoot, Ending, ExitStatus, Lost, Rusage, Task};
 use crate::error::{Error, Result};
 use crate::rootfs::populate::TempRoot;
+use crate::sys;
 
 /// Maximum time to read what is left in the pipes after the last process of the task has ended.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -60,6 +61,9 @@ impl Ending {
         Ok(self.status)
     }
 }
+
+/// How long a look for the end of a task that may be ending takes.
+const MOMENT: Duration = Duration::from_millis(10);
 
 impl Task {
     /// Waits until the main process has ended, kills the remaining processes, and removes the cgroup and the temporary
@@ -195,6 +199,19 @@ impl Task {
             Some(timeout) => self.end_before(Instant::now().checked_add(timeout)),
             None => self.await_end().map(Some),
         }
+    }
+
+    /// Waits for the end of the task if its first process is ending: it has exited or was sent a SIGKILL. At most `time`.
+    pub(crate) fn wait_if_ending(&self, time: Duration) -> Result<()> {
+        let start = Instant::now();
+        // The kernel kills the processes of a cgroup one after the other, so the first process may be the last one.
+        while self.wait_end(Some(MOMENT))?.is_none() && start.elapsed() < time {
+            if start.elapsed() > MOMENT.saturating_mul(5) && sys::is_ending(self.init.as_fd()) == Some(false)
+            {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Kills every process of the task, and removes its cgroup and its temporary root. A drop does the same and ignores

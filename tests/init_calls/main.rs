@@ -98,7 +98,9 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
         }
         (Ended::Executed, None) => Outcome::Passed,
         // A copy continues in place of this process.
-        (Ended::Exited, None) if sample.op.code() == OpCode::CloneInto && !sample.facts.child => {
+        (Ended::Exited, None | Some(Record::Copied { .. }))
+            if sample.op.code() == OpCode::CloneInto && !sample.facts.child =>
+        {
             Outcome::Passed
         }
         // The parent has what it waits for.
@@ -143,6 +145,9 @@ fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
         (OpCode::Ids, "setgroups", "mmap") => true,
         (OpCode::Landlock, "landlock_add_rule", "openat2") => true,
         (OpCode::Find, "statx", "rt_sigprocmask") => true,
+        // The record that the command was found. The record that it runs, and the wait for PID 1.
+        (OpCode::Find, "statx", "sendto") => true,
+        (OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside, "sendto", "sendmsg" | "recvfrom") => true,
         (OpCode::ResetScheduling, "prctl", "prctl") => {
             line.contains("PR_GET_SECUREBITS") && call.shows == ["PR_SET_SECUREBITS"]
         }
@@ -152,16 +157,9 @@ fn stands_for(op: &Op<'_>, line: &str, call: &Call) -> bool {
 
 /// Whether no line prints the call, and its refusal has no effect.
 fn silent(op: &Op<'_>, call: &Call) -> bool {
-    match (op.code(), call.name) {
-        (_, "close") => true,
-        // The record that the command was found.
-        (OpCode::Find, "sendto") => true,
-        (
-            OpCode::Fork | OpCode::ForkOutside | OpCode::ForkInside,
-            "munmap" | "ppoll" | "sendmsg" | "wait4" | "kill" | "clock_gettime",
-        ) => true,
-        _ => false,
-    }
+    let forks = [OpCode::Fork, OpCode::ForkOutside, OpCode::ForkInside].contains(&op.code());
+    let unprinted = ["munmap", "ppoll", "wait4", "kill", "clock_gettime"];
+    call.name == "close" || forks && unprinted.contains(&call.name)
 }
 
 /// Whether the operation forks.

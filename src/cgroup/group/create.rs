@@ -60,7 +60,12 @@ impl Group {
             }
             DirOwner::Operator => {
                 let new = fs::make_parent(kernel, path)?;
-                fs::mark_made(kernel, path, new)?;
+                fs::mark_made(kernel, path, new).inspect_err(|_| {
+                    // Without the mark no task would ever remove it. Fails if another task is in it meanwhile.
+                    if new {
+                        let _ = fs::remove_dir(path);
+                    }
+                })?;
                 if !known && (new || fs::was_made(path)) {
                     self.paths.parents.push(path.clone());
                 }

@@ -191,8 +191,8 @@ fn devices_are_restricted_even_if_no_limits_can_be_set() {
     // Each file is opened only once.
     let expected = r#"
 openat(AT_FDCWD, "/cg/devices/cofferdam/x/devices.deny", O_WRONLY|O_CLOEXEC)
-write("/cg/devices/cofferdam/x/devices.deny", "a")
 openat(AT_FDCWD, "/cg/devices/cofferdam/x/devices.allow", O_WRONLY|O_CLOEXEC)
+write("/cg/devices/cofferdam/x/devices.deny", "a")
 write("/cg/devices/cofferdam/x/devices.allow", "c *:* m")
 write("/cg/devices/cofferdam/x/devices.allow", "b *:* m")
 write("/cg/devices/cofferdam/x/devices.allow", "c 1:3 rwm")

@@ -16,24 +16,28 @@ use crate::step::Kernel;
 /// that the parent cgroup does not allow. The task then lacks that device, which the report notes.
 ///
 /// # Errors
-/// [`Error::Prepare`] with the call, if denying all devices fails.
+/// [`Error::Prepare`] with the call, if denying all devices fails, or if the kernel refuses a rule for another reason. The
+/// leaf then allows what it allowed before.
 pub(in crate::cgroup) fn set(
     kernel: &Kernel,
     leaf: &Path,
     rules: &[DeviceRule],
     report: &mut Report,
 ) -> Result<()> {
-    let deny = leaf.join("devices.deny");
-    write_line(kernel, &deny, &mut open(kernel, &deny)?, "a")?;
-    let allow = leaf.join("devices.allow");
-    let mut file = open(kernel, &allow)?;
+    let [deny, allow] = ["devices.deny", "devices.allow"].map(|name| leaf.join(name));
+    // Both are opened first. Otherwise a task whose device cgroup is optional would have no device at all.
+    let (mut denied, mut allowed) = (open(kernel, &deny)?, open(kernel, &allow)?);
+    write_line(kernel, &deny, &mut denied, "a")?;
     for rule in rules {
-        match write_line(kernel, &allow, &mut file, &rule.to_string()) {
-            Err(Error::Prepare { step, source }) => {
+        match write_line(kernel, &allow, &mut allowed, &rule.to_string()) {
+            Err(Error::Prepare { step, source }) if source.raw_os_error() == Some(libc::EPERM) => {
                 let why = format!("device access {:?} is denied: {step}: {source}", rule.to_string());
                 report.note(Control::DEVICES, why);
             }
-            done => done?,
+            done => done.inspect_err(|_| {
+                // Allows what the parent allows, as before.
+                let _ = write_line(kernel, &allow, &mut allowed, "a");
+            })?,
         }
     }
     Ok(())
@@ -62,7 +66,7 @@ mod tests {
         let kernel = Kernel::recorder();
         set(&kernel, Path::new("/cg/devices/x"), &list, &mut Report::default()).unwrap();
         let lines = kernel.into_lines();
-        assert_eq!(lines[1], "write(\"/cg/devices/x/devices.deny\", \"a\")");
+        assert_eq!(lines[2], "write(\"/cg/devices/x/devices.deny\", \"a\")");
         assert_eq!(lines[3], "write(\"/cg/devices/x/devices.allow\", \"c *:* m\")");
         assert_eq!(lines.last().unwrap(), "write(\"/cg/devices/x/devices.allow\", \"b 7:* r\")");
         assert_eq!(lines.len(), list.len().saturating_add(3));

@@ -1,0 +1,138 @@
+//! The program under test: this binary, started again. It spawns what it is told, and reports the outcome, what it finds
+//! changed in itself, and what is left on the machine.
+
+use std::error::Error as _;
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cofferdam::{Error, Host, Task};
+use serde::{Deserialize, Serialize};
+
+use crate::caller_tools::Snapshot;
+use crate::specs::{self, Spec};
+use crate::tracer::{BEGIN, DONE, END};
+
+/// The outcome of one spawn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The variant of the error, empty if the spawn succeeded.
+    pub kind: String,
+    /// The message of the error.
+    pub message: String,
+    /// The cause of the error.
+    pub cause: String,
+    pub errno: Option<i32>,
+    /// How the task ended.
+    pub status: String,
+    /// The report of the task.
+    pub report: String,
+    /// What differs in the caller.
+    pub touched: Vec<String>,
+    /// What is left on the machine.
+    pub left: Vec<String>,
+}
+
+/// Prefix of the lines that are no output of the test harness.
+pub const PREFIX: &str = "driver: ";
+
+fn say(line: &str) {
+    println!("\n{PREFIX}{line}");
+    io::stdout().flush().unwrap();
+}
+
+fn mark(signal: i32) {
+    // SAFETY: raise(3) takes a number.
+    unsafe { libc::raise(signal) };
+}
+
+/// Reads commands until there are none: `plan N` prints the plan of spec N, `spawn N` spawns it.
+pub fn run(dir: &Path) {
+    let host = Host::probe().unwrap();
+    let specs = specs::all(dir, &host);
+    say("ready");
+    let stdin = io::stdin();
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if stdin.lock().read_line(&mut line).unwrap() == 0 {
+            return;
+        }
+        let (what, number) = line.trim().split_once(' ').unwrap();
+        let spec = &specs[number.parse::<usize>().unwrap()];
+        match what {
+            "plan" => {
+                let plan = spec.sandbox().plan();
+                let text =
+                    plan.map_or_else(|e| format!("{e:?}"), |plan| format!("{plan}# report\n{}", plan.report));
+                say(&serde_json::to_string(&text).unwrap());
+            }
+            "spawn" => {
+                let outcome = attempt(dir, spec);
+                say(&serde_json::to_string(&outcome).unwrap());
+                mark(DONE);
+            }
+            other => panic!("no command {other}"),
+        }
+    }
+}
+
+fn attempt(dir: &Path, spec: &Spec) -> Outcome {
+    let mut outcome = Outcome::default();
+    // The task that another command joins exists before.
+    let running = spec.exec.as_ref().map(|_| spec.sandbox().spawn().unwrap());
+    let files = specs::left(dir);
+    let before = Snapshot::take();
+    mark(BEGIN);
+    let done = match (&running, &spec.exec) {
+        (Some(task), Some(exec)) => task.exec(exec),
+        _ => spec.sandbox().spawn(),
+    };
+    mark(END);
+    match done {
+        Ok(task) => succeeded(task, &mut outcome),
+        Err(error) => failed(&error, &mut outcome),
+    }
+    outcome.touched = touched(&before);
+    if let Some(task) = running {
+        let mut now = specs::left(dir);
+        now.retain(|path| !files.contains(path));
+        outcome.left.extend(now);
+        match task.status() {
+            Ok(None) => {}
+            other => outcome.left.push(format!("the task is not as it was: {other:?}")),
+        }
+        drop(task);
+    }
+    outcome.left.extend(specs::left(dir));
+    outcome
+}
+
+/// What differs in the caller. A worker thread that has done its work may still be about to end.
+fn touched(before: &Snapshot) -> Vec<String> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let differences = before.differences(&Snapshot::take());
+        if differences.is_empty() || Instant::now() > end {
+            return differences;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn succeeded(task: Task, outcome: &mut Outcome) {
+    outcome.report = task.report().to_string();
+    outcome.status = match task.kill().and_then(|()| task.wait()) {
+        Ok(status) => status.to_string(),
+        Err(e) => format!("{e:?}"),
+    };
+}
+
+fn failed(error: &Error, outcome: &mut Outcome) {
+    let kind = format!("{error:?}");
+    outcome.kind = kind.split([' ', '{', '(']).next().unwrap_or_default().to_owned();
+    outcome.message = error.to_string();
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    outcome.cause = source.map(ToString::to_string).unwrap_or_default();
+    outcome.errno = source.and_then(io::Error::raw_os_error);
+}
