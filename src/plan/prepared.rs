@@ -60,15 +60,14 @@ impl Plan {
             match &mut step.op {
                 ParentOp::Cgroup(op) => op.rename(&rename),
                 ParentOp::ExitRecord(path) | ParentOp::Log { path, .. } => rename(path),
-                ParentOp::Hand(handed) => match handed {
+                ParentOp::Hand(
                     Handed::Cgroup(path)
                     | Handed::ExitRecord(path)
                     | Handed::Log(path)
                     | Handed::CpuTime(path)
                     | Handed::Tasks(path)
-                    | Handed::Share(path) => rename(path),
-                    _ => {}
-                },
+                    | Handed::Share(path),
+                ) => rename(path),
                 _ => {}
             }
         }

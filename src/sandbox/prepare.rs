@@ -174,10 +174,9 @@ impl Sandbox {
         let sources = held.iter().map(|source| identify(source.fd(), c"")).collect::<nix::Result<Vec<_>>>();
         let sources = sources.map_err(Error::prepare("statx(sources)"))?;
         let mut mounts = lock(&self.kept.mounts);
-        if let Some(found) = mounts.prepared.iter().find(|prepared| prepared.is_of(&key, &sources)) {
-            if found.is_current() {
-                return Ok(Some(Arc::clone(found)));
-            }
+        let found = mounts.prepared.iter().find(|prepared| prepared.is_of(&key, &sources));
+        if let Some(found) = found.filter(|found| found.is_current()) {
+            return Ok(Some(Arc::clone(found)));
         }
         mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
         if !now && mounts.seen.insert(key.iter().fold(FNV, fnv)) {

@@ -76,8 +76,15 @@ impl Expected {
     /// # Errors
     /// As [`invalid`].
     pub(super) fn command(&self, fd: Option<OwnedFd>, child: &Child) -> Result<Option<OwnedFd>> {
-        let own = |fd: &OwnedFd| !self.traced || sys::is_child(fd.as_fd(), child.pidfd());
-        if self.command && fd.as_ref().is_none_or(own) { Ok(fd) } else { Err(invalid()) }
+        if let (true, Some(fd)) = (self.traced, &fd) {
+            let own = sys::is_child(fd.as_fd(), child.pidfd());
+            let own =
+                own.map_err(Error::prepare("read(\"/proc/PID/stat\"), for the parent of the command"))?;
+            if !own {
+                return Err(invalid());
+            }
+        }
+        if self.command { Ok(fd) } else { Err(invalid()) }
     }
 }
 

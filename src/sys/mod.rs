@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use procfs::FromRead as _;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
@@ -206,24 +205,33 @@ pub(crate) fn is_ending(pidfd: BorrowedFd<'_>) -> Option<bool> {
     Some(flags & PF_EXITING != 0 || status.lines().any(killed))
 }
 
-/// Whether the pidfd refers to a child of another process, or to a process that was reaped. True also if the mounted
-/// `/proc` does not show the process.
-pub(crate) fn is_child(pidfd: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> bool {
-    let shown = || std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok();
+/// Whether the pidfd refers to a child of another process, or to a process that was reaped. True also if no `/proc` is
+/// mounted, or if it does not show the process.
+///
+/// # Errors
+/// The refused call.
+pub(crate) fn is_child(pidfd: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> io::Result<bool> {
+    let shown = || std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
     let pid = |info: &str| -> Option<i32> {
         let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
         line.trim().parse().ok()
     };
-    let Some(info) = shown() else { return true };
-    match pid(&info) {
-        Some(shown_pid @ 1..) => {
-            let stat = procfs::process::Stat::from_file(format!("/proc/{shown_pid}/stat"));
-            let is = stat.map_or(true, |stat| proc_pid(parent).is_none_or(|parent| stat.ppid == parent));
-            // The process may have been reaped meanwhile, and another one have its PID.
-            is || shown().as_deref().and_then(pid) == Some(-1)
+    let info = match shown() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        info => info?,
+    };
+    let Some(shown_pid @ 1..) = pid(&info) else { return Ok(pid(&info) == Some(-1)) };
+    let is = match std::fs::read_to_string(format!("/proc/{shown_pid}/stat")) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => true,
+        // The fields after the name: state, ppid.
+        stat => {
+            let stat = stat?;
+            let of = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+            find_pid(parent)?.is_none_or(|parent| of == Some(parent))
         }
-        reaped => reaped == Some(-1),
-    }
+    };
+    // The process may have been reaped meanwhile, and another one have its PID.
+    Ok(is || pid(&shown()?) == Some(-1))
 }
 
 /// The processes that the mounted `/proc` shows.

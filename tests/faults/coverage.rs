@@ -16,14 +16,14 @@ enum On {
     V1,
     /// As root, with limits on cgroup v2.
     V2,
-    /// In the plan of another command, which is not printed: the specs `exec` and `exec-terminal`. Or for callers that
-    /// may map every id without being privileged, and for a blank cpuset of v1.
+    /// In a plan that is not printed: that of another command (the specs `exec` and `exec-terminal`), and that which
+    /// prepares mounts. Or for callers that may map every id without being privileged, and for a blank cpuset of v1.
     Exec,
 }
 
 /// The operations, and how the titles of their steps begin.
 #[rustfmt::skip]
-const OPERATIONS: [(&str, &str, On); 95] = [
+const OPERATIONS: [(&str, &str, On); 105] = [
     // ---- ParentOp
     ("ExitRecord", "exit record ", On::Every), ("Log", "log ", On::Every),
     ("HoldSources", "open the sources of the root", On::Every), ("TempRoot", "temporary root ", On::Every),
@@ -31,7 +31,7 @@ const OPERATIONS: [(&str, &str, On); 95] = [
     ("Cgroup", "open cgroup ", On::Root), ("Hand", "pass ", On::Every), ("Channel", "create a socket to init", On::Every),
     ("SealSteps", "write the steps of init", On::Every), ("SealInit", "write the program of init", On::Every),
     ("Clone", "clone, and execute init", On::Every), ("IdMaps", "write the id maps", On::User),
-    ("AwaitCommand", "wait until the command runs", On::Every),
+    ("AwaitCommand", "wait until the command runs", On::Every), ("AwaitPrepared", "", On::Exec),
     ("CheckShare", "check again whether CPUs are reserved", On::V1),
     // ---- CgroupOp
     ("RemoveStale", "remove the cgroup ", On::Root), ("Make", "cgroup ", On::Root), ("Reserve", "reserve CPUs ", On::Root),
@@ -40,7 +40,7 @@ const OPERATIONS: [(&str, &str, On); 95] = [
     ("DeviceProgram", "restrict the task to the declared devices", On::V2),
     ("DeviceFiles", "restrict the task to the declared devices", On::V1),
     // ---- Handed
-    ("Stream", "pass standard stream ", On::Every), ("Caller", "pass descriptor ", On::Every),
+    ("Prepared", "", On::Exec), ("Nothing", "", On::Exec), ("Stream", "pass standard stream ", On::Every), ("Caller", "pass descriptor ", On::Every),
     ("CallerPidfd", "pass a pidfd of the caller", On::Every), ("Task", "", On::Exec), ("Cgroup", "", On::Exec),
     ("ExitRecord", "pass exit record ", On::Every), ("Log", "pass log ", On::Every),
     ("LogPipe", "pass a pipe from standard stream ", On::Every), ("Namespace", "pass namespace ", On::Root),
@@ -55,13 +55,15 @@ const OPERATIONS: [(&str, &str, On); 95] = [
     ("Hostname", "host name", On::Every), ("Propagation", "stop mount propagation ", On::Every),
     ("Tree", "open \"", On::User), ("RootTmpfs", "the root is a new tmpfs", On::Every), ("RootBind", "the root is \"", On::Every),
     ("Dir", "directory ", On::Every), ("Bind", "bind ", On::Every), ("Mount", "mount ", On::Every),
-    ("Symlink", "symbolic link ", On::Every), ("Node", "device ", On::Root), ("MaskFile", "mask ", On::Every),
+    ("Symlink", "symbolic link ", On::Every), ("Node", "device ", On::Root), ("MaskSource", "empty directory for masks", On::Every),
+    ("EnterPrepared", "enter a copy of the prepared mounts", On::Root), ("OpenPrepared", "", On::Exec),
+    ("SendPrepared", "", On::Exec), ("EnterRoot", "enter the root", On::Root), ("MaskFile", "mask ", On::Every),
     ("MaskDir", "mask ", On::Every), ("Restrict", "\"", On::Every), ("Seal", "\"", On::Every),
     ("PivotRoot", "switch to the new root", On::Every), ("MoveRoot", "switch to the new root", On::Every),
     ("Rlimit", "resource limit", On::Every), ("Deadline", "deadline of the task", On::Every),
     ("CpuDeadline", "deadline of the task's CPU time", On::Root), ("ExitRecord", "exit record in ", On::Every),
     ("Log", "copy the standard streams to the log ", On::Every), ("Fork", "stay as PID 1, ", On::Every),
-    ("ForkInside", "", On::Exec), ("Bounding", "capability bounding set", On::Every), ("Ids", "set uid, gid and groups", On::Every),
+    ("ForkOutside", "stay outside of a new PID namespace", On::Root), ("Name", "name of the thread ", On::Root), ("ForkInside", "", On::Exec), ("Bounding", "capability bounding set", On::Every), ("Ids", "set uid, gid and groups", On::Every),
     ("Caps", "capabilities", On::Every), ("NoNewPrivs", "no new privileges", On::Every), ("Cwd", "working directory", On::Every),
     ("Umask", "umask", On::Every), ("Terminal", "pseudo-terminal", On::Every),
     ("ControllingTerminal", "controlling terminal", On::Every), ("Exec", "execute the command", On::Every), ("Null", "", On::Exec),

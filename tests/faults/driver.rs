@@ -65,6 +65,8 @@ pub fn run(dir: &Path) {
                 let plan = spec.sandbox().plan();
                 let text =
                     plan.map_or_else(|e| format!("{e:?}"), |plan| format!("{plan}# report\n{}", plan.report));
+                let more = if spec.prepared { specs::ON_PREPARED } else { "" };
+                let text = text.replacen("# release\n", &format!("{}# release\n", more.trim_start()), 1);
                 say(&serde_json::to_string(&text).unwrap());
             }
             "spawn" => {
@@ -79,6 +81,12 @@ pub fn run(dir: &Path) {
 
 fn attempt(dir: &Path, spec: &Spec) -> Outcome {
     let mut outcome = Outcome::default();
+    // Nothing is kept of an earlier spawn.
+    spec.sandbox().release_prepared();
+    if spec.prepared {
+        assert!(spec.sandbox().prepare().unwrap());
+        spec.sandbox().spawn().unwrap().kill().unwrap();
+    }
     // The task that another command joins exists before.
     let running = spec.exec.as_ref().map(|_| spec.sandbox().spawn().unwrap());
     let files = specs::left(dir);

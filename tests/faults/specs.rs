@@ -16,7 +16,22 @@ pub struct Spec {
     pub name: &'static str,
     sandbox: Sandbox,
     pub exec: Option<ExecSpec>,
+    /// Whether the mounts are prepared, and a plan is kept.
+    pub prepared: bool,
 }
+
+/// The steps of init that only a task on prepared mounts has. The printed plan is that of one that makes them itself.
+pub const ON_PREPARED: &str = r#"
+# enter a copy of the prepared mounts
+  setns(prepared mounts, CLONE_NEWNS)
+  unshare(CLONE_NEWNS)
+  openat("/", O_PATH)
+  openat2(root, "/dev", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)
+  openat2(root, "/proc", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)
+  openat2(root, "/sys", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)
+# enter the root
+  chdir("/")
+"#;
 
 impl Spec {
     pub fn sandbox(&self) -> Sandbox {
@@ -95,7 +110,7 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
             .id(format!("faults-{name}"))
             .require(Require::BestEffort)
     };
-    let spec = |name, sandbox| Spec { name, sandbox, exec: None };
+    let spec = |name, sandbox| Spec { name, sandbox, exec: None, prepared: false };
     let size = WindowSize { rows: 24, columns: 80 };
     let mut all = vec![
         spec("full", full(base("full"), dir, host)),
@@ -144,11 +159,27 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
         let cores = host.cgroups.online.iter().take(1).collect();
         let limits = Limits { cores, ..Limits::default() };
         all.push(spec("reserved", base("reserved").limits(limits)));
+        // No process stays.
+        let alone = Policy { state_dir: None, ..policy.clone() };
+        all.push(spec("alone", base("alone").policy(&alone).init(false)));
+        // A process stays outside of the PID namespace.
+        all.push(spec("outside", base("outside").init(false)));
+        let prepared = base("prepared").user("65534:65534").work_dir("/v").volume(Volume {
+            source: dir.join("volume"),
+            target: "/v".into(),
+            ..Volume::default()
+        });
+        all.push(Spec { prepared: true, ..spec("prepared", prepared) });
     }
     let exec = ExecSpec::command("/bin/sleep").args(["600"]).deadline(Duration::from_secs(600));
-    all.push(Spec { name: "exec", sandbox: base("exec"), exec: Some(exec) });
+    all.push(Spec { name: "exec", sandbox: base("exec"), exec: Some(exec), prepared: false });
     let exec = ExecSpec::command("/bin/sleep").args(["600"]).terminal(size);
-    all.push(Spec { name: "exec-terminal", sandbox: base("exec-terminal"), exec: Some(exec) });
+    all.push(Spec {
+        name: "exec-terminal",
+        sandbox: base("exec-terminal"),
+        exec: Some(exec),
+        prepared: false,
+    });
     all
 }
 

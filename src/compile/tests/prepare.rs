@@ -69,10 +69,10 @@ fn every_step_is_in_one_of_the_two(plan: &Plan, common: &Plan, own: &Plan) {
     for title in &prepared {
         assert!(made.any(|made| made == *title), "{title:?} is not prepared");
     }
-    let extra = common.init.len() - prepared.len();
+    let extra = common.init.len().abs_diff(prepared.len());
     let points =
         common.init.iter().filter(|step| matches!(order::op(step), Op::Dir { .. } | Op::Empty { .. }));
-    assert!(extra <= points.count() + 5, "more than mount points is prepared: {common}");
+    assert!(extra <= points.count().saturating_add(5), "more than mount points is prepared: {common}");
     let mut kept = titles(plan, |step| step.phase != Phase::Prepare);
     let mut own = titles(own, |_| true);
     for (titles, begin, end) in [
@@ -81,7 +81,7 @@ fn every_step_is_in_one_of_the_two(plan: &Plan, common: &Plan, own: &Plan) {
     ] {
         let before = titles.len();
         titles.retain(|title| title != begin && title != end);
-        assert_eq!(before - titles.len(), 2, "{begin:?} or {end:?} is missing");
+        assert_eq!(before.abs_diff(titles.len()), 2, "{begin:?} or {end:?} is missing");
     }
     assert_eq!(own, kept);
 }
