@@ -31,8 +31,6 @@ impl Plan {
         let last = self.parent.iter().rposition(|step| matches!(step.op, ParentOp::Hand(_)));
         let hand = Step::of(Control::MOUNT_NS, ParentOp::Hand(Handed::Prepared));
         self.parent.insert(last.map_or(0, |last| last.saturating_add(1)), hand);
-        // The program is kept too.
-        self.parent.retain(|step| step.op != ParentOp::SealInit);
         self.init.retain(|step| step.phase != Phase::Prepare);
         for step in &mut self.init {
             let op = match step.op() {

@@ -21,7 +21,7 @@ use crate::sys::mountinfo::Mount;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     namespace: OwnedFd,
-    init: OwnedFd,
+    init: Option<OwnedFd>,
     key: Vec<u8>,
     sources: Vec<FileId>,
     table: Mutex<MountTable>,
@@ -31,7 +31,7 @@ impl Prepared {
     /// Keeps a namespace and the program init. `key` and `sources` are those of the plan that made the namespace, and `table`
     /// was read before it was made.
     pub(crate) fn new(
-        (namespace, init): (OwnedFd, OwnedFd),
+        (namespace, init): (OwnedFd, Option<OwnedFd>),
         key: Vec<u8>,
         sources: Vec<FileId>,
         table: MountTable,
@@ -44,9 +44,9 @@ impl Prepared {
         self.namespace.as_fd()
     }
 
-    /// The program init.
-    pub(crate) fn init(&self) -> BorrowedFd<'_> {
-        self.init.as_fd()
+    /// The program init, if it is in a sealed memfd.
+    pub(crate) fn init(&self) -> Option<BorrowedFd<'_>> {
+        self.init.as_ref().map(AsFd::as_fd)
     }
 
     /// Whether a plan with this key and these sources would make the same mounts.

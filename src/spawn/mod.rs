@@ -37,6 +37,9 @@ use listen::{DIED, Heard, let_continue, listen, was_killed};
 /// The static program init.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
+/// Name of its memfd, which a task sees in `/proc/1/exe`.
+const INIT_NAME: &std::ffi::CStr = c"cofferdam-init";
+
 /// Inputs of the steps.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Given<'a> {
@@ -60,8 +63,8 @@ pub(crate) struct Given<'a> {
 pub(crate) struct Ready<'a> {
     /// The prepared mount namespace that the task enters a copy of.
     pub mounts: BorrowedFd<'a>,
-    /// The program init, which no process can write to.
-    pub init: BorrowedFd<'a>,
+    /// The program init in a sealed memfd, if the host can execute one. Tasks share it, so no process may ever write to it.
+    pub init: Option<BorrowedFd<'a>>,
 }
 
 /// Maximum number of retries after the kernel killed init right after the clone.
@@ -90,10 +93,10 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
 ///
 /// # Errors
 /// The refused step. Everything created is removed.
-pub(crate) fn prepare(plan: &Plan, survey: &Survey) -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn prepare(plan: &Plan, survey: &Survey) -> Result<(OwnedFd, Option<OwnedFd>)> {
     let mut run = Run::new(plan, Given { survey: Some(survey), ..Given::default() });
     run.attempt(&plan.parent)?;
-    let init = init_program(&ParentOp::SealInit.call())?;
+    let init = sys::sealed_memfd(INIT_NAME, INIT, true).ok();
     let mounts = run.attempt.prepared.take();
     mounts.map(|mounts| (mounts, init)).ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))
 }
@@ -241,6 +244,8 @@ impl<'a> Run<'a> {
                 let sealed = sys::sealed_memfd(c"cofferdam-plan", &program, false);
                 self.attempt.steps = Some(sealed.map_err(refused)?);
             }
+            // It was sealed when the mounts were prepared.
+            ParentOp::SealInit if self.kept_init().is_some() => {}
             ParentOp::SealInit => self.attempt.init = Some(init_program(&step.op.call())?),
             ParentOp::Clone { namespaces, into_cgroup } => self.clone(*namespaces, *into_cgroup, &step.op)?,
             ParentOp::IdMaps(maps) => {
@@ -297,7 +302,7 @@ impl<'a> Run<'a> {
         let (handed, channel, steps, init) =
             (std::mem::take(handed), channel.take(), steps.take(), init.take());
         let missing = || Error::Prepare { step: op.call(), source: Errno::EBADF.into() };
-        let kept = self.given.ready.map(|ready| ready.init);
+        let kept = self.kept_init();
         let (Some((ours, theirs)), Some(steps)) = (channel, steps) else { return Err(missing()) };
         let program = init.as_ref().map(AsFd::as_fd).or(kept).ok_or_else(missing)?;
         let number = |fd: &OwnedFd| CString::new(fd.as_raw_fd().to_string()).unwrap_or_default();
@@ -333,6 +338,11 @@ impl<'a> Run<'a> {
                 .map_err(Error::prepare(map_call(file, text)))?;
         }
         let_continue(child)
+    }
+
+    /// The program init, if it was kept for all tasks of the sandbox.
+    fn kept_init(&self) -> Option<BorrowedFd<'a>> {
+        self.given.ready.and_then(|ready| ready.init)
     }
 
     /// Opens a descriptor for init. `None` if it is not needed.
@@ -475,7 +485,7 @@ fn callers(fd: RawFd) -> Result<OwnedFd> {
 /// Opens init for execution: a sealed memfd, or an unlinked file without a writable descriptor if memfds may not be
 /// executed (`vm.memfd_noexec` = 2, Linux 6.3).
 fn init_program(call: &str) -> Result<OwnedFd> {
-    match sys::sealed_memfd(c"cofferdam-init", INIT, true) {
+    match sys::sealed_memfd(INIT_NAME, INIT, true) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => unlinked_init().map_err(Error::prepare(
             "openat(temporary directory, O_TMPFILE), because vm.memfd_noexec=2 forbids executable memfds",
         )),
