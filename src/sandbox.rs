@@ -22,7 +22,8 @@ mod build;
 mod enter;
 mod prepare;
 
-/// A spec under a policy, with builder methods for its fields. It can be spawned any number of times.
+/// A spec under a policy, with builder methods for its fields. It can be spawned any number of times. Keep it, or a clone of
+/// it, for the next spawn: from the second one on, mounts that every task needs are [prepared](Sandbox::prepare).
 ///
 /// ```no_run
 /// use cofferdam::{Control, Sandbox, Stdio};

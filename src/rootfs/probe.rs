@@ -11,7 +11,7 @@ use nix::sys::stat::{FileStat, Mode, fstatat};
 
 use super::FileKind;
 use super::directory::DIR_NOFOLLOW;
-use crate::sys::fs::{self, Dirents};
+use crate::sys::fs::{self, Dirents, FileId};
 
 /// Files and directories of the kernel that are masked in every sandbox, if the host has them.
 pub(crate) const MASKED: [&str; 14] = [
@@ -59,7 +59,7 @@ pub(crate) struct Owner {
 }
 
 /// Type, owner and device of a file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
     pub kind: FileKind,
     pub owner: Owner,
@@ -86,6 +86,11 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<Look>> {
 impl Look {
     pub(crate) fn of(st: &FileStat) -> Look {
         look_at(st.st_mode, (st.st_uid, st.st_gid), st.st_rdev)
+    }
+
+    pub(crate) fn of_id(id: &FileId) -> Look {
+        let (major, minor) = id.node;
+        look_at(id.mode, id.owner, libc::makedev(major, minor))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::ns::Network;
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
 use crate::rootfs::prepared::{MountTable, Prepared};
+use crate::rootfs::probe::Look;
 use crate::rootfs::source::HostFile;
 use crate::spawn::{self, Ready};
 use crate::step::wire::{FNV, fnv};
@@ -140,13 +141,13 @@ impl Sandbox {
     /// what cannot be checked quickly.
     pub(super) fn keep(&self, plan: &Plan, host: &Host, survey: &Survey) -> Option<Arc<KeptPlan>> {
         let prepared = self.prepared_for(plan, host, survey, false).ok()??;
-        let looked = survey.kinds.keys().chain(&survey.looked).collect::<BTreeSet<_>>();
-        let paths = looked.into_iter().map(|path| Some((path.clone(), identity(path).ok()?)));
-        let paths = paths.collect::<Option<Vec<_>>>()?;
-        let plan = plan.clone().on_prepared();
+        let paths = surveyed(survey);
+        let checked = paths.is_some();
+        let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
         let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths });
         let spec = &self.spec;
-        let checked = survey.unseen.is_empty()
+        let checked = checked
+            && survey.unseen.is_empty()
             && survey.skip.is_empty()
             && spec.dns.is_none()
             && !matches!(spec.network, Network::Path(_))
@@ -178,8 +179,9 @@ impl Sandbox {
         if let Some(found) = found.filter(|found| found.is_current()) {
             return Ok(Some(Arc::clone(found)));
         }
+        let again = now || found.is_some();
         mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
-        if !now && mounts.seen.insert(key.iter().fold(FNV, fnv)) {
+        if !again && mounts.seen.insert(key.iter().fold(FNV, fnv)) {
             if mounts.seen.len() > SEEN {
                 mounts.seen.clear();
             }
@@ -197,6 +199,23 @@ impl Sandbox {
         mounts.prepared.push(Arc::clone(&prepared));
         Ok(Some(prepared))
     }
+}
+
+/// The paths that a survey has examined, with what they lead to. `None` if one of them has changed since.
+fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
+    let looked = survey.kinds.keys().chain(&survey.looked).collect::<BTreeSet<_>>();
+    let one = |path: &PathBuf| {
+        let now = identity(path).ok()?;
+        let same = match survey.sources.get(path) {
+            Some(source) => {
+                let held = identify(source.fd(), c"").ok()?;
+                now == Some(held) && Look::of_id(&held) == source.look
+            }
+            None => now.map(|id| Look::of_id(&id).kind) == survey.kind(path),
+        };
+        same.then(|| (path.clone(), now))
+    };
+    looked.into_iter().map(one).collect()
 }
 
 /// The identity of the file that `path` leads to, symbolic links followed. `None` if there is none.

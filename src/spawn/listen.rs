@@ -197,7 +197,7 @@ pub(crate) fn joined_too_late(error: &Error) -> bool {
     match source.raw_os_error() {
         Some(libc::EPERM) => step.starts_with("setns"),
         // The child that init has forked into the namespace is gone.
-        Some(libc::EPIPE) => step.starts_with("sendto(the child"),
+        Some(libc::EPIPE | libc::ECONNRESET) => step.starts_with("sendto(the child"),
         errno => step == DIED || matches!(errno, Some(libc::ESRCH | libc::ENOMEM)),
     }
 }

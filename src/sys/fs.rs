@@ -193,10 +193,11 @@ pub(crate) struct FileId {
     /// `None` on kernels before 5.8.
     mount: Option<u64>,
     /// Type and permissions.
-    mode: u16,
-    owner: (u32, u32),
-    /// The numbers of a device node.
-    node: (u32, u32),
+    pub(crate) mode: u32,
+    /// User and group id.
+    pub(crate) owner: (u32, u32),
+    /// Major and minor number of a device node.
+    pub(crate) node: (u32, u32),
 }
 
 /// Identifies the file at `path`, symbolic links followed. An empty path is `fd` itself.
@@ -206,7 +207,7 @@ pub(crate) fn identify(fd: BorrowedFd<'_>, path: &CStr) -> nix::Result<FileId> {
         device: (st.stx_dev_major, st.stx_dev_minor),
         inode: st.stx_ino,
         mount: (st.stx_mask & libc::STATX_MNT_ID != 0).then_some(st.stx_mnt_id),
-        mode: st.stx_mode,
+        mode: st.stx_mode.into(),
         owner: (st.stx_uid, st.stx_gid),
         node: (st.stx_rdev_major, st.stx_rdev_minor),
     })
