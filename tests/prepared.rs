@@ -203,7 +203,7 @@ fn prepared_mounts_follow_the_mounts_of_the_host() {
         bind(&path("other"), &path("source"));
         assert!(spawned(&look).starts_with("other"));
         fs::remove_file(path("other/name")).unwrap();
-        assert!(spawned(&look).starts_with("cat: /data/name"));
+        assert!(spawned(&look).starts_with("cat:"));
         umount2(&path("source"), MntFlags::MNT_DETACH).unwrap();
         // The source is gone.
         fs::rename(path("source"), path("gone")).unwrap();
