@@ -60,6 +60,8 @@ fn caller_entry() {
         }
         "few descriptors" => few_descriptors(),
         "another cwd" => {
+            // Before the thread takes its own.
+            let before = Snapshot::take();
             // Of a thread with a working directory, a root and a umask of its own.
             let thread = std::thread::spawn(|| {
                 call!(libc::SYS_unshare, libc::CLONE_FS).unwrap();
@@ -67,7 +69,6 @@ fn caller_entry() {
                 call!(libc::SYS_umask, 0o77).unwrap();
                 every_outcome();
             });
-            let before = Snapshot::take();
             thread.join().unwrap();
             let after = Snapshot::take();
             assert_eq!(
@@ -167,7 +168,8 @@ fn every_outcome() {
     untouched("Prepare", || {
         let policy = Policy { temp_dir: Some("/proc".into()), ..Policy::default() };
         let failed = Sandbox::command("/bin/true").policy(&policy).root(root.clone()).spawn();
-        assert!(matches!(failed, Err(Error::Prepare { .. })), "{failed:?}");
+        // Spec if /proc is mounted noexec.
+        assert!(matches!(failed, Err(Error::Prepare { .. } | Error::Spec { .. })), "{failed:?}");
     });
     untouched("Unsupported", || {
         let policy = Policy { no_pivot_root: true, require: Some(Require::Full), ..Policy::default() };
@@ -266,7 +268,10 @@ fn spawn_with_any_outcome_leaves_every_kind_of_caller_as_it_was() {
 fn snapshot_shows_a_change() {
     let thread = std::thread::spawn(|| {
         let before = Snapshot::take();
-        assert_eq!(before.differences(&Snapshot::take()), Vec::<String>::new());
+        let mut found = before.differences(&Snapshot::take());
+        // Other tests of this binary start and end meanwhile.
+        found.retain(|line| !line.contains("hreads:"));
+        assert_eq!(found, Vec::<String>::new());
         let fd: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         call!(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 99_999).unwrap();
         call!(libc::SYS_unshare, libc::CLONE_FS).unwrap();
