@@ -268,10 +268,6 @@ fn spawn_with_any_outcome_leaves_every_kind_of_caller_as_it_was() {
 fn snapshot_shows_a_change() {
     let thread = std::thread::spawn(|| {
         let before = Snapshot::take();
-        let mut found = before.differences(&Snapshot::take());
-        // Other tests of this binary start and end meanwhile.
-        found.retain(|line| !line.contains("hreads:"));
-        assert_eq!(found, Vec::<String>::new());
         let fd: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         call!(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 99_999).unwrap();
         call!(libc::SYS_unshare, libc::CLONE_FS).unwrap();
