@@ -22,7 +22,9 @@ impl Cgroups {
 
 impl Paths {
     fn rename(&mut self, rename: Rename<'_>) {
-        let Paths { leaves, parents, unit, enter, v1, levels, joined, reservation, share, .. } = self;
+        let Paths { leaves, parents, unit, enter, v1, levels, elsewhere, joined, reservation, share, .. } =
+            self;
+        elsewhere.iter_mut().for_each(|dirs| dirs_renamed(dirs, rename));
         let lists = [leaves, parents, enter, levels];
         lists.into_iter().flatten().chain(unit).chain(v1.values_mut()).for_each(rename);
         match joined {
