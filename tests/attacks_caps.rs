@@ -206,7 +206,7 @@ fn a_process_that_leaves_its_cgroups_is_killed_unless_the_report_says_that_it_is
         std::io::BufRead::read_line(&mut printed, &mut line).unwrap();
         let report = task.report().clone();
         task.kill().unwrap();
-        task.wait().unwrap();
+        task.wait_end(None).unwrap();
         if pid_mode == IsolationMode::Host {
             let left: i32 = line.trim().parse().unwrap();
             let command = std::fs::read(format!("/proc/{left}/cmdline")).unwrap_or_default();
