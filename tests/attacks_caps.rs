@@ -197,6 +197,12 @@ fn a_process_that_leaves_its_cgroups_is_killed_unless_the_report_says_that_it_is
     }
     let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
     for pid_mode in [IsolationMode::Private, IsolationMode::Host] {
+        if pid_mode == IsolationMode::Host && common::emulated() {
+            common::skip::note(
+                "the process stays in the hierarchies of several controllers there, and its end is not found",
+            );
+            continue;
+        }
         let sandbox = common::shell(LEAVE).user("root").policy(&policy).cap_add("sys_admin");
         let sandbox = sandbox.pid_mode(pid_mode).require(cofferdam::Require::BestEffort);
         let task =
