@@ -172,7 +172,6 @@ impl MustHold {
 
 impl Plan {
     /// The descriptors that the parent hands to init, by index.
-    #[cfg(test)]
     pub(crate) fn handed(&self) -> impl Iterator<Item = &crate::step::Handed> {
         self.parent.iter().filter_map(|step| match &step.op {
             ParentOp::Hand(handed) => Some(handed),
@@ -241,13 +240,6 @@ impl Plan {
     /// The step of init with this index.
     pub(crate) fn init_step(&self, step: u32) -> Option<&InitStep> {
         self.init.get(usize::try_from(step).ok()?)
-    }
-
-    /// Whether a process of init's program stays beside the command.
-    pub(crate) fn has_pid1(&self) -> bool {
-        self.init.iter().any(|step| {
-            matches!(step.op(), Some(Op::Fork { .. } | Op::ForkOutside { .. } | Op::ForkInside { .. }))
-        })
     }
 
     /// The printed line of a call of init, for an error.

@@ -14,7 +14,7 @@ impl Plan {
     /// This plan without the steps that have run once for all tasks of the sandbox: init enters a copy of the prepared
     /// mount namespace in place of making those mounts.
     pub(crate) fn on_prepared(mut self) -> Plan {
-        let of_prepare: BTreeSet<u32> = self.prepare_steps().filter_map(|step| tree(&step.op()?)).collect();
+        let of_prepare = self.prepare_trees();
         let mut count = 0u32;
         for step in &mut self.parent {
             match &mut step.op {
@@ -43,9 +43,10 @@ impl Plan {
         self
     }
 
-    /// The steps that run once for all tasks of the sandbox.
-    fn prepare_steps(&self) -> impl Iterator<Item = &InitStep> {
-        self.init.iter().filter(|step| step.phase == Phase::Prepare)
+    /// The indices of the mount trees that are attached once for all tasks of the sandbox.
+    fn prepare_trees(&self) -> BTreeSet<u32> {
+        let steps = self.init.iter().filter(|step| step.phase == Phase::Prepare);
+        steps.filter_map(|step| tree(&step.op()?)).collect()
     }
 
     /// This plan for a task of another name.
@@ -70,45 +71,31 @@ impl Plan {
             }
         }
         for step in &mut plan.init {
+            let Some(mut op) = step.op() else { continue };
             // Paths that are only printed.
-            let renamed_op = match step.op() {
-                Some(Op::Enter { fd, path, may_be_absent }) => {
-                    let path = renamed(&to_path(path), &old, id);
-                    InitOp::new(Op::Enter { fd, path: step::path(&path), may_be_absent })
-                }
-                Some(Op::ExitRecord { fd, path }) => {
-                    let path = renamed(&to_path(path), &old, id);
-                    InitOp::new(Op::ExitRecord { fd, path: step::path(&path) })
-                }
-                Some(Op::Log { fd, stdout, stderr, path }) => {
-                    let path = renamed(&to_path(path), &old, id);
-                    InitOp::new(Op::Log { fd, stdout, stderr, path: step::path(&path) })
-                }
-                Some(Op::CpuDeadline { nanoseconds, processors, unit, fd, path }) => {
-                    let path = renamed(&to_path(path), &old, id);
-                    let path = step::path(&path);
-                    InitOp::new(Op::CpuDeadline { nanoseconds, processors, unit, fd, path })
-                }
-                _ => continue,
+            let (Op::Enter { path, .. }
+            | Op::ExitRecord { path, .. }
+            | Op::Log { path, .. }
+            | Op::CpuDeadline { path, .. }) = &mut op
+            else {
+                continue;
             };
-            step.op = renamed_op;
+            let new = renamed(&to_path(*path), &old, id);
+            *path = step::path(&new);
+            step.op = InitOp::new(op);
         }
         plan
     }
 
     /// The sources of the host that are bound once for all tasks of the sandbox.
     pub(crate) fn prepare_sources(&self) -> impl Iterator<Item = &Path> {
-        let of_prepare: BTreeSet<u32> = self.prepare_steps().filter_map(|step| tree(&step.op()?)).collect();
-        let handed = self.parent.iter().filter_map(|step| match &step.op {
-            ParentOp::Hand(handed) => Some(handed),
-            _ => None,
-        });
-        handed.zip(0..).filter(move |(_, index)| of_prepare.contains(index)).filter_map(|(handed, _)| {
-            match handed {
+        let of_prepare = self.prepare_trees();
+        self.handed().zip(0..).filter(move |(_, index)| of_prepare.contains(index)).filter_map(
+            |(handed, _)| match handed {
                 Handed::Tree { source, .. } => Some(source.as_path()),
                 _ => None,
-            }
-        })
+            },
+        )
     }
 
     /// What the prepared mounts are made of: two plans with the same bytes here, and the same sources, can have the same

@@ -141,18 +141,17 @@ impl Sandbox {
     /// what cannot be checked quickly.
     pub(super) fn keep(&self, plan: &Plan, host: &Host, survey: &Survey) -> Option<Arc<KeptPlan>> {
         let prepared = self.prepared_for(plan, host, survey, false).ok()??;
-        let paths = surveyed(survey);
-        let checked = paths.is_some();
-        let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
-        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths });
         let spec = &self.spec;
-        let checked = checked
-            && survey.unseen.is_empty()
+        let quick = survey.unseen.is_empty()
             && survey.skip.is_empty()
             && spec.dns.is_none()
             && !matches!(spec.network, Network::Path(_))
             && self.host.is_some();
-        if checked {
+        let paths = if quick { surveyed(survey) } else { None };
+        let holds = paths.is_some();
+        let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
+        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths });
+        if holds {
             *lock(&self.kept.plan) = Some(Arc::clone(&kept));
         }
         Some(kept)

@@ -44,6 +44,11 @@ impl Expected {
         expected
     }
 
+    /// Whether a process of init's program stays beside the command.
+    pub(super) fn stays(&self) -> bool {
+        self.command
+    }
+
     /// The pidfd of the copy in which init continues.
     ///
     /// # Errors

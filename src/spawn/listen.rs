@@ -48,7 +48,7 @@ pub(super) fn listen(
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec. A process of init that stays has
             // the stream open.
-            return if ready && !plan.has_pid1() && was_executed(child) {
+            return if ready && !expected.stays() && was_executed(child) {
                 Ok(Heard::Runs(terminal))
             } else {
                 Err(init_died(child))

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use procfs::FromRead as _;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
@@ -179,24 +180,36 @@ pub(crate) fn proc_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
 /// # Errors
 /// The refused call.
 pub(crate) fn find_pid(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    Ok(shown_pid(pidfd)?.filter(|pid| *pid > 0))
+}
+
+/// The PID that the mounted `/proc` shows for a pidfd: -1 for a process that was reaped, 0 for one that it does not show.
+/// `None` if no `/proc` is mounted.
+fn shown_pid(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let info = match std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         info => info?,
     };
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    Ok(pid.filter(|pid| *pid > 0))
+    Ok(Some(pid.unwrap_or(0)))
+}
+
+/// The state of a process (`proc_pid_stat(5)`). procfs parses it, but reads it with errors that lack the errno.
+///
+/// # Errors
+/// The refused call; `ENOENT` or `ESRCH` if there is no such process.
+pub(crate) fn stat(pid: i32) -> io::Result<procfs::process::Stat> {
+    let text = std::fs::read(format!("/proc/{pid}/stat"))?;
+    procfs::process::Stat::from_read(text.as_slice()).map_err(|e| io::Error::other(e.to_string()))
 }
 
 /// Whether a process has begun to exit, or was sent a SIGKILL (`proc_pid_stat(5)`, `proc_pid_status(5)`). `None` if the
 /// mounted `/proc` does not show it.
 pub(crate) fn is_ending(pidfd: BorrowedFd<'_>) -> Option<bool> {
-    const PF_EXITING: u64 = 4;
+    const PF_EXITING: u32 = 4;
     let pid = proc_pid(pidfd)?;
-    let [stat, status] =
-        ["stat", "status"].map(|file| std::fs::read_to_string(format!("/proc/{pid}/{file}")));
-    let (stat, status) = (stat.ok()?, status.ok()?);
-    // The fields after the name: state, ppid, pgrp, session, tty_nr, tpgid, flags.
-    let flags: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()?;
+    let flags = stat(pid).ok()?.flags;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let killed = |line: &str| {
         let pending = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
         let pending = pending.and_then(|pending| u64::from_str_radix(pending.trim(), 16).ok());
@@ -211,27 +224,20 @@ pub(crate) fn is_ending(pidfd: BorrowedFd<'_>) -> Option<bool> {
 /// # Errors
 /// The refused call.
 pub(crate) fn is_child(pidfd: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> io::Result<bool> {
-    let shown = || std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
-    let pid = |info: &str| -> Option<i32> {
-        let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-        line.trim().parse().ok()
+    let pid = match shown_pid(pidfd)? {
+        None => return Ok(true),
+        Some(pid @ 1..) => pid,
+        Some(gone) => return Ok(gone == -1),
     };
-    let info = match shown() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
-        info => info?,
-    };
-    let Some(shown_pid @ 1..) = pid(&info) else { return Ok(pid(&info) == Some(-1)) };
-    let is = match std::fs::read_to_string(format!("/proc/{shown_pid}/stat")) {
+    let is = match stat(pid) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => true,
-        // The fields after the name: state, ppid.
         stat => {
-            let stat = stat?;
-            let of = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-            find_pid(parent)?.is_none_or(|parent| of == Some(parent))
+            let ppid = stat?.ppid;
+            find_pid(parent)?.is_none_or(|parent| ppid == parent)
         }
     };
     // The process may have been reaped meanwhile, and another one have its PID.
-    Ok(is || pid(&shown()?) == Some(-1))
+    Ok(is || shown_pid(pidfd)? == Some(-1))
 }
 
 /// The processes that the mounted `/proc` shows.

@@ -71,8 +71,8 @@ fn descendants(first: i32) -> io::Result<BTreeSet<i32>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for pid in sys::proc_pids()? {
         // A process that has ended meanwhile has no file.
-        if let Some(parent) = parent(pid) {
-            children.entry(parent).or_default().push(pid);
+        if let Ok(stat) = sys::stat(pid) {
+            children.entry(stat.ppid).or_default().push(pid);
         }
     }
     let mut found = BTreeSet::new();
@@ -83,10 +83,4 @@ fn descendants(first: i32) -> io::Result<BTreeSet<i32>> {
         }
     }
     Ok(found)
-}
-
-/// The parent of a process (`proc_pid_stat(5)`).
-fn parent(pid: i32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }

@@ -102,10 +102,9 @@ pub(crate) struct RootRequest<'a> {
 }
 
 /// The mounts of a root that a list of steps makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// All mounts, for one task.
-    #[default]
     Whole,
     /// The mounts that are the same for every task of the sandbox, and a mount point for each other mount. They are made in
     /// the prepared mount namespace.

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
-use procfs::FromRead as _;
 
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
@@ -279,7 +278,7 @@ const DETACHED: &str = "detached";
 
 /// A living process, as text that no other process has: PID, start time, and boot.
 fn identity(pid: i32) -> Option<String> {
-    let stat = procfs::process::Stat::from_file(format!("/proc/{pid}/stat")).ok()?;
+    let stat = crate::sys::stat(pid).ok()?;
     // A zombie, which its parent has not reaped, runs no more.
     let start = Some(stat.starttime).filter(|_| !matches!(stat.state, 'Z' | 'X'))?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
