@@ -48,7 +48,7 @@ pub(super) fn listen(
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec. A process of init that stays has
             // the stream open.
-            return if ready && !expected.stays() && was_executed(child) {
+            return if ready && !expected.stays() && was_executed(child)? {
                 Ok(Heard::Runs(terminal))
             } else {
                 Err(init_died(child))
@@ -164,18 +164,25 @@ fn child_died(status: ExitStatus) -> Error {
 }
 
 /// Whether a process without a parent that stays has executed the command. It has closed the socket, which it does at the
-/// exec, and at its end if it has executed nothing. Without a `/proc` it is taken to have executed the command.
-fn was_executed(child: &Child) -> bool {
-    let Some(pid) = sys::proc_pid(child.pidfd()) else { return true };
+/// exec, and at its end if it has executed nothing. Without a `/proc` that shows the process it is taken to have executed
+/// the command.
+///
+/// # Errors
+/// The refused call.
+fn was_executed(child: &Child) -> Result<bool> {
+    let pid = sys::find_pid(child.pidfd()).map_err(Error::prepare("read(\"/proc/self/fdinfo/PIDFD\")"))?;
+    let Some(pid) = pid else { return Ok(true) };
     loop {
         // The process is not reaped, so it has its name as long as it has ended.
-        let ended = sys::has_ended(child.pidfd()).unwrap_or(true);
+        let ended = sys::has_ended(child.pidfd()).map_err(Error::prepare("poll(pidfd)"))?;
         match std::fs::read(format!("/proc/{pid}/comm")) {
             Ok(name) if name.strip_suffix(b"\n") == Some(UNEXECUTED) => {}
-            _ => return true,
+            Ok(_) => return Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(true),
+            Err(e) => return Err(Error::prepare("read(\"/proc/PID/comm\")")(e)),
         }
         if ended {
-            return false;
+            return Ok(false);
         }
         // The kernel changes the name after it has closed the socket.
         std::thread::sleep(Duration::from_micros(50));

@@ -233,10 +233,12 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
 }
 
 /// Steps of the caller that no line of a plan prints, beside the sources that are opened while the plan is compiled.
-const OUTSIDE: [&str; 5] = [
+const OUTSIDE: [&str; 7] = [
     "recvmsg(status)",
     "sendto(status)",
     "read(\"/proc/self/fdinfo/PIDFD\")",
+    "read(\"/proc/PID/comm\")",
+    "poll(pidfd)",
     "decode the plan",
     "fcntl(pidfd, F_DUPFD_CLOEXEC)",
 ];
@@ -309,7 +311,7 @@ fn stands_for(call: &Call, message: &str) -> bool {
         "wait for the command, which may be stopped or frozen" => &["poll"],
         "write" if message.starts_with("write(it, random name") => &["openat", "read", "fchmod", "fcntl"],
         "write" if message.starts_with("write(\"/proc/PID/") => &["openat"],
-        "read" if message.starts_with("read(\"/proc/self/fdinfo") => &["openat"],
+        "read" if message.starts_with("read(\"/proc/") => &["openat"],
         // A file is opened and read.
         "openat" | "openat2" if call.role == Role::Parent => &["read", "newfstatat", "fcntl", "openat"],
         // The new directory is opened and locked.
