@@ -11,9 +11,9 @@
 //! PID 1, the process that stays is outside of the PID namespace ([`fork_outside`]). A process that enters a running task
 //! forks in a similar way ([`fork_inside`]). In this file the process that stays is called PID 1 in all four cases.
 //!
-//! The child waits until PID 1 has given up its descriptors, ids, capabilities, bounding set and the plan. So PID 1
-//! never has more privileges than the task: a task that takes control of PID 1 gains no privilege and finds no secret
-//! in its memory. Only the process outside of the PID namespace, which the task cannot see, keeps `CAP_KILL`: the task may
+//! Before the child executes the command, it waits until PID 1 has given up its descriptors, ids, capabilities, bounding
+//! set and the plan ([`await_parent`]). So PID 1 never has more privileges than the task: a task that takes control of
+//! PID 1 gains no privilege and finds no secret in its memory. Until then the child goes on with its own steps. Only the process outside of the PID namespace, which the task cannot see, keeps `CAP_KILL`: the task may
 //! have any user, and the end of the process that stays does not end the namespace.
 
 use crate::arch::{self, nr};
@@ -42,11 +42,11 @@ pub struct Left {
     pub last: u32,
 }
 
-/// Forks. In the child, returns after PID 1 has given up its privileges. In PID 1, reaps until the task ends and does
-/// not return, unless a call is refused before the child continues.
+/// Forks. Returns in the child. In PID 1, reaps until the task ends and does not return, unless a call is refused before
+/// the child may execute the command.
 pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
     match fork(init, caller, &mut NextCall::from(0))? {
-        Forked::Child => await_parent(init),
+        Forked::Child => Ok(()),
         Forked::Parent(parent) => {
             parent.close_others(init, 3)?;
             drop_bounding(0, left.last, 4)?;
@@ -68,8 +68,7 @@ pub fn fork_outside(init: &mut Init, caller: u32, left: Left) -> Done {
     match fork(init, caller, &mut NextCall::from(2))? {
         Forked::Child => {
             // The session of the parent is outside of the namespace: getsid(2) would return 0.
-            sys::setsid().at(5)?;
-            await_parent(init)
+            sys::setsid().at(5)
         }
         Forked::Parent(parent) => {
             parent.close_others(init, 6)?;
@@ -90,9 +89,8 @@ pub fn fork_outside(init: &mut Init, caller: u32, left: Left) -> Done {
 pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
     match fork(init, caller, &mut NextCall::from(0))? {
         Forked::Child => {
-            // The parent lives at that time, because it sends the byte later.
-            sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(3)?;
-            await_parent(init)
+            // If the parent has ended before, the child ends when it waits for the parent's byte.
+            sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(3).map(drop)
         }
         Forked::Parent(parent) => {
             parent.close_others(init, 4)?;
@@ -147,8 +145,8 @@ fn fork(init: &mut Init, caller: u32, next: &mut NextCall) -> Result<Forked, Cal
 }
 
 /// Waits until the parent has given up its privileges.
-fn await_parent(init: &Init) -> Done {
-    match sys::recv(init.pid1, &mut [0u8; 1]).at(LAST_CALL)? {
+pub fn await_parent(init: &Init) -> Done {
+    match sys::recv(init.pid1, &mut [0u8; 1]).at(0)? {
         // The parent has ended, and has reported why.
         0 => sys::exit(FAILED),
         _ => Ok(()),

@@ -207,6 +207,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::ControllingTerminal {} => terminal::control(),
         Op::Name { name } => sys::set_name(name).at(0),
         Op::Find { candidates } => find_command(init, candidates),
+        Op::AwaitPid1 {} => reap::await_parent(init),
         Op::Exec { .. } => exec_command(init),
     }
 }
@@ -326,8 +327,8 @@ fn write_oom_score(value: Str<'static>) -> Done {
     written
 }
 
-/// Finds the command, with the task's credentials. Then reports to the parent that only the filter and execve(2) are
-/// left.
+/// Finds the command, with the task's credentials. If no process stays, reports to the parent that only the filter and
+/// execve(2) are left.
 fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Done {
     let mut errno = ENOENT;
     for (index, path) in candidates.iter().enumerate() {
@@ -343,6 +344,9 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
     let Some((_, path)) = init.command else { return Err(errno).at(0) };
     init.words = lay_out(init, path).at(0)?;
     sys::unblock_signals().at(0)?;
+    if init.pid1 >= 0 {
+        return Ok(());
+    }
     // Without this record the parent takes the exec of a command without a PID 1 for the end of init.
     sys::send(init.status, &Record::Ready.encode()).at(0)
 }

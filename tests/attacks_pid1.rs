@@ -112,8 +112,9 @@ fn tracing_pid_1_gains_no_privilege_and_no_secret() {
     }
 }
 
-/// Lowers the limits of PID 1, as its own user and as the user of PID 1.
+/// Lowers the limits of PID 1, as its own user and as the user of PID 1. Waits until the caller has closed descriptor 4.
 fn limit_pid_1(attack: &mut Attack) {
+    let _ = call!(libc::SYS_read, 4, [0u8; 1].as_mut_ptr(), 1);
     let status = fs::read_to_string("/proc/1/status").unwrap();
     let id = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -149,13 +150,16 @@ fn a_task_cannot_keep_pid_1_from_writing_the_exit_record() {
             let filter = if filtered { Filter::Default } else { Filter::None };
             let (mut facts, facts_end) =
                 nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map(|(r, w)| (File::from(r), w)).unwrap();
+            let (listens, listening) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
             let sandbox = probe("limit").user(user).policy(&policy).filter(filter).fd(facts_end, 3);
+            let sandbox = sandbox.fd(listens, 4);
             let sandbox = sandbox.die_with(DieWith::Survive).require(Require::BestEffort);
             let task = sandbox.spawn().unwrap();
             drop(sandbox);
             let (report, handle) = (task.report().clone(), task.handle().unwrap());
             // Nobody listens to PID 1 from here on.
             drop(task);
+            drop(listening);
             let mut text = String::new();
             facts.read_to_string(&mut text).unwrap();
             let task = Sandbox::recover(&handle).unwrap();

@@ -16,9 +16,11 @@ use crate::step::{Draft, Enter, InitStep};
 
 /// The filters of a task.
 pub(super) struct Filters {
-    /// Refuses creating and joining user namespaces. PID 1 and the task both load it.
+    /// Whether the task can neither create nor join a user namespace.
+    shut: bool,
+    /// Refuses creating and joining user namespaces, if the task's own filter does not. PID 1 and the task both load it.
     common: Option<Arc<CompiledFilter>>,
-    /// The filter that only the task loads.
+    /// The filter that only the task loads. PID 1 has one of its own, which allows no more than reaping.
     own: Option<Arc<CompiledFilter>>,
     /// The task's own filter, which also allows what a process needs to enter the task's PID namespace.
     entry: Option<Arc<CompiledFilter>>,
@@ -42,21 +44,33 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
         init: pid == IsolationMode::Private && spec.init,
     };
     let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
-    let common = shut.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;
-    let own = spec.filter.profile().map(|profile| compiled(profile, grants.clone())).transpose()?;
+    let profile = spec.filter.profile();
+    let common = shut && !profile.as_ref().is_some_and(refuses_user_namespaces);
+    let common = common.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;
+    let own = profile.map(|profile| compiled(profile, grants.clone())).transpose()?;
     let entry = spec.filter.profile().filter(|_| spec.no_new_privs && pid == IsolationMode::Private);
     let entry = entry.map(|profile| compiled(with_entry(profile), grants)).transpose()?;
-    let filters = Filters { common, own, entry };
+    let filters = Filters { shut, common, own, entry };
     if !filters.allows("execve", None) {
         return Err(Error::spec("filter", "the profile refuses execve(2), so no command can be executed"));
     }
     Ok(filters)
 }
 
+/// Whether a profile refuses all that [`no_user_namespaces`] refuses, to a task without `CAP_SYS_ADMIN` that may not create
+/// user namespaces: the default profile does, unless a rule before its own says something else of these calls.
+fn refuses_user_namespaces(profile: &Profile) -> bool {
+    let changed = |rule: &Rule| rule.calls.iter().any(|name| USER_NAMESPACES.contains(&name.as_str()));
+    profile.base == Base::Default && !profile.rules.iter().any(changed)
+}
+
+/// The calls that create or join user namespaces.
+const USER_NAMESPACES: [&str; 5] = ["clone", "unshare", "clone3", "setns", "open_by_handle_at"];
+
 /// A profile that refuses creating and joining user namespaces, in which a process has every capability. A filter
 /// cannot read the flags of `clone3`, which are behind a pointer: the call fails with ENOSYS, and C libraries fall back
 /// to `clone`.
-fn no_user_namespaces(grants: &Grants) -> Profile {
+pub(super) fn no_user_namespaces(grants: &Grants) -> Profile {
     const CLONE_NEWUSER: u32 = 0x1000_0000;
     let mut joins = vec!["setns"];
     if !grants.capabilities.contains("dac_read_search") {
@@ -129,9 +143,9 @@ impl Filters {
         load.into_iter().chain([fork]).collect()
     }
 
-    /// Adds the step that loads the common filter, before PID 1 forks.
+    /// Adds the step that loads the common filter, before PID 1 forks, if the task's own filter does not serve.
     pub(super) fn common(&self, must_hold: &MustHold, draft: &mut Draft) {
-        let Some(filter) = &self.common else {
+        if !self.shut {
             let limits = draft.report.enforced & (Control::RESOURCES | Control::DEADLINES);
             let why = "the task can mount the cgroup file system, and change limits there if it owns the files or has CAP_DAC_OVERRIDE";
             match limits.is_empty() {
@@ -139,8 +153,9 @@ impl Filters {
                 false => draft.report.weaken(limits, why),
             }
             return;
-        };
+        }
         draft.report.enforce(Control::NO_USER_NS);
+        let Some(filter) = &self.common else { return };
         let program = filter.program.bytes();
         let op = Op::NoUserNamespaces { program: Blob(&program) };
         draft.init.push(step(must_hold, (Control::NO_USER_NS, Enter::Inside), op));
@@ -159,7 +174,9 @@ impl Filters {
         let at = if spec.no_new_privs { Enter::Last } else { Enter::Inside };
         let program = filter.program.bytes();
         let op = Op::Filter { program: Blob(&program) };
-        Some(step(must_hold, (Control::SYSCALLS, at), op))
+        let alone = self.shut && self.common.is_none();
+        let control = if alone { Control::SYSCALLS | Control::NO_USER_NS } else { Control::SYSCALLS };
+        Some(step(must_hold, (control, at), op))
     }
 
     /// Whether the filters allow the call for at least some arguments. If one argument is known, `known` is its index

@@ -423,12 +423,15 @@ ops! {
         /// The name, of at most 15 bytes.
         name: Str<'a>,
     }
-    /// Finds the command, the first candidate that is a regular file, and reports to the parent that only the filter
-    /// and `execve(2)` are left.
+    /// Finds the command, the first candidate that is a regular file. If no process stays, reports to the parent that only
+    /// the filter and `execve(2)` are left.
     Find {
         /// Absolute paths in the sandbox, in order of preference.
         candidates: List<'a, Str<'a>>,
     }
+    /// In the child of a process that stays: waits until that process has given up its privileges. Since the fork, both
+    /// processes have run at the same time.
+    AwaitPid1 {}
     /// Mounts a tmpfs that overlays write to, outside the sandbox's root.
     Upper {
         /// Mount options: key, value, key, value, and so on. An empty value means a flag.

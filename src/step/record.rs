@@ -27,8 +27,8 @@ pub enum Record {
         /// The errno.
         errno: i32,
     },
-    /// The command was found; only the filter and `execve(2)` are left. If the stream ends after this record,
-    /// `execve(2)` succeeded.
+    /// The command was found, and no process stays; only the filter and `execve(2)` are left. If the stream ends after this
+    /// record, `execve(2)` succeeded, or the process was killed.
     Ready,
     /// The child of a staying PID 1 executed the command. Its pidfd comes with the record (`SCM_RIGHTS`).
     Running,

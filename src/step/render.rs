@@ -273,6 +273,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
             one(format!("statx(first regular file of {})", names.join(" ")))
         }
+        Op::AwaitPid1 {} => one("recvfrom(PID 1, \"g\")".into()),
         Op::NoNewPrivs {} => one("prctl(PR_SET_NO_NEW_PRIVS, 1)".into()),
         Op::Cwd { path } => vec![format!("chdir({path:?})"), "getcwd()".into()],
         Op::Umask { mask } => one(format!("umask({mask:03o})")),
@@ -362,6 +363,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Landlock { .. } => "Landlock domain".into(),
         Op::Name { .. } => "name of the thread until the exec".into(),
         Op::Find { .. } => "find the command".into(),
+        Op::AwaitPid1 {} => "wait until PID 1 has given up its privileges".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),
         Op::Umask { .. } => "umask".into(),

@@ -23,7 +23,7 @@ enum On {
 
 /// The operations, and how the titles of their steps begin.
 #[rustfmt::skip]
-const OPERATIONS: [(&str, &str, On); 105] = [
+const OPERATIONS: [(&str, &str, On); 106] = [
     // ---- ParentOp
     ("ExitRecord", "exit record ", On::Every), ("Log", "log ", On::Every),
     ("HoldSources", "open the sources of the root", On::Every), ("TempRoot", "temporary root ", On::Every),
@@ -68,7 +68,7 @@ const OPERATIONS: [(&str, &str, On); 105] = [
     ("Umask", "umask", On::Every), ("Terminal", "pseudo-terminal", On::Every),
     ("ControllingTerminal", "controlling terminal", On::Every), ("Exec", "execute the command", On::Every), ("Null", "", On::Exec),
     ("NoUserNamespaces", "forbid new user namespaces", On::Every), ("Filter", "seccomp filter", On::Every),
-    ("Landlock", "Landlock domain", On::Every), ("Find", "find the command", On::Every),
+    ("Landlock", "Landlock domain", On::Every), ("Find", "find the command", On::Every), ("AwaitPid1", "wait until PID 1 ", On::Every),
     ("Upper", "the upper layer of overlays is a new tmpfs", On::Every), ("UpperBind", "the upper layer of overlays is \"", On::Every),
     ("Overlay", "overlay ", On::Every), ("Share", "bind ", On::Every), ("File", "file ", On::Every),
     ("Empty", "empty file ", On::Every), ("Write", "new file ", On::Every),

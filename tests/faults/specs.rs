@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam::cgroup::CgroupPath;
+use cofferdam::filter::Filter;
 use cofferdam::{
     CallerFd, Device, Dns, ExecSpec, Host, HostsEntry, IsolationMode, Limits, Method, Network, Policy,
     Require, Resource, Rlimit, Root, Sandbox, Secrets, StaleSandbox, Stdio, TaskDirs, Volume, WindowSize,
@@ -125,6 +126,7 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
         spec(
             "copied",
             base("copied")
+                .filter(Filter::None)
                 .root(small(Root { populate: Method::Copy, ..Root::default() }))
                 .work_dir("/new/dir"),
         ),

@@ -1,7 +1,7 @@
 //! Capabilities: which are granted, which the caller cannot grant, and which controls they weaken.
 
 use super::*;
-use crate::filter::Filter;
+use crate::filter::{Arch, Call, Filter, Grants, Profile, decide};
 
 /// A task of user `uid` that adds and drops capabilities under a policy that allows all.
 fn task(uid: u32, add: &[&str], drop: &[&str]) -> Case {
@@ -11,6 +11,36 @@ fn task(uid: u32, add: &[&str], drop: &[&str]) -> Case {
         c.spec.cap_drop = strings(drop);
         c.survey.identity = who(uid, &[uid]);
     })
+}
+
+/// The default profile refuses every call that the filter for tasks without it refuses, so one of them is enough.
+#[test]
+fn the_default_profile_refuses_user_namespaces_as_the_common_filter_does() {
+    let some = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let mut refused = 0;
+    for capabilities in [some(&[]), some(&["dac_read_search"]), some(&["sys_chroot", "sys_ptrace"])] {
+        for (init, host_processes) in [(true, false), (false, true)] {
+            let grants = Grants {
+                capabilities: Clone::clone(&capabilities),
+                init,
+                host_processes,
+                ..Grants::default()
+            };
+            let common = super::super::filter::no_user_namespaces(&grants);
+            let calls = Arch::ALL.into_iter().flat_map(|arch| (0..600).map(move |number| (arch, number)));
+            let flags = (0..64).map(|bit| 1 << bit).chain([0, 0x1002_0000, 0x7e02_0011, u64::MAX]);
+            for ((arch, number), flags) in
+                calls.flat_map(|call| flags.clone().map(move |flags| (call, flags)))
+            {
+                let call = Call { arch, number, args: [flags; 6] };
+                if !decide(&common, &grants, &call).executes() {
+                    refused += 1;
+                    assert!(!decide(&Profile::default(), &grants, &call).executes(), "{call:?}");
+                }
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
 }
 
 #[test]

@@ -119,6 +119,7 @@ enum Stage {
     ControllingTerminal,
     Name,
     Lookup,
+    AwaitPid1,
     /// The last stage before the exec, as the filter may refuse calls of the earlier steps.
     Filter,
     Exec,
@@ -206,6 +207,7 @@ fn stage(op: &Op<'_>, (no_new_privs, outside): (bool, bool)) -> Stage {
         Op::ControllingTerminal {} => Stage::ControllingTerminal,
         Op::Name { .. } => Stage::Name,
         Op::Find { .. } => Stage::Lookup,
+        Op::AwaitPid1 {} => Stage::AwaitPid1,
         Op::Exec { .. } => Stage::Exec,
     }
 }
@@ -247,6 +249,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::Seals
         | Stage::SendPrepared
         | Stage::Name
+        | Stage::AwaitPid1
         | Stage::Filter => 0..=1,
         Stage::Namespaces => 0..=2,
         Stage::Mounts => 1..=usize::MAX,
@@ -293,6 +296,8 @@ fn in_order(plan: &Plan) {
         assert!(stages.contains(&must), "no {must:?} in {stages:?}");
     }
     assert_eq!(stages.first() == Some(&Stage::IdMaps), has_maps(plan));
+    let stays = stages.iter().any(|at| matches!(at, Stage::Pid1(Watch::Fork) | Stage::Outside(Watch::Fork)));
+    assert_eq!(stages.contains(&Stage::AwaitPid1), stays, "the command waits for the process that stays");
     // A process that joins the sandbox later repeats no step that mounts or makes a file.
     for (step, at) in plan.init.iter().zip(stages) {
         let inside = (Stage::Trees..=Stage::Switch).contains(&at) && at != Stage::User;
@@ -322,12 +327,15 @@ fn joins_in_order(plan: &Plan) {
     assert!(!plan.init.iter().any(|step| copies(&op(step))));
     let in_pid_namespace = plan.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0;
     assert_eq!(fork.is_some(), in_pid_namespace);
+    let awaits = |ops: &[Op<'_>]| ops.iter().any(|op| matches!(op, Op::AwaitPid1 {}));
+    assert_eq!(awaits(&ops), fork.is_some(), "the command waits for the process that stays");
     let filtered = plan.init.iter().any(|step| matches!(op(step), Op::Filter { .. }));
     if let Some(fork) = fork {
         let has_filter = ops[..fork].iter().any(|op| matches!(op, Op::Filter { .. }));
         assert_eq!(has_filter, filtered, "the filter is loaded before the fork");
         for after in ops[fork..].iter().skip(1) {
-            let late = [Stage::ControllingTerminal, Stage::Lookup, Stage::Filter, Stage::Exec];
+            let late =
+                [Stage::ControllingTerminal, Stage::Lookup, Stage::AwaitPid1, Stage::Filter, Stage::Exec];
             assert!(late.contains(&stage(after, kind(plan))), "{after:?}");
         }
     }

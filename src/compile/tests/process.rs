@@ -1,6 +1,7 @@
 //! The task as a process: its command, descriptors, resource limits, OOM score, and PID 1.
 
 use super::*;
+use crate::filter::{Action, Filter, Profile, Rule};
 
 #[test]
 fn a_command_is_looked_up_in_order() {
@@ -77,8 +78,6 @@ fn init_stays_as_pid_1_in_a_private_pid_namespace() {
     let plan = check(
         &staying(true, "private"),
         "chdir(\"/\")
-         # forbid new user namespaces
-         seccomp(...
          # stay as PID 1, continue in a child process
          signalfd4(SIGCHLD)
          socketpair(AF_UNIX, SOCK_SEQPACKET)
@@ -96,10 +95,22 @@ fn init_stays_as_pid_1_in_a_private_pid_namespace() {
          sendto(the child, \"g\")
          # capability bounding set
          # find the command
+         # wait until PID 1 has given up its privileges
+         recvfrom(PID 1, \"g\")
          # seccomp filter
          seccomp(...
          # execute the command",
     );
+    // Without a filter that refuses them to the task, both processes load one that refuses new user namespaces.
+    let mut open = staying(true, "private");
+    open.spec.filter = Filter::None;
+    check(&open, "# forbid new user namespaces\n seccomp(...\n # stay as PID 1, continue in a child process");
+    let unshare = Rule::new(&["unshare"], Vec::new(), Action::Allow);
+    open.spec.filter = Filter::Profile(Profile { rules: vec![unshare], ..Profile::default() });
+    check(&open, "# forbid new user namespaces\n seccomp(...\n # stay as PID 1, continue in a child process");
+    let other = Rule::new(&["ptrace"], Vec::new(), Action::Kill);
+    open.spec.filter = Filter::Profile(Profile { rules: vec![other], ..Profile::default() });
+    check(&open, "! forbid new user namespaces");
     assert!(order::has_pid_1(&plan));
     // PID 1 has another user than the task, so that it does not count as one of that user's processes.
     let same = case(|c| c.survey.identity.uid = 65533);
