@@ -136,7 +136,6 @@ fn has_its_parts(sandbox: &Sandbox, extent: Extent) -> Result<(), String> {
         (Extent::Mounts, "# mask "),
         (Extent::Pid1, "# stay as PID 1"),
         (Extent::Pid1, "seccomp("),
-        (Extent::Filter, "# forbid new user namespaces"),
         (Extent::Filter, "# seccomp filter"),
         (Extent::Landlock, "# Landlock domain"),
         (Extent::Cgroup, "# open cgroup"),
