@@ -204,7 +204,12 @@ impl Sandbox {
         let watch = Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() };
         let given = Given { streams: spawn::streams(self.spec.streams()), watch, ..given };
         let survives = self.spec.die_with == DieWith::Survive;
-        Task::new(plan, spawn::spawn(plan, given)?, survives)
+        let prepared = given.ready.is_some();
+        let spawned = spawn::spawn(plan, given)?;
+        if prepared && let Some(group) = spawned.undo.group() {
+            self.kept.keep_parents(group);
+        }
+        Task::new(plan, spawned, survives)
     }
 }
 

@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use cofferdam::cgroup::CgroupPath;
 use cofferdam::{Host, Method, Network, Policy, Propagation, Root, Sandbox, Stdio, Volume};
 use common::can;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -224,4 +225,49 @@ fn threads_prepare_once_and_spawn_at_the_same_time() {
         }
     };
     std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
+}
+
+/// Directories of all hierarchies with this name.
+fn cgroups_named(name: &str) -> Vec<String> {
+    let found = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-name", name])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn parents_of_cgroups_stay_for_the_next_task_until_the_mounts_are_released() {
+    if !can("root") || !can("cgroups") {
+        return;
+    }
+    let name = format!("cofferdam-kept-{}", std::process::id());
+    let policy = Policy { cgroup_parent: CgroupPath::new(&name).unwrap(), ..Policy::default() };
+    let host = Host::probe().unwrap();
+    let sandbox = shell(&host).policy(&policy);
+    let run = |sandbox: &Sandbox| assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+    run(&sandbox);
+    assert_eq!(cgroups_named(&name), [""; 0], "a task with mounts of its own removes them");
+    assert!(sandbox.prepare().unwrap());
+    run(&sandbox);
+    let kept = cgroups_named(&name);
+    assert!(!kept.is_empty());
+    let inode = |path: &String| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let inodes: Vec<u64> = kept.iter().map(inode).collect();
+    let other = sandbox.clone();
+    run(&other);
+    assert_eq!(kept.iter().map(inode).collect::<Vec<_>>(), inodes, "the same cgroups");
+    // Another sandbox of this process neither needs nor removes them.
+    run(&shell(&host).policy(&policy));
+    drop(sandbox);
+    assert_eq!(kept.iter().map(inode).collect::<Vec<_>>(), inodes, "a clone lives");
+    let running = other.clone().with(|s| s.args = vec!["-c".into(), "read x".into()]).stdin(Stdio::Piped);
+    let task = running.spawn().unwrap();
+    other.release_prepared();
+    assert!(!cgroups_named(&name).is_empty(), "a task is in them");
+    drop((running, other));
+    task.kill().unwrap();
+    task.wait().unwrap();
+    drop(task);
+    assert_eq!(cgroups_named(&name), [""; 0]);
 }

@@ -76,8 +76,8 @@ pub use detect::{
     CONTROLLERS, Controller, Detection, Hierarchy, Mode, RequiredControllers, Swap, Unified, V1_REQUIRED,
     V2_REQUIRED, Version, Where,
 };
-pub(crate) use group::CgroupOp;
 pub(crate) use group::freeze::Freezer;
+pub(crate) use group::{CgroupOp, KeptParents};
 pub use group::{Cgroups, Group, Paths};
 pub use layout::Request;
 pub use limits::env::LimitEnv;

@@ -109,9 +109,8 @@ impl Moves<'_> {
 fn outside(step: &InitStep, run: &ExecSpec, moves: &Moves<'_>, draft: &mut Draft) {
     match step.op() {
         Some(Op::Fds { .. }) => {
-            let streams = run.streams().map(|(_, stdio)| process::stream_source(stdio)).into_iter().zip(0..);
-            let map = streams.map(|(from, to)| Dup { from: draft.hand(Handed::Stream(to, from)), to });
-            let map = Encoded::of(map.collect::<Vec<_>>());
+            let map = process::streams(run.streams(), draft).map(|(to, from)| Dup { from, to });
+            let map = Encoded::of(map);
             draft.build(step.control, Op::Fds { map: map.list() });
         }
         Some(Op::Enter { path, may_be_absent, .. }) => {

@@ -43,15 +43,13 @@ pub(super) fn oom_score(
 
 /// The task's descriptors: the standard streams, then the declared ones.
 pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
-    let streams = spec.streams().map(|(_, stdio)| stream_source(stdio)).into_iter().zip(0..);
-    let mut map: BTreeMap<u32, u32> =
-        streams.map(|(from, number)| (number, draft.hand(Handed::Stream(number, from)))).collect();
+    let mut map: BTreeMap<u32, u32> = streams(spec.streams(), draft).collect();
+    if spec.fds.len() > 197 {
+        return Err(Error::spec("fds", "more than 197 descriptors"));
+    }
     for fd in &spec.fds {
         if !(3..1024).contains(&fd.to) {
             return Err(Error::spec("fds", format!("{} is not within 3 to 1023", fd.to)));
-        }
-        if draft.handed.len() >= 200 {
-            return Err(Error::spec("fds", "more than 197 descriptors"));
         }
         if map.insert(fd.to, draft.hand(Handed::Caller(fd.from.number()))).is_some() {
             return Err(Error::spec("fds", format!("two descriptors are given for number {}", fd.to)));
@@ -63,8 +61,25 @@ pub(super) fn descriptors(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
+/// Hands the standard streams to init. Returns their numbers, with the index of what init duplicates to each: the same one
+/// for all that are `/dev/null`.
+pub(super) fn streams(
+    streams: [(&str, &Stdio); 3],
+    draft: &mut Draft,
+) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let mut null = None;
+    let indices = streams.map(|(_, stdio)| stream_source(stdio)).into_iter().zip(0..);
+    let mut hand = |(from, number)| match (from, null) {
+        (StreamSource::Null, Some(index)) => index,
+        (StreamSource::Null, None) => *null.insert(draft.hand(Handed::Stream(number, from))),
+        _ => draft.hand(Handed::Stream(number, from)),
+    };
+    let indices: Vec<u32> = indices.map(&mut hand).collect();
+    (0..).zip(indices)
+}
+
 /// Where a standard stream comes from.
-pub(super) fn stream_source(stdio: &Stdio) -> StreamSource {
+fn stream_source(stdio: &Stdio) -> StreamSource {
     match stdio {
         Stdio::Inherit | Stdio::Fd(_) => StreamSource::Caller,
         Stdio::Null => StreamSource::Null,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Sandbox, random_id};
+use crate::cgroup::{Group, KeptParents};
 use crate::compile::compile;
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
@@ -39,6 +40,8 @@ struct Mounts {
     prepared: Vec<Arc<Prepared>>,
     /// Hashes of the keys of plans that were spawned without prepared mounts.
     seen: BTreeSet<u64>,
+    /// The parents of the cgroups of tasks that entered the mounts.
+    parents: KeptParents,
 }
 
 /// A plan that enters prepared mounts, with the facts that it depends on.
@@ -71,6 +74,11 @@ impl KeptPlan {
 }
 
 impl Kept {
+    /// Keeps the parents of the task's cgroups for the next task.
+    pub(super) fn keep_parents(&self, cgroups: &Group) {
+        cgroups.keep_parents(&mut lock(&self.mounts).parents);
+    }
+
     /// The same prepared mounts, without a plan.
     pub(super) fn without_plan(&self) -> Kept {
         Kept { mounts: Arc::clone(&self.mounts), plan: Arc::default() }
@@ -82,6 +90,9 @@ impl Sandbox {
     /// `/sys` with the host's network. Each task then enters a copy of them and makes only what it needs of its own:
     /// `/proc`, `/tmp`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`, its directories and volumes. So a spawn costs a fraction, and
     /// does not depend on the number of mounts of the host.
+    ///
+    /// The parents of the tasks' cgroups that the crate has made stay too, for the next task. If the driver is killed, the
+    /// last task that another driver runs below them removes them.
     ///
     /// The second spawn of a sandbox calls it by itself. A sandbox that is used once does not pay for it.
     ///

@@ -1,6 +1,7 @@
 //! Reads init's records, and tells why a process that was cloned has not executed its command.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -175,8 +176,11 @@ fn was_executed(child: &Child) -> Result<bool> {
     loop {
         // The process is not reaped, so it has its name as long as it has ended.
         let ended = sys::has_ended(child.pidfd()).map_err(Error::prepare("poll(pidfd)"))?;
-        match std::fs::read(format!("/proc/{pid}/comm")) {
-            Ok(name) if name.strip_suffix(b"\n") == Some(UNEXECUTED) => {}
+        // At most 15 bytes and a newline, in any encoding.
+        let mut name = [0u8; 32];
+        let read = File::open(format!("/proc/{pid}/comm")).and_then(|mut file| file.read(&mut name));
+        match read {
+            Ok(n) if name.get(..n).and_then(|name| name.strip_suffix(b"\n")) == Some(UNEXECUTED) => {}
             Ok(_) => return Ok(true),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(true),
             Err(e) => return Err(Error::prepare("read(\"/proc/PID/comm\")")(e)),

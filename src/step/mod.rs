@@ -346,6 +346,7 @@ impl Handed {
     /// A short title of the descriptor for users.
     pub(crate) fn title(&self) -> String {
         match self {
+            Handed::Stream(_, StreamSource::Null) => "\"/dev/null\" for standard streams".into(),
             Handed::Stream(number, _) => format!("standard stream {number}"),
             Handed::Caller(number) => format!("descriptor {number} of the caller"),
             Handed::CallerPidfd => "a pidfd of the caller".into(),

@@ -1,19 +1,35 @@
 //! Directory entries with the types that `getdents64(2)` returns, extended attributes, file clones, timestamps, mount
-//! trees, mount ids, and the identity of an open file.
+//! trees, mount ids, the identity of an open file, and the text of a file of the kernel.
 //!
 //! nix reads directories through the C library, which allocates and calls `fstat` once per directory. The crate's
 //! directory walks read tens of thousands of directories, so [`Dirents`] uses one buffer and no extra call. The unsafe
 //! blocks rely on the kernel writing no more bytes than the length that it is given.
 
 use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{fstat, fstatat};
 use nix::sys::time::TimeSpec;
+
+/// The rest of a file of procfs or of a cgroup, which is usually short. The kernel does not know its size, so
+/// `std::fs::read_to_string` makes twice as many calls: it asks for the size, and then reads in steps from 32 bytes on.
+pub(crate) fn read_text(file: &File) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    file.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// As [`read_text`], of the file at `path`.
+pub(crate) fn read_file(path: impl AsRef<Path>) -> io::Result<String> {
+    read_text(&File::open(path)?)
+}
 
 /// Type of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

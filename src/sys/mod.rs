@@ -186,7 +186,7 @@ pub(crate) fn find_pid(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
 /// The PID that the mounted `/proc` shows for a pidfd: -1 for a process that was reaped, 0 for one that it does not show.
 /// `None` if no `/proc` is mounted.
 fn shown_pid(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
-    let info = match std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())) {
+    let info = match fs::read_file(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         info => info?,
     };
@@ -209,7 +209,7 @@ pub(crate) fn is_ending(pidfd: BorrowedFd<'_>) -> Option<bool> {
     const PF_EXITING: u32 = 4;
     let pid = proc_pid(pidfd)?;
     let flags = stat(pid).ok()?.flags;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = fs::read_file(format!("/proc/{pid}/status")).ok()?;
     let killed = |line: &str| {
         let pending = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
         let pending = pending.and_then(|pending| u64::from_str_radix(pending.trim(), 16).ok());

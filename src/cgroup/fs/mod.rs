@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
 use crate::step::Kernel;
-use crate::sys::fs::{fgetxattr, fsetxattr};
+use crate::sys::fs::{fgetxattr, fsetxattr, read_file, read_text};
 
 pub(super) mod call;
 mod dirs;
@@ -94,7 +94,7 @@ pub(super) fn hold_existing(kernel: &Kernel, path: &Path) -> Result<Option<Owned
 
 /// Reads a file through `kernel`. Returns `None` if the file does not exist. A recorder returns `assumed`.
 pub(super) fn read_existing(kernel: &Kernel, file: &Path, assumed: Option<String>) -> Result<Option<String>> {
-    kernel.call(|| call::open_read(file), assumed, || existing(std::fs::read_to_string(file)))
+    kernel.call(|| call::open_read(file), assumed, || existing(read_file(file)))
 }
 
 /// Writes a file through `kernel`, without reading it back.
@@ -111,9 +111,8 @@ pub(super) fn write(kernel: &Kernel, file: &Path, text: &str) -> Result<()> {
 /// Copies the parent cgroup's value to `file` of a v1 cpuset if `file` is blank. No process can enter a cpuset without
 /// CPUs or memory nodes.
 pub(super) fn inherit(kernel: &Kernel, file: &Path) -> Result<()> {
-    let read = |file: &Path, assumed: String| {
-        kernel.call(|| call::open_read(file), assumed, || std::fs::read_to_string(file))
-    };
+    let read =
+        |file: &Path, assumed: String| kernel.call(|| call::open_read(file), assumed, || read_file(file));
     let blank = read(file, String::new())?.trim().is_empty();
     let name = file.file_name().unwrap_or_default();
     let above = file.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join(name);
@@ -135,9 +134,7 @@ pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 /// Reads a file in or below `dir`.
 pub(super) fn read_at(dir: BorrowedFd<'_>, file: impl AsRef<Path>) -> io::Result<String> {
     let fd = openat(dir, file.as_ref(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut text = String::new();
-    File::from(fd).read_to_string(&mut text)?;
-    Ok(text)
+    read_text(&File::from(fd))
 }
 
 /// Writes a file in or below `dir`, with a single `write(2)` unless the kernel accepts only part of the text.

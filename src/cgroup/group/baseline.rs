@@ -1,6 +1,5 @@
 //! The memory counters of a group's cgroups, and their values from before the task.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::fs::{Dir, field};
 use crate::cgroup::v1::oom::{failures, stalls};
+use crate::sys::fs::read_file;
 
 /// The highest OOM kill count read so far. It stays when the cgroup is removed, and with it the kernel's counter.
 #[derive(Clone, Debug, Default)]
@@ -98,7 +98,7 @@ pub(in crate::cgroup) fn above(leaf: &Path, counter: fn(&Path) -> Option<u64>) -
 /// How often a v2 cgroup reached its own limit and the kernel looked for a process to kill (`oom` in
 /// `memory.events.local`).
 pub(in crate::cgroup) fn shortages(dir: &Path) -> Option<u64> {
-    field(&fs::read_to_string(dir.join("memory.events.local")).ok()?, "oom")
+    field(&read_file(dir.join("memory.events.local")).ok()?, "oom")
 }
 
 #[cfg(test)]

@@ -25,11 +25,13 @@ mod create;
 pub(super) mod freeze;
 pub(super) mod kill;
 mod op;
+mod parents;
 mod rename;
 mod stale;
 mod update;
 
 pub(crate) use op::CgroupOp;
+pub(crate) use parents::KeptParents;
 
 /// How long killing and removing may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -399,7 +401,8 @@ impl Group {
         let _ = kernel.call(line, (), || self.kill().and_then(|()| self.wait_empty(self.timeout)).map(drop));
     }
 
-    /// Removes the cgroups. Also removes each parent that is empty and was created by the crate. Before Linux 5.7, only
+    /// Removes the cgroups. Also removes each parent that is empty and was created by the crate, unless a
+    /// [`Sandbox`](crate::Sandbox) with prepared mounts keeps it for its next task. Before Linux 5.7, only
     /// the group that created a parent for the operator removes it.
     ///
     /// Waits up to 5 seconds for processes to exit, but kills none: see [`kill`](Self::kill). A failure does not stop
@@ -439,11 +442,19 @@ impl Group {
             leave(kernel, site, &mut site.own.clone())?;
         }
         while let Some(parent) = self.paths.parents.pop() {
+            if !kernel.records() && parents::is_kept(&parent) {
+                continue;
+            }
             // Usually another task is still in this directory, and removes it later.
             let line = || format!("{} # if no other task is in it", call::rmdir(&parent));
             let _ = kernel.call(line, (), || remove_dir(&parent));
         }
         Ok(())
+    }
+
+    /// Keeps the parents of the task's cgroups when this group is removed, until `kept` is dropped.
+    pub(crate) fn keep_parents(&self, kept: &mut KeptParents) {
+        kept.keep(&self.paths.parents);
     }
 
     pub(super) fn unit(&self) -> io::Result<BorrowedFd<'_>> {

@@ -7,12 +7,13 @@
 //!   Linux 6.18),
 //! - the host, if no direct reclaim has happened meanwhile.
 
-use std::fs;
 use std::path::Path;
+
+use crate::sys::fs::read_file;
 
 /// How often the cgroup's own limits refused a charge. In most cases the kernel could then reclaim memory.
 pub(in crate::cgroup) fn failures(dir: &Path) -> Option<u64> {
-    let count = |file| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
+    let count = |file| read_file(dir.join(file)).ok()?.trim().parse::<u64>().ok();
     // `memory.memsw.failcnt` does not exist without swap accounting. If the memsw limit is not higher than the memory
     // limit, it is the one that refuses.
     Some(count("memory.failcnt")?.saturating_add(count("memory.memsw.failcnt").unwrap_or(0)))
@@ -22,7 +23,7 @@ pub(in crate::cgroup) fn failures(dir: &Path) -> Option<u64> {
 /// 8 pages.
 pub(in crate::cgroup) fn is_used_up(dir: &Path) -> bool {
     const NEAR: u64 = 8 << 12;
-    let number = |file: &str| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
+    let number = |file: &str| read_file(dir.join(file)).ok()?.trim().parse::<u64>().ok();
     [
         ("memory.max_usage_in_bytes", "memory.limit_in_bytes"),
         ("memory.memsw.max_usage_in_bytes", "memory.memsw.limit_in_bytes"),
@@ -41,7 +42,7 @@ pub(in crate::cgroup) fn is_root(dir: &Path) -> bool {
 
 /// Number of direct reclaims on the host (`allocstall_*` in `/proc/vmstat`). It grows before any host-wide OOM kill.
 pub(in crate::cgroup) fn stalls() -> Option<u64> {
-    stalls_in(&fs::read_to_string("/proc/vmstat").ok()?)
+    stalls_in(&read_file("/proc/vmstat").ok()?)
 }
 
 fn stalls_in(vmstat: &str) -> Option<u64> {

@@ -89,7 +89,7 @@ fn a_network_is_shared_new_or_joined() {
          ! SIOCSIFFLAGS",
     );
     assert!(!clone_line(&plan).contains("CLONE_NEWNET"));
-    assert_eq!(*plan.handed().nth(3).unwrap(), Handed::Namespace("/run/netns/web".into()));
+    assert_eq!(*plan.handed().nth(1).unwrap(), Handed::Namespace("/run/netns/web".into()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::step::wire::{Field, Program};
-use crate::step::{InitStep, Phase};
+use crate::step::{InitStep, Phase, StreamSource};
 
 /// Asserts everything that this module checks.
 #[track_caller]
@@ -447,7 +447,13 @@ fn descriptors(plan: &Plan) {
     for step in &plan.init {
         match op(step) {
             Op::Fds { map } => {
-                used.extend(map.iter().map(|dup| dup.from));
+                for dup in map.iter() {
+                    let null = matches!(handed(dup.from), Handed::Stream(_, StreamSource::Null));
+                    // All standard streams that are /dev/null have one.
+                    if !null || !used.contains(&dup.from) {
+                        used.push(dup.from);
+                    }
+                }
                 let to: Vec<u32> = map.iter().map(|dup| dup.to).collect();
                 assert!(to.starts_with(&[0, 1, 2]) && to.is_sorted_by(|a, b| a < b), "{to:?}");
             }

@@ -219,7 +219,7 @@ fn descriptors_are_numbered_and_limited() {
     let plan = check(&given(&[(40, 9), (41, 3), (40, 1023)]), "dup3(to 0, 1, 2, 3, 9, 1023)");
     let caller = |plan: &Plan| plan.handed().filter(|h| matches!(h, Handed::Caller(_))).count();
     assert_eq!(
-        plan.handed().skip(3).take(3).cloned().collect::<Vec<_>>(),
+        plan.handed().skip(1).take(3).cloned().collect::<Vec<_>>(),
         [Handed::Caller(40), Handed::Caller(41), Handed::Caller(40)]
     );
     for wrong in [0, 2, 1024, u32::MAX] {
