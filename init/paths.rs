@@ -54,22 +54,25 @@ pub fn open_unless_link(init: &Init, path: Str<'static>) -> Result<Option<i32>, 
     }
 }
 
-/// A NUL-terminated copy of a part of a path: its leading components, or one name.
-struct Prefix([u8; 4096]);
-
-impl Prefix {
-    fn of(bytes: &[u8]) -> Result<Prefix, Errno> {
-        let mut buffer = [0u8; 4096];
-        match buffer.get_mut(..bytes.len()) {
-            // One byte is kept for the NUL.
-            Some(front) if bytes.len() < 4095 => front.copy_from_slice(bytes),
-            _ => return Err(ENAMETOOLONG),
+/// Copies a part of a path into the buffer, with a NUL at its end.
+fn terminated(buffer: &mut [u8], part: &[u8]) -> Result<Z, Errno> {
+    let end = part.len();
+    match buffer.get_mut(..=end) {
+        Some(copy) => {
+            copy.get_mut(..end).unwrap_or_default().copy_from_slice(part);
+            copy.get_mut(end..).unwrap_or_default().fill(0);
         }
-        Ok(Prefix(buffer))
+        None => return Err(ENAMETOOLONG),
     }
-    fn z(&self) -> Z {
-        core::ffi::CStr::from_bytes_until_nul(&self.0).unwrap_or(c"/").into()
-    }
+    Ok(core::ffi::CStr::from_bytes_until_nul(buffer).unwrap_or(c"/").into())
+}
+
+/// Opens the directory at `front`, the leading components of a path. Not inlined: the buffer would be in the frame of each
+/// function that may call this one, and the kernel clears each page of a frame.
+#[inline(never)]
+fn open_front(root: i32, front: &[u8]) -> Result<i32, Errno> {
+    let mut buffer = [0u8; 4096];
+    sys::openat2(root, terminated(&mut buffer, front)?, O_PATH | O_DIRECTORY, sys::IN_ROOT)
 }
 
 /// Opens the parent directory of `path`, and creates missing directories on the way. Returns the parent's descriptor
@@ -82,7 +85,7 @@ pub fn open_parent(root: i32, path: Str<'static>) -> Result<(i32, Z), Errno> {
     if dir.is_empty() {
         return Ok((root, name));
     }
-    match sys::openat2(root, Prefix::of(dir)?.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT) {
+    match open_front(root, dir) {
         Ok(fd) => Ok((fd, name)),
         Err(ENOENT) => Ok((make_dirs(root, dir)?, name)),
         Err(errno) => Err(errno),
@@ -100,11 +103,12 @@ fn make_dirs(root: i32, path: &[u8]) -> Result<i32, Errno> {
         if name.is_empty() {
             continue;
         }
-        let next = match sys::openat2(root, Prefix::of(front)?.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT) {
+        let next = match open_front(root, front) {
             Err(ENOENT) => {
-                let name = Prefix::of(name)?;
-                allow_existing(sys::mkdirat(dir, name.z(), 0o755))?;
-                sys::openat2(dir, name.z(), O_PATH | O_DIRECTORY, sys::IN_ROOT_NO_LINKS)
+                let mut buffer = [0u8; 256];
+                let name = terminated(&mut buffer, name)?;
+                allow_existing(sys::mkdirat(dir, name, 0o755))?;
+                sys::openat2(dir, name, O_PATH | O_DIRECTORY, sys::IN_ROOT_NO_LINKS)
             }
             other => other,
         };
