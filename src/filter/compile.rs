@@ -1,5 +1,5 @@
 //! Compiles rules into a program for the kernel (`seccomp(2)`). For each architecture, the program is a search tree
-//! over ranges of call numbers with the same decision. The leaves of the tree compare arguments.
+//! over ranges of call numbers with the same decision ([`tree`](super::tree)). The leaves of the tree compare arguments.
 //!
 //! The kernel verifies the program and runs it for each call, except calls that it allows for all arguments: these are
 //! in a bitmap (Linux 5.11). A tree loads in a fifth of the time of a linear list of all calls.
@@ -8,6 +8,7 @@ use super::bpf::{EQUAL, GREATER, GREATER_EQUAL, Instruction, Program};
 use super::calls::{self, Arch};
 use super::default::ENOSYS;
 use super::profile::{Action, Base, Call, Compare, Is, Profile, Rule};
+use super::tree::{Leaf, Range, tree};
 use super::{Grants, default, multiplex};
 use crate::error::{Error, Result};
 
@@ -22,12 +23,6 @@ impl Decision {
     fn always(last: Action) -> Decision {
         Decision { arms: Vec::new(), last }
     }
-}
-
-/// Call numbers with the same decision, from `first` to the next range.
-struct Range {
-    first: u32,
-    decision: Decision,
 }
 
 /// The first x32 call number.
@@ -162,10 +157,10 @@ fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
     for decision in decided.values_mut() {
         decision.arms.reverse();
     }
-    let mut ranges: Vec<Range> = Vec::new();
+    let mut ranges: Vec<(u32, Decision)> = Vec::new();
     let mut push = |first: u32, decision: Decision| {
-        if ranges.last().is_none_or(|last| last.decision != decision) {
-            ranges.push(Range { first, decision });
+        if ranges.last().is_none_or(|(_, last)| *last != decision) {
+            ranges.push((first, decision));
         }
     };
     let mut next = 0;
@@ -180,33 +175,15 @@ fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
     if arch == Arch::X86_64 {
         push(X32, Decision::always(ENOSYS));
     }
-    ranges
+    ranges.into_iter().map(|(first, decision)| Range { first, leaf: leaf(&decision) }).collect()
 }
 
-/// Code that decides by the call number, which is in the accumulator.
-fn tree(ranges: &[Range]) -> Vec<Instruction> {
-    let (left, right) = ranges.split_at(ranges.len() / 2);
-    let ([.., _], [first, ..]) = (left, right) else {
-        return ranges.first().map(|range| leaf(&range.decision)).unwrap_or_default();
-    };
-    let (below, from) = (tree(left), tree(right));
-    let mut code = Vec::with_capacity(below.len().saturating_add(from.len()).saturating_add(2));
-    // A conditional jump reaches at most 255 instructions.
-    match u8::try_from(below.len()) {
-        Ok(over) => code.push(Instruction::jump(GREATER_EQUAL, first.first, over, 0)),
-        Err(_) => {
-            code.push(Instruction::jump(GREATER_EQUAL, first.first, 0, 1));
-            code.push(Instruction::go(length(&below)));
-        }
+fn leaf(decision: &Decision) -> Leaf {
+    if decision.arms.is_empty() {
+        return Leaf::Gives(decision.last.word());
     }
-    code.extend(below);
-    code.extend(from);
-    code
-}
-
-fn leaf(decision: &Decision) -> Vec<Instruction> {
     let arms = decision.arms.iter().flat_map(|(compares, action)| arm(compares, *action));
-    arms.chain([Instruction::give(decision.last.word())]).collect()
+    Leaf::Looks(arms.chain([Instruction::give(decision.last.word())]).collect())
 }
 
 /// Code that returns `action` if all comparisons hold, and otherwise continues after it.
@@ -235,7 +212,8 @@ enum To {
 }
 
 impl Comparison {
-    /// Compares the upper 32 bits first. The lower 32 bits decide if they are equal.
+    /// Compares the upper 32 bits first, unless they are 0 in every masked value. The lower 32 bits decide if they are
+    /// equal.
     fn of(compare: &Compare) -> Comparison {
         let (holds, fails) = match compare.is {
             Is::Ne | Is::Lt | Is::Le => (To::Fails, To::Holds),
@@ -243,17 +221,24 @@ impl Comparison {
         };
         let [high, low] = [upper(compare.value), lower(compare.value)];
         let mut code = Comparison(Vec::new());
-        code.load(compare, 4, upper(compare.mask));
+        let wide = upper(compare.mask) != 0 || high != 0;
+        if wide {
+            code.load(compare, 4, upper(compare.mask));
+        }
         match compare.is {
             Is::Eq | Is::Ne => {
-                code.jump(EQUAL, high, To::Next, fails);
+                if wide {
+                    code.jump(EQUAL, high, To::Next, fails);
+                }
                 code.load(compare, 0, lower(compare.mask));
                 code.jump(EQUAL, low, holds, fails);
             }
             // Lt is the negation of Ge, and Le the negation of Gt, with the targets exchanged.
             Is::Ge | Is::Lt | Is::Gt | Is::Le => {
-                code.jump(GREATER, high, holds, To::Next);
-                code.jump(EQUAL, high, To::Next, fails);
+                if wide {
+                    code.jump(GREATER, high, holds, To::Next);
+                    code.jump(EQUAL, high, To::Next, fails);
+                }
                 code.load(compare, 0, lower(compare.mask));
                 let last = if matches!(compare.is, Is::Ge | Is::Lt) { GREATER_EQUAL } else { GREATER };
                 code.jump(last, low, holds, fails);
@@ -265,7 +250,9 @@ impl Comparison {
     fn load(&mut self, compare: &Compare, half: u32, mask: u32) {
         let at = ARGS.saturating_add(u32::from(compare.arg).saturating_mul(8)).saturating_add(half);
         self.0.push((Instruction::load(at), [To::Next; 2]));
-        self.0.push((Instruction::and(mask), [To::Next; 2]));
+        if mask != u32::MAX {
+            self.0.push((Instruction::and(mask), [To::Next; 2]));
+        }
     }
 
     fn jump(&mut self, code: u16, k: u32, yes: To, no: To) {

@@ -32,6 +32,7 @@ mod multiplex;
 mod profile;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use bpf::Program;
 pub(crate) use cache::{CompiledFilter, compiled};
