@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::caps::{self, CapSet, Sets};
 use crate::cgroup::{self, CgroupName, Cgroups, RequiredControllers};
@@ -221,7 +222,7 @@ pub(crate) fn compile(
         environment: ids::environment(identity),
         other_users,
         must_hold: *must_hold,
-        root: record,
+        root: Arc::new(record),
         command: spec.command.clone(),
         candidates,
     })

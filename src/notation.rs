@@ -265,7 +265,7 @@ pub(crate) mod hex {
         s.collect_str(&Digits(bytes))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(d: D) -> Result<T, D::Error> {
         let text = String::deserialize(d)?;
         let digit = |c: &u8| char::from(*c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();
@@ -273,6 +273,7 @@ pub(crate) mod hex {
         let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
         bytes
             .filter(|_| rest.is_empty())
+            .map(T::from)
             .ok_or_else(|| de::Error::custom("not a string of hexadecimal bytes"))
     }
 

@@ -4,6 +4,7 @@
 //! no task can change what the others see.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::launch;
 use super::stays::Stays;
@@ -11,7 +12,6 @@ use crate::caps::Sets;
 use crate::cgroup::Cgroups;
 use crate::ns::Namespaces;
 use crate::plan::{MustHold, ParentOp, Plan};
-use crate::rootfs::changes::RootRecord;
 use crate::rootfs::lower::{self, RootEntry, RootRequest};
 use crate::rootfs::work::BuildRoot;
 use crate::rootfs::{Method, Propagation};
@@ -69,7 +69,7 @@ pub(super) fn plan(request: &RootRequest<'_>, id: String) -> Plan {
         environment: Vec::new(),
         other_users: None,
         must_hold: MustHold::default(),
-        root: RootRecord::default(),
+        root: Arc::default(),
         command: std::ffi::OsString::new(),
         candidates: Vec::new(),
     }

@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +70,7 @@ pub struct Plan {
     /// The controls that must be enforced.
     pub(crate) must_hold: MustHold,
     /// Record for comparing the root with its sources after the end of the task.
-    pub(crate) root: RootRecord,
+    pub(crate) root: Arc<RootRecord>,
     /// The command, as the spec names it.
     pub(crate) command: OsString,
     /// Paths in the root at which the command is looked for, in order.
@@ -100,7 +101,7 @@ pub(crate) struct Enclosure {
     /// See [`Plan::must_hold`].
     pub must_hold: MustHold,
     /// See [`Plan::root`].
-    pub root: RootRecord,
+    pub root: Arc<RootRecord>,
 }
 
 impl Enclosure {
@@ -210,7 +211,7 @@ impl Plan {
             environment: self.environment.clone(),
             other_users: self.other_users.clone(),
             must_hold: self.must_hold,
-            root: self.root.clone(),
+            root: Arc::clone(&self.root),
         }
     }
 

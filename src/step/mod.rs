@@ -8,6 +8,7 @@
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -228,9 +229,9 @@ impl<O> Step<O> {
     }
 }
 
-/// An encoded operation of init.
+/// An encoded operation of init. Shared by the copies of a plan: each task has one.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct InitOp(#[serde(with = "notation::hex")] Vec<u8>);
+pub(crate) struct InitOp(#[serde(with = "notation::hex")] Arc<[u8]>);
 
 /// A step of init.
 pub(crate) type InitStep = Step<InitOp>;
@@ -239,7 +240,7 @@ impl InitOp {
     pub(crate) fn new(op: Op<'_>) -> Self {
         let mut wire = Vec::new();
         op.encode(&mut wire);
-        InitOp(wire)
+        InitOp(wire.into())
     }
 
     /// The encoded bytes, as they are in a program.
@@ -249,7 +250,7 @@ impl InitOp {
 
     /// Decodes the operation. `None` if the bytes are malformed.
     pub(crate) fn decode(&self) -> Option<Op<'_>> {
-        Op::decode(&mut self.0.as_slice()).ok()
+        Op::decode(&mut &*self.0).ok()
     }
 
     /// The system calls of the operation in order, one per line, in strace's format.
