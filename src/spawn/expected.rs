@@ -49,6 +49,11 @@ impl Expected {
         self.command
     }
 
+    /// Whether init is to continue in a copy, and has not sent its pidfd.
+    pub(super) fn copies(&self) -> bool {
+        self.copy
+    }
+
     /// The pidfd of the copy in which init continues.
     ///
     /// # Errors

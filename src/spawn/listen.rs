@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::report::Report;
@@ -14,6 +15,7 @@ use crate::step::wire::{Op, RECORD, Record, UNEXECUTED};
 use crate::sys;
 use crate::task::Child;
 
+use super::copy;
 use super::expected::{self, Expected};
 
 /// What init has completed.
@@ -24,12 +26,13 @@ pub(super) enum Heard {
     Prepared(OwnedFd),
 }
 
-/// Reads init's records until its program is complete.
+/// Reads init's records until its program is complete. `group` is the cgroup of the new process.
 pub(super) fn listen(
     plan: &Plan,
     child: &mut Child,
     report: &mut Report,
     until: Option<Instant>,
+    group: Option<&Group>,
 ) -> Result<Heard> {
     let mut ready = false;
     let mut terminal = None;
@@ -37,22 +40,29 @@ pub(super) fn listen(
     loop {
         let mut buffer = [0u8; RECORD];
         if let Some(until) = until {
-            child
+            // The copy has the socket open too, so the end of the socket does not show the end of init.
+            let init = expected.copies().then(|| child.pidfd());
+            let heard = child
                 .status()
-                .and_then(|status| sys::poll_until(status, until))
+                .and_then(|status| sys::poll_either(status, init, until))
                 .map_err(Error::prepare("wait for the command, which may be stopped or frozen"))?;
+            if !heard {
+                let died = init_died(child, &expected);
+                group.and_then(copy::find).into_iter().for_each(|copy| child.continues_as(copy));
+                return Err(died);
+            }
         }
         let (n, fd) = child
             .status()
             .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
-            .map_err(|e| unheard(child, "recvmsg(status)", e))?;
+            .map_err(|e| unheard(child, &expected, "recvmsg(status)", e))?;
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec. A process of init that stays has
             // the stream open.
             return if ready && !expected.stays() && was_executed(child)? {
                 Ok(Heard::Runs(terminal))
             } else {
-                Err(init_died(child))
+                Err(init_died(child, &expected))
             };
         }
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
@@ -129,9 +139,9 @@ pub(super) fn let_continue(child: &Child) -> Result<()> {
 }
 
 /// The error for a failed call on the socket: init has died, or the call failed for another reason.
-fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
+fn unheard(child: &Child, expected: &Expected, call: &str, e: io::Error) -> Error {
     match e.raw_os_error() {
-        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child),
+        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child, expected),
         _ => Error::prepare(call)(e),
     }
 }
@@ -140,10 +150,10 @@ fn unheard(child: &Child, call: &str, e: io::Error) -> Error {
 pub(super) const DIED: &str = "init";
 
 /// The error for an init that ended without a record.
-fn init_died(child: &Child) -> Error {
+fn init_died(child: &Child, expected: &Expected) -> Error {
     let source = match sys::wait_pidfd(child.pidfd(), true, false) {
         Ok(Some((sys::Ended::Signal { number: libc::SIGKILL, .. }, _))) => {
-            io::Error::other(Killed { first: true })
+            io::Error::other(Killed { first: !expected.copies() })
         }
         Ok(Some((sys::Ended::Signal { number, .. }, _))) => {
             io::Error::other(format!("init was killed by signal {number}"))
@@ -196,7 +206,7 @@ fn was_executed(child: &Child) -> Result<bool> {
 #[derive(Debug, thiserror::Error)]
 #[error("init was killed by signal 9")]
 pub(super) struct Killed {
-    /// Whether it was the cloned process, and not its child.
+    /// Whether it was the process that is created in the cgroup: the cloned one, or the copy in which it continues.
     pub first: bool,
 }
 

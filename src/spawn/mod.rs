@@ -28,6 +28,7 @@ use crate::sys::lock::{Lock, Locked};
 use crate::task::{Child, RecordFile, Spawned, Streams, Undo};
 
 mod clone;
+mod copy;
 mod expected;
 mod listen;
 
@@ -254,7 +255,7 @@ impl<'a> Run<'a> {
                     && sys::is_ending(child.pidfd()) == Some(true)
                 {
                     // The kernel refuses the maps of a process that ends. The cause is the end of init.
-                    listen(self.plan, child, &mut self.report, None)?;
+                    listen(self.plan, child, &mut self.report, None, None)?;
                 }
                 written?;
             }
@@ -262,7 +263,7 @@ impl<'a> Run<'a> {
                 let Attempt { child, streams, prepared, .. } = &mut self.attempt;
                 if let Some(child) = child {
                     let until = self.given.start.and_then(|start| Instant::now().checked_add(start));
-                    match listen(self.plan, child, &mut self.report, until)? {
+                    match listen(self.plan, child, &mut self.report, until, self.undo.group())? {
                         Heard::Runs(terminal) => streams.terminal = terminal,
                         Heard::Prepared(namespace) => *prepared = Some(namespace),
                     }

@@ -162,10 +162,14 @@ pub(crate) fn wait_pidfd(
 
 /// Whether the process has ended: its pidfd polls readable (Linux 5.3).
 pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    match poll(&mut fds, PollTimeout::ZERO) {
+    is_readable(pidfd)
+}
+
+/// Whether a descriptor is readable now. False if a signal interrupts the call.
+fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) {
         Err(Errno::EINTR) => Ok(false),
-        ended => Ok(ended? > 0),
+        polled => Ok(polled? > 0),
     }
 }
 
@@ -305,15 +309,33 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// `TimedOut` at `until`.
 pub(crate) fn poll_until(fd: BorrowedFd<'_>, until: Instant) -> io::Result<()> {
+    poll_either(fd, None, until).map(drop)
+}
+
+/// Waits until a descriptor is readable, or `other`, the pidfd of the process that writes to it. Returns whether the first
+/// one is.
+///
+/// # Errors
+/// `TimedOut` at `until`.
+pub(crate) fn poll_either(
+    fd: BorrowedFd<'_>,
+    other: Option<BorrowedFd<'_>>,
+    until: Instant,
+) -> io::Result<bool> {
+    let polled = std::iter::once(fd).chain(other);
+    let mut fds: Vec<_> = polled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+        match poll(&mut fds, timeout) {
             Ok(0) | Err(Errno::EINTR) => {}
-            polled => return polled.map(drop).map_err(Into::into),
+            Err(e) => return Err(e.into()),
+            Ok(_) if fds.first().is_some_and(|fd| fd.any().unwrap_or(true)) => return Ok(true),
+            // The kernel looks at one after the other: the process may have written before it ended.
+            Ok(_) => return is_readable(fd),
         }
     }
 }
