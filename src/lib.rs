@@ -116,8 +116,8 @@ pub use spec::{
 };
 pub use status::{Deadline, ExitKind, ExitStatus, Lost, Rusage, Signal};
 pub use task::{
-    EndedRoot, Log, LogEntry, LogStream, Output, Sample, Samples, SignalTarget, StaleSandbox, Task,
-    TaskHandle, Terminal,
+    EndedRoot, Log, LogEntry, LogStream, Output, PruneOptions, Pruned, Pruner, Sample, Samples, SignalTarget,
+    StaleSandbox, Task, TaskHandle, Terminal,
 };
 
 /// The wire format between the parent and init, public for the fuzz targets only.

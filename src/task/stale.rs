@@ -31,8 +31,7 @@ use crate::sys::lock::Locked;
 /// [`state_dir`](Policy::state_dir) of the policy are searched, for what the caller's user has made. Drivers that share
 /// one of these directories must share the other two as well, and claim each other's ids.
 ///
-/// There is no periodic search: call this at the start of a driver, after it has recovered its tasks, and in a timer of
-/// its own.
+/// Call this at the start of a driver, after it has recovered its tasks. A [`Pruner`](crate::Pruner) does it at an interval.
 ///
 /// ```no_run
 /// use cofferdam::{Host, Policy, StaleSandbox};

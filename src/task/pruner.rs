@@ -1,0 +1,193 @@
+//! Removes stale sandboxes at an interval, in a thread of its own.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use super::StaleSandbox;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::spec::Policy;
+
+/// A thread that finds and removes [stale sandboxes](StaleSandbox) at an interval, for a driver that runs for long.
+/// Dropping the value ends the thread.
+///
+/// The first pass is made at once. The thread blocks all signals, and wakes up for a pass only. It is the only thread of
+/// the value, except while the root of a stale sandbox is removed. A process that is forked from the caller has no such
+/// thread.
+///
+/// ```no_run
+/// use cofferdam::{Host, Policy, PruneOptions, Pruned, Pruner};
+/// use std::collections::BTreeSet;
+/// use std::sync::{Arc, Mutex};
+///
+/// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+/// // The ids of all handles that the driver has stored. It adds an id before it spawns or detaches the task.
+/// let stored: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+/// let ids = Arc::clone(&stored);
+/// let claimed = move |id: &str| ids.lock().is_ok_and(|ids| ids.contains(id));
+/// let pruner = Pruner::start(&policy, &Host::probe()?, PruneOptions::default(), claimed, |pruned| match pruned {
+///     Pruned::Removed(stale) => println!("removed {stale}"),
+///     Pruned::Left { stale, error } => eprintln!("cannot remove {stale}: {error}"),
+///     other => eprintln!("{other:?}"),
+/// })?;
+/// // … the driver runs …
+/// drop(pruner);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Pruner {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+    /// The process that has the thread: a forked child has a copy of this value, but no thread.
+    process: u32,
+}
+
+/// When a [`Pruner`] removes what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// Time from the end of a pass to the start of the next one, at least a second. A minute by default.
+    pub interval: Duration,
+    /// As in [`StaleSandbox::find`]. [`StaleSandbox::GRACE`] by default.
+    pub grace: Duration,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        PruneOptions { interval: Duration::from_secs(60), grace: StaleSandbox::GRACE }
+    }
+}
+
+/// What a [`Pruner`] has done.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Pruned {
+    /// It has removed a stale sandbox.
+    Removed(StaleSandbox),
+    /// It could not remove a stale sandbox, or not all of it: [`StaleSandbox::remove`] returned this error. The next pass
+    /// tries again.
+    Left {
+        /// What was found of the sandbox before.
+        stale: StaleSandbox,
+        /// Why it stays.
+        error: Error,
+    },
+    /// It could not search the directories of the policy: [`StaleSandbox::find`] returned this error. The next pass tries
+    /// again.
+    Unsearched(Error),
+}
+
+/// The shortest interval.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Whether the thread is to end.
+#[derive(Debug, Default)]
+struct Stop {
+    asked: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Pruner {
+    /// Starts the thread. `claimed` is called in it with the id of each sandbox, and once more right before a stale one is
+    /// removed; a sandbox that it returns true for stays. So a driver claims an id before it spawns, recovers or detaches
+    /// the task, and gives up the claim after it has released it. `pruned` is called in the thread too, with everything
+    /// that was removed and everything that failed.
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the thread cannot be started.
+    pub fn start(
+        policy: &Policy,
+        host: &Host,
+        options: PruneOptions,
+        claimed: impl Fn(&str) -> bool + Send + 'static,
+        mut pruned: impl FnMut(Pruned) + Send + 'static,
+    ) -> Result<Pruner> {
+        let stop = Arc::new(Stop::default());
+        let (policy, host, stopped) = (policy.clone(), host.clone(), Arc::clone(&stop));
+        let work = move || {
+            let interval = options.interval.max(SHORTEST);
+            loop {
+                pass(&policy, &host, options.grace, &claimed, &mut pruned, &stopped);
+                if stopped.within(interval) {
+                    break;
+                }
+            }
+        };
+        // The thread inherits the mask of this one, so no handler of the caller ever runs in it.
+        let mask = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .map_err(Error::task("pthread_sigmask(SIG_BLOCK)"))?;
+        let thread = std::thread::Builder::new().name("cofferdam-prune".into()).spawn(work);
+        let restored = mask.thread_set_mask().map_err(Error::task("pthread_sigmask(SIG_SETMASK)"));
+        let thread = Some(thread.map_err(Error::task("clone(thread)"))?);
+        let pruner = Pruner { stop, thread, process: std::process::id() };
+        restored.map(|()| pruner)
+    }
+}
+
+/// Removes what is stale now and not claimed.
+fn pass(
+    policy: &Policy,
+    host: &Host,
+    grace: Duration,
+    claimed: &impl Fn(&str) -> bool,
+    pruned: &mut impl FnMut(Pruned),
+    stop: &Stop,
+) {
+    let found = match StaleSandbox::find(policy, host, grace, |id| stop.is_asked() || claimed(id)) {
+        Ok(found) => found,
+        Err(error) => return pruned(Pruned::Unsearched(error)),
+    };
+    for stale in found {
+        if stop.is_asked() {
+            return;
+        }
+        // The owner of the claims may have taken this one since the search.
+        if !claimed(stale.id()) {
+            pruned(match stale.remove() {
+                Ok(()) => Pruned::Removed(stale),
+                Err(error) => Pruned::Left { stale, error },
+            });
+        }
+    }
+}
+
+impl Stop {
+    fn asked(&self) -> MutexGuard<'_, bool> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_asked(&self) -> bool {
+        *self.asked()
+    }
+
+    fn ask(&self) {
+        *self.asked() = true;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps for `time`, or until the thread is to end. Returns whether it is.
+    fn within(&self, time: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.asked(), time, |asked| !*asked);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Drop for Pruner {
+    /// Ends the thread and waits for its end: at once between two passes, and in a pass after the sandbox that is being
+    /// looked at or removed. In one of the two closures it does not wait, because that is the thread.
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
+        self.stop.ask();
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // An error is a panic of one of the closures, which has ended the thread.
+            let _ = thread.join();
+        }
+    }
+}
