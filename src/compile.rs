@@ -66,6 +66,7 @@ pub(crate) fn compile(
     checks::policy(policy)?;
     checks::tmpfs_sizes(spec)?;
     checks::strings(spec)?;
+    checks::replace(spec)?;
     let id = checks::id(spec.id.as_deref().unwrap_or(id))?;
     let namespaces = namespaces(policy, spec, host, survey)?;
     let identity = &survey.identity;
@@ -207,7 +208,9 @@ pub(crate) fn compile(
     let record = root_record(spec, &root.build, &draft);
     let Draft { report, init, handed } = draft;
     let log = files.log.map(|path| (path, policy.log_size));
-    let files = StateFiles { exit_record: files.exit_record, log };
+    let replaced =
+        spec.replace.then(|| ParentOp::Replace { id: id.clone(), unit: cgroups.paths.unit.clone() });
+    let files = StateFiles { replaced, exit_record: files.exit_record, log };
     let parent = parent(files, &mut cgroups, root, handed, clone, maps);
     Ok(Plan {
         id,
@@ -246,6 +249,8 @@ fn root_record(spec: &SandboxSpec, build: &BuildRoot, draft: &Draft) -> RootReco
 
 /// The files of a task in the operator's `state_dir`.
 struct StateFiles {
+    /// The step that ends the task whose files are there.
+    replaced: Option<ParentOp>,
     exit_record: Option<PathBuf>,
     /// The log, and the size of its ring.
     log: Option<(PathBuf, u64)>,
@@ -267,7 +272,8 @@ fn parent(
         Method::Reflink => "ioctl(FICLONE)",
         _ => "copy_file_range",
     };
-    let StateFiles { exit_record, log } = files;
+    let StateFiles { replaced, exit_record, log } = files;
+    replaced.into_iter().for_each(|op| push(Control::empty(), op));
     exit_record.into_iter().for_each(|path| push(Control::EXIT_RECORD, ParentOp::ExitRecord(path)));
     log.into_iter().for_each(|(path, size)| push(Control::empty(), ParentOp::Log { path, size }));
     if !root.build.env.is_empty() {

@@ -180,29 +180,30 @@ impl Sandbox {
     pub fn spawn(&self) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
         if let Some(kept) = self.kept_plan() {
-            return self.spawn_prepared(&kept);
+            return self.on_host(|host| self.spawn_prepared(&kept, host));
         }
         self.on_host(|host| {
             let survey = self.survey(host)?;
             let plan = self.compile_with(host, &survey)?;
             match self.keep(&plan, host, &survey) {
-                Some(kept) => self.spawn_prepared(&kept),
-                None => self.run(&plan, Given { survey: Some(&survey), ..Given::default() }),
+                Some(kept) => self.spawn_prepared(&kept, host),
+                None => self.run(&plan, host, Given { survey: Some(&survey), ..Given::default() }),
             }
         })
     }
 
-    fn spawn_prepared(&self, kept: &KeptPlan) -> Result<Task> {
+    fn spawn_prepared(&self, kept: &KeptPlan, host: &Host) -> Result<Task> {
         let given = Given { survey: Some(&kept.survey), ready: Some(kept.ready()), ..Given::default() };
         match self.spec.id {
-            Some(_) => self.run(&kept.plan, given),
-            None => self.run(&kept.plan.named(&random_id()), given),
+            Some(_) => self.run(&kept.plan, host, given),
+            None => self.run(&kept.plan.named(&random_id()), host, given),
         }
     }
 
-    fn run(&self, plan: &Plan, given: Given<'_>) -> Result<Task> {
+    fn run(&self, plan: &Plan, host: &Host, given: Given<'_>) -> Result<Task> {
         let watch = Watch { progress: self.progress.as_fn(), cancel: self.cancel.as_ref() };
-        let given = Given { streams: spawn::streams(self.spec.streams()), watch, ..given };
+        let places = self.spec.replace.then_some((&self.policy, host));
+        let given = Given { streams: spawn::streams(self.spec.streams()), watch, places, ..given };
         let survives = self.spec.die_with == DieWith::Survive;
         let prepared = given.ready.is_some();
         let spawned = spawn::spawn(plan, given)?;

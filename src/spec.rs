@@ -288,6 +288,26 @@ pub struct SandboxSpec {
     /// use. A temporary root of that name is replaced if its owner is gone and no process has it as its root; otherwise
     /// the spawn fails with `ResourceBusy`.
     pub id: Option<String>,
+    /// Whether the spawn ends the task that has this [`id`](Self::id), and takes its place. False by default; true needs
+    /// an `id`. If no task has it, the spawn is as any other.
+    ///
+    /// The spawn first kills every process of the task, by its cgroup; without a cgroup, the process that writes the exit
+    /// record and its descendants, or a process that has the temporary root as its root. It does so whichever process
+    /// owns the task, and also if the task has no owner. It never touches what another user has made. The owner's
+    /// [`wait`](crate::Task::wait) returns a kill by signal 9.
+    ///
+    /// While its owner lives, only the owner removes what the task has made. So the spawn waits for it to
+    /// [`release`](crate::Task::release) the task, which a `wait` does too, and a drop, for at most 10 seconds. It removes
+    /// what a dead owner, a detached task and a task that survives its driver have left. Then it makes the new task, and
+    /// nothing that the old owner still does with its value affects that.
+    ///
+    /// If the task cannot be ended, the spawn fails and starts nothing. The old task may be killed by then. The cause is
+    /// `ResourceBusy` if its owner, which the message names, does not release it; the calling process may be that owner.
+    /// Of several concurrent spawns, each ends the task that has the id when it begins. Those that find the id taken
+    /// meanwhile fail with `ResourceBusy`, as without `replace`.
+    ///
+    /// A task without a cgroup, an exit record and a temporary root is not found.
+    pub replace: bool,
     /// The program to execute. Init looks it up *inside the root*, with the task's own rights:
     ///
     /// - An absolute path is used as it is.
@@ -437,6 +457,7 @@ impl Default for SandboxSpec {
     fn default() -> Self {
         SandboxSpec {
             id: None,
+            replace: false,
             command: OsString::new(),
             args: Vec::new(),
             env: BTreeMap::new(),

@@ -107,7 +107,7 @@ fn idle_driver_and_its_tasks_make_no_system_call() {
     let trace = dir.path().join("trace");
     let mut strace = Command::new("strace");
     strace.args(["-f", "-o"]).arg(&trace).args(["-p", &driver.id().to_string()]);
-    inits.split(' ').for_each(|pid| drop(strace.args(["-p", pid])));
+    strace.args(inits.split(' ').flat_map(|pid| ["-p", pid]));
     let mut strace = Strace(strace.stderr(Stdio::piped()).spawn().unwrap());
     let threads: usize = std::iter::once(driver.id().to_string())
         .chain(inits.split(' ').map(str::to_owned))

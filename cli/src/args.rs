@@ -220,6 +220,9 @@ pub(crate) struct Run {
     /// Name of the task, as --id
     #[arg(long, value_name = "NAME", conflicts_with = "id")]
     pub name: Option<String>,
+    /// If a task has the name, kill and remove it first
+    #[arg(long)]
+    pub replace: bool,
     /// Give the command a pseudo-terminal, whose output is printed; with -i, the caller's terminal is its input
     #[arg(short, long)]
     pub tty: bool,

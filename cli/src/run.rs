@@ -28,11 +28,12 @@ pub(crate) fn run(args: &Run) -> Result<ExitCode, Failure> {
         check_name(name)?;
         spec.id = Some(name.clone());
     }
+    spec.replace |= args.replace;
     if args.detach {
         return detached(&args.args, spec);
     }
     // A spawn would take a detached task of the name for stale, and remove it.
-    if let (Some(name), Some(store)) = (&spec.id, Store::existing()?) {
+    if let (Some(name), Some(store), false) = (&spec.id, Store::existing()?, spec.replace) {
         store.check_free(name)?;
     }
     if args.tty {
@@ -50,6 +51,10 @@ fn foreground(args: &Args, mut spec: SandboxSpec, reads: bool) -> Result<ExitCod
     let sandbox = Sandbox::new(&args.policy()?, spec);
     // Opened before the command runs, so that a wrong path costs nothing.
     let report = args.report.as_deref().map(open_report).transpose()?;
+    if let (Some(name), Some(store), true) = (&sandbox.spec().id, Store::existing()?, sandbox.spec().replace)
+    {
+        store.make_room(name, &sandbox)?;
+    }
     let task = spawn(sandbox)?;
     pipes.start();
     let status = terminal::wait(&task, &signals, reads)?;
@@ -78,7 +83,8 @@ fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     // A signal must not end this process between the spawn and the storing.
     let signals = Signals::block()?;
     let store = Store::open()?;
-    let reserved = spec.id.as_deref().map(|name| store.reserve(name)).transpose()?;
+    let reserve = |name| if spec.replace { store.reserve_used(name) } else { store.reserve(name) };
+    let reserved = spec.id.as_deref().map(reserve).transpose()?;
     let mut policy = args.policy()?;
     store.places(&mut policy);
     spec.die_with = DieWith::Survive;
@@ -86,6 +92,9 @@ fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     let report = args.report.as_deref().map(open_report).transpose()?;
     let sandbox = Sandbox::new(&policy, spec);
     let spec = sandbox.spec().clone();
+    if let (Some(name), true) = (&spec.id, spec.replace) {
+        store.make_room(name, &sandbox)?;
+    }
     let task = spawn(sandbox).map_err(|mut failure| {
         if failure.message.starts_with("temp_dir: ") {
             failure

@@ -167,6 +167,19 @@ impl Store {
         Err(Failure::new(message))
     }
 
+    /// Reserves the name of a task that is to be [replaced](Self::make_room).
+    pub(crate) fn reserve_used(&self, name: &str) -> Result<Reservation, Failure> {
+        check_name(name)?;
+        self.lock(name)
+    }
+
+    /// Kills and removes the task that has the name of the sandbox, unless the sandbox cannot be planned.
+    pub(crate) fn make_room(&self, name: &str, sandbox: &Sandbox) -> Result<(), Failure> {
+        let Some(task) = self.find(name)? else { return Ok(()) };
+        sandbox.plan()?;
+        self.remove(name, &task)
+    }
+
     /// Reserves a name for a new task.
     pub(crate) fn reserve(&self, name: &str) -> Result<Reservation, Failure> {
         check_name(name)?;

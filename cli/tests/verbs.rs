@@ -216,6 +216,35 @@ fn a_name_in_use_is_refused_until_its_task_is_removed() {
 }
 
 #[test]
+fn replace_kills_and_removes_the_task_that_has_the_name() {
+    let Some(state) = State::new("replace") else { return };
+    let name = state.name("a");
+    let run = |flags: &[&str], script: &str| {
+        let all =
+            [&["run"], flags, &["--name", &name, "--require", "best_effort", "sh", "-c", script]].concat();
+        state.call(&all)
+    };
+    // There is nothing to replace.
+    assert!(run(&["-d", "--replace"], LOOP).status.success());
+    let pid = || {
+        let facts: serde_json::Value = serde_json::from_str(&state.ok(&["inspect", &name])).unwrap();
+        facts[0]["pid"].as_i64().unwrap()
+    };
+    let first = pid();
+    assert_eq!(run(&["-d", "--replace", "--user", "no-such-user"], LOOP).status.code(), Some(125));
+    assert_eq!(pid(), first, "a wrong flag costs nothing");
+    assert!(run(&["-d", "--replace"], LOOP).status.success());
+    assert_ne!(pid(), first);
+    assert!(!std::path::Path::new(&format!("/proc/{first}")).exists());
+    assert_eq!(text(state.ok(&["ps", "-aq"]).as_bytes()), name, "one task is left");
+    // A task in the foreground replaces it too, and leaves no handle of it.
+    assert_eq!(run(&["--replace"], "exit 7").status.code(), Some(7));
+    assert_eq!(state.ok(&["ps", "-aq"]), "");
+    let refused = state.refused(&["run", "--replace", "true"]);
+    assert!(refused.contains("replace: a sandbox without an id"), "{refused}");
+}
+
+#[test]
 fn of_concurrent_runs_with_one_name_one_starts_a_task() {
     let Some(state) = State::new("race") else { return };
     let name = state.name("a");

@@ -32,6 +32,14 @@ pub(super) fn id(id: &str) -> Result<String> {
     Ok(id.to_string())
 }
 
+/// Refuses a replacement of nothing.
+pub(super) fn replace(spec: &SandboxSpec) -> Result<()> {
+    if spec.replace && spec.id.is_none() {
+        return Err(Error::spec("replace", "a sandbox without an id has a new name each time: set id too"));
+    }
+    Ok(())
+}
+
 /// Refuses a string with a NUL byte, at which the kernel would truncate it.
 pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
     match text.as_bytes().contains(&0) {

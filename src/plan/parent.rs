@@ -9,6 +9,14 @@ use crate::step::{Handed, IdMaps, Kernel, Step, namespaces};
 /// An operation of the parent. `spawn` runs it. The task's undo list removes what it creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ParentOp {
+    /// Kills the task that has the id, waits until its owner has released it, and removes what is left. Nothing undoes
+    /// that.
+    Replace {
+        /// The id.
+        id: String,
+        /// The cgroup in which a task of that id has its processes, if tasks have one here.
+        unit: Option<PathBuf>,
+    },
     /// Creates and locks the file for the exit record of the task. Refused while another task of that name has it. Undone
     /// by removing it.
     ExitRecord(PathBuf),
@@ -65,6 +73,7 @@ impl ParentOp {
     /// A short title of the operation for users.
     pub(crate) fn title(&self) -> String {
         match self {
+            ParentOp::Replace { id, .. } => format!("replace the task {id}, if there is one"),
             ParentOp::ExitRecord(path) => format!("exit record {path:?}"),
             ParentOp::Log { path, .. } => format!("log {path:?}"),
             ParentOp::HoldSources { .. } => "open the sources of the root".into(),
@@ -89,6 +98,15 @@ impl ParentOp {
     /// and [`call`](Self::call) uses it for errors too.
     pub(crate) fn calls(&self) -> Vec<String> {
         match self {
+            ParentOp::Replace { unit, .. } => {
+                let then =
+                    "# if a task has the id; then wait until its owner has released it, and remove the rest";
+                let call = match unit {
+                    Some(unit) => format!("write({:?}, \"1\")", unit.join("cgroup.kill")),
+                    None => "pidfd_send_signal(the first process of the task, SIGKILL)".into(),
+                };
+                vec![format!("{call} {then}")]
+            }
             ParentOp::ExitRecord(path) => vec![
                 format!("openat({:?}, O_DIRECTORY)", path.parent().unwrap_or(path)),
                 format!("openat({:?}, O_RDWR|O_TMPFILE, 0600)", path.parent().unwrap_or(path)),

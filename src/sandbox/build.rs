@@ -41,9 +41,21 @@ impl Sandbox {
     }
 
     /// Sets the name of the sandbox, 1 to 128 letters, digits, `.`, `_` and `-`. If a sandbox with that name runs, the
-    /// spawn fails.
+    /// spawn fails, unless it is to [replace](Self::replace) it.
     pub fn id(self, id: impl Into<String>) -> Self {
         self.with(|s| s.id = Some(id.into()))
+    }
+
+    /// Sets whether the spawn ends the task that has the sandbox's id, and takes its place. False by default.
+    ///
+    /// ```no_run
+    /// use cofferdam::Sandbox;
+    ///
+    /// let task = Sandbox::command("nginx").id("web").replace(true).spawn()?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    pub fn replace(self, on: bool) -> Self {
+        self.with(|s| s.replace = on)
     }
 
     /// Adds an argument. `argv[0]` is not one of them.

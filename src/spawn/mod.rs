@@ -16,16 +16,16 @@ use nix::sys::stat::Mode;
 
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
-use crate::host::Survey;
+use crate::host::{Host, Survey};
 use crate::plan::{EXECUTE_INIT, ParentOp, ParentStep, Plan, map_call};
 use crate::report::Report;
 use crate::rootfs::source::HostFile;
 use crate::rootfs::{Populated, Watch};
-use crate::spec::{SandboxSpec, Stdio};
+use crate::spec::{Policy, SandboxSpec, Stdio};
 use crate::step::{Handed, IdMaps, Kernel, StreamSource};
 use crate::sys;
 use crate::sys::lock::{Lock, Locked};
-use crate::task::{Child, RecordFile, Spawned, Streams, Undo};
+use crate::task::{self, Child, RecordFile, Spawned, Streams, Undo};
 
 mod clone;
 mod copy;
@@ -55,6 +55,8 @@ pub(crate) struct Given<'a> {
     pub ready: Option<Ready<'a>>,
     /// The task to join: the pidfd of its first process. `None` for a new task.
     pub running: Option<BorrowedFd<'a>>,
+    /// Where the task that is to be replaced has its cgroups and its files. `None` if none is replaced.
+    pub places: Option<(&'a Policy, &'a Host)>,
     /// How long the process may take to execute its command. `None` for a new task, which nothing can stop.
     pub start: Option<Duration>,
 }
@@ -201,6 +203,10 @@ impl<'a> Run<'a> {
             Error::Prepare { step, source }
         };
         match &step.op {
+            ParentOp::Replace { id, .. } => {
+                let (policy, host) = self.given.places.ok_or_else(|| refused(Errno::EINVAL.into()))?;
+                task::replace(policy, host, id).map_err(refused)?;
+            }
             ParentOp::ExitRecord(path) => {
                 self.undo.record(RecordFile::create(path).map_err(refused_at)?);
             }
@@ -214,7 +220,9 @@ impl<'a> Run<'a> {
                 make.run(&Kernel::real())?.into_iter().for_each(|root| self.undo.temp_root(root));
             }
             ParentOp::LockUpper(path) => {
-                let lock = lock_upper(self.source(path)?).map_err(refused_at)?;
+                // The owner of a task that was replaced unlocks it last.
+                let until = self.given.places.and_then(|_| Instant::now().checked_add(UNLOCKING));
+                let lock = lock_upper(self.source(path)?, until).map_err(refused_at)?;
                 self.undo.upper(lock);
             }
             ParentOp::BuildRoot(build) => {
@@ -466,16 +474,27 @@ fn check_open(field: &'static str, fd: RawFd) -> Result<()> {
     }
 }
 
-/// Opens and locks an upper directory. The error has the index of the refused call.
-fn lock_upper(held: BorrowedFd<'_>) -> Result<Locked, (usize, io::Error)> {
+/// How long the owner of a task may take from removing the task's files to unlocking its upper directory.
+const UNLOCKING: Duration = Duration::from_secs(1);
+
+/// Opens and locks an upper directory. Waits for another lock until `until`, if that is given. The error has the index of
+/// the refused call.
+fn lock_upper(held: BorrowedFd<'_>, until: Option<Instant>) -> Result<Locked, (usize, io::Error)> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let opened = nix::fcntl::openat(held, ".", flags, Mode::empty()).map_err(|e| (0, e.into()))?;
-    Locked::new(opened, Lock::ExclusiveNow).map_err(|e| match e {
-        Errno::EWOULDBLOCK => {
-            (1, io::Error::new(io::ErrorKind::ResourceBusy, "another running sandbox writes to it"))
+    loop {
+        match sys::lock::flock(opened.as_fd(), Lock::ExclusiveNow) {
+            Ok(()) => return Ok(Locked::held(opened)),
+            Err(Errno::EWOULDBLOCK) if until.is_some_and(|until| Instant::now() < until) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(Errno::EWOULDBLOCK) => {
+                let why = "another running sandbox writes to it";
+                return Err((1, io::Error::new(io::ErrorKind::ResourceBusy, why)));
+            }
+            Err(e) => return Err((1, e.into())),
         }
-        e => (1, e.into()),
-    })
+    }
 }
 
 /// Duplicates a descriptor of the caller.

@@ -62,6 +62,15 @@ impl Drop for Locked {
 /// PID of the process that has locked the file exclusively (`proc_locks(5)`), in the PID namespace of the mounted `/proc`.
 /// `None` if it is not listed. The process may have ended, if a child that it forked has inherited the lock.
 pub(crate) fn holder(fd: BorrowedFd<'_>) -> Option<i32> {
+    lock_holder(fd, |mode| mode == "WRITE")
+}
+
+/// As [`holder`], of a process with a shared lock too.
+pub(crate) fn any_holder(fd: BorrowedFd<'_>) -> Option<i32> {
+    lock_holder(fd, |_| true)
+}
+
+fn lock_holder(fd: BorrowedFd<'_>, is: impl Fn(&str) -> bool) -> Option<i32> {
     let st = nix::sys::stat::fstat(fd).ok()?;
     let (major, minor) = (libc::major(st.st_dev), libc::minor(st.st_dev));
     let file = format!("{major:02x}:{minor:02x}:{}", st.st_ino);
@@ -71,7 +80,7 @@ pub(crate) fn holder(fd: BorrowedFd<'_>) -> Option<i32> {
         let mut words = line.split_whitespace().skip(1);
         let (kind, _, mode) = (words.next()?, words.next()?, words.next()?);
         let pid = words.next()?.parse().ok().filter(|pid| *pid > 0)?;
-        (kind == "FLOCK" && mode == "WRITE" && words.next()? == file).then_some(pid)
+        (kind == "FLOCK" && is(mode) && words.next()? == file).then_some(pid)
     })
 }
 

@@ -9,7 +9,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -137,23 +137,12 @@ impl RecordFile {
     /// `ResourceBusy` with the process that has the task, or if the file was changed after `before`; or the refused call.
     pub(super) fn claim_any(path: &Path, before: SystemTime) -> io::Result<Option<Self>> {
         let (dir, name) = open_dir(path)?;
-        // ENXIO: a socket.
-        let strange = |e: &io::Error| {
-            matches!(
-                e.raw_os_error(),
-                Some(libc::EEXIST | libc::ELOOP | libc::EACCES | libc::ENXIO | libc::EISDIR)
-            )
-        };
-        let file = match open_own(&dir, &name) {
-            Err(e) if strange(&e) => None,
-            opened => opened?,
-        };
-        match file.map(|file| whole_mark(&file)).transpose()?.flatten() {
+        match open_whole(&dir, &name)? {
             // A lock, even a short one, could fail a spawn or a recovery.
             Some(_) if std::fs::symlink_metadata(path)?.modified()? > before => {
                 Err(io::ErrorKind::ResourceBusy.into())
             }
-            Some(mark) => RecordFile::claim(path, mark),
+            Some((_, mark)) => RecordFile::claim(path, mark),
             None => Ok(None),
         }
     }
@@ -203,6 +192,11 @@ impl RecordFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The open file.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -316,6 +310,48 @@ fn open_own(dir: &OwnedFd, name: &OsString) -> io::Result<Option<OwnedFd>> {
         return Err(Errno::EEXIST.into());
     }
     Ok(Some(file))
+}
+
+/// As [`open_own`], with the mark. `None` also if it is not a whole file that this crate and this user have made.
+fn open_whole(dir: &OwnedFd, name: &OsString) -> io::Result<Option<(OwnedFd, Mark)>> {
+    // ENXIO: a socket.
+    let strange = |e: &io::Error| {
+        matches!(
+            e.raw_os_error(),
+            Some(libc::EEXIST | libc::ELOOP | libc::EACCES | libc::ENXIO | libc::EISDIR)
+        )
+    };
+    let file = match open_own(dir, name) {
+        Err(e) if strange(&e) => None,
+        opened => opened?,
+    };
+    let Some(file) = file else { return Ok(None) };
+    Ok(whole_mark(&file)?.map(|mark| (file, mark)))
+}
+
+/// The file of an exit record, which another process may own.
+#[derive(Debug)]
+pub(super) struct OwnedRecord {
+    dir: OwnedFd,
+    name: OsString,
+    pub file: OwnedFd,
+}
+
+impl OwnedRecord {
+    /// Whether the file still has its name.
+    pub(super) fn is_there(&self) -> io::Result<bool> {
+        Ok(is_at(self.file.as_fd(), self.dir.as_fd(), &*self.name)?)
+    }
+}
+
+/// Opens the file of any task at this path, and does not lock it. `None` if there is none, or if the file is not a whole
+/// one that this crate and this user have made.
+///
+/// # Errors
+/// The refused call.
+pub(super) fn look(path: &Path) -> io::Result<Option<OwnedRecord>> {
+    let (dir, name) = open_dir(path)?;
+    Ok(open_whole(&dir, &name)?.map(|(file, _)| OwnedRecord { dir, name, file }))
 }
 
 /// As [`mark_of`], of a file that has room for a record.

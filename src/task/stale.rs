@@ -8,13 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::record::{RecordFile, lock_cgroup};
+use super::owned::Owned;
+use super::record::{self, RecordFile, lock_cgroup};
 use super::undo::both;
 use super::writer;
 use crate::cgroup::{CgroupName, Group};
 use crate::error::{Error, Result};
 use crate::host::{Host, temp_dir};
-use crate::rootfs::populate::StaleRoot;
+use crate::rootfs::populate::{OwnedRoot, StaleRoot};
 use crate::spec::Policy;
 use crate::step::Kernel;
 use crate::sys;
@@ -54,7 +55,7 @@ pub struct StaleSandbox {
 
 /// Where a policy has sandboxes.
 #[derive(Clone, Debug)]
-struct Places {
+pub(super) struct Places {
     policy: Policy,
     host: Host,
     temp_dir: PathBuf,
@@ -76,7 +77,7 @@ struct Traces {
 }
 
 /// What is left of one sandbox, locked. Dropping it unlocks and removes nothing.
-struct Held {
+pub(super) struct Held {
     record: Option<RecordFile>,
     group: Option<Group>,
     root: Option<StaleRoot>,
@@ -113,8 +114,7 @@ impl StaleSandbox {
     ) -> Result<Vec<StaleSandbox>> {
         let before =
             SystemTime::now().checked_sub(grace.max(Self::CREATION)).unwrap_or(SystemTime::UNIX_EPOCH);
-        let places =
-            Places { policy: policy.clone(), host: host.clone(), temp_dir: temp_dir(policy), before };
+        let places = Places::of(policy, host, before);
         let mut found = Vec::new();
         for id in places.names()?.into_iter().filter(|id| !claimed(id)) {
             // What cannot be looked at is not known to be stale.
@@ -216,6 +216,24 @@ impl std::fmt::Display for StaleSandbox {
 }
 
 impl Places {
+    /// The places of a policy, without what was changed after `before`.
+    pub(super) fn of(policy: &Policy, host: &Host, before: SystemTime) -> Places {
+        Places { policy: policy.clone(), host: host.clone(), temp_dir: temp_dir(policy), before }
+    }
+
+    /// Opens what there is of a sandbox that may have an owner. Locks nothing.
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(super) fn look(&self, id: &str) -> io::Result<Owned> {
+        let record = self.policy.state_dir.as_ref().map(|dir| record::look(&dir.join(format!("{id}.exit"))));
+        let record = record.transpose()?.flatten();
+        let root = OwnedRoot::look(&self.temp_dir, id)?;
+        let known = record.is_some() || root.is_some();
+        let group = Group::owned(&self.host.cgroups, &self.policy.cgroup_parent, id, known)?;
+        Ok(Owned { record, group, root })
+    }
+
     /// Every id that has anything in these places, with an owner or without.
     fn names(&self) -> Result<BTreeSet<String>> {
         let refused = |dir: &Path| Error::task::<io::Error>(format!("read the directory {dir:?}"));
@@ -240,7 +258,7 @@ impl Places {
     ///
     /// # Errors
     /// `ResourceBusy` if it has an owner or is too young; otherwise the refused call.
-    fn hold(&self, id: &str) -> io::Result<Option<Held>> {
+    pub(super) fn hold(&self, id: &str) -> io::Result<Option<Held>> {
         let mut held = Held { record: None, group: None, root: None, _claim: None };
         if let Some(dir) = &self.policy.state_dir {
             held.record = RecordFile::claim_any(&dir.join(format!("{id}.exit")), self.before)?;
@@ -270,7 +288,7 @@ impl Held {
     fn members(&self) -> io::Result<BTreeSet<i32>> {
         match (&self.group, &self.record) {
             (Some(group), _) => group.members(),
-            (None, Some(record)) => writer::members(record),
+            (None, Some(record)) => writer::members(record.file()),
             (None, None) => Ok(BTreeSet::new()),
         }
     }
@@ -316,13 +334,13 @@ impl Held {
     }
 
     /// Kills and removes everything. The record is removed last, and only if nothing else is left.
-    fn remove(mut self) -> Result<()> {
+    pub(super) fn remove(mut self) -> Result<()> {
         let mut done = Ok(());
         if let Some(mut group) = self.group.take() {
             group.kill_and_wait(&Kernel::real());
             done = group.remove();
         } else if let Some(record) = &self.record {
-            done = writer::kill(record);
+            done = writer::kill(record.file());
         }
         // A process that could not be killed may use the root.
         if let (Ok(()), Some(root)) = (&done, &self.root) {

@@ -3,19 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::RecordFile;
 use super::child::ends_within;
 use crate::error::{Error, Result};
 use crate::sys;
+use crate::sys::lock::first_byte_holder;
 
 /// How long the processes may take to end.
 const END: Duration = Duration::from_secs(5);
 
-/// The process that writes the record, and its descendants. Empty if it has ended, or is not visible.
-pub(super) fn members(record: &RecordFile) -> io::Result<BTreeSet<i32>> {
+/// The process that writes the record in this file, and its descendants. Empty if it has ended, or is not visible.
+pub(super) fn members(record: BorrowedFd<'_>) -> io::Result<BTreeSet<i32>> {
     Ok(match writer(record)? {
         Some((pid, _)) => descendants(pid)?,
         None => BTreeSet::new(),
@@ -26,7 +26,7 @@ pub(super) fn members(record: &RecordFile) -> io::Result<BTreeSet<i32>> {
 ///
 /// # Errors
 /// [`Error::Task`] with the refused call, or with `TimedOut`.
-pub(super) fn kill(record: &RecordFile) -> Result<()> {
+pub(super) fn kill(record: BorrowedFd<'_>) -> Result<()> {
     let step = "kill the process that writes the exit record";
     let Some((pid, writer)) = writer(record).map_err(Error::task(step))? else { return Ok(()) };
     let listed = || descendants(pid).map_err(Error::task(step));
@@ -55,14 +55,14 @@ fn end(process: &OwnedFd) -> Result<()> {
 }
 
 /// The process that writes the record, with a pidfd. `None` if it has ended, or is not visible in the mounted `/proc`.
-fn writer(record: &RecordFile) -> io::Result<Option<(i32, OwnedFd)>> {
-    let Some(pid) = record.writer_pid()?.filter(|pid| *pid > 0) else { return Ok(None) };
+fn writer(record: BorrowedFd<'_>) -> io::Result<Option<(i32, OwnedFd)>> {
+    let Some(pid) = first_byte_holder(record)?.filter(|pid| *pid > 0) else { return Ok(None) };
     let pidfd = match sys::pidfd_open(pid) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
         opened => opened?,
     };
     // It holds the lock until its end, so it is the process that was opened.
-    let same = record.writer_pid()? == Some(pid) && sys::proc_pid(pidfd.as_fd()) == Some(pid);
+    let same = first_byte_holder(record)? == Some(pid) && sys::proc_pid(pidfd.as_fd()) == Some(pid);
     Ok(same.then_some((pid, pidfd)))
 }
 

@@ -23,8 +23,9 @@ enum On {
 
 /// The operations, and how the titles of their steps begin.
 #[rustfmt::skip]
-const OPERATIONS: [(&str, &str, On); 106] = [
+const OPERATIONS: [(&str, &str, On); 107] = [
     // ---- ParentOp
+    ("Replace", "replace the task ", On::Every),
     ("ExitRecord", "exit record ", On::Every), ("Log", "log ", On::Every),
     ("HoldSources", "open the sources of the root", On::Every), ("TempRoot", "temporary root ", On::Every),
     ("LockUpper", "lock the upper directory ", On::Every), ("BuildRoot", "populate the root by ", On::Every),

@@ -311,6 +311,10 @@ fn stands_for(call: &Call, message: &str) -> bool {
         "wait for the command, which may be stopped or frozen" => &["poll"],
         "write" if message.starts_with("write(it, random name") => &["openat", "read", "fchmod", "fcntl"],
         "write" if message.starts_with("write(\"/proc/PID/") => &["openat"],
+        // What a task of that id may have is looked for.
+        "write" | "pidfd_send_signal" if message.contains("# if a task has the id") => {
+            &["openat", "newfstatat", "fstat"]
+        }
         "read" if message.starts_with("read(\"/proc/") => &["openat"],
         // A file is opened and read.
         "openat" | "openat2" if call.role == Role::Parent => &["read", "newfstatat", "fcntl", "openat"],

@@ -127,6 +127,7 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
             "copied",
             base("copied")
                 .filter(Filter::None)
+                .replace(true)
                 .root(small(Root { populate: Method::Copy, ..Root::default() }))
                 .work_dir("/new/dir"),
         ),

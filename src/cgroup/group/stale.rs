@@ -17,7 +17,7 @@ use super::super::fs::{existing, is_own, open_dir, pids, was_made};
 use super::super::name::CgroupPath;
 use super::super::reserve::{OwnerLock, RESERVE_V2, SHARE_V2, Site};
 use super::{Group, Paths};
-use crate::sys::lock::{Lock, Locked, flock};
+use crate::sys::lock::{Lock, Locked, any_holder, flock};
 
 /// The suffix of a task's own cgroup in the v2 tree.
 const SUFFIX: &str = ".scope";
@@ -72,6 +72,44 @@ impl Group {
         let mut group = Group::of(paths, unit, None);
         group.keep = true;
         Ok(Some(group))
+    }
+
+    /// Opens the cgroups of a sandbox that may have an owner. Locks nothing, and dropping the value removes nothing.
+    /// `None` if there are none. `known` is as for [`stale`](Self::stale).
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(crate) fn owned(
+        detection: &Detection,
+        parent: &CgroupPath,
+        name: &str,
+        known: bool,
+    ) -> io::Result<Option<Group>> {
+        let Some(paths) = paths(detection, parent, name, known) else { return Ok(None) };
+        let unit = paths.unit.as_ref().map(|unit| existing(open_dir(unit))).transpose()?;
+        let unit = match unit {
+            // It was removed meanwhile.
+            Some(None) => return Ok(None),
+            unit => unit.flatten(),
+        };
+        // Dropping it unlocks what is not locked, which does nothing.
+        let mut group = Group::of(paths, unit.map(Locked::held), None);
+        group.keep = true;
+        Ok(Some(group))
+    }
+
+    /// Whether the cgroups are there. If there is a unit, it is the one that was opened.
+    pub(crate) fn is_there(&self) -> io::Result<bool> {
+        let Some(unit) = &self.unit else { return Ok(self.paths.leaves.iter().any(|leaf| leaf.exists())) };
+        let path = self.paths.unit.as_deref().unwrap_or(Path::new("/"));
+        let named = existing(std::fs::symlink_metadata(path))?;
+        let st = nix::sys::stat::fstat(unit)?;
+        Ok(named.is_some_and(|named| (named.dev(), named.ino()) == (st.st_dev, st.st_ino)))
+    }
+
+    /// The process that has locked the unit.
+    pub(crate) fn owner_pid(&self) -> Option<i32> {
+        self.unit.as_ref().and_then(|unit| any_holder(unit.as_fd()))
     }
 
     /// The directories that belong to the task alone.

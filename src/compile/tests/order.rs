@@ -394,6 +394,7 @@ fn mounts_in_order(plan: &Plan) {
 fn parent_in_order(plan: &Plan) {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Part {
+        Replace,
         ExitRecord,
         Log,
         Sources,
@@ -411,6 +412,7 @@ fn parent_in_order(plan: &Plan) {
         Check,
     }
     let part = |step: &ParentStep| match &step.op {
+        ParentOp::Replace { .. } => Part::Replace,
         // It is created if no other sandbox has its name, so before anything stale is removed.
         ParentOp::ExitRecord(_) => Part::ExitRecord,
         ParentOp::Log { .. } => Part::Log,

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 
 mod stale;
 
-pub(crate) use stale::StaleRoot;
+pub(crate) use stale::{OwnedRoot, StaleRoot};
 
 /// How often the directory is made again because another process has removed it as stale right after it was made.
 const RACES: u32 = 16;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,7 @@ use crate::Result;
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW};
 use crate::rootfs::teardown::{mounts_below, remove_tree};
 use crate::sys::fs::is_at;
+use crate::sys::lock::any_holder;
 
 /// How the name of a temporary root's private directory begins.
 const PREFIX: &str = "cofferdam-";
@@ -58,17 +59,9 @@ impl StaleRoot {
         let path = around(base, name);
         let name = path.file_name().map(OsString::from).unwrap_or_default();
         let base = open(base, DIR, Mode::empty())?;
-        let dir = match openat(&base, &*name, DIR_NOFOLLOW, Mode::empty()) {
-            // Of another user, a file, or a symbolic link.
-            Err(Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
-            opened => opened?,
-        };
-        let st = fstat(&dir)?;
-        if st.st_uid != geteuid().as_raw() || st.st_mode & 0o077 != 0 || !is_marked(&dir, known)? {
-            return Ok(None);
-        }
+        let Some(dir) = open_private(&base, &name, known)? else { return Ok(None) };
         // A lock, even a short one, on a directory that is being made would fail the spawn.
-        if changed(&st) > before {
+        if changed(&fstat(&dir)?) > before {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let lock = match Held::lock(dir) {
@@ -99,10 +92,7 @@ impl StaleRoot {
 
     /// A process that runs in the root.
     pub(crate) fn process(&self) -> io::Result<Option<i32>> {
-        match detached(self.lock.as_fd()) {
-            Some(pid) => Ok(Some(pid)),
-            None => process_in(self.lock.as_fd()),
-        }
+        running(self.lock.as_fd())
     }
 
     /// The mounts in the caller's mount namespace at the directory or below it. If they cannot be known, what was
@@ -119,6 +109,71 @@ impl StaleRoot {
     pub(crate) fn remove(&self) -> Result<()> {
         remove_tree(self.base.as_fd(), &self.name)
             .map_err(|left| left.into_error(self.path.parent().unwrap_or(&self.path)))
+    }
+}
+
+/// A temporary root that may have an owner. Nothing of it is locked.
+#[derive(Debug)]
+pub(crate) struct OwnedRoot {
+    base: OwnedFd,
+    name: OsString,
+    dir: OwnedFd,
+}
+
+impl OwnedRoot {
+    /// Opens the private directory. `None` if there is none, or if it was not made by this crate and this user.
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(crate) fn look(base: &Path, name: &str) -> io::Result<Option<OwnedRoot>> {
+        let name = around(base, name).file_name().map(OsString::from).unwrap_or_default();
+        let base = match open(base, DIR, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(None),
+            opened => opened?,
+        };
+        Ok(open_private(&base, &name, true)?.map(|dir| OwnedRoot { base, name, dir }))
+    }
+
+    /// A process that runs in the root.
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(crate) fn process(&self) -> io::Result<Option<i32>> {
+        running(self.dir.as_fd())
+    }
+
+    /// The process that has locked the directory.
+    pub(crate) fn owner_pid(&self) -> Option<i32> {
+        any_holder(self.dir.as_fd())
+    }
+
+    /// Whether the directory still has its name.
+    ///
+    /// # Errors
+    /// The refused call.
+    pub(crate) fn is_there(&self) -> io::Result<bool> {
+        Ok(is_at(self.dir.as_fd(), self.base.as_fd(), &*self.name)?)
+    }
+}
+
+/// Opens the private directory. `None` if there is none, or if it was not made by this crate and this user: it is
+/// private, and has a directory `root` and nothing else. `known` is as for [`StaleRoot::open`].
+fn open_private(base: &OwnedFd, name: &OsString, known: bool) -> io::Result<Option<OwnedFd>> {
+    let dir = match openat(base, &**name, DIR_NOFOLLOW, Mode::empty()) {
+        // Of another user, a file, or a symbolic link.
+        Err(Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+        opened => opened?,
+    };
+    let st = fstat(&dir)?;
+    let own = st.st_uid == geteuid().as_raw() && st.st_mode & 0o077 == 0 && is_marked(&dir, known)?;
+    Ok(own.then_some(dir))
+}
+
+/// A process that runs in the root in this directory.
+fn running(dir: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    match detached(dir) {
+        Some(pid) => Ok(Some(pid)),
+        None => process_in(dir),
     }
 }
 
