@@ -112,6 +112,8 @@ fn attempt(dir: &Path, spec: &Spec) -> Outcome {
         }
         drop(task);
     }
+    // With the mounts, the parents of the cgroups were kept.
+    spec.sandbox().release_prepared();
     outcome.left.extend(specs::left(dir));
     outcome
 }
