@@ -44,6 +44,10 @@ vm LAYOUT="v2" SUITE="inside" *ARGS:
         python3 .ci/test-binaries | awk -F'\t' '$1 == "test" { print $4 }')
     tools/vm-run -v -l {{ LAYOUT }} -s 256 -m 2048 -- "$binary" --show-output {{ ARGS }}
 
+# Many sandboxes on several threads, with every kind of end: memory, descriptors and the kernel's objects stay as they are.
+soak COUNT="100000" THREADS="8":
+    COFFERDAM_SOAK={{ COUNT }} COFFERDAM_SOAK_THREADS={{ THREADS }} cargo test --release --test soak -- --nocapture
+
 # What CI runs.
 ci:
     bash .ci/run

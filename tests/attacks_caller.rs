@@ -12,7 +12,7 @@ use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
 use cofferdam::{CallerFd, Error, Sandbox, Stdio};
-use common::{remove_cgroup, sandboxes};
+use common::{emulated, remove_cgroup, sandboxes};
 
 /// Entry point of this binary inside a sandbox; does nothing elsewhere.
 #[test]
@@ -132,7 +132,7 @@ fn few_descriptors() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
     let mut ran = 0;
-    for limit in 3..90u64 {
+    for limit in (3..90u64).step_by(if emulated() { 6 } else { 1 }) {
         let limits = libc::rlimit { rlim_cur: limit, rlim_max: 1024 };
         // SAFETY: `limits` outlives the call.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
@@ -172,7 +172,7 @@ fn forking() {
                 unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
             }
         });
-        for i in 0..60 {
+        for i in 0..if emulated() { 8 } else { 60 } {
             let run = Sandbox::command("/bin/sh").args(["-c", "exit 7"]).with(|s| s.init = i % 2 == 0);
             assert_eq!(run.spawn().unwrap().wait().unwrap().code, Some(7));
             assert!(Sandbox::command("/no/such").with(|s| s.init = i % 2 == 0).spawn().is_err());
@@ -237,7 +237,7 @@ fn no_process_survives_a_caller_killed_during_spawn() {
         return;
     }
     let id = format!("killed-{}", std::process::id());
-    for round in 0..25u64 {
+    for round in (0..25u64).step_by(if emulated() { 3 } else { 1 }) {
         let mut child =
             caller("spawning").env("ID", &id).stdout(Std::null()).stderr(Std::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(20_000 + round * 1_717));

@@ -10,7 +10,8 @@ use cofferdam::{DieWith, IsolationMode, Policy, Require, Sandbox, Stdio, Task};
 use common::{sandboxes, shell};
 use nix::poll::{PollFd, PollFlags, poll};
 
-const CLOCK: &str = "date +%s%N";
+/// The seconds, and a later time whose nanoseconds follow a comma. The date(1) of busybox has no `%N`.
+const CLOCK: &str = "date -u +%s; date -u -Ins";
 
 fn policy(dir: &Path) -> Policy {
     Policy { state_dir: Some(dir.into()), ..Policy::default() }
@@ -25,8 +26,13 @@ fn after_the_end(task: &Task) -> SystemTime {
 
 /// The time that the clock has printed.
 fn printed(text: &[u8]) -> SystemTime {
-    let nanoseconds = std::str::from_utf8(text).unwrap().trim().parse().unwrap();
-    UNIX_EPOCH + Duration::from_nanos(nanoseconds)
+    let text = std::str::from_utf8(text).unwrap();
+    let (seconds, date) = text.split_once('\n').unwrap();
+    let seconds: u64 = seconds.parse().unwrap();
+    // 2026-11-28T13:14:15,123456789+00:00
+    let (second, nanoseconds) = (date[17..19].parse::<u64>().unwrap(), date[20..29].parse().unwrap());
+    let later = (60 + second - seconds % 60) % 60;
+    UNIX_EPOCH + Duration::new(seconds + later, nanoseconds)
 }
 
 #[test]

@@ -14,7 +14,7 @@ use cofferdam::{
     Control, Deadline, DieWith, ExecSpec, ExitKind, LogStream, Lost, Policy, Sandbox, Signal, SignalTarget,
     Stdio, Task, TaskHandle,
 };
-use common::{can, sandboxes, shell};
+use common::{can, emulated, sandboxes, shell};
 
 /// More than any of these tests takes on a loaded machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -242,7 +242,8 @@ fn kill_stop_signal_and_deadline_end_every_process_and_say_how() {
     let status = task.stop(Signal::TERM, Duration::from_millis(50), SignalTarget::All).unwrap();
     assert_eq!(status.kind(), ExitKind::Killed);
     task.release().unwrap();
-    let task = alone(dir.path(), sleeps).deadline(Duration::from_millis(100)).spawn().unwrap();
+    let deadline = Duration::from_millis(if emulated() { 4000 } else { 100 });
+    let task = alone(dir.path(), sleeps).deadline(deadline).spawn().unwrap();
     assert!(task.report().enforced.contains(Control::DEADLINE), "{}", task.report());
     let main = task.pid().unwrap();
     assert_eq!(task.wait().unwrap().kind(), ExitKind::Deadline(Deadline::Wall));
