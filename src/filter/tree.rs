@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn trees_of_every_size_find_the_range_of_a_number() {
         for count in [1u32, 2, 3, 7, 80, 255, 256, 257, 600] {
-            let action = |n: u32| if n % 3 == 0 { Action::Allow } else { Action::Errno((n % 5 + 1) as u16) };
+            let action =
+                |n: u32| if n.is_multiple_of(3) { Action::Allow } else { Action::Errno((n % 5 + 1) as u16) };
             let leaf = |n: u32| match n % 7 {
                 0 => Leaf::Looks(vec![Instruction::load(16), Instruction::give(action(n).word())]),
                 _ => Leaf::Gives(action(n).word()),

@@ -82,7 +82,14 @@ impl Spawner {
         let sandbox = || Sandbox::command("true").policy(&policy).host(&host).require(Require::BestEffort);
         let (kept, alone) = (sandbox(), sandbox().init(false));
         let network = sandbox().network(Network::None);
-        Spawner { thread, kept, alone, network, policy, host }
+        let mut spawner = Spawner { thread, kept, alone, network, policy, host };
+        // A short warm-up would not run each kind twice on every thread, and the second spawn prepares the mounts.
+        for kind in [Prepared, PreparedAlone, PreparedNetwork] {
+            for number in 0..3 {
+                spawner.one(kind, number);
+            }
+        }
+        spawner
     }
 
     /// Runs one sandbox to its end. Returns the time of the spawn.
