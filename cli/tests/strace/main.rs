@@ -42,6 +42,34 @@ fn halves(calls: Vec<Call>) -> (Vec<Call>, Vec<Call>) {
     calls.into_iter().partition(|call| front.contains(&call.pid))
 }
 
+/// The calls up to the exec of the command, one process after another. From its fork on, the process that stays and its
+/// child run at the same time.
+fn by_process(mut init: Vec<Call>) -> Vec<Call> {
+    let exec = init.iter().position(|call| call.name == "execve" && call.result == "0");
+    init.truncate(exec.map_or(init.len(), |at| at + 1));
+    let mut pids: Vec<_> = init.iter().map(|call| call.pid).collect();
+    let mut known = std::collections::BTreeSet::new();
+    pids.retain(|pid| known.insert(*pid));
+    init.sort_by_key(|call| pids.iter().position(|pid| *pid == call.pid));
+    init
+}
+
+/// The plan of init with the lines of the child behind those of the process that stays.
+fn child_last(plan: &str) -> String {
+    let (mut lines, mut held) = (Vec::new(), Vec::new());
+    for line in plan.lines() {
+        if line.ends_with("# in the child") {
+            held.push(line);
+            continue;
+        }
+        lines.push(line);
+        if line.trim().starts_with("sendto(the child") {
+            lines.append(&mut held);
+        }
+    }
+    lines.join("\n")
+}
+
 /// The lines of a plan that are calls, each with its remark.
 fn lines(plan: &str) -> impl Iterator<Item = (Call, &str)> {
     plan.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| {
@@ -66,12 +94,13 @@ fn compare(flags: &[&str]) {
         .unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let (front, init) = halves(trace::calls(&std::fs::read_to_string(log.path()).unwrap()));
+    let init = by_process(init);
     let (parents, inits) = plan.split_once("# init\n").unwrap();
     let (inits, release) = inits.split_once("# release\n").unwrap();
     // The child executes init while the caller waits for the clone, so the trace has the exec among init's calls.
     let (execute, parents): (Vec<&str>, Vec<&str>) =
         parents.lines().map(str::trim).partition(|line| line.starts_with("execveat"));
-    let inits = format!("{}\n{inits}", execute.join("\n"));
+    let inits = format!("{}\n{}", execute.join("\n"), child_last(inits));
     let (of_front, of_init) = (in_order(&parents.join("\n"), &front), in_order(&inits, &init));
     assert!(of_front.len() + of_init.len() > 60, "{plan}");
     nothing_else(&init, &of_init);
