@@ -42,10 +42,19 @@ pub struct Left {
     pub last: u32,
 }
 
+/// Indices of the pidfds of the caller that the parent of the task's main process watches. An index beyond the table
+/// means none.
+pub struct Watched {
+    /// The parent exits when the caller ends.
+    pub caller: u32,
+    /// Until the caller lets the command go, the parent exits when the caller ends.
+    pub gate: u32,
+}
+
 /// Forks. Returns in the child. In PID 1, reaps until the task ends and does not return, unless a call is refused before
 /// the child may execute the command.
-pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
-    match fork(init, caller, &mut NextCall::from(0))? {
+pub fn fork_and_reap(init: &mut Init, watched: Watched, left: Left) -> Done {
+    match fork(init, watched, &mut NextCall::from(0))? {
         Forked::Child => Ok(()),
         Forked::Parent(parent) => {
             parent.close_others(init, 3)?;
@@ -61,11 +70,11 @@ pub fn fork_and_reap(init: &mut Init, caller: u32, left: Left) -> Done {
 /// As [`fork_and_reap`], but the child is PID 1 of a new PID namespace, and its parent is outside of it. The end of the
 /// parent does not end the namespace, so the parent kills the child before it exits. The child runs the steps that mount
 /// the sandbox: a proc file system shows the PID namespace of the process that mounts it.
-pub fn fork_outside(init: &mut Init, caller: u32, left: Left) -> Done {
+pub fn fork_outside(init: &mut Init, watched: Watched, left: Left) -> Done {
     // The root is replaced later. The kernel then moves this process too, unless its working directory is elsewhere.
     sys::chdir(c"/").at(0)?;
     sys::unshare(CLONE_NEWPID).at(1)?;
-    match fork(init, caller, &mut NextCall::from(2))? {
+    match fork(init, watched, &mut NextCall::from(2))? {
         Forked::Child => {
             // The session of the parent is outside of the namespace: getsid(2) would return 0.
             sys::setsid().at(5)
@@ -87,7 +96,7 @@ pub fn fork_outside(init: &mut Init, caller: u32, left: Left) -> Done {
 /// and its parent stays outside of the PID namespace, so its end does not end the child. The parent kills the child before
 /// it exits. The kernel kills the child too (`PR_SET_PDEATHSIG`), unless the command has cleared that.
 pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
-    match fork(init, caller, &mut NextCall::from(0))? {
+    match fork(init, Watched { caller, gate: u32::MAX }, &mut NextCall::from(0))? {
         Forked::Child => {
             // If the parent has ended before, the child ends when it waits for the parent's byte.
             sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(3).map(drop)
@@ -113,6 +122,8 @@ struct Parent {
     signals: i32,
     /// A pidfd of the caller.
     caller: i32,
+    /// A pidfd of the caller, if the child waits at the gate.
+    gate: i32,
     /// The socket to the child.
     child: i32,
     /// A pidfd of the child.
@@ -121,8 +132,8 @@ struct Parent {
     pid: i32,
 }
 
-fn fork(init: &mut Init, caller: u32, next: &mut NextCall) -> Result<Forked, CallFailed> {
-    let caller = init.take_fd(caller);
+fn fork(init: &mut Init, watched: Watched, next: &mut NextCall) -> Result<Forked, CallFailed> {
+    let (caller, gate) = (init.take_fd(watched.caller), init.take_fd(watched.gate));
     let index = next.index();
     // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
     let signals = match sys::open_child_signals() {
@@ -135,13 +146,14 @@ fn fork(init: &mut Init, caller: u32, next: &mut NextCall) -> Result<Forked, Cal
     if pid == 0 {
         sys::close(signals);
         sys::close(caller);
+        sys::close(gate);
         sys::close(ours);
         init.of_pid1().into_iter().for_each(sys::close);
         init.pid1 = theirs;
         return Ok(Forked::Child);
     }
     sys::close(theirs);
-    Ok(Forked::Parent(Parent { signals, caller, child: ours, pidfd, pid }))
+    Ok(Forked::Parent(Parent { signals, caller, gate, child: ours, pidfd, pid }))
 }
 
 /// Waits until the parent has given up its privileges.
@@ -156,9 +168,9 @@ pub fn await_parent(init: &Init) -> Done {
 impl Parent {
     /// Closes every descriptor except its own. `index` is the index of the call's line.
     fn close_others(&self, init: &Init, index: u8) -> Done {
-        let Parent { signals, caller, child, pidfd, .. } = *self;
+        let Parent { signals, caller, gate, child, pidfd, .. } = *self;
         let [a, b, c, d, e, f, g] = init.of_pid1();
-        let mut kept = [init.status, signals, caller, child, pidfd, a, b, c, d, e, f, g];
+        let mut kept = [init.status, signals, caller, gate, child, pidfd, a, b, c, d, e, f, g];
         kept.sort_unstable();
         let mut first = 0;
         for fd in kept {
@@ -175,9 +187,16 @@ impl Parent {
         unsafe { sys::unmap(init.plan) };
         sys::send(self.child, b"g").at(LAST_CALL)?;
         let ends = Ends { status: init.status, caller: self.caller, record: init.record, kills };
+        let gated = self.gate >= 0;
         // The caller waits for this record. No line prints the calls, so the error names the last one.
-        let running = || sys::send_fd(init.status, &Record::Running.encode(), self.pidfd);
-        let done = ends.await_exec(self.child, self.pid).and_then(|()| running());
+        let running = || match sys::send_fd(init.status, &Record::Running.encode(), self.pidfd) {
+            // The caller has ended after it let the command go, which survives it.
+            Err(_) if gated && self.caller < 0 => Ok(()),
+            sent => sent,
+        };
+        let passed = if gated { ends.await_let_go(&self) } else { Ok(()) };
+        let done =
+            passed.and_then(|()| ends.await_exec(self.child, self.pid, gated)).and_then(|()| running());
         if done.is_err() {
             ends.kill_main();
         }
@@ -374,24 +393,91 @@ impl Reaper {
     }
 }
 
+/// What the child sends when it is at the gate. Another byte says that a step was refused.
+pub const AT_GATE: &[u8; 1] = b"h";
+
+/// Polls until one of the descriptors is readable.
+fn poll_all(fds: [i32; 3]) -> [PollFd; 3] {
+    let mut fds = fds.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+    while fds.iter().all(|fd| fd.revents == 0) {
+        let _ = sys::poll(&mut fds);
+    }
+    let [_, status, caller] = fds;
+    if caller.revents != 0 && status.revents == 0 {
+        // The caller may have sent a byte after the kernel looked at the socket, and before it looked at the pidfd.
+        let _ = sys::poll(&mut fds);
+    }
+    fds
+}
+
 impl Ends {
+    /// Waits until the child is at the gate, sends the caller its pidfd, and waits until the caller lets the command go.
+    /// If the caller ends before, or the child does, the command is never executed: records that and exits.
+    fn await_let_go(self, parent: &Parent) -> Result<(), Errno> {
+        let Parent { gate, child, pid, pidfd, .. } = *parent;
+        let watched = [child, self.status, gate];
+        let mut byte = [0u8; 1];
+        let [_, status, caller] = poll_all(watched);
+        if status.revents != 0 || caller.revents != 0 {
+            self.exit_unexecuted();
+        }
+        match sys::recv(child, &mut byte)? {
+            0 => self.exit_if_unexecuted(pid, true),
+            _ if byte != *AT_GATE => self.exit_unexecuted(),
+            _ => sys::send_fd(self.status, &Record::AtGate.encode(), pidfd)?,
+        }
+        let [of_child, status, _] = poll_all(watched);
+        if status.revents != 0 && sys::recv(self.status, &mut byte) == Ok(1) {
+            sys::close(gate);
+            return sys::send(child, b"g");
+        }
+        if of_child.revents != 0 {
+            self.exit_if_unexecuted(pid, true);
+        }
+        self.exit_unexecuted()
+    }
+
     /// Returns after the child has executed the command: exec closes the child's end of the socket. Exits if the child
     /// sends a byte (a step was refused, and the child has reported it to the parent), or if the parent is gone. If the
     /// child has ended before the exec, which closes the socket too, it sends the parent the status and exits.
-    fn await_exec(self, child: i32, pid: i32) -> Result<(), Errno> {
-        let mut fds = [child, self.status, self.caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
-        while fds.iter().all(|fd| fd.revents == 0) {
-            let _ = sys::poll(&mut fds);
+    ///
+    /// If the caller has let the command go (`gated`), a command that is to survive the caller goes on without it.
+    fn await_exec(self, child: i32, pid: i32, gated: bool) -> Result<(), Errno> {
+        let mut of_status = self.status;
+        loop {
+            let [_, status, caller] = poll_all([child, of_status, self.caller]);
+            if status.revents != 0 && gated && self.caller < 0 {
+                of_status = -1;
+                continue;
+            }
+            if status.revents != 0 || caller.revents != 0 {
+                self.exit();
+            }
+            break;
         }
-        let [_, status, caller] = fds;
-        if status.revents != 0 || caller.revents != 0 || sys::recv(child, &mut [0u8; 1])? != 0 {
-            self.exit();
+        if sys::recv(child, &mut [0u8; 1])? != 0 {
+            if gated { self.exit_unexecuted() } else { self.exit() }
         }
+        self.exit_if_unexecuted(pid, gated);
+        Ok(())
+    }
+
+    /// If the child has ended before the exec, sends the parent the status and exits.
+    fn exit_if_unexecuted(self, pid: i32, gated: bool) {
         if let Ok(status) = sys::wait_unexecuted(pid) {
+            if gated {
+                self.write_end(End::NotExecuted);
+            }
             let _ = sys::send(self.status, &Record::Exited { status }.encode());
             sys::exit(FAILED);
         }
-        Ok(())
+    }
+
+    /// Exits although the child, which waits at the gate or was refused a step, has not executed the command.
+    fn exit_unexecuted(self) -> ! {
+        self.kill_main();
+        self.write_end(End::NotExecuted);
+        sys::exit(FAILED)
     }
 
     /// Exits before the main process has ended.
@@ -416,17 +502,23 @@ impl Ends {
     /// The record of a status is written to the disk as well. At a deadline that is left to the kernel, because the task
     /// runs until PID 1 exits.
     fn report(self, record: Record) {
-        let time = sys::now();
-        if let Some(end) = record.end().filter(|_| self.record >= 0) {
-            let written = ExitRecord { end, time };
-            let _ = sys::pwrite(self.record, &written.encode(), EXIT_RECORD_AT);
-            if let End::Status(_) = end {
-                let _ = sys::fsync(self.record);
-            }
-        }
+        let time = record.end().map_or_else(sys::now, |end| self.write_end(end));
         let _ = sys::send(self.status, &record.encode());
         let (seconds, nanoseconds) = time;
         let nanoseconds = seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.into());
         let _ = sys::send(self.status, &Record::EndedAt { nanoseconds }.encode());
+    }
+
+    /// Writes the end of the task to the file of the exit record, if there is one. Returns the time.
+    fn write_end(self, end: End) -> (u64, u32) {
+        let time = sys::now();
+        if self.record >= 0 {
+            let written = ExitRecord { end, time };
+            let _ = sys::pwrite(self.record, &written.encode(), EXIT_RECORD_AT);
+            if let End::Status(_) | End::NotExecuted = end {
+                let _ = sys::fsync(self.record);
+            }
+        }
+        time
     }
 }

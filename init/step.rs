@@ -9,12 +9,14 @@ use crate::mount::{attach, attach_anchor, new_mount};
 use crate::paths::{
     allow_existing, close_parent, open_if_present, open_mount_point, open_parent, split_at_anchor,
 };
+use crate::reap::{AT_GATE, Left, Watched};
 use crate::state::{FAILED, Init};
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
-    AT_FDCWD, EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
-    O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, PR_GET_SECUREBITS, PR_SET_DUMPABLE, PR_SET_IO_FLUSHER,
-    PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, PR_SET_THP_DISABLE, PR_SET_TIMERSLACK,
+    AT_FDCWD, EACCES, EINTR, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
+    O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, POLLIN, PR_GET_SECUREBITS, PR_SET_DUMPABLE,
+    PR_SET_IO_FLUSHER, PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, PR_SET_THP_DISABLE,
+    PR_SET_TIMERSLACK,
 };
 use crate::wire::{Dup, FileType, List, Op, Record, Str};
 use crate::{files, mount, overlay, reap, terminal};
@@ -182,11 +184,13 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             init.log = Log::open(file, pipes).at(0)?;
             Ok(())
         }
-        Op::Fork { uid, gid, set_groups, last, caller } => {
-            reap::fork_and_reap(init, caller, reap::Left { uid, gid, set_groups, last })
+        Op::Fork { uid, gid, set_groups, last, caller, gate } => {
+            let (watched, left) = (Watched { caller, gate }, Left { uid, gid, set_groups, last });
+            reap::fork_and_reap(init, watched, left)
         }
-        Op::ForkOutside { uid, gid, set_groups, last, caller } => {
-            reap::fork_outside(init, caller, reap::Left { uid, gid, set_groups, last })
+        Op::ForkOutside { uid, gid, set_groups, last, caller, gate } => {
+            let (watched, left) = (Watched { caller, gate }, Left { uid, gid, set_groups, last });
+            reap::fork_outside(init, watched, left)
         }
         Op::ForkInside { caller } => reap::fork_inside(init, caller),
         Op::Bounding { keep, last } => drop_bounding(keep, last, 0),
@@ -208,6 +212,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Name { name } => sys::set_name(name).at(0),
         Op::Find { candidates } => find_command(init, candidates),
         Op::AwaitPid1 {} => reap::await_parent(init),
+        Op::Gate { caller } => await_let_go(init, caller),
         Op::Exec { .. } => exec_command(init),
     }
 }
@@ -349,6 +354,38 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
     }
     // Without this record the parent takes the exec of a command without a PID 1 for the end of init.
     sys::send(init.status, &Record::Ready.encode()).at(0)
+}
+
+/// Reports that the command can be executed, and waits until the caller lets it go. Exits if the caller ends before.
+fn await_let_go(init: &mut Init, caller: u32) -> Done {
+    let caller = init.take_fd(caller);
+    if init.pid1 >= 0 {
+        // PID 1 watches the caller.
+        sys::send(init.pid1, AT_GATE).at(0)?;
+        return match sys::recv(init.pid1, &mut [0u8; 1]).at(2)? {
+            0 => sys::exit(FAILED),
+            _ => Ok(()),
+        };
+    }
+    sys::send(init.status, &Record::AtGate.encode()).at(0)?;
+    // A fork of the caller may hold the socket open, so its end is not the only sign of the caller's end.
+    let mut fds = [init.status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+    let status = loop {
+        match sys::poll(&mut fds) {
+            Err(EINTR) => {}
+            polled => polled.at(1)?,
+        }
+        let [status, caller] = fds;
+        // Once more if only the caller's end was seen: it may have sent the byte right before.
+        if status.revents != 0 || caller.revents != 0 && sys::poll(&mut fds).is_ok() {
+            break fds.first().is_some_and(|status| status.revents != 0);
+        }
+    };
+    if !status || sys::recv(init.status, &mut [0u8; 1]).at(2)? == 0 {
+        sys::exit(FAILED);
+    }
+    sys::close(caller);
+    Ok(())
 }
 
 /// The words of `execve(2)`: pointers to the arguments, and to the environment.

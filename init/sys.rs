@@ -274,6 +274,7 @@ pub fn now() -> (u64, u32) {
 
 /// struct pollfd.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct PollFd {
     /// The descriptor; ppoll(2) ignores a negative one.
     pub fd: i32,

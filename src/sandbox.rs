@@ -1,19 +1,21 @@
 //! Entry point of the crate: a spec under a policy that can be planned or spawned.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::compile::compile;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
 use crate::rootfs::{Cancel, Progress, ProgressFn, Watch};
-use crate::spawn::{self, Given};
+use crate::spawn::{self, AtGate, Given};
 use crate::spec::{DieWith, Policy, SandboxSpec};
 use crate::task::{Task, TaskHandle};
 use prepare::{Kept, KeptPlan};
@@ -178,25 +180,83 @@ impl Sandbox {
     /// # Errors
     /// [`Error`](crate::Error) with the refused step. Everything made before it is removed.
     pub fn spawn(&self) -> Result<Task> {
+        self.spawn_by(&|plan, host, given| self.run(plan, host, given))
+    }
+
+    /// As [`spawn`](Self::spawn), but passes the task's handle to `store` before the command is executed. So a driver that
+    /// is killed at any moment has the handle of every command that was executed, if `store` writes it to a file.
+    ///
+    /// `store` is called when the sandbox is complete and the command was found. Only the task's filter and `execve(2)` are
+    /// left, which wait until `store` returns. The handle is that of [`Task::handle`], whatever
+    /// [`die_with`](SandboxSpec::die_with) is: a task that ends with its driver leaves an exit record and cgroups, which the
+    /// handle finds. `store` may take any time. Another process that recovers the task meanwhile is told that it is in
+    /// use, if the task has an exit record or a cgroup.
+    ///
+    /// If this process ends before `store` has returned, the command is never executed, and init ends. Recovering the stored
+    /// handle then yields a task that has ended, with [`Lost::NotExecuted`](crate::Lost::NotExecuted) if the policy has a
+    /// [`state_dir`](Policy::state_dir), else with [`Lost::Unrecorded`](crate::Lost::Unrecorded). If it ends later, a task
+    /// that [survives](DieWith::Survive) runs on.
+    ///
+    /// [`Plan::gated`] prints the steps. They cost two messages between this process and init.
+    ///
+    /// ```no_run
+    /// use cofferdam::{DieWith, Policy, Sandbox};
+    ///
+    /// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+    /// let sandbox = Sandbox::command("daemon").policy(&policy).die_with(DieWith::Survive);
+    /// let task = sandbox.spawn_with(|handle| {
+    ///     let mut file = std::fs::File::create("/var/lib/driver/job-7.json")?;
+    ///     serde_json::to_writer(&mut file, handle)?;
+    ///     file.sync_all()
+    /// })?;
+    /// println!("{}", task.wait()?);
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn). [`Error::Prepare`](crate::Error::Prepare) with the step `store the handle` if `store`
+    /// returns an error: the command was not executed, and everything is removed. The same happens if `store` panics; the
+    /// panic goes on. After any other error, `store` may have been called: what it has stored names a task that does not
+    /// exist.
+    pub fn spawn_with(&self, store: impl FnOnce(&TaskHandle) -> io::Result<()>) -> Result<Task> {
+        let store = Cell::new(Some(store));
+        self.spawn_by(&|plan, host, given| {
+            let at_gate = |task: AtGate<'_>| {
+                let AtGate { child, undo, report, populated } = task;
+                let handle = TaskHandle::at_gate(plan.enclosure(report.clone()), child, undo, populated)?;
+                let Some(store) = store.take() else { return Ok(()) };
+                store(&handle).map_err(Error::prepare("store the handle"))
+            };
+            self.run(&plan.clone().gated()?, host, Given { at_gate: Some(&at_gate), ..given })
+        })
+    }
+
+    /// Finds the plan of the next task, and runs it.
+    fn spawn_by(&self, run: &dyn Fn(&Plan, &Host, Given<'_>) -> Result<Task>) -> Result<Task> {
         spawn::check_declared(&self.spec)?;
         if let Some(kept) = self.kept_plan() {
-            return self.on_host(|host| self.spawn_prepared(&kept, host));
+            return self.on_host(|host| self.spawn_prepared(&kept, host, run));
         }
         self.on_host(|host| {
             let survey = self.survey(host)?;
             let plan = self.compile_with(host, &survey)?;
             match self.keep(&plan, host, &survey) {
-                Some(kept) => self.spawn_prepared(&kept, host),
-                None => self.run(&plan, host, Given { survey: Some(&survey), ..Given::default() }),
+                Some(kept) => self.spawn_prepared(&kept, host, run),
+                None => run(&plan, host, Given { survey: Some(&survey), ..Given::default() }),
             }
         })
     }
 
-    fn spawn_prepared(&self, kept: &KeptPlan, host: &Host) -> Result<Task> {
+    fn spawn_prepared(
+        &self,
+        kept: &KeptPlan,
+        host: &Host,
+        run: &dyn Fn(&Plan, &Host, Given<'_>) -> Result<Task>,
+    ) -> Result<Task> {
         let given = Given { survey: Some(&kept.survey), ready: Some(kept.ready()), ..Given::default() };
         match self.spec.id {
-            Some(_) => self.run(&kept.plan, host, given),
-            None => self.run(&kept.plan.named(&random_id()), host, given),
+            Some(_) => run(&kept.plan, host, given),
+            None => run(&kept.plan.named(&random_id()), host, given),
         }
     }
 

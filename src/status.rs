@@ -113,6 +113,9 @@ pub enum Lost {
     CgroupRemoved,
     /// The exit record is damaged or incomplete, as after a loss of power.
     Torn,
+    /// The command was never executed: its driver ended while it stored the task's handle
+    /// ([`Sandbox::spawn_with`](crate::Sandbox::spawn_with)), or the execution was refused.
+    NotExecuted,
 }
 
 impl fmt::Display for Lost {
@@ -125,6 +128,7 @@ impl fmt::Display for Lost {
             }
             Lost::Rebooted => f.write_str("the machine was rebooted, and there is no exit record"),
             Lost::CgroupRemoved => f.write_str("the task's cgroup was removed"),
+            Lost::NotExecuted => f.write_str("the command was never executed"),
             Lost::Torn => f.write_str("the exit record is damaged or incomplete"),
         }
     }

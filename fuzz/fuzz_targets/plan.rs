@@ -79,11 +79,12 @@ impl Made {
             OpCode::MoveRoot => Op::MoveRoot {},
             OpCode::Rlimit => Op::Rlimit { resource: m, soft: y, hard: z },
             OpCode::Fork => {
-                Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
+                Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32, gate: m }
             }
+            OpCode::Gate => Op::Gate { caller: m },
             OpCode::Name => Op::Name { name: a },
             OpCode::ForkOutside => {
-                Op::ForkOutside { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32 }
+                Op::ForkOutside { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32, gate: m }
             }
             OpCode::ForkInside => Op::ForkInside { caller: z as u32 },
             OpCode::Bounding => Op::Bounding { keep: x, last: n },
@@ -191,7 +192,7 @@ fn print(program: &Program<'_>) {
 
 fn record(bytes: &[u8]) {
     match Record::decode(bytes) {
-        Err(_) => assert!(bytes.len() != RECORD || !(1..=11).contains(&bytes[0])),
+        Err(_) => assert!(bytes.len() != RECORD || !(1..=12).contains(&bytes[0])),
         Ok(record) => {
             assert_eq!(bytes.len(), RECORD);
             assert_eq!(Record::decode(&record.encode()), Ok(record));

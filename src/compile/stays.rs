@@ -111,9 +111,10 @@ impl Stay<'_> {
     fn fork(&self, caller: u32) -> InitStep {
         let (uid, gid) = super::identity::pid1(self.host, self.identity, self.mapping);
         let (set_groups, last) = (self.mapping != Mapping::Caller, process::last_capability(self.host));
+        let gate = u32::MAX;
         let op = match self.stays {
-            Stays::Outside => Op::ForkOutside { uid, gid, set_groups, last, caller },
-            _ => Op::Fork { uid, gid, set_groups, last, caller },
+            Stays::Outside => Op::ForkOutside { uid, gid, set_groups, last, caller, gate },
+            _ => Op::Fork { uid, gid, set_groups, last, caller, gate },
         };
         InitStep::new(Control::PID_NS, op)
     }

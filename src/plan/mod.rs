@@ -23,6 +23,7 @@ use crate::rootfs::changes::RootRecord;
 use crate::step::wire::{self, Field, List, Op};
 use crate::step::{Encoded, InitStep, Phase, call, rlimit_name};
 
+mod gate;
 mod parent;
 mod prepared;
 

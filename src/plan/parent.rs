@@ -61,6 +61,10 @@ pub(crate) enum ParentOp {
     },
     /// Writes the id maps of the child's user namespace, and lets init continue.
     IdMaps(IdMaps),
+    /// Waits until init could execute the command, or a step of init was refused. Init waits too.
+    AwaitGate,
+    /// Calls the caller's function with the handle of the task, then lets init execute the command.
+    LetGo,
     /// Waits until init has executed the command or a step of init was refused.
     AwaitCommand,
     /// Waits until init has sent the prepared mount namespace or a step of init was refused.
@@ -87,6 +91,8 @@ impl ParentOp {
             ParentOp::SealInit => "write the program of init to a sealed memfd".into(),
             ParentOp::Clone { .. } => "clone, and execute init".into(),
             ParentOp::IdMaps(_) => "write the id maps".into(),
+            ParentOp::AwaitGate => "wait until the command can be executed".into(),
+            ParentOp::LetGo => "let the command go, when the caller has stored the handle".into(),
             ParentOp::AwaitCommand => "wait until the command runs".into(),
             ParentOp::AwaitPrepared => "wait for the prepared mount namespace".into(),
             ParentOp::CheckShare(_) => "check again whether CPUs are reserved".into(),
@@ -133,6 +139,7 @@ impl ParentOp {
                 vec![format!("openat({path:?}, O_DIRECTORY)"), format!("flock({path:?}, LOCK_EX|LOCK_NB)")]
             }
             ParentOp::BuildRoot(_)
+            | ParentOp::AwaitGate
             | ParentOp::AwaitCommand
             | ParentOp::AwaitPrepared
             | ParentOp::CheckShare(_) => Vec::new(),
@@ -144,6 +151,7 @@ impl ParentOp {
             ParentOp::Clone { namespaces, into_cgroup } => {
                 vec![clone_call(*namespaces, *into_cgroup), EXECUTE_INIT.into()]
             }
+            ParentOp::LetGo => vec!["sendto(status)".into()],
             ParentOp::IdMaps(maps) => maps.files().map(|(file, text)| map_call(file, text)).collect(),
         }
     }

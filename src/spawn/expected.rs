@@ -23,25 +23,50 @@ pub(super) struct Expected {
     terminal: bool,
     command: bool,
     prepared: bool,
+    at_gate: bool,
     /// Whether a process of the task may trace init.
     traced: bool,
 }
 
 impl Expected {
     pub(super) fn of(plan: &Plan) -> Expected {
-        let mut expected =
-            Expected { copy: false, terminal: false, command: false, prepared: false, traced: true };
+        let mut expected = Expected {
+            copy: false,
+            terminal: false,
+            command: false,
+            prepared: false,
+            at_gate: false,
+            traced: true,
+        };
         for op in plan.init.iter().filter_map(InitStep::op) {
             match op {
                 Op::CloneInto { .. } => expected.copy = true,
                 Op::Terminal { .. } => expected.terminal = true,
                 Op::Fork { .. } | Op::ForkOutside { .. } | Op::ForkInside { .. } => expected.command = true,
                 Op::SendPrepared {} => expected.prepared = true,
+                Op::Gate { .. } => expected.at_gate = true,
                 Op::Bounding { keep, .. } => expected.traced = keep & (1 << SYS_PTRACE) != 0,
                 _ => {}
             }
         }
         expected
+    }
+
+    /// What is left to come when the command has passed the gate.
+    pub(super) fn after_gate(self) -> Expected {
+        Expected { copy: false, terminal: false, at_gate: false, ..self }
+    }
+
+    /// The pidfd of the process that waits at the gate, if it is a child of init.
+    ///
+    /// # Errors
+    /// As [`invalid`].
+    pub(super) fn at_gate(&mut self, fd: Option<OwnedFd>, child: &Child) -> Result<Option<OwnedFd>> {
+        match (std::mem::take(&mut self.at_gate), self.command) {
+            (true, true) => self.command(fd, child),
+            (true, false) => Ok(None),
+            (false, _) => Err(invalid()),
+        }
     }
 
     /// Whether a process of init's program stays beside the command.

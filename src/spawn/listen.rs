@@ -22,21 +22,26 @@ use super::expected::{self, Expected};
 pub(super) enum Heard {
     /// The command runs. With the caller's end of the pseudo-terminal, if the plan opens one.
     Runs(Option<OwnedFd>),
+    /// The command waits at the gate. With the caller's end of the pseudo-terminal, as above.
+    AtGate(Option<OwnedFd>),
     /// The mount namespace is prepared, and init exits.
     Prepared(OwnedFd),
 }
 
-/// Reads init's records until its program is complete. `group` is the cgroup of the new process.
+/// Reads init's records until its program is complete, or until the command waits at the gate. `gate_passed` says that it
+/// was let go since. `group` is the cgroup of the new process.
 pub(super) fn listen(
     plan: &Plan,
     child: &mut Child,
     report: &mut Report,
     until: Option<Instant>,
     group: Option<&Group>,
+    gate_passed: bool,
 ) -> Result<Heard> {
-    let mut ready = false;
+    let mut ready = gate_passed;
     let mut terminal = None;
-    let mut expected = Expected::of(plan);
+    let all = Expected::of(plan);
+    let mut expected = if gate_passed { all.after_gate() } else { all };
     loop {
         let mut buffer = [0u8; RECORD];
         if let Some(until) = until {
@@ -72,6 +77,10 @@ pub(super) fn listen(
                 return Ok(Heard::Runs(terminal));
             }
             Ok(Record::Prepared) => return Ok(Heard::Prepared(expected.prepared(fd)?)),
+            Ok(Record::AtGate) => {
+                child.runs_as(expected.at_gate(fd, child)?);
+                return Ok(Heard::AtGate(terminal));
+            }
             Ok(Record::Terminal) => terminal = Some(expected.terminal(fd)?),
             Ok(Record::Copied { pid }) => {
                 child.continues_as(expected.copy(fd.or_else(|| sys::own_child(pid)))?);

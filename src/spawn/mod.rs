@@ -57,8 +57,18 @@ pub(crate) struct Given<'a> {
     pub running: Option<BorrowedFd<'a>>,
     /// Where the task that is to be replaced has its cgroups and its files. `None` if none is replaced.
     pub places: Option<(&'a Policy, &'a Host)>,
+    /// What is called when the command waits at the gate, if the plan has one.
+    pub at_gate: Option<&'a dyn Fn(AtGate<'_>) -> Result<()>>,
     /// How long the process may take to execute its command. `None` for a new task, which nothing can stop.
     pub start: Option<Duration>,
+}
+
+/// A task whose command waits at the gate.
+pub(crate) struct AtGate<'a> {
+    pub child: &'a Child,
+    pub undo: &'a mut Undo,
+    pub report: &'a Report,
+    pub populated: Option<&'a Populated>,
 }
 
 /// What is kept for all tasks of a sandbox.
@@ -132,6 +142,8 @@ struct Attempt {
     init: Option<OwnedFd>,
     /// The mount namespace that init has prepared.
     prepared: Option<OwnedFd>,
+    /// Whether the command was at the gate.
+    gate_passed: bool,
 }
 
 impl<'a> Run<'a> {
@@ -161,6 +173,8 @@ impl<'a> Run<'a> {
             let born = steps.iter().try_for_each(|step| self.step(step));
             let group = self.undo.group().filter(|group| group.into_fd().is_some());
             let again = match (&born, group) {
+                // The caller has the handle of this attempt.
+                _ if self.attempt.gate_passed => false,
                 (Err(e), Some(group)) if was_killed(e).is_some_and(|e| e.first) && group.oom_kills() == 0 => {
                     kills < KILLS && group.kill().is_ok()
                 }
@@ -263,16 +277,19 @@ impl<'a> Run<'a> {
                     && sys::is_ending(child.pidfd()) == Some(true)
                 {
                     // The kernel refuses the maps of a process that ends. The cause is the end of init.
-                    listen(self.plan, child, &mut self.report, None, None)?;
+                    listen(self.plan, child, &mut self.report, None, None, false)?;
                 }
                 written?;
             }
-            ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
-                let Attempt { child, streams, prepared, .. } = &mut self.attempt;
+            ParentOp::LetGo => self.let_go()?,
+            ParentOp::AwaitGate | ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
+                let Attempt { child, streams, prepared, gate_passed, .. } = &mut self.attempt;
                 if let Some(child) = child {
                     let until = self.given.start.and_then(|start| Instant::now().checked_add(start));
-                    match listen(self.plan, child, &mut self.report, until, self.undo.group())? {
-                        Heard::Runs(terminal) => streams.terminal = terminal,
+                    let group = self.undo.group();
+                    match listen(self.plan, child, &mut self.report, until, group, *gate_passed)? {
+                        Heard::Runs(_) if *gate_passed => {}
+                        Heard::Runs(terminal) | Heard::AtGate(terminal) => streams.terminal = terminal,
                         Heard::Prepared(namespace) => *prepared = Some(namespace),
                     }
                 }
@@ -284,6 +301,17 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Calls the caller's function, and lets the command at the gate go.
+    fn let_go(&mut self) -> Result<()> {
+        let Some(child) = &self.attempt.child else { return Ok(()) };
+        self.attempt.gate_passed = true;
+        if let Some(at_gate) = self.given.at_gate {
+            let (undo, populated) = (&mut self.undo, self.populated.as_ref());
+            at_gate(AtGate { child, undo, report: &self.report, populated })?;
+        }
+        let_continue(child)
     }
 
     /// The cgroups of the new process. They are added to the undo list after the root, so they are removed before it:

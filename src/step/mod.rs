@@ -460,12 +460,13 @@ mod tests {
             Record::CpuDeadline,
             Record::Terminal,
             Record::Prepared,
+            Record::AtGate,
             Record::Copied { pid: 70000 },
             Record::EndedAt { nanoseconds: u64::MAX - 1 },
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
-        assert_eq!(Record::decode(&[12; 9]), Err(Malformed));
+        assert_eq!(Record::decode(&[13; 9]), Err(Malformed));
         assert_eq!(Record::decode(&[1; 8]), Err(Malformed));
     }
 
@@ -499,7 +500,8 @@ mod tests {
 
     #[test]
     fn exit_record_with_any_changed_byte_is_refused() {
-        for end in [End::Status(43 << 8), End::Status(9), End::Deadline, End::CpuDeadline, End::Killed] {
+        let ends = [End::Status(43 << 8), End::Status(9), End::Deadline, End::CpuDeadline];
+        for end in ends.into_iter().chain([End::Killed, End::NotExecuted]) {
             let record = ExitRecord { end, time: (u64::MAX - 7, 999_999_999) };
             let bytes = record.encode();
             assert_eq!(ExitRecord::decode(&bytes), Ok(record));

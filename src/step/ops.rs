@@ -314,6 +314,9 @@ ops! {
         /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends. An index
         /// beyond the table means that PID 1 outlives the caller.
         caller: u32,
+        /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends before it lets
+        /// the command go: see [`Op::Gate`]. An index beyond the table means that there is no such step.
+        gate: u32,
     }
     /// Makes a PID namespace and forks: the child is PID 1 of the namespace, and init stays outside of it. The child waits
     /// until init has given up its privileges, and then runs the following steps. Init reaps it, reports its exit status,
@@ -330,6 +333,8 @@ ops! {
         /// Index into the table of descriptors, of a pidfd of the caller. Init kills the child when the caller ends. An
         /// index beyond the table means that both outlive the caller.
         caller: u32,
+        /// As in [`Op::Fork`].
+        gate: u32,
     }
     /// Forks after [`Op::Join`] has joined the PID namespace of a task: the child is in that namespace, init is not. The
     /// child continues with the next steps. Init waits for it and reports its exit status. The kernel kills the child
@@ -432,6 +437,13 @@ ops! {
     /// In the child of a process that stays: waits until that process has given up its privileges. Since the fork, both
     /// processes have run at the same time.
     AwaitPid1 {}
+    /// Reports to the parent that the command can be executed, and waits until the parent lets it go. If the caller ends
+    /// before, the command is not executed. A process of init that stays watches the caller and passes the byte on.
+    Gate {
+        /// Index into the table of descriptors, of a pidfd of the caller. An index beyond the table means that a process
+        /// of init stays.
+        caller: u32,
+    }
     /// Mounts a tmpfs that overlays write to, outside the sandbox's root.
     Upper {
         /// Mount options: key, value, key, value, and so on. An empty value means a flag.

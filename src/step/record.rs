@@ -34,6 +34,9 @@ pub enum Record {
     Running,
     /// The pseudo-terminal is open. The parent's end comes with the record (`SCM_RIGHTS`).
     Terminal,
+    /// The command can be executed, and waits until the parent lets it go. The pidfd of the process that will execute it
+    /// comes with the record (`SCM_RIGHTS`), if a process of init stays beside it.
+    AtGate,
     /// The prepared mount namespace is complete, and init exits. The namespace comes with the record (`SCM_RIGHTS`).
     Prepared,
     /// Init continues in a copy, and has exited. The copy's pidfd comes with the record (`SCM_RIGHTS`), unless the kernel
@@ -81,6 +84,8 @@ pub enum End {
     CpuDeadline,
     /// The owner killed the task, and PID 1 with it. The owner writes this record.
     Killed,
+    /// The command was not executed: the owner ended before it let the command go, or the kernel refused a later step.
+    NotExecuted,
 }
 
 /// Length of an encoded [`ExitRecord`].
@@ -101,6 +106,7 @@ impl ExitRecord {
             End::Deadline => (2, 0),
             End::CpuDeadline => (3, 0),
             End::Killed => (4, 0),
+            End::NotExecuted => (5, 0),
         };
         let (seconds, nanoseconds) = self.time;
         let fields = EXIT_MAGIC
@@ -128,7 +134,8 @@ impl ExitRecord {
             1 => End::Status(status),
             2 => End::Deadline,
             3 => End::CpuDeadline,
-            _ => End::Killed,
+            4 => End::Killed,
+            _ => End::NotExecuted,
         };
         let record = ExitRecord { end, time: (seconds, nanoseconds) };
         if record.encode() == *bytes { Ok(record) } else { Err(Malformed) }
@@ -160,6 +167,7 @@ impl Record {
             | Record::Ready
             | Record::Running
             | Record::Terminal
+            | Record::AtGate
             | Record::Prepared
             | Record::Copied { .. }
             | Record::EndedAt { .. } => None,
@@ -184,6 +192,7 @@ impl Record {
             Record::Copied { pid } => (9, 0, 0, pid),
             Record::Prepared => (10, 0, 0, 0),
             Record::EndedAt { .. } => (11, 0, 0, 0),
+            Record::AtGate => (12, 0, 0, 0),
         };
         let [s0, s1, s2, _] = step.to_le_bytes();
         let [n0, n1, n2, n3] = number.to_le_bytes();
@@ -210,6 +219,7 @@ impl Record {
             9 => Ok(Record::Copied { pid: errno }),
             10 => Ok(Record::Prepared),
             11 => Ok(Record::EndedAt { nanoseconds: u64::from_le_bytes([s0, s1, s2, call, n0, n1, n2, n3]) }),
+            12 => Ok(Record::AtGate),
             _ => Err(Malformed),
         }
     }

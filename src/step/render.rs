@@ -274,6 +274,11 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             one(format!("statx(first regular file of {})", names.join(" ")))
         }
         Op::AwaitPid1 {} => one("recvfrom(PID 1, \"g\")".into()),
+        Op::Gate { .. } => vec![
+            "sendto(status) # by way of the process of init that stays, if there is one".into(),
+            "ppoll(status, pidfd of the caller)".into(),
+            "recvfrom(status)".into(),
+        ],
         Op::NoNewPrivs {} => one("prctl(PR_SET_NO_NEW_PRIVS, 1)".into()),
         Op::Cwd { path } => vec![format!("chdir({path:?})"), "getcwd()".into()],
         Op::Umask { mask } => one(format!("umask({mask:03o})")),
@@ -364,6 +369,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Name { .. } => "name of the thread until the exec".into(),
         Op::Find { .. } => "find the command".into(),
         Op::AwaitPid1 {} => "wait until PID 1 has given up its privileges".into(),
+        Op::Gate { .. } => "wait until the caller lets the command go".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),
         Op::Umask { .. } => "umask".into(),

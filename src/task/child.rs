@@ -73,7 +73,7 @@ impl Child {
     }
 
     /// The process that executes the command.
-    pub(super) fn main(&self) -> BorrowedFd<'_> {
+    pub(crate) fn main(&self) -> BorrowedFd<'_> {
         self.task.as_ref().unwrap_or(&self.init).as_fd()
     }
 
@@ -227,6 +227,7 @@ impl From<End> for ExitStatus {
             End::Status(status) => ExitStatus::from_wait(status),
             End::Deadline => ExitStatus::at_deadline(Deadline::Wall),
             End::CpuDeadline => ExitStatus::at_deadline(Deadline::Cpu),
+            End::NotExecuted => ExitStatus::lost(Lost::NotExecuted),
             End::Killed => ExitStatus::signalled(libc::SIGKILL).with_killed(true),
         }
     }

@@ -1,12 +1,14 @@
 //! Methods of a task that give it up or describe it, for another process that recovers it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use super::handle::{Identity, RootPlace, TaskHandle, boot_id, build};
-use super::{Task, reaper};
+use super::{Child, Task, Undo, reaper};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
+use crate::plan::Enclosure;
+use crate::rootfs::Populated;
 use crate::sys;
 
 impl Task {
@@ -100,43 +102,66 @@ impl Task {
         let mut ending = self.ending();
         // Not reaped while the lock is held, so the process has its PID and its start time, even if it has ended.
         let status = self.reap_in(&mut ending)?;
-        let ended = ending.ended;
+        let processes = status.is_none().then(|| (self.init.as_fd(), self.main.as_fd()));
         let undo = self.undo();
-        let cgroup = undo.group().map(Group::identity).transpose().map_err(Error::task("fstat(cgroup)"))?;
-        let root = match undo.root() {
-            Some(root) => Some(RootPlace {
-                base: self.temp_base().into(),
-                id: root.root_id().map_err(Error::task("fstat(temporary root)"))?,
-            }),
-            None => None,
-        };
-        let identity = match status {
-            Some(_) => None,
-            None => Some(
-                Identity::of(self.init.as_fd(), self.main.as_fd())
-                    .map_err(Error::task("read /proc/PID/stat"))?,
-            ),
-        };
-        Ok(TaskHandle {
-            version: TaskHandle::VERSION,
-            build: build(),
-            boot: boot_id().map_err(Error::task("read(\"/proc/sys/kernel/random/boot_id\")"))?,
-            identity,
-            status,
-            ended,
-            groups: undo.group().map(|group| group.paths().clone()),
-            cgroup: cgroup.flatten(),
-            root,
-            record: undo.exit_record().map(|record| (record.path().into(), record.mark())),
-            populated: self.populated.clone(),
-            enclosure: self.enclosure.clone(),
-            data: self.data.clone(),
-        })
+        let (enclosure, populated) = (self.enclosure.clone(), self.populated.clone());
+        let handle = describe(enclosure, &undo, processes, populated)?;
+        Ok(TaskHandle { status, ended: ending.ended, data: self.data.clone(), ..handle })
     }
+}
 
-    /// The directory that contains the temporary root's directory.
-    fn temp_base(&self) -> &Path {
-        let root = self.enclosure.root.dir.as_deref().unwrap_or(Path::new("/"));
-        root.parent().and_then(Path::parent).unwrap_or(root)
+impl TaskHandle {
+    /// The handle of a task whose command waits at the gate. From here on, no other process recovers the task while this
+    /// one lives, if the task has an exit record or a cgroup.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] and [`Error::Task`] with the refused call.
+    pub(crate) fn at_gate(
+        enclosure: Enclosure,
+        child: &Child,
+        undo: &mut Undo,
+        populated: Option<&Populated>,
+    ) -> Result<Self> {
+        undo.claim_cgroup()?;
+        describe(enclosure, undo, Some((child.pidfd(), child.main())), populated.cloned())
     }
+}
+
+/// The handle of a task with this enclosure. `processes` are pidfds of its first and its main process, unless it has ended.
+fn describe(
+    enclosure: Enclosure,
+    undo: &Undo,
+    processes: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    populated: Option<Populated>,
+) -> Result<TaskHandle> {
+    let cgroup = undo.group().map(Group::identity).transpose().map_err(Error::task("fstat(cgroup)"))?;
+    let root = match undo.root() {
+        Some(root) => Some(RootPlace {
+            base: temp_base(&enclosure).into(),
+            id: root.root_id().map_err(Error::task("fstat(temporary root)"))?,
+        }),
+        None => None,
+    };
+    let identity = processes.map(|(init, main)| Identity::of(init, main)).transpose();
+    Ok(TaskHandle {
+        version: TaskHandle::VERSION,
+        build: build(),
+        boot: boot_id().map_err(Error::task("read(\"/proc/sys/kernel/random/boot_id\")"))?,
+        identity: identity.map_err(Error::task("read /proc/PID/stat"))?,
+        status: None,
+        ended: None,
+        groups: undo.group().map(|group| group.paths().clone()),
+        cgroup: cgroup.flatten(),
+        root,
+        record: undo.exit_record().map(|record| (record.path().into(), record.mark())),
+        populated,
+        enclosure,
+        data: Vec::new(),
+    })
+}
+
+/// The directory that contains the temporary root's directory.
+fn temp_base(enclosure: &Enclosure) -> &Path {
+    let root = enclosure.root.dir.as_deref().unwrap_or(Path::new("/"));
+    root.parent().and_then(Path::parent).unwrap_or(root)
 }

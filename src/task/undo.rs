@@ -45,12 +45,12 @@ impl Undo {
         self.record.as_ref()
     }
 
-    /// Locks the cgroup, so that no other process recovers the task, if it has no exit record.
+    /// Locks the cgroup, unless this process has locked it, so that no other process recovers the task, if it has no exit record.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the refused call.
-    pub(super) fn claim_cgroup(&mut self) -> Result<()> {
-        if let (None, Some(group)) = (self.exit_record(), self.group()) {
+    pub(crate) fn claim_cgroup(&mut self) -> Result<()> {
+        if let (None, None, Some(group)) = (self.exit_record(), &self.claim, self.group()) {
             self.claim = lock_cgroup(group).map_err(Error::prepare("flock(cgroup.procs)"))?;
         }
         Ok(())

@@ -23,7 +23,7 @@ enum On {
 
 /// The operations, and how the titles of their steps begin.
 #[rustfmt::skip]
-const OPERATIONS: [(&str, &str, On); 107] = [
+const OPERATIONS: [(&str, &str, On); 110] = [
     // ---- ParentOp
     ("Replace", "replace the task ", On::Every),
     ("ExitRecord", "exit record ", On::Every), ("Log", "log ", On::Every),
@@ -33,6 +33,7 @@ const OPERATIONS: [(&str, &str, On); 107] = [
     ("SealSteps", "write the steps of init", On::Every), ("SealInit", "write the program of init", On::Every),
     ("Clone", "clone, and execute init", On::Every), ("IdMaps", "write the id maps", On::User),
     ("AwaitCommand", "wait until the command runs", On::Every), ("AwaitPrepared", "", On::Exec),
+    ("AwaitGate", "wait until the command can be executed", On::Every), ("LetGo", "let the command go, ", On::Every),
     ("CheckShare", "check again whether CPUs are reserved", On::V1),
     // ---- CgroupOp
     ("RemoveStale", "remove the cgroup ", On::Root), ("Make", "cgroup ", On::Root), ("Reserve", "reserve CPUs ", On::Root),
@@ -70,6 +71,7 @@ const OPERATIONS: [(&str, &str, On); 107] = [
     ("ControllingTerminal", "controlling terminal", On::Every), ("Exec", "execute the command", On::Every), ("Null", "", On::Exec),
     ("NoUserNamespaces", "forbid new user namespaces", On::Every), ("Filter", "seccomp filter", On::Every),
     ("Landlock", "Landlock domain", On::Every), ("Find", "find the command", On::Every), ("AwaitPid1", "wait until PID 1 ", On::Every),
+    ("Gate", "wait until the caller lets the command go", On::Every),
     ("Upper", "the upper layer of overlays is a new tmpfs", On::Every), ("UpperBind", "the upper layer of overlays is \"", On::Every),
     ("Overlay", "overlay ", On::Every), ("Share", "bind ", On::Every), ("File", "file ", On::Every),
     ("Empty", "empty file ", On::Every), ("Write", "new file ", On::Every),

@@ -63,6 +63,7 @@ pub fn run(dir: &Path) {
         match what {
             "plan" => {
                 let plan = spec.sandbox().plan();
+                let plan = if spec.gated { plan.and_then(cofferdam::Plan::gated) } else { plan };
                 let text =
                     plan.map_or_else(|e| format!("{e:?}"), |plan| format!("{plan}# report\n{}", plan.report));
                 let more = if spec.prepared { specs::ON_PREPARED } else { "" };
@@ -94,6 +95,7 @@ fn attempt(dir: &Path, spec: &Spec) -> Outcome {
     mark(BEGIN);
     let done = match (&running, &spec.exec) {
         (Some(task), Some(exec)) => task.exec(exec),
+        _ if spec.gated => spec.sandbox().spawn_with(|_| Ok(())),
         _ => spec.sandbox().spawn(),
     };
     mark(END);

@@ -19,6 +19,8 @@ pub struct Spec {
     pub exec: Option<ExecSpec>,
     /// Whether the mounts are prepared, and a plan is kept.
     pub prepared: bool,
+    /// Whether the command waits until the caller has its handle.
+    pub gated: bool,
 }
 
 /// The steps of init that only a task on prepared mounts has. The printed plan is that of one that makes them itself.
@@ -111,7 +113,7 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
             .id(format!("faults-{name}"))
             .require(Require::BestEffort)
     };
-    let spec = |name, sandbox| Spec { name, sandbox, exec: None, prepared: false };
+    let spec = |name, sandbox| Spec { name, sandbox, exec: None, prepared: false, gated: false };
     let size = WindowSize { rows: 24, columns: 80 };
     let mut all = vec![
         spec("full", full(base("full"), dir, host)),
@@ -153,7 +155,12 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
             }),
         ),
     ];
+    let gated = |name, sandbox| Spec { gated: true, ..spec(name, sandbox) };
+    all.push(gated("gated", base("gated")));
     if privileged {
+        all.push(gated("gated-outside", base("gated-outside").init(false)));
+        let alone = Policy { state_dir: None, ..policy.clone() };
+        all.push(gated("gated-alone", base("gated-alone").policy(&alone).init(false)));
         let net = Network::Path("/proc/self/ns/net".into());
         all.push(spec(
             "joined",
@@ -175,13 +182,14 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
         all.push(Spec { prepared: true, ..spec("prepared", prepared) });
     }
     let exec = ExecSpec::command("/bin/sleep").args(["600"]).deadline(Duration::from_secs(600));
-    all.push(Spec { name: "exec", sandbox: base("exec"), exec: Some(exec), prepared: false });
+    all.push(Spec { name: "exec", sandbox: base("exec"), exec: Some(exec), prepared: false, gated: false });
     let exec = ExecSpec::command("/bin/sleep").args(["600"]).terminal(size);
     all.push(Spec {
         name: "exec-terminal",
         sandbox: base("exec-terminal"),
         exec: Some(exec),
         prepared: false,
+        gated: false,
     });
     all
 }

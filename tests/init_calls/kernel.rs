@@ -208,7 +208,7 @@ impl Kernel {
             if let Ok(record) = Record::decode(bytes) {
                 self.records.push(record);
                 // A record on how the run of steps ended is not a call of the operation.
-                if !matches!(record, Record::Ready) {
+                if !matches!(record, Record::Ready | Record::AtGate) {
                     return Ok(bytes.len() as isize);
                 }
             }

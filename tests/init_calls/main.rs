@@ -86,28 +86,30 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
     let ended = catch_unwind(AssertUnwindSafe(|| run::run_steps(&mut init))).unwrap_err();
     let ended = *ended.downcast::<Ended>().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let kernel = KERNEL.take();
-    let outcome = match (ended, kernel.records.iter().find(|record| **record != Record::Ready)) {
-        (Ended::Exited, Some(Record::Failed { step: 0, call, errno })) if !optional => {
-            Outcome::Reported { call: *call, errno: *errno }
-        }
-        (Ended::Exited, Some(Record::Degraded { step: 0, call, errno })) if optional => {
-            Outcome::Reported { call: *call, errno: *errno }
-        }
-        (Ended::Exited, Some(Record::Failed { step: NO_STEP, .. } | Record::Exited { .. })) => {
-            Outcome::Passed
-        }
-        (Ended::Executed, None) => Outcome::Passed,
-        // A copy continues in place of this process.
-        (Ended::Exited, None | Some(Record::Copied { .. }))
-            if sample.op.code() == OpCode::CloneInto && !sample.facts.child =>
+    let outcome =
+        match (ended, kernel.records.iter().find(|record| !matches!(record, Record::Ready | Record::AtGate)))
         {
-            Outcome::Passed
-        }
-        // The parent has what it waits for.
-        (Ended::Exited, None) if sample.op.code() == OpCode::SendPrepared => Outcome::Passed,
-        (Ended::Exited, None) => Outcome::Gone,
-        (_, other) => panic!("{:?} with call {refuse:?} refused: {other:?}", sample.op),
-    };
+            (Ended::Exited, Some(Record::Failed { step: 0, call, errno })) if !optional => {
+                Outcome::Reported { call: *call, errno: *errno }
+            }
+            (Ended::Exited, Some(Record::Degraded { step: 0, call, errno })) if optional => {
+                Outcome::Reported { call: *call, errno: *errno }
+            }
+            (Ended::Exited, Some(Record::Failed { step: NO_STEP, .. } | Record::Exited { .. })) => {
+                Outcome::Passed
+            }
+            (Ended::Executed, None) => Outcome::Passed,
+            // A copy continues in place of this process.
+            (Ended::Exited, None | Some(Record::Copied { .. }))
+                if sample.op.code() == OpCode::CloneInto && !sample.facts.child =>
+            {
+                Outcome::Passed
+            }
+            // The parent has what it waits for.
+            (Ended::Exited, None) if sample.op.code() == OpCode::SendPrepared => Outcome::Passed,
+            (Ended::Exited, None) => Outcome::Gone,
+            (_, other) => panic!("{:?} with call {refuse:?} refused: {other:?}", sample.op),
+        };
     (outcome, kernel.calls)
 }
 

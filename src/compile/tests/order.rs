@@ -8,6 +8,7 @@ use crate::step::{InitStep, Phase, StreamSource};
 #[track_caller]
 pub(super) fn holds(case: &Case, plan: &Plan) {
     report(case, plan);
+    gated(plan);
     in_order(plan);
     mounts_in_order(plan);
     descriptors(plan);
@@ -20,6 +21,22 @@ pub(super) fn holds(case: &Case, plan: &Plan) {
     let made = clone_flags(plan) & libc::CLONE_NEWPID.cast_unsigned() != 0;
     assert!(!has_outside(plan) || !made);
     assert_eq!(plan.outside, has_outside(plan));
+}
+
+/// Asserts the same of the plan with a gate, which has every step of the other one.
+fn gated(plan: &Plan) {
+    let gated = plan.clone().gated().unwrap();
+    in_order(&gated);
+    descriptors(&gated);
+    parent_in_order(&gated);
+    survives_the_wire(&gated);
+    let gates = gated.init.iter().filter_map(|step| match op(step) {
+        Op::Fork { gate, .. } | Op::ForkOutside { gate, .. } | Op::Gate { caller: gate } => Some(gate),
+        _ => None,
+    });
+    let gates: Vec<u32> = gates.collect();
+    let of_caller = gates.iter().filter(|fd| **fd != u32::MAX).count();
+    assert_eq!(of_caller, 1, "one process watches the caller: {gates:?}");
 }
 
 pub(super) fn op(step: &InitStep) -> Op<'_> {
@@ -120,6 +137,8 @@ enum Stage {
     Name,
     Lookup,
     AwaitPid1,
+    /// The task's filter may refuse its calls.
+    Gate,
     /// The last stage before the exec, as the filter may refuse calls of the earlier steps.
     Filter,
     Exec,
@@ -208,6 +227,7 @@ fn stage(op: &Op<'_>, (no_new_privs, outside): (bool, bool)) -> Stage {
         Op::Name { .. } => Stage::Name,
         Op::Find { .. } => Stage::Lookup,
         Op::AwaitPid1 {} => Stage::AwaitPid1,
+        Op::Gate { .. } => Stage::Gate,
         Op::Exec { .. } => Stage::Exec,
     }
 }
@@ -250,6 +270,7 @@ fn count(stage: Stage) -> std::ops::RangeInclusive<usize> {
         | Stage::SendPrepared
         | Stage::Name
         | Stage::AwaitPid1
+        | Stage::Gate
         | Stage::Filter => 0..=1,
         Stage::Namespaces => 0..=2,
         Stage::Mounts => 1..=usize::MAX,
@@ -410,7 +431,10 @@ fn parent_in_order(plan: &Plan) {
         IdMaps,
         Command,
         Check,
+        LetGo,
+        Executed,
     }
+    let gated = plan.parent.iter().any(|step| matches!(step.op, ParentOp::LetGo));
     let part = |step: &ParentStep| match &step.op {
         ParentOp::Replace { .. } => Part::Replace,
         // It is created if no other sandbox has its name, so before anything stale is removed.
@@ -428,7 +452,9 @@ fn parent_in_order(plan: &Plan) {
         ParentOp::SealInit => Part::Init,
         ParentOp::Clone { .. } => Part::Clone,
         ParentOp::IdMaps(_) => Part::IdMaps,
-        ParentOp::AwaitCommand | ParentOp::AwaitPrepared => Part::Command,
+        ParentOp::AwaitCommand if gated => Part::Executed,
+        ParentOp::AwaitGate | ParentOp::AwaitCommand | ParentOp::AwaitPrepared => Part::Command,
+        ParentOp::LetGo => Part::LetGo,
         ParentOp::CheckShare(_) => Part::Check,
     };
     let parts: Vec<Part> = plan.parent.iter().map(part).collect();
@@ -470,9 +496,10 @@ fn descriptors(plan: &Plan) {
                 used.extend([stdout, stderr].into_iter().filter(|fd| *fd != u32::MAX));
             }
             // Without a pidfd, PID 1 outlives the caller.
-            Op::Fork { caller, .. } | Op::ForkOutside { caller, .. } => {
-                used.extend(Some(caller).filter(|fd| *fd != u32::MAX))
+            Op::Fork { caller, gate, .. } | Op::ForkOutside { caller, gate, .. } => {
+                used.extend([caller, gate].into_iter().filter(|fd| *fd != u32::MAX));
             }
+            Op::Gate { caller } => used.extend(Some(caller).filter(|fd| *fd != u32::MAX)),
             Op::Tree { fd, .. } => {
                 assert!(!mounting && matches!(handed(fd), Handed::Source(_)), "{}", step.op.title());
                 trees.push(fd);

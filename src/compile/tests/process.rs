@@ -262,3 +262,35 @@ fn every_kind_of_standard_stream_is_handed_over() {
         refused(&wrong, &format!("spec {field}: {field}: -1 is not an open file descriptor"));
     }
 }
+
+#[test]
+fn gate_is_right_before_the_task_s_filter_and_the_exec() {
+    let gate = "# wait until the caller lets the command go
+  sendto(status) # by way of the process of init that stays, if there is one
+  ppoll(status, pidfd of the caller)
+  recvfrom(status)
+# seccomp filter";
+    for init in [true, false] {
+        let plan = check(&case(|c| (c.spec.command, c.spec.init) = ("/usr/bin/tool".into(), init)), "");
+        assert!(!plan.to_string().contains("lets the command go"));
+        let text = plan.gated().unwrap().to_string();
+        assert!(text.contains(gate), "{text}");
+        let parent = "# wait until the command can be executed
+# check again whether CPUs are reserved
+# let the command go, when the caller has stored the handle
+  sendto(status)
+# wait until the command runs
+";
+        assert!(text.contains(parent), "{text}");
+    }
+}
+
+#[test]
+fn plan_with_as_many_descriptors_as_init_takes_has_no_gate() {
+    let mut plan = check(&case(|_| ()), "");
+    let hand = plan.parent.iter().position(|step| matches!(step.op, ParentOp::Hand(_))).unwrap();
+    while plan.handed().count() < step::wire::FDS as usize {
+        plan.parent.insert(hand, Step::of(Control::MOUNT_NS, ParentOp::Hand(Handed::Nothing)));
+    }
+    assert!(matches!(plan.gated(), Err(Error::Spec { .. })));
+}
