@@ -6,7 +6,7 @@
 //!     cargo run --example driver -- wait job-7
 
 use std::fs::{self, DirBuilder, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
@@ -49,12 +49,12 @@ impl Driver {
     }
 
     /// Stores the handle so that it is there completely or not at all. It includes the exit status, if that is known.
-    fn store(&self, id: &str, handle: &TaskHandle) -> Fallible<()> {
+    fn store(&self, id: &str, handle: &TaskHandle) -> io::Result<()> {
         let (file, new) = (self.file(id), self.file(id).with_extension("new"));
         let mut written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         serde_json::to_writer(&mut written, handle)?;
         written.sync_all()?;
-        Ok(fs::rename(new, file)?)
+        fs::rename(new, file)
     }
 
     /// Recovers a task, and waits while another call has it. `None` if its id is unknown.
@@ -90,7 +90,8 @@ impl Driver {
         }
         let dir = |name| Some(self.0.join(name));
         let policy = Policy { state_dir: dir("exits"), temp_dir: dir("roots"), ..Policy::default() };
-        let task = Sandbox::command(command)
+        let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string();
+        let sandbox = Sandbox::command(command)
             .args(args)
             .policy(&policy)
             .id(id)
@@ -99,12 +100,11 @@ impl Driver {
             .limits(Limits { accounting: true, ..Limits::default() })
             .require(Require::BestEffort)
             .stdout(stream("DRIVER_STDOUT")?)
-            .stderr(stream("DRIVER_STDERR")?)
-            .spawn()?;
-        let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string();
-        let handle = task.handle()?.with_data(started.into_bytes());
-        // Without a stored handle, nothing would find the task again.
-        self.store(id, &handle).or_else(|e| task.release().map_err(Into::into).and(Err(e)))
+            .stderr(stream("DRIVER_STDERR")?);
+        // The command is executed when the handle is stored, so a driver that is killed loses no task.
+        let stored = sandbox.spawn_with(|handle| self.store(id, &handle.with_data(started.into_bytes())));
+        // What a failed spawn has stored names no task.
+        stored.inspect_err(|_| drop(fs::remove_file(self.file(id)))).map(drop).map_err(Into::into)
     }
 
     /// Waits without the task, because the owner of a task keeps other calls from it: the pidfd polls readable at its end.
@@ -119,7 +119,7 @@ impl Driver {
         let Some(task) = self.find(id)? else { return Ok(()) };
         task.stop(signal, grace, SignalTarget::Main)?;
         // PID 1 has no time to record that it was killed.
-        self.store(id, &task.handle()?)
+        Ok(self.store(id, &task.handle()?)?)
     }
 
     fn inspect(&self, id: &str) -> Fallible<()> {

@@ -65,6 +65,7 @@ pub(crate) fn compile(
     checks::kernel(host)?;
     checks::policy(policy)?;
     checks::tmpfs_sizes(spec)?;
+    checks::spawn_deadline(spec)?;
     checks::strings(spec)?;
     checks::replace(spec)?;
     let id = checks::id(spec.id.as_deref().unwrap_or(id))?;

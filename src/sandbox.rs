@@ -7,13 +7,16 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::compile::compile;
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
+use crate::rootfs::reach::Reach;
 use crate::rootfs::{Cancel, Progress, ProgressFn, Watch};
 use crate::spawn::{self, AtGate, Given};
 use crate::spec::{DieWith, Policy, SandboxSpec};
@@ -138,7 +141,7 @@ impl Sandbox {
     /// returns them. [`Error::Unsupported`](crate::Error::Unsupported) includes a required control that will not hold.
     pub fn plan(&self) -> Result<Plan> {
         self.on_host(|host| {
-            let survey = self.survey(host)?;
+            let survey = self.survey(host, Instant::now())?;
             self.compile_with(host, &survey).map(|plan| *plan)
         })
     }
@@ -153,8 +156,12 @@ impl Sandbox {
 
     /// Large values are in boxes, and each box is filled in a function of its own, because the caller's thread may have
     /// a small stack.
-    fn survey(&self, host: &Host) -> Result<Box<Survey>> {
-        Survey::take(&self.policy, &self.spec, host).map(Box::new)
+    ///
+    /// `begun` is when the call of the caller began.
+    fn survey(&self, host: &Host, begun: Instant) -> Result<Box<Survey>> {
+        let until = begun.checked_add(self.spec.spawn_time());
+        let ask = |path: &Path| until.map_or(Ok(()), |until| spawn::answers(path, until));
+        Survey::take(&self.policy, &self.spec, host, &Reach::by(&ask)).map(Box::new)
     }
 
     fn compile_with(&self, host: &Host, survey: &Survey) -> Result<Box<Plan>> {
@@ -206,7 +213,7 @@ impl Sandbox {
     /// let sandbox = Sandbox::command("daemon").policy(&policy).die_with(DieWith::Survive);
     /// let task = sandbox.spawn_with(|handle| {
     ///     let mut file = std::fs::File::create("/var/lib/driver/job-7.json")?;
-    ///     serde_json::to_writer(&mut file, handle)?;
+    ///     serde_json::to_writer(&mut file, &handle)?;
     ///     file.sync_all()
     /// })?;
     /// println!("{}", task.wait()?);
@@ -218,14 +225,14 @@ impl Sandbox {
     /// returns an error: the command was not executed, and everything is removed. The same happens if `store` panics; the
     /// panic goes on. After any other error, `store` may have been called: what it has stored names a task that does not
     /// exist.
-    pub fn spawn_with(&self, store: impl FnOnce(&TaskHandle) -> io::Result<()>) -> Result<Task> {
+    pub fn spawn_with(&self, store: impl FnOnce(TaskHandle) -> io::Result<()>) -> Result<Task> {
         let store = Cell::new(Some(store));
         self.spawn_by(&|plan, host, given| {
             let at_gate = |task: AtGate<'_>| {
                 let AtGate { child, undo, report, populated } = task;
                 let handle = TaskHandle::at_gate(plan.enclosure(report.clone()), child, undo, populated)?;
                 let Some(store) = store.take() else { return Ok(()) };
-                store(&handle).map_err(Error::prepare("store the handle"))
+                store(handle).map_err(Error::prepare("store the handle"))
             };
             self.run(&plan.clone().gated()?, host, Given { at_gate: Some(&at_gate), ..given })
         })
@@ -233,16 +240,20 @@ impl Sandbox {
 
     /// Finds the plan of the next task, and runs it.
     fn spawn_by(&self, run: &dyn Fn(&Plan, &Host, Given<'_>) -> Result<Task>) -> Result<Task> {
+        let begun = Instant::now();
         spawn::check_declared(&self.spec)?;
         if let Some(kept) = self.kept_plan() {
-            return self.on_host(|host| self.spawn_prepared(&kept, host, run));
+            return self.on_host(|host| self.spawn_prepared(&kept, host, self.left(begun), run));
         }
         self.on_host(|host| {
-            let survey = self.survey(host)?;
+            let survey = self.survey(host, begun)?;
             let plan = self.compile_with(host, &survey)?;
-            match self.keep(&plan, host, &survey) {
-                Some(kept) => self.spawn_prepared(&kept, host, run),
-                None => run(&plan, host, Given { survey: Some(&survey), ..Given::default() }),
+            match self.keep(&plan, host, &survey, begun)? {
+                Some(kept) => self.spawn_prepared(&kept, host, self.left(begun), run),
+                None => {
+                    let start = Some(self.left(begun));
+                    run(&plan, host, Given { survey: Some(&survey), start, ..Given::default() })
+                }
             }
         })
     }
@@ -251,13 +262,20 @@ impl Sandbox {
         &self,
         kept: &KeptPlan,
         host: &Host,
+        start: Duration,
         run: &dyn Fn(&Plan, &Host, Given<'_>) -> Result<Task>,
     ) -> Result<Task> {
-        let given = Given { survey: Some(&kept.survey), ready: Some(kept.ready()), ..Given::default() };
+        let (survey, ready, start) = (Some(&kept.survey), Some(kept.ready()), Some(start));
+        let given = Given { survey, ready, start, ..Given::default() };
         match self.spec.id {
             Some(_) => run(&kept.plan, host, given),
             None => run(&kept.plan.named(&random_id()), host, given),
         }
+    }
+
+    /// The time that is left for a spawn that began then.
+    fn left(&self, begun: Instant) -> Duration {
+        self.spec.spawn_time().saturating_sub(begun.elapsed())
     }
 
     fn run(&self, plan: &Plan, host: &Host, given: Given<'_>) -> Result<Task> {

@@ -439,6 +439,16 @@ pub struct SandboxSpec {
     /// controller of cgroup v2. No limit if absent. Serialised as [`deadline`](Self::deadline).
     #[serde(with = "notation::optional_duration")]
     pub cpu_deadline: Option<Duration>,
+    /// Time after which an unfinished spawn fails with [`Error::Prepare`](crate::Error::Prepare) and `TimedOut`. The error
+    /// names the step, and everything made is removed. 60 seconds if absent. Serialised as [`deadline`](Self::deadline).
+    ///
+    /// It counts from the call, and covers what the spawn waits for: file systems of the sources that do not answer, locks,
+    /// cgroups, prepared mounts that another thread makes, and init. The time in which the root is populated by links or
+    /// copies does not count, since that takes as long as there is to copy, and has [progress](crate::Sandbox::progress) and a
+    /// [cancel](crate::Sandbox::cancel) of its own. The time in the function of
+    /// [`spawn_with`](crate::Sandbox::spawn_with) does not count either.
+    #[serde(with = "notation::optional_duration")]
+    pub spawn_deadline: Option<Duration>,
     /// What becomes of the task when the caller ends. [`DieWith::Driver`] by default.
     pub die_with: DieWith,
     /// The controls that must hold, or the spawn fails with [`Error::Unsupported`](crate::Error::Unsupported). If this
@@ -446,7 +456,15 @@ pub struct SandboxSpec {
     pub require: Option<Require>,
 }
 
+/// The deadline of a spawn whose spec has none.
+const SPAWN_DEADLINE: Duration = Duration::from_secs(60);
+
 impl SandboxSpec {
+    /// How long a spawn may take.
+    pub(crate) fn spawn_time(&self) -> Duration {
+        self.spawn_deadline.unwrap_or(SPAWN_DEADLINE)
+    }
+
     /// The standard streams, by number.
     pub(crate) fn streams(&self) -> [(&'static str, &Stdio); 3] {
         [("stdin", &self.stdin), ("stdout", &self.stdout), ("stderr", &self.stderr)]
@@ -493,6 +511,7 @@ impl Default for SandboxSpec {
             deadline: None,
             terminal: None,
             cpu_deadline: None,
+            spawn_deadline: None,
             die_with: DieWith::Driver,
             require: None,
         }

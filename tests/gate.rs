@@ -183,7 +183,7 @@ fn driver_entry() {
     let sandbox = survivor(dir, shape, id);
     say("starting");
     let task = sandbox.spawn_with(|handle| {
-        store(dir, handle)?;
+        store(dir, &handle)?;
         match moment {
             "in" => kill_this_process(),
             "waits" => {
@@ -191,16 +191,18 @@ fn driver_entry() {
                 std::thread::sleep(LONG);
             }
             "forked" => {
-                // SAFETY: the child makes one system call, which ends with it.
-                if unsafe { libc::fork() } == 0 {
+                // SAFETY: the child makes system calls only.
+                let fork = unsafe { libc::fork() };
+                if fork == 0 {
                     // It has the driver's socket to init.
-                    // SAFETY: pause(2) and _exit(2) take numbers.
+                    // SAFETY: the calls take numbers.
                     unsafe {
-                        libc::alarm(20);
+                        libc::alarm(120);
                         libc::pause();
                         libc::_exit(0);
                     }
                 }
+                std::fs::write(dir.join("fork"), fork.to_string())?;
                 kill_this_process()
             }
             // Another thread kills the process at about the time at which the command is let go.
@@ -230,6 +232,12 @@ fn driver(places: &Places, shape: &str, id: &str, moment: &str) -> Child {
 fn until(driver: &mut Child, line: &str) {
     let lines = BufReader::new(driver.stdout.as_mut().unwrap()).lines();
     assert!(lines.map_while(Result::ok).any(|seen| seen == line), "no line {line:?}");
+}
+
+/// Whether a process has ended.
+fn ended(pid: i64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 /// What a stored handle leads to.
@@ -305,6 +313,19 @@ fn command_of_a_driver_that_dies_while_it_stores_the_handle_is_never_executed() 
                 driver.kill().unwrap();
             }
             driver.wait().unwrap();
+            if moment == "forked" {
+                // Init notices the end of its caller, although a fork has the socket open.
+                let handle = serde_json::to_value(&places.handles()[0]).unwrap();
+                let init = handle["identity"]["init"]["pid"].as_i64().unwrap();
+                let start = Instant::now();
+                while !ended(init) {
+                    assert!(start.elapsed() < LONG, "{shape}: init waits for a dead caller");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                let fork = std::fs::read_to_string(places.dir().join("fork")).unwrap().parse().unwrap();
+                // SAFETY: kill(2) takes numbers; the fork ends by this signal only, so its PID is its own.
+                assert_eq!(unsafe { libc::kill(fork, libc::SIGKILL) }, 0);
+            }
             assert_eq!(recover_all(&places, shape), [(Found::NeverExecuted, 1)].into(), "{shape} {moment}");
         }
     }
@@ -361,7 +382,7 @@ fn refused_or_panicking_store_fails_the_spawn_and_leaves_nothing() {
             let sandbox = survivor(places.dir(), shape, "gate-1").die_with(die);
             let mut stored = None;
             let error = sandbox.spawn_with(|handle| {
-                stored = Some(handle.clone());
+                stored = Some(handle);
                 Err(io::Error::from_raw_os_error(libc::ENOSPC))
             });
             let error = error.unwrap_err();
@@ -395,7 +416,7 @@ fn passed_handle_is_that_of_the_spawned_task() {
         let sandbox = survivor(places.dir(), shape, "gate-1");
         let task = sandbox.spawn_with(|handle| {
             assert!(!places.ran("gate-1"));
-            stored = Some(handle.clone().with_data(b"mine".to_vec()));
+            stored = Some(handle.with_data(b"mine".to_vec()));
             Ok(())
         });
         let task = task.unwrap();

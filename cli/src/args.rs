@@ -110,6 +110,9 @@ pub(crate) struct Args {
     /// Kill the command when it has used this CPU time, such as 90s, 500ms or 2h
     #[arg(long, value_name = "TIME", value_parser = notation::duration)]
     cpu_deadline: Option<Duration>,
+    /// Give up if the command does not run after this time, such as 5s [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = notation::duration)]
+    spawn_deadline: Option<Duration>,
     /// Let setuid programs gain privileges (no no_new_privs)
     #[arg(long)]
     allow_new_privs: bool,
@@ -301,6 +304,7 @@ impl Args {
         spec.hostname = self.hostname.clone().or(spec.hostname);
         spec.work_dir = self.workdir.clone().or(spec.work_dir);
         spec.deadline = self.deadline.or(spec.deadline);
+        spec.spawn_deadline = self.spawn_deadline.or(spec.spawn_deadline);
         spec.cpu_deadline = self.cpu_deadline.or(spec.cpu_deadline);
         spec.init &= !self.no_init;
         spec.no_new_privs &= !self.allow_new_privs;

@@ -83,9 +83,14 @@ impl Made {
             }
             OpCode::Gate => Op::Gate { caller: m },
             OpCode::Name => Op::Name { name: a },
-            OpCode::ForkOutside => {
-                Op::ForkOutside { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32, gate: m }
-            }
+            OpCode::ForkOutside => Op::ForkOutside {
+                uid: m,
+                gid: n,
+                set_groups: x & 1 != 0,
+                last: y as u32,
+                caller: z as u32,
+                gate: m,
+            },
             OpCode::ForkInside => Op::ForkInside { caller: z as u32 },
             OpCode::Bounding => Op::Bounding { keep: x, last: n },
             OpCode::Ids => Op::Ids { uid: m, gid: n, set_groups: z & 1 != 0, groups: words.list() },

@@ -182,6 +182,7 @@ fn survey() -> Survey {
         skip: Vec::new(),
         mounts: BTreeMap::new(),
         resolv_conf: "nameserver 10.0.0.1\n".into(),
+        served: false,
         looked: BTreeSet::new(),
     }
 }

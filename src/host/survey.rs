@@ -18,6 +18,7 @@ use crate::rootfs::lower::own_sources;
 use crate::rootfs::names::Dns;
 use crate::rootfs::probe::Node;
 use crate::rootfs::probe::Owner;
+use crate::rootfs::reach::Reach;
 use crate::rootfs::source::{self, HeldSources, HostFile, SourceError};
 use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::{Device, Policy, SandboxSpec, Stdio};
@@ -59,6 +60,8 @@ pub(crate) struct Survey {
     pub resolv_conf: String,
     /// The paths that were opened, or looked for.
     pub looked: BTreeSet<PathBuf>,
+    /// Whether one of them may be on a file system that another process or machine serves.
+    pub served: bool,
 }
 
 /// The kind of a descriptor that the caller passes to the task.
@@ -80,16 +83,24 @@ pub(crate) struct Skip {
 
 impl Survey {
     /// Looks up the user and opens the paths.
-    pub(crate) fn take(policy: &Policy, spec: &SandboxSpec, host: &Host) -> Result<Survey> {
+    pub(crate) fn take(
+        policy: &Policy,
+        spec: &SandboxSpec,
+        host: &Host,
+        reach: &Reach<'_>,
+    ) -> Result<Survey> {
         let identity = ids::lookup(spec.user.as_deref().unwrap_or_default())?;
         let env = chroot_env(policy, spec);
         let namespace = match &spec.network {
-            Network::Path(path) if path.is_absolute() => namespace(path)?,
+            Network::Path(path) if path.is_absolute() => namespace(path, reach)?,
             _ => Ok(None),
         };
         let network = namespace.as_ref().map(Option::is_some).map_err(String::clone);
-        let skip: Vec<Skip> =
-            policy.chroot_skip.iter().filter_map(|path| skip(path).transpose()).collect::<Result<_>>()?;
+        let skip: Vec<Skip> = policy
+            .chroot_skip
+            .iter()
+            .filter_map(|path| skip(path, reach).transpose())
+            .collect::<Result<_>>()?;
         let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
         let look = overlays || !skip.is_empty();
         let mounts = if look { mounts()? } else { Vec::new() };
@@ -97,12 +108,13 @@ impl Survey {
         let given = given(policy, spec, &env).chain(own_sources(host.privileged(), nodes(host)));
         let looked: BTreeSet<PathBuf> = given.collect();
         for path in &looked {
-            hold(path.clone(), &mut sources, &mut unseen)?;
+            hold(path.clone(), reach, &mut sources, &mut unseen)?;
         }
         let of_root = env.keys().filter_map(|path| Some((path.clone(), sources.get(path)?.real.clone())));
-        let mounts_within = if overlays { points(&mounts, &of_root.collect()) } else { BTreeMap::new() };
+        let mounts_within =
+            if overlays { points(&mounts, &of_root.collect(), reach)? } else { BTreeMap::new() };
         for path in mounts_within.keys() {
-            hold(path.clone(), &mut sources, &mut unseen)?;
+            hold(path.clone(), reach, &mut sources, &mut unseen)?;
         }
         let mut kinds: BTreeMap<PathBuf, Option<FileKind>> =
             shown(spec, &env).into_iter().map(|path| (path.clone(), rootfs::probe::kind(&path))).collect();
@@ -124,12 +136,13 @@ impl Survey {
             network,
             namespace: namespace.ok().flatten(),
             owners,
-            skip: elsewhere(skip, &mounts),
+            skip: elsewhere(skip, &mounts, reach),
             mounts: mounts_within,
             real,
             noexec,
             streams: streams(spec),
             looked,
+            served: reach.has_asked(),
             resolv_conf: if spec.dns.is_some() { resolv_conf(&spec.network) } else { String::new() },
         })
     }
@@ -155,8 +168,8 @@ impl Survey {
 
 /// Opens the network namespace at `path`; `None` if the file is not a namespace. The inner error says why it cannot be
 /// opened.
-fn namespace(path: &Path) -> Result<Result<Option<Arc<OwnedFd>>, String>> {
-    let found = match open(path)? {
+fn namespace(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<Arc<OwnedFd>>, String>> {
+    let found = match open(path, reach)? {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(Err("it does not exist on the host".to_string())),
         Err(why) => return Ok(Err(why)),
@@ -173,8 +186,8 @@ fn namespace(path: &Path) -> Result<Result<Option<Arc<OwnedFd>>, String>> {
 ///
 /// # Errors
 /// [`Error::Prepare`] if the cause is not the path.
-fn open(path: &Path) -> Result<Result<Option<HostFile>, String>> {
-    match source::open(path) {
+fn open(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<HostFile>, String>> {
+    match source::open(path, reach) {
         Err(SourceError::Io(e)) if is_of_the_caller(&e) => {
             Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e))
         }
@@ -185,17 +198,24 @@ fn open(path: &Path) -> Result<Result<Option<HostFile>, String>> {
 /// Whether a refusal says nothing about the path: the caller or the host lacks something, or a signal arrived.
 fn is_of_the_caller(e: &std::io::Error) -> bool {
     use libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS};
-    matches!(e.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EINTR | EAGAIN | ENOSPC | ENOSYS))
+    // The file system of the path does not answer.
+    e.kind() == std::io::ErrorKind::TimedOut
+        || matches!(e.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EINTR | EAGAIN | ENOSPC | ENOSYS))
 }
 
 /// Opens `path` and adds it to `sources`, or adds the reason why it cannot be opened to `unseen`. A path that does not
 /// exist is in neither.
-fn hold(path: PathBuf, sources: &mut HeldSources, unseen: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+fn hold(
+    path: PathBuf,
+    reach: &Reach<'_>,
+    sources: &mut HeldSources,
+    unseen: &mut BTreeMap<PathBuf, String>,
+) -> Result<()> {
     // `compile` refuses relative paths.
     if !path.is_absolute() {
         return Ok(());
     }
-    match open(&path)? {
+    match open(&path, reach)? {
         Ok(found) => sources.extend(found.map(|found| (path, found))),
         Err(refused) => drop(unseen.insert(path, refused)),
     }
@@ -287,7 +307,8 @@ fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<FileKind>)
 
 /// Looks up a directory of `chroot_skip`. `None` if it does not exist or is not a directory. If it cannot be examined,
 /// that is an error, because the root could show it.
-fn skip(path: &Path) -> Result<Option<Skip>> {
+fn skip(path: &Path, reach: &Reach<'_>) -> Result<Option<Skip>> {
+    reach.before(path).map_err(|e| unanswered(path, e))?;
     let found = path.canonicalize().and_then(|path| Ok((std::fs::metadata(&path)?, path)));
     match found {
         Ok((st, path)) => Ok(st.is_dir().then(|| Skip { path, id: (st.dev(), st.ino()) })),
@@ -304,16 +325,26 @@ fn mounts() -> Result<Vec<Mount>> {
 
 /// The mount points in the sources. Other mount points are not examined: stat(2) blocks on a network file system whose
 /// server is gone.
-fn points(mounts: &[Mount], real: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathBuf, FileKind> {
-    let points = mounts.iter().map(|mount| &mount.point);
-    points
-        .filter(|point| real.values().any(|top| point.starts_with(top)))
-        .filter_map(|point| Some((point.clone(), rootfs::probe::kind(point)?)))
-        .collect()
+fn points(
+    mounts: &[Mount],
+    real: &BTreeMap<PathBuf, PathBuf>,
+    reach: &Reach<'_>,
+) -> Result<BTreeMap<PathBuf, FileKind>> {
+    let mut points = BTreeMap::new();
+    for mount in mounts.iter().filter(|mount| real.values().any(|top| mount.point.starts_with(top))) {
+        reach.mount(mount).map_err(|e| unanswered(&mount.point, e))?;
+        points.extend(rootfs::probe::kind(&mount.point).map(|kind| (mount.point.clone(), kind)));
+    }
+    Ok(points)
+}
+
+/// The error for a path whose file system does not answer.
+fn unanswered(path: &Path, refused: std::io::Error) -> Error {
+    Error::prepare(format!("statx({path:?})"))(refused)
 }
 
 /// Returns `skip`, and every other path at which another mount of the same file system shows one of these directories.
-fn elsewhere(skip: Vec<Skip>, mounts: &[Mount]) -> Vec<Skip> {
+fn elsewhere(skip: Vec<Skip>, mounts: &[Mount], reach: &Reach<'_>) -> Vec<Skip> {
     let others = skip.iter().flat_map(|one| {
         let on = mounts.iter().filter(|m| one.path.starts_with(&m.point));
         // The innermost mount. Of several mounts at one mount point, the last.
@@ -321,8 +352,10 @@ fn elsewhere(skip: Vec<Skip>, mounts: &[Mount]) -> Vec<Skip> {
         let within = on.and_then(|m| Some((m, m.root.join(one.path.strip_prefix(&m.point).ok()?))));
         within.into_iter().flat_map(move |(on, within)| {
             let same = mounts.iter().filter(move |m| m.device == on.device);
-            same.filter_map(move |m| self::skip(&m.point.join(within.strip_prefix(&m.root).ok()?)).ok()?)
-                .filter(move |other| other.id == one.id && other.path != one.path)
+            same.filter_map(move |m| {
+                self::skip(&m.point.join(within.strip_prefix(&m.root).ok()?), reach).ok()?
+            })
+            .filter(move |other| other.id == one.id && other.path != one.path)
         })
     });
     let others: Vec<Skip> = others.collect();

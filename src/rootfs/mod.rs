@@ -59,6 +59,7 @@ pub(crate) mod names;
 pub(crate) mod populate;
 pub(crate) mod prepared;
 pub(crate) mod probe;
+pub(crate) mod reach;
 pub(crate) mod source;
 pub(crate) mod teardown;
 pub mod template;

@@ -19,12 +19,13 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::geteuid;
 
-use super::probe::Look;
+use super::reach::Reach;
 use crate::Error;
+use crate::sys::fs::{FileId, look};
 
 /// An open file or directory of the host.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ pub(crate) struct HostFile {
     /// Its path without symbolic links, as of when it was opened.
     pub real: PathBuf,
     /// Its type, owner and device number.
-    pub look: Look,
+    pub look: super::probe::Look,
 }
 
 impl HostFile {
@@ -57,6 +58,12 @@ pub(crate) enum SourceError {
     Io(io::Error),
 }
 
+impl From<io::Error> for SourceError {
+    fn from(error: io::Error) -> Self {
+        SourceError::Io(error)
+    }
+}
+
 impl From<Errno> for SourceError {
     fn from(errno: Errno) -> Self {
         SourceError::Io(errno.into())
@@ -75,17 +82,29 @@ impl fmt::Display for SourceError {
 }
 
 /// Opens the file at the absolute path `path`. `None` if it does not exist.
-pub(crate) fn open(path: &Path) -> Result<Option<HostFile>, SourceError> {
-    let how = OpenHow::new().flags(PATH).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let found = match openat2(AT_FDCWD, path, how) {
+///
+/// # Errors
+/// The refused call; `TimedOut` if `path` leads to a file system that does not answer.
+pub(crate) fn open(path: &Path, reach: &Reach<'_>) -> Result<Option<HostFile>, SourceError> {
+    let how = OpenHow::new().flags(PATH);
+    let no_links = ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let found = match openat2(AT_FDCWD, path, how.resolve(no_links | cached())) {
+        // Something of the path is not in the kernel's cache, or the kernel does not know the flag.
+        Err(Errno::EAGAIN | Errno::EINVAL) => {
+            reach.before(path)?;
+            openat2(AT_FDCWD, path, how.resolve(no_links))
+        }
+        opened => opened,
+    };
+    let found = match found {
         Ok(fd) => Ok((fd, path.components().collect())),
         // A symbolic link (EACCES with fs.protected_symlinks), or a container's seccomp filter without openat2.
-        Err(Errno::ELOOP | Errno::EACCES | Errno::ENOSYS | Errno::EPERM) => resolve(path),
+        Err(Errno::ELOOP | Errno::EACCES | Errno::ENOSYS | Errno::EPERM) => resolve(path, reach),
         Err(errno) => Err(errno.into()),
     };
     match found {
         Ok((fd, real)) => {
-            let look = Look::of(&fstat(&fd)?);
+            let look = reach.look(fd.as_fd(), path)?;
             Ok(Some(HostFile { fd: Arc::new(fd), real, look }))
         }
         Err(SourceError::Io(e)) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
@@ -105,7 +124,7 @@ pub(crate) fn hold<'a>(
     field: &'static str,
     paths: impl IntoIterator<Item = &'a PathBuf>,
 ) -> crate::Result<HeldSources> {
-    let one = |path: &PathBuf| match open(path) {
+    let one = |path: &PathBuf| match open(path, &Reach::unasked()) {
         Ok(found) => Ok(found.map(|found| (path.clone(), found))),
         Err(SourceError::Io(error)) => Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(error)),
         Err(planted) => Err(Error::spec(field, format!("{path:?}: {planted}"))),
@@ -119,7 +138,7 @@ const PATH: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 const MAX_LINKS: u32 = 40;
 
 /// Resolves a path component by component, and checks each symbolic link before it is followed.
-fn resolve(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
+fn resolve(path: &Path, reach: &Reach<'_>) -> Result<(OwnedFd, PathBuf), SourceError> {
     let root = || openat(AT_FDCWD, "/", PATH | OFlag::O_DIRECTORY, Mode::empty());
     let trusted = [0, geteuid().as_raw(), fstat(&root()?)?.st_uid];
     let (mut at, mut real) = (root()?, PathBuf::from("/"));
@@ -131,9 +150,10 @@ fn resolve(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
             real.pop();
             continue;
         }
-        let next = openat(&at, name.as_os_str(), PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
-        let st = fstat(&next)?;
-        if st.st_mode & libc::S_IFMT != libc::S_IFLNK {
+        let next = step(&at, &name, path, reach)?;
+        // A file system that others serve is not asked here.
+        let (st, _) = look(next.as_fd())?;
+        if st.mode & libc::S_IFMT != libc::S_IFLNK {
             at = next;
             real.push(name);
             continue;
@@ -148,7 +168,7 @@ fn resolve(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
                 std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd())).map_err(SourceError::Io)?;
             continue;
         }
-        if let Some(by) = planted_by(&fstat(&at)?, &st, trusted) {
+        if let Some(by) = planted_by(&look(at.as_fd())?.0, &st, trusted) {
             return Err(SourceError::Planted { link: real.join(name), by });
         }
         let text = PathBuf::from(readlinkat(&next, "")?);
@@ -162,6 +182,24 @@ fn resolve(path: &Path) -> Result<(OwnedFd, PathBuf), SourceError> {
     Ok((at, real))
 }
 
+/// Opens one component of `path`.
+fn step(at: &OwnedFd, name: &OsString, path: &Path, reach: &Reach<'_>) -> Result<OwnedFd, SourceError> {
+    let how = OpenHow::new().flags(PATH | OFlag::O_NOFOLLOW).resolve(cached());
+    match openat2(at, name.as_os_str(), how) {
+        Ok(next) => Ok(next),
+        Err(Errno::EAGAIN | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
+            reach.before(path)?;
+            Ok(openat(at, name.as_os_str(), PATH | OFlag::O_NOFOLLOW, Mode::empty())?)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The flag of `openat2(2)` by which a lookup fails with `EAGAIN` in place of waiting for a file system (Linux 5.12).
+fn cached() -> ResolveFlag {
+    ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED)
+}
+
 fn names(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir))
@@ -170,16 +208,15 @@ fn names(path: &Path) -> VecDeque<OsString> {
 }
 
 /// The user, other than `trusted`, that may have made `link` in `dir`. `None` if there is none.
-fn planted_by(dir: &FileStat, link: &FileStat, trusted: [u32; 3]) -> Option<String> {
-    if let Some(uid) = [link.st_uid, dir.st_uid].into_iter().find(|uid| !trusted.contains(uid)) {
+fn planted_by(dir: &FileId, link: &FileId, trusted: [u32; 3]) -> Option<String> {
+    if let Some(uid) = [link.owner.0, dir.owner.0].into_iter().find(|uid| !trusted.contains(uid)) {
         return Some(format!("user {uid}"));
     }
     // In a sticky directory, users cannot replace files of other users.
-    let sticky = dir.st_mode & libc::S_ISVTX != 0;
-    let others = dir.st_mode & (libc::S_IWGRP | libc::S_IWOTH);
-    (others != 0 && !sticky).then(|| {
-        format!("any user with write permission for its directory (mode {:04o})", dir.st_mode & 0o7777)
-    })
+    let sticky = dir.mode & libc::S_ISVTX != 0;
+    let others = dir.mode & (libc::S_IWGRP | libc::S_IWOTH);
+    (others != 0 && !sticky)
+        .then(|| format!("any user with write permission for its directory (mode {:04o})", dir.mode & 0o7777))
 }
 
 #[cfg(test)]
@@ -190,7 +227,7 @@ mod tests {
     use super::*;
 
     fn opened(path: &Path) -> String {
-        match open(path) {
+        match open(path, &Reach::unasked()) {
             Ok(Some(source)) => source.real.display().to_string(),
             Ok(None) => "nothing".into(),
             Err(e) => e.to_string(),

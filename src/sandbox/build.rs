@@ -220,6 +220,11 @@ impl Sandbox {
         self.with(|s| s.cpu_deadline = Some(deadline))
     }
 
+    /// Sets the time after which an unfinished spawn fails.
+    pub fn spawn_deadline(self, deadline: Duration) -> Self {
+        self.with(|s| s.spawn_deadline = Some(deadline))
+    }
+
     /// Sets what becomes of the task when this process ends.
     pub fn die_with(self, die_with: DieWith) -> Self {
         self.with(|s| s.die_with = die_with)

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use super::{Sandbox, random_id};
 use crate::cgroup::{Group, KeptParents};
@@ -124,9 +125,10 @@ impl Sandbox {
             return Ok(true);
         }
         self.on_host(|host| {
-            let survey = self.survey(host)?;
+            let begun = Instant::now();
+            let survey = self.survey(host, begun)?;
             let plan = self.compile_with(host, &survey)?;
-            let prepared = self.prepared_for(&plan, host, &survey, true)?;
+            let prepared = self.prepared_for(&plan, host, &survey, (true, begun))?;
             Ok(prepared.is_some())
         })
     }
@@ -150,13 +152,27 @@ impl Sandbox {
 
     /// Keeps `plan` for the next spawn, as a plan that enters prepared mounts. `None` if it enters none, or if it depends on
     /// what cannot be checked quickly.
-    pub(super) fn keep(&self, plan: &Plan, host: &Host, survey: &Survey) -> Option<Arc<KeptPlan>> {
-        let prepared = self.prepared_for(plan, host, survey, false).ok()??;
+    ///
+    /// # Errors
+    /// `TimedOut` if the deadline of the spawn, which began at `begun`, is over.
+    pub(super) fn keep(
+        &self,
+        plan: &Plan,
+        host: &Host,
+        survey: &Survey,
+        begun: Instant,
+    ) -> Result<Option<Arc<KeptPlan>>> {
+        let prepared = match self.prepared_for(plan, host, survey, (false, begun)) {
+            Ok(Some(prepared)) => prepared,
+            Err(e) if self.left(begun).is_zero() => return Err(e),
+            Ok(None) | Err(_) => return Ok(None),
+        };
         let spec = &self.spec;
         let quick = survey.unseen.is_empty()
             && survey.skip.is_empty()
             && spec.dns.is_none()
             && !matches!(spec.network, Network::Path(_))
+            && !survey.served
             && self.host.is_some();
         let paths = if quick { surveyed(survey) } else { None };
         let holds = paths.is_some();
@@ -165,16 +181,17 @@ impl Sandbox {
         if holds {
             *lock(&self.kept.plan) = Some(Arc::clone(&kept));
         }
-        Some(kept)
+        Ok(Some(kept))
     }
 
-    /// The prepared mounts for a plan. They are made unless this is the first use of such a plan, or in any case if `now`.
+    /// The prepared mounts for a plan. They are made unless this is the first use of such a plan, or in any case if `now`. The
+    /// call began at `begun`.
     fn prepared_for(
         &self,
         plan: &Plan,
         host: &Host,
         survey: &Survey,
-        now: bool,
+        (now, begun): (bool, Instant),
     ) -> Result<Option<Arc<Prepared>>> {
         if plan.cold.is_some() {
             return Ok(None);
@@ -184,7 +201,7 @@ impl Sandbox {
         let held: Vec<&HostFile> = held.collect();
         let sources = held.iter().map(|source| identify(source.fd(), c"")).collect::<nix::Result<Vec<_>>>();
         let sources = sources.map_err(Error::prepare("statx(sources)"))?;
-        let mut mounts = lock(&self.kept.mounts);
+        let mut mounts = self.lock_mounts(begun)?;
         let found = mounts.prepared.iter().find(|prepared| prepared.is_of(&key, &sources));
         if let Some(found) = found.filter(|found| found.is_current()) {
             return Ok(Some(Arc::clone(found)));
@@ -201,13 +218,32 @@ impl Sandbox {
         let table =
             MountTable::read(reals).map_err(Error::prepare("read(\"/proc/thread-self/mountinfo\")"))?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-        let namespace = spawn::prepare(&common, survey)?;
+        let namespace = spawn::prepare(&common, survey, self.left(begun))?;
         let prepared = Arc::new(Prepared::new(namespace, key, sources, table));
         if mounts.prepared.len() >= KEPT {
             mounts.prepared.remove(0);
         }
         mounts.prepared.push(Arc::clone(&prepared));
         Ok(Some(prepared))
+    }
+}
+
+impl Sandbox {
+    /// Locks the prepared mounts, which another thread may be making.
+    ///
+    /// # Errors
+    /// `TimedOut` if the deadline of the spawn is over.
+    fn lock_mounts(&self, begun: Instant) -> Result<MutexGuard<'_, Mounts>> {
+        loop {
+            match self.kept.mounts.try_lock() {
+                Ok(mounts) => return Ok(mounts),
+                Err(TryLockError::Poisoned(mounts)) => return Ok(mounts.into_inner()),
+                Err(TryLockError::WouldBlock) if self.left(begun).is_zero() => {
+                    return Err(spawn::too_late("wait for the mounts that another thread prepares"));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(200)),
+            }
+        }
     }
 }
 

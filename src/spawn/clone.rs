@@ -8,6 +8,8 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -85,6 +87,48 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
     let _ = crate::sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = crate::sys::wait_pidfd(pidfd.as_fd(), true, true);
     Err(failed)
+}
+
+/// Starts a process that asks for the attributes of the file at `path` and ends (`statx(2)`). Returns its pidfd. It is a copy
+/// of this process without its descriptors, and sends no signal at its end.
+pub(super) fn look(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain data for which all zeroes are a valid value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    // SAFETY: without CLONE_VM the child has its own copy of the memory and the stack. `asker` makes raw system calls only,
+    // and reads the path only.
+    let pid = unsafe { clone3_vfork(&args, asker, path.as_ptr().cast_mut().cast()) };
+    let restored = mask.thread_set_mask();
+    if pid < 0 {
+        return Err(os_error(pid));
+    }
+    // SAFETY: the clone succeeded, so the kernel stored a new descriptor there, which has no other owner.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    restored?;
+    Ok(pidfd)
+}
+
+/// Entry point of the process of [`look`].
+///
+/// # Safety
+/// `path` must point to a NUL-terminated string.
+unsafe extern "C" fn asker(path: *mut libc::c_void) -> ! {
+    let mut answer = std::mem::MaybeUninit::<libc::statx>::uninit();
+    let at = libc::AT_FDCWD as usize;
+    let flags = (libc::AT_STATX_FORCE_SYNC | libc::AT_NO_AUTOMOUNT) as usize;
+    // SAFETY: the calls take numbers, the path, and room for the struct that the kernel writes.
+    unsafe {
+        syscall(libc::SYS_close_range, [0, u32::MAX as usize, 0, 0, 0]);
+        let (mask, to) = (libc::STATX_BASIC_STATS as usize, answer.as_mut_ptr() as usize);
+        syscall(libc::SYS_statx, [at, path as usize, flags, mask, to]);
+        loop {
+            syscall(libc::SYS_exit_group, [0, 0, 0, 0, 0]);
+        }
+    }
 }
 
 fn os_error(ret: isize) -> io::Error {

@@ -50,7 +50,7 @@ pub(super) fn listen(
             let heard = child
                 .status()
                 .and_then(|status| sys::poll_either(status, init, until))
-                .map_err(Error::prepare("wait for the command, which may be stopped or frozen"))?;
+                .map_err(|e| unfinished(child, e))?;
             if !heard {
                 let died = init_died(child, &expected);
                 group.and_then(copy::find).into_iter().for_each(|copy| child.continues_as(copy));
@@ -95,6 +95,35 @@ pub(super) fn listen(
             }
         }
     }
+}
+
+/// The error for an init that has not executed the command in time. It says what init does, as far as `/proc` shows it.
+fn unfinished(child: &Child, e: io::Error) -> Error {
+    let why = match sys::proc_pid(child.pidfd()) {
+        Some(pid) if e.kind() == io::ErrorKind::TimedOut => {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            let children = children.unwrap_or_default();
+            let all = [pid].into_iter().chain(children.split_whitespace().filter_map(|pid| pid.parse().ok()));
+            let doing: Vec<String> = all.filter_map(doing).collect();
+            io::Error::new(e.kind(), format!("init has not executed the command: {}", doing.join(", ")))
+        }
+        _ => e,
+    };
+    Error::prepare("wait for the command, which may be stopped or frozen")(why)
+}
+
+/// What a process does (`proc_pid_stat(5)`, `proc_pid_syscall(5)`).
+fn doing(pid: i32) -> Option<String> {
+    let state = match sys::stat(pid).ok()?.state {
+        'T' | 't' => "is stopped by a signal",
+        'D' => "waits uninterruptibly in the kernel",
+        'R' => "runs",
+        _ => "waits",
+    };
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split(' ').next().and_then(|number| number.parse::<u32>().ok());
+    let call = number.map(|number| format!(" in system call {number}")).unwrap_or_default();
+    Some(format!("process {pid} {state}{call}"))
 }
 
 fn refused(plan: &Plan, step: u32, call: u8, errno: i32) -> Error {

@@ -31,9 +31,11 @@ mod clone;
 mod copy;
 mod expected;
 mod listen;
+mod reach;
 
 pub(crate) use listen::joined_too_late;
 use listen::{DIED, Heard, let_continue, listen, was_killed};
+pub(crate) use reach::answers;
 
 /// The static program init.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
@@ -58,10 +60,14 @@ pub(crate) struct Given<'a> {
     /// Where the task that is to be replaced has its cgroups and its files. `None` if none is replaced.
     pub places: Option<(&'a Policy, &'a Host)>,
     /// What is called when the command waits at the gate, if the plan has one.
-    pub at_gate: Option<&'a dyn Fn(AtGate<'_>) -> Result<()>>,
-    /// How long the process may take to execute its command. `None` for a new task, which nothing can stop.
+    pub at_gate: Option<&'a PassGate<'a>>,
+    /// How long the process may take to execute its command, without the time in which the root is populated and the
+    /// caller stores the handle.
     pub start: Option<Duration>,
 }
+
+/// What is called when the command waits at the gate. On an error, the spawn fails.
+pub(crate) type PassGate<'a> = dyn Fn(AtGate<'_>) -> Result<()> + 'a;
 
 /// A task whose command waits at the gate.
 pub(crate) struct AtGate<'a> {
@@ -106,8 +112,8 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
 ///
 /// # Errors
 /// The refused step. Everything created is removed.
-pub(crate) fn prepare(plan: &Plan, survey: &Survey) -> Result<(OwnedFd, Option<OwnedFd>)> {
-    let mut run = Run::new(plan, Given { survey: Some(survey), ..Given::default() });
+pub(crate) fn prepare(plan: &Plan, survey: &Survey, start: Duration) -> Result<(OwnedFd, Option<OwnedFd>)> {
+    let mut run = Run::new(plan, Given { survey: Some(survey), start: Some(start), ..Given::default() });
     run.attempt(&plan.parent)?;
     let init = sys::sealed_memfd(INIT_NAME, INIT, true).ok();
     let mounts = run.attempt.prepared.take();
@@ -124,6 +130,8 @@ struct Run<'a> {
     populated: Option<Populated>,
     /// The file of the task's log.
     log: Option<OwnedFd>,
+    /// When the spawn fails if it is unfinished. `None` for an additional command, which has its time from the wait on.
+    until: Option<Instant>,
 }
 
 /// Resources of one clone attempt. They are dropped after it, except the child and the caller's ends of the streams.
@@ -155,6 +163,7 @@ impl<'a> Run<'a> {
             report: plan.report.clone(),
             populated: None,
             log: None,
+            until: given.start.filter(|_| given.running.is_none()).and_then(in_time),
             attempt: Attempt::default(),
         }
     }
@@ -203,11 +212,24 @@ impl<'a> Run<'a> {
     /// Runs one step. Handles a refusal as the step says, then checks the required controls again.
     fn step(&mut self, step: &ParentStep) -> Result<()> {
         let plan = self.plan;
+        let begun = Instant::now();
         match self.run(step) {
             Ok(()) => Ok(()),
             Err(refused) => step.on_refusal.take(refused, &mut self.report),
         }
-        .and_then(|()| plan.must_hold.check(&self.report))
+        .and_then(|()| plan.must_hold.check(&self.report))?;
+        match step.op {
+            ParentOp::BuildRoot(_) | ParentOp::LetGo => {
+                self.until = self.until.and_then(|until| until.checked_add(begun.elapsed()));
+            }
+            // The wait has ended in time, or has failed.
+            ParentOp::AwaitGate | ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {}
+            _ if self.until.is_some_and(|until| Instant::now() > until) => {
+                return Err(too_late(step.op.call()));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn run(&mut self, step: &ParentStep) -> Result<()> {
@@ -277,7 +299,7 @@ impl<'a> Run<'a> {
                     && sys::is_ending(child.pidfd()) == Some(true)
                 {
                     // The kernel refuses the maps of a process that ends. The cause is the end of init.
-                    listen(self.plan, child, &mut self.report, None, None, false)?;
+                    listen(self.plan, child, &mut self.report, self.until, None, false)?;
                 }
                 written?;
             }
@@ -285,7 +307,7 @@ impl<'a> Run<'a> {
             ParentOp::AwaitGate | ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
                 let Attempt { child, streams, prepared, gate_passed, .. } = &mut self.attempt;
                 if let Some(child) = child {
-                    let until = self.given.start.and_then(|start| Instant::now().checked_add(start));
+                    let until = self.until.or_else(|| self.given.start.and_then(in_time));
                     let group = self.undo.group();
                     match listen(self.plan, child, &mut self.report, until, group, *gate_passed)? {
                         Heard::Runs(_) if *gate_passed => {}
@@ -460,6 +482,17 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+/// The instant after this time. `None` if it is out of range.
+fn in_time(time: Duration) -> Option<Instant> {
+    Instant::now().checked_add(time)
+}
+
+/// The error of a spawn that is unfinished at its deadline.
+pub(crate) fn too_late(step: impl Into<String>) -> Error {
+    let why = "the deadline of the spawn is over (spawn_deadline)";
+    Error::Prepare { step: step.into(), source: io::Error::new(io::ErrorKind::TimedOut, why) }
 }
 
 fn open_read(path: &Path) -> nix::Result<OwnedFd> {

@@ -26,8 +26,8 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 5]) -> isize {
 /// current frame. Returns in the parent only: the child's pid, or the negative errno.
 ///
 /// # Safety
-/// `args` must have `CLONE_VM|CLONE_VFORK` and a null stack, so that the kernel suspends this thread until the child
-/// has executed another program or ended. `child` must only make raw system calls and access memory that is reachable
+/// `args` must have a null stack, and `CLONE_VM|CLONE_VFORK`, so that the kernel suspends this thread until the child
+/// has executed another program or ended; or neither of both, so that the child has its own memory. `child` must only make raw system calls and access memory that is reachable
 /// from `argument`. All signals must be blocked.
 pub(crate) unsafe fn clone3_vfork(
     args: &libc::clone_args,
@@ -35,7 +35,7 @@ pub(crate) unsafe fn clone3_vfork(
     argument: *mut libc::c_void,
 ) -> isize {
     let ret: isize;
-    // SAFETY: parent and child share the stack, but the parent is suspended until the child has left it. The child only
+    // SAFETY: if parent and child share the stack, the parent is suspended until the child has left it. The child only
     // pushes below this frame (asm without `nostack` keeps the red zone free). The values that the parent reads
     // afterwards are in registers, of which each process has its own.
     unsafe {

@@ -206,7 +206,7 @@ fn end(pidfd: BorrowedFd<'_>) {
 }
 
 /// Waits for the end of a process, which is not reaped. Whether it has ended.
-pub(super) fn ends_within(pidfd: BorrowedFd<'_>, time: Duration) -> bool {
+pub(crate) fn ends_within(pidfd: BorrowedFd<'_>, time: Duration) -> bool {
     Instant::now().checked_add(time).is_none_or(|until| sys::poll_until(pidfd, until).is_ok())
 }
 

@@ -115,7 +115,7 @@ impl TaskHandle {
     /// one lives, if the task has an exit record or a cgroup.
     ///
     /// # Errors
-    /// [`Error::Prepare`] and [`Error::Task`] with the refused call.
+    /// [`Error::Prepare`] with the refused call.
     pub(crate) fn at_gate(
         enclosure: Enclosure,
         child: &Child,
@@ -123,7 +123,11 @@ impl TaskHandle {
         populated: Option<&Populated>,
     ) -> Result<Self> {
         undo.claim_cgroup()?;
-        describe(enclosure, undo, Some((child.pidfd(), child.main())), populated.cloned())
+        let processes = Some((child.pidfd(), child.main()));
+        describe(enclosure, undo, processes, populated.cloned()).map_err(|e| match e {
+            Error::Task { step, source } => Error::Prepare { step, source },
+            other => other,
+        })
     }
 }
 
@@ -147,7 +151,7 @@ fn describe(
         version: TaskHandle::VERSION,
         build: build(),
         boot: boot_id().map_err(Error::task("read(\"/proc/sys/kernel/random/boot_id\")"))?,
-        identity: identity.map_err(Error::task("read /proc/PID/stat"))?,
+        identity: identity.map_err(Error::task("read(\"/proc/PID/stat\")"))?,
         status: None,
         ended: None,
         groups: undo.group().map(|group| group.paths().clone()),

@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use procfs::FromRead as _;
 use serde::{Deserialize, Serialize};
 
 use super::ExitStatus;
@@ -97,8 +96,8 @@ impl Identity {
     /// # Errors
     /// The refused call.
     pub(super) fn of(init: BorrowedFd<'_>, main: BorrowedFd<'_>) -> io::Result<Self> {
-        let pid = sys::proc_pid(init).ok_or(io::ErrorKind::NotFound)?;
-        let main = sys::proc_pid(main).filter(|main| *main != pid).and_then(|main| Process::look(main).ok());
+        let pid = sys::find_pid(init)?.ok_or(io::ErrorKind::NotFound)?;
+        let main = sys::find_pid(main)?.filter(|main| *main != pid).and_then(|main| Process::look(main).ok());
         Ok(Identity { init: Process::look(pid)?, main })
     }
 }
@@ -106,8 +105,7 @@ impl Identity {
 impl Process {
     /// Looks at the process with this PID.
     pub(super) fn look(pid: i32) -> io::Result<Self> {
-        let stat = procfs::process::Stat::from_file(format!("/proc/{pid}/stat"));
-        let start = stat.map_err(|e| io::Error::other(e.to_string()))?.starttime;
+        let start = sys::stat(pid)?.starttime;
         let pid_namespace = std::fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|ns| ns.ino());
         Ok(Process { pid, start, pid_namespace })
     }

@@ -29,7 +29,7 @@ struct Reaper {
 static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
 
 /// Reaps the process when it ends. Errors are ignored: the process then is a zombie until the caller ends.
-pub(super) fn reap_later(pidfd: BorrowedFd<'_>) {
+pub(crate) fn reap_later(pidfd: BorrowedFd<'_>) {
     let Ok(pidfd) = pidfd.try_clone_to_owned() else { return };
     for _ in 0..TRIES {
         match REAPER.try_lock() {
