@@ -390,7 +390,7 @@ fn refused_or_panicking_store_fails_the_spawn_and_leaves_nothing() {
             assert!(
                 matches!(&error, Error::Prepare { source, .. } if source.raw_os_error() == Some(libc::ENOSPC))
             );
-            assert_eq!(places.left(), [PathBuf::new(); 0], "{shape}");
+            assert_eq!(places.left(), Vec::<PathBuf>::new(), "{shape}");
             let ended = Sandbox::recover(&stored.unwrap()).unwrap().status().unwrap().unwrap();
             assert!(matches!(ended.kind(), ExitKind::Lost(_)), "{shape}: {ended}");
 
@@ -398,7 +398,7 @@ fn refused_or_panicking_store_fails_the_spawn_and_leaves_nothing() {
                 sandbox.spawn_with(|_| std::panic::resume_unwind(Box::new("the driver's bug")))
             }));
             assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"the driver's bug"));
-            assert_eq!(places.left(), [PathBuf::new(); 0], "{shape}");
+            assert_eq!(places.left(), Vec::<PathBuf>::new(), "{shape}");
             assert!(!places.ran("gate-1"));
             places.prune();
         }
@@ -452,7 +452,7 @@ fn command_that_cannot_be_executed_after_the_gate_fails_the_spawn() {
         let missing = survivor(places.dir(), shape, "gate-2").with(|spec| spec.command = "/none".into());
         let error = missing.spawn_with(|_| panic!("called without a command"));
         assert!(matches!(error, Err(Error::Exec { .. })), "{shape}: {error:?}");
-        assert_eq!(places.left(), [PathBuf::new(); 0], "{shape}");
+        assert_eq!(places.left(), Vec::<PathBuf>::new(), "{shape}");
         places.prune();
     }
 }

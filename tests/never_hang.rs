@@ -76,7 +76,7 @@ fn spawn_whose_init_is_stopped_fails_at_its_deadline() {
         assert!(why.contains(&format!("process {stopped} is stopped by a signal")), "{shape}: {why}");
         assert!(took < DEADLINE + SLACK, "{shape}: {took:?}");
         assert!(!Path::new(&format!("/proc/{stopped}")).exists(), "{shape}");
-        assert_eq!(left(dir.path()), [PathBuf::new(); 0], "{shape}");
+        assert_eq!(left(dir.path()), Vec::<PathBuf>::new(), "{shape}");
     }
 }
 
@@ -116,7 +116,7 @@ fn with_dead_mount(test: impl Fn(&Path, Sandbox) + Sync) {
                 };
                 let sandbox = shell("true").policy(&policy(dead.dir())).spawn_deadline(DEADLINE);
                 test(&dead.point(), sandbox.host(&Host::probe().unwrap()));
-                assert_eq!(left(dead.dir()), [PathBuf::new(); 0]);
+                assert_eq!(left(dead.dir()), Vec::<PathBuf>::new());
                 drop(dead);
             };
             scope.spawn(run).join().unwrap();

@@ -228,7 +228,11 @@ pub(crate) fn look(fd: BorrowedFd<'_>) -> nix::Result<(FileId, bool)> {
     // Linux sets these bits for ext4, XFS, Btrfs and others, and for tmpfs since 6.0.
     const LOCAL: u64 = (libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND) as u64;
     let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
-    let st = statx(fd, c"", mask, libc::AT_STATX_DONT_SYNC)?;
+    let st = match statx(fd, c"", mask, libc::AT_STATX_DONT_SYNC) {
+        // A filter around the caller refuses statx(2). The C library has a replacement only without the flag.
+        Err(Errno::ENOSYS | Errno::EINVAL) => statx(fd, c"", mask, 0)?,
+        st => st?,
+    };
     Ok((file_id(&st), st.stx_attributes_mask & LOCAL != 0))
 }
 

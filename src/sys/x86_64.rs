@@ -27,8 +27,8 @@ pub(crate) unsafe fn syscall(number: libc::c_long, args: [usize; 5]) -> isize {
 ///
 /// # Safety
 /// `args` must have a null stack, and `CLONE_VM|CLONE_VFORK`, so that the kernel suspends this thread until the child
-/// has executed another program or ended; or neither of both, so that the child has its own memory. `child` must only make raw system calls and access memory that is reachable
-/// from `argument`. All signals must be blocked.
+/// has executed another program or ended; or neither of both, so that the child has its own memory. `child` must only
+/// make raw system calls and access memory that is reachable from `argument`. All signals must be blocked.
 pub(crate) unsafe fn clone3_vfork(
     args: &libc::clone_args,
     child: unsafe extern "C" fn(*mut libc::c_void) -> !,

@@ -97,7 +97,12 @@ impl Identity {
     /// The refused call.
     pub(super) fn of(init: BorrowedFd<'_>, main: BorrowedFd<'_>) -> io::Result<Self> {
         let pid = sys::find_pid(init)?.ok_or(io::ErrorKind::NotFound)?;
-        let main = sys::find_pid(main)?.filter(|main| *main != pid).and_then(|main| Process::look(main).ok());
+        let main = sys::find_pid(main)?.filter(|main| *main != pid).map(Process::look);
+        let main = match main.transpose() {
+            // It has ended, and init has reaped it.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => None,
+            main => main?,
+        };
         Ok(Identity { init: Process::look(pid)?, main })
     }
 }
