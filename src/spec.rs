@@ -297,7 +297,7 @@ pub struct SandboxSpec {
     /// [`wait`](crate::Task::wait) returns a kill by signal 9.
     ///
     /// While its owner lives, only the owner removes what the task has made. So the spawn waits for it to
-    /// [`release`](crate::Task::release) the task, which a `wait` does too, and a drop, for at most 10 seconds. It removes
+    /// [`release`](crate::Task::release) the task, which a `wait` does too, and a drop, for at most 10 seconds and within its deadline. It removes
     /// what a dead owner, a detached task and a task that survives its driver have left. Then it makes the new task, and
     /// nothing that the old owner still does with its value affects that.
     ///
@@ -447,6 +447,10 @@ pub struct SandboxSpec {
     /// copies does not count, since that takes as long as there is to copy, and has [progress](crate::Sandbox::progress) and a
     /// [cancel](crate::Sandbox::cancel) of its own. The time in the function of
     /// [`spawn_with`](crate::Sandbox::spawn_with) does not count either.
+    ///
+    /// It does not cover a file system that stops answering after the source was opened, while the root is populated, nor
+    /// one that is mounted below a directory that is copied or linked: the caller's thread waits for it. An init in a call
+    /// that no signal ends is given up after 30 more seconds.
     #[serde(with = "notation::optional_duration")]
     pub spawn_deadline: Option<Duration>,
     /// What becomes of the task when the caller ends. [`DieWith::Driver`] by default.

@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
         match &step.op {
             ParentOp::Replace { id, .. } => {
                 let (policy, host) = self.given.places.ok_or_else(|| refused(Errno::EINVAL.into()))?;
-                task::replace(policy, host, id).map_err(refused)?;
+                task::replace(policy, host, id, self.until).map_err(refused)?;
             }
             ParentOp::ExitRecord(path) => {
                 self.undo.record(RecordFile::create(path).map_err(refused_at)?);

@@ -21,17 +21,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How far the clocks of a file system may be ahead. Nothing that was found is too young to be removed.
 const AHEAD: Duration = Duration::from_secs(3600);
 
-/// Kills the task of this id, waits until its owner has released it, and removes what is left. Does nothing if there is no
-/// such task. A task that takes the id meanwhile is not touched.
+/// Kills the task of this id, waits until its owner has released it, at the latest until `end`, and removes what is left.
+/// Does nothing if there is no such task. A task that takes the id meanwhile is not touched.
 ///
 /// # Errors
-/// The cause: `ResourceBusy` if the owner has not released the task after [`PATIENCE`]; otherwise the refused call.
+/// The cause: `ResourceBusy` if the owner has not released the task after [`PATIENCE`] or at `end`; otherwise the refused call.
 #[inline(never)] // The caller's thread may have a small stack, and most spawns replace nothing.
-pub(crate) fn replace(policy: &Policy, host: &Host, id: &str) -> io::Result<()> {
+pub(crate) fn replace(policy: &Policy, host: &Host, id: &str, end: Option<Instant>) -> io::Result<()> {
     let before = SystemTime::now().checked_add(AHEAD).unwrap_or_else(SystemTime::now);
     let places = Places::of(policy, host, before);
     let mut owned = places.look(id)?;
-    let until = Instant::now().checked_add(PATIENCE);
+    let until = Instant::now().checked_add(PATIENCE).into_iter().chain(end).min();
     let mut pause = Duration::from_micros(100);
     while owned.is_there()? {
         // A spawn that has begun makes its cgroup later. What it has made before is still there, so the cgroup is its own.
@@ -70,15 +70,14 @@ fn failed(id: &str, why: &Error) -> io::Error {
 
 /// The error if the task still has an owner, or processes that this one cannot find.
 fn still_in_use(id: &str, owner: Option<i32>) -> io::Error {
-    let limit = PATIENCE.as_secs();
     let why = match owner {
         Some(pid) if pid.cast_unsigned() == std::process::id() => {
             format!("this process ({pid}) has the task {id}: release it, or drop its value")
         }
         Some(pid) => {
-            format!("process {pid} has the task {id}, and has not released it {limit} s after its kill")
+            format!("process {pid} has the task {id}, and has not released it in time after its kill")
         }
-        None => format!("a process that cannot be found uses the task {id} {limit} s after its kill"),
+        None => format!("a process that cannot be found still uses the task {id} after its kill"),
     };
     io::Error::new(io::ErrorKind::ResourceBusy, format!("the id is in use: {why}"))
 }
