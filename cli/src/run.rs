@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use cofferdam::cgroup::{CONTROLLERS, Detection};
 use cofferdam::{
-    Control, Deadline, DieWith, Error, Host, Report, Require, Sandbox, SandboxSpec, Stdio, Task,
+    Control, Deadline, DieWith, Error, Host, Report, Require, Sandbox, SandboxSpec, Stdio, Task, TaskHandle,
 };
 
 use crate::args::{Args, Explain, Run};
@@ -55,7 +55,7 @@ fn foreground(args: &Args, mut spec: SandboxSpec, reads: bool) -> Result<ExitCod
     {
         store.make_room(name, &sandbox)?;
     }
-    let task = spawn(sandbox)?;
+    let task = spawn(sandbox, Sandbox::spawn)?;
     pipes.start();
     let status = terminal::wait(&task, &signals, reads)?;
     pipes.finish();
@@ -80,7 +80,7 @@ fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     if args.report.as_deref() == Some(Path::new("-")) {
         return Err(Failure::new("--report -: standard output has the name of a detached task: give a file"));
     }
-    // A signal must not end this process between the spawn and the storing.
+    // A signal must not end this process between the storing and the return of the spawn.
     let signals = Signals::block()?;
     let store = Store::open()?;
     let reserve = |name| if spec.replace { store.reserve_used(name) } else { store.reserve(name) };
@@ -95,26 +95,36 @@ fn detached(args: &Args, mut spec: SandboxSpec) -> Result<ExitCode, Failure> {
     if let (Some(name), true) = (&spec.id, spec.replace) {
         store.make_room(name, &sandbox)?;
     }
-    let task = spawn(sandbox).map_err(|mut failure| {
+    let (mut stored, mut refused) = (None, None);
+    // The handle is stored before the command runs: without it, no call would find the task again.
+    let keep = |handle: TaskHandle| {
+        let name = handle.sandbox_id().to_owned();
+        let done = signals.check_interrupted().and_then(|()| {
+            let data = About::new(&name, &spec).to_data()?;
+            reserved.map_or_else(|| store.reserve(&name), Ok)?.store(&handle.with_data(data))
+        });
+        match done {
+            Ok(()) => stored = Some(name),
+            Err(failure) => {
+                refused = Some(failure);
+                return Err(std::io::Error::other("the handle was not stored"));
+            }
+        }
+        Ok(())
+    };
+    let spawned = spawn(sandbox, |sandbox| sandbox.spawn_with(keep));
+    let task = spawned.map_err(|mut failure| {
+        if let Some(name) = stored {
+            store.forget(&name);
+        }
         if failure.message.starts_with("temp_dir: ") {
             failure
                 .message
                 .push_str(" (set COFFERDAM_STATE to a directory elsewhere, or temp_dir of --policy)");
         }
-        failure
+        refused.unwrap_or(failure)
     })?;
-    let name = task.sandbox_id();
-    let stored = signals.check_interrupted().and_then(|()| {
-        let data = About::new(name, &spec).to_data()?;
-        let handle = task.handle().map_err(|e| Failure::of(name, e))?.with_data(data);
-        reserved.map_or_else(|| store.reserve(name), Ok)?.store(&handle)
-    });
-    // Without a stored handle, no call would find the task again.
-    if let Err(failure) = stored {
-        task.release().map_err(|e| Failure::of(name, e))?;
-        return Err(failure);
-    }
-    let _ = writeln!(std::io::stdout(), "{name}");
+    let _ = writeln!(std::io::stdout(), "{}", task.sandbox_id());
     if let Some(file) = report {
         write_report(file, task.report())?;
     }
@@ -126,15 +136,15 @@ fn detached_streams(spec: &mut SandboxSpec) {
     (spec.stdin, spec.stdout, spec.stderr) = (Stdio::Null, Stdio::Log, Stdio::Log);
 }
 
-/// Spawns the task, and prints the controls that do not hold. The sandbox is dropped, because it holds the task's ends of
+/// Spawns the task by `start`, and prints the controls that do not hold. The sandbox is dropped, because it holds the task's ends of
 /// the pipes: while they are open, the copying threads never see their end.
-fn spawn(sandbox: Sandbox) -> Result<Task, Failure> {
+fn spawn(sandbox: Sandbox, start: impl FnOnce(&Sandbox) -> cofferdam::Result<Task>) -> Result<Task, Failure> {
     let bar = Bar::on_terminal();
     let sandbox = match &bar {
         Some(bar) => sandbox.progress(bar.teller()),
         None => sandbox,
     };
-    let spawned = sandbox.spawn();
+    let spawned = start(&sandbox);
     drop((bar, sandbox));
     let task = spawned?;
     if let Some(line) = lacking(task.report()) {

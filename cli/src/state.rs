@@ -220,6 +220,11 @@ impl Store {
         }
     }
 
+    /// Removes the file of a task that was stored and then not started.
+    pub(crate) fn forget(&self, name: &str) {
+        let _ = fs::remove_file(self.file(name));
+    }
+
     /// Kills what is left of the task, and removes it and its file.
     pub(crate) fn remove(&self, name: &str, task: &Task) -> Result<(), Failure> {
         task.release().map_err(|e| Failure::of(name, e))?;
