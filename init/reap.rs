@@ -24,9 +24,9 @@ use crate::log::Log;
 use crate::state::{FAILED, Init};
 use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
-    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, CAP_KILL, CLONE_NEWPID, EPERM, POLLIN, PR_CAP_AMBIENT,
-    PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SECCOMP_RET_ALLOW,
-    SECCOMP_RET_ERRNO, SIGKILL,
+    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, CAP_KILL, CLONE_NEWPID, ECONNRESET, EPERM, EPIPE, POLLIN,
+    PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG,
+    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SIGKILL,
 };
 use crate::wire::{EXIT_RECORD_AT, End, ExitRecord, Record};
 
@@ -158,10 +158,23 @@ fn fork(init: &mut Init, watched: Watched, next: &mut NextCall) -> Result<Forked
 
 /// Waits until the parent has given up its privileges.
 pub fn await_parent(init: &Init) -> Done {
-    match sys::recv(init.pid1, &mut [0u8; 1]).at(0)? {
-        // The parent has ended, and has reported why.
-        0 => sys::exit(FAILED),
-        _ => Ok(()),
+    await_byte(init).at(0)
+}
+
+/// Waits at the gate until the parent passes the caller's byte on. The parent watches the caller.
+pub fn await_let_go(init: &Init) -> Done {
+    match sys::send(init.pid1, AT_GATE) {
+        Err(EPIPE | ECONNRESET) => sys::exit(FAILED),
+        sent => sent.at(0)?,
+    }
+    await_byte(init).at(2)
+}
+
+/// Waits for a byte of the parent. If the parent has ended, it has reported why, or its end does.
+fn await_byte(init: &Init) -> Result<(), Errno> {
+    match sys::recv(init.pid1, &mut [0u8; 1]) {
+        Ok(0) | Err(ECONNRESET) => sys::exit(FAILED),
+        received => received.map(drop),
     }
 }
 
@@ -394,7 +407,7 @@ impl Reaper {
 }
 
 /// What the child sends when it is at the gate. Another byte says that a step was refused.
-pub const AT_GATE: &[u8; 1] = b"h";
+const AT_GATE: &[u8; 1] = b"h";
 
 /// Polls until one of the descriptors is readable.
 fn poll_all(fds: [i32; 3]) -> [PollFd; 3] {

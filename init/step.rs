@@ -9,7 +9,7 @@ use crate::mount::{attach, attach_anchor, new_mount};
 use crate::paths::{
     allow_existing, close_parent, open_if_present, open_mount_point, open_parent, split_at_anchor,
 };
-use crate::reap::{AT_GATE, Left, Watched};
+use crate::reap::{Left, Watched};
 use crate::state::{FAILED, Init};
 use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
@@ -360,12 +360,7 @@ fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Don
 fn await_let_go(init: &mut Init, caller: u32) -> Done {
     let caller = init.take_fd(caller);
     if init.pid1 >= 0 {
-        // PID 1 watches the caller.
-        sys::send(init.pid1, AT_GATE).at(0)?;
-        return match sys::recv(init.pid1, &mut [0u8; 1]).at(2)? {
-            0 => sys::exit(FAILED),
-            _ => Ok(()),
-        };
+        return reap::await_let_go(init);
     }
     sys::send(init.status, &Record::AtGate.encode()).at(0)?;
     // A fork of the caller may hold the socket open, so its end is not the only sign of the caller's end.

@@ -3,6 +3,8 @@
 
 // errno, positive.
 pub const EPERM: i32 = 1;
+pub const EPIPE: i32 = 32;
+pub const ECONNRESET: i32 = 104;
 pub const ENOENT: i32 = 2;
 pub const EINTR: i32 = 4;
 pub const EACCES: i32 = 13;
