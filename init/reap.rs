@@ -156,9 +156,14 @@ fn fork(init: &mut Init, watched: Watched, next: &mut NextCall) -> Result<Forked
     Ok(Forked::Parent(Parent { signals, caller, gate, child: ours, pidfd, pid }))
 }
 
-/// Waits until the parent has given up its privileges.
-pub fn await_parent(init: &Init) -> Done {
-    await_byte(init).at(0)
+/// Waits until the parent has given up its privileges. If `tied`, the kernel kills this process when the parent ends. A
+/// change of credentials would have cleared that.
+pub fn await_parent(init: &Init, tied: bool) -> Done {
+    let mut next = NextCall::from(0);
+    if tied {
+        sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(next.index())?;
+    }
+    await_byte(init).at(next.index())
 }
 
 /// Waits at the gate until the parent passes the caller's byte on. The parent watches the caller.

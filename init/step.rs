@@ -211,7 +211,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::ControllingTerminal {} => terminal::control(),
         Op::Name { name } => sys::set_name(name).at(0),
         Op::Find { candidates } => find_command(init, candidates),
-        Op::AwaitPid1 {} => reap::await_parent(init),
+        Op::AwaitPid1 { tied } => reap::await_parent(init, tied),
         Op::Gate { caller } => await_let_go(init, caller),
         Op::Exec { .. } => exec_command(init),
     }

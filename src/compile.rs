@@ -192,7 +192,7 @@ pub(crate) fn compile(
     draft.init.extend(process::terminal(spec.terminal, spec.streams())?.into_iter().flatten());
     let path = spec.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&spec.command, work_dir, path)?;
-    process::find(&candidates, !stays.any(), &mut draft);
+    process::find(&candidates, stays.any().then_some(stays != Stays::Pid1), &mut draft);
     draft.init.extend(filter);
     let mut env = spec.env.clone();
     env.extend(limits.into_iter().map(|(key, value)| (key.into(), value.into())));

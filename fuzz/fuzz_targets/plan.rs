@@ -122,7 +122,7 @@ impl Made {
             OpCode::Filter => Op::Filter { program: Blob(&self.texts[1]) },
             OpCode::Terminal => Op::Terminal { rows: m, columns: n },
             OpCode::ControllingTerminal => Op::ControllingTerminal {},
-            OpCode::AwaitPid1 => Op::AwaitPid1 {},
+            OpCode::AwaitPid1 => Op::AwaitPid1 { tied: x & 1 != 0 },
             OpCode::Find => Op::Find { candidates: strings },
             OpCode::Landlock => Op::Landlock { fs: x, scoped: y },
             OpCode::Become => Op::Become { uid: m, gid: n },

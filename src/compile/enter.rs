@@ -56,7 +56,9 @@ pub(crate) fn enter(
     let work_dir = work_dir(enclosure, run);
     let path = run.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let candidates = process::candidates(&run.command, &work_dir, path)?;
-    process::find(&candidates, enclosure.fork_inside.is_empty(), &mut draft);
+    // A process that has forked into the PID namespace is tied since then.
+    let tied = (!enclosure.fork_inside.is_empty()).then_some(false);
+    process::find(&candidates, tied, &mut draft);
     draft.init.extend(steps(Enter::Last).cloned());
     let environment = match &user {
         Some((who, _)) => ids::environment(who),

@@ -324,17 +324,15 @@ pub(super) fn candidates(command: &OsStr, work_dir: &Path, path: Option<&OsStr>)
     Ok(places)
 }
 
-/// Adds the steps that find the command, and wait for the process that stays. `alone` says that no process of init stays,
-/// which would know whether the command was executed.
-pub(super) fn find(candidates: &[PathBuf], alone: bool, draft: &mut Draft) {
-    if alone {
+/// Adds the steps that find the command, and wait for the process that stays. `tied` says whether the kernel is to kill the
+/// command with it; `None` if no process stays, which would know whether the command was executed.
+pub(super) fn find(candidates: &[PathBuf], tied: Option<bool>, draft: &mut Draft) {
+    if tied.is_none() {
         draft.init.push(InitStep::new(Control::empty(), Op::Name { name: step::text(UNEXECUTED) }));
     }
     let candidates = Encoded::strings(candidates.iter().map(|path| path.as_os_str().as_bytes()));
     draft.build(Control::empty(), Op::Find { candidates: candidates.list() });
-    if !alone {
-        draft.init.push(InitStep::new(Control::CAPS, Op::AwaitPid1 {}));
-    }
+    draft.init.extend(tied.map(|tied| InitStep::new(Control::CAPS, Op::AwaitPid1 { tied })));
 }
 
 /// Adds the step that executes the command. Variables of `env` replace those of `user`, which describe the user.

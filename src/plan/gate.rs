@@ -50,8 +50,10 @@ impl Plan {
             *step = InitStep { phase: step.phase, ..InitStep::new(step.control, op) };
         }
         let gate = InitStep::new(Control::empty(), Op::Gate { caller: if stays { u32::MAX } else { fd } });
-        let found =
-            self.init.iter().rposition(|step| matches!(step.op(), Some(Op::Find { .. } | Op::AwaitPid1 {})));
+        let found = self
+            .init
+            .iter()
+            .rposition(|step| matches!(step.op(), Some(Op::Find { .. } | Op::AwaitPid1 { .. })));
         self.init.insert(found.map_or(self.init.len(), |found| found.saturating_add(1)), gate);
         Ok(self)
     }

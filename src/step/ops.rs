@@ -436,7 +436,11 @@ ops! {
     }
     /// In the child of a process that stays: waits until that process has given up its privileges. Since the fork, both
     /// processes have run at the same time.
-    AwaitPid1 {}
+    AwaitPid1 {
+        /// Whether the kernel kills the child when that process ends (`PR_SET_PDEATHSIG`), unless the command clears that:
+        /// the process is not PID 1 of the child's PID namespace, whose end kills every process.
+        tied: bool,
+    }
     /// Reports to the parent that the command can be executed, and waits until the parent lets it go. If the caller ends
     /// before, the command is not executed. A process of init that stays watches the caller and passes the byte on.
     Gate {

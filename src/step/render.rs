@@ -273,7 +273,10 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             let names: Vec<String> = candidates.iter().map(|c| format!("{c:?}")).collect();
             one(format!("statx(first regular file of {})", names.join(" ")))
         }
-        Op::AwaitPid1 {} => one("recvfrom(PID 1, \"g\")".into()),
+        Op::AwaitPid1 { tied } => {
+            let tie = tied.then(|| "prctl(PR_SET_PDEATHSIG, SIGKILL)".into());
+            tie.into_iter().chain(["recvfrom(PID 1, \"g\")".into()]).collect()
+        }
         Op::Gate { .. } => vec![
             "sendto(status) # by way of the process of init that stays, if there is one".into(),
             "ppoll(status, pidfd of the caller)".into(),
@@ -368,7 +371,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Landlock { .. } => "Landlock domain".into(),
         Op::Name { .. } => "name of the thread until the exec".into(),
         Op::Find { .. } => "find the command".into(),
-        Op::AwaitPid1 {} => "wait until PID 1 has given up its privileges".into(),
+        Op::AwaitPid1 { .. } => "wait until PID 1 has given up its privileges".into(),
         Op::Gate { .. } => "wait until the caller lets the command go".into(),
         Op::NoNewPrivs {} => "no new privileges".into(),
         Op::Cwd { .. } => "working directory".into(),

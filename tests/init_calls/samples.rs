@@ -240,7 +240,7 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         OpCode::Landlock => plain([0, 1 << 13].map(|fs| Op::Landlock { fs, scoped: 3 })),
         OpCode::Terminal => plain([Op::Terminal { rows: 24, columns: 80 }]),
         OpCode::ControllingTerminal => plain([Op::ControllingTerminal {}]),
-        OpCode::AwaitPid1 => plain([Op::AwaitPid1 {}]),
+        OpCode::AwaitPid1 => plain([true, false].map(|tied| Op::AwaitPid1 { tied })),
         OpCode::Find => plain([Op::Find { candidates: texts(&["/bin/true"]) }]),
         OpCode::Upper => plain(options().map(|options| Op::Upper { options })),
         OpCode::UpperBind => plain([Op::UpperBind { source: path(), fd: 0 }]),

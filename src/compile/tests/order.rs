@@ -226,7 +226,7 @@ fn stage(op: &Op<'_>, (no_new_privs, outside): (bool, bool)) -> Stage {
         Op::ControllingTerminal {} => Stage::ControllingTerminal,
         Op::Name { .. } => Stage::Name,
         Op::Find { .. } => Stage::Lookup,
-        Op::AwaitPid1 {} => Stage::AwaitPid1,
+        Op::AwaitPid1 { .. } => Stage::AwaitPid1,
         Op::Gate { .. } => Stage::Gate,
         Op::Exec { .. } => Stage::Exec,
     }
@@ -348,7 +348,7 @@ fn joins_in_order(plan: &Plan) {
     assert!(!plan.init.iter().any(|step| copies(&op(step))));
     let in_pid_namespace = plan.namespaces & libc::CLONE_NEWPID.cast_unsigned() != 0;
     assert_eq!(fork.is_some(), in_pid_namespace);
-    let awaits = |ops: &[Op<'_>]| ops.iter().any(|op| matches!(op, Op::AwaitPid1 {}));
+    let awaits = |ops: &[Op<'_>]| ops.iter().any(|op| matches!(op, Op::AwaitPid1 { .. }));
     assert_eq!(awaits(&ops), fork.is_some(), "the command waits for the process that stays");
     let filtered = plan.init.iter().any(|step| matches!(op(step), Op::Filter { .. }));
     if let Some(fork) = fork {
