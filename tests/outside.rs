@@ -158,7 +158,8 @@ fn status_is_known_after_the_driver_was_killed() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (driver, pid) = driver(dir.path(), "while [ ! -e /tmp/go ]; do sleep 0.01; done; exit 43", true);
+    let (driver, pid) =
+        driver(dir.path(), "while [ ! -e /tmp/go ]; do sleep 0.01; done; sleep 1; exit 43", true);
     kill(driver);
     let text = std::fs::read_to_string(dir.path().join("handle")).unwrap();
     let handle: TaskHandle = serde_json::from_str(&text).unwrap();
