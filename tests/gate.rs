@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use cofferdam::cgroup::CgroupPath;
 use cofferdam::{
     DieWith, Error, ExitKind, Host, IsolationMode, Lost, Policy, Require, Sandbox, StaleSandbox, TaskHandle,
     Volume,
 };
+use common::places::{self, below, cgroups, policy};
 use common::{sandboxes, shell};
 
 /// More than any of these tests takes on a loaded machine.
@@ -41,9 +41,9 @@ struct Places(tempfile::TempDir);
 
 impl Places {
     fn new() -> Places {
-        let places = Places(tempfile::tempdir().unwrap());
+        let places = Places(places::dirs());
         std::fs::set_permissions(places.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        for (name, mode) in [("temp", 0o711), ("state", 0o711), ("handles", 0o700), ("out", 0o777)] {
+        for (name, mode) in [("handles", 0o700), ("out", 0o777)] {
             std::fs::DirBuilder::new().mode(mode).create(places.0.path().join(name)).unwrap();
         }
         std::fs::set_permissions(places.0.path().join("out"), std::fs::Permissions::from_mode(0o777))
@@ -105,30 +105,6 @@ fn remove_empty(dir: &Path) {
         .filter(|dir| !dir.to_string_lossy().contains("gate-"))
         .for_each(|dir| remove_empty(&dir));
     let _ = std::fs::remove_dir(dir);
-}
-
-fn below(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
-}
-
-fn parent(dir: &Path) -> String {
-    format!("cofferdam-held-{}", dir.file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
-}
-
-/// The parent cgroup of a test, in every hierarchy.
-fn cgroups(dir: &Path) -> Vec<PathBuf> {
-    let host = Host::probe().unwrap().cgroups;
-    let mounts = host.v1.values().map(|v1| &v1.mount).chain(host.v2.as_ref().map(|v2| &v2.mount));
-    mounts.map(|mount| mount.join(parent(dir))).collect()
-}
-
-fn policy(dir: &Path) -> Policy {
-    Policy {
-        cgroup_parent: CgroupPath::new(&parent(dir)).unwrap(),
-        temp_dir: Some(dir.join("temp")),
-        state_dir: Some(dir.join("state")),
-        ..Policy::default()
-    }
 }
 
 /// A task that survives its driver. Its command first makes a file of the task's name.

@@ -6,13 +6,13 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use cofferdam::cgroup::CgroupPath;
 use cofferdam::{DieWith, Host, Limits, Method, Policy, Require, Sandbox, StaleSandbox};
+use common::places::{self, below, cgroups, parent, policy};
 use common::{sandboxes, skip::skip};
 
 /// More than any of these tests takes on a loaded machine.
@@ -26,11 +26,7 @@ struct Places(tempfile::TempDir);
 
 impl Places {
     fn new() -> Places {
-        let places = Places(tempfile::tempdir().unwrap());
-        for name in ["temp", "state"] {
-            std::fs::DirBuilder::new().mode(0o711).create(places.0.path().join(name)).unwrap();
-        }
-        places
+        Places(places::dirs())
     }
 
     fn dir(&self) -> &Path {
@@ -59,30 +55,6 @@ impl Places {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-    }
-}
-
-fn below(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
-}
-
-fn parent(dir: &Path) -> String {
-    format!("cofferdam-left-{}", dir.file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
-}
-
-/// The parent cgroup of a test, in every hierarchy.
-fn cgroups(dir: &Path) -> Vec<PathBuf> {
-    let host = Host::probe().unwrap().cgroups;
-    let mounts = host.v1.values().map(|v1| &v1.mount).chain(host.v2.as_ref().map(|v2| &v2.mount));
-    mounts.map(|mount| mount.join(parent(dir))).collect()
-}
-
-fn policy(dir: &Path) -> Policy {
-    Policy {
-        cgroup_parent: CgroupPath::new(&parent(dir)).unwrap(),
-        temp_dir: Some(dir.join("temp")),
-        state_dir: Some(dir.join("state")),
-        ..Policy::default()
     }
 }
 

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -16,11 +15,8 @@ use common::{sandboxes, shell};
 const LONG: Duration = Duration::from_secs(60);
 
 fn places() -> (tempfile::TempDir, Policy) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = common::places::dirs();
     let [temp, state] = ["temp", "state"].map(|name| dir.path().join(name));
-    for place in [&temp, &state] {
-        std::fs::DirBuilder::new().mode(0o711).create(place).unwrap();
-    }
     let policy = Policy { temp_dir: Some(temp), state_dir: Some(state), ..Policy::default() };
     (dir, policy)
 }

@@ -1,11 +1,11 @@
-//! A spawn that replaces the task of its id: whoever owns that task, and nothing of the new task is removed by the old
-//! owner. Drivers are processes of their own. (CONTRIBUTING.md, ring 2.)
+//! A spawn that replaces the task of its id kills that task, also if another process owns it. The old owner removes nothing
+//! of the new task. Drivers are processes of their own. (CONTRIBUTING.md, ring 2.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,11 +22,7 @@ struct Places(tempfile::TempDir);
 
 impl Places {
     fn new() -> Places {
-        let places = Places(tempfile::tempdir().unwrap());
-        for name in ["temp", "state"] {
-            std::fs::DirBuilder::new().mode(0o711).create(places.0.path().join(name)).unwrap();
-        }
-        places
+        Places(common::places::dirs())
     }
 
     fn dir(&self) -> &Path {
