@@ -318,9 +318,7 @@ fn skip(path: &Path, reach: &Reach<'_>) -> Result<Option<Skip>> {
 }
 
 fn mounts() -> Result<Vec<Mount>> {
-    const FILE: &str = "/proc/thread-self/mountinfo";
-    let text = std::fs::read(FILE).map_err(Error::prepare(format!("read({FILE:?})")))?;
-    Ok(text.split(|b| *b == b'\n').filter_map(Mount::parse).collect())
+    Mount::table().map_err(Error::prepare(format!("read({:?})", Mount::TABLE)))
 }
 
 /// The mount points in the sources. Other mount points are not examined: stat(2) blocks on a network file system whose

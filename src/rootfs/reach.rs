@@ -32,16 +32,11 @@ pub(crate) struct Reach<'a> {
 impl<'a> Reach<'a> {
     /// Asks by this function.
     pub(crate) fn by(ask: &'a Ask<'a>) -> Reach<'a> {
-        Reach {
-            ask: Some(ask),
-            served: OnceCell::new(),
-            asked: Cell::new(false),
-            answered: RefCell::default(),
-        }
+        Reach { ask: Some(ask), ..Reach::unasked() }
     }
 
     /// Asks nothing, so the caller waits for a file system that does not answer.
-    pub(crate) fn unasked() -> Reach<'static> {
+    pub(crate) fn unasked() -> Reach<'a> {
         Reach { ask: None, served: OnceCell::new(), asked: Cell::new(false), answered: RefCell::default() }
     }
 
@@ -114,9 +109,8 @@ impl<'a> Reach<'a> {
 
     fn served(&self) -> &[Mount] {
         self.served.get_or_init(|| {
-            let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
-            let mounts = text.split(|byte| *byte == b'\n').filter_map(Mount::parse);
-            mounts.filter(|mount| is_served(&mount.fs_type)).collect()
+            let mounts = Mount::table().unwrap_or_default();
+            mounts.into_iter().filter(|mount| is_served(&mount.fs_type)).collect()
         })
     }
 }

@@ -226,9 +226,7 @@ impl Sandbox {
         mounts.prepared.push(Arc::clone(&prepared));
         Ok(Some(prepared))
     }
-}
 
-impl Sandbox {
     /// Locks the prepared mounts, which another thread may be making.
     ///
     /// # Errors

@@ -91,7 +91,7 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
 
 /// Starts a process that asks for the attributes of the file at `path` and ends (`statx(2)`). Returns its pidfd. It is a copy
 /// of this process without its descriptors, and sends no signal at its end.
-pub(super) fn look(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn ask(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain data for which all zeroes are a valid value.
@@ -112,7 +112,7 @@ pub(super) fn look(path: &Path) -> io::Result<OwnedFd> {
     Ok(pidfd)
 }
 
-/// Entry point of the process of [`look`].
+/// Entry point of the process of [`ask`].
 ///
 /// # Safety
 /// `path` must point to a NUL-terminated string.

@@ -21,7 +21,7 @@ const END: Duration = Duration::from_millis(100);
 /// # Errors
 /// `TimedOut` if it has not answered then, or the refused call.
 pub(crate) fn answers(path: &Path, until: Instant) -> io::Result<()> {
-    let asked = clone::look(path)?;
+    let asked = clone::ask(path)?;
     let waited = sys::poll_until(asked.as_fd(), until);
     if waited.is_err() {
         let _ = sys::pidfd_signal(asked.as_fd(), libc::SIGKILL);

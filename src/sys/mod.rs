@@ -322,8 +322,7 @@ pub(crate) fn poll_either(
     other: Option<BorrowedFd<'_>>,
     until: Instant,
 ) -> io::Result<bool> {
-    let polled = std::iter::once(fd).chain(other);
-    let mut fds: Vec<_> = polled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    let mut fds = [fd, other.unwrap_or(fd)].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -333,7 +332,7 @@ pub(crate) fn poll_either(
         match poll(&mut fds, timeout) {
             Ok(0) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
-            Ok(_) if fds.first().is_some_and(|fd| fd.any().unwrap_or(true)) => return Ok(true),
+            Ok(_) if fds[0].any().unwrap_or(true) => return Ok(true),
             // The kernel looks at one after the other: the process may have written before it ended.
             Ok(_) => return is_readable(fd),
         }

@@ -1,6 +1,6 @@
 //! A parser for the lines of `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 //!
-//! It reads no file and makes no system call. Paths are returned byte for byte, in any encoding. procfs's parser takes
+//! [`Mount::parse`] makes no system call. Paths are returned byte for byte, in any encoding. procfs's parser takes
 //! UTF-8 text, so every byte is passed to it as the character of the same number (Latin-1), and converted back.
 
 use std::ffi::OsString;
@@ -28,6 +28,15 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
+    /// The file of the calling thread's mount namespace.
+    pub(crate) const TABLE: &str = "/proc/thread-self/mountinfo";
+
+    /// The mounts of the calling thread's mount namespace, without lines that cannot be parsed.
+    pub(crate) fn table() -> std::io::Result<Vec<Mount>> {
+        let text = std::fs::read(Mount::TABLE)?;
+        Ok(text.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
+    }
+
     /// Parses a line without its newline. `None` if it is malformed.
     pub(crate) fn parse(line: &[u8]) -> Option<Mount> {
         let line: String = line.iter().copied().map(char::from).collect();

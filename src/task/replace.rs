@@ -1,8 +1,8 @@
 //! Ends the task that has an id, so that a spawn can take its place.
 //!
-//! The task is killed whoever owns it, but only its owner removes what it has made while that owner lives: it uses names,
-//! which the new task would have too. So nothing is taken from a living owner. This module waits until the owner's locks
-//! (`flock(2)`) are free, and removes what is left with the locks held.
+//! The owner of a task is the process that has locked its files and cgroups (`flock(2)`). The task is killed in any case.
+//! But a living owner removes what the task has made by name, and the new task has the same names. So this module waits
+//! until the locks are free, and removes what is left with the locks held.
 
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,7 +25,8 @@ const AHEAD: Duration = Duration::from_secs(3600);
 /// Does nothing if there is no such task. A task that takes the id meanwhile is not touched.
 ///
 /// # Errors
-/// The cause: `ResourceBusy` if the owner has not released the task after [`PATIENCE`] or at `end`; otherwise the refused call.
+/// The cause: `ResourceBusy` if the owner has not released the task after [`PATIENCE`] or at `end`; otherwise the refused
+/// call.
 #[inline(never)] // The caller's thread may have a small stack, and most spawns replace nothing.
 pub(crate) fn replace(policy: &Policy, host: &Host, id: &str, end: Option<Instant>) -> io::Result<()> {
     let before = SystemTime::now().checked_add(AHEAD).unwrap_or_else(SystemTime::now);

@@ -45,7 +45,8 @@ impl Undo {
         self.record.as_ref()
     }
 
-    /// Locks the cgroup, unless this process has locked it, so that no other process recovers the task, if it has no exit record.
+    /// If the task has no exit record, locks its cgroup, so that no other process recovers it. Does nothing if this process
+    /// has locked the cgroup already.
     ///
     /// # Errors
     /// [`Error::Prepare`] with the refused call.

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use cofferdam::{Error, ExitStatus, Sandbox, Stdio, Task, Volume};
 
+pub mod places;
 pub mod skip;
 pub mod tops;
 
