@@ -21,14 +21,14 @@ use crate::call::{At, CallFailed, Done, NextCall};
 use crate::clock::Clock;
 use crate::credentials::{drop_bounding, set_ids};
 use crate::log::Log;
-use crate::state::{FAILED, Init};
+use crate::state::Init;
 use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
     BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, CAP_KILL, CLONE_NEWPID, ECONNRESET, EPERM, EPIPE, POLLIN,
     PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG,
     SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SIGKILL,
 };
-use crate::wire::{EXIT_RECORD_AT, End, ExitRecord, Record};
+use crate::wire::{EXIT_RECORD_AT, End, ExitRecord, FAILED, Record};
 
 /// Credentials of PID 1 after the fork.
 pub struct Left {
@@ -135,9 +135,12 @@ struct Parent {
 fn fork(init: &mut Init, watched: Watched, next: &mut NextCall) -> Result<Forked, CallFailed> {
     let (caller, gate) = (init.take_fd(watched.caller), init.take_fd(watched.gate));
     let index = next.index();
-    // Without a signalfd PID 1 blocks in wait4(2), and does not notice when the caller ends or the time is over.
+    // Without a signalfd PID 1 blocks in wait4(2): it does not notice when the caller ends or the time is over, and copies
+    // no stream to the log.
     let signals = match sys::open_child_signals() {
-        Err(errno) if init.timer >= 0 || init.clock.timer >= 0 => return Err(errno).at(index),
+        Err(errno) if init.timer >= 0 || init.clock.timer >= 0 || init.log.file >= 0 => {
+            return Err(errno).at(index);
+        }
         opened => opened.unwrap_or(-1),
     };
     let (ours, theirs) = sys::socketpair().at(next.index())?;
@@ -213,6 +216,10 @@ impl Parent {
             sent => sent,
         };
         let passed = if gated { ends.await_let_go(&self) } else { Ok(()) };
+        // The time at the gate does not count.
+        if gated && init.timer >= 0 {
+            sys::start_timer(init.timer, init.deadline).at(LAST_CALL)?;
+        }
         let done =
             passed.and_then(|()| ends.await_exec(self.child, self.pid, gated)).and_then(|()| running());
         if done.is_err() {

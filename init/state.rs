@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::log::Log;
 use crate::sys;
-use crate::wire::{FDS, Program, Record, Str};
+use crate::wire::{FAILED, FDS, Program, Record, Str};
 
 /// Init's state: descriptors, the program, and the command.
 pub struct Init {
@@ -13,6 +13,8 @@ pub struct Init {
     pub pid1: i32,
     /// The timer of the task's deadline; -1 without one.
     pub timer: i32,
+    /// The deadline, in nanoseconds.
+    pub deadline: u64,
     /// The limit of the task's CPU time.
     pub clock: Clock,
     /// The file of the exit record; -1 without one.
@@ -41,10 +43,6 @@ pub struct Init {
     pub plan: &'static [u8],
 }
 
-/// Exit status when a step was refused or the plan is malformed. The parent reads the record instead; this value shows
-/// in `ps`.
-pub const FAILED: i32 = 125;
-
 impl Init {
     /// The state before the first step.
     pub fn new(status: i32, program: Program<'static>, plan: &'static [u8]) -> Init {
@@ -56,6 +54,7 @@ impl Init {
             status,
             pid1: -1,
             timer: -1,
+            deadline: 0,
             clock: Clock::NONE,
             record: -1,
             log: Log::NONE,

@@ -10,7 +10,7 @@ use crate::paths::{
     allow_existing, close_parent, open_if_present, open_mount_point, open_parent, split_at_anchor,
 };
 use crate::reap::{Left, Watched};
-use crate::state::{FAILED, Init};
+use crate::state::Init;
 use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
     AT_FDCWD, EACCES, EINTR, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
@@ -18,7 +18,7 @@ use crate::uapi::{
     PR_SET_IO_FLUSHER, PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, PR_SET_THP_DISABLE,
     PR_SET_TIMERSLACK,
 };
-use crate::wire::{Dup, FileType, List, Op, Record, Str};
+use crate::wire::{Dup, FAILED, FileType, List, Op, Record, Str};
 use crate::{files, mount, overlay, reap, terminal};
 
 /// Runs one operation.
@@ -170,6 +170,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Rlimit { resource, soft, hard } => sys::set_rlimit(resource, soft, hard).at(0),
         Op::Deadline { nanoseconds } => {
             init.timer = sys::create_timer().at(0)?;
+            init.deadline = nanoseconds;
             sys::start_timer(init.timer, nanoseconds).at(1)
         }
         Op::CpuDeadline { nanoseconds, processors, unit, fd, .. } => {

@@ -24,7 +24,7 @@
 //! [`Sandbox::plan`] compiles the three into a [`Plan`], which lists every step with its system calls and changes
 //! nothing on the host. [`Sandbox::spawn`] compiles and runs the plan, and returns a [`Task`]. The task has methods to
 //! wait, signal, stop, kill, freeze, change limits, and read usage and events. [`Task::release`], or a drop, kills every
-//! process and removes its cgroup and its temporary root.
+//! process and removes its cgroup, its temporary root, its exit record and its log.
 //!
 //! # What you can rely on
 //!
@@ -46,8 +46,8 @@
 //! - Linux 5.12 or later (`mount_setattr(2)`), on x86_64.
 //! - There is no LSM label. A kernel bug in a system call that the filter allows is in the task's reach.
 //! - A task shares the host's network namespace by default: see [`Network`].
-//! - A caller that lacks any of `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP` creates a user namespace, and the
-//!   report lists what cannot be enforced in it. The task runs with the caller's ids unless the caller may map others.
+//! - A caller that lacks any of `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP`, or that is itself in a user
+//!   namespace, creates a user namespace, and the report lists what cannot be enforced in it. The task runs with the caller's ids unless the caller may map others.
 //! - Resource limits need cgroups that the caller may write: root, or a delegated cgroup v2 subtree (systemd:
 //!   `Delegate=yes`).
 //! - If the caller ignores `SIGCHLD`, or another of its threads reaps unknown children (`waitpid(-1)`), the status of a

@@ -194,8 +194,9 @@ pub enum Require {
     BestEffort,
     /// No control that was asked for may be missing. It may be weakened. This is the default.
     ///
-    /// Two controls may be missing nevertheless: `OOM_SCORE` if the spec sets no `oom_score_adj`, and `HOST_FILES` if
-    /// the spec makes the root [`writable`](crate::Root::writable).
+    /// Three controls may be missing nevertheless: `OOM_SCORE` if the spec sets no `oom_score_adj`, `HOST_FILES` if
+    /// the spec makes the root [`writable`](crate::Root::writable), and `EXIT_RECORD` if the spec turns
+    /// [`init`](crate::SandboxSpec::init) off and the caller lacks `CAP_KILL`.
     #[default]
     Asked,
     /// Every control that was asked for must be enforced. None may be missing or weakened.

@@ -119,15 +119,15 @@ pub struct Policy {
     /// Directory for temporary roots. If absent, the system's temporary directory. Hard links need it to be on the file
     /// system of their sources.
     pub temp_dir: Option<PathBuf>,
-    /// Directory of the host for exit records. If it is set, PID 1 of a task, or a process that stays if init is not
+    /// Directory of the host for exit records (`ID.exit`) and logs (`ID.log`). If it is set, PID 1 of a task, or a process that stays if init is not
     /// PID 1 ([`init`](SandboxSpec::init)), writes the exit status to the file `ID.exit` in it. So the status is known after the end
-    /// of the caller: see [`Sandbox::recover`](crate::Sandbox::recover). Removing the task removes the file.
+    /// of the caller: see [`Sandbox::recover`](crate::Sandbox::recover). Removing the task removes both files.
     ///
     /// The directory must exist, and no task may be able to write to it. It must be an absolute path. If absent, the
     /// status of a task that ends without its caller is lost.
     pub state_dir: Option<PathBuf>,
-    /// Maximum number of bytes that the [log](Stdio::Log) of a task keeps: the newest ones. 16 MiB by default; 64 KiB to
-    /// 1 TiB.
+    /// Size of the ring in which the [log](Stdio::Log) of a task is kept, in bytes: the newest entries. Each of them takes
+    /// 16 bytes more than it has. 16 MiB by default; 64 KiB to 1 TiB.
     pub log_size: u64,
 }
 
@@ -323,10 +323,12 @@ pub struct SandboxSpec {
     #[serde(with = "notation::os_strings")]
     pub args: Vec<OsString>,
     /// The whole environment: the caller's is not inherited. `USER`, `LOGNAME` and `HOME` come from the host's user
-    /// database unless they are set here.
+    /// database unless they are set here. For a user that is not in it, or is given as `UID:GID`, `HOME` is `/`, and the
+    /// other two are not set.
     #[serde(with = "notation::os_map")]
     pub env: BTreeMap<OsString, OsString>,
-    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up in the host's user database. If absent, `nobody`.
+    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`, looked up in the host's user database unless both are ids. If absent,
+    /// `nobody`.
     pub user: Option<String>,
     /// Working directory, an absolute path inside the root. If it does not exist, it is made with mode 0755 by init, so
     /// it may belong to root. In a root of mounts it is removed with the root. If absent, `/`.
@@ -346,13 +348,13 @@ pub struct SandboxSpec {
     ///
     /// Init reaps orphans, and the task is PID 2, so the default actions of signals apply to it. If the caller dies
     /// without having [detached](crate::Task::detach) the task, init kills the task, unless it is to
-    /// [survive](DieWith::Survive). Without init, or in the host's PID
-    /// namespace, the cloned process itself executes the command, and outlives the caller.
+    /// [survive](DieWith::Survive). Without init, or in the host's PID namespace, the cloned process itself executes the
+    /// command. Without a [`state_dir`](Policy::state_dir) it then outlives the caller.
     ///
-    /// With a [`state_dir`](Policy::state_dir), a process of init stays in these cases too. It reaps the command and writes
-    /// its exit record. In the host's PID namespace it runs beside the command. If the command is PID 1 of a private one,
-    /// it runs outside of that namespace, where the task does not see it: it also kills the task at its deadline and at the
-    /// end of the caller, for which it keeps `CAP_KILL` and a filter that allows to kill only the command.
+    /// With one, a process of init stays in these cases too. It reaps the command and writes its exit record. In the host's
+    /// PID namespace it runs beside the command, which outlives the caller. If the command is PID 1 of a private one, it runs
+    /// outside of that namespace, where the task does not see it: it also kills the task at its deadline and at the end of
+    /// the caller, for which it keeps `CAP_KILL` and a filter that allows to kill only the command.
     pub init: bool,
     /// Capabilities that are added to the default set, by name, or `all`. The operator's allow-list must have each.
     pub cap_add: Vec<String>,
@@ -425,8 +427,11 @@ pub struct SandboxSpec {
     pub fds: Vec<Fd>,
     /// Time after which PID 1 kills the task, also if the caller has ended or has [detached](crate::Task::detach) it. It
     /// counts from the start of the command (`CLOCK_MONOTONIC`), not while the host is suspended. A frozen task is killed
-    /// when it is thawed. It needs a private PID namespace, and [`init`](Self::init) or a
-    /// [`state_dir`](Policy::state_dir). No deadline if absent. Serialised as seconds, or a string such as `"90s"`, `"500ms"` or `"2h"`.
+    /// when it is thawed. More than 0 and less than 292 years. No deadline if absent. Serialised as seconds, or a string
+    /// such as `"90s"`, `"500ms"` or `"2h"`.
+    ///
+    /// It needs a private PID namespace, and [`init`](Self::init) or a [`state_dir`](Policy::state_dir). Otherwise the control
+    /// is missing, and the spawn fails unless it is best effort ([`Require`](crate::Require)).
     #[serde(with = "notation::optional_duration")]
     pub deadline: Option<Duration>,
     /// CPU time after which PID 1 kills the task, as with [`deadline`](Self::deadline): user and system time of all
@@ -440,7 +445,8 @@ pub struct SandboxSpec {
     #[serde(with = "notation::optional_duration")]
     pub cpu_deadline: Option<Duration>,
     /// Time after which an unfinished spawn fails with [`Error::Prepare`](crate::Error::Prepare) and `TimedOut`. The error
-    /// names the step, and everything made is removed. 60 seconds if absent. Serialised as [`deadline`](Self::deadline).
+    /// names the step, and everything made is removed. Not 0; 60 seconds if absent. Serialised as
+    /// [`deadline`](Self::deadline).
     ///
     /// It counts from the call, and covers what the spawn waits for: file systems of the sources that do not answer, locks,
     /// cgroups, prepared mounts that another thread makes, and init. The time in which the root is populated by links or

@@ -348,6 +348,28 @@ fn every_stored_handle_of_drivers_killed_at_random_is_a_running_task_or_one_neve
 }
 
 #[test]
+fn deadline_of_the_task_counts_from_the_gate() {
+    if !sandboxes() {
+        return;
+    }
+    let time = Duration::from_millis(if common::emulated() { 8000 } else { 2000 });
+    for shape in ["pid1", "outside"].into_iter().filter(|shape| shapes().contains(shape)) {
+        let places = Places::new();
+        let sandbox = survivor(places.dir(), shape, "gate-1").with(|spec| {
+            spec.args = vec!["-c".into(), "sleep 0.2; exit 7".into()];
+            spec.deadline = Some(time);
+        });
+        let task = sandbox.spawn_with(|_| {
+            std::thread::sleep(time + Duration::from_millis(200));
+            Ok(())
+        });
+        let task = task.unwrap();
+        assert_eq!(task.wait().unwrap().kind(), ExitKind::Exited(7), "{shape}");
+        places.prune();
+    }
+}
+
+#[test]
 fn refused_or_panicking_store_fails_the_spawn_and_leaves_nothing() {
     if !sandboxes() {
         return;

@@ -170,6 +170,19 @@ fn root_from_a_mount_that_does_not_answer_is_an_error_that_names_it() {
 }
 
 #[test]
+fn work_dir_on_a_mount_below_a_source_that_does_not_answer_is_an_error_that_names_it() {
+    with_dead_mount(|point, sandbox| {
+        let source = point.parent().unwrap().to_owned();
+        let sandbox = sandbox.populate(Method::Bind).work_dir("/srv/dead/x").with(|spec| {
+            spec.root.chroot_env.insert(source, "/srv".into());
+        });
+        let begun = Instant::now();
+        let step = format!("openat2({:?}, O_PATH)", point.join("x"));
+        hangs(begun, sandbox.spawn().map(drop), &step, "does not answer");
+    });
+}
+
+#[test]
 fn other_sources_are_used_while_a_mount_does_not_answer() {
     with_dead_mount(|_, sandbox| {
         let sandbox = sandbox.spawn_deadline(SLACK);

@@ -227,6 +227,38 @@ fn threads_prepare_once_and_spawn_at_the_same_time() {
     std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
 }
 
+/// The mount namespaces of other processes or of none that this process has open.
+fn open_namespaces() -> usize {
+    let links =
+        fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("mnt:")).count()
+}
+
+/// In a process of its own, which no other test opens descriptors in.
+#[test]
+fn released_mounts_are_kept_by_no_clone() {
+    if !can("root") {
+        return;
+    }
+    if std::env::var_os("COFFERDAM_ALONE").is_none() {
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", "released_mounts_are_kept_by_no_clone"]).env("COFFERDAM_ALONE", "1");
+        let output = alone.output().unwrap();
+        return assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let sandbox = shell(&Host::probe().unwrap());
+    let changed = sandbox.clone().env("A", "1");
+    for sandbox in [&sandbox, &changed, &changed] {
+        assert!(sandbox.prepare().unwrap());
+        assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+    }
+    assert!(open_namespaces() > 0);
+    sandbox.release_prepared();
+    assert_eq!(open_namespaces(), 0);
+    assert!(changed.spawn().unwrap().wait().unwrap().success());
+    assert_eq!(open_namespaces(), 0, "the first spawn after that is cold");
+}
+
 /// Directories of all hierarchies with this name.
 fn cgroups_named(name: &str) -> Vec<String> {
     let found = std::process::Command::new("find")

@@ -80,7 +80,9 @@ fn first_pass_removes_what_is_stale_and_leaves_what_is_claimed() {
 #[test]
 fn a_search_that_fails_is_said_at_every_interval_in_a_thread_that_blocks_signals() {
     let (dir, policy) = places();
+    // It cannot be searched.
     std::fs::remove_dir(dir.path().join("temp")).unwrap();
+    std::fs::write(dir.path().join("temp"), "").unwrap();
     let begun = Instant::now();
     // An interval below a second counts as a second.
     let (pruner, heard) = start(&policy, Duration::ZERO, |_| true);
@@ -110,7 +112,9 @@ fn a_search_that_fails_is_said_at_every_interval_in_a_thread_that_blocks_signals
 #[test]
 fn a_pruner_that_is_dropped_by_its_own_closure_ends() {
     let (dir, policy) = places();
+    // It cannot be searched.
     std::fs::remove_dir(dir.path().join("temp")).unwrap();
+    std::fs::write(dir.path().join("temp"), "").unwrap();
     let own: Arc<Mutex<Option<Pruner>>> = Arc::default();
     let (said, heard) = channel();
     let mut held = own.lock().unwrap();

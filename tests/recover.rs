@@ -205,6 +205,19 @@ fn killed_recovered_task_has_the_status_of_a_kill() {
     let task = survivor(dir.path(), "sleep 600").spawn().unwrap();
     let handle = task.detach().unwrap();
     assert!(task.kill().is_err() && task.release().is_err() && task.detach().is_err(), "it was given up");
+    for refused in [
+        task.signal(Signal::TERM),
+        task.signal_to(Signal::TERM, SignalTarget::All),
+        task.stop(Signal::TERM, Duration::ZERO, SignalTarget::Main).map(drop),
+        task.exec(&ExecSpec::command("true")).map(drop),
+        task.update(&Limits::default()).map(drop),
+        task.freeze(),
+        task.thaw(),
+        task.log().map(drop),
+    ] {
+        let error = std::error::Error::source(&refused.unwrap_err()).unwrap().to_string();
+        assert_eq!(error, "the task was detached: recover it by its handle");
+    }
     drop(task);
     let task = Sandbox::recover(&handle).unwrap();
     task.release().unwrap();

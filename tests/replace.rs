@@ -251,6 +251,29 @@ fn task_of_another_user_is_not_touched() {
 }
 
 #[test]
+fn task_is_replaced_although_the_directory_of_temporary_roots_does_not_exist() {
+    if !sandboxes() {
+        return;
+    }
+    let places = Places::new();
+    let policy = Policy {
+        temp_dir: Some(places.dir().join("never-made")),
+        state_dir: Some(places.dir().join("state")),
+        ..Policy::default()
+    };
+    let sandbox = shell("exec sleep 600").policy(&policy).id(id(places.dir())).require(Require::BestEffort);
+    let first = sandbox.clone().die_with(DieWith::Survive).spawn().unwrap();
+    let pid = first.pid().unwrap();
+    first.detach().unwrap();
+    drop(first);
+    let second = sandbox.replace(true).spawn().unwrap();
+    assert_ne!(second.pid(), Some(pid));
+    assert_eq!(second.status().unwrap(), None);
+    second.release().unwrap();
+    places.are_empty();
+}
+
+#[test]
 fn of_concurrent_replacements_one_task_is_left() {
     if !sandboxes() {
         return;

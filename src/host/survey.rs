@@ -116,8 +116,8 @@ impl Survey {
         for path in mounts_within.keys() {
             hold(path.clone(), reach, &mut sources, &mut unseen)?;
         }
-        let mut kinds: BTreeMap<PathBuf, Option<FileKind>> =
-            shown(spec, &env).into_iter().map(|path| (path.clone(), rootfs::probe::kind(&path))).collect();
+        let shown = shown(spec, &env).into_iter().map(|path| Ok((path.clone(), kind(&path, reach)?)));
+        let mut kinds = shown.collect::<Result<BTreeMap<PathBuf, Option<FileKind>>>>()?;
         kinds.extend(sources.iter().map(|(path, source)| (path.clone(), Some(source.look.kind))));
         let owners = sources.iter().map(|(path, source)| (path.clone(), source.look.owner)).collect();
         let nodes =
@@ -126,7 +126,7 @@ impl Survey {
         let noexec = bases.filter(|base| sources.get(base).is_some_and(is_noexec)).collect();
         let real = sources.iter().filter(|(path, source)| **path != source.real);
         let real = real.map(|(path, source)| (path.clone(), source.real.clone())).collect();
-        kinds.extend(names(spec, &env));
+        kinds.extend(names(spec, &env, reach)?);
         Ok(Survey {
             identity,
             kinds,
@@ -192,6 +192,17 @@ fn open(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<HostFile>, Strin
             Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e))
         }
         opened => Ok(opened.map_err(|refused| refused.to_string())),
+    }
+}
+
+/// The type of the file at a path of the spec. `None` if it does not exist or cannot be accessed.
+///
+/// # Errors
+/// [`Error::Prepare`] if the cause is not the path.
+fn kind(path: &Path, reach: &Reach<'_>) -> Result<Option<FileKind>> {
+    match source::kind(path, reach) {
+        Err(e) if is_of_the_caller(&e) => Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e)),
+        found => Ok(found.unwrap_or_default()),
     }
 }
 
@@ -293,14 +304,14 @@ pub(crate) fn inherited(
 }
 
 /// The kinds of the paths that the sandbox's own files cover. A dangling symbolic link can be covered like a file.
-fn names(spec: &SandboxSpec, env: &ChrootEnv) -> Vec<(PathBuf, Option<FileKind>)> {
+fn names(spec: &SandboxSpec, env: &ChrootEnv, reach: &Reach<'_>) -> Result<Vec<(PathBuf, Option<FileKind>)>> {
     let own = rootfs::names::paths(spec.dns.is_some(), spec.hosts.is_some());
     let shown = own.filter_map(|target| rootfs::shown(env, Path::new(target)).map(|(_, path)| path));
     shown
         .map(|path| {
             let link = || path.symlink_metadata().ok().map(|_| FileKind::Other);
-            let kind = rootfs::probe::kind(&path).or_else(link);
-            (path, kind)
+            let kind = kind(&path, reach)?.or_else(link);
+            Ok((path, kind))
         })
         .collect()
 }

@@ -23,9 +23,12 @@ const NOBODY: u32 = 65534;
 /// | `UID:GID` | this one, known to the host or not | this one, likewise | none but that group |
 ///
 /// Each side of the colon is a name or an id. Text that consists of decimal digits is an id and is never looked up as a
-/// name. A `UID` alone is refused if the host's database does not contain it, because its group is not known.
+/// name. A `UID` alone is refused if the host's database does not contain it, because its group is not known. Two ids are
+/// not looked up at all, so the result has neither a name nor a home directory.
 ///
-/// The result depends on `nsswitch.conf(5)`. A lookup in a network service can take long.
+/// The result depends on `nsswitch.conf(5)`. A lookup in a network service can take long. A program that is linked with a
+/// static glibc reads only `/etc/passwd` and `/etc/group`: glibc would load the host's modules into it, and a module that
+/// is built for another glibc crashes the program.
 ///
 /// # Errors
 /// [`Error::Spec`] for the field `user`: `failed to identify user "x": ` and the reason. The user or group may not
@@ -39,7 +42,11 @@ const NOBODY: u32 = 65534;
 /// # Ok::<(), cofferdam::Error>(())
 /// ```
 pub fn lookup(user: &str) -> Result<Identity, Error> {
-    lookup_in(&HostAccounts, user)
+    if cfg!(all(target_env = "gnu", target_feature = "crt-static")) {
+        lookup_in(&Files::of_host(), user)
+    } else {
+        lookup_in(&HostAccounts, user)
+    }
 }
 
 fn lookup_in(accounts: &impl Accounts, user: &str) -> Result<Identity, Error> {
@@ -52,7 +59,10 @@ fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, String> {
         return nobody(accounts);
     }
     let (user, group) = user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
+    let group = group.map(Key::parse).transpose()?;
     let (uid, account) = match Key::parse(user)? {
+        // Both ids are given, so nothing is looked up.
+        Key::Id(uid) if matches!(group, Some(Key::Id(_))) => (uid, None),
         Key::Id(uid) => (uid, answer(accounts.user_by_uid(uid))?),
         Key::Name(name) => {
             let account = answer(accounts.user_by_name(name))?.ok_or("no such user")?;
@@ -91,8 +101,8 @@ fn with_all_groups(accounts: &impl Accounts, uid: u32, account: Account) -> Resu
     Ok(Identity { uid, gid, groups, name: Some(account.name), home: Some(account.home) })
 }
 
-fn group_id(accounts: &impl Accounts, group: &str) -> Result<u32, String> {
-    match Key::parse(group)? {
+fn group_id(accounts: &impl Accounts, group: Key<'_>) -> Result<u32, String> {
+    match group {
         Key::Id(gid) => Ok(gid),
         Key::Name(name) => {
             valid(answer(accounts.group_by_name(name))?.ok_or_else(|| format!("no such group {name:?}"))?)
@@ -184,6 +194,58 @@ impl Accounts for HostAccounts {
     }
 }
 
+/// The text of `passwd(5)` and `group(5)`. Lines that are not entries are ignored.
+#[derive(Clone, Default)]
+struct Files {
+    passwd: String,
+    group: String,
+}
+
+impl Files {
+    /// The files of the host. One that cannot be read has no entries.
+    fn of_host() -> Files {
+        let read = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        Files { passwd: read("/etc/passwd"), group: read("/etc/group") }
+    }
+
+    fn account(&self, matches: impl Fn(&Account) -> bool) -> Option<Account> {
+        let accounts = self.passwd.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, uid, gid) =
+                (fields.next()?, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+            Some(Account { name: name.to_owned(), uid, gid, home: fields.nth(1)?.into() })
+        });
+        accounts.into_iter().find(matches)
+    }
+
+    /// The name, the id and the members of each group.
+    fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
+        self.group.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            Some((fields.next()?, fields.nth(1)?.parse().ok()?, fields.next()?))
+        })
+    }
+}
+
+impl Accounts for Files {
+    fn user_by_name(&self, name: &str) -> Result<Option<Account>, Errno> {
+        Ok(self.account(|account| account.name == name))
+    }
+
+    fn user_by_uid(&self, uid: u32) -> Result<Option<Account>, Errno> {
+        Ok(self.account(|account| account.uid == uid))
+    }
+
+    fn group_by_name(&self, name: &str) -> Result<Option<u32>, Errno> {
+        Ok(self.groups().find(|group| group.0 == name).map(|group| group.1))
+    }
+
+    fn groups(&self, user: &str, primary: u32) -> Result<Vec<u32>, Errno> {
+        let listed = self.groups().filter(|group| group.2.split(',').any(|member| member == user));
+        Ok(std::iter::once(primary).chain(listed.map(|group| group.1)).collect())
+    }
+}
+
 impl From<User> for Account {
     fn from(user: User) -> Account {
         Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir }
@@ -196,58 +258,37 @@ mod tests {
 
     use super::*;
 
-    /// A database in `passwd(5)` and `group(5)` form. A lookup of `broken` fails with `broken`.
+    /// A lookup of `broken` fails with `broken`.
+    #[derive(Clone)]
     struct Fake {
-        passwd: &'static str,
-        group: &'static str,
+        files: Files,
         broken: Errno,
     }
 
-    const FAKE: Fake = Fake {
-        passwd: "root:x:0:0::/root:\nnobody:x:65534:65533::/nonexistent:\nann:x:1000:100::/home/ann:\n\
-                 42:x:43:43::/:\nminus:x:4294967295:1::/:\nminusgroup:x:9:4294967295::/:",
-        group: "root:x:0:\nusers:x:100:\nsudo:x:27:ann\naudio:x:5:ann,root\n7:x:8:\nminus:x:4294967295:",
-        broken: Errno::EIO,
-    };
-
-    impl Fake {
-        fn account(&self, matches: impl Fn(&Account) -> bool) -> Option<Account> {
-            let accounts = self.passwd.lines().map(|line| {
-                let f: Vec<&str> = line.split(':').collect();
-                let (uid, gid) = (f[2].parse().unwrap(), f[3].parse().unwrap());
-                Account { name: f[0].into(), uid, gid, home: f[5].into() }
-            });
-            accounts.into_iter().find(matches)
-        }
-
-        fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
-            self.group.lines().map(|line| {
-                let f: Vec<&str> = line.split(':').collect();
-                (f[0], f[2].parse().unwrap(), f[3])
-            })
-        }
+    fn fake() -> Fake {
+        let passwd = "root:x:0:0::/root:\nnobody:x:65534:65533::/nonexistent:\nann:x:1000:100::/home/ann:\n\
+                      # a comment\n+::::::\n\n42:x:43:43::/:\nminus:x:4294967295:1::/:\n\
+                      minusgroup:x:9:4294967295::/:";
+        let group = "root:x:0:\nusers:x:100:\n# a comment\n+:::\nsudo:x:27:ann\naudio:x:5:ann,root\n7:x:8:\n\
+                     minus:x:4294967295:";
+        Fake { files: Files { passwd: passwd.into(), group: group.into() }, broken: Errno::EIO }
     }
 
     impl Accounts for Fake {
         fn user_by_name(&self, name: &str) -> Result<Option<Account>, Errno> {
-            if name == "broken" { Err(self.broken) } else { Ok(self.account(|a| a.name == name)) }
+            if name == "broken" { Err(self.broken) } else { self.files.user_by_name(name) }
         }
 
         fn user_by_uid(&self, uid: u32) -> Result<Option<Account>, Errno> {
-            Ok(self.account(|a| a.uid == uid))
+            self.files.user_by_uid(uid)
         }
 
         fn group_by_name(&self, name: &str) -> Result<Option<u32>, Errno> {
-            if name == "broken" {
-                Err(self.broken)
-            } else {
-                Ok(self.groups().find(|g| g.0 == name).map(|g| g.1))
-            }
+            if name == "broken" { Err(self.broken) } else { self.files.group_by_name(name) }
         }
 
         fn groups(&self, user: &str, primary: u32) -> Result<Vec<u32>, Errno> {
-            let listed = self.groups().filter(|g| g.2.split(',').any(|member| member == user)).map(|g| g.1);
-            Ok(std::iter::once(primary).chain(listed).collect())
+            Accounts::groups(&self.files, user, primary)
         }
     }
 
@@ -279,14 +320,15 @@ mod tests {
             ("ann:sudo", "1000:27:27:ann:/home/ann"),
             ("ann:0", "1000:0:0:ann:/home/ann"),
             ("1000:sudo", "1000:27:27:ann:/home/ann"),
-            ("1000:99", "1000:99:99:ann:/home/ann"),
+            // Two ids are not looked up.
+            ("1000:99", "1000:99:99:-:-"),
             ("2000:2001", "2000:2001:2001:-:-"),
             ("4294967294:4294967294", "4294967294:4294967294:4294967294:-:-"),
             // A user 42 and a group 7 exist with other ids. Digits are an id.
             ("42:7", "42:7:7:-:-"),
         ];
         for (user, expect) in table {
-            assert_eq!(show(&FAKE, user), expect, "{user:?}");
+            assert_eq!(show(&fake(), user), expect, "{user:?}");
         }
     }
 
@@ -324,13 +366,14 @@ mod tests {
             ("ann:broken", "the lookup in the user database failed: EIO: I/O error"),
         ];
         for (user, expect) in table {
-            assert_eq!(show(&FAKE, user), expect, "{user:?}");
+            assert_eq!(show(&fake(), user), expect, "{user:?}");
         }
     }
 
     #[test]
     fn without_nobody_the_overflow_id_is_used() {
-        let bare = Fake { passwd: "root:x:0:0::/root:", ..FAKE };
+        let mut bare = fake();
+        bare.files.passwd = "root:x:0:0::/root:".into();
         assert_eq!(show(&bare, ""), "65534:65534:65534:-:-");
         assert_eq!(show(&bare, "nobody"), "no such user");
     }
@@ -338,7 +381,7 @@ mod tests {
     #[test]
     fn enoent_and_esrch_mean_no_such_user() {
         for errno in [Errno::ENOENT, Errno::ESRCH] {
-            assert_eq!(show(&Fake { broken: errno, ..FAKE }, "broken"), "no such user");
+            assert_eq!(show(&Fake { broken: errno, ..fake() }, "broken"), "no such user");
         }
     }
 

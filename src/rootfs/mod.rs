@@ -36,14 +36,14 @@
 //! Mount points are opened by descriptor and resolved inside the root (`RESOLVE_IN_ROOT`). Below `/proc`, `/sys` and
 //! `/dev`, no symbolic link is followed.
 //!
-//! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `probe`, `source` and
-//! `teardown`; `populate`; `template` and `work`. Beside them, `lower` turns the root of a spec into steps of a plan,
-//! with `dirs` and `names`.
+//! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `reach`, `probe`, `source`,
+//! `prepared` and `teardown`; `populate`; `template` and `work`. Beside them, `lower` turns the root of a spec into steps of
+//! a plan, with `dirs` and `names`. `changes` compares a root with its sources after the task has ended.
 //!
 //! This module does not decide which user and which capabilities the task has.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -198,14 +198,26 @@ pub enum FileKind {
 /// its source, and the path on the host that appears at `target`. `None` if no destination is above `target`.
 pub(crate) fn shown<'a>(env: &'a ChrootEnv, target: &Path) -> Option<(&'a Path, PathBuf)> {
     let target = in_root(target);
-    env.iter()
-        .filter_map(|(source, dest)| {
-            let dest = in_root(dest);
-            let rest = target.strip_prefix(&dest).ok().filter(|rest| !rest.as_os_str().is_empty())?;
-            Some((dest.components().count(), source.as_path(), source.join(rest)))
-        })
-        .max_by_key(|(depth, ..)| *depth)
-        .map(|(_, source, path)| (source, path))
+    let above = env.iter().filter_map(|(source, dest)| Some((source, below(&target, dest)?)));
+    let (source, (_, rest)) = above.max_by_key(|(_, (depth, _))| *depth)?;
+    Some((source, source.join(rest)))
+}
+
+/// The number of names in `top`, and `path` relative to it. `None` unless `path` lies below `top`. Both are in the root, and
+/// `path` is normalized.
+fn below<'a>(path: &'a Path, top: &Path) -> Option<(usize, &'a Path)> {
+    let mut rest = path.components();
+    rest.next();
+    let names = top.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
+    let mut depth = 0_usize;
+    for name in names {
+        if rest.next() != Some(name) {
+            return None;
+        }
+        depth = depth.saturating_add(1);
+    }
+    let rest = rest.as_path();
+    (!rest.as_os_str().is_empty()).then_some((depth, rest))
 }
 
 /// Normalizes a path in the root: absolute, without `.` and repeated slashes.
@@ -226,7 +238,7 @@ pub(crate) fn check_path_at(field: &'static str, place: &str, path: &Path) -> Re
         format!("{place}: it must not be empty")
     } else if !path.is_absolute() {
         format!("{place} must be absolute but got relative path {path:?}")
-    } else if path.components().any(|c| c == std::path::Component::ParentDir) {
+    } else if path.components().any(|c| c == Component::ParentDir) {
         format!("{place}: {path:?} must not contain \"..\"")
     } else if bytes.contains(&0) {
         format!("{place}: {path:?} must not contain a NUL byte")

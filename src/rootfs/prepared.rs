@@ -51,7 +51,12 @@ impl Prepared {
 
     /// Whether a plan with this key and these sources would make the same mounts.
     pub(crate) fn is_of(&self, key: &[u8], sources: &[FileId]) -> bool {
-        self.key == key && self.sources == sources
+        self.has_key(key) && self.sources == sources
+    }
+
+    /// Whether a plan with this key made the mounts, of whatever sources.
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        self.key == key
     }
 
     /// Whether the host's mounts at and around the sources are as they were. Once they have changed, this stays false.

@@ -8,7 +8,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::fstat;
 
@@ -27,6 +27,8 @@ pub(crate) struct Reach<'a> {
     asked: Cell<bool>,
     /// The ids of the mounts that have answered.
     answered: RefCell<BTreeSet<i32>>,
+    /// The paths whose file systems have answered.
+    paths: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl<'a> Reach<'a> {
@@ -37,7 +39,13 @@ impl<'a> Reach<'a> {
 
     /// Asks nothing, so the caller waits for a file system that does not answer.
     pub(crate) fn unasked() -> Reach<'a> {
-        Reach { ask: None, served: OnceCell::new(), asked: Cell::new(false), answered: RefCell::default() }
+        Reach {
+            ask: None,
+            served: OnceCell::new(),
+            asked: Cell::new(false),
+            answered: RefCell::default(),
+            paths: RefCell::default(),
+        }
     }
 
     /// Whether a source may be on a file system that others serve.
@@ -45,11 +53,25 @@ impl<'a> Reach<'a> {
         self.asked.get()
     }
 
-    /// Returns when `path` can be looked up. Asks only if the host has mounts that others serve.
+    /// Returns when `path` can be looked up without following a symbolic link. Asks only if the host has mounts that others
+    /// serve.
     ///
     /// # Errors
     /// `TimedOut` if its file system does not answer.
     pub(crate) fn before(&self, path: &Path) -> io::Result<()> {
+        // A lookup below an automount point mounts another file system.
+        let known = self.around(path).filter(|mount| mount.fs_type != "autofs");
+        if known.is_some_and(|mount| self.answered.borrow().contains(&mount.id)) {
+            return Ok(());
+        }
+        self.before_links(path)
+    }
+
+    /// As [`before`](Self::before), with symbolic links, which may lead to another file system.
+    ///
+    /// # Errors
+    /// As [`before`](Self::before).
+    pub(crate) fn before_links(&self, path: &Path) -> io::Result<()> {
         match self.served().is_empty() {
             true => Ok(()),
             false => self.ask(path, None),
@@ -82,17 +104,16 @@ impl<'a> Reach<'a> {
         if is_served(&mount.fs_type) { self.ask(&mount.point, Some(mount)) } else { Ok(()) }
     }
 
+    /// Asks by `path`, which leads to `mount` if that is given.
     fn ask(&self, path: &Path, mount: Option<&Mount>) -> io::Result<()> {
         let Some(ask) = self.ask else { return Ok(()) };
         self.asked.set(true);
-        let within = |served: &&Mount| path.starts_with(&served.point);
-        let by_path = self.served().iter().filter(within).max_by_key(|m| m.point.as_os_str().len());
-        if mount.or(by_path).is_some_and(|mount| self.answered.borrow().contains(&mount.id)) {
-            return Ok(());
-        }
-        match ask(path) {
+        let answered = mount.is_some_and(|mount| self.answered.borrow().contains(&mount.id))
+            || self.paths.borrow().contains(path);
+        let asked = if answered { Ok(()) } else { ask(path) };
+        match asked {
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                let why = match mount.or(by_path) {
+                let why = match mount.or(self.around(path)) {
                     Some(Mount { point, fs_type, .. }) => {
                         format!("the file system at {point:?} ({fs_type}) does not answer")
                     }
@@ -101,10 +122,17 @@ impl<'a> Reach<'a> {
                 Err(io::Error::new(io::ErrorKind::TimedOut, why))
             }
             asked => {
-                self.answered.borrow_mut().extend(mount.or(by_path).map(|mount| mount.id));
+                self.answered.borrow_mut().extend(mount.map(|mount| mount.id));
+                self.paths.borrow_mut().insert(path.to_owned());
                 asked
             }
         }
+    }
+
+    /// The innermost mount that others serve and that `path` lies in, by its names.
+    fn around(&self, path: &Path) -> Option<&Mount> {
+        let within = |served: &&Mount| path.starts_with(&served.point);
+        self.served().iter().filter(within).max_by_key(|mount| mount.point.as_os_str().len())
     }
 
     fn served(&self) -> &[Mount] {
@@ -121,7 +149,7 @@ fn is_served(fs_type: &str) -> bool {
         "fuse", "fuseblk", "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "ceph", "afs", "autofs",
         "coda", "lustre", "orangefs", "ocfs2", "gfs2",
     ];
-    TYPES.contains(&fs_type) || fs_type.starts_with("fuse.")
+    TYPES.contains(&fs_type) || fs_type.starts_with("fuse.") || fs_type.starts_with("fuseblk.")
 }
 
 #[cfg(test)]
@@ -133,6 +161,7 @@ mod tests {
         for (fs_type, expected) in [
             ("fuse.sshfs", true),
             ("fuse", true),
+            ("fuseblk.ntfs", true),
             ("nfs4", true),
             ("fusectl", false),
             ("ext4", false),
@@ -140,6 +169,44 @@ mod tests {
         ] {
             assert_eq!(is_served(fs_type), expected, "{fs_type}");
         }
+    }
+
+    #[test]
+    fn an_answer_counts_only_for_the_file_system_that_gave_it() {
+        let mount = |id, point: &str, fs_type: &str| Mount {
+            id,
+            parent: 0,
+            device: "0:1".into(),
+            root: "/".into(),
+            point: point.into(),
+            read_only: false,
+            fs_type: fs_type.into(),
+            super_options: Vec::new(),
+        };
+        let asked = RefCell::new(Vec::new());
+        let ask = |path: &Path| -> io::Result<()> {
+            asked.borrow_mut().push(path.display().to_string());
+            Ok(())
+        };
+        let reach = Reach::by(&ask);
+        let mounts = vec![mount(1, "/nfs1", "nfs"), mount(2, "/nfs2", "nfs"), mount(3, "/net", "autofs")];
+        let first = mounts[0].clone();
+        reach.served.set(mounts).unwrap();
+        let now = || std::mem::take(&mut *asked.borrow_mut()).join(" ");
+        reach.mount(&first).unwrap();
+        assert_eq!(now(), "/nfs1");
+        reach.before(Path::new("/nfs1/a")).unwrap();
+        assert_eq!(now(), "");
+        // The link may lead to /nfs2.
+        reach.before_links(Path::new("/nfs1/link")).unwrap();
+        reach.before_links(Path::new("/nfs1/link")).unwrap();
+        assert_eq!(now(), "/nfs1/link");
+        reach.before(Path::new("/nfs2/a")).unwrap();
+        reach.before(Path::new("/nfs2/b")).unwrap();
+        assert_eq!(now(), "/nfs2/a /nfs2/b", "only a descriptor shows which mount has answered");
+        reach.ask(Path::new("/net/a"), Some(&mount(3, "/net", "autofs"))).unwrap();
+        reach.before(Path::new("/net/b")).unwrap();
+        assert_eq!(now(), "/net/a /net/b", "a lookup mounts another one");
     }
 
     #[test]

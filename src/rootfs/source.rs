@@ -23,6 +23,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::geteuid;
 
+use super::FileKind;
 use super::reach::Reach;
 use crate::Error;
 use crate::sys::fs::{FileId, look};
@@ -112,6 +113,24 @@ pub(crate) fn open(path: &Path, reach: &Reach<'_>) -> Result<Option<HostFile>, S
     }
 }
 
+/// The type of the file at `path`, symbolic links followed. `None` if it does not exist.
+///
+/// # Errors
+/// The refused call; `TimedOut` if `path` leads to a file system that does not answer.
+pub(crate) fn kind(path: &Path, reach: &Reach<'_>) -> io::Result<Option<FileKind>> {
+    let opened = match openat2(AT_FDCWD, path, OpenHow::new().flags(PATH).resolve(cached())) {
+        Err(Errno::EAGAIN | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
+            reach.before_links(path)?;
+            openat(AT_FDCWD, path, PATH, Mode::empty())
+        }
+        opened => opened,
+    };
+    match opened {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        opened => Ok(Some(reach.look(opened?.as_fd(), path)?.kind)),
+    }
+}
+
 /// Open sources, by the path that the spec names.
 pub(crate) type HeldSources = BTreeMap<PathBuf, HostFile>;
 
@@ -140,8 +159,8 @@ const MAX_LINKS: u32 = 40;
 /// Resolves a path component by component, and checks each symbolic link before it is followed.
 fn resolve(path: &Path, reach: &Reach<'_>) -> Result<(OwnedFd, PathBuf), SourceError> {
     let root = || openat(AT_FDCWD, "/", PATH | OFlag::O_DIRECTORY, Mode::empty());
-    let trusted = [0, geteuid().as_raw(), fstat(&root()?)?.st_uid];
     let (mut at, mut real) = (root()?, PathBuf::from("/"));
+    let trusted = [0, geteuid().as_raw(), fstat(&at)?.st_uid];
     let mut rest: VecDeque<OsString> = names(path);
     let mut links = 0_u32;
     while let Some(name) = rest.pop_front() {
@@ -188,7 +207,7 @@ fn step(at: &OwnedFd, name: &OsString, path: &Path, reach: &Reach<'_>) -> Result
     match openat2(at, name.as_os_str(), how) {
         Ok(next) => Ok(next),
         Err(Errno::EAGAIN | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
-            reach.before(path)?;
+            reach.before_links(path)?;
             Ok(openat(at, name.as_os_str(), PATH | OFlag::O_NOFOLLOW, Mode::empty())?)
         }
         Err(errno) => Err(errno.into()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Sandbox, random_id};
@@ -33,16 +33,22 @@ const SEEN: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     mounts: Arc<Mutex<Mounts>>,
-    plan: Arc<Mutex<Option<Arc<KeptPlan>>>>,
+    /// The parents of the cgroups of tasks that entered the mounts. Not in `mounts`, which is locked while mounts are
+    /// prepared.
+    parents: Arc<Mutex<KeptParents>>,
+    plan: Arc<PlanSlot>,
 }
+
+/// The kept plan of a sandbox and its equal clones.
+type PlanSlot = Mutex<Option<Arc<KeptPlan>>>;
 
 #[derive(Debug, Default)]
 struct Mounts {
     prepared: Vec<Arc<Prepared>>,
     /// Hashes of the keys of plans that were spawned without prepared mounts.
     seen: BTreeSet<u64>,
-    /// The parents of the cgroups of tasks that entered the mounts.
-    parents: KeptParents,
+    /// Where the plans that enter the mounts are kept.
+    plans: Vec<Weak<PlanSlot>>,
 }
 
 /// A plan that enters prepared mounts, with the facts that it depends on.
@@ -77,20 +83,34 @@ impl KeptPlan {
 impl Kept {
     /// Keeps the parents of the task's cgroups for the next task.
     pub(super) fn keep_parents(&self, cgroups: &Group) {
-        cgroups.keep_parents(&mut lock(&self.mounts).parents);
+        cgroups.keep_parents(&mut lock(&self.parents));
     }
 
     /// The same prepared mounts, without a plan.
     pub(super) fn without_plan(&self) -> Kept {
-        Kept { mounts: Arc::clone(&self.mounts), plan: Arc::default() }
+        Kept { plan: Arc::default(), ..self.clone() }
+    }
+
+    /// Keeps a plan, unless its mounts were released meanwhile, or another thread prepares mounts now.
+    fn keep_plan(&self, plan: &Arc<KeptPlan>) {
+        let mut mounts = match self.mounts.try_lock() {
+            Ok(mounts) => mounts,
+            Err(TryLockError::Poisoned(mounts)) => mounts.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if mounts.prepared.iter().any(|prepared| Arc::ptr_eq(prepared, &plan.prepared)) {
+            mounts.plans.retain(|slot| slot.strong_count() > 0 && !slot.ptr_eq(&Arc::downgrade(&self.plan)));
+            mounts.plans.push(Arc::downgrade(&self.plan));
+            *lock(&self.plan) = Some(Arc::clone(plan));
+        }
     }
 }
 
 impl Sandbox {
     /// Prepares the mounts that are the same for every task of this sandbox: the root, its sources, `/dev`, the masks, and
     /// `/sys` with the host's network. Each task then enters a copy of them and makes only what it needs of its own:
-    /// `/proc`, `/tmp`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`, its directories and volumes. So a spawn costs a fraction, and
-    /// does not depend on the number of mounts of the host.
+    /// `/proc`, `/tmp`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`, its directories and volumes. So the mounts of a spawn cost less
+    /// than half, and hardly depend on the number of mounts of the host: see `docs/benchmarks/spawn.md`.
     ///
     /// The parents of the tasks' cgroups that the crate has made stay too, for the next task. If the driver is killed, the
     /// last task that another driver runs below them removes them.
@@ -105,7 +125,8 @@ impl Sandbox {
     ///
     /// Returns false if this sandbox cannot have prepared mounts, because a task could change them for the next one or
     /// because they belong to one task: without privileges, with `CAP_SYS_ADMIN`, with a volume that propagates mounts,
-    /// with `chroot(2)`, and with a root that is a directory or has overlays. The text of the [`Plan`] says why.
+    /// with `chroot(2)`, with a root that is a directory, given or temporary, or has overlays, with a source at `/`, and with
+    /// `init: false` and a `state_dir`. The text of the [`Plan`] says why.
     ///
     /// ```no_run
     /// use cofferdam::{Host, Sandbox};
@@ -136,8 +157,11 @@ impl Sandbox {
     /// Drops the prepared mounts of this sandbox and its clones. Running tasks keep their copies. The next spawn makes all
     /// mounts itself, and the one after it prepares them again.
     pub fn release_prepared(&self) {
-        *lock(&self.kept.mounts) = Mounts::default();
-        *lock(&self.kept.plan) = None;
+        let mut mounts = lock(&self.kept.mounts);
+        mounts.plans.drain(..).filter_map(|slot| slot.upgrade()).for_each(|slot| *lock(&slot) = None);
+        *mounts = Mounts::default();
+        drop(mounts);
+        *lock(&self.kept.parents) = KeptParents::default();
     }
 
     /// The kept plan, if everything that it depends on is as it was.
@@ -179,7 +203,7 @@ impl Sandbox {
         let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
         let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths });
         if holds {
-            *lock(&self.kept.plan) = Some(Arc::clone(&kept));
+            self.kept.keep_plan(&kept);
         }
         Ok(Some(kept))
     }
@@ -197,6 +221,9 @@ impl Sandbox {
             return Ok(None);
         }
         let key = plan.prepare_key();
+        if !now && self.is_first_use(&key, begun)? {
+            return Ok(None);
+        }
         let held = plan.prepare_sources().filter_map(|path| survey.sources.get(path));
         let held: Vec<&HostFile> = held.collect();
         let sources = held.iter().map(|source| identify(source.fd(), c"")).collect::<nix::Result<Vec<_>>>();
@@ -206,14 +233,7 @@ impl Sandbox {
         if let Some(found) = found.filter(|found| found.is_current()) {
             return Ok(Some(Arc::clone(found)));
         }
-        let again = now || found.is_some();
         mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
-        if !again && mounts.seen.insert(key.iter().fold(FNV, fnv)) {
-            if mounts.seen.len() > SEEN {
-                mounts.seen.clear();
-            }
-            return Ok(None);
-        }
         let reals = held.iter().map(|source| source.real.clone()).collect();
         let table =
             MountTable::read(reals).map_err(Error::prepare("read(\"/proc/thread-self/mountinfo\")"))?;
@@ -225,6 +245,20 @@ impl Sandbox {
         }
         mounts.prepared.push(Arc::clone(&prepared));
         Ok(Some(prepared))
+    }
+
+    /// Whether no plan with this key was spawned before, and no mounts are prepared for it. From now on, one was.
+    ///
+    /// # Errors
+    /// As [`lock_mounts`](Self::lock_mounts).
+    fn is_first_use(&self, key: &[u8], begun: Instant) -> Result<bool> {
+        let mut mounts = self.lock_mounts(begun)?;
+        let first = !mounts.prepared.iter().any(|prepared| prepared.has_key(key))
+            && mounts.seen.insert(key.iter().fold(FNV, fnv));
+        if first && mounts.seen.len() > SEEN {
+            mounts.seen.clear();
+        }
+        Ok(first)
     }
 
     /// Locks the prepared mounts, which another thread may be making.

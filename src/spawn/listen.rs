@@ -1,8 +1,9 @@
 //! Reads init's records, and tells why a process that was cloned has not executed its command.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::Group;
@@ -11,8 +12,9 @@ use crate::plan::Plan;
 use crate::report::Report;
 use crate::status::ExitStatus;
 use crate::step::InitStep;
-use crate::step::wire::{Op, RECORD, Record, UNEXECUTED};
+use crate::step::wire::{FAILED, Op, RECORD, Record, UNEXECUTED};
 use crate::sys;
+use crate::sys::fs::identify;
 use crate::task::Child;
 
 use super::copy;
@@ -28,20 +30,46 @@ pub(super) enum Heard {
     Prepared(OwnedFd),
 }
 
-/// Reads init's records until its program is complete, or until the command waits at the gate. `gate_passed` says that it
-/// was let go since. `group` is the cgroup of the new process.
+/// What is known of the process that is listened to.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Listening<'a> {
+    /// When the wait fails.
+    pub until: Option<Instant>,
+    /// The cgroup of the process.
+    pub group: Option<&'a Group>,
+    /// The program init.
+    pub program: Option<BorrowedFd<'a>>,
+    /// Whether the command was let go at the gate.
+    pub gate_passed: bool,
+}
+
+/// Reads init's records until its program is complete, or until the command waits at the gate.
 pub(super) fn listen(
     plan: &Plan,
     child: &mut Child,
     report: &mut Report,
-    until: Option<Instant>,
-    group: Option<&Group>,
-    gate_passed: bool,
+    listening: Listening<'_>,
 ) -> Result<Heard> {
+    let all = Expected::of(plan);
+    let mut expected = if listening.gate_passed { all.after_gate() } else { all };
+    let heard = hear(plan, child, report, listening, &mut expected);
+    if heard.is_err() && expected.copies() {
+        // Only the caller can reap the copy that init may have made.
+        listening.group.and_then(copy::find).into_iter().for_each(|copy| child.continues_as(copy));
+    }
+    heard
+}
+
+fn hear(
+    plan: &Plan,
+    child: &mut Child,
+    report: &mut Report,
+    listening: Listening<'_>,
+    expected: &mut Expected,
+) -> Result<Heard> {
+    let Listening { until, gate_passed, .. } = listening;
     let mut ready = gate_passed;
     let mut terminal = None;
-    let all = Expected::of(plan);
-    let mut expected = if gate_passed { all.after_gate() } else { all };
     loop {
         let mut buffer = [0u8; RECORD];
         if let Some(until) = until {
@@ -52,22 +80,20 @@ pub(super) fn listen(
                 .and_then(|status| sys::poll_either(status, init, until))
                 .map_err(|e| unfinished(child, e))?;
             if !heard {
-                let died = init_died(child, &expected);
-                group.and_then(copy::find).into_iter().for_each(|copy| child.continues_as(copy));
-                return Err(died);
+                return Err(init_died(child, expected));
             }
         }
         let (n, fd) = child
             .status()
             .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
-            .map_err(|e| unheard(child, &expected, "recvmsg(status)", e))?;
+            .map_err(|e| unheard(child, expected, "recvmsg(status)", e))?;
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec. A process of init that stays has
             // the stream open.
-            return if ready && !expected.stays() && was_executed(child)? {
+            return if ready && !expected.stays() && was_executed(child, listening)? {
                 Ok(Heard::Runs(terminal))
             } else {
-                Err(init_died(child, &expected))
+                Err(init_died(child, expected))
             };
         }
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
@@ -216,9 +242,12 @@ fn child_died(status: ExitStatus) -> Error {
 /// exec, and at its end if it has executed nothing. Without a `/proc` that shows the process it is taken to have executed
 /// the command.
 ///
+/// Init has the name [`UNEXECUTED`]. A command can give itself that name, but it is another program. If it has ended, its
+/// status tells it from init.
+///
 /// # Errors
-/// The refused call.
-fn was_executed(child: &Child) -> Result<bool> {
+/// The refused call; `TimedOut` if the process has neither executed the command nor ended in time.
+fn was_executed(child: &Child, listening: Listening<'_>) -> Result<bool> {
     let pid = sys::find_pid(child.pidfd()).map_err(Error::prepare("read(\"/proc/self/fdinfo/PIDFD\")"))?;
     let Some(pid) = pid else { return Ok(true) };
     loop {
@@ -234,10 +263,26 @@ fn was_executed(child: &Child) -> Result<bool> {
             Err(e) => return Err(Error::prepare("read(\"/proc/PID/comm\")")(e)),
         }
         if ended {
-            return Ok(false);
+            let status = sys::wait_pidfd(child.pidfd(), true, false);
+            return Ok(matches!(status, Ok(Some((sys::Ended::Code(code), _))) if code != FAILED));
+        }
+        if executes_another(pid, listening.program) {
+            return Ok(true);
+        }
+        if listening.until.is_some_and(|until| Instant::now() > until) {
+            return Err(unfinished(child, io::ErrorKind::TimedOut.into()));
         }
         // The kernel changes the name after it has closed the socket.
         std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// Whether a living process executes another program than `init`. False if that cannot be seen.
+fn executes_another(pid: i32, init: Option<BorrowedFd<'_>>) -> bool {
+    let Ok(exe) = CString::new(format!("/proc/{pid}/exe")) else { return false };
+    match (identify(nix::fcntl::AT_FDCWD, &exe), init.map(|init| identify(init, c""))) {
+        (Ok(its), Some(Ok(init))) => !its.is_same_file(&init),
+        _ => false,
     }
 }
 
@@ -265,4 +310,47 @@ pub(crate) fn joined_too_late(error: &Error) -> bool {
 pub(super) fn was_killed(error: &Error) -> Option<&Killed> {
     let Error::Setup { source, .. } = error else { return None };
     source.get_ref()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// A child with the name of an init that has not executed the command, and its program. It runs `script` when its
+    /// standard input is closed.
+    fn named_as_init(script: &str) -> (std::process::Child, Child, File) {
+        let script = format!("printf /init >/proc/$$/comm; echo; read x; {script}");
+        let mut shell = Command::new("sh");
+        let mut shell =
+            shell.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = i32::try_from(shell.id()).unwrap();
+        let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let child = Child::new(sys::own_child(pid).unwrap(), ours.into(), false);
+        (shell, child, File::open(format!("/proc/{pid}/exe")).unwrap())
+    }
+
+    #[test]
+    fn a_command_with_the_name_of_init_is_told_from_init() {
+        let (mut shell, child, program) = named_as_init("exit 3");
+        let other = File::open("/proc/self/exe").unwrap();
+        let soon = Instant::now().checked_add(Duration::from_millis(100));
+        let listening = |program| Listening { until: soon, program: Some(program), ..Listening::default() };
+        assert!(was_executed(&child, listening(other.as_fd())).unwrap());
+        // A command with the program of init cannot be told from it. The wait ends nevertheless.
+        let unknown = was_executed(&child, listening(program.as_fd())).unwrap_err();
+        assert!(std::error::Error::source(&unknown).unwrap().to_string().contains("has not executed"));
+        drop(shell.stdin.take());
+        sys::wait_pidfd(child.pidfd(), true, false).unwrap();
+        assert!(was_executed(&child, listening(program.as_fd())).unwrap(), "init exits with another code");
+        shell.wait().unwrap();
+        let (mut shell, child, program) = named_as_init(&format!("exit {FAILED}"));
+        drop(shell.stdin.take());
+        sys::wait_pidfd(child.pidfd(), true, false).unwrap();
+        assert!(!was_executed(&child, listening(program.as_fd())).unwrap());
+        shell.wait().unwrap();
+    }
 }

@@ -34,7 +34,7 @@ mod listen;
 mod reach;
 
 pub(crate) use listen::joined_too_late;
-use listen::{DIED, Heard, let_continue, listen, was_killed};
+use listen::{DIED, Heard, Listening, let_continue, listen, was_killed};
 pub(crate) use reach::answers;
 
 /// The static program init.
@@ -299,17 +299,25 @@ impl<'a> Run<'a> {
                     && sys::is_ending(child.pidfd()) == Some(true)
                 {
                     // The kernel refuses the maps of a process that ends. The cause is the end of init.
-                    listen(self.plan, child, &mut self.report, self.until, None, false)?;
+                    let listening = Listening { until: self.until, ..Listening::default() };
+                    listen(self.plan, child, &mut self.report, listening)?;
                 }
                 written?;
             }
             ParentOp::LetGo => self.let_go()?,
             ParentOp::AwaitGate | ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
-                let Attempt { child, streams, prepared, gate_passed, .. } = &mut self.attempt;
+                let Attempt { child, streams, prepared, gate_passed, init, .. } = &mut self.attempt;
                 if let Some(child) = child {
-                    let until = self.until.or_else(|| self.given.start.and_then(in_time));
-                    let group = self.undo.group();
-                    match listen(self.plan, child, &mut self.report, until, group, *gate_passed)? {
+                    let listening = Listening {
+                        until: self.until.or_else(|| self.given.start.and_then(in_time)),
+                        group: self.undo.group(),
+                        program: init
+                            .as_ref()
+                            .map(AsFd::as_fd)
+                            .or(self.given.ready.and_then(|ready| ready.init)),
+                        gate_passed: *gate_passed,
+                    };
+                    match listen(self.plan, child, &mut self.report, listening)? {
                         Heard::Runs(_) if *gate_passed => {}
                         Heard::Runs(terminal) | Heard::AtGate(terminal) => streams.terminal = terminal,
                         Heard::Prepared(namespace) => *prepared = Some(namespace),
@@ -357,13 +365,12 @@ impl<'a> Run<'a> {
             let source = io::Error::new(io::ErrorKind::ResourceBusy, why);
             return Err(Error::Prepare { step: op.call(), source });
         }
-        let Attempt { handed, channel, steps, init, .. } = &mut self.attempt;
-        let (handed, channel, steps, init) =
-            (std::mem::take(handed), channel.take(), steps.take(), init.take());
+        let Attempt { handed, channel, steps, .. } = &mut self.attempt;
+        let (handed, channel, steps) = (std::mem::take(handed), channel.take(), steps.take());
         let missing = || Error::Prepare { step: op.call(), source: Errno::EBADF.into() };
         let kept = self.kept_init();
         let (Some((ours, theirs)), Some(steps)) = (channel, steps) else { return Err(missing()) };
-        let program = init.as_ref().map(AsFd::as_fd).or(kept).ok_or_else(missing)?;
+        let program = self.attempt.init.as_ref().map(AsFd::as_fd).or(kept).ok_or_else(missing)?;
         let number = |fd: &OwnedFd| CString::new(fd.as_raw_fd().to_string()).unwrap_or_default();
         let mut inherit: Vec<RawFd> = handed.iter().flatten().map(AsRawFd::as_raw_fd).collect();
         inherit.extend([steps.as_raw_fd(), theirs.as_raw_fd()]);

@@ -32,19 +32,24 @@ pub struct ExecSpec {
     /// task is not inherited: it may have changed since, and the crate does not keep it.
     pub env: BTreeMap<OsString, OsString>,
     /// Another user than the task's, as in [`SandboxSpec::user`](crate::SandboxSpec::user). The policy's denied ids and
-    /// the task's capabilities apply. Not in a user namespace. By default, the user and groups of the task.
+    /// the task's capabilities apply. By default, the user and groups of the task.
+    ///
+    /// [`Error::Denied`](crate::Error::Denied) for a denied id, [`Error::Unsupported`](crate::Error::Unsupported) in a user
+    /// namespace, and [`Error::Spec`](crate::Error::Spec) for the uid of PID 1, which is usually 65533.
     pub user: Option<String>,
     /// The working directory, an existing absolute path in the root. By default, that of the task.
     pub work_dir: Option<PathBuf>,
     /// The standard input; `/dev/null` by default.
     pub stdin: Stdio,
-    /// The standard output; `/dev/null` by default.
+    /// The standard output; `/dev/null` by default. Not [`Stdio::Log`].
     pub stdout: Stdio,
-    /// The standard error; `/dev/null` by default.
+    /// The standard error; `/dev/null` by default. Not [`Stdio::Log`].
     pub stderr: Stdio,
     /// The longest time that the command may run. It is then killed, and its status is
     /// [`ExitKind::Deadline`](crate::ExitKind::Deadline). If the task has a cgroup, the processes that it has started are
-    /// killed by the next wait. Needs a PID namespace of the task.
+    /// killed by the next wait. More than 0 and less than 292 years.
+    ///
+    /// [`Error::Unsupported`](crate::Error::Unsupported) in a task that has no PID namespace of its own.
     pub deadline: Option<Duration>,
     /// A pseudo-terminal of this size as the standard streams, which then must be left at their default. See
     /// [`SandboxSpec::terminal`](crate::SandboxSpec::terminal).

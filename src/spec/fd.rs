@@ -125,8 +125,11 @@ pub enum Stdio {
     /// be written is lost: the task does not wait for the disk to have room. [`Log`](crate::Log) reads it. Removing the
     /// task removes it. A task that could forge its exit record, as the report then says, can change the log too.
     ///
-    /// For standard output and standard error. [`Error::Spec`](crate::Error::Spec) without a `state_dir`, and with
-    /// `init: false` in a PID namespace.
+    /// Each entry of the log has at most 4096 bytes and takes 16 bytes more.
+    ///
+    /// For standard output and standard error of a task. [`Error::Spec`](crate::Error::Spec) for an additional command
+    /// ([`Task::exec`](crate::Task::exec)), without a `state_dir`, and with `init: false` in a private PID namespace if the
+    /// caller lacks `CAP_KILL`.
     Log,
     /// A descriptor of the caller. A regular file gives the same access as with [`Inherit`](Self::Inherit).
     Fd(CallerFd),

@@ -22,6 +22,10 @@ pub use ops::{DECLARATIONS, Op, OpCode};
 pub use program::{Program, ProgramStep};
 pub use record::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, FNV, NO_STEP, RECORD, Record, fnv};
 
+/// Exit status of init when a step was refused or the plan is malformed. The parent reads the record instead; this value
+/// shows in `ps`.
+pub const FAILED: i32 = 125;
+
 /// The name of a thread that has not executed the command yet: [`Op::Name`].
 pub const UNEXECUTED: &[u8] = b"/init";
 

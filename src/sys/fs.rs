@@ -216,6 +216,13 @@ pub(crate) struct FileId {
     pub(crate) node: (u32, u32),
 }
 
+impl FileId {
+    /// Whether both are the same file, through whatever mount.
+    pub(crate) fn is_same_file(&self, other: &FileId) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
 /// Identifies the file at `path`, symbolic links followed. An empty path is `fd` itself.
 pub(crate) fn identify(fd: BorrowedFd<'_>, path: &CStr) -> nix::Result<FileId> {
     let st = statx(fd, path, libc::STATX_BASIC_STATS | libc::STATX_MNT_ID, 0)?;

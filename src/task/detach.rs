@@ -16,8 +16,8 @@ impl Task {
     /// nothing. Returns the handle by which any process [recovers](crate::Sandbox::recover) the task.
     ///
     /// It works with either [`DieWith`](crate::DieWith). Afterwards this value can only be asked for the status and for
-    /// what it has kept. The process that recovers the task must [`release`](Task::release) it. The process that spawned it reaps
-    /// it, so it does not become a zombie: a thread of the crate waits for detached tasks, and for no other child.
+    /// what it has kept: signals, kills, changes and additional commands are refused. The process that recovers the task must
+    /// [`release`](Task::release) it. The process that spawned it reaps it, so it does not become a zombie: a thread of the crate waits for detached tasks, and for no other child.
     ///
     /// ```no_run
     /// use cofferdam::{Policy, Sandbox};
@@ -86,7 +86,7 @@ impl Task {
     }
 
     /// Refuses a step on a task that was detached.
-    pub(super) fn owned(&self, step: &str) -> Result<()> {
+    pub(crate) fn owned(&self, step: &str) -> Result<()> {
         if !self.ending().detached {
             return Ok(());
         }

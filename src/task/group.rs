@@ -101,7 +101,10 @@ impl Task {
     ///   then thawed again.
     /// - `ESRCH` if the task has ended.
     /// - `Unsupported` if the task has no cgroup with all of its processes.
+    ///
+    /// Also if the task was [detached](Task::detach).
     pub fn freeze(&self) -> Result<()> {
+        self.owned("freeze")?;
         match self.freezer()? {
             Some(freezer) => freezer.freeze(PATIENCE),
             None => Err(Error::task("freeze the cgroup")(Errno::ESRCH)),
@@ -111,8 +114,10 @@ impl Task {
     /// Thaws a frozen task. Does nothing if the task is not frozen or has ended.
     ///
     /// # Errors
-    /// [`Error::Task`] with the refused write, or with `Unsupported` if the task has no cgroup.
+    /// [`Error::Task`] with the refused write, with `Unsupported` if the task has no cgroup, or if the task was
+    /// [detached](Task::detach).
     pub fn thaw(&self) -> Result<()> {
+        self.owned("thaw")?;
         self.freezer()?.map_or(Ok(()), |freezer| freezer.thaw())
     }
 

@@ -18,10 +18,11 @@ use crate::rootfs::Populated;
 use crate::step::wire::{DECLARATIONS, FNV, fnv};
 use crate::sys;
 
-/// What another process needs to [recover](crate::Sandbox::recover) a task: [`Task::detach`](crate::Task::detach) and
-/// [`Task::handle`](crate::Task::handle) return it. It is serde data, of the version that it names.
+/// What another process needs to [recover](crate::Sandbox::recover) a task. [`Task::detach`](crate::Task::detach) and
+/// [`Task::handle`](crate::Task::handle) return it, and [`Sandbox::spawn_with`](crate::Sandbox::spawn_with) passes it to the
+/// driver. It is serde data. Its format has a version number, and `recover` refuses another one (`Unsupported`).
 ///
-/// It has no secret of the task: no arguments, no environment and no content of files. It names paths of the host and has
+/// It has no secret of the task: no arguments, nothing of the spec's `env` and no content of files. It names paths of the host and has
 /// the task's filters and credentials, by which a process joins the task. `recover` trusts
 /// it: a changed handle names other things to kill and remove. Store it where only the driver can write.
 ///

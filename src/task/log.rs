@@ -38,8 +38,8 @@ pub enum LogStream {
 /// A reader of a task's [log](crate::Stdio::Log), from the oldest entry that the log still has. Any number of processes
 /// may read a log while it is written, without recovering the task.
 ///
-/// As an iterator, it ends after the newest entry. A later call returns what was written since. An entry of one stream is
-/// as old as those of the other one around it, to the time that PID 1 took to read them.
+/// As an iterator, it ends after the newest entry. A later call returns what was written since. Entries are in the order
+/// in which PID 1 read them. So two entries of different streams that were written at almost the same time may be exchanged.
 ///
 /// ```no_run
 /// use cofferdam::{Policy, Sandbox, Stdio};
@@ -164,11 +164,14 @@ impl Iterator for Log {
 }
 
 impl Task {
-    /// Opens the [log](crate::Stdio::Log) of the task. The value can be read after the task was released. See [`Log`].
+    /// Opens the [log](crate::Stdio::Log) of the task. Open it before [`wait`](Task::wait) or [`release`](Task::release),
+    /// which remove it; the value can still be read afterwards. See [`Log`].
     ///
     /// # Errors
-    /// [`Error::Task`] with `NotFound` if no stream of the task goes to a log, or if the task was released.
+    /// [`Error::Task`] with `NotFound` if no stream of the task goes to a log, or if the task was released. Also if it was
+    /// [detached](Task::detach): [`Log::open`] takes the path.
     pub fn log(&self) -> Result<Log> {
+        self.owned("open the log")?;
         let path = self.undo().exit_record().map(|record| record.log_path());
         let path =
             path.ok_or_else(|| Error::task("open the log")(io::Error::from(io::ErrorKind::NotFound)))?;

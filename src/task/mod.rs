@@ -111,7 +111,7 @@ struct Ending {
 /// A task that runs or has run in a sandbox.
 ///
 /// All methods take `&self`, so one thread may wait while another one signals. Dropping the value kills every process of
-/// the task and removes its cgroup and its temporary root, unless the task survives its driver
+/// the task and removes its cgroup, its temporary root, its exit record and its log, unless the task survives its driver
 /// ([`DieWith::Survive`](crate::DieWith::Survive)), was [detached](Task::detach) or was
 /// [recovered](crate::Sandbox::recover): then dropping the value kills and removes nothing.
 ///
@@ -389,8 +389,9 @@ impl Task {
     ///
     /// # Errors
     /// [`Error::Spec`] and [`Error::Unsupported`] for limits that cannot be set. [`Error::Task`] with the refused
-    /// write, or with `ESRCH` if the task has ended. The old limits then stay.
+    /// write, with `ESRCH` if the task has ended, or if the task was [detached](Task::detach). The old limits then stay.
     pub fn update(&self, limits: &Limits) -> Result<Report> {
+        self.owned("update")?;
         let report = match self.undo_mut().group_mut() {
             Some(group) => group.update(limits)?,
             None => return Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),

@@ -45,8 +45,9 @@ impl Task {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the errno, for example `EPERM`.
+    /// [`Error::Task`] with the errno, for example `EPERM`, or if the task was [detached](Task::detach).
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.owned("signal")?;
         if self.gone { Ok(()) } else { send(&self.main, signal) }
     }
 
@@ -66,12 +67,13 @@ impl Task {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the refused call. Its source is `Unsupported` for [`Group`](SignalTarget::Group) and
+    /// [`Error::Task`] with the refused call, or if the task was [detached](Task::detach). Its source is `Unsupported` for [`Group`](SignalTarget::Group) and
     /// [`All`](SignalTarget::All) if the task has neither a cgroup nor a PID namespace of its own.
     pub fn signal_to(&self, signal: Signal, target: SignalTarget) -> Result<()> {
         if target == SignalTarget::Main {
             return self.signal(signal);
         }
+        self.owned("signal")?;
         let Some(main) = self.pid() else { return Ok(()) };
         let group = match target {
             SignalTarget::Group => match getpgid(Some(Pid::from_raw(main))) {
@@ -124,6 +126,7 @@ impl Task {
     /// # Errors
     /// As [`kill`](Task::kill). If the signal cannot be sent, the task is killed at once.
     pub fn stop(&self, signal: Signal, grace: Duration, target: SignalTarget) -> Result<ExitStatus> {
+        self.owned("stop")?;
         let ended = match self.status()? {
             None if self.signal_to(signal, target).is_ok() => {
                 self.end_before(Instant::now().checked_add(grace))?
@@ -149,7 +152,7 @@ impl Task {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the call that was refused.
+    /// [`Error::Task`] with the call that was refused, or if the task was [detached](Task::detach).
     pub fn kill(&self) -> Result<()> {
         self.owned("kill")?;
         // A task that has ended is not killed by us, although a signal to it would succeed until it is reaped. The lock

@@ -66,8 +66,8 @@ impl Ending {
 const MOMENT: Duration = Duration::from_millis(10);
 
 impl Task {
-    /// Waits until the main process has ended, kills the remaining processes, and removes the cgroup and the temporary
-    /// root. Every later call returns the same status.
+    /// Waits until the main process has ended, kills the remaining processes, and removes the cgroup, the temporary root,
+    /// the exit record and the log. Every later call returns the same status.
     ///
     /// Closes a piped standard input that was not [taken](Task::take_stdin). Reads no output: a task that fills a pipe
     /// blocks until the caller reads from it.
@@ -214,8 +214,8 @@ impl Task {
         Ok(())
     }
 
-    /// Kills every process of the task, and removes its cgroup and its temporary root. A drop does the same and ignores
-    /// errors. Does nothing if it was done before.
+    /// Kills every process of the task, and removes its cgroup, its temporary root, its exit record and its log. A drop does
+    /// the same and ignores errors. Does nothing if it was done before.
     ///
     /// ```no_run
     /// let task = cofferdam::Sandbox::command("daemon").spawn()?;

@@ -223,8 +223,8 @@ fn render(table: &BTreeMap<&str, Answers>) -> String {
          through, the report of that sandbox does not call enforced what it undoes. Written by `tests/escapes` \
          (`COFFERDAM_BLESS=1 cargo test --test escapes`), which holds every machine to that.\n\n\
          The kinds: *default* is user nobody with the 13 default capabilities, *root* the same as user 0, *all \
-         capabilities* user 0 with every capability, *host PID* shares the host's PID and IPC namespaces, *no filter* is \
-         the default without a system call filter, *rootless* was made by uid 65534. All have the host's network.\n\n{head}",
+         capabilities* user 0 with every capability, *host PID* shares the host's PID and IPC namespaces, *no_pivot_root* \
+         is the default entered by `chroot(2)`, *no filter* is the default without a system call filter, *rootless* was made by uid 65534. All have the host's network.\n\n{head}",
         kernel.join(".")
     );
     for attempt in &ATTEMPTS {

@@ -83,14 +83,16 @@ pub struct Limits {
     pub memory_max: Option<MemoryMax>,
     /// Memory in bytes above which the kernel slows the task down and reclaims its memory; at least [`MEMORY_MIN`] and
     /// at most the hard limit. It does not stop the task: only a hard limit does. v2 `memory.high` (Linux 4.5). v1 has
-    /// no such limit, and the report says so.
+    /// no such limit: the report says so, and without a hard limit the spawn fails unless it is best effort
+    /// ([`Require`](crate::Require)).
     #[serde(deserialize_with = "notation::optional_size_from")]
     pub memory_high: Option<u64>,
     /// Swap that a task with a memory limit may use in addition to that limit; none by default. Has no effect without a
     /// memory limit.
     pub swap: SwapMax,
     /// Whether the OOM killer kills the whole task, and not only the process that the kernel chooses. v2
-    /// `memory.oom.group` (Linux 4.19). v1 has no such setting, and the report says so.
+    /// `memory.oom.group` (Linux 4.19). v1 has no such setting: the report says so, and the spawn fails unless it is best
+    /// effort ([`Require`](crate::Require)).
     pub oom_group: bool,
     /// Maximum number of processes and threads at the same time, at least 1. The crate's own init process is not
     /// counted. v1 needs the `pids` controller (Linux 4.3).

@@ -37,7 +37,12 @@ impl StaleRoot {
     /// The refused call.
     pub(crate) fn names(base: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(base)? {
+        let entries = match std::fs::read_dir(base) {
+            // No sandbox has a temporary root yet.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries?,
+        };
+        for entry in entries {
             let name = entry?.file_name();
             names.extend(name.to_str().and_then(|name| name.strip_prefix(PREFIX)).map(str::to_owned));
         }
@@ -58,7 +63,10 @@ impl StaleRoot {
     ) -> io::Result<Option<StaleRoot>> {
         let path = around(base, name);
         let name = path.file_name().map(OsString::from).unwrap_or_default();
-        let base = open(base, DIR, Mode::empty())?;
+        let base = match open(base, DIR, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(None),
+            opened => opened?,
+        };
         let Some(dir) = open_private(&base, &name, known)? else { return Ok(None) };
         // A lock, even a short one, on a directory that is being made would fail the spawn.
         if changed(&fstat(&dir)?) > before {
