@@ -166,7 +166,12 @@ pub fn await_parent(init: &Init, tied: bool) -> Done {
     if tied {
         sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(next.index())?;
     }
-    await_byte(init).at(next.index())
+    await_byte(init).at(next.index())?;
+    // A parent that was killed after it had sent the byte, and before this process was tied to it, kills nothing.
+    if sys::has_hung_up(init.pid1) {
+        sys::exit(FAILED);
+    }
+    Ok(())
 }
 
 /// Waits at the gate until the parent passes the caller's byte on. The parent watches the caller.

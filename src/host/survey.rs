@@ -105,10 +105,17 @@ impl Survey {
         let look = overlays || !skip.is_empty();
         let mounts = if look { mounts()? } else { Vec::new() };
         let (mut sources, mut unseen) = (BTreeMap::new(), BTreeMap::new());
-        let given = given(policy, spec, &env).chain(own_sources(host.privileged(), nodes(host)));
-        let looked: BTreeSet<PathBuf> = given.collect();
+        let own = own_sources(host.privileged(), nodes(host));
+        let looked: BTreeSet<PathBuf> = given(policy, spec, &env).chain(own.iter().cloned()).collect();
         for path in &looked {
-            hold(path.clone(), reach, &mut sources, &mut unseen)?;
+            let refused = hold(path.clone(), reach, &mut sources, &mut unseen)?;
+            // No field of the spec names those that every sandbox needs.
+            match refused.filter(|_| own.contains(path)) {
+                Some(SourceError::Io(e)) => {
+                    return Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e));
+                }
+                Some(SourceError::Planted { .. }) | None => {}
+            }
         }
         let of_root = env.keys().filter_map(|path| Some((path.clone(), sources.get(path)?.real.clone())));
         let mounts_within =
@@ -172,7 +179,7 @@ fn namespace(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<Arc<OwnedFd
     let found = match open(path, reach)? {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(Err("it does not exist on the host".to_string())),
-        Err(why) => return Ok(Err(why)),
+        Err(why) => return Ok(Err(why.to_string())),
     };
     match ns::probe::network_namespace(found.fd()) {
         Err(e) if is_of_the_caller(&e) => {
@@ -186,12 +193,12 @@ fn namespace(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<Arc<OwnedFd
 ///
 /// # Errors
 /// [`Error::Prepare`] if the cause is not the path.
-fn open(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<HostFile>, String>> {
+fn open(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<HostFile>, SourceError>> {
     match source::open(path, reach) {
         Err(SourceError::Io(e)) if is_of_the_caller(&e) => {
             Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e))
         }
-        opened => Ok(opened.map_err(|refused| refused.to_string())),
+        opened => Ok(opened),
     }
 }
 
@@ -214,23 +221,28 @@ fn is_of_the_caller(e: &std::io::Error) -> bool {
         || matches!(e.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EINTR | EAGAIN | ENOSPC | ENOSYS))
 }
 
-/// Opens `path` and adds it to `sources`, or adds the reason why it cannot be opened to `unseen`. A path that does not
-/// exist is in neither.
+/// Opens `path` and adds it to `sources`, or adds the reason why it cannot be opened to `unseen`, and returns it. A path
+/// that does not exist is in neither.
 fn hold(
     path: PathBuf,
     reach: &Reach<'_>,
     sources: &mut HeldSources,
     unseen: &mut BTreeMap<PathBuf, String>,
-) -> Result<()> {
+) -> Result<Option<SourceError>> {
     // `compile` refuses relative paths.
     if !path.is_absolute() {
-        return Ok(());
+        return Ok(None);
     }
     match open(&path, reach)? {
-        Ok(found) => sources.extend(found.map(|found| (path, found))),
-        Err(refused) => drop(unseen.insert(path, refused)),
+        Ok(found) => {
+            sources.extend(found.map(|found| (path, found)));
+            Ok(None)
+        }
+        Err(refused) => {
+            unseen.insert(path, refused.to_string());
+            Ok(Some(refused))
+        }
     }
-    Ok(())
 }
 
 /// The paths of the host that a spec or its policy names.

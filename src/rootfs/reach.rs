@@ -8,7 +8,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::sys::stat::fstat;
 
@@ -59,9 +59,13 @@ impl<'a> Reach<'a> {
     /// # Errors
     /// `TimedOut` if its file system does not answer.
     pub(crate) fn before(&self, path: &Path) -> io::Result<()> {
-        // A lookup below an automount point mounts another file system.
-        let known = self.around(path).filter(|mount| mount.fs_type != "autofs");
-        if known.is_some_and(|mount| self.answered.borrow().contains(&mount.id)) {
+        let known = match self.around(path) {
+            _ if path.components().any(|part| part == Component::ParentDir) => false,
+            None => true,
+            // A lookup below an automount point mounts another file system.
+            Some(mount) => mount.fs_type != "autofs" && self.answered.borrow().contains(&mount.id),
+        };
+        if known {
             return Ok(());
         }
         self.before_links(path)
@@ -204,6 +208,9 @@ mod tests {
         reach.before(Path::new("/nfs2/a")).unwrap();
         reach.before(Path::new("/nfs2/b")).unwrap();
         assert_eq!(now(), "/nfs2/a /nfs2/b", "only a descriptor shows which mount has answered");
+        reach.before(Path::new("/usr/a")).unwrap();
+        reach.before(Path::new("/usr/../nfs2/c")).unwrap();
+        assert_eq!(now(), "/usr/../nfs2/c");
         reach.ask(Path::new("/net/a"), Some(&mount(3, "/net", "autofs"))).unwrap();
         reach.before(Path::new("/net/b")).unwrap();
         assert_eq!(now(), "/net/a /net/b", "a lookup mounts another one");

@@ -40,8 +40,14 @@ pub(crate) fn replace(policy: &Policy, host: &Host, id: &str, end: Option<Instan
             let group = places.look(id)?.group;
             owned.group = group.filter(|_| owned.is_there().unwrap_or(false));
         }
-        owned.kill().map_err(|e| failed(id, &e))?;
+        match owned.kill() {
+            // A process of the task has not ended yet.
+            Err(e) if cause(&e).is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) => {}
+            killed => killed.map_err(|e| failed(id, &e))?,
+        }
         match places.hold(id) {
+            // Another spawn may have taken the id, and not have locked what it makes.
+            Ok(Some(_)) if !owned.is_there()? => return Ok(()),
             Ok(Some(held)) => return held.remove().map_err(|e| failed(id, &e)),
             Ok(None) => {}
             Err(e) if is_busy(&e) => {}
@@ -61,9 +67,13 @@ fn is_busy(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::WouldBlock | io::ErrorKind::NotFound)
 }
 
+fn cause(error: &Error) -> Option<&io::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
+}
+
 /// The cause of the error if the task cannot be ended.
 fn failed(id: &str, why: &Error) -> io::Error {
-    let source = std::error::Error::source(why).and_then(|source| source.downcast_ref::<io::Error>());
+    let source = cause(why);
     let kind = source.map_or(io::ErrorKind::Other, io::Error::kind);
     let source = source.map(|source| format!(": {source}")).unwrap_or_default();
     io::Error::new(kind, format!("the task {id} cannot be ended: {why}{source}"))
