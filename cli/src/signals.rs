@@ -4,6 +4,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use cofferdam::{Error, ExitStatus, Signal, SignalTarget, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -104,6 +105,19 @@ fn send(task: &Task, signal: Signal, target: SignalTarget) -> Result<(), Failure
     }
 }
 
+/// How long the processes of the command may take to stop.
+const STOPPING: Duration = Duration::from_secs(1);
+
+/// Whether a process and its descendants are stopped or have ended (`proc_pid_stat(5)`).
+fn is_stopped(pid: i32) -> bool {
+    let read = |file: String| std::fs::read_to_string(file).unwrap_or_default();
+    let stat = read(format!("/proc/{pid}/stat"));
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    let children = read(format!("/proc/{pid}/task/{pid}/children"));
+    matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
+        && children.split_whitespace().filter_map(|pid| pid.parse().ok()).all(is_stopped)
+}
+
 /// Stops the command and this process, as Ctrl-Z stops a foreground job. Returns when this process was continued and has
 /// continued the command. `reads` says whether the command reads the caller's terminal.
 ///
@@ -117,6 +131,11 @@ pub(crate) fn suspend(task: &Task, reads: bool) -> Result<(), Failure> {
     let frozen = task.freeze().is_ok();
     if !frozen {
         send(task, Signal::STOP, SignalTarget::All)?;
+        // A process that reads the terminal would still take what is typed for the shell.
+        let begun = Instant::now();
+        while !task.pid().is_none_or(is_stopped) && begun.elapsed() < STOPPING {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     let stop = |signal| raise(signal).map_err(|e| Failure::new(format!("raise({signal}): {e}")));
     stop(Number::SIGSTOP)?;
