@@ -222,11 +222,14 @@ impl Parent {
         };
         let passed = if gated { ends.await_let_go(&self) } else { Ok(()) };
         // The time at the gate does not count.
-        if gated && init.timer >= 0 {
-            sys::start_timer(init.timer, init.deadline).at(LAST_CALL)?;
-        }
-        let done =
-            passed.and_then(|()| ends.await_exec(self.child, self.pid, gated)).and_then(|()| running());
+        let restart = || match gated && init.timer >= 0 {
+            true => sys::start_timer(init.timer, init.deadline),
+            false => Ok(()),
+        };
+        let done = passed
+            .and_then(|()| restart())
+            .and_then(|()| ends.await_exec(self.child, self.pid, gated))
+            .and_then(|()| running());
         if done.is_err() {
             ends.kill_main();
         }

@@ -47,7 +47,8 @@
 //! - There is no LSM label. A kernel bug in a system call that the filter allows is in the task's reach.
 //! - A task shares the host's network namespace by default: see [`Network`].
 //! - A caller that lacks any of `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP`, or that is itself in a user
-//!   namespace, creates a user namespace, and the report lists what cannot be enforced in it. The task runs with the caller's ids unless the caller may map others.
+//!   namespace, creates a user namespace, and the report lists what cannot be enforced in it. The task runs with the
+//!   caller's ids unless the caller may map others.
 //! - Resource limits need cgroups that the caller may write: root, or a delegated cgroup v2 subtree (systemd:
 //!   `Delegate=yes`).
 //! - If the caller ignores `SIGCHLD`, or another of its threads reaps unknown children (`waitpid(-1)`), the status of a

@@ -111,9 +111,7 @@ impl Survey {
             let refused = hold(path.clone(), reach, &mut sources, &mut unseen)?;
             // No field of the spec names those that every sandbox needs.
             match refused.filter(|_| own.contains(path)) {
-                Some(SourceError::Io(e)) => {
-                    return Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e));
-                }
+                Some(SourceError::Io(e)) => return Err(unopened(path, e)),
                 Some(SourceError::Planted { .. }) | None => {}
             }
         }
@@ -195,11 +193,14 @@ fn namespace(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<Arc<OwnedFd
 /// [`Error::Prepare`] if the cause is not the path.
 fn open(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<HostFile>, SourceError>> {
     match source::open(path, reach) {
-        Err(SourceError::Io(e)) if is_of_the_caller(&e) => {
-            Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e))
-        }
+        Err(SourceError::Io(e)) if is_of_the_caller(&e) => Err(unopened(path, e)),
         opened => Ok(opened),
     }
+}
+
+/// The error for a path that cannot be opened, where the path is not the cause.
+fn unopened(path: &Path, e: std::io::Error) -> Error {
+    Error::prepare(format!("openat2({path:?}, O_PATH)"))(e)
 }
 
 /// The type of the file at a path of the spec. `None` if it does not exist or cannot be accessed.
@@ -208,7 +209,7 @@ fn open(path: &Path, reach: &Reach<'_>) -> Result<Result<Option<HostFile>, Sourc
 /// [`Error::Prepare`] if the cause is not the path.
 fn kind(path: &Path, reach: &Reach<'_>) -> Result<Option<FileKind>> {
     match source::kind(path, reach) {
-        Err(e) if is_of_the_caller(&e) => Err(Error::prepare(format!("openat2({path:?}, O_PATH)"))(e)),
+        Err(e) if is_of_the_caller(&e) => Err(unopened(path, e)),
         found => Ok(found.unwrap_or_default()),
     }
 }

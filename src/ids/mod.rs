@@ -1,8 +1,8 @@
 //! The ids that the task runs with: user, primary group, supplementary groups, and which of them are denied.
 //!
 //! A user is looked up once in the *host's* database (`passwd(5)`, or what `nsswitch.conf(5)` names), before anything
-//! is made. Two ids, as `1000:1000`, need no lookup. The result is an [`Identity`]: numbers, which init can set without any lookup. The database in the task's
-//! root is not consulted, because its author could give any name any id.
+//! is made. Two ids, as `1000:1000`, need no lookup. The result is an [`Identity`]: numbers, which init can set without
+//! any lookup. The database in the task's root is not consulted, because its author could give any name any id.
 //!
 //! [`IdRanges`] is the operator's list of ids that no task may run as. [`check`] compares an identity with the lists
 //! for users and groups.

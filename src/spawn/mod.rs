@@ -306,15 +306,13 @@ impl<'a> Run<'a> {
             }
             ParentOp::LetGo => self.let_go()?,
             ParentOp::AwaitGate | ParentOp::AwaitCommand | ParentOp::AwaitPrepared => {
+                let kept = self.kept_init();
                 let Attempt { child, streams, prepared, gate_passed, init, .. } = &mut self.attempt;
                 if let Some(child) = child {
                     let listening = Listening {
                         until: self.until.or_else(|| self.given.start.and_then(in_time)),
                         group: self.undo.group(),
-                        program: init
-                            .as_ref()
-                            .map(AsFd::as_fd)
-                            .or(self.given.ready.and_then(|ready| ready.init)),
+                        program: init.as_ref().map(AsFd::as_fd).or(kept),
                         gate_passed: *gate_passed,
                     };
                     match listen(self.plan, child, &mut self.report, listening)? {

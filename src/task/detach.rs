@@ -17,7 +17,8 @@ impl Task {
     ///
     /// It works with either [`DieWith`](crate::DieWith). Afterwards this value can only be asked for the status and for
     /// what it has kept: signals, kills, changes and additional commands are refused. The process that recovers the task must
-    /// [`release`](Task::release) it. The process that spawned it reaps it, so it does not become a zombie: a thread of the crate waits for detached tasks, and for no other child.
+    /// [`release`](Task::release) it. The process that spawned it reaps it, so it does not become a
+    /// zombie: a thread of the crate waits for detached tasks, and for no other child.
     ///
     /// ```no_run
     /// use cofferdam::{Policy, Sandbox};

@@ -22,8 +22,8 @@ use crate::sys;
 /// [`Task::handle`](crate::Task::handle) return it, and [`Sandbox::spawn_with`](crate::Sandbox::spawn_with) passes it to the
 /// driver. It is serde data. Its format has a version number, and `recover` refuses another one (`Unsupported`).
 ///
-/// It has no secret of the task: no arguments, nothing of the spec's `env` and no content of files. It names paths of the host and has
-/// the task's filters and credentials, by which a process joins the task. `recover` trusts
+/// It has no secret of the task: no arguments, nothing of the spec's `env` and no content of files. It names
+/// paths of the host and has the task's filters and credentials, by which a process joins the task. `recover` trusts
 /// it: a changed handle names other things to kill and remove. Store it where only the driver can write.
 ///
 /// ```no_run
