@@ -14,6 +14,9 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 
 use crate::Failure;
 
+/// The signals that ask this process to end.
+const ENDING: [Number; 4] = [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Number::SIGTERM];
+
 /// The signals that are blocked and read from a signalfd.
 pub(crate) struct Signals(SignalFd);
 
@@ -46,8 +49,7 @@ impl Signals {
 
     /// Refuses to go on if a signal has arrived that asks this process to end.
     pub(crate) fn check_interrupted(&self) -> Result<(), Failure> {
-        let ends = [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Number::SIGTERM];
-        match std::iter::from_fn(|| self.next()).find(|signal| ends.contains(signal)) {
+        match std::iter::from_fn(|| self.next()).find(|signal| ENDING.contains(signal)) {
             Some(signal) => Err(Failure::new(format!("interrupted by {signal}: the task was removed"))),
             None => Ok(()),
         }
@@ -65,13 +67,50 @@ impl Signals {
             let _ = poll(&mut fds, PollTimeout::NONE);
             while let Some(signal) = self.next() {
                 match signal {
-                    Number::SIGTSTP => suspend(task, reads)?,
+                    Number::SIGTSTP => self.suspend(task, reads)?,
                     // Without a pseudo-terminal, the command has no window.
                     Number::SIGWINCH => {}
                     signal => forward(task, signal)?,
                 }
             }
         }
+    }
+
+    /// Stops the command and this process, as Ctrl-Z stops a foreground job. Returns when this process was continued and
+    /// has continued the command. `reads` says whether the command reads the caller's terminal.
+    ///
+    /// The terminal stops a background job that reads it (SIGTTIN), but not the command, which is in another session. So
+    /// a command that may read it is continued only in the foreground, or to get a signal that ends it.
+    pub(crate) fn suspend(&self, task: &Task, reads: bool) -> Result<(), Failure> {
+        if task.status()?.is_some() {
+            return Ok(());
+        }
+        // Without a cgroup there is no freezer.
+        let frozen = task.freeze().is_ok();
+        if !frozen {
+            send(task, Signal::STOP, SignalTarget::All)?;
+            // A process that reads the terminal would still take what is typed for the shell.
+            let begun = Instant::now();
+            while !task.pid().is_none_or(is_stopped) && begun.elapsed() < STOPPING {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let mut arrived = Vec::new();
+        let mut stop = |signal| {
+            raise(signal).map_err(|e| Failure::new(format!("raise({signal}): {e}")))?;
+            arrived.extend(std::iter::from_fn(|| self.next()).filter(|signal| ENDING.contains(signal)));
+            Ok::<_, Failure>(reads && arrived.is_empty() && is_in_background())
+        };
+        let mut again = stop(Number::SIGSTOP)?;
+        while again {
+            // The kernel does not stop an orphaned process group by SIGTTIN.
+            again = stop(Number::SIGTTIN)? && stop(Number::SIGSTOP)?;
+        }
+        match frozen {
+            true => task.thaw()?,
+            false => send(task, Signal::CONT, SignalTarget::All)?,
+        }
+        arrived.into_iter().try_for_each(|signal| forward(task, signal))
     }
 }
 
@@ -116,38 +155,4 @@ fn is_stopped(pid: i32) -> bool {
     let children = read(format!("/proc/{pid}/task/{pid}/children"));
     matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
         && children.split_whitespace().filter_map(|pid| pid.parse().ok()).all(is_stopped)
-}
-
-/// Stops the command and this process, as Ctrl-Z stops a foreground job. Returns when this process was continued and has
-/// continued the command. `reads` says whether the command reads the caller's terminal.
-///
-/// The terminal stops a background job that reads it (SIGTTIN), but not the command, which is in another session. So a
-/// command that may read it is continued only in the foreground.
-pub(crate) fn suspend(task: &Task, reads: bool) -> Result<(), Failure> {
-    if task.status()?.is_some() {
-        return Ok(());
-    }
-    // Without a cgroup there is no freezer.
-    let frozen = task.freeze().is_ok();
-    if !frozen {
-        send(task, Signal::STOP, SignalTarget::All)?;
-        // A process that reads the terminal would still take what is typed for the shell.
-        let begun = Instant::now();
-        while !task.pid().is_none_or(is_stopped) && begun.elapsed() < STOPPING {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    let stop = |signal| raise(signal).map_err(|e| Failure::new(format!("raise({signal}): {e}")));
-    stop(Number::SIGSTOP)?;
-    while reads && is_in_background() {
-        stop(Number::SIGTTIN)?;
-        // The kernel does not stop an orphaned process group by SIGTTIN.
-        if is_in_background() {
-            stop(Number::SIGSTOP)?;
-        }
-    }
-    match frozen {
-        true => Ok(task.thaw()?),
-        false => send(task, Signal::CONT, SignalTarget::All),
-    }
 }

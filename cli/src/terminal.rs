@@ -11,7 +11,7 @@ use nix::sys::signal::Signal as Number;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::Failure;
-use crate::signals::{Signals, forward, suspend};
+use crate::signals::{Signals, forward};
 
 /// How much is copied at a time.
 const CHUNK: usize = 16 << 10;
@@ -55,7 +55,7 @@ pub(crate) fn wait(task: &Task, signals: &Signals, interactive: bool) -> Result<
             match signal {
                 Number::SIGTSTP => {
                     raw.iter().for_each(Raw::restore);
-                    suspend(task, reads)?;
+                    signals.suspend(task, reads)?;
                     raw.iter().try_for_each(Raw::again).map_err(failed)?;
                     copy.resize();
                 }

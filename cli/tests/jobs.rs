@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
+use nix::unistd::{Pid, getsid};
 
 mod common;
 use common::{State, process_state, signal, skip, until};
@@ -95,6 +97,10 @@ impl Tty {
     fn new() -> Tty {
         let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
+        // A program that holds the master end would keep the terminal open.
+        for end in [&pty.master, &pty.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        }
         Tty { master: pty.master.into(), slave: pty.slave }
     }
 
@@ -215,44 +221,132 @@ fn tty_without_interactive_reads_nothing_from_the_callers_terminal() {
     }
 }
 
+/// An interactive shell in a terminal of its own.
+struct Shell {
+    tty: Tty,
+    child: Child,
+}
+
+impl Shell {
+    /// `None` if it needs a tool that is missing. `wrapped`: the shell is not the leader of its session.
+    fn start(state: &State, wrapped: bool) -> Option<Shell> {
+        for tool in ["/usr/bin/setsid", "/bin/bash"] {
+            if !std::path::Path::new(tool).exists() {
+                skip::note(format!("there is no {tool}"));
+                return None;
+            }
+        }
+        let tty = Tty::new();
+        let mut command = Command::new("/usr/bin/setsid");
+        command.args(["--ctty", "--wait"]);
+        if wrapped {
+            command.args(["/bin/bash", "-c", "\"$@\"; read line", "leader"]);
+        }
+        command.args(["/bin/bash", "--norc", "--noprofile", "--noediting", "-i"]);
+        let child = tty.spawn(command.env("PS1", "$ ").env("COFFERDAM_STATE", state.path()));
+        Some(Shell { tty, child })
+    }
+
+    fn types(&mut self, text: &str, shown: &str) {
+        self.tty.master.write_all(text.as_bytes()).unwrap();
+        self.tty.shows(shown);
+    }
+
+    /// The processes of the session, except its leader.
+    fn others(&self) -> Vec<Pid> {
+        let leader = Pid::from_raw(self.child.id().cast_signed());
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+        pids.filter(|pid| *pid != leader && getsid(Some(*pid)) == Ok(leader)).collect()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        for pid in self.others() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn program(state: &State) -> String {
+    state.command(&[]).get_program().to_str().unwrap().to_string()
+}
+
 /// The shell has the terminal then, and what is typed is the shell's.
 #[test]
 fn command_that_may_read_the_terminal_is_stopped_in_the_background() {
     let Some(state) = State::new("bg") else { return };
-    for tool in ["/usr/bin/setsid", "/bin/bash"] {
-        if !std::path::Path::new(tool).exists() {
-            return skip::note(format!("there is no {tool}"));
-        }
-    }
-    let mut tty = Tty::new();
-    let mut shell = Command::new("/usr/bin/setsid");
-    shell.args(["--ctty", "--wait", "/bin/bash", "--norc", "--noprofile", "--noediting", "-i"]);
-    shell.env("PS1", "$ ").env("COFFERDAM_STATE", state.path());
-    let mut shell = tty.spawn(&mut shell);
-    let program = state.command(&[]);
-    let program = program.get_program().to_str().unwrap();
-    let mut types = |text: &str, shown: &str| {
-        tty.master.write_all(text.as_bytes()).unwrap();
-        tty.shows(shown);
-    };
+    let Some(mut shell) = Shell::start(&state, false) else { return };
+    let program = program(&state);
     for flags in ["", "--accounting --require best_effort "] {
         let script = "echo rea\"\"dy; read line; echo got \"$line\"; read line; echo then \"$line\"";
-        types(&format!("{program} run {flags}sh -c '{script}'\n"), "ready\r\n");
+        shell.types(&format!("{program} run {flags}sh -c '{script}'\n"), "ready\r\n");
         // Ctrl-Z
-        types("\x1a", "Stopped");
-        types("bg\n", "&\r\n");
+        shell.types("\x1a", "Stopped");
+        shell.types("bg\n", "&\r\n");
         // The terminal is the shell's as long as the job is in the background, also after it was continued again.
         for n in 0..3 {
-            types(&format!("echo typed-$(({n} + 40))\n"), &format!("typed-4{n}\r\n"));
+            shell.types(&format!("echo typed-$(({n} + 40))\n"), &format!("typed-4{n}\r\n"));
             std::thread::sleep(Duration::from_millis(100));
         }
-        types("jobs\n", "Stopped");
-        types("bg\n", "&\r\n");
-        types("echo typed-$((50 + 1))\n", "typed-51\r\n");
-        types("fg\n", "sh -c");
-        types("some words\n", "got some words\r\n");
-        types("others\n", "then others\r\n");
+        shell.types("jobs\n", "Stopped");
+        shell.types("bg\n", "&\r\n");
+        shell.types("echo typed-$((50 + 1))\n", "typed-51\r\n");
+        shell.types("fg\n", "sh -c");
+        shell.types("some words\n", "got some words\r\n");
+        shell.types("others\n", "then others\r\n");
     }
-    tty.master.write_all(b"exit\n").unwrap();
-    assert!(shell.wait().unwrap().success());
+    shell.tty.master.write_all(b"exit\n").unwrap();
+    assert!(shell.child.wait().unwrap().success());
+}
+
+/// The kernel then sends SIGHUP and SIGCONT to the stopped job, or the shell sends them. A shell that is not the leader
+/// of its session leaves a terminal in which no job is in the foreground.
+#[test]
+fn stopped_command_ends_with_the_shell_of_its_terminal() {
+    let Some(state) = State::new("hup") else { return };
+    let program = program(&state);
+    let flags = ["", "--accounting --require best_effort "];
+    for (flags, in_background, wrapped, end) in flags.into_iter().flat_map(|flags| {
+        let ends = ["killed", "exits", "job killed", "terminal closed"];
+        let ends = ends.into_iter().flat_map(|end| [(false, end), (true, end)]);
+        let ends =
+            ends.flat_map(move |(wrapped, end)| [(flags, false, wrapped, end), (flags, true, wrapped, end)]);
+        ends.collect::<Vec<_>>()
+    }) {
+        let case = format!("{flags:?}, in the background {in_background}, wrapped {wrapped}, {end}");
+        let Some(mut shell) = Shell::start(&state, wrapped) else { return };
+        shell.types(
+            &format!("{program} run {flags}sh -c 'echo rea\"\"dy; read line; sleep 100'\n"),
+            "ready\r\n",
+        );
+        shell.types("\x1a", "Stopped");
+        if in_background {
+            shell.types("bg\n", "&\r\n");
+            shell.types("sleep 0.1; jobs\n", "Stopped");
+        }
+        let job = |shell: &Shell| {
+            let name = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            shell.others().into_iter().find(|pid| name(pid).trim() == "cofferdam")
+        };
+        let stopped = job(&shell).unwrap_or_else(|| panic!("no job: {case}"));
+        until("stop", || process_state(stopped.as_raw().cast_unsigned()) == Some('T'));
+        match end {
+            "killed" if wrapped => {
+                let leaders =
+                    std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shell.child.id()));
+                let inner = leaders.unwrap().trim().parse().unwrap();
+                kill(Pid::from_raw(inner), Signal::SIGKILL).unwrap();
+            }
+            "killed" => shell.child.kill().unwrap(),
+            // The first one may be answered by a warning about the job.
+            "exits" => shell.tty.master.write_all(b"exit\nexit\n").unwrap(),
+            "job killed" => shell.tty.master.write_all(b"kill %1\n").unwrap(),
+            _ => shell.tty.master = File::open("/dev/null").unwrap(),
+        }
+        until(&case, || process_state(stopped.as_raw().cast_unsigned()).is_none_or(|state| state == 'Z'));
+    }
 }
