@@ -71,7 +71,9 @@ impl Plan {
             }
         }
         for step in &mut plan.init {
-            let Some(mut op) = step.op() else { continue };
+            // Most steps do not have the name, and need not be decoded.
+            let has_name = step.op.wire().windows(old.len().max(1)).any(|part| part == old.as_bytes());
+            let Some(mut op) = step.op().filter(|_| has_name) else { continue };
             // Paths that are only printed.
             let (Op::Enter { path, .. }
             | Op::ExitRecord { path, .. }

@@ -242,17 +242,26 @@ fn child_died(status: ExitStatus) -> Error {
 /// exec, and at its end if it has executed nothing. Without a `/proc` that shows the process it is taken to have executed
 /// the command.
 ///
-/// Init has the name [`UNEXECUTED`]. A command can give itself that name, but it is another program. If it has ended, its
-/// status tells it from init.
+/// If it has exited, its status tells the command from init. Otherwise its name does: init has the name [`UNEXECUTED`]. A
+/// command can give itself that name, but it is another program.
 ///
 /// # Errors
 /// The refused call; `TimedOut` if the process has neither executed the command nor ended in time.
 fn was_executed(child: &Child, listening: Listening<'_>) -> Result<bool> {
-    let pid = sys::find_pid(child.pidfd()).map_err(Error::prepare("read(\"/proc/self/fdinfo/PIDFD\")"))?;
-    let Some(pid) = pid else { return Ok(true) };
+    let mut pid = None;
     loop {
-        // The process is not reaped, so it has its name as long as it has ended.
-        let ended = sys::has_ended(child.pidfd()).map_err(Error::prepare("poll(pidfd)"))?;
+        // The process is not reaped, so it has its name as long as it has ended. If the caller ignores SIGCHLD, the kernel
+        // reaps it, and waitid(2) fails.
+        let ended = match sys::wait_pidfd(child.pidfd(), false, false) {
+            Ok(Some((sys::Ended::Code(code), _))) if code != FAILED => return Ok(true),
+            Ok(ended) => ended.is_some(),
+            Err(_) => sys::has_ended(child.pidfd()).map_err(Error::prepare("poll(pidfd)"))?,
+        };
+        if pid.is_none() {
+            pid =
+                sys::find_pid(child.pidfd()).map_err(Error::prepare("read(\"/proc/self/fdinfo/PIDFD\")"))?;
+        }
+        let Some(pid) = pid else { return Ok(true) };
         // At most 15 bytes and a newline, in any encoding.
         let mut name = [0u8; 32];
         let read = File::open(format!("/proc/{pid}/comm")).and_then(|mut file| file.read(&mut name));
@@ -263,8 +272,7 @@ fn was_executed(child: &Child, listening: Listening<'_>) -> Result<bool> {
             Err(e) => return Err(Error::prepare("read(\"/proc/PID/comm\")")(e)),
         }
         if ended {
-            let status = sys::wait_pidfd(child.pidfd(), true, false);
-            return Ok(matches!(status, Ok(Some((sys::Ended::Code(code), _))) if code != FAILED));
+            return Ok(false);
         }
         if executes_another(pid, listening.program) {
             return Ok(true);

@@ -80,8 +80,9 @@ impl Task {
     /// `freezer.state`. Frozen processes use no CPU time, and keep their memory.
     ///
     /// A frozen task can be killed, dropped and detached; a detached task stays frozen. A [`signal`](Task::signal) has
-    /// no effect before [`thaw`](Task::thaw), even if it ends the task, because init is frozen too.
-    /// [`kill`](Task::kill) has effect at once.
+    /// no effect before [`thaw`](Task::thaw), even if it ends the task, because init is frozen too. For the same reason a
+    /// frozen task ends neither at its deadline nor with its driver. [`kill`](Task::kill) has effect at once, and
+    /// a [`Pruner`](crate::Pruner) removes a frozen task that a killed driver has left.
     ///
     /// ```no_run
     /// use cofferdam::Sandbox;
