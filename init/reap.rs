@@ -166,9 +166,10 @@ pub fn await_parent(init: &Init, tied: bool) -> Done {
     if tied {
         sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(next.index())?;
     }
-    await_byte(init).at(next.index())?;
+    let index = next.index();
+    await_byte(init).at(index)?;
     // A parent that was killed after it had sent the byte, and before this process was tied to it, kills nothing.
-    if sys::has_hung_up(init.pid1) {
+    if sys::has_hung_up(init.pid1).at(index)? {
         sys::exit(FAILED);
     }
     Ok(())

@@ -32,8 +32,8 @@ pub struct Init {
     pub anchors: [i32; 4],
     /// The mount of the empty directory that masks are copies of. -1 before the step that mounts it.
     pub mask: i32,
-    /// The mount namespace that is being prepared; -1 unless a step has opened it.
-    pub prepared: i32,
+    /// The mount namespace that is being prepared, and its table of mounts; -1 unless a step has opened them.
+    pub prepared: [i32; 2],
     /// Index of the candidate that was found as the command, and its path.
     pub command: Option<(u8, Str<'static>)>,
     /// The arguments and the environment of the command, as `execve(2)` takes them.
@@ -63,7 +63,7 @@ impl Init {
             upper: -1,
             anchors: [-1; 4],
             mask: -1,
-            prepared: -1,
+            prepared: [-1; 2],
             command: None,
             words: None,
             program,

@@ -160,10 +160,15 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         }
         Op::EnterPrepared { fd } => mount::enter_prepared(init, fd),
         Op::OpenPrepared {} => {
-            init.prepared = sys::openat(AT_FDCWD, c"/proc/self/ns/mnt", O_RDONLY, 0).at(0)?;
+            let namespace = sys::openat(AT_FDCWD, c"/proc/self/ns/mnt", O_RDONLY, 0).at(0)?;
+            init.prepared = [namespace, sys::openat(AT_FDCWD, c"/proc/self/mountinfo", O_RDONLY, 0).at(1)?];
             Ok(())
         }
-        Op::SendPrepared {} => sys::send_fd(init.status, &Record::Prepared.encode(), init.prepared).at(0),
+        Op::SendPrepared {} => {
+            let [namespace, table] = init.prepared;
+            sys::send_fd(init.status, &Record::Prepared.encode(), namespace).at(0)?;
+            sys::send_fd(init.status, &Record::Prepared.encode(), table).at(1)
+        }
         Op::EnterRoot {} => mount::enter_root(init),
         Op::PivotRoot {} => mount::pivot_into_root(init),
         Op::MoveRoot {} => mount::move_into_root(init),

@@ -148,11 +148,17 @@ pub fn recv(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
 }
 
 /// Whether the peer of a socket that has nothing to read has closed its end. Does not wait.
-pub fn has_hung_up(fd: i32) -> bool {
+pub fn has_hung_up(fd: i32) -> Result<bool, Errno> {
     let mut byte = 0u8;
     let buffer = core::ptr::from_mut(&mut byte) as usize;
-    let read = call(nr::RECVFROM, [fd as usize, buffer, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0]);
-    matches!(read, Ok(0) | Err(ECONNRESET))
+    loop {
+        match call(nr::RECVFROM, [fd as usize, buffer, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0]) {
+            Ok(0) | Err(ECONNRESET) => return Ok(true),
+            Ok(_) | Err(EAGAIN) => return Ok(false),
+            Err(EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Sends `bytes` with one descriptor (SCM_RIGHTS, unix(7)).

@@ -169,7 +169,8 @@ pub(crate) fn compile(
     // The Landlock domain and the filter come last, after the credentials, if no_new_privs is set. Without it, either
     // needs CAP_SYS_ADMIN, so both come before that capability is dropped.
     let mut filter = filters.own(must_hold, spec, &mut draft);
-    let domain = landlock::Domain::of(host, spec, &namespaces, sets);
+    let shown = sources::showing_processes(policy, spec, survey);
+    let domain = landlock::Domain::of(host, spec, &namespaces, sets, shown.is_some());
     if !spec.no_new_privs {
         draft.init.extend(domain.step());
         draft.init.extend(filter.take());
@@ -178,8 +179,11 @@ pub(crate) fn compile(
     sources::lead(policy, spec, host, survey, &mut draft)?;
     sources::streams(&survey.streams, &mut draft);
     breaches::shared(spec, sets, &namespaces, domain, &mut draft);
+    breaches::shown(shown, &namespaces, domain, &mut draft);
     let same_user = identity::pid1(host, identity, mapping).0 == identity.uid;
-    breaches::delays(sets, same_user, outside, &mut draft);
+    let real_time = breaches::real_time(spec, sets, namespaces.user, &filters);
+    breaches::delays(sets, real_time, (same_user, outside), &mut draft);
+    breaches::outruns(real_time, &mut draft);
     breaches::silences(sets, &namespaces, (&filters, domain, outside), same_user, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
     breaches::weaken(policy, sets, &namespaces, (&filters, domain, outside), &mut draft);

@@ -380,6 +380,14 @@ impl Report {
         self.reasons.push(Reason { control, why: why.into() });
     }
 
+    /// If `control` is weakened in `other`, weakens it for the same reasons.
+    pub(crate) fn weaken_as(&mut self, other: &Report, control: Control) {
+        let reasons = other.reasons.iter().filter(|_| other.weakened.contains(control));
+        for reason in reasons.filter(|reason| reason.control.contains(control)) {
+            self.weaken(control, reason.why.clone());
+        }
+    }
+
     /// Adds `control` to `asked` and to `missing`. Does nothing for the empty set.
     pub(crate) fn miss(&mut self, control: Control, why: impl Into<String>) {
         if control.is_empty() {

@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cofferdam::cgroup::CgroupPath;
@@ -302,4 +303,40 @@ fn parents_of_cgroups_stay_for_the_next_task_until_the_mounts_are_released() {
     task.wait().unwrap();
     drop(task);
     assert_eq!(cgroups_named(&name), [""; 0]);
+}
+
+/// The kernel detaches a mount from a file that another one is renamed to, in every mount namespace but that of the process
+/// that renames it. So does `passwd` with the mask of `/etc/shadow`.
+#[test]
+fn what_covers_a_file_in_prepared_mounts_still_does_after_the_host_has_replaced_the_file() {
+    if !can("root") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let replace = |name: &str, content: &str| {
+        let new = dir.path().join("new");
+        fs::write(&new, content).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(&new, dir.path().join(name)).unwrap();
+    };
+    for name in ["shadow", "hosts"] {
+        replace(name, "the first secret");
+    }
+    fs::write(dir.path().join("passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+    in_own_mounts(|| {
+        bind(dir.path(), Path::new("/etc"));
+        let host = Host::probe().unwrap();
+        let sandbox = shell(&host).user("0:0").with(|spec| spec.hosts = Some(Vec::new()));
+        assert!(sandbox.prepare().unwrap());
+        let look = script(&sandbox, "cat /etc/shadow; echo; cat /etc/hosts");
+        for n in 0..3 {
+            for name in ["shadow", "hosts"] {
+                replace(name, &format!("secret {n}"));
+            }
+            for _ in 0..3 {
+                let shown = spawned(&look);
+                assert!(shown.contains("localhost") && !shown.contains("secret"), "{shown}");
+            }
+        }
+    });
 }

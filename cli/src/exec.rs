@@ -70,6 +70,6 @@ pub(crate) fn exec(args: &Args) -> Result<ExitCode, Failure> {
     let running = running.map_err(|e| Failure::of(&args.name, e))?;
     pipes.start();
     let status = terminal::wait(&running, &signals, args.interactive)?;
-    pipes.finish_soon();
+    pipes.finish();
     Ok(crate::exit_code(&status))
 }

@@ -34,20 +34,20 @@ pub(crate) struct Args {
 pub(crate) fn prune(args: &Args) -> Result<ExitCode, Failure> {
     let policy = args::read_policy(args.policy.as_ref())?;
     let mut policies = Vec::new();
-    let mut keep: BTreeSet<String> = args.keep.iter().cloned().collect();
-    if let Some(store) = Store::existing()? {
-        keep.extend(store.names()?);
-        if args.policy.is_none() {
-            let mut detached = policy.clone();
-            store.places(&mut detached);
-            policies.push(detached);
-        }
+    let store = Store::existing()?;
+    if let Some(store) = store.as_ref().filter(|_| args.policy.is_none()) {
+        let mut detached = policy.clone();
+        store.places(&mut detached);
+        policies.push(detached);
     }
+    // Looked up anew for each sandbox, because tasks may be started meanwhile: a handle is stored before its task has no owner.
+    let is_stored = |id: &str| store.as_ref().is_some_and(|store| store.has(id));
+    let is_claimed = |id: &str| args.keep.iter().any(|kept| kept == id) || is_stored(id);
     policies.push(policy);
     let host = Host::probe()?;
     let (mut printed, mut failed) = (BTreeSet::new(), false);
     for policy in policies {
-        for stale in StaleSandbox::find(&policy, &host, args.grace, |id| keep.contains(id))? {
+        for stale in StaleSandbox::find(&policy, &host, args.grace, is_claimed)? {
             if printed.insert(stale.id().to_owned()) {
                 let _ = writeln!(std::io::stdout(), "{stale}");
             }

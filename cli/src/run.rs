@@ -13,7 +13,7 @@ use cofferdam::{
 use crate::args::{Args, Explain, Run};
 use crate::progress::Bar;
 use crate::signals::Signals;
-use crate::state::{About, Store, check_name};
+use crate::state::{About, Reservation, Store, check_name};
 use crate::streams::Streams;
 use crate::{Failure, terminal};
 
@@ -32,16 +32,24 @@ pub(crate) fn run(args: &Run) -> Result<ExitCode, Failure> {
     if args.detach {
         return detached(&args.args, spec);
     }
-    // A spawn would take a detached task of the name for stale, and remove it.
-    if let (Some(name), Some(store), false) = (&spec.id, Store::existing()?, spec.replace) {
-        store.check_free(name)?;
-    }
     if args.tty {
         (spec.stdin, spec.stdout, spec.stderr) = (Stdio::Null, Stdio::Null, Stdio::Null);
         spec.terminal = Some(terminal::size(args.interactive)?);
     }
     let reads = spec.stdin == Stdio::Inherit || args.tty && args.interactive;
     foreground(&args.args, spec, reads)
+}
+
+/// Reserves the name for a task in the foreground, and kills and removes the detached task that it is to replace. `None` if
+/// this user can have no detached tasks.
+fn room(name: &str, sandbox: &Sandbox) -> Result<Option<Reservation>, Failure> {
+    let Some(store) = Store::existing()?.or_else(|| Store::open().ok()) else { return Ok(None) };
+    if !sandbox.spec().replace {
+        return store.reserve(name).map(Some);
+    }
+    let reserved = store.reserve_used(name)?;
+    store.make_room(name, sandbox)?;
+    Ok(Some(reserved))
 }
 
 /// Runs the command and returns its exit status. `reads` says whether the command reads standard input.
@@ -51,11 +59,10 @@ fn foreground(args: &Args, mut spec: SandboxSpec, reads: bool) -> Result<ExitCod
     let sandbox = Sandbox::new(&args.policy()?, spec);
     // Opened before the command runs, so that a wrong path costs nothing.
     let report = args.report.as_deref().map(open_report).transpose()?;
-    if let (Some(name), Some(store), true) = (&sandbox.spec().id, Store::existing()?, sandbox.spec().replace)
-    {
-        store.make_room(name, &sandbox)?;
-    }
+    // A spawn would take a detached task of the name for stale, and remove it. So no other process can start one until then.
+    let reserved = sandbox.spec().id.clone().map(|name| room(&name, &sandbox)).transpose()?;
     let task = spawn(sandbox, Sandbox::spawn)?;
+    drop(reserved);
     pipes.start();
     let status = terminal::wait(&task, &signals, reads)?;
     pipes.finish();

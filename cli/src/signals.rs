@@ -21,7 +21,7 @@ const ENDING: [Number; 4] = [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Nu
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks the signals.
+    /// Blocks the signals, and SIGTTOU.
     pub(crate) fn block() -> Result<Signals, Failure> {
         let set: SigSet = [
             Number::SIGHUP,
@@ -35,7 +35,11 @@ impl Signals {
         ]
         .into_iter()
         .collect();
-        set.thread_block().map_err(|e| Failure::new(format!("rt_sigprocmask: {e}")))?;
+        let blocked =
+            |set: SigSet| set.thread_block().map_err(|e| Failure::new(format!("rt_sigprocmask: {e}")));
+        blocked(set)?;
+        // Else setting the mode of the terminal would stop this process if it came into the background right before.
+        blocked(Number::SIGTTOU.into())?;
         SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map(Signals)
             .map_err(|e| Failure::new(format!("signalfd4: {e}")))
@@ -95,11 +99,12 @@ impl Signals {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        let mut arrived = Vec::new();
+        let mut arrived: Vec<Number> = Vec::new();
         let mut stop = |signal| {
             raise(signal).map_err(|e| Failure::new(format!("raise({signal}): {e}")))?;
-            arrived.extend(std::iter::from_fn(|| self.next()).filter(|signal| ENDING.contains(signal)));
-            Ok::<_, Failure>(reads && arrived.is_empty() && is_in_background())
+            arrived.extend(std::iter::from_fn(|| self.next()));
+            let ends = arrived.iter().any(|signal| ENDING.contains(signal));
+            Ok::<_, Failure>(reads && !ends && is_in_background())
         };
         let mut again = stop(Number::SIGSTOP)?;
         while again {
@@ -110,7 +115,10 @@ impl Signals {
             true => task.thaw()?,
             false => send(task, Signal::CONT, SignalTarget::All)?,
         }
-        arrived.into_iter().try_for_each(|signal| forward(task, signal))
+        // The caller of this function sets the size of the window.
+        let is_own = |signal: &Number| matches!(signal, Number::SIGTSTP | Number::SIGWINCH);
+        let mut forwarded = arrived.into_iter().filter(|signal| !is_own(signal));
+        forwarded.try_for_each(|signal| forward(task, signal))
     }
 }
 
@@ -130,7 +138,7 @@ pub(crate) fn forward(task: &Task, signal: Number) -> Result<(), Failure> {
 }
 
 /// Whether standard input is the terminal of this process's session, and another job is in the foreground there.
-fn is_in_background() -> bool {
+pub(crate) fn is_in_background() -> bool {
     tcgetpgrp(std::io::stdin()).is_ok_and(|foreground| foreground != getpgrp())
 }
 

@@ -103,6 +103,11 @@ impl Store {
         Ok(names)
     }
 
+    /// Whether a task has the name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        check_name(name).is_ok() && self.file(name).exists()
+    }
+
     /// Reads a handle. `None` if no task has the name.
     fn read(&self, name: &str) -> Result<Option<TaskHandle>, Failure> {
         if check_name(name).is_err() {

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ pub(crate) struct Streams {
     /// The task's ends of the pipes that it writes to, each with device and inode of the file behind the pipe.
     written: Vec<((u64, u64), CallerFd)>,
     copies: Vec<JoinHandle<()>>,
+    /// How many bytes were copied.
+    copied: Arc<AtomicUsize>,
 }
 
 /// Duplicates a stream, if it is inherited and a regular file.
@@ -81,35 +85,42 @@ impl Streams {
             std::thread::spawn(move || io::copy(&mut file, &mut pipe));
         }
         for (mut file, mut pipe) in self.outputs.drain(..) {
-            self.copies.push(std::thread::spawn(move || drain(&mut pipe, &mut file)));
+            let copied = Arc::clone(&self.copied);
+            self.copies.push(std::thread::spawn(move || drain(&mut pipe, &mut file, &copied)));
         }
     }
 
-    /// Waits until everything that the task wrote is copied.
+    /// Waits until everything that the command wrote is copied. A process that it has left behind, or passed the pipe to,
+    /// can hold it open: the wait ends when nothing was written for a second, and after ten seconds.
     pub(crate) fn finish(self) {
-        for copy in self.copies {
-            let _ = copy.join();
-        }
-    }
-
-    /// As [`finish`](Self::finish), for at most a second. A process that an additional command has left behind can hold a
-    /// pipe open until the end of the task.
-    pub(crate) fn finish_soon(self) {
-        let start = Instant::now();
-        while !self.copies.iter().all(JoinHandle::is_finished) && start.elapsed() < Duration::from_secs(1) {
+        let begun = Instant::now();
+        let (mut seen, mut last) = (self.copied.load(Ordering::Relaxed), begun);
+        while !self.copies.iter().all(JoinHandle::is_finished) {
+            let now = self.copied.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, last) = (now, Instant::now());
+            }
+            if last.elapsed() > IDLE || begun.elapsed() > MOST {
+                return;
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
+/// How long nothing may have been written when the wait for the copies ends, and the longest wait.
+const IDLE: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(10);
+
 /// Copies until the pipe is closed. If writing to the file fails, it keeps reading, so that the task does not block on
 /// a full disk.
-fn drain(pipe: &mut PipeReader, file: &mut File) {
+fn drain(pipe: &mut PipeReader, file: &mut File, copied: &AtomicUsize) {
     let mut buffer = [0; 16 << 10];
     let mut takes = true;
     while let Ok(n @ 1..) = pipe.read(&mut buffer) {
         let bytes = buffer.get(..n).unwrap_or_default();
         takes = takes && file.write_all(bytes).is_ok();
+        copied.fetch_add(n, Ordering::Relaxed);
     }
     if !takes {
         let _ = writeln!(io::stderr(), "cofferdam: the output could not be written completely");

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal as Number;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::Failure;
-use crate::signals::{Signals, forward};
+use crate::signals::{Signals, forward, is_in_background};
 
 /// How much is copied at a time.
 const CHUNK: usize = 16 << 10;
@@ -69,7 +69,7 @@ pub(crate) fn wait(task: &Task, signals: &Signals, interactive: bool) -> Result<
     Ok(task.wait()?)
 }
 
-/// The raw mode of the caller's terminal, until it is dropped.
+/// The raw mode of the caller's terminal, until it is dropped. In the background, the mode is that of another job.
 struct Raw(Termios);
 
 impl Raw {
@@ -81,12 +81,18 @@ impl Raw {
 
     /// Sets raw mode after a stop of this process.
     fn again(&self) -> io::Result<()> {
+        if is_in_background() {
+            return Ok(());
+        }
         let mut mode = self.0.clone();
         cfmakeraw(&mut mode);
         Ok(tcsetattr(io::stdin(), SetArg::TCSADRAIN, &mode)?)
     }
 
     fn restore(&self) {
+        if is_in_background() {
+            return;
+        }
         let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
     }
 }

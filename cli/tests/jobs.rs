@@ -35,7 +35,7 @@ fn counted(command: &mut Command) -> (Child, Arc<AtomicUsize>) {
 #[test]
 fn sigtstp_stops_the_command_and_the_program_until_sigcont() {
     let Some(state) = State::new("tstp") else { return };
-    let script = "while :; do echo x; sleep 0.02; done";
+    let script = "trap 'exit 5' USR1; while :; do echo x; sleep 0.02; done";
     // With and without a cgroup.
     for flags in [&["run"][..], &["run", "--accounting", "--require", "best_effort"]] {
         let (mut child, lines) = counted(&mut state.command(&[flags, &["sh", "-c", script]].concat()));
@@ -55,8 +55,12 @@ fn sigtstp_stops_the_command_and_the_program_until_sigcont() {
             signal(&child, Signal::SIGCONT);
         }
         grow(&lines);
-        signal(&child, Signal::SIGTERM);
-        assert_eq!(child.wait().unwrap().code(), Some(143));
+        // A signal that comes meanwhile is for the command.
+        signal(&child, Signal::SIGTSTP);
+        until("stop", || process_state(child.id()) == Some('T'));
+        signal(&child, Signal::SIGUSR1);
+        signal(&child, Signal::SIGCONT);
+        assert_eq!(child.wait().unwrap().code(), Some(5));
     }
 }
 
@@ -309,7 +313,7 @@ fn command_that_may_read_the_terminal_is_stopped_in_the_background() {
 fn stopped_command_ends_with_the_shell_of_its_terminal() {
     let Some(state) = State::new("hup") else { return };
     let program = program(&state);
-    let flags = ["", "--accounting --require best_effort "];
+    let flags = ["", "--accounting --require best_effort ", "-it "];
     for (flags, in_background, wrapped, end) in flags.into_iter().flat_map(|flags| {
         let ends = ["killed", "exits", "job killed", "terminal closed"];
         let ends = ends.into_iter().flat_map(|end| [(false, end), (true, end)]);
@@ -323,16 +327,21 @@ fn stopped_command_ends_with_the_shell_of_its_terminal() {
             &format!("{program} run {flags}sh -c 'echo rea\"\"dy; read line; sleep 100'\n"),
             "ready\r\n",
         );
-        shell.types("\x1a", "Stopped");
-        if in_background {
-            shell.types("bg\n", "&\r\n");
-            shell.types("sleep 0.1; jobs\n", "Stopped");
-        }
         let job = |shell: &Shell| {
             let name = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             shell.others().into_iter().find(|pid| name(pid).trim() == "cofferdam")
         };
         let stopped = job(&shell).unwrap_or_else(|| panic!("no job: {case}"));
+        // In raw mode, a Ctrl-Z is the command's.
+        match flags {
+            "-it " => kill(stopped, Signal::SIGTSTP).unwrap(),
+            _ => shell.tty.master.write_all(b"\x1a").unwrap(),
+        }
+        shell.tty.shows("Stopped");
+        if in_background {
+            shell.types("bg\n", "&\r\n");
+            shell.types("sleep 0.1; jobs\n", "Stopped");
+        }
         until("stop", || process_state(stopped.as_raw().cast_unsigned()) == Some('T'));
         match end {
             "killed" if wrapped => {

@@ -1,11 +1,13 @@
 //! Capabilities and shared namespaces that let a task bypass enforced controls.
 
+use std::path::Path;
+
 use super::filter::Filters;
 use super::landlock::Domain;
 use crate::caps::Sets;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
-use crate::spec::{Policy, SandboxSpec};
+use crate::spec::{Policy, Resource, SandboxSpec};
 use crate::step::Draft;
 
 /// Capability, the controls that it defeats outside of a user namespace, and the reason for the report.
@@ -147,18 +149,68 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
     }
 }
 
+/// Adds to the report which controls are weakened because a source shows the processes of the host. A task in a private PID
+/// namespace cannot signal them.
+pub(super) fn shown(source: Option<&Path>, ns: &Namespaces, domain: Domain, draft: &mut Draft) {
+    let Some(source) = source.filter(|_| ns.pid == IsolationMode::Private) else { return };
+    let asked = draft.report.asked;
+    draft
+        .report
+        .weaken(Control::PID_NS & asked, format!("{source:?} shows the task the processes of the host"));
+    if !ns.user && !domain.keeps_traces() {
+        let why = format!(
+            "{source:?} shows the processes of the host: the task can reach the host's files, devices and cgroups through PID/root of processes of its user that have no more capabilities"
+        );
+        draft.report.weaken((BY_PROC | Control::DEADLINES) & asked, why);
+    }
+}
+
+/// What lets the task run real-time processes, which the kernel's fair scheduler does not control (`sched(7)`).
+pub(super) fn real_time(
+    spec: &SandboxSpec,
+    sets: Sets,
+    user_ns: bool,
+    filters: &Filters,
+) -> Option<&'static str> {
+    let has = |name: &str| !user_ns && sets.bounding.has(name);
+    if !filters.allows("sched_setscheduler", None) && !filters.allows("sched_setattr", None) {
+        None
+    } else if has("sys_nice") {
+        Some("the task has CAP_SYS_NICE")
+    } else if has("sys_resource") {
+        Some("the task has CAP_SYS_RESOURCE, by which it can raise its limit of real-time priorities")
+    } else {
+        let allowed = spec.rlimits.get(&Resource::Rtprio).is_some_and(|limit| limit.hard != Some(0));
+        allowed.then_some("the task has a limit of real-time priorities (rtprio) above 0")
+    }
+}
+
+/// Adds to the report which limits of CPU time a task with real-time processes is not subject to. They apply to the
+/// processes of the fair scheduler only (`cgroup-v2.rst`).
+pub(super) fn outruns(real_time: Option<&str>, draft: &mut Draft) {
+    if let Some(who) = real_time {
+        let why = format!("{who}: its real-time processes are not subject to shares and quotas of CPU time");
+        draft.report.weaken((Control::CPU | Control::CPU_MAX) & draft.report.asked, why);
+    }
+}
+
 /// Adds to the report how the task can delay PID 1, which watches the deadlines. `same_user` says whether PID 1 has the
 /// task's user, and `outside` whether the process that watches is outside of the task's PID namespace.
-pub(super) fn delays(sets: Sets, same_user: bool, outside: bool, draft: &mut Draft) {
+pub(super) fn delays(
+    sets: Sets,
+    real_time: Option<&str>,
+    (same_user, outside): (bool, bool),
+    draft: &mut Draft,
+) {
     let deadlines = Control::DEADLINES & (draft.report.enforced | draft.report.weakened);
     if deadlines.is_empty() {
         return;
     }
-    if sets.bounding.has("sys_nice") {
-        draft.report.weaken(
-            deadlines,
-            "the task has CAP_SYS_NICE: with real-time processes it can keep PID 1, which watches the deadlines, from running",
+    if let Some(who) = real_time {
+        let why = format!(
+            "{who}: with real-time processes it can keep PID 1, which watches the deadlines, from running"
         );
+        draft.report.weaken(deadlines, why);
     } else if !outside && (same_user || sets.bounding.has("setuid")) {
         draft.report.note(
             deadlines,

@@ -29,9 +29,10 @@ const ACCESS_FS_MAKE_BLOCK: u64 = 1 << 11;
 const ACCESS_FS_REFER: u64 = 1 << 13;
 
 impl Domain {
-    pub(super) fn of(host: &Host, spec: &SandboxSpec, ns: &Namespaces, sets: Sets) -> Domain {
+    /// `shown` says whether a source shows the processes of the host.
+    pub(super) fn of(host: &Host, spec: &SandboxSpec, ns: &Namespaces, sets: Sets, shown: bool) -> Domain {
         let processes = ns.pid == IsolationMode::Host;
-        let traces = processes || sets.bounding.has("sys_ptrace");
+        let traces = processes || shown || sets.bounding.has("sys_ptrace");
         let sockets = ns.network != Network::None;
         if host.landlock_abi >= 6 {
             let scoped = if processes { SCOPE_SIGNAL } else { 0 };

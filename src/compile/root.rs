@@ -194,16 +194,30 @@ pub(super) fn private(
         return Vec::new();
     };
     let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
-    let given: Vec<PathBuf> = volumes.map(|target| rootfs::in_root(target)).collect();
+    let given = volumes.map(|target| rootfs::in_root(target));
+    // A generated file covers the host's.
+    let files = names::paths(spec.dns.is_some(), spec.hosts.is_some());
+    let given: Vec<PathBuf> = given.chain(files.map(PathBuf::from)).collect();
     let shown =
         host.private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
     let shown = shown.map(|(rest, kind)| (etc.target.join(rest), kind));
-    let covered: Vec<(PathBuf, FileKind)> = shown
-        .filter(|(at, _)| !given.iter().any(|given| at.starts_with(given) || given.starts_with(at)))
-        .collect();
+    let shown = shown.filter(|(at, _)| !given.iter().any(|given| at.starts_with(given)));
+    // The mask of a directory has no place for a mount point.
+    let (opened, covered): (Vec<_>, Vec<_>) =
+        shown.partition(|(at, _)| given.iter().any(|given| given.starts_with(at)));
+    for (at, _) in opened {
+        let why = format!(
+            "{} is not masked, because a volume or a device is mounted in it: its other files are shown too",
+            at.display()
+        );
+        draft.report.weaken(Control::MASKED_PATHS, why);
+    }
     if !covered.is_empty() {
         let names: Vec<String> = covered.iter().map(|(at, _)| at.display().to_string()).collect();
-        let why = format!("masked, because other users cannot read them on the host: {}", names.join(" "));
+        let why = format!(
+            "masked until the host replaces them, because other users cannot read them there: {}",
+            names.join(" ")
+        );
         draft.report.note(Control::MASKED_PATHS, why);
     }
     covered

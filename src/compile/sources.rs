@@ -67,6 +67,20 @@ fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
 }
 
+/// A source that shows the processes of the host: a procfs, or a directory with one at its `/proc`.
+pub(super) fn showing_processes<'a>(
+    policy: &'a Policy,
+    spec: &'a SandboxSpec,
+    survey: &Survey,
+) -> Option<&'a Path> {
+    let by_operator = policy.chroot_env.keys().filter(|_| spec.root.chroot_env.is_empty());
+    let mut all = named(spec).map(|(_, source)| source).chain(by_operator);
+    let shows = |source: &PathBuf| {
+        survey.procfs.contains(source) || Path::new("/proc").starts_with(survey.real(source))
+    };
+    all.find(|source| shows(source)).map(PathBuf::as_path)
+}
+
 /// The sources that the task may write to, with their fields.
 fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let read_only = |source: &PathBuf| spec.volumes.iter().all(|v| v.source != *source || v.read_only);

@@ -180,6 +180,7 @@ fn survey() -> Survey {
         owners: BTreeMap::new(),
         real: BTreeMap::new(),
         skip: Vec::new(),
+        procfs: BTreeSet::new(),
         mounts: BTreeMap::new(),
         resolv_conf: "nameserver 10.0.0.1\n".into(),
         served: false,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::Host;
@@ -51,6 +52,8 @@ pub(crate) struct Survey {
     /// The mount points of the host inside the sources, with their kind. Only filled if the root may be populated by
     /// overlays.
     pub mounts: BTreeMap<PathBuf, FileKind>,
+    /// The sources that are on a procfs.
+    pub procfs: BTreeSet<PathBuf>,
     /// Which of the spec's root directory and the directory of temporary roots are on a file system mounted noexec.
     pub noexec: BTreeSet<PathBuf>,
     /// Descriptors of the caller that the task inherits and that give access to the host, each with its name for
@@ -129,6 +132,8 @@ impl Survey {
             sources.iter().filter_map(|(path, source)| Some((path.clone(), source.look.node?))).collect();
         let bases = spec.root.path.iter().cloned().chain([temp_dir(policy)]);
         let noexec = bases.filter(|base| sources.get(base).is_some_and(is_noexec)).collect();
+        let of_proc = sources.iter().filter(|(_, source)| is_procfs(source));
+        let procfs = of_proc.map(|(path, _)| path.clone()).collect();
         let real = sources.iter().filter(|(path, source)| **path != source.real);
         let real = real.map(|(path, source)| (path.clone(), source.real.clone())).collect();
         kinds.extend(names(spec, &env, reach)?);
@@ -143,6 +148,7 @@ impl Survey {
             owners,
             skip: elsewhere(skip, &mounts, reach),
             mounts: mounts_within,
+            procfs,
             real,
             noexec,
             streams: streams(spec),
@@ -267,6 +273,10 @@ fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<
 
 fn is_noexec(source: &HostFile) -> bool {
     fstatvfs(source.fd()).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC))
+}
+
+fn is_procfs(source: &HostFile) -> bool {
+    fstatfs(source.fd()).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC)
 }
 
 /// The directory that contains the temporary roots of sandboxes.

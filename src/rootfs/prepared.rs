@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,36 +18,44 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::sys::fs::FileId;
 use crate::sys::mountinfo::Mount;
 
+/// What init has made, and the program for the tasks that enter it.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub namespace: OwnedFd,
+    /// `/proc/PID/mountinfo` of the namespace.
+    pub table: File,
+    /// The program init, if it is in a sealed memfd.
+    pub init: Option<OwnedFd>,
+}
+
 /// A prepared mount namespace, and what it was made of.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    namespace: OwnedFd,
-    init: Option<OwnedFd>,
+    made: Made,
     key: Vec<u8>,
     sources: Vec<FileId>,
     table: Mutex<MountTable>,
+    /// Whether a mount of the namespace was detached since it was made.
+    broken: AtomicBool,
 }
 
 impl Prepared {
-    /// Keeps a namespace and the program init. `key` and `sources` are those of the plan that made the namespace, and `table`
-    /// was read before it was made.
-    pub(crate) fn new(
-        (namespace, init): (OwnedFd, Option<OwnedFd>),
-        key: Vec<u8>,
-        sources: Vec<FileId>,
-        table: MountTable,
-    ) -> Prepared {
-        Prepared { namespace, init, key, sources, table: Mutex::new(table) }
+    /// Keeps a namespace. `key` and `sources` are those of the plan that made it, and `table` is the host's table of mounts,
+    /// which was read before.
+    pub(crate) fn new(made: Made, key: Vec<u8>, sources: Vec<FileId>, table: MountTable) -> Prepared {
+        // The first poll reports the mounts that init has made.
+        has_changed(&made.table);
+        Prepared { made, key, sources, table: Mutex::new(table), broken: AtomicBool::new(false) }
     }
 
     /// The mount namespace.
     pub(crate) fn namespace(&self) -> BorrowedFd<'_> {
-        self.namespace.as_fd()
+        self.made.namespace.as_fd()
     }
 
     /// The program init, if it is in a sealed memfd.
     pub(crate) fn init(&self) -> Option<BorrowedFd<'_>> {
-        self.init.as_ref().map(AsFd::as_fd)
+        self.made.init.as_ref().map(AsFd::as_fd)
     }
 
     /// Whether a plan with this key and these sources would make the same mounts.
@@ -59,9 +68,18 @@ impl Prepared {
         self.key == key
     }
 
-    /// Whether the host's mounts at and around the sources are as they were. Once they have changed, this stays false.
+    /// Whether the host's mounts at and around the sources are as they were, and so are the prepared ones. Once they have
+    /// changed, this stays false.
+    ///
+    /// The kernel detaches a mount from a file or a directory that is removed, or that another one is renamed to, in every
+    /// mount namespace but that of the process that does it (`rename(2)`). So the host removes the mask of `/etc/shadow`
+    /// when it replaces that file.
     pub(crate) fn is_current(&self) -> bool {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).is_unchanged()
+        if has_changed(&self.made.table) {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        !self.broken.load(Ordering::Relaxed)
+            && self.table.lock().unwrap_or_else(PoisonError::into_inner).is_unchanged()
     }
 }
 
@@ -85,16 +103,20 @@ impl MountTable {
     }
 
     /// Whether the mounts at and around the sources are as they were read. On an error they count as changed.
-    fn is_unchanged(&mut self) -> bool {
-        // The first poll after a change reports it, and no later one does.
-        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLPRI)];
-        let reported = poll(&mut polled, PollTimeout::ZERO);
-        if reported != Ok(0) {
+    pub(crate) fn is_unchanged(&mut self) -> bool {
+        if has_changed(&self.file) {
             let now = self.file.rewind().and_then(|()| relevant(&self.file, &self.sources));
             self.lines = self.lines.take().filter(|lines| now.is_ok_and(|now| now == *lines));
         }
         self.lines.is_some()
     }
+}
+
+/// Whether a table of mounts has changed since the last call for it. True if the kernel refuses to say.
+fn has_changed(table: &File) -> bool {
+    // The first poll after a change reports it, and no later one does.
+    let mut polled = [PollFd::new(table.as_fd(), PollFlags::POLLPRI)];
+    poll(&mut polled, PollTimeout::ZERO) != Ok(0)
 }
 
 /// The lines of the mounts that contain a source or lie below one.

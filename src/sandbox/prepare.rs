@@ -59,6 +59,8 @@ pub(super) struct KeptPlan {
     prepared: Arc<Prepared>,
     /// The paths of the host that the plan depends on. `None` for one that does not exist.
     paths: Vec<(PathBuf, Option<FileId>)>,
+    /// The host's mounts at and around these paths. Who looks at a path of another mount may wait for its server.
+    table: Mutex<MountTable>,
 }
 
 impl KeptPlan {
@@ -74,6 +76,7 @@ impl KeptPlan {
         let numeric = |id: &str| id.parse::<u32>().is_ok();
         let given = user.split_once(':').is_some_and(|(uid, gid)| numeric(uid) && numeric(gid));
         self.prepared.is_current()
+            && lock(&self.table).is_unchanged()
             && self.paths.iter().all(|(path, id)| identity(path).is_ok_and(|now| now == *id))
             && self.survey.streams == crate::host::streams(spec)
             && (given || ids::lookup(user).is_ok_and(|now| now == self.survey.identity))
@@ -198,10 +201,14 @@ impl Sandbox {
             && !matches!(spec.network, Network::Path(_))
             && !survey.served
             && self.host.is_some();
+        // The table is read first, so the next check notices a mount that is made while the paths are examined.
+        let reals = looked(survey).map(|path| survey.real(path).to_owned()).collect();
+        let Ok(table) = host_mounts(reals) else { return Ok(None) };
         let paths = if quick { surveyed(survey) } else { None };
         let holds = paths.is_some();
         let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
-        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths });
+        let table = Mutex::new(table);
+        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths, table });
         if holds {
             self.kept.keep_plan(&kept);
         }
@@ -235,11 +242,10 @@ impl Sandbox {
         }
         mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
         let reals = held.iter().map(|source| source.real.clone()).collect();
-        let table =
-            MountTable::read(reals).map_err(Error::prepare("read(\"/proc/thread-self/mountinfo\")"))?;
+        let table = host_mounts(reals)?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-        let namespace = spawn::prepare(&common, survey, self.left(begun))?;
-        let prepared = Arc::new(Prepared::new(namespace, key, sources, table));
+        let made = spawn::prepare(&common, survey, self.left(begun))?;
+        let prepared = Arc::new(Prepared::new(made, key, sources, table));
         if mounts.prepared.len() >= KEPT {
             mounts.prepared.remove(0);
         }
@@ -279,9 +285,17 @@ impl Sandbox {
     }
 }
 
+fn host_mounts(around: Vec<PathBuf>) -> Result<MountTable> {
+    MountTable::read(around).map_err(Error::prepare("read(\"/proc/thread-self/mountinfo\")"))
+}
+
+/// The paths that a survey has examined.
+fn looked(survey: &Survey) -> impl Iterator<Item = &PathBuf> {
+    survey.kinds.keys().chain(&survey.looked).collect::<BTreeSet<_>>().into_iter()
+}
+
 /// The paths that a survey has examined, with what they lead to. `None` if one of them has changed since.
 fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
-    let looked = survey.kinds.keys().chain(&survey.looked).collect::<BTreeSet<_>>();
     let one = |path: &PathBuf| {
         let now = identity(path).ok()?;
         let same = match survey.sources.get(path) {
@@ -293,7 +307,7 @@ fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
         };
         same.then(|| (path.clone(), now))
     };
-    looked.into_iter().map(one).collect()
+    looked(survey).map(one).collect()
 }
 
 /// The identity of the file that `path` leads to, symbolic links followed. `None` if there is none.

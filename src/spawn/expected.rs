@@ -22,7 +22,8 @@ pub(super) struct Expected {
     copy: bool,
     terminal: bool,
     command: bool,
-    prepared: bool,
+    /// How many of the two descriptors of prepared mounts.
+    prepared: u8,
     at_gate: bool,
     /// Whether a process of the task may trace init.
     traced: bool,
@@ -34,7 +35,7 @@ impl Expected {
             copy: false,
             terminal: false,
             command: false,
-            prepared: false,
+            prepared: 0,
             at_gate: false,
             traced: true,
         };
@@ -43,7 +44,7 @@ impl Expected {
                 Op::CloneInto { .. } => expected.copy = true,
                 Op::Terminal { .. } => expected.terminal = true,
                 Op::Fork { .. } | Op::ForkOutside { .. } | Op::ForkInside { .. } => expected.command = true,
-                Op::SendPrepared {} => expected.prepared = true,
+                Op::SendPrepared {} => expected.prepared = 2,
                 Op::Gate { .. } => expected.at_gate = true,
                 Op::Bounding { keep, .. } => expected.traced = keep & (1 << SYS_PTRACE) != 0,
                 _ => {}
@@ -88,13 +89,13 @@ impl Expected {
         fd.filter(|_| expected).ok_or_else(invalid)
     }
 
-    /// The prepared mount namespace.
+    /// The prepared mount namespace, then its table of mounts.
     ///
     /// # Errors
     /// As [`invalid`].
     pub(super) fn prepared(&mut self, fd: Option<OwnedFd>) -> Result<OwnedFd> {
-        let expected = std::mem::take(&mut self.prepared);
-        fd.filter(|_| expected).ok_or_else(invalid)
+        self.prepared = self.prepared.checked_sub(1).ok_or_else(invalid)?;
+        fd.ok_or_else(invalid)
     }
 
     /// The caller's end of the pseudo-terminal.

@@ -26,8 +26,8 @@ pub(super) enum Heard {
     Runs(Option<OwnedFd>),
     /// The command waits at the gate. With the caller's end of the pseudo-terminal, as above.
     AtGate(Option<OwnedFd>),
-    /// The mount namespace is prepared, and init exits.
-    Prepared(OwnedFd),
+    /// The mount namespace is prepared, and init exits. With its table of mounts.
+    Prepared(OwnedFd, OwnedFd),
 }
 
 /// What is known of the process that is listened to.
@@ -69,7 +69,7 @@ fn hear(
 ) -> Result<Heard> {
     let Listening { until, gate_passed, .. } = listening;
     let mut ready = gate_passed;
-    let mut terminal = None;
+    let (mut terminal, mut namespace) = (None, None);
     loop {
         let mut buffer = [0u8; RECORD];
         if let Some(until) = until {
@@ -102,7 +102,13 @@ fn hear(
                 child.runs_as(expected.command(fd, child)?);
                 return Ok(Heard::Runs(terminal));
             }
-            Ok(Record::Prepared) => return Ok(Heard::Prepared(expected.prepared(fd)?)),
+            Ok(Record::Prepared) => {
+                let fd = expected.prepared(fd)?;
+                match namespace.take() {
+                    None => namespace = Some(fd),
+                    Some(namespace) => return Ok(Heard::Prepared(namespace, fd)),
+                }
+            }
             Ok(Record::AtGate) => {
                 child.runs_as(expected.at_gate(fd, child)?);
                 return Ok(Heard::AtGate(terminal));

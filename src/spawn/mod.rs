@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
 use crate::plan::{EXECUTE_INIT, ParentOp, ParentStep, Plan, map_call};
 use crate::report::Report;
+use crate::rootfs::prepared::Made;
 use crate::rootfs::source::HostFile;
 use crate::rootfs::{Populated, Watch};
 use crate::spec::{Policy, SandboxSpec, Stdio};
@@ -108,16 +109,17 @@ pub(crate) fn spawn(plan: &Plan, given: Given<'_>) -> Result<Spawned> {
     Ok(Spawned { child, streams, undo, report, populated })
 }
 
-/// Runs a plan that prepares mounts. Returns the mount namespace, and the program init for the tasks that enter it.
+/// Runs a plan that prepares mounts.
 ///
 /// # Errors
 /// The refused step. Everything created is removed.
-pub(crate) fn prepare(plan: &Plan, survey: &Survey, start: Duration) -> Result<(OwnedFd, Option<OwnedFd>)> {
+pub(crate) fn prepare(plan: &Plan, survey: &Survey, start: Duration) -> Result<Made> {
     let mut run = Run::new(plan, Given { survey: Some(survey), start: Some(start), ..Given::default() });
     run.attempt(&plan.parent)?;
     let init = sys::sealed_memfd(INIT_NAME, INIT, true).ok();
-    let mounts = run.attempt.prepared.take();
-    mounts.map(|mounts| (mounts, init)).ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))
+    let (namespace, table) =
+        run.attempt.prepared.take().ok_or_else(|| Error::prepare(EXECUTE_INIT)(Errno::ECHILD))?;
+    Ok(Made { namespace, table: table.into(), init })
 }
 
 /// The state of a running plan.
@@ -148,8 +150,8 @@ struct Attempt {
     channel: Option<(OwnedFd, OwnedFd)>,
     steps: Option<OwnedFd>,
     init: Option<OwnedFd>,
-    /// The mount namespace that init has prepared.
-    prepared: Option<OwnedFd>,
+    /// The mount namespace that init has prepared, and its table of mounts.
+    prepared: Option<(OwnedFd, OwnedFd)>,
     /// Whether the command was at the gate.
     gate_passed: bool,
 }
@@ -318,7 +320,7 @@ impl<'a> Run<'a> {
                     match listen(self.plan, child, &mut self.report, listening)? {
                         Heard::Runs(_) if *gate_passed => {}
                         Heard::Runs(terminal) | Heard::AtGate(terminal) => streams.terminal = terminal,
-                        Heard::Prepared(namespace) => *prepared = Some(namespace),
+                        Heard::Prepared(namespace, table) => *prepared = Some((namespace, table)),
                     }
                 }
             }

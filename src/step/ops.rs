@@ -243,9 +243,9 @@ ops! {
         /// Index into the table of descriptors: the namespace.
         fd: u32,
     }
-    /// Opens the mount namespace of this process, which [`Op::SendPrepared`] sends.
+    /// Opens the mount namespace of this process and its table of mounts, which [`Op::SendPrepared`] sends.
     OpenPrepared {}
-    /// Sends the mount namespace to the parent. Init then exits.
+    /// Sends the mount namespace and its table to the parent. Init then exits.
     SendPrepared {}
     /// Changes to the root, and closes the descriptors of it and of its mounts. The root is already `/`.
     EnterRoot {}

@@ -180,8 +180,14 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "openat2(root, \"/proc\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
             "openat2(root, \"/sys\", RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)".into(),
         ],
-        Op::OpenPrepared {} => one("openat(\"/proc/self/ns/mnt\", O_RDONLY)".into()),
-        Op::SendPrepared {} => one("sendmsg(the parent, the mount namespace)".into()),
+        Op::OpenPrepared {} => vec![
+            "openat(\"/proc/self/ns/mnt\", O_RDONLY)".into(),
+            "openat(\"/proc/self/mountinfo\", O_RDONLY)".into(),
+        ],
+        Op::SendPrepared {} => vec![
+            "sendmsg(the parent, the mount namespace)".into(),
+            "sendmsg(the parent, its table of mounts)".into(),
+        ],
         Op::EnterRoot {} => one("chdir(\"/\")".into()),
         Op::PivotRoot {} => vec![
             "fchdir(root)".into(),

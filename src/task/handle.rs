@@ -98,12 +98,15 @@ impl Identity {
     /// The refused call.
     pub(super) fn of(init: BorrowedFd<'_>, main: BorrowedFd<'_>) -> io::Result<Self> {
         let pid = sys::find_pid(init)?.ok_or(io::ErrorKind::NotFound)?;
-        let main = sys::find_pid(main)?.filter(|main| *main != pid).map(Process::look);
-        let main = match main.transpose() {
+        let number = sys::find_pid(main)?.filter(|main| *main != pid);
+        let seen = match number.map(Process::look).transpose() {
             // It has ended, and init has reaped it.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => None,
-            main => main?,
+            seen => seen?,
         };
+        // If init has reaped it meanwhile, another process may have its PID.
+        let still = number.is_some() && sys::find_pid(main)? == number;
+        let main = seen.filter(|_| still);
         Ok(Identity { init: Process::look(pid)?, main })
     }
 }

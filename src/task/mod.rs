@@ -15,7 +15,7 @@ use crate::cgroup::Limits;
 use crate::cgroup::stats::{Process, Stats};
 use crate::error::{Error, Result};
 use crate::plan::{Enclosure, Plan};
-use crate::report::Report;
+use crate::report::{Control, Report};
 use crate::rootfs::Populated;
 use crate::status::{ExitStatus, Lost, Rusage, Signal};
 use crate::sys;
@@ -392,10 +392,13 @@ impl Task {
     /// write, with `ESRCH` if the task has ended, or if the task was [detached](Task::detach). The old limits then stay.
     pub fn update(&self, limits: &Limits) -> Result<Report> {
         self.owned("update")?;
-        let report = match self.undo_mut().group_mut() {
-            Some(group) => group.update(limits)?,
+        let (mut report, as_started) = match self.undo_mut().group_mut() {
+            Some(group) => (group.update(limits)?, group.was_born_with_cores(limits)),
             None => return Err(Error::task("update")(io::Error::from_raw_os_error(libc::ESRCH))),
         };
+        if as_started {
+            report.weaken_as(self.report(), Control::CPUSET);
+        }
         self.shared.life.updated(&report);
         Ok(report)
     }

@@ -43,14 +43,14 @@ impl Task {
         // On an error, what the undo list has so far is left, not removed.
         let mut undo = Left(Undo::default());
         claim_record(handle)?.into_iter().for_each(|record| undo.0.record(record));
-        let group = cgroups(handle)?;
-        let moved = group.is_none() && handle.groups.as_ref().is_some_and(|paths| paths.has_unit());
-        let found = match find(handle)? {
+        let this_boot = is_this_boot(handle)?;
+        cgroups(handle, this_boot)?.into_iter().for_each(|group| undo.0.cgroups(group));
+        let moved = undo.0.group().is_none() && handle.groups.as_ref().is_some_and(|paths| paths.has_unit());
+        let found = match find(handle, this_boot)? {
             // The process lives, but not in the task's cgroup.
             Ok(_) if moved => Err(Lost::CgroupRemoved),
             found => found,
         };
-        group.into_iter().for_each(|group| undo.0.cgroups(group));
         undo.0.claim_cgroup().map_err(Error::of_task)?;
         if let Some(place) = &handle.root {
             let root = TempRoot::reopen(&place.base, &handle.enclosure.id, place.id);
@@ -125,8 +125,8 @@ fn claim_record(handle: &TaskHandle) -> Result<Option<RecordFile>> {
 }
 
 /// Opens the cgroups. `None` if they were removed, or if others have their names.
-fn cgroups(handle: &TaskHandle) -> Result<Option<Group>> {
-    let Some(paths) = handle.groups.clone().filter(|_| is_this_boot(handle)) else { return Ok(None) };
+fn cgroups(handle: &TaskHandle, this_boot: bool) -> Result<Option<Group>> {
+    let Some(paths) = handle.groups.clone().filter(|_| this_boot) else { return Ok(None) };
     let group = match Group::reopen(paths) {
         Err(Error::Task { source, .. }) if is_absent(&source) => return Ok(None),
         reopened => reopened?,
@@ -139,18 +139,24 @@ fn cgroups(handle: &TaskHandle) -> Result<Option<Group>> {
     Ok(Some(group))
 }
 
+/// Whether there is no such process (`proc(5)`).
+fn is_gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
 fn is_absent(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) || e.kind() == io::ErrorKind::NotFound
 }
 
 /// Whether the machine was not rebooted since. A handle without processes cannot tell; its task has ended.
-fn is_this_boot(handle: &TaskHandle) -> bool {
-    handle.boot == boot_id().unwrap_or_default()
+fn is_this_boot(handle: &TaskHandle) -> Result<bool> {
+    let now = boot_id().map_err(Error::task("read(\"/proc/sys/kernel/random/boot_id\")"))?;
+    Ok(handle.boot == now)
 }
 
 /// Finds the processes, or says why there are none.
-fn find(handle: &TaskHandle) -> Result<Result<Found, Lost>> {
-    if !is_this_boot(handle) {
+fn find(handle: &TaskHandle, this_boot: bool) -> Result<Result<Found, Lost>> {
+    if !this_boot {
         return Ok(Err(Lost::Rebooted));
     }
     let Some(identity) = &handle.identity else { return Ok(Err(Lost::Unrecorded)) };
@@ -174,12 +180,21 @@ fn open_process(process: &Process) -> Result<Result<OwnedFd, Lost>> {
         opened => opened.map_err(Error::task(format!("pidfd_open({pid})")))?,
     };
     let seen = Process::look(pid);
-    // Not reaped until now, so what was seen is of the process that the pidfd refers to.
-    Ok(match (sys::proc_pid(pidfd.as_fd()) == Some(pid), seen) {
-        (true, Ok(seen)) if seen.is(process) => Ok(pidfd),
-        (true, Ok(_)) => Err(Lost::PidReused),
-        _ => Err(Lost::Unrecorded),
-    })
+    let shown = sys::find_pid(pidfd.as_fd()).map_err(Error::task("read(\"/proc/self/fdinfo/PIDFD\")"))?;
+    match seen {
+        // Not reaped until now, so what was seen is of the process that the pidfd refers to.
+        Ok(seen) if shown == Some(pid) && seen.is(process) => Ok(Ok(pidfd)),
+        Ok(_) if shown == Some(pid) => Ok(Err(Lost::PidReused)),
+        Err(e) if !is_gone(&e) => Err(Error::task(format!("read(\"/proc/{pid}/stat\")"))(e)),
+        _ if sys::has_ended(pidfd.as_fd()).map_err(Error::task("poll(pidfd)"))? => Ok(Err(Lost::Unrecorded)),
+        _ => {
+            let why = "/proc does not show the process: it is mounted for another PID namespace, or hides it";
+            Err(Error::task(format!("look at process {pid}"))(io::Error::new(
+                io::ErrorKind::Unsupported,
+                why,
+            )))
+        }
+    }
 }
 
 /// A descriptor that polls readable, in place of the pidfd of a task that has ended.

@@ -303,13 +303,17 @@ impl Held {
         if own.is_empty() && writer.is_some() {
             return Ok(true);
         }
-        let names = [format!("/{id}.scope"), format!("/{id}")];
+        // With the parents that such a cgroup has, since the host has cgroups with names of its own (`/init.scope`).
+        let names =
+            [format!("/share.slice/{id}.scope"), format!("/reserve.slice/{id}.scope"), format!("/{id}")];
         let is_named = |pid: &i32| {
             // A process that has ended meanwhile has no file.
             let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             let mut paths = text.lines().flat_map(|line| line.splitn(3, ':').nth(2));
             paths.any(|path| {
-                names.iter().any(|name| path.ends_with(name) || path.contains(&format!("{name}/")))
+                let below_root =
+                    |name: &String| format!("{path}/").find(&format!("{name}/")).is_some_and(|at| at > 0);
+                names.iter().any(below_root)
             })
         };
         Ok(sys::proc_pids()?.iter().filter(|pid| !own.contains(pid)).any(is_named))

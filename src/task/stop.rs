@@ -74,7 +74,14 @@ impl Task {
             return self.signal(signal);
         }
         self.owned("signal")?;
-        let Some(main) = self.pid() else { return Ok(()) };
+        let main = sys::find_pid(self.main.as_fd());
+        let Some(main) = main.map_err(Error::task("read(\"/proc/self/fdinfo/PIDFD\")"))? else {
+            let ended = sys::has_ended(self.main.as_fd()).map_err(Error::task("poll(pidfd)"))?;
+            let why = "/proc does not show the main process: it is not mounted, or for another PID namespace";
+            let hidden =
+                || Error::task("signal the processes")(io::Error::new(io::ErrorKind::Unsupported, why));
+            return if ended { Ok(()) } else { Err(hidden()) };
+        };
         let group = match target {
             SignalTarget::Group => match getpgid(Some(Pid::from_raw(main))) {
                 Ok(group) => Some(group),

@@ -176,13 +176,18 @@ impl Detection {
 
     /// The version that limits are set through, if they can be set: the one that has all of its required controllers.
     /// v1 is tried first. If neither has all of them, it is v1 if v1 has any. With [`RequiredControllers::Asked`] it is
-    /// the version that lacks fewer of the required controllers, v2 if both lack the same number.
+    /// the version that lacks fewer of the controllers of the limits asked for. If both lack the same number, it is the
+    /// version of tasks with all limits: tasks that share CPUs, and those that reserve them, must be in the same hierarchy.
     fn interface(&self) -> Version {
         let lacks = |on, all: &[&str]| all.iter().filter(|name| !self.has(on, name)).count();
         if self.required == RequiredControllers::Asked {
-            let lacks = |on| lacks(on, &self.required.names(on, self.asked));
-            let v1 = lacks(Version::V1) < lacks(Version::V2) || self.v2.is_none();
-            return if v1 { Version::V1 } else { Version::V2 };
+            let [v1, v2] =
+                [Version::V1, Version::V2].map(|on| lacks(on, &self.required.names(on, self.asked)));
+            if v1 < v2 || self.v2.is_none() {
+                return Version::V1;
+            } else if v2 < v1 {
+                return Version::V2;
+            }
         }
         let v1 = lacks(Version::V1, &V1_REQUIRED);
         let v2 = lacks(Version::V2, &V2_REQUIRED);

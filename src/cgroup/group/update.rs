@@ -36,11 +36,9 @@ impl Group {
         let Some(terms) = self.paths.terms else {
             return self.without_limits(limits);
         };
-        let mut old = rows(&self.paths.limits, &terms);
-        // The kernel refused these rows before, so their files have other values. Without them in `old`, they are
-        // written again.
-        old.retain(|row| !self.paths.refused.contains(&(row.file.clone(), row.line())));
-        let mut changes = changes(&old, &rows(limits, &terms));
+        // The kernel refused these rows before, so their files have other values.
+        let is_unknown = |row: &Row| self.paths.refused.contains(&(row.file.clone(), row.line()));
+        let mut changes = changes(&rows(&self.paths.limits, &terms), &rows(limits, &terms), is_unknown);
         let mut report = self.expected(limits, &terms);
         let missing = self.paths.missing.iter().fold(Control::empty(), |set, r| set | r.control);
         changes.retain(|(_, now)| !missing.contains(now.control));
@@ -70,6 +68,12 @@ impl Group {
         self.paths.refused = refused;
         self.paths.limits = limits.clone();
         Ok(report)
+    }
+
+    /// Whether these limits have the CPUs that the task was started with.
+    pub(crate) fn was_born_with_cores(&self, limits: &Limits) -> bool {
+        let born = &self.paths.born;
+        (&born.cores, born.exclusive) == (&limits.cores, limits.exclusive)
     }
 
     /// Reverts the changes in `done`, in reverse order.
@@ -175,11 +179,15 @@ impl Group {
         Ok(())
     }
 
-    /// The directory with a controller's files. On v2 it exists even if the controller is not enabled yet.
+    /// The directory with a controller's files. On v2 it exists even if the controller is not enabled yet. A hybrid host may
+    /// have pids on v2 only.
     fn dir_of(&self, controller: &str, terms: &Terms) -> Option<Dir<'_>> {
         let version = if controller == "hugetlb" { terms.hugetlb } else { terms.version };
         match version {
-            Version::V1 => self.v1(controller),
+            Version::V1 => self.v1(controller).or_else(|| {
+                let counts = |tree: &Dir<'_>| controller == "pids" && tree.path().join("pids.max").exists();
+                self.tree().filter(counts)
+            }),
             Version::V2 => self.tree(),
         }
     }

@@ -108,21 +108,48 @@ pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &m
 /// Returns the writes that turn `old` into `new`, as pairs of rows (before, after). To revert them, write the `before`
 /// rows in reverse order. Wider limits are written first and narrower ones last. So the kernel accepts each write, and
 /// no limit is ever wider than the wider of its old and new value.
-pub(in crate::cgroup) fn changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
-    let same = |a: &Row, b: &Row| a.file == b.file && a.device == b.device;
+///
+/// The files of rows in `old` that are `unknown` have other values. So they are written in any case, except that a limit
+/// that need not hold is not lifted: it was never set.
+pub(in crate::cgroup) fn changes(
+    old: &[Row],
+    new: &[Row],
+    unknown: impl Fn(&Row) -> bool,
+) -> Vec<(Row, Row)> {
+    let (unknown, old): (Vec<Row>, Vec<Row>) = old.iter().cloned().partition(unknown);
+    let set = |row: &&Row| row.limits && row.on_refusal == OnRefusal::Fail;
+    let lifts = |now: &Row| !now.limits && unknown.iter().filter(set).any(|was| same(was, now));
+    let mut changes = known_changes(&old, new);
+    let others: Vec<&Row> = new.iter().filter(|now| lifts(now)).collect();
+    let gone = unknown.iter().filter(set).filter(|was| !new.iter().any(|now| same(was, now)));
+    let lifted = gone.filter_map(|was| Some(no_limit(was, without_limit(was)?)));
+    let lifted: Vec<Row> = others.into_iter().cloned().chain(lifted).collect();
+    changes.splice(0..0, lifted.into_iter().map(|now| (now.clone(), now)));
+    changes
+}
+
+/// Whether the two rows are one limit.
+fn same(a: &Row, b: &Row) -> bool {
+    a.file == b.file && a.device == b.device
+}
+
+/// The row that sets no limit in place of `row`.
+fn no_limit(row: &Row, text: String) -> Row {
+    Row { text, limits: false, allows: u64::MAX, ..row.clone() }
+}
+
+fn known_changes(old: &[Row], new: &[Row]) -> Vec<(Row, Row)> {
     // A limit that only `old` has is set to "no limit". One that only `new` has is added.
-    let gone =
-        old.iter().filter(|was| was.limits && !new.iter().any(|now| same(was, now))).filter_map(|was| {
-            let text = without_limit(was)?;
-            let lifted = Row { text, limits: false, allows: u64::MAX, ..was.clone() };
-            Some((was.clone(), lifted))
-        });
+    let gone = old
+        .iter()
+        .filter(|was| was.limits && !new.iter().any(|now| same(was, now)))
+        .filter_map(|was| Some((was.clone(), no_limit(was, without_limit(was)?))));
     let kept = new.iter().filter_map(|now| {
         let (was, new) = match old.iter().find(|was| same(was, now)) {
             Some(was) => (was.clone(), false),
             None => {
                 let text = without_limit(now).unwrap_or_else(|| now.text.clone());
-                (Row { text, limits: false, allows: u64::MAX, ..now.clone() }, now.limits)
+                (no_limit(now, text), now.limits)
             }
         };
         (new || was.text != now.text).then(|| (was, now.clone()))

@@ -159,8 +159,10 @@ mod tests {
     #[track_caller]
     fn change(old: &Limits, new: &Limits, version: Version, expected: &[&str]) {
         let (old, new) = (rows(old, &terms(version)), rows(new, &terms(version)));
-        let found: Vec<String> =
-            changes(&old, &new).iter().map(|(_, now)| format!("{} = {}", now.file, now.line())).collect();
+        let found: Vec<String> = changes(&old, &new, |_| false)
+            .iter()
+            .map(|(_, now)| format!("{} = {}", now.file, now.line()))
+            .collect();
         assert_eq!(found, expected);
     }
 
@@ -274,7 +276,7 @@ mod tests {
                         false => state.remove(&key),
                     };
                 };
-                let changes = changes(&old, &new);
+                let changes = changes(&old, &new, |_| false);
                 for stop in 0..=changes.len() {
                     let mut state = files(&old);
                     changes[..stop].iter().for_each(|(_, now)| set(&mut state, now));

@@ -294,11 +294,34 @@ fn a_task_that_can_delay_pid_1_is_told_in_the_report() {
     };
     let report = timed(&["sys_nice"], &[]);
     assert!(report.weakened.contains(Control::DEADLINES), "{report}");
+    let report = timed(&["sys_resource"], &["all"]);
+    assert!(report.weakened.contains(Control::DEADLINES), "{report}");
     for (drop, delays) in [(&[][..], true), (&["all"][..], false)] {
         let report = timed(&[], drop);
         assert!(report.enforced.contains(Control::DEADLINES), "{report}");
         assert_eq!(report.why(Control::DEADLINE).contains("lower the priority"), delays, "{report}");
     }
+}
+
+/// The kernel applies shares and quotas to processes of the fair scheduler only.
+#[test]
+fn a_task_that_may_run_real_time_processes_weakens_its_limits_of_cpu_time() {
+    let limited = |set: &dyn Fn(&mut Case)| {
+        let mut case = task(1000, &[], &["all"]);
+        case.spec.limits.cpu_shares = Some(1024);
+        case.spec.limits.cpu_max = Some(crate::cgroup::CpuMax::new(10_000));
+        set(&mut case);
+        let report = compiled(&case).unwrap().report;
+        let limits = Control::CPU | Control::CPU_MAX;
+        assert!(report.asked.contains(limits), "{report}");
+        (report.weakened.contains(limits), report.enforced.contains(limits))
+    };
+    let rtprio = |hard| Rlimit { soft: Some(0), hard: Some(hard) };
+    assert_eq!(limited(&|_| ()), (false, true));
+    assert_eq!(limited(&|case| case.spec.cap_add = vec!["sys_nice".into()]), (true, false));
+    assert_eq!(limited(&|case| case.spec.cap_add = vec!["sys_resource".into()]), (true, false));
+    assert_eq!(limited(&|case| case.spec.rlimits = [(Resource::Rtprio, rtprio(50))].into()), (true, false));
+    assert_eq!(limited(&|case| case.spec.rlimits = [(Resource::Rtprio, rtprio(0))].into()), (false, true));
 }
 
 /// Without a pidfd of the caller, PID 1 outlives it. The order of the other steps is that of every plan.

@@ -321,7 +321,7 @@ fn missing_sources_of_an_explicit_list_are_reported() {
 
 #[test]
 fn private_files_of_the_default_etc_are_masked() {
-    let said = "masked, because other users cannot read them on the host";
+    let said = "masked until the host replaces them, because other users cannot read them there";
     check(
         &case(|_| ()),
         &format!(
@@ -341,4 +341,29 @@ fn private_files_of_the_default_etc_are_masked() {
             vec![Volume { source: "/srv/a".into(), target: "/etc/ssl/".into(), ..Volume::default() }];
     });
     check(&given, "# mask \"/etc/shadow\"\n! # mask \"/etc/ssl");
+}
+
+/// A read-only directory has no place for a mount point, so the directory itself is shown.
+#[test]
+fn a_mount_in_a_masked_directory_weakens_the_masks() {
+    let mut case = case(|_| ());
+    case.spec.root.populate = Method::Overlay;
+    case.spec.volumes.push(Volume::new("/srv/file", "/etc/ssl/private/key"));
+    let plan = check(&case, "# mask \"/etc/shadow\"\n! # mask \"/etc/ssl");
+    assert!(plan.report.weakened.contains(Control::MASKED_PATHS), "{}", plan.report);
+    assert!(
+        plan.report.why(Control::MASKED_PATHS).contains("/etc/ssl/private is not masked"),
+        "{}",
+        plan.report
+    );
+}
+
+/// A generated file covers the host's, so it needs no mask.
+#[test]
+fn a_generated_file_is_not_masked() {
+    let mut case = case(|_| ());
+    case.host.private.push(("/etc/hosts".into(), FileKind::File));
+    check(&case, "# mask \"/etc/hosts\"");
+    case.spec.hosts = Some(Vec::new());
+    check(&case, "! # mask \"/etc/hosts\"");
 }

@@ -74,7 +74,8 @@ fn writable_sources_that_give_access_to_the_host_are_reported() {
         assert!(report.weakened.contains(Control::HOST_FILES), "{source}: {report}");
         assert!(report.why(Control::HOST_FILES).contains(roots), "{report}");
         let report = check(&volume(source, true), "").report;
-        assert!(report.enforced.contains(Control::HOST_FILES), "{source}: {report}");
+        // `/` shows the host's processes too.
+        assert_eq!(report.enforced.contains(Control::HOST_FILES), source != "/", "{source}: {report}");
     }
     refused(
         &volume("/var/tmp/cofferdam-x/root/usr", false),
@@ -84,12 +85,34 @@ fn writable_sources_that_give_access_to_the_host_are_reported() {
         let report = check(&volume(source, false), "").report;
         assert!(report.weakened.contains(Control::KILL), "{source}: {report}");
         let report = check(&volume(source, true), "").report;
-        assert!(report.enforced.contains(Control::KILL), "{source}: {report}");
+        assert_eq!(report.enforced.contains(Control::KILL), source != "/", "{source}: {report}");
         assert!(report.weakened.contains(Control::MASKED_PATHS), "{source}: {report}");
     }
     let report = check(&volume("/proc/sys", true), "").report;
     assert!(report.why(Control::MASKED_PATHS).contains("exposes the host's /proc"), "{report}");
     check(&volume("/srv/a", false), "weakened  none");
+}
+
+/// The attack: the files of a process of the host with the task's user, through `PID/root` in the volume.
+#[test]
+fn a_source_that_shows_the_hosts_processes_weakens_what_they_give_access_to() {
+    let by_processes =
+        Control::HOST_FILES | Control::ROOT_SWITCH | Control::MASKED_PATHS | Control::DEVICES | Control::KILL;
+    for (source, abi) in [("/proc", 0), ("/proc", 7), ("/srv/a", 0), ("/srv/a", 7)] {
+        let mut case = volume(source, true);
+        // A procfs that is mounted at another place.
+        case.survey.procfs = ["/srv/a".into()].into();
+        case.host.landlock_abi = abi;
+        case.spec.network = crate::ns::Network::None;
+        let plan = compiled(&case).unwrap();
+        let report = &plan.report;
+        assert!(report.weakened.contains(Control::PID_NS), "{source} {abi}: {report}");
+        // In a domain the task cannot follow these links.
+        assert_eq!(plan.to_string().contains("# Landlock domain"), abi == 7, "{source} {abi}");
+        let weakened = report.weakened & (by_processes - Control::MASKED_PATHS);
+        let expected = if abi == 7 { Control::empty() } else { by_processes - Control::MASKED_PATHS };
+        assert_eq!(weakened, expected, "{source} {abi}: {report}");
+    }
 }
 
 #[test]

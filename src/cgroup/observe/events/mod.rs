@@ -164,6 +164,8 @@ pub struct Events {
     gauges: Vec<Gauge>,
     search: Option<Search>,
     tally: Tally,
+    /// The OOM kills in the cgroup from before the group.
+    before: u64,
     reported: u64,
     over: bool,
     life: Option<Follower>,
@@ -218,6 +220,7 @@ impl Group {
     pub fn events(&self, first: Option<BorrowedFd<'_>>, options: &EventOptions) -> Result<Events> {
         let Some(unit) = self.unit_dir() else { return Err(unsupported("the task has no cgroup to watch")) };
         let mut events = Events::new(self.tally().clone())?;
+        [events.before, ..] = self.before().own;
         for threshold in &options.pressure {
             let Some(tree) = self.tree() else {
                 return Err(unsupported("cgroup v1 does not support pressure (PSI), which needs cgroup v2"));
@@ -251,6 +254,7 @@ impl Events {
             gauges: Vec::new(),
             search: None,
             tally,
+            before: 0,
             reported: 0,
             over: false,
             life: None,
@@ -484,7 +488,7 @@ impl Events {
             self.epoll.delete(file).map_err(Error::task("epoll_ctl(EPOLL_CTL_DEL)"))?;
             self.memory = None;
         }
-        Ok(self.tally.update(text.and_then(|text| field(&text, "oom_kill"))))
+        Ok(self.tally.update(text.and_then(|text| field(&text, "oom_kill")?.checked_sub(self.before))))
     }
 
     /// Makes the descriptor readable again, because there may be more events.
