@@ -9,7 +9,10 @@ use std::process::ChildStdout;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use cofferdam::{Control, Deadline, Error, ExecSpec, ExitKind, Limits, Signal, SignalTarget, Stdio, Task};
+use cofferdam::{
+    Control, Deadline, Error, Event, EventOptions, ExecSpec, ExitKind, Limits, Signal, SignalTarget, Stdio,
+    Task,
+};
 use common::{Start as _, sandboxes, shell};
 use exec_tools::{LONG, counted, output, sh, sleeper, soon, until};
 
@@ -230,6 +233,21 @@ fn a_command_that_uses_too_much_memory_is_reported_as_oom_killed_and_the_next_on
     assert_eq!(next.wait().unwrap().kind(), ExitKind::Signalled { signal: 9, core_dumped: false });
     assert_eq!(next.oom(), None);
     assert_eq!(task.oom().unwrap().kills, 1);
+    // Nor do the events of a later command have the kills of an earlier one.
+    let watched = task.exec(&sh("sleep 0.1; kill -9 $$")).unwrap();
+    let mut events = watched.events(&EventOptions::default()).unwrap();
+    loop {
+        match events.next_timeout(LONG).unwrap() {
+            Some(Event::Exited { status }) => {
+                assert_eq!(status.kind(), ExitKind::Signalled { signal: 9, core_dumped: false });
+                break;
+            }
+            Some(Event::Oom { .. }) => panic!("the command was not OOM-killed"),
+            Some(_) => {}
+            None => panic!("no event"),
+        }
+    }
+    assert_eq!(watched.oom(), None);
 }
 
 /// Commands that enter a task while it is removed.

@@ -111,6 +111,49 @@ fn third_entry() {
     task.release().unwrap();
 }
 
+/// Entry point of a process that may not open pidfds: recovers the task, and prints the error.
+#[test]
+fn forbidden_entry() {
+    let Some(dir) = std::env::var_os("COFFERDAM_FORBIDDEN") else { return };
+    let handle = stored(Path::new(&dir));
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut lines = [
+        line(LOAD, 0, 0, 0),
+        line(EQUAL, 0, 1, libc::SYS_pidfd_open as u32),
+        line(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        line(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: lines.as_mut_ptr() };
+    // SAFETY: the program and its lines outlive the calls.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+    }
+    println!("\nkind {}", Sandbox::recover(&handle).unwrap_err());
+}
+
+/// A recovery that fails has found nothing out, so it ends nothing.
+#[test]
+fn failed_recovery_leaves_the_task_as_it_was() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    kill(driver(dir.path(), "sleep 1000", "spawned"));
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "forbidden_entry", "--nocapture", "--test-threads=1"]);
+    let output = command.env("COFFERDAM_FORBIDDEN", dir.path()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let kind = text.lines().find_map(|line| line.strip_prefix("kind "));
+    assert!(kind.is_some_and(|kind| kind.contains("pidfd_open(")), "{text}");
+    let task = Sandbox::recover(&stored(dir.path())).unwrap();
+    assert_eq!(task.status().unwrap(), None);
+    task.release().unwrap();
+}
+
 fn third(dir: &Path) -> String {
     third_that(dir, None)
 }

@@ -122,7 +122,7 @@ pub struct Detection {
     pub mode: Mode,
     /// The version that limits are set through, if they can be set. It is v1 if all of [`V1_REQUIRED`] are mounted
     /// there, or if some are and v2 lacks one of [`V2_REQUIRED`]. With [`RequiredControllers::Asked`] it is the version
-    /// that lacks fewer of the required controllers, v2 if both lack the same number.
+    /// that lacks fewer of the controllers of the limits asked for; if both lack the same number, that of the first rule.
     pub limits_on: Version,
     /// The v2 tree, if one is mounted.
     pub v2: Option<Unified>,

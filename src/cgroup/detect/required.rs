@@ -41,6 +41,9 @@ pub enum RequiredControllers {
     Documented,
     /// The controllers of the limits that the task asks for. A user to whom systemd delegates memory, pids and cpu can
     /// then limit these three, although cpuset and io are missing.
+    ///
+    /// On a hybrid host, a task whose limits only the v2 tree has is limited there. It then is not kept off the CPUs that
+    /// tasks reserve through v1.
     Asked,
 }
 

@@ -474,6 +474,8 @@ fn required_set_decides_which_missing_controllers_prevent_limits() {
 #[test]
 fn removing_a_required_controller_prevents_limits_and_names_it() {
     for (case, on) in [(HYBRID, Version::V1), (V1, Version::V1), (V2, Version::V2)] {
+        let nothing = judge(&facts(case)).requiring(RequiredControllers::Asked, Control::empty());
+        assert_eq!(nothing.limits_on, on, "tasks that reserve CPUs, and those kept off them, are together");
         for set in [RequiredControllers::Minimal, RequiredControllers::Documented] {
             let whole = judge(&facts(case)).requiring(set, Control::empty());
             for name in CONTROLLERS {

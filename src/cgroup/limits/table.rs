@@ -290,6 +290,31 @@ mod tests {
         }
     }
 
+    /// A limit that could not be reverted is in force, so the next update writes or lifts it.
+    #[test]
+    fn files_with_an_unknown_value_are_written_in_any_case() {
+        let must = |s: &&Row| s.on_refusal == crate::step::OnRefusal::Fail && s.limits;
+        for version in [Version::V1, Version::V2] {
+            for new in [Limits::default(), all()] {
+                let (old, new) = (rows(&all(), &terms(version)), rows(&new, &terms(version)));
+                let changes = changes(&old, &new, |_| true);
+                for row in old.iter().filter(must) {
+                    let last = changes
+                        .iter()
+                        .rev()
+                        .find(|(_, now)| (&now.file, &now.device) == (&row.file, &row.device));
+                    let (_, now) = last.unwrap_or_else(|| panic!("{} is not written", row.file));
+                    assert_eq!(
+                        now.limits,
+                        new.iter().any(|n| n.limits && n.file == row.file),
+                        "{}",
+                        row.file
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn weight_is_written_only_while_the_cgroup_is_not_idle() {
         let shares = Limits { cpu_shares: Some(512), ..Limits::default() };
