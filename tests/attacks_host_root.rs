@@ -6,10 +6,13 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use attack_tools::*;
-use cofferdam::{Control, Host, IsolationMode, Method, Policy, Propagation, Root, Sandbox, TaskDirs, Volume};
+use cofferdam::{
+    Control, Host, IsolationMode, Method, Network, Policy, Propagation, Root, Sandbox, TaskDirs, Volume,
+};
 use common::{asked, can, probe, run_probe, sandboxes};
 
 /// Entry point of this binary inside a sandbox. `PLACE` is where the host's root should be.
@@ -121,7 +124,6 @@ fn chroot_env_entry_of_slash_shows_the_hosts_root() {
 /// without one the report must not call enforced what the write undoes.
 #[test]
 fn shared_pid_namespace_reaches_the_host_only_if_reported() {
-    use std::os::unix::process::CommandExt;
     if !can("root") || !sandboxes() {
         return;
     }
@@ -142,6 +144,38 @@ fn shared_pid_namespace_reaches_the_host_only_if_reported() {
     let undone = Control::HOST_FILES | Control::ROOT_SWITCH | Control::MASKED_PATHS | Control::KILL;
     assert!(shared.report.weakened.contains(undone | Control::DEVICES), "{}", shared.report);
     for kept in kept.into_iter().take(if host.landlock_abi >= 2 { 2 } else { 1 }) {
+        assert_eq!(kept.get("reached"), "false");
+        assert!(kept.report.enforced.contains(undone), "{}", kept.report);
+    }
+}
+
+/// The same file by a volume of `/proc`. The link leads to the mounts of the other process, so it does not matter that the
+/// volume is read-only.
+#[test]
+fn volume_of_the_hosts_proc_reaches_the_host_only_if_reported() {
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let site = tempfile::tempdir().unwrap();
+    let file = site.path().join("roots");
+    fs::write(&file, "").unwrap();
+    let mut plain = std::process::Command::new("sleep").arg("60").uid(65534).gid(65534).spawn().unwrap();
+    let target = format!("/host/{}/root{}", plain.id(), file.display());
+    let reach = |host: &Host| {
+        let proc = Volume { read_only: true, ..Volume::new("/proc", "/host") };
+        // A shared network would be another reason for a domain.
+        let sandbox = probe("reach").env("TARGET", &target).user("nobody").network(Network::None);
+        run_probe(sandbox.volume(proc).host(host)).unwrap()
+    };
+    let host = Host::probe().unwrap();
+    let (open, kept) = (reach(&without_landlock()), reach(&host));
+    plain.kill().unwrap();
+    plain.wait().unwrap();
+    assert_eq!(open.get("reached"), "true", "the attack is none any more");
+    let undone = Control::HOST_FILES | Control::ROOT_SWITCH | Control::KILL | Control::DEVICES;
+    assert!(open.report.weakened.contains(undone | Control::PID_NS), "{}", open.report);
+    assert!(kept.report.weakened.contains(Control::PID_NS), "{}", kept.report);
+    if host.landlock_abi >= 2 {
         assert_eq!(kept.get("reached"), "false");
         assert!(kept.report.enforced.contains(undone), "{}", kept.report);
     }
