@@ -165,7 +165,7 @@ pub(crate) fn compile(
     }
     let private = namespaces.pid == IsolationMode::Private;
     let fork_inside = if private { filters.fork_inside(must_hold) } else { Vec::new() };
-    process::rlimits(spec, &mut draft)?;
+    process::rlimits(spec, survey, &mut draft)?;
     // The Landlock domain and the filter come last, after the credentials, if no_new_privs is set. Without it, either
     // needs CAP_SYS_ADMIN, so both come before that capability is dropped.
     let mut filter = filters.own(must_hold, spec, &mut draft);

@@ -23,7 +23,7 @@ mod survey;
 
 #[cfg(test)]
 pub(crate) use survey::Skip;
-pub(crate) use survey::{Stream, Survey, chroot_env, inherited, nodes, streams, temp_dir};
+pub(crate) use survey::{Stream, Survey, chroot_env, inherited, may_use_real_time, nodes, streams, temp_dir};
 
 /// Facts about this host: what the kernel supports, and which privileges the caller has.
 ///

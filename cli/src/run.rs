@@ -41,8 +41,11 @@ pub(crate) fn run(args: &Run) -> Result<ExitCode, Failure> {
 }
 
 /// Reserves the name for a task in the foreground, and kills and removes the detached task that it is to replace. `None` if
-/// this user can have no detached tasks.
+/// this user can have no detached tasks, or none of this name.
 fn room(name: &str, sandbox: &Sandbox) -> Result<Option<Reservation>, Failure> {
+    if check_name(name).is_err() {
+        return Ok(None);
+    }
     let Some(store) = Store::existing()?.or_else(|| Store::open().ok()) else { return Ok(None) };
     if !sandbox.spec().replace {
         return store.reserve(name).map(Some);

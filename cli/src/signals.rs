@@ -21,7 +21,7 @@ const ENDING: [Number; 4] = [Number::SIGHUP, Number::SIGINT, Number::SIGQUIT, Nu
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks the signals, and SIGTTOU.
+    /// Blocks the signals.
     pub(crate) fn block() -> Result<Signals, Failure> {
         let set: SigSet = [
             Number::SIGHUP,
@@ -35,11 +35,7 @@ impl Signals {
         ]
         .into_iter()
         .collect();
-        let blocked =
-            |set: SigSet| set.thread_block().map_err(|e| Failure::new(format!("rt_sigprocmask: {e}")));
-        blocked(set)?;
-        // Else setting the mode of the terminal would stop this process if it came into the background right before.
-        blocked(Number::SIGTTOU.into())?;
+        set.thread_block().map_err(|e| Failure::new(format!("rt_sigprocmask: {e}")))?;
         SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map(Signals)
             .map_err(|e| Failure::new(format!("signalfd4: {e}")))

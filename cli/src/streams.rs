@@ -25,8 +25,16 @@ pub(crate) struct Streams {
     /// The task's ends of the pipes that it writes to, each with device and inode of the file behind the pipe.
     written: Vec<((u64, u64), CallerFd)>,
     copies: Vec<JoinHandle<()>>,
-    /// How many bytes were copied.
-    copied: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
+}
+
+/// What the copying threads have done.
+#[derive(Default)]
+struct Progress {
+    /// How many bytes were read from the pipes.
+    read: AtomicUsize,
+    /// How many threads write to their file now.
+    writing: AtomicUsize,
 }
 
 /// Duplicates a stream, if it is inherited and a regular file.
@@ -85,22 +93,23 @@ impl Streams {
             std::thread::spawn(move || io::copy(&mut file, &mut pipe));
         }
         for (mut file, mut pipe) in self.outputs.drain(..) {
-            let copied = Arc::clone(&self.copied);
-            self.copies.push(std::thread::spawn(move || drain(&mut pipe, &mut file, &copied)));
+            let progress = Arc::clone(&self.progress);
+            self.copies.push(std::thread::spawn(move || drain(&mut pipe, &mut file, &progress)));
         }
     }
 
     /// Waits until everything that the command wrote is copied. A process that it has left behind, or passed the pipe to,
-    /// can hold it open: the wait ends when nothing was written for a second, and after ten seconds.
+    /// can hold it open: the wait ends when nothing came for a second, and after ten seconds, but never while a file is written.
     pub(crate) fn finish(self) {
         let begun = Instant::now();
-        let (mut seen, mut last) = (self.copied.load(Ordering::Relaxed), begun);
+        let (mut seen, mut last) = (0, begun);
         while !self.copies.iter().all(JoinHandle::is_finished) {
-            let now = self.copied.load(Ordering::Relaxed);
-            if now != seen {
+            let writing = self.progress.writing.load(Ordering::SeqCst) > 0;
+            let now = self.progress.read.load(Ordering::SeqCst);
+            if writing || now != seen {
                 (seen, last) = (now, Instant::now());
             }
-            if last.elapsed() > IDLE || begun.elapsed() > MOST {
+            if !writing && (last.elapsed() > IDLE || begun.elapsed() > MOST) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -108,19 +117,21 @@ impl Streams {
     }
 }
 
-/// How long nothing may have been written when the wait for the copies ends, and the longest wait.
+/// How long nothing may have come when the wait for the copies ends, and the longest wait for a pipe.
 const IDLE: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(10);
 
 /// Copies until the pipe is closed. If writing to the file fails, it keeps reading, so that the task does not block on
 /// a full disk.
-fn drain(pipe: &mut PipeReader, file: &mut File, copied: &AtomicUsize) {
+fn drain(pipe: &mut PipeReader, file: &mut File, progress: &Progress) {
     let mut buffer = [0; 16 << 10];
     let mut takes = true;
     while let Ok(n @ 1..) = pipe.read(&mut buffer) {
         let bytes = buffer.get(..n).unwrap_or_default();
+        progress.writing.fetch_add(1, Ordering::SeqCst);
+        progress.read.fetch_add(n, Ordering::SeqCst);
         takes = takes && file.write_all(bytes).is_ok();
-        copied.fetch_add(n, Ordering::Relaxed);
+        progress.writing.fetch_sub(1, Ordering::SeqCst);
     }
     if !takes {
         let _ = writeln!(io::stderr(), "cofferdam: the output could not be written completely");

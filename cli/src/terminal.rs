@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use cofferdam::{ExitStatus, Task, Terminal, WindowSize};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal as Number;
+use nix::sys::signal::{SigSet, Signal as Number};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::Failure;
@@ -75,15 +75,19 @@ struct Raw(Termios);
 impl Raw {
     fn set() -> io::Result<Raw> {
         let raw = Raw(tcgetattr(io::stdin())?);
-        raw.again()?;
+        // In the background, the kernel stops this process until it is in the foreground (SIGTTOU).
+        raw.make()?;
+        // From now on, it would stop a process that came into the background right before it sets the mode.
+        SigSet::from(Number::SIGTTOU).thread_block()?;
         Ok(raw)
     }
 
     /// Sets raw mode after a stop of this process.
     fn again(&self) -> io::Result<()> {
-        if is_in_background() {
-            return Ok(());
-        }
+        if is_in_background() { Ok(()) } else { self.make() }
+    }
+
+    fn make(&self) -> io::Result<()> {
         let mut mode = self.0.clone();
         cfmakeraw(&mut mode);
         Ok(tcsetattr(io::stdin(), SetArg::TCSADRAIN, &mode)?)

@@ -115,18 +115,25 @@ impl Tty {
 
     /// Reads until `text` was shown.
     fn shows(&mut self, text: &str) {
+        self.shows_within(text, 20_000).unwrap_or_else(|seen| panic!("{text:?} is not in {seen:?}"));
+    }
+
+    /// Reads until `text` was shown, or nothing was for some milliseconds. Then returns what was shown.
+    fn shows_within(&mut self, text: &str, milliseconds: u16) -> Result<(), String> {
         let mut seen = Vec::new();
         while !String::from_utf8_lossy(&seen).contains(text) {
             let mut fds = [nix::poll::PollFd::new(
                 std::os::fd::AsFd::as_fd(&self.master),
                 nix::poll::PollFlags::POLLIN,
             )];
-            let ready = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(20_000_u16)).unwrap();
-            assert_eq!(ready, 1, "{text:?} is not in {:?}", String::from_utf8_lossy(&seen));
+            if nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(milliseconds)).unwrap() == 0 {
+                return Err(String::from_utf8_lossy(&seen).into_owned());
+            }
             let mut buffer = [0; 4096];
             let n = self.master.read(&mut buffer).unwrap();
             seen.extend_from_slice(&buffer[..n]);
         }
+        Ok(())
     }
 }
 
@@ -256,6 +263,14 @@ impl Shell {
         self.tty.shows(shown);
     }
 
+    /// Waits until the shell knows that its job is stopped.
+    fn awaits_stop(&mut self) {
+        until("stop", || {
+            self.tty.master.write_all(b"sleep 0.1; jobs\n").unwrap();
+            self.tty.shows_within("Stopped", 1000).is_ok()
+        });
+    }
+
     /// The processes of the session, except its leader.
     fn others(&self) -> Vec<Pid> {
         let leader = Pid::from_raw(self.child.id().cast_signed());
@@ -296,7 +311,7 @@ fn command_that_may_read_the_terminal_is_stopped_in_the_background() {
             shell.types(&format!("echo typed-$(({n} + 40))\n"), &format!("typed-4{n}\r\n"));
             std::thread::sleep(Duration::from_millis(100));
         }
-        shell.types("jobs\n", "Stopped");
+        shell.awaits_stop();
         shell.types("bg\n", "&\r\n");
         shell.types("echo typed-$((50 + 1))\n", "typed-51\r\n");
         shell.types("fg\n", "sh -c");
@@ -305,6 +320,28 @@ fn command_that_may_read_the_terminal_is_stopped_in_the_background() {
     }
     shell.tty.master.write_all(b"exit\n").unwrap();
     assert!(shell.child.wait().unwrap().success());
+}
+
+/// The mode of the terminal is the shell's until the job is in the foreground.
+#[test]
+fn terminal_is_in_raw_mode_once_a_job_that_was_started_in_the_background_is_in_the_foreground() {
+    let Some(state) = State::new("raw") else { return };
+    let Some(mut shell) = Shell::start(&state, false) else { return };
+    let raw = |shell: &Shell| {
+        !tcgetattr(&shell.tty.slave).unwrap().local_flags.contains(nix::sys::termios::LocalFlags::ICANON)
+    };
+    let script = "echo rea\"\"dy; read line; echo got \"$line\"";
+    shell
+        .tty
+        .master
+        .write_all(format!("{} run -it sh -c '{script}' &\n", program(&state)).as_bytes())
+        .unwrap();
+    shell.awaits_stop();
+    assert!(!raw(&shell));
+    shell.types("fg\n", "ready\r\n");
+    until("raw mode", || raw(&shell));
+    shell.types("some words\r", "got some words\r\n");
+    until("the shell's mode", || !raw(&shell));
 }
 
 /// The kernel then sends SIGHUP and SIGCONT to the stopped job, or the shell sends them. A shell that is not the leader
@@ -340,7 +377,7 @@ fn stopped_command_ends_with_the_shell_of_its_terminal() {
         shell.tty.shows("Stopped");
         if in_background {
             shell.types("bg\n", "&\r\n");
-            shell.types("sleep 0.1; jobs\n", "Stopped");
+            shell.awaits_stop();
         }
         until("stop", || process_state(stopped.as_raw().cast_unsigned()) == Some('T'));
         match end {

@@ -10,11 +10,11 @@ use super::identity::{self, Mapping};
 use crate::caps::Sets;
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, Survey};
 use crate::ids::Identity;
 use crate::plan::MustHold;
 use crate::report::Control;
-use crate::spec::{Policy, SandboxSpec, Stdio, WindowSize};
+use crate::spec::{Policy, Resource, SandboxSpec, Stdio, WindowSize};
 use crate::step::wire::{Dup, Op, UNEXECUTED};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
@@ -243,7 +243,12 @@ pub(super) fn last_capability(host: &Host) -> u32 {
     host.supported.numbers().last().unwrap_or(63).into()
 }
 
-pub(super) fn rlimits(spec: &SandboxSpec, draft: &mut Draft) -> Result<()> {
+/// Adds the resource limits. The caller's limit of real-time priorities is not inherited, as no other scheduling attribute.
+pub(super) fn rlimits(spec: &SandboxSpec, survey: &Survey, draft: &mut Draft) -> Result<()> {
+    if survey.real_time && !spec.rlimits.contains_key(&Resource::Rtprio) {
+        let resource = Resource::Rtprio.number();
+        draft.enter(Enter::Inside, Control::empty(), Op::Rlimit { resource, soft: 0, hard: 0 });
+    }
     for (name, limit) in &spec.rlimits {
         let resource = name.number();
         let (soft, hard) = (limit.soft.unwrap_or(u64::MAX), limit.hard.unwrap_or(u64::MAX));

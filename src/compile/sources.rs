@@ -67,7 +67,7 @@ fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
 }
 
-/// A source that shows the processes of the host: a procfs, or a directory with one at its `/proc`.
+/// A source that shows the processes of the host: a procfs, or `/`, which contains one.
 pub(super) fn showing_processes<'a>(
     policy: &'a Policy,
     spec: &'a SandboxSpec,

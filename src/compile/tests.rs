@@ -181,6 +181,7 @@ fn survey() -> Survey {
         real: BTreeMap::new(),
         skip: Vec::new(),
         procfs: BTreeSet::new(),
+        real_time: false,
         mounts: BTreeMap::new(),
         resolv_conf: "nameserver 10.0.0.1\n".into(),
         served: false,

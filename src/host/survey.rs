@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
@@ -52,7 +53,9 @@ pub(crate) struct Survey {
     /// The mount points of the host inside the sources, with their kind. Only filled if the root may be populated by
     /// overlays.
     pub mounts: BTreeMap<PathBuf, FileKind>,
-    /// The sources that are on a procfs.
+    /// Whether the caller may use real-time priorities (`RLIMIT_RTPRIO`).
+    pub real_time: bool,
+    /// The sources that are a procfs, or show a process in one.
     pub procfs: BTreeSet<PathBuf>,
     /// Which of the spec's root directory and the directory of temporary roots are on a file system mounted noexec.
     pub noexec: BTreeSet<PathBuf>,
@@ -132,7 +135,7 @@ impl Survey {
             sources.iter().filter_map(|(path, source)| Some((path.clone(), source.look.node?))).collect();
         let bases = spec.root.path.iter().cloned().chain([temp_dir(policy)]);
         let noexec = bases.filter(|base| sources.get(base).is_some_and(is_noexec)).collect();
-        let of_proc = sources.iter().filter(|(_, source)| is_procfs(source));
+        let of_proc = sources.iter().filter(|(_, source)| is_of_processes(source));
         let procfs = of_proc.map(|(path, _)| path.clone()).collect();
         let real = sources.iter().filter(|(path, source)| **path != source.real);
         let real = real.map(|(path, source)| (path.clone(), source.real.clone())).collect();
@@ -149,6 +152,7 @@ impl Survey {
             skip: elsewhere(skip, &mounts, reach),
             mounts: mounts_within,
             procfs,
+            real_time: may_use_real_time(),
             real,
             noexec,
             streams: streams(spec),
@@ -275,8 +279,20 @@ fn is_noexec(source: &HostFile) -> bool {
     fstatvfs(source.fd()).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-fn is_procfs(source: &HostFile) -> bool {
+/// Whether the caller's limit of real-time priorities is above 0, or unknown.
+pub(crate) fn may_use_real_time() -> bool {
+    getrlimit(Resource::RLIMIT_RTPRIO).map_or(true, |(_, hard)| hard > 0)
+}
+
+/// Whether a source is the root of a procfs, or a file of one that belongs to a process.
+fn is_of_processes(source: &HostFile) -> bool {
+    const ROOT: u64 = 1;
+    let of_process = |part: std::path::Component<'_>| {
+        let name = part.as_os_str().as_encoded_bytes();
+        matches!(name, b"self" | b"thread-self") || !name.is_empty() && name.iter().all(u8::is_ascii_digit)
+    };
     fstatfs(source.fd()).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC)
+        && (fstat(source.fd()).is_ok_and(|st| st.st_ino == ROOT) || source.real.components().any(of_process))
 }
 
 /// The directory that contains the temporary roots of sandboxes.

@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,9 +33,16 @@ pub(crate) struct Prepared {
     made: Made,
     key: Vec<u8>,
     sources: Vec<FileId>,
-    table: Mutex<MountTable>,
+    watched: Mutex<Watched>,
+}
+
+/// What a prepared namespace depends on.
+#[derive(Debug)]
+struct Watched {
+    /// The host's table of mounts.
+    host: MountTable,
     /// Whether a mount of the namespace was detached since it was made.
-    broken: AtomicBool,
+    broken: bool,
 }
 
 impl Prepared {
@@ -45,7 +51,8 @@ impl Prepared {
     pub(crate) fn new(made: Made, key: Vec<u8>, sources: Vec<FileId>, table: MountTable) -> Prepared {
         // The first poll reports the mounts that init has made.
         has_changed(&made.table);
-        Prepared { made, key, sources, table: Mutex::new(table), broken: AtomicBool::new(false) }
+        let watched = Watched { host: table, broken: false };
+        Prepared { made, key, sources, watched: Mutex::new(watched) }
     }
 
     /// The mount namespace.
@@ -75,11 +82,10 @@ impl Prepared {
     /// mount namespace but that of the process that does it (`rename(2)`). So the host removes the mask of `/etc/shadow`
     /// when it replaces that file.
     pub(crate) fn is_current(&self) -> bool {
-        if has_changed(&self.made.table) {
-            self.broken.store(true, Ordering::Relaxed);
-        }
-        !self.broken.load(Ordering::Relaxed)
-            && self.table.lock().unwrap_or_else(PoisonError::into_inner).is_unchanged()
+        // Only one poll reports a change.
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.broken |= has_changed(&self.made.table);
+        !watched.broken && watched.host.is_unchanged()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::ids;
 use crate::ns::Network;
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
+use crate::rootfs::names;
 use crate::rootfs::prepared::{MountTable, Prepared};
 use crate::rootfs::probe::Look;
 use crate::rootfs::source::HostFile;
@@ -79,6 +80,7 @@ impl KeptPlan {
             && lock(&self.table).is_unchanged()
             && self.paths.iter().all(|(path, id)| identity(path).is_ok_and(|now| now == *id))
             && self.survey.streams == crate::host::streams(spec)
+            && self.survey.real_time == crate::host::may_use_real_time()
             && (given || ids::lookup(user).is_ok_and(|now| now == self.survey.identity))
     }
 }
@@ -244,8 +246,13 @@ impl Sandbox {
         let reals = held.iter().map(|source| source.real.clone()).collect();
         let table = host_mounts(reals)?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
+        let covered = covered(host);
         let made = spawn::prepare(&common, survey, self.left(begun))?;
         let prepared = Arc::new(Prepared::new(made, key, sources, table));
+        if covered != self::covered(host) {
+            // The host has replaced a file that may have been covered before.
+            return Ok(None);
+        }
         if mounts.prepared.len() >= KEPT {
             mounts.prepared.remove(0);
         }
@@ -285,6 +292,13 @@ impl Sandbox {
     }
 }
 
+/// The files of the host that may be covered in prepared mounts.
+fn covered(host: &Host) -> Vec<Option<FileId>> {
+    let generated = names::paths(true, true).map(PathBuf::from);
+    let all = host.private.iter().map(|(path, _)| path.clone()).chain(generated);
+    all.map(|path| identity(&path).ok().flatten()).collect()
+}
+
 fn host_mounts(around: Vec<PathBuf>) -> Result<MountTable> {
     MountTable::read(around).map_err(Error::prepare("read(\"/proc/thread-self/mountinfo\")"))
 }
@@ -311,7 +325,7 @@ fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
 }
 
 /// The identity of the file that `path` leads to, symbolic links followed. `None` if there is none.
-fn identity(path: &std::path::Path) -> nix::Result<Option<FileId>> {
+fn identity(path: &Path) -> nix::Result<Option<FileId>> {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| nix::errno::Errno::EINVAL)?;
     match identify(nix::fcntl::AT_FDCWD, &path) {
         Ok(id) => Ok(Some(id)),

@@ -109,24 +109,30 @@ pub(in crate::cgroup) fn unlimited_swap(effect: Effect, active: bool, report: &m
 /// rows in reverse order. Wider limits are written first and narrower ones last. So the kernel accepts each write, and
 /// no limit is ever wider than the wider of its old and new value.
 ///
-/// The files of rows in `old` that are `unknown` have other values. So they are written in any case, except that a limit
-/// that need not hold is not lifted: it was never set.
+/// The files of rows in `old` that are `unknown` have other values. So a new limit is written, and an old one is lifted,
+/// except one that need not hold: it was never set.
 pub(in crate::cgroup) fn changes(
     old: &[Row],
     new: &[Row],
     unknown: impl Fn(&Row) -> bool,
 ) -> Vec<(Row, Row)> {
-    let (unknown, old): (Vec<Row>, Vec<Row>) = old.iter().cloned().partition(unknown);
-    let set = |row: &&Row| row.limits && row.on_refusal == OnRefusal::Fail;
-    let lifts = |now: &Row| !now.limits && unknown.iter().filter(set).any(|was| same(was, now));
-    let mut changes = known_changes(&old, new);
-    let others: Vec<&Row> = new.iter().filter(|now| lifts(now)).collect();
-    let gone = unknown.iter().filter(set).filter(|was| !new.iter().any(|now| same(was, now)));
-    let lifted = gone.filter_map(|was| Some(no_limit(was, without_limit(was)?)));
-    let lifted: Vec<Row> = others.into_iter().cloned().chain(lifted).collect();
-    changes.splice(0..0, lifted.into_iter().map(|now| (now.clone(), now)));
+    let limits = |was: &Row| new.iter().any(|now| same(was, now) && now.limits);
+    let known = |was: &Row| match (unknown(was), was.on_refusal == OnRefusal::Fail && !limits(was)) {
+        (false, _) => Some(was.clone()),
+        // Lifting a limit widens it, whatever the file has.
+        (true, true) => Some(Row { text: UNKNOWN.into(), limits: true, allows: 0, ..was.clone() }),
+        (true, false) => None,
+    };
+    let mut changes = known_changes(&old.iter().filter_map(known).collect::<Vec<_>>(), new);
+    for (was, now) in changes.iter_mut().filter(|(was, _)| was.text == UNKNOWN) {
+        // There is nothing to go back to.
+        *was = now.clone();
+    }
     changes
 }
+
+/// In place of the value of a file that is not known.
+const UNKNOWN: &str = "unknown";
 
 /// Whether the two rows are one limit.
 fn same(a: &Row, b: &Row) -> bool {

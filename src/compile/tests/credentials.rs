@@ -324,6 +324,16 @@ fn a_task_that_may_run_real_time_processes_weakens_its_limits_of_cpu_time() {
     assert_eq!(limited(&|case| case.spec.rlimits = [(Resource::Rtprio, rtprio(0))].into()), (false, true));
 }
 
+#[test]
+fn a_limit_of_real_time_priorities_is_not_inherited() {
+    let mut case = task(1000, &[], &["all"]);
+    check(&case, "! RLIMIT_RTPRIO");
+    case.survey.real_time = true;
+    check(&case, "prlimit64(0, RLIMIT_RTPRIO, {0, 0})");
+    case.spec.rlimits = [(Resource::Rtprio, Rlimit { soft: Some(5), hard: Some(5) })].into();
+    check(&case, "prlimit64(0, RLIMIT_RTPRIO, {5, 5})\n! {0, 0}");
+}
+
 /// Without a pidfd of the caller, PID 1 outlives it. The order of the other steps is that of every plan.
 #[test]
 fn exit_record_is_written_by_pid_1_or_by_a_process_that_stays_in_its_place() {
