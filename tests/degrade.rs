@@ -310,7 +310,12 @@ fn refused_calls_that_restrict_the_process_are_reported_and_rolled_back() {
         let none = Rlimit { soft: Some(0), hard: Some(0) };
         s.with(|s| s.rlimits = [(Resource::Core, none)].into())
     };
-    refused(Setup, "prlimit64(0, RLIMIT_CORE, {0, 0})", all(libc::SYS_prlimit64), limited);
+    refused(
+        Setup,
+        "prlimit64(0, RLIMIT_CORE, {0, 0})",
+        only(libc::SYS_prlimit64, 1, libc::RLIMIT_CORE as i32),
+        limited,
+    );
     // With an init that stays as PID 1, and with the command as PID 1.
     let alone: Set = |s| s.with(|s| s.init = false);
     for set in [as_it_is, alone] {

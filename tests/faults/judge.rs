@@ -158,6 +158,9 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
         {
             Some("a handle without the namespace, or without the main process")
         }
+        (_, "prlimit64") if caller => {
+            Some("the task's limit of real-time priorities is 0, whatever the caller's is")
+        }
         (_, "rt_sigtimedwait") => Some("there is no pending SIGXFSZ to remove"),
         (_, "lseek" | "statx") if caller && text.is_empty() => {
             Some("the standard library's guess of a file's size")
