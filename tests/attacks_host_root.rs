@@ -119,6 +119,33 @@ fn chroot_env_entry_of_slash_shows_the_hosts_root() {
     }
 }
 
+/// A process of the host with the user nobody, and a file that only root may write.
+struct Plain {
+    process: std::process::Child,
+    site: tempfile::TempDir,
+}
+
+impl Plain {
+    fn start() -> Plain {
+        let site = tempfile::tempdir().unwrap();
+        fs::write(site.path().join("roots"), "").unwrap();
+        let process = std::process::Command::new("sleep").arg("60").uid(65534).gid(65534).spawn().unwrap();
+        Plain { process, site }
+    }
+
+    /// The path of the file in a procfs, by the root of the process.
+    fn path_to_file(&self) -> String {
+        format!("{}/root{}", self.process.id(), self.site.path().join("roots").display())
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
 /// In the host's PID namespace, `/proc/PID/root` of an ordinary process of the same user is the host's root. The task
 /// (nobody, with CAP_DAC_OVERRIDE) can write a file there that only root may write. A Landlock domain prevents that;
 /// without one the report must not call enforced what the write undoes.
@@ -127,19 +154,15 @@ fn shared_pid_namespace_reaches_the_host_only_if_reported() {
     if !can("root") || !sandboxes() {
         return;
     }
-    let site = tempfile::tempdir().unwrap();
-    let file = site.path().join("roots");
-    fs::write(&file, "").unwrap();
-    let mut plain = std::process::Command::new("sleep").arg("60").uid(65534).gid(65534).spawn().unwrap();
-    let target = format!("/proc/{}/root{}", plain.id(), file.display());
+    let plain = Plain::start();
+    let target = format!("/proc/{}", plain.path_to_file());
     let host = Host::probe().unwrap();
     let reach = |mode, host: &Host| {
         run_probe(probe("reach").env("TARGET", &target).user("nobody").pid_mode(mode).host(host)).unwrap()
     };
     let shared = reach(IsolationMode::Host, &without_landlock());
     let kept = [reach(IsolationMode::Private, &host), reach(IsolationMode::Host, &host)];
-    plain.kill().unwrap();
-    plain.wait().unwrap();
+    drop(plain);
     assert_eq!(shared.get("reached"), "true", "the attack is none any more");
     let undone = Control::HOST_FILES | Control::ROOT_SWITCH | Control::MASKED_PATHS | Control::KILL;
     assert!(shared.report.weakened.contains(undone | Control::DEVICES), "{}", shared.report);
@@ -156,11 +179,8 @@ fn volume_of_the_hosts_proc_reaches_the_host_only_if_reported() {
     if !can("root") || !sandboxes() {
         return;
     }
-    let site = tempfile::tempdir().unwrap();
-    let file = site.path().join("roots");
-    fs::write(&file, "").unwrap();
-    let mut plain = std::process::Command::new("sleep").arg("60").uid(65534).gid(65534).spawn().unwrap();
-    let target = format!("/host/{}/root{}", plain.id(), file.display());
+    let plain = Plain::start();
+    let target = format!("/host/{}", plain.path_to_file());
     let reach = |host: &Host| {
         let proc = Volume { read_only: true, ..Volume::new("/proc", "/host") };
         // A shared network would be another reason for a domain.
@@ -169,8 +189,7 @@ fn volume_of_the_hosts_proc_reaches_the_host_only_if_reported() {
     };
     let host = Host::probe().unwrap();
     let (open, kept) = (reach(&without_landlock()), reach(&host));
-    plain.kill().unwrap();
-    plain.wait().unwrap();
+    drop(plain);
     assert_eq!(open.get("reached"), "true", "the attack is none any more");
     let undone = Control::HOST_FILES | Control::ROOT_SWITCH | Control::KILL | Control::DEVICES;
     assert!(open.report.weakened.contains(undone | Control::PID_NS), "{}", open.report);

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -143,12 +144,8 @@ fn failed_recovery_leaves_the_task_as_it_was() {
     }
     let dir = tempfile::tempdir().unwrap();
     kill(driver(dir.path(), "sleep 1000", "spawned"));
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "forbidden_entry", "--nocapture", "--test-threads=1"]);
-    let output = command.env("COFFERDAM_FORBIDDEN", dir.path()).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let kind = text.lines().find_map(|line| line.strip_prefix("kind "));
-    assert!(kind.is_some_and(|kind| kind.contains("pidfd_open(")), "{text}");
+    let error = printed_by("forbidden_entry", &[("COFFERDAM_FORBIDDEN", dir.path().as_os_str())]);
+    assert!(error.contains("pidfd_open("), "{error}");
     let task = Sandbox::recover(&stored(dir.path())).unwrap();
     assert_eq!(task.status().unwrap(), None);
     task.release().unwrap();
@@ -160,10 +157,16 @@ fn third(dir: &Path) -> String {
 
 /// A third process that runs a script in the task and prints what that prints, or waits for the task.
 fn third_that(dir: &Path, exec: Option<&str>) -> String {
+    let mut variables = vec![("COFFERDAM_THIRD", dir.as_os_str())];
+    variables.extend(exec.map(|script| ("COFFERDAM_EXEC", script.as_ref())));
+    printed_by("third_entry", &variables)
+}
+
+/// What an entry point prints after `kind `, in a process of its own. All of its output without such a line.
+fn printed_by(entry: &str, variables: &[(&str, &OsStr)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "third_entry", "--nocapture", "--test-threads=1"]);
-    command.envs(exec.map(|script| ("COFFERDAM_EXEC", script)));
-    let output = command.env("COFFERDAM_THIRD", dir).output().unwrap();
+    command.args(["--exact", entry, "--nocapture", "--test-threads=1"]);
+    let output = command.envs(variables.iter().copied()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().find_map(|line| line.strip_prefix("kind ")).unwrap_or(&text).to_owned()
 }

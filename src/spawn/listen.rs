@@ -274,7 +274,7 @@ fn was_executed(child: &Child, listening: Listening<'_>) -> Result<bool> {
         match read {
             Ok(n) if name.get(..n).and_then(|name| name.strip_suffix(b"\n")) == Some(UNEXECUTED) => {}
             Ok(_) => return Ok(true),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(true),
+            Err(e) if sys::is_no_process(&e) => return Ok(true),
             Err(e) => return Err(Error::prepare("read(\"/proc/PID/comm\")")(e)),
         }
         if ended {

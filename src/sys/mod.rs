@@ -198,6 +198,11 @@ fn shown_pid(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     Ok(Some(pid.unwrap_or(0)))
 }
 
+/// Whether a file of a process in `/proc` could not be read because there is no such process (`proc(5)`).
+pub(crate) fn is_no_process(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
 /// The state of a process (`proc_pid_stat(5)`). procfs parses it, but reads it with errors that lack the errno.
 ///
 /// # Errors
@@ -234,7 +239,7 @@ pub(crate) fn is_child(pidfd: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> io::Res
         Some(gone) => return Ok(gone == -1),
     };
     let is = match stat(pid) {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => true,
+        Err(e) if is_no_process(&e) => true,
         stat => {
             let ppid = stat?.ppid;
             find_pid(parent)?.is_none_or(|parent| ppid == parent)

@@ -101,7 +101,7 @@ impl Identity {
         let number = sys::find_pid(main)?.filter(|main| *main != pid);
         let seen = match number.map(Process::look).transpose() {
             // It has ended, and init has reaped it.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => None,
+            Err(e) if sys::is_no_process(&e) => None,
             seen => seen?,
         };
         // If init has reaped it meanwhile, another process may have its PID.

@@ -139,11 +139,6 @@ fn cgroups(handle: &TaskHandle, this_boot: bool) -> Result<Option<Group>> {
     Ok(Some(group))
 }
 
-/// Whether there is no such process (`proc(5)`).
-fn is_gone(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
-}
-
 fn is_absent(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) || e.kind() == io::ErrorKind::NotFound
 }
@@ -185,7 +180,7 @@ fn open_process(process: &Process) -> Result<Result<OwnedFd, Lost>> {
         // Not reaped until now, so what was seen is of the process that the pidfd refers to.
         Ok(seen) if shown == Some(pid) && seen.is(process) => Ok(Ok(pidfd)),
         Ok(_) if shown == Some(pid) => Ok(Err(Lost::PidReused)),
-        Err(e) if !is_gone(&e) => Err(Error::task(format!("read(\"/proc/{pid}/stat\")"))(e)),
+        Err(e) if !sys::is_no_process(&e) => Err(Error::task(format!("read(\"/proc/{pid}/stat\")"))(e)),
         _ if sys::has_ended(pidfd.as_fd()).map_err(Error::task("poll(pidfd)"))? => Ok(Err(Lost::Unrecorded)),
         _ => {
             let why = "/proc does not show the process: it is mounted for another PID namespace, or hides it";
