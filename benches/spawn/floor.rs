@@ -4,11 +4,15 @@
 //! The list, with all strings, is made once. A run is a clone, the calls, the exec and the reaping.
 
 use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use cofferdam::rootfs::default_chroot_env;
 use cofferdam::{FileKind, Host};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 #[path = "../../src/sys/x86_64.rs"]
 mod arch;
@@ -27,12 +31,20 @@ enum Call {
     Chdir(CString),
     PivotRoot,
     UmountOldRoot,
+    /// Enters the mount namespace that the descriptor refers to.
+    Setns(RawFd),
+    /// Copies the mount namespace.
+    Unshare,
 }
 
 /// The calls of a child, and the program that it executes.
 pub struct Calls {
     calls: Vec<Call>,
     program: CString,
+    /// The namespaces that the child is cloned into.
+    namespaces: libc::c_int,
+    /// The mount namespace that the calls copy.
+    _prepared: Option<File>,
 }
 
 /// What the child reads, and the call that was refused, which it writes: both are in the memory that it shares.
@@ -107,6 +119,8 @@ unsafe fn make(call: &Call) -> isize {
         Call::UmountOldRoot => {
             (libc::SYS_umount2, [c".".as_ptr() as usize, libc::MNT_DETACH as usize, 0, 0, 0])
         }
+        Call::Setns(namespace) => (libc::SYS_setns, [*namespace as usize, libc::CLONE_NEWNS as usize, 0, 0, 0]),
+        Call::Unshare => (libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0]),
     };
     // SAFETY: the caller vouches for the strings; the other arguments are numbers and a `mount_attr`.
     unsafe { arch::syscall(number, args) }
@@ -114,7 +128,8 @@ unsafe fn make(call: &Call) -> isize {
 
 impl Calls {
     fn new(program: &str) -> Calls {
-        let mut calls = Calls { calls: Vec::new(), program: c(program) };
+        let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
+        let mut calls = Calls { calls: Vec::new(), program: c(program), namespaces, _prepared: None };
         calls.mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "");
         calls
     }
@@ -150,6 +165,41 @@ impl Calls {
     /// Every mount of the default plan of this host, and `program` bind-mounted at `/exit`. `root` is an empty
     /// directory.
     pub fn default_plan(root: &Path, program: &Path, host: &Host) -> Calls {
+        let mut calls = Calls::common(root, program);
+        calls.calls.push(Call::Mkdir(c("tmp"), 0o1777));
+        calls.own(host, &mut None, |_| true);
+        calls.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
+        calls.switch();
+        calls
+    }
+
+    /// The same, of which the child makes only what no two tasks can share. It copies the other mounts from a namespace
+    /// that is made now.
+    ///
+    /// # Errors
+    /// The refused call, by its number, or what the thread that makes the namespace cannot do.
+    pub fn on_prepared(root: &Path, program: &Path, host: &Host) -> Result<Calls, String> {
+        let in_proc = |path: &str| path.starts_with("proc");
+        let mut common = Calls::common(root, program);
+        common.calls.push(Call::Mkdir(c("tmp"), 0o1777));
+        let mut empty = None;
+        common.restrict(host, &mut empty, |path| !in_proc(path));
+        common.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
+        common.switch();
+        common.set_attr("/", 0, libc::MOUNT_ATTR_RDONLY);
+        let namespace = std::thread::spawn(move || common.namespace()).join();
+        let namespace = namespace.map_err(|_| "the thread of the namespace has panicked")??;
+        let mut calls = Calls::new("/exit");
+        calls.calls = vec![Call::Setns(namespace.as_raw_fd()), Call::Unshare];
+        calls.namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
+        calls._prepared = Some(namespace);
+        calls.mount("tmpfs", "tmp", "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777,size=67108864");
+        calls.own(host, &mut empty, in_proc);
+        Ok(calls)
+    }
+
+    /// What is the same for all tasks: the root with its sources, `/dev`, `/sys`, and the mount points.
+    fn common(root: &Path, program: &Path) -> Calls {
         let mut calls = Calls::new("/exit");
         calls.mount("tmpfs", root, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755,size=67108864");
         calls.calls.push(Call::Chdir(c(root)));
@@ -159,26 +209,15 @@ impl Calls {
             calls.mount(source, &target, "", libc::MS_BIND | libc::MS_REC, "");
             calls.set_attr(&target, libc::AT_RECURSIVE, READ_ONLY);
         }
-        calls.calls.push(Call::Mkdir(c("tmp"), 0o1777));
         calls.devices();
         calls.mkdir("proc");
-        calls.mount("proc", "proc", "proc", NO_EXEC, "");
         calls.mkdir("sys");
         calls.mount("sysfs", "sys", "sysfs", NO_EXEC | libc::MS_RDONLY, "");
         calls.calls.push(Call::Create(c("exit")));
         calls.mount(program, "exit", "", libc::MS_BIND, "");
         calls.set_attr("exit", 0, READ_ONLY);
-        for (path, _) in &host.read_only {
-            let path = inside(path);
-            calls.mount(&path, &path, "", libc::MS_BIND | libc::MS_REC, "");
-            calls.set_attr(&path, libc::AT_RECURSIVE, libc::MOUNT_ATTR_RDONLY);
-        }
-        calls.masks(host);
-        calls.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
-        calls.switch();
         calls
     }
-
     /// `/dev` with its nodes, links and file systems.
     fn devices(&mut self) {
         self.mkdir("dev");
@@ -206,26 +245,53 @@ impl Calls {
         for name in ["dev/pts", "dev/shm", "dev/mqueue"] {
             self.mkdir(name);
         }
+    }
+
+    /// What belongs to one task.
+    fn own(&mut self, host: &Host, empty: &mut Option<String>, is_own: impl Fn(&str) -> bool) {
+        self.mount("proc", "proc", "proc", NO_EXEC, "");
         let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
         self.mount("devpts", "dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620,gid=5");
         self.mount("tmpfs", "dev/shm", "tmpfs", NO_EXEC, "mode=1777,size=67108864");
         self.mount("mqueue", "dev/mqueue", "mqueue", NO_EXEC, "");
+        self.restrict(host, empty, is_own);
     }
 
-    /// The masks. All directories get binds of one empty tmpfs.
-    fn masks(&mut self, host: &Host) {
-        let mut empty: Option<String> = None;
-        for (path, kind) in masked(host) {
-            let path = inside(&path);
-            match (kind, &empty) {
+    /// The read-only paths and the masks of `/proc` and `/sys`, those with `is_own`. All masked directories get binds of
+    /// one empty tmpfs,
+    /// which the first of them gets unless it is mounted already.
+    fn restrict(&mut self, host: &Host, empty: &mut Option<String>, is_own: impl Fn(&str) -> bool) {
+        for path in host.read_only.iter().map(|(path, _)| inside(path)).filter(|path| is_own(path)) {
+            self.mount(&path, &path, "", libc::MS_BIND | libc::MS_REC, "");
+            self.set_attr(&path, libc::AT_RECURSIVE, libc::MOUNT_ATTR_RDONLY);
+        }
+        let all = masked(host).map(|(path, kind)| (inside(&path), kind));
+        for (path, kind) in all.filter(|(path, _)| is_own(path)) {
+            match (kind, &*empty) {
                 (FileKind::Dir, Some(empty)) => self.mount(empty, &path, "", libc::MS_BIND, ""),
                 (FileKind::Dir, None) => {
                     self.mount("tmpfs", &path, "tmpfs", NO_EXEC | libc::MS_RDONLY, "");
-                    empty = Some(path);
+                    *empty = Some(path);
                 }
                 _ => self.mount("dev/null", &path, "", libc::MS_BIND, ""),
             }
         }
+    }
+
+    /// A mount namespace in which the calls were made. The caller is a thread that ends after it.
+    fn namespace(&self) -> Result<File, String> {
+        let own = File::open("/proc/thread-self/ns").map_err(|error| error.to_string())?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|errno| format!("unshare: {errno}"))?;
+        for (i, call) in self.calls.iter().enumerate() {
+            // SAFETY: the strings are those of `self`.
+            let result = unsafe { make(call) };
+            if result < 0 {
+                let why = std::io::Error::from_raw_os_error(-result as i32);
+                return Err(format!("raw call {i} of {} of the namespace: {why}", self.calls.len()));
+            }
+        }
+        let opened = nix::fcntl::openat(&own, "mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        opened.map(File::from).map_err(|errno| format!("mnt: {errno}"))
     }
 
     /// Makes a process with its own mount, PID and IPC namespaces, which makes the calls, executes the program and
@@ -237,9 +303,7 @@ impl Calls {
         let mut child_args = Child { calls: self, refused: 0, errno: 0 };
         // SAFETY: `clone_args` is plain data, and all zeroes is a valid value.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        let flags =
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
-        args.flags = flags as u64;
+        args.flags = (libc::CLONE_VM | libc::CLONE_VFORK | self.namespaces) as u64;
         args.exit_signal = libc::SIGCHLD as u64;
         // SAFETY: CLONE_VM and CLONE_VFORK without a stack: the caller is suspended while the child uses its frame. The
         // child makes raw system calls only. This program installs no signal handler, so none can run in the child.

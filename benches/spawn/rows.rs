@@ -8,6 +8,7 @@ use crate::ours::{Extent, Way};
 pub enum Work {
     Floor,
     ByHand,
+    ByHandPrepared,
     Std,
     Ours(Way, Extent),
     Plan,
@@ -29,6 +30,7 @@ impl Work {
         match self {
             Work::Floor => "floor: raw clone, bind root, proc, pivot_root".into(),
             Work::ByHand => "by hand: every mount of the default plan".into(),
+            Work::ByHandPrepared => "by hand: the same, on prepared mounts".into(),
             Work::Std => "std::process::Command, no isolation".into(),
             Work::Ours(Way::Cold, extent) => format!("ours cold: {}", extent.name()),
             Work::Ours(Way::Prepared, extent) => format!("ours prepared: {}", extent.name()),
@@ -47,7 +49,16 @@ impl Work {
 
     /// Whether a caller with all privileges must be able to do it. If it then fails, the bench fails.
     pub fn required(self) -> bool {
-        matches!(self, Work::Floor | Work::ByHand | Work::Std | Work::Ours(..) | Work::Plan | Work::Probe)
+        matches!(
+            self,
+            Work::Floor
+                | Work::ByHand
+                | Work::ByHandPrepared
+                | Work::Std
+                | Work::Ours(..)
+                | Work::Plan
+                | Work::Probe
+        )
     }
 }
 
@@ -143,6 +154,7 @@ fn alone(hybrid: bool) -> Vec<Row> {
     vec![
         row(Work::Floor),
         row(Work::ByHand),
+        row(Work::ByHandPrepared),
         row(Work::Std),
         row(Work::Ours(Cold, Root)),
         row(Work::Ours(Cold, Mounts)).bar(3.0),
@@ -183,6 +195,7 @@ fn axes() -> Vec<Row> {
         rows.extend([
             row(Work::Floor),
             row(Work::ByHand),
+            row(Work::ByHandPrepared),
             row(Work::Ours(Cold, Extent::Mounts)),
             row(Work::Ours(Cold, DEFAULT)),
             prepared,
