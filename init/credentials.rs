@@ -33,10 +33,15 @@ pub fn become_user(uid: u32, gid: u32, set_groups: bool, groups: List<'static, u
     set_ids(uid, gid, &mut next)
 }
 
-/// Drops the capabilities up to `last` from the bounding set, except those in `keep`. `index` is the index of the
-/// call's line.
-pub fn drop_bounding(keep: u64, last: u32, index: u8) -> Done {
-    for cap in (0..CAP_BITS).filter(|cap| *cap <= last && keep & (1 << cap) == 0) {
+/// Drops the capabilities up to `last` from the bounding set, except those in `keep`.
+pub fn limit_bounding(keep: u64, last: u32) -> Done {
+    let known = u64::MAX >> CAP_BITS.saturating_sub(1).saturating_sub(last);
+    drop_bounding(known & !keep, 0)
+}
+
+/// Drops the capabilities with these bits from the bounding set. `index` is the index of the call's line.
+pub fn drop_bounding(bits: u64, index: u8) -> Done {
+    for cap in (0..CAP_BITS).filter(|cap| bits & (1 << cap) != 0) {
         sys::prctl(PR_CAPBSET_DROP, cap as usize, 0).at(index)?;
     }
     Ok(())

@@ -38,8 +38,8 @@ pub struct Left {
     pub gid: u32,
     /// Whether PID 1 drops its supplementary groups.
     pub set_groups: bool,
-    /// The highest capability that the kernel knows.
-    pub last: u32,
+    /// The bounding set that the fork has inherited.
+    pub bounding: u64,
 }
 
 /// Indices of the pidfds of the caller that the parent of the task's main process watches. An index beyond the table
@@ -58,7 +58,7 @@ pub fn fork_and_reap(init: &mut Init, watched: Watched, left: Left) -> Done {
         Forked::Child => Ok(()),
         Forked::Parent(parent) => {
             parent.close_others(init, 3)?;
-            drop_bounding(0, left.last, 4)?;
+            drop_bounding(left.bounding, 4)?;
             let mut next = NextCall::from(5);
             left.set_ids(&mut next)?;
             drop_capabilities(0, NO_CHILD, &mut next)?;
@@ -81,7 +81,7 @@ pub fn fork_outside(init: &mut Init, watched: Watched, left: Left) -> Done {
         }
         Forked::Parent(parent) => {
             parent.close_others(init, 6)?;
-            drop_bounding(0, left.last, 7)?;
+            drop_bounding(left.bounding, 7)?;
             let mut next = NextCall::from(8);
             sys::prctl(PR_SET_KEEPCAPS, 1, 0).at(next.index())?;
             left.set_ids(&mut next)?;

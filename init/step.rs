@@ -3,7 +3,7 @@
 
 use crate::call::{At, Done, NextCall};
 use crate::clock::Clock;
-use crate::credentials::{become_user, drop_bounding, enter_landlock_domain, set_caps, set_ids};
+use crate::credentials::{become_user, enter_landlock_domain, limit_bounding, set_caps, set_ids};
 use crate::log::Log;
 use crate::mount::{attach, attach_anchor, new_mount};
 use crate::paths::{
@@ -190,16 +190,16 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
             init.log = Log::open(file, pipes).at(0)?;
             Ok(())
         }
-        Op::Fork { uid, gid, set_groups, last, caller, gate } => {
-            let (watched, left) = (Watched { caller, gate }, Left { uid, gid, set_groups, last });
+        Op::Fork { uid, gid, set_groups, bounding, caller, gate } => {
+            let (watched, left) = (Watched { caller, gate }, Left { uid, gid, set_groups, bounding });
             reap::fork_and_reap(init, watched, left)
         }
-        Op::ForkOutside { uid, gid, set_groups, last, caller, gate } => {
-            let (watched, left) = (Watched { caller, gate }, Left { uid, gid, set_groups, last });
+        Op::ForkOutside { uid, gid, set_groups, bounding, caller, gate } => {
+            let (watched, left) = (Watched { caller, gate }, Left { uid, gid, set_groups, bounding });
             reap::fork_outside(init, watched, left)
         }
         Op::ForkInside { caller } => reap::fork_inside(init, caller),
-        Op::Bounding { keep, last } => drop_bounding(keep, last, 0),
+        Op::Bounding { keep, last } => limit_bounding(keep, last),
         Op::Ids { uid, gid, set_groups, groups } => become_user(uid, gid, set_groups, groups),
         Op::Caps { permitted, inheritable, ambient } => set_caps(permitted, inheritable, ambient),
         Op::NoUserNamespaces { program } | Op::Filter { program } => sys::seccomp(program.0).at(0),

@@ -145,7 +145,9 @@ pub(crate) fn compile(
     let mut clone = ns::lower::join(&namespaces, &mut draft);
     process::enter(&cgroups, &mut draft);
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
-    let stay = Stay { policy, spec, host, identity, mapping, id: &id, stays };
+    process::bounding(host, sets, &mut draft);
+    let bounding = sets.bounding;
+    let stay = Stay { policy, spec, host, identity, mapping, bounding, id: &id, stays };
     let outside = stays == Stays::Outside;
     let mut files = stays::Files::default();
     if outside {

@@ -260,9 +260,7 @@ impl Stage {
         match work {
             Work::Floor => self.raw(Calls::floor(&files.root)),
             Work::ByHand => self.raw(Calls::default_plan(&dir.join("empty"), &files.program, host)),
-            Work::ByHandPrepared => {
-                self.raw(Calls::on_prepared(&dir.join("empty"), &files.program, host)?)
-            }
+            Work::ByHandPrepared => self.raw(Calls::on_prepared(&dir.join("empty"), &files.program, host)?),
             Work::Std => external(vec![files.program.clone().into()]),
             Work::Ours(way, extent) => {
                 let sandbox = ours::ready(host, files, way, extent)?;

@@ -22,8 +22,18 @@ const NO_EXEC: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXE
 
 /// A system call with its arguments.
 enum Call {
-    Mount { source: CString, target: CString, kind: CString, flags: libc::c_ulong, data: CString },
-    SetAttr { path: CString, flags: libc::c_int, attr: libc::mount_attr },
+    Mount {
+        source: CString,
+        target: CString,
+        kind: CString,
+        flags: libc::c_ulong,
+        data: CString,
+    },
+    SetAttr {
+        path: CString,
+        flags: libc::c_int,
+        attr: libc::mount_attr,
+    },
     Mkdir(CString, libc::mode_t),
     Create(CString),
     Mknod(CString, libc::dev_t),
@@ -119,7 +129,9 @@ unsafe fn make(call: &Call) -> isize {
         Call::UmountOldRoot => {
             (libc::SYS_umount2, [c".".as_ptr() as usize, libc::MNT_DETACH as usize, 0, 0, 0])
         }
-        Call::Setns(namespace) => (libc::SYS_setns, [*namespace as usize, libc::CLONE_NEWNS as usize, 0, 0, 0]),
+        Call::Setns(namespace) => {
+            (libc::SYS_setns, [*namespace as usize, libc::CLONE_NEWNS as usize, 0, 0, 0])
+        }
         Call::Unshare => (libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0]),
     };
     // SAFETY: the caller vouches for the strings; the other arguments are numbers and a `mount_attr`.
@@ -281,7 +293,8 @@ impl Calls {
     /// A mount namespace in which the calls were made. The caller is a thread that ends after it.
     fn namespace(&self) -> Result<File, String> {
         let own = File::open("/proc/thread-self/ns").map_err(|error| error.to_string())?;
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|errno| format!("unshare: {errno}"))?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .map_err(|errno| format!("unshare: {errno}"))?;
         for (i, call) in self.calls.iter().enumerate() {
             // SAFETY: the strings are those of `self`.
             let result = unsafe { make(call) };

@@ -79,7 +79,7 @@ impl Made {
             OpCode::MoveRoot => Op::MoveRoot {},
             OpCode::Rlimit => Op::Rlimit { resource: m, soft: y, hard: z },
             OpCode::Fork => {
-                Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, last: y as u32, caller: z as u32, gate: m }
+                Op::Fork { uid: m, gid: n, set_groups: x & 1 != 0, bounding: y, caller: z as u32, gate: m }
             }
             OpCode::Gate => Op::Gate { caller: m },
             OpCode::Name => Op::Name { name: a },
@@ -87,7 +87,7 @@ impl Made {
                 uid: m,
                 gid: n,
                 set_groups: x & 1 != 0,
-                last: y as u32,
+                bounding: y,
                 caller: z as u32,
                 gate: m,
             },

@@ -239,7 +239,7 @@ pub(super) fn log(
     Ok(Some(path))
 }
 
-pub(super) fn last_capability(host: &Host) -> u32 {
+fn last_capability(host: &Host) -> u32 {
     host.supported.numbers().last().unwrap_or(63).into()
 }
 
@@ -261,6 +261,12 @@ pub(super) fn rlimits(spec: &SandboxSpec, survey: &Survey, draft: &mut Draft) ->
     Ok(())
 }
 
+/// Adds the step of the bounding set. It comes before the fork, so the process that stays has only these left to drop.
+pub(super) fn bounding(host: &Host, sets: Sets, draft: &mut Draft) {
+    let keep = sets.bounding.bits();
+    draft.enter(Enter::Inside, Control::CAPS, Op::Bounding { keep, last: last_capability(host) });
+}
+
 pub(super) fn credentials(
     spec: &SandboxSpec,
     host: &Host,
@@ -269,8 +275,6 @@ pub(super) fn credentials(
     mapping: Mapping,
     draft: &mut Draft,
 ) {
-    let keep = sets.bounding.bits();
-    draft.enter(Enter::Inside, Control::CAPS, Op::Bounding { keep, last: last_capability(host) });
     let groups = Encoded::of(identity::groups(host, who));
     let set_groups = mapping != Mapping::Caller;
     let ids = Op::Ids { uid: who.uid, gid: who.gid, set_groups, groups: groups.list() };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::identity::Mapping;
 use super::process;
+use crate::caps::CapSet;
 use crate::cgroup::Cgroups;
 use crate::error::Result;
 use crate::host::Host;
@@ -84,6 +85,8 @@ pub(super) struct Stay<'a> {
     pub host: &'a Host,
     pub identity: &'a Identity,
     pub mapping: Mapping,
+    /// The bounding set of the command.
+    pub bounding: CapSet,
     pub id: &'a str,
     pub stays: Stays,
 }
@@ -110,11 +113,11 @@ impl Stay<'_> {
     /// of a pidfd of the caller.
     fn fork(&self, caller: u32) -> InitStep {
         let (uid, gid) = super::identity::pid1(self.host, self.identity, self.mapping);
-        let (set_groups, last) = (self.mapping != Mapping::Caller, process::last_capability(self.host));
+        let (set_groups, bounding) = (self.mapping != Mapping::Caller, self.bounding.bits());
         let gate = u32::MAX;
         let op = match self.stays {
-            Stays::Outside => Op::ForkOutside { uid, gid, set_groups, last, caller, gate },
-            _ => Op::Fork { uid, gid, set_groups, last, caller, gate },
+            Stays::Outside => Op::ForkOutside { uid, gid, set_groups, bounding, caller, gate },
+            _ => Op::Fork { uid, gid, set_groups, bounding, caller, gate },
         };
         InitStep::new(Control::PID_NS, op)
     }

@@ -38,11 +38,11 @@ impl Plan {
         let mut stays = false;
         for step in &mut self.init {
             let op = match step.op() {
-                Some(Op::Fork { uid, gid, set_groups, last, caller, .. }) => {
-                    Op::Fork { uid, gid, set_groups, last, caller, gate: fd }
+                Some(Op::Fork { uid, gid, set_groups, bounding, caller, .. }) => {
+                    Op::Fork { uid, gid, set_groups, bounding, caller, gate: fd }
                 }
-                Some(Op::ForkOutside { uid, gid, set_groups, last, caller, .. }) => {
-                    Op::ForkOutside { uid, gid, set_groups, last, caller, gate: fd }
+                Some(Op::ForkOutside { uid, gid, set_groups, bounding, caller, .. }) => {
+                    Op::ForkOutside { uid, gid, set_groups, bounding, caller, gate: fd }
                 }
                 _ => continue,
             };

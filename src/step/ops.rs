@@ -309,8 +309,8 @@ ops! {
         gid: u32,
         /// Whether PID 1 drops its supplementary groups; some user namespaces forbid it.
         set_groups: bool,
-        /// The highest capability that the kernel knows. PID 1 drops it and all lower ones from its bounding set.
-        last: u32,
+        /// Bits of the bounding set, all of which PID 1 drops from its own.
+        bounding: u64,
         /// Index into the table of descriptors, of a pidfd of the caller. PID 1 exits when the caller ends. An index
         /// beyond the table means that PID 1 outlives the caller.
         caller: u32,
@@ -328,8 +328,8 @@ ops! {
         gid: u32,
         /// Whether init drops its supplementary groups; some user namespaces forbid it.
         set_groups: bool,
-        /// The highest capability that the kernel knows. Init drops it and all lower ones from its bounding set.
-        last: u32,
+        /// Bits of the bounding set, all of which init drops from its own.
+        bounding: u64,
         /// Index into the table of descriptors, of a pidfd of the caller. Init kills the child when the caller ends. An
         /// index beyond the table means that both outlive the caller.
         caller: u32,

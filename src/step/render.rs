@@ -225,8 +225,10 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         ],
         Op::ExitRecord { path, .. } => one(format!("fcntl({path:?}, F_SETLK, first byte)")),
         Op::Log { path, .. } => one(format!("pread64({path:?})")),
-        Op::Fork { uid, gid, set_groups, .. } => fork(uid, gid, set_groups),
-        Op::ForkOutside { uid, gid, set_groups, .. } => fork_outside(uid, gid, set_groups),
+        Op::Fork { uid, gid, set_groups, bounding, .. } => fork(uid, gid, set_groups, bounding),
+        Op::ForkOutside { uid, gid, set_groups, bounding, .. } => {
+            fork_outside(uid, gid, set_groups, bounding)
+        }
         Op::ForkInside { .. } => [
             "signalfd4(SIGCHLD)",
             "socketpair(AF_UNIX, SOCK_SEQPACKET)",
@@ -388,25 +390,30 @@ pub(crate) fn title(op: &Op<'_>) -> String {
     }
 }
 
-fn fork(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
+fn fork(uid: u32, gid: u32, set_groups: bool, bounding: u64) -> Vec<String> {
     let mut lines: Vec<String> = FORK.map(String::from).into();
     lines.push("close_range(all others)".into());
-    lines.push("prctl(PR_CAPBSET_DROP, all)".into());
+    lines.push(drop_bounding(bounding));
     lines.extend(ids_of_parent(uid, gid, set_groups));
     lines.extend(reaping("0"));
     lines
 }
 
-fn fork_outside(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {
+fn fork_outside(uid: u32, gid: u32, set_groups: bool, bounding: u64) -> Vec<String> {
     let mut lines = vec!["chdir(\"/\")".into(), "unshare(CLONE_NEWPID)".into()];
     lines.extend(FORK.map(String::from));
     lines.push("setsid() # in the child".into());
     lines.push("close_range(all others)".into());
-    lines.push("prctl(PR_CAPBSET_DROP, all)".into());
+    lines.push(drop_bounding(bounding));
     lines.push("prctl(PR_SET_KEEPCAPS, 1)".into());
     lines.extend(ids_of_parent(uid, gid, set_groups));
     lines.extend(reaping("1 << CAP_KILL"));
     lines
+}
+
+/// The call by which the parent of the task's main process drops what is left in its bounding set.
+fn drop_bounding(bounding: u64) -> String {
+    format!("prctl(PR_CAPBSET_DROP, each of {bounding:#x})")
 }
 
 /// The calls before the two processes part.

@@ -194,7 +194,7 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         OpCode::ExitRecord => plain([Op::ExitRecord { fd: 0, path: path() }]),
         OpCode::Log => plain([1, u32::MAX].map(|stderr| Op::Log { fd: 0, stdout: 2, stderr, path: path() })),
         OpCode::Fork => {
-            let op = |set_groups| Op::Fork { uid: 1, gid: 2, set_groups, last: 40, caller: 0, gate: 9 };
+            let op = |set_groups| Op::Fork { uid: 1, gid: 2, set_groups, bounding: 5, caller: 0, gate: 9 };
             let child = Facts { child: true, ..Facts::default() };
             let of_child =
                 Sample { op: op(true), facts: child, not_made: &[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] };
@@ -204,7 +204,7 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         OpCode::Name => plain([Op::Name { name: text("/init") }]),
         OpCode::ForkOutside => {
             let op =
-                |set_groups| Op::ForkOutside { uid: 1, gid: 2, set_groups, last: 40, caller: 0, gate: 9 };
+                |set_groups| Op::ForkOutside { uid: 1, gid: 2, set_groups, bounding: 5, caller: 0, gate: 9 };
             let parent = |set_groups| Sample { op: op(set_groups), facts: Facts::default(), not_made: &[5] };
             let child = Facts { child: true, ..Facts::default() };
             let of_child = Sample {

@@ -67,12 +67,11 @@ pub fn many(line: &Call) -> Many {
         ("rt_sigaction", ..) => Many::Exactly(64),
         ("fcntl", "F_DUPFD_CLOEXEC", _) | ("close_range", ..) => Many::Some,
         ("dup3", ..) => Many::Exactly(line.args.len()),
-        ("prctl", "PR_CAPBSET_DROP", "all") => Many::Exactly(capabilities()),
-        ("prctl", "PR_CAPBSET_DROP", keep) => {
-            Many::Exactly(capabilities() - bits(keep).map_or(0, |n| n as usize))
-        }
         ("prctl", _, each) if each.starts_with("each of ") => {
             Many::Exactly(bits(each).map_or(0, |n| n as usize))
+        }
+        ("prctl", "PR_CAPBSET_DROP", keep) => {
+            Many::Exactly(capabilities() - bits(keep).map_or(0, |n| n as usize))
         }
         _ => Many::One,
     }
@@ -409,7 +408,7 @@ fn prctl(line: &Call, call: &Call) -> bool {
     line.arg(0) == option
         && match (option, line.arg(1)) {
             ("PR_GET_SECUREBITS", _) => true,
-            ("PR_CAPBSET_DROP", "all") => true,
+            ("PR_CAPBSET_DROP", each) if each.starts_with("each of ") => set(each) & cap(call.arg(1)) != 0,
             ("PR_CAPBSET_DROP", keep) => set(keep) & cap(call.arg(1)) == 0,
             ("PR_CAP_AMBIENT", "PR_CAP_AMBIENT_RAISE") => {
                 call.arg(1) == line.arg(1) && set(value) & cap(call.arg(2)) != 0

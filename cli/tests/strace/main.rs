@@ -189,6 +189,8 @@ fn plan_line_agrees_only_with_its_own_call() {
         ("prctl(PR_SET_DUMPABLE, 0)", "prctl(PR_SET_KEEPCAPS, 0)", false),
         ("prctl(PR_CAPBSET_DROP, all but 0x1)", "prctl(PR_CAPBSET_DROP, CAP_CHOWN)", false),
         ("prctl(PR_CAPBSET_DROP, all but 0x1)", "prctl(PR_CAPBSET_DROP, CAP_KILL)", true),
+        ("prctl(PR_CAPBSET_DROP, each of 0x1)", "prctl(PR_CAPBSET_DROP, CAP_CHOWN)", true),
+        ("prctl(PR_CAPBSET_DROP, each of 0x1)", "prctl(PR_CAPBSET_DROP, CAP_KILL)", false),
         ("setresuid(1, 1, 1)", "setresuid(1, 1, 0)", false),
         ("setgroups(0, [])", "setgroups(0, [])", true),
         ("write(\"/cg/x\", \"1\")", "write(3</cg/x>, \"1\", 1)", true),

@@ -72,7 +72,7 @@ fn without_no_new_privs_the_domain_is_entered_before_capabilities_are_dropped() 
         &case,
         "# Landlock domain
          # seccomp filter
-         # capability bounding set
+         # capabilities
          # execute the command",
     );
     case.spec.no_new_privs = true;

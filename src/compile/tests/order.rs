@@ -102,6 +102,8 @@ enum Stage {
     Namespaces,
     Cgroups,
     Affinity,
+    /// Before any fork, so that the process that stays has little left to drop.
+    Bounding,
     /// The process that stays outside of the PID namespace forks before anything is mounted: a proc file system shows the
     /// PID namespace of the process that mounts it.
     Outside(Watch),
@@ -124,7 +126,6 @@ enum Stage {
     /// Without no_new_privs, a Landlock domain and a filter need CAP_SYS_ADMIN, which is dropped later.
     PrivilegedLandlock,
     PrivilegedFilter,
-    Bounding,
     Ids,
     Capabilities,
     NoNewPrivs,
@@ -335,8 +336,10 @@ fn joins_in_order(plan: &Plan) {
     let (no_new_privs, _) = kind(plan);
     let ops: Vec<Op<'_>> = joined.init.iter().map(op).collect();
     let fork = ops.iter().position(|op| matches!(op, Op::ForkInside { .. }));
-    let own =
-        |stage: &Stage| (Stage::Rlimits..Stage::Terminal).contains(stage) || *stage == Stage::SharedFilter;
+    let own = |stage: &Stage| {
+        (Stage::Rlimits..Stage::Terminal).contains(stage)
+            || matches!(stage, Stage::SharedFilter | Stage::Bounding)
+    };
     // The same steps as the task's, in the same order.
     let of_task: Vec<Op<'_>> = plan.init.iter().map(op).filter(|op| own(&stage(op, kind(plan)))).collect();
     let before = &ops[..fork.unwrap_or(ops.len())];

@@ -83,7 +83,7 @@ fn init_stays_as_pid_1_in_a_private_pid_namespace() {
          socketpair(AF_UNIX, SOCK_SEQPACKET)
          clone(CLONE_PIDFD)
          close_range(all others)
-         prctl(PR_CAPBSET_DROP, all)
+         prctl(PR_CAPBSET_DROP, each of 0xa80405fb)
          setgroups(0, [])
          setresgid(65533, 65533, 65533)
          setresuid(65533, 65533, 65533)
@@ -93,7 +93,6 @@ fn init_stays_as_pid_1_in_a_private_pid_namespace() {
          prctl(PR_SET_NO_NEW_PRIVS, 1)
          seccomp(...
          sendto(the child, \"g\")
-         # capability bounding set
          # find the command
          # wait until PID 1 has given up its privileges
          recvfrom(PID 1, \"g\")
@@ -149,7 +148,7 @@ fn resource_limits_are_set_before_capabilities_are_dropped() {
          prlimit64(0, RLIMIT_CORE, {0, RLIM64_INFINITY})
          prlimit64(0, RLIMIT_MEMLOCK, {RLIM64_INFINITY, RLIM64_INFINITY})
          prlimit64(0, RLIMIT_NOFILE, {64, 128})
-         # capability bounding set
+         # capabilities
          enforced  mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,rlimits,...",
     );
     check(&case(|_| ()), "! prlimit64\n! rlimits");
