@@ -355,6 +355,9 @@ struct Reaper {
     task: i32,
 }
 
+/// How many processes are reaped before this one looks at its descriptors again: orphans may end faster than it reaps them.
+const IN_TURN: u32 = 64;
+
 impl Reaper {
     /// Reaps until the task ends, and copies what it writes to the log. Exits at once when the parent dies without having
     /// detached the task, unless the task is to survive it: the kernel then kills the whole PID namespace. It polls a pidfd
@@ -366,8 +369,9 @@ impl Reaper {
         let polled = [self.signals, status, caller, timer, clock.timer, stdout, stderr];
         let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
         loop {
-            self.reap_ended(self.signals < 0);
-            if sys::poll(&mut fds).is_err() {
+            let all = self.reap_ended(self.signals < 0);
+            let polled = if all { sys::poll(&mut fds) } else { sys::poll_now(&mut fds) };
+            if polled.is_err() {
                 continue;
             }
             let [of_signals, of_status, of_caller, of_timer, of_clock, of_logs @ ..] = &mut fds;
@@ -399,26 +403,34 @@ impl Reaper {
         }
     }
 
-    /// Reaps every process that has ended. If the task is among them, records its exit status and exits with it.
-    fn reap_ended(&mut self, block: bool) {
-        while let Ok((pid, how)) = sys::wait_any(block) {
-            if pid == 0 {
-                return;
-            }
-            if pid == self.task {
-                self.ends.report(Record::Exited { status: how });
-                self.log.drain();
-                let signal = how & 0x7f;
-                sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal });
+    /// Reaps processes that have ended: all, or [`IN_TURN`]. Returns whether they were all. If the task is among them, exits
+    /// with its status.
+    fn reap_ended(&mut self, block: bool) -> bool {
+        for _ in 0..IN_TURN {
+            match sys::wait_any(block) {
+                Ok((0, _)) | Err(_) => return true,
+                Ok((pid, how)) if pid == self.task => self.exit_as(how),
+                Ok(_) => {}
             }
         }
+        false
     }
 
     /// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before this process could run.
     fn end_at(&mut self, deadline: Record) -> ! {
-        self.reap_ended(false);
+        if let Some(how) = sys::wait_ended(self.task) {
+            self.exit_as(how);
+        }
         self.ends.report(deadline);
         self.exit()
+    }
+
+    /// Records the exit status of the task, and exits with it.
+    fn exit_as(&mut self, how: i32) -> ! {
+        self.ends.report(Record::Exited { status: how });
+        self.log.drain();
+        let signal = how & 0x7f;
+        sys::exit(if signal == 0 { (how >> 8) & 0xff } else { 128 | signal })
     }
 
     fn exit(&mut self) -> ! {

@@ -303,6 +303,11 @@ pub fn poll<const N: usize>(fds: &mut [PollFd; N]) -> Result<(), Errno> {
     call(nr::PPOLL, [addr_mut(fds), N, 0, 0, 0, 0]).map(drop)
 }
 
+/// ppoll(2) that does not wait.
+pub fn poll_now<const N: usize>(fds: &mut [PollFd; N]) -> Result<(), Errno> {
+    call(nr::PPOLL, [addr_mut(fds), N, addr(&[0usize; 2]), 0, 0, 0]).map(drop)
+}
+
 /// Sleeps for a number of milliseconds, by ppoll(2) without descriptors.
 pub fn sleep_ms(milliseconds: usize) {
     let time = [0usize, milliseconds.saturating_mul(1_000_000)];
@@ -315,6 +320,13 @@ pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
     let options = WALL | if block { 0 } else { WNOHANG };
     let pid = call(nr::WAIT4, [usize::MAX, addr_mut(&mut status), options, 0, 0, 0])?;
     Ok((pid as i32, status))
+}
+
+/// wait4(2) for a child, without waiting: its wait status, if it has ended.
+pub fn wait_ended(pid: i32) -> Option<i32> {
+    let mut status = 0i32;
+    let args = [pid as usize, addr_mut(&mut status), WALL | WNOHANG, 0, 0, 0];
+    call(nr::WAIT4, args).is_ok_and(|found| found != 0).then_some(status)
 }
 
 /// wait4(2) for a child of [`fork`] that has ended, or is about to, without having executed a program: its wait status.

@@ -127,7 +127,8 @@ pub struct Policy {
     /// status of a task that ends without its caller is lost.
     pub state_dir: Option<PathBuf>,
     /// Size of the ring in which the [log](Stdio::Log) of a task is kept, in bytes: the newest entries. Each of them takes
-    /// 16 bytes more than it has. 16 MiB by default; 64 KiB to 1 TiB.
+    /// 16 bytes more than it has. 16 MiB by default; 64 KiB to 1 TiB. Less if the caller's limit of file sizes is lower
+    /// (`RLIMIT_FSIZE`). With a limit below 16 KiB, the spawn of a task with a log fails.
     pub log_size: u64,
 }
 

@@ -10,8 +10,10 @@ use std::os::unix::fs::FileExt;
 
 use attack_tools::*;
 use cofferdam::filter::Filter;
-use cofferdam::{Control, DieWith, ExitKind, Host, Lost, Policy, Require, Sandbox, Secrets, TaskDirs};
-use common::{asked, probe, run_probe, sandboxes};
+use cofferdam::{
+    Control, Deadline, DieWith, ExitKind, Host, Limits, Lost, Policy, Require, Sandbox, Secrets, TaskDirs,
+};
+use common::{asked, can, emulated, probe, run_probe, sandboxes};
 
 /// In the plan of every sandbox here, and so at first in the memory of init.
 const SECRET: &str = "a-secret-that-stays-with-the-task";
@@ -24,6 +26,9 @@ fn probe_entry() {
     if what == "limit" {
         limit_pid_1(&mut attack);
         return attack.tell(&mut say);
+    }
+    if what == "flood" {
+        return flood();
     }
     assert_eq!(what, "take-over");
     take_over(&mut attack);
@@ -133,6 +138,53 @@ fn limit_pid_1(attack: &mut Attack) {
             lower(resource, limit)
         });
         attack.never(format!("limit {resource} as user {uid}"), as_pid_1 == 0);
+    }
+}
+
+/// Orphans that end at once, from eight processes, until the deadline, or for much longer.
+fn flood() {
+    extern "C" fn end(_: *mut libc::c_void) -> libc::c_int {
+        0
+    }
+    for _ in 0..8 {
+        // SAFETY: called in a process with one thread that allocates nothing after the fork.
+        if unsafe { libc::fork() } != 0 {
+            continue;
+        }
+        let mut stack = [0u64; 1024];
+        let top = stack.as_mut_ptr_range().end;
+        loop {
+            // SAFETY: as above. The stack outlives the clones: they end at once, and whoever waits for nobody does not
+            // know when, so they all write the same to it.
+            unsafe {
+                if libc::fork() == 0 {
+                    for _ in 0..100 {
+                        let shared = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES;
+                        libc::clone(end, top.cast(), shared, std::ptr::null_mut());
+                    }
+                    libc::_exit(0);
+                }
+                while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
+            }
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_secs(30));
+    std::process::exit(7);
+}
+
+/// PID 1 reaps orphans. A task that makes them faster than PID 1 can reap them does not keep it from its other work.
+#[test]
+fn a_flood_of_orphans_does_not_outlive_the_deadlines() {
+    // Elsewhere the flood would take all PIDs, or all the time of an emulated processor.
+    if !can("cgroups") || emulated() {
+        return;
+    }
+    let limits = Limits { pids_max: Some(8000), ..Limits::default() };
+    let second = std::time::Duration::from_secs(1);
+    let (wall, cpu) = (probe("flood").deadline(second), probe("flood").cpu_deadline(second));
+    for (sandbox, deadline) in [(wall, Deadline::Wall), (cpu, Deadline::Cpu)] {
+        let status = sandbox.limits(limits.clone()).spawn().unwrap().wait().unwrap();
+        assert_eq!(status.kind(), ExitKind::Deadline(deadline), "{status}");
     }
 }
 

@@ -108,3 +108,31 @@ fn later_driver_knows_when_the_task_ended() {
     assert!(task.status().unwrap().unwrap().lost.is_some());
     assert_eq!(task.ended_at(), None);
 }
+
+/// PID 1 writes the record before it sends the status, and the disk may take long. A kill may hit it between the two.
+#[test]
+fn a_kill_does_not_replace_a_status_that_is_recorded_already() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = |id: &str| dir.path().join(format!("{id}.exit"));
+    // What PID 1 writes begins behind the mark of the file.
+    let record = |id: &str| std::fs::read(file(id)).unwrap().split_off(32);
+    let ended = shell("exit 5").policy(&policy(dir.path())).id("ended").spawn().unwrap();
+    after_the_end(&ended);
+    let written = record("ended");
+    assert_ne!(written, vec![0; written.len()]);
+    let killed = shell("sleep 1000").policy(&policy(dir.path())).id("killed").spawn().unwrap();
+    assert_eq!(record("killed"), vec![0; written.len()]);
+    // As if PID 1 had written it, and then waits for the disk.
+    let open = std::fs::OpenOptions::new().write(true).open(file("killed")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&open, &written, 32).unwrap();
+    killed.kill().unwrap();
+    after_the_end(&killed);
+    let status = killed.status().unwrap().unwrap();
+    assert_eq!((status.code, status.killed), (Some(5), false), "{status}");
+    assert_eq!(record("killed"), written);
+    killed.release().unwrap();
+    ended.release().unwrap();
+}

@@ -16,6 +16,9 @@ use crate::signals::{Signals, forward, is_in_background};
 /// How much is copied at a time.
 const CHUNK: usize = 16 << 10;
 
+/// More bytes than the kernel keeps for the reader of a terminal.
+const HELD_MOST: usize = 1 << 20;
+
 /// The size of the pseudo-terminal of a command: that of the caller's terminal, or 24 times 80 without one.
 ///
 /// # Errors
@@ -204,13 +207,15 @@ impl Copy {
         Ok(())
     }
 
-    /// Copies what the command has written before its end. Does not wait for other processes with the terminal.
+    /// Copies what the command has written before its end. Does not wait for other processes with the terminal, which may
+    /// write to it without end.
     fn drain(&mut self) {
-        let mut polled = true;
-        while polled && self.open {
+        for _ in 0..HELD_MOST / CHUNK {
             let mut fds = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN)];
-            polled = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-            self.open = !polled || self.show().unwrap_or(false);
+            let readable = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+            if !readable || !self.show().unwrap_or(false) {
+                break;
+            }
         }
     }
 

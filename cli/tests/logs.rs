@@ -25,6 +25,24 @@ fn logs_prints_each_stream_of_a_running_and_of_an_ended_task() {
     assert_eq!(std::fs::read_dir(state.path().join("exits")).unwrap().count(), 0);
 }
 
+/// PID 1 has the caller's limit of file sizes. The ring of the log fits into it.
+#[test]
+fn logs_has_the_newest_lines_under_a_limit_of_file_sizes() {
+    let Some(state) = State::new("fsize") else { return };
+    let name = state.name("a");
+    // 100 or 200 KiB, by the shell: less than the task writes, and than the ring without a limit has.
+    let limited = "ulimit -S -f 200; exec \"$@\"";
+    let task = "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo last";
+    let run = ["run", "-d", "--name", &name, "--require", "best_effort", "sh", "-c", task];
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", limited, "sh"]).arg(common::binary()).args(run);
+    let started = shell.env("COFFERDAM_STATE", state.path()).stdin(Stdio::null()).output().unwrap();
+    assert!(started.status.success(), "{started:?}");
+    state.ok(&["wait", &name]);
+    let lines = state.ok(&["logs", &name]);
+    assert!(lines.ends_with("\nline 29999\nlast"), "{:?}", lines.lines().last());
+}
+
 #[test]
 fn logs_of_a_task_that_writes_without_end_can_be_read_and_closed() {
     let Some(state) = State::new("endless") else { return };

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
@@ -23,7 +24,7 @@ use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, unlinkat};
 use super::{ExitStatus, Lost};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
-use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, LogHeader};
+use crate::step::wire::{EXIT_RECORD, EXIT_RECORD_AT, End, ExitRecord, LOG_HEADER, LogHeader};
 use crate::sys::fs::is_at;
 use crate::sys::lock::{Lock, Locked, first_byte_holder, holder};
 use crate::sys::write_all;
@@ -33,6 +34,9 @@ const RACES: u32 = 16;
 
 /// First bytes of the file.
 const MAGIC: [u8; 16] = *b"cofferdam exit\n\x01";
+
+/// Bytes in the smallest ring of a log: room for some entries.
+const LEAST_RING: u64 = 16 << 10;
 
 /// Length of the random mark after [`MAGIC`].
 const MARK: usize = 16;
@@ -157,6 +161,7 @@ impl RecordFile {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.dir, &*name, flags, OWN).map_err(|e| (1, e.into()))?;
         self.has_log.store(true, Ordering::Relaxed);
+        let size = size.min(largest_ring().map_err(|e| (2, e))?);
         let header = LogHeader { size, ..LogHeader::default() };
         write_all(&file, &header.encode()).map_err(|e| (2, e))?;
         Ok(file)
@@ -412,6 +417,16 @@ pub(super) fn lock_cgroup(group: &Group) -> io::Result<Option<Locked>> {
         }
         Err(e) => Err(e.into()),
     }
+}
+
+/// The largest ring of a log in a file that PID 1 may write to the end: it inherits this process's limit of file sizes.
+///
+/// # Errors
+/// `EFBIG` if not even the smallest ring fits.
+fn largest_ring() -> io::Result<u64> {
+    let limit = getrlimit(Resource::RLIMIT_FSIZE).map_or(u64::MAX, |(soft, _)| soft);
+    let ring = limit.saturating_sub(LOG_HEADER as u64);
+    if ring < LEAST_RING { Err(io::Error::from_raw_os_error(libc::EFBIG)) } else { Ok(ring) }
 }
 
 /// A random mark (`random(4)`).

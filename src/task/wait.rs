@@ -19,6 +19,12 @@ use crate::sys;
 /// Maximum time to read what is left in the pipes after the last process of the task has ended.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// Bytes that one read takes from a pipe.
+const BUFFER: usize = 16 << 10;
+
+/// Maximum number of bytes that a pipe holds, by the default of `/proc/sys/fs/pipe-max-size`.
+const HELD_MOST: usize = 1 << 20;
+
 /// What a task has written, and its exit status: [`Task::wait_with_output`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -46,7 +52,9 @@ impl Ending {
             let reaped = self.child.reap().map_err(Error::task("waitid(P_PIDFD)"))?;
             let Some(Reaped { status, ended, usage, recorded }) = reaped else { return Ok(None) };
             self.usage = usage;
-            let unsent = status.lost.is_some().then(record).flatten();
+            // Init writes the record before it sends the status. Our SIGKILL may have hit it between the two.
+            let unsent = (!recorded).then(record).flatten();
+            let unsent = unsent.filter(|(written, _)| written.lost.is_none() || status.lost.is_some());
             let (status, ended, recorded) =
                 unsent.map_or((status, ended, recorded), |(status, time)| (status, time.or(ended), true));
             // If the caller ignores SIGCHLD, the kernel keeps no status. The process lived when it was sent the signal.
@@ -421,15 +429,17 @@ impl Pipes {
         self.streams.iter().any(|(pipe, _)| pipe.is_some())
     }
 
-    /// Reads until the pipes are closed, or until the deadline has passed and they are empty.
+    /// Reads until the pipes are closed or the deadline has passed. Then it reads what the pipes hold, and no more: a
+    /// process outside of the task may fill them without end.
     fn drain(&mut self, deadline: Option<Instant>) -> Result<()> {
-        while self.are_open() {
-            let left = left_until(deadline);
-            if !self.read_some(None, left.unwrap_or(PollTimeout::ZERO))? && left.is_none() {
-                self.truncated = true;
-                break;
-            }
+        while let Some(left) = left_until(deadline).filter(|_| self.are_open()) {
+            self.read_some(None, left)?;
         }
+        let mut rounds = HELD_MOST / BUFFER;
+        while self.are_open() && rounds > 0 && self.read_some(None, PollTimeout::ZERO)? {
+            rounds = rounds.saturating_sub(1);
+        }
+        self.truncated |= self.are_open();
         Ok(())
     }
 
@@ -440,7 +450,7 @@ impl Pipes {
         let mut fds: Vec<_> = pipes.chain(other).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         poll_all(&mut fds, timeout)?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect::<Vec<_>>().into_iter();
-        let (mut buffer, mut progress) = ([0u8; 16 << 10], false);
+        let (mut buffer, mut progress) = ([0u8; BUFFER], false);
         for (pipe, text) in &mut self.streams {
             let Some(file) = pipe.as_mut() else { continue };
             if ready.next() != Some(true) {
