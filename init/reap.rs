@@ -409,7 +409,7 @@ impl Reaper {
         for _ in 0..IN_TURN {
             match sys::wait_any(block) {
                 Ok((0, _)) | Err(_) => return true,
-                Ok((pid, how)) if pid == self.task => self.exit_as(how),
+                Ok((pid, how)) if pid == self.task && !sys::is_stop(how) => self.exit_as(how),
                 Ok(_) => {}
             }
         }
@@ -538,7 +538,7 @@ impl Ends {
         // every process of the PID namespace.
         if self.kills != NO_CHILD && sys::kill(self.kills).is_ok() {
             // A zombie that nobody reaps would keep the task's PID 1 from ending.
-            while sys::wait_any(true).is_ok_and(|(pid, _)| pid != self.kills) {}
+            while sys::wait_any(true).is_ok_and(|(pid, how)| pid != self.kills || sys::is_stop(how)) {}
         }
     }
 

@@ -91,7 +91,7 @@ pub(crate) fn compile(
     conflicts::mounts(spec, &entries, &mut draft)?;
     sources::allowed(policy, spec, survey)?;
     let files = root::files(spec, survey)?;
-    let covered = root::private(policy, spec, host, &entries, &mut draft);
+    let covered = root::private(policy, spec, host, (&entries, root.build.method), &mut draft);
     let swappable = root::swappable(host, namespaces.user);
 
     let places: Vec<(&Path, &Path)> =
@@ -186,6 +186,9 @@ pub(crate) fn compile(
     let real_time = breaches::real_time(spec, sets, namespaces.user, &filters);
     breaches::delays(sets, real_time, (same_user, outside), &mut draft);
     breaches::outruns(real_time, &mut draft);
+    breaches::calls(&filters, stays.any(), &mut draft);
+    let root_user = identity.uid == 0 || sets.bounding.has("setuid");
+    breaches::unlimited(spec, sets, (namespaces.user, root_user), &mut draft);
     breaches::silences(sets, &namespaces, (&filters, domain, outside), same_user, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
     breaches::weaken(policy, sets, &namespaces, (&filters, domain, outside), &mut draft);

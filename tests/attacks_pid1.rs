@@ -30,6 +30,9 @@ fn probe_entry() {
     if what == "flood" {
         return flood();
     }
+    if what == "stop" {
+        return stop();
+    }
     assert_eq!(what, "take-over");
     take_over(&mut attack);
     say.fact("traced", call!(libc::SYS_ptrace, 0x4206 /* PTRACE_SEIZE */, 1, 0, 0).is_ok());
@@ -186,6 +189,58 @@ fn a_flood_of_orphans_does_not_outlive_the_deadlines() {
         let status = sandbox.limits(limits.clone()).spawn().unwrap().wait().unwrap();
         assert_eq!(status.kind(), ExitKind::Deadline(deadline), "{status}");
     }
+}
+
+/// Makes the parent the tracer, and stops: the parent is told so. Returns 9 if that is refused.
+fn stop() {
+    // The tracer may not have fewer capabilities: PID 1 has none.
+    let none = [0u32; 6];
+    call!(libc::SYS_capset, [0x2008_0522u32, 0].as_ptr(), none.as_ptr()).unwrap();
+    // SAFETY: PTRACE_TRACEME takes no pointers.
+    if unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0 {
+        std::process::exit(9);
+    }
+    // A traced process stops at an exec. This thread then is the only one of the process.
+    let failed = std::os::unix::process::CommandExt::exec(
+        std::process::Command::new("/bin/sh").args(["-c", "exit 8"]),
+    );
+    panic!("{failed}");
+}
+
+/// The kernel tells a tracer when its child stops, in the same way as when it ends.
+#[test]
+fn a_command_that_its_parent_traces_has_not_ended_when_it_stops() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let policy = Policy { state_dir: Some(dir.path().into()), ..Policy::default() };
+    let moment = std::time::Duration::from_millis(500);
+    let open = probe("stop").filter(Filter::None).require(Require::BestEffort);
+    // With a process of init as the parent: PID 1, one outside of the namespace, one in the host's.
+    let hosts = open.clone().pid_mode(cofferdam::IsolationMode::Host);
+    for sandbox in [probe("stop"), open.clone().init(false), hosts] {
+        let sandbox = sandbox.policy(&policy);
+        let limited = sandbox.clone().deadline(moment * 2).require(Require::BestEffort);
+        let task = limited.spawn().unwrap();
+        assert_eq!(task.wait_timeout(moment).unwrap(), None);
+        if task.report().enforced.contains(Control::DEADLINE) {
+            assert_eq!(task.wait().unwrap().kind(), ExitKind::Deadline(Deadline::Wall));
+        } else {
+            task.kill().unwrap();
+            assert!(task.wait().unwrap().killed);
+        }
+    }
+    // The driver itself is the parent.
+    let task = open.clone().init(false).spawn().unwrap();
+    assert!(task.report().weakened.contains(Control::KILL), "{}", task.report());
+    assert_eq!(task.wait_timeout(moment).unwrap(), None);
+    task.kill().unwrap();
+    assert!(task.wait().unwrap().killed);
+    // The default filter refuses it there.
+    let task = probe("stop").init(false).spawn().unwrap();
+    assert!(task.report().enforced.contains(Control::KILL), "{}", task.report());
+    assert_eq!(task.wait().unwrap().code, Some(9));
 }
 
 /// PID 1 cannot write to a file with a limit of 0 bytes. A task that has its user, or can become it, may set that limit

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::filter::Filters;
 use super::landlock::Domain;
 use crate::caps::Sets;
+use crate::filter::SETLEASE;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
 use crate::spec::{Policy, Resource, SandboxSpec};
@@ -242,6 +243,49 @@ pub(super) fn silences(
             Control::EXIT_RECORD & draft.report.asked,
             "the task shares the host's PID namespace: it can kill the process that writes its exit status, which is then lost",
         );
+    }
+}
+
+/// Adds to the report what a task can do through the calls that its filter allows: keep itself from ending, if no process
+/// of init is its parent (`stays`), and hold up processes of the host.
+pub(super) fn calls(filters: &Filters, stays: bool, draft: &mut Draft) {
+    if !stays && filters.allows("ptrace", Some((0, 0))) {
+        draft.report.weaken(
+            Control::KILL & draft.report.asked,
+            "ptrace(PTRACE_TRACEME) is allowed, and the command is a child of the caller: a traced thread that has ended keeps the command from ending",
+        );
+    }
+    if filters.allows("fcntl", Some((1, SETLEASE))) {
+        draft.report.note(
+            Control::HOST_FILES,
+            "the task can take leases of files (fcntl(2), F_SETLEASE): another process that opens such a file waits for up to 45 seconds",
+        );
+    }
+}
+
+/// Adds to the report for which processes of the task the kernel does not apply its resource limits. `root` says whether the
+/// task is, or can become, the host's user 0.
+pub(super) fn unlimited(spec: &SandboxSpec, sets: Sets, (user_ns, root): (bool, bool), draft: &mut Draft) {
+    if user_ns {
+        return;
+    }
+    let any = |names: &[&str]| names.iter().any(|name| sets.bounding.has(name));
+    for (resource, exempt, why) in [
+        (
+            Resource::Nproc,
+            root || any(&["sys_admin", "sys_resource"]),
+            "user 0 and processes with CAP_SYS_ADMIN or CAP_SYS_RESOURCE",
+        ),
+        (Resource::Memlock, any(&["ipc_lock"]), "processes with CAP_IPC_LOCK"),
+        (Resource::Nice, any(&["sys_nice"]), "processes with CAP_SYS_NICE"),
+        (Resource::Rtprio, any(&["sys_nice"]), "processes with CAP_SYS_NICE"),
+    ] {
+        if exempt && spec.rlimits.contains_key(&resource) {
+            draft.report.weaken(
+                Control::RLIMITS,
+                format!("{resource} does not limit {why}, and the task can have some"),
+            );
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::method;
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, chroot_env, temp_dir};
+use crate::ns::Network;
 use crate::report::Control;
 use crate::rootfs::lower::RootEntry;
 use crate::rootfs::populate;
@@ -56,6 +57,12 @@ pub(super) fn work(
         return Err(Error::spec("chroot_env", format!("{source:?}: {why}")));
     }
     let (entries, skipped) = entries(&env, survey);
+    if spec.network != Network::Host && entries.iter().any(|e| e.source.starts_with(names::RESOLVER)) {
+        draft.report.weaken(
+            Control::NET_NS,
+            "/run/systemd/resolve has the socket of the host's resolver: the task can look names up through it",
+        );
+    }
     // A host need not have all paths of the default list. A missing path is reported only if a policy or spec names it.
     let written = !spec.root.chroot_env.is_empty() || !policy.chroot_env.is_empty();
     for Skipped { path, why } in skipped.iter().filter(|_| written) {
@@ -186,7 +193,7 @@ pub(super) fn private(
     policy: &Policy,
     spec: &SandboxSpec,
     host: &Host,
-    entries: &[RootEntry],
+    (entries, method): (&[RootEntry], Method),
     draft: &mut Draft,
 ) -> Vec<(PathBuf, FileKind)> {
     let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
@@ -219,6 +226,13 @@ pub(super) fn private(
             names.join(" ")
         );
         draft.report.note(Control::MASKED_PATHS, why);
+        // A task can move a directory that contains masked files, and the masks move along.
+        let copied =
+            matches!(method, Method::Copy | Method::Reflink) || method == Method::Link && spec.root.writable;
+        if copied && spec.root.path.is_some() || spec.root.upper.is_some() {
+            let why = "the root stays: if a task moves the directory of a masked file, the next task in this root sees the file";
+            draft.report.weaken(Control::MASKED_PATHS, why);
+        }
     }
     covered
 }

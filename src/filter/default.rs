@@ -194,6 +194,13 @@ const TIOCLINUX: u32 = 0x541c;
 /// `PER_LINUX`, `PER_LINUX32`, and the query for the current value.
 const PERSONALITIES: [u32; 3] = [0, 8, 0xffff_ffff];
 
+const PTRACE_TRACEME: u32 = 0;
+
+/// `F_SETLEASE`.
+pub(crate) const SETLEASE: u32 = 1024;
+/// The bit by which `F_SETDELEG` of Linux 6.19 differs from it.
+const DELEGATION: u64 = 16;
+
 /// The rules for a task with these grants.
 pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     let rule = Rule::new;
@@ -220,6 +227,16 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     if grants.host_processes {
         let other = Compare { is: Is::Ne, ..Compare::int(0, Is::Eq, 0) };
         rules.push(rule(&["prlimit64"], vec![other], EPERM));
+    }
+    // The parent is the caller, which does not expect to trace its child: a traced thread that has ended would keep the
+    // process from ending.
+    if !grants.init {
+        rules.push(rule(&["ptrace"], is(0, PTRACE_TRACEME), EPERM));
+    }
+    // A lease on a file of the host stops every process that opens it, for up to 45 seconds.
+    if !grants.capabilities.contains("lease") {
+        let lease = Compare { mask: !DELEGATION & 0xffff_ffff, ..Compare::int(1, Is::Eq, SETLEASE) };
+        rules.push(rule(&["fcntl", "fcntl64"], vec![lease], EPERM));
     }
     // PID 1 writes the exit record and the log. A task with the user of PID 1 could lower its limits of file sizes and CPU
     // time.

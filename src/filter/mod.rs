@@ -38,6 +38,7 @@ pub use bpf::Program;
 pub(crate) use cache::{CompiledFilter, compiled};
 pub use calls::{Arch, all, number};
 pub use compile::{compile, decide};
+pub(crate) use default::SETLEASE;
 pub use default::{CallGroup, GROUPS};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 

@@ -49,9 +49,38 @@ fn default_profile_allows_privileged_calls_only_with_their_capability() {
         assert_eq!(says(&all, name, &[]), EPERM, "{name}");
     }
     assert_eq!(says(&all, "clone3", &[]), ENOSYS);
-    for name in ["read", "openat", "ptrace", "process_vm_readv", "seccomp", "landlock_restrict_self", "clone"]
-    {
+    for name in ["read", "openat", "process_vm_readv", "seccomp", "landlock_restrict_self", "clone"] {
         assert_eq!(says(&[], name, &[]), Action::Allow, "{name}");
+    }
+    // 1024 is F_SETLEASE, 1040 F_SETDELEG.
+    for name in ["fcntl", "fcntl64"] {
+        let arch = if name == "fcntl" { Arch::X86_64 } else { Arch::I386 };
+        for (command, lease) in
+            [(0, false), (1, false), (16, false), (1024, true), (1025, false), (1040, true)]
+        {
+            let call = call(arch, name, &[3, command]);
+            let decided = |capabilities: &[&str]| {
+                compile(&Profile::default(), &grants(capabilities)).unwrap().decide(&call)
+            };
+            assert_eq!(decided(&[]), if lease { EPERM } else { Action::Allow }, "{name} {command}");
+            assert_eq!(decided(&["lease"]), Action::Allow, "{name} {command}");
+        }
+    }
+}
+
+/// The caller would be the tracer of a child that no process of init watches.
+#[test]
+fn default_profile_lets_a_command_be_traced_by_its_parent_only_under_an_init() {
+    for init in [true, false] {
+        let program = compile(&Profile::default(), &Grants { init, ..Grants::default() }).unwrap();
+        for (request, refused) in [(0, !init), (1, false), (16, false), (0x4206, false)] {
+            let expected = if refused { EPERM } else { Action::Allow };
+            assert_eq!(
+                program.decide(&call(Arch::X86_64, "ptrace", &[request])),
+                expected,
+                "{request} {init}"
+            );
+        }
     }
 }
 

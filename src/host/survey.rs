@@ -428,5 +428,15 @@ pub(crate) fn chroot_env(policy: &Policy, spec: &SandboxSpec) -> ChrootEnv {
         .into_iter()
         .find(|env| !env.is_empty())
         .cloned()
-        .unwrap_or_else(rootfs::populate::default_chroot_env)
+        .unwrap_or_else(|| default_env(spec))
+}
+
+/// The default list. Without a network and without resolver settings of its own, the task does not get the directory with
+/// the socket of the host's resolver.
+fn default_env(spec: &SandboxSpec) -> ChrootEnv {
+    let mut env = rootfs::populate::default_chroot_env();
+    if spec.network == Network::None && spec.dns.is_none() {
+        env.remove(Path::new(rootfs::names::RESOLVER));
+    }
+    env
 }

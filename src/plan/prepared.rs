@@ -107,7 +107,11 @@ impl Plan {
         for step in &self.init {
             match (step.phase, step.op()) {
                 (Phase::Prepare, _) => key.extend_from_slice(step.op.wire()),
-                (_, Some(Op::Mount { target, .. } | Op::Bind { target, .. })) => target.encode(&mut key),
+                (_, Some(Op::Mount { target, .. })) => target.encode(&mut key),
+                (_, Some(Op::Bind { target, file_type, .. })) => {
+                    target.encode(&mut key);
+                    file_type.encode(&mut key);
+                }
                 _ => {}
             }
         }

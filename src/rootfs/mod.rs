@@ -103,7 +103,7 @@ pub struct Root {
     pub populate: Method,
     /// Sources on the host and their destinations in the root. If empty, the operator's list is used. If that is empty
     /// too, the list of the `exec` driver is used: /bin /etc /lib /lib32 /lib64 /run/resolvconf /run/systemd/resolve
-    /// /sbin /usr.
+    /// /sbin /usr, without /run/systemd/resolve for a task without a network and `dns`.
     pub chroot_env: ChrootEnv,
     /// Lets the task write to the root; `auto` then chooses a writable method. With `link`, the task can change the
     /// host's own files, and the report lists `host_files` as missing. Overlays, copies and given directories are

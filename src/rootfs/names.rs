@@ -45,6 +45,8 @@ pub struct HostsEntry {
 
 /// Path of the resolver's configuration.
 pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The directory with the sockets and files of systemd-resolved.
+pub(crate) const RESOLVER: &str = "/run/systemd/resolve";
 /// Path of the table of host names.
 pub(crate) const HOSTS: &str = "/etc/hosts";
 

@@ -32,8 +32,8 @@ pub(crate) const MASKED: [&str; 14] = [
 ];
 
 /// Files and directories of the kernel that are read-only in every sandbox, if the host has them.
-pub(crate) const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(crate) const READ_ONLY: [&str; 6] =
+    ["/proc/bus", "/proc/dynamic_debug", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Whether the kernel supports overlay file systems. `filesystems` is the text of `/proc/filesystems`, which lists only
 /// file systems that are built in or loaded. If overlay is not listed, `fsopen(2)` is tried, which loads the module.

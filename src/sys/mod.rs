@@ -119,7 +119,8 @@ pub(crate) enum Ended {
     },
 }
 
-/// Waits for the end of a child (`waitid(P_PIDFD)`, Linux 5.4). Returns `None` if the child is running and `block` is
+/// Waits for the end of a child (`waitid(P_PIDFD)`, Linux 5.4). A stop is no end: the kernel reports one if the child has
+/// made this process its tracer (`PTRACE_TRACEME`). Returns `None` if the child is running and `block` is
 /// false. If `reap` is false, the child stays waitable. The resource usage is that of the child and of all processes
 /// that it has reaped.
 pub(crate) fn wait_pidfd(
@@ -152,7 +153,15 @@ pub(crate) fn wait_pidfd(
                 let ended = match (pid, info.si_code) {
                     (0, _) => return Ok(None),
                     (_, libc::CLD_EXITED) => Ended::Code(status),
-                    (_, code) => Ended::Signal { number: status, core_dumped: code == libc::CLD_DUMPED },
+                    (_, code @ (libc::CLD_KILLED | libc::CLD_DUMPED)) => {
+                        Ended::Signal { number: status, core_dumped: code == libc::CLD_DUMPED }
+                    }
+                    _ if !block => return Ok(None),
+                    // It stays waitable, unless it was reaped.
+                    _ => {
+                        let _ = poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], PollTimeout::NONE);
+                        continue;
+                    }
                 };
                 return Ok(Some((ended, usage)));
             }

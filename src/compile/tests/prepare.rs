@@ -184,6 +184,8 @@ fn plans_for_other_commands_and_volumes_have_the_same_prepared_mounts() {
     let at_work = compiled(&case(|c| c.spec.volumes = volume("/srv/a"))).unwrap().prepare_key();
     assert_ne!(base, at_work, "/work is a mount point");
     assert_eq!(at_work, compiled(&case(|c| c.spec.volumes = volume("/srv/b"))).unwrap().prepare_key());
+    // The mount point is a file for a file.
+    assert_ne!(at_work, compiled(&case(|c| c.spec.volumes = volume("/srv/file"))).unwrap().prepare_key());
     assert_ne!(base, key(|c| c.spec.root.tmpfs_size = Some(1 << 20)));
     assert_ne!(base, key(|c| c.spec.network = Network::None));
 }

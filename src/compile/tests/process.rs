@@ -152,6 +152,13 @@ fn resource_limits_are_set_before_capabilities_are_dropped() {
          enforced  mount_ns,pid_ns,ipc_ns,root_switch,host_files,masked_paths,devices,ids,caps,no_new_privs,rlimits,...",
     );
     check(&case(|_| ()), "! prlimit64\n! rlimits");
+    // The kernel counts no processes of user 0, which a task with CAP_SETUID can become.
+    let weakened = |names: &[&str]| {
+        let mut case = limited(&[("nproc", Some(5), Some(5))]);
+        case.spec.cap_drop = strings(names);
+        compiled(&case).unwrap().report.weakened.contains(Control::RLIMITS)
+    };
+    assert_eq!((weakened(&[]), weakened(&["setuid"])), (true, false));
     for resource in Resource::ALL {
         check(&limited(&[(&resource.to_string(), Some(1), Some(1))]), "prlimit64...");
     }

@@ -343,6 +343,40 @@ fn private_files_of_the_default_etc_are_masked() {
     check(&given, "# mask \"/etc/shadow\"\n! # mask \"/etc/ssl");
 }
 
+/// A task can move `/etc` of a copy. Its masks move along, and the next task in that root sees what they covered.
+#[test]
+fn a_root_that_stays_weakens_the_masks_of_copied_files() {
+    for (method, path, upper, weakened) in [
+        (Method::Copy, true, false, true),
+        (Method::Reflink, true, false, true),
+        (Method::Copy, false, false, false),
+        (Method::Bind, true, false, false),
+        (Method::Overlay, false, true, true),
+        (Method::Overlay, false, false, false),
+    ] {
+        let mut case = case(|_| ());
+        case.spec.root.populate = method;
+        case.spec.root.path = path.then(|| "/srv/a".into());
+        case.spec.root.upper = upper.then(|| "/srv/b".into());
+        let report = compiled(&case).unwrap().report;
+        assert_eq!(report.weakened.contains(Control::MASKED_PATHS), weakened, "{method:?}: {report}");
+    }
+}
+
+/// The socket in that directory reaches the host's resolver, from any network namespace.
+#[test]
+fn a_task_without_a_network_does_not_get_the_hosts_resolver() {
+    let mut case = case(|_| ());
+    case.survey.kinds.insert("/run/systemd/resolve".into(), Some(FileKind::Dir));
+    let bind = "# bind \"/run/systemd/resolve\" at \"/run/systemd/resolve\", read-only";
+    assert!(!check(&case, bind).report.weakened.contains(Control::NET_NS));
+    case.spec.network = Network::None;
+    let plan = check(&case, "! systemd/resolve");
+    assert!(plan.report.enforced.contains(Control::NET_NS), "{}", plan.report);
+    case.spec.dns = Some(crate::Dns::default());
+    assert!(check(&case, bind).report.weakened.contains(Control::NET_NS));
+}
+
 /// A read-only directory has no place for a mount point, so the directory itself is shown.
 #[test]
 fn a_mount_in_a_masked_directory_weakens_the_masks() {

@@ -25,7 +25,11 @@ fn volumes_have_their_propagation_and_mount_flags() {
     ] {
         let said = if read_only { ", read-only" } else { "" };
         // A mount that the host makes there later has its own flags, without nodev.
-        let weakened = if propagation == Private { "none" } else { "devices" };
+        let weakened = match (propagation, read_only) {
+            (Private, _) => "none",
+            (_, false) => "devices",
+            (_, true) => "host_files,devices",
+        };
         let open = "open_tree(held \"/srv/a\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)";
         // The tree is opened in the caller's mount namespace, where it is a peer of the host's mount.
         let begin = format!("{open}\nsocketpair...\n# bind \"/srv/a\" at \"/data\"{said}");

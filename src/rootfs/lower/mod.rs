@@ -475,7 +475,10 @@ fn volumes(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
                 "mounts that the host makes below {:?} later keep the host's flags, without nodev, nosuid or read-only",
                 volume.target
             );
-            steps.draft.report.weaken(Control::DEVICES, why);
+            steps.draft.report.weaken(Control::DEVICES, &*why);
+            if volume.read_only {
+                steps.draft.report.weaken(Control::HOST_FILES, why);
+            }
         }
         let attrs = req.attrs(if volume.read_only { ATTR_RDONLY } else { 0 });
         let propagation = match volume.propagation {
