@@ -322,8 +322,7 @@ pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
     Ok((pid as i32, status))
 }
 
-/// Whether a wait status says that a process has stopped, and not that it has ended. A child that makes its parent its
-/// tracer (`PTRACE_TRACEME`) is reported when it stops.
+/// Whether a wait status says that a process has stopped, and not that it has ended. A child that its parent traces does.
 pub fn is_stop(status: i32) -> bool {
     status & 0xff == 0x7f
 }
@@ -331,8 +330,8 @@ pub fn is_stop(status: i32) -> bool {
 /// wait4(2) for a child, without waiting: its wait status, if it has ended.
 pub fn wait_ended(pid: i32) -> Option<i32> {
     let mut status = 0i32;
-    let args = [pid as usize, addr_mut(&mut status), WALL | WNOHANG, 0, 0, 0];
-    call(nr::WAIT4, args).is_ok_and(|found| found != 0 && !is_stop(status)).then_some(status)
+    let found = call(nr::WAIT4, [pid as usize, addr_mut(&mut status), WALL | WNOHANG, 0, 0, 0]);
+    found.is_ok_and(|found| found != 0 && !is_stop(status)).then_some(status)
 }
 
 /// wait4(2) for a child of [`fork`] that has ended, or is about to, without having executed a program: its wait status.
