@@ -510,7 +510,10 @@ impl Ends {
 
     /// If the child has ended before the exec, sends the parent the status and exits.
     fn exit_if_unexecuted(self, pid: i32, gated: bool) {
-        if let Ok(status) = sys::wait_unexecuted(pid) {
+        // A process that has made this one its tracer, and has stopped, has executed the command.
+        if let Ok(status) = sys::wait_unexecuted(pid)
+            && !sys::is_stop(status)
+        {
             if gated {
                 self.write_end(End::NotExecuted);
             }
