@@ -370,8 +370,7 @@ impl Reaper {
         let mut fds = polled.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
         loop {
             let all = self.reap_ended(self.signals < 0);
-            let polled = if all { sys::poll(&mut fds) } else { sys::poll_now(&mut fds) };
-            if polled.is_err() {
+            if sys::poll(&mut fds, all).is_err() {
                 continue;
             }
             let [of_signals, of_status, of_caller, of_timer, of_clock, of_logs @ ..] = &mut fds;
@@ -409,7 +408,7 @@ impl Reaper {
         for _ in 0..IN_TURN {
             match sys::wait_any(block) {
                 Ok((0, _)) | Err(_) => return true,
-                Ok((pid, how)) if pid == self.task && !sys::is_stop(how) => self.exit_as(how),
+                Ok((pid, Some(how))) if pid == self.task => self.exit_as(how),
                 Ok(_) => {}
             }
         }
@@ -446,12 +445,12 @@ const AT_GATE: &[u8; 1] = b"h";
 fn poll_all(fds: [i32; 3]) -> [PollFd; 3] {
     let mut fds = fds.map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     while fds.iter().all(|fd| fd.revents == 0) {
-        let _ = sys::poll(&mut fds);
+        let _ = sys::poll(&mut fds, true);
     }
     let [_, status, caller] = fds;
     if caller.revents != 0 && status.revents == 0 {
         // The caller may have sent a byte after the kernel looked at the socket, and before it looked at the pidfd.
-        let _ = sys::poll(&mut fds);
+        let _ = sys::poll(&mut fds, true);
     }
     fds
 }
@@ -510,10 +509,7 @@ impl Ends {
 
     /// If the child has ended before the exec, sends the parent the status and exits.
     fn exit_if_unexecuted(self, pid: i32, gated: bool) {
-        // A process that has made this one its tracer, and has stopped, has executed the command.
-        if let Ok(status) = sys::wait_unexecuted(pid)
-            && !sys::is_stop(status)
-        {
+        if let Some(status) = sys::wait_unexecuted(pid) {
             if gated {
                 self.write_end(End::NotExecuted);
             }
@@ -541,7 +537,7 @@ impl Ends {
         // every process of the PID namespace.
         if self.kills != NO_CHILD && sys::kill(self.kills).is_ok() {
             // A zombie that nobody reaps would keep the task's PID 1 from ending.
-            while sys::wait_any(true).is_ok_and(|(pid, how)| pid != self.kills || sys::is_stop(how)) {}
+            while sys::wait_any(true).is_ok_and(|(pid, how)| pid != self.kills || how.is_none()) {}
         }
     }
 

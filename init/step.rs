@@ -372,13 +372,13 @@ fn await_let_go(init: &mut Init, caller: u32) -> Done {
     // A fork of the caller may hold the socket open, so its end is not the only sign of the caller's end.
     let mut fds = [init.status, caller].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
     let status = loop {
-        match sys::poll(&mut fds) {
+        match sys::poll(&mut fds, true) {
             Err(EINTR) => {}
             polled => polled.at(1)?,
         }
         let [status, caller] = fds;
         // Once more if only the caller's end was seen: it may have sent the byte right before.
-        if status.revents != 0 || caller.revents != 0 && sys::poll(&mut fds).is_ok() {
+        if status.revents != 0 || caller.revents != 0 && sys::poll(&mut fds, true).is_ok() {
             break fds.first().is_some_and(|status| status.revents != 0);
         }
     };

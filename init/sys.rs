@@ -298,14 +298,10 @@ pub struct PollFd {
     pub revents: i16,
 }
 
-/// ppoll(2) without a timeout.
-pub fn poll<const N: usize>(fds: &mut [PollFd; N]) -> Result<(), Errno> {
-    call(nr::PPOLL, [addr_mut(fds), N, 0, 0, 0, 0]).map(drop)
-}
-
-/// ppoll(2) that does not wait.
-pub fn poll_now<const N: usize>(fds: &mut [PollFd; N]) -> Result<(), Errno> {
-    call(nr::PPOLL, [addr_mut(fds), N, addr(&[0usize; 2]), 0, 0, 0]).map(drop)
+/// ppoll(2). Without `block` it does not wait.
+pub fn poll<const N: usize>(fds: &mut [PollFd; N], block: bool) -> Result<(), Errno> {
+    let now = [0usize; 2];
+    call(nr::PPOLL, [addr_mut(fds), N, if block { 0 } else { addr(&now) }, 0, 0, 0]).map(drop)
 }
 
 /// Sleeps for a number of milliseconds, by ppoll(2) without descriptors.
@@ -314,31 +310,29 @@ pub fn sleep_ms(milliseconds: usize) {
     let _ = call(nr::PPOLL, [0, 0, addr(&time), 0, 0, 0]);
 }
 
-/// wait4(2) for any child: `(pid, status)`. The pid is 0 if `block` is false and no child has ended.
-pub fn wait_any(block: bool) -> Result<(i32, i32), Errno> {
+/// wait4(2): the pid, and the wait status. No status for a stop, which is no end: the kernel reports one of a child that
+/// has made this process its tracer (`PTRACE_TRACEME`).
+fn wait(pid: i32, options: usize) -> Result<(i32, Option<i32>), Errno> {
     let mut status = 0i32;
-    let options = WALL | if block { 0 } else { WNOHANG };
-    let pid = call(nr::WAIT4, [usize::MAX, addr_mut(&mut status), options, 0, 0, 0])?;
-    Ok((pid as i32, status))
+    let pid = call(nr::WAIT4, [pid as usize, addr_mut(&mut status), options, 0, 0, 0])?;
+    Ok((pid as i32, (status & 0xff != 0x7f).then_some(status)))
 }
 
-/// Whether a wait status says that a process has stopped, and not that it has ended. A child that its parent traces does.
-pub fn is_stop(status: i32) -> bool {
-    status & 0xff == 0x7f
+/// As [`wait`], for any child. The pid is 0 if `block` is false and no child has ended.
+pub fn wait_any(block: bool) -> Result<(i32, Option<i32>), Errno> {
+    wait(-1, WALL | if block { 0 } else { WNOHANG })
 }
 
-/// wait4(2) for a child, without waiting: its wait status, if it has ended.
+/// The wait status of a child, if it has ended.
 pub fn wait_ended(pid: i32) -> Option<i32> {
-    let mut status = 0i32;
-    let found = call(nr::WAIT4, [pid as usize, addr_mut(&mut status), WALL | WNOHANG, 0, 0, 0]);
-    found.is_ok_and(|found| found != 0 && !is_stop(status)).then_some(status)
+    let (found, status) = wait(pid, WALL | WNOHANG).ok()?;
+    status.filter(|_| found != 0)
 }
 
-/// wait4(2) for a child of [`fork`] that has ended, or is about to, without having executed a program: its wait status.
-/// ECHILD if it has executed one.
-pub fn wait_unexecuted(pid: i32) -> Result<i32, Errno> {
-    let mut status = 0i32;
-    call(nr::WAIT4, [pid as usize, addr_mut(&mut status), WCLONE, 0, 0, 0]).map(|_| status)
+/// The wait status of a child of [`fork`] that has ended, or is about to, without having executed a program. `None` if it
+/// has executed one.
+pub fn wait_unexecuted(pid: i32) -> Option<i32> {
+    wait(pid, WCLONE).ok()?.1
 }
 
 /// prctl(2).

@@ -146,8 +146,7 @@ pub(crate) fn compile(
     process::enter(&cgroups, &mut draft);
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Affinity {});
     process::bounding(host, sets, &mut draft);
-    let bounding = sets.bounding;
-    let stay = Stay { policy, spec, host, identity, mapping, bounding, id: &id, stays };
+    let stay = Stay { policy, spec, host, identity, mapping, bounding: sets.bounding, id: &id, stays };
     let outside = stays == Stays::Outside;
     let mut files = stays::Files::default();
     if outside {

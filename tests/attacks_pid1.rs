@@ -157,8 +157,8 @@ fn flood() {
         let mut stack = [0u64; 1024];
         let top = stack.as_mut_ptr_range().end;
         loop {
-            // SAFETY: as above. The stack outlives the clones: they end at once, and whoever waits for nobody does not
-            // know when, so they all write the same to it.
+            // SAFETY: as above. All clones run `end` on one stack, at the same time. Each writes the same words to it. The
+            // stack lives as long as this process.
             unsafe {
                 if libc::fork() == 0 {
                     for _ in 0..100 {

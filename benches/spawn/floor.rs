@@ -178,7 +178,6 @@ impl Calls {
     /// directory.
     pub fn default_plan(root: &Path, program: &Path, host: &Host) -> Calls {
         let mut calls = Calls::common(root, program);
-        calls.calls.push(Call::Mkdir(c("tmp"), 0o1777));
         calls.own(host, &mut None, |_| true);
         calls.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
         calls.switch();
@@ -193,7 +192,6 @@ impl Calls {
     pub fn on_prepared(root: &Path, program: &Path, host: &Host) -> Result<Calls, String> {
         let in_proc = |path: &str| path.starts_with("proc");
         let mut common = Calls::common(root, program);
-        common.calls.push(Call::Mkdir(c("tmp"), 0o1777));
         let mut empty = None;
         common.restrict(host, &mut empty, |path| !in_proc(path));
         common.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
@@ -201,10 +199,12 @@ impl Calls {
         common.set_attr("/", 0, libc::MOUNT_ATTR_RDONLY);
         let namespace = std::thread::spawn(move || common.namespace()).join();
         let namespace = namespace.map_err(|_| "the thread of the namespace has panicked")??;
-        let mut calls = Calls::new("/exit");
-        calls.calls = vec![Call::Setns(namespace.as_raw_fd()), Call::Unshare];
-        calls.namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
-        calls._prepared = Some(namespace);
+        let mut calls = Calls {
+            calls: vec![Call::Setns(namespace.as_raw_fd()), Call::Unshare],
+            program: c("/exit"),
+            namespaces: libc::CLONE_NEWPID | libc::CLONE_NEWIPC,
+            _prepared: Some(namespace),
+        };
         calls.mount("tmpfs", "tmp", "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777,size=67108864");
         calls.own(host, &mut empty, in_proc);
         Ok(calls)
@@ -221,6 +221,7 @@ impl Calls {
             calls.mount(source, &target, "", libc::MS_BIND | libc::MS_REC, "");
             calls.set_attr(&target, libc::AT_RECURSIVE, READ_ONLY);
         }
+        calls.calls.push(Call::Mkdir(c("tmp"), 0o1777));
         calls.devices();
         calls.mkdir("proc");
         calls.mkdir("sys");

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::filter::Filters;
 use super::landlock::Domain;
 use crate::caps::Sets;
-use crate::filter::SETLEASE;
+use crate::filter::{PTRACE_TRACEME, SETLEASE};
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
 use crate::spec::{Policy, Resource, SandboxSpec};
@@ -249,7 +249,7 @@ pub(super) fn silences(
 /// Adds to the report what a task can do through the calls that its filter allows: keep itself from ending, if no process
 /// of init is its parent (`stays`), and hold up processes of the host.
 pub(super) fn calls(filters: &Filters, stays: bool, draft: &mut Draft) {
-    if !stays && filters.allows("ptrace", Some((0, 0))) {
+    if !stays && filters.allows("ptrace", Some((0, PTRACE_TRACEME))) {
         draft.report.weaken(
             Control::KILL & draft.report.asked,
             "ptrace(PTRACE_TRACEME) is allowed, and the command is a child of the caller: a traced thread that has ended keeps the command from ending",

@@ -194,7 +194,7 @@ const TIOCLINUX: u32 = 0x541c;
 /// `PER_LINUX`, `PER_LINUX32`, and the query for the current value.
 const PERSONALITIES: [u32; 3] = [0, 8, 0xffff_ffff];
 
-const PTRACE_TRACEME: u32 = 0;
+pub(crate) const PTRACE_TRACEME: u32 = 0;
 
 /// `F_SETLEASE`.
 pub(crate) const SETLEASE: u32 = 1024;

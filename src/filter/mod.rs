@@ -38,8 +38,8 @@ pub use bpf::Program;
 pub(crate) use cache::{CompiledFilter, compiled};
 pub use calls::{Arch, all, number};
 pub use compile::{compile, decide};
-pub(crate) use default::SETLEASE;
 pub use default::{CallGroup, GROUPS};
+pub(crate) use default::{PTRACE_TRACEME, SETLEASE};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 
 /// The system call filter of a task. Serialised: `"default"`, `"none"` or `{"profile": {"rules": […]}}`.
