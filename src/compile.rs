@@ -91,7 +91,8 @@ pub(crate) fn compile(
     conflicts::mounts(spec, &entries, &mut draft)?;
     sources::allowed(policy, spec, survey)?;
     let files = root::files(spec, survey)?;
-    let covered = root::private(policy, spec, host, (&entries, root.build.method), &mut draft);
+    let hidden =
+        root::private(policy, spec, host, survey, (&entries, root.build.method, namespaces.user), &mut draft);
     let swappable = root::swappable(host, namespaces.user);
 
     let places: Vec<(&Path, &Path)> =
@@ -112,7 +113,8 @@ pub(crate) fn compile(
         devices: &places,
         work_dir: spec.work_dir.as_deref(),
         masked: &host.masked,
-        private: &covered,
+        private: &hidden.masks,
+        unowned: hidden.unowned.as_deref(),
         proc_options: &host.proc_options,
         read_only: &host.read_only,
         null: process::null_streams(spec.streams()),

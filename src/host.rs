@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use crate::cgroup::Detection;
 use crate::error::{Error, Result};
 use crate::ids::IdMap;
 use crate::ns;
+use crate::rootfs::private::Private;
 use crate::rootfs::{self, FileKind};
 use crate::sys;
 
@@ -83,9 +84,8 @@ pub struct Host {
     pub overlay: bool,
     /// Sensitive files and directories of this kernel that a sandbox masks.
     pub masked: Vec<(PathBuf, FileKind)>,
-    /// Files and directories below `/etc` that other users cannot read. They are masked if `/etc` comes from the
-    /// default `chroot_env`.
-    pub private: Vec<(PathBuf, FileKind)>,
+    #[serde(rename = "idmapped_etc")]
+    pub(crate) private: Private,
     /// Options of the host's `/proc` that hide processes. A sandbox in the host's PID namespace gets them too.
     pub proc_options: Vec<(String, String)>,
     /// Files and directories of this kernel that a sandbox makes read-only.
@@ -133,12 +133,25 @@ impl Host {
             mdwe: sys::probe::mdwe(),
             overlay: rootfs::probe::overlay(&read("/proc/filesystems")?),
             masked: rootfs::probe::present(&rootfs::probe::MASKED),
-            private: rootfs::probe::private(Path::new("/etc")),
+            private: Private::probe(),
             proc_options: rootfs::probe::proc_options(
                 &std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default(),
             ),
             read_only: rootfs::probe::present(&rootfs::probe::READ_ONLY),
         })
+    }
+
+    /// Whether `/etc` can be an idmapped mount in which no file has an owner (`mount_setattr(2)`, `MOUNT_ATTR_IDMAP`). The
+    /// probe then holds a descriptor of a user namespace, which its clones share. A root with the default `/etc` hides the
+    /// files that other users cannot read by such a mount, and otherwise by masks.
+    pub fn idmapped_etc(&self) -> bool {
+        self.private.users().is_some()
+    }
+
+    /// Files and directories below `/etc` that other users cannot read, each with its type. They are listed at the first
+    /// call.
+    pub fn private_etc(&self) -> &[(PathBuf, FileKind)] {
+        self.private.list()
     }
 
     /// Whether the caller may make every kind of namespace directly, mount the host's file systems and become any user.

@@ -11,7 +11,8 @@ use std::path::Path;
 
 use attack_tools::*;
 use cofferdam::{
-    Control, Host, IsolationMode, Method, Network, Policy, Propagation, Root, Sandbox, TaskDirs, Volume,
+    Control, Host, IsolationMode, Method, Network, Policy, Propagation, Root, Sandbox, Stdio, TaskDirs,
+    Volume,
 };
 use common::{asked, can, probe, run_probe, sandboxes};
 
@@ -236,13 +237,61 @@ fn default_root_hides_files_that_other_users_may_not_read() {
             let root = Root { populate, ..Root::default() };
             let seen = ask(probe("private").user(user).root(root));
             assert_eq!(seen.get("shown"), "", "{user} {populate}");
-            assert!(seen.report.why(Control::MASKED_PATHS).contains(&private[0]), "{}", seen.report);
+            let idmapped = populate == Method::Bind && host.idmapped_etc();
+            let named = if idmapped { "idmapped mount" } else { &private[0] };
+            assert!(seen.report.why(Control::MASKED_PATHS).contains(named), "{}", seen.report);
         }
         // The check is meaningful: with the list written out as a map, the paths are shown.
         let written = cofferdam::rootfs::default_chroot_env();
         let root = Root { chroot_env: written, ..Root::default() };
         assert!(ask(probe("private").user(user).root(root)).get("shown").contains(&private[0]), "{user}");
     }
+}
+
+/// A running task cannot read a private file that the host makes or replaces meanwhile, if `/etc` is an idmapped mount.
+#[test]
+fn a_private_file_that_the_host_replaces_stays_hidden_from_a_running_task() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    use std::os::unix::fs::PermissionsExt;
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, mode: u32| {
+        let new = dir.path().join("new");
+        fs::write(&new, "secret of the host").unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+        fs::rename(&new, dir.path().join(name)).unwrap();
+    };
+    put("shadow", 0o640);
+    put("public", 0o644);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let none = None::<&str>;
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some(dir.path()), "/etc", none, MsFlags::MS_BIND, none).unwrap();
+            let host = Host::probe().unwrap();
+            if !host.idmapped_etc() {
+                return;
+            }
+            for user in ["0:0", "65534:65534"] {
+                let look = "read go; for f in shadow new public; do cat /etc/$f; echo; done; stat -c %u:%g /etc/public";
+                let sandbox = Sandbox::command("/bin/sh").args(["-c", look]).user(user).host(&host);
+                let sandbox = sandbox.stdin(Stdio::Piped).stdout(Stdio::Piped);
+                let task = sandbox.spawn().unwrap();
+                put("shadow", 0o640);
+                put("new", 0o600);
+                let mut stdin = task.take_stdin().unwrap();
+                std::io::Write::write_all(&mut stdin, b"go\n").unwrap();
+                let done = task.wait_with_output(1 << 16, None).unwrap();
+                let shown = String::from_utf8_lossy(&done.stdout).into_owned();
+                assert_eq!(shown, "\n\nsecret of the host\n65534:65534\n", "{user}");
+                fs::remove_file(dir.path().join("new")).unwrap();
+            }
+        });
+    });
 }
 
 /// If the host's `/proc` is mounted with hidepid, so is that of a task in the host's PID namespace.

@@ -54,8 +54,9 @@ fn traces() -> Traces {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let children = tasks.map(|t| read(&format!("{}/children", t.path().display()))).collect();
     let (mut cgroups, mut temporary) = (Vec::new(), Vec::new());
-    let host = Host::probe().unwrap();
-    for mount in host.cgroups.v1.values().map(|h| &h.mount).chain(host.cgroups.v2.iter().map(|v| &v.mount)) {
+    // The probe itself holds a descriptor.
+    let tree = Host::probe().unwrap().cgroups;
+    for mount in tree.v1.values().map(|h| &h.mount).chain(tree.v2.iter().map(|v| &v.mount)) {
         named_ours(mount, 2, &mut cgroups);
     }
     named_ours(&std::env::temp_dir(), 0, &mut temporary);

@@ -327,15 +327,20 @@ fn what_covers_a_file_in_prepared_mounts_still_does_after_the_host_has_replaced_
         bind(dir.path(), Path::new("/etc"));
         let host = Host::probe().unwrap();
         let sandbox = shell(&host).user("0:0").with(|spec| spec.hosts = Some(Vec::new()));
-        assert!(sandbox.prepare().unwrap());
-        let look = script(&sandbox, "cat /etc/shadow; echo; cat /etc/hosts");
-        for n in 0..3 {
-            for name in ["shadow", "hosts"] {
-                replace(name, &format!("secret {n}"));
-            }
-            for _ in 0..3 {
-                let shown = spawned(&look);
-                assert!(shown.contains("localhost") && !shown.contains("secret"), "{shown}");
+        // With a volume in a directory of it, /etc is no idmapped mount, so the files are masked.
+        fs::create_dir_all("/etc/inner/place").unwrap();
+        let masked = sandbox.clone().volume(Volume::new("/etc/inner", "/etc/inner/place"));
+        for sandbox in [sandbox, masked] {
+            assert!(sandbox.prepare().unwrap());
+            let look = script(&sandbox, "cat /etc/shadow; echo; cat /etc/hosts");
+            for n in 0..3 {
+                for name in ["shadow", "hosts"] {
+                    replace(name, &format!("secret {n}"));
+                }
+                for _ in 0..3 {
+                    let shown = spawned(&look);
+                    assert!(shown.contains("localhost") && !shown.contains("secret"), "{shown}");
+                }
             }
         }
     });

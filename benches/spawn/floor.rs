@@ -336,9 +336,11 @@ impl Calls {
     }
 }
 
-/// The paths that the default plan masks: files of the kernel, and files of `/etc` that other users cannot read.
+/// The paths that the default plan masks: files of the kernel, and, unless an idmapped mount hides them, files of
+/// `/etc` that other users cannot read.
 pub fn masked(host: &Host) -> impl Iterator<Item = (std::path::PathBuf, FileKind)> {
-    host.masked.iter().chain(&host.private).cloned()
+    let private = if host.idmapped_etc() { &[] } else { host.private_etc() };
+    host.masked.iter().chain(private).cloned()
 }
 
 /// The path relative to the root.

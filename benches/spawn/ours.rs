@@ -80,7 +80,6 @@ pub fn sandbox(host: &Host, files: &Files, extent: Extent) -> Sandbox {
     }
     if extent < Extent::Mounts {
         host.masked.clear();
-        host.private.clear();
         host.read_only.clear();
     }
     let sandbox = Sandbox::command("/exit").user("65534:65534").host(&host).init(extent >= Extent::Pid1);

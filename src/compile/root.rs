@@ -186,27 +186,60 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
         .collect()
 }
 
-/// The files and directories of `/etc` to mask, because other users cannot read them on the host. Paths are those in
-/// the sandbox. Empty unless `/etc` comes from the default list: a list of the author or operator shows `/etc` as it
-/// is.
+/// How the root hides files of `/etc` that other users cannot read on the host. Paths are those in the sandbox.
+#[derive(Default)]
+pub(super) struct Hidden {
+    /// The files and directories to mask.
+    pub masks: Vec<(PathBuf, FileKind)>,
+    /// The destination that is an idmapped mount.
+    pub unowned: Option<PathBuf>,
+}
+
+/// How the root hides private files of `/etc`. It hides none unless `/etc` comes from the default list: a list of the
+/// author or operator shows `/etc` as it is.
 pub(super) fn private(
     policy: &Policy,
     spec: &SandboxSpec,
     host: &Host,
-    (entries, method): (&[RootEntry], Method),
+    survey: &Survey,
+    (entries, method, user_ns): (&[RootEntry], Method, bool),
+    draft: &mut Draft,
+) -> Hidden {
+    let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
+    let Some(etc) = entries.iter().find(|e| default && e.source == Path::new(rootfs::private::TOP)) else {
+        return Hidden::default();
+    };
+    let mut mounts = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
+    // Nobody could enter a private directory to reach the mount point in it.
+    let entered = mounts.any(|target| {
+        let rest = rootfs::in_root(target).strip_prefix(&etc.target).map(|rest| rest.components().count());
+        rest.is_ok_and(|names| names > 1)
+    });
+    if method == Method::Bind && !user_ns && survey.users.is_some() && !entered {
+        let why = "/etc is an idmapped mount in which no file has an owner, so its files are shown as those of user 65534, \
+                   and no task can read what other users cannot read there";
+        draft.report.note(Control::MASKED_PATHS, why);
+        return Hidden { unowned: Some(etc.target.clone()), ..Hidden::default() };
+    }
+    let masks = masks(spec, host, etc, method, draft);
+    Hidden { masks, unowned: None }
+}
+
+/// The private files and directories to mask.
+fn masks(
+    spec: &SandboxSpec,
+    host: &Host,
+    etc: &RootEntry,
+    method: Method,
     draft: &mut Draft,
 ) -> Vec<(PathBuf, FileKind)> {
-    let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
-    let Some(etc) = entries.iter().find(|e| default && e.source == Path::new("/etc")) else {
-        return Vec::new();
-    };
     let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
     let given = volumes.map(|target| rootfs::in_root(target));
     // A generated file covers the host's.
     let files = names::paths(spec.dns.is_some(), spec.hosts.is_some());
     let given: Vec<PathBuf> = given.chain(files.map(PathBuf::from)).collect();
-    let shown =
-        host.private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
+    let private = host.private_etc().iter();
+    let shown = private.filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
     let shown = shown.map(|(rest, kind)| (etc.target.join(rest), kind));
     let shown = shown.filter(|(at, _)| !given.iter().any(|given| at.starts_with(given)));
     // The mask of a directory has no place for a mount point.

@@ -15,6 +15,7 @@ use crate::cgroup::{
 };
 use crate::ids::IdMap;
 use crate::report::Require;
+use crate::rootfs::private::Private;
 use crate::rootfs::{FileKind, Volume};
 use crate::spec::{CallerFd, Device, Fd, Resource, Rlimit, Stdio};
 
@@ -71,7 +72,7 @@ fn host() -> Host {
         mdwe: false,
         overlay: true,
         proc_options: Vec::new(),
-        private: vec![("/etc/shadow".into(), FileKind::File), ("/etc/ssl/private".into(), FileKind::Dir)],
+        private: Private::listed(&[("/etc/shadow", FileKind::File), ("/etc/ssl/private", FileKind::Dir)]),
         masked: vec![("/proc/kcore".into(), FileKind::File), ("/sys/firmware".into(), FileKind::Dir)],
         read_only: vec![("/proc/sys".into(), FileKind::Dir)],
     }
@@ -181,6 +182,7 @@ fn survey() -> Survey {
         real: BTreeMap::new(),
         skip: Vec::new(),
         procfs: BTreeSet::new(),
+        users: None,
         real_time: false,
         mounts: BTreeMap::new(),
         resolv_conf: "nameserver 10.0.0.1\n".into(),

@@ -18,6 +18,7 @@ use crate::ids::{self, Identity};
 use crate::ns::{self, Network};
 use crate::rootfs::lower::own_sources;
 use crate::rootfs::names::Dns;
+use crate::rootfs::private;
 use crate::rootfs::probe::Node;
 use crate::rootfs::probe::Owner;
 use crate::rootfs::reach::Reach;
@@ -53,6 +54,8 @@ pub(crate) struct Survey {
     /// The mount points of the host inside the sources, with their kind. Only filled if the root may be populated by
     /// overlays.
     pub mounts: BTreeMap<PathBuf, FileKind>,
+    /// The user namespace of an idmapped mount of `/etc` in which no file has an owner; `None` if there can be none.
+    pub users: Option<Arc<OwnedFd>>,
     /// Whether the caller may use real-time priorities (`RLIMIT_RTPRIO`).
     pub real_time: bool,
     /// The sources that are a procfs, or show a process in one.
@@ -108,7 +111,8 @@ impl Survey {
             .filter_map(|path| skip(path, reach).transpose())
             .collect::<Result<_>>()?;
         let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
-        let look = overlays || !skip.is_empty();
+        let users = host.private.users().filter(|_| overlays || spec.root.populate == Method::Bind);
+        let look = overlays || users.is_some() || !skip.is_empty();
         let mounts = if look { mounts()? } else { Vec::new() };
         let (mut sources, mut unseen) = (BTreeMap::new(), BTreeMap::new());
         let own = own_sources(host.privileged(), nodes(host));
@@ -121,6 +125,10 @@ impl Survey {
                 Some(SourceError::Planted { .. }) | None => {}
             }
         }
+        let users = users.filter(|_| {
+            let top = sources.get(Path::new(private::TOP)).map(|source| &source.real);
+            top.is_some_and(|top| !mounts.iter().any(|m| m.point != *top && m.point.starts_with(top)))
+        });
         let of_root = env.keys().filter_map(|path| Some((path.clone(), sources.get(path)?.real.clone())));
         let mounts_within =
             if overlays { points(&mounts, &of_root.collect(), reach)? } else { BTreeMap::new() };
@@ -151,6 +159,7 @@ impl Survey {
             owners,
             skip: elsewhere(skip, &mounts, reach),
             mounts: mounts_within,
+            users: users.cloned(),
             procfs,
             real_time: may_use_real_time(),
             real,

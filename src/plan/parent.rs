@@ -144,7 +144,7 @@ impl ParentOp {
             | ParentOp::AwaitPrepared
             | ParentOp::CheckShare(_) => Vec::new(),
             ParentOp::Cgroup(op) => op.calls(),
-            ParentOp::Hand(handed) => vec![handed.call()],
+            ParentOp::Hand(handed) => handed.calls(),
             ParentOp::Channel => vec!["socketpair(AF_UNIX, SOCK_SEQPACKET)".into()],
             ParentOp::SealSteps => vec!["memfd_create(\"cofferdam-plan\")".into()],
             ParentOp::SealInit => vec!["memfd_create(\"cofferdam-init\", MFD_EXEC)".into()],

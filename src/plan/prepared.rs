@@ -100,10 +100,15 @@ impl Plan {
         )
     }
 
+    /// Whether a source is an idmapped mount in which no file has an owner.
+    pub(crate) fn is_unowned(&self) -> bool {
+        self.handed().any(|handed| matches!(handed, Handed::Tree { unowned: true, .. }))
+    }
+
     /// What the prepared mounts are made of: two plans with the same bytes here, and the same sources, can have the same
     /// prepared mounts. The bytes are the steps that prepare, and the mount points of the other steps.
     pub(crate) fn prepare_key(&self) -> Vec<u8> {
-        let mut key = Vec::new();
+        let mut key = vec![u8::from(self.is_unowned())];
         for step in &self.init {
             match (step.phase, step.op()) {
                 (Phase::Prepare, _) => key.extend_from_slice(step.op.wire()),

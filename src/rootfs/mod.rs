@@ -36,7 +36,7 @@
 //! Mount points are opened by descriptor and resolved inside the root (`RESOLVE_IN_ROOT`). Below `/proc`, `/sys` and
 //! `/dev`, no symbolic link is followed.
 //!
-//! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `reach`, `probe`, `source`,
+//! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `reach`, `probe`, `private`, `source`,
 //! `prepared` and `teardown`; `populate`; `template` and `work`. Beside them, `lower` turns the root of a spec into steps of
 //! a plan, with `dirs` and `names`. `changes` compares a root with its sources after the task has ended.
 //!
@@ -58,6 +58,7 @@ pub(crate) mod lower;
 pub(crate) mod names;
 pub(crate) mod populate;
 pub(crate) mod prepared;
+pub(crate) mod private;
 pub(crate) mod probe;
 pub(crate) mod reach;
 pub(crate) mod source;

@@ -1,17 +1,12 @@
 //! Probes paths of the host: which sensitive ones exist, and the type and owner of a source.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AtFlags, open, openat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::sys::stat::FileStat;
 
 use super::FileKind;
-use super::directory::DIR_NOFOLLOW;
-use crate::sys::fs::{self, Dirents, FileId};
+use crate::sys::fs::FileId;
 
 /// Files and directories of the kernel that are masked in every sandbox, if the host has them.
 pub(crate) const MASKED: [&str; 14] = [
@@ -106,44 +101,6 @@ fn look_at(mode: u32, (uid, gid): (u32, u32), rdev: u64) -> Look {
     let block = mode & libc::S_IFMT == libc::S_IFBLK;
     let node = Node { block, major: libc::major(rdev), minor: libc::minor(rdev) };
     Look { kind, owner, node: (kind == FileKind::Device).then_some(node) }
-}
-
-/// Lists files below `top` that other users may not read, and directories that other users may not read or enter. Does
-/// not list the content of such directories, nor anything that the caller cannot access, because the task cannot access
-/// it either.
-pub(crate) fn private(top: &Path) -> Vec<(PathBuf, FileKind)> {
-    let mut found = Vec::new();
-    if let Ok(dir) = open(top, DIR_NOFOLLOW, Mode::empty()) {
-        below(&dir, top, &mut Dirents::new(), &mut found);
-    }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    found
-}
-
-/// Adds the private entries below `dir` to `found`. Reads each directory completely before its subdirectories, so that
-/// one buffer is enough.
-fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
-    let mut inner = Vec::new();
-    while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
-        for entry in batch {
-            if !matches!(entry.kind, fs::DirentKind::Dir | fs::DirentKind::File | fs::DirentKind::Unknown) {
-                continue;
-            }
-            let Ok(st) = fstatat(dir, entry.name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-            let path = || at.join(OsStr::from_bytes(entry.name.to_bytes()));
-            match st.st_mode & libc::S_IFMT {
-                libc::S_IFDIR if st.st_mode & 0o005 == 0o005 => inner.push((entry.name.to_owned(), path())),
-                libc::S_IFDIR => found.push((path(), FileKind::Dir)),
-                libc::S_IFREG if st.st_mode & 0o004 == 0 => found.push((path(), FileKind::File)),
-                _ => {}
-            }
-        }
-    }
-    for (name, path) in inner {
-        if let Ok(next) = openat(dir, name.as_c_str(), DIR_NOFOLLOW, Mode::empty()) {
-            below(&next, &path, buffer, found);
-        }
-    }
 }
 
 /// Options of `/proc` that hide processes of other users: `hidepid`, and `gid`, whose members see all processes

@@ -15,10 +15,10 @@ use crate::ids;
 use crate::ns::Network;
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
-use crate::rootfs::names;
 use crate::rootfs::prepared::{MountTable, Prepared};
 use crate::rootfs::probe::Look;
 use crate::rootfs::source::HostFile;
+use crate::rootfs::{FileKind, names};
 use crate::spawn::{self, Ready};
 use crate::step::wire::{FNV, fnv};
 use crate::sys::fs::{FileId, identify};
@@ -246,10 +246,11 @@ impl Sandbox {
         let reals = held.iter().map(|source| source.real.clone()).collect();
         let table = host_mounts(reals)?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-        let covered = covered(host);
+        let private = if plan.is_unowned() { &[] } else { host.private_etc() };
+        let covered = covered(private);
         let made = spawn::prepare(&common, survey, self.left(begun))?;
         let prepared = Arc::new(Prepared::new(made, key, sources, table));
-        if covered != self::covered(host) {
+        if covered != self::covered(private) {
             // The host has replaced a file that may have been covered before.
             return Ok(None);
         }
@@ -293,10 +294,10 @@ impl Sandbox {
 }
 
 /// The files of the host that may be covered in prepared mounts.
-fn covered(host: &Host) -> Vec<Option<FileId>> {
-    let generated = names::paths(true, true).map(PathBuf::from);
-    let all = host.private.iter().map(|(path, _)| path.clone()).chain(generated);
-    all.map(|path| identity(&path).ok().flatten()).collect()
+fn covered(private: &[(PathBuf, FileKind)]) -> Vec<Option<FileId>> {
+    let now = |path: &Path| identity(path).ok().flatten();
+    let private = private.iter().map(|(path, _)| now(path));
+    private.chain(names::paths(true, true).map(|path| now(Path::new(path)))).collect()
 }
 
 fn host_mounts(around: Vec<PathBuf>) -> Result<MountTable> {

@@ -22,18 +22,20 @@ use crate::report::Report;
 use crate::rootfs::prepared::Made;
 use crate::rootfs::source::HostFile;
 use crate::rootfs::{Populated, Watch};
-use crate::spec::{Policy, SandboxSpec, Stdio};
-use crate::step::{Handed, IdMaps, Kernel, StreamSource};
+use crate::spec::Policy;
+use crate::step::{Handed, IdMaps, Kernel, StreamSource, map_ids_call};
 use crate::sys;
 use crate::sys::lock::{Lock, Locked};
 use crate::task::{self, Child, RecordFile, Spawned, Streams, Undo};
 
+mod callers;
 mod clone;
 mod copy;
 mod expected;
 mod listen;
 mod reach;
 
+pub(crate) use callers::{check_declared, check_streams, streams};
 pub(crate) use listen::joined_too_late;
 use listen::{DIED, Heard, Listening, let_continue, listen, was_killed};
 pub(crate) use reach::answers;
@@ -420,7 +422,7 @@ impl<'a> Run<'a> {
         };
         let fd = match handed {
             Handed::Stream(number, source) => self.stream(*number, *source).map_err(refused)?,
-            Handed::Caller(number) => callers(*number)?,
+            Handed::Caller(number) => callers::duplicate(*number)?,
             Handed::CallerPidfd => sys::own_pidfd().map_err(refused)?,
             Handed::Task => duplicate(self.given.running)?,
             Handed::Prepared => duplicate(self.given.ready.map(|ready| ready.mounts))?,
@@ -435,8 +437,13 @@ impl<'a> Run<'a> {
             Handed::Namespace(_) => {
                 duplicate(self.given.survey.and_then(|survey| survey.namespace.as_ref()).map(AsFd::as_fd))?
             }
-            Handed::Tree { source, recursive } => {
-                sys::fs::clone_tree(self.source(source)?, *recursive).map_err(|e| refused(e.into()))?
+            Handed::Tree { source, recursive, unowned } => {
+                let tree =
+                    sys::fs::clone_tree(self.source(source)?, *recursive).map_err(|e| refused(e.into()))?;
+                if *unowned {
+                    self.without_owners(source, &tree)?;
+                }
+                tree
             }
             Handed::Source(path) => duplicate(self.source(path).ok())?,
             Handed::CpuTime(path) => open_read(path).map_err(|e| refused(e.into()))?,
@@ -448,6 +455,13 @@ impl<'a> Run<'a> {
             },
         };
         Ok(Some(fd))
+    }
+
+    /// Makes a mount tree an idmapped mount in which no file has an owner.
+    fn without_owners(&self, source: &Path, tree: &OwnedFd) -> Result<()> {
+        let users = self.given.survey.and_then(|survey| survey.users.as_ref()).ok_or(Errno::ENOENT);
+        let mapped = users.and_then(|users| sys::fs::map_ids(tree.as_fd(), users.as_fd()));
+        mapped.map_err(Error::prepare(map_ids_call(source)))
     }
 
     /// The descriptor of a source: the temporary root, or a path of the spec.
@@ -510,38 +524,6 @@ fn open_write(path: &Path) -> nix::Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// The descriptors of the caller that the spec names for standard input, output and error.
-pub(crate) fn streams(streams: [(&str, &Stdio); 3]) -> [Option<RawFd>; 3] {
-    streams.map(|(_, stdio)| match stdio {
-        Stdio::Fd(fd) => Some(fd.number()),
-        _ => None,
-    })
-}
-
-/// Checks that the descriptors that the spec names are open now. Otherwise a descriptor that is opened later for the
-/// sandbox, such as a directory of the host, could get that number, and the task would inherit it.
-pub(crate) fn check_declared(spec: &SandboxSpec) -> Result<()> {
-    check_streams(spec.streams())?;
-    spec.fds.iter().try_for_each(|fd| check_open("fds", fd.from.number()))
-}
-
-/// As [`check_declared`], for standard streams.
-pub(crate) fn check_streams(streams: [(&'static str, &Stdio); 3]) -> Result<()> {
-    let of_caller = |((field, stdio), number): ((_, &Stdio), _)| Some((field, stdio.of_caller(number)?));
-    streams.into_iter().zip(0..).filter_map(of_caller).try_for_each(|(field, fd)| check_open(field, fd))
-}
-
-/// Checks that a descriptor is open. A negative one is left to the compiler of the plan.
-fn check_open(field: &'static str, fd: RawFd) -> Result<()> {
-    match sys::dup_number(fd) {
-        _ if fd < 0 => Ok(()),
-        Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
-            Err(Error::spec(field, format!("{fd} is not an open file descriptor")))
-        }
-        opened => opened.map(drop).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)"))),
-    }
-}
-
 /// How long the owner of a task may take from removing the task's files to unlocking its upper directory.
 const UNLOCKING: Duration = Duration::from_secs(1);
 
@@ -563,11 +545,6 @@ fn lock_upper(held: BorrowedFd<'_>, until: Option<Instant>) -> Result<Locked, (u
             Err(e) => return Err((1, e.into())),
         }
     }
-}
-
-/// Duplicates a descriptor of the caller.
-fn callers(fd: RawFd) -> Result<OwnedFd> {
-    sys::dup_number(fd).map_err(Error::prepare(format!("fcntl({fd}, F_DUPFD_CLOEXEC)")))
 }
 
 /// Opens init for execution: a sealed memfd, or an unlinked file without a writable descriptor if memfds may not be

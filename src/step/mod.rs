@@ -331,6 +331,8 @@ pub(crate) enum Handed {
         source: PathBuf,
         /// Whether the mounts below it are cloned too.
         recursive: bool,
+        /// Whether it becomes an idmapped mount in which no file has an owner.
+        unowned: bool,
     },
     /// An `O_PATH` descriptor of a source. Init opens the path again, and checks that it is the same file.
     Source(PathBuf),
@@ -386,7 +388,7 @@ impl Handed {
             Handed::Log(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
             Handed::LogPipe(_) => "fcntl(the pipe, F_SETFL, O_NONBLOCK)".into(),
             Handed::Namespace(path) | Handed::Source(path) => format!("fcntl({path:?}, F_DUPFD_CLOEXEC)"),
-            Handed::Tree { source, recursive } => {
+            Handed::Tree { source, recursive, .. } => {
                 let recursive = if *recursive { "|AT_RECURSIVE" } else { "" };
                 format!("open_tree(held {source:?}, OPEN_TREE_CLONE|AT_EMPTY_PATH{recursive})")
             }
@@ -397,6 +399,20 @@ impl Handed {
             }
         }
     }
+
+    /// All calls that it takes.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let map = match self {
+            Handed::Tree { source, unowned: true, .. } => Some(map_ids_call(source)),
+            _ => None,
+        };
+        std::iter::once(self.call()).chain(map).collect()
+    }
+}
+
+/// The call that makes an idmapped mount, in strace's format.
+pub(crate) fn map_ids_call(source: &Path) -> String {
+    format!("mount_setattr({source:?}, MOUNT_ATTR_IDMAP)")
 }
 
 /// The id maps of a new user namespace (`user_namespaces(7)`).

@@ -273,7 +273,7 @@ fn kernel_files_that_the_host_has_are_masked() {
     );
     let bare = case(|c| {
         (c.host.masked, c.host.read_only) = (Vec::new(), Vec::new());
-        c.host.private.clear();
+        c.host.private = Private::listed(&[]);
     });
     let plan = check(&bare, "! # mask\n! \"/proc/sys\"");
     assert!(plan.report.enforced.contains(Control::MASKED_PATHS));
@@ -396,8 +396,54 @@ fn a_mount_in_a_masked_directory_weakens_the_masks() {
 #[test]
 fn a_generated_file_is_not_masked() {
     let mut case = case(|_| ());
-    case.host.private.push(("/etc/hosts".into(), FileKind::File));
+    case.host.private = Private::listed(&[("/etc/hosts", FileKind::File)]);
     check(&case, "# mask \"/etc/hosts\"");
     case.spec.hosts = Some(Vec::new());
     check(&case, "! # mask \"/etc/hosts\"");
+}
+
+/// An idmapped mount hides every private file, also those that the host makes later, so it replaces the masks.
+#[test]
+fn no_file_of_an_idmapped_etc_has_an_owner() {
+    let idmapped = |set: &dyn Fn(&mut Case)| {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let mut case = case(|c| c.survey.users = Some(std::sync::Arc::new(null.into())));
+        set(&mut case);
+        case
+    };
+    let plan = check(
+        &idmapped(&|_| ()),
+        "open_tree(held \"/etc\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)
+         mount_setattr(\"/etc\", MOUNT_ATTR_IDMAP)
+         mount_setattr(\"/etc\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
+         # mask \"/proc/kcore\"
+         ! # mask \"/etc",
+    );
+    assert!(plan.report.enforced.contains(Control::MASKED_PATHS));
+    assert!(plan.report.why(Control::MASKED_PATHS).contains("idmapped"), "{}", plan.report);
+    assert_ne!(
+        plan.prepare_key(),
+        compiled(&case(|c| c.host.private = Private::listed(&[]))).unwrap().prepare_key()
+    );
+    // Nobody could enter a private directory in which something is mounted. An overlay would have to map the ids back.
+    let inner = |c: &mut Case| {
+        c.survey.kinds.insert("/etc/ssl/file".into(), Some(FileKind::File));
+        c.spec.volumes.push(Volume::new("/srv/file", "/etc/ssl/file"));
+    };
+    for masked in [
+        idmapped(&inner),
+        idmapped(&|c| c.spec.root.populate = Method::Overlay),
+        idmapped(&|c| c.host = rootless()),
+    ] {
+        check(&masked, "# mask \"/etc/shadow\"\n! MOUNT_ATTR_IDMAP");
+    }
+    let outer = idmapped(&|c| c.spec.volumes.push(Volume::new("/srv/file", "/etc/hosts")));
+    check(&outer, "mount_setattr(\"/etc\", MOUNT_ATTR_IDMAP)\n! # mask \"/etc");
+    // A volume of the author's own, and a list of his own, show `/etc` as it is.
+    let own = idmapped(&|c| c.spec.volumes.push(Volume::new("/etc", "/v")));
+    let text = text(&compiled(&own).unwrap());
+    assert_eq!(text.matches("MOUNT_ATTR_IDMAP").count(), 1, "{text}");
+    assert_eq!(text.matches("open_tree(held \"/etc\"").count(), 2, "{text}");
+    let listed = idmapped(&|c| c.spec.root.chroot_env = [("/etc".into(), "/etc".into())].into());
+    check(&listed, "! MOUNT_ATTR_IDMAP\n! # mask \"/etc");
 }

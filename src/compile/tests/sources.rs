@@ -150,7 +150,7 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
     for require in [None, Some(Require::BestEffort)] {
         let weak = strict(&|c| {
             c.spec.require = require;
-            c.host.private.clear();
+            c.host.private = Private::listed(&[]);
             let (source, target) = ("/sys/fs".into(), "/v".into());
             c.survey.kinds.insert("/sys/fs".into(), Some(FileKind::Dir));
             c.spec.volumes = vec![Volume { source, target, read_only: true, ..Volume::default() }];

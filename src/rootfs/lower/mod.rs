@@ -73,6 +73,8 @@ pub(crate) struct RootRequest<'a> {
     pub proc_options: &'a [(String, String)],
     /// Files and directories of the sources that are covered, because other users may not read them on the host.
     pub private: &'a [(PathBuf, FileKind)],
+    /// Destination of the source that is an idmapped mount in which no file has an owner.
+    pub unowned: Option<&'a Path>,
     /// Sensitive paths below `/proc` that become read-only.
     pub read_only: &'a [(PathBuf, FileKind)],
     /// The standard streams that are `/dev/null`: bit N for descriptor N.
@@ -246,7 +248,7 @@ impl Steps<'_> {
     /// open.
     fn tree(&mut self, source: &Path, recursive: bool) -> u32 {
         if self.req.privileged {
-            return self.draft.hand(Handed::Tree { source: source.into(), recursive });
+            return self.draft.hand(Handed::Tree { source: source.into(), recursive, unowned: false });
         }
         let fd = self.draft.hand(Handed::Source(source.into()));
         let real = self.req.real.get(source).map_or(source, PathBuf::as_path);
@@ -273,6 +275,16 @@ impl Steps<'_> {
         self.common(target, |steps| steps.bound(control, source, target, attrs, MS_PRIVATE));
     }
 
+    /// Adds such a bind mount of a directory, in which no file has an owner.
+    fn bind_unowned(&mut self, source: &Path, target: &Path, attrs: u64) {
+        let handed = Handed::Tree { source: source.into(), recursive: true, unowned: true };
+        self.common(target, |steps| {
+            let fd = steps.draft.hand(handed);
+            let control = Control::HOST_FILES;
+            attach(control, (source, FileKind::Dir), target, attrs, MS_PRIVATE, fd)
+        });
+    }
+
     /// Adds a file system of the task's own.
     fn mount(&mut self, control: Control, fs: &str, target: &str, attrs: u64, options: &[&str]) {
         let make = |_: &mut Self| mount(control, fs, target, attrs, options);
@@ -288,10 +300,22 @@ impl Steps<'_> {
         propagation: u64,
     ) -> InitStep {
         let fd = self.tree(source, true);
-        let file_type = if kind == FileKind::Dir { FileType::Dir } else { FileType::File };
-        let (source, target) = (path(source), path(target));
-        InitStep::new(control, Op::Bind { source, target, attrs, propagation, file_type, fd })
+        attach(control, (source, kind), target, attrs, propagation, fd)
     }
+}
+
+/// The step that attaches the mount tree `fd` of `source` at `target`.
+fn attach(
+    control: Control,
+    (source, kind): (&Path, FileKind),
+    target: &Path,
+    attrs: u64,
+    propagation: u64,
+    fd: u32,
+) -> InitStep {
+    let file_type = if kind == FileKind::Dir { FileType::Dir } else { FileType::File };
+    let (source, target) = (path(source), path(target));
+    InitStep::new(control, Op::Bind { source, target, attrs, propagation, file_type, fd })
 }
 
 /// Paths of the device nodes of every sandbox.

@@ -49,7 +49,11 @@ fn read_only(req: &RootRequest<'_>, source: (&Path, FileKind), target: &Path, st
 }
 
 fn bound(req: &RootRequest<'_>, entry: &RootEntry, steps: &mut Steps<'_>) {
-    read_only(req, (&entry.source, entry.kind), &entry.target, steps);
+    if req.unowned == Some(&entry.target) {
+        steps.bind_unowned(&entry.source, &entry.target, req.attrs(ATTR_RDONLY));
+    } else {
+        read_only(req, (&entry.source, entry.kind), &entry.target, steps);
+    }
     emptied(entry, steps);
 }
 

@@ -1,0 +1,137 @@
+//! Files of the host's `/etc` that other users cannot read, and how a root hides them.
+//!
+//! If the file system allows it, the root has an idmapped mount of `/etc` in which no file has an owner. Then no task can
+//! read them, whatever its user and capabilities are, and whatever the host makes or replaces there. Otherwise each of
+//! them is masked.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstatat};
+use serde::{Serialize, Serializer};
+
+use super::FileKind;
+use super::directory::DIR_NOFOLLOW;
+use crate::sys::fs::{self, Dirents};
+use crate::sys::user_ns;
+
+/// The directory with private files.
+pub(crate) const TOP: &str = "/etc";
+
+/// How the private files can be hidden. Serialised as whether an idmapped mount can hide them.
+#[derive(Clone, Debug)]
+pub(crate) struct Private {
+    /// The user namespace of an idmapped mount; `None` if there can be none.
+    users: Option<Arc<OwnedFd>>,
+    /// The private files and directories, once they were listed.
+    listed: Arc<OnceLock<Vec<(PathBuf, FileKind)>>>,
+}
+
+impl Private {
+    /// Makes an idmapped mount of `/etc` that is attached nowhere, and drops it.
+    pub(crate) fn probe() -> Private {
+        Private { users: idmapped().ok().map(Arc::new), listed: Arc::default() }
+    }
+
+    /// The user namespace of an idmapped mount of `/etc`; `None` if there can be none.
+    pub(crate) fn users(&self) -> Option<&Arc<OwnedFd>> {
+        self.users.as_ref()
+    }
+
+    /// The private files and directories below `/etc`, each with its type. They are listed at the first call.
+    pub(crate) fn list(&self) -> &[(PathBuf, FileKind)] {
+        self.listed.get_or_init(|| walk(Path::new(TOP)))
+    }
+
+    /// A host with these files and without idmapped mounts.
+    #[cfg(test)]
+    pub(crate) fn listed(list: &[(&str, FileKind)]) -> Private {
+        let list: Vec<_> = list.iter().map(|(path, kind)| (PathBuf::from(path), *kind)).collect();
+        Private { users: None, listed: Arc::new(OnceLock::from(list)) }
+    }
+}
+
+impl Serialize for Private {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.users.is_some())
+    }
+}
+
+/// Creates the user namespace, and tries whether it can be that of a mount of `/etc`.
+fn idmapped() -> io::Result<OwnedFd> {
+    let top = open(TOP, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let tree = fs::clone_tree(top.as_fd(), false)?;
+    let users = user_ns::without_users()?;
+    fs::map_ids(tree.as_fd(), users.as_fd())?;
+    Ok(users)
+}
+
+/// Lists files below `top` that other users may not read, and directories that other users may not read or enter. Does
+/// not list the content of such directories, nor anything that the caller cannot access, because the task cannot access
+/// it either.
+fn walk(top: &Path) -> Vec<(PathBuf, FileKind)> {
+    let mut found = Vec::new();
+    if let Ok(dir) = open(top, DIR_NOFOLLOW, Mode::empty()) {
+        below(&dir, top, &mut Dirents::new(), &mut found);
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+/// Adds the private entries below `dir` to `found`. Reads each directory completely before its subdirectories, so that
+/// one buffer is enough.
+fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
+    let mut inner = Vec::new();
+    while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
+        for entry in batch {
+            if !matches!(entry.kind, fs::DirentKind::Dir | fs::DirentKind::File | fs::DirentKind::Unknown) {
+                continue;
+            }
+            let Ok(st) = fstatat(dir, entry.name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+            let path = || at.join(OsStr::from_bytes(entry.name.to_bytes()));
+            match st.st_mode & libc::S_IFMT {
+                libc::S_IFDIR if st.st_mode & 0o005 == 0o005 => inner.push((entry.name.to_owned(), path())),
+                libc::S_IFDIR => found.push((path(), FileKind::Dir)),
+                libc::S_IFREG if st.st_mode & 0o004 == 0 => found.push((path(), FileKind::File)),
+                _ => {}
+            }
+        }
+    }
+    for (name, path) in inner {
+        if let Ok(next) = openat(dir, name.as_c_str(), DIR_NOFOLLOW, Mode::empty()) {
+            below(&next, &path, buffer, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_users_may_not_read_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        for (name, mode) in [("open", 0o644), ("group", 0o640), ("none", 0), ("others", 0o604)] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        for (name, mode) in [("in", 0o755), ("in/shut", 0o711), ("in/blind", 0o754)] {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("file"), "").unwrap();
+            std::fs::set_permissions(path.join("file"), std::fs::Permissions::from_mode(0o0)).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let found = walk(dir.path());
+        let found: Vec<_> =
+            found.iter().map(|(path, _)| path.strip_prefix(dir.path()).unwrap().to_str().unwrap()).collect();
+        assert_eq!(found, ["group", "in/blind", "in/file", "in/shut", "none"]);
+    }
+}
