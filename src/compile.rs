@@ -140,7 +140,7 @@ pub(crate) fn compile(
     if maps.is_some() {
         draft.build(Control::IDS, Op::AwaitIdMaps {});
     }
-    process::oom_score(spec, host, must_hold, &mut draft)?;
+    process::oom_score(spec, must_hold, &mut draft)?;
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::Session {});
     draft.enter(Enter::Outside, Control::MOUNT_NS, Op::ResetScheduling {});
     process::descriptors(spec, &mut draft)?;

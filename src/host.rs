@@ -73,8 +73,6 @@ pub struct Host {
     pub user_ns_forbidden: Option<String>,
     /// The Landlock ABI version (`landlock(7)`); 0 without Landlock.
     pub landlock_abi: u32,
-    /// The caller's `oom_score_adj`.
-    pub oom_score_adj: i32,
     /// Whether the caller has `no_new_privs` set. Every task inherits it.
     pub no_new_privs: bool,
     /// Whether the caller has `PR_SET_MDWE` set (Linux 6.3), which forbids memory that is both writable and executable.
@@ -111,7 +109,6 @@ impl Host {
         let read =
             |path: &str| std::fs::read_to_string(path).map_err(Error::prepare(format!("read({path:?})")));
         let release = read("/proc/sys/kernel/osrelease")?;
-        let adj = read("/proc/self/oom_score_adj")?;
         let groups = nix::unistd::getgroups().map_err(Error::prepare("getgroups()"))?;
         Ok(Host {
             kernel: parse_release(&release),
@@ -128,7 +125,6 @@ impl Host {
             cgroups: Detection::probe(),
             user_ns_forbidden: ns::probe::user_ns(),
             landlock_abi: sys::probe::landlock_abi().unwrap_or(0),
-            oom_score_adj: adj.trim().parse().unwrap_or(0),
             no_new_privs: sys::probe::no_new_privs(),
             mdwe: sys::probe::mdwe(),
             overlay: rootfs::probe::overlay(&read("/proc/filesystems")?),

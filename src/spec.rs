@@ -456,9 +456,10 @@ pub struct SandboxSpec {
     /// [cancel](crate::Sandbox::cancel) of its own. The time in the function of
     /// [`spawn_with`](crate::Sandbox::spawn_with) does not count either.
     ///
-    /// It does not cover a file system that stops answering after the source was opened, while the root is populated, nor
-    /// one that is mounted below a directory that is copied or linked: the caller's thread waits for it. An init in a call
-    /// that no signal ends is given up after 30 more seconds.
+    /// It does not cover the lookup of a user by name, which may wait for a server of users (`nsswitch.conf(5)`). A user that
+    /// is given as two ids is not looked up. Nor does it cover a file system that stops answering after the source was
+    /// opened, while the root is populated, or one that is mounted below a directory that is copied or linked: the
+    /// caller's thread waits for it. An init in a call that no signal ends is given up after 30 more seconds.
     #[serde(with = "notation::optional_duration")]
     pub spawn_deadline: Option<Duration>,
     /// What becomes of the task when the caller ends. [`DieWith::Driver`] by default.

@@ -46,6 +46,7 @@ fn probe_entry() {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
     say.fact("allowed", allowed.trim());
+    say.fact("oom", std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim());
     say.fact("mdwe", call!(libc::SYS_prctl, PR_GET_MDWE, 0, 0, 0, 0).unwrap_or(0));
 }
 
@@ -89,8 +90,12 @@ fn process_entry() {
     }
     assert_ne!(state(), usual);
     let mdwe = call!(libc::SYS_prctl, PR_SET_MDWE, 1, 0, 0, 0).is_ok();
+    // The caller changes its score after the host was probed.
+    let host = cofferdam::Host::probe().unwrap();
+    std::fs::write("/proc/self/oom_score_adj", "321").unwrap();
     for init in [true, false] {
-        let seen = run_probe(probe("state").with(|s| s.init = init)).unwrap();
+        let seen = run_probe(probe("state").host(&host).with(|s| s.init = init)).unwrap();
+        assert_eq!(seen.get("oom"), "0");
         for (name, value) in usual.iter().filter(|(name, _)| ["thp", "ksm", "flusher"].contains(name)) {
             assert_eq!(seen.get(name), value.to_string(), "{name}");
         }

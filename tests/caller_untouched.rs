@@ -276,14 +276,17 @@ fn spawn_with_any_outcome_leaves_every_kind_of_caller_as_it_was() {
 fn snapshot_shows_a_change() {
     let thread = std::thread::spawn(|| {
         let before = Snapshot::take();
-        let fd: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        // A number that the other tests of this process do not use.
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let fd = call!(libc::SYS_fcntl, null.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 700).unwrap();
         call!(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 99_999).unwrap();
         call!(libc::SYS_unshare, libc::CLONE_FS).unwrap();
         call!(libc::SYS_umask, 0o123).unwrap();
         let found = before.differences(&Snapshot::take());
-        for name in ["timer slack", "status Umask", &format!("fd {}", fd.as_raw_fd())] {
+        for name in ["timer slack", "status Umask", &format!("fd {fd}")] {
             assert!(found.iter().any(|line| line.starts_with(&format!("{name}:"))), "{name}: {found:?}");
         }
+        call!(libc::SYS_close, fd).unwrap();
     });
     thread.join().unwrap();
 }

@@ -18,26 +18,19 @@ use crate::spec::{Policy, Resource, SandboxSpec, Stdio, WindowSize};
 use crate::step::wire::{Dup, Op, UNEXECUTED};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, StreamSource};
 
-pub(super) fn oom_score(
-    spec: &SandboxSpec,
-    host: &Host,
-    must_hold: &MustHold,
-    draft: &mut Draft,
-) -> Result<()> {
+pub(super) fn oom_score(spec: &SandboxSpec, must_hold: &MustHold, draft: &mut Draft) -> Result<()> {
     let value = spec.oom_score_adj.unwrap_or(0);
     if !(-1000..=1000).contains(&value) {
         return Err(Error::spec("oom_score_adj", format!("{value} is not within -1000 to 1000")));
     }
     draft.report.enforce(Control::OOM_SCORE);
-    if value != host.oom_score_adj {
-        let text = value.to_string();
-        let op = Op::OomScore { value: step::text(text.as_bytes()) };
-        let step = InitStep::new(Control::OOM_SCORE, op).entering(Enter::Outside);
-        // Writing a value below the caller's minimum needs CAP_SYS_RESOURCE. No file shows that minimum.
-        let must = must_hold.names(Control::OOM_SCORE)
-            || spec.oom_score_adj.is_some() && !must_hold.is_best_effort();
-        draft.init.push(if must { step } else { step.optional() });
-    }
+    let text = value.to_string();
+    let op = Op::OomScore { value: step::text(text.as_bytes()) };
+    let step = InitStep::new(Control::OOM_SCORE, op).entering(Enter::Outside);
+    // Writing a value below the caller's minimum needs CAP_SYS_RESOURCE. No file shows that minimum.
+    let must =
+        must_hold.names(Control::OOM_SCORE) || spec.oom_score_adj.is_some() && !must_hold.is_best_effort();
+    draft.init.push(if must { step } else { step.optional() });
     Ok(())
 }
 

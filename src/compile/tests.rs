@@ -67,7 +67,6 @@ fn host() -> Host {
         cgroups: v2("cpu cpuset io memory pids"),
         user_ns_forbidden: None,
         landlock_abi: 0,
-        oom_score_adj: 0,
         no_new_privs: false,
         mdwe: false,
         overlay: true,
@@ -305,7 +304,6 @@ fn everything() -> Case {
     };
     case(|c| {
         c.host.cgroups = v1();
-        c.host.oom_score_adj = -900;
         c.policy.allow_caps = Some(strings(&["all"]));
         c.policy.cgroup_parent = CgroupPath::new("/ops").unwrap();
         c.policy.temp_dir = Some("/var/tmp".into());

@@ -116,7 +116,7 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
     let spec = |name, sandbox| Spec { name, sandbox, exec: None, prepared: false, gated: false };
     let size = WindowSize { rows: 24, columns: 80 };
     let mut all = vec![
-        spec("full", full(base("full"), dir, host)),
+        spec("full", full(base("full"), dir)),
         spec(
             "plain",
             base("plain")
@@ -195,12 +195,11 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
 }
 
 /// A spec with nearly every field.
-fn full(sandbox: Sandbox, dir: &Path, host: &Host) -> Sandbox {
+fn full(sandbox: Sandbox, dir: &Path) -> Sandbox {
     let core = Rlimit { soft: Some(0), hard: Some(0) };
     let null = std::fs::File::open("/dev/null").unwrap();
     let limits =
         Limits { memory: Some(64 << 20), pids_max: Some(32), cpu_shares: Some(100), ..Limits::default() };
-    let score = if host.oom_score_adj == 500 { 400 } else { 500 };
     let secrets = Secrets { files: [("key".to_owned(), "value".to_owned())].into(), ..Secrets::default() };
     let volume =
         Volume { source: dir.join("volume"), target: "/v".into(), read_only: true, ..Volume::default() };
@@ -211,7 +210,7 @@ fn full(sandbox: Sandbox, dir: &Path, host: &Host) -> Sandbox {
         .network(Network::None)
         .hostname("dam")
         .rlimit(Resource::Core, core)
-        .oom_score_adj(score)
+        .oom_score_adj(500)
         .work_dir("/v")
         .dns(Dns { servers: vec!["192.0.2.1".into()], ..Dns::default() })
         .hosts([HostsEntry { address: "192.0.2.7".into(), names: vec!["db".into()] }])
