@@ -8,7 +8,7 @@ mod common;
 #[path = "caller_tools/tokio.rs"]
 mod runtime;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio as Std};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
