@@ -202,7 +202,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Bounding { keep, last } => limit_bounding(keep, last),
         Op::Ids { uid, gid, set_groups, groups } => become_user(uid, gid, set_groups, groups),
         Op::Caps { permitted, inheritable, ambient } => set_caps(permitted, inheritable, ambient),
-        Op::NoUserNamespaces { program } | Op::Filter { program } => sys::seccomp(program.0).at(0),
+        Op::CommonFilter { program } | Op::Filter { program } => sys::seccomp(program.0).at(0),
         Op::NoNewPrivs {} => sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0).at(0).map(drop),
         Op::Cwd { path } => {
             sys::chdir(path).at(0)?;

@@ -161,7 +161,8 @@ pub(crate) fn compile(
     rootfs::lower::lower(&request, &mut draft);
     // Before the common filter, which knows how a task without it defeats the deadline.
     let timers = if outside { Vec::new() } else { stays.timers(spec, &cgroups, &mut draft)? };
-    filters.common(must_hold, &mut draft);
+    let freezer = !namespaces.user && host.cgroups.v1.contains_key("freezer");
+    filters.common(must_hold, freezer, &mut draft);
     draft.init.extend(timers);
     if !outside {
         files = stay.lower(&mut draft)?;

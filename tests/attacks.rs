@@ -213,6 +213,10 @@ fn user_namespace(attack: &mut Attack) {
         // Not recursive, so that the mounts that cover it are not bound along.
         inside(format!("bare bind of {at}"), &|| mount(at, "/tmp", "", libc::MS_BIND, ""), attack);
     }
+    for (fs, options) in [("cgroup", "freezer"), ("cgroup2", "")] {
+        let own = || call!(libc::SYS_unshare, libc::CLONE_NEWCGROUP).or(Ok(0));
+        inside(format!("mount {fs}"), &|| own().and(mount("c", "/tmp", fs, 0, options)), attack);
+    }
     inside("a proc without masks".into(), &|| mount("p", "/tmp", "proc", 0, ""), attack);
     let sysfs = || {
         call!(libc::SYS_unshare, libc::CLONE_NEWNET)?;

@@ -18,7 +18,10 @@ use crate::step::{Draft, Enter, InitStep};
 pub(super) struct Filters {
     /// Whether the task can neither create nor join a user namespace.
     shut: bool,
-    /// Refuses creating and joining user namespaces, if the task's own filter does not. PID 1 and the task both load it.
+    /// Whether the task can mount the cgroup file system.
+    mounts_cgroups: bool,
+    /// Refuses creating and joining user namespaces, if the task's own filter does not; or new cgroup namespaces, if the
+    /// task may create user namespaces. PID 1 and the task both load it.
     common: Option<Arc<CompiledFilter>>,
     /// The filter that only the task loads. PID 1 has one of its own, which allows no more than reaping.
     own: Option<Arc<CompiledFilter>>,
@@ -43,14 +46,20 @@ pub(super) fn choose(policy: &Policy, spec: &SandboxSpec, sets: Sets, pid: Isola
         host_processes: pid == IsolationMode::Host,
         init: pid == IsolationMode::Private && spec.init,
     };
-    let shut = !spec.user_namespaces && !sets.bounding.has("sys_admin");
+    let mounts_cgroups = sets.bounding.has("sys_admin");
+    let shut = !spec.user_namespaces && !mounts_cgroups;
     let profile = spec.filter.profile();
-    let common = shut && !profile.as_ref().is_some_and(refuses_user_namespaces);
-    let common = common.then(|| compiled(no_user_namespaces(&grants), grants.clone())).transpose()?;
+    let common = match (shut, mounts_cgroups) {
+        (true, _) if profile.as_ref().is_some_and(refuses_user_namespaces) => None,
+        (true, _) => Some(no_user_namespaces(&grants)),
+        (false, true) => None,
+        (false, false) => Some(no_cgroup_namespaces()),
+    };
+    let common = common.map(|profile| compiled(profile, grants.clone())).transpose()?;
     let own = profile.map(|profile| compiled(profile, grants.clone())).transpose()?;
     let entry = spec.filter.profile().filter(|_| spec.no_new_privs && pid == IsolationMode::Private);
     let entry = entry.map(|profile| compiled(with_entry(profile), grants)).transpose()?;
-    let filters = Filters { shut, common, own, entry };
+    let filters = Filters { shut, mounts_cgroups, common, own, entry };
     if !filters.allows("execve", None) {
         return Err(Error::spec("filter", "the profile refuses execve(2), so no command can be executed"));
     }
@@ -79,6 +88,18 @@ pub(super) fn no_user_namespaces(grants: &Grants) -> Profile {
     let rules = vec![
         Rule::new(&["clone", "unshare"], vec![Compare::any_of(0, CLONE_NEWUSER)], Action::Errno(1)),
         Rule::new(&joins, Vec::new(), Action::Errno(1)),
+        Rule::new(&["clone3"], Vec::new(), Action::Errno(38)),
+    ];
+    Profile { base: Base::Action(Action::Allow), rules, i386: true }
+}
+
+/// A profile that refuses new cgroup namespaces. In one that its own user namespace owns, a task could mount the cgroup file
+/// system. On cgroup v1 that shows the caller's cgroups of each hierarchy in which the task has none, and there the task
+/// could freeze itself and the caller, so that no signal ends it. `clone3` fails as in [`no_user_namespaces`].
+fn no_cgroup_namespaces() -> Profile {
+    const CLONE_NEWCGROUP: u32 = 0x0200_0000;
+    let rules = vec![
+        Rule::new(&["clone", "unshare"], vec![Compare::any_of(0, CLONE_NEWCGROUP)], Action::Errno(1)),
         Rule::new(&["clone3"], Vec::new(), Action::Errno(38)),
     ];
     Profile { base: Base::Action(Action::Allow), rules, i386: true }
@@ -143,22 +164,31 @@ impl Filters {
         load.into_iter().chain([fork]).collect()
     }
 
-    /// Adds the step that loads the common filter, before PID 1 forks, if the task's own filter does not serve.
-    pub(super) fn common(&self, must_hold: &MustHold, draft: &mut Draft) {
-        if !self.shut {
+    /// Adds the step that loads the common filter, before PID 1 forks, if the task's own filter does not serve. `freezer`
+    /// is whether the caller can change the freezer of cgroup v1.
+    pub(super) fn common(&self, must_hold: &MustHold, freezer: bool, draft: &mut Draft) {
+        if self.mounts_cgroups {
             let limits = draft.report.enforced & (Control::RESOURCES | Control::DEADLINES);
             let why = "the task can mount the cgroup file system, and change limits there if it owns the files or has CAP_DAC_OVERRIDE";
             match limits.is_empty() {
                 true => draft.report.note(Control::RESOURCES, why),
                 false => draft.report.weaken(limits, why),
             }
+            if freezer {
+                let why = "the task can mount the freezer of cgroup v1, and no signal ends a process that is frozen there";
+                let ends = Control::KILL | Control::DEADLINES | Control::EXIT_RECORD;
+                draft.report.weaken(draft.report.asked & ends, why);
+            }
             return;
         }
-        draft.report.enforce(Control::NO_USER_NS);
+        if self.shut {
+            draft.report.enforce(Control::NO_USER_NS);
+        }
         let Some(filter) = &self.common else { return };
+        let control = if self.shut { Control::NO_USER_NS } else { Control::KILL };
         let program = filter.program.bytes();
-        let op = Op::NoUserNamespaces { program: Blob(&program) };
-        draft.init.push(step(must_hold, (Control::NO_USER_NS, Enter::Inside), op));
+        let op = Op::CommonFilter { program: Blob(&program) };
+        draft.init.push(step(must_hold, (control, Enter::Inside), op));
     }
 
     /// The step that loads the task's own filter, if the spec has one.

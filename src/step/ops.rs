@@ -404,9 +404,9 @@ ops! {
         /// Bits 0, 1 and 2 for the descriptors of the same number.
         streams: u8,
     }
-    /// Loads a seccomp filter (`seccomp(2)`) that refuses to create or join a user namespace. Neither PID 1 nor the
-    /// task needs to do so from here on.
-    NoUserNamespaces {
+    /// Loads the seccomp filter of PID 1 and the task (`seccomp(2)`). It refuses to create or join a user namespace, or to
+    /// create a cgroup namespace if the task may create user namespaces.
+    CommonFilter {
         /// An array of `struct sock_filter`.
         program: Blob<'a>,
     }

@@ -267,7 +267,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             }
             lines
         }
-        Op::NoUserNamespaces { program } | Op::Filter { program } => one(filter(&program)),
+        Op::CommonFilter { program } | Op::Filter { program } => one(filter(&program)),
         Op::Landlock { fs, scoped } => {
             let mut lines = vec![format!("landlock_create_ruleset(fs={fs:#x}, scoped={scoped:#x})")];
             if fs != 0 {
@@ -374,7 +374,7 @@ pub(crate) fn title(op: &Op<'_>) -> String {
         Op::Bounding { .. } => "capability bounding set".into(),
         Op::Ids { .. } => "set uid, gid and groups".into(),
         Op::Caps { .. } => "capabilities".into(),
-        Op::NoUserNamespaces { .. } => "forbid new user namespaces".into(),
+        Op::CommonFilter { .. } => "filter of PID 1 and the task".into(),
         Op::Filter { .. } => "seccomp filter".into(),
         Op::Landlock { .. } => "Landlock domain".into(),
         Op::Name { .. } => "name of the thread until the exec".into(),

@@ -69,7 +69,7 @@ const OPERATIONS: [(&str, &str, On); 110] = [
     ("Caps", "capabilities", On::Every), ("NoNewPrivs", "no new privileges", On::Every), ("Cwd", "working directory", On::Every),
     ("Umask", "umask", On::Every), ("Terminal", "pseudo-terminal", On::Every),
     ("ControllingTerminal", "controlling terminal", On::Every), ("Exec", "execute the command", On::Every), ("Null", "", On::Exec),
-    ("NoUserNamespaces", "forbid new user namespaces", On::Every), ("Filter", "seccomp filter", On::Every),
+    ("CommonFilter", "filter of PID 1 and the task", On::Every), ("Filter", "seccomp filter", On::Every),
     ("Landlock", "Landlock domain", On::Every), ("Find", "find the command", On::Every), ("AwaitPid1", "wait until PID 1 ", On::Every),
     ("Gate", "wait until the caller lets the command go", On::Every),
     ("Upper", "the upper layer of overlays is a new tmpfs", On::Every), ("UpperBind", "the upper layer of overlays is \"", On::Every),

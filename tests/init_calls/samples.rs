@@ -235,7 +235,7 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         OpCode::Umask => plain([Op::Umask { mask: 0o22 }]),
         OpCode::Exec => plain([Op::Exec { args: texts(&["-c", "x"]), env: texts(&["A=b"]) }]),
         OpCode::Null => plain([Op::Null { streams: 0b111 }]),
-        OpCode::NoUserNamespaces => plain([Op::NoUserNamespaces { program: Blob(&[0; 8]) }]),
+        OpCode::CommonFilter => plain([Op::CommonFilter { program: Blob(&[0; 8]) }]),
         OpCode::Filter => plain([Op::Filter { program: Blob(&[0; 16]) }]),
         OpCode::Landlock => plain([0, 1 << 13].map(|fs| Op::Landlock { fs, scoped: 3 })),
         OpCode::Terminal => plain([Op::Terminal { rows: 24, columns: 80 }]),

@@ -274,15 +274,26 @@ fn sys_ptrace_without_a_landlock_domain_weakens_the_deadline() {
     }
 }
 
-/// It can mount the cgroup file system, move PID 1 and freeze it.
+/// With a cgroup namespace of its own it could mount the cgroup file system, move PID 1 and freeze it.
 #[test]
-fn user_namespaces_of_the_task_weaken_the_deadline() {
+fn a_task_with_user_namespaces_gets_no_cgroup_namespace() {
     let mut case = task(1000, &[], &["all"]);
     case.spec.user_namespaces = true;
     deadlines(&mut case);
-    let report = compiled(&case).unwrap().report;
-    assert!(report.weakened.contains(Control::DEADLINES), "{report}");
+    let report = check(&case, "# filter of PID 1 and the task").report;
+    assert!(report.enforced.contains(Control::DEADLINES | Control::KILL), "{report}");
+    case.spec.cap_add = vec!["sys_admin".into()];
+    case.policy.allow_caps = Some(strings(&["all"]));
+    let report = check(&case, "! # filter of PID 1 and the task").report;
     assert!(report.why(Control::DEADLINE).contains("mount the cgroup file system"), "{report}");
+    assert!(
+        report.weakened.contains(Control::DEADLINE) && report.enforced.contains(Control::KILL),
+        "{report}"
+    );
+    case.host.cgroups = v1();
+    case.spec.cpu_deadline = None;
+    let report = compiled(&case).unwrap().report;
+    assert!(report.weakened.contains(Control::DEADLINE | Control::KILL), "{report}");
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn stage(op: &Op<'_>, (no_new_privs, outside): (bool, bool)) -> Stage {
         Op::PivotRoot {} | Op::MoveRoot {} | Op::EnterRoot {} => Stage::Switch,
         Op::SendPrepared {} => Stage::SendPrepared,
         // The filter applies to both PID 1 and the task.
-        Op::NoUserNamespaces { .. } => Stage::SharedFilter,
+        Op::CommonFilter { .. } => Stage::SharedFilter,
         Op::Deadline { .. } => watch(Watch::Deadline),
         Op::ExitRecord { .. } => watch(Watch::ExitRecord),
         Op::Log { .. } => watch(Watch::Log),

@@ -103,13 +103,19 @@ fn init_stays_as_pid_1_in_a_private_pid_namespace() {
     // Without a filter that refuses them to the task, both processes load one that refuses new user namespaces.
     let mut open = staying(true, "private");
     open.spec.filter = Filter::None;
-    check(&open, "# forbid new user namespaces\n seccomp(...\n # stay as PID 1, continue in a child process");
+    check(
+        &open,
+        "# filter of PID 1 and the task\n seccomp(...\n # stay as PID 1, continue in a child process",
+    );
     let unshare = Rule::new(&["unshare"], Vec::new(), Action::Allow);
     open.spec.filter = Filter::Profile(Profile { rules: vec![unshare], ..Profile::default() });
-    check(&open, "# forbid new user namespaces\n seccomp(...\n # stay as PID 1, continue in a child process");
+    check(
+        &open,
+        "# filter of PID 1 and the task\n seccomp(...\n # stay as PID 1, continue in a child process",
+    );
     let other = Rule::new(&["ptrace"], Vec::new(), Action::Kill);
     open.spec.filter = Filter::Profile(Profile { rules: vec![other], ..Profile::default() });
-    check(&open, "! forbid new user namespaces");
+    check(&open, "! filter of PID 1 and the task");
     assert!(order::has_pid_1(&plan));
     // PID 1 has another user than the task, so that it does not count as one of that user's processes.
     let same = case(|c| c.survey.identity.uid = 65533);
