@@ -15,6 +15,11 @@ use crate::step::Kernel;
 /// How often creating the directories is tried again because another task has removed a parent meanwhile.
 const RACES: u32 = 1000;
 
+/// Whether the directory that contains `path` exists. If so, a directory of it that is gone was removed by another task.
+fn exists_above(path: &Path) -> bool {
+    path.parent().is_some_and(Path::exists)
+}
+
 impl Group {
     /// Creates all directories of one hierarchy. If another task removes a shared parent meanwhile, it starts again.
     /// Once the first leaf exists, its parents cannot be removed.
@@ -23,7 +28,11 @@ impl Group {
         let mut at = 0usize;
         while let Some(dir) = dirs.get(at) {
             match self.make_dir(kernel, dir) {
-                Err(Error::Prepare { source, .. }) if at > 0 && is_gone(&source) && races < RACES => {
+                Err(Error::Prepare { source, .. })
+                    if (at > 0 || dir.owner == DirOwner::Operator && exists_above(&dir.path))
+                        && is_gone(&source)
+                        && races < RACES =>
+                {
                     races = races.saturating_add(1);
                     at = 0;
                     std::thread::yield_now();

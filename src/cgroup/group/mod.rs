@@ -149,6 +149,8 @@ pub struct Group {
     owner: Option<OwnerLock>,
     keep: bool,
     timeout: Duration,
+    /// Whether the record may have other limits than the kernel: it was opened again, and not updated since.
+    reopened: bool,
 }
 
 /// A record to find a group again, in another process or after a restart. It can be serialised and stored.
@@ -248,7 +250,7 @@ impl Group {
 
     fn of(paths: Paths, unit: Option<Locked>, memory: Option<OwnedFd>) -> Group {
         let (killed, timeout) = (Tally::default(), TIMEOUT);
-        Group { paths, unit, memory, killed, owner: None, keep: false, timeout }
+        Group { paths, unit, memory, killed, owner: None, keep: false, timeout, reopened: false }
     }
 
     /// Opens a group again from the record that [`into_paths`](Self::into_paths) returned.
@@ -268,6 +270,7 @@ impl Group {
         let owner = owner.map_err(Error::of_task)?.flatten();
         let mut group = Group::of(paths, unit, memory);
         group.owner = owner;
+        group.reopened = true;
         Ok(group)
     }
 

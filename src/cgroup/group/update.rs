@@ -37,8 +37,12 @@ impl Group {
             return self.without_limits(limits);
         };
         // The kernel refused these rows before, so their files have other values.
-        let is_unknown = |row: &Row| self.paths.refused.contains(&(row.file.clone(), row.line()));
-        let mut changes = changes(&rows(&self.paths.limits, &terms), &rows(limits, &terms), is_unknown);
+        let is_unknown = |row: &Row| {
+            let unread = self.reopened && !row.device.is_empty();
+            unread || self.paths.refused.contains(&(row.file.clone(), row.line()))
+        };
+        let new = rows(limits, &terms);
+        let mut changes = changes(&self.current(&new, &terms), &new, is_unknown);
         let mut report = self.expected(limits, &terms);
         let missing = self.paths.missing.iter().fold(Control::empty(), |set, r| set | r.control);
         changes.retain(|(_, now)| !missing.contains(now.control));
@@ -67,7 +71,36 @@ impl Group {
         }
         self.paths.refused = refused;
         self.paths.limits = limits.clone();
+        self.reopened = false;
         Ok(report)
+    }
+
+    /// The rows of the limits that the task has now. The record of a group that was opened again may be older than its last
+    /// update: who updated it may have been killed before storing a new record. So the files are read.
+    fn current(&self, new: &[Row], terms: &Terms) -> Vec<Row> {
+        let old = rows(&self.paths.limits, terms);
+        if !self.reopened {
+            return old;
+        }
+        let is_new = |row: &&Row| !old.iter().any(|was| (&was.file, &was.device) == (&row.file, &row.device));
+        let added = new.iter().filter(is_new).filter_map(|row| self.read(row, terms));
+        let known = old.iter().map(|row| self.read(row, terms).unwrap_or_else(|| row.clone()));
+        known.chain(added).collect()
+    }
+
+    /// The row with the value of its file. `None` if the file has no limit, is not there, or has several lines.
+    fn read(&self, row: &Row, terms: &Terms) -> Option<Row> {
+        /// v1 shows a number above this one in place of no limit.
+        const NONE: u64 = 1 << 62;
+        let dir = self.dir_of(row.controller, terms).filter(|_| row.device.is_empty())?;
+        let text = std::fs::read_to_string(dir.path().join(&row.file)).ok()?;
+        let text = text.trim();
+        let number = text.parse().ok();
+        if text.lines().count() != 1 || text == "-1" || text.starts_with("max") || number > Some(NONE) {
+            return None;
+        }
+        let allows = number.filter(|_| row.allows != 0).unwrap_or(row.allows);
+        Some(Row { text: text.to_owned(), limits: row.limits || text != row.text, allows, ..row.clone() })
     }
 
     /// Whether these limits have the CPUs that the task was started with.
@@ -125,10 +158,13 @@ impl Group {
     /// Exchanges the reserved CPUs, if `limits` has other ones.
     fn exchange_cores(&self, limits: &Limits) -> Result<Option<Reason>> {
         let old = &self.paths.limits;
-        if (&old.cores, old.exclusive) == (&limits.cores, limits.exclusive) {
+        let same = (&old.cores, old.exclusive) == (&limits.cores, limits.exclusive);
+        if same && (limits.cores.is_empty() || !self.reopened) {
             return Ok(None);
         }
-        let why = if !self.divides() {
+        let why = if !self.divides() && same {
+            return Ok(None);
+        } else if !self.divides() {
             "CPUs of a running task cannot be changed: CPU reservations are not used here"
         } else if old.cores.is_empty() || limits.cores.is_empty() {
             "a running task cannot change between reserved and shared CPUs: they are different cgroups"
