@@ -158,6 +158,9 @@ pub(crate) fn compile(
         files = stay.lower(&mut draft)?;
     }
     ns::lower::unshare(&namespaces, &mut draft);
+    if survey.own_network {
+        draft.report.weaken(Control::NET_NS, "the network namespace to join is the caller's own");
+    }
     rootfs::lower::lower(&request, &mut draft);
     // Before the common filter, which knows how a task without it defeats the deadline.
     let timers = if outside { Vec::new() } else { stays.timers(spec, &cgroups, &mut draft)? };

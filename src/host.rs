@@ -144,9 +144,8 @@ impl Host {
         self.private.users().is_some()
     }
 
-    /// Files and directories below `/etc` that other users cannot read, each with its type. They are listed at the first
-    /// call.
-    pub fn private_etc(&self) -> &[(PathBuf, FileKind)] {
+    /// Lists the files and directories below `/etc` that other users cannot read, each with its type.
+    pub fn private_etc(&self) -> Vec<(PathBuf, FileKind)> {
         self.private.list()
     }
 

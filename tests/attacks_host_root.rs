@@ -248,6 +248,34 @@ fn default_root_hides_files_that_other_users_may_not_read() {
     }
 }
 
+/// A sysfs that the host has mounted elsewhere is not masked there, and the report says so.
+#[test]
+fn a_sysfs_of_the_host_elsewhere_is_reported() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    if !can("root") || !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let none = None::<&str>;
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            let inner = dir.path().join("inner");
+            fs::create_dir(&inner).unwrap();
+            mount(Some("s"), &inner, Some("sysfs"), MsFlags::empty(), none).unwrap();
+            for source in [dir.path(), &inner, &inner.join("kernel")] {
+                let volume = Volume { read_only: true, ..Volume::new(source, "/v") };
+                let task = Sandbox::command("true").volume(volume).spawn().unwrap();
+                assert!(task.report().why(Control::MASKED_PATHS).contains("(sysfs)"), "{}", task.report());
+                assert!(task.report().weakened.contains(Control::MASKED_PATHS));
+                assert!(task.wait().unwrap().success());
+            }
+        });
+    });
+}
+
 /// A running task cannot read a private file that the host makes or replaces meanwhile, if `/etc` is an idmapped mount.
 #[test]
 fn a_private_file_that_the_host_replaces_stays_hidden_from_a_running_task() {

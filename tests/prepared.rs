@@ -342,6 +342,11 @@ fn what_covers_a_file_in_prepared_mounts_still_does_after_the_host_has_replaced_
                     assert!(shown.contains("localhost") && !shown.contains("secret"), "{shown}");
                 }
             }
+            // One that the host makes after it was probed.
+            replace("new", "secret");
+            let shown = spawned(&script(&sandbox, "cat /etc/new; cat /etc/passwd"));
+            assert!(shown.contains("root:") && !shown.contains("secret"), "{shown}");
+            fs::remove_file(dir.path().join("new")).unwrap();
         }
     });
 }

@@ -339,8 +339,8 @@ impl Calls {
 /// The paths that the default plan masks: files of the kernel, and, unless an idmapped mount hides them, files of
 /// `/etc` that other users cannot read.
 pub fn masked(host: &Host) -> impl Iterator<Item = (std::path::PathBuf, FileKind)> {
-    let private = if host.idmapped_etc() { &[] } else { host.private_etc() };
-    host.masked.iter().chain(private).cloned()
+    let private = if host.idmapped_etc() { Vec::new() } else { host.private_etc() };
+    host.masked.clone().into_iter().chain(private)
 }
 
 /// The path relative to the root.

@@ -52,6 +52,10 @@ pub(crate) fn enter(
     draft.build(Control::MOUNT_NS, join);
     let user = run.user.as_deref().map(|user| identity::other(enclosure.other_users.as_ref(), user));
     let user = user.transpose()?;
+    let own_users = enclosure.namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0;
+    if user.as_ref().is_some_and(|(who, _)| who.uid == 0) && !own_users && limits_processes(enclosure) {
+        draft.report.weaken(Control::RLIMITS, "nproc does not limit user 0, as whom the command runs");
+    }
     inside(enclosure, run, user.as_ref(), &mut draft)?;
     let work_dir = work_dir(enclosure, run);
     let path = run.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
@@ -89,6 +93,12 @@ pub(crate) fn enter(
         command: run.command.clone(),
         candidates,
     })
+}
+
+/// Whether the task has a limit of processes for its user (`RLIMIT_NPROC`).
+fn limits_processes(enclosure: &Enclosure) -> bool {
+    let nproc = |step: &InitStep| matches!(step.op(), Some(Op::Rlimit { resource: libc::RLIMIT_NPROC, .. }));
+    enclosure.steps.iter().any(nproc)
 }
 
 /// The cgroups of the task, and those that the additional process enters instead.

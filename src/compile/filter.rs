@@ -241,6 +241,13 @@ impl Filters {
                 "AF_VSOCK sockets are allowed: they are not confined by the network namespace",
             );
         }
+        if self.mounts_cgroups && self.allows("setns", None) && self.allows("open_by_handle_at", None) {
+            let joined = Control::PID_NS | Control::IPC_NS | Control::NET_NS | Control::UTS_NS;
+            draft.report.weaken(
+                joined & draft.report.enforced,
+                "setns(2) and open_by_handle_at(2) are allowed: with CAP_SYS_ADMIN the task can join the host's namespaces (Linux 6.18)",
+            );
+        }
         if ns.pid == IsolationMode::Host && self.allows("prlimit64", Some((0, 1))) {
             draft.report.weaken(
                 Control::KILL & draft.report.asked,

@@ -238,8 +238,8 @@ fn masks(
     // A generated file covers the host's.
     let files = names::paths(spec.dns.is_some(), spec.hosts.is_some());
     let given: Vec<PathBuf> = given.chain(files.map(PathBuf::from)).collect();
-    let private = host.private_etc().iter();
-    let shown = private.filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
+    let private = host.private_etc();
+    let shown = private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
     let shown = shown.map(|(rest, kind)| (etc.target.join(rest), kind));
     let shown = shown.filter(|(at, _)| !given.iter().any(|given| at.starts_with(given)));
     // The mask of a directory has no place for a mount point.

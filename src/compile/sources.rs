@@ -150,8 +150,19 @@ pub(super) fn lead(
             );
         }
     }
+    let can_write: Vec<&PathBuf> = writable(spec).map(|(_, source)| source).collect();
     for (_, source) in named(spec) {
         let real = survey.real(source);
+        if let Some(fs) = survey.kernel.get(source) {
+            let why = format!("{source:?} exposes files of the kernel ({fs}), which are not masked there");
+            draft.report.weaken(Control::MASKED_PATHS, why);
+            if can_write.contains(&source) {
+                let why = format!(
+                    "the task can write to files of the kernel ({fs}) in {source:?}, with the permissions of its user"
+                );
+                draft.report.weaken(Control::HOST_FILES | Control::ROOT_SWITCH, why);
+            }
+        }
         if let Some(tree) =
             ["/proc", "/sys"].into_iter().find(|t| real.starts_with(t) || Path::new(t).starts_with(real))
         {

@@ -181,6 +181,8 @@ fn survey() -> Survey {
         real: BTreeMap::new(),
         skip: Vec::new(),
         procfs: BTreeSet::new(),
+        kernel: BTreeMap::new(),
+        own_network: false,
         users: None,
         real_time: false,
         mounts: BTreeMap::new(),

@@ -60,6 +60,10 @@ pub(crate) struct Survey {
     pub real_time: bool,
     /// The sources that are a procfs, or show a process in one.
     pub procfs: BTreeSet<PathBuf>,
+    /// The sources that show a file system with files of the kernel, with its type (`proc`, `sysfs` and others).
+    pub kernel: BTreeMap<PathBuf, String>,
+    /// Whether the network namespace to join is the caller's own.
+    pub own_network: bool,
     /// Which of the spec's root directory and the directory of temporary roots are on a file system mounted noexec.
     pub noexec: BTreeSet<PathBuf>,
     /// Descriptors of the caller that the task inherits and that give access to the host, each with its name for
@@ -112,7 +116,7 @@ impl Survey {
             .collect::<Result<_>>()?;
         let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
         let users = host.private.users().filter(|_| overlays || spec.root.populate == Method::Bind);
-        let look = overlays || users.is_some() || !skip.is_empty();
+        let look = overlays || users.is_some() || !skip.is_empty() || !spec.volumes.is_empty();
         let mounts = if look { mounts()? } else { Vec::new() };
         let (mut sources, mut unseen) = (BTreeMap::new(), BTreeMap::new());
         let own = own_sources(host.privileged(), nodes(host));
@@ -145,6 +149,11 @@ impl Survey {
         let noexec = bases.filter(|base| sources.get(base).is_some_and(is_noexec)).collect();
         let of_proc = sources.iter().filter(|(_, source)| is_of_processes(source));
         let procfs = of_proc.map(|(path, _)| path.clone()).collect();
+        let kernel =
+            sources.iter().filter_map(|(path, source)| Some((path.clone(), kernel_files(source, &mounts)?)));
+        let kernel = kernel.collect();
+        let own_network =
+            namespace.as_ref().is_ok_and(|ns| ns.as_ref().is_some_and(|ns| ns::probe::is_own_network(ns)));
         let real = sources.iter().filter(|(path, source)| **path != source.real);
         let real = real.map(|(path, source)| (path.clone(), source.real.clone())).collect();
         kinds.extend(names(spec, &env, reach)?);
@@ -161,6 +170,8 @@ impl Survey {
             mounts: mounts_within,
             users: users.cloned(),
             procfs,
+            kernel,
+            own_network,
             real_time: may_use_real_time(),
             real,
             noexec,
@@ -291,6 +302,25 @@ fn is_noexec(source: &HostFile) -> bool {
 /// Whether the caller's limit of real-time priorities is above 0, or unknown.
 pub(crate) fn may_use_real_time() -> bool {
     getrlimit(Resource::RLIMIT_RTPRIO).map_or(true, |(_, hard)| hard > 0)
+}
+
+/// The type of a file system with files of the kernel that a source shows: its own, or one that is mounted below it. Those
+/// below `/proc` and `/sys` are known by their path.
+fn kernel_files(source: &HostFile, mounts: &[Mount]) -> Option<String> {
+    const TYPES: [&str; 6] = ["proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs"];
+    let on = source.look.kind == FileKind::Dir || source.look.kind == FileKind::File;
+    let within = |mount: &&Mount| {
+        let known = ["/proc", "/sys"].iter().any(|top| mount.point.starts_with(top));
+        let shown = source.real.starts_with(&mount.point) && is_on(source, mount);
+        TYPES.contains(&mount.fs_type.as_str()) && !known && (shown || mount.point.starts_with(&source.real))
+    };
+    mounts.iter().rfind(within).filter(|_| on).map(|mount| mount.fs_type.clone())
+}
+
+/// Whether the source is on this mount. True on kernels before 5.8, which do not tell the mount.
+fn is_on(source: &HostFile, mount: &Mount) -> bool {
+    let id = sys::fs::mount_id(source.fd()).ok().flatten();
+    id.is_none_or(|id| u64::try_from(mount.id) == Ok(id))
 }
 
 /// Whether a source is the root of a procfs, or a file of one that belongs to a process.

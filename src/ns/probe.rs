@@ -70,6 +70,13 @@ pub(crate) fn network_namespace(held: BorrowedFd<'_>) -> io::Result<Option<Owned
     Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
+/// Whether this is the network namespace of the calling thread.
+pub(crate) fn is_own_network(namespace: &OwnedFd) -> bool {
+    let own = nix::sys::stat::stat("/proc/thread-self/ns/net");
+    let given = nix::sys::stat::fstat(namespace);
+    own.and_then(|own| Ok((own, given?))).is_ok_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

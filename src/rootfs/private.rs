@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
@@ -28,14 +28,14 @@ pub(crate) const TOP: &str = "/etc";
 pub(crate) struct Private {
     /// The user namespace of an idmapped mount; `None` if there can be none.
     users: Option<Arc<OwnedFd>>,
-    /// The private files and directories, once they were listed.
-    listed: Arc<OnceLock<Vec<(PathBuf, FileKind)>>>,
+    /// The private files of a host that is described and not probed.
+    described: Option<Vec<(PathBuf, FileKind)>>,
 }
 
 impl Private {
     /// Makes an idmapped mount of `/etc` that is attached nowhere, and drops it.
     pub(crate) fn probe() -> Private {
-        Private { users: idmapped().ok().map(Arc::new), listed: Arc::default() }
+        Private { users: idmapped().ok().map(Arc::new), described: None }
     }
 
     /// The user namespace of an idmapped mount of `/etc`; `None` if there can be none.
@@ -43,16 +43,16 @@ impl Private {
         self.users.as_ref()
     }
 
-    /// The private files and directories below `/etc`, each with its type. They are listed at the first call.
-    pub(crate) fn list(&self) -> &[(PathBuf, FileKind)] {
-        self.listed.get_or_init(|| walk(Path::new(TOP)))
+    /// The private files and directories below `/etc`, each with its type. Lists them anew, since the host makes others.
+    pub(crate) fn list(&self) -> Vec<(PathBuf, FileKind)> {
+        self.described.clone().unwrap_or_else(|| walk(Path::new(TOP)))
     }
 
     /// A host with these files and without idmapped mounts.
     #[cfg(test)]
     pub(crate) fn listed(list: &[(&str, FileKind)]) -> Private {
-        let list: Vec<_> = list.iter().map(|(path, kind)| (PathBuf::from(path), *kind)).collect();
-        Private { users: None, listed: Arc::new(OnceLock::from(list)) }
+        let list = list.iter().map(|(path, kind)| (PathBuf::from(path), *kind));
+        Private { users: None, described: Some(list.collect()) }
     }
 }
 

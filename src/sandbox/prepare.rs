@@ -18,7 +18,7 @@ use crate::rootfs::lower::Part;
 use crate::rootfs::prepared::{MountTable, Prepared};
 use crate::rootfs::probe::Look;
 use crate::rootfs::source::HostFile;
-use crate::rootfs::{FileKind, names};
+use crate::rootfs::{FileKind, Method, names};
 use crate::spawn::{self, Ready};
 use crate::step::wire::{FNV, fnv};
 use crate::sys::fs::{FileId, identify};
@@ -197,7 +197,13 @@ impl Sandbox {
             Ok(None) | Err(_) => return Ok(None),
         };
         let spec = &self.spec;
-        let quick = survey.unseen.is_empty()
+        // The host can make private files in an /etc that is masked, so each spawn lists them.
+        let masked = spec.root.chroot_env.is_empty()
+            && self.policy.chroot_env.is_empty()
+            && spec.root.populate != Method::None
+            && !plan.is_unowned();
+        let quick = !masked
+            && survey.unseen.is_empty()
             && survey.skip.is_empty()
             && spec.dns.is_none()
             && !matches!(spec.network, Network::Path(_))
@@ -246,11 +252,11 @@ impl Sandbox {
         let reals = held.iter().map(|source| source.real.clone()).collect();
         let table = host_mounts(reals)?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-        let private = if plan.is_unowned() { &[] } else { host.private_etc() };
-        let covered = covered(private);
+        let private = if plan.is_unowned() { Vec::new() } else { host.private_etc() };
+        let covered = covered(&private);
         let made = spawn::prepare(&common, survey, self.left(begun))?;
         let prepared = Arc::new(Prepared::new(made, key, sources, table));
-        if covered != self::covered(private) {
+        if covered != self::covered(&private) {
             // The host has replaced a file that may have been covered before.
             return Ok(None);
         }

@@ -338,3 +338,26 @@ fn a_shared_pid_namespace_keeps_hidepid() {
     check(&hidden("host"), option);
     check(&hidden("private"), &format!("! {option}"));
 }
+
+#[test]
+fn the_callers_own_network_namespace_is_no_other_one() {
+    let path = crate::ns::Network::Path("/run/netns/n".into());
+    let mut joined = case(|c| c.spec.network = path);
+    assert!(compiled(&joined).unwrap().report.enforced.contains(Control::NET_NS));
+    joined.survey.own_network = true;
+    joined.spec.require = Some(crate::report::Require::BestEffort);
+    assert!(compiled(&joined).unwrap().report.weakened.contains(Control::NET_NS));
+}
+
+/// A file handle of nsfs leads to a namespace of the host (Linux 6.18), and `CAP_SYS_ADMIN` is enough to join it.
+#[test]
+fn setns_by_file_handle_weakens_the_namespaces() {
+    let joins = |filter| {
+        let mut case = case(|c| c.spec.filter = filter);
+        case.spec.cap_add = vec!["sys_admin".into()];
+        case.policy.allow_caps = Some(strings(&["all"]));
+        compiled(&case).unwrap().report.weakened.contains(Control::PID_NS | Control::IPC_NS)
+    };
+    assert!(joins(crate::filter::Filter::None));
+    assert!(!joins(crate::filter::Filter::Default));
+}

@@ -93,6 +93,20 @@ fn writable_sources_that_give_access_to_the_host_are_reported() {
     check(&volume("/srv/a", false), "weakened  none");
 }
 
+/// A procfs or sysfs of the host that is mounted elsewhere.
+#[test]
+fn files_of_the_kernel_in_a_source_weaken_the_masks_and_writable_ones_the_root() {
+    for read_only in [true, false] {
+        let mut case = volume("/srv/a", read_only);
+        case.survey.kernel = [("/srv/a".into(), "sysfs".to_owned())].into();
+        let report = compiled(&case).unwrap().report;
+        assert!(report.why(Control::MASKED_PATHS).contains("files of the kernel (sysfs)"), "{report}");
+        let of_host = Control::HOST_FILES | Control::ROOT_SWITCH;
+        let expected = if read_only { Control::empty() } else { of_host };
+        assert_eq!(report.weakened & of_host, expected, "{report}");
+    }
+}
+
 /// The attack: the files of a process of the host with the task's user, through `PID/root` in the volume.
 #[test]
 fn a_source_that_shows_the_hosts_processes_weakens_what_they_give_access_to() {
