@@ -392,3 +392,19 @@ fn the_report_says_what_the_streams_of_a_command_give_access_to() {
     let piped = task.exec(&sh("true")).unwrap();
     assert!(piped.report().enforced.contains(Control::HOST_FILES));
 }
+
+#[test]
+fn the_report_of_a_command_as_user_0_says_that_nproc_does_not_limit_it() {
+    if !common::can("root") {
+        return;
+    }
+    let limited = sleeper().user("65534:65534").with(|spec| {
+        spec.cap_drop = vec!["all".into()];
+        spec.rlimits.insert(cofferdam::Resource::Nproc, cofferdam::Rlimit { soft: Some(9), hard: Some(9) });
+    });
+    let task = limited.spawn().unwrap();
+    assert!(task.report().enforced.contains(Control::RLIMITS), "{}", task.report());
+    let root = task.exec(&sh("true").user("0")).unwrap();
+    assert!(root.report().weakened.contains(Control::RLIMITS), "{}", root.report());
+    assert!(root.wait().unwrap().success());
+}

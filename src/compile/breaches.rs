@@ -144,7 +144,7 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
     }
     if ipc == IsolationMode::Host {
         let owner = !user_ns && sets.bounding.has("ipc_owner");
-        let whose = if owner { "any user" } else { &*whose };
+        let whose = if owner { "any user" } else { whose };
         let why = format!(
             "the task shares the host's IPC namespace: it can access System V IPC objects and POSIX message queues of {whose}, which remain after the task has ended"
         );

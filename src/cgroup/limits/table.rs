@@ -128,6 +128,7 @@ mod tests {
             "cpu.cfs_burst_us = 10000",
             "memory.limit_in_bytes = 134217728",
             "memory.soft_limit_in_bytes = 67108864",
+            "memory.kmem.tcp.limit_in_bytes = 134217728",
             "memory.memsw.limit_in_bytes = 135266304",
             "blkio.bfq.weight = 181",
             "blkio.throttle.read_bps_device = 8:0 1048576",
@@ -175,13 +176,21 @@ mod tests {
             &small,
             &large,
             Version::V1,
-            &["memory.memsw.limit_in_bytes = 134217728", "memory.limit_in_bytes = 134217728"],
+            &[
+                "memory.memsw.limit_in_bytes = 134217728",
+                "memory.kmem.tcp.limit_in_bytes = 134217728",
+                "memory.limit_in_bytes = 134217728",
+            ],
         );
         change(
             &large,
             &small,
             Version::V1,
-            &["memory.limit_in_bytes = 67108864", "memory.memsw.limit_in_bytes = 67108864"],
+            &[
+                "memory.limit_in_bytes = 67108864",
+                "memory.kmem.tcp.limit_in_bytes = 67108864",
+                "memory.memsw.limit_in_bytes = 67108864",
+            ],
         );
         let with_pids = Limits { pids_max: Some(5), ..large.clone() };
         change(

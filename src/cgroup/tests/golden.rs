@@ -175,6 +175,7 @@ hold memory /cg/memory/cofferdam/x
 /cg/cpu,cpuacct/cofferdam/x/cpu.shares = 512
 /cg/memory/cofferdam/x/memory.limit_in_bytes = 134217728
 /cg/memory/cofferdam/x/memory.soft_limit_in_bytes = 67108864
+/cg/memory/cofferdam/x/memory.kmem.tcp.limit_in_bytes = 134217728
 /cg/memory/cofferdam/x/memory.memsw.limit_in_bytes = 134217728
 /cg/memory/cofferdam/x/memory.swappiness = 0
 /cg/pids/cofferdam/x/pids.max = 11
@@ -207,6 +208,7 @@ hold /cg/unified/ops/jobs/share.slice/x.scope
 join /cg/cpuset/ops/jobs/share if there is /cg/cpuset/ops/jobs/reserve
 hold memory /cg/memory/ops/jobs/x
 /cg/memory/ops/jobs/x/memory.limit_in_bytes = 1048576
+/cg/memory/ops/jobs/x/memory.kmem.tcp.limit_in_bytes = 1048576
 /cg/memory/ops/jobs/x/memory.memsw.limit_in_bytes = 1048576
 /cg/memory/ops/jobs/x/memory.swappiness = 0
 into /cg/unified/ops/jobs/share.slice/x.scope
@@ -290,6 +292,7 @@ hold /one/cofferdam/x
 /one/cofferdam/x/cpuset.mems = inherit
 /one/cofferdam/x/cpuset.cpus = 1
 /one/cofferdam/x/memory.limit_in_bytes = 1048576
+/one/cofferdam/x/memory.kmem.tcp.limit_in_bytes = 1048576
 enter /one/cofferdam/x/tasks
 weakened cpuset: other tasks may use these CPUs: cpuset is mounted together with cpu, freezer, memory, pids, so CPUs cannot be reserved",
     );
@@ -306,6 +309,7 @@ hold /one/cofferdam/x
 /one/cofferdam/x/cpuset.mems = inherit
 /one/cofferdam/x/cpuset.cpus = inherit
 /one/cofferdam/x/memory.limit_in_bytes = 1048576
+/one/cofferdam/x/memory.kmem.tcp.limit_in_bytes = 1048576
 enter /one/cofferdam/x/tasks",
     );
 }

@@ -5,6 +5,7 @@ use crate::cgroup::limits::v2::{burst_row, idle_row};
 use crate::cgroup::limits::weight::clamp_shares;
 use crate::cgroup::limits::{CpuMax, IoMax, Limits, bfq_weight};
 use crate::report::{Control, Effect, Report};
+use crate::step::OnRefusal;
 
 /// The rows for `limits`, in the same order as on v2. The destructuring names every field of [`Limits`], so a new field
 /// does not compile without a decision here.
@@ -46,6 +47,9 @@ fn cpu(shares: Option<u64>, idle: bool, max: Option<CpuMax>) -> Vec<Row> {
     ]
 }
 
+/// The limit of the buffers of TCP sockets, which `memory.limit_in_bytes` does not count.
+const TCP: &str = "memory.kmem.tcp.limit_in_bytes";
+
 fn memory(limits: &Limits, terms: &Terms) -> Vec<Row> {
     let memory = limits.memory_limits();
     let soft = Row::ceiling("memory", Control::MEMORY, "memory.soft_limit_in_bytes", memory.reserve, "-1");
@@ -53,6 +57,10 @@ fn memory(limits: &Limits, terms: &Terms) -> Vec<Row> {
         Row::ceiling("memory", Control::MEMORY, "memory.limit_in_bytes", memory.hard, "-1"),
         soft.degrades("the kernel does not support memory.soft_limit_in_bytes (PREEMPT_RT)"),
     ];
+    let tcp = Row::ceiling("memory", Control::MEMORY, TCP, memory.hard, "-1");
+    let why = "the buffers of TCP sockets are not limited (no memory.kmem.tcp.limit_in_bytes: needs CONFIG_MEMCG_KMEM)";
+    let on_refusal = OnRefusal::Degrade(vec![Effect::weakened(Control::MEMORY, why)]);
+    rows.push(Row { on_refusal, ..tcp });
     if terms.swap.accounted == Some(true) {
         let together = memory.hard.and_then(|hard| Some(hard.saturating_add(limits.swap_bytes()?)));
         rows.push(Row::ceiling("memory", Control::SWAP, "memory.memsw.limit_in_bytes", together, "-1"));
@@ -81,6 +89,10 @@ fn io(weight: Option<u16>, max: &[IoMax]) -> Vec<Row> {
 /// Reports the limits that v1 has no file for, or can only enforce in part.
 pub(in crate::cgroup) fn remarks(limits: &Limits, terms: &Terms, report: &mut Report) {
     let hard = limits.memory_limits().hard.is_some();
+    if hard {
+        let why = "the buffers of TCP sockets have a limit of their own, of the same size";
+        report.note(Control::MEMORY, why);
+    }
     if let Some(bytes) = limits.swap_bytes()
         && !(terms.swap.accounted == Some(true) && hard)
     {
