@@ -235,6 +235,8 @@ fn a_process_that_leaves_its_cgroups_is_killed_unless_the_report_says_that_it_is
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         let weak = report.weakened.contains(Control::KILL);
-        assert_eq!(weak, pid_mode == IsolationMode::Host, "{report}");
+        // It could also mount the freezer of cgroup v1, and freeze itself.
+        let freezer = Host::probe().unwrap().cgroups.v1.contains_key("freezer");
+        assert_eq!(weak, pid_mode == IsolationMode::Host || freezer, "{report}");
     }
 }
