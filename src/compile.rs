@@ -91,8 +91,14 @@ pub(crate) fn compile(
     conflicts::mounts(spec, &entries, &mut draft)?;
     sources::allowed(policy, spec, survey)?;
     let files = root::files(spec, survey)?;
-    let hidden =
-        root::private(policy, spec, host, survey, (&entries, root.build.method, namespaces.user), &mut draft);
+    let hidden = root::private(
+        policy,
+        spec,
+        host,
+        survey,
+        (&entries, root.build.method, namespaces.user),
+        &mut draft,
+    )?;
     let swappable = root::swappable(host, namespaces.user);
 
     let places: Vec<(&Path, &Path)> =

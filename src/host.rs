@@ -145,7 +145,10 @@ impl Host {
     }
 
     /// Lists the files and directories below `/etc` that other users cannot read, each with its type.
-    pub fn private_etc(&self) -> Vec<(PathBuf, FileKind)> {
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] with the refused call.
+    pub fn private_etc(&self) -> Result<Vec<(PathBuf, FileKind)>> {
         self.private.list()
     }
 

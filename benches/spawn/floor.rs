@@ -339,7 +339,7 @@ impl Calls {
 /// The paths that the default plan masks: files of the kernel, and, unless an idmapped mount hides them, files of
 /// `/etc` that other users cannot read.
 pub fn masked(host: &Host) -> impl Iterator<Item = (std::path::PathBuf, FileKind)> {
-    let private = if host.idmapped_etc() { Vec::new() } else { host.private_etc() };
+    let private = if host.idmapped_etc() { Vec::new() } else { host.private_etc().unwrap_or_default() };
     host.masked.clone().into_iter().chain(private)
 }
 

@@ -204,10 +204,10 @@ pub(super) fn private(
     survey: &Survey,
     (entries, method, user_ns): (&[RootEntry], Method, bool),
     draft: &mut Draft,
-) -> Hidden {
+) -> Result<Hidden> {
     let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
     let Some(etc) = entries.iter().find(|e| default && e.source == Path::new(rootfs::private::TOP)) else {
-        return Hidden::default();
+        return Ok(Hidden::default());
     };
     let mut mounts = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
     // Nobody could enter a private directory to reach the mount point in it.
@@ -219,10 +219,10 @@ pub(super) fn private(
         let why = "/etc is an idmapped mount in which no file has an owner, so its files are shown as those of user 65534, \
                    and no task can read what other users cannot read there";
         draft.report.note(Control::MASKED_PATHS, why);
-        return Hidden { unowned: Some(etc.target.clone()), ..Hidden::default() };
+        return Ok(Hidden { unowned: Some(etc.target.clone()), ..Hidden::default() });
     }
-    let masks = masks(spec, host, etc, method, draft);
-    Hidden { masks, unowned: None }
+    let masks = masks(spec, host, etc, method, draft)?;
+    Ok(Hidden { masks, unowned: None })
 }
 
 /// The private files and directories to mask.
@@ -232,13 +232,13 @@ fn masks(
     etc: &RootEntry,
     method: Method,
     draft: &mut Draft,
-) -> Vec<(PathBuf, FileKind)> {
+) -> Result<Vec<(PathBuf, FileKind)>> {
     let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
     let given = volumes.map(|target| rootfs::in_root(target));
     // A generated file covers the host's.
     let files = names::paths(spec.dns.is_some(), spec.hosts.is_some());
     let given: Vec<PathBuf> = given.chain(files.map(PathBuf::from)).collect();
-    let private = host.private_etc();
+    let private = host.private_etc()?;
     let shown = private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
     let shown = shown.map(|(rest, kind)| (etc.target.join(rest), kind));
     let shown = shown.filter(|(at, _)| !given.iter().any(|given| at.starts_with(given)));
@@ -267,7 +267,7 @@ fn masks(
             draft.report.weaken(Control::MASKED_PATHS, why);
         }
     }
-    covered
+    Ok(covered)
 }
 
 /// The files that the sandbox generates, `/etc/resolv.conf` and `/etc/hosts`: path and content.

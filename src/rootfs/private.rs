@@ -11,12 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 use serde::{Serialize, Serializer};
 
 use super::FileKind;
 use super::directory::DIR_NOFOLLOW;
+use crate::error::{Error, Result};
 use crate::sys::fs::{self, Dirents};
 use crate::sys::user_ns;
 
@@ -44,8 +46,11 @@ impl Private {
     }
 
     /// The private files and directories below `/etc`, each with its type. Lists them anew, since the host makes others.
-    pub(crate) fn list(&self) -> Vec<(PathBuf, FileKind)> {
-        self.described.clone().unwrap_or_else(|| walk(Path::new(TOP)))
+    ///
+    /// # Errors
+    /// The refused call: a file that it did not show would have no mask.
+    pub(crate) fn list(&self) -> Result<Vec<(PathBuf, FileKind)>> {
+        self.described.clone().map_or_else(|| walk(Path::new(TOP)), Ok)
     }
 
     /// A host with these files and without idmapped mounts.
@@ -57,7 +62,7 @@ impl Private {
 }
 
 impl Serialize for Private {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_bool(self.users.is_some())
     }
 }
@@ -74,26 +79,52 @@ fn idmapped() -> io::Result<OwnedFd> {
 /// Lists files below `top` that other users may not read, and directories that other users may not read or enter. Does
 /// not list the content of such directories, nor anything that the caller cannot access, because the task cannot access
 /// it either.
-fn walk(top: &Path) -> Vec<(PathBuf, FileKind)> {
+fn walk(top: &Path) -> Result<Vec<(PathBuf, FileKind)>> {
     let mut found = Vec::new();
-    if let Ok(dir) = open(top, DIR_NOFOLLOW, Mode::empty()) {
-        below(&dir, top, &mut Dirents::new(), &mut found);
+    if let Some(dir) = shown(open(top, DIR_NOFOLLOW, Mode::empty()), || call::open(top))? {
+        below(&dir, top, &mut Dirents::new(), &mut found)?;
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
-    found
+    Ok(found)
+}
+
+/// `None` if the caller cannot access the file, or if it is gone or has become something else.
+fn shown<T>(done: nix::Result<T>, call: impl FnOnce() -> String) -> Result<Option<T>> {
+    match done {
+        Err(Errno::EACCES | Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        done => done.map(Some).map_err(|e| Error::prepare(call())(e)),
+    }
+}
+
+/// The calls of the walk, in strace's format.
+mod call {
+    use std::path::Path;
+
+    pub(super) fn open(dir: &Path) -> String {
+        format!("openat({dir:?}, O_DIRECTORY)")
+    }
+
+    pub(super) fn read(dir: &Path) -> String {
+        format!("getdents64({dir:?})")
+    }
+
+    pub(super) fn stat(path: &Path) -> String {
+        format!("newfstatat({path:?})")
+    }
 }
 
 /// Adds the private entries below `dir` to `found`. Reads each directory completely before its subdirectories, so that
 /// one buffer is enough.
-fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) {
+fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) -> Result<()> {
     let mut inner = Vec::new();
-    while let Ok(Some(batch)) = buffer.read(dir.as_fd()) {
+    while let Some(batch) = buffer.read(dir.as_fd()).map_err(|e| Error::prepare(call::read(at))(e))? {
         for entry in batch {
             if !matches!(entry.kind, fs::DirentKind::Dir | fs::DirentKind::File | fs::DirentKind::Unknown) {
                 continue;
             }
-            let Ok(st) = fstatat(dir, entry.name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
             let path = || at.join(OsStr::from_bytes(entry.name.to_bytes()));
+            let st = fstatat(dir, entry.name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            let Some(st) = shown(st, || call::stat(&path()))? else { continue };
             match st.st_mode & libc::S_IFMT {
                 libc::S_IFDIR if st.st_mode & 0o005 == 0o005 => inner.push((entry.name.to_owned(), path())),
                 libc::S_IFDIR => found.push((path(), FileKind::Dir)),
@@ -103,10 +134,12 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
         }
     }
     for (name, path) in inner {
-        if let Ok(next) = openat(dir, name.as_c_str(), DIR_NOFOLLOW, Mode::empty()) {
-            below(&next, &path, buffer, found);
+        let next = openat(dir, name.as_c_str(), DIR_NOFOLLOW, Mode::empty());
+        if let Some(next) = shown(next, || call::open(&path))? {
+            below(&next, &path, buffer, found)?;
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -129,7 +162,7 @@ mod tests {
             std::fs::set_permissions(path.join("file"), std::fs::Permissions::from_mode(0o0)).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        let found = walk(dir.path());
+        let found = walk(dir.path()).unwrap();
         let found: Vec<_> =
             found.iter().map(|(path, _)| path.strip_prefix(dir.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(found, ["group", "in/blind", "in/file", "in/shut", "none"]);

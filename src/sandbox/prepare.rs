@@ -252,7 +252,7 @@ impl Sandbox {
         let reals = held.iter().map(|source| source.real.clone()).collect();
         let table = host_mounts(reals)?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-        let private = if plan.is_unowned() { Vec::new() } else { host.private_etc() };
+        let private = if plan.is_unowned() { Vec::new() } else { host.private_etc()? };
         let covered = covered(&private);
         let made = spawn::prepare(&common, survey, self.left(begun))?;
         let prepared = Arc::new(Prepared::new(made, key, sources, table));
