@@ -130,6 +130,11 @@ pub fn ready(host: &Host, files: &Files, way: Way, extent: Extent) -> Result<San
 /// Checks the plan against the extent: a row must have what its name says, and no more.
 fn has_its_parts(sandbox: &Sandbox, extent: Extent) -> Result<(), String> {
     let plan = sandbox.plan().map_err(described)?.to_string();
+    // The small filter, or, with one of the task's own, that of PID 1.
+    let filters = plan.matches("seccomp(").count();
+    if (filters > 1) != (extent >= Extent::Pid1) {
+        return Err(format!("the plan of \"{}\" has {filters} filters", extent.name()));
+    }
     for (part, text) in [
         (Extent::Mounts, "# the root is a new tmpfs"),
         (Extent::Mounts, "# mask "),

@@ -80,6 +80,7 @@ pub(crate) fn enter(
         id,
         report: draft.report,
         cold: None,
+        masks_private: false,
         parent,
         init: draft.init,
         cgroups,

@@ -60,6 +60,7 @@ pub(super) fn plan(request: &RootRequest<'_>, id: String) -> Plan {
         id,
         report: draft.report,
         cold: None,
+        masks_private: false,
         parent,
         init: draft.init,
         cgroups,

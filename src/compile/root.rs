@@ -187,12 +187,23 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
 }
 
 /// How the root hides files of `/etc` that other users cannot read on the host. Paths are those in the sandbox.
-#[derive(Default)]
-pub(super) struct Hidden {
-    /// The files and directories to mask.
-    pub masks: Vec<(PathBuf, FileKind)>,
-    /// The destination that is an idmapped mount.
-    pub unowned: Option<PathBuf>,
+pub(super) enum Hidden {
+    /// `/etc` is shown as it is, or not at all.
+    Nothing,
+    /// An idmapped mount at this path has no owners.
+    Unowned(PathBuf),
+    /// The files and directories that are private now are masked.
+    Masked(Vec<(PathBuf, FileKind)>),
+}
+
+impl Hidden {
+    pub(super) fn unowned(&self) -> Option<&Path> {
+        if let Hidden::Unowned(at) = self { Some(at) } else { None }
+    }
+
+    pub(super) fn masks(&self) -> &[(PathBuf, FileKind)] {
+        if let Hidden::Masked(masks) = self { masks } else { &[] }
+    }
 }
 
 /// How the root hides private files of `/etc`. It hides none unless `/etc` comes from the default list: a list of the
@@ -207,37 +218,33 @@ pub(super) fn private(
 ) -> Result<Hidden> {
     let default = spec.root.chroot_env.is_empty() && policy.chroot_env.is_empty();
     let Some(etc) = entries.iter().find(|e| default && e.source == Path::new(rootfs::private::TOP)) else {
-        return Ok(Hidden::default());
+        return Ok(Hidden::Nothing);
     };
-    let mut mounts = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
+    let mounts = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
+    let mounts: Vec<PathBuf> = mounts.map(|target| rootfs::in_root(target)).collect();
     // Nobody could enter a private directory to reach the mount point in it.
-    let entered = mounts.any(|target| {
-        let rest = rootfs::in_root(target).strip_prefix(&etc.target).map(|rest| rest.components().count());
-        rest.is_ok_and(|names| names > 1)
-    });
+    let entered = mounts
+        .iter()
+        .any(|target| target.strip_prefix(&etc.target).is_ok_and(|rest| rest.components().count() > 1));
     if method == Method::Bind && !user_ns && survey.users.is_some() && !entered {
         let why = "/etc is an idmapped mount in which no file has an owner, so its files are shown as those of user 65534, \
                    and no task can read what other users cannot read there";
         draft.report.note(Control::MASKED_PATHS, why);
-        return Ok(Hidden { unowned: Some(etc.target.clone()), ..Hidden::default() });
+        return Ok(Hidden::Unowned(etc.target.clone()));
     }
-    let masks = masks(spec, host, etc, method, draft)?;
-    Ok(Hidden { masks, unowned: None })
+    masks(spec, host, (etc, method), mounts, draft).map(Hidden::Masked)
 }
 
-/// The private files and directories to mask.
+/// The private files and directories to mask. `given` are the paths at which the spec mounts something.
 fn masks(
     spec: &SandboxSpec,
     host: &Host,
-    etc: &RootEntry,
-    method: Method,
+    (etc, method): (&RootEntry, Method),
+    mut given: Vec<PathBuf>,
     draft: &mut Draft,
 ) -> Result<Vec<(PathBuf, FileKind)>> {
-    let volumes = spec.volumes.iter().map(|v| &v.target).chain(spec.devices.iter().map(Device::place));
-    let given = volumes.map(|target| rootfs::in_root(target));
     // A generated file covers the host's.
-    let files = names::paths(spec.dns.is_some(), spec.hosts.is_some());
-    let given: Vec<PathBuf> = given.chain(files.map(PathBuf::from)).collect();
+    given.extend(names::paths(spec.dns.is_some(), spec.hosts.is_some()).map(PathBuf::from));
     let private = host.private_etc()?;
     let shown = private.iter().filter_map(|(path, kind)| Some((path.strip_prefix(&etc.source).ok()?, *kind)));
     let shown = shown.map(|(rest, kind)| (etc.target.join(rest), kind));

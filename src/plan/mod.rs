@@ -51,6 +51,8 @@ pub struct Plan {
     /// Why every task of the sandbox makes all of its mounts. `None` if those that are the same for every task can be
     /// prepared.
     pub(crate) cold: Option<&'static str>,
+    /// Whether it masks the files of `/etc` that were private when it was made. A later task may need other masks.
+    pub(crate) masks_private: bool,
     /// Steps of the parent, before the clone and while init runs.
     pub(crate) parent: Vec<ParentStep>,
     /// Steps of init.

@@ -100,15 +100,21 @@ impl Plan {
         )
     }
 
-    /// Whether a source is an idmapped mount in which no file has an owner.
-    pub(crate) fn is_unowned(&self) -> bool {
-        self.handed().any(|handed| matches!(handed, Handed::Tree { unowned: true, .. }))
+    /// The files and directories below `top` that are masked once for all tasks of the sandbox.
+    pub(crate) fn prepare_masks(&self, top: &Path) -> Vec<PathBuf> {
+        let steps = self.init.iter().filter(|step| step.phase == Phase::Prepare);
+        let mask = |step: &InitStep| match step.op()? {
+            Op::MaskFile { path } | Op::MaskDir { path } => Some(to_path(path)),
+            _ => None,
+        };
+        steps.filter_map(mask).filter(|path| path.starts_with(top)).collect()
     }
 
     /// What the prepared mounts are made of: two plans with the same bytes here, and the same sources, can have the same
     /// prepared mounts. The bytes are the steps that prepare, and the mount points of the other steps.
     pub(crate) fn prepare_key(&self) -> Vec<u8> {
-        let mut key = vec![u8::from(self.is_unowned())];
+        let unowned = self.handed().any(|handed| matches!(handed, Handed::Tree { unowned: true, .. }));
+        let mut key = vec![u8::from(unowned)];
         for step in &self.init {
             match (step.phase, step.op()) {
                 (Phase::Prepare, _) => key.extend_from_slice(step.op.wire()),

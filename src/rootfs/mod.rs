@@ -36,9 +36,9 @@
 //! Mount points are opened by descriptor and resolved inside the root (`RESOLVE_IN_ROOT`). Below `/proc`, `/sys` and
 //! `/dev`, no symbolic link is followed.
 //!
-//! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `reach`, `probe`, `private`, `source`,
-//! `prepared` and `teardown`; `populate`; `template` and `work`. Beside them, `lower` turns the root of a spec into steps of
-//! a plan, with `dirs` and `names`. `changes` compares a root with its sources after the task has ended.
+//! Modules, each of which imports only those before it: `hash`, `directory` and `workers`; `reach`, `probe`, `private`,
+//! `source`, `prepared` and `teardown`; `populate`; `template` and `work`. Beside them, `lower` turns the root of a spec
+//! into steps of a plan, with `dirs` and `names`. `changes` compares a root with its sources after the task has ended.
 //!
 //! This module does not decide which user and which capabilities the task has.
 #![forbid(unsafe_code)]

@@ -81,7 +81,7 @@ fn idmapped() -> io::Result<OwnedFd> {
 /// it either.
 fn walk(top: &Path) -> Result<Vec<(PathBuf, FileKind)>> {
     let mut found = Vec::new();
-    if let Some(dir) = shown(open(top, DIR_NOFOLLOW, Mode::empty()), || call::open(top))? {
+    if let Some(dir) = shown(open(top, DIR_NOFOLLOW, Mode::empty()), || open_call(top))? {
         below(&dir, top, &mut Dirents::new(), &mut found)?;
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -96,35 +96,24 @@ fn shown<T>(done: nix::Result<T>, call: impl FnOnce() -> String) -> Result<Optio
     }
 }
 
-/// The calls of the walk, in strace's format.
-mod call {
-    use std::path::Path;
-
-    pub(super) fn open(dir: &Path) -> String {
-        format!("openat({dir:?}, O_DIRECTORY)")
-    }
-
-    pub(super) fn read(dir: &Path) -> String {
-        format!("getdents64({dir:?})")
-    }
-
-    pub(super) fn stat(path: &Path) -> String {
-        format!("newfstatat({path:?})")
-    }
+fn open_call(dir: &Path) -> String {
+    format!("openat({dir:?}, O_DIRECTORY)")
 }
 
 /// Adds the private entries below `dir` to `found`. Reads each directory completely before its subdirectories, so that
 /// one buffer is enough.
 fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBuf, FileKind)>) -> Result<()> {
     let mut inner = Vec::new();
-    while let Some(batch) = buffer.read(dir.as_fd()).map_err(|e| Error::prepare(call::read(at))(e))? {
+    while let Some(batch) =
+        buffer.read(dir.as_fd()).map_err(|e| Error::prepare(format!("getdents64({at:?})"))(e))?
+    {
         for entry in batch {
             if !matches!(entry.kind, fs::DirentKind::Dir | fs::DirentKind::File | fs::DirentKind::Unknown) {
                 continue;
             }
             let path = || at.join(OsStr::from_bytes(entry.name.to_bytes()));
             let st = fstatat(dir, entry.name, AtFlags::AT_SYMLINK_NOFOLLOW);
-            let Some(st) = shown(st, || call::stat(&path()))? else { continue };
+            let Some(st) = shown(st, || format!("newfstatat({:?})", path()))? else { continue };
             match st.st_mode & libc::S_IFMT {
                 libc::S_IFDIR if st.st_mode & 0o005 == 0o005 => inner.push((entry.name.to_owned(), path())),
                 libc::S_IFDIR => found.push((path(), FileKind::Dir)),
@@ -135,7 +124,7 @@ fn below(dir: &OwnedFd, at: &Path, buffer: &mut Dirents, found: &mut Vec<(PathBu
     }
     for (name, path) in inner {
         let next = openat(dir, name.as_c_str(), DIR_NOFOLLOW, Mode::empty());
-        if let Some(next) = shown(next, || call::open(&path))? {
+        if let Some(next) = shown(next, || open_call(&path))? {
             below(&next, &path, buffer, found)?;
         }
     }

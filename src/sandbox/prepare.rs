@@ -18,7 +18,7 @@ use crate::rootfs::lower::Part;
 use crate::rootfs::prepared::{MountTable, Prepared};
 use crate::rootfs::probe::Look;
 use crate::rootfs::source::HostFile;
-use crate::rootfs::{FileKind, Method, names};
+use crate::rootfs::{names, private};
 use crate::spawn::{self, Ready};
 use crate::step::wire::{FNV, fnv};
 use crate::sys::fs::{FileId, identify};
@@ -197,12 +197,7 @@ impl Sandbox {
             Ok(None) | Err(_) => return Ok(None),
         };
         let spec = &self.spec;
-        // The host can make private files in an /etc that is masked, so each spawn lists them.
-        let masked = spec.root.chroot_env.is_empty()
-            && self.policy.chroot_env.is_empty()
-            && spec.root.populate != Method::None
-            && !plan.is_unowned();
-        let quick = !masked
+        let quick = !plan.masks_private
             && survey.unseen.is_empty()
             && survey.skip.is_empty()
             && spec.dns.is_none()
@@ -252,11 +247,10 @@ impl Sandbox {
         let reals = held.iter().map(|source| source.real.clone()).collect();
         let table = host_mounts(reals)?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-        let private = if plan.is_unowned() { Vec::new() } else { host.private_etc()? };
-        let covered = covered(&private);
+        let covered = covered(plan);
         let made = spawn::prepare(&common, survey, self.left(begun))?;
         let prepared = Arc::new(Prepared::new(made, key, sources, table));
-        if covered != self::covered(&private) {
+        if covered != self::covered(plan) {
             // The host has replaced a file that may have been covered before.
             return Ok(None);
         }
@@ -299,11 +293,11 @@ impl Sandbox {
     }
 }
 
-/// The files of the host that may be covered in prepared mounts.
-fn covered(private: &[(PathBuf, FileKind)]) -> Vec<Option<FileId>> {
-    let now = |path: &Path| identity(path).ok().flatten();
-    let private = private.iter().map(|(path, _)| now(path));
-    private.chain(names::paths(true, true).map(|path| now(Path::new(path)))).collect()
+/// The files of the host that may be covered in the prepared mounts of a plan. The default list shows `/etc` at its own path.
+fn covered(plan: &Plan) -> Vec<Option<FileId>> {
+    let generated = names::paths(true, true).map(PathBuf::from);
+    let all = plan.prepare_masks(Path::new(private::TOP)).into_iter().chain(generated);
+    all.map(|path| identity(&path).ok().flatten()).collect()
 }
 
 fn host_mounts(around: Vec<PathBuf>) -> Result<MountTable> {

@@ -7,13 +7,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use nix::sys::signal::{SigSet, SigmaskHow};
-
-use crate::sys::arch::{clone3_vfork, syscall};
+use crate::sys;
+use crate::sys::arch::syscall;
+use crate::sys::child::CLONE_CLEAR_SIGHAND;
 
 /// Arguments of [`clone`].
 pub(super) struct CloneRequest<'a> {
@@ -62,30 +62,20 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
         new_user: request.namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0,
         errno: 0,
     };
-    let mut pidfd: RawFd = -1;
-    let args = clone_args(request, &mut pidfd);
-    // All signals are blocked, so no signal handler of the caller runs in the child, on the shared stack.
-    let mask =
-        SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| CloneError::Clone(e.into()))?;
     // SAFETY: args have CLONE_VM|CLONE_VFORK and no stack. `child` makes raw system calls only and accesses `shared`
     // only, which outlives the child's use since this thread is suspended meanwhile.
-    let pid = unsafe { clone3_vfork(&args, child, (&raw mut shared).cast()) };
-    let restored = mask.thread_set_mask();
-    if pid < 0 {
-        return Err(CloneError::Clone(os_error(pid)));
-    }
-    // SAFETY: the clone succeeded, so the kernel stored a new descriptor there, which has no other owner.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let cloned = unsafe { sys::child::clone(clone_args(request), child, (&raw mut shared).cast()) };
+    let (pidfd, restored) = cloned.map_err(CloneError::Clone)?;
     // SAFETY: the child has executed init or ended, so no other process writes to `shared` any more. The read is
     // volatile because the compiler does not know of the child's write.
     let errno = unsafe { std::ptr::read_volatile(&raw const shared.errno) };
     let failed = match (errno, restored) {
         (0, Ok(())) => return Ok(pidfd),
         (0, Err(e)) => CloneError::Clone(e.into()),
-        (errno, _) => CloneError::Execute(os_error(errno)),
+        (errno, _) => CloneError::Execute(sys::child::error(errno)),
     };
-    let _ = crate::sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = crate::sys::wait_pidfd(pidfd.as_fd(), true, true);
+    let _ = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = sys::wait_pidfd(pidfd.as_fd(), true, true);
     Err(failed)
 }
 
@@ -93,21 +83,10 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
 /// of this process without its descriptors, and sends no signal at its end.
 pub(super) fn ask(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut pidfd: RawFd = -1;
-    // SAFETY: clone_args is plain data for which all zeroes are a valid value.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = u64::from(libc::CLONE_PIDFD.cast_unsigned());
-    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let argument = path.as_ptr().cast_mut().cast();
     // SAFETY: without CLONE_VM the child has its own copy of the memory and the stack. `asker` makes raw system calls only,
     // and reads the path only.
-    let pid = unsafe { clone3_vfork(&args, asker, path.as_ptr().cast_mut().cast()) };
-    let restored = mask.thread_set_mask();
-    if pid < 0 {
-        return Err(os_error(pid));
-    }
-    // SAFETY: the clone succeeded, so the kernel stored a new descriptor there, which has no other owner.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let (pidfd, restored) = unsafe { sys::child::clone(sys::child::arguments(0), asker, argument) }?;
     restored?;
     Ok(pidfd)
 }
@@ -131,18 +110,10 @@ unsafe extern "C" fn asker(path: *mut libc::c_void) -> ! {
     }
 }
 
-fn os_error(ret: isize) -> io::Error {
-    io::Error::from_raw_os_error(i32::try_from(ret.unsigned_abs()).unwrap_or(libc::EINVAL))
-}
-
-fn clone_args(request: &CloneRequest<'_>, pidfd: &mut RawFd) -> libc::clone_args {
-    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+fn clone_args(request: &CloneRequest<'_>) -> libc::clone_args {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    // SAFETY: clone_args is plain data for which all zeroes are a valid value.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    let base = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD).cast_unsigned();
-    args.flags = u64::from(base | request.namespaces) | CLONE_CLEAR_SIGHAND;
-    args.pidfd = std::ptr::from_mut(pidfd) as u64;
+    let base = (libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned();
+    let mut args = sys::child::arguments(u64::from(base | request.namespaces) | CLONE_CLEAR_SIGHAND);
     args.exit_signal = libc::SIGCHLD.unsigned_abs().into();
     if let Some(cgroup) = request.cgroup {
         args.flags |= CLONE_INTO_CGROUP;

@@ -20,6 +20,7 @@ compile_error!(
 #[path = "x86_64.rs"]
 pub(crate) mod arch;
 pub(crate) mod bpf;
+pub(crate) mod child;
 pub(crate) mod fs;
 pub(crate) mod lock;
 pub(crate) mod mountinfo;

@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
 
-use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{getegid, geteuid};
 
-use super::arch::{clone3_vfork, syscall};
+use super::arch::syscall;
+use super::child::{self, CLONE_CLEAR_SIGHAND};
 
 /// The id that is mapped, since the kernel refuses an empty map for an idmapped mount. It is the last valid one, and no
 /// file should have it.
@@ -26,50 +26,33 @@ struct Shared {
 /// # Errors
 /// The refused call. `NotFound` if no `/proc` of the caller's PID namespace is mounted.
 pub(crate) fn without_users() -> io::Result<OwnedFd> {
-    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     let mut shared = Shared {
         uid_map: format!("{MAPPED} {} 1", geteuid()),
         gid_map: format!("{MAPPED} {} 1", getegid()),
         result: -5, // EIO
     };
-    let mut pidfd: RawFd = -1;
-    // SAFETY: clone_args is plain data for which all zeroes are a valid value.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    let shares = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD;
-    args.flags = u64::from((shares | libc::CLONE_NEWUSER).cast_unsigned()) | CLONE_CLEAR_SIGHAND;
-    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    // All signals are blocked, so no signal handler of the caller runs in the child, on the shared stack.
-    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-    // SAFETY: args have CLONE_VM|CLONE_VFORK and no stack. `child` makes raw system calls only and accesses `shared`
+    let shares = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_NEWUSER;
+    let args = child::arguments(u64::from(shares.cast_unsigned()) | CLONE_CLEAR_SIGHAND);
+    // SAFETY: args have CLONE_VM|CLONE_VFORK and no stack. `write_maps` makes raw system calls only and accesses `shared`
     // only, which outlives the child's use since this thread is suspended meanwhile.
-    let pid = unsafe { clone3_vfork(&args, child, (&raw mut shared).cast()) };
-    let restored = mask.thread_set_mask();
-    if pid < 0 {
-        return Err(error(pid));
-    }
-    // SAFETY: the clone succeeded, so the kernel stored a new descriptor there, which has no other owner.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let (pidfd, restored) = unsafe { child::clone(args, write_maps, (&raw mut shared).cast()) }?;
     // SAFETY: the child has ended. The read is volatile because the compiler does not know of the child's write.
     let result = unsafe { std::ptr::read_volatile(&raw const shared.result) };
     let namespace = match RawFd::try_from(result) {
         // SAFETY: the child has just opened this descriptor in the shared table, so it has no other owner.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(error(result)),
+        _ => Err(child::error(result)),
     };
     let _ = super::wait_pidfd(pidfd.as_fd(), true, true);
     restored?;
     namespace
 }
 
-fn error(ret: isize) -> io::Error {
-    io::Error::from_raw_os_error(i32::try_from(ret.unsigned_abs()).unwrap_or(libc::EINVAL))
-}
-
 /// Entry point of the child: writes the maps of its own namespace, and opens it.
 ///
 /// # Safety
 /// `argument` must point to a `Shared` that no other thread or process accesses.
-unsafe extern "C" fn child(argument: *mut libc::c_void) -> ! {
+unsafe extern "C" fn write_maps(argument: *mut libc::c_void) -> ! {
     let shared = argument.cast::<Shared>();
     let path = |path: &'static std::ffi::CStr| path.as_ptr() as usize;
     // SAFETY: the contract of this function; every call takes numbers, constants, or bytes of `shared`.

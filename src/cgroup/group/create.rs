@@ -29,9 +29,7 @@ impl Group {
         while let Some(dir) = dirs.get(at) {
             match self.make_dir(kernel, dir) {
                 Err(Error::Prepare { source, .. })
-                    if (at > 0 || dir.owner == DirOwner::Operator && exists_above(&dir.path))
-                        && is_gone(&source)
-                        && races < RACES =>
+                    if (at > 0 || exists_above(&dir.path)) && is_gone(&source) && races < RACES =>
                 {
                     races = races.saturating_add(1);
                     at = 0;

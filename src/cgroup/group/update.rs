@@ -4,7 +4,8 @@ use super::Group;
 use crate::cgroup::detect::Version;
 use crate::cgroup::fs::Dir;
 use crate::cgroup::limits::Limits;
-use crate::cgroup::limits::row::{Row, Terms, changes};
+use crate::cgroup::limits::readback::is_no_limit;
+use crate::cgroup::limits::row::{Row, Terms, changes, same};
 use crate::cgroup::limits::table::{remarks, rows};
 use crate::cgroup::limits::write::{enable, set};
 use crate::cgroup::reserve::{Reserved, exchange};
@@ -82,7 +83,7 @@ impl Group {
         if !self.reopened {
             return old;
         }
-        let is_new = |row: &&Row| !old.iter().any(|was| (&was.file, &was.device) == (&row.file, &row.device));
+        let is_new = |row: &&Row| !old.iter().any(|was| same(was, row));
         let added = new.iter().filter(is_new).filter_map(|row| self.read(row, terms));
         let known = old.iter().map(|row| self.read(row, terms).unwrap_or_else(|| row.clone()));
         known.chain(added).collect()
@@ -90,16 +91,13 @@ impl Group {
 
     /// The row with the value of its file. `None` if the file has no limit, is not there, or has several lines.
     fn read(&self, row: &Row, terms: &Terms) -> Option<Row> {
-        /// v1 shows a number above this one in place of no limit.
-        const NONE: u64 = 1 << 62;
         let dir = self.dir_of(row.controller, terms).filter(|_| row.device.is_empty())?;
         let text = std::fs::read_to_string(dir.path().join(&row.file)).ok()?;
         let text = text.trim();
-        let number = text.parse().ok();
-        if text.lines().count() != 1 || text == "-1" || text.starts_with("max") || number > Some(NONE) {
+        if text.lines().count() != 1 || text.split(' ').next().is_some_and(is_no_limit) {
             return None;
         }
-        let allows = number.filter(|_| row.allows != 0).unwrap_or(row.allows);
+        let allows = text.parse().ok().filter(|_| row.allows != 0).unwrap_or(row.allows);
         Some(Row { text: text.to_owned(), limits: row.limits || text != row.text, allows, ..row.clone() })
     }
 
@@ -159,12 +157,12 @@ impl Group {
     fn exchange_cores(&self, limits: &Limits) -> Result<Option<Reason>> {
         let old = &self.paths.limits;
         let same = (&old.cores, old.exclusive) == (&limits.cores, limits.exclusive);
-        if same && (limits.cores.is_empty() || !self.reopened) {
+        // The cpuset of a group that was opened again may have other CPUs than its record.
+        let is_known = !self.reopened || limits.cores.is_empty() || !self.divides();
+        if same && is_known {
             return Ok(None);
         }
-        let why = if !self.divides() && same {
-            return Ok(None);
-        } else if !self.divides() {
+        let why = if !self.divides() {
             "CPUs of a running task cannot be changed: CPU reservations are not used here"
         } else if old.cores.is_empty() || limits.cores.is_empty() {
             "a running task cannot change between reserved and shared CPUs: they are different cgroups"

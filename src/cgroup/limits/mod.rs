@@ -13,7 +13,7 @@ use crate::notation::{self, InvalidValue};
 
 pub(super) mod env;
 mod rates;
-mod readback;
+pub(super) mod readback;
 pub(super) mod row;
 pub(super) mod table;
 pub(super) mod v2;

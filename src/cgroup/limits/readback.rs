@@ -18,10 +18,14 @@ pub(super) fn agrees(file: &str, written: &str, found: &str) -> bool {
     }
 }
 
-/// Compares single values. "No limit" is `max`, -1 or, on v1, a large number that depends on the page size.
+/// Compares single values.
 fn same(written: &str, found: &str) -> bool {
-    let none = |text: &str| text == "max" || text.parse::<u64>().is_ok_and(|n| n >= 1 << 62) || text == "-1";
-    written == found || (none(written) && none(found))
+    written == found || (is_no_limit(written) && is_no_limit(found))
+}
+
+/// Whether a value is "no limit": `max`, -1 or, on v1, a large number that depends on the page size.
+pub(in crate::cgroup) fn is_no_limit(text: &str) -> bool {
+    text == "max" || text.parse::<u64>().is_ok_and(|n| n >= 1 << 62) || text == "-1"
 }
 
 /// Whether `found` has a line for the device of `written`, with all words of `written`. The kernel omits the line of a

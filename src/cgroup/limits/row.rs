@@ -135,7 +135,7 @@ pub(in crate::cgroup) fn changes(
 const UNKNOWN: &str = "unknown";
 
 /// Whether the two rows are one limit.
-fn same(a: &Row, b: &Row) -> bool {
+pub(in crate::cgroup) fn same(a: &Row, b: &Row) -> bool {
     a.file == b.file && a.device == b.device
 }
 
