@@ -141,7 +141,7 @@ impl Host {
     /// probe then holds a descriptor of a user namespace, which its clones share. A root with the default `/etc` hides the
     /// files that other users cannot read by such a mount, and otherwise by masks.
     pub fn idmapped_etc(&self) -> bool {
-        self.private.users().is_some()
+        self.private.is_idmapped()
     }
 
     /// Lists the files and directories below `/etc` that other users cannot read, each with its type.

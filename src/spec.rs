@@ -478,6 +478,17 @@ impl SandboxSpec {
         self.spawn_deadline.unwrap_or(SPAWN_DEADLINE)
     }
 
+    /// The paths of the host that become part of the root, with their fields.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let volumes = self.volumes.iter().map(|v| ("volumes", &v.source));
+        let devices = self.devices.iter().map(|d| ("devices", &d.source));
+        let map = self.root.chroot_env.keys().map(|source| ("root.chroot_env", source));
+        let root = self.root.path.iter().map(|path| ("root.path", path));
+        let upper = self.root.upper.iter().map(|path| ("root.upper", path));
+        let dirs = [&self.task_dirs.alloc, &self.task_dirs.local].into_iter().flatten();
+        volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
+    }
+
     /// The standard streams, by number.
     pub(crate) fn streams(&self) -> [(&'static str, &Stdio); 3] {
         [("stdin", &self.stdin), ("stdout", &self.stdout), ("stderr", &self.stderr)]

@@ -28,7 +28,7 @@ pub(super) fn allowed(policy: &Policy, spec: &SandboxSpec, survey: &Survey) -> R
         let real = survey.real(source);
         policy.allowed_source_roots.iter().any(|root| real.starts_with(survey.real(root)))
     };
-    match named(spec).find(|(_, source)| !within(source)) {
+    match spec.sources().find(|(_, source)| !within(source)) {
         None => Ok(()),
         Some((field, source)) => {
             let real = survey.real(source);
@@ -56,17 +56,6 @@ fn privileged(spec: &SandboxSpec) -> Result<()> {
     Err(Error::denied(format!("{what}: allow_privileged is off in this host's policy")))
 }
 
-/// The sources that the spec names, with their fields.
-fn named(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
-    let volumes = spec.volumes.iter().map(|v| ("volumes", &v.source));
-    let devices = spec.devices.iter().map(|d| ("devices", &d.source));
-    let map = spec.root.chroot_env.keys().map(|source| ("root.chroot_env", source));
-    let root = spec.root.path.iter().map(|path| ("root.path", path));
-    let upper = spec.root.upper.iter().map(|path| ("root.upper", path));
-    let dirs = [&spec.task_dirs.alloc, &spec.task_dirs.local].into_iter().flatten();
-    volumes.chain(devices).chain(map).chain(root).chain(upper).chain(dirs.map(|dir| ("task_dirs", dir)))
-}
-
 /// A source that shows the processes of the host: a procfs, or `/`, which contains one.
 pub(super) fn showing_processes<'a>(
     policy: &'a Policy,
@@ -74,7 +63,7 @@ pub(super) fn showing_processes<'a>(
     survey: &Survey,
 ) -> Option<&'a Path> {
     let by_operator = policy.chroot_env.keys().filter(|_| spec.root.chroot_env.is_empty());
-    let mut all = named(spec).map(|(_, source)| source).chain(by_operator);
+    let mut all = spec.sources().map(|(_, source)| source).chain(by_operator);
     let shows = |source: &PathBuf| {
         survey.procfs.contains(source) || Path::new("/proc").starts_with(survey.real(source))
     };
@@ -84,7 +73,7 @@ pub(super) fn showing_processes<'a>(
 /// The sources that the task may write to, with their fields.
 fn writable(spec: &SandboxSpec) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let read_only = |source: &PathBuf| spec.volumes.iter().all(|v| v.source != *source || v.read_only);
-    named(spec).filter(move |(field, source)| match *field {
+    spec.sources().filter(move |(field, source)| match *field {
         "volumes" => !read_only(source),
         "root.path" | "root.upper" | "task_dirs" => true,
         _ => false,
@@ -151,7 +140,7 @@ pub(super) fn lead(
         }
     }
     let can_write: Vec<&PathBuf> = writable(spec).map(|(_, source)| source).collect();
-    for (_, source) in named(spec) {
+    for (_, source) in spec.sources() {
         let real = survey.real(source);
         if let Some(fs) = survey.kernel.get(source) {
             let why = format!("{source:?} exposes files of the kernel ({fs}), which are not masked there");

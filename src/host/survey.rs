@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::sys::statfs::{
+    DEBUGFS_MAGIC, FsType, PROC_SUPER_MAGIC, SECURITYFS_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs,
+};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::Host;
@@ -115,8 +117,7 @@ impl Survey {
             .filter_map(|path| skip(path, reach).transpose())
             .collect::<Result<_>>()?;
         let overlays = matches!(spec.root.populate, Method::Overlay | Method::Auto);
-        let users = host.private.users().filter(|_| overlays || spec.root.populate == Method::Bind);
-        let look = overlays || users.is_some() || !skip.is_empty() || !spec.volumes.is_empty();
+        let look = overlays || !skip.is_empty();
         let mounts = if look { mounts()? } else { Vec::new() };
         let (mut sources, mut unseen) = (BTreeMap::new(), BTreeMap::new());
         let own = own_sources(host.privileged(), nodes(host));
@@ -129,10 +130,10 @@ impl Survey {
                 Some(SourceError::Planted { .. }) | None => {}
             }
         }
-        let users = users.filter(|_| {
-            let top = sources.get(Path::new(private::TOP)).map(|source| &source.real);
-            top.is_some_and(|top| !mounts.iter().any(|m| m.point != *top && m.point.starts_with(top)))
-        });
+        let etc = sources
+            .get(Path::new(private::TOP))
+            .filter(|_| matches!(spec.root.populate, Method::Auto | Method::Bind));
+        let users = etc.map(|etc| host.private.users_for(etc.fd())).transpose()?.flatten();
         let of_root = env.keys().filter_map(|path| Some((path.clone(), sources.get(path)?.real.clone())));
         let mounts_within =
             if overlays { points(&mounts, &of_root.collect(), reach)? } else { BTreeMap::new() };
@@ -149,9 +150,7 @@ impl Survey {
         let noexec = bases.filter(|base| sources.get(base).is_some_and(is_noexec)).collect();
         let of_proc = sources.iter().filter(|(_, source)| is_of_processes(source));
         let procfs = of_proc.map(|(path, _)| path.clone()).collect();
-        let kernel =
-            sources.iter().filter_map(|(path, source)| Some((path.clone(), kernel_files(source, &mounts)?)));
-        let kernel = kernel.collect();
+        let kernel = kernel(spec, &sources)?;
         let own_network =
             namespace.as_ref().is_ok_and(|ns| ns.as_ref().is_some_and(|ns| ns::probe::is_own_network(ns)));
         let real = sources.iter().filter(|(path, source)| **path != source.real);
@@ -168,7 +167,7 @@ impl Survey {
             owners,
             skip: elsewhere(skip, &mounts, reach),
             mounts: mounts_within,
-            users: users.cloned(),
+            users,
             procfs,
             kernel,
             own_network,
@@ -279,19 +278,8 @@ fn hold(
 /// The paths of the host that a spec or its policy names.
 fn given(policy: &Policy, spec: &SandboxSpec, env: &ChrootEnv) -> impl Iterator<Item = PathBuf> {
     let base = temp_dir(policy);
-    let paths: Vec<PathBuf> = env
-        .keys()
-        .chain(spec.volumes.iter().map(|v| &v.source))
-        .chain(spec.devices.iter().map(|d| &d.source))
-        .chain(spec.root.path.iter())
-        .chain(spec.root.upper.iter())
-        .chain(spec.task_dirs.alloc.iter())
-        .chain(spec.task_dirs.local.iter())
-        .chain(&policy.allowed_source_roots)
-        .chain([&base])
-        .chain(&policy.state_dir)
-        .cloned()
-        .collect();
+    let named = env.keys().chain(spec.sources().map(|(_, path)| path)).chain(&policy.allowed_source_roots);
+    let paths: Vec<PathBuf> = named.chain([&base]).chain(&policy.state_dir).cloned().collect();
     paths.into_iter()
 }
 
@@ -304,23 +292,37 @@ pub(crate) fn may_use_real_time() -> bool {
     getrlimit(Resource::RLIMIT_RTPRIO).map_or(true, |(_, hard)| hard > 0)
 }
 
-/// The type of a file system with files of the kernel that a source shows: its own, or one that is mounted below it. Those
-/// below `/proc` and `/sys` are known by their path.
-fn kernel_files(source: &HostFile, mounts: &[Mount]) -> Option<String> {
-    const TYPES: [&str; 6] = ["proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs"];
-    let on = source.look.kind == FileKind::Dir || source.look.kind == FileKind::File;
-    let within = |mount: &&Mount| {
-        let known = ["/proc", "/sys"].iter().any(|top| mount.point.starts_with(top));
-        let shown = source.real.starts_with(&mount.point) && is_on(source, mount);
-        TYPES.contains(&mount.fs_type.as_str()) && !known && (shown || mount.point.starts_with(&source.real))
+/// The sources of the spec that show a file system with files of the kernel: their own, or one that is mounted below them.
+/// Those in `/proc` and `/sys` are known by their path.
+fn kernel(spec: &SandboxSpec, sources: &HeldSources) -> Result<BTreeMap<PathBuf, String>> {
+    let known = |path: &Path| ["/proc", "/sys"].iter().any(|top| path.starts_with(top));
+    let named = spec.sources().filter_map(|(_, path)| Some((path, sources.get(path)?)));
+    let named: Vec<_> = named.filter(|(_, source)| !known(&source.real)).collect();
+    // With thousands of mounts, reading the table takes as long as the spawn. Nothing can be mounted below a file.
+    let has_dir = named.iter().any(|(_, source)| source.look.kind == FileKind::Dir);
+    let table = if has_dir { mounts_of(&KERNEL.map(|(_, name)| name))? } else { Vec::new() };
+    let of = |source: &HostFile| {
+        let below = |mount: &&Mount| !known(&mount.point) && mount.point.starts_with(&source.real);
+        let below = || table.iter().rfind(below).map(|mount| mount.fs_type.clone());
+        kernel_fs(source).map(str::to_owned).or_else(below)
     };
-    mounts.iter().rfind(within).filter(|_| on).map(|mount| mount.fs_type.clone())
+    Ok(named.into_iter().filter_map(|(path, source)| Some((path.clone(), of(source)?))).collect())
 }
 
-/// Whether the source is on this mount. True on kernels before 5.8, which do not tell the mount.
-fn is_on(source: &HostFile, mount: &Mount) -> bool {
-    let id = sys::fs::mount_id(source.fd()).ok().flatten();
-    id.is_none_or(|id| u64::try_from(mount.id) == Ok(id))
+/// The types of file systems with files of the kernel.
+const KERNEL: [(FsType, &str); 6] = [
+    (PROC_SUPER_MAGIC, "proc"),
+    (SYSFS_MAGIC, "sysfs"),
+    (DEBUGFS_MAGIC, "debugfs"),
+    (TRACEFS_MAGIC, "tracefs"),
+    (SECURITYFS_MAGIC, "securityfs"),
+    (FsType(0x6265_6570), "configfs"),
+];
+
+/// The type of a source's own file system, if it has files of the kernel.
+fn kernel_fs(source: &HostFile) -> Option<&'static str> {
+    let found = fstatfs(source.fd()).ok()?.filesystem_type();
+    KERNEL.iter().find(|(magic, _)| *magic == found).map(|(_, name)| *name)
 }
 
 /// Whether a source is the root of a procfs, or a file of one that belongs to a process.
@@ -330,7 +332,7 @@ fn is_of_processes(source: &HostFile) -> bool {
         let name = part.as_os_str().as_encoded_bytes();
         matches!(name, b"self" | b"thread-self") || !name.is_empty() && name.iter().all(u8::is_ascii_digit)
     };
-    fstatfs(source.fd()).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC)
+    kernel_fs(source) == Some("proc")
         && (fstat(source.fd()).is_ok_and(|st| st.st_ino == ROOT) || source.real.components().any(of_process))
 }
 
@@ -408,6 +410,10 @@ fn skip(path: &Path, reach: &Reach<'_>) -> Result<Option<Skip>> {
 
 fn mounts() -> Result<Vec<Mount>> {
     Mount::table().map_err(Error::prepare(format!("read({:?})", Mount::TABLE)))
+}
+
+fn mounts_of(types: &[&str]) -> Result<Vec<Mount>> {
+    Mount::of_types(types).map_err(Error::prepare(format!("read({:?})", Mount::TABLE)))
 }
 
 /// The mount points in the sources. Other mount points are not examined: stat(2) blocks on a network file system whose

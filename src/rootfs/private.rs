@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,9 +40,26 @@ impl Private {
         Private { users: idmapped().ok().map(Arc::new), described: None }
     }
 
-    /// The user namespace of an idmapped mount of `/etc`; `None` if there can be none.
-    pub(crate) fn users(&self) -> Option<&Arc<OwnedFd>> {
-        self.users.as_ref()
+    /// Whether `/etc` could be an idmapped mount when the host was probed.
+    pub(crate) fn is_idmapped(&self) -> bool {
+        self.users.is_some()
+    }
+
+    /// The user namespace of an idmapped mount of the directory `top`; `None` if it cannot be one now. The host may have
+    /// mounted another file system below it.
+    ///
+    /// # Errors
+    /// A refused call that says nothing about the file system.
+    pub(crate) fn users_for(&self, top: BorrowedFd<'_>) -> Result<Option<Arc<OwnedFd>>> {
+        let Some(users) = &self.users else { return Ok(None) };
+        // The plan has other steps of these calls, for the mount that is attached.
+        let tree = fs::clone_tree(top, true)
+            .map_err(Error::prepare(format!("open_tree({TOP:?}, OPEN_TREE_CLONE|AT_RECURSIVE)")))?;
+        match fs::map_ids(tree.as_fd(), users.as_fd()) {
+            Ok(()) => Ok(Some(Arc::clone(users))),
+            Err(Errno::EINVAL) => Ok(None),
+            Err(e) => Err(Error::prepare(format!("mount_setattr(a tree of {TOP:?}, MOUNT_ATTR_IDMAP)"))(e)),
+        }
     }
 
     /// The private files and directories below `/etc`, each with its type. Lists them anew, since the host makes others.
@@ -63,14 +80,15 @@ impl Private {
 
 impl Serialize for Private {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.serialize_bool(self.users.is_some())
+        serializer.serialize_bool(self.is_idmapped())
     }
 }
 
 /// Creates the user namespace, and tries whether it can be that of a mount of `/etc`.
 fn idmapped() -> io::Result<OwnedFd> {
     let top = open(TOP, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let tree = fs::clone_tree(top.as_fd(), false)?;
+    // A caller that may not clone mount trees needs no namespace.
+    let tree = fs::clone_tree(top.as_fd(), true)?;
     let users = user_ns::without_users()?;
     fs::map_ids(tree.as_fd(), users.as_fd())?;
     Ok(users)

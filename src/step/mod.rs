@@ -412,7 +412,7 @@ impl Handed {
 
 /// The call that makes an idmapped mount, in strace's format.
 pub(crate) fn map_ids_call(source: &Path) -> String {
-    format!("mount_setattr({source:?}, MOUNT_ATTR_IDMAP)")
+    format!("mount_setattr({source:?}, AT_RECURSIVE, MOUNT_ATTR_IDMAP)")
 }
 
 /// The id maps of a new user namespace (`user_namespaces(7)`).

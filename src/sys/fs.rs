@@ -186,8 +186,8 @@ pub(crate) fn clone_tree(fd: BorrowedFd<'_>, recursive: bool) -> nix::Result<Own
     Ok(unsafe { OwnedFd::from_raw_fd(tree) })
 }
 
-/// Maps the ids of the files of a detached mount by a user namespace: it becomes an idmapped mount (`mount_setattr(2)`,
-/// Linux 5.12). `EINVAL` if its file system does not support it.
+/// Maps the ids of the files of a detached mount, and of the mounts below it, by a user namespace: they become idmapped
+/// mounts (`mount_setattr(2)`, Linux 5.12). `EINVAL` if a file system does not support it.
 pub(crate) fn map_ids(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> nix::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
@@ -195,7 +195,8 @@ pub(crate) fn map_ids(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> nix::R
         propagation: 0,
         userns_fd: namespace.as_raw_fd().unsigned_abs().into(),
     };
-    let (tree, flags, size) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH, size_of::<libc::mount_attr>());
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let (tree, size) = (tree.as_raw_fd(), size_of::<libc::mount_attr>());
     // SAFETY: the path is a NUL-terminated constant; the kernel reads the attributes, which outlive the call.
     let r = unsafe {
         libc::syscall(libc::SYS_mount_setattr, tree, c"".as_ptr(), flags, &raw const attributes, size)

@@ -37,6 +37,16 @@ impl Mount {
         Ok(text.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
     }
 
+    /// Those of the [table](Self::table) whose file system has one of these types. The other lines are not parsed.
+    pub(crate) fn of_types(types: &[&str]) -> std::io::Result<Vec<Mount>> {
+        let text = std::fs::read(Mount::TABLE)?;
+        let is_one = |line: &&[u8]| {
+            let mut fields = line.split(|byte| *byte == b' ').skip_while(|field| *field != b"-");
+            fields.nth(1).is_some_and(|found| types.iter().any(|name| name.as_bytes() == found))
+        };
+        Ok(text.split(|byte| *byte == b'\n').filter(is_one).filter_map(Mount::parse).collect())
+    }
+
     /// Parses a line without its newline. `None` if it is malformed.
     pub(crate) fn parse(line: &[u8]) -> Option<Mount> {
         let line: String = line.iter().copied().map(char::from).collect();

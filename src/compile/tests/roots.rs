@@ -414,7 +414,7 @@ fn no_file_of_an_idmapped_etc_has_an_owner() {
     let plan = check(
         &idmapped(&|_| ()),
         "open_tree(held \"/etc\", OPEN_TREE_CLONE|AT_EMPTY_PATH|AT_RECURSIVE)
-         mount_setattr(\"/etc\", MOUNT_ATTR_IDMAP)
+         mount_setattr(\"/etc\", AT_RECURSIVE, MOUNT_ATTR_IDMAP)
          mount_setattr(\"/etc\", AT_RECURSIVE, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV, MS_PRIVATE)
          # mask \"/proc/kcore\"
          ! # mask \"/etc",
@@ -438,7 +438,7 @@ fn no_file_of_an_idmapped_etc_has_an_owner() {
         check(&masked, "# mask \"/etc/shadow\"\n! MOUNT_ATTR_IDMAP");
     }
     let outer = idmapped(&|c| c.spec.volumes.push(Volume::new("/srv/file", "/etc/hosts")));
-    check(&outer, "mount_setattr(\"/etc\", MOUNT_ATTR_IDMAP)\n! # mask \"/etc");
+    check(&outer, "mount_setattr(\"/etc\", AT_RECURSIVE, MOUNT_ATTR_IDMAP)\n! # mask \"/etc");
     // A volume of the author's own, and a list of his own, show `/etc` as it is.
     let own = idmapped(&|c| c.spec.volumes.push(Volume::new("/etc", "/v")));
     let text = text(&compiled(&own).unwrap());
