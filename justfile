@@ -10,7 +10,9 @@ test *ARGS:
 # Formatting, clippy, dependencies.
 lint:
     cargo fmt --all --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
     cargo clippy --workspace --all-targets --all-features -- -D warnings
+    RUSTFLAGS="--cfg fuzzing" cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
     cargo deny check licenses bans sources
 
 # The documentation, as strictly as CI builds it.

@@ -12,8 +12,15 @@ struct Input {
     i386: bool,
     user_namespaces: bool,
     capability: u8,
-    rules: Vec<(Vec<u16>, u8, Vec<(u8, u8, u64, u64)>)>,
+    rules: Vec<AnyRule>,
     calls: Vec<(bool, u32, [u64; 6])>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct AnyRule {
+    calls: Vec<u16>,
+    action: u8,
+    args: Vec<(u8, u8, u64, u64)>,
 }
 
 fn action(n: u8) -> Action {
@@ -29,10 +36,11 @@ fn action(n: u8) -> Action {
 
 fn profile(input: &Input) -> Profile {
     let names: Vec<&str> = all(Arch::X86_64).chain(all(Arch::I386)).map(|(_, name)| name).collect();
-    let rule = |(calls, act, args): &(Vec<u16>, u8, Vec<(u8, u8, u64, u64)>)| Rule {
-        calls: calls.iter().take(8).map(|n| names[usize::from(*n) % names.len()].to_string()).collect(),
-        action: action(*act),
-        args: args
+    let rule = |any: &AnyRule| Rule {
+        calls: any.calls.iter().take(8).map(|n| names[usize::from(*n) % names.len()].to_string()).collect(),
+        action: action(any.action),
+        args: any
+            .args
             .iter()
             .take(32)
             .map(|(arg, is, value, mask)| Compare {
@@ -52,7 +60,8 @@ fn profile(input: &Input) -> Profile {
 
 fuzz_target!(|input: Input| {
     let profile = profile(&input);
-    let capability = ["sys_admin", "net_raw", "sys_boot", "dac_read_search"][usize::from(input.capability % 4)];
+    let capability =
+        ["sys_admin", "net_raw", "sys_boot", "dac_read_search"][usize::from(input.capability % 4)];
     let grants = Grants {
         capabilities: [capability.to_string()].into(),
         user_namespaces: input.user_namespaces,

@@ -6,7 +6,7 @@
 #![no_main]
 
 use cofferdam::wire::{
-    Blob, Dup, FDS, Field, FileType, List, Op, OpCode, Program, RECORD, Record, ProgramStep, Str,
+    Blob, Dup, FDS, Field, FileType, List, Op, OpCode, Program, ProgramStep, RECORD, Record, Str,
 };
 use cofferdam::{Encoded, printed};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -99,7 +99,7 @@ impl Made {
             OpCode::Cwd => Op::Cwd { path: a },
             OpCode::Umask => Op::Umask { mask: m },
             OpCode::Null => Op::Null { streams: z as u8 },
-            OpCode::NoUserNamespaces => Op::NoUserNamespaces { program: Blob(&self.texts[1]) },
+            OpCode::CommonFilter => Op::CommonFilter { program: Blob(&self.texts[1]) },
             OpCode::Upper => Op::Upper { options: strings },
             OpCode::Overlay => Op::Overlay {
                 source: a,
@@ -127,9 +127,7 @@ impl Made {
             OpCode::Landlock => Op::Landlock { fs: x, scoped: y },
             OpCode::Become => Op::Become { uid: m, gid: n },
             OpCode::Deadline => Op::Deadline { nanoseconds: y },
-            OpCode::CpuDeadline => {
-                Op::CpuDeadline { nanoseconds: x, processors: m, unit: n, fd: m, path: a }
-            }
+            OpCode::CpuDeadline => Op::CpuDeadline { nanoseconds: x, processors: m, unit: n, fd: m, path: a },
             OpCode::Log => Op::Log { fd: m, stdout: n, stderr: z as u32, path: a },
             OpCode::ExitRecord => Op::ExitRecord { fd: m, path: a },
             OpCode::Exec => Op::Exec { args: strings, env: strings },

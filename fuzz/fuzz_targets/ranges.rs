@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 /// A naive reading of the grammar, element by element, without merging.
 fn naive(list: &str) -> Option<Vec<(u32, u32)>> {
     let id = |text: &str| {
-        let digits = !text.is_empty() && text.chars().all(|c| matches!(c, '0'..='9'));
+        let digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
         if digits { text.parse::<u32>().ok() } else { None }
     };
     if list.is_empty() {
