@@ -354,6 +354,21 @@ fn events_tell_a_life_from_the_start_to_the_exit_to_every_listener() {
 }
 
 #[test]
+fn events_have_the_status_of_a_task_that_a_drop_kills() {
+    if !can("cgroups") {
+        return;
+    }
+    let sleeping = || small(shell("sleep 600"));
+    for sandbox in [sleeping(), sleeping().with(|s| s.init = false)] {
+        let task = sandbox.start().unwrap();
+        let told = events(&task);
+        drop(task);
+        let killed = ExitStatus::signalled(libc::SIGKILL).with_killed(true);
+        assert_eq!(life(told), [Event::Started, Event::Exited { status: killed }, Event::Empty]);
+    }
+}
+
+#[test]
 fn main_process_exits_before_the_last_one() {
     if !can("cgroups") {
         return;

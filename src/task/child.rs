@@ -131,17 +131,30 @@ impl Child {
         Record::decode(buffer.get(..n)?).ok()
     }
 
+    /// Kills the process and waits for its end, without reaping it. Whether it has ended.
+    pub(super) fn kill(&self) -> bool {
+        self.kill_main();
+        if self.joined {
+            // Init sees the end of the stream, kills and reaps the main process, and exits. If init were killed first, a
+            // zombie would stay in the task's PID namespace until the host's init reaps it.
+            let _ = self.status().and_then(sys::shut_down_sending);
+            ends_within(self.pidfd(), REAPING);
+        }
+        kill(self.pidfd()) && ends_within(self.pidfd(), PATIENCE)
+    }
+
     /// Kills and reaps the process, unless it was reaped or is no longer owned.
-    pub(super) fn end(&mut self) {
+    fn end(&mut self) {
         if !self.left {
-            self.kill_main();
-            if self.joined {
-                // Init sees the end of the stream, kills and reaps the main process, and exits. If init were killed
-                // first, a zombie would stay in the task's PID namespace until the host's init reaps it.
-                let _ = self.status().and_then(sys::shut_down_sending);
-                ends_within(self.pidfd(), REAPING);
-            }
-            end(self.pidfd());
+            let ended = self.kill();
+            self.reap_killed(ended);
+        }
+    }
+
+    /// Reaps the process, which was killed, unless it was reaped. If it has not `ended`, it is reaped later.
+    pub(super) fn reap_killed(&mut self, ended: bool) {
+        if !self.left {
+            reap(self.pidfd(), ended);
             if self.joined {
                 self.end_copy();
             }
@@ -193,16 +206,25 @@ pub(super) const REAPING: Duration = Duration::from_secs(1);
 /// frozen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Kills and reaps a process. If the kernel refuses the kill, it does not wait, because the process may never end.
+/// Kills and reaps a process.
 fn end(pidfd: BorrowedFd<'_>) {
-    let killed = match sys::pidfd_signal(pidfd, libc::SIGKILL) {
+    reap(pidfd, kill(pidfd) && ends_within(pidfd, PATIENCE));
+}
+
+/// Kills a process. Whether the kernel did: if it refuses, the process may never end.
+fn kill(pidfd: BorrowedFd<'_>) -> bool {
+    match sys::pidfd_signal(pidfd, libc::SIGKILL) {
         Err(e) => e.raw_os_error() == Some(libc::ESRCH),
         Ok(()) => true,
-    };
-    if killed && !ends_within(pidfd, PATIENCE) {
+    }
+}
+
+/// Reaps a process, which has ended or is reaped when it ends.
+fn reap(pidfd: BorrowedFd<'_>, ended: bool) {
+    if !ended {
         return reap_later(pidfd);
     }
-    let _ = sys::wait_pidfd(pidfd, killed, true);
+    let _ = sys::wait_pidfd(pidfd, true, true);
 }
 
 /// Waits for the end of a process, which is not reaped. Whether it has ended.

@@ -407,28 +407,35 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         let mut ending = self.ending();
-        if Arc::weak_count(&self.shared) > 0 && !ending.detached {
-            // The events get the status of a task that has ended.
+        // The events get the status.
+        let watched = Arc::weak_count(&self.shared) > 0 && !ending.detached;
+        if watched {
             let _ = self.reap_in(&mut ending);
         }
-        let mut undo = self.undo_mut();
         if self.survives && !ending.detached {
             if !ending.child.has_left() {
                 reaper::reap_later(ending.child.pidfd());
             }
             ending.child.leave();
-            undo.forget(sys::proc_pid(self.init.as_fd()));
+            self.undo_mut().forget(sys::proc_pid(self.init.as_fd()));
         }
         if !ending.child.has_left() {
-            // A process that has joined a task is killed with its cgroup later: see `Child::end`.
-            if let Some(group) = undo.group().filter(|_| !self.joined) {
+            if watched {
+                let _ = self.kill_first(&mut ending);
+            }
+            // A process that has joined a task is killed with its cgroup later: see `Child::kill`.
+            if let Some(group) = self.undo().group().filter(|_| !self.joined) {
                 let _ = group.kill();
             }
-            ending.child.end();
+            let ended = ending.child.kill();
+            if watched && ended {
+                let _ = self.reap_in(&mut ending);
+            }
+            ending.child.reap_killed(ended);
         }
         // What is in the undo list is removed when it is dropped, which takes long: the locks are released before.
-        let removed = std::mem::take(&mut *undo);
-        drop((undo, ending));
+        let removed = std::mem::take(&mut *self.undo_mut());
+        drop(ending);
         drop(removed);
     }
 }

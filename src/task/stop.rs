@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, getpgid};
 
 use super::child::{REAPING, ends_within};
-use super::{ExitStatus, Signal, Task};
+use super::{Ending, ExitStatus, Signal, Task};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -166,14 +166,7 @@ impl Task {
         // is held, so that no other thread reaps it in between.
         let mut ending = self.ending();
         if self.reap_in(&mut ending)?.is_none() {
-            // Outside of a PID namespace, the process that stays records the end of the main process, and ends with it.
-            let first = if ending.kills_main { &self.main } else { &self.init };
-            match sys::pidfd_signal(first.as_fd(), libc::SIGKILL) {
-                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
-                    return Err(Error::task("pidfd_send_signal(SIGKILL)")(e));
-                }
-                sent => ending.killed |= sent.is_ok(),
-            }
+            self.kill_first(&mut ending).map_err(Error::task("pidfd_send_signal(SIGKILL)"))?;
         }
         drop(ending);
         // What has joined a task is reaped by a process outside of its PID namespace, before that is killed with the
@@ -184,6 +177,16 @@ impl Task {
         match self.undo().group() {
             Some(group) if group.paths().has_unit() => group.kill().map_err(Error::task("kill the cgroup")),
             _ => Ok(()),
+        }
+    }
+
+    /// Kills the process by whose end the task ends. The task was not reaped.
+    pub(super) fn kill_first(&self, ending: &mut Ending) -> io::Result<()> {
+        // Outside of a PID namespace, the process that stays records the end of the main process, and ends with it.
+        let first = if ending.kills_main { &self.main } else { &self.init };
+        match sys::pidfd_signal(first.as_fd(), libc::SIGKILL) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            sent => sent.map(|()| ending.killed = true),
         }
     }
 
