@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
@@ -17,6 +18,9 @@ use crate::sys;
 /// How often the lock is tried. It is held for some instructions, except in a child that was forked meanwhile, where
 /// it is held for ever.
 const TRIES: u32 = 1000;
+
+/// How long the thread sleeps if the kernel refuses to wait for so many processes.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The thread, as its clients see it.
 struct Reaper {
@@ -76,7 +80,10 @@ fn reap(mut woken: &UnixStream, new: &Mutex<Vec<OwnedFd>>) {
         let wake = open.then_some(woken.as_fd());
         let all = running.iter().map(AsFd::as_fd).chain(wake);
         let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let _ = poll(&mut fds, PollTimeout::NONE);
+        // The kernel refuses more descriptors than RLIMIT_NOFILE, which the caller may have lowered since.
+        if poll(&mut fds, PollTimeout::NONE).is_err() {
+            std::thread::sleep(PAUSE);
+        }
         let ended = |read: std::io::Result<usize>| matches!(read, Ok(0));
         open = open && !ended(woken.read(&mut [0u8; 64]));
     }
