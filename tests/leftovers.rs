@@ -249,6 +249,42 @@ fn claimed_survivor_stays_and_an_unclaimed_one_is_killed() {
     assert_eq!(places.all(), Vec::<PathBuf>::new());
 }
 
+/// If the kernel has forgotten the inode of a cgroup's directory, its times are the present.
+#[test]
+fn a_sandbox_is_found_also_if_the_time_of_its_cgroups_is_the_present() {
+    if !sandboxes() {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip(
+            &["root"],
+            "the parent cgroup of the test is not in the cgroup that is delegated to the caller",
+        );
+    }
+    for has_record in [true, false] {
+        let places = Places::new();
+        let mut policy = policy(places.dir());
+        policy.state_dir = policy.state_dir.filter(|_| has_record);
+        let host = Host::probe().unwrap();
+        let find = || StaleSandbox::find(&policy, &host, Duration::ZERO, |_| false).unwrap();
+        let sandbox = sleeper(places.dir(), "old", Method::Bind, DieWith::Survive).policy(&policy);
+        sandbox.spawn().unwrap().detach().unwrap();
+        let start = Instant::now();
+        while find().is_empty() && start.elapsed() < LONG {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let found = find();
+        assert!(!found[0].cgroups().is_empty(), "{found:?}");
+        for dir in found[0].cgroups() {
+            std::fs::File::open(dir).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+        }
+        let again = find();
+        assert_eq!(again.iter().map(StaleSandbox::id).collect::<Vec<_>>(), ["old"], "{has_record}");
+        again[0].remove().unwrap();
+        assert_eq!(places.all(), Vec::<PathBuf>::new());
+    }
+}
+
 /// The v1 cgroups of a task, by their paths.
 fn v1_cgroups(dir: &Path, id: &str) -> Vec<PathBuf> {
     let host = Host::probe().unwrap().cgroups;

@@ -120,6 +120,38 @@ fn a_search_that_fails_is_said_at_every_interval_in_a_thread_that_blocks_signals
 }
 
 #[test]
+fn a_panic_in_a_closure_ends_the_pass_only() {
+    let (dir, policy) = places();
+    std::fs::remove_dir(dir.path().join("temp")).unwrap();
+    std::fs::write(dir.path().join("temp"), "").unwrap();
+    let (said, heard) = channel();
+    let tell = move |pruned: Pruned| {
+        said.send(pruned.to_string()).unwrap();
+        panic!("the first of at least two");
+    };
+    let host = Host::probe().unwrap();
+    let pruner = Pruner::start(&policy, &host, options(Duration::ZERO), |_| true, tell).unwrap();
+    for _ in 0..2 {
+        let text = heard.recv_timeout(LONG).unwrap();
+        let (start, cause) = ("cannot search for stale sandboxes: read the directory", "Not a directory");
+        assert!(text.starts_with(start) && text.contains(cause), "{text}");
+    }
+    drop(pruner);
+}
+
+#[test]
+fn directories_that_do_not_exist_have_nothing_stale() {
+    let (dir, policy) = places();
+    for name in ["temp", "state"] {
+        std::fs::remove_dir(dir.path().join(name)).unwrap();
+    }
+    let host = Host::probe().unwrap();
+    let unique = dir.path().display().to_string();
+    let found = StaleSandbox::find(&policy, &host, Duration::ZERO, |id| !id.contains(&unique)).unwrap();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
 fn a_pruner_that_is_dropped_by_its_own_closure_ends() {
     let (dir, policy) = places();
     // It cannot be searched.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -221,6 +221,14 @@ pub(crate) fn is_no_process(e: &io::Error) -> bool {
 pub(crate) fn stat(pid: i32) -> io::Result<procfs::process::Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat"))?;
     procfs::process::Stat::from_read(text.as_slice()).map_err(|e| io::Error::other(e.to_string()))
+}
+
+/// The time since a process was forked (`proc_pid_stat(5)`), in steps of a clock tick.
+pub(crate) fn age(pid: i32) -> io::Result<Duration> {
+    let booted = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
+    let ticks = stat(pid)?.starttime as f64 / procfs::ticks_per_second() as f64;
+    let begun = Duration::try_from_secs_f64(ticks).map_err(io::Error::other)?;
+    Ok(Duration::from(booted).saturating_sub(begun))
 }
 
 /// Whether a process has begun to exit, or was sent a SIGKILL (`proc_pid_stat(5)`, `proc_pid_status(5)`). `None` if the

@@ -1,5 +1,7 @@
 //! Removes stale sandboxes at an interval, in a thread of its own.
 
+use std::error::Error as _;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,28 +16,31 @@ use crate::spec::Policy;
 /// A thread that finds and removes [stale sandboxes](StaleSandbox) at an interval, for a driver that runs for long.
 /// Dropping the value ends the thread.
 ///
-/// The first pass is made at once. The thread blocks all signals, and wakes up for a pass only. It is the only thread of
-/// the value, except while the root of a stale sandbox is removed. A process that is forked from the caller has no such
-/// thread.
+/// The first pass is made at once. A panic in a closure ends the pass, and the next one is made as usual. The thread
+/// blocks all signals, and wakes up for a pass only. It is the only thread of the value, except while the root of a
+/// stale sandbox is removed. A process that is forked from the caller has no such thread.
 ///
 /// ```no_run
-/// use cofferdam::{Host, Policy, PruneOptions, Pruned, Pruner};
+/// use cofferdam::cgroup::CgroupPath;
+/// use cofferdam::{Host, Policy, PruneOptions, Pruner};
 /// use std::collections::BTreeSet;
 /// use std::sync::{Arc, Mutex};
 ///
-/// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+/// // Directories and a cgroup that no other driver has.
+/// let policy = Policy {
+///     state_dir: Some("/var/lib/driver/tasks".into()),
+///     temp_dir: Some("/var/lib/driver/roots".into()),
+///     cgroup_parent: CgroupPath::new("driver.slice")?,
+///     ..Policy::default()
+/// };
 /// // The ids of all handles that the driver has stored. It adds an id before it spawns or detaches the task.
 /// let stored: Arc<Mutex<BTreeSet<String>>> = Arc::default();
 /// let ids = Arc::clone(&stored);
 /// let claimed = move |id: &str| ids.lock().is_ok_and(|ids| ids.contains(id));
-/// let pruner = Pruner::start(&policy, &Host::probe()?, PruneOptions::default(), claimed, |pruned| match pruned {
-///     Pruned::Removed(stale) => println!("removed {stale}"),
-///     Pruned::Left { stale, error } => eprintln!("cannot remove {stale}: {error}"),
-///     other => eprintln!("{other:?}"),
-/// })?;
+/// let pruner = Pruner::start(&policy, &Host::probe()?, PruneOptions::default(), claimed, |pruned| eprintln!("{pruned}"))?;
 /// // … the driver runs …
 /// drop(pruner);
-/// # Ok::<(), cofferdam::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Pruner {
@@ -79,6 +84,19 @@ pub enum Pruned {
     Unsearched(Error),
 }
 
+impl std::fmt::Display for Pruned {
+    /// One line: what was done, with the sandbox, and the cause if it failed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, error) = match self {
+            Pruned::Removed(stale) => return write!(f, "removed {stale}"),
+            Pruned::Left { stale, error } => (format!("cannot remove {stale}"), error),
+            Pruned::Unsearched(error) => ("cannot search for stale sandboxes".to_owned(), error),
+        };
+        write!(f, "{what}: {error}")?;
+        error.source().map_or(Ok(()), |cause| write!(f, ": {cause}"))
+    }
+}
+
 /// The shortest interval.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -109,7 +127,9 @@ impl Pruner {
         let work = move || {
             let interval = options.interval.max(SHORTEST);
             loop {
-                pass(&policy, &host, options.grace, &claimed, &mut pruned, &stopped);
+                // What a pass holds is released if a closure panics. The panic hook has printed the message.
+                let pass = || pass(&policy, &host, options.grace, &claimed, &mut pruned, &stopped);
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(pass));
                 if stopped.within(interval) {
                     break;
                 }
@@ -186,7 +206,7 @@ impl Drop for Pruner {
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()
         {
-            // An error is a panic of one of the closures, which has ended the thread.
+            // A panic of the drop of a panic's payload would be an error.
             let _ = thread.join();
         }
     }

@@ -35,18 +35,25 @@ use crate::sys::lock::Locked;
 /// Call this at the start of a driver, after it has recovered its tasks. A [`Pruner`](crate::Pruner) does it at an interval.
 ///
 /// ```no_run
+/// use cofferdam::cgroup::CgroupPath;
 /// use cofferdam::{Host, Policy, StaleSandbox};
 ///
-/// let policy = Policy { state_dir: Some("/var/lib/driver".into()), ..Policy::default() };
+/// // Directories and a cgroup that no other driver has.
+/// let policy = Policy {
+///     state_dir: Some("/var/lib/driver/tasks".into()),
+///     temp_dir: Some("/var/lib/driver/roots".into()),
+///     cgroup_parent: CgroupPath::new("driver.slice")?,
+///     ..Policy::default()
+/// };
 /// let stored = ["job-7", "job-8"];
 /// let claimed = |id: &str| stored.contains(&id);
 /// for stale in StaleSandbox::find(&policy, &Host::probe()?, StaleSandbox::GRACE, claimed)? {
 ///     println!("{stale}");
 ///     stale.remove()?; // a dry run leaves this out
 /// }
-/// # Ok::<(), cofferdam::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StaleSandbox {
     id: String,
     places: Places,
@@ -54,7 +61,7 @@ pub struct StaleSandbox {
 }
 
 /// Where a policy has sandboxes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Places {
     policy: Policy,
     host: Host,
@@ -163,8 +170,8 @@ impl StaleSandbox {
         self.traces.made.elapsed().unwrap_or_default()
     }
 
-    /// Kills its processes, then removes its cgroups, its temporary root, its exit record and its log. Unmounts nothing. Succeeds
-    /// if nothing of it exists any more.
+    /// Kills its processes, then removes its cgroups, its temporary root, its exit record and its log. Unmounts
+    /// nothing. Succeeds if nothing of it exists any more.
     ///
     /// # Errors
     /// [`Error::Task`], and nothing is killed or removed, if something is mounted at its root (`EBUSY`), or if it is not
@@ -194,6 +201,14 @@ impl StaleSandbox {
             return Err(busy("another sandbox has its id"));
         }
         held.remove()
+    }
+}
+
+impl std::fmt::Debug for StaleSandbox {
+    /// Without the policy and the host.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("StaleSandbox");
+        shown.field("id", &self.id).field("traces", &self.traces).finish_non_exhaustive()
     }
 }
 
@@ -243,7 +258,11 @@ impl Places {
             .extend(Group::names(&self.host.cgroups, parent).map_err(Error::task("read the parent cgroup"))?);
         names.extend(StaleRoot::names(&self.temp_dir).map_err(refused(&self.temp_dir))?);
         if let Some(dir) = &self.policy.state_dir {
-            for entry in std::fs::read_dir(dir).map_err(refused(dir))? {
+            let entries = match std::fs::read_dir(dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                entries => Some(entries.map_err(refused(dir))?),
+            };
+            for entry in entries.into_iter().flatten() {
                 let name = entry.map_err(refused(dir))?.file_name();
                 names.extend(name.to_str().and_then(|name| name.strip_suffix(".exit")).map(str::to_owned));
             }

@@ -17,6 +17,7 @@ use super::super::fs::{existing, is_own, open_dir, pids, was_made};
 use super::super::name::CgroupPath;
 use super::super::reserve::{OwnerLock, RESERVE_V2, SHARE_V2, Site};
 use super::{Group, Paths};
+use crate::sys;
 use crate::sys::lock::{Lock, Locked, any_holder, flock};
 
 /// The suffix of a task's own cgroup in the v2 tree.
@@ -42,11 +43,11 @@ impl Group {
     }
 
     /// Opens the cgroups of a sandbox and locks the unit against a new owner. `None` if there are none. Dropping the
-    /// value removes nothing. `known` says whether the sandbox has left something else, so that a v1 cgroup of its name
-    /// is its own.
+    /// value removes nothing. `known` says whether the sandbox has left something else, which is locked and was made before
+    /// `before`: so a v1 cgroup of its name is its own, and as old.
     ///
     /// # Errors
-    /// `ResourceBusy` if the sandbox has an owner, or if a cgroup was made after `before`; otherwise the refused call.
+    /// `ResourceBusy` if the sandbox has an owner, or if it may have been made after `before`; otherwise the refused call.
     pub(crate) fn stale(
         detection: &Detection,
         parent: &CgroupPath,
@@ -57,7 +58,7 @@ impl Group {
         let Some(paths) = paths(detection, parent, name, known) else { return Ok(None) };
         let busy = || io::Error::from(io::ErrorKind::ResourceBusy);
         for leaf in &paths.leaves {
-            if std::fs::metadata(leaf)?.modified()? > before || OwnerLock::is_held(leaf)? {
+            if OwnerLock::is_held(leaf)? || !known && may_be_younger(leaf, before)? {
                 return Err(busy());
             }
         }
@@ -148,6 +149,18 @@ fn slices(detection: &Detection, parent: &CgroupPath) -> Vec<PathBuf> {
 fn freezer(detection: &Detection, parent: &CgroupPath) -> Option<PathBuf> {
     let hierarchy = detection.v1.get("freezer").filter(|_| in_tree(detection, parent).is_err())?;
     in_hierarchy(hierarchy, parent).pop().filter(|dir| is_private(dir))
+}
+
+/// Whether a cgroup may have been made after `before`. Its time alone does not say so: if the kernel has forgotten the
+/// directory's inode, it takes the present. Its processes then do.
+fn may_be_younger(leaf: &Path, before: SystemTime) -> io::Result<bool> {
+    if std::fs::metadata(leaf)?.modified()? <= before {
+        return Ok(false);
+    }
+    let Some(dir) = existing(open_dir(leaf))? else { return Ok(true) };
+    let past = before.elapsed().unwrap_or_default();
+    let is_older = |pid: nix::unistd::Pid| sys::age(pid.as_raw()).is_ok_and(|age| age > past);
+    Ok(!pids(dir.as_fd())?.into_iter().any(is_older))
 }
 
 /// Whether the caller's user owns the directory and no other user may list it.
