@@ -1,13 +1,13 @@
 //! The plan of a task that enters prepared mounts.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use super::{ParentOp, Plan};
 use crate::report::Control;
-use crate::step::wire::{Field, Op};
+use crate::step::wire::{Field, Op, OpCode};
 use crate::step::{self, Handed, InitOp, InitStep, Phase, Step, to_path};
 
 impl Plan {
@@ -53,7 +53,7 @@ impl Plan {
     pub(crate) fn named(&self, id: &str) -> Plan {
         let mut plan = self.clone();
         let old = std::mem::replace(&mut plan.id, id.to_owned());
-        let rename = |path: &mut PathBuf| *path = renamed(path, &old, id);
+        let rename = |path: &mut PathBuf| renamed(path, &old, id).into_iter().for_each(|new| *path = new);
         plan.cgroups.rename(&rename);
         for step in &mut plan.parent {
             match &mut step.op {
@@ -71,10 +71,14 @@ impl Plan {
             }
         }
         for step in &mut plan.init {
-            // Most steps do not have the name, and need not be decoded.
-            let has_name = step.op.wire().windows(old.len().max(1)).any(|part| part == old.as_bytes());
-            let Some(mut op) = step.op().filter(|_| has_name) else { continue };
             // Paths that are only printed.
+            if !matches!(
+                step.op.code(),
+                Some(OpCode::Enter | OpCode::ExitRecord | OpCode::Log | OpCode::CpuDeadline)
+            ) {
+                continue;
+            }
+            let Some(mut op) = step.op() else { continue };
             let (Op::Enter { path, .. }
             | Op::ExitRecord { path, .. }
             | Op::Log { path, .. }
@@ -82,7 +86,7 @@ impl Plan {
             else {
                 continue;
             };
-            let new = renamed(&to_path(*path), &old, id);
+            let Some(new) = renamed(&to_path(*path), &old, id) else { continue };
             *path = step::path(&new);
             step.op = InitOp::new(op);
         }
@@ -130,20 +134,28 @@ impl Plan {
     }
 }
 
-/// `path` with each component that is `old`, or `old` with a suffix after a dot, for `new`.
-fn renamed(path: &Path, old: &str, new: &str) -> PathBuf {
-    let one = |component: Component<'_>| -> OsString {
-        let name = component.as_os_str();
-        match name.as_bytes().strip_prefix(old.as_bytes()) {
-            Some(rest) if rest.is_empty() || rest.starts_with(b".") => {
-                let mut name = OsString::from(new);
-                name.push(OsStr::from_bytes(rest));
-                name
-            }
-            _ => name.to_owned(),
+/// `path` with each component that is `old`, or `old` with a suffix after a dot, for `new`. `None` if it has none.
+fn renamed(path: &Path, old: &str, new: &str) -> Option<PathBuf> {
+    let has_old =
+        |name: &[u8]| name.strip_prefix(old.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'.', ..]));
+    let names = || path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+    if !names().any(has_old) {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(path.as_os_str().len().saturating_add(new.len()));
+    for (index, name) in names().enumerate() {
+        if index > 0 {
+            bytes.push(b'/');
         }
-    };
-    path.components().map(one).collect()
+        let kept = if has_old(name) {
+            bytes.extend_from_slice(new.as_bytes());
+            old.len()
+        } else {
+            0
+        };
+        bytes.extend_from_slice(name.get(kept..).unwrap_or_default());
+    }
+    Some(OsString::from_vec(bytes).into())
 }
 
 /// The index of the mount tree that the operation attaches.
