@@ -219,11 +219,7 @@ pub(crate) fn compile(
     process::exec(&spec.args, &ids::environment(identity), &env, &mut draft);
 
     if draft.handed.len() > step::wire::FDS as usize {
-        let why = format!(
-            "more than {} files, directories and descriptors would be passed to init",
-            step::wire::FDS
-        );
-        return Err(Error::spec("volumes", why));
+        return Err(Error::spec("volumes", step::too_many()));
     }
     must_hold.check(&draft.report)?;
     let record = root_record(spec, &root.build, &draft);

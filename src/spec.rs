@@ -116,12 +116,16 @@ pub struct Policy {
     /// [`Propagation::Bidirectional`](crate::Propagation::Bidirectional), and a linked root that is
     /// [`writable`](Root::writable). False by default.
     pub allow_privileged: bool,
-    /// Directory for temporary roots. If absent, the system's temporary directory. Hard links need it to be on the file
-    /// system of their sources.
+    /// Directory for temporary roots. If absent, `TMPDIR`, or `/tmp` if that is not an absolute path. Hard links need it to
+    /// be on the file system of their sources.
     pub temp_dir: Option<PathBuf>,
-    /// Directory of the host for exit records (`ID.exit`) and logs (`ID.log`). If it is set, PID 1 of a task, or a process that stays if init is not
-    /// PID 1 ([`init`](SandboxSpec::init)), writes the exit status to the file `ID.exit` in it. So the status is known after the end
-    /// of the caller: see [`Sandbox::recover`](crate::Sandbox::recover). Removing the task removes both files.
+    /// Directory of the host for exit records (`ID.exit`) and logs (`ID.log`). If it is set, PID 1 of a task, or a process
+    /// that stays if init is not PID 1 ([`init`](SandboxSpec::init)), writes the exit status to the file `ID.exit` in it. So
+    /// the status is known after the end of the caller: see [`Sandbox::recover`](crate::Sandbox::recover). Removing the task
+    /// removes both files.
+    ///
+    /// Drivers that share this directory must share `temp_dir` and `cgroup_parent` too: see
+    /// [`StaleSandbox`](crate::StaleSandbox).
     ///
     /// The directory must exist, and no task may be able to write to it. It must be an absolute path. If absent, the
     /// status of a task that ends without its caller is lost.
@@ -299,9 +303,9 @@ pub struct SandboxSpec {
     /// [`wait`](crate::Task::wait) returns a kill by signal 9.
     ///
     /// While its owner lives, only the owner removes what the task has made. So the spawn waits for it to
-    /// [`release`](crate::Task::release) the task, which a `wait` does too, and a drop, for at most 10 seconds and within its deadline. It removes
-    /// what a dead owner, a detached task and a task that survives its driver have left. Then it makes the new task, and
-    /// nothing that the old owner still does with its value affects that.
+    /// [`release`](crate::Task::release) the task, which a `wait` does too, and a drop, for at most 10 seconds and
+    /// within its deadline. It removes what a dead owner, a detached task and a task that survives its driver have
+    /// left. Then it makes the new task, and nothing that the old owner still does with its value affects that.
     ///
     /// If the task cannot be ended, the spawn fails and starts nothing. The old task may be killed by then. The cause is
     /// `ResourceBusy` if its owner, which the message names, does not release it; the calling process may be that owner.
@@ -382,7 +386,9 @@ pub struct SandboxSpec {
     pub hosts: Option<Vec<HostsEntry>>,
     /// System call filter (`seccomp(2)`). The default profile by default.
     pub filter: Filter,
-    /// Files and directories of the host that are bind-mounted in the sandbox.
+    /// Files and directories of the host that are bind-mounted in the sandbox. Init is passed a descriptor for each of them,
+    /// of `devices`, of the bound sources of the root and of `fds`: at most 512 in all, of which a sandbox needs up to 16
+    /// itself.
     pub volumes: Vec<Volume>,
     /// Device nodes of the host that are bind-mounted in the sandbox.
     pub devices: Vec<Device>,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
-use cofferdam::{CallerFd, Error, Sandbox, Stdio};
+use cofferdam::{CallerFd, Control, Error, Sandbox, Stdio};
 use common::{emulated, remove_cgroup, sandboxes};
 
 /// Entry point of this binary inside a sandbox; does nothing elsewhere.
@@ -352,6 +352,27 @@ fn spawn_works_while_another_thread_forks() {
     if sandboxes() {
         succeeds(caller("forking"));
     }
+}
+
+/// A device of the host is used through a descriptor of it, whatever the device cgroup says. `null` and its like are in
+/// every sandbox.
+#[test]
+fn report_names_a_device_that_is_passed_as_a_stream() {
+    if !sandboxes() {
+        return;
+    }
+    // Any user may open the last three where they exist.
+    let of_the_host = ["/dev/loop-control", "/dev/kmsg", "/dev/fuse", "/dev/net/tun"];
+    let mut opened = of_the_host.iter().filter_map(|path| fs::File::options().read(true).open(path).ok());
+    let Some(device) = opened.next() else {
+        return common::skip::skip(&["root"], "no device of the host can be opened");
+    };
+    let report = Sandbox::command("true").stdin(device).plan().unwrap().report;
+    assert!(report.weakened.contains(Control::DEVICES), "{report}");
+    assert!(report.why(Control::DEVICES).contains("stdin is a device of the host"), "{report}");
+    let null = fs::File::open("/dev/zero").unwrap();
+    let report = Sandbox::command("true").stdin(null).plan().unwrap().report;
+    assert!(!report.weakened.contains(Control::DEVICES), "{report}");
 }
 
 /// A task that has a terminal as its standard input cannot push characters into the terminal's input queue.

@@ -96,6 +96,14 @@ pub(super) fn streams(streams: &[(String, Stream)], draft: &mut Draft) {
                 Control::DEVICES,
                 format!("{name} is a terminal of the host: the task can change its mode and settings"),
             ),
+            Stream::Disk => draft.report.weaken(
+                Control::HOST_FILES | Control::DEVICES,
+                format!("{name} is a block device of the host: the task can read or write what is on it"),
+            ),
+            Stream::Device => draft.report.weaken(
+                Control::DEVICES,
+                format!("{name} is a device of the host: the task can use it as far as it is open"),
+            ),
         }
     }
 }

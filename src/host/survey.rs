@@ -27,6 +27,8 @@ use crate::rootfs::reach::Reach;
 use crate::rootfs::source::{self, HeldSources, HostFile, SourceError};
 use crate::rootfs::{self, ChrootEnv, FileKind, Method};
 use crate::spec::{Device, Policy, SandboxSpec, Stdio};
+use crate::step;
+use crate::step::wire::FDS;
 use crate::sys;
 use crate::sys::mountinfo::Mount;
 
@@ -85,6 +87,10 @@ pub(crate) enum Stream {
     File,
     Dir,
     Terminal,
+    /// A block device.
+    Disk,
+    /// Another character device, except null, zero, full, random and urandom.
+    Device,
 }
 
 /// A directory that is left out of every root.
@@ -104,6 +110,11 @@ impl Survey {
         host: &Host,
         reach: &Reach<'_>,
     ) -> Result<Survey> {
+        let paths = spec.volumes.len().saturating_add(spec.devices.len());
+        if paths > FDS as usize {
+            let field = if spec.volumes.len() > spec.devices.len() { "volumes" } else { "devices" };
+            return Err(Error::spec(field, step::too_many()));
+        }
         let identity = ids::lookup(spec.user.as_deref().unwrap_or_default())?;
         let env = chroot_env(policy, spec);
         let namespace = match &spec.network {
@@ -338,7 +349,8 @@ fn is_of_processes(source: &HostFile) -> bool {
 
 /// The directory that contains the temporary roots of sandboxes.
 pub(crate) fn temp_dir(policy: &Policy) -> PathBuf {
-    policy.temp_dir.clone().unwrap_or_else(std::env::temp_dir)
+    let system = || Some(std::env::temp_dir()).filter(|dir| dir.is_absolute());
+    policy.temp_dir.clone().or_else(system).unwrap_or_else(|| "/tmp".into())
 }
 
 /// Whether the device nodes of `/dev` are made by mknod(2). Otherwise the host's nodes are bind-mounted.
@@ -360,7 +372,7 @@ pub(crate) fn streams(spec: &SandboxSpec) -> Vec<(String, Stream)> {
     inherited(spec.streams(), others)
 }
 
-/// The standard streams and other descriptors that are files, directories or terminals of the caller.
+/// The standard streams and other descriptors that are files, directories, terminals or devices of the caller.
 pub(crate) fn inherited(
     standard: [(&str, &Stdio); 3],
     others: impl Iterator<Item = (String, RawFd)>,
@@ -371,16 +383,23 @@ pub(crate) fn inherited(
     // The spawn refuses a descriptor that is not open.
     let open = standard.chain(others).filter_map(|(name, fd)| Some((name, sys::dup_number(fd).ok()?)));
     open.filter_map(|(name, fd)| {
-        let kind = fstat(&fd).ok()?.st_mode & libc::S_IFMT;
-        let stream = match kind {
+        let st = fstat(&fd).ok()?;
+        let stream = match st.st_mode & libc::S_IFMT {
             libc::S_IFREG => Stream::File,
             libc::S_IFDIR => Stream::Dir,
             libc::S_IFCHR if fd.is_terminal() => Stream::Terminal,
+            libc::S_IFBLK => Stream::Disk,
+            libc::S_IFCHR if !is_harmless(st.st_rdev) => Stream::Device,
             _ => return None,
         };
         Some((name, stream))
     })
     .collect()
+}
+
+/// Whether a character device is null, zero, full, random or urandom, which every task has.
+fn is_harmless(device: libc::dev_t) -> bool {
+    libc::major(device) == 1 && [3, 5, 7, 8, 9].contains(&libc::minor(device))
 }
 
 /// The kinds of the paths that the sandbox's own files cover. A dangling symbolic link can be covered like a file.

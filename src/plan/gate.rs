@@ -4,7 +4,7 @@ use super::{ParentOp, Plan};
 use crate::error::{Error, Result};
 use crate::report::Control;
 use crate::step::wire::{FDS, Op};
-use crate::step::{Handed, InitStep, Step};
+use crate::step::{Handed, InitStep, Step, too_many};
 
 impl Plan {
     /// This plan as [`Sandbox::spawn_with`](crate::Sandbox::spawn_with) runs it: with a gate before the execution of the
@@ -21,9 +21,7 @@ impl Plan {
     pub fn gated(mut self) -> Result<Plan> {
         let count = self.handed().count();
         let Some(fd) = u32::try_from(count).ok().filter(|fd| *fd < FDS) else {
-            let why =
-                format!("more than {} files, directories and descriptors would be passed to init", FDS - 1);
-            return Err(Error::spec("volumes", why));
+            return Err(Error::spec("volumes", too_many()));
         };
         let last = self.parent.iter().rposition(|step| matches!(step.op, ParentOp::Hand(_)));
         let hand = Step::of(Control::MOUNT_NS, ParentOp::Hand(Handed::CallerPidfd));

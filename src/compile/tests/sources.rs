@@ -178,7 +178,7 @@ fn the_strict_policy_allows_no_network_and_no_capability_and_requires_everything
 }
 
 #[test]
-fn inherited_files_directories_and_terminals_are_reported() {
+fn inherited_files_directories_terminals_and_devices_are_reported() {
     use crate::host::Stream;
     let given = |stream| case(|c| c.survey.streams = vec![("stdout".into(), stream)]);
     let report = check(&given(Stream::File), "weakened  host_files").report;
@@ -186,4 +186,6 @@ fn inherited_files_directories_and_terminals_are_reported() {
     check(&given(Stream::Dir), "weakened  root_switch,host_files");
     let report = check(&given(Stream::Terminal), "weakened  none").report;
     assert!(report.why(Control::DEVICES).contains("stdout is a terminal"), "{report}");
+    check(&given(Stream::Disk), "weakened  host_files,devices");
+    check(&given(Stream::Device), "weakened  devices");
 }
