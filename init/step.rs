@@ -13,10 +13,10 @@ use crate::reap::{Left, Watched};
 use crate::state::Init;
 use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
-    AT_FDCWD, EACCES, EINTR, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY, MS_PRIVATE,
-    O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, POLLIN, PR_GET_SECUREBITS, PR_SET_DUMPABLE,
+    AT_FDCWD, EACCES, EINTR, EINVAL, EISDIR, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, ETXTBSY,
+    MS_PRIVATE, O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, POLLIN, PR_GET_SECUREBITS, PR_SET_DUMPABLE,
     PR_SET_IO_FLUSHER, PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, PR_SET_THP_DISABLE,
-    PR_SET_TIMERSLACK,
+    PR_SET_TIMERSLACK, S_IFDIR, S_IFREG,
 };
 use crate::wire::{Dup, FAILED, FileType, List, Op, Record, Str};
 use crate::{files, mount, overlay, reap, terminal};
@@ -239,8 +239,8 @@ fn await_byte(init: &Init, index: u8) -> Done {
     }
 }
 
-/// Continues in a copy of this process that is created in the cgroup, and exits. The copy waits until the parent has its
-/// pidfd.
+/// Continues in a copy of this process that is created in the cgroup, and exits. The copy waits until the parent has
+/// its pidfd.
 fn continue_in_cgroup(init: &mut Init, cgroup: u32) -> Done {
     let cgroup = init.take_fd(cgroup);
     let mut pidfd = -1;
@@ -343,12 +343,14 @@ fn write_oom_score(value: Str<'static>) -> Done {
 fn find_command(init: &mut Init, candidates: List<'static, Str<'static>>) -> Done {
     let mut errno = ENOENT;
     for (index, path) in candidates.iter().enumerate() {
-        match sys::is_regular(path) {
-            Ok(true) => {
+        match sys::file_type(path) {
+            Ok(S_IFREG) => {
                 init.command = Some((index as u8, path));
                 break;
             }
-            Ok(false) | Err(ENOENT | ENOTDIR) => {}
+            Ok(S_IFDIR) => errno = EISDIR,
+            Ok(_) => errno = EACCES,
+            Err(ENOENT | ENOTDIR) => {}
             Err(refused) => errno = refused,
         }
     }

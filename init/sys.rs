@@ -178,8 +178,9 @@ pub fn socketpair() -> Result<(i32, i32), Errno> {
     Ok((one, other))
 }
 
-/// clone(2) without shared memory, as fork(2), with a pidfd of the child. Returns 0 in the child. The child sends no signal
-/// at its end until it executes a program: the kernel then sets SIGCHLD. So wait4(2) knows whether it has executed one.
+/// clone(2) without shared memory, as fork(2), with a pidfd of the child. Returns 0 in the child. The child sends no
+/// signal at its end until it executes a program: the kernel then sets SIGCHLD. So wait4(2) knows whether it has
+/// executed one.
 pub fn fork(pidfd: &mut i32) -> Result<i32, Errno> {
     call(nr::CLONE, [CLONE_PIDFD, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
 }
@@ -189,8 +190,8 @@ pub fn set_name(name: impl Into<Z>) -> Result<(), Errno> {
     call(nr::PRCTL, [PR_SET_NAME, name.into().0, 0, 0, 0, 0]).map(drop)
 }
 
-/// clone3(2) without shared memory, into a version 2 cgroup, as another child of the parent. With a pidfd of it. Returns 0
-/// in the child.
+/// clone3(2) without shared memory, into a version 2 cgroup, as another child of the parent. With a pidfd of it.
+/// Returns 0 in the child.
 pub fn clone_into(cgroup: i32, pidfd: &mut i32) -> Result<i32, Errno> {
     let flags = CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP;
     let args: [u64; 11] = [flags as u64, addr_mut(pidfd) as u64, 0, 0, 0, 0, 0, 0, 0, 0, cgroup as u64];
@@ -260,8 +261,8 @@ pub fn start_timer(timer: i32, nanoseconds: u64) -> Result<(), Errno> {
     call(nr::TIMERFD_SETTIME, [timer as usize, 0, addr(&time), 0, 0, 0]).map(drop)
 }
 
-/// fcntl(2), F_SETLK: an exclusive lock on the first byte of a file. It belongs to this process, not to a child, and ends
-/// when the process ends or closes a descriptor of the file. It shows the process's PID to others.
+/// fcntl(2), F_SETLK: an exclusive lock on the first byte of a file. It belongs to this process, not to a child, and
+/// ends when the process ends or closes a descriptor of the file. It shows the process's PID to others.
 pub fn lock_first_byte(fd: i32) -> Result<(), Errno> {
     // struct flock: type and whence, start, length, pid.
     let lock = [F_WRLCK, 0, 1, 0];
@@ -310,8 +311,8 @@ pub fn sleep_ms(milliseconds: usize) {
     let _ = call(nr::PPOLL, [0, 0, addr(&time), 0, 0, 0]);
 }
 
-/// wait4(2): the pid, and the wait status. No status for a stop, which is no end: the kernel reports one of a child that
-/// has made this process its tracer (`PTRACE_TRACEME`).
+/// wait4(2): the pid, and the wait status. No status for a stop, which is no end: the kernel reports one of a child
+/// that has made this process its tracer (`PTRACE_TRACEME`).
 fn wait(pid: i32, options: usize) -> Result<(i32, Option<i32>), Errno> {
     let mut status = 0i32;
     let pid = call(nr::WAIT4, [pid as usize, addr_mut(&mut status), options, 0, 0, 0])?;
@@ -329,8 +330,8 @@ pub fn wait_ended(pid: i32) -> Option<i32> {
     status.filter(|_| found != 0)
 }
 
-/// The wait status of a child of [`fork`] that has ended, or is about to, without having executed a program. `None` if it
-/// has executed one.
+/// The wait status of a child of [`fork`] that has ended, or is about to, without having executed a program. `None` if
+/// it has executed one.
 pub fn wait_unexecuted(pid: i32) -> Option<i32> {
     wait(pid, WCLONE).ok()?.1
 }
@@ -518,12 +519,12 @@ pub fn symlinkat(text: impl Into<Z>, dir: i32, name: impl Into<Z>) -> Result<(),
     call(nr::SYMLINKAT, [text.into().0, dir as usize, name.into().0, 0, 0, 0]).map(drop)
 }
 
-/// Whether `path` is a regular file (statx(2)).
-pub fn is_regular(path: impl Into<Z>) -> Result<bool, Errno> {
+/// The type of the file at `path` (statx(2)).
+pub fn file_type(path: impl Into<Z>) -> Result<u16, Errno> {
     let mut buffer = [0u16; 128];
     call(nr::STATX, [AT_FDCWD as usize, path.into().0, 0, STATX_TYPE, addr_mut(&mut buffer), 0])?;
     // stx_mode is the 16-bit word at 0x1c.
-    Ok(buffer[14] & S_IFMT == S_IFREG)
+    Ok(buffer[14] & S_IFMT)
 }
 
 /// Id of the mount that a path is on (statx(2), Linux 5.8). An empty path is `dir` itself.

@@ -14,6 +14,7 @@ pub const ENODEV: i32 = 19;
 pub const EAGAIN: i32 = 11;
 pub const ENODATA: i32 = 61;
 pub const ENOTDIR: i32 = 20;
+pub const EISDIR: i32 = 21;
 pub const EINVAL: i32 = 22;
 pub const ETXTBSY: i32 = 26;
 pub const ENOSPC: i32 = 28;
@@ -60,6 +61,7 @@ pub const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 pub const RESOLVE_IN_ROOT: u64 = 0x10;
 pub const S_IFMT: u16 = 0o170_000;
 pub const S_IFREG: u16 = 0o100_000;
+pub const S_IFDIR: u16 = 0o040_000;
 pub const S_IFCHR: usize = 0o020_000;
 
 // statx(2)

@@ -88,8 +88,8 @@ pub enum Error {
         program: PathBuf,
         /// The paths in the root at which the command was looked up, in order. Empty if it was found.
         tried: Vec<PathBuf>,
-        /// `NotFound` if the root has no such regular file, or the file's interpreter does not exist. Otherwise the
-        /// errno of `execve(2)`.
+        /// `NotFound` if the root has no such file, or the file's interpreter does not exist. `IsADirectory` if only a
+        /// directory was found. Otherwise the errno of `execve(2)`.
         #[source]
         source: io::Error,
     },
@@ -138,7 +138,11 @@ fn unsupported(control: Control, reason: &str) -> Option<&'static str> {
 
 /// A remedy for a system call that the kernel refused.
 fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
+    let names = |word: &str| step.contains(word) || source.to_string().contains(word);
     match (source.kind(), source.raw_os_error()) {
+        (_, Some(libc::EPERM)) if step.contains("RLIMIT_NOFILE") => {
+            Some("give a hard limit that is at most the caller's and at most fs.nr_open")
+        }
         (_, Some(libc::EPERM)) if step.starts_with("prlimit64(") => {
             Some("give a hard limit that is at most the caller's, or run with CAP_SYS_RESOURCE")
         }
@@ -149,18 +153,21 @@ fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
             Some("leave the file out of the root, or populate by bind or overlay")
         }
         (_, Some(libc::E2BIG)) => Some("shorten args and env"),
+        (io::ErrorKind::ResourceBusy, _) if names("frozen") => Some("thaw what is frozen"),
         (io::ErrorKind::ResourceBusy, _) => {
             Some("wait until the other task has ended, or ask for something else")
         }
+        (io::ErrorKind::TimedOut, _) if step.starts_with("wait for the command") => {
+            Some("continue or thaw the task, or give more time (spawn_deadline, the deadline of an exec)")
+        }
+        (io::ErrorKind::OutOfMemory, _) if names("rlimits") => Some("raise this limit"),
         (io::ErrorKind::OutOfMemory, _) => Some("free memory on the host"),
         (_, Some(libc::EMFILE)) => Some("raise the caller's limit of open files (RLIMIT_NOFILE)"),
         (_, Some(libc::ENFILE)) => Some("raise the host's limit of open files (fs.file-max)"),
         (_, Some(libc::EAGAIN)) => {
             Some("raise the limit of processes (RLIMIT_NPROC, pids.max of the caller's cgroup)")
         }
-        (_, Some(libc::ENOSPC)) => Some(
-            "free space or inodes in the temporary directory, or raise the limits of namespaces (user.max_*_namespaces)",
-        ),
+        (_, Some(libc::ENOSPC)) => Some(no_space(step)),
         (_, Some(libc::EXDEV)) => {
             Some("choose a temp_dir on the file system of the sources, or populate by copy")
         }
@@ -168,6 +175,22 @@ fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
             Some("use a newer kernel, or a container engine whose filter knows the call")
         }
         _ => None,
+    }
+}
+
+/// A remedy for `ENOSPC`, which each kind of call has its own reason for.
+fn no_space(step: &str) -> &'static str {
+    match step.split('(').next().unwrap_or_default() {
+        "clone3" | "clone" | "unshare" | "setns" => "raise the limits of namespaces (user.max_*_namespaces)",
+        "move_mount" | "open_tree" | "mount" | "fsmount" => {
+            "raise the limit of mounts in a namespace (fs.mount-max), or use fewer"
+        }
+        "mkdir" | "mkdirat" if step.contains("/sys/fs/cgroup") => {
+            "remove cgroups that nothing uses: the kernel has at most 65535 with memory accounting"
+        }
+        _ => {
+            "free space or inodes on the file system of this path, or give the root a larger size (tmpfs_size)"
+        }
     }
 }
 
@@ -227,8 +250,9 @@ impl Error {
                     "give a path in the root or a PATH, and check that the root contains the program and its interpreter",
                 ),
                 io::ErrorKind::PermissionDenied => Some(
-                    "make the file executable for the task's user, on a file system that is not mounted noexec",
+                    "give a regular file that the task's user may execute, on a file system that is not mounted noexec",
                 ),
+                io::ErrorKind::IsADirectory => Some("give the path of a program"),
                 _ => refused("execve(", source),
             },
             Error::Prepare { step, source }
@@ -266,6 +290,16 @@ mod tests {
             (prepare(libc::EAGAIN), "pids.max"),
             (prepare(libc::EXDEV), "temp_dir"),
             (prepare(libc::EBUSY), "other task"),
+            (Error::task("exec in a frozen task")(io::Error::from_raw_os_error(libc::EBUSY)), "thaw"),
+            (prepare(libc::ENOSPC), "free space"),
+            (
+                Error::prepare("clone3(CLONE_NEWPID)")(io::Error::from_raw_os_error(libc::ENOSPC)),
+                "namespaces",
+            ),
+            (
+                Error::prepare("move_mount(\"/a\", root \"/a\")")(io::Error::from_raw_os_error(libc::ENOSPC)),
+                "mount-max",
+            ),
             (Error::denied("x"), "operator"),
             (
                 Error::Unsupported {

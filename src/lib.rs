@@ -34,8 +34,8 @@
 //! - **The report is complete.** A [`Report`] lists every [`Control`] that was asked for as enforced, weakened or
 //!   missing, with the reason. By default a spawn fails if a control that was asked for is missing; [`Require`] changes
 //!   that.
-//! - **An error names the refused system call** with its arguments; its source is the errno. Everything made before is removed:
-//!   see [`Error`].
+//! - **An error names the refused system call** with its arguments; its source is the errno. Everything made before is
+//!   removed: see [`Error`].
 //! - **The task cannot change files of the host**, except through what the spec passes on: descriptors, writable
 //!   volumes and directories, and a linked root that is made writable.
 //! - **The removal of a root** crosses no mount and follows no symbolic link.

@@ -5,7 +5,7 @@
 mod common;
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
@@ -121,6 +121,18 @@ fn command_is_looked_up_as_by_a_shell() {
         let Error::Exec { tried, .. } = error else { panic!("{error:?}") };
         assert_eq!(tried, places.iter().map(std::path::PathBuf::from).collect::<Vec<_>>());
         assert!(places.iter().all(|place| text.contains(place)), "{text}");
+    }
+    for (command, path, kind) in [
+        ("/usr", None, io::ErrorKind::IsADirectory),
+        ("./bin", None, io::ErrorKind::IsADirectory),
+        ("bin", Some("/work"), io::ErrorKind::IsADirectory),
+        ("/dev/null", None, io::ErrorKind::PermissionDenied),
+    ] {
+        let error = run(command, "/work", path).unwrap_err();
+        assert_eq!(error.exit_code(), 126, "{error}");
+        assert!(error.remedy().is_some());
+        let Error::Exec { source, .. } = error else { panic!("{error:?}") };
+        assert_eq!(source.kind(), kind, "{command}");
     }
     // Found, but not executable.
     let file = Volume { source: "/etc/passwd".into(), target: "/srv/file".into(), ..Volume::default() };

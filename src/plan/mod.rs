@@ -254,15 +254,17 @@ impl Plan {
 
     /// The resource limit of the task that causes this errno in init, if the spec sets one.
     fn low_rlimit(&self, errno: i32) -> Option<&'static str> {
-        let number = match errno {
-            libc::EMFILE => libc::RLIMIT_NOFILE,
-            libc::ENOMEM => libc::RLIMIT_AS,
-            libc::EAGAIN => libc::RLIMIT_NPROC,
+        let resources: &[u32] = match errno {
+            libc::EMFILE => &[libc::RLIMIT_NOFILE],
+            libc::ENOMEM => &[libc::RLIMIT_AS, libc::RLIMIT_DATA, libc::RLIMIT_STACK],
+            libc::EAGAIN => &[libc::RLIMIT_NPROC],
             _ => return None,
         };
-        let limits =
-            |step: &InitStep| matches!(step.op(), Some(Op::Rlimit { resource, .. }) if resource == number);
-        self.init.iter().any(limits).then(|| rlimit_name(number))
+        let limits = |number: &&u32| {
+            let of = |step: &InitStep| matches!(step.op(), Some(Op::Rlimit { resource, .. }) if resource == **number);
+            self.init.iter().any(of)
+        };
+        resources.iter().find(limits).map(|number| rlimit_name(*number))
     }
 
     /// An explanation of a refused call of init, if the errno alone is ambiguous.
@@ -277,6 +279,9 @@ impl Plan {
             libc::ENOENT | libc::ELOOP if !moves => Some(format!(
                 "the mount point {target:?} is a dangling symbolic link in the root, or below one"
             )),
+            libc::ENOENT if moves => {
+                Some(format!("the mount point {target:?} was removed or replaced during the spawn"))
+            }
             libc::EINVAL | libc::ENOTDIR if moves => {
                 let (is, other) = match file_type {
                     wire::FileType::Dir => ("a directory", "not a directory"),

@@ -116,14 +116,14 @@ impl ParentOp {
             ParentOp::ExitRecord(path) => vec![
                 format!("openat({:?}, O_DIRECTORY)", path.parent().unwrap_or(path)),
                 format!("openat({:?}, O_RDWR|O_TMPFILE, 0600)", path.parent().unwrap_or(path)),
-                "flock(it, LOCK_EX|LOCK_NB)".into(),
-                "write(it, random name of the task)".into(),
+                format!("flock(it, LOCK_EX|LOCK_NB) # for {path:?}"),
+                format!("write(it, random name of the task) # for {path:?}"),
                 format!("linkat(it, {path:?})"),
             ],
             ParentOp::Log { path, size } => vec![
                 format!("unlinkat({path:?}) # if it exists"),
                 format!("openat({path:?}, O_RDWR|O_CREAT|O_EXCL, 0600)"),
-                format!("write(it, header of a ring of {size} bytes)"),
+                format!("write(it, header of a ring of {size} bytes) # for {path:?}"),
             ],
             ParentOp::HoldSources { sources, then } => {
                 let line = |source| format!("openat2({source:?}, O_PATH) # later {then} for each file of it");

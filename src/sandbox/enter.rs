@@ -49,13 +49,13 @@ impl Task {
     ///
     /// # Errors
     /// [`Error::Spec`] for an invalid field. [`Error::Denied`] for a user that the policy denies. [`Error::Unsupported`] for
-    /// another user in a user namespace, and for a deadline without a PID namespace of the task. [`Error::Exec`] if the command is not found or cannot be executed.
-    /// [`Error::Task`] if the task was [detached](Task::detach), with `ESRCH` if it has ended, with `EBUSY` if it is [frozen](Task::freeze), and with
-    /// `Unsupported` if the task was [recovered](crate::Sandbox::recover) and another build of the library spawned it, or
-    /// if it is itself an additional command.
-    /// [`Error::Prepare`] with `TimedOut` if the command is not executed within 60 seconds, or before its deadline: the task
-    /// can stop the process, and the caller can freeze it. [`Error::Prepare`] and [`Error::Setup`] with the refused step. The task itself does
-    /// not change.
+    /// another user in a user namespace, and for a deadline without a PID namespace of the task. [`Error::Exec`] if the
+    /// command is not found or cannot be executed. [`Error::Task`] if the task was [detached](Task::detach), with `ESRCH` if
+    /// it has ended, with `EBUSY` if it is [frozen](Task::freeze), and with `Unsupported` if the task was
+    /// [recovered](crate::Sandbox::recover) and another build of the library spawned it, or if it is itself an additional
+    /// command. [`Error::Prepare`] with `TimedOut` if the command is not executed within 60 seconds, or before its deadline:
+    /// the task can stop the process, and the caller can freeze it. [`Error::Prepare`] and [`Error::Setup`] with the refused
+    /// step. The task itself does not change.
     pub fn exec(&self, spec: &ExecSpec) -> Result<Task> {
         spawn::check_streams(spec.streams())?;
         self.owned("exec")?;

@@ -112,10 +112,10 @@ impl Kept {
 }
 
 impl Sandbox {
-    /// Prepares the mounts that are the same for every task of this sandbox: the root, its sources, `/dev`, the masks, and
-    /// `/sys` with the host's network. Each task then enters a copy of them and makes only what it needs of its own:
-    /// `/proc`, `/tmp`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`, its directories and volumes. So the mounts of a spawn cost about
-    /// half, and hardly depend on the number of mounts of the host: see `docs/benchmarks/spawn.md`.
+    /// Prepares the mounts that are the same for every task of this sandbox: the root, its sources, `/dev`, the masks,
+    /// and `/sys` with the host's network. Each task then enters a copy of them and makes only what it needs of its
+    /// own: `/proc`, `/tmp`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`, its directories and volumes. So the mounts of a
+    /// spawn cost about half, and hardly depend on the number of mounts of the host: see `docs/benchmarks/spawn.md`.
     ///
     /// The parents of the tasks' cgroups that the crate has made stay too, for the next task. If the driver is killed, the
     /// last task that another driver runs below them removes them.

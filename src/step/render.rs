@@ -158,19 +158,21 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         ],
         Op::Empty { path } => one(format!("openat(root, {path:?}, O_CREAT|O_EXCL|O_NOFOLLOW, 0644)")),
         Op::File { path, content } => vec![
-            "openat(/dev, \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)".into(),
-            format!("write(it, {content:?})"),
-            "open_tree(/dev \".file\", OPEN_TREE_CLONE)".into(),
-            "mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)"
-                .into(),
+            with_object("openat(/dev, \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)", path),
+            with_object(&format!("write(it, {content:?})"), path),
+            with_object("open_tree(/dev \".file\", OPEN_TREE_CLONE)", path),
+            with_object(
+                "mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)",
+                path,
+            ),
             format!("openat2(root, {path:?}, RESOLVE_IN_ROOT)"),
             format!("move_mount(it, root {path:?})"),
-            "unlinkat(/dev, \".file\")".into(),
+            with_object("unlinkat(/dev, \".file\")", path),
         ],
         Op::Write { path, mode, uid, gid, content } => vec![
             format!("openat(root, {path:?}, O_CREAT|O_EXCL|O_NOFOLLOW, {mode:04o})"),
-            format!("write(it, {content:?})"),
-            format!("fchownat(it, {uid}, {gid})"),
+            with_object(&format!("write(it, {content:?})"), path),
+            with_object(&format!("fchownat(it, {uid}, {gid})"), path),
         ],
         Op::EnterPrepared { .. } => vec![
             "setns(prepared mounts, CLONE_NEWNS)".into(),
@@ -273,7 +275,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             if fs != 0 {
                 lines.push("landlock_add_rule(\"/\", LANDLOCK_ACCESS_FS_REFER)".into());
             }
-            lines.push("landlock_restrict_self(it)".into());
+            lines.push("landlock_restrict_self(the ruleset)".into());
             lines
         }
         Op::Name { name } => one(format!("prctl(PR_SET_NAME, {name:?})")),
@@ -295,11 +297,11 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::Umask { mask } => one(format!("umask({mask:03o})")),
         Op::Terminal { rows, columns } => vec![
             "openat2(\"/dev/ptmx\", O_RDWR|O_NOCTTY)".into(),
-            "ioctl(it, TIOCSPTLCK, 0)".into(),
-            "ioctl(it, TIOCGPTPEER, O_RDWR|O_NOCTTY)".into(),
+            "ioctl(\"/dev/ptmx\", TIOCSPTLCK, 0)".into(),
+            "ioctl(\"/dev/ptmx\", TIOCGPTPEER, O_RDWR|O_NOCTTY)".into(),
             format!("ioctl(peer, TIOCSWINSZ, {{{rows}, {columns}}})"),
             "dup3(peer to 0, 1, 2)".into(),
-            "sendmsg(the parent, it)".into(),
+            "sendmsg(the parent, the terminal)".into(),
         ],
         Op::ControllingTerminal {} => {
             vec!["setsid() # if this is not the leader".into(), "ioctl(0, TIOCSCTTY, 0)".into()]
@@ -474,6 +476,11 @@ fn overlay(op: &Op<'_>) -> Vec<String> {
         format!("move_mount(\"overlay\", root {target:?})"),
     ]);
     lines
+}
+
+/// A line whose call does not get the path that it is for.
+fn with_object(line: &str, path: Str<'_>) -> String {
+    format!("{line} # for {path:?}")
 }
 
 fn mount_setattr(what: Str<'_>, attrs: u64, propagation: &str, recursive: bool) -> String {

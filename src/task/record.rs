@@ -1,8 +1,8 @@
 //! The file of a task's exit record, in the operator's `state_dir`.
 //!
 //! The owner of the task makes the file with a random mark, and holds an exclusive lock on it (`flock(2)`). Only the
-//! process that has the lock may recover the task or remove the file. PID 1 has the file open for writing, with a lock of its own on the
-//! first byte while it lives, and writes the exit status to it when the main process has ended.
+//! process that has the lock may recover the task or remove the file. PID 1 has the file open for writing, with a lock
+//! of its own on the first byte while it lives, and writes the exit status to it when the main process has ended.
 //!
 //! The file is as long as it will be from the start, and the record is written by one call and has a check sum. So a
 //! reader finds no record, a whole one, or one that it refuses.

@@ -53,8 +53,8 @@ fn tasks_that_share_a_namespace_are_in_a_landlock_domain() {
             let said = report.reasons.iter().any(|reason| reason.why.contains(what));
             assert_eq!(said, told.contains(&what), "{abi} {pid} {caps:?}: {what}\n{report}");
         }
-        // If `/proc/PID/root` leads to the host's files, these controls are not enforced. With CAP_SYS_ADMIN the task can mount
-        // devices, and leave its cgroups.
+        // If `/proc/PID/root` leads to the host's files, these controls are not enforced. With CAP_SYS_ADMIN the task
+        // can mount devices, and leave its cgroups.
         let files = Control::HOST_FILES | Control::ROOT_SWITCH | Control::KILL;
         assert_eq!(
             report.enforced.intersects(files),

@@ -375,8 +375,8 @@ fn task_directories_are_mounted() {
              fsmount(\"tmpfs\", MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
              # new file \"/secrets/token\" of 6 bytes
              openat(root, \"/secrets/token\", O_CREAT|O_EXCL|O_NOFOLLOW, 0400)
-             write(it, 6 bytes)
-             fchownat(it, 65534, 65534)
+             write(it, 6 bytes) # for \"/secrets/token\"
+             fchownat(it, 65534, 65534) # for \"/secrets/token\"
              # mount \"tmpfs\" at \"/tmp\"
              fsconfig(\"tmpfs\", FSCONFIG_SET_STRING, \"mode\", \"1777\")
              mount_ns: {old}
@@ -453,13 +453,13 @@ fn resolv_conf_and_hosts_are_generated() {
     let plan = check(
         &case,
         "# file \"/etc/resolv.conf\" of 35 bytes, read-only
-         openat(/dev, \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644)
-         write(it, 35 bytes)
-         open_tree(/dev \".file\", OPEN_TREE_CLONE)
-         mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC)
+         openat(/dev, \".file\", O_CREAT|O_EXCL|O_NOFOLLOW, 0644) # for \"/etc/resolv.conf\"
+         write(it, 35 bytes) # for \"/etc/resolv.conf\"
+         open_tree(/dev \".file\", OPEN_TREE_CLONE) # for \"/etc/resolv.conf\"
+         mount_setattr(it, MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC) # for \"/etc/resolv.conf\"
          openat2(root, \"/etc/resolv.conf\", RESOLVE_IN_ROOT)
          move_mount(it, root \"/etc/resolv.conf\")
-         unlinkat(/dev, \".file\")
+         unlinkat(/dev, \".file\") # for \"/etc/resolv.conf\"
          # file \"/etc/hosts\" of...
          # \"/dev\" read-only",
     );
