@@ -171,7 +171,7 @@ fn missing_command_is_127_and_non_executable_command_is_126() {
         ("no-such-command", 127, std::io::ErrorKind::NotFound),
         ("/no/such/command", 127, std::io::ErrorKind::NotFound),
         ("/etc/passwd", 126, std::io::ErrorKind::PermissionDenied),
-        ("/etc", 127, std::io::ErrorKind::NotFound),
+        ("/etc", 126, std::io::ErrorKind::IsADirectory),
     ] {
         match Sandbox::command(command).spawn() {
             Err(error @ Error::Exec { .. }) => {
