@@ -140,6 +140,7 @@ fn unsupported(control: Control, reason: &str) -> Option<&'static str> {
 fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
     let names = |word: &str| step.contains(word) || source.to_string().contains(word);
     match (source.kind(), source.raw_os_error()) {
+        _ if names("rlimits: ") => Some("raise this limit"),
         (_, Some(libc::EPERM)) if step.contains("RLIMIT_NOFILE") => {
             Some("give a hard limit that is at most the caller's and at most fs.nr_open")
         }
@@ -160,7 +161,6 @@ fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
         (io::ErrorKind::TimedOut, _) if step.starts_with("wait for the command") => {
             Some("continue or thaw the task, or give more time (spawn_deadline, the deadline of an exec)")
         }
-        (io::ErrorKind::OutOfMemory, _) if names("rlimits") => Some("raise this limit"),
         (io::ErrorKind::OutOfMemory, _) => Some("free memory on the host"),
         (_, Some(libc::EMFILE)) => Some("raise the caller's limit of open files (RLIMIT_NOFILE)"),
         (_, Some(libc::ENFILE)) => Some("raise the host's limit of open files (fs.file-max)"),
@@ -290,6 +290,7 @@ mod tests {
             (prepare(libc::EAGAIN), "pids.max"),
             (prepare(libc::EXDEV), "temp_dir"),
             (prepare(libc::EBUSY), "other task"),
+            (Error::prepare("x")(io::Error::other("rlimits: nofile is too low to start the task")), "raise"),
             (Error::task("exec in a frozen task")(io::Error::from_raw_os_error(libc::EBUSY)), "thaw"),
             (prepare(libc::ENOSPC), "free space"),
             (

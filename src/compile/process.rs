@@ -248,6 +248,10 @@ pub(super) fn rlimits(spec: &SandboxSpec, survey: &Survey, draft: &mut Draft) ->
         if soft > hard {
             return Err(Error::spec("rlimits", format!("{name}: the soft limit exceeds the hard limit")));
         }
+        if *name == Resource::Cpu && hard == 0 {
+            let why = "cpu: a hard limit of 0 seconds ends the task before its command is executed";
+            return Err(Error::spec("rlimits", why));
+        }
         draft.enter(Enter::Inside, Control::RLIMITS, Op::Rlimit { resource, soft, hard });
         draft.report.enforce(Control::RLIMITS);
     }

@@ -174,6 +174,10 @@ fn resource_limits_are_set_before_capabilities_are_dropped() {
             "spec rlimits: rlimits: cpu: the soft limit exceeds the hard limit",
         );
     }
+    refused(
+        &limited(&[("cpu", Some(0), Some(0))]),
+        "spec rlimits: rlimits: cpu: a hard limit of 0 seconds ends the task before its command is executed",
+    );
 }
 
 #[test]
