@@ -98,13 +98,15 @@ pub fn fork_outside(init: &mut Init, watched: Watched, left: Left) -> Done {
 pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
     match fork(init, Watched { caller, gate: u32::MAX }, &mut NextCall::from(0))? {
         Forked::Child => {
+            // The parent is in no process group that the command can signal.
+            sys::setsid().at(3)?;
             // If the parent has ended before, the child ends when it waits for the parent's byte.
-            sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(3).map(drop)
+            sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(4).map(drop)
         }
         Forked::Parent(parent) => {
-            parent.close_others(init, 4)?;
+            parent.close_others(init, 5)?;
             let pid = parent.pid;
-            drop_capabilities(0, pid, &mut NextCall::from(5))?;
+            drop_capabilities(0, pid, &mut NextCall::from(6))?;
             parent.reap(init, pid)
         }
     }

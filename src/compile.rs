@@ -128,6 +128,7 @@ pub(crate) fn compile(
         privileged: !namespaces.user,
         nodes: nodes(host),
         own_pid: namespaces.pid == IsolationMode::Private,
+        pid1: stays == Stays::Pid1,
         user_namespaces: spec.user_namespaces,
         own_ipc: namespaces.ipc == IsolationMode::Private,
         new_net: namespaces.network == Network::None,
@@ -195,9 +196,9 @@ pub(crate) fn compile(
     breaches::shown(shown, &namespaces, domain, &mut draft);
     let same_user = identity::pid1(host, identity, mapping).0 == identity.uid;
     let real_time = breaches::real_time(spec, sets, namespaces.user, &filters);
-    breaches::delays(sets, real_time, (same_user, outside), &mut draft);
+    breaches::delays(sets, real_time, &filters, (same_user, outside), &mut draft);
     breaches::outruns(real_time, &mut draft);
-    breaches::calls(&filters, stays.any(), &mut draft);
+    breaches::calls(&filters, stays.any(), spec.streams().map(|(_, how)| how), &mut draft);
     let root_user = identity.uid == 0 || sets.bounding.has("setuid");
     breaches::unlimited(spec, sets, (namespaces.user, root_user), &mut draft);
     breaches::silences(sets, &namespaces, (&filters, domain, outside), same_user, &mut draft);

@@ -33,6 +33,9 @@ fn probe_entry() {
     if what == "stop" {
         return stop();
     }
+    if what == "pipe" {
+        return hold_pipe();
+    }
     assert_eq!(what, "take-over");
     take_over(&mut attack);
     say.fact("traced", call!(libc::SYS_ptrace, 0x4206 /* PTRACE_SEIZE */, 1, 0, 0).is_ok());
@@ -142,6 +145,72 @@ fn limit_pid_1(attack: &mut Attack) {
         });
         attack.never(format!("limit {resource} as user {uid}"), as_pid_1 == 0);
     }
+    // Lowers its priority: SCHED_IDLE, one CPU, nice 19 and the idle class, for PID 1, its process group and its user.
+    let (idle, one) = ([0u64; 1], [1u64; 16]);
+    let lowered = || {
+        let of_user = [(libc::PRIO_PROCESS, 1), (libc::PRIO_PGRP, 1), (libc::PRIO_USER, uid)];
+        let mut won = call!(libc::SYS_sched_setscheduler, 1, libc::SCHED_IDLE, idle.as_ptr()).is_ok();
+        won |= call!(libc::SYS_sched_setaffinity, 1, 128, one.as_ptr()).is_ok();
+        won |= of_user.iter().any(|(which, who)| call!(libc::SYS_setpriority, *which, *who, 19).is_ok());
+        won |=
+            (1..=3).any(|which| call!(libc::SYS_ioprio_set, which, [0, 1, 1, uid][which], 3 << 13).is_ok());
+        i32::from(!won)
+    };
+    attack.never("lower the priority", forked(lowered) == 0);
+    let as_pid_1 = forked(|| {
+        let _ = call!(libc::SYS_setresgid, gid, gid, gid);
+        let _ = call!(libc::SYS_setresuid, uid, uid, uid);
+        lowered()
+    });
+    attack.never(format!("lower the priority as user {uid}"), as_pid_1 == 0);
+    // Makes it the first that the OOM killer ends.
+    let as_root = forked(|| {
+        let _ = call!(libc::SYS_setresuid, 0, 0, 0);
+        let written = fs::File::options().write(true).open("/proc/1/oom_score_adj");
+        i32::from(written.and_then(|mut file| std::io::Write::write_all(&mut file, b"1000")).is_err())
+    });
+    attack.never("raise the OOM score as user 0", as_root == 0);
+}
+
+/// Keeps its standard output full, and holds the lock of the pipe by calls that wait for a socket with it. Exits with 9
+/// after much longer than its deadline.
+fn hold_pipe() {
+    let mut pair = [0i32; 2];
+    call!(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()).unwrap();
+    for holder in 0..8 {
+        // SAFETY: the child makes system calls only, and never returns.
+        if unsafe { libc::fork() } == 0 {
+            loop {
+                let done = match holder {
+                    0..4 => call!(libc::SYS_write, 1, [b'x'; 4096].as_ptr(), 4096),
+                    4 | 5 => call!(libc::SYS_sendfile, 1, pair[0], 0, 4096),
+                    _ => call!(libc::SYS_splice, pair[0], 0, 1, 0, 4096, 0),
+                };
+                if done.is_err() {
+                    // SAFETY: _exit(2) takes a number.
+                    unsafe { libc::_exit(0) };
+                }
+            }
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    std::process::exit(9);
+}
+
+/// A process that reads or writes a pipe, whose lock another process holds, waits in the kernel.
+#[test]
+fn a_task_cannot_keep_pid_1_waiting_for_a_pipe() {
+    // Without a cgroup, nothing would end such a task.
+    if !can("cgroups") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let policy = Policy { state_dir: Some(dir.path().into()), ..Policy::default() };
+    let limits = Limits { pids_max: Some(100), ..Limits::default() };
+    let sandbox = probe("pipe").policy(&policy).limits(limits).deadline(std::time::Duration::from_secs(1));
+    let task = sandbox.stdout(cofferdam::Stdio::Log).require(Require::BestEffort).spawn().unwrap();
+    assert!(task.report().enforced.contains(Control::DEADLINE), "{}", task.report());
+    assert_eq!(task.wait().unwrap().kind(), ExitKind::Deadline(Deadline::Wall));
 }
 
 /// Orphans that end at once, from eight processes, until the deadline, or for much longer.
@@ -272,7 +341,7 @@ fn a_task_cannot_keep_pid_1_from_writing_the_exit_record() {
             let task = Sandbox::recover(&handle).unwrap();
             let kind = task.wait().unwrap().kind();
             task.release().unwrap();
-            assert!(text.contains("tried=4"), "{text}");
+            assert!(text.contains("tried=7"), "{text}");
             if filtered {
                 assert!(text.contains("won=\0"), "{user}: {text:?}");
                 assert_eq!(kind, ExitKind::Exited(0), "{user}: {report}");

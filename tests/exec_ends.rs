@@ -277,6 +277,20 @@ fn a_command_that_enters_a_task_at_its_end_is_refused_because_the_task_has_ended
     }
 }
 
+/// The process that watches the deadline is in no process group that the command can signal.
+#[test]
+fn a_command_that_stops_its_process_group_ends_at_its_deadline() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().start().unwrap();
+    let command = task.exec(&sh("kill -STOP 0; sleep 1007").deadline(soon())).unwrap();
+    let status = command.wait_end(Some(LONG)).unwrap();
+    command.kill().unwrap();
+    assert_eq!(status.map(|status| status.kind()), Some(ExitKind::Deadline(Deadline::Wall)));
+    assert!(task.status().unwrap().is_none());
+}
+
 #[test]
 fn the_deadline_of_a_command_ends_it_and_not_the_task() {
     if !sandboxes() {

@@ -5,10 +5,10 @@ use std::path::Path;
 use super::filter::Filters;
 use super::landlock::Domain;
 use crate::caps::Sets;
-use crate::filter::{PTRACE_TRACEME, SETLEASE};
+use crate::filter::{OF_PID, PTRACE_TRACEME, SENDFILE_OFFSET, SETLEASE};
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
-use crate::spec::{Policy, Resource, SandboxSpec};
+use crate::spec::{Policy, Resource, SandboxSpec, Stdio};
 use crate::step::Draft;
 
 /// Capability, the controls that it defeats outside of a user namespace, and the reason for the report.
@@ -202,6 +202,7 @@ pub(super) fn outruns(real_time: Option<&str>, draft: &mut Draft) {
 pub(super) fn delays(
     sets: Sets,
     real_time: Option<&str>,
+    filters: &Filters,
     (same_user, outside): (bool, bool),
     draft: &mut Draft,
 ) {
@@ -209,16 +210,17 @@ pub(super) fn delays(
     if deadlines.is_empty() {
         return;
     }
+    let may = !outside && (same_user || sets.bounding.has("setuid") || sets.bounding.has("sys_nice"));
     if let Some(who) = real_time {
         let why = format!(
             "{who}: with real-time processes it can keep PID 1, which watches the deadlines, from running"
         );
         draft.report.weaken(deadlines, why);
-    } else if !outside && (same_user || sets.bounding.has("setuid")) {
-        draft.report.note(
-            deadlines,
-            "the task can lower the priority of PID 1, which watches the deadlines, and so delay its end while the CPUs are busy",
+    } else if let Some(call) = OF_PID.into_iter().find(|call| may && filters.allows(call, Some((0, 1)))) {
+        let why = format!(
+            "{call}(2) for PID 1 is allowed: the task can lower the priority of PID 1, which watches the deadlines, and delay its end while the CPUs are busy"
         );
+        draft.report.weaken(deadlines, why);
     }
 }
 
@@ -249,8 +251,21 @@ pub(super) fn silences(
 }
 
 /// Adds to the report what a task can do through the calls that its filter allows: keep itself from ending, if no process
-/// of init is its parent (`stays`), and hold up processes of the host.
-pub(super) fn calls(filters: &Filters, stays: bool, draft: &mut Draft) {
+/// of init is its parent (`stays`), and hold up processes of the host, also those that have its `streams`.
+pub(super) fn calls(filters: &Filters, stays: bool, streams: [&Stdio; 3], draft: &mut Draft) {
+    let holds_pipes = filters.allows("splice", None)
+        || ["sendfile", "sendfile64"].iter().any(|call| filters.allows(call, Some((SENDFILE_OFFSET, 0))));
+    if holds_pipes && streams.contains(&&Stdio::Log) {
+        draft.report.weaken(
+            (Control::DEADLINES | Control::KILL | Control::EXIT_RECORD) & draft.report.asked,
+            "splice(2) or sendfile(2) is allowed: with them the task can keep the process that copies its log waiting in the kernel, where no signal ends it",
+        );
+    } else if holds_pipes && streams.contains(&&Stdio::Piped) {
+        draft.report.note(
+            Control::KILL & draft.report.asked,
+            "splice(2) or sendfile(2) is allowed: with them the task can keep a process that reads or writes one of its pipes waiting in the kernel, where no signal ends it",
+        );
+    }
     if !stays && filters.allows("ptrace", Some((0, PTRACE_TRACEME))) {
         draft.report.weaken(
             Control::KILL & draft.report.asked,

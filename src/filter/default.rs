@@ -6,6 +6,7 @@ use super::Grants;
 use super::profile::{Action, Compare, Is, Rule};
 
 const EPERM: Action = Action::Errno(1);
+const EINVAL: Action = Action::Errno(22);
 const EPROTONOSUPPORT: Action = Action::Errno(93);
 const AF_NETLINK: u32 = 16;
 /// Netlink protocol of the proc connector, which reports process events of all PID namespaces.
@@ -69,6 +70,15 @@ pub const GROUPS: &[CallGroup] = &[
         "observes the CPU and the other processes that run on it",
     ),
     group(&["bpf"], &["bpf", "sys_admin"], "loads BPF programs into the kernel"),
+    CallGroup {
+        action: EINVAL,
+        ..group(
+            &["splice", "vmsplice"],
+            &[],
+            "holds the lock of a pipe while it waits for data: a process of the host that reads the pipe or writes to it \
+             waits in the kernel, where no signal ends it; programs copy by read and write instead",
+        )
+    },
     CallGroup {
         namespaces: true,
         ..group(
@@ -201,6 +211,13 @@ pub(crate) const SETLEASE: u32 = 1024;
 /// The bit by which `F_SETDELEG` of Linux 6.19 differs from it.
 const DELEGATION: u64 = 16;
 
+/// The argument of `sendfile` that points to the offset.
+pub(crate) const SENDFILE_OFFSET: u8 = 2;
+
+/// The calls that change how a process is scheduled, whose PID is their first argument.
+pub(crate) const OF_PID: [&str; 4] =
+    ["sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity"];
+
 /// The rules for a task with these grants.
 pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
     let rule = Rule::new;
@@ -238,10 +255,21 @@ pub(super) fn rules(grants: &Grants) -> Vec<Rule> {
         let lease = Compare { mask: !DELEGATION & 0xffff_ffff, ..Compare::int(1, Is::Eq, SETLEASE) };
         rules.push(rule(&["fcntl", "fcntl64"], vec![lease], EPERM));
     }
-    // PID 1 writes the exit record and the log. A task with the user of PID 1 could lower its limits of file sizes and CPU
-    // time.
+    // As splice(2) does, it waits for data with the lock of a pipe. With an offset it fails for all that can be waited for:
+    // sockets, pipes and terminals. The pointer to the offset is compared by its lower half, which no other pointer of a
+    // program has as zero.
+    rules.push(rule(&["sendfile", "sendfile64"], is(SENDFILE_OFFSET, 0), EINVAL));
+    // PID 1 watches the deadlines, and writes the exit record and the log. A task with the user of PID 1 could lower its
+    // limits of file sizes and CPU time, and its priority.
     if grants.init {
         rules.push(rule(&["prlimit64"], is(0, 1), EPERM));
+        rules.push(rule(&OF_PID, is(0, 1), EPERM));
+        for (call, process) in [("setpriority", 0), ("ioprio_set", 1)] {
+            let pid1 = vec![Compare::int(0, Is::Eq, process), Compare::int(1, Is::Eq, 1)];
+            // Greater numbers are process groups and users, to which PID 1 may belong.
+            let others = vec![Compare::int(0, Is::Gt, process)];
+            rules.extend([pid1, others].map(|which| rule(&[call], which, EPERM)));
+        }
     }
     let more = MORE_FAMILIES.iter().filter(|(_, name)| grants.capabilities.contains(*name));
     let families = FAMILIES.iter().copied().chain(more.map(|(family, _)| *family));

@@ -39,7 +39,7 @@ pub(crate) use cache::{CompiledFilter, compiled};
 pub use calls::{Arch, all, number};
 pub use compile::{compile, decide};
 pub use default::{CallGroup, GROUPS};
-pub(crate) use default::{PTRACE_TRACEME, SETLEASE};
+pub(crate) use default::{OF_PID, PTRACE_TRACEME, SENDFILE_OFFSET, SETLEASE};
 pub use profile::{Action, Base, Call, Compare, Is, Profile, Rule};
 
 /// The system call filter of a task. Serialised: `"default"`, `"none"` or `{"profile": {"rules": […]}}`.

@@ -235,6 +235,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "signalfd4(SIGCHLD)",
             "socketpair(AF_UNIX, SOCK_SEQPACKET)",
             "clone(CLONE_PIDFD)",
+            "setsid() # in the child",
             "prctl(PR_SET_PDEATHSIG, SIGKILL) # in the child",
             "close_range(all others)",
             "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)",

@@ -217,8 +217,8 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
         OpCode::ForkInside => {
             let op = Op::ForkInside { caller: 0 };
             let child = Facts { child: true, ..Facts::default() };
-            let of_parent = Sample { op, facts: Facts::default(), not_made: &[3] };
-            vec![of_parent, Sample { op, facts: child, not_made: &[4, 5, 6, 7, 8, 9] }]
+            let of_parent = Sample { op, facts: Facts::default(), not_made: &[3, 4] };
+            vec![of_parent, Sample { op, facts: child, not_made: &[5, 6, 7, 8, 9, 10] }]
         }
         OpCode::Bounding => {
             plain([Op::Bounding { keep: 0b101, last: 40 }, Op::Bounding { keep: 1, last: 63 }])

@@ -307,11 +307,41 @@ fn a_task_that_can_delay_pid_1_is_told_in_the_report() {
     assert!(report.weakened.contains(Control::DEADLINES), "{report}");
     let report = timed(&["sys_resource"], &["all"]);
     assert!(report.weakened.contains(Control::DEADLINES), "{report}");
-    for (drop, delays) in [(&[][..], true), (&["all"][..], false)] {
+    // The default profile refuses what changes PID 1.
+    for drop in [&[][..], &["all"][..]] {
         let report = timed(&[], drop);
         assert!(report.enforced.contains(Control::DEADLINES), "{report}");
-        assert_eq!(report.why(Control::DEADLINE).contains("lower the priority"), delays, "{report}");
     }
+    for (drop, delays) in [(&[][..], true), (&["all"][..], false)] {
+        let mut case = task(1000, &[], drop);
+        deadlines(&mut case);
+        case.spec.filter = Filter::None;
+        let report = compiled(&case).unwrap().report;
+        assert_eq!(report.weakened.contains(Control::DEADLINES), delays, "{report}");
+        assert_eq!(report.why(Control::DEADLINE).contains("lower the priority of PID 1"), delays, "{report}");
+    }
+}
+
+#[test]
+fn a_task_that_can_hold_the_lock_of_a_pipe_is_told_in_the_report() {
+    let piped = |filter: Filter, stdout: Stdio| {
+        let mut case = task(1000, &[], &["all"]);
+        deadlines(&mut case);
+        case.policy.state_dir = Some("/var/lib/state".into());
+        (case.spec.filter, case.spec.stdout) = (filter, stdout);
+        compiled(&case).unwrap().report
+    };
+    let held = "waiting in the kernel, where no signal ends it";
+    for stdout in [Stdio::Log, Stdio::Piped] {
+        let report = piped(Filter::Default, stdout);
+        assert!(!report.to_string().contains(held), "{report}");
+    }
+    let report = piped(Filter::None, Stdio::Log);
+    assert!(report.weakened.contains(Control::DEADLINES | Control::KILL | Control::EXIT_RECORD), "{report}");
+    assert!(report.why(Control::KILL).contains(held), "{report}");
+    let report = piped(Filter::None, Stdio::Piped);
+    assert!(report.enforced.contains(Control::KILL) && report.why(Control::KILL).contains(held), "{report}");
+    assert!(!piped(Filter::None, Stdio::Null).to_string().contains(held));
 }
 
 /// The kernel applies shares and quotas to processes of the fair scheduler only.

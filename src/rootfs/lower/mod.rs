@@ -87,6 +87,8 @@ pub(crate) struct RootRequest<'a> {
     pub nodes: bool,
     /// The sandbox has its own PID namespace.
     pub own_pid: bool,
+    /// PID 1 of that namespace is a process of init, not of the task.
+    pub pid1: bool,
     /// The task may make user namespaces, whose id maps it writes in `/proc`.
     pub user_namespaces: bool,
     /// The sandbox has its own IPC namespace.
@@ -520,12 +522,20 @@ fn devices(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     }
 }
 
+/// The files of PID 1.
+const PID1: &str = "/proc/1";
+
 fn masks(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     steps.draft.report.enforce(control);
     for (at, _) in req.read_only {
         let op = Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: false };
         steps.common(at, |_| InitStep::new(control, op));
+    }
+    // A task with the file permissions of user 0 could make PID 1 the first to be killed when memory is short.
+    if req.pid1 {
+        let op = Op::Restrict { path: path(Path::new(PID1)), attrs: ATTR_RDONLY, must: false };
+        steps.common(Path::new(PID1), |_| InitStep::new(control, op));
     }
     for (at, kind) in req.masked.iter().chain(req.private) {
         let path = path(at);
