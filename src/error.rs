@@ -150,17 +150,32 @@ fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
         (_, Some(libc::EACCES)) if step.contains("oom_score_adj") => {
             Some("give a score that is not below the caller's, or run with CAP_SYS_RESOURCE")
         }
+        (_, Some(libc::EACCES)) if step.starts_with("openat(") && step.contains("O_DIRECTORY") => {
+            Some("give the driver's user access to the directory")
+        }
         (_, Some(libc::EACCES)) if step.starts_with("openat(") && !step.contains("/sys/fs/cgroup") => {
             Some("leave the file out of the root, or populate by bind or overlay")
         }
         (_, Some(libc::E2BIG)) => Some("shorten args and env"),
         (io::ErrorKind::ResourceBusy, _) if names("frozen") => Some("thaw what is frozen"),
+        (io::ErrorKind::ResourceBusy, _) if step.contains("memory.") => {
+            Some("give at least as much memory as the task uses")
+        }
+        (io::ErrorKind::ResourceBusy, _) if step.starts_with("unlinkat(") => {
+            Some("unmount what was mounted there")
+        }
+        (io::ErrorKind::ResourceBusy, _) if names("the id is in use") => {
+            Some("release or recover that task, give another id, or ask for replace")
+        }
         (io::ErrorKind::ResourceBusy, _) => {
             Some("wait until the other task has ended, or ask for something else")
         }
         (io::ErrorKind::TimedOut, _) if step.starts_with("wait for the command") => {
             Some("continue or thaw the task, or give more time (spawn_deadline, the deadline of an exec)")
         }
+        (io::ErrorKind::TimedOut, _) if names("spawn_deadline") => Some("give more time (spawn_deadline)"),
+        (_, Some(libc::EROFS)) => Some("use a directory that is not on a read-only file system"),
+        (_, Some(libc::EFBIG)) => Some("raise the caller's limit of file sizes (RLIMIT_FSIZE)"),
         (io::ErrorKind::OutOfMemory, _) => Some("free memory on the host"),
         (_, Some(libc::EMFILE)) => Some("raise the caller's limit of open files (RLIMIT_NOFILE)"),
         (_, Some(libc::ENFILE)) => Some("raise the host's limit of open files (fs.file-max)"),
@@ -188,9 +203,7 @@ fn no_space(step: &str) -> &'static str {
         "mkdir" | "mkdirat" if step.contains("/sys/fs/cgroup") => {
             "remove cgroups that nothing uses: the kernel has at most 65535 with memory accounting"
         }
-        _ => {
-            "free space or inodes on the file system of this path, or give the root a larger size (tmpfs_size)"
-        }
+        _ => "free space or inodes on the file system of this path",
     }
 }
 
@@ -293,6 +306,17 @@ mod tests {
             (Error::prepare("x")(io::Error::other("rlimits: nofile is too low to start the task")), "raise"),
             (Error::task("exec in a frozen task")(io::Error::from_raw_os_error(libc::EBUSY)), "thaw"),
             (prepare(libc::ENOSPC), "free space"),
+            (prepare(libc::EROFS), "read-only"),
+            (prepare(libc::EFBIG), "RLIMIT_FSIZE"),
+            (
+                Error::task("write(\"/g/memory.max\", \"1\")")(io::Error::from_raw_os_error(libc::EBUSY)),
+                "memory",
+            ),
+            (Error::task("unlinkat(\"/t\")")(io::Error::from_raw_os_error(libc::EBUSY)), "unmount"),
+            (
+                Error::prepare("openat(\"/s\", O_DIRECTORY)")(io::Error::from_raw_os_error(libc::EACCES)),
+                "directory",
+            ),
             (
                 Error::prepare("clone3(CLONE_NEWPID)")(io::Error::from_raw_os_error(libc::ENOSPC)),
                 "namespaces",

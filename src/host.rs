@@ -129,7 +129,7 @@ impl Host {
             mdwe: sys::probe::mdwe(),
             overlay: rootfs::probe::overlay(&read("/proc/filesystems")?),
             masked: rootfs::probe::present(&rootfs::probe::MASKED),
-            private: Private::probe(),
+            private: Private::probe()?,
             proc_options: rootfs::probe::proc_options(
                 &std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default(),
             ),

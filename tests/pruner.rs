@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cofferdam::{Host, Method, Policy, PruneOptions, Pruned, Pruner, Require, Sandbox, StaleSandbox};
+use cofferdam::{Error, Host, Method, Policy, PruneOptions, Pruned, Pruner, Require, Sandbox, StaleSandbox};
 use common::{sandboxes, shell};
 
 /// More than any of these tests takes on a loaded machine.
@@ -149,6 +149,12 @@ fn directories_that_do_not_exist_have_nothing_stale() {
     let unique = dir.path().display().to_string();
     let found = StaleSandbox::find(&policy, &host, Duration::ZERO, |id| !id.contains(&unique)).unwrap();
     assert!(found.is_empty(), "{found:?}");
+    // Of a relative path, nothing is known.
+    for relative in ["", "state"] {
+        let policy = Policy { state_dir: Some(relative.into()), ..policy.clone() };
+        let error = StaleSandbox::find(&policy, &host, Duration::ZERO, |_| true).unwrap_err();
+        assert!(matches!(error, Error::Spec { field: "state_dir", .. }), "{error:?}");
+    }
 }
 
 #[test]

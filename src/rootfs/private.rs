@@ -36,8 +36,18 @@ pub(crate) struct Private {
 
 impl Private {
     /// Makes an idmapped mount of `/etc` that is attached nowhere, and drops it.
-    pub(crate) fn probe() -> Private {
-        Private { users: idmapped().ok().map(Arc::new), described: None }
+    ///
+    /// # Errors
+    /// The caller has too few descriptors or too little memory, so the host is not known.
+    pub(crate) fn probe() -> Result<Private> {
+        let users = match idmapped() {
+            Ok(users) => Some(Arc::new(users)),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                return Err(Error::prepare(format!("open_tree({TOP:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"))(e));
+            }
+            Err(_) => None,
+        };
+        Ok(Private { users, described: None })
     }
 
     /// Whether `/etc` could be an idmapped mount when the host was probed.

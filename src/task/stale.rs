@@ -15,6 +15,7 @@ use super::writer;
 use crate::cgroup::{CgroupName, Group};
 use crate::error::{Error, Result};
 use crate::host::{Host, temp_dir};
+use crate::rootfs::check_path;
 use crate::rootfs::populate::{OwnedRoot, StaleRoot};
 use crate::spec::Policy;
 use crate::step::Kernel;
@@ -112,13 +113,17 @@ impl StaleSandbox {
     /// `ResourceBusy`, so claim an id before recovering it.
     ///
     /// # Errors
-    /// [`Error::Task`] if a directory of the policy cannot be read.
+    /// [`Error::Spec`] if `temp_dir` or `state_dir` is not an absolute path. [`Error::Task`] if a directory of the policy
+    /// cannot be read. One that does not exist has nothing stale.
     pub fn find(
         policy: &Policy,
         host: &Host,
         grace: Duration,
         claimed: impl Fn(&str) -> bool,
     ) -> Result<Vec<StaleSandbox>> {
+        for (field, dir) in [("temp_dir", &policy.temp_dir), ("state_dir", &policy.state_dir)] {
+            dir.as_deref().map_or(Ok(()), |dir| check_path(field, dir))?;
+        }
         let before =
             SystemTime::now().checked_sub(grace.max(Self::CREATION)).unwrap_or(SystemTime::UNIX_EPOCH);
         let places = Places::of(policy, host, before);
