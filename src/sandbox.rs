@@ -193,11 +193,11 @@ impl Sandbox {
     /// As [`spawn`](Self::spawn), but passes the task's handle to `store` before the command is executed. So a driver that
     /// is killed at any moment has the handle of every command that was executed, if `store` writes it to a file.
     ///
-    /// `store` is called when the sandbox is complete and the command was found. Only the task's filter and `execve(2)` are
-    /// left, which wait until `store` returns. The handle is that of [`Task::handle`], whatever
-    /// [`die_with`](SandboxSpec::die_with) is: a task that ends with its driver leaves an exit record without a status, and
-    /// cgroups, which the handle finds. `store` may take any time. Another process that recovers the task meanwhile is told that it is in
-    /// use, if the task has an exit record or a cgroup.
+    /// `store` is called when the sandbox is complete and the command was found. Only the task's filter and `execve(2)`
+    /// are left, which wait until `store` returns. The handle is that of [`Task::handle`], whatever
+    /// [`die_with`](SandboxSpec::die_with) is: a task that ends with its driver leaves an exit record without a status,
+    /// and cgroups, which the handle finds. `store` may take any time. Another process that recovers the task meanwhile
+    /// is told that it is in use, if the task has an exit record or a cgroup.
     ///
     /// If this process ends before `store` has returned, the command is never executed, and init ends. Recovering the stored
     /// handle then yields a task that has ended, with [`Lost::NotExecuted`](crate::Lost::NotExecuted) if the policy has a
