@@ -1,6 +1,6 @@
 //! Raw system calls of the i386 and x32 tables, and all calls that the default profile refuses.
 
-use cofferdam::filter::{Arch, GROUPS, number};
+use cofferdam::filter::{Action, Arch, GROUPS, number};
 use nix::errno::Errno;
 
 use super::attempts::Answer;
@@ -39,17 +39,21 @@ const LEFT_OUT: [&str; 4] = ["uprobe", "vhangup", "vm86", "vm86old"];
 
 /// Makes each refused call with arguments that no call accepts, and returns the answers. A call that reaches the kernel
 /// fails neither with EPERM nor with ENOSYS, unless it lacks a capability. So EPERM proves nothing for calls that need
-/// one.
+/// one. Calls that the profile refuses with EINVAL fail with another error if they reach the kernel.
 pub fn refused_by_default() -> Vec<(String, String)> {
-    let names = GROUPS.iter().flat_map(|group| group.calls).chain(&["clone3"]);
+    let names = GROUPS.iter().flat_map(|group| group.calls.iter().map(|name| (name, group.action)));
+    let names = names.chain([(&"clone3", Action::Errno(libc::ENOSYS as u16))]);
     let mut answers = Vec::new();
-    for name in names.filter(|name| !LEFT_OUT.contains(name)) {
+    for (name, action) in names.filter(|(name, _)| !LEFT_OUT.contains(name)) {
+        let judged = |answer: nix::Result<i64>| match answer {
+            Err(Errno::EINVAL) if action == Action::Errno(libc::EINVAL as u16) => Answer::of(answer),
+            answer => Answer::reached(answer),
+        };
         if let Some(number) = number(Arch::X86_64, name) {
-            let answer = call!(i64::from(number), 1, 1, 1, 1, 1, 1);
-            answers.push(((*name).to_string(), Answer::reached(answer)));
+            answers.push(((*name).to_string(), judged(call!(i64::from(number), 1, 1, 1, 1, 1, 1))));
         }
         if let Some(number) = number(Arch::I386, name) {
-            answers.push((format!("{name} by int 0x80"), Answer::reached(int80(number, [1; 4]))));
+            answers.push((format!("{name} by int 0x80"), judged(int80(number, [1; 4]))));
         }
     }
     answers
