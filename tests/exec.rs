@@ -398,7 +398,8 @@ fn the_report_of_a_command_as_user_0_says_that_nproc_does_not_limit_it() {
     if !common::can("root") {
         return;
     }
-    let limited = sleeper().user("65534:65534").with(|spec| {
+    // A user that no other test has: the kernel counts all processes of a user.
+    let limited = sleeper().user("61234:61234").with(|spec| {
         spec.cap_drop = vec!["all".into()];
         spec.rlimits.insert(cofferdam::Resource::Nproc, cofferdam::Rlimit { soft: Some(9), hard: Some(9) });
     });
