@@ -23,7 +23,7 @@ use crate::ids::IdRanges;
 use crate::notation;
 use crate::ns::{IsolationMode, Network};
 use crate::report::Require;
-use crate::rootfs::{ChrootEnv, Dns, HostsEntry, Root, TaskDirs, Volume};
+use crate::rootfs::{ChrootEnv, Dns, HostsEntry, Root, TaskDirs, Volume, check_path};
 
 mod exec;
 mod fd;
@@ -169,6 +169,12 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Checks the directories in which sandboxes have files.
+    pub(crate) fn check_dirs(&self) -> crate::Result<()> {
+        let dirs = [("temp_dir", &self.temp_dir), ("state_dir", &self.state_dir)];
+        dirs.iter().try_for_each(|(field, dir)| dir.as_deref().map_or(Ok(()), |dir| check_path(field, dir)))
+    }
+
     /// A policy for untrusted code, such as submissions to a judge or commands of an agent.
     ///
     /// It allows no capability, no network, no host PID or IPC namespace and no other filter than the default profile.

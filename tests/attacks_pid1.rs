@@ -132,18 +132,20 @@ fn limit_pid_1(attack: &mut Attack) {
         line.split_whitespace().next().unwrap().parse::<u32>().unwrap()
     };
     let (uid, gid) = (id("Uid:"), id("Gid:"));
+    let as_pid_1 = |attempt: &dyn Fn() -> i32| {
+        forked(|| {
+            let _ = call!(libc::SYS_setresgid, gid, gid, gid);
+            let _ = call!(libc::SYS_setresuid, uid, uid, uid);
+            attempt()
+        })
+    };
     let limits = [(libc::RLIMIT_NOFILE, 64u64), (libc::RLIMIT_FSIZE, 0)];
     let lower = |resource: u32, limit: u64| {
         call!(libc::SYS_prlimit64, 1, resource, [limit; 2].as_ptr(), 0).map_or(1, |_| 0)
     };
     for (resource, limit) in limits {
         attack.never(format!("limit {resource}"), lower(resource, limit) == 0);
-        let as_pid_1 = forked(|| {
-            let _ = call!(libc::SYS_setresgid, gid, gid, gid);
-            let _ = call!(libc::SYS_setresuid, uid, uid, uid);
-            lower(resource, limit)
-        });
-        attack.never(format!("limit {resource} as user {uid}"), as_pid_1 == 0);
+        attack.never(format!("limit {resource} as user {uid}"), as_pid_1(&|| lower(resource, limit)) == 0);
     }
     // Lowers its priority: SCHED_IDLE, one CPU, nice 19 and the idle class, for PID 1, its process group and its user.
     let (idle, one) = ([0u64; 1], [1u64; 16]);
@@ -157,12 +159,7 @@ fn limit_pid_1(attack: &mut Attack) {
         i32::from(!won)
     };
     attack.never("lower the priority", forked(lowered) == 0);
-    let as_pid_1 = forked(|| {
-        let _ = call!(libc::SYS_setresgid, gid, gid, gid);
-        let _ = call!(libc::SYS_setresuid, uid, uid, uid);
-        lowered()
-    });
-    attack.never(format!("lower the priority as user {uid}"), as_pid_1 == 0);
+    attack.never(format!("lower the priority as user {uid}"), as_pid_1(&lowered) == 0);
     // Makes it the first that the OOM killer ends.
     let as_root = forked(|| {
         let _ = call!(libc::SYS_setresuid, 0, 0, 0);

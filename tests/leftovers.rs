@@ -58,6 +58,18 @@ impl Places {
     }
 }
 
+/// Whether sandboxes can be made below a parent cgroup of the test's own.
+fn owns_parents() -> bool {
+    if !sandboxes() {
+        return false;
+    }
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    skip(&["root"], "the parent cgroup of the test is not in the cgroup that is delegated to the caller");
+    false
+}
+
 fn sleeper(dir: &Path, id: &str, method: Method, die: DieWith) -> Sandbox {
     let mut sandbox = Sandbox::command("/bin/sleep").arg("600").policy(&policy(dir)).id(id);
     if method != Method::Bind && method != Method::Overlay {
@@ -214,14 +226,8 @@ fn tasks_and_spawns_of_living_drivers_are_untouched() {
 
 #[test]
 fn claimed_survivor_stays_and_an_unclaimed_one_is_killed() {
-    if !sandboxes() {
+    if !owns_parents() {
         return;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        return skip(
-            &["root"],
-            "the parent cgroup of the test is not in the cgroup that is delegated to the caller",
-        );
     }
     let places = Places::new();
     for id in ["mine", "lost"] {
@@ -252,14 +258,8 @@ fn claimed_survivor_stays_and_an_unclaimed_one_is_killed() {
 /// If the kernel has forgotten the inode of a cgroup's directory, its times are the present.
 #[test]
 fn a_sandbox_is_found_also_if_the_time_of_its_cgroups_is_the_present() {
-    if !sandboxes() {
+    if !owns_parents() {
         return;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        return skip(
-            &["root"],
-            "the parent cgroup of the test is not in the cgroup that is delegated to the caller",
-        );
     }
     for has_record in [true, false] {
         let places = Places::new();

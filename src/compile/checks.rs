@@ -65,8 +65,7 @@ pub(super) fn policy(policy: &Policy) -> Result<()> {
             check_path_at(field, &format!("{field}[{number}]"), path)?;
         }
     }
-    policy.temp_dir.as_deref().map_or(Ok(()), |dir| check_path("temp_dir", dir))?;
-    policy.state_dir.as_deref().map_or(Ok(()), |dir| check_path("state_dir", dir))?;
+    policy.check_dirs()?;
     if !(64 << 10..=1 << 40).contains(&policy.log_size) {
         let why = format!("{} bytes is not within 64 KiB to 1 TiB", policy.log_size);
         return Err(Error::spec("log_size", why));

@@ -260,11 +260,12 @@ impl Plan {
             libc::EAGAIN => &[libc::RLIMIT_NPROC],
             _ => return None,
         };
-        let limits = |number: &&u32| {
-            let of = |step: &InitStep| matches!(step.op(), Some(Op::Rlimit { resource, .. }) if resource == **number);
-            self.init.iter().any(of)
-        };
-        resources.iter().find(limits).map(|number| rlimit_name(*number))
+        let limits = self.init.iter().filter_map(|step| match step.op()? {
+            Op::Rlimit { resource, .. } => Some(resource),
+            _ => None,
+        });
+        let limits: Vec<u32> = limits.collect();
+        resources.iter().find(|number| limits.contains(number)).map(|number| rlimit_name(*number))
     }
 
     /// An explanation of a refused call of init, if the errno alone is ambiguous.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ParentOp, Plan};
 use crate::report::Control;
-use crate::step::wire::{Field, Op, OpCode};
+use crate::step::wire::{Field, Op};
 use crate::step::{self, Handed, InitOp, InitStep, Phase, Step, to_path};
 
 impl Plan {
@@ -71,14 +71,8 @@ impl Plan {
             }
         }
         for step in &mut plan.init {
-            // Paths that are only printed.
-            if !matches!(
-                step.op.code(),
-                Some(OpCode::Enter | OpCode::ExitRecord | OpCode::Log | OpCode::CpuDeadline)
-            ) {
-                continue;
-            }
             let Some(mut op) = step.op() else { continue };
+            // Paths that are only printed.
             let (Op::Enter { path, .. }
             | Op::ExitRecord { path, .. }
             | Op::Log { path, .. }

@@ -43,7 +43,7 @@ impl Private {
         let users = match idmapped() {
             Ok(users) => Some(Arc::new(users)),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
-                return Err(Error::prepare(format!("open_tree({TOP:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"))(e));
+                return Err(Error::prepare(tree_call())(e));
             }
             Err(_) => None,
         };
@@ -63,8 +63,7 @@ impl Private {
     pub(crate) fn users_for(&self, top: BorrowedFd<'_>) -> Result<Option<Arc<OwnedFd>>> {
         let Some(users) = &self.users else { return Ok(None) };
         // The plan has other steps of these calls, for the mount that is attached.
-        let tree = fs::clone_tree(top, true)
-            .map_err(Error::prepare(format!("open_tree({TOP:?}, OPEN_TREE_CLONE|AT_RECURSIVE)")))?;
+        let tree = fs::clone_tree(top, true).map_err(Error::prepare(tree_call()))?;
         match fs::map_ids(tree.as_fd(), users.as_fd()) {
             Ok(()) => Ok(Some(Arc::clone(users))),
             Err(Errno::EINVAL) => Ok(None),
@@ -92,6 +91,11 @@ impl Serialize for Private {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_bool(self.is_idmapped())
     }
+}
+
+/// The call that clones the mount tree, in strace's format.
+fn tree_call() -> String {
+    format!("open_tree({TOP:?}, OPEN_TREE_CLONE|AT_RECURSIVE)")
 }
 
 /// Creates the user namespace, and tries whether it can be that of a mount of `/etc`.

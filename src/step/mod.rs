@@ -26,7 +26,7 @@ pub mod wire;
 pub(crate) use draft::Draft;
 pub(crate) use kernel::Kernel;
 pub(crate) use render::{call, namespaces, rlimit_name};
-use wire::{Field, List, Op, OpCode, Sink, Str};
+use wire::{Field, List, Op, Sink, Str};
 
 /// MOUNT_ATTR_RDONLY.
 pub(crate) const ATTR_RDONLY: u64 = 0x1;
@@ -251,11 +251,6 @@ impl InitOp {
     /// The encoded bytes, as they are in a program.
     pub(crate) fn wire(&self) -> &[u8] {
         &self.0
-    }
-
-    /// The kind of the operation, which is its first byte. `None` if the bytes are malformed.
-    pub(crate) fn code(&self) -> Option<OpCode> {
-        OpCode::ALL.get(usize::from(*self.0.first()?)).copied()
     }
 
     /// Decodes the operation. `None` if the bytes are malformed.

@@ -26,6 +26,16 @@ pub(crate) fn read_text(file: &File) -> io::Result<String> {
     Ok(text)
 }
 
+/// The UTF-8 names in a directory. None if it does not exist.
+pub(crate) fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(io::Result::transpose).collect()
+}
+
 /// As [`read_text`], of the file at `path`.
 pub(crate) fn read_file(path: impl AsRef<Path>) -> io::Result<String> {
     read_text(&File::open(path)?)

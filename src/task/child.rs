@@ -140,7 +140,7 @@ impl Child {
             let _ = self.status().and_then(sys::shut_down_sending);
             ends_within(self.pidfd(), REAPING);
         }
-        kill(self.pidfd()) && ends_within(self.pidfd(), PATIENCE)
+        kill(self.pidfd())
     }
 
     /// Kills and reaps the process, unless it was reaped or is no longer owned.
@@ -208,15 +208,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Kills and reaps a process.
 fn end(pidfd: BorrowedFd<'_>) {
-    reap(pidfd, kill(pidfd) && ends_within(pidfd, PATIENCE));
+    reap(pidfd, kill(pidfd));
 }
 
-/// Kills a process. Whether the kernel did: if it refuses, the process may never end.
+/// Kills a process and waits for its end. Whether it has ended. If the kernel refuses the kill, it does not wait, because
+/// the process may never end.
 fn kill(pidfd: BorrowedFd<'_>) -> bool {
-    match sys::pidfd_signal(pidfd, libc::SIGKILL) {
+    let killed = match sys::pidfd_signal(pidfd, libc::SIGKILL) {
         Err(e) => e.raw_os_error() == Some(libc::ESRCH),
         Ok(()) => true,
-    }
+    };
+    killed && ends_within(pidfd, PATIENCE)
 }
 
 /// Reaps a process, which has ended or is reaped when it ends.

@@ -15,7 +15,6 @@ use super::writer;
 use crate::cgroup::{CgroupName, Group};
 use crate::error::{Error, Result};
 use crate::host::{Host, temp_dir};
-use crate::rootfs::check_path;
 use crate::rootfs::populate::{OwnedRoot, StaleRoot};
 use crate::spec::Policy;
 use crate::step::Kernel;
@@ -121,9 +120,7 @@ impl StaleSandbox {
         grace: Duration,
         claimed: impl Fn(&str) -> bool,
     ) -> Result<Vec<StaleSandbox>> {
-        for (field, dir) in [("temp_dir", &policy.temp_dir), ("state_dir", &policy.state_dir)] {
-            dir.as_deref().map_or(Ok(()), |dir| check_path(field, dir))?;
-        }
+        policy.check_dirs()?;
         let before =
             SystemTime::now().checked_sub(grace.max(Self::CREATION)).unwrap_or(SystemTime::UNIX_EPOCH);
         let places = Places::of(policy, host, before);
@@ -263,14 +260,8 @@ impl Places {
             .extend(Group::names(&self.host.cgroups, parent).map_err(Error::task("read the parent cgroup"))?);
         names.extend(StaleRoot::names(&self.temp_dir).map_err(refused(&self.temp_dir))?);
         if let Some(dir) = &self.policy.state_dir {
-            let entries = match std::fs::read_dir(dir) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                entries => Some(entries.map_err(refused(dir))?),
-            };
-            for entry in entries.into_iter().flatten() {
-                let name = entry.map_err(refused(dir))?.file_name();
-                names.extend(name.to_str().and_then(|name| name.strip_suffix(".exit")).map(str::to_owned));
-            }
+            let found = sys::fs::names(dir).map_err(refused(dir))?;
+            names.extend(found.iter().filter_map(|name| name.strip_suffix(".exit")).map(str::to_owned));
         }
         // No sandbox has another name.
         names.retain(|name| CgroupName::new(name).is_ok());

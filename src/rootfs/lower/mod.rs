@@ -528,14 +528,11 @@ const PID1: &str = "/proc/1";
 fn masks(req: &RootRequest<'_>, steps: &mut Steps<'_>) {
     let control = Control::MASKED_PATHS;
     steps.draft.report.enforce(control);
-    for (at, _) in req.read_only {
+    // A task with the file permissions of user 0 could make PID 1 the first to be killed when memory is short.
+    let pid1 = req.pid1.then_some(Path::new(PID1));
+    for at in req.read_only.iter().map(|(at, _)| at.as_path()).chain(pid1) {
         let op = Op::Restrict { path: path(at), attrs: ATTR_RDONLY, must: false };
         steps.common(at, |_| InitStep::new(control, op));
-    }
-    // A task with the file permissions of user 0 could make PID 1 the first to be killed when memory is short.
-    if req.pid1 {
-        let op = Op::Restrict { path: path(Path::new(PID1)), attrs: ATTR_RDONLY, must: false };
-        steps.common(Path::new(PID1), |_| InitStep::new(control, op));
     }
     for (at, kind) in req.masked.iter().chain(req.private) {
         let path = path(at);

@@ -15,8 +15,8 @@ use super::{DETACHED, Held, around, detached, process_in};
 use crate::Result;
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW};
 use crate::rootfs::teardown::{mounts_below, remove_tree};
-use crate::sys::fs::is_at;
 use crate::sys::lock::any_holder;
+use crate::sys::{self, fs::is_at};
 
 /// How the name of a temporary root's private directory begins.
 const PREFIX: &str = "cofferdam-";
@@ -36,17 +36,8 @@ impl StaleRoot {
     /// # Errors
     /// The refused call.
     pub(crate) fn names(base: &Path) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        let entries = match std::fs::read_dir(base) {
-            // No sandbox has a temporary root yet.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
-            entries => entries?,
-        };
-        for entry in entries {
-            let name = entry?.file_name();
-            names.extend(name.to_str().and_then(|name| name.strip_prefix(PREFIX)).map(str::to_owned));
-        }
-        Ok(names)
+        let names = sys::fs::names(base)?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)).map(str::to_owned).collect())
     }
 
     /// Opens and locks the temporary root. `None` if there is none, or if the directory of that name was not made by this
