@@ -396,10 +396,10 @@ impl Reaper {
                     // One byte from the parent detaches the task: it survives the parent.
                     Ok(1) => (of_status.fd, of_caller.fd) = (-1, -1),
                     _ if caller < 0 => of_status.fd = -1,
-                    _ => self.exit(),
+                    _ => self.end_with_caller(),
                 }
             } else if of_caller.revents != 0 {
-                self.exit();
+                self.end_with_caller();
             }
         }
     }
@@ -417,13 +417,25 @@ impl Reaper {
         false
     }
 
-    /// Ends the task at a deadline: reports it, and exits. The task may have ended in time, before this process could run.
+    /// Ends the task at a deadline: reports it, and exits.
     fn end_at(&mut self, deadline: Record) -> ! {
+        self.exit_if_ended();
+        self.ends.report(deadline);
+        self.exit()
+    }
+
+    /// Ends the task because its caller has ended: records that it was killed, and exits.
+    fn end_with_caller(&mut self) -> ! {
+        self.exit_if_ended();
+        self.ends.write_end(End::Killed);
+        self.exit()
+    }
+
+    /// If the task has ended by itself before this process could end it, exits with its status.
+    fn exit_if_ended(&mut self) {
         if let Some(how) = sys::wait_ended(self.task) {
             self.exit_as(how);
         }
-        self.ends.report(deadline);
-        self.exit()
     }
 
     /// Records the exit status of the task, and exits with it.
@@ -546,8 +558,8 @@ impl Ends {
     /// Writes the end of the task to the file of the exit record, if there is one, and sends it to the parent. Errors are
     /// ignored: the parent may live although the file cannot be written, and a reader of the file finds no record.
     ///
-    /// The record of a status is written to the disk as well. At a deadline that is left to the kernel, because the task
-    /// runs until PID 1 exits.
+    /// The record of a status is written to the disk as well. Otherwise that is left to the kernel, because the task runs
+    /// until PID 1 exits.
     fn report(self, record: Record) {
         let time = record.end().map_or_else(sys::now, |end| self.write_end(end));
         let _ = sys::send(self.status, &record.encode());

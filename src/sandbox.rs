@@ -195,8 +195,8 @@ impl Sandbox {
     ///
     /// `store` is called when the sandbox is complete and the command was found. Only the task's filter and `execve(2)`
     /// are left, which wait until `store` returns. The handle is that of [`Task::handle`], whatever
-    /// [`die_with`](SandboxSpec::die_with) is: a task that ends with its driver leaves an exit record without a status,
-    /// and cgroups, which the handle finds. `store` may take any time. Another process that recovers the task meanwhile
+    /// [`die_with`](SandboxSpec::die_with) is: a task that ends with its driver leaves an exit record, which says that it
+    /// was killed, and cgroups, which the handle finds. `store` may take any time. Another process that recovers the task meanwhile
     /// is told that it is in use, if the task has an exit record or a cgroup.
     ///
     /// If this process ends before `store` has returned, the command is never executed, and init ends. Recovering the stored

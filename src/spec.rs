@@ -264,8 +264,8 @@ pub enum DieWith {
     /// PID 1 kills the task when the process that spawned it has ended, also by SIGKILL (`pidfd_open(2)`, Linux 5.3). A
     /// thread that ends does not matter, nor does a child that the process has forked. It needs a private PID namespace, and
     /// [`init`](SandboxSpec::init) or a [`state_dir`](Policy::state_dir): other tasks survive. A
-    /// [frozen](crate::Task::freeze) task ends when it is thawed. The exit record of a task that ends so has no status:
-    /// [`Lost::Unrecorded`](crate::Lost::Unrecorded).
+    /// [frozen](crate::Task::freeze) task ends when it is thawed. The exit record of a task that ends so says that it was
+    /// killed.
     #[default]
     Driver,
     /// The task goes on. Dropping its [`Task`](crate::Task) kills and removes nothing either. Another process gets it

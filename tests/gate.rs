@@ -13,8 +13,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use cofferdam::{
-    DieWith, Error, ExitKind, Host, IsolationMode, Lost, Policy, Require, Sandbox, StaleSandbox, TaskHandle,
-    Volume,
+    DieWith, Error, ExitKind, Host, IsolationMode, Lost, Policy, Require, Sandbox, StaleSandbox, Task,
+    TaskHandle, Volume,
 };
 use common::places::{self, below, cgroups, policy};
 use common::{sandboxes, shell};
@@ -107,7 +107,7 @@ fn remove_empty(dir: &Path) {
     let _ = std::fs::remove_dir(dir);
 }
 
-/// A task that survives its driver. Its command first makes a file of the task's name.
+/// A task that survives its driver, unless the shape says that it dies. Its command first makes a file of the task's name.
 fn survivor(dir: &Path, shape: &str, id: &str) -> Sandbox {
     let out = Volume { source: dir.join("out"), target: "/out".into(), ..Volume::default() };
     let sandbox = shell(&format!("echo >/out/{id}; exec sleep 600"))
@@ -122,6 +122,8 @@ fn survivor(dir: &Path, shape: &str, id: &str) -> Sandbox {
         "beside" => sandbox.pid_mode(IsolationMode::Host),
         "alone" => sandbox.init(false).policy(&unrecorded),
         "alone-beside" => sandbox.pid_mode(IsolationMode::Host).policy(&unrecorded),
+        "dies" => sandbox.die_with(DieWith::Driver),
+        "dies-outside" => sandbox.init(false).die_with(DieWith::Driver),
         "prepared" => {
             let sandbox = sandbox.host(&Host::probe().unwrap());
             assert!(sandbox.prepare().unwrap(), "nothing is prepared");
@@ -227,20 +229,26 @@ enum Found {
     NeverExecuted,
 }
 
-/// Recovers a stored handle of a dead driver, and releases the task.
-fn recovered(places: &Places, shape: &str, handle: &TaskHandle) -> Found {
-    let id = handle.sandbox_id();
+/// Recovers the task of a stored handle whose driver is dead.
+fn recover(handle: &TaskHandle) -> Task {
     let start = Instant::now();
-    let task = loop {
+    loop {
         match Sandbox::recover(handle) {
             // The kernel has not closed all descriptors of the driver.
             Err(Error::Task { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
-                assert!(start.elapsed() < LONG, "{id}: {source}");
+                assert!(start.elapsed() < LONG, "{}: {source}", handle.sandbox_id());
                 std::thread::sleep(Duration::from_millis(5));
             }
-            recovered => break recovered.unwrap(),
+            recovered => return recovered.unwrap(),
         }
-    };
+    }
+}
+
+/// Recovers a stored handle of a dead driver, and releases the task.
+fn recovered(places: &Places, shape: &str, handle: &TaskHandle) -> Found {
+    let id = handle.sandbox_id();
+    let task = recover(handle);
+    let start = Instant::now();
     let found = loop {
         match task.status().unwrap().map(|status| status.kind()) {
             None if places.ran(id) => break Found::Runs,
@@ -320,6 +328,21 @@ fn task_of_a_driver_that_dies_after_the_spawn_runs_on() {
         let places = Places::new();
         driver(&places, shape, "gate-1", "after").wait().unwrap();
         assert_eq!(recover_all(&places, shape), [(Found::Runs, 1)].into(), "{shape}");
+    }
+}
+
+#[test]
+fn record_of_a_task_that_died_with_its_driver_says_that_it_was_killed() {
+    if !sandboxes() {
+        return;
+    }
+    for shape in ["dies", "dies-outside"] {
+        let places = Places::new();
+        driver(&places, shape, "gate-1", "after").wait().unwrap();
+        let task = recover(&places.handles()[0]);
+        assert_eq!(task.wait().unwrap().kind(), ExitKind::Killed, "{shape}");
+        task.release().unwrap();
+        places.prune();
     }
 }
 

@@ -82,7 +82,8 @@ pub enum End {
     Deadline,
     /// PID 1 ended the task when it had used its CPU time.
     CpuDeadline,
-    /// The owner killed the task, and PID 1 with it. The owner writes this record.
+    /// The owner killed the task, and PID 1 with it: the owner writes this record. Or PID 1 ended the task because its
+    /// caller had ended.
     Killed,
     /// The command was not executed: the owner ended before it let the command go, or the kernel refused a later step.
     NotExecuted,
