@@ -1,6 +1,7 @@
 //! Looks up the field `user` of a spec.
 
 use std::ffi::CString;
+use std::fmt::Debug;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -32,8 +33,8 @@ const NOBODY: u32 = 65534;
 ///
 /// # Errors
 /// [`Error::Spec`] for the field `user`: `failed to identify user "x": ` and the reason. The user or group may not
-/// exist, the text may be neither a name nor an id (4294967295 is `(uid_t) -1`, "leave unchanged"), or the database may
-/// have failed.
+/// exist, or the text may be neither a name nor an id (4294967295 is `(uid_t) -1`, "leave unchanged").
+/// [`Error::Prepare`] with the call, if the database has failed: the same spec may succeed later.
 ///
 /// ```
 /// let who = cofferdam::ids::lookup("12345:100")?;
@@ -50,11 +51,27 @@ pub fn lookup(user: &str) -> Result<Identity, Error> {
 }
 
 fn lookup_in(accounts: &impl Accounts, user: &str) -> Result<Identity, Error> {
-    identify(accounts, user)
-        .map_err(|why| Error::spec("user", format!("failed to identify user {user:?}: {why}")))
+    identify(accounts, user).map_err(|why| match why {
+        Why::Wrong(why) => Error::spec("user", format!("failed to identify user {user:?}: {why}")),
+        Why::Failed(call, errno) => Error::prepare(call)(errno),
+    })
 }
 
-fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, String> {
+/// Why a user is not identified.
+enum Why {
+    /// The text is wrong, or the database has no such entry.
+    Wrong(String),
+    /// The database has failed: the refused call, and the errno.
+    Failed(String, Errno),
+}
+
+impl<T: Into<String>> From<T> for Why {
+    fn from(why: T) -> Why {
+        Why::Wrong(why.into())
+    }
+}
+
+fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, Why> {
     if user.is_empty() {
         return nobody(accounts);
     }
@@ -63,9 +80,9 @@ fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, String> {
     let (uid, account) = match Key::parse(user)? {
         // Both ids are given, so nothing is looked up.
         Key::Id(uid) if matches!(group, Some(Key::Id(_))) => (uid, None),
-        Key::Id(uid) => (uid, answer(accounts.user_by_uid(uid))?),
+        Key::Id(uid) => (uid, answer(accounts.user_by_uid(uid), "getpwuid_r", uid)?),
         Key::Name(name) => {
-            let account = answer(accounts.user_by_name(name))?.ok_or("no such user")?;
+            let account = answer(accounts.user_by_name(name), "getpwnam_r", name)?.ok_or("no such user")?;
             (valid(account.uid)?, Some(account))
         }
     };
@@ -82,16 +99,17 @@ fn identify(accounts: &impl Accounts, user: &str) -> Result<Identity, String> {
     }
 }
 
-fn nobody(accounts: &impl Accounts) -> Result<Identity, String> {
-    match answer(accounts.user_by_name("nobody"))? {
+fn nobody(accounts: &impl Accounts) -> Result<Identity, Why> {
+    match answer(accounts.user_by_name("nobody"), "getpwnam_r", "nobody")? {
         Some(account) => with_all_groups(accounts, valid(account.uid)?, account),
         None => Ok(Identity { uid: NOBODY, gid: NOBODY, groups: vec![NOBODY], name: None, home: None }),
     }
 }
 
-fn with_all_groups(accounts: &impl Accounts, uid: u32, account: Account) -> Result<Identity, String> {
+fn with_all_groups(accounts: &impl Accounts, uid: u32, account: Account) -> Result<Identity, Why> {
     let gid = valid(account.gid)?;
-    let mut groups = accounts.groups(&account.name, gid).map_err(database_failed)?;
+    let groups = accounts.groups(&account.name, gid);
+    let mut groups = groups.map_err(failed("getgrouplist", &account.name))?;
     groups.push(gid);
     groups.sort_unstable();
     groups.dedup();
@@ -101,11 +119,12 @@ fn with_all_groups(accounts: &impl Accounts, uid: u32, account: Account) -> Resu
     Ok(Identity { uid, gid, groups, name: Some(account.name), home: Some(account.home) })
 }
 
-fn group_id(accounts: &impl Accounts, group: Key<'_>) -> Result<u32, String> {
+fn group_id(accounts: &impl Accounts, group: Key<'_>) -> Result<u32, Why> {
     match group {
         Key::Id(gid) => Ok(gid),
         Key::Name(name) => {
-            valid(answer(accounts.group_by_name(name))?.ok_or_else(|| format!("no such group {name:?}"))?)
+            let found = answer(accounts.group_by_name(name), "getgrnam_r", name)?;
+            Ok(valid(found.ok_or_else(|| format!("no such group {name:?}"))?)?)
         }
     }
 }
@@ -142,15 +161,16 @@ fn valid(id: u32) -> Result<u32, String> {
 }
 
 /// Turns the errors with which some implementations report a missing entry into `None` (`getpwnam(3)`, NOTES).
-fn answer<T>(answer: Result<Option<T>, Errno>) -> Result<Option<T>, String> {
+fn answer<T>(answer: Result<Option<T>, Errno>, call: &str, key: impl Debug) -> Result<Option<T>, Why> {
     match answer {
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
-        answer => answer.map_err(database_failed),
+        answer => answer.map_err(failed(call, key)),
     }
 }
 
-fn database_failed(errno: Errno) -> String {
-    format!("the lookup in the user database failed: {errno}")
+/// The failure of a call for this key, as a closure for `map_err`.
+fn failed(call: &str, key: impl Debug) -> impl FnOnce(Errno) -> Why {
+    move |errno| Why::Failed(format!("{call}({key:?})"), errno)
 }
 
 /// An entry of the user database.
@@ -362,11 +382,23 @@ mod tests {
             ("ann\0", "\"ann\\0\" is neither a name nor an id"),
             ("ann\n", "\"ann\\n\" is neither a name nor an id"),
             ("0x10", "no such user"),
-            ("broken", "the lookup in the user database failed: EIO: I/O error"),
-            ("ann:broken", "the lookup in the user database failed: EIO: I/O error"),
         ];
         for (user, expect) in table {
             assert_eq!(show(&fake(), user), expect, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn failed_database_is_no_fault_of_the_spec() {
+        for (user, call) in [("broken", "getpwnam_r(\"broken\")"), ("ann:broken", "getgrnam_r(\"broken\")")] {
+            let failed = Fake { broken: Errno::EMFILE, ..fake() };
+            match lookup_in(&failed, user) {
+                Err(Error::Prepare { step, source }) => {
+                    assert_eq!(step, call);
+                    assert_eq!(source.raw_os_error(), Some(libc::EMFILE));
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
 
