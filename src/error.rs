@@ -179,6 +179,15 @@ fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
         (io::ErrorKind::OutOfMemory, _) => Some("free memory on the host"),
         (_, Some(libc::EMFILE)) => Some("raise the caller's limit of open files (RLIMIT_NOFILE)"),
         (_, Some(libc::ENFILE)) => Some("raise the host's limit of open files (fs.file-max)"),
+        (_, Some(libc::EAGAIN)) if step.starts_with("execve(") => Some(
+            "raise the task's limit of processes (nproc), or give the task a user that runs nothing else",
+        ),
+        (_, Some(libc::EEXIST)) if step.contains(".exit\"") => {
+            Some("remove the file of this name, which is no exit record that the driver's user has made")
+        }
+        _ if names("every user may write") => {
+            Some("give a directory that only the driver's user may write to (chmod o-w)")
+        }
         (_, Some(libc::EAGAIN)) => {
             Some("raise the limit of processes (RLIMIT_NPROC, pids.max of the caller's cgroup)")
         }
@@ -308,6 +317,8 @@ mod tests {
             (prepare(libc::ENOSPC), "free space"),
             (prepare(libc::EROFS), "read-only"),
             (prepare(libc::EFBIG), "RLIMIT_FSIZE"),
+            (Error::prepare("execve(\"/a\")")(io::Error::from_raw_os_error(libc::EAGAIN)), "nproc"),
+            (Error::prepare("linkat(\"/s/a.exit\")")(io::Error::from_raw_os_error(libc::EEXIST)), "remove"),
             (
                 Error::task("write(\"/g/memory.max\", \"1\")")(io::Error::from_raw_os_error(libc::EBUSY)),
                 "memory",

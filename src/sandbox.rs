@@ -170,7 +170,8 @@ impl Sandbox {
 
     /// Builds the sandbox and runs the command in it. Returns after `execve(2)` of the command has succeeded.
     ///
-    /// Any number of threads may call it at once. The caller's working directory, umask, signal mask and handlers,
+    /// Any number of threads may call it at once, with stacks of at least 64 KiB (256 KiB without optimisation). The
+    /// caller's working directory, umask, signal mask and handlers,
     /// dumpable flag and descriptors do not change. The cost does not depend on the caller's memory.
     ///
     /// ```no_run

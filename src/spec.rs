@@ -127,12 +127,15 @@ pub struct Policy {
     /// Drivers that share this directory must share `temp_dir` and `cgroup_parent` too: see
     /// [`StaleSandbox`](crate::StaleSandbox).
     ///
-    /// The directory must exist, and no task may be able to write to it. It must be an absolute path. If absent, the
-    /// status of a task that ends without its caller is lost.
+    /// The directory must exist, and no task may be able to write to it. A directory that every user may write to
+    /// is refused, unless it is sticky (`chmod(2)`). It must be an absolute path. If absent, the status of a task that ends
+    /// without its caller is lost.
     pub state_dir: Option<PathBuf>,
     /// Size of the ring in which the [log](Stdio::Log) of a task is kept, in bytes: the newest entries. Each of them takes
     /// 16 bytes more than it has. 16 MiB by default; 64 KiB to 1 TiB. Less if the caller's limit of file sizes is lower
-    /// (`RLIMIT_FSIZE`). With a limit below 16 KiB, the spawn of a task with a log fails.
+    /// (`RLIMIT_FSIZE`). With a limit below 64 KiB, any spawn may fail: the plan is passed to init in a file.
+    ///
+    /// If the file system of the state directory is full, the log lacks what could not be written.
     pub log_size: u64,
 }
 

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -330,4 +331,29 @@ fn a_spawn_below_a_frozen_cgroup_is_refused_at_once_and_leaves_nothing() {
     assert!(cause.contains("frozen"), "{refused}: {cause}");
     outer.set("0", "THAWED");
     assert!(spawn().unwrap().wait().unwrap().success());
+}
+
+#[test]
+fn state_directory_that_every_user_may_write_to_is_refused_unless_it_is_sticky() {
+    if !sandboxes() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let set_mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+    let policy = Policy { state_dir: Some(dir.path().to_owned()), ..Policy::default() };
+    let sandbox = shell("exit 3").policy(&policy);
+    set_mode(0o777);
+    let error = sandbox.spawn().unwrap_err();
+    assert!(matches!(error, Error::Prepare { .. }), "{error:?}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        error.to_string().starts_with("openat(") && cause.contains("every user may write"),
+        "{error}: {cause}"
+    );
+    assert!(error.remedy().unwrap().contains("chmod"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    for mode in [0o1777, 0o775] {
+        set_mode(mode);
+        assert_eq!(sandbox.spawn().unwrap().wait().unwrap().code, Some(3), "{mode:o}");
+    }
 }

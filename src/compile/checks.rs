@@ -155,10 +155,20 @@ pub(super) fn network(network: &Network, survey: &Survey) -> Result<()> {
     }
 }
 
+/// Checks the place of a volume or a device in the sandbox.
+pub(super) fn mount_point(field: &'static str, name: &str, target: &Path) -> Result<()> {
+    check_path_at(field, name, target)?;
+    if target == Path::new("/") || target.starts_with("/proc") {
+        let why = "cannot be a mount point: / and everything below /proc are reserved";
+        return Err(Error::spec(field, format!("{name}: {target:?} {why}")));
+    }
+    Ok(())
+}
+
 pub(super) fn devices(spec: &SandboxSpec, survey: &Survey) -> Result<()> {
     for (number, device) in spec.devices.iter().enumerate() {
         check_path_at("devices", &format!("devices[{number}].source"), &device.source)?;
-        check_path_at("devices", &format!("devices[{number}].target"), device.place())?;
+        mount_point("devices", &format!("devices[{number}].target"), device.place())?;
         let kind = survey.kind(&device.source);
         if kind.is_none() {
             return Err(survey.absent("devices", &device.source));

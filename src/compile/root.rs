@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::checks::mount_point;
 use super::method;
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey, chroot_env, temp_dir};
@@ -173,12 +174,7 @@ pub(super) fn volumes(spec: &SandboxSpec, survey: &Survey) -> Result<Vec<(Volume
         .enumerate()
         .map(|(number, volume)| {
             check_path_at("volumes", &format!("volumes[{number}].source"), &volume.source)?;
-            check_path_at("volumes", &format!("volumes[{number}].target"), &volume.target)?;
-            if volume.target == Path::new("/") || volume.target.starts_with("/proc") {
-                let target = &volume.target;
-                let why = "cannot be a mount point: / and everything below /proc are reserved";
-                return Err(Error::spec("volumes", format!("volumes[{number}].target: {target:?} {why}")));
-            }
+            mount_point("volumes", &format!("volumes[{number}].target"), &volume.target)?;
             let kind = survey.kind(&volume.source);
             let kind = kind.ok_or_else(|| survey.absent("volumes", &volume.source))?;
             Ok((volume.clone(), kind))

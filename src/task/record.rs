@@ -297,10 +297,18 @@ fn open_new(dir: &OwnedFd, name: &OsString) -> nix::Result<(OwnedFd, bool)> {
 }
 
 /// Opens the directory of a path. Returns it with the name in it.
+///
+/// # Errors
+/// The refused call, or `PermissionDenied` if every user may remove or rename files of others in the directory.
 fn open_dir(path: &Path) -> io::Result<(OwnedFd, OsString)> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL.into()) };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Ok((open(dir, flags, Mode::empty())?, name.to_owned()))
+    let dir = open(dir, flags, Mode::empty())?;
+    if fstat(&dir)?.st_mode & (libc::S_IWOTH | libc::S_ISVTX) == libc::S_IWOTH {
+        let why = "every user may write to the directory, and could remove the exit record";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok((dir, name.to_owned()))
 }
 
 /// Opens the file `name`, if it is a file that this user made. `None` if there is none of that name.

@@ -218,6 +218,12 @@ fn invalid_devices_are_refused() {
         ),
         ("/dev/fuse", "fuse", "rw", "devices[0].target must be absolute but got relative path \"fuse\""),
         ("/dev/fuse", "/dev/../fuse", "rw", "devices[0].target: \"/dev/../fuse\" must not contain \"..\""),
+        (
+            "/dev/fuse",
+            "/proc/fuse",
+            "rw",
+            "devices[0].target: \"/proc/fuse\" cannot be a mount point: / and everything below /proc are reserved",
+        ),
         ("/srv/file", "/dev/fuse", "rw", "devices: \"/srv/file\" is not a device"),
         ("/srv/a", "/dev/fuse", "rw", "devices: \"/srv/a\" is not a device"),
         ("/dev/none", "/dev/fuse", "rw", "devices: \"/dev/none\" does not exist on the host"),
