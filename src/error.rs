@@ -170,6 +170,9 @@ fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
         (io::ErrorKind::ResourceBusy, _) => {
             Some("wait until the other task has ended, or ask for something else")
         }
+        _ if names("init was killed by signal 9") => {
+            Some("look who killed it: the host's OOM killer, or a spawn that replaces this task (replace)")
+        }
         (io::ErrorKind::TimedOut, _) if step.starts_with("wait for the command") => {
             Some("continue or thaw the task, or give more time (spawn_deadline, the deadline of an exec)")
         }
@@ -317,6 +320,7 @@ mod tests {
             (prepare(libc::ENOSPC), "free space"),
             (prepare(libc::EROFS), "read-only"),
             (prepare(libc::EFBIG), "RLIMIT_FSIZE"),
+            (Error::prepare("init")(io::Error::other("init was killed by signal 9")), "replace"),
             (Error::prepare("execve(\"/a\")")(io::Error::from_raw_os_error(libc::EAGAIN)), "nproc"),
             (Error::prepare("linkat(\"/s/a.exit\")")(io::Error::from_raw_os_error(libc::EEXIST)), "remove"),
             (
