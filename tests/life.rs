@@ -123,6 +123,9 @@ fn id_of_a_detached_task_is_in_use_by_its_process() {
     let (pid, init) = (task.pid().unwrap(), task.pidfd().try_clone_to_owned().unwrap());
     let groups = common::cgroups_of(pid);
     task.detach().unwrap();
+    if !groups.is_empty() {
+        assert!(source(&task.stats().unwrap_err()).contains("was detached"));
+    }
     let busy = source(&sandbox.start().unwrap_err());
     assert!(busy.starts_with("the id is in use: a detached task runs in it, with process "), "{busy}");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use super::handle::{Identity, RootPlace, TaskHandle, boot_id, build};
+use super::undo::DETACHED;
 use super::{Child, Task, Undo, reaper};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
@@ -91,7 +92,7 @@ impl Task {
         if !self.ending().detached {
             return Ok(());
         }
-        Err(Error::task(step)(std::io::Error::other("the task was detached: recover it by its handle")))
+        Err(Error::task(step)(std::io::Error::other(DETACHED)))
     }
 
     fn describe(&self) -> Result<TaskHandle> {

@@ -12,6 +12,9 @@ use crate::rootfs::populate::TempRoot;
 use crate::step::Kernel;
 use crate::sys::lock::Locked;
 
+/// The cause of the error of a step on a task that was detached.
+pub(super) const DETACHED: &str = "the task was detached: recover it by its handle";
+
 /// The undo list. Dropping it undoes everything, in the order of the fields: the processes in the cgroups use the root.
 #[derive(Debug, Default)]
 pub(crate) struct Undo {
@@ -113,7 +116,7 @@ impl Undo {
                 ),
             }),
             (_, Some(group)) => group.stats(),
-            (None, None) => Err(Error::task("read the cgroup's counters")(nix::errno::Errno::ENODEV)),
+            (None, None) => Err(Error::task("read the cgroup's counters")(io::Error::other(DETACHED))),
         }
     }
 
