@@ -28,6 +28,7 @@ use crate::rootfs::{self, Method};
 use crate::spec::{Policy, SandboxSpec};
 use crate::step::wire::Op;
 use crate::step::{self, Draft, Enter, Handed, IdMaps, InitStep, Step};
+pub(crate) use checks::spawn_deadline as check_deadline;
 use identity::Mapping;
 use stays::{Stay, Stays};
 

@@ -176,6 +176,9 @@ fn refused(step: &str, source: &io::Error) -> Option<&'static str> {
         (io::ErrorKind::TimedOut, _) if step.starts_with("wait for the command") => {
             Some("continue or thaw the task, or give more time (spawn_deadline, the deadline of an exec)")
         }
+        (io::ErrorKind::TimedOut, _) if step.starts_with("look up the user") => {
+            Some("give the user as two ids (UID:GID), which are not looked up")
+        }
         (io::ErrorKind::TimedOut, _) if names("spawn_deadline") => Some("give more time (spawn_deadline)"),
         (_, Some(libc::EROFS)) => Some("use a directory that is not on a read-only file system"),
         (_, Some(libc::EFBIG)) => Some("raise the caller's limit of file sizes (RLIMIT_FSIZE)"),

@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::compile::compile;
+use crate::compile::{check_deadline, compile};
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
+use crate::ids::{Identity, lookup_until};
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
 use crate::rootfs::reach::Reach;
@@ -159,9 +160,21 @@ impl Sandbox {
     ///
     /// `begun` is when the call of the caller began.
     fn survey(&self, host: &Host, begun: Instant) -> Result<Box<Survey>> {
-        let until = begun.checked_add(self.spec.spawn_time());
+        check_deadline(&self.spec)?;
+        let identity = self.identity(begun)?;
+        let until = self.until(begun);
         let ask = |path: &Path| until.map_or(Ok(()), |until| spawn::answers(path, until));
-        Survey::take(&self.policy, &self.spec, host, &Reach::by(&ask)).map(Box::new)
+        Survey::take(&self.policy, &self.spec, host, identity, &Reach::by(&ask)).map(Box::new)
+    }
+
+    /// The user of the spec, as the host's database has it now.
+    fn identity(&self, begun: Instant) -> Result<Identity> {
+        lookup_until(self.spec.user.as_deref().unwrap_or_default(), self.until(begun))
+    }
+
+    /// The deadline of a spawn that began then. `None` if it is too late for the clock.
+    fn until(&self, begun: Instant) -> Option<Instant> {
+        begun.checked_add(self.spec.spawn_time())
     }
 
     fn compile_with(&self, host: &Host, survey: &Survey) -> Result<Box<Plan>> {
@@ -243,7 +256,7 @@ impl Sandbox {
     fn spawn_by(&self, run: &dyn Fn(&Plan, &Host, Given<'_>) -> Result<Task>) -> Result<Task> {
         let begun = Instant::now();
         spawn::check_declared(&self.spec)?;
-        if let Some(kept) = self.kept_plan() {
+        if let Some(kept) = self.kept_plan(begun) {
             return self.on_host(|host| self.spawn_prepared(&kept, host, self.left(begun), run));
         }
         self.on_host(|host| {

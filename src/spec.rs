@@ -466,16 +466,17 @@ pub struct SandboxSpec {
     /// names the step, and everything made is removed. Not 0; 60 seconds if absent. Serialised as
     /// [`deadline`](Self::deadline).
     ///
-    /// It counts from the call, and covers what the spawn waits for: file systems of the sources that do not answer, locks,
-    /// cgroups, prepared mounts that another thread makes, and init. The time in which the root is populated by links or
-    /// copies does not count, since that takes as long as there is to copy, and has [progress](crate::Sandbox::progress) and a
-    /// [cancel](crate::Sandbox::cancel) of its own. The time in the function of
-    /// [`spawn_with`](crate::Sandbox::spawn_with) does not count either.
+    /// It counts from the call, and covers what the spawn waits for: file systems of the sources that do not answer, a server
+    /// of users (`nsswitch.conf(5)`) that does not, locks, cgroups, prepared mounts that another thread makes, and init. The
+    /// time in which the root is populated by links or copies does not count, since that takes as long as there is to copy,
+    /// and has [progress](crate::Sandbox::progress) and a [cancel](crate::Sandbox::cancel) of its own. The time in the
+    /// function of [`spawn_with`](crate::Sandbox::spawn_with) does not count either.
     ///
-    /// It does not cover the lookup of a user by name, which may wait for a server of users (`nsswitch.conf(5)`). A user that
-    /// is given as two ids is not looked up. Nor does it cover a file system that stops answering after the source was
-    /// opened, while the root is populated, or one that is mounted below a directory that is copied or linked: the
-    /// caller's thread waits for it. An init in a call that no signal ends is given up after 30 more seconds.
+    /// A user is looked up in a thread, which is left behind if it does not get an answer, and ends when it does. At most 16
+    /// such threads are left. A user that is given as two ids is not looked up, and needs no thread.
+    ///
+    /// The time does not cover a file system that stops answering after the source was opened, while the root is populated,
+    /// or one that is mounted below a directory that is copied or linked: the caller's thread waits for it. An init in a call that no signal ends is given up after 30 more seconds.
     #[serde(with = "notation::optional_duration")]
     pub spawn_deadline: Option<Duration>,
     /// What becomes of the task when the caller ends. [`DieWith::Driver`] by default.

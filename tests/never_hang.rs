@@ -191,3 +191,44 @@ fn other_sources_are_used_while_a_mount_does_not_answer() {
         }
     });
 }
+
+/// Entry point of a process in which `/etc` does not answer. Does nothing elsewhere: the C library has a lock while it
+/// waits, and other tests look up users too.
+#[test]
+fn mute_database_entry() {
+    if std::env::var_os("COFFERDAM_MUTE_DATABASE").is_none() {
+        return;
+    }
+    with_dead_mount(|point, sandbox| {
+        let none = None::<&str>;
+        nix::mount::mount(Some(point), "/etc", none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+        let named = sandbox.clone().user("daemon");
+        for (sandbox, user) in [(&sandbox, "nobody"), (&named, "daemon")] {
+            let step = format!("look up the user {user:?}");
+            let begun = Instant::now();
+            hangs(begun, sandbox.spawn().map(drop), &step, "the user database does not answer");
+            let begun = Instant::now();
+            hangs(begun, sandbox.prepare().map(drop), &step, "the user database does not answer");
+        }
+        // Two ids are not looked up.
+        let ids = sandbox.user("1:1");
+        let begun = Instant::now();
+        hangs(begun, ids.spawn().map(drop), "openat2(\"/etc\", O_PATH)", "does not answer");
+        println!("asked");
+    });
+}
+
+#[test]
+fn user_database_that_does_not_answer_is_an_error_that_names_the_user() {
+    if !can("root") {
+        return;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "mute_database_entry", "--nocapture", "--test-threads=1"]);
+    let output = command.env("COFFERDAM_MUTE_DATABASE", "").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    if text.matches("asked").count() < 2 {
+        skip(&[], "no FUSE file system can be mounted");
+    }
+}

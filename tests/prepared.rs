@@ -7,10 +7,12 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use cofferdam::cgroup::CgroupPath;
 use cofferdam::{Host, Method, Network, Policy, Propagation, Root, Sandbox, Stdio, Volume};
 use common::can;
+
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
@@ -348,5 +350,35 @@ fn what_covers_a_file_in_prepared_mounts_still_does_after_the_host_has_replaced_
             assert!(shown.contains("root:") && !shown.contains("secret"), "{shown}");
             fs::remove_file(dir.path().join("new")).unwrap();
         }
+    });
+}
+
+#[test]
+fn user_of_a_kept_plan_follows_the_hosts_database() {
+    if !can("root") {
+        return;
+    }
+    in_own_mounts(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let passwd = dir.path().join("passwd");
+        let write = |uid| fs::write(&passwd, format!("cofferdam-test:x:{uid}:{uid}::/:/bin/sh\n")).unwrap();
+        write(4711);
+        bind(&passwd, Path::new("/etc/passwd"));
+        // Without /etc, whose masks keep a plan from being kept.
+        let mut env = cofferdam::rootfs::default_chroot_env();
+        env.retain(|source, _| source.exists() && source != Path::new("/etc"));
+        let sandbox = shell(&Host::probe().unwrap()).user("cofferdam-test").with(|s| s.root.chroot_env = env);
+        let sandbox = script(
+            &sandbox,
+            "while read -r name uid rest; do case $name in Uid:) echo $uid;; esac; done </proc/self/status",
+        );
+        assert!(sandbox.prepare().unwrap());
+        // The first spawn keeps the plan.
+        for _ in 0..2 {
+            assert_eq!(spawned(&sandbox), "4711\n");
+        }
+        write(4712);
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(spawned(&sandbox), "4712\n");
     });
 }

@@ -49,7 +49,7 @@ pub(super) fn no_nul(field: &'static str, text: &OsStr) -> Result<()> {
 }
 
 /// Refuses a spawn that has no time.
-pub(super) fn spawn_deadline(spec: &SandboxSpec) -> Result<()> {
+pub(crate) fn spawn_deadline(spec: &SandboxSpec) -> Result<()> {
     match spec.spawn_time().is_zero() {
         true => Err(Error::spec("spawn_deadline", "0 seconds are too short to start a task")),
         false => Ok(()),

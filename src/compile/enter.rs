@@ -20,14 +20,15 @@ use crate::spec::{ExecSpec, Stdio};
 use crate::step::wire::{Dup, Op};
 use crate::step::{self, Draft, Encoded, Enter, Handed, InitStep, Phase};
 
-/// Compiles the plan of the additional process. `inherited` are its descriptors that give access to the host, and `name`
-/// is the name of its cgroup below the task's.
+/// Compiles the plan of the additional process. `user` is its user, if that is not the task's. `inherited` are its
+/// descriptors that give access to the host, and `name` is the name of its cgroup below the task's.
 ///
 /// # Errors
 /// [`Error::Spec`] for an invalid field.
 pub(crate) fn enter(
     enclosure: &Enclosure,
     run: &ExecSpec,
+    user: Option<Identity>,
     inherited: &[(String, Stream)],
     name: &str,
 ) -> Result<Plan> {
@@ -50,8 +51,7 @@ pub(crate) fn enter(
     let fd = draft.hand(Handed::Task);
     let join = Op::Join { fd, kind: enclosure.namespaces, path: step::text(b"the task") };
     draft.build(Control::MOUNT_NS, join);
-    let user = run.user.as_deref().map(|user| identity::other(enclosure.other_users.as_ref(), user));
-    let user = user.transpose()?;
+    let user = user.map(|user| identity::other(enclosure.other_users.as_ref(), user)).transpose()?;
     let own_users = enclosure.namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0;
     if user.as_ref().is_some_and(|(who, _)| who.uid == 0) && !own_users && limits_processes(enclosure) {
         draft.report.weaken(Control::RLIMITS, "nproc does not limit user 0, as whom the command runs");

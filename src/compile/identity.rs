@@ -60,13 +60,12 @@ pub(super) fn others(policy: &Policy, host: &Host, task: &Identity, sets: Sets) 
     }
 }
 
-/// The user of an additional command.
+/// The user of an additional command, and its capabilities.
 ///
 /// # Errors
-/// [`Error::Spec`] for an unknown user, and for the user of PID 1. [`Error::Denied`] for a user that the policy denies.
+/// [`Error::Spec`] for the user of PID 1. [`Error::Denied`] for a user that the policy denies.
 /// [`Error::Unsupported`] in a user namespace.
-pub(super) fn other(others: Option<&OtherUsers>, user: &str) -> Result<(Identity, CapSet)> {
-    let who = ids::lookup(user)?;
+pub(super) fn other(others: Option<&OtherUsers>, who: Identity) -> Result<(Identity, CapSet)> {
     let Some(others) = others else {
         let reason = "the user namespace of the task maps only the task's user".into();
         return Err(Error::Unsupported { control: Control::IDS, reason });

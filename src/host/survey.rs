@@ -16,7 +16,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::Host;
 use crate::error::{Error, Result};
-use crate::ids::{self, Identity};
+use crate::ids::Identity;
 use crate::ns::{self, Network};
 use crate::rootfs::lower::own_sources;
 use crate::rootfs::names::Dns;
@@ -103,11 +103,12 @@ pub(crate) struct Skip {
 }
 
 impl Survey {
-    /// Looks up the user and opens the paths.
+    /// Opens the paths. `identity` is the user of the spec.
     pub(crate) fn take(
         policy: &Policy,
         spec: &SandboxSpec,
         host: &Host,
+        identity: Identity,
         reach: &Reach<'_>,
     ) -> Result<Survey> {
         let paths = spec.volumes.len().saturating_add(spec.devices.len());
@@ -115,7 +116,6 @@ impl Survey {
             let field = if spec.volumes.len() > spec.devices.len() { "volumes" } else { "devices" };
             return Err(Error::spec(field, step::too_many()));
         }
-        let identity = ids::lookup(spec.user.as_deref().unwrap_or_default())?;
         let env = chroot_env(policy, spec);
         let namespace = match &spec.network {
             Network::Path(path) if path.is_absolute() => namespace(path, reach)?,

@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bounded;
 mod maps;
 mod ranges;
 mod users;
@@ -34,6 +35,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use bounded::lookup_until;
 pub use maps::IdMap;
 pub use ranges::{IdRanges, RangeError, RangeErrorKind, denied_gids, denied_uids};
 pub use users::lookup;

@@ -50,6 +50,12 @@ pub fn lookup(user: &str) -> Result<Identity, Error> {
     }
 }
 
+/// Whether the text is two ids, which are not looked up.
+pub(super) fn is_given(user: &str) -> bool {
+    let is_id = |text| matches!(Key::parse(text), Ok(Key::Id(_)));
+    user.split_once(':').is_some_and(|(user, group)| is_id(user) && is_id(group))
+}
+
 fn lookup_in(accounts: &impl Accounts, user: &str) -> Result<Identity, Error> {
     identify(accounts, user).map_err(|why| match why {
         Why::Wrong(why) => Error::spec("user", format!("failed to identify user {user:?}: {why}")),

@@ -1,6 +1,6 @@
 //! Runs another command in a running task.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -8,6 +8,7 @@ use super::random_id;
 use crate::compile::enter::enter;
 use crate::error::{Error, Result};
 use crate::host;
+use crate::ids::lookup_until;
 use crate::spawn::{self, Given};
 use crate::spec::ExecSpec;
 use crate::task::Task;
@@ -69,10 +70,14 @@ impl Task {
             }
             return Err(Error::task("exec in a frozen task")(Errno::EBUSY));
         }
-        let inherited = host::inherited(spec.streams(), std::iter::empty());
-        let plan = enter(enclosure, spec, &inherited, &format!("exec-{}", random_id()))?;
-        let streams = spawn::streams(spec.streams());
         let start = spec.deadline.map_or(START, |deadline| deadline.min(START));
+        let begun = Instant::now();
+        let user =
+            spec.user.as_deref().map(|user| lookup_until(user, begun.checked_add(start))).transpose()?;
+        let inherited = host::inherited(spec.streams(), std::iter::empty());
+        let plan = enter(enclosure, spec, user, &inherited, &format!("exec-{}", random_id()))?;
+        let streams = spawn::streams(spec.streams());
+        let start = start.saturating_sub(begun.elapsed());
         let given =
             Given { streams, running: Some(self.enclosed()?), start: Some(start), ..Given::default() };
         // The end of the task explains every other error.

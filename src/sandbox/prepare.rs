@@ -11,7 +11,6 @@ use crate::cgroup::{Group, KeptParents};
 use crate::compile::compile;
 use crate::error::{Error, Result};
 use crate::host::{Host, Survey};
-use crate::ids;
 use crate::ns::Network;
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
@@ -25,6 +24,9 @@ use crate::sys::fs::{FileId, identify};
 
 /// Maximum number of prepared mount namespaces that the sandboxes of one family keep. The oldest is dropped.
 const KEPT: usize = 8;
+
+/// How long a user that was looked up is not looked up again: that takes longer than all other checks of a kept plan.
+const USER_HOLDS: Duration = Duration::from_secs(1);
 
 /// Maximum number of keys that are remembered as used once. With more, all are forgotten.
 const SEEN: usize = 64;
@@ -62,6 +64,8 @@ pub(super) struct KeptPlan {
     paths: Vec<(PathBuf, Option<FileId>)>,
     /// The host's mounts at and around these paths. Who looks at a path of another mount may wait for its server.
     table: Mutex<MountTable>,
+    /// When the user was looked up last.
+    asked: Mutex<Instant>,
 }
 
 impl KeptPlan {
@@ -70,18 +74,27 @@ impl KeptPlan {
     }
 
     /// Whether nothing that the plan depends on has changed.
-    fn holds(&self, sandbox: &Sandbox) -> bool {
+    fn holds(&self, sandbox: &Sandbox, begun: Instant) -> bool {
         let Sandbox { spec, .. } = sandbox;
-        // A name, or a uid without a group, depends on the host's database.
-        let user = spec.user.as_deref().unwrap_or_default();
-        let numeric = |id: &str| id.parse::<u32>().is_ok();
-        let given = user.split_once(':').is_some_and(|(uid, gid)| numeric(uid) && numeric(gid));
         self.prepared.is_current()
             && lock(&self.table).is_unchanged()
             && self.paths.iter().all(|(path, id)| identity(path).is_ok_and(|now| now == *id))
             && self.survey.streams == crate::host::streams(spec)
             && self.survey.real_time == crate::host::may_use_real_time()
-            && (given || ids::lookup(user).is_ok_and(|now| now == self.survey.identity))
+            && self.has_its_user(sandbox, begun)
+    }
+
+    /// Whether the user is the one of the plan, as of [`USER_HOLDS`] ago.
+    fn has_its_user(&self, sandbox: &Sandbox, begun: Instant) -> bool {
+        let asked = *lock(&self.asked);
+        if begun.saturating_duration_since(asked) < USER_HOLDS {
+            return true;
+        }
+        let same = sandbox.identity(begun).is_ok_and(|now| now == self.survey.identity);
+        if same {
+            *lock(&self.asked) = begun;
+        }
+        same
     }
 }
 
@@ -124,7 +137,7 @@ impl Sandbox {
     ///
     /// The prepared mounts are shared by all clones of the sandbox, also by those that a builder method has changed since,
     /// as far as they need the same mounts. They are made again when a mount of the host at or below a source has changed,
-    /// or a source leads to another file. They are dropped with the last clone, or by
+    /// or a source leads to another file. The user is looked up once a second. They are dropped with the last clone, or by
     /// [`release_prepared`](Self::release_prepared). Until then the file systems of the sources stay in use: a disk that the
     /// host unmounts is free only after that.
     ///
@@ -147,11 +160,11 @@ impl Sandbox {
     /// # Errors
     /// As [`plan`](Self::plan), and [`Error::Prepare`] or [`Error::Setup`] with the refused step.
     pub fn prepare(&self) -> Result<bool> {
-        if self.kept_plan().is_some() {
+        let begun = Instant::now();
+        if self.kept_plan(begun).is_some() {
             return Ok(true);
         }
         self.on_host(|host| {
-            let begun = Instant::now();
             let survey = self.survey(host, begun)?;
             let plan = self.compile_with(host, &survey)?;
             let prepared = self.prepared_for(&plan, host, &survey, (true, begun))?;
@@ -170,9 +183,9 @@ impl Sandbox {
     }
 
     /// The kept plan, if everything that it depends on is as it was.
-    pub(super) fn kept_plan(&self) -> Option<Arc<KeptPlan>> {
+    pub(super) fn kept_plan(&self, begun: Instant) -> Option<Arc<KeptPlan>> {
         let kept = lock(&self.kept.plan).clone()?;
-        if kept.holds(self) {
+        if kept.holds(self, begun) {
             return Some(kept);
         }
         *lock(&self.kept.plan) = None;
@@ -210,8 +223,8 @@ impl Sandbox {
         let paths = if quick { surveyed(survey) } else { None };
         let holds = paths.is_some();
         let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
-        let table = Mutex::new(table);
-        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths, table });
+        let (table, asked) = (Mutex::new(table), Mutex::new(begun));
+        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths, table, asked });
         if holds {
             self.kept.keep_plan(&kept);
         }

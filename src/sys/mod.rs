@@ -27,6 +27,7 @@ pub(crate) mod mountinfo;
 pub(crate) mod probe;
 #[cfg(test)]
 pub(crate) mod refuse;
+pub(crate) mod thread;
 pub(crate) mod user_ns;
 
 /// Converts the return value of a libc call: `Ok`, or the thread's errno.

@@ -6,12 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, SigmaskHow};
-
 use super::StaleSandbox;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::spec::Policy;
+use crate::sys::thread::start;
 
 /// A thread that finds and removes [stale sandboxes](StaleSandbox) at an interval, for a driver that runs for long.
 /// Dropping the value ends the thread.
@@ -135,15 +134,8 @@ impl Pruner {
                 }
             }
         };
-        // The thread inherits the mask of this one, so no handler of the caller ever runs in it.
-        let mask = SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
-            .map_err(Error::task("pthread_sigmask(SIG_BLOCK)"))?;
-        let thread = std::thread::Builder::new().name("cofferdam-prune".into()).spawn(work);
-        let restored = mask.thread_set_mask().map_err(Error::task("pthread_sigmask(SIG_SETMASK)"));
-        let thread = Some(thread.map_err(Error::task("clone(thread)"))?);
-        let pruner = Pruner { stop, thread, process: std::process::id() };
-        restored.map(|()| pruner)
+        let thread = start("cofferdam-prune", work).map_err(|(call, e)| Error::task(call)(e))?;
+        Ok(Pruner { stop, thread: Some(thread), process: std::process::id() })
     }
 }
 

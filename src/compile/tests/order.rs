@@ -332,7 +332,7 @@ fn in_order(plan: &Plan) {
 fn joins_in_order(plan: &Plan) {
     let size = crate::spec::WindowSize { rows: 1, columns: 2 };
     let command = crate::spec::ExecSpec::command("sh").terminal(size);
-    let joined = enter::enter(&plan.enclosure(plan.report.clone()), &command, &[], "exec-1").unwrap();
+    let joined = enter::enter(&plan.enclosure(plan.report.clone()), &command, None, &[], "exec-1").unwrap();
     let (no_new_privs, _) = kind(plan);
     let ops: Vec<Op<'_>> = joined.init.iter().map(op).collect();
     let fork = ops.iter().position(|op| matches!(op, Op::ForkInside { .. }));
