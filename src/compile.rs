@@ -199,10 +199,12 @@ pub(crate) fn compile(
     let real_time = breaches::real_time(spec, sets, namespaces.user, &filters);
     breaches::delays(sets, real_time, &filters, (same_user, outside), &mut draft);
     breaches::outruns(real_time, &mut draft);
-    breaches::calls(&filters, stays.any(), spec.streams().map(|(_, how)| how), &mut draft);
+    breaches::calls(&filters, stays, spec.streams().map(|(_, how)| how), &mut draft);
     let root_user = identity.uid == 0 || sets.bounding.has("setuid");
     breaches::unlimited(spec, sets, (namespaces.user, root_user), &mut draft);
-    breaches::silences(sets, &namespaces, (&filters, domain, outside), same_user, &mut draft);
+    let user = (identity, same_user);
+    breaches::silences(spec, sets, &namespaces, (&filters, domain, outside), user, &mut draft);
+    breaches::scores(spec, host, stays, &mut draft);
     filters.leave_open(&namespaces, &mut draft);
     breaches::weaken(policy, sets, &namespaces, (&filters, domain, outside), &mut draft);
     if spec.no_new_privs {

@@ -361,3 +361,37 @@ fn a_task_that_stops_what_enters_does_not_block_the_caller_for_ever() {
     assert!(task.status().unwrap().is_none());
     task.kill().unwrap();
 }
+
+#[test]
+fn signal_to_all_processes_of_a_task_reaches_no_process_that_watches_an_additional_command() {
+    if !sandboxes() {
+        return;
+    }
+    let task = sleeper().start().unwrap();
+    if !counted(&task) {
+        return;
+    }
+    let mut spec = sh("sleep 600");
+    spec.deadline = Some(Duration::from_millis(500));
+    let command = task.exec(&spec).unwrap();
+    task.signal_to(Signal::STOP, SignalTarget::All).unwrap();
+    let status = command.wait_timeout(LONG).unwrap().expect("the deadline of the command is over");
+    assert_eq!(status.deadline, Some(Deadline::Wall), "{status}");
+    assert!(task.status().unwrap().is_none());
+}
+
+#[test]
+fn commands_in_the_hosts_pid_namespace_end_at_once_when_they_are_dropped() {
+    if !sandboxes() {
+        return;
+    }
+    let Ok(task) = sleeper().with(|s| s.pid_mode = Some(cofferdam::IsolationMode::Host)).start() else {
+        return common::skip::skip(&[], "no task in the host's PID namespace");
+    };
+    let begun = Instant::now();
+    for _ in 0..20 {
+        drop(task.exec(&sh("sleep 600")).unwrap());
+    }
+    // Each would otherwise wait for a second.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use super::filter::Filters;
 use super::landlock::Domain;
+use super::stays::Stays;
 use crate::caps::Sets;
 use crate::filter::{OF_PID, PTRACE_TRACEME, SENDFILE_OFFSET, SETLEASE};
+use crate::host::Host;
+use crate::ids::Identity;
 use crate::ns::{IsolationMode, Namespaces, Network};
 use crate::report::Control;
 use crate::spec::{Policy, Resource, SandboxSpec, Stdio};
@@ -128,6 +131,8 @@ pub(super) fn shared(spec: &SandboxSpec, sets: Sets, ns: &Namespaces, domain: Do
         );
         draft.report.note(Control::PID_NS, why);
         if spec.user_namespaces {
+            let any = !user_ns && sets.bounding.has("dac_override");
+            let whose = if any { "any user (it has CAP_DAC_OVERRIDE)" } else { whose };
             let why =
                 format!("{shares}: it can write to writable files below /proc/PID of processes of {whose}");
             draft.report.note(Control::PID_NS, why);
@@ -224,21 +229,46 @@ pub(super) fn delays(
     }
 }
 
+/// Adds to the report what a task can do with an OOM score that it may lower again (`proc_pid_oom_score_adj(5)`): it may not
+/// if a caller with CAP_SYS_RESOURCE has set it. The process of init that stays has the score too.
+pub(super) fn scores(spec: &SandboxSpec, host: &Host, stays: Stays, draft: &mut Draft) {
+    if spec.oom_score_adj.is_none_or(|score| score <= 0) || host.held.has("sys_resource") {
+        return;
+    }
+    let lacks = "the caller lacks CAP_SYS_RESOURCE: the task can lower its OOM score again";
+    draft.report.weaken(Control::OOM_SCORE & draft.report.asked, lacks);
+    if stays.any() {
+        let why = format!(
+            "{lacks}, and the OOM killer then ends the process first that watches the deadlines and writes the exit status"
+        );
+        draft.report.weaken((Control::DEADLINES | Control::EXIT_RECORD) & draft.report.asked, why);
+    }
+}
+
 /// Adds to the report how the task can keep the process that writes its exit record from writing it: by its resource limits,
-/// and, in the host's PID namespace, by a signal. PID 1 of a namespace gets no signal from inside. `same_user` says whether
-/// that process has the task's user.
+/// and, in the host's PID namespace, by a signal or its OOM score. PID 1 of a namespace gets no signal from inside.
+/// `same_user` says whether that process has the task's user.
 pub(super) fn silences(
+    spec: &SandboxSpec,
     sets: Sets,
     ns: &Namespaces,
     (filters, domain, outside): (&Filters, Domain, bool),
-    same_user: bool,
+    (identity, same_user): (&Identity, bool),
     draft: &mut Draft,
 ) {
     let may_limit = same_user || sets.bounding.has("setuid") || sets.bounding.has("sys_resource");
-    if may_limit && !outside && filters.allows("prlimit64", Some((0, 1))) {
+    if may_limit && !outside && filters.limits_others(ns) {
         draft.report.weaken(
             Control::EXIT_RECORD & draft.report.asked,
-            "prlimit64(2) for PID 1 is allowed: the task can forbid the process that writes its exit status to write files, and the status is then lost",
+            "prlimit64(2) for another process is allowed: the task can forbid the process that writes its exit status to write files, and the status is then lost",
+        );
+    }
+    // Files of a process that is not dumpable belong to user 0.
+    let owner = identity.uid == 0 || sets.bounding.has("setuid") || sets.bounding.has("dac_override");
+    if ns.pid == IsolationMode::Host && spec.user_namespaces && !ns.user && owner {
+        draft.report.weaken(
+            Control::EXIT_RECORD & draft.report.asked,
+            "/proc shows the host's processes and is writable (user_namespaces): the task can make the process that writes its exit status the first victim of the OOM killer, and the status is then lost",
         );
     }
     let may_signal = same_user || sets.bounding.has("kill") || sets.bounding.has("setuid");
@@ -251,8 +281,9 @@ pub(super) fn silences(
 }
 
 /// Adds to the report what a task can do through the calls that its filter allows: keep itself from ending, if no process
-/// of init is its parent (`stays`), and hold up processes of the host, also those that have its `streams`.
-pub(super) fn calls(filters: &Filters, stays: bool, streams: [&Stdio; 3], draft: &mut Draft) {
+/// of init is the parent of its command or of an additional one, and hold up processes of the host, also those that have its
+/// `streams`.
+pub(super) fn calls(filters: &Filters, stays: Stays, streams: [&Stdio; 3], draft: &mut Draft) {
     let holds_pipes = filters.allows("splice", None)
         || ["sendfile", "sendfile64"].iter().any(|call| filters.allows(call, Some((SENDFILE_OFFSET, 0))));
     if holds_pipes && streams.contains(&&Stdio::Log) {
@@ -266,11 +297,19 @@ pub(super) fn calls(filters: &Filters, stays: bool, streams: [&Stdio; 3], draft:
             "splice(2) or sendfile(2) is allowed: with them the task can keep a process that reads or writes one of its pipes waiting in the kernel, where no signal ends it",
         );
     }
-    if !stays && filters.allows("ptrace", Some((0, PTRACE_TRACEME))) {
-        draft.report.weaken(
-            Control::KILL & draft.report.asked,
-            "ptrace(PTRACE_TRACEME) is allowed, and the command is a child of the caller: a traced thread that has ended keeps the command from ending",
+    // An additional command in the host's PID namespace has no process of init beside it.
+    let child_of_caller = match stays {
+        Stays::No => Some("the command"),
+        Stays::Beside => Some("an additional command (exec)"),
+        Stays::Pid1 | Stays::Outside => None,
+    };
+    if let Some(command) = child_of_caller
+        && filters.allows("ptrace", Some((0, PTRACE_TRACEME)))
+    {
+        let why = format!(
+            "ptrace(PTRACE_TRACEME) is allowed, and {command} is a child of the caller: a traced thread that has ended keeps the command from ending"
         );
+        draft.report.weaken(Control::KILL & draft.report.asked, why);
     }
     if filters.allows("fcntl", Some((1, SETLEASE))) {
         draft.report.note(

@@ -70,8 +70,18 @@ pub(crate) fn enter(
     };
     process::exec(&run.args, &environment, &run.env, &mut draft);
     if cgroups.is_empty() {
-        let why = "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command";
+        let why = match enclosure.fork_inside.is_empty() {
+            true => {
+                "without a cgroup and a PID namespace, an additional command ends neither with the task nor with the caller"
+            }
+            false => {
+                "without a cgroup, processes that an additional command leaves behind end with the task, and not with the command"
+            }
+        };
         draft.report.weaken(Control::KILL, why);
+    } else if enclosure.fork_inside.is_empty() {
+        let why = "in the host's PID namespace, an additional command does not end with the caller";
+        draft.report.note(Control::KILL, why);
     }
     let clone = ParentOp::Clone { namespaces: 0, into_cgroup: false };
     let parent = launch(&mut cgroups, draft.handed, clone, None, ParentOp::AwaitCommand);

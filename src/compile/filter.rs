@@ -220,6 +220,16 @@ impl Filters {
         Arch::ALL.into_iter().any(made)
     }
 
+    /// Whether the task may change the limits of a process of init. That is PID 1 in a PID namespace of the task's own, and
+    /// any number in the host's: some are asked for, since a filter may know one only.
+    pub(super) fn limits_others(&self, ns: &Namespaces) -> bool {
+        let pids: &[u32] = match ns.pid {
+            IsolationMode::Private => &[1],
+            IsolationMode::Host => &[1, 2, 300, 32_767, 4_194_303],
+        };
+        pids.iter().any(|pid| self.allows("prlimit64", Some((0, *pid))))
+    }
+
     /// Adds to the report what the filters leave open.
     pub(super) fn leave_open(&self, ns: &Namespaces, draft: &mut Draft) {
         if self.own.is_none() {
@@ -248,7 +258,7 @@ impl Filters {
                 "setns(2) and open_by_handle_at(2) are allowed: with CAP_SYS_ADMIN the task can join the host's namespaces (Linux 6.18)",
             );
         }
-        if ns.pid == IsolationMode::Host && self.allows("prlimit64", Some((0, 1))) {
+        if ns.pid == IsolationMode::Host && self.limits_others(ns) {
             draft.report.weaken(
                 Control::KILL & draft.report.asked,
                 "prlimit64(2) for other processes is allowed: in the host's PID namespace the task can lower its caller's limits of open files and CPU time",

@@ -27,7 +27,8 @@ impl Task {
     /// The returned value stands for the command and the processes that it starts: they have a cgroup of their own below
     /// the task's. [`wait`](Task::wait), [`kill`](Task::kill), [`stop`](Task::stop) and [`stats`](Task::stats) refer to
     /// them only, and a drop kills them only. They end when the task ends. When the caller ends, the command ends, and what
-    /// it has left behind ends with the task.
+    /// it has left behind ends with the task. In the host's PID namespace the command does not end with the caller, and
+    /// without a cgroup not with the task either.
     ///
     /// The command has a Landlock domain of its own, if the task has one. The kernel then refuses that either traces the
     /// other (`ptrace(2)`), and, in the host's PID namespace, that one signals the other.

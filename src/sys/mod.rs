@@ -278,6 +278,13 @@ pub(crate) fn proc_pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// In how many nested PID namespaces the process is, as the mounted `/proc` shows it (`NSpid` in `proc_pid_status(5)`).
+/// `None` if it is not shown.
+pub(crate) fn pid_depth(pid: i32) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().count())
+}
+
 /// A pidfd of the calling process (`pidfd_open(2)`, Linux 5.3).
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
     pidfd_open(std::process::id().cast_signed())

@@ -72,6 +72,11 @@ impl Child {
         self.task = task;
     }
 
+    /// The command of a process that has joined a task runs. If no process stays beside it, none is asked to end it.
+    pub(super) fn has_started(&mut self) {
+        self.joined &= self.task.is_some();
+    }
+
     /// The process that executes the command.
     pub(crate) fn main(&self) -> BorrowedFd<'_> {
         self.task.as_ref().unwrap_or(&self.init).as_fd()

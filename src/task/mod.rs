@@ -173,6 +173,7 @@ impl Task {
     /// The process that has joined the task with this enclosure.
     pub(crate) fn joined(enclosure: &Enclosure, mut spawned: Spawned) -> Result<Self> {
         let report = std::mem::take(&mut spawned.report);
+        spawned.child.has_started();
         Task::of(Enclosure { report, ..enclosure.clone() }, spawned, true)
     }
 

@@ -475,3 +475,82 @@ fn a_filter_that_allows_limits_for_pid_1_weakens_the_exit_record() {
     assert!(report.weakened.contains(Control::EXIT_RECORD), "{report}");
     assert!(report.why(Control::EXIT_RECORD).contains("prlimit64"), "{report}");
 }
+
+/// A task without privileges in the host's PID namespace, whose exit record a process beside it writes.
+fn beside() -> Case {
+    let mut case = task(1000, &[], &["all"]);
+    case.policy.state_dir = Some("/var/lib/driver".into());
+    (case.host.landlock_abi, case.spec.pid_mode) = (7, Some(crate::ns::IsolationMode::Host));
+    case
+}
+
+/// The default profile with a rule before it.
+fn own_filter(case: &mut Case, rule: &str) {
+    let profile = format!(r#"{{"base": {{"action": "allow"}}, "rules": [{rule}]}}"#);
+    case.policy.allow_filters = true;
+    case.spec.filter = Filter::Profile(serde_json::from_str(&profile).unwrap());
+}
+
+/// The process beside the task has another PID than 1.
+#[test]
+fn a_filter_that_knows_pid_1_only_weakens_the_exit_record_in_the_hosts_pid_namespace() {
+    let mut case = beside();
+    let masked = r#"{"arg": 0, "is": "eq", "value": 1, "mask": 4294967295}"#;
+    let refuse = format!(r#"{{"calls": ["prlimit64"], "args": [{masked}], "action": {{"errno": 1}}}}"#);
+    own_filter(&mut case, &refuse);
+    case.spec.cap_add = strings(&["setuid"]);
+    let report = compiled(&case).unwrap().report;
+    assert!(report.why(Control::EXIT_RECORD).contains("prlimit64"), "{report}");
+    assert!(report.why(Control::KILL).contains("prlimit64"), "{report}");
+    case.spec.pid_mode = None;
+    let report = compiled(&case).unwrap().report;
+    assert!(!report.why(Control::EXIT_RECORD).contains("prlimit64"), "{report}");
+}
+
+/// A command that joins such a task has no process of init beside it, which would reap a traced thread.
+#[test]
+fn allowed_tracing_weakens_the_kill_in_the_hosts_pid_namespace() {
+    let mut case = beside();
+    case.policy.allow_filters = true;
+    assert!(!compiled(&case).unwrap().report.why(Control::KILL).contains("TRACEME"));
+    case.spec.filter = Filter::None;
+    let report = compiled(&case).unwrap().report;
+    assert!(report.weakened.contains(Control::KILL), "{report}");
+    assert!(report.why(Control::KILL).contains("an additional command (exec)"), "{report}");
+}
+
+/// /proc is writable then, and the file of a process that is not dumpable is user 0's.
+#[test]
+fn a_writable_proc_of_the_host_weakens_the_exit_record() {
+    for (uid, add, weak) in [(1000, &[][..], false), (1000, &["dac_override"], true), (0, &[], true)] {
+        let mut case = beside();
+        case.survey.identity = who(uid, &[uid]);
+        (case.spec.user_namespaces, case.spec.cap_add) = (true, strings(add));
+        let report = compiled(&case).unwrap().report;
+        assert_eq!(report.why(Control::EXIT_RECORD).contains("OOM killer"), weak, "{uid}: {report}");
+        case.spec.user_namespaces = false;
+        let report = compiled(&case).unwrap().report;
+        assert!(!report.why(Control::EXIT_RECORD).contains("OOM killer"), "{uid}: {report}");
+    }
+}
+
+/// The kernel remembers the score below which only CAP_SYS_RESOURCE leads, if a process with it has set the score.
+#[test]
+fn an_oom_score_of_a_caller_without_sys_resource_can_be_lowered_by_the_task() {
+    let controls = Control::OOM_SCORE | Control::DEADLINES | Control::EXIT_RECORD;
+    for (held, score, weak) in [
+        (&[][..], Some(1000), false),
+        (&["sys_resource"], Some(1000), true),
+        (&["sys_resource"], None, false),
+    ] {
+        let mut case = task(1000, &[], &["all"]);
+        case.policy.state_dir = Some("/var/lib/driver".into());
+        case.host.held = CapSet::up_to(40).difference(capabilities(held));
+        case.spec.oom_score_adj = score;
+        case.spec.deadline = Some(std::time::Duration::from_secs(1));
+        let report = compiled(&case).unwrap().report;
+        let expected = if weak { controls } else { Control::empty() };
+        assert_eq!(report.weakened & (controls | Control::DEADLINES), expected & report.asked, "{report}");
+        assert!(report.asked.contains(Control::OOM_SCORE | Control::EXIT_RECORD));
+    }
+}
