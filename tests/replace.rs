@@ -343,3 +343,42 @@ fn spawn_that_replaces_nothing_is_as_any_other_and_its_plan_says_what_it_would_r
         shell("true").id(id(places.dir())).replace(true).spawn().unwrap().wait().unwrap();
     }
 }
+
+/// Only the cgroups are there that two tasks of one id could share.
+#[test]
+fn one_of_two_spawns_of_one_id_at_the_same_time_gets_it() {
+    if !sandboxes() || !can("cgroups") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let name = id(dir.path());
+    let limits = cofferdam::Limits { memory: Some(64 << 20), pids_max: Some(64), ..Default::default() };
+    let sandbox = shell("exec sleep 600").id(&name).limits(limits);
+    let (mut busy, rounds) = (0, if common::emulated() { 20 } else { 150 });
+    for _ in 0..rounds {
+        let both = std::sync::Barrier::new(2);
+        let spawn = || {
+            both.wait();
+            sandbox.spawn()
+        };
+        let done = std::thread::scope(|scope| {
+            let threads = [scope.spawn(spawn), scope.spawn(spawn)];
+            threads.map(|thread| thread.join().unwrap())
+        });
+        let (tasks, refused): (Vec<_>, Vec<_>) = done.into_iter().partition(Result::is_ok);
+        assert_eq!(tasks.len(), 1, "{tasks:?} {refused:?}");
+        for error in refused.into_iter().filter_map(Result::err) {
+            let source = std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();
+            assert_eq!(source.kind(), std::io::ErrorKind::ResourceBusy, "{error}: {source}");
+            busy += 1;
+        }
+        let task = tasks.into_iter().flatten().next().unwrap();
+        assert_eq!(task.status().unwrap(), None);
+        assert_eq!(task.stats().unwrap().memory.limit, Some(64 << 20));
+        task.release().unwrap();
+    }
+    assert_eq!(busy, rounds);
+    let groups: Vec<_> = common::tops::tops().into_iter().map(|top| top.join("cofferdam")).collect();
+    let left = |group: &PathBuf| group.join(&name).exists();
+    assert!(!groups.iter().any(left), "{groups:?}");
+}

@@ -136,19 +136,24 @@ impl<'a> Layout<'a> {
     /// Puts the steps in order, and returns them with the record.
     pub fn finish(self) -> Cgroups {
         let reserves_unit = self.paths.unit.as_ref().is_some_and(|unit| !self.makes(unit));
-        let Layout { paths, stale, make, processors, share, cpu_time, writes, devices, .. } = self;
+        let Layout { paths, stale, mut make, processors, share, cpu_time, writes, devices, .. } = self;
         let step = |op: CgroupOp| Step::of(Control::KILL, op);
         let mut steps: Vec<Step<CgroupOp>> = stale.into_iter().map(CgroupOp::RemoveStale).map(step).collect();
-        steps.extend(make.into_iter().map(CgroupOp::Make).map(step));
+        // The unit comes first: of several tasks of one name, the one that locks it makes the others.
+        let is_unit = |dirs: &Vec<NewDir>| dirs.last().map(|dir| &dir.path) == paths.unit.as_ref();
+        make.sort_by_key(|dirs| !is_unit(dirs));
         let memory = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref()).cloned();
-        let hold = paths.unit.clone().map(CgroupOp::Hold).map(step);
         // The `Hold` step takes the owner lock, so it precedes `JoinShare`, which looks for reservations. The `Reserve`
         // step of another task creates the directory of reservations before it looks for tasks with an owner. So at
         // least one of the two tasks sees the other. If this task's `Reserve` step creates the unit, `Hold` follows it.
-        match reserves_unit {
-            true => steps.extend(processors.into_iter().chain(hold)),
-            false => steps.extend(hold.into_iter().chain(processors)),
+        let mut hold = paths.unit.clone().map(|unit| CgroupOp::Hold { unit, reserved: reserves_unit });
+        for dirs in make {
+            let hold = hold.take_if(|_| is_unit(&dirs));
+            steps.push(step(CgroupOp::Make(dirs)));
+            steps.extend(hold.map(step));
         }
+        steps.extend(processors);
+        steps.extend(hold.map(step));
         steps.extend(memory.map(CgroupOp::HoldMemory).map(step));
         steps.extend(writes);
         steps.extend(devices);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -291,11 +292,18 @@ impl Places {
         }
         held._claim = held.group.as_ref().map(lock_cgroup).transpose()?.flatten();
         let own = held.members()?;
-        if own.contains(&std::process::id().cast_signed()) || held.is_used_outside(id, &own)? {
+        if own.contains(&std::process::id().cast_signed())
+            || held.is_used_outside(id, &own, &self.host.cgroup_mounts())?
+        {
             return Ok(None);
         }
         Ok(Some(held))
     }
+}
+
+/// Whether the directory exists and the caller's user owns it.
+fn is_own(dir: &Path) -> bool {
+    std::fs::symlink_metadata(dir).is_ok_and(|st| st.uid() == nix::unistd::geteuid().as_raw())
 }
 
 impl Held {
@@ -308,8 +316,9 @@ impl Held {
         }
     }
 
-    /// Whether a process that is not in `own` runs in the root, or in a cgroup of this sandbox's name.
-    fn is_used_outside(&self, id: &str, own: &BTreeSet<i32>) -> io::Result<bool> {
+    /// Whether a process that is not in `own` runs in the root or, if the cgroups of the sandbox were not found, in a cgroup
+    /// of its name below one of the `mounts` that this user has made: below another parent than the policy's.
+    fn is_used_outside(&self, id: &str, own: &BTreeSet<i32>, mounts: &[PathBuf]) -> io::Result<bool> {
         let root = self.root.as_ref().map(StaleRoot::process).transpose()?.flatten();
         if root.is_some_and(|pid| !own.contains(&pid)) {
             return Ok(true);
@@ -317,6 +326,9 @@ impl Held {
         let writer = self.record.as_ref().map_or(Ok(None), RecordFile::writer_pid)?;
         if own.is_empty() && writer.is_some() {
             return Ok(true);
+        }
+        if self.group.is_some() {
+            return Ok(false);
         }
         // With the parents that such a cgroup has, since the host has cgroups with names of its own (`/init.scope`).
         let names =
@@ -328,7 +340,8 @@ impl Held {
             paths.any(|path| {
                 let below_root =
                     |name: &String| format!("{path}/").find(&format!("{name}/")).is_some_and(|at| at > 0);
-                names.iter().any(below_root)
+                let is_own = || mounts.iter().any(|mount| is_own(&mount.join(path.trim_start_matches('/'))));
+                names.iter().any(below_root) && is_own()
             })
         };
         Ok(sys::proc_pids()?.iter().filter(|pid| !own.contains(pid)).any(is_named))

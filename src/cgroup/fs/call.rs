@@ -4,10 +4,6 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 pub fn mkdir(path: &Path) -> String {
-    format!("mkdir({path:?}, 0755)")
-}
-
-pub fn mkdir_private(path: &Path) -> String {
     format!("mkdir({path:?}, 0711)")
 }
 

@@ -25,19 +25,19 @@ mod tree;
 pub(super) use dirs::{DirOwner, NewDir};
 pub(super) use tree::{Backoff, pids, populated, remove_dir, remove_tree, subtree};
 
-/// Mode of a directory that the crate alone manages. Other users cannot open it, because a process that can open it can
-/// hold its lock.
+/// Mode of a directory that the crate makes. Other users cannot open it, because a process that can open it can hold its
+/// lock. They can read the files in it, if they know its path.
 const PRIVATE: u32 = 0o711;
 
 /// Makes a task's own cgroup with `mkdir(2)`.
 pub(super) fn make_leaf(kernel: &Kernel, path: &Path) -> Result<()> {
-    kernel.call(|| call::mkdir(path), (), || mkdir(path, 0o755))
+    kernel.call(|| call::mkdir(path), (), || mkdir(path, PRIVATE))
 }
 
 /// Makes a parent cgroup with `mkdir(2)`. Returns false if it exists already.
 pub(super) fn make_parent(kernel: &Kernel, path: &Path) -> Result<bool> {
     kernel.call(
-        || call::mkdir_private(path),
+        || call::mkdir(path),
         true,
         || match mkdir(path, PRIVATE) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -75,7 +75,7 @@ pub(super) fn is_own(dir: &Path) -> bool {
 
 /// Makes the cgroup of a task with a reservation, with `mkdir(2)`. Other users cannot open it (see [`PRIVATE`]).
 pub(super) fn make_private_leaf(kernel: &Kernel, path: &Path) -> Result<()> {
-    kernel.call(|| call::mkdir_private(path), (), || mkdir(path, PRIVATE))
+    kernel.call(|| call::mkdir(path), (), || mkdir(path, PRIVATE))
 }
 
 fn mkdir(path: &Path, mode: u32) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use super::super::fs::{self, DirOwner, NewDir, call, is_gone, is_own, open_dir, remove_tree};
-use super::super::reserve::{JoinShare, OwnerLock, Reserve, hold_locked};
+use super::super::reserve::{JoinShare, OwnerLock, Reserve, hold_alone, hold_locked};
 use super::kill::kill_all;
 use super::{Group, TIMEOUT};
 use crate::error::{Error, Result};
@@ -116,9 +116,25 @@ impl Group {
         Ok(())
     }
 
-    pub(super) fn hold_unit(&mut self, kernel: &Kernel, path: &Path) -> Result<()> {
-        self.unit = hold_locked(kernel, path)?;
-        Ok(())
+    /// Opens the unit and locks it. `reserved` says whether the unit was made, and locked, with a reservation of CPUs.
+    pub(super) fn hold_unit(&mut self, kernel: &Kernel, path: &Path, reserved: bool) -> Result<()> {
+        if reserved {
+            self.unit = hold_locked(kernel, path)?;
+            return Ok(());
+        }
+        match hold_alone(kernel, path) {
+            Err(Error::Prepare { step, source }) => {
+                if source.kind() == io::ErrorKind::ResourceBusy {
+                    // It is another task's.
+                    self.paths.leaves.retain(|leaf| leaf != path);
+                }
+                Err(Error::Prepare { step, source })
+            }
+            held => {
+                self.unit = held?;
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn hold_memory(&mut self, kernel: &Kernel, path: &Path) -> Result<()> {
@@ -149,12 +165,17 @@ impl Group {
     fn clear(&self, leaf: &Path) -> Result<()> {
         let unit = self.paths.unit.as_deref();
         let unit = unit.filter(|unit| *unit != leaf && !self.paths.leaves.iter().any(|made| made == unit));
+        // Nobody takes the cgroups for its own before they are removed.
+        let mut excluded = Vec::new();
         for path in unit.into_iter().chain([leaf]) {
-            if OwnerLock::is_held(path).map_err(Error::prepare(call::lock(path)))? {
-                let name = path.file_stem().unwrap_or_default().display();
-                let why = format!("a running task has the name {name}");
-                let source = io::Error::new(io::ErrorKind::ResourceBusy, why);
-                return Err(Error::Prepare { step: call::lock(path), source });
+            match OwnerLock::exclude(path) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let name = path.file_stem().unwrap_or_default().display();
+                    let why = format!("a running task has the name {name}");
+                    let source = io::Error::new(io::ErrorKind::ResourceBusy, why);
+                    return Err(Error::Prepare { step: call::lock(path), source });
+                }
+                locked => excluded.extend(locked.map_err(Error::prepare(call::lock(path)))?),
             }
         }
         for path in unit.into_iter().chain([leaf]) {

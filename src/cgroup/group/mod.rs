@@ -103,7 +103,7 @@ impl Cgroups {
         let moved = |tasks: PathBuf| if tasks.starts_with(unit) { leaf.join("tasks") } else { tasks };
         let enter = own.enter.into_iter().map(moved).collect();
         let dirs = vec![NewDir { path: leaf.clone(), owner: DirOwner::Task }];
-        let steps = [CgroupOp::Make(dirs), CgroupOp::Hold(leaf.clone())];
+        let steps = [CgroupOp::Make(dirs), CgroupOp::Hold { unit: leaf.clone(), reserved: false }];
         Cgroups {
             steps: steps.map(|op| Step::of(Control::KILL, op)).into(),
             paths: Paths { unit: Some(leaf), into: self.paths.into, enter, ..own },

@@ -24,7 +24,11 @@ pub(crate) enum CgroupOp {
     /// Keeps a task without reserved CPUs off the CPUs that other tasks have reserved.
     JoinShare(JoinShare),
     /// Opens the unit cgroup, in which all processes are found and killed, and takes the owner lock on it.
-    Hold(PathBuf),
+    Hold {
+        unit: PathBuf,
+        /// Whether the unit was made with a reservation of CPUs.
+        reserved: bool,
+    },
     /// Opens the v1 memory cgroup. Its counters stay readable until the group is removed.
     HoldMemory(PathBuf),
     /// Copies the parent's value to a blank file of a v1 cpuset.
@@ -59,7 +63,7 @@ impl CgroupOp {
             }
             CgroupOp::Reserve(reserve) => format!("reserve CPUs {}", reserve.reserved.text()),
             CgroupOp::JoinShare(_) => "keep the task off reserved CPUs".into(),
-            CgroupOp::Hold(path) | CgroupOp::HoldMemory(path) => format!("open cgroup {path:?}"),
+            CgroupOp::Hold { unit: path, .. } | CgroupOp::HoldMemory(path) => format!("open cgroup {path:?}"),
             CgroupOp::Inherit(file) => format!("inherit {file:?} from the parent cgroup"),
             CgroupOp::Write { file, text } => {
                 format!("{} = {text}", file.file_name().unwrap_or_default().display())
@@ -86,7 +90,7 @@ impl CgroupOp {
                 Ok(())
             }
             CgroupOp::JoinShare(share) => group.join_share(kernel, share),
-            CgroupOp::Hold(path) => group.hold_unit(kernel, path),
+            CgroupOp::Hold { unit, reserved } => group.hold_unit(kernel, unit, *reserved),
             CgroupOp::HoldMemory(path) => group.hold_memory(kernel, path),
             CgroupOp::Inherit(file) => inherit(kernel, file),
             CgroupOp::Write { file, text } => {

@@ -40,7 +40,7 @@ impl CgroupOp {
     pub(crate) fn rename(&mut self, rename: Rename<'_>) {
         match self {
             CgroupOp::RemoveStale(path)
-            | CgroupOp::Hold(path)
+            | CgroupOp::Hold { unit: path, .. }
             | CgroupOp::HoldMemory(path)
             | CgroupOp::Inherit(path)
             | CgroupOp::Write { file: path, .. }

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 
-use crate::cgroup::fs::{Backoff, call, hold, open_dir};
-use crate::error::Result;
+use crate::cgroup::fs::{Backoff, call, hold, is_gone, open_dir};
+use crate::error::{Error, Result};
 use crate::step::Kernel;
+use crate::sys::fs::is_at;
 use crate::sys::lock::{Lock, Locked, flock};
 
 /// A shared lock on one cgroup's directory, released on drop. Other processes treat a cgroup without this lock and
@@ -29,6 +31,15 @@ impl OwnerLock {
         Ok(OwnerLock { _held: hold_locked(kernel, dir)? })
     }
 
+    /// Locks `dir` against an owner. `None` if the cgroup does not exist.
+    ///
+    /// # Errors
+    /// `EWOULDBLOCK` if a process holds a lock on it; otherwise the refused call.
+    pub fn exclude(dir: &Path) -> io::Result<Option<Locked>> {
+        let Some(dir) = crate::cgroup::fs::existing(open_dir(dir))? else { return Ok(None) };
+        Ok(Some(Locked::new(dir, Lock::ExclusiveNow)?))
+    }
+
     /// Whether any process holds an owner lock on `dir`. False if the cgroup does not exist.
     ///
     /// Takes the exclusive lock for a moment to find out.
@@ -38,6 +49,64 @@ impl OwnerLock {
         let _ = flock(dir.as_fd(), Lock::None);
         Ok(held)
     }
+}
+
+/// Opens the directory of a cgroup that was just made, and takes the owner lock on it. Returns `None` if calls are only
+/// recorded.
+///
+/// Until it is locked, a task of the same name takes it for stale, removes it and makes its own. So only one of them gets
+/// the lock: each tries an exclusive one first, and changes it to the shared one.
+///
+/// # Errors
+/// [`Error::Prepare`](crate::Error::Prepare) with the call; `ResourceBusy` if another task has or gets the cgroup.
+pub(in crate::cgroup) fn hold_alone(kernel: &Kernel, dir: &Path) -> Result<Option<Locked>> {
+    let taken = |mut error| {
+        if let Error::Prepare { source, .. } = &mut error
+            && is_gone(source)
+        {
+            *source = in_use(dir);
+        }
+        error
+    };
+    let fd = hold(kernel, dir).map_err(taken)?;
+    let alone = || fd.map(|fd| lock_alone(fd, dir)).transpose();
+    let Some(held) = kernel.call(|| call::lock(dir), None, alone)? else {
+        kernel.call(|| call::lock_shared(dir), (), || Ok::<(), io::Error>(()))?;
+        return Ok(None);
+    };
+    let share = || match held.change(Lock::SharedNow) {
+        Err(Errno::EWOULDBLOCK) => Err(in_use(dir)),
+        changed if changed.is_err() || is_at(held.as_fd(), AT_FDCWD, dir)? => Ok(changed?),
+        _ => Err(in_use(dir)),
+    };
+    kernel.call(|| call::lock_shared(dir), (), share)?;
+    Ok(Some(held))
+}
+
+/// Takes an exclusive lock on a directory that no task has. Waits for a process that only looks whether one has it.
+fn lock_alone(fd: OwnedFd, dir: &Path) -> io::Result<Locked> {
+    let mut backoff = Backoff::new(TIMEOUT).at_most(PAUSE);
+    let mut owned = false;
+    loop {
+        match flock(fd.as_fd(), Lock::ExclusiveNow) {
+            Err(Errno::EWOULDBLOCK) => {}
+            locked => return Ok(locked.map(|()| Locked::held(fd))?),
+        }
+        // Beside the lock of an owner there is room for another shared one.
+        let shared = flock(fd.as_fd(), Lock::SharedNow).is_ok();
+        let _ = flock(fd.as_fd(), Lock::None);
+        if shared && owned || !backoff.pause() {
+            return Err(in_use(dir));
+        }
+        owned = shared;
+    }
+}
+
+/// The error if another task has the name.
+fn in_use(dir: &Path) -> io::Error {
+    let name = dir.file_stem().unwrap_or_default().display();
+    let why = format!("the id is in use: another task of the name {name} is started at the same time");
+    io::Error::new(io::ErrorKind::ResourceBusy, why)
 }
 
 /// How long to wait for another process to release an exclusive lock. [`OwnerLock::is_held`] holds one for a moment.

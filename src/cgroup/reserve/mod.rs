@@ -72,7 +72,7 @@ use crate::error::{Error, Result};
 use crate::report::Control;
 use crate::step::Kernel;
 
-pub(super) use lock::{OwnerLock, hold_locked};
+pub(super) use lock::{OwnerLock, hold_alone, hold_locked};
 pub(crate) use op::JoinShare;
 pub(super) use op::{Reserve, exchange, leave, look_again, own_again};
 pub use partition::Partition;

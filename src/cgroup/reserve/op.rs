@@ -64,7 +64,7 @@ impl Reserve {
         let division = locked.division(kernel)?;
         if division.holdings.iter().any(|holding| holding.leaf == *leaf) {
             let source = io::ErrorKind::AlreadyExists.into();
-            return Err(Error::Prepare { step: call::mkdir_private(leaf), source });
+            return Err(Error::Prepare { step: call::mkdir(leaf), source });
         }
         // Created before the search for tasks without a reservation: a task that the search misses will see this
         // directory.
@@ -203,7 +203,7 @@ impl Reservations<'_> {
             division.holdings.retain(|holding| !self.reap(holding));
             if division.is_exhausted() {
                 let why = format!("no unreserved CPU is left: {}", self.holders(division.holdings.iter()));
-                return Err(busy(call::mkdir_private(&self.site.share()), why));
+                return Err(busy(call::mkdir(&self.site.share()), why));
             }
         }
         Ok(division)

@@ -93,7 +93,7 @@ fn step(op: &CgroupOp) -> Vec<String> {
             share.site.share().display(),
             share.site.reserve().display()
         )],
-        CgroupOp::Hold(path) => vec![format!("hold {}", path.display())],
+        CgroupOp::Hold { unit: path, .. } => vec![format!("hold {}", path.display())],
         CgroupOp::HoldMemory(path) => vec![format!("hold memory {}", path.display())],
         CgroupOp::Inherit(file) => vec![format!("{} = inherit", file.display())],
         CgroupOp::Write { file, text } => vec![format!("{} = {text}", file.display())],
@@ -160,15 +160,15 @@ fn v1_writes_every_limit() {
         &host(Mode::V1),
         "",
         "
+mkdir /cg/freezer/cofferdam
+mkdir /cg/freezer/cofferdam/x
+hold /cg/freezer/cofferdam/x
 mkdir /cg/cpu,cpuacct/cofferdam
 mkdir /cg/cpu,cpuacct/cofferdam/x
 mkdir /cg/memory/cofferdam
 mkdir /cg/memory/cofferdam/x
 mkdir /cg/pids/cofferdam
 mkdir /cg/pids/cofferdam/x
-mkdir /cg/freezer/cofferdam
-mkdir /cg/freezer/cofferdam/x
-hold /cg/freezer/cofferdam/x
 mkdir /cg/cpuset/cofferdam
 /cg/cpuset/cofferdam/reserve/x reserves 1-2
 hold memory /cg/memory/cofferdam/x
@@ -201,10 +201,10 @@ mkdir /cg/unified/ops
 mkdir /cg/unified/ops/jobs
 mkdir /cg/unified/ops/jobs/share.slice
 mkdir /cg/unified/ops/jobs/share.slice/x.scope
+hold /cg/unified/ops/jobs/share.slice/x.scope
 mkdir /cg/memory/ops
 mkdir /cg/memory/ops/jobs
 mkdir /cg/memory/ops/jobs/x
-hold /cg/unified/ops/jobs/share.slice/x.scope
 join /cg/cpuset/ops/jobs/share if there is /cg/cpuset/ops/jobs/reserve
 hold memory /cg/memory/ops/jobs/x
 /cg/memory/ops/jobs/x/memory.limit_in_bytes = 1048576

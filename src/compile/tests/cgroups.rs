@@ -52,7 +52,7 @@ fn on_cgroup_v2_the_task_is_cloned_into_its_cgroup() {
 fn on_cgroup_v1_init_enters_each_cgroup() {
     let plan = check(
         &limited(v1()),
-        "mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
+        "mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0711)
          write(\"/sys/fs/cgroup/memory/cofferdam/box/memory.limit_in_bytes\", \"67108864\")
          clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC)
          # close all descriptors except the declared ones
@@ -85,8 +85,8 @@ fn on_cgroup_v1_init_enters_each_cgroup() {
 fn a_hybrid_host_uses_both_cgroup_versions() {
     check(
         &limited(hybrid()),
-        "mkdir(\"/sys/fs/cgroup/unified/cofferdam.slice/reserve.slice/box.scope\", 0755)
-         mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0755)
+        "mkdir(\"/sys/fs/cgroup/unified/cofferdam.slice/reserve.slice/box.scope\", 0711)
+         mkdir(\"/sys/fs/cgroup/memory/cofferdam/box\", 0711)
          clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWIPC|CLONE_INTO_CGROUP)
          # enter the cgroup of \"/sys/fs/cgroup/memory/cofferdam/box/tasks\"
          missing   none
@@ -144,7 +144,7 @@ fn limits_are_all_or_nothing() {
         let plan = check(
             &limited(v2(controllers)),
             &format!(
-                "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope\", 0755)
+                "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/box.scope\", 0711)
                  missing   memory,swap,cpu,cpuset,pids
                  memory,swap,cpu,cpuset,pids: cgroup v2 controllers not available: {lacking}
                  ! write(\"/sys/fs/cgroup
@@ -308,7 +308,7 @@ fn cgroups_are_made_below_the_configured_parent() {
     };
     check(
         &below("/ops/jobs", "a"),
-        "mkdir(\"/sys/fs/cgroup/ops/jobs/share.slice/a.scope\", 0755)\n! cofferdam.slice",
+        "mkdir(\"/sys/fs/cgroup/ops/jobs/share.slice/a.scope\", 0711)\n! cofferdam.slice",
     );
     let error = compiled(&below("", "tasks")).unwrap_err();
     assert!(error.starts_with("spec id: "), "{error}");
@@ -362,7 +362,7 @@ fn without_core_partitions_cpuset_is_weakened() {
         "write(\"/sys/fs/cgroup/cpuset/cofferdam/box/cpuset.cpus\", \"0-1\")
          weakened  cpuset
          cpuset: other tasks may use these CPUs: the policy does not reserve CPUs (core_partitions is false)
-         ! cofferdam/share\n! LOCK_EX",
+         ! cofferdam/share\n! cofferdam\", LOCK_EX",
     );
 }
 

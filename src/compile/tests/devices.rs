@@ -81,7 +81,7 @@ fn the_device_cgroup_allows_the_declared_access() {
             case.spec.require = Some(Control::DEVICES.into());
             let allow = "write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.allow\"";
             let expected = format!(
-                "mkdir(\"/sys/fs/cgroup/devices/cofferdam/box\", 0755)
+                "mkdir(\"/sys/fs/cgroup/devices/cofferdam/box\", 0711)
                  write(\"/sys/fs/cgroup/devices/cofferdam/box/devices.deny\", \"a\")
                  {allow}, \"c *:* m\")
                  {allow}, \"b *:* m\")

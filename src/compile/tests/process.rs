@@ -61,7 +61,7 @@ fn the_id_must_be_a_single_safe_path_component() {
     assert_eq!(check(&case(|_| ()), "").id, "box");
     let plan = check(
         &named("job-1_web.2"),
-        "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/job-1_web.2.scope\", 0755)",
+        "mkdir(\"/sys/fs/cgroup/cofferdam.slice/share.slice/job-1_web.2.scope\", 0711)",
     );
     assert_eq!(plan.id, "job-1_web.2");
     check(&named(&"x".repeat(128)), "");
