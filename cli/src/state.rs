@@ -15,6 +15,7 @@ use cofferdam::{Error, Policy, Sandbox, SandboxSpec, Task, TaskHandle};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Failure;
 
@@ -198,7 +199,17 @@ impl Store {
         let handle = task.handle().map_err(|e| Failure::of(name, e))?;
         let (file, new) = (self.file(name), self.file(name).with_file_name(format!("{name}.next")));
         let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
-        opened.and_then(|opened| store(&handle, &opened, &new, &file)).map_err(|e| refused(&new, e))
+        opened.and_then(|opened| store(&handle, &opened, &new, &file)).map_err(|e| {
+            let _ = fs::remove_file(&new);
+            refused(&new, e)
+        })
+    }
+
+    /// What distinguishes the task from another one that gets its name later: the random mark of its exit record.
+    pub(crate) fn identity(&self, name: &str, task: &Task) -> Result<Value, Failure> {
+        let handle = task.handle().map_err(|e| Failure::of(name, e))?;
+        let mut handle = serde_json::to_value(handle).map_err(|e| self.damaged(name, e))?;
+        Ok(handle["record"].take())
     }
 
     /// Creates and locks the file that becomes the task's file.
@@ -232,8 +243,21 @@ impl Store {
 
     /// Kills what is left of the task, and removes it and its file.
     pub(crate) fn remove(&self, name: &str, task: &Task) -> Result<(), Failure> {
-        task.release().map_err(|e| Failure::of(name, e))?;
-        fs::remove_file(self.file(name)).map_err(|e| refused(&self.file(name), e))
+        // Once the task is released, another one may get the name, and a file.
+        let (file, old) = (self.file(name), self.file(name).with_file_name(format!("{name}.old")));
+        match fs::rename(&file, &old) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(refused(&file, e)),
+            _ => {}
+        }
+        if let Err(e) = task.release() {
+            let _ = fs::hard_link(&old, &file);
+            let _ = fs::remove_file(&old);
+            return Err(Failure::of(name, e));
+        }
+        match fs::remove_file(&old) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(refused(&old, e)),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam::{Error, ExitStatus, Lost, Signal, Task};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::state::{About, Store};
 use crate::{Failure, REFUSED};
@@ -265,8 +265,14 @@ pub(crate) fn inspect(Names { names }: &Names) -> Result<ExitCode, Failure> {
 pub(crate) fn wait(Names { names }: &Names) -> Result<ExitCode, Failure> {
     let store = Store::open()?;
     Ok(each(names, |name| {
-        await_end(&store, name, None)?;
-        let status = store.recover(name)?.wait_end(Some(KILLED)).map_err(|e| Failure::of(name, e))?;
+        let waited_for = await_end(&store, name, None)?;
+        let task = store.recover(name)?;
+        if store.identity(name, &task)? != waited_for {
+            return Err(Failure::new(format!(
+                "task {name}: the exit status is lost: another task has the name now"
+            )));
+        }
+        let status = task.wait_end(Some(KILLED)).map_err(|e| Failure::of(name, e))?;
         let status = status.unwrap_or(ExitStatus::lost(Lost::Unrecorded));
         if let Some(why) = status.lost {
             return Err(Failure::new(format!("task {name}: the exit status is lost: {why}")));
@@ -276,10 +282,13 @@ pub(crate) fn wait(Names { names }: &Names) -> Result<ExitCode, Failure> {
     }))
 }
 
-/// Waits for the end of a task, or until a time. Other processes have access to the task meanwhile.
-fn await_end(store: &Store, name: &str, until: Option<Instant>) -> Result<(), Failure> {
+/// Waits for the end of a task, or until a time. Other processes have access to the task meanwhile. Returns its identity.
+fn await_end(store: &Store, name: &str, until: Option<Instant>) -> Result<Value, Failure> {
     let wrong = |e: std::io::Error| Failure::new(format!("task {name}: poll(pidfd): {e}"));
-    let pidfd: OwnedFd = store.recover(name)?.pidfd().try_clone_to_owned().map_err(wrong)?;
+    let task = store.recover(name)?;
+    let identity = store.identity(name, &task)?;
+    let pidfd: OwnedFd = task.pidfd().try_clone_to_owned().map_err(wrong)?;
+    drop(task);
     loop {
         // Rounded up, so that the last poll does not end too early.
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -289,15 +298,19 @@ fn await_end(store: &Store, name: &str, until: Option<Instant>) -> Result<(), Fa
         match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
             Err(nix::errno::Errno::EINTR) => {}
             Ok(0) if left.is_some_and(|left| !left.is_zero()) => {}
-            polled => return polled.map(drop).map_err(|e| wrong(e.into())),
+            polled => return polled.map(|_| identity).map_err(|e| wrong(e.into())),
         }
     }
 }
 
-/// Kills the task, and stores its status: its PID 1 may have no time to write the exit record.
-fn kill_and_store(store: &Store, name: &str) -> Result<(), Failure> {
+/// Kills the task, and stores its status: its PID 1 may have no time to write the exit record. A task of another identity is
+/// not the one that was to be killed, which has ended.
+fn kill_and_store(store: &Store, name: &str, identity: &Value) -> Result<(), Failure> {
     let of = |e| Failure::of(name, e);
     let task = store.recover(name)?;
+    if store.identity(name, &task)? != *identity {
+        return Ok(());
+    }
     task.kill().map_err(of)?;
     if task.wait_end(Some(KILLED)).map_err(of)?.is_none() {
         return Err(Failure::new(format!(
@@ -312,6 +325,7 @@ pub(crate) fn stop(args: &Stop) -> Result<ExitCode, Failure> {
     let grace = Duration::from_secs(args.time);
     each_printed(&args.names, |store, name| {
         let task = store.recover(name)?;
+        let identity = store.identity(name, &task)?;
         if task.status().map_err(|e| Failure::of(name, e))?.is_none() {
             // A task that cannot be signalled is killed at once.
             let sent = task.signal(args.signal);
@@ -324,7 +338,7 @@ pub(crate) fn stop(args: &Stop) -> Result<ExitCode, Failure> {
         } else {
             drop(task);
         }
-        kill_and_store(store, name)
+        kill_and_store(store, name, &identity)
     })
 }
 
@@ -340,8 +354,9 @@ pub(crate) fn kill(args: &Kill) -> Result<ExitCode, Failure> {
         if args.signal != Signal::KILL {
             return task.signal(args.signal).map_err(of);
         }
+        let identity = store.identity(name, &task)?;
         drop(task);
-        kill_and_store(store, name)
+        kill_and_store(store, name, &identity)
     })
 }
 

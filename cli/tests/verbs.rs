@@ -245,6 +245,26 @@ fn replace_kills_and_removes_the_task_that_has_the_name() {
 }
 
 #[test]
+fn stop_does_not_kill_a_task_that_replaces_the_one_it_has_signalled() {
+    let Some(state) = State::new("stopped") else { return };
+    let name = state.name("a");
+    for _ in 0..5 {
+        state.start(&name, "trap 'echo signalled' TERM; while :; do sleep 0.1; done");
+        let stop = state.command(&["stop", "-t", "60", &name]).stdout(std::process::Stdio::null()).spawn();
+        let start = std::time::Instant::now();
+        while !state.ok(&["logs", &name]).contains("signalled") {
+            assert!(start.elapsed().as_secs() < 60, "no signal");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let replaced = state.call(&["run", "-d", "--replace", "--name", &name, "sh", "-c", LOOP]);
+        assert!(replaced.status.success(), "{}", text(&replaced.stderr));
+        stop.unwrap().wait().unwrap();
+        assert_eq!(state.status(&name), "running");
+        state.ok(&["rm", "-f", &name]);
+    }
+}
+
+#[test]
 fn of_concurrent_runs_with_one_name_one_starts_a_task() {
     let Some(state) = State::new("race") else { return };
     let name = state.name("a");

@@ -154,6 +154,10 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
             | "flock" | "sendto",
         ) if errno == libc::EINTR => Some("repeated after a signal"),
         (_, "newfstatat") if caller && text == "/" => Some("the C library's user database"),
+        (Role::Worker, "prctl" | "sigaltstack" | "sched_getaffinity") => Some(
+            "the standard library's start of a thread: its name, and a stack for a message at an overflow",
+        ),
+        (_, "clone3") if caller => Some("without a thread of its own, the user is looked up in the caller's"),
         (_, "socket" | "connect") if caller => Some("no cache of the user database"),
         (_, "statx" | "openat" | "read")
             if caller && (text.ends_with("/ns/pid") || text.ends_with("/stat")) =>
@@ -245,6 +249,7 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
         ) if !caller && lenient => {
             Some("a kernel without the setting, or a filter that forbids it to the task too")
         }
+        (Role::Child, "setsid") if errno == libc::EPERM => Some("the process leads a session already"),
         (_, "prctl") if !caller && call.args[0] == libc::PR_SET_SECUREBITS as u64 => {
             Some("init sets the bits again")
         }
@@ -317,6 +322,8 @@ fn refused(expected: &Expected, call: &Call, errno: i32, outcome: &Outcome) -> R
     let of_path = message.starts_with("openat2(\"")
         || message.starts_with("read(\"")
         || message.starts_with("openat(opened ");
+    // The user is looked up before the plan is compiled.
+    let of_path = of_path || ["getpwnam_r(", "getgrouplist("].iter().any(|call| message.starts_with(call));
     let before = caller && (kind == "Spec" || of_path);
     if kind != "Exec" && kind != "Unsupported" && !in_plan && !outside && !before && !expected.exec {
         return Err(format!("the step is in no plan: {says}"));
