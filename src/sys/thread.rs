@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn soon(ms: u64) -> Instant {
-        Instant::now() + Duration::from_millis(ms)
+        Instant::now().checked_add(Duration::from_millis(ms)).unwrap()
     }
 
     /// One test: the threads that are left behind are counted for the whole process.
