@@ -208,8 +208,8 @@ impl Store {
     /// What distinguishes the task from another one that gets its name later: the random mark of its exit record.
     pub(crate) fn identity(&self, name: &str, task: &Task) -> Result<Value, Failure> {
         let handle = task.handle().map_err(|e| Failure::of(name, e))?;
-        let mut handle = serde_json::to_value(handle).map_err(|e| self.damaged(name, e))?;
-        Ok(handle["record"].take())
+        let handle = serde_json::to_value(handle).map_err(|e| self.damaged(name, e))?;
+        Ok(handle.get("record").cloned().unwrap_or_default())
     }
 
     /// Creates and locks the file that becomes the task's file.
