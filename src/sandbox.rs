@@ -184,8 +184,8 @@ impl Sandbox {
     /// Builds the sandbox and runs the command in it. Returns after `execve(2)` of the command has succeeded.
     ///
     /// Any number of threads may call it at once, with stacks of at least 64 KiB (256 KiB without optimisation). The
-    /// caller's working directory, umask, signal mask and handlers,
-    /// dumpable flag and descriptors do not change. The cost does not depend on the caller's memory.
+    /// caller's working directory, umask, signal mask and handlers, dumpable flag and descriptors do not change. The cost
+    /// does not depend on the caller's memory.
     ///
     /// ```no_run
     /// use cofferdam::Sandbox;
@@ -210,8 +210,8 @@ impl Sandbox {
     /// `store` is called when the sandbox is complete and the command was found. Only the task's filter and `execve(2)`
     /// are left, which wait until `store` returns. The handle is that of [`Task::handle`], whatever
     /// [`die_with`](SandboxSpec::die_with) is: a task that ends with its driver leaves an exit record, which says that it
-    /// was killed, and cgroups, which the handle finds. `store` may take any time. Another process that recovers the task meanwhile
-    /// is told that it is in use, if the task has an exit record or a cgroup.
+    /// was killed, and cgroups, which the handle finds. `store` may take any time. Another process that recovers the task
+    /// meanwhile is told that it is in use, if the task has an exit record or a cgroup.
     ///
     /// If this process ends before `store` has returned, the command is never executed, and init ends. Recovering the stored
     /// handle then yields a task that has ended, with [`Lost::NotExecuted`](crate::Lost::NotExecuted) if the policy has a
