@@ -273,6 +273,8 @@ fn a_sandbox_is_found_also_if_the_time_of_its_cgroups_is_the_present() {
         while find().is_empty() && start.elapsed() < LONG {
             std::thread::sleep(Duration::from_millis(200));
         }
+        // The processes are younger than the cgroups, by what a spawn takes.
+        std::thread::sleep(Duration::from_secs(if common::emulated() { 10 } else { 1 }));
         let found = find();
         assert!(!found[0].cgroups().is_empty(), "{found:?}");
         for dir in found[0].cgroups() {
