@@ -1,7 +1,7 @@
 //! The owner lock: a shared `flock(2)` on a task's cgroup, held while the task's owner lives.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -69,32 +69,42 @@ pub(in crate::cgroup) fn hold_alone(kernel: &Kernel, dir: &Path) -> Result<Optio
         error
     };
     let fd = hold(kernel, dir).map_err(taken)?;
-    let alone = || fd.map(|fd| lock_alone(fd, dir)).transpose();
+    let alone = || fd.map(|fd| lock_alone(fd.as_fd(), dir).map(|()| Locked::held(fd))).transpose();
     let Some(held) = kernel.call(|| call::lock(dir), None, alone)? else {
         kernel.call(|| call::lock_shared(dir), (), || Ok::<(), io::Error>(()))?;
         return Ok(None);
     };
-    let share = || match held.change(Lock::SharedNow) {
-        Err(Errno::EWOULDBLOCK) => Err(in_use(dir)),
-        changed if changed.is_err() || is_at(held.as_fd(), AT_FDCWD, dir)? => Ok(changed?),
-        _ => Err(in_use(dir)),
-    };
-    kernel.call(|| call::lock_shared(dir), (), share)?;
+    kernel.call(|| call::lock_shared(dir), (), || share(&held, dir))?;
     Ok(Some(held))
 }
 
+/// Changes an exclusive lock on `dir` to a shared one.
+///
+/// # Errors
+/// `ResourceBusy` if another task has or gets the cgroup; otherwise the refused call.
+fn share(held: &Locked, dir: &Path) -> io::Result<()> {
+    // Between the two locks there is none: another process may look whether the cgroup has an owner, or remove it.
+    loop {
+        match held.change(Lock::SharedNow) {
+            Err(Errno::EWOULDBLOCK) => lock_alone(held.as_fd(), dir)?,
+            changed => break changed?,
+        }
+    }
+    if is_at(held.as_fd(), AT_FDCWD, dir)? { Ok(()) } else { Err(in_use(dir)) }
+}
+
 /// Takes an exclusive lock on a directory that no task has. Waits for a process that only looks whether one has it.
-fn lock_alone(fd: OwnedFd, dir: &Path) -> io::Result<Locked> {
+fn lock_alone(fd: BorrowedFd<'_>, dir: &Path) -> io::Result<()> {
     let mut backoff = Backoff::new(TIMEOUT).at_most(PAUSE);
     let mut owned = false;
     loop {
-        match flock(fd.as_fd(), Lock::ExclusiveNow) {
+        match flock(fd, Lock::ExclusiveNow) {
             Err(Errno::EWOULDBLOCK) => {}
-            locked => return Ok(locked.map(|()| Locked::held(fd))?),
+            locked => return Ok(locked?),
         }
         // Beside the lock of an owner there is room for another shared one.
-        let shared = flock(fd.as_fd(), Lock::SharedNow).is_ok();
-        let _ = flock(fd.as_fd(), Lock::None);
+        let shared = flock(fd, Lock::SharedNow).is_ok();
+        let _ = flock(fd, Lock::None);
         if shared && owned || !backoff.pause() {
             return Err(in_use(dir));
         }
