@@ -76,6 +76,7 @@ pub use detect::{
     CONTROLLERS, Controller, Detection, Hierarchy, Mode, RequiredControllers, Swap, Unified, V1_REQUIRED,
     V2_REQUIRED, Version, Where,
 };
+pub(crate) use fs::is_own;
 pub(crate) use group::freeze::Freezer;
 pub(crate) use group::{CgroupOp, KeptParents};
 pub use group::{Cgroups, Group, Paths};

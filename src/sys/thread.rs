@@ -15,13 +15,13 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 /// # Errors
 /// The line of the refused call, and the errno.
 pub(crate) fn start<T: Send + 'static>(
-    name: &str,
+    thread: Builder,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, (&'static str, io::Error)> {
     let mask = SigSet::all()
         .thread_swap_mask(SigmaskHow::SIG_BLOCK)
         .map_err(|e| ("pthread_sigmask(SIG_BLOCK)", e.into()))?;
-    let thread = Builder::new().name(name.into()).spawn(work);
+    let thread = thread.spawn(work);
     // It cannot fail: the mask is a former mask of this thread.
     let _ = mask.thread_set_mask();
     thread.map_err(|e| ("clone(thread)", e))
@@ -42,7 +42,8 @@ pub(crate) enum Done<T> {
 /// How many threads may be left behind. Each has a stack, of which it uses little.
 const MOST_LEFT: usize = 16;
 
-/// The threads that are left behind now.
+/// The threads that are left behind now. A number and not a list with a lock: a process that is forked from the caller while
+/// another thread had the lock could never take it.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
 
 /// Does work that may take any time, in a thread, and waits for its end at most until then. The thread has ended when this
@@ -58,7 +59,7 @@ pub(crate) fn within<T: Send + 'static>(
     // The later one of the two that set it knows that the other has ended or gone.
     let over = Arc::new(AtomicBool::new(false));
     let (done, (send, receive)) = (Arc::clone(&over), mpsc::channel());
-    let thread = start(name, move || {
+    let thread = start(Builder::new().name(name.into()), move || {
         let _ = send.send(work());
         if done.swap(true, Ordering::AcqRel) {
             LEFT.fetch_sub(1, Ordering::Relaxed);
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn no_signal_is_delivered_to_a_thread_of_the_crate_and_the_mask_of_the_caller_stays() {
         let before = SigSet::thread_get_mask().unwrap();
-        let mask = start("test", || SigSet::thread_get_mask().unwrap()).unwrap().join().unwrap();
+        let mask = start(Builder::new(), || SigSet::thread_get_mask().unwrap()).unwrap().join().unwrap();
         assert!(mask.contains(nix::sys::signal::Signal::SIGUSR1));
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);
     }

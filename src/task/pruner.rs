@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::StaleSandbox;
@@ -134,7 +134,8 @@ impl Pruner {
                 }
             }
         };
-        let thread = start("cofferdam-prune", work).map_err(|(call, e)| Error::task(call)(e))?;
+        let thread = start(Builder::new().name("cofferdam-prune".into()), work)
+            .map_err(|(call, e)| Error::task(call)(e))?;
         Ok(Pruner { stop, thread: Some(thread), process: std::process::id() })
     }
 }

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
 
 use crate::sys;
 
@@ -64,10 +63,7 @@ fn start(pidfds: Vec<OwnedFd>) -> std::io::Result<Reaper> {
     let new = Arc::new(Mutex::new(pidfds));
     let queue = Arc::clone(&new);
     let thread = std::thread::Builder::new().name("cofferdam-reaper".into()).stack_size(64 << 10);
-    thread.spawn(move || {
-        let _ = SigSet::all().thread_block();
-        reap(&woken, &queue);
-    })?;
+    sys::thread::start(thread, move || reap(&woken, &queue)).map_err(|(_, e)| e)?;
     Ok(Reaper { process: std::process::id(), new, wake })
 }
 

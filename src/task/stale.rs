@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +12,7 @@ use super::owned::Owned;
 use super::record::{self, RecordFile, lock_cgroup};
 use super::undo::both;
 use super::writer;
-use crate::cgroup::{CgroupName, Group};
+use crate::cgroup::{CgroupName, Group, is_own};
 use crate::error::{Error, Result};
 use crate::host::{Host, temp_dir};
 use crate::rootfs::populate::{OwnedRoot, StaleRoot};
@@ -299,11 +298,6 @@ impl Places {
         }
         Ok(Some(held))
     }
-}
-
-/// Whether the directory exists and the caller's user owns it.
-fn is_own(dir: &Path) -> bool {
-    std::fs::symlink_metadata(dir).is_ok_and(|st| st.uid() == nix::unistd::geteuid().as_raw())
 }
 
 impl Held {

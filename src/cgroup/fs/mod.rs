@@ -69,7 +69,7 @@ pub(super) fn was_made(path: &Path) -> bool {
 }
 
 /// Whether the directory exists and the caller's user owns it.
-pub(super) fn is_own(dir: &Path) -> bool {
+pub(crate) fn is_own(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir).is_ok_and(|st| st.is_dir() && st.uid() == nix::unistd::geteuid().as_raw())
 }
 

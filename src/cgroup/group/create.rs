@@ -122,19 +122,13 @@ impl Group {
             self.unit = hold_locked(kernel, path)?;
             return Ok(());
         }
-        match hold_alone(kernel, path) {
-            Err(Error::Prepare { step, source }) => {
-                if source.kind() == io::ErrorKind::ResourceBusy {
-                    // It is another task's.
-                    self.paths.leaves.retain(|leaf| leaf != path);
-                }
-                Err(Error::Prepare { step, source })
+        self.unit = hold_alone(kernel, path).inspect_err(|refused| {
+            if matches!(refused, Error::Prepare { source, .. } if source.kind() == io::ErrorKind::ResourceBusy) {
+                // It is another task's.
+                self.paths.leaves.retain(|leaf| leaf != path);
             }
-            held => {
-                self.unit = held?;
-                Ok(())
-            }
-        }
+        })?;
+        Ok(())
     }
 
     pub(super) fn hold_memory(&mut self, kernel: &Kernel, path: &Path) -> Result<()> {
