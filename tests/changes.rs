@@ -43,7 +43,7 @@ fn root_lists_the_files_that_the_task_has_changed() {
     if !sandboxes() {
         return;
     }
-    let site = tempfile::tempdir_in(std::env::temp_dir()).unwrap();
+    let site = common::places::Overlays::new();
     let source = site.path().join("source");
     let upper = site.path().join("upper");
     for dir in

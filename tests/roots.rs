@@ -42,8 +42,8 @@ fn probe_entry() {
 }
 
 /// A directory that any user can enter, where nothing is cleaned up while the tests run.
-fn site() -> tempfile::TempDir {
-    let dir = tempfile::tempdir_in(std::env::temp_dir()).unwrap();
+fn site() -> common::places::Overlays {
+    let dir = common::places::Overlays::new();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     dir
 }
@@ -151,7 +151,7 @@ fn upper_directory_of_a_running_sandbox_is_refused() {
     if !sandboxes() || !overlay() {
         return;
     }
-    let site = tempfile::tempdir().unwrap();
+    let site = site();
     let (tree, upper) = (site.path().join("tree"), site.path().join("upper"));
     for path in [&tree, &upper] {
         fs::create_dir(path).unwrap();
@@ -167,7 +167,6 @@ fn upper_directory_of_a_running_sandbox_is_refused() {
     // The lock ends with the removal, not with the value.
     assert_eq!(sandbox.start().unwrap().wait().unwrap().code, Some(3));
     drop(first);
-    remove(&upper);
 }
 
 /// Neither the host nor the next sandbox sees what was written, unless the overlay has an upper directory to keep it.
@@ -197,7 +196,6 @@ fn writes_to_an_overlay_do_not_reach_the_host() {
     assert_eq!(describe(&tree), canary);
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     assert_eq!((mode(&upper.join("tree")), mode(&upper.join("tree/upper"))), (0o700, 0o777));
-    remove(&upper);
 }
 
 /// A directory of the host that two entries show, by two paths, is one overlay.
@@ -222,13 +220,6 @@ fn overlay_of_a_directory_with_two_paths_is_coherent() {
     );
     assert_eq!(said, "new");
     assert_eq!(fs::read_to_string(tree.join("bin/file")).unwrap(), "host");
-}
-
-/// Removes a tree that a task wrote as another user, by descriptor.
-fn remove(path: &Path) {
-    let parent = fs::File::open(path.parent().unwrap()).unwrap();
-    use std::os::fd::AsFd;
-    cofferdam::rootfs::remove_tree(parent.as_fd(), path.file_name().unwrap()).unwrap();
 }
 
 fn overlay() -> bool {

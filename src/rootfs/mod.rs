@@ -117,9 +117,10 @@ pub struct Root {
     /// Absolute path of a directory of the host that an `overlay` writes to. Its file system must support upper layers
     /// (`ext4`, `xfs`, `btrfs`, `tmpfs`; not another overlay). Without privileges it also needs `user.*` attributes
     /// (tmpfs: Linux 6.6), or the task cannot remove a directory of the host's (EIO). The directory stays when the
-    /// sandbox ends, and the next sandbox that names it sees its content. While the caller of a sandbox that uses it
-    /// lives and has not detached the task, a spawn of another one fails with `ResourceBusy`. If absent, the overlay
-    /// writes to a tmpfs of its own.
+    /// sandbox ends, and the next sandbox that names it sees its content. [`remove_tree`] removes it. `rm -r` of an
+    /// unprivileged user fails, because the kernel gives mode 000 to the overlay's work directory. While the caller of a
+    /// sandbox that uses it lives and has not detached the task, a spawn of another one fails with `ResourceBusy`. If
+    /// absent, the overlay writes to a tmpfs of its own.
     pub upper: Option<PathBuf>,
     /// Copies keep the setuid and setgid bits and the file capabilities of their source. These have no effect while
     /// `no_new_privs` is set.

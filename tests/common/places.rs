@@ -1,5 +1,6 @@
 //! Where a test has its sandboxes: temporary roots, exit records, and a parent cgroup that no other test has.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,32 @@ pub fn dirs() -> tempfile::TempDir {
         std::fs::DirBuilder::new().mode(0o711).create(dir.path().join(name)).unwrap();
     }
     dir
+}
+
+/// A temporary directory that can also be removed when a sandbox of an unprivileged user has written an overlay to it: the
+/// kernel makes the overlay's work directory with mode 000.
+pub struct Overlays(tempfile::TempDir);
+
+impl Overlays {
+    pub fn new() -> Overlays {
+        Overlays(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Overlays {
+    fn drop(&mut self) {
+        let path = self.0.path();
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(parent) = std::fs::File::open(parent)
+            && let Err(left) = cofferdam::rootfs::remove_tree(parent.as_fd(), name)
+        {
+            eprintln!("{left}");
+        }
+    }
 }
 
 /// The policy of the drivers that share these places.

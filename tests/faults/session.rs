@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::common::places::Overlays;
 use crate::driver::{Outcome, PREFIX};
 use crate::specs;
 use crate::tracer::{Aim, BEGIN, Call, DONE, END, Event, Fault, Tracer, kill};
@@ -34,7 +35,7 @@ pub struct Session {
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
     tracer: Tracer,
-    dir: tempfile::TempDir,
+    dir: Overlays,
     watchdog: Watchdog,
     ended: bool,
     /// Whether the last cell left something behind, so that the next one needs another session.
@@ -44,7 +45,7 @@ pub struct Session {
 impl Session {
     /// Starts the program, asks it for the plans of all specs, and traces it.
     pub fn start(specs: usize) -> (Session, Vec<String>) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Overlays::new();
         specs::make_dirs(dir.path());
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "driver_entry", "--nocapture", "--test-threads=1"]);
