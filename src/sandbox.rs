@@ -297,10 +297,10 @@ impl Sandbox {
         let places = self.spec.replace.then_some((&self.policy, host));
         let given = Given { streams: spawn::streams(self.spec.streams()), watch, places, ..given };
         let survives = self.spec.die_with == DieWith::Survive;
-        let prepared = given.ready.is_some();
+        let (prepared, releases) = (given.ready.is_some(), self.kept.releases());
         let spawned = spawn::spawn(plan, given)?;
         if prepared && let Some(group) = spawned.undo.group() {
-            self.kept.keep_parents(group);
+            self.kept.keep_parents(group, releases);
         }
         Task::new(plan, spawned, survives)
     }

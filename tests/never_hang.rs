@@ -151,6 +151,53 @@ fn link_to_a_mount_that_does_not_answer_is_an_error_that_names_it() {
     });
 }
 
+/// The plan of such a spawn is kept, and what it was made of is looked at again.
+#[test]
+fn mount_that_stops_answering_between_two_spawns_is_an_error_that_names_it() {
+    with_dead_mount(|point, sandbox| {
+        let at = |name: &str| point.with_file_name(name);
+        for name in ["data", "links", "more"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(at("links/second"), at("more/first")).unwrap();
+        std::os::unix::fs::symlink(at("data"), at("links/second")).unwrap();
+        let bind = |over: &Path| {
+            let (none, flags) = (None::<&str>, nix::mount::MsFlags::MS_BIND);
+            nix::mount::mount(Some(point), over, none, flags, none).unwrap();
+        };
+        for (over, source) in [("links", "more/first"), ("more", "more/first"), ("data", "data")] {
+            let (over, source) = (at(over), at(source));
+            let entry = sandbox.clone().populate(Method::Bind).with(|spec| {
+                let usual = ["/bin", "/lib", "/lib64", "/usr"].map(PathBuf::from);
+                spec.root.chroot_env = usual.map(|at| (at.clone(), at)).into();
+                spec.root.chroot_env.insert(source.clone(), "/x".into());
+            });
+            let volume = sandbox.clone().volume(Volume { target: "/v".into(), ..Volume::new(&source, "/v") });
+            for sandbox in [entry, volume] {
+                for _ in 0..3 {
+                    assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+                }
+                bind(&over);
+                let begun = Instant::now();
+                hangs(begun, sandbox.spawn().map(drop), &format!("{source:?}"), "does not answer");
+                nix::mount::umount2(&over, nix::mount::MntFlags::MNT_DETACH).unwrap();
+                assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+            }
+        }
+        // A link that now leads to the mount.
+        let link = at("link");
+        std::os::unix::fs::symlink(at("data"), &link).unwrap();
+        let sandbox = sandbox.volume(Volume::new(&link, "/v"));
+        for _ in 0..3 {
+            assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+        }
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(point.join("below"), &link).unwrap();
+        let begun = Instant::now();
+        hangs(begun, sandbox.spawn().map(drop), &format!("{link:?}"), "does not answer");
+    });
+}
+
 #[test]
 fn root_from_a_mount_that_does_not_answer_is_an_error_that_names_it() {
     with_dead_mount(|point, sandbox| {

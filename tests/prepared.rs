@@ -110,8 +110,13 @@ fn a_task_finds_nothing_that_an_earlier_one_has_written() {
             ["dac_read_search", "linux_immutable", "net_admin", "sys_ptrace", "sys_rawio", "sys_tty_config"];
         s.cap_add = more.map(String::from).into();
     });
-    for sandbox in [shell(&host), shell(&host).user("0:0"), strong] {
-        assert!(sandbox.prepare().unwrap());
+    let admin = strong.clone().with(|s| s.cap_add.push("sys_admin".into()));
+    let of_admin = shell(&host);
+    for (sandbox, next) in
+        [(shell(&host), None), (shell(&host).user("0:0"), None), (strong, None), (admin, Some(of_admin))]
+    {
+        let next = next.as_ref().unwrap_or(&sandbox);
+        assert!(next.prepare().unwrap());
         let write = r#"for dir in / /dev /dev/pts /dev/shm /dev/mqueue /tmp /proc /sys /bin /usr /etc /run /work; do
             echo secret > $dir/left-behind; mkdir $dir/left-dir; mknod $dir/left-node c 1 3; done
             chmod 0 /dev/null /proc/keys /proc/timer_list /etc/shadow /etc/gshadow; chown 7 /dev/zero; rm -f /dev/full; ln -s / /left-link; touch -d 2001-01-01 /dev /;
@@ -121,7 +126,7 @@ fn a_task_finds_nothing_that_an_earlier_one_has_written() {
         assert!(wrote.contains("left-behind"), "the task could write nothing at all: {wrote}");
         let look = r#"find / /dev /tmp -xdev -name 'left-*'; find /dev/shm /dev/mqueue -name 'left-*';
             stat -c '%a %u %n' /dev/null /dev/zero /dev/full; stat -c %Y /dev /"#;
-        let (first, second) = (output(&sandbox, look), output(&sandbox, look));
+        let (first, second) = (output(next, look), output(next, look));
         assert_eq!(first, second);
         assert!(!first.contains("left-"), "{first}");
         for node in ["666 0 /dev/null", "666 0 /dev/zero", "666 0 /dev/full"] {
@@ -237,17 +242,22 @@ fn open_namespaces() -> usize {
     links.filter(|link| link.to_string_lossy().starts_with("mnt:")).count()
 }
 
-/// In a process of its own, which no other test opens descriptors in.
+/// Whether this is a process of the named test alone, which no other test opens descriptors or makes threads in. Otherwise
+/// the test has now passed in one.
+fn is_alone(test: &str) -> bool {
+    if std::env::var_os("COFFERDAM_ALONE").is_some() {
+        return true;
+    }
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = alone.args(["--exact", test]).env("COFFERDAM_ALONE", "1").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    false
+}
+
 #[test]
 fn released_mounts_are_kept_by_no_clone() {
-    if !can("root") {
+    if !can("root") || !is_alone("released_mounts_are_kept_by_no_clone") {
         return;
-    }
-    if std::env::var_os("COFFERDAM_ALONE").is_none() {
-        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", "released_mounts_are_kept_by_no_clone"]).env("COFFERDAM_ALONE", "1");
-        let output = alone.output().unwrap();
-        return assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
     let sandbox = shell(&Host::probe().unwrap());
     let changed = sandbox.clone().env("A", "1");
@@ -260,6 +270,140 @@ fn released_mounts_are_kept_by_no_clone() {
     assert_eq!(open_namespaces(), 0);
     assert!(changed.spawn().unwrap().wait().unwrap().success());
     assert_eq!(open_namespaces(), 0, "the first spawn after that is cold");
+}
+
+/// The child of a fork has the same open files as its parent. What one of them is told about the host's mounts, the other
+/// does not hear.
+#[test]
+fn mounts_that_a_process_has_prepared_are_not_used_in_its_fork() {
+    if !can("root") || !is_alone("mounts_that_a_process_has_prepared_are_not_used_in_its_fork") {
+        return;
+    }
+    in_own_mounts(|| {
+        let host = Host::probe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        ["inner/place", "below", "other"].iter().for_each(|at| fs::create_dir_all(etc.join(at)).unwrap());
+        let replace = |text: &str| {
+            fs::write(etc.join("new"), text).unwrap();
+            fs::set_permissions(etc.join("new"), fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(etc.join("new"), etc.join("shadow")).unwrap();
+        };
+        replace("secret");
+        fs::write(etc.join("below/name"), "below").unwrap();
+        fs::write(etc.join("other/name"), "other").unwrap();
+        fs::write(etc.join("passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        bind(&etc, Path::new("/etc"));
+        // The volume keeps `/etc` from being mapped, so its secrets have masks.
+        let masks = shell(&host).user("0:0").volume(Volume::new("/etc/inner", "/etc/inner/place"));
+        in_fork(&script(&masks, "cat /etc/shadow"), ["", ""], || replace("new secret"));
+        let source = shell(&host).with(|s| {
+            let usual = ["/bin", "/lib", "/lib64", "/usr"].map(|at| (at.into(), at.into()));
+            s.root.chroot_env = usual.into();
+            s.root.chroot_env.insert(etc.clone(), "/data".into());
+        });
+        let change = || bind(&etc.join("other"), &etc.join("below"));
+        in_fork(&script(&source, "cat /data/below/name"), ["below", "other"], change);
+    });
+}
+
+/// Asserts what the task says before and after the change of the host: in this process, and then in a fork that was made
+/// before the change.
+#[track_caller]
+fn in_fork(sandbox: &Sandbox, [before, after]: [&str; 2], change: impl Fn()) {
+    assert!(sandbox.prepare().unwrap());
+    for _ in 0..2 {
+        assert_eq!(spawned(sandbox), before);
+    }
+    let (read, write) = nix::unistd::pipe().unwrap();
+    // SAFETY: no other thread of this process is in the crate or in the allocator, since the test is alone in it.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let told = nix::unistd::read(&read, &mut [0; 1]);
+            let found = [(); 2].map(|()| spawned(sandbox));
+            println!("in the fork: {found:?}");
+            let right = told == Ok(1) && found == [after; 2];
+            // SAFETY: ends this process without the destructors and the other tests of its parent.
+            unsafe { libc::_exit(i32::from(!right)) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            change();
+            assert_eq!(spawned(sandbox), after);
+            nix::unistd::write(&write, b"x").unwrap();
+            let ended = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
+    }
+}
+
+/// A thread may have another network namespace than the one in which the mounts were prepared.
+#[test]
+fn sys_is_of_the_network_namespace_that_the_task_is_in() {
+    if !can("root") {
+        return;
+    }
+    let sandbox = shell(&Host::probe().unwrap());
+    let look = script(
+        &sandbox,
+        "echo /sys/class/net/*; while IFS=' :' read -r name rest; do echo $name; done </proc/net/dev",
+    );
+    assert!(sandbox.prepare().unwrap());
+    let here = spawned(&look);
+    assert_eq!(spawned(&look), here);
+    let in_other = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        [(); 3].map(|()| spawned(&look))
+    };
+    for found in std::thread::scope(|scope| scope.spawn(in_other).join()).unwrap() {
+        let lines: Vec<_> = found.lines().filter(|line| !["Inter-|", "face"].contains(line)).collect();
+        assert_eq!(lines, ["/sys/class/net/lo", "lo"], "{found}");
+    }
+    assert_eq!(spawned(&look), here);
+}
+
+/// A signal interrupts a poll. That is no news of the host's mounts.
+#[test]
+fn signals_to_the_caller_do_not_make_it_prepare_again() {
+    if !can("root") || !is_alone("signals_to_the_caller_do_not_make_it_prepare_again") {
+        return;
+    }
+    extern "C" fn nothing(_: libc::c_int) {}
+    let sandbox = shell(&Host::probe().unwrap());
+    assert!(sandbox.prepare().unwrap());
+    let open = || fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap().path());
+    let is_mounts = |fd: &std::path::PathBuf| {
+        fs::read_link(fd).is_ok_and(|link| link.to_string_lossy().starts_with("mnt:"))
+    };
+    let namespaces = || {
+        open()
+            .filter(is_mounts)
+            .map(|fd| fs::read_link(fd).unwrap())
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let prepared = namespaces();
+    // No other namespace gets its number as long as it is open.
+    let _open: Vec<_> = open().filter(is_mounts).map(|fd| fs::File::open(fd).unwrap()).collect();
+    // SAFETY: the handler does nothing. `pthread_self` has no precondition.
+    let this = unsafe {
+        libc::signal(libc::SIGUSR1, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t);
+        libc::pthread_self()
+    };
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                // SAFETY: the thread waits for this one.
+                unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        let same = (0..500).all(|_| {
+            assert!(sandbox.spawn().unwrap().wait().unwrap().success());
+            namespaces() == prepared
+        });
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(same);
+    });
 }
 
 /// Directories of all hierarchies with this name.
@@ -304,6 +448,18 @@ fn parents_of_cgroups_stay_for_the_next_task_until_the_mounts_are_released() {
     task.kill().unwrap();
     task.wait().unwrap();
     drop(task);
+    assert_eq!(cgroups_named(&name), [""; 0]);
+    // They are released while a task starts.
+    let sandbox = shell(&host).policy(&policy);
+    for _ in 0..2 {
+        run(&sandbox);
+    }
+    assert!(!cgroups_named(&name).is_empty());
+    let released = |_| {
+        sandbox.release_prepared();
+        Ok(())
+    };
+    assert!(sandbox.spawn_with(released).unwrap().wait().unwrap().success());
     assert_eq!(cgroups_named(&name), [""; 0]);
 }
 

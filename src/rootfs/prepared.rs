@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::fs::FileId;
@@ -31,6 +32,9 @@ pub(crate) struct Made {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     made: Made,
+    /// The process that polls the tables. A child of a fork has the same open files, and the kernel reports a change of one
+    /// only once.
+    process: u32,
     key: Vec<u8>,
     sources: Vec<FileId>,
     watched: Mutex<Watched>,
@@ -46,13 +50,13 @@ struct Watched {
 }
 
 impl Prepared {
-    /// Keeps a namespace. `key` and `sources` are those of the plan that made it, and `table` is the host's table of mounts,
-    /// which was read before.
+    /// Keeps a namespace. `key` is that of the plan that made it. `sources` are what it is made of: the plan's sources, and
+    /// the network namespace that `/sys` shows. `table` is the host's table of mounts, which was read before.
     pub(crate) fn new(made: Made, key: Vec<u8>, sources: Vec<FileId>, table: MountTable) -> Prepared {
         // The first poll reports the mounts that init has made.
         has_changed(&made.table);
         let watched = Watched { host: table, broken: false };
-        Prepared { made, key, sources, watched: Mutex::new(watched) }
+        Prepared { made, process: std::process::id(), key, sources, watched: Mutex::new(watched) }
     }
 
     /// The mount namespace.
@@ -76,13 +80,15 @@ impl Prepared {
     }
 
     /// Whether the host's mounts at and around the sources are as they were, and so are the prepared ones. Once they have
-    /// changed, this stays false.
+    /// changed, this stays false. False in a fork of the process that has prepared them.
     ///
     /// The kernel detaches a mount from a file or a directory that is removed, or that another one is renamed to, in every
     /// mount namespace but that of the process that does it (`rename(2)`). So the host removes the mask of `/etc/shadow`
     /// when it replaces that file.
     pub(crate) fn is_current(&self) -> bool {
-        // Only one poll reports a change.
+        if self.process != std::process::id() {
+            return false;
+        }
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.broken |= has_changed(&self.made.table);
         !watched.broken && watched.host.is_unchanged()
@@ -122,7 +128,13 @@ impl MountTable {
 fn has_changed(table: &File) -> bool {
     // The first poll after a change reports it, and no later one does.
     let mut polled = [PollFd::new(table.as_fd(), PollFlags::POLLPRI)];
-    poll(&mut polled, PollTimeout::ZERO) != Ok(0)
+    loop {
+        match poll(&mut polled, PollTimeout::ZERO) {
+            // A signal interrupts also a poll that does not wait.
+            Err(Errno::EINTR) => {}
+            quiet => return quiet != Ok(0),
+        }
+    }
 }
 
 /// The lines of the mounts that contain a source or lie below one.

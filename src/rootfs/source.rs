@@ -118,7 +118,7 @@ pub(crate) fn open(path: &Path, reach: &Reach<'_>) -> Result<Option<HostFile>, S
 /// # Errors
 /// The refused call; `TimedOut` if `path` leads to a file system that does not answer.
 pub(crate) fn kind(path: &Path, reach: &Reach<'_>) -> io::Result<Option<FileKind>> {
-    let opened = match openat2(AT_FDCWD, path, OpenHow::new().flags(PATH).resolve(cached())) {
+    let opened = match open_cached(path) {
         Err(Errno::EAGAIN | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
             reach.before_links(path)?;
             openat(AT_FDCWD, path, PATH, Mode::empty())
@@ -130,6 +130,22 @@ pub(crate) fn kind(path: &Path, reach: &Reach<'_>) -> io::Result<Option<FileKind
         opened => Ok(Some(reach.look(opened?.as_fd(), path)?.kind)),
     }
 }
+
+/// The identity of the file that the absolute path `path` leads to, symbolic links followed, by what the kernel has cached:
+/// no file system is asked. `None` if there is no such file.
+///
+/// # Errors
+/// `EAGAIN` if a file system must be asked, `EINVAL` or `ENOSYS` before Linux 5.12, or the refused call.
+pub(crate) fn cached_identity(path: &Path) -> nix::Result<Option<FileId>> {
+    let opened = (1..LOOKUPS).map(|_| open_cached(path)).find(|opened| !matches!(opened, Err(Errno::EAGAIN)));
+    match opened.unwrap_or_else(|| open_cached(path)) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        opened => Ok(Some(look(opened?.as_fd())?.0)),
+    }
+}
+
+/// How often a path is looked up in the kernel's cache. A lookup also fails if any mount of the machine changes meanwhile.
+const LOOKUPS: u32 = 32;
 
 /// Open sources, by the path that the spec names.
 pub(crate) type HeldSources = BTreeMap<PathBuf, HostFile>;
@@ -212,6 +228,10 @@ fn step(at: &OwnedFd, name: &OsString, path: &Path, reach: &Reach<'_>) -> Result
         }
         Err(errno) => Err(errno.into()),
     }
+}
+
+fn open_cached(path: &Path) -> nix::Result<OwnedFd> {
+    openat2(AT_FDCWD, path, OpenHow::new().flags(PATH).resolve(cached()))
 }
 
 /// The flag of `openat2(2)` by which a lookup fails with `EAGAIN` in place of waiting for a file system (Linux 5.12).

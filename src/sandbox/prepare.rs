@@ -1,7 +1,7 @@
 //! Spawns that enter prepared mounts, and the plans that are kept for them.
 
 use std::collections::BTreeSet;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::rootfs::lower::Part;
 use crate::rootfs::prepared::{MountTable, Prepared};
 use crate::rootfs::probe::Look;
-use crate::rootfs::source::HostFile;
+use crate::rootfs::source::{HostFile, cached_identity};
 use crate::rootfs::{names, private};
 use crate::spawn::{self, Ready};
 use crate::step::wire::{FNV, fnv};
@@ -28,6 +28,13 @@ const KEPT: usize = 8;
 /// How long a user that was looked up is not looked up again: that takes longer than all other checks of a kept plan.
 const USER_HOLDS: Duration = Duration::from_secs(1);
 
+/// How often mounts are prepared if the host replaces a file under a mask meanwhile. The second attempt also finds in the
+/// kernel's cache what the first had to look up.
+const ATTEMPTS: u32 = 2;
+
+/// The network namespace of the calling thread.
+const NETWORK: &CStr = c"/proc/thread-self/ns/net";
+
 /// Maximum number of keys that are remembered as used once. With more, all are forgotten.
 const SEEN: usize = 64;
 
@@ -36,14 +43,21 @@ const SEEN: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     mounts: Arc<Mutex<Mounts>>,
-    /// The parents of the cgroups of tasks that entered the mounts. Not in `mounts`, which is locked while mounts are
-    /// prepared.
-    parents: Arc<Mutex<KeptParents>>,
+    /// Not in `mounts`, which is locked while mounts are prepared.
+    parents: Arc<Mutex<Parents>>,
     plan: Arc<PlanSlot>,
 }
 
 /// The kept plan of a sandbox and its equal clones.
 type PlanSlot = Mutex<Option<Arc<KeptPlan>>>;
+
+/// The parents of the cgroups of tasks that entered the mounts.
+#[derive(Debug, Default)]
+struct Parents {
+    kept: KeptParents,
+    /// How often they were released.
+    releases: u64,
+}
 
 #[derive(Debug, Default)]
 struct Mounts {
@@ -60,9 +74,11 @@ pub(super) struct KeptPlan {
     pub plan: Plan,
     pub survey: Survey,
     prepared: Arc<Prepared>,
+    /// The network namespace of the thread that the plan was made in: `/sys` shows it.
+    network: FileId,
     /// The paths of the host that the plan depends on. `None` for one that does not exist.
     paths: Vec<(PathBuf, Option<FileId>)>,
-    /// The host's mounts at and around these paths. Who looks at a path of another mount may wait for its server.
+    /// The host's mounts at and around these paths. A file system can be mounted anew with the identity of the old one.
     table: Mutex<MountTable>,
     /// When the user was looked up last.
     asked: Mutex<Instant>,
@@ -78,7 +94,8 @@ impl KeptPlan {
         let Sandbox { spec, .. } = sandbox;
         self.prepared.is_current()
             && lock(&self.table).is_unchanged()
-            && self.paths.iter().all(|(path, id)| identity(path).is_ok_and(|now| now == *id))
+            && network_namespace().is_ok_and(|now| now == self.network)
+            && self.paths.iter().all(|(path, id)| cached_identity(path).is_ok_and(|now| now == *id))
             && self.survey.streams == crate::host::streams(spec)
             && self.survey.real_time == crate::host::may_use_real_time()
             && self.has_its_user(sandbox, begun)
@@ -99,9 +116,18 @@ impl KeptPlan {
 }
 
 impl Kept {
-    /// Keeps the parents of the task's cgroups for the next task.
-    pub(super) fn keep_parents(&self, cgroups: &Group) {
-        cgroups.keep_parents(&mut lock(&self.parents));
+    /// How often the parents of cgroups were released.
+    pub(super) fn releases(&self) -> u64 {
+        lock(&self.parents).releases
+    }
+
+    /// Keeps the parents of the task's cgroups for the next task, unless they were released since there were this many
+    /// releases.
+    pub(super) fn keep_parents(&self, cgroups: &Group, releases: u64) {
+        let mut parents = lock(&self.parents);
+        if parents.releases == releases {
+            cgroups.keep_parents(&mut parents.kept);
+        }
     }
 
     /// The same prepared mounts, without a plan.
@@ -137,7 +163,8 @@ impl Sandbox {
     ///
     /// The prepared mounts are shared by all clones of the sandbox, also by those that a builder method has changed since,
     /// as far as they need the same mounts. They are made again when a mount of the host at or below a source has changed,
-    /// or a source leads to another file. The user is looked up once a second. They are dropped with the last clone, or by
+    /// or a source leads to another file, and for a thread in another network namespace, since `/sys` shows it. A fork of the
+    /// driver makes its own. The user is looked up once a second. They are dropped with the last clone, or by
     /// [`release_prepared`](Self::release_prepared). Until then the file systems of the sources stay in use: a disk that the
     /// host unmounts is free only after that.
     ///
@@ -179,7 +206,8 @@ impl Sandbox {
         mounts.plans.drain(..).filter_map(|slot| slot.upgrade()).for_each(|slot| *lock(&slot) = None);
         *mounts = Mounts::default();
         drop(mounts);
-        *lock(&self.kept.parents) = KeptParents::default();
+        let mut parents = lock(&self.kept.parents);
+        *parents = Parents { releases: parents.releases.wrapping_add(1), ..Parents::default() };
     }
 
     /// The kept plan, if everything that it depends on is as it was.
@@ -223,8 +251,9 @@ impl Sandbox {
         let paths = if quick { surveyed(survey) } else { None };
         let holds = paths.is_some();
         let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
-        let (table, asked) = (Mutex::new(table), Mutex::new(begun));
-        let kept = Arc::new(KeptPlan { plan, survey: survey.clone(), prepared, paths, table, asked });
+        let Ok(network) = network_namespace() else { return Ok(None) };
+        let (survey, table, asked) = (survey.clone(), Mutex::new(table), Mutex::new(begun));
+        let kept = Arc::new(KeptPlan { plan, survey, prepared, network, paths, table, asked });
         if holds {
             self.kept.keep_plan(&kept);
         }
@@ -250,28 +279,31 @@ impl Sandbox {
         let held = plan.prepare_sources().filter_map(|path| survey.sources.get(path));
         let held: Vec<&HostFile> = held.collect();
         let sources = held.iter().map(|source| identify(source.fd(), c"")).collect::<nix::Result<Vec<_>>>();
-        let sources = sources.map_err(Error::prepare("statx(sources)"))?;
+        let mut sources = sources.map_err(Error::prepare("statx(sources)"))?;
+        sources.push(network_namespace().map_err(Error::prepare(format!("statx({NETWORK:?})")))?);
         let mut mounts = self.lock_mounts(begun)?;
         let found = mounts.prepared.iter().find(|prepared| prepared.is_of(&key, &sources));
         if let Some(found) = found.filter(|found| found.is_current()) {
             return Ok(Some(Arc::clone(found)));
         }
         mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
-        let reals = held.iter().map(|source| source.real.clone()).collect();
-        let table = host_mounts(reals)?;
-        let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-        let covered = covered(plan);
-        let made = spawn::prepare(&common, survey, self.left(begun))?;
-        let prepared = Arc::new(Prepared::new(made, key, sources, table));
-        if covered != self::covered(plan) {
-            // The host has replaced a file that may have been covered before.
-            return Ok(None);
+        let reals: Vec<PathBuf> = held.iter().map(|source| source.real.clone()).collect();
+        for _ in 0..ATTEMPTS {
+            let table = host_mounts(Vec::clone(&reals))?;
+            let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
+            let covered = covered(plan);
+            let made = spawn::prepare(&common, survey, self.left(begun))?;
+            let prepared = Arc::new(Prepared::new(made, key.clone(), sources.clone(), table));
+            // Otherwise the host has replaced a file that may have been covered before.
+            if covered == self::covered(plan) {
+                if mounts.prepared.len() >= KEPT {
+                    mounts.prepared.remove(0);
+                }
+                mounts.prepared.push(Arc::clone(&prepared));
+                return Ok(Some(prepared));
+            }
         }
-        if mounts.prepared.len() >= KEPT {
-            mounts.prepared.remove(0);
-        }
-        mounts.prepared.push(Arc::clone(&prepared));
-        Ok(Some(prepared))
+        Ok(None)
     }
 
     /// Whether no plan with this key was spawned before, and no mounts are prepared for it. From now on, one was.
@@ -307,10 +339,10 @@ impl Sandbox {
 }
 
 /// The files of the host that may be covered in the prepared mounts of a plan. The default list shows `/etc` at its own path.
-fn covered(plan: &Plan) -> Vec<Option<FileId>> {
+fn covered(plan: &Plan) -> Vec<nix::Result<Option<FileId>>> {
     let generated = names::paths(true, true).map(PathBuf::from);
     let all = plan.prepare_masks(Path::new(private::TOP)).into_iter().chain(generated);
-    all.map(|path| identity(&path).ok().flatten()).collect()
+    all.map(|path| cached_identity(&path)).collect()
 }
 
 fn host_mounts(around: Vec<PathBuf>) -> Result<MountTable> {
@@ -322,10 +354,11 @@ fn looked(survey: &Survey) -> impl Iterator<Item = &PathBuf> {
     survey.kinds.keys().chain(&survey.looked).collect::<BTreeSet<_>>().into_iter()
 }
 
-/// The paths that a survey has examined, with what they lead to. `None` if one of them has changed since.
+/// The paths that a survey has examined, with what they lead to. `None` if one of them has changed since, or the kernel has
+/// no longer cached it.
 fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
     let one = |path: &PathBuf| {
-        let now = identity(path).ok()?;
+        let now = cached_identity(path).ok()?;
         let same = match survey.sources.get(path) {
             Some(source) => {
                 let held = identify(source.fd(), c"").ok()?;
@@ -338,14 +371,8 @@ fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
     looked(survey).map(one).collect()
 }
 
-/// The identity of the file that `path` leads to, symbolic links followed. `None` if there is none.
-fn identity(path: &Path) -> nix::Result<Option<FileId>> {
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| nix::errno::Errno::EINVAL)?;
-    match identify(nix::fcntl::AT_FDCWD, &path) {
-        Ok(id) => Ok(Some(id)),
-        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Ok(None),
-        Err(errno) => Err(errno),
-    }
+fn network_namespace() -> nix::Result<FileId> {
+    identify(nix::fcntl::AT_FDCWD, NETWORK)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
