@@ -271,6 +271,13 @@ pub(crate) fn look(fd: BorrowedFd<'_>) -> nix::Result<(FileId, bool)> {
     Ok((file_id(&st), st.stx_attributes_mask & LOCAL != 0))
 }
 
+/// When an open file was made, in seconds and nanoseconds. `None` if its file system does not say.
+pub(crate) fn born(fd: BorrowedFd<'_>) -> nix::Result<Option<(i64, u32)>> {
+    let st = statx(fd, c"", libc::STATX_BTIME, 0)?;
+    let time = (st.stx_btime.tv_sec, st.stx_btime.tv_nsec);
+    Ok((st.stx_mask & libc::STATX_BTIME != 0).then_some(time))
+}
+
 fn file_id(st: &libc::statx) -> FileId {
     FileId {
         device: (st.stx_dev_major, st.stx_dev_minor),

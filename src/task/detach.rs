@@ -102,12 +102,17 @@ impl Task {
             return Err(Error::task("describe the task")(source));
         }
         let mut ending = self.ending();
-        // Not reaped while the lock is held, so the process has its PID and its start time, even if it has ended.
+        // A child is not reaped while the lock is held, so it has its PID and its start time, even if it has ended.
         let status = self.reap_in(&mut ending)?;
-        let processes = status.is_none().then(|| (self.init.as_fd(), self.main.as_fd()));
+        let identity =
+            match status.is_none().then(|| identity(self.init.as_fd(), self.main.as_fd())).transpose() {
+                // A recovered task is reaped by another process.
+                Err(Error::Task { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+                identity => identity?,
+            };
         let undo = self.undo();
         let (enclosure, populated) = (self.enclosure.clone(), self.populated.clone());
-        let handle = describe(enclosure, &undo, processes, populated)?;
+        let handle = describe(enclosure, &undo, identity, populated)?;
         Ok(TaskHandle { status, ended: ending.ended, data: self.data.clone(), ..handle })
     }
 }
@@ -125,35 +130,41 @@ impl TaskHandle {
         populated: Option<&Populated>,
     ) -> Result<Self> {
         undo.claim_cgroup()?;
-        let processes = Some((child.pidfd(), child.main()));
-        describe(enclosure, undo, processes, populated.cloned()).map_err(|e| match e {
-            Error::Task { step, source } => Error::Prepare { step, source },
-            other => other,
+        let identity = identity(child.pidfd(), child.main()).map(Some);
+        identity.and_then(|identity| describe(enclosure, undo, identity, populated.cloned())).map_err(|e| {
+            match e {
+                Error::Task { step, source } => Error::Prepare { step, source },
+                other => other,
+            }
         })
     }
 }
 
-/// The handle of a task with this enclosure. `processes` are pidfds of its first and its main process, unless it has ended.
+/// The identity of a task by pidfds of its first and its main process.
+fn identity(init: BorrowedFd<'_>, main: BorrowedFd<'_>) -> Result<Identity> {
+    Identity::of(init, main).map_err(Error::task("read(\"/proc/PID/stat\")"))
+}
+
+/// The handle of a task with this enclosure. `identity` is `None` if it has ended.
 fn describe(
     enclosure: Enclosure,
     undo: &Undo,
-    processes: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    identity: Option<Identity>,
     populated: Option<Populated>,
 ) -> Result<TaskHandle> {
     let cgroup = undo.group().map(Group::identity).transpose().map_err(Error::task("fstat(cgroup)"))?;
     let root = match undo.root() {
         Some(root) => Some(RootPlace {
             base: temp_base(&enclosure).into(),
-            id: root.root_id().map_err(Error::task("fstat(temporary root)"))?,
+            id: root.id().map_err(Error::task("fstat(temporary root)"))?,
         }),
         None => None,
     };
-    let identity = processes.map(|(init, main)| Identity::of(init, main)).transpose();
     Ok(TaskHandle {
         version: TaskHandle::VERSION,
         build: build(),
         boot: boot_id().map_err(Error::task("read(\"/proc/sys/kernel/random/boot_id\")"))?,
-        identity: identity.map_err(Error::task("read(\"/proc/PID/stat\")"))?,
+        identity,
         status: None,
         ended: None,
         groups: undo.group().map(|group| group.paths().clone()),

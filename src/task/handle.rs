@@ -15,6 +15,7 @@ use crate::cgroup::Paths;
 use crate::notation;
 use crate::plan::Enclosure;
 use crate::rootfs::Populated;
+use crate::rootfs::populate::RootId;
 use crate::step::wire::{DECLARATIONS, FNV, fnv};
 use crate::sys;
 
@@ -69,8 +70,7 @@ pub struct TaskHandle {
 pub(super) struct RootPlace {
     /// The directory that it was made in.
     pub base: PathBuf,
-    /// Device and inode number of the root directory.
-    pub id: (u64, u64),
+    pub id: RootId,
 }
 
 /// What no two tasks of a boot have in common: PID, start time and PID namespace of the first process and of the main

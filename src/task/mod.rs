@@ -334,9 +334,17 @@ impl Task {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Task`] with the file that could not be read, for example with `EMFILE`. A missing file is no error.
+    /// [`Error::Task`] with the file that could not be read, for example with `EMFILE`. A missing file is no error. The source
+    /// is `NotFound` for a task whose cgroup was removed before it was recovered.
     pub fn stats(&self) -> Result<Stats> {
-        self.undo().stats()
+        let known = self.undo().stats()?;
+        if let Some(stats) = known {
+            return Ok(stats);
+        }
+        const STEP: &str = "read the cgroup's counters";
+        self.owned(STEP)?;
+        let why = "the cgroup was removed, and the counters with it";
+        Err(Error::task(STEP)(io::Error::new(io::ErrorKind::NotFound, why)))
     }
 
     /// The processes of the task that the caller can see, including the crate's init. Empty after a wait has seen the

@@ -45,15 +45,20 @@ impl Task {
         claim_record(handle)?.into_iter().for_each(|record| undo.0.record(record));
         let this_boot = is_this_boot(handle)?;
         cgroups(handle, this_boot)?.into_iter().for_each(|group| undo.0.cgroups(group));
+        match undo.0.claim_cgroup() {
+            // Its owner has removed it meanwhile.
+            Err(Error::Prepare { source, .. }) if is_absent(&source) => undo.0.lose_cgroups(),
+            claimed => claimed.map_err(Error::of_task)?,
+        }
         let moved = undo.0.group().is_none() && handle.groups.as_ref().is_some_and(|paths| paths.has_unit());
         let found = match find(handle, this_boot)? {
             // The process lives, but not in the task's cgroup.
             Ok(_) if moved => Err(Lost::CgroupRemoved),
             found => found,
         };
-        undo.0.claim_cgroup().map_err(Error::of_task)?;
         if let Some(place) = &handle.root {
-            let root = TempRoot::reopen(&place.base, &handle.enclosure.id, place.id);
+            let alone = undo.0.exit_record().is_none() && undo.0.group().is_none();
+            let root = TempRoot::reopen(&place.base, &handle.enclosure.id, place.id, alone);
             let root = root.map_err(Error::task(format!("flock(temporary root in {:?})", place.base)))?;
             root.into_iter().for_each(|root| undo.0.temp_root(root));
         }

@@ -84,6 +84,13 @@ impl Undo {
         self.cgroups = Some(Box::new(group));
     }
 
+    /// Takes the cgroups out of the list: another process has them, or has removed them.
+    pub(crate) fn lose_cgroups(&mut self) {
+        if let Some(group) = self.cgroups.take() {
+            group.into_paths();
+        }
+    }
+
     /// The cgroups; `None` if there are none or they were removed.
     pub(crate) fn group(&self) -> Option<&Group> {
         self.cgroups.as_deref()
@@ -104,10 +111,11 @@ impl Undo {
         self.group().and_then(Group::oom).or_else(|| self.oom.clone())
     }
 
-    /// The resource usage of the task: current, or as read after its end.
-    pub(crate) fn stats(&self) -> Result<Stats> {
+    /// The resource usage of the task: current, or as read after its end. `None` if the cgroups are not, or no longer, in the
+    /// list.
+    pub(crate) fn stats(&self) -> Result<Option<Stats>> {
         match (&self.used, self.group()) {
-            (Some(Ok(used)), _) => Ok(used.clone()),
+            (Some(Ok(used)), _) => Ok(Some(used.clone())),
             (Some(Err((step, source))), None) => Err(Error::Task {
                 step: step.clone(),
                 source: source.raw_os_error().map_or_else(
@@ -115,8 +123,8 @@ impl Undo {
                     io::Error::from_raw_os_error,
                 ),
             }),
-            (_, Some(group)) => group.stats(),
-            (None, None) => Err(Error::task("read the cgroup's counters")(io::Error::other(DETACHED))),
+            (_, Some(group)) => group.stats().map(Some),
+            (None, None) => Ok(None),
         }
     }
 
@@ -152,9 +160,7 @@ impl Undo {
     /// Empties the list without undoing anything, for a detached task whose first process has this PID.
     pub(crate) fn forget(&mut self, pid: Option<i32>) {
         self.upper = None;
-        if let Some(group) = self.cgroups.take() {
-            group.into_paths();
-        }
+        self.lose_cgroups();
         if let Some(root) = self.root.take() {
             root.leave_to(pid);
         }

@@ -7,15 +7,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::AT_FDCWD;
 use serde::{Deserialize, Serialize};
 
-use super::fs::{Backoff, Dir, DirOwner, NewDir, call, open_dir, pids, populated, remove_dir, remove_tree};
+use super::fs::{
+    Backoff, Dir, DirOwner, NewDir, call, is_gone, open_dir, pids, populated, remove_dir, remove_tree,
+};
 use super::limits::Limits;
 use super::limits::row::Terms;
 use super::reserve::{JoinShare, OwnerLock, Site, hold_locked, leave, look_again};
 use crate::error::{Error, Result};
 use crate::report::{Control, Reason, Report};
 use crate::step::{Kernel, Step};
+use crate::sys::fs::is_at;
 use crate::sys::lock::Locked;
 use baseline::{Baseline, Counters, Joined, Tally};
 use kill::kill_all;
@@ -261,8 +265,18 @@ impl Group {
         let open = |path: &PathBuf| open_dir(path).map_err(Error::task(call::open_dir(path)));
         let unit = paths.unit.as_ref().map(|path| hold_locked(&Kernel::real(), path)).transpose();
         let unit = unit.map_err(Error::of_task)?.flatten();
+        if let (Some(unit), Some(path)) = (&unit, &paths.unit)
+            && !is_at(unit.as_fd(), AT_FDCWD, path).map_err(Error::task(call::open_dir(path)))?
+        {
+            // It was removed before it was locked. Another task may have its name.
+            return Err(Error::task(call::open_dir(path))(io::Error::from(io::ErrorKind::NotFound)));
+        }
         let apart = paths.v1.get("memory").filter(|path| Some(*path) != paths.unit.as_ref());
-        let memory = apart.map(open).transpose()?;
+        let memory = match apart.map(open).transpose() {
+            // A removal of the group was interrupted: the unit is removed last.
+            Err(Error::Task { source, .. }) if unit.is_some() && is_gone(&source) => None,
+            opened => opened?,
+        };
         let own = paths.reservation.as_ref().and_then(|site| {
             paths.leaves.iter().find(|leaf| leaf.starts_with(&site.parent)).map(|leaf| (site, leaf))
         });

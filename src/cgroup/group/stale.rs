@@ -18,7 +18,7 @@ use super::super::name::CgroupPath;
 use super::super::reserve::{OwnerLock, RESERVE_V2, SHARE_V2, Site};
 use super::{Group, Paths};
 use crate::sys;
-use crate::sys::lock::{Lock, Locked, any_holder, flock};
+use crate::sys::lock::{Locked, any_holder};
 
 /// The suffix of a task's own cgroup in the v2 tree.
 const SUFFIX: &str = ".scope";
@@ -62,13 +62,11 @@ impl Group {
                 return Err(busy());
             }
         }
-        let unit = match &paths.unit {
+        let unit = match paths.unit.as_deref().map(OwnerLock::exclude) {
             None => None,
-            Some(unit) => {
-                let Some(dir) = existing(open_dir(unit))? else { return Ok(None) };
-                flock(dir.as_fd(), Lock::ExclusiveNow).map_err(|_| busy())?;
-                Some(Locked::held(dir))
-            }
+            // It was removed meanwhile.
+            Some(Ok(None)) => return Ok(None),
+            Some(locked) => locked.map_err(|_| busy())?,
         };
         let mut group = Group::of(paths, unit, None);
         group.keep = true;

@@ -34,10 +34,10 @@ impl OwnerLock {
     /// Locks `dir` against an owner. `None` if the cgroup does not exist.
     ///
     /// # Errors
-    /// `EWOULDBLOCK` if a process holds a lock on it; otherwise the refused call.
+    /// `EWOULDBLOCK` if a process holds a lock on it, or another cgroup has got its name; otherwise the refused call.
     pub fn exclude(dir: &Path) -> io::Result<Option<Locked>> {
-        let Some(dir) = crate::cgroup::fs::existing(open_dir(dir))? else { return Ok(None) };
-        Ok(Some(Locked::new(dir, Lock::ExclusiveNow)?))
+        let opened = crate::cgroup::fs::existing(open_dir(dir))?;
+        opened.map(|opened| exclude_opened(opened, dir)).transpose()
     }
 
     /// Whether any process holds an owner lock on `dir`. False if the cgroup does not exist.
@@ -49,6 +49,13 @@ impl OwnerLock {
         let _ = flock(dir.as_fd(), Lock::None);
         Ok(held)
     }
+}
+
+/// Locks the cgroup that was opened at `dir`. Before it was locked, its owner may have removed it, and a new task may have its
+/// name: whoever removes by name would then remove that task's.
+fn exclude_opened(opened: OwnedFd, dir: &Path) -> io::Result<Locked> {
+    let held = Locked::new(opened, Lock::ExclusiveNow)?;
+    if is_at(held.as_fd(), AT_FDCWD, dir)? { Ok(held) } else { Err(Errno::EWOULDBLOCK.into()) }
 }
 
 /// Opens the directory of a cgroup that was just made, and takes the owner lock on it. Returns `None` if calls are only
@@ -175,5 +182,22 @@ mod tests {
             assert!(!OwnerLock::is_held(dir.path()).unwrap());
         });
         assert!(!OwnerLock::is_held(&dir.path().join("nothing")).unwrap());
+    }
+
+    #[test]
+    fn a_cgroup_whose_name_another_one_has_got_is_not_locked_in_its_place() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("task");
+        std::fs::create_dir(&dir).unwrap();
+        let opened = || open_dir(&dir).unwrap();
+        assert!(exclude_opened(opened(), &dir).is_ok());
+        let old = opened();
+        std::fs::remove_dir(&dir).unwrap();
+        let gone = exclude_opened(old.try_clone().unwrap(), &dir).unwrap_err();
+        std::fs::create_dir(&dir).unwrap();
+        for refused in [gone, exclude_opened(old, &dir).unwrap_err()] {
+            assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        }
+        assert!(OwnerLock::exclude(&dir).unwrap().is_some());
     }
 }

@@ -98,7 +98,7 @@ use crate::{Error, Result};
 pub use cancel::Cancel;
 pub(crate) use cancel::{ProgressFn, Watch};
 pub(crate) use fingerprint::fingerprint;
-pub(crate) use temp::{OwnedRoot, StaleRoot, TempRoot};
+pub(crate) use temp::{OwnedRoot, RootId, StaleRoot, TempRoot};
 
 /// How the host's files are made available in the root. The [module](crate::rootfs) compares the methods.
 ///

@@ -10,12 +10,13 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use serde::{Deserialize, Serialize};
 
 use crate::rootfs::directory::{DIR, DIR_NOFOLLOW, make_private, open_made};
 use crate::rootfs::teardown::remove_tree;
 use crate::step::Kernel;
-use crate::sys::fs::is_at;
-use crate::sys::lock::{Lock, Locked, flock};
+use crate::sys::fs::{born, is_at};
+use crate::sys::lock::{Lock, Locked, any_holder, flock};
 use crate::sys::proc_pids;
 use crate::{Error, Result};
 
@@ -43,6 +44,24 @@ pub(crate) struct TempRoot {
     /// The directory above. It is locked, if its file system has locks.
     lock: Held,
     gone: bool,
+}
+
+/// What no two root directories have in common, if their file system keeps the time of birth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RootId {
+    device: u64,
+    inode: u64,
+    /// Seconds and nanoseconds.
+    born: Option<(i64, u32)>,
+}
+
+impl RootId {
+    fn of(root: BorrowedFd<'_>) -> io::Result<RootId> {
+        let st = fstat(root)?;
+        // A filter around the caller may refuse statx(2).
+        let born = born(root).unwrap_or_default();
+        Ok(RootId { device: st.st_dev, inode: st.st_ino, born })
+    }
 }
 
 impl TempRoot {
@@ -76,12 +95,13 @@ impl TempRoot {
         }
     }
 
-    /// Opens and locks the temporary root that [`leave_to`](TempRoot::leave_to) left, if it is the one whose root directory
-    /// has this device and inode number. `None` if there is none.
+    /// Opens and locks the temporary root that [`leave_to`](TempRoot::leave_to) left, if its root directory is this one. `None`
+    /// if there is none. `alone`: nothing else has shown that the task of this root is the wanted one, so an inode number is
+    /// not enough, which a later directory may have too.
     ///
     /// # Errors
-    /// The refused call; `WouldBlock` if another process has it.
-    pub(crate) fn reopen(base: &Path, name: &str, root_id: (u64, u64)) -> io::Result<Option<TempRoot>> {
+    /// `ResourceBusy` if another process has it, or the refused call.
+    pub(crate) fn reopen(base: &Path, name: &str, id: RootId, alone: bool) -> io::Result<Option<TempRoot>> {
         let around = around(base, name);
         let name = around.file_name().map(OsString::from).unwrap_or_default();
         let absent = |e: Errno| if e == Errno::ENOENT { Ok(None) } else { Err(io::Error::from(e)) };
@@ -97,21 +117,27 @@ impl TempRoot {
             Err(e) => return absent(e),
             Ok(root) => root,
         };
-        let st = fstat(&root)?;
-        if (st.st_dev, st.st_ino) != root_id || st.st_uid != geteuid().as_raw() {
+        let same = RootId::of(root.as_fd())? == id && (id.born.is_some() || !alone);
+        if !same || fstat(&root)?.st_uid != geteuid().as_raw() {
             return Ok(None);
         }
-        let lock = Held::lock(dir)?;
-        Ok(Some(TempRoot { base, around, name, root, lock, gone: false }))
+        let again = dir.try_clone()?;
+        let lock = Held::lock(dir).map_err(|errno| match (errno, any_holder(again.as_fd())) {
+            (Errno::EWOULDBLOCK, Some(pid)) => in_use(&format!("process {pid} has its root")),
+            (Errno::EWOULDBLOCK, None) => in_use("another process has its root"),
+            (errno, _) => errno.into(),
+        })?;
+        // Its owner may have removed it before it was locked.
+        let there = is_at(lock.as_fd(), base.as_fd(), &*name)?;
+        Ok(there.then_some(TempRoot { base, around, name, root, lock, gone: false }))
     }
 
-    /// Device and inode number of the root directory.
+    /// The identity of the root directory.
     ///
     /// # Errors
-    /// The errno of `fstat(2)`.
-    pub(crate) fn root_id(&self) -> io::Result<(u64, u64)> {
-        let st = fstat(&self.root)?;
-        Ok((st.st_dev, st.st_ino))
+    /// The refused call.
+    pub(crate) fn id(&self) -> io::Result<RootId> {
+        RootId::of(self.root.as_fd())
     }
 
     /// Path of the root directory that [`create`](TempRoot::create) makes.
