@@ -17,7 +17,7 @@ use caller_tools::Snapshot;
 use cofferdam::{
     Error, ExecSpec, Method, Network, Policy, Require, Root, Sandbox, Stdio, Volume, WindowSize,
 };
-use common::{emulated, sandboxes};
+use common::{Start, emulated, sandboxes};
 
 const CALLERS: [&str; 11] = [
     "plain",
@@ -124,11 +124,11 @@ fn every_outcome() {
     let dir = tempfile::tempdir().unwrap();
     let policy = Policy { temp_dir: Some(dir.path().into()), ..Policy::default() };
     let base = |command: &str| Sandbox::command(command).policy(&policy).require(Require::BestEffort);
-    let ends = |sandbox: Sandbox| assert!(sandbox.spawn().unwrap().wait().is_ok());
+    let ends = |sandbox: Sandbox| assert!(sandbox.start().unwrap().wait().is_ok());
     untouched("success", || ends(base("true")));
     untouched("without init", || ends(base("true").init(false)));
     untouched("network", || ends(base("true").network(Network::None).hostname("dam")));
-    untouched("killed", || drop(base("sleep").arg("600").spawn().unwrap()));
+    untouched("killed", || drop(base("sleep").arg("600").start().unwrap()));
     let size = WindowSize { rows: 24, columns: 80 };
     untouched("terminal", || ends(base("true").terminal(size)));
     untouched("overlay", || ends(base("true").populate(Method::Overlay)));
@@ -139,12 +139,12 @@ fn every_outcome() {
     let root = Root { populate: Method::Copy, chroot_env: env, ..Root::default() };
     untouched("copy", || ends(base("/bin/true").root(root.clone())));
     untouched("streams", || {
-        let task = base("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).spawn().unwrap();
+        let task = base("cat").stdin(Stdio::Piped).stdout(Stdio::Piped).start().unwrap();
         drop(task.take_stdin());
         task.wait().unwrap();
     });
     untouched("exec", || {
-        let task = base("sleep").arg("600").spawn().unwrap();
+        let task = base("sleep").arg("600").start().unwrap();
         task.exec(&ExecSpec::command("true")).unwrap().wait().unwrap();
         assert!(matches!(task.exec(&ExecSpec::command("no-such")), Err(Error::Exec { .. })));
         // Expires at any moment of the start.
@@ -153,10 +153,10 @@ fn every_outcome() {
                 .exec(&ExecSpec::command("sleep").args(["600"]).deadline(Duration::from_micros(micros + 1)));
         }
     });
-    untouched("Exec", || assert!(matches!(base("no-such").spawn(), Err(Error::Exec { .. }))));
-    untouched("Spec", || assert!(matches!(base("true").user("no-such").spawn(), Err(Error::Spec { .. }))));
+    untouched("Exec", || assert!(matches!(base("no-such").start(), Err(Error::Exec { .. }))));
+    untouched("Spec", || assert!(matches!(base("true").user("no-such").start(), Err(Error::Spec { .. }))));
     untouched("Denied", || {
-        let denied = base("true").cap_add("sys_boot").spawn();
+        let denied = base("true").cap_add("sys_boot").start();
         assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");
     });
     untouched("Setup", || {
@@ -170,18 +170,18 @@ fn every_outcome() {
                 ..Volume::default()
             })
             .volume(volume)
-            .spawn();
+            .start();
         assert!(failed.is_err(), "{failed:?}");
     });
     untouched("Prepare", || {
         let policy = Policy { temp_dir: Some("/proc".into()), ..Policy::default() };
-        let failed = Sandbox::command("/bin/true").policy(&policy).root(root.clone()).spawn();
+        let failed = Sandbox::command("/bin/true").policy(&policy).root(root.clone()).start();
         // Spec if /proc is mounted noexec.
         assert!(matches!(failed, Err(Error::Prepare { .. } | Error::Spec { .. })), "{failed:?}");
     });
     untouched("Unsupported", || {
         let policy = Policy { no_pivot_root: true, require: Some(Require::Full), ..Policy::default() };
-        let failed = Sandbox::command("true").policy(&policy).spawn();
+        let failed = Sandbox::command("true").policy(&policy).start();
         assert!(matches!(failed, Err(Error::Unsupported { .. })), "{failed:?}");
     });
 }
@@ -200,7 +200,7 @@ fn few_descriptors() {
                 // SAFETY: `limits` outlives the call.
                 assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
                 if rlim_cur == limit {
-                    ran += u32::from(Sandbox::command("true").spawn().and_then(|task| task.wait()).is_ok());
+                    ran += u32::from(Sandbox::command("true").start().and_then(|task| task.wait()).is_ok());
                 }
             }
         });
