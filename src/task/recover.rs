@@ -50,6 +50,11 @@ impl Task {
             Err(Error::Prepare { source, .. }) if is_absent(&source) => undo.0.lose_cgroups(),
             claimed => claimed.map_err(Error::of_task)?,
         }
+        let has_unit = |group: &&Group| group.paths().has_unit();
+        if undo.0.group().filter(has_unit).is_some_and(|group| !group.is_there().unwrap_or(true)) {
+            // It had, before this process got the lock.
+            undo.0.lose_cgroups();
+        }
         let moved = undo.0.group().is_none() && handle.groups.as_ref().is_some_and(|paths| paths.has_unit());
         let found = match find(handle, this_boot)? {
             // The process lives, but not in the task's cgroup.
