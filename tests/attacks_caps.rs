@@ -183,11 +183,17 @@ fn capability_that_weakens_a_control_is_in_the_report() {
     }
 }
 
-/// Inside, in the host's PID namespace: a process leaves all cgroups, by mounts of the task's own. It prints its PID.
-const LEAVE: &str = "setsid sh -c 'for h in cpu cpuacct cpuset memory freezer pids devices blkio; do mkdir -p /tmp/$h; \
-                     mount -t cgroup -o $h none /tmp/$h && echo 0 >/tmp/$h/cgroup.procs; done; mkdir -p /tmp/v2; \
-                     mount -t cgroup2 none /tmp/v2 && echo 0 >/tmp/v2/cgroup.procs; echo $$; exec sleep 1000 >/dev/null' \
-                     2>/dev/null & sleep 1000";
+/// Inside, in the host's PID namespace: a process leaves all cgroups, by mounts of the task's own. It prints its PID. It mounts
+/// only hierarchies that the machine has: a new one would take its controller out of the v2 tree of the machine.
+fn leave() -> String {
+    let hierarchies: Vec<_> = Host::probe().unwrap().cgroups.v1.into_keys().collect();
+    format!(
+        "setsid sh -c 'for h in {}; do mkdir -p /tmp/$h; mount -t cgroup -o $h none /tmp/$h && \
+         echo 0 >/tmp/$h/cgroup.procs; done; mkdir -p /tmp/v2; mount -t cgroup2 none /tmp/v2 && \
+         echo 0 >/tmp/v2/cgroup.procs; echo $$; exec sleep 1000 >/dev/null' 2>/dev/null & sleep 1000",
+        hierarchies.join(" ")
+    )
+}
 
 /// Kills the process that has printed its PID, once it has executed `sleep`.
 fn end_of_what_has_left(pid: i32) {
@@ -214,7 +220,7 @@ fn a_process_that_leaves_its_cgroups_is_killed_unless_the_report_says_that_it_is
     }
     let policy = Policy { allow_caps: Some(vec!["all".into()]), ..Policy::default() };
     for pid_mode in [IsolationMode::Private, IsolationMode::Host] {
-        let sandbox = common::shell(LEAVE).user("root").policy(&policy).cap_add("sys_admin");
+        let sandbox = common::shell(&leave()).user("root").policy(&policy).cap_add("sys_admin");
         let sandbox = sandbox.pid_mode(pid_mode).require(cofferdam::Require::BestEffort);
         let task =
             sandbox.with(|s| s.limits.accounting = true).stdout(cofferdam::Stdio::Piped).spawn().unwrap();

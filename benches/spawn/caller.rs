@@ -224,6 +224,8 @@ impl Stage {
             std::fs::create_dir_all(path).unwrap();
         }
         tiny::write(&files.program, tiny::EXIT);
+        tiny::write(&dir.join("exec"), tiny::EXEC);
+        tiny::write(&dir.join("fork"), tiny::FORK);
         tiny::write(&files.root.join("exit"), tiny::EXIT);
         let unlike = match place.cannot() {
             None => become_caller(caller, &dir).err(),
@@ -260,7 +262,9 @@ impl Stage {
         match work {
             Work::Floor => self.raw(Calls::floor(&files.root)),
             Work::ByHand => self.raw(Calls::default_plan(&dir.join("empty"), &files.program, host)),
-            Work::ByHandPrepared => self.raw(Calls::on_prepared(&dir.join("empty"), &files.program, host)?),
+            Work::ByHandPrepared(beside) => {
+                self.raw(Calls::on_prepared(&dir.join("empty"), dir, host, beside)?)
+            }
             Work::Std => external(vec![files.program.clone().into()]),
             Work::Ours(way, extent) => {
                 let sandbox = ours::ready(host, files, way, extent)?;

@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use cofferdam::caps::{CapSet, supported};
+use cofferdam::filter::{Grants, Profile, compile};
 use cofferdam::rootfs::default_chroot_env;
 use cofferdam::{FileKind, Host};
 use nix::fcntl::OFlag;
@@ -45,6 +47,8 @@ enum Call {
     Setns(RawFd),
     /// Copies the mount namespace.
     Unshare,
+    /// Any call, by its number. What its arguments point to is in [`Calls`].
+    Other(libc::c_long, [usize; 5]),
 }
 
 /// The calls of a child, and the program that it executes.
@@ -55,6 +59,19 @@ pub struct Calls {
     namespaces: libc::c_int,
     /// The mount namespace that the calls copy.
     _prepared: Option<File>,
+    /// What arguments of the calls point to.
+    _pointed: Vec<Box<[u8]>>,
+}
+
+/// What the child of a run on prepared mounts does beside the mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    Nothing,
+    /// It executes a program that executes the other one, so that it does not change its ids in the caller's memory; and takes
+    /// the default user and capabilities.
+    Privileges,
+    /// The same, and it loads the default filter, and the first program stays as PID 1.
+    Pid1,
 }
 
 /// What the child reads, and the call that was refused, which it writes: both are in the memory that it shares.
@@ -133,15 +150,19 @@ unsafe fn make(call: &Call) -> isize {
             (libc::SYS_setns, [*namespace as usize, libc::CLONE_NEWNS as usize, 0, 0, 0])
         }
         Call::Unshare => (libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0]),
+        Call::Other(number, args) => (*number, *args),
     };
-    // SAFETY: the caller vouches for the strings; the other arguments are numbers and a `mount_attr`.
+    // SAFETY: the caller vouches for the strings and for what other pointers lead to; the other arguments are numbers and a
+    // `mount_attr`.
     unsafe { arch::syscall(number, args) }
 }
 
 impl Calls {
     fn new(program: &str) -> Calls {
         let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
-        let mut calls = Calls { calls: Vec::new(), program: c(program), namespaces, _prepared: None };
+        let program = c(program);
+        let mut calls =
+            Calls { calls: Vec::new(), program, namespaces, _prepared: None, _pointed: Vec::new() };
         calls.mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "");
         calls
     }
@@ -177,7 +198,7 @@ impl Calls {
     /// Every mount of the default plan of this host, and `program` bind-mounted at `/exit`. `root` is an empty
     /// directory.
     pub fn default_plan(root: &Path, program: &Path, host: &Host) -> Calls {
-        let mut calls = Calls::common(root, program);
+        let mut calls = Calls::common(root, &[("exit", program)]);
         calls.own(host, &mut None, |_| true);
         calls.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
         calls.switch();
@@ -185,13 +206,21 @@ impl Calls {
     }
 
     /// The same, of which the child makes only what no two tasks can share. It copies the other mounts from a namespace
-    /// that is made now.
+    /// that is made now. `files` has the programs of [`tiny`](crate::tiny).
     ///
     /// # Errors
     /// The refused call, by its number, or what the thread that makes the namespace cannot do.
-    pub fn on_prepared(root: &Path, program: &Path, host: &Host) -> Result<Calls, String> {
+    pub fn on_prepared(root: &Path, files: &Path, host: &Host, beside: Beside) -> Result<Calls, String> {
+        let [exit, exec, fork] = ["exit", "exec", "fork"].map(|name| (name, files.join(name)));
+        let first = match beside {
+            Beside::Nothing => None,
+            Beside::Privileges => Some(exec),
+            Beside::Pid1 => Some(fork),
+        };
+        let programs: Vec<_> =
+            [&exit].into_iter().chain(&first).map(|(name, path)| (*name, &**path)).collect();
         let in_proc = |path: &str| path.starts_with("proc");
-        let mut common = Calls::common(root, program);
+        let mut common = Calls::common(root, &programs);
         let mut empty = None;
         common.restrict(host, &mut empty, |path| !in_proc(path));
         common.set_attr("dev", 0, libc::MOUNT_ATTR_RDONLY);
@@ -201,17 +230,73 @@ impl Calls {
         let namespace = namespace.map_err(|_| "the thread of the namespace has panicked")??;
         let mut calls = Calls {
             calls: vec![Call::Setns(namespace.as_raw_fd()), Call::Unshare],
-            program: c("/exit"),
+            program: c(Path::new("/").join(programs[programs.len() - 1].0)),
             namespaces: libc::CLONE_NEWPID | libc::CLONE_NEWIPC,
             _prepared: Some(namespace),
+            _pointed: Vec::new(),
         };
         calls.mount("tmpfs", "tmp", "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777,size=67108864");
         calls.own(host, &mut empty, in_proc);
+        if beside != Beside::Nothing {
+            calls.privileges();
+        }
+        if beside == Beside::Pid1 {
+            calls.filter()?;
+        }
         Ok(calls)
     }
 
-    /// What is the same for all tasks: the root with its sources, `/dev`, `/sys`, and the mount points.
-    fn common(root: &Path, program: &Path) -> Calls {
+    /// The default user and capabilities, as the default plan takes them.
+    fn privileges(&mut self) {
+        let kept = CapSet::DEFAULT;
+        let prctl = |option: libc::c_int, args: [usize; 2]| {
+            Call::Other(libc::SYS_prctl, [option as usize, args[0], args[1], 0, 0])
+        };
+        let dropped = supported().unwrap_or(kept).difference(kept);
+        self.calls.extend(dropped.numbers().map(|n| prctl(libc::PR_CAPBSET_DROP, [n.into(), 0])));
+        self.calls.push(prctl(libc::PR_SET_KEEPCAPS, [1, 0]));
+        self.calls.push(Call::Other(libc::SYS_setgroups, [0; 5]));
+        for number in [libc::SYS_setresgid, libc::SYS_setresuid] {
+            self.calls.push(Call::Other(number, [65534, 65534, 65534, 0, 0]));
+        }
+        let words = |set: CapSet| [set.bits() as u32, (set.bits() >> 32) as u32];
+        let [low, high] = words(kept);
+        // _LINUX_CAPABILITY_VERSION_3; then effective, permitted and inheritable.
+        let header = self.pointed(&[0x2008_0522, 0]);
+        let data = self.pointed(&[low, low, low, high, high, high]);
+        self.calls.push(Call::Other(libc::SYS_capset, [header, data, 0, 0, 0]));
+        let raise = libc::PR_CAP_AMBIENT_RAISE as usize;
+        self.calls.extend(kept.numbers().map(|n| prctl(libc::PR_CAP_AMBIENT, [raise, n.into()])));
+        self.calls.push(prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0]));
+    }
+
+    /// The default filter.
+    fn filter(&mut self) -> Result<(), String> {
+        let program = compile(&Profile::default(), &Grants::default()).map_err(|error| error.to_string())?;
+        let bytes = program.bytes().into_boxed_slice();
+        // struct sock_fprog: the number of instructions, and where they are.
+        let at = bytes.as_ptr() as usize;
+        let mut fprog = (program.len() as u64).to_ne_bytes().to_vec();
+        fprog.extend(at.to_ne_bytes());
+        let fprog = fprog.into_boxed_slice();
+        let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as usize;
+        let args = [libc::SECCOMP_SET_MODE_FILTER as usize, flags, fprog.as_ptr() as usize, 0, 0];
+        self._pointed.extend([bytes, fprog]);
+        self.calls.push(Call::Other(libc::SYS_seccomp, args));
+        Ok(())
+    }
+
+    /// The address of these words, which live as long as the value.
+    fn pointed(&mut self, words: &[u32]) -> usize {
+        let bytes: Box<[u8]> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let at = bytes.as_ptr() as usize;
+        self._pointed.push(bytes);
+        at
+    }
+
+    /// What is the same for all tasks: the root with its sources, `/dev`, `/sys`, and the mount points. `programs` are
+    /// bind-mounted at their names.
+    fn common(root: &Path, programs: &[(&str, &Path)]) -> Calls {
         let mut calls = Calls::new("/exit");
         calls.mount("tmpfs", root, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755,size=67108864");
         calls.calls.push(Call::Chdir(c(root)));
@@ -226,11 +311,14 @@ impl Calls {
         calls.mkdir("proc");
         calls.mkdir("sys");
         calls.mount("sysfs", "sys", "sysfs", NO_EXEC | libc::MS_RDONLY, "");
-        calls.calls.push(Call::Create(c("exit")));
-        calls.mount(program, "exit", "", libc::MS_BIND, "");
-        calls.set_attr("exit", 0, READ_ONLY);
+        for (name, program) in programs {
+            calls.calls.push(Call::Create(c(name)));
+            calls.mount(program, name, "", libc::MS_BIND, "");
+            calls.set_attr(name, 0, READ_ONLY);
+        }
         calls
     }
+
     /// `/dev` with its nodes, links and file systems.
     fn devices(&mut self) {
         self.mkdir("dev");
@@ -325,6 +413,9 @@ impl Calls {
         if pid < 0 {
             return Err(format!("clone3: {}", std::io::Error::from_raw_os_error(-pid as i32)));
         }
+        // The change of its ids made this process, whose memory it shared, undumpable.
+        // SAFETY: prctl(PR_SET_DUMPABLE) takes a number.
+        unsafe { arch::syscall(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as usize, 1, 0, 0, 0]) };
         let mut status = 0;
         // SAFETY: waits for the child that was just created; `status` outlives the call.
         let reaped = unsafe { libc::waitpid(pid as i32, &raw mut status, 0) };

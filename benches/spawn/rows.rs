@@ -1,6 +1,7 @@
 //! The rows of the tables: what is measured, in which caller, and its bar.
 
 use crate::caller::Caller;
+use crate::floor::Beside;
 use crate::ours::{Extent, Way};
 
 /// What one measurement does, from its start to the reaped exit of a program that exits at once.
@@ -8,7 +9,7 @@ use crate::ours::{Extent, Way};
 pub enum Work {
     Floor,
     ByHand,
-    ByHandPrepared,
+    ByHandPrepared(Beside),
     Std,
     Ours(Way, Extent),
     Plan,
@@ -30,7 +31,11 @@ impl Work {
         match self {
             Work::Floor => "floor: raw clone, bind root, proc, pivot_root".into(),
             Work::ByHand => "by hand: every mount of the default plan".into(),
-            Work::ByHandPrepared => "by hand: the same, on prepared mounts".into(),
+            Work::ByHandPrepared(beside) => match beside {
+                Beside::Nothing => "by hand: the same, on prepared mounts".into(),
+                Beside::Privileges => "by hand: + an exec for init, ids and capabilities".into(),
+                Beside::Pid1 => "by hand: + PID 1 and one filter".into(),
+            },
             Work::Std => "std::process::Command, no isolation".into(),
             Work::Ours(Way::Cold, extent) => format!("ours cold: {}", extent.name()),
             Work::Ours(Way::Prepared, extent) => format!("ours prepared: {}", extent.name()),
@@ -53,7 +58,7 @@ impl Work {
             self,
             Work::Floor
                 | Work::ByHand
-                | Work::ByHandPrepared
+                | Work::ByHandPrepared(_)
                 | Work::Std
                 | Work::Ours(..)
                 | Work::Plan
@@ -154,7 +159,9 @@ fn alone(hybrid: bool) -> Vec<Row> {
     vec![
         row(Work::Floor),
         row(Work::ByHand),
-        row(Work::ByHandPrepared),
+        row(Work::ByHandPrepared(Beside::Nothing)),
+        row(Work::ByHandPrepared(Beside::Privileges)),
+        row(Work::ByHandPrepared(Beside::Pid1)),
         row(Work::Std),
         row(Work::Ours(Cold, Root)),
         row(Work::Ours(Cold, Mounts)).bar(3.0),
@@ -195,7 +202,7 @@ fn axes() -> Vec<Row> {
         rows.extend([
             row(Work::Floor),
             row(Work::ByHand),
-            row(Work::ByHandPrepared),
+            row(Work::ByHandPrepared(Beside::Nothing)),
             row(Work::Ours(Cold, Extent::Mounts)),
             row(Work::Ours(Cold, DEFAULT)),
             prepared,
