@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,6 +37,8 @@ pub(crate) struct Prepared {
     process: u32,
     key: Vec<u8>,
     sources: Vec<FileId>,
+    /// The network namespace that `/sys` shows. While it is open, no other one gets its number.
+    _network: Arc<OwnedFd>,
     watched: Mutex<Watched>,
 }
 
@@ -52,11 +54,24 @@ struct Watched {
 impl Prepared {
     /// Keeps a namespace. `key` is that of the plan that made it. `sources` are what it is made of: the plan's sources, and
     /// the network namespace that `/sys` shows. `table` is the host's table of mounts, which was read before.
-    pub(crate) fn new(made: Made, key: Vec<u8>, sources: Vec<FileId>, table: MountTable) -> Prepared {
+    pub(crate) fn new(
+        made: Made,
+        key: Vec<u8>,
+        sources: Vec<FileId>,
+        table: MountTable,
+        network: Arc<OwnedFd>,
+    ) -> Prepared {
         // The first poll reports the mounts that init has made.
         has_changed(&made.table);
         let watched = Watched { host: table, broken: false };
-        Prepared { made, process: std::process::id(), key, sources, watched: Mutex::new(watched) }
+        Prepared {
+            made,
+            process: std::process::id(),
+            key,
+            sources,
+            _network: network,
+            watched: Mutex::new(watched),
+        }
     }
 
     /// The mount namespace.

@@ -131,21 +131,52 @@ pub(crate) fn kind(path: &Path, reach: &Reach<'_>) -> io::Result<Option<FileKind
     }
 }
 
-/// The identity of the file that the absolute path `path` leads to, symbolic links followed, by what the kernel has cached:
-/// no file system is asked. `None` if there is no such file.
+/// The identity of the file that the absolute path `path` leads to, symbolic links followed, without asking a file system
+/// that others serve: by what the kernel has cached, and by lookups in the kernel's own file systems. `None` if there is no
+/// such file.
 ///
 /// # Errors
-/// `EAGAIN` if a file system must be asked, `EINVAL` or `ENOSYS` before Linux 5.12, or the refused call.
+/// `EAGAIN` if such a file system must be asked, `EINVAL` or `ENOSYS` before Linux 5.12, or the refused call.
 pub(crate) fn cached_identity(path: &Path) -> nix::Result<Option<FileId>> {
-    let opened = (1..LOOKUPS).map(|_| open_cached(path)).find(|opened| !matches!(opened, Err(Errno::EAGAIN)));
-    match opened.unwrap_or_else(|| open_cached(path)) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-        opened => Ok(Some(look(opened?.as_fd())?.0)),
+    let mut found = Err(Errno::EAGAIN);
+    for _ in 0..LOOKUPS {
+        found = match open_cached(path) {
+            Err(Errno::EAGAIN) => local_identity(path),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            opened => Ok(Some(look(opened?.as_fd())?.0)),
+        };
+        if found != Err(Errno::EAGAIN) {
+            break;
+        }
     }
+    found
 }
 
 /// How often a path is looked up in the kernel's cache. A lookup also fails if any mount of the machine changes meanwhile.
-const LOOKUPS: u32 = 32;
+const LOOKUPS: u32 = 8;
+
+/// As [`cached_identity`], component by component. A tmpfs does not keep in mind which names it does not have, so it is asked.
+fn local_identity(path: &Path) -> nix::Result<Option<FileId>> {
+    let mut at = openat(AT_FDCWD, "/", PATH | OFlag::O_DIRECTORY, Mode::empty())?;
+    for part in path.components().filter(|part| *part != Component::RootDir) {
+        let Component::Normal(name) = part else { return Err(Errno::EAGAIN) };
+        let next = match openat2(&at, name, OpenHow::new().flags(PATH | OFlag::O_NOFOLLOW).resolve(cached()))
+        {
+            Err(Errno::EAGAIN) if look(at.as_fd())?.1 => {
+                openat(&at, name, PATH | OFlag::O_NOFOLLOW, Mode::empty())
+            }
+            next => next,
+        };
+        at = match next {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+            next => next?,
+        };
+        if look(at.as_fd())?.0.mode & libc::S_IFMT == libc::S_IFLNK {
+            return Err(Errno::EAGAIN);
+        }
+    }
+    Ok(Some(look(at.as_fd())?.0))
+}
 
 /// Open sources, by the path that the spec names.
 pub(crate) type HeldSources = BTreeMap<PathBuf, HostFile>;
@@ -270,6 +301,26 @@ mod tests {
             Ok(Some(source)) => source.real.display().to_string(),
             Ok(None) => "nothing".into(),
             Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn identities_are_found_without_asking_who_serves_a_file_system() {
+        for base in [std::env::temp_dir(), "/dev/shm".into()] {
+            let dir = tempfile::tempdir_in(base).unwrap();
+            let file = dir.path().join("file");
+            fs::write(&file, "").unwrap();
+            let known = look(fs::File::open(&file).unwrap().as_fd()).unwrap().0;
+            for identity in [cached_identity, local_identity] {
+                assert_eq!(identity(&file), Ok(Some(known)));
+                for missing in ["none", "none/below", "file/below"] {
+                    assert_eq!(identity(&dir.path().join(missing)), Ok(None), "{missing} in {dir:?}");
+                }
+            }
+            symlink(&file, dir.path().join("link")).unwrap();
+            // The first access changes the time of access, for which the file system is asked.
+            fs::metadata(dir.path().join("link")).unwrap();
+            assert_eq!(cached_identity(&dir.path().join("link")), Ok(Some(known)));
         }
     }
 

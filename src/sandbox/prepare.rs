@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use super::{Sandbox, random_id};
 use crate::cgroup::{Group, KeptParents};
@@ -28,8 +33,7 @@ const KEPT: usize = 8;
 /// How long a user that was looked up is not looked up again: that takes longer than all other checks of a kept plan.
 const USER_HOLDS: Duration = Duration::from_secs(1);
 
-/// How often mounts are prepared if the host replaces a file under a mask meanwhile. The second attempt also finds in the
-/// kernel's cache what the first had to look up.
+/// How often mounts are prepared if the host replaces a file under a mask meanwhile.
 const ATTEMPTS: u32 = 2;
 
 /// The network namespace of the calling thread.
@@ -165,13 +169,14 @@ impl Sandbox {
     /// as far as they need the same mounts. They are made again when a mount of the host at or below a source has changed,
     /// or a source leads to another file, and for a thread in another network namespace, since `/sys` shows it. A fork of the
     /// driver makes its own. The user is looked up once a second. They are dropped with the last clone, or by
-    /// [`release_prepared`](Self::release_prepared). Until then the file systems of the sources stay in use: a disk that the
-    /// host unmounts is free only after that.
+    /// [`release_prepared`](Self::release_prepared). Until then the file systems of the sources and the network namespace stay
+    /// in use: a disk that the host unmounts is free only after that.
     ///
     /// Returns false if this sandbox cannot have prepared mounts, because a task could change them for the next one or
     /// because they belong to one task: without privileges, with `CAP_SYS_ADMIN`, with a volume that propagates mounts,
     /// with `chroot(2)`, with a root that is a directory, given or temporary, or has overlays, with a source at `/`, and with
-    /// `init: false` and a `state_dir`. The text of the [`Plan`] says why.
+    /// `init: false` and a `state_dir`. The text of the [`Plan`] says why. Also if the host replaces a masked file again and
+    /// again meanwhile.
     ///
     /// ```no_run
     /// use cofferdam::{Host, Sandbox};
@@ -280,7 +285,10 @@ impl Sandbox {
         let held: Vec<&HostFile> = held.collect();
         let sources = held.iter().map(|source| identify(source.fd(), c"")).collect::<nix::Result<Vec<_>>>();
         let mut sources = sources.map_err(Error::prepare("statx(sources)"))?;
-        sources.push(network_namespace().map_err(Error::prepare(format!("statx({NETWORK:?})")))?);
+        let network = open(NETWORK, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        let network = network.map_err(Error::prepare(format!("openat({NETWORK:?})")))?;
+        sources.push(identify(network.as_fd(), c"").map_err(Error::prepare(format!("statx({NETWORK:?})")))?);
+        let network = Arc::new(network);
         let mut mounts = self.lock_mounts(begun)?;
         let found = mounts.prepared.iter().find(|prepared| prepared.is_of(&key, &sources));
         if let Some(found) = found.filter(|found| found.is_current()) {
@@ -293,7 +301,8 @@ impl Sandbox {
             let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
             let covered = covered(plan);
             let made = spawn::prepare(&common, survey, self.left(begun))?;
-            let prepared = Arc::new(Prepared::new(made, key.clone(), sources.clone(), table));
+            let prepared =
+                Arc::new(Prepared::new(made, key.clone(), sources.clone(), table, Arc::clone(&network)));
             // Otherwise the host has replaced a file that may have been covered before.
             if covered == self::covered(plan) {
                 if mounts.prepared.len() >= KEPT {
@@ -339,10 +348,10 @@ impl Sandbox {
 }
 
 /// The files of the host that may be covered in the prepared mounts of a plan. The default list shows `/etc` at its own path.
-fn covered(plan: &Plan) -> Vec<nix::Result<Option<FileId>>> {
+fn covered(plan: &Plan) -> Vec<Option<FileId>> {
     let generated = names::paths(true, true).map(PathBuf::from);
     let all = plan.prepare_masks(Path::new(private::TOP)).into_iter().chain(generated);
-    all.map(|path| cached_identity(&path)).collect()
+    all.map(|path| cached_identity(&path).or_else(|_| identity(&path)).ok().flatten()).collect()
 }
 
 fn host_mounts(around: Vec<PathBuf>) -> Result<MountTable> {
@@ -369,6 +378,17 @@ fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
         same.then(|| (path.clone(), now))
     };
     looked(survey).map(one).collect()
+}
+
+/// The identity of the file that `path` leads to, symbolic links followed. `None` if there is none. May wait for who serves
+/// the file system.
+fn identity(path: &Path) -> nix::Result<Option<FileId>> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| nix::errno::Errno::EINVAL)?;
+    match identify(nix::fcntl::AT_FDCWD, &path) {
+        Ok(id) => Ok(Some(id)),
+        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn network_namespace() -> nix::Result<FileId> {

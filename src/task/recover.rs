@@ -62,7 +62,7 @@ impl Task {
             found => found,
         };
         if let Some(place) = &handle.root {
-            let alone = undo.0.exit_record().is_none() && undo.0.group().is_none();
+            let alone = undo.0.exit_record().is_none() && undo.0.group().filter(has_unit).is_none();
             let root = TempRoot::reopen(&place.base, &handle.enclosure.id, place.id, alone);
             let root = root.map_err(Error::task(format!("flock(temporary root in {:?})", place.base)))?;
             root.into_iter().for_each(|root| undo.0.temp_root(root));

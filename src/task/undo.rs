@@ -84,8 +84,14 @@ impl Undo {
         self.cgroups = Some(Box::new(group));
     }
 
-    /// Takes the cgroups out of the list: another process has them, or has removed them.
+    /// Takes cgroups that another process has removed out of the list, with the lock on them: it may be on those of a new
+    /// task.
     pub(crate) fn lose_cgroups(&mut self) {
+        self.leave_cgroups();
+        self.claim = None;
+    }
+
+    fn leave_cgroups(&mut self) {
         if let Some(group) = self.cgroups.take() {
             group.into_paths();
         }
@@ -160,7 +166,7 @@ impl Undo {
     /// Empties the list without undoing anything, for a detached task whose first process has this PID.
     pub(crate) fn forget(&mut self, pid: Option<i32>) {
         self.upper = None;
-        self.lose_cgroups();
+        self.leave_cgroups();
         if let Some(root) = self.root.take() {
             root.leave_to(pid);
         }

@@ -436,6 +436,12 @@ impl Group {
         let (mut steps, mut cause) = (Vec::new(), None);
         let (start, leaves) = (Instant::now(), std::mem::take(&mut self.paths.leaves));
         for leaf in leaves.into_iter().rev() {
+            if cause.is_some() && Some(&leaf) == self.paths.unit.as_ref() {
+                // By the unit another process finds what is left.
+                steps.push(call::rmdir(&leaf));
+                self.paths.leaves.insert(0, leaf);
+                continue;
+            }
             let left = self.timeout.saturating_sub(start.elapsed()).max(LEAST);
             let removed = kernel.call(|| call::rmdir(&leaf), (), || remove_tree(&leaf, left));
             if let Err(Error::Prepare { step, source }) = removed {

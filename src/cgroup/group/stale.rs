@@ -66,7 +66,8 @@ impl Group {
             None => None,
             // It was removed meanwhile.
             Some(Ok(None)) => return Ok(None),
-            Some(locked) => locked.map_err(|_| busy())?,
+            Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => return Err(busy()),
+            Some(locked) => locked?,
         };
         let mut group = Group::of(paths, unit, None);
         group.keep = true;

@@ -34,7 +34,7 @@ impl OwnerLock {
     /// Locks `dir` against an owner. `None` if the cgroup does not exist.
     ///
     /// # Errors
-    /// `EWOULDBLOCK` if a process holds a lock on it, or another cgroup has got its name; otherwise the refused call.
+    /// `EWOULDBLOCK` if a process holds a lock on it, or it was removed meanwhile; otherwise the refused call.
     pub fn exclude(dir: &Path) -> io::Result<Option<Locked>> {
         let opened = crate::cgroup::fs::existing(open_dir(dir))?;
         opened.map(|opened| exclude_opened(opened, dir)).transpose()
