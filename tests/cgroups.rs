@@ -569,7 +569,8 @@ fn wait_names_a_cgroup_that_cannot_be_removed() {
                 let start = Instant::now();
                 match task.wait() {
                     Err(Error::Task { step, source }) => {
-                        assert_eq!(step, format!("rmdir({leaf:?})"));
+                        // The unit stays too: by it another process finds what is left.
+                        assert_eq!(step.split(", ").next(), Some(&*format!("rmdir({leaf:?})")), "{step}");
                         assert_eq!(source.raw_os_error(), Some(libc::EBUSY));
                     }
                     other => panic!("{other:?}"),

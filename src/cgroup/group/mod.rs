@@ -423,7 +423,8 @@ impl Group {
     /// the group that created a parent for the operator removes it.
     ///
     /// Waits up to 5 seconds for processes to exit, but kills none: see [`kill`](Self::kill). A failure does not stop
-    /// the removal of the other cgroups. Another call tries the remaining ones again, and waits up to half a second.
+    /// the removal of the other cgroups, except that of the unit. Another call tries the remaining ones again, and waits up
+    /// to half a second.
     ///
     /// # Errors
     /// [`Error::Task`] with every directory that could not be removed; `EBUSY` if processes are left.
