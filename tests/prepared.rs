@@ -304,6 +304,8 @@ fn mounts_that_a_process_has_prepared_are_not_used_in_its_fork() {
         });
         let change = || bind(&etc.join("other"), &etc.join("below"));
         in_fork(&script(&source, "cat /data/below/name"), ["below", "other"], change);
+        // Otherwise the directory stays.
+        umount2(&etc.join("below"), MntFlags::MNT_DETACH).unwrap();
     });
 }
 
