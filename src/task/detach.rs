@@ -107,7 +107,7 @@ impl Task {
         let identity =
             match status.is_none().then(|| identity(self.init.as_fd(), self.main.as_fd())).transpose() {
                 // A recovered task is reaped by another process.
-                Err(Error::Task { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+                Err(_) if sys::has_ended(self.init.as_fd()).unwrap_or(false) => None,
                 identity => identity?,
             };
         let undo = self.undo();
