@@ -172,7 +172,7 @@ fn mount_that_stops_answering_between_two_spawns_is_an_error_that_names_it() {
                 spec.root.chroot_env = usual.map(|at| (at.clone(), at)).into();
                 spec.root.chroot_env.insert(source.clone(), "/x".into());
             });
-            let volume = sandbox.clone().volume(Volume { target: "/v".into(), ..Volume::new(&source, "/v") });
+            let volume = sandbox.clone().volume(Volume::new(&source, "/v"));
             for sandbox in [entry, volume] {
                 for _ in 0..3 {
                     assert!(sandbox.spawn().unwrap().wait().unwrap().success());

@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam::cgroup::CgroupPath;
@@ -36,6 +36,15 @@ fn output(sandbox: &Sandbox, text: &str) -> String {
 
 fn shell(host: &Host) -> Sandbox {
     Sandbox::command("/bin/sh").host(host).arg("-c").arg("true")
+}
+
+/// The sandbox with the programs of the host, and `source` at `/data`.
+fn with_data(sandbox: Sandbox, source: PathBuf) -> Sandbox {
+    sandbox.with(|s| {
+        let usual = ["/bin", "/lib", "/lib64", "/usr"].map(|at| (at.into(), at.into()));
+        s.root.chroot_env = usual.into();
+        s.root.chroot_env.insert(source, "/data".into());
+    })
 }
 
 /// Runs `work` in a thread with a mount namespace of its own.
@@ -126,7 +135,10 @@ fn a_task_finds_nothing_that_an_earlier_one_has_written() {
         assert!(wrote.contains("left-behind"), "the task could write nothing at all: {wrote}");
         let look = r#"find / /dev /tmp -xdev -name 'left-*'; find /dev/shm /dev/mqueue -name 'left-*';
             stat -c '%a %u %n' /dev/null /dev/zero /dev/full; stat -c %Y /dev /"#;
-        let (first, second) = (output(next, look), output(next, look));
+        // Otherwise the first look of a sandbox that nobody has spawned makes mounts of its own.
+        let look = script(next, look);
+        assert!(look.prepare().unwrap());
+        let (first, second) = (spawned(&look), spawned(&look));
         assert_eq!(first, second);
         assert!(!first.contains("left-"), "{first}");
         for node in ["666 0 /dev/null", "666 0 /dev/zero", "666 0 /dev/full"] {
@@ -184,11 +196,7 @@ fn prepared_mounts_follow_the_mounts_of_the_host() {
         fs::write(path("source/name"), "source").unwrap();
         fs::write(path("other/name"), "other").unwrap();
         fs::write(path("third/name"), "third").unwrap();
-        let sandbox = shell(&host).with(|s| {
-            let usual = ["/bin", "/lib", "/lib64", "/usr"].map(|at| (at.into(), at.into()));
-            s.root.chroot_env = usual.into();
-            s.root.chroot_env.insert(path("source"), "/data".into());
-        });
+        let sandbox = with_data(shell(&host), path("source"));
         assert!(sandbox.prepare().unwrap());
         let look = script(&sandbox, "cat /data/name; cat /data/below/name");
         // A plan is kept from the second spawn on.
@@ -235,11 +243,13 @@ fn threads_prepare_once_and_spawn_at_the_same_time() {
     std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
 }
 
-/// The mount namespaces of other processes or of none that this process has open.
-fn open_namespaces() -> usize {
-    let links =
-        fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
-    links.filter(|link| link.to_string_lossy().starts_with("mnt:")).count()
+/// The mount namespaces of other processes or of none that this process has open: the descriptors, and the links that name
+/// the namespaces.
+fn open_namespaces() -> Vec<(PathBuf, PathBuf)> {
+    let open = fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap().path());
+    open.filter_map(|fd| Some((fd.clone(), fs::read_link(fd).ok()?)))
+        .filter(|(_, link)| link.to_string_lossy().starts_with("mnt:"))
+        .collect()
 }
 
 /// Whether this is a process of the named test alone, which no other test opens descriptors or makes threads in. Otherwise
@@ -265,11 +275,11 @@ fn released_mounts_are_kept_by_no_clone() {
         assert!(sandbox.prepare().unwrap());
         assert!(sandbox.spawn().unwrap().wait().unwrap().success());
     }
-    assert!(open_namespaces() > 0);
+    assert_ne!(open_namespaces(), []);
     sandbox.release_prepared();
-    assert_eq!(open_namespaces(), 0);
+    assert_eq!(open_namespaces(), []);
     assert!(changed.spawn().unwrap().wait().unwrap().success());
-    assert_eq!(open_namespaces(), 0, "the first spawn after that is cold");
+    assert_eq!(open_namespaces(), [], "the first spawn after that is cold");
 }
 
 /// The child of a fork has the same open files as its parent. What one of them is told about the host's mounts, the other
@@ -297,11 +307,7 @@ fn mounts_that_a_process_has_prepared_are_not_used_in_its_fork() {
         // The volume keeps `/etc` from being mapped, so its secrets have masks.
         let masks = shell(&host).user("0:0").volume(Volume::new("/etc/inner", "/etc/inner/place"));
         in_fork(&script(&masks, "cat /etc/shadow"), ["", ""], || replace("new secret"));
-        let source = shell(&host).with(|s| {
-            let usual = ["/bin", "/lib", "/lib64", "/usr"].map(|at| (at.into(), at.into()));
-            s.root.chroot_env = usual.into();
-            s.root.chroot_env.insert(etc.clone(), "/data".into());
-        });
+        let source = with_data(shell(&host), etc.clone());
         let change = || bind(&etc.join("other"), &etc.join("below"));
         in_fork(&script(&source, "cat /data/below/name"), ["below", "other"], change);
         // Otherwise the directory stays.
@@ -372,19 +378,11 @@ fn signals_to_the_caller_do_not_make_it_prepare_again() {
     extern "C" fn nothing(_: libc::c_int) {}
     let sandbox = shell(&Host::probe().unwrap());
     assert!(sandbox.prepare().unwrap());
-    let open = || fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap().path());
-    let is_mounts = |fd: &std::path::PathBuf| {
-        fs::read_link(fd).is_ok_and(|link| link.to_string_lossy().starts_with("mnt:"))
-    };
-    let namespaces = || {
-        open()
-            .filter(is_mounts)
-            .map(|fd| fs::read_link(fd).unwrap())
-            .collect::<std::collections::BTreeSet<_>>()
-    };
+    let namespaces =
+        || open_namespaces().into_iter().map(|(_, link)| link).collect::<std::collections::BTreeSet<_>>();
     let prepared = namespaces();
     // No other namespace gets its number as long as it is open.
-    let _open: Vec<_> = open().filter(is_mounts).map(|fd| fs::File::open(fd).unwrap()).collect();
+    let _open: Vec<_> = open_namespaces().iter().map(|(fd, _)| fs::File::open(fd).unwrap()).collect();
     // SAFETY: the handler does nothing. `pthread_self` has no precondition.
     let this = unsafe {
         libc::signal(libc::SIGUSR1, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t);

@@ -6,16 +6,19 @@
 //! This module does not make the mounts (`spawn` and init do), and does not decide which can be prepared (`compile`
 //! does).
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
 
-use crate::sys::fs::FileId;
+use crate::sys::fs::{FileId, identify};
 use crate::sys::mountinfo::Mount;
 
 /// What init has made, and the program for the tasks that enter it.
@@ -37,9 +40,29 @@ pub(crate) struct Prepared {
     process: u32,
     key: Vec<u8>,
     sources: Vec<FileId>,
-    /// The network namespace that `/sys` shows. While it is open, no other one gets its number.
-    _network: Arc<OwnedFd>,
+    network: NetworkNamespace,
     watched: Mutex<Watched>,
+}
+
+/// The network namespace of a thread, which `/sys` shows. While it is open, no other one gets its number.
+#[derive(Debug)]
+pub(crate) struct NetworkNamespace {
+    id: FileId,
+    _open: OwnedFd,
+}
+
+impl NetworkNamespace {
+    const PATH: &CStr = c"/proc/thread-self/ns/net";
+
+    /// Opens the namespace of the calling thread.
+    pub(crate) fn of_this_thread() -> io::Result<NetworkNamespace> {
+        let open = open(NetworkNamespace::PATH, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(NetworkNamespace { id: identify(open.as_fd(), c"")?, _open: open })
+    }
+
+    fn is_of_this_thread(&self) -> bool {
+        identify(AT_FDCWD, NetworkNamespace::PATH).is_ok_and(|id| id == self.id)
+    }
 }
 
 /// What a prepared namespace depends on.
@@ -52,26 +75,19 @@ struct Watched {
 }
 
 impl Prepared {
-    /// Keeps a namespace. `key` is that of the plan that made it. `sources` are what it is made of: the plan's sources, and
-    /// the network namespace that `/sys` shows. `table` is the host's table of mounts, which was read before.
+    /// Keeps a namespace. `key` and `sources` are those of the plan that made it, and `network` is that of the thread. `table`
+    /// is the host's table of mounts, which was read before.
     pub(crate) fn new(
         made: Made,
         key: Vec<u8>,
         sources: Vec<FileId>,
         table: MountTable,
-        network: Arc<OwnedFd>,
+        network: NetworkNamespace,
     ) -> Prepared {
         // The first poll reports the mounts that init has made.
         has_changed(&made.table);
         let watched = Watched { host: table, broken: false };
-        Prepared {
-            made,
-            process: std::process::id(),
-            key,
-            sources,
-            _network: network,
-            watched: Mutex::new(watched),
-        }
+        Prepared { made, process: std::process::id(), key, sources, network, watched: Mutex::new(watched) }
     }
 
     /// The mount namespace.
@@ -84,9 +100,14 @@ impl Prepared {
         self.made.init.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether a plan with this key and these sources would make the same mounts.
+    /// Whether a plan with this key and these sources would make the same mounts in this thread.
     pub(crate) fn is_of(&self, key: &[u8], sources: &[FileId]) -> bool {
-        self.has_key(key) && self.sources == sources
+        self.has_key(key) && self.sources == sources && self.is_of_this_network()
+    }
+
+    /// Whether the calling thread is in the network namespace that `/sys` shows.
+    pub(crate) fn is_of_this_network(&self) -> bool {
+        self.network.is_of_this_thread()
     }
 
     /// Whether a plan with this key made the mounts, of whatever sources.

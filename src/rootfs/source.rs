@@ -158,24 +158,24 @@ const LOOKUPS: u32 = 8;
 /// As [`cached_identity`], component by component. A tmpfs does not keep in mind which names it does not have, so it is asked.
 fn local_identity(path: &Path) -> nix::Result<Option<FileId>> {
     let mut at = openat(AT_FDCWD, "/", PATH | OFlag::O_DIRECTORY, Mode::empty())?;
+    let (mut id, mut local) = look(at.as_fd())?;
     for part in path.components().filter(|part| *part != Component::RootDir) {
         let Component::Normal(name) = part else { return Err(Errno::EAGAIN) };
-        let next = match openat2(&at, name, OpenHow::new().flags(PATH | OFlag::O_NOFOLLOW).resolve(cached()))
-        {
-            Err(Errno::EAGAIN) if look(at.as_fd())?.1 => {
-                openat(&at, name, PATH | OFlag::O_NOFOLLOW, Mode::empty())
-            }
+        let flags = PATH | OFlag::O_NOFOLLOW;
+        let next = match openat2(&at, name, OpenHow::new().flags(flags).resolve(cached())) {
+            Err(Errno::EAGAIN) if local => openat(&at, name, flags, Mode::empty()),
             next => next,
         };
         at = match next {
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
             next => next?,
         };
-        if look(at.as_fd())?.0.mode & libc::S_IFMT == libc::S_IFLNK {
+        (id, local) = look(at.as_fd())?;
+        if id.mode & libc::S_IFMT == libc::S_IFLNK {
             return Err(Errno::EAGAIN);
         }
     }
-    Ok(Some(look(at.as_fd())?.0))
+    Ok(Some(id))
 }
 
 /// Open sources, by the path that the spec names.

@@ -1,15 +1,10 @@
 //! Spawns that enter prepared mounts, and the plans that are kept for them.
 
 use std::collections::BTreeSet;
-use std::ffi::CStr;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
-
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 
 use super::{Sandbox, random_id};
 use crate::cgroup::{Group, KeptParents};
@@ -19,7 +14,7 @@ use crate::host::{Host, Survey};
 use crate::ns::Network;
 use crate::plan::Plan;
 use crate::rootfs::lower::Part;
-use crate::rootfs::prepared::{MountTable, Prepared};
+use crate::rootfs::prepared::{MountTable, NetworkNamespace, Prepared};
 use crate::rootfs::probe::Look;
 use crate::rootfs::source::{HostFile, cached_identity};
 use crate::rootfs::{names, private};
@@ -32,12 +27,6 @@ const KEPT: usize = 8;
 
 /// How long a user that was looked up is not looked up again: that takes longer than all other checks of a kept plan.
 const USER_HOLDS: Duration = Duration::from_secs(1);
-
-/// How often mounts are prepared if the host replaces a file under a mask meanwhile.
-const ATTEMPTS: u32 = 2;
-
-/// The network namespace of the calling thread.
-const NETWORK: &CStr = c"/proc/thread-self/ns/net";
 
 /// Maximum number of keys that are remembered as used once. With more, all are forgotten.
 const SEEN: usize = 64;
@@ -78,8 +67,6 @@ pub(super) struct KeptPlan {
     pub plan: Plan,
     pub survey: Survey,
     prepared: Arc<Prepared>,
-    /// The network namespace of the thread that the plan was made in: `/sys` shows it.
-    network: FileId,
     /// The paths of the host that the plan depends on. `None` for one that does not exist.
     paths: Vec<(PathBuf, Option<FileId>)>,
     /// The host's mounts at and around these paths. A file system can be mounted anew with the identity of the old one.
@@ -98,7 +85,7 @@ impl KeptPlan {
         let Sandbox { spec, .. } = sandbox;
         self.prepared.is_current()
             && lock(&self.table).is_unchanged()
-            && network_namespace().is_ok_and(|now| now == self.network)
+            && self.prepared.is_of_this_network()
             && self.paths.iter().all(|(path, id)| cached_identity(path).is_ok_and(|now| now == *id))
             && self.survey.streams == crate::host::streams(spec)
             && self.survey.real_time == crate::host::may_use_real_time()
@@ -175,8 +162,8 @@ impl Sandbox {
     /// Returns false if this sandbox cannot have prepared mounts, because a task could change them for the next one or
     /// because they belong to one task: without privileges, with `CAP_SYS_ADMIN`, with a volume that propagates mounts,
     /// with `chroot(2)`, with a root that is a directory, given or temporary, or has overlays, with a source at `/`, and with
-    /// `init: false` and a `state_dir`. The text of the [`Plan`] says why. Also if the host replaces a masked file again and
-    /// again meanwhile.
+    /// `init: false` and a `state_dir`. The text of the [`Plan`] says why. Also if the host replaces a masked file
+    /// meanwhile.
     ///
     /// ```no_run
     /// use cofferdam::{Host, Sandbox};
@@ -256,9 +243,8 @@ impl Sandbox {
         let paths = if quick { surveyed(survey) } else { None };
         let holds = paths.is_some();
         let (plan, paths) = (plan.clone().on_prepared(), paths.unwrap_or_default());
-        let Ok(network) = network_namespace() else { return Ok(None) };
         let (survey, table, asked) = (survey.clone(), Mutex::new(table), Mutex::new(begun));
-        let kept = Arc::new(KeptPlan { plan, survey, prepared, network, paths, table, asked });
+        let kept = Arc::new(KeptPlan { plan, survey, prepared, paths, table, asked });
         if holds {
             self.kept.keep_plan(&kept);
         }
@@ -284,35 +270,30 @@ impl Sandbox {
         let held = plan.prepare_sources().filter_map(|path| survey.sources.get(path));
         let held: Vec<&HostFile> = held.collect();
         let sources = held.iter().map(|source| identify(source.fd(), c"")).collect::<nix::Result<Vec<_>>>();
-        let mut sources = sources.map_err(Error::prepare("statx(sources)"))?;
-        let network = open(NETWORK, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-        let network = network.map_err(Error::prepare(format!("openat({NETWORK:?})")))?;
-        sources.push(identify(network.as_fd(), c"").map_err(Error::prepare(format!("statx({NETWORK:?})")))?);
-        let network = Arc::new(network);
+        let sources = sources.map_err(Error::prepare("statx(sources)"))?;
         let mut mounts = self.lock_mounts(begun)?;
         let found = mounts.prepared.iter().find(|prepared| prepared.is_of(&key, &sources));
         if let Some(found) = found.filter(|found| found.is_current()) {
             return Ok(Some(Arc::clone(found)));
         }
         mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
-        let reals: Vec<PathBuf> = held.iter().map(|source| source.real.clone()).collect();
-        for _ in 0..ATTEMPTS {
-            let table = host_mounts(Vec::clone(&reals))?;
-            let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
-            let covered = covered(plan);
-            let made = spawn::prepare(&common, survey, self.left(begun))?;
-            let prepared =
-                Arc::new(Prepared::new(made, key.clone(), sources.clone(), table, Arc::clone(&network)));
-            // Otherwise the host has replaced a file that may have been covered before.
-            if covered == self::covered(plan) {
-                if mounts.prepared.len() >= KEPT {
-                    mounts.prepared.remove(0);
-                }
-                mounts.prepared.push(Arc::clone(&prepared));
-                return Ok(Some(prepared));
-            }
+        let reals = held.iter().map(|source| source.real.clone()).collect();
+        let table = host_mounts(reals)?;
+        let network = NetworkNamespace::of_this_thread()
+            .map_err(Error::prepare("openat(\"/proc/thread-self/ns/net\")"))?;
+        let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
+        let covered = covered(plan);
+        let made = spawn::prepare(&common, survey, self.left(begun))?;
+        let prepared = Arc::new(Prepared::new(made, key, sources, table, network));
+        if covered != self::covered(plan) {
+            // The host has replaced a file that may have been covered before.
+            return Ok(None);
         }
-        Ok(None)
+        if mounts.prepared.len() >= KEPT {
+            mounts.prepared.remove(0);
+        }
+        mounts.prepared.push(Arc::clone(&prepared));
+        Ok(Some(prepared))
     }
 
     /// Whether no plan with this key was spawned before, and no mounts are prepared for it. From now on, one was.
@@ -363,8 +344,8 @@ fn looked(survey: &Survey) -> impl Iterator<Item = &PathBuf> {
     survey.kinds.keys().chain(&survey.looked).collect::<BTreeSet<_>>().into_iter()
 }
 
-/// The paths that a survey has examined, with what they lead to. `None` if one of them has changed since, or the kernel has
-/// no longer cached it.
+/// The paths that a survey has examined, with what they lead to. `None` if one of them has changed since, or a file system
+/// that others serve must be asked.
 fn surveyed(survey: &Survey) -> Option<Vec<(PathBuf, Option<FileId>)>> {
     let one = |path: &PathBuf| {
         let now = cached_identity(path).ok()?;
@@ -389,10 +370,6 @@ fn identity(path: &Path) -> nix::Result<Option<FileId>> {
         Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Ok(None),
         Err(errno) => Err(errno),
     }
-}
-
-fn network_namespace() -> nix::Result<FileId> {
-    identify(nix::fcntl::AT_FDCWD, NETWORK)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,6 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::fcntl::AT_FDCWD;
+
 use super::super::detect::place::{in_hierarchy, in_tree};
 use super::super::detect::{Detection, Version};
 use super::super::fs::{existing, is_own, open_dir, pids, was_made};
@@ -18,6 +20,7 @@ use super::super::name::CgroupPath;
 use super::super::reserve::{OwnerLock, RESERVE_V2, SHARE_V2, Site};
 use super::{Group, Paths};
 use crate::sys;
+use crate::sys::fs::is_at;
 use crate::sys::lock::{Locked, any_holder};
 
 /// The suffix of a task's own cgroup in the v2 tree.
@@ -102,9 +105,7 @@ impl Group {
     pub(crate) fn is_there(&self) -> io::Result<bool> {
         let Some(unit) = &self.unit else { return Ok(self.paths.leaves.iter().any(|leaf| leaf.exists())) };
         let path = self.paths.unit.as_deref().unwrap_or(Path::new("/"));
-        let named = existing(std::fs::symlink_metadata(path))?;
-        let st = nix::sys::stat::fstat(unit)?;
-        Ok(named.is_some_and(|named| (named.dev(), named.ino()) == (st.st_dev, st.st_ino)))
+        Ok(is_at(unit.as_fd(), AT_FDCWD, path)?)
     }
 
     /// The process that has locked the unit.

@@ -51,8 +51,8 @@ impl OwnerLock {
     }
 }
 
-/// Locks the cgroup that was opened at `dir`. Before it was locked, its owner may have removed it, and a new task may have its
-/// name: whoever removes by name would then remove that task's.
+/// Locks the cgroup that was opened at `dir`. Before the lock, its owner may have removed it, and a new task may have made
+/// another one at the same path. A removal goes by the path, so it would remove the new one.
 fn exclude_opened(opened: OwnedFd, dir: &Path) -> io::Result<Locked> {
     let held = Locked::new(opened, Lock::ExclusiveNow)?;
     if is_at(held.as_fd(), AT_FDCWD, dir)? { Ok(held) } else { Err(Errno::EWOULDBLOCK.into()) }
