@@ -282,6 +282,30 @@ fn released_mounts_are_kept_by_no_clone() {
     assert_eq!(open_namespaces(), [], "the first spawn after that is cold");
 }
 
+/// The mounts that are prepared for a sandbox serve its clones that change what no mount depends on.
+#[test]
+fn mounts_are_prepared_for_clones_with_other_streams_too() {
+    if !can("root") || !is_alone("mounts_are_prepared_for_clones_with_other_streams_too") {
+        return;
+    }
+    let sandbox = shell(&Host::probe().unwrap());
+    assert!(sandbox.prepare().unwrap());
+    let prepared = open_namespaces();
+    assert_eq!(prepared.len(), 1, "{prepared:?}");
+    let file = tempfile::tempfile().unwrap();
+    for clone in [
+        sandbox.clone().stdout(Stdio::Piped),
+        sandbox.clone().stdin(Stdio::Null).stderr(Stdio::from(file.try_clone().unwrap())),
+        sandbox.clone().stdin(Stdio::Piped).stdout(Stdio::from(file)).stderr(Stdio::Piped),
+        sandbox.clone().env("A", "1").hostname("other"),
+    ] {
+        assert!(clone.prepare().unwrap());
+        assert_eq!(open_namespaces(), prepared);
+        assert!(clone.spawn().unwrap().wait().unwrap().success());
+        assert_eq!(open_namespaces(), prepared);
+    }
+}
+
 /// The child of a fork has the same open files as its parent. What one of them is told about the host's mounts, the other
 /// does not hear.
 #[test]

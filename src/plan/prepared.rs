@@ -109,13 +109,21 @@ impl Plan {
     }
 
     /// What the prepared mounts are made of: two plans with the same bytes here, and the same sources, can have the same
-    /// prepared mounts. The bytes are the steps that prepare, and the mount points of the other steps.
+    /// prepared mounts. The bytes are the steps that prepare, and the mount points of the other steps. A source counts by
+    /// its place among the prepared ones, because what else init gets differs between plans: a stream, for example.
     pub(crate) fn prepare_key(&self) -> Vec<u8> {
         let unowned = self.handed().any(|handed| matches!(handed, Handed::Tree { unowned: true, .. }));
         let mut key = vec![u8::from(unowned)];
+        let sources = self.prepare_trees();
+        let place = |fd: u32| sources.range(..fd).count().try_into().unwrap_or(u32::MAX);
         for step in &self.init {
             match (step.phase, step.op()) {
-                (Phase::Prepare, _) => key.extend_from_slice(step.op.wire()),
+                (Phase::Prepare, Some(mut op)) => {
+                    if let Op::Bind { fd, .. } | Op::RootBind { fd, .. } = &mut op {
+                        *fd = place(*fd);
+                    }
+                    op.encode(&mut key);
+                }
                 (_, Some(Op::Mount { target, .. })) => target.encode(&mut key),
                 (_, Some(Op::Bind { target, file_type, .. })) => {
                     target.encode(&mut key);
