@@ -18,6 +18,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
+use crate::error::{Error, Result};
 use crate::sys::fs::{FileId, identify};
 use crate::sys::mountinfo::Mount;
 
@@ -55,9 +56,15 @@ impl NetworkNamespace {
     const PATH: &CStr = c"/proc/thread-self/ns/net";
 
     /// Opens the namespace of the calling thread.
-    pub(crate) fn of_this_thread() -> io::Result<NetworkNamespace> {
-        let open = open(NetworkNamespace::PATH, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(NetworkNamespace { id: identify(open.as_fd(), c"")?, _open: open })
+    ///
+    /// # Errors
+    /// [`Error::Prepare`] with the refused call.
+    pub(crate) fn of_this_thread() -> Result<NetworkNamespace> {
+        let open = open(NetworkNamespace::PATH, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        let open = open.map_err(Error::prepare("openat(\"/proc/thread-self/ns/net\")"))?;
+        let id =
+            identify(open.as_fd(), c"").map_err(Error::prepare("statx(\"/proc/thread-self/ns/net\")"))?;
+        Ok(NetworkNamespace { id, _open: open })
     }
 
     fn is_of_this_thread(&self) -> bool {

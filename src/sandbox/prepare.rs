@@ -279,8 +279,7 @@ impl Sandbox {
         mounts.prepared.retain(|prepared| !prepared.is_of(&key, &sources));
         let reals = held.iter().map(|source| source.real.clone()).collect();
         let table = host_mounts(reals)?;
-        let network = NetworkNamespace::of_this_thread()
-            .map_err(Error::prepare("openat(\"/proc/thread-self/ns/net\")"))?;
+        let network = NetworkNamespace::of_this_thread()?;
         let common = compile(&self.policy, &self.spec, host, survey, &random_id(), Part::Common)?;
         let covered = covered(plan);
         let made = spawn::prepare(&common, survey, self.left(begun))?;

@@ -228,10 +228,14 @@ fn kill(pidfd: BorrowedFd<'_>) -> bool {
 
 /// Reaps a process, which has ended or is reaped when it ends.
 fn reap(pidfd: BorrowedFd<'_>, ended: bool) {
-    if !ended {
-        return reap_later(pidfd);
+    let reaped = || match sys::wait_pidfd(pidfd, true, true) {
+        // The caller ignores SIGCHLD, or has reaped it.
+        Err(e) => e.raw_os_error() == Some(libc::ECHILD),
+        Ok(_) => true,
+    };
+    if !ended || !reaped() {
+        reap_later(pidfd);
     }
-    let _ = sys::wait_pidfd(pidfd, true, true);
 }
 
 /// Waits for the end of a process, which is not reaped. Whether it has ended.

@@ -10,7 +10,7 @@ use cofferdam::{Error, Host, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::caller_tools::Snapshot;
-use crate::specs::{self, Spec};
+use crate::specs::{self, Act, Spec};
 use crate::tracer::{BEGIN, DONE, END};
 
 /// The outcome of one spawn.
@@ -63,11 +63,12 @@ pub fn run(dir: &Path) {
         match what {
             "plan" => {
                 let plan = spec.sandbox().plan();
-                let plan = if spec.gated { plan.and_then(cofferdam::Plan::gated) } else { plan };
+                let gated = matches!(spec.act, Act::Gate);
+                let plan = if gated { plan.and_then(cofferdam::Plan::gated) } else { plan };
                 let text =
                     plan.map_or_else(|e| format!("{e:?}"), |plan| format!("{plan}# report\n{}", plan.report));
-                let more = if spec.prepared { specs::ON_PREPARED } else { "" };
-                let text = text.replacen("# release\n", &format!("{}# release\n", more.trim_start()), 1);
+                let more = spec.act.more_steps().trim_start();
+                let text = text.replacen("# release\n", &format!("{more}# release\n"), 1);
                 say(&serde_json::to_string(&text).unwrap());
             }
             "spawn" => {
@@ -82,25 +83,31 @@ pub fn run(dir: &Path) {
 
 fn attempt(dir: &Path, spec: &Spec) -> Outcome {
     let mut outcome = Outcome::default();
+    let sandbox = spec.sandbox();
     // Nothing is kept of an earlier spawn.
-    spec.sandbox().release_prepared();
-    if spec.prepared {
-        assert!(spec.sandbox().prepare().unwrap());
-        spec.sandbox().spawn().unwrap().kill().unwrap();
+    sandbox.release_prepared();
+    if matches!(spec.act, Act::SpawnPrepared) {
+        assert!(sandbox.prepare().unwrap());
+        sandbox.spawn().unwrap().kill().unwrap();
     }
     // The task that another command joins exists before.
-    let running = spec.exec.as_ref().map(|_| spec.sandbox().spawn().unwrap());
+    let running = matches!(spec.act, Act::Exec(_)).then(|| sandbox.spawn().unwrap());
     let files = specs::left(dir);
     let before = Snapshot::take();
     mark(BEGIN);
-    let done = match (&running, &spec.exec) {
-        (Some(task), Some(exec)) => task.exec(exec),
-        _ if spec.gated => spec.sandbox().spawn_with(|_| Ok(())),
-        _ => spec.sandbox().spawn(),
+    let done = match (&spec.act, &running) {
+        (Act::Exec(exec), Some(task)) => task.exec(exec).map(Some),
+        (Act::Gate, _) => sandbox.spawn_with(|_| Ok(())).map(Some),
+        (Act::Prepare, _) => sandbox.prepare().map(|_| None),
+        _ => sandbox.spawn().map(Some),
     };
     mark(END);
     match done {
-        Ok(task) => succeeded(task, &mut outcome),
+        Ok(Some(task)) => succeeded(task, &mut outcome),
+        Ok(None) => {
+            succeeded(sandbox.spawn().unwrap(), &mut outcome);
+            sandbox.release_prepared();
+        }
         Err(error) => failed(&error, &mut outcome),
     }
     outcome.touched = touched(&before);
@@ -115,7 +122,7 @@ fn attempt(dir: &Path, spec: &Spec) -> Outcome {
         drop(task);
     }
     // With the mounts, the parents of the cgroups were kept.
-    spec.sandbox().release_prepared();
+    sandbox.release_prepared();
     outcome.left.extend(specs::left(dir));
     outcome
 }

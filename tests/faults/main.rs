@@ -17,6 +17,7 @@ mod tracer;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cofferdam::Host;
 use common::sandboxes;
@@ -76,7 +77,7 @@ impl Matrix {
             let ran = session.run(number, None);
             let outcome = judge::clean(&ran).unwrap_or_else(|why| panic!("{}: {why}", spec.name)).clone();
             assert_eq!((outcome.kind.as_str(), outcome.status.as_str()), ("", "signal 9"), "{outcome:?}");
-            expected.push(Expected::new(&plans[number], outcome, spec.exec.is_some()));
+            expected.push(Expected::new(&plans[number], outcome, matches!(spec.act, specs::Act::Exec(_))));
             calls.push(session.calls());
         }
         Matrix { names: specs.iter().map(|spec| spec.name).collect(), plans, expected, calls }
@@ -117,6 +118,7 @@ impl Matrix {
         };
         let cells: Vec<Cell> = cells.iter().filter(named).cloned().collect();
         let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let slowest = Mutex::new((Duration::ZERO, String::new()));
         std::thread::scope(|scope| {
             for _ in 0..sessions {
                 scope.spawn(|| {
@@ -131,6 +133,10 @@ impl Matrix {
                         let verdict =
                             judge(cell, &ran).map_err(|why| format!("{}: {why}", self.describe(cell, &ran)));
                         found.lock().unwrap().push((cell.clone(), verdict));
+                        let mut slowest = slowest.lock().unwrap();
+                        if ran.took > slowest.0 {
+                            *slowest = (ran.took, self.describe(cell, &ran));
+                        }
                     }
                 });
             }
@@ -147,6 +153,8 @@ impl Matrix {
             count(&|verdict| *verdict == Verdict::Degraded),
             count(&|verdict| matches!(verdict, Verdict::Passed(_))),
         );
+        let (took, cell) = slowest.into_inner().unwrap();
+        println!("{what}: the slowest took {took:.0?}: {cell}");
         let wrong: Vec<&str> =
             found.iter().filter_map(|(_, verdict)| verdict.as_ref().err().map(String::as_str)).collect();
         assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), found.len(), wrong.join("\n"));

@@ -11,7 +11,7 @@ use crate::driver::{Outcome, PREFIX};
 use crate::specs;
 use crate::tracer::{Aim, BEGIN, Call, DONE, END, Event, Fault, Tracer, kill};
 
-/// A spawn that takes longer hangs. Nothing measures time: this is many times what a loaded machine needs.
+/// A spawn that takes longer hangs. This is many times what a loaded machine needs. The time of the slowest cell is printed.
 const HANG: Duration = Duration::from_secs(10);
 
 /// What became of a cell.
@@ -23,6 +23,8 @@ pub struct Ran {
     pub outcome: Option<Outcome>,
     /// Whether the program was killed because the cell hung.
     pub hung: bool,
+    /// How long the traced part took, or the program until it was killed.
+    pub took: Duration,
     /// The number of processes that outlived the cell.
     pub processes: usize,
     /// What is left on the machine after the end of the program.
@@ -71,8 +73,9 @@ impl Session {
     /// Spawns a spec with a fault, or without one. The calls are then in [`calls`](Self::calls).
     pub fn run(&mut self, spec: usize, aim: Option<Aim>) -> Ran {
         self.watchdog.watch();
+        let mut took = Duration::ZERO;
         writeln!(self.stdin.as_mut().unwrap(), "spawn {spec}").unwrap();
-        let outcome = self.follow(aim);
+        let outcome = self.follow(aim, &mut took);
         self.ended = outcome.is_none();
         let hung = self.watchdog.rest();
         let dir = self.dir.path();
@@ -83,14 +86,17 @@ impl Session {
         };
         let left = if self.ended { specs::left(dir) } else { Vec::new() };
         self.spoilt = self.ended || processes > 0 || outcome.as_ref().is_some_and(|o| !o.left.is_empty());
-        Ran { hit: self.tracer.hit.take(), outcome, hung, processes, left }
+        Ran { hit: self.tracer.hit.take(), outcome, hung, took, processes, left }
     }
 
-    fn follow(&mut self, aim: Option<Aim>) -> Option<Outcome> {
+    fn follow(&mut self, aim: Option<Aim>, took: &mut Duration) -> Option<Outcome> {
         let thread = self.until(BEGIN)?;
         self.tracer.start(thread, aim);
+        let begun = Instant::now();
         self.tracer.resume(thread, 0);
-        let thread = self.until(END)?;
+        let end = self.until(END);
+        *took = begun.elapsed();
+        let thread = end?;
         self.tracer.stop();
         self.tracer.resume(thread, 0);
         let thread = self.until(DONE)?;

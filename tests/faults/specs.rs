@@ -12,19 +12,54 @@ use cofferdam::{
     Require, Resource, Rlimit, Root, Sandbox, Secrets, StaleSandbox, Stdio, TaskDirs, Volume, WindowSize,
 };
 
-/// A sandbox to spawn, or another command to run in it.
+/// A sandbox, and what is done with it.
 pub struct Spec {
     pub name: &'static str,
     sandbox: Sandbox,
-    pub exec: Option<ExecSpec>,
-    /// Whether the mounts are prepared, and a plan is kept.
-    pub prepared: bool,
-    /// Whether the command waits until the caller has its handle.
-    pub gated: bool,
+    pub act: Act,
 }
 
-/// The steps of init that only a task on prepared mounts has. The printed plan is that of one that makes them itself.
-pub const ON_PREPARED: &str = r#"
+/// What the caller does while calls fail.
+#[derive(Clone)]
+pub enum Act {
+    Spawn,
+    /// Spawns a command that waits until the caller has its handle.
+    Gate,
+    /// Spawns on mounts that are prepared, with a plan that is kept.
+    SpawnPrepared,
+    /// Prepares the mounts.
+    Prepare,
+    /// Executes another command in a task.
+    Exec(ExecSpec),
+}
+
+impl Act {
+    /// The steps of init that the printed plan does not have: it is that of a task that makes its mounts itself.
+    pub fn more_steps(&self) -> &'static str {
+        match self {
+            Act::SpawnPrepared => ON_PREPARED,
+            Act::Prepare => PREPARING,
+            _ => "",
+        }
+    }
+}
+
+const PREPARING: &str = r#"
+# open the mount namespace
+  openat("/proc/self/ns/mnt", O_RDONLY)
+  openat("/proc/self/mountinfo", O_RDONLY)
+# mount points of the task's own mounts
+  mkdirat(root, "/tmp", 0755)
+  mkdirat(root, "/dev/pts", 0755)
+  mkdirat(root, "/dev/shm", 0755)
+  mkdirat(root, "/dev/mqueue", 0755)
+  mkdirat(root, "/proc", 0755)
+# send the mount namespace
+  sendmsg(the parent, the mount namespace)
+  sendmsg(the parent, its table of mounts)
+"#;
+
+const ON_PREPARED: &str = r#"
 # enter a copy of the prepared mounts
   setns(prepared mounts, CLONE_NEWNS)
   unshare(CLONE_NEWNS)
@@ -113,7 +148,7 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
             .id(format!("faults-{name}"))
             .require(Require::BestEffort)
     };
-    let spec = |name, sandbox| Spec { name, sandbox, exec: None, prepared: false, gated: false };
+    let spec = |name, sandbox| Spec { name, sandbox, act: Act::Spawn };
     let size = WindowSize { rows: 24, columns: 80 };
     let mut all = vec![
         spec("full", full(base("full"), dir)),
@@ -155,7 +190,7 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
             }),
         ),
     ];
-    let gated = |name, sandbox| Spec { gated: true, ..spec(name, sandbox) };
+    let gated = |name, sandbox| Spec { act: Act::Gate, ..spec(name, sandbox) };
     all.push(gated("gated", base("gated")));
     if privileged {
         all.push(gated("gated-outside", base("gated-outside").init(false)));
@@ -174,23 +209,21 @@ pub fn all(dir: &Path, host: &Host) -> Vec<Spec> {
         all.push(spec("alone", base("alone").policy(&alone).init(false)));
         // A process stays outside of the PID namespace.
         all.push(spec("outside", base("outside").init(false)));
-        let prepared = base("prepared").user("65534:65534").work_dir("/v").volume(Volume {
-            source: dir.join("volume"),
-            target: "/v".into(),
-            ..Volume::default()
-        });
-        all.push(Spec { prepared: true, ..spec("prepared", prepared) });
+        for (name, act) in [("prepared", Act::SpawnPrepared), ("preparing", Act::Prepare)] {
+            let sandbox = base(name).user("65534:65534").work_dir("/v").volume(Volume {
+                source: dir.join("volume"),
+                target: "/v".into(),
+                ..Volume::default()
+            });
+            all.push(Spec { name, sandbox, act });
+        }
     }
-    let exec = ExecSpec::command("/bin/sleep").args(["600"]).deadline(Duration::from_secs(600));
-    all.push(Spec { name: "exec", sandbox: base("exec"), exec: Some(exec), prepared: false, gated: false });
-    let exec = ExecSpec::command("/bin/sleep").args(["600"]).terminal(size);
-    all.push(Spec {
-        name: "exec-terminal",
-        sandbox: base("exec-terminal"),
-        exec: Some(exec),
-        prepared: false,
-        gated: false,
-    });
+    let exec = ExecSpec::command("/bin/sleep").args(["600"]);
+    for (name, exec) in
+        [("exec", exec.clone().deadline(Duration::from_secs(600))), ("exec-terminal", exec.terminal(size))]
+    {
+        all.push(Spec { act: Act::Exec(exec), ..spec(name, base(name)) });
+    }
     all
 }
 
