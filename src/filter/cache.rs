@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bpf::Program;
 use super::calls::Arch;
-use super::compile::{Rules, compile};
+use super::compile::{Rules, assemble, rules};
 use super::{Grants, Profile};
 use crate::error::Result;
 
@@ -19,10 +19,8 @@ pub(crate) struct CompiledFilter {
 
 impl CompiledFilter {
     fn of(profile: &Profile, grants: &Grants) -> Result<CompiledFilter> {
-        let program = compile(profile, grants)?;
-        let rules = |arch| Rules::of(profile, grants, arch);
-        let i386 = profile.i386.then(|| rules(Arch::I386));
-        Ok(CompiledFilter { program, x86_64: rules(Arch::X86_64), i386 })
+        let (x86_64, i386) = rules(profile, grants)?;
+        Ok(CompiledFilter { program: assemble(&x86_64, i386.as_ref())?, x86_64, i386 })
     }
 
     /// Whether a call may be executed with some arguments; see [`Rules::may_execute`]. The architecture must have the
@@ -45,7 +43,7 @@ const MOST: usize = 32;
 /// Compiles a profile, or returns the cached filter for the same profile and grants.
 ///
 /// # Errors
-/// See [`compile`].
+/// See [`compile`](super::compile()).
 pub(crate) fn compiled(profile: Profile, grants: Grants) -> Result<Arc<CompiledFilter>> {
     let key = (profile, grants);
     // A poisoned lock is used: no code panics while it holds the lock.

@@ -1,9 +1,8 @@
 //! Names and numbers of the system calls, for both architectures that an x86_64 kernel runs.
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
-
 use serde::{Deserialize, Serialize};
+
+use super::table::CALLS;
 
 /// A system call table of the kernel. A 64-bit process may use both: `int 0x80` makes an i386 call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,54 +26,37 @@ impl Arch {
             Arch::I386 => 0x4000_0003,
         }
     }
+
+    fn of(self, [x86_64, i386]: [Option<u32>; 2]) -> Option<u32> {
+        match self {
+            Arch::X86_64 => x86_64,
+            Arch::I386 => i386,
+        }
+    }
 }
 
-/// Name, number on x86_64, number on i386.
-type Call = (&'static str, [Option<u32>; 2]);
+/// Every number of the tables is below.
+pub(super) const END: usize = 512;
 
-static CALLS: LazyLock<Vec<Call>> = LazyLock::new(|| {
-    let lines = include_str!("calls.txt").lines().filter(|line| !line.starts_with('#'));
-    let call = |line: &'static str| {
-        let mut words = line.split(' ');
-        let name = words.next()?;
-        let mut number = || words.next().and_then(|word| word.parse().ok());
-        Some((name, [number(), number()]))
-    };
-    lines.filter_map(call).collect()
-});
-
-static BY_NAME: LazyLock<BTreeMap<&'static str, [Option<u32>; 2]>> = LazyLock::new(|| {
-    // Inserted one by one: `collect` sorts first, which takes 8 KiB of stack.
-    let mut map = BTreeMap::new();
-    for (name, numbers) in CALLS.iter() {
-        map.insert(*name, *numbers);
-    }
-    map
-});
+/// The numbers of a system call on x86_64 and on i386.
+fn numbers(name: &str) -> Option<[Option<u32>; 2]> {
+    let at = CALLS.binary_search_by(|(known, _)| known.cmp(&name)).ok()?;
+    CALLS.get(at).map(|(_, numbers)| *numbers)
+}
 
 /// The number of a system call. `None` if the architecture has no call of that name.
 pub fn number(arch: Arch, name: &str) -> Option<u32> {
-    let [x86_64, i386] = BY_NAME.get(name)?;
-    match arch {
-        Arch::X86_64 => *x86_64,
-        Arch::I386 => *i386,
-    }
+    arch.of(numbers(name)?)
 }
 
 /// Whether any architecture has a system call of that name.
 pub(crate) fn known(name: &str) -> bool {
-    BY_NAME.contains_key(name)
+    numbers(name).is_some()
 }
 
 /// The number and name of every system call of an architecture.
 pub fn all(arch: Arch) -> impl Iterator<Item = (u32, &'static str)> {
-    CALLS.iter().filter_map(move |(name, [x86_64, i386])| {
-        let number = match arch {
-            Arch::X86_64 => *x86_64,
-            Arch::I386 => *i386,
-        };
-        Some((number?, *name))
-    })
+    CALLS.iter().filter_map(move |(name, numbers)| Some((arch.of(*numbers)?, *name)))
 }
 
 #[cfg(test)]
@@ -113,7 +95,12 @@ mod tests {
             numbers.sort_unstable();
             assert!(numbers.len() > 350, "{arch:?}: {}", numbers.len());
             assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{arch:?}");
+            assert!(numbers.iter().all(|number| (*number as usize) < END), "{arch:?}");
         }
-        assert_eq!(BY_NAME.len(), CALLS.len());
+    }
+
+    #[test]
+    fn calls_are_sorted_by_name() {
+        assert!(CALLS.is_sorted_by(|(name, _), (next, _)| name < next));
     }
 }

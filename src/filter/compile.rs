@@ -38,7 +38,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn of(profile: &Profile, grants: &Grants, arch: Arch) -> Rules {
+    fn of(profile: &Profile, grants: &Grants, arch: Arch) -> Rules {
         let mut rules = match arch {
             Arch::X86_64 => profile.rules.clone(),
             Arch::I386 => multiplex::expanded(&profile.rules),
@@ -93,12 +93,29 @@ impl Rules {
 /// [`Error::Spec`] for `filter` if the profile is invalid, or if the program is longer than 4096 instructions, the
 /// kernel's limit.
 pub fn compile(profile: &Profile, grants: &Grants) -> Result<Program> {
+    let (x86_64, i386) = rules(profile, grants)?;
+    assemble(&x86_64, i386.as_ref())
+}
+
+/// The rules of a profile for both architectures. `None` for i386 if the profile refuses all of its calls.
+///
+/// # Errors
+/// [`Error::Spec`] for `filter` if the profile is invalid.
+pub(super) fn rules(profile: &Profile, grants: &Grants) -> Result<(Rules, Option<Rules>)> {
     profile.validate()?;
-    let ranges = |arch| ranges(&Rules::of(profile, grants, arch), arch);
-    let x86_64 = tree(&ranges(Arch::X86_64));
-    let i386 = match profile.i386 {
-        true => tree(&ranges(Arch::I386)),
-        false => vec![Instruction::give(ENOSYS.word())],
+    let of = |arch| Rules::of(profile, grants, arch);
+    Ok((of(Arch::X86_64), profile.i386.then(|| of(Arch::I386))))
+}
+
+/// The program for the rules of both architectures.
+///
+/// # Errors
+/// [`Error::Spec`] for `filter` if it is longer than the kernel's limit.
+pub(super) fn assemble(x86_64: &Rules, i386: Option<&Rules>) -> Result<Program> {
+    let x86_64 = tree(&ranges(x86_64, Arch::X86_64));
+    let i386 = match i386 {
+        Some(rules) => tree(&ranges(rules, Arch::I386)),
+        None => vec![Instruction::give(ENOSYS.word())],
     };
     let mut program = vec![Instruction::load(ARCH)];
     program.push(Instruction::jump(EQUAL, Arch::X86_64.audit(), 1, 0));
@@ -138,42 +155,34 @@ pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
 
 /// Ranges of call numbers with the same decision, over all numbers of an architecture.
 fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
-    // Inserted one by one: `collect` sorts first, which takes 8 KiB of stack.
-    let mut decided: std::collections::BTreeMap<u32, Decision> = std::collections::BTreeMap::new();
+    let mut decided: Vec<Decision> = vec![Decision::always(rules.unknown); calls::END];
+    let mut with = |number: u32, change: &mut dyn FnMut(&mut Decision)| {
+        let decision = usize::try_from(number).ok().and_then(|at| decided.get_mut(at));
+        decision.into_iter().for_each(change);
+    };
     for (number, _) in calls::all(arch) {
-        decided.insert(number, Decision::always(rules.known));
+        with(number, &mut |decision| decision.last = rules.known);
     }
     // From the last rule to the first, because an earlier rule overrides a later one.
     for rule in rules.rules.iter().rev() {
         for number in rule.calls.iter().filter_map(|name| calls::number(arch, name)) {
-            let Some(decision) = decided.get_mut(&number) else { continue };
-            if rule.args.is_empty() {
-                *decision = Decision::always(rule.action);
-            } else {
-                decision.arms.push((rule.args.clone(), rule.action));
-            }
+            with(number, &mut |decision| {
+                if rule.args.is_empty() {
+                    *decision = Decision::always(rule.action);
+                } else {
+                    decision.arms.push((rule.args.clone(), rule.action));
+                }
+            });
         }
     }
-    for decision in decided.values_mut() {
-        decision.arms.reverse();
-    }
+    let end = Decision::always(rules.unknown);
+    let x32 = (arch == Arch::X86_64).then(|| (X32, Decision::always(ENOSYS)));
     let mut ranges: Vec<(u32, Decision)> = Vec::new();
-    let mut push = |first: u32, decision: Decision| {
+    for (first, mut decision) in (0..).zip(decided.into_iter().chain([end])).chain(x32) {
+        decision.arms.reverse();
         if ranges.last().is_none_or(|(_, last)| *last != decision) {
             ranges.push((first, decision));
         }
-    };
-    let mut next = 0;
-    for (number, decision) in decided {
-        if number > next {
-            push(next, Decision::always(rules.unknown));
-        }
-        push(number, decision);
-        next = number.saturating_add(1);
-    }
-    push(next, Decision::always(rules.unknown));
-    if arch == Arch::X86_64 {
-        push(X32, Decision::always(ENOSYS));
     }
     ranges.into_iter().map(|(first, decision)| Range { first, leaf: leaf(&decision) }).collect()
 }

@@ -30,6 +30,7 @@ mod compile;
 mod default;
 mod multiplex;
 mod profile;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
