@@ -155,24 +155,21 @@ pub fn decide(profile: &Profile, grants: &Grants, call: &Call) -> Action {
 
 /// Ranges of call numbers with the same decision, over all numbers of an architecture.
 fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
-    let mut decided: Vec<Decision> = vec![Decision::always(rules.unknown); calls::END];
-    let mut with = |number: u32, change: &mut dyn FnMut(&mut Decision)| {
-        let decision = usize::try_from(number).ok().and_then(|at| decided.get_mut(at));
-        decision.into_iter().for_each(change);
-    };
+    let mut decided: Vec<Decision> = (0..calls::END).map(|_| Decision::always(rules.unknown)).collect();
     for (number, _) in calls::all(arch) {
-        with(number, &mut |decision| decision.last = rules.known);
+        if let Some(decision) = at(&mut decided, number) {
+            decision.last = rules.known;
+        }
     }
     // From the last rule to the first, because an earlier rule overrides a later one.
     for rule in rules.rules.iter().rev() {
         for number in rule.calls.iter().filter_map(|name| calls::number(arch, name)) {
-            with(number, &mut |decision| {
-                if rule.args.is_empty() {
-                    *decision = Decision::always(rule.action);
-                } else {
-                    decision.arms.push((rule.args.clone(), rule.action));
-                }
-            });
+            let Some(decision) = at(&mut decided, number) else { continue };
+            if rule.args.is_empty() {
+                *decision = Decision::always(rule.action);
+            } else {
+                decision.arms.push((rule.args.clone(), rule.action));
+            }
         }
     }
     let end = Decision::always(rules.unknown);
@@ -185,6 +182,11 @@ fn ranges(rules: &Rules, arch: Arch) -> Vec<Range> {
         }
     }
     ranges.into_iter().map(|(first, decision)| Range { first, leaf: leaf(&decision) }).collect()
+}
+
+/// The decision for a number of the table.
+fn at(decided: &mut [Decision], number: u32) -> Option<&mut Decision> {
+    decided.get_mut(usize::try_from(number).ok()?)
 }
 
 fn leaf(decision: &Decision) -> Leaf {

@@ -4,7 +4,7 @@
 pub(super) type Row = (&'static str, [Option<u32>; 2]);
 
 #[rustfmt::skip]
-pub(super) static CALLS: &[Row] = &[
+pub(super) const CALLS: &[Row] = &[
     ("_llseek", [None, Some(140)]),
     ("_newselect", [None, Some(142)]),
     ("_sysctl", [Some(156), Some(149)]),

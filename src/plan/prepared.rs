@@ -46,7 +46,7 @@ impl Plan {
     /// The indices of the mount trees that are attached once for all tasks of the sandbox.
     fn prepare_trees(&self) -> BTreeSet<u32> {
         let steps = self.init.iter().filter(|step| step.phase == Phase::Prepare);
-        steps.filter_map(|step| tree(&step.op()?)).collect()
+        steps.filter_map(|step| tree(&mut step.op()?).copied()).collect()
     }
 
     /// This plan for a task of another name.
@@ -119,7 +119,7 @@ impl Plan {
         for step in &self.init {
             match (step.phase, step.op()) {
                 (Phase::Prepare, Some(mut op)) => {
-                    if let Op::Bind { fd, .. } | Op::RootBind { fd, .. } = &mut op {
+                    if let Some(fd) = tree(&mut op) {
                         *fd = place(*fd);
                     }
                     op.encode(&mut key);
@@ -161,9 +161,9 @@ fn renamed(path: &Path, old: &str, new: &str) -> Option<PathBuf> {
 }
 
 /// The index of the mount tree that the operation attaches.
-fn tree(op: &Op<'_>) -> Option<u32> {
+fn tree<'a>(op: &'a mut Op<'_>) -> Option<&'a mut u32> {
     match op {
-        Op::Bind { fd, .. } | Op::RootBind { fd, .. } => Some(*fd),
+        Op::Bind { fd, .. } | Op::RootBind { fd, .. } => Some(fd),
         _ => None,
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
         (errno, _) => CloneError::Execute(sys::child::error(errno)),
     };
     let _ = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = sys::wait_pidfd(pidfd.as_fd(), true, true);
+    crate::task::reap(pidfd.as_fd(), true);
     Err(failed)
 }
 

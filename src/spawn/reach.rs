@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::clone;
 use crate::sys;
-use crate::task::{ends_within, reap_later};
+use crate::task::{ends_within, reap};
 
 /// How long to wait for the end of the process that was killed.
 const END: Duration = Duration::from_millis(100);
@@ -23,13 +23,10 @@ const END: Duration = Duration::from_millis(100);
 pub(crate) fn answers(path: &Path, until: Instant) -> io::Result<()> {
     let asked = clone::ask(path)?;
     let waited = sys::poll_until(asked.as_fd(), until);
-    if waited.is_err() {
+    let ended = waited.is_ok() || {
         let _ = sys::pidfd_signal(asked.as_fd(), libc::SIGKILL);
-        if !ends_within(asked.as_fd(), END) {
-            reap_later(asked.as_fd());
-            return waited;
-        }
-    }
-    let _ = sys::wait_pidfd(asked.as_fd(), true, true);
+        ends_within(asked.as_fd(), END)
+    };
+    reap(asked.as_fd(), ended);
     waited
 }

@@ -226,8 +226,8 @@ fn kill(pidfd: BorrowedFd<'_>) -> bool {
     killed && ends_within(pidfd, PATIENCE)
 }
 
-/// Reaps a process, which has ended or is reaped when it ends.
-fn reap(pidfd: BorrowedFd<'_>, ended: bool) {
+/// Reaps a process if it has `ended`. Otherwise, or if the kernel refuses to, it is reaped later.
+pub(crate) fn reap(pidfd: BorrowedFd<'_>, ended: bool) {
     let reaped = || match sys::wait_pidfd(pidfd, true, true) {
         // The caller ignores SIGCHLD, or has reaped it.
         Err(e) => e.raw_os_error() == Some(libc::ECHILD),

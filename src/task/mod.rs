@@ -41,11 +41,10 @@ mod undo;
 mod wait;
 mod writer;
 
-pub(crate) use child::{Child, ends_within};
+pub(crate) use child::{Child, ends_within, reap};
 pub use handle::TaskHandle;
 pub use log::{Log, LogEntry, LogStream};
 pub use pruner::{PruneOptions, Pruned, Pruner};
-pub(crate) use reaper::reap_later;
 pub(crate) use record::RecordFile;
 pub(crate) use replace::replace;
 pub use root::EndedRoot;

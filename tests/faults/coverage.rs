@@ -16,8 +16,8 @@ enum On {
     V1,
     /// As root, with limits on cgroup v2.
     V2,
-    /// In a plan that is not printed: that of another command (the specs `exec` and `exec-terminal`), and that which
-    /// prepares mounts. Or for callers that may map every id without being privileged, and for a blank cpuset of v1.
+    /// In a plan that is not printed: that of another command (the specs `exec` and `exec-terminal`), and the caller's part of
+    /// one on prepared mounts, or of one that prepares them. Or for callers that may map every id without being privileged, and for a blank cpuset of v1.
     Exec,
 }
 
@@ -58,8 +58,9 @@ const OPERATIONS: [(&str, &str, On); 110] = [
     ("Tree", "open \"", On::User), ("RootTmpfs", "the root is a new tmpfs", On::Every), ("RootBind", "the root is \"", On::Every),
     ("Dir", "directory ", On::Every), ("Bind", "bind ", On::Every), ("Mount", "mount ", On::Every),
     ("Symlink", "symbolic link ", On::Every), ("Node", "device ", On::Root), ("MaskSource", "empty directory for masks", On::Every),
-    ("EnterPrepared", "enter a copy of the prepared mounts", On::Root), ("OpenPrepared", "", On::Exec),
-    ("SendPrepared", "", On::Exec), ("EnterRoot", "enter the root", On::Root), ("MaskFile", "mask ", On::Every),
+    ("EnterPrepared", "enter a copy of the prepared mounts", On::Root),
+    ("OpenPrepared", "open the mount namespace", On::Root), ("SendPrepared", "send the mount namespace", On::Root),
+    ("EnterRoot", "enter the root", On::Root), ("MaskFile", "mask ", On::Every),
     ("MaskDir", "mask ", On::Every), ("Restrict", "\"", On::Every), ("Seal", "\"", On::Every),
     ("PivotRoot", "switch to the new root", On::Every), ("MoveRoot", "switch to the new root", On::Every),
     ("Rlimit", "resource limit", On::Every), ("Deadline", "deadline of the task", On::Every),

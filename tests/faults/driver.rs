@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cofferdam::{Error, Host, Task};
+use cofferdam::{Error, Host, Sandbox, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::caller_tools::Snapshot;
@@ -46,10 +46,11 @@ fn mark(signal: i32) {
     unsafe { libc::raise(signal) };
 }
 
-/// Reads commands until there are none: `plan N` prints the plan of spec N, `spawn N` spawns it.
+/// Reads commands until there are none: `plan N` prints the plan of spec N, `act N` spawns it, or does what else it says.
 pub fn run(dir: &Path) {
     let host = Host::probe().unwrap();
     let specs = specs::all(dir, &host);
+    start_reaper(&specs[0].sandbox());
     say("ready");
     let stdin = io::stdin();
     let mut line = String::new();
@@ -71,7 +72,7 @@ pub fn run(dir: &Path) {
                 let text = text.replacen("# release\n", &format!("{more}# release\n"), 1);
                 say(&serde_json::to_string(&text).unwrap());
             }
-            "spawn" => {
+            "act" => {
                 let outcome = attempt(dir, spec);
                 say(&serde_json::to_string(&outcome).unwrap());
                 mark(DONE);
@@ -79,6 +80,12 @@ pub fn run(dir: &Path) {
             other => panic!("no command {other}"),
         }
     }
+}
+
+/// Makes this process have the thread that reaps what no caller does. It stays, with its sockets.
+fn start_reaper(sandbox: &Sandbox) {
+    let handle = sandbox.spawn().unwrap().detach().unwrap();
+    Sandbox::recover(&handle).unwrap().release().unwrap();
 }
 
 fn attempt(dir: &Path, spec: &Spec) -> Outcome {
@@ -94,11 +101,15 @@ fn attempt(dir: &Path, spec: &Spec) -> Outcome {
     let running = matches!(spec.act, Act::Exec(_)).then(|| sandbox.spawn().unwrap());
     let files = specs::left(dir);
     let before = Snapshot::take();
+    let mut prepared = true;
     mark(BEGIN);
     let done = match (&spec.act, &running) {
         (Act::Exec(exec), Some(task)) => task.exec(exec).map(Some),
         (Act::Gate, _) => sandbox.spawn_with(|_| Ok(())).map(Some),
-        (Act::Prepare, _) => sandbox.prepare().map(|_| None),
+        (Act::Prepare, _) => sandbox.prepare().map(|made| {
+            prepared = made;
+            None
+        }),
         _ => sandbox.spawn().map(Some),
     };
     mark(END);
@@ -109,6 +120,9 @@ fn attempt(dir: &Path, spec: &Spec) -> Outcome {
             sandbox.release_prepared();
         }
         Err(error) => failed(&error, &mut outcome),
+    }
+    if !prepared {
+        outcome.status = "nothing is prepared".into();
     }
     outcome.touched = touched(&before);
     if let Some(task) = running {

@@ -2,6 +2,7 @@
 
 use crate::driver::Outcome;
 use crate::session::Ran;
+use crate::specs::Act;
 use crate::tracer::{Call, Role};
 
 /// What the judge knows of a spec: its plan, and the outcome without a fault.
@@ -10,6 +11,10 @@ pub struct Expected {
     outcome: Outcome,
     /// Whether the spec is another command in a running task, for which there is no plan to print.
     exec: bool,
+    /// Whether mounts are prepared.
+    prepares: bool,
+    /// Whether a kept plan is used.
+    keeps: bool,
     /// Whether the caller links or copies files. The plan has no line for each of them.
     populates: bool,
 }
@@ -24,7 +29,7 @@ struct Line {
 }
 
 impl Expected {
-    pub fn new(plan: &str, outcome: Outcome, exec: bool) -> Expected {
+    pub fn new(plan: &str, outcome: Outcome, act: &Act) -> Expected {
         let (mut lines, mut optional, mut step) = (Vec::new(), false, 0);
         for line in plan.lines() {
             match line.strip_prefix("# ") {
@@ -32,7 +37,14 @@ impl Expected {
                 None => lines.push(Line { text: without_remark(line.trim()).to_owned(), optional, step }),
             }
         }
-        Expected { lines, outcome, exec, populates: plan.contains("# populate the root by ") }
+        Expected {
+            lines,
+            outcome,
+            exec: matches!(act, Act::Exec(_)),
+            prepares: matches!(act, Act::Prepare),
+            keeps: matches!(act, Act::SpawnPrepared),
+            populates: plan.contains("# populate the root by "),
+        }
     }
 
     /// The step of a line, at `from` or after it. A descriptor of the caller has another number each time.
@@ -99,14 +111,7 @@ pub fn clean(ran: &Ran) -> Result<&Outcome, String> {
     }
     // Prepared mounts that were made anew have new descriptors, at the same numbers.
     let anew = |change: &str| ["mnt:[", "/mountinfo ["].iter().any(|kept| change.matches(kept).count() == 2);
-    // The thread that reaps what the caller could not, and its sockets. It stays.
-    let ending = |call: &Call| ["pidfd_send_signal", "waitid", "poll"].contains(&call.name);
-    let could_not = ran.hit.as_ref().is_some_and(ending);
-    let reaper = |change: &str| {
-        could_not
-            && ["None -> Some(\"socket:[", "num_threads", "Threads"].iter().any(|its| change.contains(its))
-    };
-    if !outcome.touched.iter().all(|change| anew(change) || reaper(change)) {
+    if !outcome.touched.iter().all(|change| anew(change)) {
         return Err(format!(
             "the caller is touched: {:?}, with {} {:?}",
             outcome.touched, outcome.kind, outcome.message
@@ -231,23 +236,11 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
         (_, "openat") if caller && expected.populates && !text.starts_with("/sys/") => {
             Some("a directory of the host that the caller may not read has no attributes to copy")
         }
-        (_, "poll") if caller && call.args[1] == 1 && call.args[2] == 0 => {
+        (_, "poll") if caller && expected.keeps && call.args[1] == 1 && call.args[2] == 0 => {
             Some("the host's mounts are taken for changed, and the mounts are prepared again or made anew")
         }
-        (_, "poll") if caller => Some("the process that has prepared the mounts is reaped when it ends"),
         (_, "waitid") if caller => Some("asked again"),
-        (_, "pidfd_send_signal") if caller => {
-            Some("the process that has prepared the mounts ends by itself, and is reaped then")
-        }
-        (_, "memfd_create" | "write" | "fcntl")
-            if caller && format!("{text}{object}").contains("cofferdam-init") =>
-        {
-            Some("the tasks on prepared mounts get the program of init in a memfd of their own")
-        }
         (_, "sendmsg") if expected.exec => Some("the PID is sent instead"),
-        (_, "openat2") if caller && ["resolv.conf", "hosts"].contains(&file) => {
-            Some("a file whose lookup in the kernel's caches fails is looked up as any other")
-        }
         (_, "openat2") if caller && lenient => Some("a kernel without openat2(2): openat(2) instead"),
         (_, "statx") if caller => Some("a file that cannot be examined is taken for missing"),
         _ if caller && ["passwd", "group", "nsswitch.conf", "ngroups_max"].contains(&file) => {
@@ -277,6 +270,23 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
         (Role::Init, "signalfd4") => Some("PID 1 waits in wait4(2) instead"),
         (Role::Init, "seccomp") => Some("PID 1 has no privileges left"),
         (Role::Init | Role::Child, "ppoll" | "wait4") => Some("PID 1 asks again"),
+        _ if caller && expected.prepares => while_preparing(call, text, object),
+        _ => None,
+    }
+}
+
+/// Why mounts may be prepared although a call of the caller failed.
+fn while_preparing(call: &Call, text: &str, object: &str) -> Option<&'static str> {
+    match call.name {
+        "poll" | "pidfd_send_signal" => {
+            Some("the process that has prepared the mounts ends by itself, and is reaped then")
+        }
+        "memfd_create" | "write" | "fcntl" if [text, object].concat().contains("cofferdam-init") => {
+            Some("the tasks on prepared mounts get the program of init in a memfd of their own")
+        }
+        "openat2" if text.starts_with("/etc/") => {
+            Some("a file whose lookup in the kernel's caches fails is looked up as any other")
+        }
         _ => None,
     }
 }

@@ -1,4 +1,5 @@
-//! Every system call of every step of a spawn fails in turn, and every process of it is killed between any two calls.
+//! Every system call of every step of a spawn, and of a preparation of mounts, fails in turn, and every process of it is
+//! killed between any two calls.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 #[path = "../caller_tools/mod.rs"]
@@ -58,7 +59,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The specs, what is expected of each, and the calls of a spawn without a fault.
+/// The specs, what is expected of each, and the calls without a fault.
 struct Matrix {
     names: Vec<&'static str>,
     plans: Vec<String>,
@@ -77,7 +78,7 @@ impl Matrix {
             let ran = session.run(number, None);
             let outcome = judge::clean(&ran).unwrap_or_else(|why| panic!("{}: {why}", spec.name)).clone();
             assert_eq!((outcome.kind.as_str(), outcome.status.as_str()), ("", "signal 9"), "{outcome:?}");
-            expected.push(Expected::new(&plans[number], outcome, matches!(spec.act, specs::Act::Exec(_))));
+            expected.push(Expected::new(&plans[number], outcome, &spec.act));
             calls.push(session.calls());
         }
         Matrix { names: specs.iter().map(|spec| spec.name).collect(), plans, expected, calls }

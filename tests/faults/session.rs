@@ -11,8 +11,9 @@ use crate::driver::{Outcome, PREFIX};
 use crate::specs;
 use crate::tracer::{Aim, BEGIN, Call, DONE, END, Event, Fault, Tracer, kill};
 
-/// A spawn that takes longer hangs. This is many times what a loaded machine needs. The time of the slowest cell is printed.
-const HANG: Duration = Duration::from_secs(10);
+/// A cell that takes longer hangs. This is many times what a loaded machine needs, and more than the driver waits for what
+/// may still change in it. The time of the slowest traced part is printed.
+const HANG: Duration = Duration::from_secs(20);
 
 /// What became of a cell.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct Ran {
     pub outcome: Option<Outcome>,
     /// Whether the program was killed because the cell hung.
     pub hung: bool,
-    /// How long the traced part took, or the program until it was killed.
+    /// How long the traced part took, also if the program did not survive it. Zero if it did not begin.
     pub took: Duration,
     /// The number of processes that outlived the cell.
     pub processes: usize,
@@ -70,11 +71,11 @@ impl Session {
         )
     }
 
-    /// Spawns a spec with a fault, or without one. The calls are then in [`calls`](Self::calls).
+    /// Acts on a spec with a fault, or without one. The calls are then in [`calls`](Self::calls).
     pub fn run(&mut self, spec: usize, aim: Option<Aim>) -> Ran {
         self.watchdog.watch();
         let mut took = Duration::ZERO;
-        writeln!(self.stdin.as_mut().unwrap(), "spawn {spec}").unwrap();
+        writeln!(self.stdin.as_mut().unwrap(), "act {spec}").unwrap();
         let outcome = self.follow(aim, &mut took);
         self.ended = outcome.is_none();
         let hung = self.watchdog.rest();

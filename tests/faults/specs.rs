@@ -20,7 +20,6 @@ pub struct Spec {
 }
 
 /// What the caller does while calls fail.
-#[derive(Clone)]
 pub enum Act {
     Spawn,
     /// Spawns a command that waits until the caller has its handle.
@@ -34,7 +33,8 @@ pub enum Act {
 }
 
 impl Act {
-    /// The steps of init that the printed plan does not have: it is that of a task that makes its mounts itself.
+    /// The steps of init that are missing in the printed plan, which is that of a task that makes its mounts itself. Of those
+    /// that it has, some are not made.
     pub fn more_steps(&self) -> &'static str {
         match self {
             Act::SpawnPrepared => ON_PREPARED,

@@ -180,6 +180,9 @@ fn plans_for_other_commands_and_volumes_have_the_same_prepared_mounts() {
     let base = key(|_| ());
     assert_eq!(base, key(|c| c.spec.args = vec!["x".into()]));
     assert_eq!(base, key(|c| c.spec.limits.memory = Some(1 << 30)));
+    // What init gets beside the sources.
+    assert_eq!(base, key(|c| c.spec.stdout = Stdio::Piped));
+    assert_eq!(base, key(|c| c.spec.fds = vec![Fd::new(caller_fd(40), 7)]));
     let volume = |source: &str| vec![Volume::new(source, "/work")];
     let at_work = compiled(&case(|c| c.spec.volumes = volume("/srv/a"))).unwrap().prepare_key();
     assert_ne!(base, at_work, "/work is a mount point");
@@ -188,4 +191,10 @@ fn plans_for_other_commands_and_volumes_have_the_same_prepared_mounts() {
     assert_ne!(at_work, compiled(&case(|c| c.spec.volumes = volume("/srv/file"))).unwrap().prepare_key());
     assert_ne!(base, key(|c| c.spec.root.tmpfs_size = Some(1 << 20)));
     assert_ne!(base, key(|c| c.spec.network = Network::None));
+    let sources = |change: [(&str, &str); 2]| {
+        let map = change.map(|(source, target)| (source.into(), target.into())).into();
+        compiled(&case(|c| c.spec.root.chroot_env = map)).unwrap().prepare_key()
+    };
+    let two = sources([("/srv/a", "/a"), ("/srv/b", "/b")]);
+    assert_ne!(two, sources([("/srv/a", "/b"), ("/srv/b", "/a")]));
 }
