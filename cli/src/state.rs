@@ -6,13 +6,13 @@
 //! and is in memory.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam::{Error, Policy, Sandbox, SandboxSpec, Task, TaskHandle};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -115,10 +115,17 @@ impl Store {
             return Ok(None);
         }
         let file = self.file(name);
-        let text = match fs::read(&file) {
+        let wrong = |e: io::Error| Failure::new(format!("task {name}: cannot read {file:?}: {e}"));
+        // Opening a named pipe would wait for a writer.
+        let mut open = match File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&file) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|e| Failure::new(format!("task {name}: cannot read {file:?}: {e}")))?,
+            open => open.map_err(wrong)?,
         };
+        if !open.metadata().map_err(wrong)?.is_file() {
+            return Err(self.damaged(name, "it is not a regular file"));
+        }
+        let mut text = Vec::new();
+        open.read_to_end(&mut text).map_err(wrong)?;
         serde_json::from_slice(&text).map(Some).map_err(|e| self.damaged(name, e))
     }
 

@@ -308,6 +308,10 @@ fn a_damaged_state_file_is_named_and_does_not_hide_other_tasks() {
         assert_eq!(message.lines().count(), 1, "{message}");
         assert!(state.refused(&["inspect", &torn]).contains(file.to_str().unwrap()));
     }
+    std::fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(text(&state.call(&["ps", "-a", "-q"]).stderr).contains("it is not a regular file"));
+    std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, text_of_file).unwrap();
     assert_eq!(state.status(&torn), "exited (0)");
 }
