@@ -241,6 +241,9 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
         }
         (_, "waitid") if caller => Some("asked again"),
         (_, "sendmsg") if expected.exec => Some("the PID is sent instead"),
+        (_, "openat2") if caller && expected.keeps && text.starts_with('/') => Some(
+            "a path whose lookup in the kernel's caches fails is taken for changed, and the mounts are made anew",
+        ),
         (_, "openat2") if caller && lenient => Some("a kernel without openat2(2): openat(2) instead"),
         (_, "statx") if caller => Some("a file that cannot be examined is taken for missing"),
         _ if caller && ["passwd", "group", "nsswitch.conf", "ngroups_max"].contains(&file) => {
