@@ -167,7 +167,8 @@ impl StaleSandbox {
         self.traces.processes.len()
     }
 
-    /// The time since anything of it was last made or changed.
+    /// The time since its exit record or its temporary root was last changed, which [`find`](Self::find) judges by. Without
+    /// both, the time since its cgroups were made, or less: the kernel may forget when that was.
     pub fn age(&self) -> Duration {
         self.traces.made.elapsed().unwrap_or_default()
     }
@@ -343,18 +344,20 @@ impl Held {
 
     fn traces(&self) -> io::Result<Traces> {
         let root = self.root.as_ref().map(|root| Ok((root.path().to_owned(), root.id()?)));
-        let made = [
+        let files = [
             self.record.as_ref().map(RecordFile::made).transpose()?,
             self.root.as_ref().map(StaleRoot::made).transpose()?,
-            self.group.as_ref().map(Group::made).transpose()?.flatten(),
         ];
+        let cgroups = || Ok(self.group.as_ref().map(Group::made).transpose()?.flatten());
+        let made =
+            files.into_iter().flatten().max().map_or_else(cgroups, |made| io::Result::Ok(Some(made)))?;
         Ok(Traces {
             cgroups: self.group.as_ref().map_or(Vec::new(), |group| group.leaves().to_vec()),
             unit: self.group.as_ref().map(Group::identity).transpose()?.flatten(),
             root: root.transpose().map_err(|e: io::Error| e)?,
             mounts: self.root.as_ref().map_or(Vec::new(), StaleRoot::mounts),
             record: self.record.as_ref().map(|record| (record.path().to_owned(), record.mark())),
-            made: made.into_iter().flatten().max().unwrap_or(SystemTime::UNIX_EPOCH),
+            made: made.unwrap_or(SystemTime::UNIX_EPOCH),
             processes: self.members()?,
         })
     }
