@@ -44,14 +44,17 @@ fn an_additional_command_sees_and_signals_the_processes_of_the_task() {
     if !sandboxes() {
         return;
     }
-    let task = shell("trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done");
-    let task = task.stdout(Stdio::Piped).start().unwrap();
+    // The end of the main process kills the additional command, so it waits until that one has ended.
+    let task = shell("trap 'read line; exit 7' USR1; echo ready; while :; do sleep 0.05; done");
+    let task = task.stdin(Stdio::Piped).stdout(Stdio::Piped).start().unwrap();
+    let stdin = task.take_stdin().unwrap();
     let mut ready = [0; 6];
     task.take_stdout().unwrap().read_exact(&mut ready).unwrap();
     // PID 1 is init, PID 2 the main process.
     let seen = output(&task, "tr '\\0' ' ' </proc/2/cmdline; kill -USR1 2");
     assert!(text(&seen).starts_with("/bin/sh -c trap"), "{}", text(&seen));
     assert_eq!(seen.status.kind(), ExitKind::Exited(0));
+    drop(stdin);
     assert_eq!(task.wait().unwrap().kind(), ExitKind::Exited(7));
 }
 
