@@ -280,8 +280,21 @@ impl Shell {
     }
 }
 
+impl Shell {
+    /// The process of `cofferdam run`, unless it has ended.
+    fn job(&self) -> Option<Pid> {
+        let name = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let ended = |pid: &Pid| process_state(pid.as_raw().cast_unsigned()).is_none_or(|state| state == 'Z');
+        self.others().into_iter().find(|pid| name(pid).trim() == "cofferdam" && !ended(pid))
+    }
+}
+
 impl Drop for Shell {
     fn drop(&mut self) {
+        // A job that is killed leaves its cgroup.
+        if !std::thread::panicking() {
+            until("the end of the job", || self.job().is_none());
+        }
         for pid in self.others() {
             let _ = kill(pid, Signal::SIGKILL);
         }
@@ -364,11 +377,7 @@ fn stopped_command_ends_with_the_shell_of_its_terminal() {
             &format!("{program} run {flags}sh -c 'echo rea\"\"dy; read line; sleep 100'\n"),
             "ready\r\n",
         );
-        let job = |shell: &Shell| {
-            let name = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            shell.others().into_iter().find(|pid| name(pid).trim() == "cofferdam")
-        };
-        let stopped = job(&shell).unwrap_or_else(|| panic!("no job: {case}"));
+        let stopped = shell.job().unwrap_or_else(|| panic!("no job: {case}"));
         // In raw mode, a Ctrl-Z is the command's.
         match flags {
             "-it " => kill(stopped, Signal::SIGTSTP).unwrap(),
