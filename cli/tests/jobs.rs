@@ -278,15 +278,17 @@ impl Shell {
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
         pids.filter(|pid| *pid != leader && getsid(Some(*pid)) == Ok(leader)).collect()
     }
-}
 
-impl Shell {
     /// The process of `cofferdam run`, unless it has ended.
     fn job(&self) -> Option<Pid> {
         let name = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let ended = |pid: &Pid| process_state(pid.as_raw().cast_unsigned()).is_none_or(|state| state == 'Z');
-        self.others().into_iter().find(|pid| name(pid).trim() == "cofferdam" && !ended(pid))
+        self.others().into_iter().find(|pid| name(pid).trim() == "cofferdam" && !has_ended(*pid))
     }
+}
+
+/// Whether the process has ended. It may not be reaped yet.
+fn has_ended(pid: Pid) -> bool {
+    process_state(pid.as_raw().cast_unsigned()).is_none_or(|state| state == 'Z')
 }
 
 impl Drop for Shell {
@@ -402,6 +404,6 @@ fn stopped_command_ends_with_the_shell_of_its_terminal() {
             "job killed" => shell.tty.master.write_all(b"kill %1\n").unwrap(),
             _ => shell.tty.master = File::open("/dev/null").unwrap(),
         }
-        until(&case, || process_state(stopped.as_raw().cast_unsigned()).is_none_or(|state| state == 'Z'));
+        until(&case, || has_ended(stopped));
     }
 }

@@ -74,8 +74,7 @@ pub(super) fn clone(request: &CloneRequest<'_>) -> Result<OwnedFd, CloneError> {
         (0, Err(e)) => CloneError::Clone(e.into()),
         (errno, _) => CloneError::Execute(sys::child::error(errno)),
     };
-    let _ = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-    crate::task::reap(pidfd.as_fd(), true);
+    crate::task::end(pidfd.as_fd());
     Err(failed)
 }
 

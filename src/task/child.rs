@@ -212,7 +212,7 @@ pub(super) const REAPING: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Kills and reaps a process.
-fn end(pidfd: BorrowedFd<'_>) {
+pub(crate) fn end(pidfd: BorrowedFd<'_>) {
     reap(pidfd, kill(pidfd));
 }
 

@@ -41,7 +41,7 @@ mod undo;
 mod wait;
 mod writer;
 
-pub(crate) use child::{Child, ends_within, reap};
+pub(crate) use child::{Child, end, ends_within, reap};
 pub use handle::TaskHandle;
 pub use log::{Log, LogEntry, LogStream};
 pub use pruner::{PruneOptions, Pruned, Pruner};

@@ -348,9 +348,10 @@ impl Held {
             self.record.as_ref().map(RecordFile::made).transpose()?,
             self.root.as_ref().map(StaleRoot::made).transpose()?,
         ];
-        let cgroups = || Ok(self.group.as_ref().map(Group::made).transpose()?.flatten());
-        let made =
-            files.into_iter().flatten().max().map_or_else(cgroups, |made| io::Result::Ok(Some(made)))?;
+        let made = match files.into_iter().flatten().max() {
+            None => self.group.as_ref().map(Group::made).transpose()?.flatten(),
+            made => made,
+        };
         Ok(Traces {
             cgroups: self.group.as_ref().map_or(Vec::new(), |group| group.leaves().to_vec()),
             unit: self.group.as_ref().map(Group::identity).transpose()?.flatten(),

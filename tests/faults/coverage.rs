@@ -17,7 +17,8 @@ enum On {
     /// As root, with limits on cgroup v2.
     V2,
     /// In a plan that is not printed: that of another command (the specs `exec` and `exec-terminal`), and the caller's part of
-    /// one on prepared mounts, or of one that prepares them. Or for callers that may map every id without being privileged, and for a blank cpuset of v1.
+    /// one on prepared mounts, or of one that prepares them. Or for callers that may map every id without being privileged,
+    /// and for a blank cpuset of v1.
     Exec,
 }
 

@@ -117,6 +117,7 @@ fn attempt(dir: &Path, spec: &Spec) -> Outcome {
         Ok(Some(task)) => succeeded(task, &mut outcome),
         Ok(None) => {
             succeeded(sandbox.spawn().unwrap(), &mut outcome);
+            // What is kept would count as a change of the caller.
             sandbox.release_prepared();
         }
         Err(error) => failed(&error, &mut outcome),
