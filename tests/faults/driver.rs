@@ -2,6 +2,7 @@
 //! changed in itself, and what is left on the machine.
 
 use std::error::Error as _;
+use std::fs::{DirEntry, read_dir, read_link};
 use std::io::{self, BufRead, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -82,10 +83,19 @@ pub fn run(dir: &Path) {
     }
 }
 
-/// Makes this process have the thread that reaps what no caller does. It stays, with its sockets.
+/// Makes this process have the thread that reaps what no caller does. It stays, with its sockets. Waits until it has reaped
+/// the task.
 fn start_reaper(sandbox: &Sandbox) {
     let handle = sandbox.spawn().unwrap().detach().unwrap();
     Sandbox::recover(&handle).unwrap().release().unwrap();
+    let is_pidfd = |link: io::Result<DirEntry>| {
+        read_link(link.unwrap().path()).is_ok_and(|file| file.ends_with("[pidfd]"))
+    };
+    let end = Instant::now() + Duration::from_secs(10);
+    while !Snapshot::take().get("children").is_empty() || read_dir("/proc/self/fd").unwrap().any(is_pidfd) {
+        assert!(Instant::now() < end, "the task is not reaped");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn attempt(dir: &Path, spec: &Spec) -> Outcome {

@@ -92,6 +92,14 @@ impl Matrix {
             .filter(move |(_, _, call)| wanted(call))
     }
 
+    /// Whether the call that met the fault is the one that has its number without a fault.
+    fn expects(&self, cell: &Cell) -> bool {
+        let call = &cell.call;
+        let mut calls = self.calls[cell.spec].iter();
+        let clean = calls.find(|other| (other.role, other.index) == (call.role, call.index));
+        clean.is_some_and(|clean| kind(self, cell.spec, clean) == kind(self, cell.spec, call))
+    }
+
     fn describe(&self, cell: &Cell, ran: &Ran) -> String {
         let Call { role, index, name, text, object, .. } = ran.hit.as_ref().unwrap_or(&cell.call);
         let of = |what: &Option<String>| what.clone().unwrap_or_default();
@@ -104,7 +112,8 @@ impl Matrix {
         )
     }
 
-    /// Runs the cells. Prints how many there were, and fails if any has a wrong outcome.
+    /// Runs the cells. Prints how many there were, and fails if any has a wrong outcome. Returns the cells with the calls that
+    /// met the faults.
     fn run(
         &self,
         what: &str,
@@ -133,7 +142,8 @@ impl Matrix {
                         let ran = session.run(cell.spec, Some(aim));
                         let verdict =
                             judge(cell, &ran).map_err(|why| format!("{}: {why}", self.describe(cell, &ran)));
-                        found.lock().unwrap().push((cell.clone(), verdict));
+                        let call = ran.hit.as_ref().unwrap_or(&cell.call).clone();
+                        found.lock().unwrap().push((Cell { call, ..cell.clone() }, verdict));
                         let mut slowest = slowest.lock().unwrap();
                         if ran.took > slowest.0 {
                             *slowest = (ran.took, self.describe(cell, &ran));
@@ -198,7 +208,7 @@ fn refused_call_fails_the_spawn_with_its_step_or_is_reported_or_has_a_replacemen
     // The steps of the errors are in the order of the calls.
     done.sort_by_key(|(cell, _)| (cell.spec, cell.call.role, cell.call.index));
     let mut at = (usize::MAX, Role::Other, 0);
-    let mut before = BTreeSet::new();
+    let (mut before, mut ordered) = (BTreeSet::new(), 0);
     for (cell, verdict) in &done {
         if (at.0, at.1) != (cell.spec, cell.call.role) {
             at = (cell.spec, cell.call.role, 0);
@@ -211,11 +221,11 @@ fn refused_call_fails_the_spawn_with_its_step_or_is_reported_or_has_a_replacemen
         let early = cell.call.role != Role::Parent
             || message.starts_with("fcntl(")
             || message.starts_with("umount2(\".\"");
-        // In another run, another call may have the number of the call.
-        let other = !message.starts_with(&format!("{}(", cell.call.name));
+        let other = !message.starts_with(&format!("{}(", cell.call.name)) || !matrix.expects(cell);
         if early || other || kind == "Exec" || expected.position(message, 0).is_none() {
             continue;
         }
+        ordered += 1;
         match expected.position(message, at.2) {
             Some(next) => at.2 = next,
             // A later step makes the same call: both lists of CPUs are read below the same cgroup.
@@ -224,6 +234,8 @@ fn refused_call_fails_the_spawn_with_its_step_or_is_reported_or_has_a_replacemen
         }
         before.insert(message);
     }
+    println!("errno: {ordered} errors are in the order of the calls");
+    assert!(ordered > 0);
 }
 
 /// Init is killed between any two of its calls, and so is the process that becomes the command.

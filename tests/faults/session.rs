@@ -87,7 +87,8 @@ impl Session {
         };
         let left = if self.ended { specs::left(dir) } else { Vec::new() };
         self.spoilt = self.ended || processes > 0 || outcome.as_ref().is_some_and(|o| !o.left.is_empty());
-        Ran { hit: self.tracer.hit.take(), outcome, hung, took, processes, left }
+        let hit = self.tracer.hit.take().map(|call| self.anonymous_call(call));
+        Ran { hit, outcome, hung, took, processes, left }
     }
 
     fn follow(&mut self, aim: Option<Aim>, took: &mut Duration) -> Option<Outcome> {
@@ -118,7 +119,12 @@ impl Session {
     }
 
     pub fn calls(&self) -> Vec<Call> {
-        self.tracer.calls.clone()
+        self.tracer.calls.iter().map(|call| self.anonymous_call(call.clone())).collect()
+    }
+
+    fn anonymous_call(&self, call: Call) -> Call {
+        let name = |text: Option<String>| text.map(|text| anonymous(self.dir.path(), text));
+        Call { text: name(call.text), object: name(call.object), ..call }
     }
 }
 
