@@ -16,17 +16,16 @@
 //! PID 1 gains no privilege and finds no secret in its memory. Until then the child goes on with its own steps. Only the process outside of the PID namespace, which the task cannot see, keeps `CAP_KILL`: the task may
 //! have any user, and the end of the process that stays does not end the namespace.
 
-use crate::arch::{self, nr};
 use crate::call::{At, CallFailed, Done, NextCall};
 use crate::clock::Clock;
 use crate::credentials::{drop_bounding, set_ids};
 use crate::log::Log;
+use crate::reap_filter::{NO_CHILD, filter};
 use crate::state::Init;
 use crate::sys::{self, Errno, PollFd};
 use crate::uapi::{
-    BPF_JUMP_IF_EQUAL, BPF_LOAD, BPF_RETURN, CAP_KILL, CLONE_NEWPID, ECONNRESET, EPERM, EPIPE, POLLIN,
-    PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG,
-    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SIGKILL,
+    CAP_KILL, CLONE_NEWPID, ECONNRESET, EPIPE, POLLIN, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, SIGKILL,
 };
 use crate::wire::{EXIT_RECORD_AT, End, ExitRecord, FAILED, Record};
 
@@ -57,11 +56,13 @@ pub fn fork_and_reap(init: &mut Init, watched: Watched, left: Left) -> Done {
     match fork(init, watched, &mut NextCall::from(0))? {
         Forked::Child => Ok(()),
         Forked::Parent(parent) => {
-            parent.close_others(init, 3)?;
-            drop_bounding(left.bounding, 4)?;
-            let mut next = NextCall::from(5);
-            left.set_ids(&mut next)?;
-            drop_capabilities(0, NO_CHILD, &mut next)?;
+            let give_up_privileges = || {
+                drop_bounding(left.bounding, 4)?;
+                let mut next = NextCall::from(5);
+                left.set_ids(&mut next)?;
+                drop_capabilities(0, NO_CHILD, &mut next)
+            };
+            parent.let_continue(init, 3, give_up_privileges)?;
             parent.reap(init, NO_CHILD)
         }
     }
@@ -80,13 +81,15 @@ pub fn fork_outside(init: &mut Init, watched: Watched, left: Left) -> Done {
             sys::setsid().at(5)
         }
         Forked::Parent(parent) => {
-            parent.close_others(init, 6)?;
-            drop_bounding(left.bounding, 7)?;
-            let mut next = NextCall::from(8);
-            sys::prctl(PR_SET_KEEPCAPS, 1, 0).at(next.index())?;
-            left.set_ids(&mut next)?;
             let pid = parent.pid;
-            drop_capabilities(1 << CAP_KILL, pid, &mut next)?;
+            let give_up_privileges = || {
+                drop_bounding(left.bounding, 7)?;
+                let mut next = NextCall::from(8);
+                sys::prctl(PR_SET_KEEPCAPS, 1, 0).at(next.index())?;
+                left.set_ids(&mut next)?;
+                drop_capabilities(1 << CAP_KILL, pid, &mut next)
+            };
+            parent.let_continue(init, 6, give_up_privileges)?;
             parent.reap(init, pid)
         }
     }
@@ -104,9 +107,8 @@ pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
             sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(4).map(drop)
         }
         Forked::Parent(parent) => {
-            parent.close_others(init, 5)?;
             let pid = parent.pid;
-            drop_capabilities(0, pid, &mut NextCall::from(6))?;
+            parent.let_continue(init, 5, || drop_capabilities(0, pid, &mut NextCall::from(6)))?;
             parent.reap(init, pid)
         }
     }
@@ -209,12 +211,27 @@ impl Parent {
         sys::close_from(first).at(index)
     }
 
-    /// Lets the child continue, and reaps until it ends. `kills` is the process to kill before it exits.
+    /// Gives up descriptors, privileges and the plan, then lets the child continue. If a call is refused, ends the child.
+    /// `index` is the index of the line that closes the descriptors.
+    fn let_continue(&self, init: &Init, index: u8, give_up_privileges: impl FnOnce() -> Done) -> Done {
+        let done = self.close_others(init, index).and_then(|()| give_up_privileges()).and_then(|()| {
+            // SAFETY: the child has its own copy of the mapping. From here on this process reads neither the plan nor the
+            // lists and strings decoded from it, neither below nor in `run_steps` after a failure.
+            unsafe { sys::unmap(init.plan) };
+            sys::send(self.child, b"g").at(LAST_CALL)
+        });
+        if let Err(refused) = &done {
+            // A child that was refused a step may have ended before it was sent the byte.
+            let has_ended = matches!(refused.errno, EPIPE | ECONNRESET);
+            if sys::kill(self.pid).is_ok() || has_ended {
+                reap_until(self.pid);
+            }
+        }
+        done
+    }
+
+    /// Reaps until the task ends. `kills` is the process to kill before it exits.
     fn reap(self, init: &Init, kills: i32) -> Done {
-        // SAFETY: the child has its own copy of the mapping. From here on this process reads neither the plan nor the
-        // lists and strings decoded from it, neither below nor in `run_steps` after a failure.
-        unsafe { sys::unmap(init.plan) };
-        sys::send(self.child, b"g").at(LAST_CALL)?;
         let ends = Ends { status: init.status, caller: self.caller, record: init.record, kills };
         let gated = self.gate >= 0;
         // The caller waits for this record. No line prints the calls, so the error names the last one.
@@ -267,71 +284,6 @@ fn drop_capabilities(keep: u64, kills: i32, next: &mut NextCall) -> Done {
     // that means.
     let _ = sys::seccomp(filter(kills).as_flattened());
     Ok(())
-}
-
-/// No process has this id, and kill(2) takes it for no process group.
-const NO_CHILD: i32 = i32::MIN;
-
-/// System calls that PID 1 may make after the filter is loaded. All others fail with EPERM, except for kill(2) of one
-/// process.
-const CALLS: [usize; 16] = [
-    nr::READ,
-    nr::PREAD64,
-    nr::CLOSE,
-    nr::MUNMAP,
-    nr::PWRITE64,
-    nr::FSYNC,
-    nr::CLOCK_GETTIME,
-    nr::SENDTO,
-    nr::RECVFROM,
-    nr::SENDMSG,
-    nr::WAIT4,
-    nr::PPOLL,
-    nr::TIMERFD_SETTIME,
-    nr::EXIT_GROUP,
-    nr::RT_SIGRETURN,
-    nr::RESTART_SYSCALL,
-];
-
-/// The filter of PID 1, which may kill the process `kills`: an array of `struct sock_filter`.
-fn filter(kills: i32) -> [[u8; 8]; CALLS.len() + 8] {
-    let mut filter = FILTER;
-    if let Some(check) = filter.get_mut(CHECK_PID) {
-        *check = instruction(BPF_JUMP_IF_EQUAL, [1, 0], kills as u32);
-    }
-    filter
-}
-
-/// The index in [`FILTER`] of the instruction that checks whom kill(2) kills.
-const CHECK_PID: usize = CALLS.len() + 5;
-
-/// The filter, without the process that may be killed.
-#[allow(
-    clippy::indexing_slicing,
-    reason = "the compiler evaluates it, and refuses an index that is out of range"
-)]
-const FILTER: [[u8; 8]; CALLS.len() + 8] = {
-    let over = CALLS.len() as u8;
-    let mut filter = [instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ALLOW); CALLS.len() + 8];
-    filter[0] = instruction(BPF_LOAD, [0, 0], 4); // seccomp_data.arch
-    filter[1] = instruction(BPF_JUMP_IF_EQUAL, [0, over + 4], arch::AUDIT_ARCH);
-    filter[2] = instruction(BPF_LOAD, [0, 0], 0); // seccomp_data.nr
-    let mut i = 0;
-    while i < CALLS.len() {
-        filter[3 + i] = instruction(BPF_JUMP_IF_EQUAL, [over + 3 - i as u8, 0], CALLS[i] as u32);
-        i += 1;
-    }
-    filter[3 + i] = instruction(BPF_JUMP_IF_EQUAL, [0, 2], nr::KILL as u32);
-    filter[4 + i] = instruction(BPF_LOAD, [0, 0], 16); // seccomp_data.args[0]
-    filter[CHECK_PID] = instruction(BPF_JUMP_IF_EQUAL, [1, 0], NO_CHILD as u32);
-    filter[6 + i] = instruction(BPF_RETURN, [0, 0], SECCOMP_RET_ERRNO | EPERM as u32);
-    filter
-};
-
-/// A `struct sock_filter`: code, jump if true, jump if false, operand.
-const fn instruction(code: u16, [yes, no]: [u8; 2], operand: u32) -> [u8; 8] {
-    let ([a, b], [c, d, e, f]) = (code.to_ne_bytes(), operand.to_ne_bytes());
-    [a, b, yes, no, c, d, e, f]
 }
 
 /// Where PID 1 learns that the caller has ended, and where it reports the end of the task. -1 for what there is not.
@@ -452,6 +404,11 @@ impl Reaper {
     }
 }
 
+/// Reaps processes that end, until `child` has ended. A zombie that nobody reaps would keep the task's PID 1 from ending.
+fn reap_until(child: i32) {
+    while sys::wait_any(true).is_ok_and(|(pid, how)| pid != child || how.is_none()) {}
+}
+
 /// What the child sends when it is at the gate. Another byte says that a step was refused.
 const AT_GATE: &[u8; 1] = b"h";
 
@@ -550,8 +507,7 @@ impl Ends {
         // The process has not been reaped, so its id is still its own. As PID 1 there is none to kill: the kernel kills
         // every process of the PID namespace.
         if self.kills != NO_CHILD && sys::kill(self.kills).is_ok() {
-            // A zombie that nobody reaps would keep the task's PID 1 from ending.
-            while sys::wait_any(true).is_ok_and(|(pid, how)| pid != self.kills || how.is_none()) {}
+            reap_until(self.kills);
         }
     }
 

@@ -1,7 +1,9 @@
-//! Finds the copy in which init continues, if init was killed before it has sent its pidfd.
+//! Finds children of the caller in the cgroup of a failed spawn, of which the caller has no pidfd. The caller alone can reap
+//! them.
 //!
-//! The copy is a child of the caller, which alone can reap it. Only the copy is in the new cgroup: it waits for the caller
-//! before its next step.
+//! One is the copy in which init continues, if init was killed before it has sent its pidfd. Only the copy is in the new
+//! cgroup: it waits for the caller before its next step. Another is the child of an init that was killed, if the caller gets
+//! orphans.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -9,7 +11,7 @@ use std::path::Path;
 use crate::cgroup::Group;
 use crate::sys;
 
-/// A pidfd of the copy in this cgroup, which the caller has not reaped. `None` if there is none.
+/// A pidfd of a child in this cgroup, which the caller has not reaped. `None` if there is none.
 pub(super) fn find(group: &Group) -> Option<OwnedFd> {
     let listed = group.pids().unwrap_or_default();
     let of_group = listed.into_iter().filter(|pid| *pid > 0).find_map(sys::own_child);

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::Group;
@@ -15,7 +15,7 @@ use crate::step::InitStep;
 use crate::step::wire::{FAILED, Op, RECORD, Record, UNEXECUTED};
 use crate::sys;
 use crate::sys::fs::identify;
-use crate::task::Child;
+use crate::task::{self, Child};
 
 use super::copy;
 use super::expected::{self, Expected};
@@ -43,6 +43,9 @@ pub(super) struct Listening<'a> {
     pub gate_passed: bool,
 }
 
+/// How many processes a killed init leaves behind at most, before a command is executed.
+const ORPHANS: usize = 2;
+
 /// Reads init's records until its program is complete, or until the command waits at the gate.
 pub(super) fn listen(
     plan: &Plan,
@@ -53,9 +56,16 @@ pub(super) fn listen(
     let all = Expected::of(plan);
     let mut expected = if listening.gate_passed { all.after_gate() } else { all };
     let heard = hear(plan, child, report, listening, &mut expected);
-    if heard.is_err() && expected.copies() {
-        // Only the caller can reap the copy that init may have made.
-        listening.group.and_then(copy::find).into_iter().for_each(|copy| child.continues_as(copy));
+    if heard.is_err() {
+        if expected.copies() {
+            // Only the caller can reap the copy that init may have made.
+            listening.group.and_then(copy::find).into_iter().for_each(|copy| child.continues_as(copy));
+        }
+        if sys::adopts_orphans() {
+            child.end();
+            let orphans = (0..ORPHANS).map_while(|_| listening.group.and_then(copy::find));
+            orphans.for_each(|orphan| task::end(orphan.as_fd()));
+        }
     }
     heard
 }

@@ -302,6 +302,12 @@ pub(crate) fn own_child(pid: i32) -> Option<OwnedFd> {
     pidfd_open(pid).ok().filter(|pidfd| wait_pidfd(pidfd.as_fd(), false, false).is_ok())
 }
 
+/// Whether the kernel makes orphans below this process its children: it is PID 1 of its PID namespace, or has asked for that
+/// (`PR_SET_CHILD_SUBREAPER`).
+pub(crate) fn adopts_orphans() -> bool {
+    std::process::id() == 1 || nix::sys::prctl::get_child_subreaper().unwrap_or(false)
+}
+
 /// Shuts down the sending half of a socket (`shutdown(2)`): the peer reads the end of the stream.
 pub(crate) fn shut_down_sending(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Write)?)

@@ -108,6 +108,7 @@ impl Child {
         let (ended, usage) = (ended.map(|(ended, _)| ended), ended.map(|(_, usage)| Rusage::from(usage)));
         let recorded = self.record();
         self.kill_main();
+        self.reap_orphan();
         let (recorded, time) = recorded.map_or((None, None), |(status, time)| (Some(status), time));
         let status = recorded.or(ended.map(ExitStatus::from)).unwrap_or(ExitStatus::lost(self.lost));
         let ended = Some(time.unwrap_or_else(SystemTime::now));
@@ -149,7 +150,7 @@ impl Child {
     }
 
     /// Kills and reaps the process, unless it was reaped or is no longer owned.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if !self.left {
             let ended = self.kill();
             self.reap_killed(ended);
@@ -163,6 +164,7 @@ impl Child {
             if self.joined {
                 self.end_copy();
             }
+            self.reap_orphan();
             self.left = true;
         }
     }
@@ -185,6 +187,16 @@ impl Child {
     /// Kills the process that executes the command. The end of init ends it too only if init is PID 1 of its PID namespace.
     fn kill_main(&self) {
         let _ = self.task.as_ref().map(|task| sys::pidfd_signal(task.as_fd(), libc::SIGKILL));
+    }
+
+    /// Reaps the process that executes the command, if init has ended before it, and the kernel has made it a child of this
+    /// process: that is PID 1 of a PID namespace, or has asked for orphans (`PR_SET_CHILD_SUBREAPER`).
+    fn reap_orphan(&self) {
+        if let Some(main) = self.task.as_ref().map(AsFd::as_fd)
+            && let Ok(None) = sys::wait_pidfd(main, false, true)
+        {
+            reap_later(main);
+        }
     }
 
     /// Gives up the process: a drop does not kill it.

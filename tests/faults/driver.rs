@@ -52,6 +52,7 @@ pub fn run(dir: &Path) {
     let host = Host::probe().unwrap();
     let specs = specs::all(dir, &host);
     start_reaper(&specs[0].sandbox());
+    adopt_orphans();
     say("ready");
     let stdin = io::stdin();
     let mut line = String::new();
@@ -96,6 +97,13 @@ fn start_reaper(sandbox: &Sandbox) {
         assert!(Instant::now() < end, "the task is not reaped");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Makes this process the parent of the orphans that it has (`PR_SET_CHILD_SUBREAPER`), as PID 1 of a container is, so that an
+/// orphan that nobody reaps is found.
+fn adopt_orphans() {
+    // SAFETY: prctl(2) takes numbers here.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }, 0);
 }
 
 fn attempt(dir: &Path, spec: &Spec) -> Outcome {

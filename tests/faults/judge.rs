@@ -10,7 +10,7 @@ pub struct Expected {
     lines: Vec<Line>,
     outcome: Outcome,
     /// Whether the spec is another command in a running task, for which there is no plan to print.
-    exec: bool,
+    pub exec: bool,
     /// Whether mounts are prepared.
     prepares: bool,
     /// Whether a kept plan is used.

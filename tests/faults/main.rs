@@ -218,7 +218,9 @@ fn refused_call_fails_the_spawn_with_its_step_or_is_reported_or_has_a_replacemen
         let expected = &matrix.expected[cell.spec];
         // The caller checks the spec's descriptors before it compiles the plan. Init repeats some calls.
         // Init has steps with the same lines; `tests/init_calls` compares its lines with its calls.
+        // An additional command has no plan to print.
         let early = cell.call.role != Role::Parent
+            || expected.exec
             || message.starts_with("fcntl(")
             || message.starts_with("umount2(\".\"");
         let other = !message.starts_with(&format!("{}(", cell.call.name)) || !matrix.expects(cell);
@@ -235,7 +237,7 @@ fn refused_call_fails_the_spawn_with_its_step_or_is_reported_or_has_a_replacemen
         before.insert(message);
     }
     println!("errno: {ordered} errors are in the order of the calls");
-    assert!(ordered > 0);
+    assert!(ordered > 0 || std::env::var_os("COFFERDAM_FAULTS_ONLY").is_some());
 }
 
 /// Init is killed between any two of its calls, and so is the process that becomes the command.

@@ -23,6 +23,8 @@ mod overlay;
 mod paths;
 #[path = "../../init/reap.rs"]
 mod reap;
+#[path = "../../init/reap_filter.rs"]
+mod reap_filter;
 #[path = "../../init/run.rs"]
 mod run;
 #[path = "../../init/state.rs"]
