@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
@@ -118,7 +118,8 @@ impl Tty {
         self.shows_within(text, 20_000).unwrap_or_else(|seen| panic!("{text:?} is not in {seen:?}"));
     }
 
-    /// Reads until `text` was shown, or nothing was for some milliseconds. Then returns what was shown.
+    /// Reads until `text` was shown, or until the end, or until nothing was shown for some milliseconds. Then returns what was
+    /// shown.
     fn shows_within(&mut self, text: &str, milliseconds: u16) -> Result<(), String> {
         let mut seen = Vec::new();
         while !String::from_utf8_lossy(&seen).contains(text) {
@@ -130,7 +131,11 @@ impl Tty {
                 return Err(String::from_utf8_lossy(&seen).into_owned());
             }
             let mut buffer = [0; 4096];
-            let n = self.master.read(&mut buffer).unwrap();
+            // EIO: no process has the terminal open.
+            let n = self.master.read(&mut buffer).unwrap_or(0);
+            if n == 0 {
+                return Err(String::from_utf8_lossy(&seen).into_owned());
+            }
             seen.extend_from_slice(&buffer[..n]);
         }
         Ok(())
@@ -279,6 +284,21 @@ impl Shell {
         pids.filter(|pid| *pid != leader && getsid(Some(*pid)) == Ok(leader)).collect()
     }
 
+    /// What the processes of the session do, and what the terminal has shown since it was read last.
+    fn seen(&mut self) -> String {
+        let read = |pid: &Pid, name: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default().trim().to_owned()
+        };
+        let lines = self.others().into_iter().map(|pid| {
+            let [stat, place, call] = ["stat", "wchan", "syscall"].map(|name| read(&pid, name));
+            format!("{stat} in {place}, {call}")
+        });
+        let lines: Vec<String> = lines.collect();
+        // No terminal shows this.
+        let shown = self.tty.shows_within("\0", 100).unwrap_err();
+        format!("{lines:#?}, {shown:?}")
+    }
+
     /// The process of `cofferdam run`, unless it has ended.
     fn job(&self) -> Option<Pid> {
         let name = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -404,6 +424,10 @@ fn stopped_command_ends_with_the_shell_of_its_terminal() {
             "job killed" => shell.tty.master.write_all(b"kill %1\n").unwrap(),
             _ => shell.tty.master = File::open("/dev/null").unwrap(),
         }
-        until(&case, || has_ended(stopped));
+        let begun = Instant::now();
+        while !has_ended(stopped) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{case}: {}", shell.seen());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }

@@ -158,6 +158,8 @@ impl Tracer {
         (self.on, self.aim, self.hit) = (true, aim, None);
         self.counts.clear();
         self.calls.clear();
+        // The parent of such a process may have been killed before the event that says who it is. Its PID is used again.
+        self.dead.clear();
         for tracee in self.tracees.values_mut() {
             tracee.traced = false;
             if tracee.role != Role::Worker && tracee.role != Role::Parent {
