@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
@@ -16,7 +16,7 @@ use nix::sys::termios::tcgetattr;
 use nix::unistd::{Pid, getsid};
 
 mod common;
-use common::{State, process_state, signal, skip, until};
+use common::{State, process_state, signal, skip, until, until_or};
 
 /// Spawns a command, and counts the lines that it prints.
 fn counted(command: &mut Command) -> (Child, Arc<AtomicUsize>) {
@@ -127,12 +127,12 @@ impl Tty {
                 std::os::fd::AsFd::as_fd(&self.master),
                 nix::poll::PollFlags::POLLIN,
             )];
-            if nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(milliseconds)).unwrap() == 0 {
-                return Err(String::from_utf8_lossy(&seen).into_owned());
-            }
             let mut buffer = [0; 4096];
-            // EIO: no process has the terminal open.
-            let n = self.master.read(&mut buffer).unwrap_or(0);
+            let n = match nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(milliseconds)).unwrap() {
+                0 => 0,
+                // EIO: no process has the terminal open.
+                _ => self.master.read(&mut buffer).unwrap_or(0),
+            };
             if n == 0 {
                 return Err(String::from_utf8_lossy(&seen).into_owned());
             }
@@ -424,10 +424,6 @@ fn stopped_command_ends_with_the_shell_of_its_terminal() {
             "job killed" => shell.tty.master.write_all(b"kill %1\n").unwrap(),
             _ => shell.tty.master = File::open("/dev/null").unwrap(),
         }
-        let begun = Instant::now();
-        while !has_ended(stopped) {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{case}: {}", shell.seen());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_or(|| format!("{case}: {}", shell.seen()), || has_ended(stopped));
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Listening<'a> {
 }
 
 /// How many processes a killed init leaves behind at most, before a command is executed.
-const ORPHANS: usize = 2;
+const LEFT_BEHIND: usize = 2;
 
 /// Reads init's records until its program is complete, or until the command waits at the gate.
 pub(super) fn listen(
@@ -56,16 +56,11 @@ pub(super) fn listen(
     let all = Expected::of(plan);
     let mut expected = if listening.gate_passed { all.after_gate() } else { all };
     let heard = hear(plan, child, report, listening, &mut expected);
-    if heard.is_err() {
-        if expected.copies() {
-            // Only the caller can reap the copy that init may have made.
-            listening.group.and_then(copy::find).into_iter().for_each(|copy| child.continues_as(copy));
-        }
-        if sys::adopts_orphans() {
-            child.end();
-            let orphans = (0..ORPHANS).map_while(|_| listening.group.and_then(copy::find));
-            orphans.for_each(|orphan| task::end(orphan.as_fd()));
-        }
+    if heard.is_err() && (expected.copies() || sys::adopts_orphans()) {
+        // Only the caller can reap the copy that init may have made, and orphans that it has got.
+        child.end();
+        let left = (0..LEFT_BEHIND).map_while(|_| listening.group.and_then(copy::find));
+        left.for_each(|process| task::end(process.as_fd()));
     }
     heard
 }

@@ -102,8 +102,7 @@ fn start_reaper(sandbox: &Sandbox) {
 /// Makes this process the parent of the orphans that it has (`PR_SET_CHILD_SUBREAPER`), as PID 1 of a container is, so that an
 /// orphan that nobody reaps is found.
 fn adopt_orphans() {
-    // SAFETY: prctl(2) takes numbers here.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }, 0);
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
 }
 
 fn attempt(dir: &Path, spec: &Spec) -> Outcome {

@@ -119,7 +119,7 @@ impl Session {
     }
 
     pub fn calls(&self) -> Vec<Call> {
-        self.tracer.calls.iter().map(|call| self.anonymous_call(call.clone())).collect()
+        self.tracer.calls.iter().cloned().map(|call| self.anonymous_call(call)).collect()
     }
 
     fn anonymous_call(&self, call: Call) -> Call {

@@ -123,10 +123,15 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 /// Waits up to a minute until a condition holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_or(|| what.to_owned(), holds);
+}
+
+/// As [`until`]. `what` also says what is the case instead.
+pub fn until_or(mut what: impl FnMut() -> String, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
+        assert!(start.elapsed() < Duration::from_secs(60), "{}: not within a minute", what());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
