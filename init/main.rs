@@ -56,10 +56,9 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
         (number(*stack.add(2) as *const u8), number(*stack.add(3) as *const u8))
     };
     let mapped = sys::map(plan);
-    sys::close(plan);
     let program = mapped.and_then(|bytes| Ok((Program::decode(&mut { bytes }).or(Err(EINVAL))?, bytes)));
     match program {
-        Ok((program, bytes)) => run::run_steps(&mut Init::new(status, program, bytes)),
+        Ok((program, bytes)) => run::run_steps(&mut Init::new(status, program, (plan, bytes))),
         Err(errno) => {
             let _ = sys::send(status, &Record::Failed { step: NO_STEP, call: 0, errno }.encode());
             sys::exit(FAILED)

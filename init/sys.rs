@@ -180,9 +180,15 @@ pub fn socketpair() -> Result<(i32, i32), Errno> {
 
 /// clone(2) without shared memory, as fork(2), with a pidfd of the child. Returns 0 in the child. The child sends no
 /// signal at its end until it executes a program: the kernel then sets SIGCHLD. So wait4(2) knows whether it has
-/// executed one.
-pub fn fork(pidfd: &mut i32) -> Result<i32, Errno> {
-    call(nr::CLONE, [CLONE_PIDFD, 0, addr_mut(pidfd), 0, 0, 0]).map(|pid| pid as i32)
+/// executed one. Writes the child's own PID to `own` in the child.
+pub fn fork(pidfd: &mut i32, own: &mut i32) -> Result<i32, Errno> {
+    let flags = CLONE_PIDFD | CLONE_CHILD_SETTID;
+    call(nr::CLONE, [flags, 0, addr_mut(pidfd), addr_mut(own), 0, 0]).map(|pid| pid as i32)
+}
+
+/// fcntl(F_SETOWN): makes the process the owner of an open file.
+pub fn set_owner(file: i32, pid: i32) -> Result<(), Errno> {
+    call(nr::FCNTL, [file as usize, F_SETOWN, pid as usize, 0, 0, 0]).map(drop)
 }
 
 /// prctl(PR_SET_NAME).
@@ -191,10 +197,11 @@ pub fn set_name(name: impl Into<Z>) -> Result<(), Errno> {
 }
 
 /// clone3(2) without shared memory, into a version 2 cgroup, as another child of the parent. With a pidfd of it.
-/// Returns 0 in the child.
-pub fn clone_into(cgroup: i32, pidfd: &mut i32) -> Result<i32, Errno> {
-    let flags = CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP;
-    let args: [u64; 11] = [flags as u64, addr_mut(pidfd) as u64, 0, 0, 0, 0, 0, 0, 0, 0, cgroup as u64];
+/// Returns 0 in the child. Writes the child's own PID to `own` in the child.
+pub fn clone_into(cgroup: i32, pidfd: &mut i32, own: &mut i32) -> Result<i32, Errno> {
+    let flags = CLONE_PARENT | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_INTO_CGROUP;
+    let (pidfd, own) = (addr_mut(pidfd) as u64, addr_mut(own) as u64);
+    let args: [u64; 11] = [flags as u64, pidfd, own, 0, 0, 0, 0, 0, 0, 0, cgroup as u64];
     call(nr::CLONE3, [addr(&args), size_of_val(&args), 0, 0, 0, 0]).map(|pid| pid as i32)
 }
 

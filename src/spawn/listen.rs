@@ -3,10 +3,9 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::report::Report;
@@ -15,9 +14,8 @@ use crate::step::InitStep;
 use crate::step::wire::{FAILED, Op, RECORD, Record, UNEXECUTED};
 use crate::sys;
 use crate::sys::fs::identify;
-use crate::task::{self, Child};
+use crate::task::Child;
 
-use super::copy;
 use super::expected::{self, Expected};
 
 /// What init has completed.
@@ -35,16 +33,11 @@ pub(super) enum Heard {
 pub(super) struct Listening<'a> {
     /// When the wait fails.
     pub until: Option<Instant>,
-    /// The cgroup of the process.
-    pub group: Option<&'a Group>,
     /// The program init.
     pub program: Option<BorrowedFd<'a>>,
     /// Whether the command was let go at the gate.
     pub gate_passed: bool,
 }
-
-/// How many processes a killed init leaves behind at most, before a command is executed.
-const LEFT_BEHIND: usize = 2;
 
 /// Reads init's records until its program is complete, or until the command waits at the gate.
 pub(super) fn listen(
@@ -55,23 +48,6 @@ pub(super) fn listen(
 ) -> Result<Heard> {
     let all = Expected::of(plan);
     let mut expected = if listening.gate_passed { all.after_gate() } else { all };
-    let heard = hear(plan, child, report, listening, &mut expected);
-    if heard.is_err() && (expected.copies() || sys::adopts_orphans()) {
-        // Only the caller can reap the copy that init may have made, and orphans that it has got.
-        child.end();
-        let left = (0..LEFT_BEHIND).map_while(|_| listening.group.and_then(copy::find));
-        left.for_each(|process| task::end(process.as_fd()));
-    }
-    heard
-}
-
-fn hear(
-    plan: &Plan,
-    child: &mut Child,
-    report: &mut Report,
-    listening: Listening<'_>,
-    expected: &mut Expected,
-) -> Result<Heard> {
     let Listening { until, gate_passed, .. } = listening;
     let mut ready = gate_passed;
     let (mut terminal, mut namespace) = (None, None);
@@ -85,21 +61,21 @@ fn hear(
                 .and_then(|status| sys::poll_either(status, init, until))
                 .map_err(|e| unfinished(child, e))?;
             if !heard {
-                return Err(init_died(child, expected));
+                return Err(init_died(child, &expected));
             }
         }
         let (n, fd) = child
             .status()
             .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
-            .map_err(|e| unheard(child, expected, "recvmsg(status)", e))?;
+            .map_err(|e| unheard(child, &expected, "recvmsg(status)", e))?;
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec. A process of init that stays has
             // the stream open.
-            return if ready && !expected.stays() && was_executed(child, listening)? {
-                Ok(Heard::Runs(terminal))
-            } else {
-                Err(init_died(child, expected))
-            };
+            if !ready || expected.stays() || !was_executed(child, listening)? {
+                return Err(init_died(child, &expected));
+            }
+            child.runs_as(None);
+            return Ok(Heard::Runs(terminal));
         }
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
             Ok(Record::Ready) => ready = true,
@@ -216,7 +192,7 @@ pub(super) fn let_continue(child: &Child) -> Result<()> {
 /// The error for a failed call on the socket: init has died, or the call failed for another reason.
 fn unheard(child: &Child, expected: &Expected, call: &str, e: io::Error) -> Error {
     match e.raw_os_error() {
-        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child, expected),
+        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child, &expected),
         _ => Error::prepare(call)(e),
     }
 }
@@ -348,7 +324,8 @@ mod tests {
         shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let pid = i32::try_from(shell.id()).unwrap();
         let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let child = Child::new(sys::own_child(pid).unwrap(), ours.into(), false);
+        let program = sys::sealed_memfd(c"none", &[], false).unwrap();
+        let child = Child::new(sys::own_child(pid).unwrap(), ours.into(), program, false);
         (shell, child, File::open(format!("/proc/{pid}/exe")).unwrap())
     }
 

@@ -62,6 +62,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::CloneInto { path, .. } => vec![
             format!("clone3(CLONE_PARENT|CLONE_PIDFD|CLONE_INTO_CGROUP, {path:?})"),
             "sendmsg(the parent, its pidfd)".into(),
+            "fcntl(the plan, F_SETOWN, its PID) # in the copy".into(),
             "recvfrom(status) # in the copy".into(),
         ],
         Op::OomScore { value } => vec![
@@ -235,6 +236,7 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "signalfd4(SIGCHLD)",
             "socketpair(AF_UNIX, SOCK_SEQPACKET)",
             "clone(CLONE_PIDFD)",
+            "fcntl(the plan, F_SETOWN, its PID) # in the child",
             "setsid() # in the child",
             "prctl(PR_SET_PDEATHSIG, SIGKILL) # in the child",
             "close_range(all others)",
@@ -419,8 +421,13 @@ fn drop_bounding(bounding: u64) -> String {
     format!("prctl(PR_CAPBSET_DROP, each of {bounding:#x})")
 }
 
-/// The calls before the two processes part.
-const FORK: [&str; 3] = ["signalfd4(SIGCHLD)", "socketpair(AF_UNIX, SOCK_SEQPACKET)", "clone(CLONE_PIDFD)"];
+/// The calls of the fork.
+const FORK: [&str; 4] = [
+    "signalfd4(SIGCHLD)",
+    "socketpair(AF_UNIX, SOCK_SEQPACKET)",
+    "clone(CLONE_PIDFD)",
+    "fcntl(the plan, F_SETOWN, its PID) # in the child",
+];
 
 /// The calls by which the parent of the task's main process changes its ids.
 fn ids_of_parent(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {

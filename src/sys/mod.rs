@@ -302,10 +302,11 @@ pub(crate) fn own_child(pid: i32) -> Option<OwnedFd> {
     pidfd_open(pid).ok().filter(|pidfd| wait_pidfd(pidfd.as_fd(), false, false).is_ok())
 }
 
-/// Whether the kernel makes orphans below this process its children: it is PID 1 of its PID namespace, or has asked for that
-/// (`PR_SET_CHILD_SUBREAPER`).
-pub(crate) fn adopts_orphans() -> bool {
-    std::process::id() == 1 || nix::sys::prctl::get_child_subreaper().unwrap_or(false)
+/// The process that owns an open file (`F_SETOWN`), which has not been reaped. `None` if there is none.
+pub(crate) fn owner(file: BorrowedFd<'_>) -> Option<i32> {
+    // SAFETY: fcntl on an open descriptor, without an argument.
+    let pid = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETOWN) };
+    (pid > 0).then_some(pid)
 }
 
 /// Shuts down the sending half of a socket (`shutdown(2)`): the peer reads the end of the stream.
@@ -374,6 +375,15 @@ pub(crate) fn poll_either(
             // The kernel looks at one after the other: the process may have written before it ended.
             Ok(_) => return is_readable(fd),
         }
+    }
+}
+
+/// Whether the other end of a socket is closed by all who have it, or is within `time`.
+pub(crate) fn hangs_up(socket: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    match poll(&mut fds, PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)) {
+        Err(Errno::EINTR) => Ok(false),
+        polled => Ok(polled? > 0),
     }
 }
 
