@@ -294,14 +294,15 @@ fn parent(
         Method::Reflink => "ioctl(FICLONE)",
         _ => "copy_file_range",
     };
-    let StateFiles { replaced, exit_record, log } = files;
-    replaced.into_iter().for_each(|op| push(Control::empty(), op));
-    exit_record.into_iter().for_each(|path| push(Control::EXIT_RECORD, ParentOp::ExitRecord(path)));
-    log.into_iter().for_each(|(path, size)| push(Control::empty(), ParentOp::Log { path, size }));
+    // They were opened before there was a plan.
     if !root.build.env.is_empty() {
         let sources = root.build.env.keys().cloned().collect();
         push(Control::HOST_FILES, ParentOp::HoldSources { sources, then });
     }
+    let StateFiles { replaced, exit_record, log } = files;
+    replaced.into_iter().for_each(|op| push(Control::empty(), op));
+    exit_record.into_iter().for_each(|path| push(Control::EXIT_RECORD, ParentOp::ExitRecord(path)));
+    log.into_iter().for_each(|(path, size)| push(Control::empty(), ParentOp::Log { path, size }));
     root.upper.into_iter().for_each(|upper| push(Control::HOST_FILES, ParentOp::LockUpper(upper)));
     root.temp.into_iter().for_each(|make| push(Control::ROOT_SWITCH, ParentOp::TempRoot(make)));
     push(Control::HOST_FILES, ParentOp::BuildRoot(Box::new(root.build)));

@@ -418,10 +418,10 @@ fn mounts_in_order(plan: &Plan) {
 fn parent_in_order(plan: &Plan) {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Part {
+        Sources,
         Replace,
         ExitRecord,
         Log,
-        Sources,
         Upper,
         Root,
         Populate,

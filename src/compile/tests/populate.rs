@@ -16,6 +16,20 @@ fn overlay(set: impl FnOnce(&mut Case)) -> Case {
     })
 }
 
+/// They are opened before there is a plan, so before the files of the task are made.
+#[test]
+fn sources_are_opened_before_all_other_steps() {
+    let plan = compiled(&case(|c| {
+        c.spec.root.populate = Method::Copy;
+        c.spec.root.chroot_env = [("/srv/a".into(), "/a".into())].into();
+        (c.spec.id, c.spec.replace) = (Some("box".into()), true);
+        c.policy.state_dir = Some("/var/lib/driver".into());
+    }));
+    let text = plan.unwrap().to_string();
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is not in {text}"));
+    assert!(at("# open the sources of the root") < at("/var/lib/driver"), "{text}");
+}
+
 #[test]
 fn overlays_are_written_to_a_tmpfs() {
     let plan = check(
