@@ -307,8 +307,9 @@ fn arrange_fds(init: &mut Init, map: List<'static, Dup>) -> Done {
     for fd in init.fds.iter_mut().filter(|fd| **fd >= 0) {
         *fd = sys::dup_above(*fd, base).at(0)?;
     }
-    init.status = sys::dup_above(init.status, base).at(0)?;
+    // PID 1 closes its other descriptors and this one as one range, and keeps the next.
     init.file = sys::dup_above(init.file, base).at(0)?;
+    init.status = sys::dup_above(init.status, base).at(0)?;
     for dup in map.iter() {
         let from = init.fds.get(dup.from as usize).copied().unwrap_or(-1);
         sys::dup3(from, dup.to as i32).at(1)?;

@@ -87,7 +87,10 @@ pub(super) fn listen(
                 let fd = expected.prepared(fd)?;
                 match namespace.take() {
                     None => namespace = Some(fd),
-                    Some(namespace) => return Ok(Heard::Prepared(namespace, fd)),
+                    Some(namespace) => {
+                        child.runs_as(None);
+                        return Ok(Heard::Prepared(namespace, fd));
+                    }
                 }
             }
             Ok(Record::AtGate) => {
@@ -192,7 +195,7 @@ pub(super) fn let_continue(child: &Child) -> Result<()> {
 /// The error for a failed call on the socket: init has died, or the call failed for another reason.
 fn unheard(child: &Child, expected: &Expected, call: &str, e: io::Error) -> Error {
     match e.raw_os_error() {
-        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child, &expected),
+        Some(libc::EPIPE | libc::ECONNRESET) => init_died(child, expected),
         _ => Error::prepare(call)(e),
     }
 }
