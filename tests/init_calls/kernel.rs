@@ -272,17 +272,14 @@ impl Kernel {
             "clone" => {
                 self.forked = !self.facts.child;
                 // SAFETY: CLONE_PIDFD and CLONE_CHILD_SETTID write an int there.
-                unsafe { (a[2] as *mut i32).write(fresh as i32) };
-                unsafe { (a[3] as *mut i32).write(if self.facts.child { CHILD } else { 0 }) };
-                if self.facts.child { 0 } else { CHILD as isize }
+                unsafe { self.forks(a[2], a[3], fresh) }
             }
             "clone3" => {
                 // SAFETY: the first argument is a struct clone_args. CLONE_PIDFD and CLONE_CHILD_SETTID write an int where its
                 // second and third field point to.
                 let [_, pidfd, own, ..] = unsafe { (a[0] as *const [u64; 11]).read() };
-                unsafe { (pidfd as *mut i32).write(fresh as i32) };
-                unsafe { (own as *mut i32).write(if self.facts.child { CHILD } else { 0 }) };
-                if self.facts.child { 0 } else { CHILD as isize }
+                // SAFETY: as above.
+                unsafe { self.forks(pidfd as usize, own as usize, fresh) }
             }
             // PID 1 reads the end of the stream from its child; every other reader gets one byte.
             "recvfrom" => isize::from(!self.forked),
@@ -324,6 +321,17 @@ impl Kernel {
             }
             _ => 0,
         })
+    }
+
+    /// Writes the pidfd, and in the child its PID. Returns what clone(2) returns.
+    unsafe fn forks(&self, pidfd: usize, own: usize, fresh: isize) -> isize {
+        let (pid, returned) = if self.facts.child { (CHILD, 0) } else { (0, CHILD as isize) };
+        // SAFETY: the caller passes addresses of ints.
+        unsafe {
+            (pidfd as *mut i32).write(fresh as i32);
+            (own as *mut i32).write(pid);
+        }
+        returned
     }
 
     fn make(&mut self, path: &str) {
