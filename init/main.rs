@@ -8,9 +8,9 @@
 //! Init is not a crate of the workspace: `build.rs` compiles it for the target and the library embeds it. Its files,
 //! from the top: `run.rs` (the steps in order), `step.rs` (one operation), `reap.rs` with `reap_filter.rs` (PID 1),
 //! `terminal.rs`, `files.rs`, `overlay.rs`, `mount.rs`, `credentials.rs`, `paths.rs`, `state.rs`, `clock.rs`, `log.rs`,
-//! `call.rs`, `sys.rs` with `sys_mounts.rs` (system calls), `uapi.rs` (the kernel's constants), `mem.rs` (memcpy and its
-//! kin). Each file imports only from files after it in this list. Code that depends on the processor is in `x86_64.rs`
-//! and `x86_64_nr.rs`.
+//! `call.rs`, `sys.rs` with `sys_mounts.rs` and `sys_processes.rs` (system calls), `uapi.rs` (the kernel's constants),
+//! `mem.rs` (memcpy and its kin). Each file imports only from files after it in this list. Code that depends on the
+//! processor is in `x86_64.rs` and `x86_64_nr.rs`.
 #![no_std]
 #![no_main]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
