@@ -8,9 +8,9 @@
 //! Init is not a crate of the workspace: `build.rs` compiles it for the target and the library embeds it. Its files,
 //! from the top: `run.rs` (the steps in order), `step.rs` (one operation), `reap.rs` with `reap_filter.rs` (PID 1),
 //! `terminal.rs`, `files.rs`, `overlay.rs`, `mount.rs`, `credentials.rs`, `paths.rs`, `state.rs`, `clock.rs`, `log.rs`,
-//! `call.rs`, `sys.rs` with `sys_mounts.rs` and `sys_processes.rs` (system calls), `uapi.rs` (the kernel's constants),
-//! `mem.rs` (memcpy and its kin). Each file imports only from files after it in this list. Code that depends on the
-//! processor is in `x86_64.rs` and `x86_64_nr.rs`.
+//! `call.rs`, `sys.rs` with `sys_mounts.rs` (system calls), `uapi.rs` (the kernel's constants), `mem.rs` (memcpy and its
+//! kin). Each file imports only from files after it in this list. Code that depends on the processor is in `x86_64.rs`
+//! and `x86_64_nr.rs`.
 #![no_std]
 #![no_main]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
@@ -56,9 +56,10 @@ extern "C" fn cofferdam_init(stack: *const usize) -> ! {
         (number(*stack.add(2) as *const u8), number(*stack.add(3) as *const u8))
     };
     let mapped = sys::map(plan);
+    sys::close(plan);
     let program = mapped.and_then(|bytes| Ok((Program::decode(&mut { bytes }).or(Err(EINVAL))?, bytes)));
     match program {
-        Ok((program, bytes)) => run::run_steps(&mut Init::new(status, program, (plan, bytes))),
+        Ok((program, bytes)) => run::run_steps(&mut Init::new(status, program, bytes)),
         Err(errno) => {
             let _ = sys::send(status, &Record::Failed { step: NO_STEP, call: 0, errno }.encode());
             sys::exit(FAILED)

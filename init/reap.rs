@@ -57,12 +57,12 @@ pub fn fork_and_reap(init: &mut Init, watched: Watched, left: Left) -> Done {
         Forked::Child => Ok(()),
         Forked::Parent(parent) => {
             let give_up_privileges = || {
-                drop_bounding(left.bounding, 5)?;
-                let mut next = NextCall::from(6);
+                drop_bounding(left.bounding, 4)?;
+                let mut next = NextCall::from(5);
                 left.set_ids(&mut next)?;
                 drop_capabilities(0, NO_CHILD, &mut next)
             };
-            parent.let_continue(init, 4, give_up_privileges)?;
+            parent.let_continue(init, 3, give_up_privileges)?;
             parent.reap(init, NO_CHILD)
         }
     }
@@ -78,18 +78,18 @@ pub fn fork_outside(init: &mut Init, watched: Watched, left: Left) -> Done {
     match fork(init, watched, &mut NextCall::from(2))? {
         Forked::Child => {
             // The session of the parent is outside of the namespace: getsid(2) would return 0.
-            sys::setsid().at(6)
+            sys::setsid().at(5)
         }
         Forked::Parent(parent) => {
             let pid = parent.pid;
             let give_up_privileges = || {
-                drop_bounding(left.bounding, 8)?;
-                let mut next = NextCall::from(9);
+                drop_bounding(left.bounding, 7)?;
+                let mut next = NextCall::from(8);
                 sys::prctl(PR_SET_KEEPCAPS, 1, 0).at(next.index())?;
                 left.set_ids(&mut next)?;
                 drop_capabilities(1 << CAP_KILL, pid, &mut next)
             };
-            parent.let_continue(init, 7, give_up_privileges)?;
+            parent.let_continue(init, 6, give_up_privileges)?;
             parent.reap(init, pid)
         }
     }
@@ -102,13 +102,13 @@ pub fn fork_inside(init: &mut Init, caller: u32) -> Done {
     match fork(init, Watched { caller, gate: u32::MAX }, &mut NextCall::from(0))? {
         Forked::Child => {
             // The parent is in no process group that the command can signal.
-            sys::setsid().at(4)?;
+            sys::setsid().at(3)?;
             // If the parent has ended before, the child ends when it waits for the parent's byte.
-            sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(5).map(drop)
+            sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0).at(4).map(drop)
         }
         Forked::Parent(parent) => {
             let pid = parent.pid;
-            parent.let_continue(init, 6, || drop_capabilities(0, pid, &mut NextCall::from(7)))?;
+            parent.let_continue(init, 5, || drop_capabilities(0, pid, &mut NextCall::from(6)))?;
             parent.reap(init, pid)
         }
     }
@@ -148,11 +148,9 @@ fn fork(init: &mut Init, watched: Watched, next: &mut NextCall) -> Result<Forked
         opened => opened.unwrap_or(-1),
     };
     let (ours, theirs) = sys::socketpair().at(next.index())?;
-    let (mut pidfd, mut own) = (-1, 0);
-    let pid = sys::fork(&mut pidfd, &mut own).at(next.index())?;
+    let mut pidfd = -1;
+    let pid = sys::fork(&mut pidfd).at(next.index())?;
     if pid == 0 {
-        init.be_found(own);
-        sys::close(core::mem::replace(&mut init.file, -1));
         sys::close(signals);
         sys::close(caller);
         sys::close(gate);

@@ -41,14 +41,11 @@ pub struct Init {
     pub program: Program<'static>,
     /// The mapped bytes of the program.
     pub plan: &'static [u8],
-    /// The open file of the program, which the parent has too; -1 after the last fork. The kernel keeps the process that was
-    /// forked last as its owner (`F_SETOWN`), where the parent finds it if this process is killed.
-    pub file: i32,
 }
 
 impl Init {
     /// The state before the first step.
-    pub fn new(status: i32, program: Program<'static>, (file, plan): (i32, &'static [u8])) -> Init {
+    pub fn new(status: i32, program: Program<'static>, plan: &'static [u8]) -> Init {
         let mut fds = [-1; FDS as usize];
         for (slot, fd) in fds.iter_mut().zip(program.fds.iter()) {
             *slot = fd as i32;
@@ -71,7 +68,6 @@ impl Init {
             words: None,
             program,
             plan,
-            file,
         }
     }
 
@@ -79,12 +75,6 @@ impl Init {
     pub fn of_pid1(&self) -> [i32; 7] {
         let [stdout, stderr] = self.log.pipes;
         [self.timer, self.clock.timer, self.clock.counter, self.record, self.log.file, stdout, stderr]
-    }
-
-    /// In a process that was just forked: makes it the one that the parent finds. Errors are ignored: without an owner the parent
-    /// finds only what init has told it of.
-    pub fn be_found(&self, pid: i32) {
-        let _ = sys::set_owner(self.file, pid);
     }
 
     /// Takes a descriptor out of the table, and leaves -1 in its place. -1 if the index has no descriptor.

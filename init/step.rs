@@ -243,8 +243,8 @@ fn await_byte(init: &Init, index: u8) -> Done {
 /// its pidfd.
 fn continue_in_cgroup(init: &mut Init, cgroup: u32) -> Done {
     let cgroup = init.take_fd(cgroup);
-    let (mut pidfd, mut own) = (-1, 0);
-    let pid = sys::clone_into(cgroup, &mut pidfd, &mut own).at(0)?;
+    let mut pidfd = -1;
+    let pid = sys::clone_into(cgroup, &mut pidfd).at(0)?;
     if pid != 0 {
         let record = Record::Copied { pid }.encode();
         if sys::send_fd(init.status, &record, pidfd).is_err() {
@@ -253,9 +253,8 @@ fn continue_in_cgroup(init: &mut Init, cgroup: u32) -> Done {
         }
         sys::exit(0);
     }
-    init.be_found(own);
     sys::close(cgroup);
-    await_byte(init, 3)
+    await_byte(init, 2)
 }
 
 fn start_session() -> Done {
@@ -307,8 +306,6 @@ fn arrange_fds(init: &mut Init, map: List<'static, Dup>) -> Done {
     for fd in init.fds.iter_mut().filter(|fd| **fd >= 0) {
         *fd = sys::dup_above(*fd, base).at(0)?;
     }
-    // PID 1 closes its other descriptors and this one as one range, and keeps the next.
-    init.file = sys::dup_above(init.file, base).at(0)?;
     init.status = sys::dup_above(init.status, base).at(0)?;
     for dup in map.iter() {
         let from = init.fds.get(dup.from as usize).copied().unwrap_or(-1);
@@ -323,7 +320,7 @@ fn arrange_fds(init: &mut Init, map: List<'static, Dup>) -> Done {
 /// Closes every descriptor that is neither a target nor init's, by closing the ranges between the kept descriptors in
 /// ascending order.
 fn close_others(init: &Init, map: List<'static, Dup>) -> Done {
-    let ours = || init.fds.iter().copied().filter(|fd| *fd >= 0).chain([init.status, init.file]);
+    let ours = || init.fds.iter().copied().filter(|fd| *fd >= 0).chain([init.status]);
     let mut first = 0;
     loop {
         let kept = ours().chain(map.iter().map(|d| d.to as i32)).filter(|fd| *fd >= first).min();

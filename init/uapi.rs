@@ -116,7 +116,6 @@ pub const O_NOCTTY: usize = 0o400;
 // processes and signals
 pub const CLONE_PIDFD: usize = 0x1000;
 pub const CLONE_PARENT: usize = 0x8000;
-pub const CLONE_CHILD_SETTID: usize = 0x100_0000;
 pub const CLONE_NEWNS: u32 = 0x2_0000;
 pub const CLONE_NEWPID: u32 = 0x2000_0000;
 pub const CLONE_INTO_CGROUP: usize = 0x2_0000_0000;
@@ -135,7 +134,6 @@ pub const WALL: usize = 0x4000_0000;
 pub const WCLONE: usize = 0x8000_0000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
 pub const F_SETLK: usize = 6;
-pub const F_SETOWN: usize = 8;
 pub const F_WRLCK: u64 = 1;
 
 // scheduling

@@ -3,9 +3,10 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::report::Report;
@@ -14,9 +15,10 @@ use crate::step::InitStep;
 use crate::step::wire::{FAILED, Op, RECORD, Record, UNEXECUTED};
 use crate::sys;
 use crate::sys::fs::identify;
-use crate::task::Child;
+use crate::task::{self, Child};
 
 use super::expected::{self, Expected};
+use super::left::Marks;
 
 /// What init has completed.
 pub(super) enum Heard {
@@ -33,11 +35,18 @@ pub(super) enum Heard {
 pub(super) struct Listening<'a> {
     /// When the wait fails.
     pub until: Option<Instant>,
+    /// The cgroup of the process.
+    pub group: Option<&'a Group>,
+    /// The first process of the task that it joins.
+    pub task: Option<BorrowedFd<'a>>,
     /// The program init.
     pub program: Option<BorrowedFd<'a>>,
     /// Whether the command was let go at the gate.
     pub gate_passed: bool,
 }
+
+/// How many processes a killed init leaves behind at most, before a command is executed.
+const LEFT_BEHIND: usize = 2;
 
 /// Reads init's records until its program is complete, or until the command waits at the gate.
 pub(super) fn listen(
@@ -48,6 +57,24 @@ pub(super) fn listen(
 ) -> Result<Heard> {
     let all = Expected::of(plan);
     let mut expected = if listening.gate_passed { all.after_gate() } else { all };
+    let heard = hear(plan, child, report, listening, &mut expected);
+    if heard.is_err() && (expected.copies() || sys::adopts_orphans()) {
+        // Only the caller can reap the copy that init may have made, and orphans that it has got.
+        let marks = Marks::of(child.pidfd(), listening.group, listening.task);
+        child.end();
+        let left = (0..LEFT_BEHIND).map_while(|_| marks.find());
+        left.for_each(|process| task::end(process.as_fd()));
+    }
+    heard
+}
+
+fn hear(
+    plan: &Plan,
+    child: &mut Child,
+    report: &mut Report,
+    listening: Listening<'_>,
+    expected: &mut Expected,
+) -> Result<Heard> {
     let Listening { until, gate_passed, .. } = listening;
     let mut ready = gate_passed;
     let (mut terminal, mut namespace) = (None, None);
@@ -61,21 +88,21 @@ pub(super) fn listen(
                 .and_then(|status| sys::poll_either(status, init, until))
                 .map_err(|e| unfinished(child, e))?;
             if !heard {
-                return Err(init_died(child, &expected));
+                return Err(init_died(child, expected));
             }
         }
         let (n, fd) = child
             .status()
             .and_then(|status| sys::recv_with_fd(status, &mut buffer, true))
-            .map_err(|e| unheard(child, &expected, "recvmsg(status)", e))?;
+            .map_err(|e| unheard(child, expected, "recvmsg(status)", e))?;
         if n == 0 {
             // End of the stream: the command was executed, or init died before the exec. A process of init that stays has
             // the stream open.
-            if !ready || expected.stays() || !was_executed(child, listening)? {
-                return Err(init_died(child, &expected));
-            }
-            child.runs_as(None);
-            return Ok(Heard::Runs(terminal));
+            return if ready && !expected.stays() && was_executed(child, listening)? {
+                Ok(Heard::Runs(terminal))
+            } else {
+                Err(init_died(child, expected))
+            };
         }
         match Record::decode(buffer.get(..n).unwrap_or_default()) {
             Ok(Record::Ready) => ready = true,
@@ -87,10 +114,7 @@ pub(super) fn listen(
                 let fd = expected.prepared(fd)?;
                 match namespace.take() {
                     None => namespace = Some(fd),
-                    Some(namespace) => {
-                        child.runs_as(None);
-                        return Ok(Heard::Prepared(namespace, fd));
-                    }
+                    Some(namespace) => return Ok(Heard::Prepared(namespace, fd)),
                 }
             }
             Ok(Record::AtGate) => {
@@ -327,8 +351,7 @@ mod tests {
         shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let pid = i32::try_from(shell.id()).unwrap();
         let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let program = sys::sealed_memfd(c"none", &[], false).unwrap();
-        let child = Child::new(sys::own_child(pid).unwrap(), ours.into(), program, false);
+        let child = Child::new(sys::own_child(pid).unwrap(), ours.into(), false);
         (shell, child, File::open(format!("/proc/{pid}/exe")).unwrap())
     }
 

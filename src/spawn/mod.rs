@@ -31,6 +31,7 @@ use crate::task::{self, Child, RecordFile, Spawned, Streams, Undo};
 mod callers;
 mod clone;
 mod expected;
+mod left;
 mod listen;
 mod reach;
 
@@ -314,6 +315,8 @@ impl<'a> Run<'a> {
                 if let Some(child) = child {
                     let listening = Listening {
                         until: self.until.or_else(|| self.given.start.and_then(in_time)),
+                        group: self.undo.group(),
+                        task: self.given.running,
                         program: init.as_ref().map(AsFd::as_fd).or(kept),
                         gate_passed: *gate_passed,
                     };
@@ -385,7 +388,7 @@ impl<'a> Run<'a> {
             clone::CloneError::Clone(source) => Error::Prepare { step: op.call(), source },
             clone::CloneError::Execute(source) => Error::Prepare { step: EXECUTE_INIT.into(), source },
         })?;
-        self.attempt.child = Some(Child::new(child, ours, steps, self.given.running.is_some()));
+        self.attempt.child = Some(Child::new(child, ours, self.given.running.is_some()));
         Ok(())
     }
 

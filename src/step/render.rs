@@ -62,7 +62,6 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
         Op::CloneInto { path, .. } => vec![
             format!("clone3(CLONE_PARENT|CLONE_PIDFD|CLONE_INTO_CGROUP, {path:?})"),
             "sendmsg(the parent, its pidfd)".into(),
-            "fcntl(the plan, F_SETOWN, its PID) # in the copy".into(),
             "recvfrom(status) # in the copy".into(),
         ],
         Op::OomScore { value } => vec![
@@ -236,7 +235,6 @@ pub(crate) fn calls(op: &Op<'_>) -> Vec<String> {
             "signalfd4(SIGCHLD)",
             "socketpair(AF_UNIX, SOCK_SEQPACKET)",
             "clone(CLONE_PIDFD)",
-            "fcntl(the plan, F_SETOWN, its PID) # in the child",
             "setsid() # in the child",
             "prctl(PR_SET_PDEATHSIG, SIGKILL) # in the child",
             "close_range(all others)",
@@ -421,13 +419,8 @@ fn drop_bounding(bounding: u64) -> String {
     format!("prctl(PR_CAPBSET_DROP, each of {bounding:#x})")
 }
 
-/// The calls of the fork.
-const FORK: [&str; 4] = [
-    "signalfd4(SIGCHLD)",
-    "socketpair(AF_UNIX, SOCK_SEQPACKET)",
-    "clone(CLONE_PIDFD)",
-    "fcntl(the plan, F_SETOWN, its PID) # in the child",
-];
+/// The calls before the two processes part.
+const FORK: [&str; 3] = ["signalfd4(SIGCHLD)", "socketpair(AF_UNIX, SOCK_SEQPACKET)", "clone(CLONE_PIDFD)"];
 
 /// The calls by which the parent of the task's main process changes its ids.
 fn ids_of_parent(uid: u32, gid: u32, set_groups: bool) -> Vec<String> {

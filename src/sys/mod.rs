@@ -235,16 +235,21 @@ pub(crate) fn age(pid: i32) -> io::Result<Duration> {
 /// Whether a process has begun to exit, or was sent a SIGKILL (`proc_pid_stat(5)`, `proc_pid_status(5)`). `None` if the
 /// mounted `/proc` does not show it.
 pub(crate) fn is_ending(pidfd: BorrowedFd<'_>) -> Option<bool> {
-    const PF_EXITING: u32 = 4;
     let pid = proc_pid(pidfd)?;
-    let flags = stat(pid).ok()?.flags;
+    let exits = is_exiting(&stat(pid).ok()?);
     let status = fs::read_file(format!("/proc/{pid}/status")).ok()?;
     let killed = |line: &str| {
         let pending = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
         let pending = pending.and_then(|pending| u64::from_str_radix(pending.trim(), 16).ok());
         pending.is_some_and(|pending| pending & 1 << (libc::SIGKILL - 1) != 0)
     };
-    Some(flags & PF_EXITING != 0 || status.lines().any(killed))
+    Some(exits || status.lines().any(killed))
+}
+
+/// Whether a process has begun to exit, or has ended.
+pub(crate) fn is_exiting(stat: &procfs::process::Stat) -> bool {
+    const PF_EXITING: u32 = 4;
+    stat.flags & PF_EXITING != 0
 }
 
 /// Whether the pidfd refers to a child of another process, or to a process that was reaped. True also if no `/proc` is
@@ -278,11 +283,12 @@ pub(crate) fn proc_pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// In how many nested PID namespaces the process is, as the mounted `/proc` shows it (`NSpid` in `proc_pid_status(5)`).
-/// `None` if it is not shown.
-pub(crate) fn pid_depth(pid: i32) -> Option<usize> {
+/// The PIDs of the process in the nested PID namespaces that it is in, from that of the mounted `/proc` on (`NSpid` in
+/// `proc_pid_status(5)`). `None` if it is not shown.
+pub(crate) fn pids(pid: i32) -> Option<Vec<i32>> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().count())
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    pids.split_whitespace().map(|pid| pid.parse().ok()).collect()
 }
 
 /// A pidfd of the calling process (`pidfd_open(2)`, Linux 5.3).
@@ -302,11 +308,10 @@ pub(crate) fn own_child(pid: i32) -> Option<OwnedFd> {
     pidfd_open(pid).ok().filter(|pidfd| wait_pidfd(pidfd.as_fd(), false, false).is_ok())
 }
 
-/// The process that owns an open file (`F_SETOWN`), which has not been reaped. `None` if there is none.
-pub(crate) fn owner(file: BorrowedFd<'_>) -> Option<i32> {
-    // SAFETY: fcntl on an open descriptor, without an argument.
-    let pid = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETOWN) };
-    (pid > 0).then_some(pid)
+/// Whether the kernel makes orphans below this process its children: it is PID 1 of its PID namespace, or has asked for that
+/// (`PR_SET_CHILD_SUBREAPER`).
+pub(crate) fn adopts_orphans() -> bool {
+    std::process::id() == 1 || nix::sys::prctl::get_child_subreaper().unwrap_or(false)
 }
 
 /// Shuts down the sending half of a socket (`shutdown(2)`): the peer reads the end of the stream.
@@ -375,15 +380,6 @@ pub(crate) fn poll_either(
             // The kernel looks at one after the other: the process may have written before it ended.
             Ok(_) => return is_readable(fd),
         }
-    }
-}
-
-/// Whether the other end of a socket is closed by all who have it, or is within `time`.
-pub(crate) fn hangs_up(socket: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
-    let mut fds = [PollFd::new(socket, PollFlags::empty())];
-    match poll(&mut fds, PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)) {
-        Err(Errno::EINTR) => Ok(false),
-        polled => Ok(polled? > 0),
     }
 }
 

@@ -17,9 +17,6 @@ pub(crate) struct Child {
     task: Option<OwnedFd>,
     /// The socket to init. `None` for a recovered task, which is no child of this process.
     status: Option<OwnedFd>,
-    /// The open file of init's program, whose owner is the process that init has forked last. `None` once init has said which
-    /// process executes the command.
-    program: Option<OwnedFd>,
     /// Why the status is unknown if a recovered task has ended without an exit record.
     lost: Lost,
     /// Whether the process was reaped or is no longer owned.
@@ -40,15 +37,14 @@ pub(crate) struct Reaped {
 }
 
 impl Child {
-    /// A process that was cloned to run the program, and that joins a task if `joined`.
-    pub(crate) fn new(init: OwnedFd, status: OwnedFd, program: OwnedFd, joined: bool) -> Self {
-        let (status, program) = (Some(status), Some(program));
-        Child { init, task: None, status, program, lost: Lost::Reaped, left: false, joined }
+    /// A process that was cloned, and that joins a task if `joined`.
+    pub(crate) fn new(init: OwnedFd, status: OwnedFd, joined: bool) -> Self {
+        Child { init, task: None, status: Some(status), lost: Lost::Reaped, left: false, joined }
     }
 
     /// The processes of a recovered task. `init` polls readable when it has ended. A drop does not kill it.
     pub(super) fn recovered(init: OwnedFd, task: Option<OwnedFd>, lost: Lost) -> Self {
-        Child { init, task, status: None, program: None, lost, left: true, joined: false }
+        Child { init, task, status: None, lost, left: true, joined: false }
     }
 
     /// The socket to init.
@@ -71,11 +67,9 @@ impl Child {
         self.init = copy;
     }
 
-    /// Sets the pidfd of the process that executes the command, as init has sent it. `None` if that is init itself, or there was
-    /// no descriptor left for it.
+    /// Sets the pidfd of the process that executes the command, as init has sent it.
     pub(crate) fn runs_as(&mut self, task: Option<OwnedFd>) {
         self.task = task;
-        self.program = None;
     }
 
     /// The command of a process that has joined a task runs. If no process stays beside it, none is asked to end it.
@@ -156,7 +150,7 @@ impl Child {
     }
 
     /// Kills and reaps the process, unless it was reaped or is no longer owned.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if !self.left {
             let ended = self.kill();
             self.reap_killed(ended);
@@ -167,34 +161,25 @@ impl Child {
     pub(super) fn reap_killed(&mut self, ended: bool) {
         if !self.left {
             reap(self.pidfd(), ended);
-            self.end_last_fork();
+            if self.joined {
+                self.end_copy();
+            }
             self.reap_orphan();
             self.left = true;
         }
     }
 
-    /// Kills and reaps the process that init has forked last, if init was killed before it has told of it, and the process is a
-    /// child of this one: it is the copy in which init continues, or this process gets orphans. Init has ended.
-    fn end_last_fork(&mut self) {
-        let Some(program) = self.program.take() else { return };
-        if let Some(pid) = self.last_fork(program.as_fd())
-            && let Some(fork) = sys::own_child(pid)
-            // The PID was not reused before the pidfd was opened.
-            && sys::owner(program.as_fd()) == Some(pid)
-        {
-            end(fork.as_fd());
-        }
-    }
-
-    /// The process that init has forked last, unless it is reaped.
-    fn last_fork(&self, program: BorrowedFd<'_>) -> Option<i32> {
-        let until = Instant::now().checked_add(REAPING);
-        loop {
-            // A fork that has not made itself the owner yet holds the socket open.
-            let is_made = self.status().and_then(|status| sys::hangs_up(status, MOMENT)).unwrap_or(true);
-            let owner = sys::owner(program);
-            if owner.is_some() || is_made || until.is_none_or(|until| Instant::now() > until) {
-                return owner;
+    /// Kills and reaps the copy in which init continued, if this process has not read of it. Init has ended.
+    fn end_copy(&self) {
+        let mut buffer = [0u8; RECORD];
+        while let Ok((n, fd)) = self.status().and_then(|s| sys::recv_with_fd(s, &mut buffer, false)) {
+            match Record::decode(buffer.get(..n).unwrap_or_default()) {
+                Ok(Record::Copied { pid }) => {
+                    let copy = fd.or_else(|| sys::own_child(pid));
+                    copy.into_iter().for_each(|copy| end(copy.as_fd()));
+                }
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
     }
@@ -233,9 +218,6 @@ impl Drop for Child {
 
 /// How long init may take to reap the main process, which was killed.
 pub(super) const REAPING: Duration = Duration::from_secs(1);
-
-/// How long to wait before another look.
-const MOMENT: Duration = Duration::from_millis(1);
 
 /// How long to wait for the end of a process that was sent a SIGKILL. On v1 it does not end while a cgroup above is
 /// frozen.

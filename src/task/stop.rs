@@ -92,10 +92,10 @@ impl Task {
         };
         let init = sys::proc_pid(self.init.as_fd()).filter(|init| *init != main);
         let mut done = BTreeSet::from_iter(init);
-        let depth = sys::pid_depth(main);
+        let depth = sys::pids(main).map(|pids| pids.len());
         for _ in 0..ROUNDS {
             // The processes of init that stay beside additional commands are outside of the task's PID namespace.
-            let watches = |pid: &i32| sys::pid_depth(*pid).is_some_and(|its| Some(its) < depth);
+            let watches = |pid: &i32| sys::pids(*pid).is_some_and(|pids| Some(pids.len()) < depth);
             let (watchers, new): (Vec<i32>, Vec<i32>) =
                 self.pids()?.difference(&done).copied().partition(watches);
             done.extend(watchers);

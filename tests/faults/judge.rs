@@ -210,9 +210,6 @@ fn tolerated(expected: &Expected, call: &Call, errno: i32) -> Option<&'static st
         (_, "openat" | "read") if caller && file == "resolv.conf" => {
             Some("the host's file is taken for empty")
         }
-        (_, "fcntl") if !caller && call.args[1] == libc::F_SETOWN as u64 => {
-            Some("the caller finds the process that init has forked last, if init tells of it")
-        }
         (_, "fcntl") if caller && object == "/dev/null" => {
             Some("the kind of a descriptor, of which the report has a note")
         }

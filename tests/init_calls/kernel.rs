@@ -74,9 +74,6 @@ thread_local! {
 /// The socket to the parent. Duplicating it gives the same number.
 pub const STATUS: i32 = 200;
 
-/// The open file of the program.
-pub const FILE: i32 = 201;
-
 /// The simulated system call.
 ///
 /// # Safety
@@ -253,14 +250,6 @@ impl Kernel {
             }
             "socket" | "signalfd4" | "open_tree" | "fsopen" | "fsmount" | "landlock_create_ruleset" => fresh,
             "ioctl" if ioctl(a[1]) == "TIOCGPTPEER" => fresh,
-            "fcntl" if a[1] as i32 == libc::F_SETOWN => {
-                assert_eq!(
-                    [a[0] as i32, a[2] as i32],
-                    [FILE, CHILD],
-                    "the child is the owner of the program"
-                );
-                0
-            }
             "fcntl" => a[0] as isize,
             "write" => a[2] as isize,
             "mmap" => Box::leak(vec![0u64; a[1].div_ceil(8)].into_boxed_slice()).as_ptr() as isize,
@@ -271,15 +260,14 @@ impl Kernel {
             }
             "clone" => {
                 self.forked = !self.facts.child;
-                // SAFETY: CLONE_PIDFD and CLONE_CHILD_SETTID write an int there.
-                unsafe { self.forks(a[2], a[3], fresh) }
+                // SAFETY: CLONE_PIDFD writes an int there.
+                unsafe { (a[2] as *mut i32).write(fresh as i32) };
+                if self.facts.child { 0 } else { CHILD as isize }
             }
             "clone3" => {
-                // SAFETY: the first argument is a struct clone_args. CLONE_PIDFD and CLONE_CHILD_SETTID write an int where its
-                // second and third field point to.
-                let [_, pidfd, own, ..] = unsafe { (a[0] as *const [u64; 11]).read() };
-                // SAFETY: as above.
-                unsafe { self.forks(pidfd as usize, own as usize, fresh) }
+                // SAFETY: the second field of struct clone_args is a pointer, where CLONE_PIDFD writes an int.
+                unsafe { ((a[0] as *const [u64; 11]).read()[1] as *mut i32).write(fresh as i32) };
+                if self.facts.child { 0 } else { CHILD as isize }
             }
             // PID 1 reads the end of the stream from its child; every other reader gets one byte.
             "recvfrom" => isize::from(!self.forked),
@@ -321,17 +309,6 @@ impl Kernel {
             }
             _ => 0,
         })
-    }
-
-    /// Writes the pidfd, and in the child its PID. Returns what clone(2) returns.
-    unsafe fn forks(&self, pidfd: usize, own: usize, fresh: isize) -> isize {
-        let (pid, returned) = if self.facts.child { (CHILD, 0) } else { (0, CHILD as isize) };
-        // SAFETY: the caller passes addresses of ints.
-        unsafe {
-            (pidfd as *mut i32).write(fresh as i32);
-            (own as *mut i32).write(pid);
-        }
-        returned
     }
 
     fn make(&mut self, path: &str) {

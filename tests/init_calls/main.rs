@@ -49,7 +49,7 @@ mod samples;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use arch::{Call, Ended, FILE, KERNEL, Kernel, REFUSAL, STATUS};
+use arch::{Call, Ended, KERNEL, Kernel, REFUSAL, STATUS};
 use samples::{Sample, leak, samples};
 use state::Init;
 use wire::{Field, List, NO_STEP, Op, OpCode, Program, ProgramStep, Record, Sink};
@@ -79,7 +79,7 @@ fn run(sample: &Sample, refuse: Option<usize>, optional: bool) -> (Outcome, Vec<
     [210u32, 211, 212].iter().for_each(|fd| fd.encode(&mut fds));
     let steps = List::from_encoded(1, leak(steps));
     let program = Program { status: STATUS as u32, fds: List::from_encoded(3, leak(fds)), steps };
-    let mut init = Init::new(STATUS, program, (FILE, &[]));
+    let mut init = Init::new(STATUS, program, &[]);
     (init.root, init.upper, init.anchors) = (220, 221, [222, 223, 224, 225]);
     // Exec uses the command that Find found and laid out, which did not run here.
     init.words = Some((&[0, 0], &[0]));
