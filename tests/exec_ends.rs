@@ -9,6 +9,7 @@ use std::process::ChildStdout;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use cofferdam::filter::{Action, Filter, Profile, Rule};
 use cofferdam::{
     Control, Deadline, Error, Event, EventOptions, ExecSpec, ExitKind, Limits, Signal, SignalTarget, Stdio,
     Task,
@@ -304,6 +305,25 @@ fn the_deadline_of_a_command_ends_it_and_not_the_task() {
     assert!(task.status().unwrap().is_none());
     let in_time = task.exec(&sh("exit 5").deadline(LONG)).unwrap();
     assert_eq!(in_time.wait().unwrap().kind(), ExitKind::Exited(5));
+}
+
+/// The process of init that watches the deadline has the task's filter, which may forbid what it needs.
+#[test]
+fn the_deadline_of_a_command_ends_it_whatever_the_filter_of_the_task_forbids() {
+    if !sandboxes() {
+        return;
+    }
+    for action in [Action::Kill, Action::Errno(1)] {
+        let calls =
+            ["kill", "clock_gettime", "timer_settime", "pwrite64", "fsync"].map(String::from).to_vec();
+        let forbid = Rule { calls, action, args: vec![] };
+        let profile = Profile { rules: vec![forbid], ..Profile::default() };
+        let task = sleeper().filter(Filter::Profile(profile)).start().unwrap();
+        let command = task.exec(&ExecSpec::command("/bin/sleep").args(["1009"]).deadline(soon())).unwrap();
+        let status = command.wait_end(Some(LONG)).unwrap().unwrap();
+        assert_eq!(status.kind(), ExitKind::Deadline(Deadline::Wall), "{action:?}: {status}");
+        assert!(task.status().unwrap().is_none());
+    }
 }
 
 /// Many tasks at once, each with an additional command, each stopped.

@@ -105,9 +105,9 @@ fn no_cgroup_namespaces() -> Profile {
     Profile { base: Base::Action(Action::Allow), rules, i386: true }
 }
 
-/// The calls that init makes between the filter of a process that joins a task, and the task's own filter. None of them
-/// gives a privilege.
-const ENTRY: [&str; 25] = [
+/// The calls that init makes between the filter of a process that joins a task, and the task's own filter, and those of the
+/// process that stays beside the command. None of them gives a privilege.
+const ENTRY: [&str; 26] = [
     "setsid",
     "rt_sigprocmask",
     "signalfd4",
@@ -124,6 +124,7 @@ const ENTRY: [&str; 25] = [
     "mmap",
     "ppoll",
     "wait4",
+    "clock_gettime",
     "read",
     "statx",
     "dup3",
@@ -141,7 +142,9 @@ fn with_entry(mut profile: Profile) -> Profile {
     const REFUSED: u64 = 0x7e02_8080;
     let fork = Compare { mask: REFUSED, ..Compare::int(0, Is::Eq, 0) };
     let controlling = Compare::int(1, Is::Eq, TIOCSCTTY);
+    let ending = Compare::int(1, Is::Eq, libc::SIGKILL.unsigned_abs());
     let rules = [
+        Rule::new(&["kill"], vec![ending], Action::Allow),
         Rule::new(&["ioctl"], vec![controlling], Action::Allow),
         Rule::new(&["clone"], vec![fork], Action::Allow),
         Rule::new(&ENTRY, Vec::new(), Action::Allow),
