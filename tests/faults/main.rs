@@ -23,7 +23,7 @@ use std::time::Duration;
 use cofferdam::Host;
 use common::sandboxes;
 use judge::{Expected, Verdict};
-use session::{Ran, Session};
+use session::{Caller, Ran, Session};
 use tracer::{Aim, Call, Fault, Role};
 
 /// Entry point of the program under test; does nothing elsewhere.
@@ -72,7 +72,7 @@ impl Matrix {
         let dir = tempfile::tempdir().unwrap();
         specs::make_dirs(dir.path());
         let specs = specs::all(dir.path(), &Host::probe().unwrap());
-        let (mut session, plans) = Session::start(specs.len());
+        let (mut session, plans) = Session::start(Caller::GetsOrphans, specs.len());
         let (mut expected, mut calls) = (Vec::new(), Vec::new());
         for (number, spec) in specs.iter().enumerate() {
             let ran = session.run(number, None);
@@ -115,7 +115,7 @@ impl Matrix {
     fn run(
         &self,
         what: &str,
-        sessions: usize,
+        (caller, sessions): (Caller, usize),
         cells: &[Cell],
         judge: impl Fn(&Cell, &Ran) -> Result<Verdict, String> + Sync,
     ) -> Vec<(Cell, Verdict)> {
@@ -130,11 +130,11 @@ impl Matrix {
         std::thread::scope(|scope| {
             for _ in 0..sessions {
                 scope.spawn(|| {
-                    let mut session = Session::start(0).0;
+                    let mut session = Session::start(caller, 0).0;
                     while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if session.spoilt {
                             drop(session);
-                            session = Session::start(0).0;
+                            session = Session::start(caller, 0).0;
                         }
                         let aim = Aim { role: cell.call.role, index: cell.call.index, fault: cell.fault };
                         let ran = session.run(cell.spec, Some(aim));
@@ -199,7 +199,7 @@ fn refused_call_fails_the_spawn_with_its_step_or_is_reported_or_has_a_replacemen
             }
         }
     }
-    let mut done = matrix.run("errno", SESSIONS, &cells, |cell, ran| {
+    let mut done = matrix.run("errno", (Caller::GetsOrphans, SESSIONS), &cells, |cell, ran| {
         let Fault::Errno(errno) = cell.fault else { return Err("no errno".into()) };
         judge::judge(&matrix.expected[cell.spec], errno, ran)
     });
@@ -253,7 +253,10 @@ fn killed_init_fails_the_spawn_and_leaves_nothing() {
         matrix.calls(of_init).filter(|(spec, n, call)| whole() || (n + spec) % 12 == 0 || sends(call));
     let cells: Vec<Cell> =
         cells.map(|(spec, _, call)| Cell { spec, call: call.clone(), fault: Fault::Kill }).collect();
-    matrix.run("kill", SESSIONS, &cells, |cell, ran| judge::judge_kill(&matrix.expected[cell.spec], ran));
+    for (what, caller) in [("kill", Caller::Ordinary), ("kill, caller gets orphans", Caller::GetsOrphans)] {
+        let judge = |cell: &Cell, ran: &Ran| judge::judge_kill(&matrix.expected[cell.spec], ran);
+        matrix.run(what, (caller, SESSIONS), &cells, judge);
+    }
 }
 
 /// The caller is killed between any two of its calls.
@@ -268,5 +271,5 @@ fn killed_caller_leaves_only_what_a_driver_finds_and_removes() {
     let cells = matrix.calls(of_caller).filter(|(spec, n, _)| whole() || (n + spec) % 40 == 0);
     let cells: Vec<Cell> =
         cells.map(|(spec, _, call)| Cell { spec, call: call.clone(), fault: Fault::KillProgram }).collect();
-    matrix.run("death", 6 * SESSIONS, &cells, |_, ran| judge::judge_death(ran));
+    matrix.run("death", (Caller::Ordinary, 6 * SESSIONS), &cells, |_, ran| judge::judge_death(ran));
 }

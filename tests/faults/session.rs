@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::places::Overlays;
-use crate::driver::{Outcome, PREFIX};
+use crate::driver::{ADOPTS, Outcome, PREFIX};
 use crate::specs;
 use crate::tracer::{Aim, BEGIN, Call, DONE, END, Event, Fault, Tracer, kill};
 
@@ -45,13 +45,24 @@ pub struct Session {
     pub spoilt: bool,
 }
 
+/// Who spawns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    Ordinary,
+    /// What a killed init has forked becomes a child of it.
+    GetsOrphans,
+}
+
 impl Session {
     /// Starts the program, asks it for the plans of all specs, and traces it.
-    pub fn start(specs: usize) -> (Session, Vec<String>) {
+    pub fn start(caller: Caller, specs: usize) -> (Session, Vec<String>) {
         let dir = Overlays::new();
         specs::make_dirs(dir.path());
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "driver_entry", "--nocapture", "--test-threads=1"]);
+        if caller == Caller::GetsOrphans {
+            command.env(ADOPTS, "");
+        }
         command.env("COFFERDAM_FAULTS_DRIVER", dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
