@@ -294,7 +294,7 @@ fn parent(
         Method::Reflink => "ioctl(FICLONE)",
         _ => "copy_file_range",
     };
-    // They were opened before there was a plan.
+    // The sources were opened before there was a plan.
     if !root.build.env.is_empty() {
         let sources = root.build.env.keys().cloned().collect();
         push(Control::HOST_FILES, ParentOp::HoldSources { sources, then });

@@ -136,15 +136,17 @@ const ENTRY: [&str; 26] = [
     "nanosleep",
 ];
 
-/// A profile that also allows the calls by which a process enters the task's PID namespace, a fork among them.
+/// A profile that also allows the calls by which a process enters the task's PID namespace, a fork among them, and by which
+/// the process that stays outside ends it.
 fn with_entry(mut profile: Profile) -> Profile {
     /// `CLONE_NEW*` and `CLONE_PARENT`.
     const REFUSED: u64 = 0x7e02_8080;
     let fork = Compare { mask: REFUSED, ..Compare::int(0, Is::Eq, 0) };
     let controlling = Compare::int(1, Is::Eq, TIOCSCTTY);
-    let ending = Compare::int(1, Is::Eq, libc::SIGKILL.unsigned_abs());
+    // Not its process group, which is outside at first.
+    let ending = vec![Compare::int(0, Is::Ne, 0), Compare::int(1, Is::Eq, libc::SIGKILL.unsigned_abs())];
     let rules = [
-        Rule::new(&["kill"], vec![ending], Action::Allow),
+        Rule::new(&["kill"], ending, Action::Allow),
         Rule::new(&["ioctl"], vec![controlling], Action::Allow),
         Rule::new(&["clone"], vec![fork], Action::Allow),
         Rule::new(&ENTRY, Vec::new(), Action::Allow),
@@ -156,8 +158,8 @@ fn with_entry(mut profile: Profile) -> Profile {
 impl Filters {
     /// The steps by which a process that has joined the task's namespaces forks into its PID namespace. From its fork on,
     /// a task with `CAP_SYS_PTRACE` can take control of the child. So the child has the task's ids, capabilities and
-    /// filter already. Only the calls that it needs to continue are allowed in addition, until it loads the task's own
-    /// filter. The index of the caller's pidfd is 0.
+    /// filter already. Only the calls that it and its parent need to continue are allowed in addition. The child then loads
+    /// the task's own filter. The index of the caller's pidfd is 0.
     pub(super) fn fork_inside(&self, must_hold: &MustHold) -> Vec<InitStep> {
         let program = self.entry.as_ref().map(|filter| filter.program.bytes());
         let load = program.map(|program| {

@@ -5,28 +5,32 @@
 //! cgroup: it waits for the caller before its next step. Another is a process that init has forked, if init was killed and the
 //! caller gets orphans.
 //!
-//! A child is one of them by what no other child of the caller has: its cgroup, the session of init, or the PID namespace of
-//! the task that init joins. `/proc` shows these of a process until it is reaped, also after its end.
+//! Such a child was started after init, and is in its cgroup, in its session, or in the PID namespace of the task that init
+//! joins. `/proc` shows these of a process until it is reaped, also after its end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path};
 
 use procfs::process::Stat;
 
 use crate::cgroup::Group;
 use crate::sys;
 
-/// What the processes of one spawn have, and no other child of the caller.
+/// Which children the processes of one spawn are.
 pub(super) struct Marks<'a> {
-    group: Option<&'a Group>,
-    /// Init, which leads the session of what it forks. A process that it forks into a PID namespace leaves the session.
+    /// Init before its end. `None` if `/proc` does not show it.
     init: Option<Stat>,
+    group: Option<&'a Group>,
     joined: Option<Joined>,
+    /// Whether init has forked nothing yet except its copy.
+    only_copy: bool,
 }
 
-/// The PID namespace that a process joins.
+/// The PID namespace of the task that init joins.
 struct Joined {
-    inode: u64,
+    /// Its inode number, if the kernel shows it.
+    inode: Option<u64>,
     /// How many PID namespaces it is nested in, itself included.
     depth: usize,
 }
@@ -37,12 +41,14 @@ impl<'a> Marks<'a> {
         init: BorrowedFd<'_>,
         group: Option<&'a Group>,
         task: Option<BorrowedFd<'_>>,
+        only_copy: bool,
     ) -> Marks<'a> {
         let init = sys::proc_pid(init).and_then(|pid| sys::stat(pid).ok());
-        Marks { group, init, joined: task.and_then(Joined::of) }
+        let joined = task.zip(init.as_ref()).and_then(|(task, init)| Joined::of(task, init.ppid));
+        Marks { init, group, joined, only_copy }
     }
 
-    /// A pidfd of a child with one of the marks, which the caller has not reaped. `None` if there is none.
+    /// A pidfd of such a child, which the caller has not reaped. `None` if there is none.
     pub(super) fn find(&self) -> Option<OwnedFd> {
         let listed = self.group.and_then(|group| group.pids().ok()).unwrap_or_default();
         let of_group = listed.into_iter().filter(|pid| *pid > 0).find_map(sys::own_child);
@@ -58,58 +64,82 @@ impl<'a> Marks<'a> {
     }
 
     fn has(&self, pid: i32) -> bool {
-        let stat = sys::stat(pid).ok();
-        let of_session = match (&self.init, &stat) {
-            (Some(init), Some(stat)) => stat.session == init.pid,
-            _ => false,
-        };
-        let joined = || {
-            let (joined, init, stat) = (self.joined.as_ref()?, self.init.as_ref()?, stat.as_ref()?);
-            Some(joined.has(init, stat))
-        };
-        self.in_cgroup(pid) || of_session || joined().unwrap_or(false)
+        let (Some(init), Ok(child)) = (&self.init, sys::stat(pid)) else { return false };
+        // Not a process that the caller traces, nor one that it had before.
+        if child.ppid != init.ppid || child.starttime < init.starttime {
+            return false;
+        }
+        let forked =
+            || child.session == init.pid || self.joined.as_ref().is_some_and(|joined| joined.has(&child));
+        self.is_in_cgroup(pid) || !self.only_copy && forked()
     }
 
-    /// Whether the process is in the version 2 cgroup, or was. `/proc` names the cgroup of a process that has ended too
-    /// (`cgroups(7)`); that of a version 1 hierarchy it does not.
-    fn in_cgroup(&self, pid: i32) -> bool {
-        let unit = self.group.and_then(|group| group.paths().unit.as_deref()?.file_name()?.to_str());
-        let Some(name) = unit else { return false };
+    /// Whether the process is in the version 2 cgroup, or was. `/proc` names the cgroup of a process that has ended too, but not
+    /// that of a version 1 hierarchy (`cgroups(7)`).
+    fn is_in_cgroup(&self, pid: i32) -> bool {
+        let Some(unit) = self.group.and_then(|group| group.paths().unit.as_deref()) else { return false };
         let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        text.lines().any(|line| line.trim_end_matches(" (deleted)").ends_with(&format!("/{name}")))
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+        path.is_some_and(|path| ends_alike(unit, path.trim_end_matches(" (deleted)")))
     }
 }
 
+/// Whether the path of a cgroup in `/proc` is that of the directory: a name of the task, below two that the policy gives. The
+/// path begins at the root of the reader's cgroup namespace, and the directory at the mount point, so only their ends are alike.
+fn ends_alike(unit: &Path, path: &str) -> bool {
+    let names = |path: &Path| path.components().rev().take_while(|part| *part != Component::RootDir).count();
+    let path = Path::new(path);
+    let count = names(path).min(3);
+    let end =
+        |path: &Path| path.components().rev().take(count).map(|part| part.as_os_str().to_owned()).collect();
+    let (one, other): (Vec<_>, Vec<_>) = (end(unit), end(path));
+    count > 0 && one == other
+}
+
 impl Joined {
-    /// `None` if the task is in the caller's own PID namespace.
-    fn of(task: BorrowedFd<'_>) -> Option<Joined> {
+    /// `None` if the task is in the PID namespace of the caller.
+    fn of(task: BorrowedFd<'_>, caller: i32) -> Option<Joined> {
         let pid = sys::proc_pid(task)?;
-        let inode = pid_namespace(&pid.to_string()).filter(|inode| Some(*inode) != pid_namespace("self"))?;
-        Some(Joined { inode, depth: sys::pids(pid)?.len() })
+        let (depth, own) = (sys::pids(pid)?.len(), sys::pids(caller)?.len());
+        (depth > own).then(|| Joined { inode: pid_namespace(pid), depth })
     }
 
-    /// Whether init has forked a child of the caller into the namespace. All that are there have lost their init, and are to end,
-    /// except PID 1, which is the task.
+    /// Whether the child is in the namespace. It leads a session, since that of init is outside. PID 1 is the task.
     ///
-    /// To an ordinary user, the kernel does not show the namespaces of a process that exits and was not dumpable. Then it is
-    /// one that was started after init, and is nested as deeply.
-    fn has(&self, init: &Stat, child: &Stat) -> bool {
+    /// To an ordinary user, the kernel does not show the namespaces of a process that was not dumpable and exits.
+    fn has(&self, child: &Stat) -> bool {
         let pids = sys::pids(child.pid).unwrap_or_default();
-        let is_task = pids.last().is_none_or(|pid| *pid == 1);
-        let is_here = match pid_namespace(&child.pid.to_string()) {
-            Some(inode) => inode == self.inode,
-            None => {
-                sys::is_exiting(child)
-                    && pids.len() == self.depth
-                    && child.session == child.pid
-                    && child.starttime >= init.starttime
-            }
+        let is_here = match (self.inode, pid_namespace(child.pid)) {
+            (Some(inode), Some(its)) => inode == its,
+            _ => sys::is_exiting(child) && pids.len() == self.depth,
         };
-        is_here && !is_task
+        is_here && child.session == child.pid && pids.last().is_some_and(|pid| *pid != 1)
     }
 }
 
 /// The inode number of the PID namespace of a process (`pid_namespaces(7)`).
-fn pid_namespace(process: &str) -> Option<u64> {
-    std::fs::metadata(format!("/proc/{process}/ns/pid")).ok().map(|namespace| namespace.ino())
+fn pid_namespace(pid: i32) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|namespace| namespace.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_cgroup_is_compared_as_far_as_the_reader_sees_it() {
+        let unit = Path::new("/sys/fs/cgroup/unified/jobs/share.slice/box.scope");
+        for (path, alike) in [
+            ("/jobs/share.slice/box.scope", true),
+            ("/docker/1a/jobs/share.slice/box.scope", true),
+            ("/box.scope", true),
+            ("/", false),
+            ("", false),
+            ("/others/share.slice/box.scope", false),
+            ("/system.slice/box.scope", false),
+            ("/jobs/share.slice/box.scope/inside", false),
+        ] {
+            assert_eq!(ends_alike(unit, path), alike, "{path:?}");
+        }
+    }
 }

@@ -45,7 +45,7 @@ pub(super) struct Listening<'a> {
     pub gate_passed: bool,
 }
 
-/// How many processes a killed init leaves behind at most, before a command is executed.
+/// How many processes a killed init leaves behind at most: its copy, and what that has forked.
 const LEFT_BEHIND: usize = 2;
 
 /// Reads init's records until its program is complete, or until the command waits at the gate.
@@ -60,10 +60,13 @@ pub(super) fn listen(
     let heard = hear(plan, child, report, listening, &mut expected);
     if heard.is_err() && (expected.copies() || sys::adopts_orphans()) {
         // Only the caller can reap the copy that init may have made, and orphans that it has got.
-        let marks = Marks::of(child.pidfd(), listening.group, listening.task);
+        let marks = Marks::of(child.pidfd(), listening.group, listening.task, expected.copies());
         child.end();
-        let left = (0..LEFT_BEHIND).map_while(|_| marks.find());
-        left.for_each(|process| task::end(process.as_fd()));
+        // It has no orphans of an init that does not end.
+        if sys::has_ended(child.pidfd()).unwrap_or(false) {
+            let left = (0..LEFT_BEHIND).map_while(|_| marks.find());
+            left.for_each(|process| task::end(process.as_fd()));
+        }
     }
     heard
 }
