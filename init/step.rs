@@ -28,7 +28,7 @@ pub fn run_op(init: &mut Init, op: &Op<'static>) -> Done {
         Op::Session {} => start_session(),
         Op::ResetScheduling {} => reset_scheduling(),
         Op::Become { uid, gid } => set_ids(uid, gid, &mut NextCall::from(0)),
-        Op::Affinity {} => sys::allow_all_processors().at(0),
+        Op::Affinity {} => reset_affinity().at(0),
         Op::Fds { map } => arrange_fds(init, map),
         Op::Join { fd, kind, .. } => {
             let fd = init.take_fd(fd);
@@ -229,6 +229,21 @@ fn start_clock(init: &mut Init, (limit, unit, processors): (u64, u64, u64), fd: 
     let left = init.clock.left().at(1)?;
     init.clock.start(left).at(2)
 }
+
+/// Allows this process all CPUs of its cpuset. The kernel refuses a mask with EINVAL if the cpuset changes meanwhile, for
+/// example because another task reserves cores. The mask is of all CPUs, so there is no other reason.
+fn reset_affinity() -> Result<(), Errno> {
+    for _ in 0..TRIES {
+        match sys::allow_all_processors() {
+            Err(EINVAL) => {}
+            done => return done,
+        }
+    }
+    sys::allow_all_processors()
+}
+
+/// How often the affinity is set while cpusets change.
+const TRIES: usize = 64;
 
 /// Waits for a byte from the parent. `index` is the index of the call's line.
 fn await_byte(init: &Init, index: u8) -> Done {

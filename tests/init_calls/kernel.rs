@@ -52,6 +52,8 @@ pub struct Facts {
     pub unreachable: bool,
     /// Whether statx(2) fails with ENOENT.
     pub missing: bool,
+    /// How often sched_setaffinity(2) fails because the cpuset changes.
+    pub cpuset_changes: usize,
 }
 
 #[derive(Default)]
@@ -300,6 +302,10 @@ impl Kernel {
                 // SAFETY: pread(2) writes at most `a[2]` bytes, and the caller's buffer has room for this text.
                 unsafe { (a[1] as *mut [u8; 30]).write(text) };
                 text.len() as isize
+            }
+            "sched_setaffinity" if self.facts.cpuset_changes > 0 => {
+                self.facts.cpuset_changes -= 1;
+                -(libc::EINVAL as isize)
             }
             "statx" if self.facts.missing => -(libc::ENOENT as isize),
             "statx" => {

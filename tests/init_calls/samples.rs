@@ -96,7 +96,9 @@ pub fn samples(code: OpCode) -> Vec<Sample> {
             vec![on(Op::ResetScheduling {}, Facts::default()), on(Op::ResetScheduling {}, facts)]
         }
         OpCode::Become => plain([Op::Become { uid: 1, gid: 2 }]),
-        OpCode::Affinity => plain([Op::Affinity {}]),
+        OpCode::Affinity => [0, 3]
+            .map(|cpuset_changes| on(Op::Affinity {}, Facts { cpuset_changes, ..Facts::default() }))
+            .into(),
         OpCode::Fds => {
             let dups = [Dup { from: 0, to: 0 }, Dup { from: 1, to: 5 }];
             plain([Op::Fds { map: list(dups) }, Op::Fds { map: list([dups[0]]) }])
