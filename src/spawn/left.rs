@@ -9,8 +9,7 @@
 //! joins. `/proc` shows these of a process until it is reaped, also after its end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use procfs::process::Stat;
 
@@ -87,13 +86,10 @@ impl<'a> Marks<'a> {
 /// Whether the path of a cgroup in `/proc` is that of the directory: a name of the task, below two that the policy gives. The
 /// path begins at the root of the reader's cgroup namespace, and the directory at the mount point, so only their ends are alike.
 fn ends_alike(unit: &Path, path: &str) -> bool {
-    let names = |path: &Path| path.components().rev().take_while(|part| *part != Component::RootDir).count();
-    let path = Path::new(path);
-    let count = names(path).min(3);
-    let end =
-        |path: &Path| path.components().rev().take(count).map(|part| part.as_os_str().to_owned()).collect();
-    let (one, other): (Vec<_>, Vec<_>) = (end(unit), end(path));
-    count > 0 && one == other
+    let names = Path::new(path).components().filter(|part| matches!(part, Component::Normal(_)));
+    let count = names.clone().count();
+    let end: PathBuf = names.skip(count.saturating_sub(3)).collect();
+    count > 0 && unit.ends_with(end)
 }
 
 impl Joined {
@@ -101,7 +97,7 @@ impl Joined {
     fn of(task: BorrowedFd<'_>, caller: i32) -> Option<Joined> {
         let pid = sys::proc_pid(task)?;
         let (depth, own) = (sys::pids(pid)?.len(), sys::pids(caller)?.len());
-        (depth > own).then(|| Joined { inode: pid_namespace(pid), depth })
+        (depth > own).then(|| Joined { inode: sys::pid_namespace(pid), depth })
     }
 
     /// Whether the child is in the namespace. It leads a session, since that of init is outside. PID 1 is the task.
@@ -109,17 +105,12 @@ impl Joined {
     /// To an ordinary user, the kernel does not show the namespaces of a process that was not dumpable and exits.
     fn has(&self, child: &Stat) -> bool {
         let pids = sys::pids(child.pid).unwrap_or_default();
-        let is_here = match (self.inode, pid_namespace(child.pid)) {
+        let is_here = match (self.inode, sys::pid_namespace(child.pid)) {
             (Some(inode), Some(its)) => inode == its,
             _ => sys::is_exiting(child) && pids.len() == self.depth,
         };
         is_here && child.session == child.pid && pids.last().is_some_and(|pid| *pid != 1)
     }
-}
-
-/// The inode number of the PID namespace of a process (`pid_namespaces(7)`).
-fn pid_namespace(pid: i32) -> Option<u64> {
-    std::fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|namespace| namespace.ino())
 }
 
 #[cfg(test)]

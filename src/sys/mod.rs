@@ -291,6 +291,12 @@ pub(crate) fn pids(pid: i32) -> Option<Vec<i32>> {
     pids.split_whitespace().map(|pid| pid.parse().ok()).collect()
 }
 
+/// The inode number of the PID namespace of a process (`pid_namespaces(7)`). `None` if it is not shown.
+pub(crate) fn pid_namespace(pid: impl std::fmt::Display) -> Option<u64> {
+    let namespace = std::fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?;
+    Some(std::os::unix::fs::MetadataExt::ino(&namespace))
+}
+
 /// A pidfd of the calling process (`pidfd_open(2)`, Linux 5.3).
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
     pidfd_open(std::process::id().cast_signed())

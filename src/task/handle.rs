@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -115,8 +114,7 @@ impl Process {
     /// Looks at the process with this PID.
     pub(super) fn look(pid: i32) -> io::Result<Self> {
         let start = sys::stat(pid)?.starttime;
-        let pid_namespace = std::fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|ns| ns.ino());
-        Ok(Process { pid, start, pid_namespace })
+        Ok(Process { pid, start, pid_namespace: sys::pid_namespace(pid) })
     }
 
     /// Whether the two are one process.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -218,9 +217,8 @@ impl Task {
     /// The processes in the PID namespace of the task.
     fn pids_of_namespace(&self) -> Result<BTreeSet<i32>> {
         let step = "find the processes of the task";
-        let namespace = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/pid")).map(|ns| ns.ino()).ok();
         let Some(main) = self.pid() else { return Ok(BTreeSet::new()) };
-        let own = namespace(&main.to_string()).filter(|own| Some(*own) != namespace("self"));
+        let own = sys::pid_namespace(main).filter(|own| Some(*own) != sys::pid_namespace("self"));
         // The main process may have ended meanwhile, and the kernel may have reused its PID.
         if self.pid() != Some(main) {
             return Ok(BTreeSet::new());
@@ -230,7 +228,7 @@ impl Task {
             Error::task(step)(io::Error::new(io::ErrorKind::Unsupported, why))
         })?;
         let pids = sys::proc_pids().map_err(Error::task(step))?;
-        Ok(pids.into_iter().filter(|pid| namespace(&pid.to_string()) == Some(own)).collect())
+        Ok(pids.into_iter().filter(|pid| sys::pid_namespace(pid) == Some(own)).collect())
     }
 }
 
